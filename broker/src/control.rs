@@ -1,0 +1,379 @@
+//! The control thread: lets readers in, notices when they go, shows statistics, logs, and ends the broker.
+//!
+//! Contract: one thread for all streams, at normal priority; it never blocks on a peer. A reader's death is the hang-up of
+//! its socket, so its place is free at once. A peer that says nothing, nonsense or too much is hung up on.
+
+use crate::config::Linger;
+use crate::sampler;
+use crate::stream::Stream;
+use ringweir_proto::control::{Attached, AttachRequest, Description, Reason, Reply, Request, DecodeError};
+use ringweir_proto::os::{OsError, event, socket};
+use ringweir_proto::ring::Layer;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How long a peer may take to say what it wants.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Connections that have not said what they want yet; more are hung up on.
+const STRANGERS_MOST: usize = 256;
+
+/// What an epoll key stands for; the number is a stream or a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Signal,
+    Listener(usize),
+    PumpEnded(usize),
+    Connection(u64),
+}
+
+impl Key {
+    fn pack(self) -> EventData {
+        EventData::new_u64(match self {
+            Key::Signal => 0,
+            Key::Listener(i) => 1 | (i as u64) << 2,
+            Key::PumpEnded(i) => 2 | (i as u64) << 2,
+            Key::Connection(n) => 3 | n << 2,
+        })
+    }
+
+    fn unpack(data: EventData) -> Self {
+        let n = data.u64() >> 2;
+        match data.u64() & 3 {
+            0 => Key::Signal,
+            1 => Key::Listener(n as usize),
+            2 => Key::PumpEnded(n as usize),
+            _ => Key::Connection(n),
+        }
+    }
+}
+
+struct Connection {
+    fd: OwnedFd,
+    stream: usize,
+    what: Role,
+}
+
+enum Role {
+    /// Has not said what it wants; hung up on at this moment.
+    Stranger(Instant),
+    Reader(u32),
+    Viewer,
+}
+
+/// The control thread's world.
+pub struct Control {
+    epoll: OwnedFd,
+    /// Readable once a signal has come; kept open for the epoll set.
+    _signals: UnixStream,
+    /// `None` once a stream is over.
+    streams: Vec<Option<Stream>>,
+    /// When a stream that has ended goes.
+    leave_at: Vec<Option<Instant>>,
+    connections: HashMap<u64, Connection>,
+    next_connection: u64,
+    strangers: usize,
+    /// Given up for a moment when the process is out of fds, so that a connection can be accepted and refused.
+    reserve: Option<OwnedFd>,
+    failed: bool,
+}
+
+impl Control {
+    /// Takes over running streams.
+    pub fn new(streams: Vec<Stream>) -> anyhow::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        let (signals, tell) = UnixStream::pair()?;
+        signals.set_nonblocking(true)?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
+        }
+        let add = |fd: BorrowedFd<'_>, key: Key| {
+            epoll::add(&epoll, fd, key.pack(), EventFlags::IN).map_err(OsError::at("epoll_ctl"))
+        };
+        add(signals.as_fd(), Key::Signal)?;
+        for (i, stream) in streams.iter().enumerate() {
+            add(stream.listener(), Key::Listener(i))?;
+            add(stream.pump_ended(), Key::PumpEnded(i))?;
+        }
+        let leave_at = streams.iter().map(|_| None).collect();
+        let streams = streams.into_iter().map(Some).collect();
+        Ok(Self {
+            epoll,
+            _signals: signals,
+            streams,
+            leave_at,
+            connections: HashMap::new(),
+            next_connection: 0,
+            strangers: 0,
+            reserve: reserve(),
+            failed: false,
+        })
+    }
+
+    /// Runs until told to stop or until every stream is over. True: no source failed.
+    pub fn run(mut self) -> anyhow::Result<bool> {
+        let mut events = Vec::with_capacity(256);
+        let mut sample_at = Instant::now();
+        while self.streams.iter().any(Option::is_some) {
+            let limit = event::timespec(sample_at.saturating_duration_since(Instant::now()));
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(OsError { what: "epoll_wait".into(), errno: e }.into()),
+            }
+            for event in &events {
+                match Key::unpack(event.data) {
+                    Key::Signal => return Ok(self.stop()),
+                    Key::Listener(i) => self.accept(i),
+                    Key::PumpEnded(i) => self.pump_ended(i),
+                    Key::Connection(n) => self.hear(n),
+                }
+            }
+            if Instant::now() >= sample_at {
+                sample_at = Instant::now() + sampler::PERIOD;
+                self.tick();
+            }
+        }
+        Ok(!self.failed)
+    }
+
+    /// Several times a second: statistics, logs, those who say nothing, those whose time is over.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        for stream in self.streams.iter_mut().flatten() {
+            sampler::sample(stream);
+            while let Ok(notice) = stream.notices.pop() {
+                tracing::warn!("{}: {notice}", stream.config.name);
+            }
+        }
+        let late = |c: &Connection| matches!(c.what, Role::Stranger(until) if now >= until);
+        let late: Vec<u64> = self.connections.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect();
+        late.into_iter().for_each(|n| self.hang_up(n));
+        for i in 0..self.streams.len() {
+            if self.leave_at[i].is_some_and(|t| now >= t) {
+                self.remove(i);
+            }
+        }
+    }
+
+    fn stop(mut self) -> bool {
+        // All pumps first, so that streams end together.
+        self.streams.iter().flatten().for_each(|s| s.pump().stop());
+        for i in 0..self.streams.len() {
+            self.pump_ended(i);
+            self.remove(i);
+        }
+        !self.failed
+    }
+
+    /// The source is exhausted, failed, or was stopped: readers have been told by the ring.
+    fn pump_ended(&mut self, i: usize) {
+        let Some(stream) = self.streams[i].as_mut().filter(|s| !s.has_ended()) else { return };
+        stream.join_pump();
+        while let Ok(notice) = stream.notices.pop() {
+            tracing::warn!("{}: {notice}", stream.config.name);
+        }
+        let name = &stream.config.name;
+        if let Some(failure) = &stream.failure {
+            tracing::error!("{name}: source {:?} failed: {failure}", stream.config.source);
+            self.failed = true;
+        }
+        sampler::sample(stream);
+        let memory = stream.object.memory();
+        let lost = |layer: Layer| memory.counter(layer.counter());
+        tracing::info!(
+            "{name} ended: {} datagrams published; lost before the ring: device {}, kernel {}, broker {}",
+            memory.write_cursor(),
+            lost(Layer::Device),
+            lost(Layer::Kernel),
+            lost(Layer::Broker),
+        );
+        // The bell stays rung: without this the loop would spin while the stream lingers.
+        let _gone = epoll::delete(&self.epoll, stream.pump_ended());
+        self.leave_at[i] = match stream.config.linger {
+            Linger::No => Some(Instant::now()),
+            Linger::For(span) => Some(Instant::now() + span.0),
+            Linger::Forever => None,
+        };
+        if stream.config.linger == Linger::No {
+            self.remove(i);
+        }
+    }
+
+    fn remove(&mut self, i: usize) {
+        self.leave_at[i] = None;
+        self.streams[i] = None;
+        self.connections.retain(|_, c| c.stream != i);
+        self.strangers = self.connections.values().filter(|c| matches!(c.what, Role::Stranger(_))).count();
+    }
+
+    fn accept(&mut self, i: usize) {
+        let Some(stream) = &self.streams[i] else { return };
+        let fd = match socket::accept(stream.listener()) {
+            Ok(fd) => fd,
+            Err(Errno::MFILE | Errno::NFILE) => {
+                // Left in the queue the connection would wake this loop for ever.
+                self.reserve = None;
+                if let Ok(fd) = socket::accept(stream.listener()) {
+                    let text = "the broker is out of file descriptors: raise LimitNOFILE= or ulimit -n for ringd";
+                    refuse(&fd, Reason::Resources, text);
+                    tracing::warn!("{}: a connection was refused: out of file descriptors", stream.config.name);
+                }
+                self.reserve = reserve();
+                return;
+            }
+            // The peer has gone again, or something passing: the next event tells.
+            Err(_) => return,
+        };
+        if self.strangers >= STRANGERS_MOST {
+            refuse(&fd, Reason::Resources, "too many connections at a time: try again");
+            return;
+        }
+        let n = self.next_connection;
+        if epoll::add(&self.epoll, &fd, Key::Connection(n).pack(), EventFlags::IN).is_err() {
+            refuse(&fd, Reason::Resources, "the broker cannot watch another connection");
+            return;
+        }
+        self.next_connection += 1;
+        self.strangers += 1;
+        self.connections.insert(n, Connection { fd, stream: i, what: Role::Stranger(Instant::now() + HANDSHAKE) });
+    }
+
+    fn hang_up(&mut self, n: u64) {
+        let Some(connection) = self.connections.remove(&n) else { return };
+        match connection.what {
+            Role::Stranger(_) => self.strangers -= 1,
+            Role::Viewer => {}
+            Role::Reader(index) => {
+                if let Some(stream) = &self.streams[connection.stream] {
+                    stream.readers.detach(index, stream.pump());
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, n: u64) {
+        let Some(connection) = self.connections.get_mut(&n) else { return };
+        let packet = match socket::receive(&connection.fd) {
+            Ok(packet) => packet,
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(_) => return self.hang_up(n),
+        };
+        let stranger = matches!(connection.what, Role::Stranger(_));
+        let Some(stream) = self.streams[connection.stream].as_mut().filter(|_| stranger && !packet.bytes.is_empty()) else {
+            // Hung up, or talks after it was let in, which nobody of ours does.
+            return self.hang_up(n);
+        };
+        let role = if packet.fds.is_empty() {
+            answer(stream, &connection.fd, Request::decode(&packet.bytes))
+        } else {
+            refuse(&connection.fd, Reason::Malformed, "a request brings no file descriptors");
+            None
+        };
+        match role {
+            Some(role) => {
+                connection.what = role;
+                self.strangers -= 1;
+                let wanted = stream.config.wait_readers;
+                if wanted > 0 && stream.readers.count() >= wanted as usize {
+                    stream.pump().release();
+                }
+            }
+            None => self.hang_up(n),
+        }
+    }
+}
+
+/// Answers a peer's one question; what it is from then on, `None` to hang up.
+fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeError>) -> Option<Role> {
+    let request = match request {
+        Ok(request) => request,
+        Err(e) => {
+            let reason = if matches!(e, DecodeError::Version { .. }) { Reason::Version } else { Reason::Malformed };
+            refuse(fd, reason, &e.to_string());
+            return None;
+        }
+    };
+    let peer = match socket::peer(fd) {
+        Ok(peer) => peer,
+        Err(e) => {
+            refuse(fd, Reason::NotAllowed, &format!("the kernel does not say who you are: {e}"));
+            return None;
+        }
+    };
+    if let Err(text) = stream.access.check(&peer) {
+        stream.refused += 1;
+        tracing::warn!("{}: refused pid {}: {text}", stream.config.name, peer.pid);
+        refuse(fd, Reason::NotAllowed, &text);
+        return None;
+    }
+    match request {
+        Request::Attach(request) => attach(stream, fd, peer, &request),
+        Request::Watch => {
+            sampler::sample(stream);
+            reply(fd, &Reply::Watching, &[stream.stats_fd()]).then_some(Role::Viewer)
+        }
+        Request::Describe => {
+            let config = &stream.config;
+            let description = Description {
+                name: config.name.clone(),
+                source: shorten(&config.source),
+                summary: shorten(&stream.summary),
+                broker_version: env!("CARGO_PKG_VERSION").into(),
+                metadata: config.metadata().unwrap_or_default(),
+            };
+            reply(fd, &Reply::Described(description), &[]).then_some(Role::Viewer)
+        }
+    }
+}
+
+fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &AttachRequest) -> Option<Role> {
+    let readers = &stream.readers;
+    match readers.attach(peer, request.clean_label(), request.parks, stream.pump()) {
+        Ok(Some((entry, page))) => {
+            let attached = Attached {
+                index: entry.index,
+                block_offset: entry.page.block_offset(),
+                generation: stream.object.memory().generation(),
+            };
+            let ring = stream.object.read_only();
+            let fds = [ring.as_fd(), page.as_fd(), entry.wake.fd(), entry.doze.fd()];
+            if reply(fd, &Reply::Attached(attached), &fds) {
+                return Some(Role::Reader(entry.index));
+            }
+            readers.detach(entry.index, stream.pump());
+        }
+        Ok(None) => {
+            let text = format!("all {} places for readers are taken: start ringd with more --readers-max", readers.most());
+            refuse(fd, Reason::Full, &text);
+            stream.refused += 1;
+        }
+        Err(e) => {
+            refuse(fd, Reason::Resources, &e.to_string());
+            stream.refused += 1;
+        }
+    }
+    None
+}
+
+/// So that a reply stays within a message, whatever was configured.
+fn shorten(text: &str) -> String {
+    text[..text.floor_char_boundary(text.len().min(700))].into()
+}
+
+fn refuse(fd: &OwnedFd, reason: Reason, text: &str) {
+    reply(fd, &Reply::refuse(reason, text), &[]);
+}
+
+/// False if the peer cannot take it: it has gone, or does not read.
+fn reply(fd: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> bool {
+    socket::send(fd, &reply.encode(), fds).is_ok()
+}
+
+fn reserve() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}

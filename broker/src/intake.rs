@@ -1,0 +1,107 @@
+//! What a source sees of the ring: claimed memory to fill, and the books to keep.
+//!
+//! Contract: wraps the one [`Publisher`] of a stream. Commits collect into a batch that the pump flushes after each round
+//! of [`crate::source::Source::fill`]; a round ends when [`Intake::has_room`] is false, so a flood of input cannot keep
+//! readers waiting. Nothing here allocates; a fault's text goes into a preallocated queue that the control thread logs.
+
+use crate::notice::{Notice, Notices};
+use ringweir_proto::ring::{Claim, Layer, Meta, Publisher, SpanTooLong};
+use ringweir_proto::stats::PumpCounter;
+use std::fmt::Display;
+
+/// Commits a batch holds at most.
+const BATCH_MOST: u64 = 64;
+
+/// What a source knows of a datagram beside its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival {
+    /// Length before it was cut; 0 = not cut.
+    pub original_len: u32,
+    /// Channel, 0 where there is one only.
+    pub channel: u16,
+    /// When the source saw it: CLOCK_REALTIME ns, 0 = unknown.
+    pub source_time: u64,
+}
+
+/// The intake of one stream.
+pub struct Intake {
+    publisher: Publisher,
+    notices: Notices,
+    now: u64,
+    batch_bytes: u64,
+    batch_bytes_most: u64,
+}
+
+impl Intake {
+    /// An intake into `publisher`'s ring.
+    pub fn new(publisher: Publisher, notices: Notices) -> Self {
+        let batch_bytes_most = publisher.memory().geometry().claim_bytes();
+        Self { publisher, notices, now: 0, batch_bytes: 0, batch_bytes_most }
+    }
+
+    /// Begins a round at `now` (CLOCK_MONOTONIC ns): the publish time of all its datagrams.
+    pub fn begin(&mut self, now: u64) {
+        self.now = now;
+        self.batch_bytes = 0;
+    }
+
+    /// The moment this round began, CLOCK_MONOTONIC ns.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Whether the round may take another datagram.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.publisher.unflushed() < BATCH_MOST && self.batch_bytes < self.batch_bytes_most
+    }
+
+    /// Largest datagram that can be committed.
+    pub fn max_datagram(&self) -> usize {
+        self.publisher.memory().geometry().max_datagram() as usize
+    }
+
+    /// Longest claim: several datagrams filled in one call.
+    pub fn max_span(&self) -> usize {
+        self.publisher.memory().geometry().max_span() as usize
+    }
+
+    /// Claims `len` contiguous bytes of the ring. Claiming the same length again before a commit gives the same bytes, with
+    /// what was filled in so far.
+    #[inline]
+    pub fn claim(&mut self, len: usize) -> Result<Claim<'_>, SpanTooLong> {
+        self.publisher.claim(len)
+    }
+
+    /// Commits `len` bytes at `offset` (a multiple of 8, behind earlier commits) of the current claim as one datagram.
+    #[inline]
+    pub fn commit(&mut self, offset: usize, len: usize, arrival: Arrival) {
+        let Arrival { original_len, channel, source_time } = arrival;
+        if original_len as usize > len {
+            self.publisher.add(PumpCounter::Truncated, 1);
+        }
+        self.publisher.commit(offset, len, Meta { original_len, channel, source_time, publish_time: self.now });
+        self.batch_bytes += len as u64;
+    }
+
+    /// `count` datagrams were lost in `layer` before what is committed next; `exact` false: at least so many.
+    pub fn lost(&mut self, layer: Layer, count: u64, exact: bool) {
+        self.publisher.lost_upstream(layer, count, exact);
+    }
+
+    /// Adds to a counter.
+    pub fn count(&mut self, counter: PumpCounter, n: u64) {
+        self.publisher.add(counter, n);
+    }
+
+    /// Counts a fault and has it told on stderr by the control thread (the text is cut at 200 bytes, a flood is thinned).
+    pub fn fault(&mut self, text: impl Display) {
+        self.publisher.add(PumpCounter::SourceFaults, 1);
+        self.notices.push(Notice::new(text));
+    }
+
+    /// The publisher, for the pump.
+    pub fn publisher(&mut self) -> &mut Publisher {
+        &mut self.publisher
+    }
+}

@@ -1,0 +1,177 @@
+//! The pump: the hot loop of one stream. Source in, ring out, wake who sleeps.
+//!
+//! Contract: the only thread at real-time priority. In steady state it allocates nothing, takes no lock, logs nothing and
+//! makes no system call but those of its source, its clock, and a wake when somebody sleeps. It blocks in the kernel while
+//! its source is idle unless it was told to spin. Housekeeping (readers coming and going, stopping) is one look at a queue
+//! a round.
+
+use crate::intake::Intake;
+use crate::readers::{Bell, ReaderEntry};
+use crate::source::{Fill, Source, SourceError, WaitFor};
+use ringweir_proto::os::{clock, event};
+use ringweir_proto::ring::{Wake, WakeGate};
+use ringweir_proto::stats::PumpCounter;
+use ringweir_proto::sync::{AtomicU32, Ordering};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the control thread tells the pump.
+pub enum Command {
+    /// Count this reader among those to be woken.
+    Attach(Arc<ReaderEntry>),
+    /// Forget it.
+    Detach(u32),
+}
+
+/// What others hold of a pump.
+pub struct PumpHandle {
+    bell: Bell,
+    stop: AtomicU32,
+    hold: AtomicU32,
+}
+
+impl PumpHandle {
+    /// A handle; with `hold`, the pump waits for [`Self::release`] before it takes anything in.
+    pub fn new(bell: Bell, hold: bool) -> Self {
+        Self { bell, stop: AtomicU32::new(0), hold: AtomicU32::new(u32::from(hold)) }
+    }
+
+    /// Has the pump look at its queue, even if its source is silent.
+    pub fn kick(&self) {
+        self.bell.ring();
+    }
+
+    /// Ends the stream: what was taken in is published, then the pump returns.
+    pub fn stop(&self) {
+        self.stop.store(1, Ordering::Release);
+        self.kick();
+    }
+
+    /// Lets a held pump begin.
+    pub fn release(&self) {
+        self.hold.store(0, Ordering::Release);
+        self.kick();
+    }
+}
+
+/// One stream's pump.
+pub struct Pump {
+    intake: Intake,
+    source: Box<dyn Source>,
+    gate: Arc<WakeGate>,
+    commands: rtrb::Consumer<Command>,
+    readers: Vec<Option<Arc<ReaderEntry>>>,
+    parkers: u32,
+    waker_bell: Arc<Bell>,
+    handle: Arc<PumpHandle>,
+    spin: bool,
+}
+
+impl Pump {
+    /// A pump from `source` into `intake`'s ring.
+    #[allow(clippy::too_many_arguments, reason = "wiring, called once")]
+    pub fn new(
+        intake: Intake,
+        source: Box<dyn Source>,
+        gate: Arc<WakeGate>,
+        commands: rtrb::Consumer<Command>,
+        readers_max: u32,
+        waker_bell: Arc<Bell>,
+        handle: Arc<PumpHandle>,
+        spin: bool,
+    ) -> Self {
+        let readers = (0..readers_max).map(|_| None).collect();
+        Self { intake, source, gate, commands, readers, parkers: 0, waker_bell, handle, spin }
+    }
+
+    /// Pumps until the source ends, fails, or the stream is stopped; then marks the ring as ended and wakes everybody.
+    pub fn run(mut self) -> Result<(), SourceError> {
+        let result = self.pump();
+        self.intake.publisher().end();
+        self.wake();
+        result
+    }
+
+    fn pump(&mut self) -> Result<(), SourceError> {
+        while self.handle.hold.load(Ordering::Acquire) != 0 && self.handle.stop.load(Ordering::Acquire) == 0 {
+            self.housekeeping();
+            self.sleep(true);
+        }
+        while self.handle.stop.load(Ordering::Acquire) == 0 {
+            self.housekeeping();
+            self.intake.begin(clock::monotonic_ns());
+            let filled = self.source.fill(&mut self.intake);
+            if self.intake.publisher().unflushed() > 0 {
+                self.intake.publisher().flush();
+                self.intake.count(PumpCounter::Batches, 1);
+                self.wake();
+            }
+            match filled? {
+                Fill::Took => {}
+                Fill::Ended => return Ok(()),
+                Fill::Idle if self.spin => std::hint::spin_loop(),
+                Fill::Idle => self.sleep(false),
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn wake(&mut self) {
+        if self.parkers == 0 {
+            return;
+        }
+        match self.gate.after_commit() {
+            Wake::Nobody => {}
+            Wake::One(index) => {
+                self.intake.count(PumpCounter::WakesInline, 1);
+                if let Some(Some(entry)) = self.readers.get(index as usize) {
+                    entry.wake.ring();
+                }
+            }
+            Wake::Several => {
+                self.intake.count(PumpCounter::WakeBells, 1);
+                self.waker_bell.ring();
+            }
+        }
+    }
+
+    #[inline]
+    fn housekeeping(&mut self) {
+        while let Ok(command) = self.commands.pop() {
+            match command {
+                Command::Attach(entry) => {
+                    self.parkers += u32::from(entry.parks);
+                    let index = entry.index as usize;
+                    entry.now_known();
+                    self.readers[index] = Some(entry);
+                }
+                Command::Detach(index) => {
+                    if let Some(entry) = self.readers[index as usize].take() {
+                        self.parkers -= u32::from(entry.parks);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Blocks until the bell rings or, unless the stream is held, what the source waits for happens.
+    fn sleep(&mut self, held: bool) {
+        let wait_for = if held { WaitFor::default() } else { self.source.wait_for() };
+        let limit = wait_for.until.map(|t| Duration::from_nanos(t.saturating_sub(clock::monotonic_ns())));
+        if limit == Some(Duration::ZERO) {
+            return;
+        }
+        let limit = limit.map(event::timespec);
+        let bell = self.handle.bell.fd();
+        let source = wait_for.readable.unwrap_or(bell);
+        let mut fds = [PollFd::from_borrowed_fd(bell, PollFlags::IN), PollFd::from_borrowed_fd(source, PollFlags::IN)];
+        // A failed poll (a signal, say) is a wake-up like any other: the loop looks again.
+        let _woken = poll(&mut fds, limit.as_ref());
+        if !fds[0].revents().is_empty() {
+            self.handle.bell.drain();
+        }
+        self.intake.count(PumpCounter::Sleeps, 1);
+    }
+}

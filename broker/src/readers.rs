@@ -1,0 +1,243 @@
+//! The readers of one stream: who has which place, and who sleeps.
+//!
+//! Contract: the control thread attaches and detaches, the waker wakes, both at normal priority under one lock; the pump
+//! never takes it. The pump learns of readers through its bounded queue and holds its own references, which the control
+//! thread outlives (`retired`), so that the pump never frees, unmaps or closes anything.
+
+use crate::pump::{Command, PumpHandle};
+use eventfd::{EfdFlags, EventFD};
+use ringweir_proto::os::OsError;
+use ringweir_proto::os::page::ReaderPage;
+use ringweir_proto::os::socket::Peer;
+use ringweir_proto::ring::{RingMemory, Sleepers, WakeGate};
+use ringweir_proto::sync::{AtomicU32, Ordering};
+use rustix::event::epoll;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+/// An eventfd of the broker. Never cloned: `EventFD::clone` loses close-on-exec.
+pub struct Bell(EventFD);
+
+impl Bell {
+    /// A fresh one, non-blocking, close-on-exec.
+    pub fn new() -> Result<Self, OsError> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let made = EventFD::new(0, flags).map_err(OsError::io("eventfd (raise the limit of open files: ulimit -n)"))?;
+        Ok(Self(made))
+    }
+
+    /// Rings. A full counter is as good as a ring, and nothing else can fail on an eventfd we own.
+    pub fn ring(&self) {
+        let _full = self.0.write(1);
+    }
+
+    /// Takes all rings so far.
+    pub fn drain(&self) {
+        let _none = self.0.read();
+    }
+
+    /// For poll, and for handing over.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the eventfd is open as long as self, which the result borrows.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+}
+
+/// One attached reader.
+pub struct ReaderEntry {
+    /// Its place.
+    pub index: u32,
+    /// Who it is.
+    pub peer: Peer,
+    /// What it calls itself, cleaned.
+    pub label: String,
+    /// When it attached, ns since 1970.
+    pub attached: u64,
+    /// Its page.
+    pub page: ReaderPage,
+    /// Rung by the broker.
+    pub wake: Bell,
+    /// Rung by the reader.
+    pub doze: Bell,
+    /// Whether it may sleep.
+    pub parks: bool,
+    /// 1 once the pump counts it among those that may sleep.
+    known_to_pump: AtomicU32,
+}
+
+impl ReaderEntry {
+    /// The pump: from now on every commit fences and looks at the gate.
+    pub fn now_known(&self) {
+        // P5: partner: the waker's load. All commits after this look at the gate; all before it are visible to who sees it.
+        self.known_to_pump.store(1, Ordering::Release);
+    }
+}
+
+/// Everything that control thread and waker share about one stream's readers.
+pub struct Readers {
+    memory: Arc<RingMemory>,
+    gate: Arc<WakeGate>,
+    state: Mutex<State>,
+    epoll: OwnedFd,
+    most: u32,
+}
+
+struct State {
+    entries: Vec<Option<Arc<ReaderEntry>>>,
+    /// Detached, but the pump may still hold them; their places are not free yet.
+    retired: Vec<Arc<ReaderEntry>>,
+    sleepers: Sleepers,
+    commands: rtrb::Producer<Command>,
+    ever: u64,
+    woken: u64,
+}
+
+/// Key of the waker's own bell in its epoll set; readers have their index.
+const BELL_KEY: u64 = u64::MAX;
+
+impl Readers {
+    /// Places for `most` readers.
+    pub fn new(
+        memory: Arc<RingMemory>,
+        gate: Arc<WakeGate>,
+        most: u32,
+        commands: rtrb::Producer<Command>,
+        bell: &Bell,
+    ) -> Result<Self, OsError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        epoll::add(&epoll, bell.fd(), epoll::EventData::new_u64(BELL_KEY), epoll::EventFlags::IN)
+            .map_err(OsError::at("epoll_ctl"))?;
+        let state = State {
+            entries: (0..most).map(|_| None).collect(),
+            retired: Vec::new(),
+            sleepers: Sleepers::new(most),
+            commands,
+            ever: 0,
+            woken: 0,
+        };
+        Ok(Self { memory, gate, state: Mutex::new(state), epoll, most })
+    }
+
+    /// Places there are.
+    pub fn most(&self) -> u32 {
+        self.most
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // A panic in another thread does not make a list of readers wrong.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Gives a reader a place; `None` if there is none. The fd is its page's, to hand over.
+    pub fn attach(&self, peer: Peer, label: String, parks: bool, pump: &PumpHandle) -> Result<Option<(Arc<ReaderEntry>, OwnedFd)>, OsError> {
+        let mut state = self.lock();
+        let State { entries, retired, commands, .. } = &mut *state;
+        retired.retain(|r| Arc::strong_count(r) > 1);
+        let free = entries.iter().zip(0u32..).find(|(e, i)| e.is_none() && !retired.iter().any(|r| r.index == *i));
+        let Some((_, index)) = free else { return Ok(None) };
+        if commands.is_full() {
+            return Ok(None);
+        }
+        let (page, page_fd) = ReaderPage::create(index)?;
+        let entry = Arc::new(ReaderEntry {
+            index,
+            peer,
+            label,
+            attached: ringweir_proto::os::clock::realtime_ns(),
+            page,
+            wake: Bell::new()?,
+            doze: Bell::new()?,
+            parks,
+            known_to_pump: AtomicU32::new(0),
+        });
+        let key = epoll::EventData::new_u64(index.into());
+        epoll::add(&self.epoll, entry.doze.fd(), key, epoll::EventFlags::IN).map_err(OsError::at("epoll_ctl"))?;
+        let pushed = commands.push(Command::Attach(entry.clone()));
+        debug_assert!(pushed.is_ok(), "room was checked under the lock");
+        entries[index as usize] = Some(entry.clone());
+        state.ever += 1;
+        pump.kick();
+        Ok(Some((entry, page_fd)))
+    }
+
+    /// Takes the place of reader `index` back, whatever the reader was doing.
+    pub fn detach(&self, index: u32, pump: &PumpHandle) {
+        let mut state = self.lock();
+        let Some(entry) = state.entries[index as usize].take() else { return };
+        // An fd that is closed leaves an epoll set by itself, but this one may live on in the reader's process.
+        let _gone = epoll::delete(&self.epoll, entry.doze.fd());
+        self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.remove(gate, index, wake));
+        state.retired.push(entry);
+        let mut command = Command::Detach(index);
+        // The pump empties its queue each round. One that has ended holds no readers any more.
+        while !state.commands.is_abandoned()
+            && let Err(rtrb::PushError::Full(back)) = state.commands.push(command) {
+            command = back;
+            pump.kick();
+            std::thread::yield_now();
+        }
+        pump.kick();
+    }
+
+    /// Runs `act` on the sleepers and rings for everyone it names.
+    fn with_wakes(&self, state: &mut State, act: impl FnOnce(&mut Sleepers, &WakeGate, &mut dyn FnMut(u32))) {
+        let State { entries, sleepers, woken, .. } = state;
+        act(sleepers, &self.gate, &mut |index| {
+            if let Some(entry) = &entries[index as usize] {
+                entry.wake.ring();
+                *woken += 1;
+            }
+        });
+    }
+
+    /// The readers attached now, how many ever were, and how many the waker has woken.
+    pub fn list(&self) -> (Vec<Arc<ReaderEntry>>, u64, u64) {
+        let state = self.lock();
+        (state.entries.iter().flatten().cloned().collect(), state.ever, state.woken)
+    }
+
+    /// Readers attached now.
+    pub fn count(&self) -> usize {
+        self.lock().entries.iter().flatten().count()
+    }
+
+    /// The waker thread: enters dozing readers, and wakes sleepers when the pump rings. Returns when `stop` is set and the
+    /// bell rings.
+    pub fn run_waker(&self, bell: &Bell, stop: &AtomicU32) {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
+        while stop.load(Ordering::Acquire) == 0 {
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => {
+                    tracing::error!("waker: epoll_wait: {e}");
+                    return;
+                }
+            }
+            let mut state = self.lock();
+            for event in &events {
+                match event.data.u64() {
+                    BELL_KEY => {
+                        bell.drain();
+                        self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.settle(gate, wake));
+                    }
+                    index => self.dozes(&mut state, index as u32),
+                }
+            }
+        }
+    }
+
+    fn dozes(&self, state: &mut State, index: u32) {
+        let Some(entry) = state.entries.get(index as usize).and_then(Clone::clone) else { return };
+        entry.doze.drain();
+        // P5: partner: `now_known`. A reader the pump does not count yet must not sleep: it is woken and dozes again.
+        if !entry.parks || entry.known_to_pump.load(Ordering::Acquire) == 0 {
+            entry.wake.ring();
+            return;
+        }
+        let seen = entry.page.block().seen_seq.load(Ordering::Relaxed);
+        let memory = &self.memory;
+        let news = || memory.write_cursor() != seen || memory.has_ended();
+        self.with_wakes(state, |sleepers, gate, wake| sleepers.enter(gate, index, news, wake));
+    }
+}

@@ -1,0 +1,303 @@
+//! What `stdin:` and `file:` share: datagrams out of a byte stream, by one of the [framings](crate::framing).
+//!
+//! Contract: what of a payload lies in the refill buffer is copied into the ring, the rest is read straight into it, in
+//! one call with the header that follows; while datagrams are large only headers pass through the buffer. A datagram that
+//! is not there to its end stays in its claim over any number of rounds: it is claimed again with the same length, and
+//! nothing is committed in between. The descriptor's flags are not touched, since others may share it: it is polled,
+//! and then read for what is there.
+//!
+//! Too long for the ring: left out, a fault with its offset, one broker loss. Cut by the end of the input: the same.
+//! Boundaries lost: a fault, at least one broker loss, and the end. Nothing is ever delivered in part.
+
+use super::{Fill, Source, SourceError, WaitFor};
+use crate::framing::{Decoder, Fault, Framing, Payload, Step};
+use crate::intake::{Arrival, Intake};
+use ringweir_proto::ring::Layer;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+#[cfg(test)]
+mod tests;
+
+/// Size of the refill buffer, if the framing does not need a larger one.
+const BUFFER: usize = 64 << 10;
+/// Payloads from this length on are read into the ring alone: reading ahead would only copy them twice.
+const LARGE: usize = 16 << 10;
+/// Reads a round may take: a long skip, which publishes nothing, must not keep the pump.
+const READS: u32 = 64;
+
+/// How a recorded stream is played.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As fast as it is taken.
+    #[default]
+    Max,
+    /// With the pauses that its own timestamps show.
+    Original,
+}
+
+/// Where the stream stands.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// At the beginning of whatever comes next.
+    Between,
+    /// In front of a payload, not to be published before the moment (CLOCK_MONOTONIC ns).
+    Before(Payload, u64),
+    /// Within a payload, of which so many bytes are in the ring.
+    Within(Payload, usize),
+    /// Passing over so many bytes.
+    Skip(u64),
+    /// At the end.
+    Ended,
+}
+
+/// Datagrams out of a byte stream.
+pub(super) struct ByteStream {
+    name: String,
+    fd: OwnedFd,
+    /// Whether there may be nothing to read now and something later: everything but a regular file.
+    live: bool,
+    framing: Framing,
+    decoder: Decoder,
+    /// Unread input is `start..end`.
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// How much of the buffer a read may fill.
+    ahead: usize,
+    state: State,
+    /// The input has ended and the decoder knows.
+    finished: bool,
+    pace: Pace,
+    /// With [`Pace::Original`]: timestamp of the first datagram, and when it was published.
+    first: Option<(u64, u64)>,
+}
+
+/// What a read came to.
+enum Read {
+    Some(usize),
+    Nothing,
+    End,
+}
+
+impl ByteStream {
+    /// A stream of `framing` read from `fd`, which faults call `name`.
+    pub(super) fn new(
+        name: &str,
+        fd: OwnedFd,
+        framing: Framing,
+        pace: Pace,
+        max_datagram: usize,
+    ) -> Result<Self, SourceError> {
+        if pace == Pace::Original && !matches!(framing, Framing::Pcap | Framing::Pcapng) {
+            return Err(SourceError(format!("pace=original needs timestamps: framing pcap or pcapng, not {framing}")));
+        }
+        let decoder = Decoder::new(framing, max_datagram).map_err(SourceError::new)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| SourceError(format!("{name}: {e}")))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Directory {
+            return Err(SourceError(format!("{name} is a directory")));
+        }
+        // Written, not merely reserved: no page fault later.
+        let buffer = vec![0xFF; decoder.buffer_len().max(BUFFER)].into_boxed_slice();
+        Ok(Self {
+            name: name.into(),
+            fd,
+            live: kind != FileType::RegularFile,
+            framing,
+            decoder,
+            ahead: buffer.len(),
+            buffer,
+            start: 0,
+            end: 0,
+            state: State::Between,
+            finished: false,
+            pace,
+            first: None,
+        })
+    }
+
+    /// Reads what is there into the claim of `len` bytes behind the `have` first, then into the buffer up to `until`.
+    fn read(&mut self, intake: &mut Intake, (len, have): (usize, usize), until: usize) -> Result<Read, SourceError> {
+        if self.live && !readable(self.fd.as_fd()) {
+            return Ok(Read::Nothing);
+        }
+        let mut claim = intake.claim(len).map_err(SourceError::new)?;
+        let rest = &mut claim.bytes()[have..len];
+        let ahead = &mut self.buffer[self.end..until];
+        let vectors = &mut [IoSliceMut::new(rest), IoSliceMut::new(ahead)];
+        Ok(match rustix::io::retry_on_intr(|| rustix::io::readv(&self.fd, vectors)) {
+            Ok(0) => Read::End,
+            Ok(n) => Read::Some(n),
+            Err(Errno::AGAIN) if self.live => Read::Nothing,
+            Err(e) => {
+                intake.fault(format_args!("{}: reading: {e}; this is taken for its end", self.name));
+                Read::End
+            }
+        })
+    }
+
+    /// The next step from between two datagrams.
+    fn decode(&mut self, intake: &mut Intake) -> Result<Option<Fill>, SourceError> {
+        match self.decoder.next(&self.buffer[self.start..self.end]) {
+            Step::Payload(payload) => self.found(payload, intake.now()),
+            Step::Skip { bytes, fault } => {
+                if let Some(fault) = fault {
+                    self.lose(intake, &fault, "; left out", true);
+                }
+                self.state = State::Skip(bytes);
+            }
+            Step::Broken(fault) => {
+                self.lose(intake, &fault, "; the stream cannot be read on", false);
+                self.state = State::Ended;
+            }
+            Step::NeedMore { at_least } => {
+                self.buffer.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+                let until = self.ahead.max(at_least).min(self.buffer.len());
+                match self.read(intake, (0, 0), until)? {
+                    Read::Some(n) => self.end += n,
+                    Read::Nothing => return Ok(Some(Fill::Idle)),
+                    Read::End => self.finish(intake),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A datagram begins.
+    fn found(&mut self, payload: Payload, now: u64) {
+        self.start += payload.header_bytes;
+        self.ahead = if payload.len >= LARGE { self.decoder.buffer_len() } else { self.buffer.len() };
+        let due = match (self.pace, payload.source_time_ns) {
+            (Pace::Max, _) | (_, 0) => 0,
+            (Pace::Original, time) => {
+                let (first, began) = *self.first.get_or_insert((time, now));
+                began.saturating_add(time.saturating_sub(first))
+            }
+        };
+        self.state = State::Before(payload, due);
+    }
+
+    /// The input has ended in front of a datagram, or within its header.
+    fn finish(&mut self, intake: &mut Intake) {
+        self.finished = true;
+        self.state = State::Ended;
+        match self.decoder.finish(&self.buffer[self.start..self.end]) {
+            Ok(Some(payload)) => self.found(payload, intake.now()),
+            Ok(None) => {}
+            // Of a header there may not have been a datagram behind it; of the stream's first one there was none yet.
+            Err(fault @ Fault::Truncated { .. }) if self.decoder.offset() > 0 => self.lose(intake, &fault, "", false),
+            Err(fault @ Fault::LineTooLong { .. }) => self.lose(intake, &fault, "; left out", true),
+            Err(fault) => intake.fault(format_args!("{}: {fault}", self.name)),
+        }
+    }
+
+    /// The input has ended `missing` bytes before the end of what was given last.
+    fn cut(&mut self, intake: &mut Intake, missing: u64, datagram: bool) {
+        self.state = State::Ended;
+        let fault = self.decoder.cut(missing);
+        if datagram {
+            self.lose(intake, &fault, "; left out", true);
+        } else {
+            intake.fault(format_args!("{}: {fault}", self.name));
+        }
+    }
+
+    fn lose(&self, intake: &mut Intake, fault: &Fault, what: &str, exact: bool) {
+        intake.lost(Layer::Broker, 1, exact);
+        intake.fault(format_args!("{}: {fault}{what}", self.name));
+    }
+
+    /// Takes what the buffer has of a payload into the ring.
+    fn begin(&mut self, intake: &mut Intake, payload: Payload) -> Result<(), SourceError> {
+        let have = payload.len.min(self.end - self.start);
+        let mut claim = intake.claim(payload.len).map_err(SourceError::new)?;
+        claim.write(0, &self.buffer[self.start..self.start + have]);
+        self.start += have;
+        self.state = State::Within(payload, have);
+        Ok(())
+    }
+}
+
+/// Whether a read would find something now, be it the end. An error counts: reading tells it.
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)) != Ok(0)
+}
+
+impl Source for ByteStream {
+    fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
+        let mut reads = READS;
+        while intake.has_room() && reads > 0 {
+            match self.state {
+                State::Ended => return Ok(Fill::Ended),
+                State::Between => {
+                    if self.finished {
+                        self.state = State::Ended;
+                    } else {
+                        reads -= u32::from(self.start == self.end);
+                        if let Some(fill) = self.decode(intake)? {
+                            return Ok(fill);
+                        }
+                    }
+                }
+                State::Before(_, due) if due > intake.now() => return Ok(Fill::Idle),
+                State::Before(payload, _) => self.begin(intake, payload)?,
+                State::Within(payload, have) if have == payload.len => {
+                    let Payload { original_len, channel, source_time_ns: source_time, .. } = payload;
+                    // Nothing was committed since the claim was filled: this gives it back as it is.
+                    intake.claim(payload.len).map_err(SourceError::new)?;
+                    let original_len = if original_len as usize > payload.len { original_len } else { 0 };
+                    intake.commit(0, payload.len, Arrival { original_len, channel, source_time });
+                    self.state = State::Between;
+                }
+                State::Within(payload, have) => {
+                    reads -= 1;
+                    (self.start, self.end) = (0, 0);
+                    match self.read(intake, (payload.len, have), self.ahead)? {
+                        Read::Some(n) => {
+                            let more = n.min(payload.len - have);
+                            self.end = n - more;
+                            self.state = State::Within(payload, have + more);
+                        }
+                        Read::Nothing => return Ok(Fill::Idle),
+                        Read::End => self.cut(intake, (payload.len - have) as u64, true),
+                    }
+                }
+                State::Skip(left) => {
+                    let passed = left.min((self.end - self.start) as u64);
+                    self.start += passed as usize;
+                    if passed == left {
+                        self.state = State::Between;
+                        continue;
+                    }
+                    self.state = State::Skip(left - passed);
+                    reads -= 1;
+                    (self.start, self.end) = (0, 0);
+                    match self.read(intake, (0, 0), self.buffer.len())? {
+                        Read::Some(n) => self.end = n,
+                        Read::Nothing => return Ok(Fill::Idle),
+                        Read::End => self.cut(intake, left - passed, false),
+                    }
+                }
+            }
+        }
+        Ok(Fill::Took)
+    }
+
+    fn wait_for(&self) -> WaitFor<'_> {
+        match self.state {
+            State::Before(_, due) => WaitFor { readable: None, until: Some(due) },
+            _ => WaitFor { readable: self.live.then(|| self.fd.as_fd()), until: None },
+        }
+    }
+
+    fn describe(&self) -> String {
+        let pace = if self.pace == Pace::Original { ", at its original pace" } else { "" };
+        format!("{} from {}{pace}", self.framing, self.name)
+    }
+}

@@ -1,0 +1,101 @@
+//! Sources: where datagrams come from. A new one is one file here and one line in [`SOURCES`].
+//!
+//! Contract: a source only fills memory that the [`Intake`] claims for it in the ring, and says what was lost below it. It
+//! never blocks, sleeps, logs, allocates per datagram or touches readers: waiting, waking, flushing and stopping belong
+//! to the pump. What it cannot publish it counts ([`Intake::lost`]) and explains ([`Intake::fault`]); it never drops in silence.
+
+use crate::intake::Intake;
+use ringweir_proto::quantity::Rate;
+use std::os::fd::BorrowedFd;
+
+mod bytes;
+mod file;
+mod r#gen;
+mod socket;
+mod stdin;
+#[cfg(test)]
+mod testing;
+mod udp;
+
+/// What one round of [`Source::fill`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Something was taken; there may be more at once.
+    Took,
+    /// Nothing is there now: wait as [`Source::wait_for`] says.
+    Idle,
+    /// Nothing will ever come again.
+    Ended,
+}
+
+/// What the pump waits for when a source is idle: whichever comes first. With neither it would wait for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WaitFor<'s> {
+    /// Until this is readable.
+    pub readable: Option<BorrowedFd<'s>>,
+    /// Until this moment, CLOCK_MONOTONIC ns.
+    pub until: Option<u64>,
+}
+
+/// A source that cannot be opened, or cannot go on; the text is for the person who typed it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+impl SourceError {
+    /// From anything that can be shown.
+    pub fn new(text: impl std::fmt::Display) -> Self {
+        Self(text.to_string())
+    }
+}
+
+/// Something that brings datagrams in.
+pub trait Source: Send {
+    /// Takes what is there now, until [`Intake::has_room`] says no or nothing is left. Never blocks.
+    fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError>;
+
+    /// What to wait for after [`Fill::Idle`].
+    fn wait_for(&self) -> WaitFor<'_>;
+
+    /// The rate it will bring, if it knows: turns `--depth 3s` into bytes.
+    fn rate(&self) -> Option<Rate> {
+        None
+    }
+
+    /// One line on what was opened, for the start message ("rcvbuf 8 MiB, kernel timestamps").
+    fn describe(&self) -> String {
+        String::new()
+    }
+}
+
+/// What the stream tells a source that is being opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFor {
+    /// Largest datagram the ring takes; longer ones are cut or dropped as the source documents.
+    pub max_datagram: usize,
+}
+
+/// One kind of source, as `--source NAME:ARGUMENT` names it.
+pub struct SourceKind {
+    /// Before the colon.
+    pub name: &'static str,
+    /// The whole syntax, one line.
+    pub usage: &'static str,
+    /// What it does, one line.
+    pub about: &'static str,
+    /// Opens it with what stands after the colon.
+    pub open: fn(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError>,
+}
+
+/// Every kind there is.
+pub const SOURCES: &[SourceKind] = &[r#gen::KIND, udp::KIND, stdin::KIND, file::KIND];
+
+/// Opens `spec`, `NAME[:ARGUMENT]`.
+pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
+    let (name, argument) = spec.split_once(':').unwrap_or((spec, ""));
+    let Some(kind) = SOURCES.iter().find(|k| k.name == name) else {
+        let usages: Vec<_> = SOURCES.iter().map(|k| k.usage).collect();
+        return Err(SourceError(format!("no source {name:?}; there are: {}", usages.join("  "))));
+    };
+    (kind.open)(argument, stream).map_err(|e| SourceError(format!("source {spec:?}: {e} (usage: {})", kind.usage)))
+}

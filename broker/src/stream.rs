@@ -1,0 +1,320 @@
+//! One stream put together: lock, ring object, socket, source, pump, waker; and taken apart again.
+//!
+//! Contract: everything that can fail fails in [`Stream::start`], before anybody can attach, and leaves nothing behind.
+//! Dropping a stream removes what it made: socket, ring object, lock file.
+
+use crate::access::Access;
+use crate::config::StreamConfig;
+use crate::intake::Intake;
+use crate::notice::{Notice, Notices};
+use crate::plan::Plan;
+use crate::pump::{Pump, PumpHandle};
+use crate::readers::{Bell, Readers};
+use crate::sched::{self, Class};
+use crate::source::{self, OpenFor, SourceError};
+use anyhow::Context;
+use ringweir_proto::os::object::{self, RingObject, RingSpec};
+use ringweir_proto::os::page::StatsArea;
+use ringweir_proto::os::{OsError, clock, paths, socket};
+use ringweir_proto::ring::{Publisher, WakeGate};
+use ringweir_proto::sync::{AtomicU32, Ordering};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// A running stream.
+pub struct Stream {
+    /// As configured.
+    pub config: StreamConfig,
+    /// Sizes.
+    pub plan: Plan,
+    /// One line on what was granted.
+    pub summary: String,
+    /// Who may attach.
+    pub access: Access,
+    /// Its readers.
+    pub readers: Arc<Readers>,
+    /// What the pump has to say.
+    pub notices: rtrb::Consumer<Notice>,
+    /// When it began, ns since 1970.
+    pub started: u64,
+    /// Attaches refused.
+    pub refused: u64,
+    /// Why its source failed, if it did.
+    pub failure: Option<String>,
+    /// The ring.
+    pub object: RingObject,
+    /// What viewers map.
+    pub stats: StatsArea,
+    stats_fd: OwnedFd,
+    pump: Arc<PumpHandle>,
+    pump_ended: Arc<Bell>,
+    pump_thread: Option<JoinHandle<Result<(), SourceError>>>,
+    waker: Waker,
+    // Dropped last of all, in this order: nobody can connect, then nobody else may begin.
+    listener: Socket,
+    _lock: Lock,
+}
+
+struct Waker {
+    bell: Arc<Bell>,
+    stop: Arc<AtomicU32>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stream {
+    /// Starts a stream in `run_dir`. The calling thread's class is what its pump inherits.
+    pub fn start(config: &StreamConfig, run_dir: &Path) -> anyhow::Result<Self> {
+        config.check()?;
+        let name = &config.name;
+        let metadata = config.metadata()?;
+        let gid = config.gid()?;
+        let lock = Lock::take(run_dir, name)?;
+
+        let max_datagram = Plan::new(config, Some(ringweir_proto::quantity::Rate::Bytes(1.0)))?.geometry.max_datagram();
+        let source = source::open(&config.source, &OpenFor { max_datagram: max_datagram as usize })?;
+        let plan = Plan::new(config, source.rate())?;
+
+        let object_name = paths::object_name(run_dir, name);
+        let spec = RingSpec {
+            name,
+            geometry: plan.geometry,
+            generation: object::leftover_generation(&object_name) + 1,
+            metadata: &metadata,
+        };
+        let object = RingObject::create(&object_name, &spec)?;
+        let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
+
+        let gate = Arc::new(WakeGate::default());
+        let waker_bell = Arc::new(Bell::new()?);
+        let pump = Arc::new(PumpHandle::new(Bell::new()?, config.wait_readers > 0));
+        let pump_ended = Arc::new(Bell::new()?);
+        let (commands, command_queue) = rtrb::RingBuffer::new(config.readers_max as usize * 4 + 16);
+        let memory = object.memory().clone();
+        let readers = Arc::new(Readers::new(memory.clone(), gate.clone(), config.readers_max, commands, &waker_bell)?);
+        let (notice_queue, notices) = Notices::queue();
+
+        let listener = Socket::listen(paths::socket_path(run_dir, name), config.mode()?, gid)?;
+        let class = Class::current();
+        let described = source.describe();
+        let summary = format!(
+            "{name} gen {}, {plan}, sched {class}, {}, prefault ok{}{described}; {}",
+            spec.generation,
+            sched::lock_words(object.locked()),
+            if described.is_empty() { "" } else { "; " },
+            listener.path.display(),
+        );
+
+        let intake = Intake::new(Publisher::new(memory), notice_queue);
+        let pumping = Pump::new(
+            intake,
+            source,
+            gate,
+            command_queue,
+            config.readers_max,
+            waker_bell.clone(),
+            pump.clone(),
+            config.spin,
+        );
+        let waker = Waker::start(name, &readers, waker_bell)?;
+        let pump_thread = start_pump(name, pumping, config.cpu, pump_ended.clone())?;
+        if config.spin
+            && let Some(warning) = sched::spin_warning(class)
+        {
+            tracing::warn!("{name}: {warning}");
+        }
+        Ok(Self {
+            config: config.clone(),
+            plan,
+            summary,
+            access: Access {
+                owner: rustix::process::geteuid().as_raw(),
+                group: gid,
+                uids: config.allow_uid.clone(),
+                gids: config.allow_gid.clone(),
+            },
+            readers,
+            notices,
+            started: clock::realtime_ns(),
+            refused: 0,
+            failure: None,
+            object,
+            stats,
+            stats_fd,
+            pump,
+            pump_ended,
+            pump_thread: Some(pump_thread),
+            waker,
+            listener,
+            _lock: lock,
+        })
+    }
+
+    /// Where readers connect.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.fd.as_fd()
+    }
+
+    /// Readable once the pump has ended.
+    pub fn pump_ended(&self) -> BorrowedFd<'_> {
+        self.pump_ended.fd()
+    }
+
+    /// What viewers are handed.
+    pub fn stats_fd(&self) -> BorrowedFd<'_> {
+        self.stats_fd.as_fd()
+    }
+
+    /// What the control thread tells the pump through.
+    pub fn pump(&self) -> &PumpHandle {
+        &self.pump
+    }
+
+    /// Waits for the pump, which has ended or was told to, and keeps what it died of.
+    pub fn join_pump(&mut self) {
+        if let Some(thread) = self.pump_thread.take() {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => self.failure = Some(e.to_string()),
+                Err(_panic) => self.failure = Some("the pump thread panicked: this is a bug in ringd".into()),
+            }
+        }
+    }
+
+    /// Whether the pump has been waited for.
+    pub fn has_ended(&self) -> bool {
+        self.pump_thread.is_none()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.pump.stop();
+        self.join_pump();
+        self.waker.stop.store(1, Ordering::Release);
+        self.waker.bell.ring();
+        if let Some(thread) = self.waker.thread.take() {
+            // A waker that panicked has said so on stderr; the stream is over either way.
+            let _over = thread.join();
+        }
+    }
+}
+
+impl Waker {
+    fn start(name: &str, readers: &Arc<Readers>, bell: Arc<Bell>) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicU32::new(0));
+        let (readers, its_bell, its_stop) = (readers.clone(), bell.clone(), stop.clone());
+        let thread = std::thread::Builder::new().name(thread_name("wake", name)).spawn(move || {
+            sched::become_ordinary();
+            readers.run_waker(&its_bell, &its_stop);
+        });
+        Ok(Self { bell, stop, thread: Some(thread.context("cannot start the waker thread")?) })
+    }
+}
+
+fn start_pump(name: &str, pump: Pump, cpu: Option<usize>, ended: Arc<Bell>) -> anyhow::Result<JoinHandle<Result<(), SourceError>>> {
+    /// Rings even if the pump panics, so that the control thread always learns of its end.
+    struct Ring(Arc<Bell>);
+    impl Drop for Ring {
+        fn drop(&mut self) {
+            self.0.ring();
+        }
+    }
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(thread_name("pump", name))
+        .spawn(move || {
+            let _ring = Ring(ended);
+            let prepared = sched::prepare_pump_thread(cpu);
+            let go_on = prepared.is_ok();
+            // The starter waits for this word, so it can be sent.
+            let _received = tell.send(prepared);
+            if go_on { pump.run() } else { Ok(()) }
+        })
+        .context("cannot start the pump thread")?;
+    told.recv().context("the pump thread died at its start")??;
+    Ok(thread)
+}
+
+/// Thread names have 15 bytes.
+fn thread_name(role: &str, name: &str) -> String {
+    format!("{role}:{name}").chars().take(15).collect()
+}
+
+/// The control socket; removed when dropped.
+struct Socket {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Socket {
+    fn listen(path: PathBuf, mode: u32, gid: Option<u32>) -> anyhow::Result<Self> {
+        // The stream's lock is held: a socket that is still there belongs to a broker that died.
+        match rustix::fs::lstat(&path) {
+            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket => {
+                rustix::fs::unlink(&path).map_err(OsError::at(format_args!("cannot remove stale {}", path.display())))?;
+            }
+            Ok(_) => anyhow::bail!("{} is in the way and is not a socket: remove it", path.display()),
+            Err(_) => {}
+        }
+        let fd = socket::listen(&path, mode, gid).inspect_err(|_| {
+            // Bound but not usable: leave nothing behind.
+            let _gone = rustix::fs::unlink(&path);
+        })?;
+        Ok(Self { fd, path })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _gone = rustix::fs::unlink(&self.path);
+    }
+}
+
+/// The right to serve a stream name in a run directory; given back by the kernel when the broker dies, however it dies.
+struct Lock {
+    path: PathBuf,
+    _fd: OwnedFd,
+}
+
+impl Lock {
+    fn take(run_dir: &Path, name: &str) -> anyhow::Result<Self> {
+        let path = paths::lock_path(run_dir, name);
+        let shown = path.display();
+        loop {
+            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(OsError::at(format_args!("cannot open {shown}")))?;
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let pid = std::fs::read_to_string(&path).unwrap_or_default();
+                    anyhow::bail!(
+                        "stream {name:?} is already served by ringd with pid {}: choose another --name or --run-dir",
+                        if pid.trim().is_empty() { "(just starting)" } else { pid.trim() }
+                    );
+                }
+                Err(e) => return Err(OsError::at(format_args!("cannot lock {shown}"))(e).into()),
+            }
+            // The one who held it may have removed the file between our open and our lock: then this lock is on nothing.
+            let ours = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {shown}")))?;
+            let there = rustix::fs::stat(&path);
+            if there.is_ok_and(|s| (s.st_ino, s.st_dev) == (ours.st_ino, ours.st_dev)) {
+                let mut file = std::fs::File::from(fd);
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())?;
+                return Ok(Self { path, _fd: file.into() });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While the lock is still held, so that nobody can hold a lock on the removed file believing it counts.
+        let _gone = rustix::fs::unlink(&self.path);
+    }
+}

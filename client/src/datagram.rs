@@ -1,0 +1,153 @@
+//! One datagram in a reader's hand: borrowed in place, or copied out.
+//!
+//! Contract: the stream may overwrite a datagram while it is being read. Everything here either validates before it hands
+//! bytes out (copying) or discards its result if validation at the end fails (viewing); torn bytes never reach safe code
+//! as anything that counts.
+
+use ringweir_proto::ring::{Descriptor, RingReader, Torn};
+use std::marker::PhantomData;
+
+/// A datagram, held until the next one is read.
+pub struct Datagram<'r> {
+    pub(crate) ring: &'r mut RingReader,
+    pub(crate) what: Descriptor,
+}
+
+/// Why a datagram was not copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyError {
+    /// It was overwritten: the next read is a gap that begins with it.
+    #[error(transparent)]
+    Torn(#[from] Torn),
+    /// The buffer is too small; the datagram stays unread and can be copied into a larger one.
+    #[error("datagram of {needed} bytes does not fit the buffer of {given}")]
+    TooSmall {
+        /// Bytes it takes.
+        needed: usize,
+        /// Bytes there were.
+        given: usize,
+    },
+}
+
+impl Datagram<'_> {
+    /// Number in the stream, from 0.
+    pub fn seq(&self) -> u64 {
+        self.what.seq
+    }
+    /// Length in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "an empty datagram is a datagram; nobody asks whether it is empty")]
+    pub fn len(&self) -> usize {
+        self.what.len
+    }
+    /// Length before it was cut, in bytes; equals [`Self::len`] if it was not.
+    pub fn original_len(&self) -> usize {
+        self.what.original_len
+    }
+    /// Whether it was cut on its way into the ring.
+    pub fn is_truncated(&self) -> bool {
+        self.what.original_len > self.what.len
+    }
+    /// Channel, 0 where there is one only.
+    pub fn channel(&self) -> u16 {
+        self.what.channel
+    }
+    /// When the source saw it: ns since 1970; `None` if the source does not say.
+    pub fn source_time(&self) -> Option<u64> {
+        (self.what.source_time != 0).then_some(self.what.source_time)
+    }
+    /// When the broker took it in: CLOCK_MONOTONIC ns.
+    pub fn publish_time(&self) -> u64 {
+        self.what.publish_time
+    }
+
+    /// Copies it into the first [`Self::len`] bytes of `buffer` and validates.
+    ///
+    /// # Errors
+    /// [`CopyError::TooSmall`] leaves it unread; [`CopyError::Torn`] voids it.
+    #[inline]
+    pub fn copy_to(&mut self, buffer: &mut [u8]) -> Result<usize, CopyError> {
+        let needed = self.what.len;
+        let given = buffer.len();
+        let room = buffer.get_mut(..needed).ok_or(CopyError::TooSmall { needed, given })?;
+        self.ring.copy_out(&self.what, 0, room);
+        self.ring.validate()?;
+        Ok(needed)
+    }
+
+    /// Copies it into a new vector and validates.
+    ///
+    /// # Errors
+    /// [`Torn`] if it was overwritten meanwhile.
+    pub fn to_vec(&mut self) -> Result<Vec<u8>, Torn> {
+        let mut bytes = vec![0; self.what.len];
+        self.ring.copy_out(&self.what, 0, &mut bytes);
+        self.ring.validate()?;
+        Ok(bytes)
+    }
+
+    /// Reads it in place: `look` computes something from the payload, and what it computed is handed out only if the
+    /// datagram was still whole at the end. `look` may see torn bytes and must bear them: any values, never out of bounds.
+    ///
+    /// # Errors
+    /// [`Torn`] if it was overwritten meanwhile.
+    #[inline]
+    pub fn view<R>(&mut self, look: impl FnOnce(Payload<'_>) -> R) -> Result<R, Torn> {
+        let result = look(Payload { ring: self.ring, what: &self.what, _borrow: PhantomData });
+        self.ring.validate()?;
+        Ok(result)
+    }
+}
+
+impl std::fmt::Debug for Datagram<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.what.fmt(f)
+    }
+}
+
+/// The payload in place, inside [`Datagram::view`].
+#[derive(Clone, Copy)]
+pub struct Payload<'v> {
+    ring: &'v RingReader,
+    what: &'v Descriptor,
+    _borrow: PhantomData<&'v [u8]>,
+}
+
+impl Payload<'_> {
+    /// Length in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "as for Datagram")]
+    pub fn len(&self) -> usize {
+        self.what.len
+    }
+
+    /// Address of the first byte, 8-aligned, for code that reads in place on its own responsibility: the bytes may change
+    /// at any moment, so no `&[u8]` may be made of them.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.ring.payload_ptr(self.what)
+    }
+
+    /// Copies `buffer.len()` bytes from `at`, not validated yet.
+    ///
+    /// # Panics
+    /// If the range is not inside the payload.
+    pub fn copy_to(&self, at: usize, buffer: &mut [u8]) {
+        self.ring.copy_out(self.what, at, buffer);
+    }
+
+    /// Passes the payload through `step` in pieces of at most 4 KiB, each a private copy that stays in the first-level
+    /// cache: the speed of reading in place for code that wants slices (checksums, parsers, writers).
+    #[inline]
+    pub fn fold<A>(&self, start: A, mut step: impl FnMut(A, &[u8]) -> A) -> A {
+        #[repr(align(64))]
+        struct Piece([u8; 4096]);
+        let mut piece = Piece([0; 4096]);
+        let mut folded = start;
+        let mut at = 0;
+        while at < self.what.len {
+            let n = (self.what.len - at).min(piece.0.len());
+            self.ring.copy_out(self.what, at, &mut piece.0[..n]);
+            folded = step(folded, &piece.0[..n]);
+            at += n;
+        }
+        folded
+    }
+}

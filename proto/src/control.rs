@@ -1,0 +1,283 @@
+//! The control conversation: what a client and the broker say to each other over the unix socket.
+//!
+//! Contract: one SEQPACKET packet is one message: `"RW"`, protocol version (u16 LE), then a bincode body (little-endian,
+//! fixed-width integers, never more than [`MESSAGE_MAX`] bytes, nothing behind it). The client asks, the broker answers
+//! once; file descriptors travel beside the answer. An attached reader's socket stays open: its hang-up is the detach.
+//! Pure encoding: no system call here. The golden vectors in the tests are the format.
+
+use bincode::{Decode, Encode};
+
+/// Version of this conversation.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// Longest message in bytes, header included.
+pub const MESSAGE_MAX: usize = 4096;
+/// Longest reader label in bytes.
+pub const LABEL_MAX: usize = 32;
+
+const PREFIX: [u8; 2] = *b"RW";
+const HEADER: usize = 4;
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Become a reader.
+    Attach(AttachRequest),
+    /// Get the statistics area.
+    Watch,
+    /// Get the stream's configuration in words.
+    Describe,
+}
+
+/// How a reader wants to be attached.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AttachRequest {
+    /// What people call it; at most [`LABEL_MAX`] bytes of printable text.
+    pub label: String,
+    /// How it reads.
+    pub mode: Mode,
+    /// Whether it may ever sleep. If no reader does, the pump pays no fence.
+    pub parks: bool,
+}
+
+/// How a reader relates to the publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Mode {
+    /// The stream never waits for it.
+    Lossy,
+}
+
+/// What the broker answers.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// A reader now. Beside it, in this order: the ring (read-only), its page, its wake eventfd, its doze eventfd.
+    Attached(Attached),
+    /// Beside it: the statistics area.
+    Watching,
+    /// The stream in words.
+    Described(Description),
+    /// No.
+    Refused(Refusal),
+}
+
+/// Where the new reader finds its things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Attached {
+    /// Its place among the readers.
+    pub index: u32,
+    /// Offset of its block in its page.
+    pub block_offset: u32,
+    /// Life of the ring.
+    pub generation: u64,
+}
+
+/// A stream in words.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Description {
+    /// Name.
+    pub name: String,
+    /// Its source as configured.
+    pub source: String,
+    /// Start message of the broker.
+    pub summary: String,
+    /// Version of the broker's program.
+    pub broker_version: String,
+    /// Key/value metadata.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// Why the broker says no, for programs and for people.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Refusal {
+    /// For programs.
+    pub reason: Reason,
+    /// For people: what was wrong, with which value, what to do.
+    pub text: String,
+}
+
+/// Kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reason {
+    /// The peer's user and groups are not on the stream's list.
+    NotAllowed,
+    /// All places for readers are taken.
+    Full,
+    /// The message made no sense.
+    Malformed,
+    /// The peer speaks another version of the conversation.
+    Version,
+    /// The broker ran out of something.
+    Resources,
+}
+
+/// Why a message cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than a header, or not ours.
+    #[error("not a ringweir control message ({0} bytes)")]
+    NotOurs(usize),
+    /// Another version.
+    #[error("control protocol version {found}, this program speaks {PROTOCOL_VERSION}: use programs of one release")]
+    Version {
+        /// What the peer speaks.
+        found: u16,
+    },
+    /// Longer than [`MESSAGE_MAX`].
+    #[error("control message of {0} bytes is over {MESSAGE_MAX}")]
+    TooLong(usize),
+    /// The body does not decode.
+    #[error("malformed control message: {0}")]
+    Body(String),
+    /// Bytes behind the body.
+    #[error("{0} bytes behind the control message")]
+    Trailing(usize),
+}
+
+// The limit is what keeps nine hostile bytes from asking for an allocation of exabytes.
+const CONFIG: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Fixint,
+    bincode::config::Limit<MESSAGE_MAX>,
+> = bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<MESSAGE_MAX>();
+
+fn encode(body: &impl Encode) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(128);
+    bytes.extend(PREFIX);
+    bytes.extend(PROTOCOL_VERSION.to_le_bytes());
+    bincode::encode_into_std_write(body, &mut bytes, CONFIG).expect("writing to a Vec, of types that always encode");
+    bytes
+}
+
+fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
+    if bytes.len() > MESSAGE_MAX {
+        return Err(DecodeError::TooLong(bytes.len()));
+    }
+    let Some((header, body)) = bytes.split_at_checked(HEADER).filter(|(h, _)| h[..2] == PREFIX) else {
+        return Err(DecodeError::NotOurs(bytes.len()));
+    };
+    let found = u16::from_le_bytes([header[2], header[3]]);
+    if found != PROTOCOL_VERSION {
+        return Err(DecodeError::Version { found });
+    }
+    let (message, used) =
+        bincode::decode_from_slice(body, CONFIG).map_err(|e| DecodeError::Body(e.to_string()))?;
+    if used != body.len() {
+        return Err(DecodeError::Trailing(body.len() - used));
+    }
+    Ok(message)
+}
+
+impl Request {
+    /// As one packet.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+    /// From one packet of a peer that is not trusted.
+    pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
+        decode(packet)
+    }
+}
+
+impl Reply {
+    /// As one packet.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+    /// From one packet.
+    pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
+        decode(packet)
+    }
+    /// A refusal.
+    pub fn refuse(reason: Reason, text: impl Into<String>) -> Self {
+        Reply::Refused(Refusal { reason, text: text.into() })
+    }
+}
+
+impl AttachRequest {
+    /// The label as it may be shown: printable, not longer than [`LABEL_MAX`], never empty.
+    pub fn clean_label(&self) -> String {
+        let mut clean: String = self.label.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        clean.truncate(clean.floor_char_boundary(LABEL_MAX.min(clean.len())));
+        if clean.is_empty() { "reader".into() } else { clean }
+    }
+}
+
+#[cfg(all(test, not(ringweir_loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The format itself, byte by byte. A change here is a new [`PROTOCOL_VERSION`].
+    #[test]
+    fn golden_vectors() {
+        let attach = Request::Attach(AttachRequest { label: "ids".into(), mode: Mode::Lossy, parks: true });
+        for (request, golden) in [
+            (attach, "52570100000000000300000000000000696473" /* label */ .to_string() + "0000000001"),
+            (Request::Watch, "5257010001000000".into()),
+            (Request::Describe, "5257010002000000".into()),
+        ] {
+            assert_eq!(hex(&request.encode()), golden);
+            assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+        let attached = Attached { index: 7, block_offset: 1792, generation: 3 };
+        for (reply, golden) in [
+            (Reply::Attached(attached), "525701000000000007000000000700000300000000000000"),
+            (Reply::Watching, "5257010001000000"),
+            (Reply::refuse(Reason::Full, "no"), "52570100030000000100000002000000000000006e6f"),
+        ] {
+            assert_eq!(hex(&reply.encode()), golden);
+            assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        }
+        let described = Reply::Described(Description {
+            name: "demo".into(),
+            source: "gen:".into(),
+            summary: "s".into(),
+            broker_version: "0.1.0".into(),
+            metadata: vec![("channels".into(), "8".into())],
+        });
+        assert_eq!(Reply::decode(&described.encode()), Ok(described));
+    }
+
+    #[test]
+    fn what_is_not_a_message_is_refused() {
+        let good = Request::Watch.encode();
+        let with = |at: usize, byte: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            Request::decode(&bytes)
+        };
+        assert_eq!(Request::decode(b""), Err(DecodeError::NotOurs(0)));
+        assert_eq!(Request::decode(b"GET / HTTP/1.1\r\n"), Err(DecodeError::NotOurs(16)));
+        assert_eq!(with(2, 9), Err(DecodeError::Version { found: 9 }));
+        assert!(matches!(with(4, 99), Err(DecodeError::Body(_))), "no such request");
+        assert!(matches!(Request::decode(&good[..6]), Err(DecodeError::Body(_))), "cut");
+        assert_eq!(Request::decode(&[&good[..], b"x"].concat()), Err(DecodeError::Trailing(1)));
+        assert_eq!(Request::decode(&vec![0; MESSAGE_MAX + 1]), Err(DecodeError::TooLong(MESSAGE_MAX + 1)));
+        // A label that claims to be 2^63 bytes long: without the limit this would abort the process.
+        let hostile = [&Request::Attach(AttachRequest { label: String::new(), mode: Mode::Lossy, parks: true }).encode()[..8], &[0xff; 8]].concat();
+        assert!(matches!(Request::decode(&hostile), Err(DecodeError::Body(_))));
+    }
+
+    #[test]
+    fn labels_are_made_fit_to_be_shown() {
+        let clean = |label: &str| AttachRequest { label: label.into(), mode: Mode::Lossy, parks: true }.clean_label();
+        assert_eq!(clean("ids"), "ids");
+        assert_eq!(clean(""), "reader");
+        assert_eq!(clean("a\x1b[2Jb\n"), "a?[2Jb?");
+        assert_eq!(clean(&"ü".repeat(40)), "ü".repeat(16));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), ours in any::<bool>()) {
+            let bytes = if ours { [&[b'R', b'W', 1, 0], &bytes[..]].concat() } else { bytes };
+            if let Ok(request) = Request::decode(&bytes) {
+                prop_assert_eq!(request.encode(), bytes.clone());
+            }
+            let _any = Reply::decode(&bytes);
+        }
+    }
+}

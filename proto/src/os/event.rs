@@ -1,0 +1,50 @@
+//! Eventfds as their receivers use them. (The broker makes them; a received one stays an `OwnedFd`.)
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// Rings: adds 1. A full counter is as good as a ring.
+pub fn ring(fd: impl AsFd) -> Result<(), Errno> {
+    match rustix::io::write(fd, &1u64.to_ne_bytes()) {
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes all rings so far; whether there were any.
+pub fn drain(fd: impl AsFd) -> Result<bool, Errno> {
+    let mut count = [0; 8];
+    match rustix::io::read(fd, &mut count) {
+        Ok(_) => Ok(true),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Which of the waited-for fds have something to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// The first.
+    pub first: bool,
+    /// The second: readable or hung up.
+    pub second: bool,
+}
+
+/// Sleeps until one of two fds is readable or hung up, or until the timeout (`None`: for ever). A signal ends the wait
+/// early with nothing ready, so that the caller can look at what it did.
+pub fn wait(first: BorrowedFd<'_>, second: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Ready, Errno> {
+    let mut fds = [PollFd::new(&first, PollFlags::IN), PollFd::new(&second, PollFlags::IN)];
+    let limit = timeout.map(timespec);
+    match poll(&mut fds, limit.as_ref()) {
+        Ok(_) => Ok(Ready { first: !fds[0].revents().is_empty(), second: !fds[1].revents().is_empty() }),
+        Err(Errno::INTR) => Ok(Ready { first: false, second: false }),
+        Err(e) => Err(e),
+    }
+}
+
+/// A duration as the kernel takes it.
+pub fn timespec(d: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX), tv_nsec: d.subsec_nanos().into() }
+}

@@ -1,0 +1,35 @@
+//! What the kernel gives us: shared memory, sockets that pass fds, eventfds, clocks, paths.
+//!
+//! Contract: every file is created by the broker, mode 0600; a client only receives fds and checks what it received before
+//! it maps it. Failures are [`OsError`]s that say what was attempted on what.
+
+pub mod clock;
+pub mod event;
+pub mod object;
+pub mod page;
+pub mod paths;
+pub mod socket;
+
+use rustix::io::Errno;
+
+/// A call to the kernel failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {errno}")]
+pub struct OsError {
+    /// What was attempted, with the value.
+    pub what: String,
+    /// The kernel's answer.
+    pub errno: Errno,
+}
+
+impl OsError {
+    /// For `map_err`: says what was attempted.
+    pub fn at<E: Into<Errno>>(what: impl std::fmt::Display) -> impl FnOnce(E) -> OsError {
+        move |e| OsError { what: what.to_string(), errno: e.into() }
+    }
+
+    /// The same for an error of the standard library.
+    pub fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> OsError {
+        move |e| OsError { what: what.to_string(), errno: Errno::from_io_error(&e).unwrap_or(Errno::IO) }
+    }
+}

@@ -1,0 +1,265 @@
+//! The ring object: a named POSIX shared-memory object, made by the broker, mapped read-only by everyone else.
+//!
+//! Contract: created 0600 with all its room allocated, faulted in and (if allowed) locked before anybody sees it: no
+//! SIGBUS and no page fault in flight. This is the one place that casts shared bytes to the layout's structs, after
+//! checking every number in the header against the object's real size.
+
+use super::{OsError, clock};
+use crate::layout::{
+    Geometry, Header, Identity, IdentityError, LAYOUT_VERSION, MAGIC, METADATA_MAX, NAME_MAX, PAGE, Slot,
+};
+use crate::ring::RingMemory;
+use crate::ring::Parts;
+use crate::sync::AtomicU64;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::FallocateFlags;
+use rustix::shm;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// Why there is no ring.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The kernel said no.
+    #[error(transparent)]
+    Os(#[from] OsError),
+    /// No room in /dev/shm.
+    #[error("no room in /dev/shm for a ring of {need} bytes ({free} free): make the ring smaller (--capacity, --depth) or enlarge /dev/shm (mount -o remount,size=…)")]
+    NoRoom {
+        /// Bytes the ring takes.
+        need: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The object is not a ring we can read.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Metadata too long or not text without NUL.
+    #[error("metadata {0}")]
+    Metadata(String),
+}
+
+/// What the broker decides about a new ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RingSpec<'a> {
+    /// Stream name.
+    pub name: &'a str,
+    /// Sizes.
+    pub geometry: Geometry,
+    /// Life of the ring.
+    pub generation: u64,
+    /// Key/value metadata for readers.
+    pub metadata: &'a [(String, String)],
+}
+
+/// A ring object of this process. Unlinked when dropped.
+pub struct RingObject {
+    memory: Arc<RingMemory>,
+    object_name: String,
+    read_only: OwnedFd,
+    locked: Result<(), rustix::io::Errno>,
+}
+
+/// Generation that a leftover object of this name claims, 0 if there is none that can be read.
+pub fn leftover_generation(object_name: &str) -> u64 {
+    let Ok(fd) = shm::open(object_name, shm::OFlags::RDONLY, shm::Mode::empty()) else { return 0 };
+    attach(fd, false).map_or(0, |ring| ring.memory.generation())
+}
+
+impl RingObject {
+    /// Makes the object `object_name`, replacing a leftover: the caller holds the stream's lock, so nobody serves it.
+    pub fn create(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, ObjectError> {
+        match shm::unlink(object_name) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(OsError::at(format_args!("cannot remove leftover /dev/shm{object_name}"))(e).into()),
+        }
+        let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
+        let fd = shm::open(object_name, flags, shm::Mode::RUSR | shm::Mode::WUSR)
+            .map_err(OsError::at(format_args!("cannot create /dev/shm{object_name}")))?;
+        let undo = Unlink(object_name);
+        let bytes = spec.geometry.footprint();
+        // Take the room now: a hole found full later would be SIGBUS in the middle of a datagram.
+        match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::NOSPC) => {
+                let free = rustix::fs::fstatvfs(&fd).map_or(0, |s| s.f_bavail * s.f_frsize);
+                return Err(ObjectError::NoRoom { need: bytes, free });
+            }
+            Err(e) => return Err(OsError::at(format_args!("cannot allocate {bytes} bytes of shared memory"))(e).into()),
+        }
+        let map = MmapOptions::new()
+            .len(bytes as usize)
+            .populate()
+            .map_raw(&fd)
+            .map_err(OsError::io(format_args!("mmap ring of {bytes} bytes")))?;
+        let locked = map.lock().map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO));
+        write_header(&map, spec)?;
+        let read_only = shm::open(object_name, shm::OFlags::RDONLY, shm::Mode::empty())
+            .map_err(OsError::at(format_args!("cannot open /dev/shm{object_name} read-only")))?;
+        let memory = over(map, spec.geometry);
+        memory.set_generation(spec.generation);
+        std::mem::forget(undo);
+        Ok(Self { memory: Arc::new(memory), object_name: object_name.into(), read_only, locked })
+    }
+
+    /// The ring in it.
+    pub fn memory(&self) -> &Arc<RingMemory> {
+        &self.memory
+    }
+
+    /// What readers are handed.
+    pub fn read_only(&self) -> impl AsFd + '_ {
+        &self.read_only
+    }
+
+    /// Whether its pages are locked in memory.
+    pub fn locked(&self) -> Result<(), rustix::io::Errno> {
+        self.locked
+    }
+}
+
+impl Drop for RingObject {
+    fn drop(&mut self) {
+        drop(Unlink(&self.object_name));
+    }
+}
+
+struct Unlink<'a>(&'a str);
+
+impl Drop for Unlink<'_> {
+    fn drop(&mut self) {
+        // Nothing can be done about a name that is gone already.
+        let _gone = shm::unlink(self.0);
+    }
+}
+
+/// A ring mapped read-only, with what its header says.
+pub struct AttachedRing {
+    /// The ring.
+    pub memory: Arc<RingMemory>,
+    /// Its constant header.
+    pub identity: Identity,
+    /// Its key/value metadata.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// Maps a ring that was handed over, after checking it; `prefault` fills this process's page tables now, so that reading
+/// takes no fault later.
+pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError> {
+    let stat = rustix::fs::fstat(&fd).map_err(OsError::at("fstat ring"))?;
+    let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+    if bytes < PAGE as u64 {
+        return Err(IdentityError::TooShort(bytes).into());
+    }
+    let mut options = MmapOptions::new();
+    options.len(bytes as usize);
+    if prefault {
+        options.populate();
+    }
+    let map = options
+        .map_raw_read_only(rustix::fd::AsRawFd::as_raw_fd(&fd.as_fd()))
+        .map_err(OsError::io("mmap ring read-only"))?;
+    // SAFETY: at least a page is mapped; identity is plain integers, valid for any bits, constant since before it was shared.
+    let identity = unsafe { map.as_ptr().cast::<Identity>().read() };
+    let geometry = identity.validate(bytes)?;
+    let metadata = read_metadata(&map);
+    Ok(AttachedRing { memory: Arc::new(over(map, geometry)), identity, metadata })
+}
+
+/// The one cast: shared bytes to the structs of the layout.
+fn over(map: MmapRaw, geometry: Geometry) -> RingMemory {
+    assert!(map.len() as u64 >= geometry.footprint(), "checked by the callers");
+    let base = NonNull::new(map.as_mut_ptr()).expect("a mapping is never at 0");
+    let at = |offset: usize| {
+        // SAFETY: every offset passed below lies inside the footprint, which is mapped (asserted above).
+        unsafe { base.add(offset) }
+    };
+    let slots = NonNull::slice_from_raw_parts(at(geometry.slots_offset() as usize).cast::<Slot>(), geometry.depth() as usize);
+    let payload = NonNull::slice_from_raw_parts(
+        at(geometry.payload_offset() as usize).cast::<AtomicU64>(),
+        geometry.capacity() as usize / 8,
+    );
+    let parts = Parts {
+        claim: at(offset_of!(Header, claim)).cast(),
+        write: at(offset_of!(Header, write)).cast(),
+        state: at(offset_of!(Header, state)).cast(),
+        counters: at(offset_of!(Header, counters)).cast(),
+        slots,
+        payload,
+    };
+    // SAFETY: all parts lie inside the mapping (offsets of a checked geometry), aligned by the layout's assertions on a
+    // page-aligned base, and live as long as the mapping, which becomes the backing. A read-only mapping is only ever
+    // given to readers, which do not store.
+    unsafe { RingMemory::from_parts(geometry, parts, Box::new(map)) }
+}
+
+fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
+    let geometry = spec.geometry;
+    let mut name = [0; NAME_MAX];
+    name[..spec.name.len()].copy_from_slice(spec.name.as_bytes());
+    let (created_ns, monotonic) = (clock::realtime_ns(), clock::monotonic_ns());
+    let identity = Identity {
+        magic: MAGIC,
+        layout_version: LAYOUT_VERSION,
+        header_bytes: PAGE as u32,
+        total_bytes: geometry.footprint(),
+        depth: geometry.depth(),
+        capacity: geometry.capacity(),
+        max_datagram: geometry.max_datagram(),
+        claim_slots: geometry.claim_slots(),
+        claim_bytes: geometry.claim_bytes(),
+        slots_offset: geometry.slots_offset(),
+        payload_offset: geometry.payload_offset(),
+        created_ns,
+        realtime_offset_ns: created_ns.wrapping_sub(monotonic),
+        boot_id: clock::boot_id(),
+        broker_pid: std::process::id(),
+        owner_uid: rustix::process::geteuid().as_raw(),
+        name,
+        reserved: [0; 41],
+    };
+    let mut packed = Vec::new();
+    for (key, value) in spec.metadata {
+        if key.is_empty() || key.contains('\0') || value.contains('\0') {
+            return Err(ObjectError::Metadata(format!("{key:?}={value:?}: keys must not be empty, NUL is not allowed")));
+        }
+        for text in [key, value] {
+            packed.extend(text.as_bytes());
+            packed.push(0);
+        }
+    }
+    if packed.len() > METADATA_MAX {
+        return Err(ObjectError::Metadata(format!("takes {} bytes, at most {METADATA_MAX} fit", packed.len())));
+    }
+    // SAFETY: the header page is mapped writable, page-aligned, and nobody else can see the object's content yet.
+    unsafe { map.as_mut_ptr().cast::<Identity>().write(identity) };
+    // SAFETY: offset of a field inside the header page.
+    let len_at = unsafe { map.as_mut_ptr().add(offset_of!(Header, metadata_len)) }.cast::<u64>();
+    // SAFETY: aligned to 8 by the layout's assertions, mapped writable.
+    unsafe { len_at.write(packed.len() as u64) };
+    // SAFETY: offset of a field inside the header page.
+    let at = unsafe { map.as_mut_ptr().add(offset_of!(Header, metadata)) };
+    // SAFETY: METADATA_MAX bytes of room, checked above; the source is a private Vec.
+    unsafe { at.copy_from_nonoverlapping(packed.as_ptr(), packed.len()) };
+    Ok(())
+}
+
+fn read_metadata(map: &MmapRaw) -> Vec<(String, String)> {
+    // SAFETY: offset of a field inside the header page, which is mapped.
+    let len_at = unsafe { map.as_ptr().add(offset_of!(Header, metadata_len)) }.cast::<u64>();
+    // SAFETY: aligned, mapped, constant since before it was shared.
+    let len = unsafe { len_at.read() }.min(METADATA_MAX as u64) as usize;
+    let mut packed = vec![0; len];
+    // SAFETY: offset of a field inside the header page, which is mapped.
+    let at = unsafe { map.as_ptr().add(offset_of!(Header, metadata)) };
+    // SAFETY: len is clamped to the field's size; constant since before it was shared.
+    unsafe { packed.as_mut_ptr().copy_from_nonoverlapping(at, len) };
+    let mut texts = packed.split(|b| *b == 0).map(|t| String::from_utf8_lossy(t).into_owned());
+    let mut pairs = Vec::new();
+    while let (Some(key), Some(value)) = (texts.next(), texts.next()) {
+        pairs.push((key, value));
+    }
+    pairs
+}

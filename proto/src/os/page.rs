@@ -1,0 +1,111 @@
+//! Reader pages and the statistics area: small memfds that cannot be made shorter under anybody's feet.
+//!
+//! Contract: both are created by the broker, mode 0600, sealed against shrinking and growing. A reader page is writable by
+//! its one reader and read by the broker; the statistics area is sealed against every writer but the broker's own mapping.
+
+use super::OsError;
+use crate::layout::{PAGE, ReaderBlock, reader_block_offset};
+use crate::stats::area_bytes;
+use crate::sync::AtomicU64;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use std::os::fd::{AsFd, OwnedFd};
+
+fn sealed(name: &str, bytes: usize, seals: SealFlags) -> Result<(OwnedFd, MmapRaw), OsError> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(OsError::at(format_args!("memfd_create {name}")))?;
+    // A memfd is born 0777: without this, another user who was handed it could open it again for writing.
+    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(OsError::at(format_args!("fchmod {name}")))?;
+    rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, bytes as u64)
+        .map_err(OsError::at(format_args!("no room for {bytes} bytes of {name}")))?;
+    let map = MmapOptions::new().len(bytes).populate().map_raw(&fd).map_err(OsError::io(format_args!("mmap {name}")))?;
+    rustix::fs::fcntl_add_seals(&fd, seals | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+        .map_err(OsError::at(format_args!("seal {name}")))?;
+    Ok((fd, map))
+}
+
+fn received(fd: impl AsFd, what: &str, least: usize) -> Result<usize, OsError> {
+    let stat = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {what}")))?;
+    let size = usize::try_from(stat.st_size).unwrap_or(0);
+    if size < least {
+        return Err(OsError { what: format!("{what} has {size} bytes, expected {least}"), errno: rustix::io::Errno::INVAL });
+    }
+    Ok(size)
+}
+
+/// One reader's page, mapped by the reader or by the broker.
+#[derive(Debug)]
+pub struct ReaderPage {
+    map: MmapRaw,
+    offset: usize,
+}
+
+impl ReaderPage {
+    /// A fresh page for reader `index`, and the fd to hand over.
+    pub fn create(index: u32) -> Result<(Self, OwnedFd), OsError> {
+        let (fd, map) = sealed("ringweir-reader", PAGE, SealFlags::empty())?;
+        Ok((Self { map, offset: reader_block_offset(index) }, fd))
+    }
+
+    /// Maps a page that was handed over.
+    pub fn attach(fd: impl AsFd, block_offset: u32) -> Result<Self, OsError> {
+        let offset = block_offset as usize;
+        received(&fd, "reader page", PAGE)?;
+        if !offset.is_multiple_of(align_of::<ReaderBlock>()) || offset + size_of::<ReaderBlock>() > PAGE {
+            let what = format!("reader page: block offset {offset} is outside the page");
+            return Err(OsError { what, errno: rustix::io::Errno::INVAL });
+        }
+        let map = MmapOptions::new()
+            .len(PAGE)
+            .populate()
+            .map_raw(rustix::fd::AsRawFd::as_raw_fd(&fd.as_fd()))
+            .map_err(OsError::io("mmap reader page"))?;
+        Ok(Self { map, offset })
+    }
+
+    /// Where the block lies in the page.
+    pub fn block_offset(&self) -> u32 {
+        self.offset as u32
+    }
+
+    /// The block. Shared with one other process, which may write anything at any time.
+    #[inline(always)]
+    pub fn block(&self) -> &ReaderBlock {
+        // SAFETY: inside the page (checked in attach; by construction in create).
+        let block = unsafe { self.map.as_ptr().add(self.offset) }.cast::<ReaderBlock>();
+        // SAFETY: aligned, mapped as long as self, of a file sealed against shrinking; atomics, and reserved words that
+        // nobody reads, so any content is valid.
+        unsafe { &*block }
+    }
+}
+
+/// The statistics area, mapped by the broker (writable) or by a viewer (read-only).
+#[derive(Debug)]
+pub struct StatsArea {
+    map: MmapRaw,
+}
+
+impl StatsArea {
+    /// A fresh area, and the fd to hand over: nobody who gets it can write it, of whatever user.
+    pub fn create(readers_max: u32) -> Result<(Self, OwnedFd), OsError> {
+        let bytes = area_bytes(readers_max).next_multiple_of(PAGE);
+        let (fd, map) = sealed("ringweir-stats", bytes, SealFlags::FUTURE_WRITE)?;
+        Ok((Self { map }, fd))
+    }
+
+    /// Maps an area that was handed over, read-only.
+    pub fn attach(fd: impl AsFd) -> Result<Self, OsError> {
+        let size = received(&fd, "statistics area", PAGE)?;
+        let map = MmapOptions::new()
+            .len(size)
+            .map_raw_read_only(rustix::fd::AsRawFd::as_raw_fd(&fd.as_fd()))
+            .map_err(OsError::io("mmap statistics area"))?;
+        Ok(Self { map })
+    }
+
+    /// Its words, for [`crate::stats::StatsWriter`] (the creator's) or [`crate::stats::StatsView`].
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: page-aligned, mapped as long as self, of a file sealed against shrinking; a viewer only loads.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), self.map.len() / 8) }
+    }
+}

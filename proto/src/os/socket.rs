@@ -1,0 +1,133 @@
+//! The control socket: SEQPACKET, one packet a message, fds beside it, and who is at the other end.
+//!
+//! Contract: sockets are close-on-exec; a packet or its fds that do not fit are an error, never cut silently; received fds
+//! are owned at once, so nothing leaks on any path.
+
+use super::OsError;
+use crate::control::MESSAGE_MAX;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Fds that may come with one message.
+pub const FDS_MAX: usize = 4;
+
+/// The process at the other end, as the kernel knows it from when it connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Process; for showing, not for trusting: pids are reused.
+    pub pid: u32,
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A received packet.
+#[derive(Debug)]
+pub struct Packet {
+    /// Its bytes; empty = the peer hung up.
+    pub bytes: Vec<u8>,
+    /// What came with it.
+    pub fds: Vec<OwnedFd>,
+}
+
+fn socket() -> Result<OwnedFd, OsError> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(OsError::at("socket(AF_UNIX, SOCK_SEQPACKET)"))
+}
+
+/// Listens at `path`, which must not exist, with `mode` and, if given, group `gid`.
+pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<OwnedFd, OsError> {
+    let shown = path.display();
+    let address = SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
+    let fd = socket()?;
+    rustix::net::bind(&fd, &address).map_err(OsError::at(format_args!("bind {shown}")))?;
+    // Nobody gets in before listen, so the moment between bind and these is harmless.
+    let group = gid.map(rustix::fs::Gid::from_raw);
+    if group.is_some() {
+        rustix::fs::chown(path, None, group).map_err(OsError::at(format_args!("chown {shown} to the stream's group")))?;
+    }
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode)).map_err(OsError::at(format_args!("chmod {shown}")))?;
+    rustix::net::listen(&fd, 128).map_err(OsError::at(format_args!("listen {shown}")))?;
+    Ok(fd)
+}
+
+/// Accepts one connection, non-blocking from then on.
+pub fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
+    rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+}
+
+/// Connects to `path`.
+pub fn connect(path: &Path) -> Result<OwnedFd, OsError> {
+    let shown = path.display();
+    let address = SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
+    let fd = socket()?;
+    rustix::net::connect(&fd, &address).map_err(OsError::at(format_args!("connect {shown}")))?;
+    Ok(fd)
+}
+
+/// Sends one packet with fds.
+pub fn send(fd: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::INVAL);
+    }
+    rustix::net::sendmsg(fd, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one packet. Fails with `MSGSIZE` if it is longer than a message can be or brings more fds than one may.
+pub fn receive(fd: impl AsFd) -> Result<Packet, Errno> {
+    let mut bytes = vec![0; MESSAGE_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(Errno::MSGSIZE);
+    }
+    bytes.truncate(got.bytes);
+    Ok(Packet { bytes, fds })
+}
+
+/// Who connected.
+pub fn peer(fd: impl AsFd) -> Result<Peer, Errno> {
+    let who = rustix::net::sockopt::socket_peercred(&fd)?;
+    Ok(Peer { pid: who.pid.as_raw_nonzero().get() as u32, uid: who.uid.as_raw(), gid: who.gid.as_raw(), groups: groups(fd.as_fd()) })
+}
+
+/// Supplementary groups of the peer (SO_PEERGROUPS, which rustix does not know); empty if the kernel will not say.
+fn groups(fd: BorrowedFd<'_>) -> Vec<u32> {
+    const MOST: usize = 65536; // NGROUPS_MAX
+    let mut groups = vec![0u32; 64];
+    loop {
+        let mut bytes = (groups.len() * 4) as libc::socklen_t;
+        // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most that many.
+        let rc = unsafe {
+            libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &raw mut bytes)
+        };
+        if rc == 0 {
+            groups.truncate(bytes as usize / 4);
+            return groups;
+        }
+        if std::io::Error::last_os_error().raw_os_error() != Some(libc::ERANGE) || groups.len() >= MOST {
+            return Vec::new();
+        }
+        groups.resize((bytes as usize / 4).clamp(groups.len() + 1, MOST), 0);
+    }
+}

@@ -1,0 +1,83 @@
+//! A ring on the heap: for loom, unit tests and benches. One process only, by nature.
+//!
+//! Contract: the same layout structs as in shared memory, each made by its constructors, since loom's atomics cannot be
+//! cast from bytes.
+
+use super::memory::{Parts, RingMemory};
+use crate::layout::{ClaimLine, CounterLines, Geometry, Slot, StateLine, WriteLine};
+use crate::sync::AtomicU64;
+use std::ptr::NonNull;
+
+/// Owner of the boxes; the raw pointers of [`RingMemory`] point into them.
+struct Boxes {
+    claim: *mut ClaimLine,
+    write: *mut WriteLine,
+    state: *mut StateLine,
+    counters: *mut CounterLines,
+    slots: *mut [Slot],
+    payload: *mut [AtomicU64],
+}
+
+// SAFETY: the boxes are plain owned memory; they are only dropped through this struct.
+unsafe impl Send for Boxes {}
+// SAFETY: as above.
+unsafe impl Sync for Boxes {}
+
+impl Drop for Boxes {
+    fn drop(&mut self) {
+        fn free<T: ?Sized>(leaked: *mut T) {
+            // SAFETY: came from Box::into_raw in `on_heap` and is freed once, here.
+            drop(unsafe { Box::from_raw(leaked) });
+        }
+        free(self.claim);
+        free(self.write);
+        free(self.state);
+        free(self.counters);
+        free(self.slots);
+        free(self.payload);
+    }
+}
+
+fn zero() -> AtomicU64 {
+    AtomicU64::new(0)
+}
+
+fn slot() -> Slot {
+    Slot {
+        stamp: zero(),
+        pos: zero(),
+        offset: zero(),
+        lengths: zero(),
+        tags: zero(),
+        source_time: zero(),
+        publish_time: zero(),
+        bytes_before: zero(),
+    }
+}
+
+impl RingMemory {
+    /// A fresh, empty ring of this geometry on the heap.
+    pub fn on_heap(geometry: Geometry) -> Self {
+        let boxes = Boxes {
+            claim: Box::into_raw(Box::new(ClaimLine { seq: zero(), pos: zero(), reserved: [0; 14] })),
+            write: Box::into_raw(Box::new(WriteLine { seq: zero(), reserved: [0; 15] })),
+            state: Box::into_raw(Box::new(StateLine { ended: zero(), generation: AtomicU64::new(1), reserved: [0; 14] })),
+            counters: Box::into_raw(Box::new(CounterLines { count: std::array::from_fn(|_| zero()) })),
+            slots: Box::into_raw((0..geometry.depth()).map(|_| slot()).collect()),
+            payload: Box::into_raw((0..geometry.capacity() / 8).map(|_| zero()).collect()),
+        };
+        fn pointer<T: ?Sized>(leaked: *mut T) -> NonNull<T> {
+            NonNull::new(leaked).expect("Box::into_raw is never null")
+        }
+        let parts = Parts {
+            claim: pointer(boxes.claim),
+            write: pointer(boxes.write),
+            state: pointer(boxes.state),
+            counters: pointer(boxes.counters),
+            slots: pointer(boxes.slots),
+            payload: pointer(boxes.payload),
+        };
+        // SAFETY: each pointer comes from a live box of the right length, freed only when `boxes` is dropped.
+        unsafe { Self::from_parts(geometry, parts, Box::new(boxes)) }
+    }
+}

@@ -1,0 +1,159 @@
+//! The memory of one ring as the algorithm sees it.
+//!
+//! Contract: constructed once over memory that stays valid, and whose geometry was checked, for as long as the backing
+//! lives. Loads and stores go through atomics or through `copy.rs`; nothing ever makes a slice over payload that another
+//! process may be writing.
+
+use super::copy;
+use crate::layout::{ClaimLine, CounterLines, Geometry, Slot, StateLine, WriteLine};
+use crate::seq::Claimed;
+use crate::sync::{AtomicU64, Ordering, Site, fence};
+use std::any::Any;
+use std::ptr::NonNull;
+
+/// Header lines, slots and payload of one ring, with the owner that keeps them mapped.
+pub struct RingMemory {
+    geometry: Geometry,
+    claim: NonNull<ClaimLine>,
+    write: NonNull<WriteLine>,
+    state: NonNull<StateLine>,
+    counters: NonNull<CounterLines>,
+    slots: NonNull<[Slot]>,
+    payload: NonNull<[AtomicU64]>,
+    // Invariant: dropping it is what unmaps or frees all of the above; nothing else may.
+    _backing: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: all shared state behind the pointers is atomics, or payload touched only through `copy.rs`, whose racing reads
+// are validated before use; the backing is Send + Sync itself.
+unsafe impl Send for RingMemory {}
+// SAFETY: as above.
+unsafe impl Sync for RingMemory {}
+
+/// The pointers a builder hands over; see [`RingMemory::from_parts`].
+pub(crate) struct Parts {
+    pub claim: NonNull<ClaimLine>,
+    pub write: NonNull<WriteLine>,
+    pub state: NonNull<StateLine>,
+    pub counters: NonNull<CounterLines>,
+    pub slots: NonNull<[Slot]>,
+    pub payload: NonNull<[AtomicU64]>,
+}
+
+/// What [`RingMemory::look`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// CLOCK_MONOTONIC ns.
+    pub publish_time: u64,
+    /// Payload bytes of all datagrams before it.
+    pub bytes_before: u64,
+}
+
+impl RingMemory {
+    /// # Safety
+    /// Every pointer in `parts` is aligned and valid for reads (for writes too, if a [`super::Publisher`] is made of it)
+    /// for as long as `backing` lives; `slots` has `geometry.depth()` entries and `payload` `geometry.capacity() / 8`.
+    pub(crate) unsafe fn from_parts(geometry: Geometry, parts: Parts, backing: Box<dyn Any + Send + Sync>) -> Self {
+        let Parts { claim, write, state, counters, slots, payload } = parts;
+        Self { geometry, claim, write, state, counters, slots, payload, _backing: backing }
+    }
+
+    /// Sizes, as validated.
+    #[inline(always)]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    #[inline(always)]
+    pub(super) fn claim_line(&self) -> &ClaimLine {
+        // SAFETY: valid and aligned while the backing lives (from_parts).
+        unsafe { self.claim.as_ref() }
+    }
+
+    #[inline(always)]
+    pub(super) fn write_line(&self) -> &WriteLine {
+        // SAFETY: valid and aligned while the backing lives (from_parts).
+        unsafe { self.write.as_ref() }
+    }
+
+    #[inline(always)]
+    pub(super) fn state_line(&self) -> &StateLine {
+        // SAFETY: valid and aligned while the backing lives (from_parts).
+        unsafe { self.state.as_ref() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn counters(&self) -> &CounterLines {
+        // SAFETY: valid and aligned while the backing lives (from_parts).
+        unsafe { self.counters.as_ref() }
+    }
+
+    /// The slot of `seq`.
+    #[inline(always)]
+    pub(super) fn slot(&self, seq: u64) -> &Slot {
+        let index = (seq & (self.geometry.depth() - 1)) as usize;
+        // SAFETY: valid and aligned while the backing lives (from_parts); the index is below depth, a power of two.
+        unsafe { &self.slots.as_ref()[index] }
+    }
+
+    /// The payload area as the words that `copy.rs` moves.
+    #[inline(always)]
+    pub(super) fn payload(&self) -> copy::Payload {
+        copy::Payload::new(self.payload)
+    }
+
+    /// The claim line as it stands. Relaxed: the caller's fence gives it meaning.
+    #[inline(always)]
+    pub(super) fn claimed(&self) -> Claimed {
+        let line = self.claim_line();
+        Claimed { seq: line.seq.load(Ordering::Relaxed), pos: line.pos.load(Ordering::Relaxed) }
+    }
+
+    /// The claim line, for statistics: how much of the ring is history.
+    pub fn claimed_now(&self) -> Claimed {
+        self.claimed()
+    }
+
+    /// The write cursor: every seq below it is committed. For statistics and wake decisions; a reader keeps its own copy.
+    #[inline(always)]
+    pub fn write_cursor(&self) -> u64 {
+        self.write_line().seq.load(Ordering::Acquire)
+    }
+
+    /// Publish time and bytes before `seq`, if it is committed and still there: for statistics.
+    pub fn look(&self, seq: u64) -> Option<Looked> {
+        if seq >= self.write_cursor() {
+            return None;
+        }
+        let slot = self.slot(seq);
+        let looked = Looked {
+            publish_time: slot.publish_time.load(Ordering::Relaxed),
+            bytes_before: slot.bytes_before.load(Ordering::Relaxed),
+        };
+        let pos = slot.pos.load(Ordering::Relaxed);
+        // P2, as for a reader.
+        fence(Site::ValidateFence, Ordering::Acquire);
+        let claimed = self.claimed();
+        (claimed.spares_slot(&self.geometry, seq) && claimed.spares_payload(&self.geometry, pos)).then_some(looked)
+    }
+
+    /// Whether the stream has ended: the write cursor read after this is the last one.
+    pub fn has_ended(&self) -> bool {
+        self.state_line().ended.load(Ordering::Acquire) != 0
+    }
+
+    /// A counter of the pump, for statistics.
+    pub fn counter(&self, counter: crate::stats::PumpCounter) -> u64 {
+        self.counters().count[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Life of the ring, from 1.
+    pub fn generation(&self) -> u64 {
+        self.state_line().generation.load(Ordering::Relaxed)
+    }
+
+    /// Sets the life of the ring, before readers are let in.
+    pub fn set_generation(&self, generation: u64) {
+        self.state_line().generation.store(generation, Ordering::Relaxed);
+    }
+}

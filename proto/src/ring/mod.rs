@@ -1,0 +1,20 @@
+//! The ring: one publisher, any number of readers, no waiting. `DESIGN.md` is the paper, this is its code.
+//!
+//! Contract: nothing here makes a system call, allocates on the hot path, takes a lock, looks at a clock or logs. The
+//! algorithm works on references to header, slots and payload words ([`RingMemory`]); who made them, shared memory
+//! ([`crate::os::object`]) or the heap ([`RingMemory::on_heap`]), it does not know, so loom, tests and production run
+//! the same lines.
+
+mod copy;
+mod heap;
+mod memory;
+mod publish;
+mod read;
+mod wake;
+
+pub use memory::{Looked, RingMemory};
+#[cfg(not(ringweir_loom))]
+pub(crate) use memory::Parts;
+pub use publish::{Claim, Meta, Publisher, SpanTooLong};
+pub use read::{Account, Cause, Corrupt, Descriptor, Gap, Layer, Resume, RingReader, Start, Step, Torn};
+pub use wake::{Sleepers, Wake, WakeGate};

@@ -1,0 +1,276 @@
+//! The publisher: claim, fill in place, commit, flush.
+//!
+//! Contract: exactly one per ring and generation. It never waits and never reads anything a reader can write. All that a
+//! reader must not touch is announced on the claim line *before* it is overwritten (I2), a segment at a time, so that
+//! publishing a datagram normally moves no shared line but its own slot; the write cursor moves once a [`flush`].
+//!
+//! [`flush`]: Publisher::flush
+
+use super::memory::RingMemory;
+use super::read::Layer;
+use crate::layout::{align8, flags};
+use crate::stats::PumpCounter;
+use crate::sync::{Ordering, Site, fence, ordering, weakened};
+use std::sync::Arc;
+
+/// A claim longer than the ring can give in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a claim of {asked} bytes: this ring gives at most {most} at once")]
+pub struct SpanTooLong {
+    /// Bytes asked for.
+    pub asked: usize,
+    /// [`crate::layout::Geometry::max_span`].
+    pub most: usize,
+}
+
+/// What a source says of a datagram beside its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Meta {
+    /// Length before it was cut; 0 = not cut.
+    pub original_len: u32,
+    /// Channel, 0 where a source has one only.
+    pub channel: u16,
+    /// When the source saw it: CLOCK_REALTIME ns, 0 = unknown.
+    pub source_time: u64,
+    /// When it was taken in: CLOCK_MONOTONIC ns.
+    pub publish_time: u64,
+}
+
+/// The writing end of a ring.
+pub struct Publisher {
+    memory: Arc<RingMemory>,
+    /// Seq of the next commit. Invariant: `flushed <= next <= claim_seq` whenever a slot is written.
+    next: u64,
+    flushed: u64,
+    /// Where the current span begins, virtual and as offset into the payload. Invariant: `span_offset + span_len <= capacity`.
+    span_pos: u64,
+    span_offset: u64,
+    span_len: u64,
+    /// Bytes of the span that commits have used up, a multiple of 8.
+    used: u64,
+    /// Mirror of the claim line. Invariant: never behind what is being written.
+    claim_seq: u64,
+    claim_pos: u64,
+    bytes: u64,
+    /// Losses before the ring, modulo 2^32, and the flags that describe the last of them.
+    upstream: u32,
+    upstream_flags: u16,
+}
+
+/// Ring memory that may be filled until the next commit past it: private to the publisher, contiguous, 8-aligned.
+pub struct Claim<'p> {
+    publisher: &'p mut Publisher,
+}
+
+impl Publisher {
+    /// The writing end of an empty ring.
+    pub fn new(memory: Arc<RingMemory>) -> Self {
+        Self {
+            memory,
+            next: 0,
+            flushed: 0,
+            span_pos: 0,
+            span_offset: 0,
+            span_len: 0,
+            used: 0,
+            claim_seq: 0,
+            claim_pos: 0,
+            bytes: 0,
+            upstream: 0,
+            upstream_flags: 0,
+        }
+    }
+
+    /// The ring.
+    pub fn memory(&self) -> &Arc<RingMemory> {
+        &self.memory
+    }
+
+    /// Seq the next commit gets.
+    pub fn next_seq(&self) -> u64 {
+        self.next
+    }
+
+    /// Commits since the last flush.
+    #[inline(always)]
+    pub fn unflushed(&self) -> u64 {
+        self.next - self.flushed
+    }
+
+    /// Claims `len` contiguous bytes behind the last commit: what was there is history from now on. Claiming again with
+    /// nothing committed in between and the same length gives the same memory with its contents, so that a datagram can
+    /// be filled in several steps. 0 is allowed.
+    #[inline]
+    pub fn claim(&mut self, len: usize) -> Result<Claim<'_>, SpanTooLong> {
+        let geometry = *self.memory.geometry();
+        let need = align8(len as u64);
+        if need > geometry.max_span() {
+            return Err(SpanTooLong { asked: len, most: geometry.max_span() as usize });
+        }
+        self.span_pos += self.used;
+        self.span_offset += self.used;
+        self.used = 0;
+        // A datagram never wraps: skip the tail of the area when it is too short.
+        let tail = geometry.capacity() - self.span_offset;
+        if need > tail {
+            self.span_pos += tail;
+            self.span_offset = 0;
+        } else if tail == 0 {
+            self.span_offset = 0;
+        }
+        self.span_len = need;
+        let end = self.span_pos + need;
+        if end > self.claim_pos && !weakened(Site::ClaimLate) {
+            self.extend_claim(self.claim_seq, end);
+        }
+        Ok(Claim { publisher: self })
+    }
+
+    /// Announces that slots below `seq` and positions below `pos` may be overwritten, a segment ahead. The cold path:
+    /// 16 times a lap. Waiting for lossless readers will happen here.
+    #[cold]
+    fn extend_claim(&mut self, seq: u64, pos: u64) {
+        let geometry = self.memory.geometry();
+        if seq > self.claim_seq {
+            self.claim_seq = seq.max(self.claim_seq + geometry.claim_slots());
+        }
+        if pos > self.claim_pos {
+            self.claim_pos = pos.max(self.claim_pos + geometry.claim_bytes());
+        }
+        let line = self.memory.claim_line();
+        line.seq.store(self.claim_seq, Ordering::Relaxed);
+        line.pos.store(self.claim_pos, Ordering::Relaxed);
+        // P2: all stores to slots and payload that follow are ordered after the claim; partner: the reader's
+        // ValidateFence between its loads of them and its re-check of the claim.
+        fence(Site::ClaimFence, Ordering::Release);
+    }
+
+    /// Commits `len` bytes at `offset` of the current claim as the next datagram. Readers see it after [`Self::flush`].
+    ///
+    /// # Panics
+    /// If `offset` is not a multiple of 8, goes back over an earlier commit, or `offset + len` is past the claim or
+    /// `len` past the largest datagram: a fault of the source's code, not of its input.
+    #[inline]
+    pub fn commit(&mut self, offset: usize, len: usize, meta: Meta) {
+        let (offset, len64) = (offset as u64, len as u64);
+        assert!(
+            offset.is_multiple_of(8) && offset >= self.used && offset + len64 <= self.span_len
+                && len64 <= self.memory.geometry().max_datagram(),
+            "commit outside its claim"
+        );
+        let seq = self.next;
+        if seq >= self.claim_seq && !weakened(Site::ClaimLate) {
+            self.extend_claim(seq + 1, self.claim_pos);
+        }
+        let cut = if u64::from(meta.original_len) > len64 { flags::TRUNCATED } else { 0 };
+        let original = if cut == 0 { len64 } else { u64::from(meta.original_len) };
+        let tags = u64::from(meta.channel)
+            | u64::from(cut | self.upstream_flags) << 16
+            | u64::from(self.upstream) << 32;
+        let slot = self.memory.slot(seq);
+        slot.stamp.store(seq + 1, Ordering::Relaxed);
+        slot.pos.store(self.span_pos + offset, Ordering::Relaxed);
+        slot.offset.store(self.span_offset + offset, Ordering::Relaxed);
+        slot.lengths.store(len64 | original << 32, Ordering::Relaxed);
+        slot.tags.store(tags, Ordering::Relaxed);
+        slot.source_time.store(meta.source_time, Ordering::Relaxed);
+        slot.publish_time.store(meta.publish_time, Ordering::Relaxed);
+        slot.bytes_before.store(self.bytes, Ordering::Relaxed);
+        if weakened(Site::ClaimLate) {
+            self.extend_claim(seq + 1, self.span_pos + self.span_len);
+        }
+        // What was lost before the next datagram starts exact again; the rest stays, for readers lapped over this one.
+        self.upstream_flags &= !flags::LOSS_UNKNOWN;
+        self.used = offset + align8(len64);
+        self.bytes += len64;
+        self.next = seq + 1;
+    }
+
+    /// Shows all commits so far to readers. Does not wake anybody: that is the [`super::WakeGate`]'s decision.
+    #[inline]
+    pub fn flush(&mut self) {
+        // P1: slots and payload written before this are visible to whoever loads the cursor with Acquire (CommitLoad).
+        self.memory.write_line().seq.store(self.next, ordering(Site::CommitStore, Ordering::Release));
+        self.flushed = self.next;
+        self.set(PumpCounter::Published, self.next);
+        self.set(PumpCounter::PublishedBytes, self.bytes);
+    }
+
+    /// One datagram, copied in and flushed.
+    pub fn publish(&mut self, bytes: &[u8], meta: Meta) -> Result<u64, SpanTooLong> {
+        let most = self.memory.geometry().max_datagram() as usize;
+        if bytes.len() > most {
+            return Err(SpanTooLong { asked: bytes.len(), most });
+        }
+        self.claim(bytes.len())?.write(0, bytes);
+        self.commit(0, bytes.len(), meta);
+        self.flush();
+        Ok(self.next - 1)
+    }
+
+    /// Tells readers, with the next datagram, that `count` datagrams were lost before they reached the ring. `exact` is
+    /// false where the layer only knows that it lost something.
+    pub fn lost_upstream(&mut self, layer: Layer, count: u64, exact: bool) {
+        self.upstream = self.upstream.wrapping_add(count as u32);
+        let unknown = if exact { 0 } else { flags::LOSS_UNKNOWN | flags::LOSS_EVER_UNKNOWN };
+        self.upstream_flags &= !(flags::LAYER_MASK << flags::LAYER_SHIFT);
+        self.upstream_flags |= (layer as u16) << flags::LAYER_SHIFT | unknown;
+        self.add(layer.counter(), count);
+    }
+
+    /// Marks the stream as ended: readers drain what is there and are then told.
+    pub fn end(&mut self) {
+        self.flush();
+        // P4: whoever sees the mark also sees the last write cursor; partner: the reader's EndLoad.
+        self.memory.state_line().ended.store(1, ordering(Site::EndStore, Ordering::Release));
+    }
+
+    /// Adds to a counter. Single writer: a plain add, no locked instruction.
+    #[inline]
+    pub fn add(&self, counter: PumpCounter, n: u64) {
+        let cell = &self.memory.counters().count[counter as usize];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Sets a counter.
+    #[inline]
+    pub fn set(&self, counter: PumpCounter, value: u64) {
+        self.memory.counters().count[counter as usize].store(value, Ordering::Relaxed);
+    }
+}
+
+impl Claim<'_> {
+    /// Bytes claimed: what was asked for, rounded up to 8.
+    pub fn len(&self) -> usize {
+        self.publisher.span_len as usize
+    }
+
+    /// Whether nothing was claimed.
+    pub fn is_empty(&self) -> bool {
+        self.publisher.span_len == 0
+    }
+
+    /// Copies `bytes` to `at`, a multiple of 8.
+    ///
+    /// # Panics
+    /// If it does not fit the claim.
+    #[inline]
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at as u64 + bytes.len() as u64 <= self.publisher.span_len, "write outside its claim");
+        self.publisher.memory.payload().copy_in(self.publisher.span_offset as usize + at, bytes);
+    }
+
+    /// The claimed memory itself, for `read(2)` and friends: the one copy in.
+    ///
+    /// This process writes it and nobody in it reads it; readers, in other processes, map it read-only and discard what
+    /// they read while it was claimed (I2). So the exclusive borrow is true of everything this program does.
+    #[cfg(not(ringweir_loom))]
+    #[inline]
+    pub fn bytes(&mut self) -> &mut [u8] {
+        let len = self.publisher.span_len as usize;
+        let start = self.publisher.memory.payload().at(self.publisher.span_offset as usize, len);
+        // SAFETY: `at` checked the range; the publisher is the only writer and `self` borrows it exclusively; the
+        // memory was zeroed at creation, so it is initialised.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+}

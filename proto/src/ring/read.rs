@@ -1,0 +1,498 @@
+//! The reader: cursor, validation, laps and their exact account. Read-only: it never stores to the ring.
+//!
+//! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and whether it stayed whole is
+//! known before anyone counts it as delivered: `start + delivered + lost = read cursor`, always (I4).
+
+use super::memory::RingMemory;
+use crate::layout::{Slot, flags};
+use crate::stats::PumpCounter;
+use crate::sync::{Ordering, Site, fence, ordering, weakened};
+use std::sync::Arc;
+
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With what is published after it attached.
+    Latest,
+    /// With the oldest datagram still there.
+    Oldest,
+    /// With this seq. What of it is gone already is told as a [`Gap`]; a seq still to come is waited for from the write cursor.
+    Seq(u64),
+}
+
+/// Where a lapped reader goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// Near the oldest datagram still there, an eighth of the history ahead of it, so as not to be lapped again at once.
+    #[default]
+    Oldest,
+    /// With the newest datagram.
+    Newest,
+}
+
+/// A layer that can lose datagrams before they are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Layer {
+    /// The device's own buffer overflowed.
+    Device = 1,
+    /// The kernel had no room between driver and source.
+    Kernel = 2,
+    /// The broker received but could not publish: over the largest datagram, malformed.
+    Broker = 3,
+}
+
+impl Layer {
+    fn from_bits(bits: u16) -> Self {
+        match bits & flags::LAYER_MASK {
+            1 => Layer::Device,
+            2 => Layer::Kernel,
+            _ => Layer::Broker,
+        }
+    }
+
+    /// The counter this layer's losses go to.
+    pub const fn counter(self) -> PumpCounter {
+        match self {
+            Layer::Device => PumpCounter::DeviceLost,
+            Layer::Kernel => PumpCounter::KernelLost,
+            Layer::Broker => PumpCounter::BrokerLost,
+        }
+    }
+}
+
+/// Why datagrams are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The publisher passed this reader: seqs `first .. first + count`.
+    Lapped,
+    /// They were lost before they were published and have no seq; they were due before seq `first`.
+    Upstream {
+        /// Which layer lost last.
+        layer: Layer,
+        /// False: at least `count`.
+        exact: bool,
+    },
+}
+
+/// Datagrams a reader will never see. Data, not an error: told in order, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// First seq concerned.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// Their payload bytes, where knowable.
+    pub bytes: Option<u64>,
+    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns), 0 if there is none yet.
+    pub time: u64,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// One datagram, as its slot describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Number.
+    pub seq: u64,
+    /// Offset in the payload area; with `len` inside it, checked.
+    pub(crate) offset: usize,
+    /// Bytes.
+    pub len: usize,
+    /// Bytes before it was cut; equals `len` if it was not.
+    pub original_len: usize,
+    /// Channel.
+    pub channel: u16,
+    /// CLOCK_REALTIME ns, 0 = unknown.
+    pub source_time: u64,
+    /// CLOCK_MONOTONIC ns.
+    pub publish_time: u64,
+    pos: u64,
+    bytes_before: u64,
+    upstream: u32,
+    upstream_flags: u16,
+}
+
+/// What [`RingReader::step`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A datagram; it is held until the next step.
+    Datagram(Descriptor),
+    /// Something was lost.
+    Gap(Gap),
+    /// Nothing new.
+    Empty,
+    /// Nothing new, and there never will be.
+    Ended,
+}
+
+/// The ring contradicts itself: its memory was damaged, or it is not a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("ring is corrupt at seq {seq}: {what}")]
+pub struct Corrupt {
+    /// Where.
+    pub seq: u64,
+    /// What was wrong.
+    pub what: &'static str,
+}
+
+/// The datagram was overwritten while it was being read; what was read is void. The next step tells the gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("overwritten while it was being read: the reader was lapped")]
+pub struct Torn;
+
+/// A reader's books. `start + delivered + lost = read cursor` at all times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Seq the reader began at.
+    pub start: u64,
+    /// Datagrams handed out whole.
+    pub delivered: u64,
+    /// Datagrams it was lapped over.
+    pub lost: u64,
+    /// Payload bytes delivered.
+    pub bytes_delivered: u64,
+    /// Payload bytes lost, where known.
+    pub bytes_lost: u64,
+    /// Laps told.
+    pub gaps: u64,
+    /// Losses before the ring it was told of.
+    pub upstream_lost: u64,
+    /// Largest lag seen, in datagrams.
+    pub lag_max: u64,
+    /// The last lap.
+    pub last_gap: Option<Gap>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Nothing,
+    /// Handed out, not known to have stayed whole.
+    Unverified(Descriptor),
+    /// Copied out and found whole: delivered, whatever happens to the ring now.
+    Verified(Descriptor),
+    /// Found overwritten.
+    Torn,
+}
+
+/// Searches within one lap before a reader gives up what is left and goes to the write cursor: keeps a step bounded.
+const LAP_ATTEMPTS: u32 = 64;
+
+/// The reading end of a ring.
+pub struct RingReader {
+    memory: Arc<RingMemory>,
+    resume: Resume,
+    /// Next seq to read.
+    seq: u64,
+    /// The write cursor as last loaded. Invariant: `seq <= cached`.
+    cached: u64,
+    /// `bytes_before` of `seq`, if known.
+    bytes: Option<u64>,
+    upstream: Option<u32>,
+    /// Whether `upstream` is older than the datagram before `seq`.
+    upstream_stale: bool,
+    held: Held,
+    account: Account,
+}
+
+impl RingReader {
+    /// A reader of `memory`.
+    pub fn new(memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
+        let mut reader = Self {
+            memory,
+            resume,
+            seq: 0,
+            cached: 0,
+            bytes: None,
+            upstream: None,
+            upstream_stale: false,
+            held: Held::Nothing,
+            account: Account::default(),
+        };
+        reader.refresh();
+        let at = match start {
+            Start::Latest => reader.cached,
+            Start::Oldest => reader.oldest(),
+            Start::Seq(seq) => seq.min(reader.cached),
+        };
+        reader.seq = at;
+        reader.account.start = at;
+        // A reader that begins at seq 0 knows where it stands in bytes and what was lost before: nothing.
+        if at == 0 {
+            reader.bytes = Some(0);
+            reader.upstream = Some(0);
+        } else if at == reader.cached {
+            // Losses noted on the last datagram happened before it attached.
+            reader.upstream = reader.describe(at - 1).map(|d| d.upstream);
+        }
+        reader
+    }
+
+    /// The read cursor: the next seq to be read; a held datagram counts as not read yet.
+    pub fn read_cursor(&self) -> u64 {
+        self.seq
+    }
+
+    /// Where it stands in bytes since the stream began, if known.
+    pub fn read_bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
+    /// The books.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The ring.
+    pub fn memory(&self) -> &Arc<RingMemory> {
+        &self.memory
+    }
+
+    /// The write cursor as this reader last saw it.
+    pub fn write_cursor_seen(&self) -> u64 {
+        self.cached
+    }
+
+    #[inline(always)]
+    fn refresh(&mut self) {
+        // P1: everything committed below this cursor is visible; partner: the publisher's CommitStore.
+        self.cached = self.memory.write_line().seq.load(ordering(Site::CommitLoad, Ordering::Acquire));
+    }
+
+    /// Releases what was handed out last and finds what comes next.
+    #[inline]
+    pub fn step(&mut self) -> Result<Step, Corrupt> {
+        if let Some(gap) = self.release()? {
+            return Ok(Step::Gap(gap));
+        }
+        if self.seq >= self.cached {
+            self.refresh();
+            if self.seq == self.cached {
+                // P4: partner: the publisher's EndStore; a cursor loaded after the mark is the last one.
+                if self.memory.state_line().ended.load(ordering(Site::EndLoad, Ordering::Acquire)) == 0 {
+                    return Ok(Step::Empty);
+                }
+                self.refresh();
+                if self.seq == self.cached {
+                    return Ok(Step::Ended);
+                }
+            }
+            if self.cached < self.seq {
+                return Err(self.went_back());
+            }
+            self.account.lag_max = self.account.lag_max.max(self.cached - self.seq);
+        }
+        let Some(found) = self.describe(self.seq) else { return self.lap().map(Step::Gap) };
+        let found = self.checked(found)?;
+        if let Some(gap) = self.upstream_gap(&found) {
+            return Ok(Step::Gap(gap));
+        }
+        self.held = Held::Unverified(found);
+        Ok(Step::Datagram(found))
+    }
+
+    /// Losses before the ring that this datagram is the first to tell of. Counts are kept modulo 2^32 in the slots, so
+    /// they come out exact even where slots in between were lapped.
+    #[inline(always)]
+    fn upstream_gap(&mut self, found: &Descriptor) -> Option<Gap> {
+        let before = self.upstream.replace(found.upstream);
+        let unknown = if self.upstream_stale { flags::LOSS_EVER_UNKNOWN } else { flags::LOSS_UNKNOWN };
+        self.upstream_stale = false;
+        let count = u64::from(found.upstream.wrapping_sub(before.unwrap_or(found.upstream)));
+        if count == 0 {
+            return None;
+        }
+        self.account.upstream_lost += count;
+        Some(Gap {
+            first: found.seq,
+            count,
+            bytes: None,
+            time: found.publish_time,
+            cause: Cause::Upstream {
+                layer: Layer::from_bits(found.upstream_flags >> flags::LAYER_SHIFT),
+                exact: found.upstream_flags & unknown == 0,
+            },
+        })
+    }
+
+    /// Settles the datagram handed out last. `Some` if it turned out to be torn: the gap then begins with it.
+    #[inline]
+    pub fn release(&mut self) -> Result<Option<Gap>, Corrupt> {
+        match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Nothing => return Ok(None),
+            Held::Verified(d) => self.delivered(&d),
+            Held::Unverified(d) if self.intact(&d) => self.delivered(&d),
+            Held::Unverified(_) | Held::Torn => return self.lap().map(Some),
+        }
+        Ok(None)
+    }
+
+    #[inline(always)]
+    fn delivered(&mut self, d: &Descriptor) {
+        self.seq = d.seq + 1;
+        self.bytes = Some(d.bytes_before.wrapping_add(d.len as u64));
+        self.account.delivered += 1;
+        self.account.bytes_delivered += d.len as u64;
+    }
+
+    /// Whether everything read of the held datagram so far is whole. The last answer settles it: `Ok` as delivered,
+    /// whatever happens to the ring afterwards; `Err` as a gap. With nothing held the answer is `Err` and settles nothing.
+    #[inline]
+    pub fn validate(&mut self) -> Result<(), Torn> {
+        match self.held {
+            // A verified one is looked at again: more of it may have been read since.
+            Held::Verified(d) | Held::Unverified(d) if self.intact(&d) => {
+                self.held = Held::Verified(d);
+                Ok(())
+            }
+            Held::Nothing => Err(Torn),
+            _ => {
+                self.held = Held::Torn;
+                Err(Torn)
+            }
+        }
+    }
+
+    /// Copies `dst.len()` bytes from `at` of the held datagram `d`, unvalidated: call [`Self::validate`] before using them.
+    ///
+    /// # Panics
+    /// If the range is not inside the datagram.
+    #[inline]
+    pub fn copy_out(&self, d: &Descriptor, at: usize, dst: &mut [u8]) {
+        assert!(at.checked_add(dst.len()).is_some_and(|end| end <= d.len), "range outside the datagram");
+        self.memory.payload().copy_out(d.offset + at, dst);
+    }
+
+    /// Address of the datagram's first byte, for reading in place. Bytes behind it may change under the reader; what was
+    /// computed from them holds only if [`Self::validate`] says so afterwards.
+    #[cfg(not(ringweir_loom))]
+    #[inline]
+    pub fn payload_ptr(&self, d: &Descriptor) -> *const u8 {
+        self.memory.payload().at(d.offset, d.len)
+    }
+
+    /// Re-checks the claim line after loads of `d`'s slot or payload.
+    #[inline(always)]
+    fn intact(&self, d: &Descriptor) -> bool {
+        // P2: if any of those loads saw a byte of a later datagram, then the claim that preceded that byte is seen below;
+        // partner: the publisher's ClaimFence.
+        fence(Site::ValidateFence, Ordering::Acquire);
+        let claimed = self.memory.claimed();
+        let geometry = self.memory.geometry();
+        weakened(Site::ValidateSkipped)
+            || (claimed.spares_slot(geometry, d.seq) && claimed.spares_payload(geometry, d.pos))
+    }
+
+    /// The slot of `seq`, if it was and is its own. The caller knows that `seq` is below a write cursor it has loaded.
+    #[inline(always)]
+    fn describe(&self, seq: u64) -> Option<Descriptor> {
+        let slot: &Slot = self.memory.slot(seq);
+        let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
+        let (stamp, lengths, tags) = (load(&slot.stamp), load(&slot.lengths), load(&slot.tags));
+        let found = Descriptor {
+            seq,
+            offset: load(&slot.offset) as usize,
+            len: lengths as u32 as usize,
+            original_len: (lengths >> 32) as usize,
+            channel: tags as u16,
+            source_time: load(&slot.source_time),
+            publish_time: load(&slot.publish_time),
+            pos: load(&slot.pos),
+            bytes_before: load(&slot.bytes_before),
+            upstream: (tags >> 32) as u32,
+            upstream_flags: (tags >> 16) as u16,
+        };
+        let own = weakened(Site::ValidateSkipped) || stamp == seq + 1;
+        (self.intact(&found) && own).then_some(found)
+    }
+
+    /// Tells damage from a lap: a slot below the write cursor that was never claimed again is its own.
+    #[cold]
+    fn damaged(&self, seq: u64) -> Result<(), Corrupt> {
+        let stamp = self.memory.slot(seq).stamp.load(Ordering::Relaxed);
+        // P2, as in `intact`.
+        fence(Site::ValidateFence, Ordering::Acquire);
+        if stamp != seq + 1 && self.memory.claimed().spares_slot(self.memory.geometry(), seq) {
+            return Err(Corrupt { seq, what: "a slot below the write cursor is not its own" });
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn went_back(&self) -> Corrupt {
+        Corrupt { seq: self.seq, what: "the write cursor went back" }
+    }
+
+    /// Bounds every number before anyone uses it: a slot is an allegation, even an intact one.
+    #[inline(always)]
+    fn checked(&self, d: Descriptor) -> Result<Descriptor, Corrupt> {
+        let geometry = self.memory.geometry();
+        let fits = d.offset.checked_add(d.len).is_some_and(|end| end as u64 <= geometry.capacity());
+        if !fits || d.len as u64 > geometry.max_datagram() || d.original_len < d.len {
+            return Err(Corrupt { seq: d.seq, what: "a slot describes a datagram outside the payload area" });
+        }
+        Ok(d)
+    }
+
+    /// First seq whose slot and payload are both still there; the write cursor if none is. Leaves `cached` fresh.
+    ///
+    /// Slots hold their virtual position, which grows with seq, so this is a binary search: at most 26 probes, on the
+    /// lapped reader's time, and the publisher keeps no checkpoints for it.
+    fn oldest(&mut self) -> u64 {
+        self.refresh();
+        let claimed = self.memory.claimed();
+        let geometry = self.memory.geometry();
+        let (mut low, mut high) = (claimed.first_slot(geometry).min(self.cached), self.cached);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let pos = self.memory.slot(middle).pos.load(Ordering::Relaxed);
+            if claimed.spares_payload(geometry, pos) { high = middle } else { low = middle + 1 }
+        }
+        low
+    }
+
+    /// Passes over what is gone, counts it and says so.
+    #[cold]
+    fn lap(&mut self) -> Result<Gap, Corrupt> {
+        let first = self.seq;
+        self.damaged(first)?;
+        let mut attempts = 0;
+        let (at, found) = loop {
+            let oldest = self.oldest();
+            if self.cached <= first {
+                return Err(self.went_back());
+            }
+            let at = match self.resume {
+                Resume::Oldest => oldest + (self.cached - oldest) / 8,
+                Resume::Newest => self.cached.saturating_sub(1).max(oldest),
+            };
+            // `first`, below the cursor, is gone: whatever the search says, go on behind it.
+            let at = at.max(first + 1);
+            if at >= self.cached {
+                break (self.cached, None);
+            }
+            if let Some(found) = self.describe(at) {
+                break (at, Some(self.checked(found)?));
+            }
+            // Lapped again within this search. Where that goes on and on, nothing of what was found is left: the gap may
+            // as well reach up to the cursor.
+            self.damaged(at)?;
+            attempts += 1;
+            if attempts == LAP_ATTEMPTS {
+                break (self.cached, None);
+            }
+        };
+        let count = at - first - u64::from(weakened(Site::LapMiscounted));
+        let bytes = found.and_then(|d| d.bytes_before.checked_sub(self.bytes?));
+        let gap = Gap { first, count, bytes, time: found.map_or(0, |d| d.publish_time), cause: Cause::Lapped };
+        self.seq = at;
+        self.bytes = found.map(|d| d.bytes_before);
+        self.upstream_stale = true;
+        self.account.lost += count;
+        self.account.bytes_lost = self.account.bytes_lost.saturating_add(bytes.unwrap_or(0));
+        self.account.gaps += 1;
+        self.account.lag_max = self.account.lag_max.max(self.cached - first);
+        self.account.last_gap = Some(gap);
+        Ok(gap)
+    }
+}

@@ -1,0 +1,253 @@
+//! Who has to be woken: the decision alone, as atomics. The eventfds are somebody else's.
+//!
+//! Contract: a reader that goes to sleep rings its own doze bell (a system call it makes anyway instead of spinning);
+//! the *waker*, a thread of the broker, enters it into the [`WakeGate`], fences, and looks at the write cursor again. The
+//! publisher commits, fences, and looks at one word that only the broker writes. So no reader can hide another's sleep,
+//! none can make the publisher do work, and the look costs the same for 1 reader and for 1024 (G4, G5). See I5 and P3.
+
+use crate::sync::{AtomicU64, Ordering, Site, fence, weakened};
+
+/// Nobody sleeps.
+const NOBODY: u64 = 0;
+/// More than one sleeps. Any other value is one sleeper's index plus 1.
+const SEVERAL: u64 = u64::MAX;
+
+/// What the publisher has to do after a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Nothing: no system call.
+    Nobody,
+    /// Wake this reader: cheaper inline than by way of the waker.
+    One(u32),
+    /// Ring the waker's bell, once for all of them.
+    Several,
+}
+
+/// The summary of sleepers, alone on its line; both ends are threads of the broker.
+#[repr(align(128))]
+#[derive(Debug)]
+pub struct WakeGate {
+    summary: AtomicU64,
+}
+
+impl Default for WakeGate {
+    fn default() -> Self {
+        Self { summary: AtomicU64::new(NOBODY) }
+    }
+}
+
+impl WakeGate {
+    /// The publisher's look, after the flush of a batch. Call it only while some reader may sleep: it costs a full fence.
+    #[inline]
+    pub fn after_commit(&self) -> Wake {
+        // P3: either this load sees the sleeper entered before DozeFence, or the waker's look after DozeFence sees the
+        // write cursor stored before this fence.
+        fence(Site::WakeFence, Ordering::SeqCst);
+        if self.summary.load(Ordering::Relaxed) == NOBODY {
+            return Wake::Nobody;
+        }
+        match self.summary.swap(NOBODY, Ordering::AcqRel) {
+            NOBODY => Wake::Nobody,
+            SEVERAL => Wake::Several,
+            one => Wake::One((one - 1) as u32),
+        }
+    }
+}
+
+/// The waker's list of who sleeps. One owner, no sharing.
+#[derive(Debug)]
+pub struct Sleepers {
+    /// A bit a reader. Invariant: `count` of them are set.
+    asleep: Vec<u64>,
+    count: usize,
+    /// What this side stored last; if the gate's word is 0 instead, the publisher has taken it.
+    stored: u64,
+}
+
+impl Sleepers {
+    /// A list for readers `0..most`.
+    pub fn new(most: u32) -> Self {
+        Self { asleep: vec![0; most.div_ceil(64) as usize], count: 0, stored: NOBODY }
+    }
+
+    /// Enters reader `index`, which found nothing and rang its doze bell. Calls `wake` for everyone who has to be woken
+    /// now: the reader itself if `news()` (the write cursor is not where the reader saw it, or the stream has ended), and
+    /// others if the publisher took them along meanwhile.
+    pub fn enter(&mut self, gate: &WakeGate, index: u32, news: impl Fn() -> bool, mut wake: impl FnMut(u32)) {
+        // First settle what the publisher took before this doze: a stale entry of the same reader must not be mistaken
+        // for the one it makes now.
+        self.settle(gate, &mut wake);
+        self.set(index);
+        self.store(gate, &mut wake);
+        if !self.is_asleep(index) {
+            // Taken along while we were storing: its wake is under way, and it comes after the doze.
+            return;
+        }
+        // P3: partner: the publisher's WakeFence.
+        fence(Site::DozeFence, Ordering::SeqCst);
+        if !weakened(Site::LookAgainSkipped) && news() {
+            self.remove(gate, index, &mut wake);
+            wake(index);
+        }
+    }
+
+    /// Takes reader `index` off the list: it detached, or is woken by this side.
+    pub fn remove(&mut self, gate: &WakeGate, index: u32, mut wake: impl FnMut(u32)) {
+        if self.clear(index) {
+            self.store(gate, &mut wake);
+        }
+    }
+
+    /// Settles what the publisher has taken from the gate since this side stored it: if it was several, it rang the bell
+    /// and they are woken here; if it was one, the publisher wakes that one itself.
+    pub fn settle(&mut self, gate: &WakeGate, mut wake: impl FnMut(u32)) {
+        if gate.summary.load(Ordering::Acquire) != self.stored {
+            self.taken(&mut wake);
+        }
+    }
+
+    /// Wakes everyone on the list: the stream ends.
+    pub fn wake_all(&mut self, gate: &WakeGate, mut wake: impl FnMut(u32)) {
+        gate.summary.swap(NOBODY, Ordering::AcqRel);
+        self.stored = NOBODY;
+        self.drain(&mut wake);
+    }
+
+    /// Number of sleepers on the list.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether nobody sleeps.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Brings the gate's word in line with the list.
+    fn store(&mut self, gate: &WakeGate, wake: &mut impl FnMut(u32)) {
+        loop {
+            let new = match self.count {
+                0 => NOBODY,
+                1 => u64::from(self.first()) + 1,
+                _ => SEVERAL,
+            };
+            if gate.summary.compare_exchange(self.stored, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                self.stored = new;
+                return;
+            }
+            self.taken(wake);
+        }
+    }
+
+    /// The gate's word is not what we stored. Only the publisher stores over ours, and only 0: it took along whom we had named.
+    fn taken(&mut self, wake: &mut impl FnMut(u32)) {
+        match std::mem::replace(&mut self.stored, NOBODY) {
+            NOBODY => {}
+            SEVERAL => self.drain(wake),
+            one => {
+                self.clear((one - 1) as u32);
+            }
+        }
+    }
+
+    fn is_asleep(&self, index: u32) -> bool {
+        self.asleep[index as usize / 64] & (1 << (index % 64)) != 0
+    }
+
+    fn set(&mut self, index: u32) {
+        if !self.is_asleep(index) {
+            self.asleep[index as usize / 64] |= 1 << (index % 64);
+            self.count += 1;
+        }
+    }
+
+    fn clear(&mut self, index: u32) -> bool {
+        let was = self.is_asleep(index);
+        if was {
+            self.asleep[index as usize / 64] &= !(1 << (index % 64));
+            self.count -= 1;
+        }
+        was
+    }
+
+    fn first(&self) -> u32 {
+        let word = self.asleep.iter().position(|w| *w != 0).expect("count says one is set");
+        word as u32 * 64 + self.asleep[word].trailing_zeros()
+    }
+
+    fn drain(&mut self, wake: &mut impl FnMut(u32)) {
+        while self.count > 0 {
+            let index = self.first();
+            self.clear(index);
+            wake(index);
+        }
+    }
+}
+
+#[cfg(all(test, not(ringweir_loom)))]
+mod tests {
+    use super::*;
+
+    fn woken(sleepers: &mut Sleepers, act: impl FnOnce(&mut Sleepers, &mut dyn FnMut(u32))) -> Vec<u32> {
+        let mut woken = Vec::new();
+        act(sleepers, &mut |i| woken.push(i));
+        woken
+    }
+
+    #[test]
+    fn one_is_woken_inline_and_several_by_one_bell() {
+        let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(1024));
+        assert_eq!(gate.after_commit(), Wake::Nobody);
+        sleepers.enter(&gate, 700, || false, |_| panic!("no news"));
+        assert_eq!(gate.after_commit(), Wake::One(700));
+        assert_eq!(gate.after_commit(), Wake::Nobody, "one wake per sleep");
+        for i in [3, 900, 5] {
+            sleepers.enter(&gate, i, || false, |_| panic!("no news"));
+        }
+        assert_eq!(gate.after_commit(), Wake::Several);
+        assert_eq!(gate.after_commit(), Wake::Nobody, "one bell for all");
+        assert_eq!(woken(&mut sleepers, |s, wake| s.settle(&gate, wake)), [3, 5, 900]);
+        assert!(sleepers.is_empty());
+    }
+
+    #[test]
+    fn a_stale_entry_is_not_mistaken_for_the_new_sleep() {
+        let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(8));
+        for _ in 0..3 {
+            sleepers.enter(&gate, 4, || false, |_| panic!("no news"));
+            assert_eq!(gate.after_commit(), Wake::One(4));
+        }
+        sleepers.enter(&gate, 4, || false, |_| panic!("no news"));
+        sleepers.enter(&gate, 4, || false, |_| panic!("no news"));
+        assert_eq!(gate.after_commit(), Wake::One(4), "entered twice is still one");
+    }
+
+    #[test]
+    fn news_between_look_and_doze_wakes_at_once() {
+        let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(8));
+        assert_eq!(woken(&mut sleepers, |s, wake| s.enter(&gate, 2, || true, wake)), [2]);
+        assert_eq!(gate.after_commit(), Wake::Nobody);
+    }
+
+    #[test]
+    fn a_newcomer_wakes_those_the_publisher_took_before_the_bell_was_heard() {
+        let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(8));
+        sleepers.enter(&gate, 0, || false, |_| panic!("no news"));
+        sleepers.enter(&gate, 1, || false, |_| panic!("no news"));
+        assert_eq!(gate.after_commit(), Wake::Several);
+        assert_eq!(woken(&mut sleepers, |s, wake| s.enter(&gate, 2, || false, wake)), [0, 1]);
+        assert_eq!(woken(&mut sleepers, |s, wake| s.settle(&gate, wake)), [], "the late bell wakes nobody in vain");
+        assert_eq!(gate.after_commit(), Wake::One(2));
+    }
+
+    #[test]
+    fn detaching_leaves_the_others_asleep() {
+        let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(8));
+        for i in 0..3 {
+            sleepers.enter(&gate, i, || false, |_| panic!("no news"));
+        }
+        sleepers.remove(&gate, 0, |_| panic!("nobody to wake"));
+        sleepers.remove(&gate, 2, |_| panic!("nobody to wake"));
+        assert_eq!(gate.after_commit(), Wake::One(1));
+    }
+}

@@ -1,0 +1,124 @@
+//! The loom switch: the only file of the project that names `core::sync::atomic` or loom.
+//!
+//! Contract: everything that takes part in the ring algorithm gets its atomics, its fences and its orderings from
+//! here, so that the lines which loom explores are the lines which production runs. The switch is the cfg
+//! `ringweir_loom`, our own, so that third-party crates with a `loom` cfg are not flipped along with us.
+//!
+//! Every ordering of the algorithm is a named [`Site`]. Under `ringweir_loom` a test may weaken one site at a time
+//! ([`mutant::with`]) and must then see a model fail; in production a site is a constant and costs nothing. Loom treats
+//! `SeqCst` *accesses* as `AcqRel` but implements the *fence*, so the algorithm uses `SeqCst` only in fences.
+
+#[cfg(not(ringweir_loom))]
+pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(ringweir_loom)]
+pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// One place of the algorithm whose ordering matters; numbers P1.. are those of `proto/DESIGN.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// P1, publisher: store of the write cursor (Release). Partner: [`Site::CommitLoad`].
+    CommitStore,
+    /// P1, reader: load of the write cursor (Acquire). Partner: [`Site::CommitStore`].
+    CommitLoad,
+    /// P2, publisher: fence between moving the claim line and overwriting what it claims. Partner: [`Site::ValidateFence`].
+    ClaimFence,
+    /// P2, reader: fence between the loads of a datagram and the re-check of the claim line. Partner: [`Site::ClaimFence`].
+    ValidateFence,
+    /// P3, publisher: fence between the commit and the look at the summary of sleepers. Partner: [`Site::DozeFence`].
+    WakeFence,
+    /// P3, waker: fence between entering a sleeper and looking at the write cursor again. Partner: [`Site::WakeFence`].
+    DozeFence,
+    /// P4, publisher: store of the end mark after the last commit (Release). Partner: [`Site::EndLoad`].
+    EndStore,
+    /// P4, reader: load of the end mark before the last look at the write cursor (Acquire). Partner: [`Site::EndStore`].
+    EndLoad,
+    /// Not an ordering: the publisher claims *after* it has overwritten. Shows that the models look at I2 at all.
+    ClaimLate,
+    /// Not an ordering: the reader does not re-check the claim line. Shows that the models can see a torn datagram.
+    ValidateSkipped,
+    /// Not an ordering: the waker does not look again after entering a sleeper.
+    LookAgainSkipped,
+    /// Not an ordering: a lap is counted one datagram short. Shows that the models check conservation.
+    LapMiscounted,
+}
+
+impl Site {
+    /// Every site, for the test that kills each mutant in turn.
+    pub const ALL: [Site; 12] = [
+        Site::CommitStore,
+        Site::CommitLoad,
+        Site::ClaimFence,
+        Site::ValidateFence,
+        Site::WakeFence,
+        Site::DozeFence,
+        Site::EndStore,
+        Site::EndLoad,
+        Site::ClaimLate,
+        Site::ValidateSkipped,
+        Site::LookAgainSkipped,
+        Site::LapMiscounted,
+    ];
+}
+
+/// Whether a test has switched this site off. In production: never, and the compiler knows it.
+#[cfg(not(ringweir_loom))]
+#[inline(always)]
+pub(crate) const fn weakened(_site: Site) -> bool {
+    false
+}
+#[cfg(ringweir_loom)]
+pub(crate) use mutant::weakened;
+
+/// The ordering of an access at `site`.
+#[inline(always)]
+pub(crate) fn ordering(site: Site, strong: Ordering) -> Ordering {
+    if weakened(site) { Ordering::Relaxed } else { strong }
+}
+
+/// The fence at `site`.
+#[inline(always)]
+pub(crate) fn fence(site: Site, strong: Ordering) {
+    if !weakened(site) {
+        #[cfg(not(ringweir_loom))]
+        core::sync::atomic::fence(strong);
+        #[cfg(ringweir_loom)]
+        loom::sync::atomic::fence(strong);
+    }
+}
+
+/// A release fence outside the ring's own protocol (statistics, which loom does not model).
+pub(crate) fn fence_release() {
+    core::sync::atomic::fence(core::sync::atomic::Ordering::Release);
+}
+
+/// An acquire fence outside the ring's own protocol.
+pub(crate) fn fence_acquire() {
+    core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
+}
+
+/// Switching one site off, for tests only: exists under `ringweir_loom` alone.
+#[cfg(ringweir_loom)]
+pub mod mutant {
+    use super::Site;
+    use std::cell::Cell;
+
+    // Loom runs all threads of a model as coroutines of the calling OS thread, so a plain thread-local reaches them all.
+    thread_local!(static WEAKENED: Cell<Option<Site>> = const { Cell::new(None) });
+
+    /// Runs `body` with `site` weakened.
+    pub fn with<R>(site: Site, body: impl FnOnce() -> R) -> R {
+        struct Restore;
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                WEAKENED.with(|w| w.set(None));
+            }
+        }
+        let _restore = Restore;
+        WEAKENED.with(|w| w.set(Some(site)));
+        body()
+    }
+
+    pub(crate) fn weakened(site: Site) -> bool {
+        WEAKENED.with(|w| w.get()) == Some(site)
+    }
+}

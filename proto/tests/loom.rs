@@ -1,0 +1,685 @@
+//! Loom models of the ring: the production lines, every interleaving and every stale value within small bounds.
+//!
+//! Run: `RUSTFLAGS="--cfg ringweir_loom" cargo test -p ringweir-proto --release --test loom`.
+//!
+//! Contract: a model is a plain function in [`MODELS`]; each is run as it stands, and [`every_site_is_killed`] runs some
+//! again with one [`Site`] weakened and demands that they fail. Rings have 2 slots (4 where bytes are to lap before slots
+//! do), at most 2 readers, at most 3 laps. What a reader is handed is compared with what was published under its seq,
+//! and each gap must be over a datagram that is really gone, so a lost ordering shows as torn or as a false loss.
+#![cfg(ringweir_loom)]
+
+use loom::sync::{Condvar, Mutex};
+use loom::thread;
+use ringweir_proto::layout::Geometry;
+use ringweir_proto::ring::{
+    Account, Cause, Descriptor, Gap, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step, Wake,
+    WakeGate,
+};
+use ringweir_proto::sync::{AtomicU64, Ordering, Site, mutant};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What is published in a model: lengths by seq; everything else of a datagram follows from its seq.
+#[derive(Clone, Copy)]
+struct Plan {
+    geometry: fn() -> Geometry,
+    lengths: &'static [usize],
+}
+
+fn bytes_of(seq: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (seq as u8 + 1) * 16 + i as u8).collect()
+}
+
+fn meta_of(seq: u64, len: usize) -> Meta {
+    Meta {
+        original_len: if seq % 2 == 1 { len as u32 + 7 } else { 0 },
+        channel: seq as u16 + 3,
+        source_time: seq + 100,
+        publish_time: seq + 200,
+    }
+}
+
+impl Plan {
+    fn ring(&self) -> (Arc<RingMemory>, Publisher) {
+        let memory = Arc::new(RingMemory::on_heap((self.geometry)()));
+        (memory.clone(), Publisher::new(memory))
+    }
+
+    fn publish(&self, publisher: &mut Publisher, seqs: std::ops::Range<u64>) {
+        for seq in seqs {
+            let len = self.lengths[seq as usize];
+            let got = publisher.publish(&bytes_of(seq, len), meta_of(seq, len)).unwrap();
+            assert_eq!(got, seq);
+        }
+    }
+
+    fn sum(&self, seqs: std::ops::Range<u64>) -> u64 {
+        seqs.map(|s| self.lengths[s as usize] as u64).sum()
+    }
+
+    /// Virtual payload position of `seq`, derived here anew; holds for datagrams claimed one by one.
+    fn pos(&self, seq: u64) -> u64 {
+        let capacity = (self.geometry)().capacity();
+        let mut at = 0;
+        for s in 0..=seq {
+            let need = (self.lengths[s as usize] as u64).next_multiple_of(8);
+            if at % capacity + need > capacity {
+                at = (at / capacity + 1) * capacity;
+            }
+            if s == seq {
+                return at;
+            }
+            at += need;
+        }
+        unreachable!()
+    }
+}
+
+/// A reader that compares everything it is told with the plan.
+struct Watch {
+    plan: Plan,
+    reader: RingReader,
+    /// First seq not yet told of.
+    next: u64,
+    bytes_known: bool,
+}
+
+impl Watch {
+    fn new(plan: Plan, memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
+        let reader = RingReader::new(memory, start, resume);
+        let next = reader.read_cursor();
+        Self { plan, reader, next, bytes_known: next == 0 }
+    }
+
+    fn balanced(&self) -> Account {
+        let a = *self.reader.account();
+        assert_eq!(a.start + a.delivered + a.lost, self.reader.read_cursor(), "books do not balance");
+        a
+    }
+
+    fn told(&mut self, gap: &Gap) {
+        let geometry = (self.plan.geometry)();
+        if let Cause::Upstream { .. } = gap.cause {
+            assert_eq!(gap.first, self.next, "an upstream loss comes before the datagram that tells it");
+            return;
+        }
+        assert_eq!(gap.first, self.next, "gap out of order");
+        assert!(gap.count > 0, "empty gap");
+        let end = gap.first + gap.count;
+        assert!(end <= self.reader.write_cursor_seen());
+        match gap.bytes {
+            Some(bytes) => assert_eq!(bytes, self.plan.sum(gap.first..end), "bytes of the gap"),
+            None => self.bytes_known = false,
+        }
+        let claimed = self.reader.memory().claimed_now();
+        let there =
+            claimed.spares_slot(&geometry, gap.first) && claimed.spares_payload(&geometry, self.plan.pos(gap.first));
+        assert!(!there, "told as lost while it is still there: {gap:?} {claimed:?}");
+        self.next = end;
+    }
+
+    fn described(&self, d: &Descriptor) {
+        let len = self.plan.lengths[d.seq as usize];
+        let meta = meta_of(d.seq, len);
+        let original = len.max(meta.original_len as usize);
+        assert_eq!((d.seq, d.len, d.original_len), (self.next, len, original), "torn descriptor");
+        assert_eq!(
+            (d.channel, d.source_time, d.publish_time),
+            (meta.channel, meta.source_time, meta.publish_time),
+            "torn descriptor"
+        );
+    }
+
+    /// One step with everything that belongs to it: copying out and validating.
+    fn step(&mut self) -> Step {
+        let before = self.balanced();
+        let step = self.reader.step().expect("not corrupt");
+        self.balanced();
+        match step {
+            Step::Gap(gap) => self.told(&gap),
+            Step::Empty => {}
+            Step::Ended => assert_eq!(self.next, self.plan.lengths.len() as u64, "told of the end before everything else"),
+            Step::Datagram(d) => {
+                self.described(&d);
+                let mut bytes = vec![0; d.len];
+                self.reader.copy_out(&d, 0, &mut bytes);
+                let whole = self.reader.validate().is_ok();
+                if whole {
+                    assert_eq!(bytes, bytes_of(d.seq, d.len), "torn payload");
+                    self.next += 1;
+                }
+                let held = self.balanced();
+                let gap = self.reader.release().expect("not corrupt");
+                let after = self.balanced();
+                if whole {
+                    assert_eq!(gap, None, "a whole copy is delivered");
+                    assert_eq!(after.delivered, held.delivered + 1);
+                    assert_eq!(after.bytes_delivered, before.bytes_delivered + d.len as u64);
+                } else {
+                    let gap = gap.expect("a torn datagram is a gap");
+                    assert_eq!(gap.first, d.seq, "the gap begins with the torn datagram");
+                    assert_eq!(after.delivered, held.delivered, "a torn datagram is not delivered");
+                    self.told(&gap);
+                }
+            }
+        }
+        step
+    }
+
+    /// Reads on to the end and closes the books; the publisher has ended the stream and been joined.
+    fn finish(mut self) {
+        while self.step() != Step::Ended {}
+        let a = self.balanced();
+        let published = self.plan.lengths.len() as u64;
+        assert_eq!(a.start + a.delivered + a.lost, published, "published = delivered + lost");
+        assert_eq!(self.next, published);
+        if self.bytes_known {
+            assert_eq!(a.bytes_delivered + a.bytes_lost, self.plan.sum(0..published), "bytes");
+        }
+    }
+}
+
+fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 5_000;
+    builder.check(model);
+}
+
+/// Publishes `before` quietly, then the rest against a reader that makes `steps` steps.
+fn race(plan: Plan, before: u64, steps: usize, preemptions: usize, resume: Resume) {
+    check(preemptions, move || {
+        let (memory, mut publisher) = plan.ring();
+        let mut watch = Watch::new(plan, memory, Start::Oldest, resume);
+        plan.publish(&mut publisher, 0..before);
+        let reader = thread::spawn(move || {
+            for _ in 0..steps {
+                watch.step();
+            }
+            watch
+        });
+        plan.publish(&mut publisher, before..plan.lengths.len() as u64);
+        let watch = reader.join().unwrap();
+        publisher.end();
+        watch.finish();
+    });
+}
+
+// ---- (a), (b): nothing torn, and the books balance ----------------------------------------------------------------
+
+/// Room for payload, so that only slots lap.
+fn by_slots() -> Geometry {
+    Geometry::with_claims(2, 128, 16, 1, 8).unwrap()
+}
+
+/// Four slots, so that the fourth datagram of two words laps the bytes of the first and no slot.
+fn by_bytes() -> Geometry {
+    Geometry::with_claims(4, 56, 16, 1, 8).unwrap()
+}
+
+/// The first look: nothing can have been lapped, so everything arrives.
+fn first_datagram() {
+    race(Plan { geometry: by_slots, lengths: &[11] }, 0, 2, 3, Resume::Oldest);
+}
+
+fn lapped_by_slots() {
+    race(Plan { geometry: by_slots, lengths: &[5, 8, 8] }, 2, 1, 3, Resume::Oldest);
+}
+
+fn lapped_by_bytes() {
+    race(Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12] }, 3, 1, 3, Resume::Oldest);
+}
+
+
+/// Two laps are behind the reader before it starts; the third races with its search for the oldest datagram.
+const LAPS: Plan = Plan { geometry: by_slots, lengths: &[8, 3, 0, 8, 1, 8] };
+
+fn third_lap() {
+    race(LAPS, 5, 1, 1, Resume::Oldest);
+}
+
+fn third_lap_to_the_newest() {
+    race(LAPS, 5, 1, 1, Resume::Newest);
+}
+
+/// The same search where positions decide: bytes lap, slots do not.
+fn lapped_by_bytes_before() {
+    race(Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12, 0] }, 4, 1, 2, Resume::Oldest);
+}
+
+/// Two readers with different policies, one lapped, one at the write cursor, do not know of each other.
+fn two_readers() {
+    let plan = Plan { geometry: by_slots, lengths: &[0, 1, 0, 3] };
+    check(2, move || {
+        let (memory, mut publisher) = plan.ring();
+        let lapped = Watch::new(plan, memory.clone(), Start::Oldest, Resume::Newest);
+        plan.publish(&mut publisher, 0..3);
+        let chasing = Watch::new(plan, memory, Start::Latest, Resume::Oldest);
+        let readers = [lapped, chasing].map(|mut watch| {
+            thread::spawn(move || {
+                watch.step();
+                watch
+            })
+        });
+        plan.publish(&mut publisher, 3..4);
+        let watches = readers.map(|r| r.join().unwrap());
+        publisher.end();
+        watches.into_iter().for_each(Watch::finish);
+    });
+}
+
+/// Losses before the ring come out exact, whatever is lapped.
+fn upstream_over_a_lap() {
+    let plan = Plan { geometry: by_slots, lengths: &[0, 4, 1] };
+    check(2, move || {
+        let (memory, mut publisher) = plan.ring();
+        let mut watch = Watch::new(plan, memory, Start::Oldest, Resume::Oldest);
+        publisher.lost_upstream(Layer::Kernel, 3, true);
+        plan.publish(&mut publisher, 0..2);
+        publisher.lost_upstream(Layer::Device, 4, true);
+        let reader = thread::spawn(move || {
+            watch.step();
+            watch
+        });
+        plan.publish(&mut publisher, 2..3);
+        let mut watch = reader.join().unwrap();
+        publisher.end();
+        while watch.step() != Step::Ended {}
+        assert_eq!(watch.balanced().upstream_lost, 7);
+        watch.finish();
+    });
+}
+
+// ---- (d): attaching while the publisher laps ----------------------------------------------------------------------
+
+fn attach(start: Start) {
+    let plan = Plan { geometry: by_slots, lengths: &[8, 3, 7] };
+    check(1, move || {
+        let (memory, mut publisher) = plan.ring();
+        plan.publish(&mut publisher, 0..2);
+        let reader = thread::spawn(move || {
+            let mut watch = Watch::new(plan, memory, start, Resume::Oldest);
+            let at = watch.balanced().start;
+            match start {
+                Start::Latest => assert!(at == 2 || at == 3),
+                Start::Oldest => assert!(at <= 2, "the newest datagram is there at any time"),
+                Start::Seq(seq) => assert_eq!(at, seq.min(watch.reader.write_cursor_seen())),
+            }
+            watch.step();
+            watch
+        });
+        plan.publish(&mut publisher, 2..3);
+        let watch = reader.join().unwrap();
+        publisher.end();
+        watch.finish();
+    });
+}
+
+fn attach_at_the_oldest() {
+    attach(Start::Oldest);
+}
+
+fn attach_at_the_latest() {
+    attach(Start::Latest);
+}
+
+fn attach_at_a_seq_that_goes() {
+    attach(Start::Seq(0));
+}
+
+fn attach_at_a_seq_to_come() {
+    attach(Start::Seq(9));
+}
+
+// ---- (e): the end mark --------------------------------------------------------------------------------------------
+
+/// Whoever is told of the end has been told of everything before it ([`Watch::step`] asserts it).
+fn ended() {
+    let plan = Plan { geometry: by_slots, lengths: &[8, 9] };
+    check(3, move || {
+        let (memory, mut publisher) = plan.ring();
+        let mut watch = Watch::new(plan, memory, Start::Oldest, Resume::Oldest);
+        let reader = thread::spawn(move || {
+            for _ in 0..3 {
+                watch.step();
+            }
+            watch
+        });
+        plan.publish(&mut publisher, 0..2);
+        publisher.end();
+        reader.join().unwrap().finish();
+    });
+}
+
+// ---- (g): batches and fills in steps ------------------------------------------------------------------------------
+
+/// Two commits in one claim are shown by one flush; the second laps the slot that is being read.
+fn batch() {
+    let plan = Plan { geometry: by_slots, lengths: &[3, 8, 5] };
+    check(2, move || {
+        let (memory, mut publisher) = plan.ring();
+        let mut watch = Watch::new(plan, memory, Start::Oldest, Resume::Oldest);
+        plan.publish(&mut publisher, 0..1);
+        let reader = thread::spawn(move || {
+            watch.step();
+            assert!([1, 3].contains(&watch.reader.write_cursor_seen()), "half a batch was shown");
+            watch
+        });
+        let mut claim = publisher.claim(16).unwrap();
+        claim.write(0, &bytes_of(1, 8));
+        claim.write(8, &bytes_of(2, 5));
+        publisher.commit(0, 8, meta_of(1, 8));
+        publisher.commit(8, 5, meta_of(2, 5));
+        assert_eq!(publisher.unflushed(), 2);
+        publisher.flush();
+        let watch = reader.join().unwrap();
+        publisher.end();
+        watch.finish();
+    });
+}
+
+/// A datagram that is filled in two steps, claimed anew for the second, over bytes that are being read.
+fn filled_in_steps() {
+    let plan = Plan { geometry: by_bytes, lengths: &[16, 16, 16, 16] };
+    check(2, move || {
+        let (memory, mut publisher) = plan.ring();
+        let mut watch = Watch::new(plan, memory, Start::Oldest, Resume::Oldest);
+        plan.publish(&mut publisher, 0..3);
+        let reader = thread::spawn(move || {
+            watch.step();
+            watch
+        });
+        let bytes = bytes_of(3, 16);
+        publisher.claim(16).unwrap().write(0, &bytes[..8]);
+        publisher.claim(16).unwrap().write(8, &bytes[8..]);
+        publisher.commit(0, 16, meta_of(3, 16));
+        publisher.flush();
+        let watch = reader.join().unwrap();
+        publisher.end();
+        watch.finish();
+    });
+}
+
+// ---- (f): what validation settles ---------------------------------------------------------------------------------
+
+/// Validated, then read on: the second validation speaks for what was read in between.
+fn read_on_after_validating() {
+    let plan = Plan { geometry: by_bytes, lengths: &[8, 16, 16, 16] };
+    check(3, move || {
+        let (memory, mut publisher) = plan.ring();
+        let mut reader = RingReader::new(memory, Start::Oldest, Resume::Oldest);
+        plan.publish(&mut publisher, 0..4);
+        // Found before the race begins, so that the race is about the payload alone.
+        let Ok(Step::Datagram(d)) = reader.step() else { panic!("it is there") };
+        let reader = thread::spawn(move || {
+            let _ = reader.validate();
+            let mut bytes = [0; 8];
+            reader.copy_out(&d, 0, &mut bytes);
+            let whole = reader.validate().is_ok();
+            assert!(!whole || bytes[..] == bytes_of(0, 8), "torn payload");
+            let gap = reader.release().unwrap();
+            assert_eq!(gap.map(|g| g.first), (!whole).then_some(0));
+            assert_eq!(reader.account().delivered, u64::from(whole));
+        });
+        publisher.claim(8).unwrap().write(0, &[0xff; 8]);
+        reader.join().unwrap();
+    });
+}
+
+// ---- (c): no wake-up is lost --------------------------------------------------------------------------------------
+
+/// An eventfd: remembers that it was rung, and is a full synchronisation, as system calls are.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    heard: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock().unwrap() = true;
+        self.heard.notify_one();
+    }
+    fn wait(&self) {
+        let mut rung = self.rung.lock().unwrap();
+        while !*rung {
+            rung = self.heard.wait(rung).unwrap();
+        }
+        *rung = false;
+    }
+}
+
+/// Reader pages, bells and the broker's two ends of the gate.
+struct House {
+    memory: Arc<RingMemory>,
+    gate: WakeGate,
+    /// The waker's list; its lock stands for "one thread owns it".
+    sleepers: Mutex<Sleepers>,
+    bells: [Bell; 2],
+    waker: Bell,
+    /// Bell of the readers' dozes, what they had seen, and whether the waker may go home.
+    doze: Bell,
+    seen: AtomicU64,
+    quit: AtomicU64,
+}
+
+impl House {
+    fn new(memory: Arc<RingMemory>) -> Arc<Self> {
+        Arc::new(Self {
+            memory,
+            gate: WakeGate::default(),
+            sleepers: Mutex::new(Sleepers::new(2)),
+            bells: Default::default(),
+            waker: Bell::default(),
+            doze: Bell::default(),
+            seen: AtomicU64::new(0),
+            quit: AtomicU64::new(0),
+        })
+    }
+    /// The publisher's part after a flush.
+    fn after_commit(&self) {
+        match self.gate.after_commit() {
+            Wake::Nobody => {}
+            Wake::One(index) => self.bells[index as usize].ring(),
+            Wake::Several => self.waker.ring(),
+        }
+    }
+    /// The waker's part after a doze bell.
+    fn enter(&self, index: u32, seen: u64) {
+        let news = || self.memory.write_cursor() != seen;
+        self.sleepers.lock().unwrap().enter(&self.gate, index, news, |i| self.bells[i as usize].ring());
+    }
+    fn settle(&self) {
+        self.sleepers.lock().unwrap().settle(&self.gate, |i| self.bells[i as usize].ring());
+    }
+}
+
+fn datagram(reader: &mut RingReader) -> bool {
+    match reader.step().unwrap() {
+        Step::Datagram(_) => reader.release().unwrap().is_none(),
+        Step::Gap(_) => true,
+        Step::Empty => false,
+        Step::Ended => panic!("nobody ended it"),
+    }
+}
+
+/// Reader, waker and publisher, each a thread of its own. `impatient` sleeps time out at once; the reader dozes again.
+fn sleeper_and_waker(impatient: usize) {
+    check(2, move || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let reader = thread::spawn({
+            let house = house.clone();
+            move || {
+                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
+                let mut patience = impatient;
+                while !datagram(&mut reader) {
+                    house.seen.store(reader.write_cursor_seen(), Ordering::Relaxed);
+                    house.doze.ring();
+                    match patience {
+                        0 => house.bells[0].wait(),
+                        _ => patience -= 1,
+                    }
+                }
+                house.quit.store(1, Ordering::Relaxed);
+                house.doze.ring();
+            }
+        });
+        let waker = thread::spawn({
+            let house = house.clone();
+            move || loop {
+                house.doze.wait();
+                if house.quit.load(Ordering::Relaxed) == 1 {
+                    return;
+                }
+                house.enter(0, house.seen.load(Ordering::Relaxed));
+            }
+        });
+        publisher.publish(&[], Meta::default()).unwrap();
+        house.after_commit();
+        reader.join().unwrap();
+        waker.join().unwrap();
+    });
+}
+
+fn one_sleeper() {
+    sleeper_and_waker(0);
+}
+
+fn one_sleeper_with_a_timeout() {
+    sleeper_and_waker(1);
+}
+
+/// One sleeper, `datagrams` in a row: an entry the publisher has taken must not count for the next sleep. Entering
+/// follows the doze bell at once, on the reader's thread: the sleeper itself has nothing else to do.
+fn one_sleeper_twice() {
+    check(2, || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let reader = thread::spawn({
+            let house = house.clone();
+            move || {
+                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
+                while reader.read_cursor() < 2 {
+                    if !datagram(&mut reader) {
+                        house.enter(0, reader.write_cursor_seen());
+                        house.bells[0].wait();
+                    }
+                }
+            }
+        });
+        for _ in 0..2 {
+            publisher.publish(&[], Meta::default()).unwrap();
+            house.after_commit();
+        }
+        reader.join().unwrap();
+    });
+}
+
+/// Two sleepers: the publisher takes one inline or rings the waker's bell for both, who settles it.
+fn two_sleepers() {
+    check(2, || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let readers = [0, 1].map(|index| {
+            let (house, memory) = (house.clone(), memory.clone());
+            thread::spawn(move || {
+                let mut seen = memory.write_cursor();
+                while seen == 0 {
+                    house.enter(index, seen);
+                    house.bells[index as usize].wait();
+                    seen = memory.write_cursor();
+                }
+            })
+        });
+        let waker = thread::spawn({
+            let house = house.clone();
+            move || loop {
+                house.waker.wait();
+                if house.quit.load(Ordering::Relaxed) == 1 {
+                    return;
+                }
+                house.settle();
+            }
+        });
+        publisher.publish(&[], Meta::default()).unwrap();
+        house.after_commit();
+        readers.into_iter().for_each(|r| r.join().unwrap());
+        house.quit.store(1, Ordering::Relaxed);
+        house.waker.ring();
+        waker.join().unwrap();
+    });
+}
+
+// ---- the runs -----------------------------------------------------------------------------------------------------
+
+type Model = (&'static str, fn());
+
+macro_rules! models {
+    ($($name:ident)*) => {
+        /// Every model as it stands.
+        mod as_it_stands {
+            $(#[test] fn $name() {
+                let began = std::time::Instant::now();
+                super::$name();
+                println!("{} {:.1?}", stringify!($name), began.elapsed());
+            })*
+        }
+    };
+}
+models! {
+    first_datagram lapped_by_slots lapped_by_bytes lapped_by_bytes_before third_lap third_lap_to_the_newest two_readers
+    upstream_over_a_lap attach_at_the_oldest attach_at_the_latest attach_at_a_seq_that_goes attach_at_a_seq_to_come ended
+    batch filled_in_steps read_on_after_validating one_sleeper one_sleeper_with_a_timeout one_sleeper_twice two_sleepers
+}
+
+macro_rules! model {
+    ($name:ident) => {
+        (stringify!($name), $name as fn())
+    };
+}
+
+/// Which models see a site weakened. Each of them passes as it stands, above: the negative control.
+fn killers(site: Site) -> Vec<Model> {
+    match site {
+        Site::CommitStore | Site::CommitLoad => vec![model!(first_datagram)],
+        Site::ClaimFence | Site::ValidateFence | Site::ValidateSkipped => {
+            vec![model!(lapped_by_slots), model!(lapped_by_bytes), model!(filled_in_steps)]
+        }
+        Site::ClaimLate => vec![model!(lapped_by_slots), model!(filled_in_steps)],
+        Site::WakeFence | Site::DozeFence | Site::LookAgainSkipped => {
+            vec![model!(one_sleeper), model!(one_sleeper_twice), model!(two_sleepers)]
+        }
+        Site::EndStore | Site::EndLoad => vec![model!(ended)],
+        Site::LapMiscounted => vec![model!(lapped_by_slots)],
+    }
+}
+
+#[test]
+fn every_site_is_killed() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut lines = Vec::new();
+    let mut alive = Vec::new();
+    for site in Site::ALL {
+        for (name, model) in killers(site) {
+            let began = Instant::now();
+            let died = mutant::with(site, || catch_unwind(AssertUnwindSafe(model)));
+            match died {
+                Ok(()) => alive.push(format!("{site:?} survives {name}")),
+                Err(why) => {
+                    let why = why.downcast_ref::<String>().map(String::as_str).or(why.downcast_ref::<&str>().copied());
+                    let why = why.unwrap_or("?").lines().next().unwrap_or("?").to_owned();
+                    lines.push(format!("{site:?} killed by {name} in {:.1?}: {why}", began.elapsed()));
+                }
+            }
+        }
+    }
+    std::panic::set_hook(hook);
+    lines.iter().for_each(|l| println!("{l}"));
+    assert!(alive.is_empty(), "mutants alive: {alive:#?}");
+}

@@ -1,0 +1,395 @@
+//! `ringgen`: numbered, checksummed, paced datagrams to standard output.
+//!
+//! Contract: the output is whole datagrams only, also when it is interrupted once; a reader that goes away ends it
+//! quietly. What the pace allows is made in one buffer and written at once; before every pause everything is written.
+
+use anyhow::{Context, bail, ensure};
+use clap::{Parser, ValueEnum};
+use ringweir_proto::generate::{GenSpec, Generator};
+use ringweir_proto::pace::Pacer;
+use ringweir_proto::quantity::{Count, Span};
+use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Bytes gathered before they are written although no pause is near; also the size asked for a pipe.
+const BATCH: usize = 256 << 10;
+
+/// Writes numbered, checksummed test datagrams to standard output at a steady rate.
+///
+/// Every datagram carries its number, channel, length and a checksum, and a body computed from the number: `ringcat
+/// --verify` and `ringstat` then prove what arrived, byte by byte.
+#[derive(Debug, Parser)]
+#[command(name = "ringgen", version, after_help = EXAMPLES)]
+struct Options {
+    /// Bytes (350MB/s), bits (1Mbit/s) or datagrams (976/s) per second; max: no pause at all
+    #[arg(long, default_value = "1000/s")]
+    rate: String,
+    /// Bytes per datagram, from 24: one size (256KiB) or a range of equally likely ones (64..1500)
+    #[arg(long, default_value = "256")]
+    size: String,
+    /// How many channels take turns
+    #[arg(long, default_value = "1")]
+    channels: String,
+    /// Datagrams in all; without it, no end
+    #[arg(long)]
+    count: Option<String>,
+    /// Datagrams let go at once; the pause behind them keeps the rate
+    #[arg(long, default_value = "1")]
+    burst: String,
+    /// Chooses another sequence of sizes within a range
+    #[arg(long, default_value = "0")]
+    seed: String,
+    /// How datagrams are told apart in the output
+    #[arg(long, value_enum, default_value_t = Framing::Len32le)]
+    framing: Framing,
+    /// Write to a terminal all the same
+    #[arg(long)]
+    force: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  A 350 MB/s digitiser of 8 channels as the source of a stream:
+    ringgen --rate 350MB/s --size 256KiB --channels 8 | ringd run --name daq0 --source stdin:len32le
+  A 1 Mbit/s serial line that delivers 128 bytes at a time:
+    ringgen --rate 1Mbit/s --size 128 --framing fixed | ringd run --name fpga0 --source stdin:fixed:128
+  A million datagrams of mixed sizes, as fast as they are taken, into a file:
+    ringgen --rate max --size 64..1500 --count 1000000 > mixed.len32le";
+
+/// How datagrams are told apart in the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Framing {
+    /// Each behind its length, 32 bits little-endian
+    Len32le,
+    /// Each behind its length, 16 bits big-endian; sizes up to 65535
+    Len16be,
+    /// Nothing between them, all of one size
+    Fixed,
+    /// Nothing between them, of any size: only their own headers tell
+    None,
+}
+
+impl Framing {
+    /// Refuses sizes that this framing cannot carry.
+    fn check(self, spec: &GenSpec) -> anyhow::Result<()> {
+        let size = spec.size;
+        match self {
+            Framing::Len16be => ensure!(
+                size.max() <= usize::from(u16::MAX),
+                "--size {size}: --framing len16be carries at most 65535 bytes"
+            ),
+            Framing::Fixed => {
+                ensure!(size.min() == size.max(), "--size {size}: --framing fixed needs one size, not a range")
+            }
+            Framing::Len32le | Framing::None => {}
+        }
+        Ok(())
+    }
+
+    /// Appends what goes before a datagram of `len` bytes; [`check`](Self::check) has made sure that it fits.
+    fn prefix(self, out: &mut Vec<u8>, len: usize) {
+        match self {
+            Framing::Len32le => out.extend_from_slice(&(len as u32).to_le_bytes()),
+            Framing::Len16be => out.extend_from_slice(&(len as u16).to_be_bytes()),
+            Framing::Fixed | Framing::None => {}
+        }
+    }
+}
+
+impl Options {
+    /// The spec, by the same keys and with the same errors as a `gen:` source.
+    fn spec(&self) -> anyhow::Result<GenSpec> {
+        let mut spec = GenSpec::default();
+        let keys = [
+            ("rate", Some(&self.rate)),
+            ("size", Some(&self.size)),
+            ("channels", Some(&self.channels)),
+            ("count", self.count.as_ref()),
+            ("burst", Some(&self.burst)),
+            ("seed", Some(&self.seed)),
+        ];
+        for (key, value) in keys {
+            if let Some(value) = value {
+                spec.set(key, value)?;
+            }
+        }
+        self.framing.check(&spec)?;
+        Ok(spec)
+    }
+}
+
+/// Time as the output loop knows it.
+trait Clock {
+    /// Monotonic time in ns.
+    fn now_ns(&mut self) -> u64;
+    /// Sleeps so many ns, or less.
+    fn pause(&mut self, ns: u64);
+}
+
+/// The machine's clock.
+struct Machine(Instant);
+
+impl Clock for Machine {
+    fn now_ns(&mut self) -> u64 {
+        self.0.elapsed().as_nanos() as u64
+    }
+
+    fn pause(&mut self, ns: u64) {
+        let time = Duration::from_nanos(ns);
+        let Ok(time) = Timespec::try_from(time) else {
+            return;
+        };
+        // Not std's sleep, which goes on after a signal: an interrupt is to be seen at once.
+        match nanosleep(&time) {
+            NanosleepRelativeResult::Ok | NanosleepRelativeResult::Interrupted(_) => {}
+            NanosleepRelativeResult::Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Writes the datagrams of `generator` until it has no more or `stop` says so, then all that is gathered.
+fn generate(
+    generator: &mut Generator,
+    pacer: &mut Pacer,
+    framing: Framing,
+    out: &mut impl Write,
+    clock: &mut impl Clock,
+    stop: impl Fn() -> bool,
+) -> io::Result<()> {
+    let mut batch: Vec<u8> = Vec::with_capacity(2 * BATCH);
+    let mut now = clock.now_ns();
+    while let Some(len) = generator.next_len() {
+        if stop() {
+            break;
+        }
+        // The clock is asked only when, by the time of the last look, nothing is due.
+        if !pacer.due(now) {
+            now = clock.now_ns();
+            if !pacer.due(now) {
+                out.write_all(&batch)?;
+                batch.clear();
+                now = clock.now_ns();
+                if let Some(ns) = pacer.ready_at().checked_sub(now).filter(|&ns| ns > 0) {
+                    clock.pause(ns);
+                }
+                continue;
+            }
+        }
+        framing.prefix(&mut batch, len);
+        let start = batch.len();
+        batch.resize(start + len, 0);
+        generator.fill_next(&mut batch[start..]);
+        pacer.spend(len);
+        if batch.len() >= BATCH {
+            out.write_all(&batch)?;
+            batch.clear();
+            // Written, perhaps after waiting for the reader.
+            now = clock.now_ns();
+        }
+    }
+    out.write_all(&batch)
+}
+
+fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let spec = options.spec()?;
+    let stdout = io::stdout();
+    if stdout.is_terminal() && !options.force {
+        bail!("datagrams are not for a terminal: pipe them into `ringd run --source stdin:len32le`, or say --force");
+    }
+    // Std's own handle searches for newlines.
+    let mut out = File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?);
+    // A pipe of one batch saves switching; not a pipe, or not allowed, is as well.
+    let _ = rustix::pipe::fcntl_setpipe_size(&out, BATCH);
+
+    let stopped = Arc::new(AtomicUsize::new(0));
+    for signal in [SIGINT, SIGTERM] {
+        // The first one ends the output behind a datagram; a second one ends the process, should a reader block it.
+        let second = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&second))?;
+        signal_hook::flag::register(signal, second)?;
+        signal_hook::flag::register_usize(signal, Arc::clone(&stopped), signal as usize)?;
+    }
+
+    let mut generator = Generator::new(&spec);
+    let mut pacer = spec.pacer();
+    let mut clock = Machine(Instant::now());
+    let stop = || stopped.load(Ordering::Relaxed) != 0;
+    match generate(&mut generator, &mut pacer, options.framing, &mut out, &mut clock, stop) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+        Err(error) => return Err(error).context("cannot write to standard output"),
+    }
+    if pacer.forgiven_ns() > 0 {
+        let behind = Span(Duration::from_nanos(pacer.forgiven_ns()));
+        eprintln!(
+            "ringgen: the rate could not be held: {behind} of {} were given up, {} datagrams written",
+            Span(clock.0.elapsed()),
+            Count(generator.made())
+        );
+    }
+    match stopped.load(Ordering::Relaxed) {
+        0 => Ok(ExitCode::SUCCESS),
+        // Ends as the signal would have ended it, so that a shell's loop around it ends as well.
+        signal => {
+            signal_hook::low_level::emulate_default_handler(signal as i32)?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    run(&Options::parse()).unwrap_or_else(|error| {
+        eprintln!("ringgen: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringweir_proto::numbered::Verifier;
+    use std::cell::Cell;
+
+    fn options(line: &str) -> Options {
+        Options::try_parse_from(line.split_whitespace()).unwrap()
+    }
+
+    /// A clock that only pauses move on, and how often it was asked to pause.
+    #[derive(Default)]
+    struct Still {
+        ns: u64,
+        pauses: u64,
+    }
+
+    impl Clock for Still {
+        fn now_ns(&mut self) -> u64 {
+            self.ns
+        }
+
+        fn pause(&mut self, ns: u64) {
+            self.ns += ns;
+            self.pauses += 1;
+        }
+    }
+
+    /// Runs a command line to its end: the output and the clock behind it.
+    fn output(line: &str) -> (Vec<u8>, Still) {
+        let options = options(line);
+        let spec = options.spec().unwrap();
+        let (mut out, mut clock) = (Vec::new(), Still::default());
+        let (mut generator, mut pacer) = (Generator::new(&spec), spec.pacer());
+        generate(&mut generator, &mut pacer, options.framing, &mut out, &mut clock, || false).unwrap();
+        (out, clock)
+    }
+
+    #[test]
+    fn length_prefixed_output_verifies() {
+        for (framing, width) in [("len16be", 2), ("len32le", 4)] {
+            let line = format!("ringgen --size 24..1500 --count 2000 --rate max --framing {framing}");
+            let (out, _) = output(&line);
+            let (mut rest, mut verifier) = (&out[..], Verifier::default());
+            while !rest.is_empty() {
+                let len = match width {
+                    2 => usize::from(u16::from_be_bytes([rest[0], rest[1]])),
+                    _ => u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize,
+                };
+                verifier.accept(&rest[width..width + len]).unwrap();
+                rest = &rest[width + len..];
+            }
+            assert!(verifier.is_clean());
+            assert_eq!((verifier.ok, verifier.last), (2000, Some(1999)));
+        }
+    }
+
+    #[test]
+    fn unframed_output_is_the_datagrams_alone() {
+        for framing in ["fixed", "none"] {
+            let (out, _) = output(&format!("ringgen --size 100 --count 50 --framing {framing}"));
+            let mut verifier = Verifier::default();
+            assert!(out.chunks(100).all(|datagram| verifier.accept(datagram).is_ok()));
+            assert_eq!((verifier.ok, verifier.is_clean()), (50, true));
+        }
+    }
+
+    #[test]
+    fn the_pace_is_kept_and_a_burst_is_one_pause() {
+        let (_, clock) = output("ringgen --rate 1000/s --count 101");
+        assert_eq!((clock.ns, clock.pauses), (100_000_000, 100));
+        let (_, clock) = output("ringgen --rate 1000/s --count 101 --burst 10");
+        assert_eq!((clock.ns, clock.pauses), (100_000_000, 10));
+        let (_, clock) = output("ringgen --rate max --count 5000");
+        assert_eq!((clock.ns, clock.pauses), (0, 0));
+    }
+
+    #[test]
+    fn everything_is_written_before_a_pause() {
+        /// Sees how much was written when the output pauses.
+        struct Watch<'a>(&'a Cell<usize>, Vec<usize>, u64);
+        impl Clock for Watch<'_> {
+            fn now_ns(&mut self) -> u64 {
+                self.2
+            }
+            fn pause(&mut self, ns: u64) {
+                self.2 += ns;
+                self.1.push(self.0.get());
+            }
+        }
+        struct Tally<'a>(&'a Cell<usize>);
+        impl Write for Tally<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.set(self.0.get() + bytes.len());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let spec = options("ringgen --size 96 --count 4 --rate 10/s").spec().unwrap();
+        let written = Cell::new(0);
+        let mut clock = Watch(&written, Vec::new(), 0);
+        let (mut generator, mut pacer) = (Generator::new(&spec), spec.pacer());
+        let out = &mut Tally(&written);
+        generate(&mut generator, &mut pacer, Framing::Len32le, out, &mut clock, || false).unwrap();
+        assert_eq!((clock.1, written.get()), (vec![100, 200, 300], 400));
+    }
+
+    #[test]
+    fn a_stop_ends_behind_a_whole_datagram() {
+        let spec = options("ringgen --size 1000 --rate max").spec().unwrap();
+        let looks = Cell::new(0);
+        let stop = || looks.replace(looks.get() + 1) == 3;
+        let mut out = Vec::new();
+        let (mut generator, mut pacer) = (Generator::new(&spec), spec.pacer());
+        let clock = &mut Still::default();
+        generate(&mut generator, &mut pacer, Framing::None, &mut out, clock, stop).unwrap();
+        assert_eq!(out.len(), 3000);
+    }
+
+    #[test]
+    fn options_that_contradict_are_refused_by_name() {
+        for (line, part) in [
+            ("ringgen --size 64..128 --framing fixed", "--size 64..128: --framing fixed needs one size"),
+            ("ringgen --size 65536 --framing len16be", "at most 65535 bytes"),
+            ("ringgen --size 8", "size=8: a numbered datagram has at least 24 bytes"),
+            ("ringgen --rate 0/s", "rate=0/s"),
+            ("ringgen --channels 0", "channels=0"),
+        ] {
+            let message = options(line).spec().expect_err(line).to_string();
+            assert!(message.contains(part), "{line}: {message}");
+        }
+        assert!(Options::try_parse_from(["ringgen", "--framing", "lines"]).is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+    }
+}
