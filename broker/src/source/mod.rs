@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 mod bytes;
 mod file;
 mod r#gen;
+mod packet;
 mod socket;
 mod stdin;
 #[cfg(test)]
@@ -88,7 +89,7 @@ pub struct SourceKind {
 }
 
 /// Every kind there is.
-pub const SOURCES: &[SourceKind] = &[r#gen::KIND, udp::KIND, stdin::KIND, file::KIND];
+pub const SOURCES: &[SourceKind] = &[r#gen::KIND, udp::KIND, packet::KIND, stdin::KIND, file::KIND];
 
 /// Opens `spec`, `NAME[:ARGUMENT]`.
 pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {

@@ -53,12 +53,11 @@ pub(super) fn interface(fd: BorrowedFd<'_>, name: &str) -> Result<u32, SourceErr
         if e != Errno::NODEV {
             return SourceError(format!("interface {name:?}: {e}"));
         }
-        let mut names: Vec<_> = std::fs::read_dir("/sys/class/net")
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-            .collect();
-        names.sort();
+        // Not /sys/class/net, which shows the network namespace it was mounted in.
+        let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+        let mut names: Vec<_> =
+            table.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim()).collect();
+        names.sort_unstable();
         SourceError(format!("no interface {name:?}; there are: {}", names.join(", ")))
     })
 }
@@ -93,7 +92,8 @@ pub(super) fn parse_control(room: &[u64; CONTROL_WORDS], len: usize) -> Control 
                 control.drops = data.first_chunk().map(|d| u32::from_ne_bytes(*d));
             }
             (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
-                if let Some((sec, nsec)) = data.first_chunk::<8>().zip(data.get(8..).and_then(|d| d.first_chunk::<8>())) {
+                if let Some((sec, nsec)) = data.first_chunk::<8>().zip(data.get(8..).and_then(|d| d.first_chunk::<8>()))
+                {
                     let (sec, nsec) = (i64::from_ne_bytes(*sec), i64::from_ne_bytes(*nsec));
                     control.time_ns = (sec as u64).wrapping_mul(1_000_000_000).wrapping_add(nsec as u64);
                 }

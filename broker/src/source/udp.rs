@@ -127,8 +127,7 @@ impl Udp {
     fn open(spec: &Spec, stream: &OpenFor) -> Result<Self, SourceError> {
         let family = if spec.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(family, SocketType::DGRAM, flags, None).map_err(at("socket"))?;
+        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None).map_err(at("socket"))?;
         let fd = socket.as_fd();
         let index = spec.interface.as_deref().map(|name| interface(fd, name)).transpose()?;
         set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1_i32).map_err(at("SO_RXQ_OVFL"))?;
@@ -163,7 +162,9 @@ impl Udp {
         })?;
         if let Some(group) = group {
             join(fd, group, index.unwrap_or(0)).map_err(|e| match e {
-                Errno::NODEV => SourceError(format!("joining {group}: no route for multicast; name one with @INTERFACE")),
+                Errno::NODEV => {
+                    SourceError(format!("joining {group}: no route for multicast; name one with @INTERFACE"))
+                }
                 e => SourceError(format!("joining {group}: {e}")),
             })?;
         }
@@ -198,8 +199,16 @@ impl Udp {
         let mut claim = intake.claim(most * stride).map_err(|e| BatchError::Source(SourceError::new(e)))?;
         let room = claim.bytes();
         let mut received = [Received::default(); BATCH];
-        let got = receive(self.socket.as_fd(), room, stride, self.max, &mut self.spill, &mut self.control, &mut received[..most])
-            .map_err(BatchError::Receive)?;
+        let got = receive(
+            self.socket.as_fd(),
+            room,
+            stride,
+            self.max,
+            &mut self.spill,
+            &mut self.control,
+            &mut received[..most],
+        )
+        .map_err(BatchError::Receive)?;
 
         // All moves within the claim come first: a commit must not give away memory that still holds another datagram.
         let (mut places, mut used, mut moved, mut settled) = ([0; BATCH], 0, 0, got);
@@ -285,7 +294,10 @@ impl Udp {
             }
             watch.index = index;
             if index == 0 {
-                intake.fault(format_args!("udp: interface {} is gone; {group} is joined again when it is back", watch.name));
+                intake.fault(format_args!(
+                    "udp: interface {} is gone; {group} is joined again when it is back",
+                    watch.name
+                ));
                 return;
             }
             if group.is_ipv6() {
@@ -353,8 +365,8 @@ fn receive(
     {
         let first = first.map(|room| &mut room[..stride.min(max)]).unwrap_or_default();
         let second = second.map(|room| &mut room[stride.min(max)..max]).unwrap_or_default();
-        *vector = [first, second]
-            .map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
+        *vector =
+            [first, second].map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
         header.msg_hdr.msg_iov = vector.as_mut_ptr();
         header.msg_hdr.msg_iovlen = 2;
         header.msg_hdr.msg_control = control.as_mut_ptr().cast();
@@ -363,9 +375,8 @@ fn receive(
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
     // SAFETY: `count` headers are filled in above; each points to vectors, rooms and control words that are exclusively
     // borrowed until this function returns, with their lengths; there is no timeout.
-    let outcome = unsafe {
-        libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags as _, std::ptr::null_mut())
-    };
+    let outcome =
+        unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags as _, std::ptr::null_mut()) };
     let Ok(got) = usize::try_from(outcome) else {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     };

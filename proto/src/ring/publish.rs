@@ -103,10 +103,11 @@ impl Publisher {
     #[inline]
     pub fn claim(&mut self, len: usize) -> Result<Claim<'_>, SpanTooLong> {
         let geometry = *self.memory.geometry();
-        let need = align8(len as u64);
-        if need > geometry.max_span() {
+        // The largest span is a multiple of 8, so what fits before rounding up fits after it.
+        if len as u64 > geometry.max_span() {
             return Err(SpanTooLong { asked: len, most: geometry.max_span() as usize });
         }
+        let need = align8(len as u64);
         self.span_pos += self.used;
         self.span_offset += self.used;
         self.used = 0;
@@ -154,8 +155,8 @@ impl Publisher {
     pub fn commit(&mut self, offset: usize, len: usize, meta: Meta) {
         let (offset, len64) = (offset as u64, len as u64);
         assert!(
-            offset.is_multiple_of(8) && offset >= self.used && offset + len64 <= self.span_len
-                && len64 <= self.memory.geometry().max_datagram(),
+            offset.is_multiple_of(8) && (self.used..=self.span_len).contains(&offset)
+                && len64 <= self.span_len - offset && len64 <= self.memory.geometry().max_datagram(),
             "commit outside its claim"
         );
         let seq = self.next;
@@ -256,7 +257,8 @@ impl Claim<'_> {
     /// If it does not fit the claim.
     #[inline]
     pub fn write(&mut self, at: usize, bytes: &[u8]) {
-        assert!(at as u64 + bytes.len() as u64 <= self.publisher.span_len, "write outside its claim");
+        let end = at.checked_add(bytes.len());
+        assert!(end.is_some_and(|end| end as u64 <= self.publisher.span_len), "write outside its claim");
         self.publisher.memory.payload().copy_in(self.publisher.span_offset as usize + at, bytes);
     }
 

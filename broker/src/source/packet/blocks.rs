@@ -6,6 +6,7 @@
 
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use std::any::Any;
+use std::cell::Cell;
 use std::mem::offset_of;
 use std::ptr::NonNull;
 
@@ -53,7 +54,7 @@ pub(super) struct Blocks {
     block: usize,
     count: usize,
     current: usize,
-    open: Option<Open>,
+    open: Cell<Option<Open>>,
     // Invariant: dropping it is what unmaps `base`; nothing else may.
     _owner: Box<dyn Any + Send>,
 }
@@ -68,7 +69,7 @@ impl Blocks {
     /// whose status has no `TP_STATUS_USER`, and sets that with Release semantics when it is done.
     pub(super) unsafe fn new(base: NonNull<u8>, block: usize, count: usize, owner: Box<dyn Any + Send>) -> Self {
         assert!(block >= LEAST && block.is_multiple_of(8) && count > 0, "blocks of {block} bytes");
-        Self { base, block, count, current: 0, open: None, _owner: owner }
+        Self { base, block, count, current: 0, open: Cell::new(None), _owner: owner }
     }
 
     /// The status word of the current block.
@@ -89,11 +90,11 @@ impl Blocks {
 
     /// Whether a block is open.
     pub(super) fn is_open(&self) -> bool {
-        self.open.is_some()
+        self.open.get().is_some()
     }
 
     /// Opens the next block if the kernel has handed it over; its status bits.
-    pub(super) fn open(&mut self) -> Option<u32> {
+    pub(super) fn open(&self) -> Option<u32> {
         // Pairs with the kernel's barrier before it sets the status: all it wrote to the block is visible.
         let status = self.status().load(Ordering::Acquire);
         if status & libc::TP_STATUS_USER == 0 {
@@ -102,25 +103,22 @@ impl Blocks {
         let bytes = self.bytes();
         // Both lie in the first LEAST bytes, which every block has.
         let (left, at) = (u32_at(bytes, PACKETS)?, u32_at(bytes, FIRST)? as usize);
-        self.open = Some(Open { left, at });
+        self.open.set(Some(Open { left, at }));
         Some(status)
     }
 
     /// The next packet of the open block; `None` at its end.
-    pub(super) fn next(&mut self) -> Result<Option<Packet<'_>>, Damaged> {
-        let Some(Open { left, at }) = self.open else { return Ok(None) };
-        if left == 0 {
-            return Ok(None);
-        }
+    pub(super) fn next(&self) -> Result<Option<Packet<'_>>, Damaged> {
+        let Some(Open { left, at }) = self.open.get().filter(|open| open.left > 0) else { return Ok(None) };
+        // Only the last packet need not say where the next one is.
         let parsed = parse(self.bytes(), at).filter(|(_, next)| left == 1 || *next >= HEADER);
-        // A block that is damaged stays so: nothing behind the damage is looked at.
-        let next = parsed.map_or(Open { left: 0, at }, |(_, next)| Open { left: left - 1, at: at.saturating_add(next) });
-        self.open = Some(next);
-        // Parsed again for the borrow checker's sake only if it were not for this: the packet borrows the block, not `open`.
-        match parse(self.bytes(), at) {
-            Some((packet, _)) if parsed_ok(left, &next) => Ok(Some(packet)),
-            _ => Err(Damaged { left }),
-        }
+        let Some((packet, next)) = parsed else {
+            // Nothing behind the damage is looked at.
+            self.open.set(Some(Open { left: 0, at }));
+            return Err(Damaged { left });
+        };
+        self.open.set(Some(Open { left: left - 1, at: at.saturating_add(next) }));
+        Ok(Some(packet))
     }
 
     /// Gives the open block back to the kernel.
@@ -130,5 +128,134 @@ impl Blocks {
             self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
             self.current = if self.current + 1 == self.count { 0 } else { self.current + 1 };
         }
+    }
+}
+
+/// The 32 bits at `at`, if they are there.
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
+}
+
+/// The packet at `at` of a block, and the distance to the next one.
+fn parse(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
+    use libc::tpacket3_hdr as H;
+    const VLAN: usize = offset_of!(H, hv1);
+    let from = block.get(at..)?;
+    let header = from.get(..HEADER)?;
+    let word = |at| u32_at(header, at);
+    let half = |at: usize| header.get(at..)?.first_chunk().map(|half| u16::from_ne_bytes(*half));
+    let status = word(offset_of!(H, tp_status))?;
+    let (begin, len) = (half(offset_of!(H, tp_mac))? as usize, word(offset_of!(H, tp_snaplen))? as usize);
+    let tci = word(VLAN + offset_of!(libc::tpacket_hdr_variant1, tp_vlan_tci))? as u16;
+    let vlan = if status & libc::TP_STATUS_VLAN_VALID == 0 && tci == 0 {
+        None
+    } else if status & libc::TP_STATUS_VLAN_TPID_VALID == 0 {
+        Some((libc::ETH_P_8021Q as u16, tci))
+    } else {
+        Some((half(VLAN + offset_of!(libc::tpacket_hdr_variant1, tp_vlan_tpid))?, tci))
+    };
+    let (sec, nsec) = (word(offset_of!(H, tp_sec))?, word(offset_of!(H, tp_nsec))?);
+    let packet = Packet {
+        bytes: from.get(begin..begin.checked_add(len)?)?,
+        wire_len: word(offset_of!(H, tp_len))?,
+        time_ns: u64::from(sec) * 1_000_000_000 + u64::from(nsec),
+        vlan,
+        kind: *from.get(HEADER + offset_of!(libc::sockaddr_ll, sll_pkttype))?,
+    };
+    Some((packet, word(offset_of!(H, tp_next_offset))? as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: usize = 4096;
+
+    /// One block on the heap, as the kernel would have filled it with packets of these lengths.
+    fn block(lengths: &[usize]) -> Vec<u64> {
+        let mut bytes = vec![0_u8; SIZE];
+        let put = |bytes: &mut Vec<u8>, at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        put(&mut bytes, STATUS, libc::TP_STATUS_USER | libc::TP_STATUS_BLK_TMO);
+        put(&mut bytes, PACKETS, lengths.len() as u32);
+        let mut at = LEAST;
+        put(&mut bytes, FIRST, at as u32);
+        for (i, &len) in lengths.iter().enumerate() {
+            let size = (HEADER + 32 + len).next_multiple_of(16);
+            put(
+                &mut bytes,
+                at + offset_of!(libc::tpacket3_hdr, tp_next_offset),
+                if i + 1 < lengths.len() { size as u32 } else { 0 },
+            );
+            put(&mut bytes, at + offset_of!(libc::tpacket3_hdr, tp_snaplen), len as u32);
+            put(&mut bytes, at + offset_of!(libc::tpacket3_hdr, tp_len), len as u32 + 1);
+            bytes[at + offset_of!(libc::tpacket3_hdr, tp_mac)] = (HEADER + 32) as u8;
+            bytes[at + HEADER + 32..][..len].fill(i as u8 + 1);
+            at += size;
+        }
+        bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word)).collect()
+    }
+
+    fn ring(memory: Vec<u64>, block: usize) -> Blocks {
+        let mut memory = memory.into_boxed_slice();
+        let (base, count) = (NonNull::new(memory.as_mut_ptr().cast()).unwrap(), memory.len() * 8 / block);
+        // SAFETY: the box lives as long as the ring, is aligned to 8 and has `block * count` bytes; no other writer.
+        unsafe { Blocks::new(base, block, count, Box::new(memory)) }
+    }
+
+    #[test]
+    fn packets_come_in_order_and_the_block_goes_back() {
+        let mut blocks = ring([block(&[1, 60, 0, 1500]), block(&[7]), block(&[])].concat(), SIZE);
+        for lengths in [vec![1, 60, 0, 1500], vec![7], vec![]] {
+            assert_eq!(blocks.open(), Some(libc::TP_STATUS_USER | libc::TP_STATUS_BLK_TMO));
+            for (i, len) in lengths.into_iter().enumerate() {
+                let packet = blocks.next().unwrap().unwrap();
+                assert_eq!((packet.bytes, packet.wire_len), (&vec![i as u8 + 1; len][..], len as u32 + 1));
+            }
+            assert_eq!(blocks.next(), Ok(None));
+            blocks.release();
+        }
+        // All three are the kernel's again.
+        assert_eq!((blocks.open(), blocks.current, blocks.is_open()), (None, 0, false));
+    }
+
+    #[test]
+    fn a_block_that_lies_is_given_up_and_nothing_outside_is_read() {
+        let good = block(&[60, 61, 62, 63]);
+        let mut random = 1_u64;
+        for byte in 0..1024 {
+            for _ in 0..20 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let mut bad: Vec<u8> = good.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                bad[byte] = (random >> 40) as u8;
+                bad[byte + 1 + (random >> 60) as usize] = (random >> 50) as u8;
+                let blocks = ring(bad.as_chunks::<8>().0.iter().map(|w| u64::from_ne_bytes(*w)).collect(), SIZE);
+                if blocks.open().is_none() {
+                    continue;
+                }
+                for _ in 0..1000 {
+                    match blocks.next() {
+                        Ok(Some(packet)) => assert!(packet.bytes.iter().map(|b| *b as usize).sum::<usize>() < 1 << 20),
+                        Ok(None) => break,
+                        Err(damaged) => {
+                            assert!(damaged.left > 0);
+                            assert_eq!(blocks.next(), Ok(None));
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_that_ends_outside_is_damage() {
+        let mut block = block(&[60, 61]);
+        let at = (LEAST + offset_of!(libc::tpacket3_hdr, tp_snaplen)) / 8;
+        block[at] |= 0xFFFF_FFFF;
+        block[at] |= 0xFFFF_FFFF << 32;
+        let blocks = ring(block, SIZE);
+        blocks.open().unwrap();
+        assert_eq!(blocks.next(), Err(Damaged { left: 2 }));
+        assert_eq!(blocks.next(), Ok(None));
     }
 }

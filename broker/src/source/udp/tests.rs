@@ -49,7 +49,8 @@ fn specs_parse_and_refuse_by_name() {
     assert!(refused("1.2.3.4:5@").contains("no interface"));
     assert!(refused("1.2.3.4:5,ttl=3").contains("\"ttl=3\"; there is rcvbuf=SIZE"));
     assert!(refused("1.2.3.4:5,rcvbuf=big").contains("size \"big\""));
-    let refused = |text: &str| Udp::open(&text.parse().unwrap(), &OpenFor { max_datagram: 64 }).err().unwrap().to_string();
+    let refused =
+        |text: &str| Udp::open(&text.parse().unwrap(), &OpenFor { max_datagram: 64 }).err().unwrap().to_string();
     assert_eq!(refused("198.51.100.7:5000"), "198.51.100.7 is no address of this machine");
     assert!(refused("239.1.2.3:5000@nosuch0").starts_with("no interface \"nosuch0\"; there are: "));
     let other = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -1,0 +1,376 @@
+//! `packet:` — the frames of a network interface, beside the kernel's own use of it, from a mapped TPACKET_V3 ring.
+//!
+//! Contract: each frame is one datagram, as it was on the wire and as tcpdump writes it: a VLAN tag that the kernel took
+//! out is put back, and what the machine sends itself over loopback appears once. One longer than `snaplen` or the
+//! stream's largest datagram is cut and keeps its original length. The kernel collects frames in blocks and hands a
+//! block over when it is full or `timeout` after its first frame: that is the most this source adds to a frame's latency.
+//!
+//! Frames for which the ring had no room are a loss in the layer `kernel`, exact, told before the first frame of the
+//! block behind them. The source time is the kernel's, CLOCK_REALTIME; with `hwtstamp` it is the network card's own
+//! clock, which is set up for it (needs CAP_NET_ADMIN, and stays so). An interface that goes down or away is a fault,
+//! not the end: capture goes on when it, or another of its name, is back.
+//!
+//! Needs CAP_NET_RAW: `setcap cap_net_raw+ep ringd`.
+
+use super::socket::{get_words, interface, set_option};
+use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
+use crate::intake::{Arrival, Intake};
+use blocks::{Blocks, Damaged, Packet};
+use memmap2::MmapOptions;
+use ringweir_proto::quantity::{Bytes, Span};
+use ringweir_proto::ring::Layer;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+mod blocks;
+#[cfg(test)]
+mod tests;
+
+pub const KIND: SourceKind = SourceKind {
+    name: "packet",
+    usage: "packet:INTERFACE[,snaplen=SIZE][,block=SIZE][,blocks=N][,timeout=DURATION][,promisc][,hwtstamp]",
+    about: "the frames of a network interface, which goes on working (needs CAP_NET_RAW)",
+    open,
+};
+
+/// Linux' page size as far as blocks are concerned: the kernel wants whole pages.
+const PAGE: u64 = 4096;
+/// A frame's header in a block, link-layer address and alignment included, is below this.
+const HEADROOM: u64 = 256;
+/// How often an interface that is down is looked at.
+const WATCH_NS: u64 = 1_000_000_000;
+/// Bytes of an Ethernet header in front of a VLAN tag.
+const BEFORE_TAG: usize = 12;
+
+/// What stands behind `packet:`.
+#[derive(Debug, PartialEq, Eq)]
+struct Spec {
+    interface: String,
+    snaplen: u64,
+    block: u64,
+    blocks: u64,
+    timeout_ms: u32,
+    promisc: bool,
+    hwtstamp: bool,
+}
+
+impl std::str::FromStr for Spec {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        let mut parts = text.split(',');
+        let mut spec = Spec {
+            interface: parts.next().unwrap_or_default().to_owned(),
+            snaplen: 256 << 10,
+            block: 512 << 10,
+            blocks: 32,
+            timeout_ms: 10,
+            promisc: false,
+            hwtstamp: false,
+        };
+        if spec.interface.is_empty() {
+            return Err(SourceError::new("it takes the name of a network interface (see `ip link`)"));
+        }
+        for option in parts {
+            let bad = |reason: &str| SourceError(format!("{option:?}: {reason}"));
+            let size = |size: &str| size.parse::<Bytes>().map(|size| size.0).map_err(|e| bad(&e.to_string()));
+            match option.split_once('=').unwrap_or((option, "")) {
+                ("snaplen", value) => spec.snaplen = size(value)?,
+                ("block", value) => spec.block = size(value)?,
+                ("blocks", value) => spec.blocks = value.parse().map_err(|_| bad("a whole number is needed"))?,
+                ("timeout", value) => {
+                    // A bare number is milliseconds, as the kernel and tcpdump count.
+                    let span = value.parse().map(Duration::from_millis).or_else(|_| value.parse::<Span>().map(|s| s.0));
+                    spec.timeout_ms = span.map_err(|e| bad(&e.to_string()))?.as_millis().try_into().unwrap_or(u32::MAX);
+                }
+                ("promisc", "") => spec.promisc = true,
+                ("hwtstamp", "") => spec.hwtstamp = true,
+                _ => return Err(bad("there are snaplen=, block=, blocks=, timeout=, promisc and hwtstamp")),
+            }
+            if spec.snaplen == 0 {
+                return Err(bad("at least one byte of a frame is kept"));
+            }
+            if !spec.block.is_multiple_of(PAGE) || !(PAGE..=1 << 30).contains(&spec.block) {
+                return Err(bad("a block is a multiple of 4KiB, up to 1GiB"));
+            }
+            if !(2..=1 << 16).contains(&spec.blocks) || spec.block * spec.blocks > 8 << 30 {
+                return Err(bad("there are 2 to 65536 blocks, of 8GiB together"));
+            }
+            if !(1..=1000).contains(&spec.timeout_ms) {
+                return Err(bad("a timeout is from 1ms to 1s"));
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// An interface that is down or away.
+struct Down {
+    /// When to look next, CLOCK_MONOTONIC ns.
+    next: u64,
+    /// No interface of the name existed when we looked last.
+    gone: bool,
+}
+
+struct PacketSource {
+    // Before the socket: the mapping goes first.
+    blocks: Blocks,
+    socket: OwnedFd,
+    spec: Spec,
+    index: u32,
+    down: Option<Down>,
+    /// Bytes of a frame that are kept.
+    cut: usize,
+    link: Link,
+}
+
+/// What kind of interface it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link {
+    ethernet: bool,
+    loopback: bool,
+}
+
+fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
+    Ok(Box::new(PacketSource::open(argument.parse()?, stream)?))
+}
+
+/// Explains an error of `step`.
+fn refused(step: &str, e: impl Into<io::Error>) -> SourceError {
+    let e = e.into();
+    match (step, e.raw_os_error()) {
+        ("socket", Some(libc::EPERM | libc::EACCES)) => {
+            SourceError::new("needs CAP_NET_RAW: run with sudo, or setcap cap_net_raw+ep ringd")
+        }
+        ("ring", Some(libc::ENOMEM)) => {
+            SourceError::new("no memory for the ring of blocks: give fewer or smaller ones with blocks= and block=")
+        }
+        ("hwtstamp", Some(libc::EOPNOTSUPP | libc::ENOTTY)) => {
+            SourceError::new("hwtstamp: this interface has no hardware receive timestamps (see `ethtool -T`)")
+        }
+        ("hwtstamp", Some(libc::EPERM)) => {
+            SourceError::new("hwtstamp: setting up the network card needs CAP_NET_ADMIN")
+        }
+        _ => SourceError(format!("{step}: {e}")),
+    }
+}
+
+impl PacketSource {
+    fn open(spec: Spec, stream: &OpenFor) -> Result<Self, SourceError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        // Protocol 0: nothing arrives before it is bound, so nothing of another interface ever does.
+        let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
+            .map_err(|e| refused("socket", e))?;
+        let fd = socket.as_fd();
+        let index = interface(fd, &spec.interface)?;
+        let set = |name, value: i32, step| set_option(fd, libc::SOL_PACKET, name, &value).map_err(|e| refused(step, e));
+        set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V3 as i32, "TPACKET_V3")?;
+        if spec.hwtstamp {
+            stamp_in_hardware(fd, &spec.interface).map_err(|e| refused("hwtstamp", e))?;
+            set(libc::PACKET_TIMESTAMP, libc::SOF_TIMESTAMPING_RAW_HARDWARE as i32, "PACKET_TIMESTAMP")?;
+        }
+        let cut = spec.snaplen.min(stream.max_datagram as u64).max(1);
+        if spec.block < cut.min(2048) + HEADROOM {
+            return Err(SourceError(format!("block={} is too small for a frame", Bytes(spec.block))));
+        }
+        // A program of one instruction, "keep so many bytes": the kernel then copies no more than we take.
+        let mut program = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: cut as u32 };
+        let program = libc::sock_fprog { len: 1, filter: &raw mut program };
+        set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+            .map_err(|e| refused("SO_ATTACH_FILTER", e))?;
+
+        const FRAME: u64 = 2048;
+        let request = libc::tpacket_req3 {
+            tp_block_size: spec.block as u32,
+            tp_block_nr: spec.blocks as u32,
+            tp_frame_size: FRAME as u32,
+            tp_frame_nr: (spec.block / FRAME * spec.blocks) as u32,
+            tp_retire_blk_tov: spec.timeout_ms,
+            tp_sizeof_priv: 0,
+            tp_feature_req_word: 0,
+        };
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request).map_err(|e| refused("ring", e))?;
+        let (block, count) = (spec.block as usize, spec.blocks as usize);
+        let map = MmapOptions::new().len(block * count).map_raw(&socket).map_err(|e| refused("ring", e))?;
+        let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| SourceError::new("ring: mapped at 0"))?;
+        // SAFETY: the mapping has that length, is aligned to a page and lives in `owner`; the kernel is the other writer
+        // and keeps to the protocol of TPACKET_V3.
+        let blocks = unsafe { Blocks::new(base, block, count, Box::new(map)) };
+
+        let link = attach(fd, index, spec.promisc)?;
+        if link.loopback {
+            // Old kernels lack it: `publish` leaves out what is left.
+            let _unsupported = set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32);
+        }
+        Ok(Self { blocks, socket, spec, index, down: None, cut: cut as usize, link })
+    }
+
+    /// Takes the kernel's count of frames it had no room for; reading sets it back to 0.
+    fn take_drops(&self, intake: &mut Intake) {
+        let counts = get_words::<3>(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS);
+        match counts {
+            Ok([_, drops, _]) if drops > 0 => intake.lost(Layer::Kernel, u64::from(drops), true),
+            Ok(_) => {}
+            Err(e) => intake.fault(format_args!("packet: {}: reading its drop count: {e}", self.spec.interface)),
+        }
+    }
+
+    /// No block is there: settles drops that none will tell of, and looks after the interface.
+    fn idle(&mut self, intake: &mut Intake) {
+        self.take_drops(intake);
+        let (now, name) = (intake.now(), &self.spec.interface);
+        match sockopt::socket_error(&self.socket) {
+            Ok(Err(rustix::io::Errno::NETDOWN)) if self.down.is_none() => {
+                intake.fault(format_args!("packet: interface {name} is down; capture goes on when it is up"));
+                self.down = Some(Down { next: now, gone: false });
+            }
+            Ok(Err(rustix::io::Errno::NETDOWN)) | Ok(Ok(())) => {}
+            Ok(Err(e)) | Err(e) => intake.fault(format_args!("packet: {name}: {e}")),
+        }
+        let Some(down) = self.down.as_mut().filter(|down| now >= down.next) else { return };
+        down.next = now + WATCH_NS;
+        match rustix::net::netdevice::name_to_index(&self.socket, name) {
+            Err(_) => {
+                if !std::mem::replace(&mut down.gone, true) {
+                    intake.fault(format_args!("packet: interface {name} is gone; capture goes on when it is back"));
+                }
+            }
+            // The same interface: the kernel resumes by itself as soon as it is up.
+            Ok(index) if index == self.index => {}
+            Ok(index) => match attach(self.socket.as_fd(), index, self.spec.promisc) {
+                Ok(link) => {
+                    (self.index, self.link, self.down) = (index, link, None);
+                    intake.fault(format_args!("packet: interface {name} is back, capture goes on"));
+                }
+                // Not up yet: tried again.
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+/// Binds the socket to an interface.
+fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceError> {
+    let mut address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let mut len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the pointer is valid for `len` bytes, which the kernel only reads.
+    if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } != 0 {
+        return Err(refused("bind", io::Error::last_os_error()));
+    }
+    if promisc {
+        let request = libc::packet_mreq {
+            mr_ifindex: index as i32,
+            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request).map_err(|e| refused("promisc", e))?;
+    }
+    // SAFETY: the kernel writes at most `len` bytes of the address; any bits are a valid one.
+    if unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) } != 0 {
+        return Err(refused("getsockname", io::Error::last_os_error()));
+    }
+    let loopback = address.sll_hatype == libc::ARPHRD_LOOPBACK;
+    Ok(Link { ethernet: loopback || address.sll_hatype == libc::ARPHRD_ETHER, loopback })
+}
+
+/// Has the network card put its own time on every frame it receives.
+fn stamp_in_hardware(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let mut config = libc::hwtstamp_config { flags: 0, tx_type: 0, rx_filter: libc::HWTSTAMP_FILTER_ALL as i32 };
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut config).cast() },
+    };
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the request names an interface and points to a configuration that outlives the call.
+    let outcome = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSHWTSTAMP, &raw mut request) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Publishes one frame, of which `cut` bytes are kept.
+fn publish(intake: &mut Intake, packet: &Packet<'_>, link: Link, cut: usize) -> Result<(), SourceError> {
+    if link.loopback && packet.kind == libc::PACKET_OUTGOING {
+        // It comes again as received.
+        return Ok(());
+    }
+    let bytes = packet.bytes;
+    let tag = packet.vlan.filter(|_| link.ethernet && bytes.len() >= BEFORE_TAG);
+    let (extra, most) = (if tag.is_some() { 4 } else { 0 }, cut.min(intake.max_datagram()));
+    let len = (bytes.len() + extra).min(most);
+    let wire_len = packet.wire_len.saturating_add(extra as u32);
+    let mut claim = intake.claim(len).map_err(SourceError::new)?;
+    match tag {
+        None => claim.write(0, &bytes[..len]),
+        Some((tpid, tci)) => {
+            let [a, b] = tpid.to_be_bytes();
+            let [c, d] = tci.to_be_bytes();
+            let (before, behind) = bytes.split_at(BEFORE_TAG);
+            let mut room = &mut claim.bytes()[..len];
+            for part in [before, &[a, b, c, d], behind] {
+                let n = part.len().min(room.len());
+                let (to, rest) = room.split_at_mut(n);
+                to.copy_from_slice(&part[..n]);
+                room = rest;
+            }
+        }
+    }
+    let original_len = if wire_len as usize > len { wire_len } else { 0 };
+    intake.commit(0, len, Arrival { original_len, channel: 0, source_time: packet.time_ns });
+    Ok(())
+}
+
+impl Source for PacketSource {
+    fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
+        while intake.has_room() {
+            if !self.blocks.is_open() {
+                match self.blocks.open() {
+                    // The block was closed with drops before it that are not counted yet.
+                    Some(status) if status & libc::TP_STATUS_LOSING != 0 => self.take_drops(intake),
+                    Some(_) => {}
+                    None => {
+                        self.idle(intake);
+                        return Ok(Fill::Idle);
+                    }
+                }
+                self.down = None;
+            }
+            match self.blocks.next() {
+                Ok(Some(packet)) => publish(intake, &packet, self.link, self.cut)?,
+                Ok(None) => self.blocks.release(),
+                Err(Damaged { left }) => {
+                    intake.lost(Layer::Broker, u64::from(left), false);
+                    let name = &self.spec.interface;
+                    intake.fault(format_args!("packet: {name}: {left} frames of a block that contradicts itself"));
+                }
+            }
+        }
+        Ok(Fill::Took)
+    }
+
+    fn wait_for(&self) -> WaitFor<'_> {
+        WaitFor { readable: Some(self.socket.as_fd()), until: self.down.as_ref().map(|down| down.next) }
+    }
+
+    fn describe(&self) -> String {
+        let Spec { interface, block, blocks, timeout_ms, promisc, hwtstamp, .. } = &self.spec;
+        format!(
+            "{interface}{}, frames wait up to {timeout_ms} ms in {blocks} blocks of {}, {} timestamps",
+            if *promisc { " promiscuous" } else { "" },
+            Bytes(*block),
+            if *hwtstamp { "hardware" } else { "kernel" },
+        )
+    }
+}

@@ -1,0 +1,238 @@
+//! Capture in network namespaces of their own: a veth pair for frames, loopback for its doubles. The account is kept:
+//! sent = published + lost. Without root these tests say that they were skipped.
+
+use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell};
+use super::*;
+use ringweir_proto::stats::PumpCounter;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Two interfaces joined by a wire, on which nothing but the test sends.
+const WIRE: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link add va type veth peer name vb; \
+    ip link set va up; ip link set vb up";
+
+fn capture(argument: &str, max_datagram: usize) -> PacketSource {
+    PacketSource::open(argument.parse().unwrap(), &OpenFor { max_datagram }).unwrap()
+}
+
+/// Something that sends whole frames on `name`.
+struct Sender(OwnedFd);
+
+impl Sender {
+    fn on(name: &str) -> Self {
+        let fd = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::empty(), None).unwrap();
+        let index = interface(fd.as_fd(), name).unwrap();
+        // Bound for sending; what it would receive does not matter.
+        attach(fd.as_fd(), index, false).unwrap();
+        Self(fd)
+    }
+
+    fn send(&self, frame: &[u8]) {
+        let sent = rustix::net::send(&self.0, frame, rustix::net::SendFlags::empty());
+        assert_eq!(sent, Ok(frame.len()));
+    }
+}
+
+/// A broadcast frame of `len` bytes that no other `number` has.
+fn frame(number: u32, len: usize) -> Vec<u8> {
+    let mut frame = [&[0xFF; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xB5], &number.to_le_bytes()].concat();
+    frame.extend((frame.len()..len).map(|i| (number as usize * 31 + i * 7) as u8));
+    frame.truncate(len);
+    frame
+}
+
+/// Everything until nothing has come for 60 ms.
+fn collect(bench: &mut Bench, source: &mut PacketSource) -> Vec<Got> {
+    let mut all = Vec::new();
+    loop {
+        let (got, fill) = bench.run(source);
+        all.extend(got);
+        assert_eq!(fill, Fill::Idle);
+        let fd = source.wait_for().readable.unwrap();
+        let patience = Timespec { tv_sec: 0, tv_nsec: 60_000_000 };
+        if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)) == Ok(0) {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn specs_parse_and_refuse_by_name() {
+    let spec: Spec = "eth0,snaplen=96,block=1MiB,blocks=4,timeout=2ms,promisc,hwtstamp".parse().unwrap();
+    let expected = Spec {
+        interface: "eth0".into(),
+        snaplen: 96,
+        block: 1 << 20,
+        blocks: 4,
+        timeout_ms: 2,
+        promisc: true,
+        hwtstamp: true,
+    };
+    assert_eq!(spec, expected);
+    assert_eq!("lo,timeout=50".parse::<Spec>().unwrap().timeout_ms, 50);
+    let refused = |text: &str| text.parse::<Spec>().unwrap_err().to_string();
+    assert!(refused("").contains("name of a network interface"));
+    assert!(refused("lo,fanout").starts_with("\"fanout\": there are snaplen="));
+    assert!(refused("lo,promisc=yes").starts_with("\"promisc=yes\": there are"));
+    assert!(refused("lo,snaplen=0").contains("at least one byte"));
+    assert!(refused("lo,block=5000").contains("\"block=5000\": a block is a multiple of 4KiB"));
+    assert!(refused("lo,blocks=1").contains("2 to 65536 blocks"));
+    assert!(refused("lo,timeout=0").contains("from 1ms to 1s"));
+    assert!(refused("lo,timeout=soon").contains("duration \"soon\""));
+    let text = super::refused("socket", io::Error::from_raw_os_error(libc::EPERM)).to_string();
+    assert_eq!(text, "needs CAP_NET_RAW: run with sudo, or setcap cap_net_raw+ep ringd");
+}
+
+#[test]
+fn every_frame_of_a_wire_arrives_whole_and_in_order() {
+    in_namespace(WIRE, || {
+        let mut bench = Bench::new(8 << 20, 2048);
+        let mut source = capture("vb,block=64KiB,blocks=64,timeout=2", 2048);
+        assert_eq!(source.describe(), "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps");
+        let sender = Sender::on("va");
+        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let before = clock();
+        let sent: Vec<_> = (0..2000).map(|i| frame(i, 18 + (i as usize * 37) % 1497)).collect();
+        for frame in &sent {
+            sender.send(frame);
+        }
+        let got = collect(&mut bench, &mut source);
+        assert!(bytes_of(&got) == sent, "{} of {}", got.len(), sent.len());
+        assert!(got.iter().all(|g| (before..=clock()).contains(&g.source_time) && g.original_len == g.bytes.len()));
+        assert!(got.is_sorted_by_key(|g| g.source_time));
+        assert_eq!((bench.count(PumpCounter::Published), bench.count(PumpCounter::KernelLost)), (2000, 0));
+        assert_eq!(bench.told(), [""; 0]);
+    });
+}
+
+#[test]
+fn frames_without_room_are_counted_exactly_and_told_where_they_were() {
+    in_namespace(WIRE, || {
+        let mut bench = Bench::new(8 << 20, 2048);
+        let mut source = capture("vb,block=16KiB,blocks=4,timeout=2", 2048);
+        let sender = Sender::on("va");
+        let (mut sent, mut next, mut lost) = (0_u32, 0, 0);
+        for round in 0..20 {
+            for _ in 0..1 + round * 40 {
+                sender.send(&frame(sent, 500));
+                sent += 1;
+            }
+            for datagram in collect(&mut bench, &mut source) {
+                let told: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
+                assert!(datagram.lost_before.iter().all(|&(layer, _, exact)| layer == Layer::Kernel && exact));
+                let number = u64::from(u32::from_le_bytes(*datagram.bytes[14..].first_chunk().unwrap()));
+                assert_eq!(number, next + told, "round {round}");
+                next = number + 1;
+                lost += told;
+            }
+            let account = bench.count(PumpCounter::Published) + bench.count(PumpCounter::KernelLost);
+            assert_eq!(account, u64::from(sent), "round {round}");
+        }
+        assert!(lost > 1000, "{lost}");
+    });
+}
+
+#[test]
+fn long_frames_are_cut_and_say_their_length() {
+    in_namespace(WIRE, || {
+        for (argument, max, kept) in [("vb,snaplen=100", 2048, 100), ("vb", 96, 96), ("vb,snaplen=64", 99, 64)] {
+            let mut bench = Bench::new(1 << 20, max as u64);
+            let mut source = capture(argument, max);
+            let sender = Sender::on("va");
+            let sent: Vec<_> = [60, kept, kept + 1, 1500].map(|len| frame(7, len)).into();
+            sent.iter().for_each(|frame| sender.send(frame));
+            let got = collect(&mut bench, &mut source);
+            let seen: Vec<_> = got.iter().map(|g| (&g.bytes[..], g.original_len)).collect();
+            let expected: Vec<_> = sent.iter().map(|s| (&s[..s.len().min(kept)], s.len())).collect();
+            assert_eq!(seen, expected);
+            assert_eq!(bench.count(PumpCounter::Truncated), 2);
+        }
+    });
+}
+
+#[test]
+fn vlan_tags_are_back_in_their_place() {
+    in_namespace(WIRE, || {
+        for tpid in [0x8100_u16, 0x88A8] {
+            for max in [2048, 15] {
+                let mut bench = Bench::new(1 << 20, max as u64);
+                let mut source = capture("vb", max);
+                let sender = Sender::on("va");
+                let plain = frame(3, 80);
+                let tagged = [&plain[..12], &tpid.to_be_bytes(), &[0x20, 0x2A], &plain[12..]].concat();
+                sender.send(&tagged);
+                sender.send(&plain);
+                let got = collect(&mut bench, &mut source);
+                assert_eq!(bytes_of(&got), [&tagged[..84.min(max)], &plain[..80.min(max)]], "{tpid:x}");
+                assert_eq!((got[0].original_len, got[1].original_len), (84, 80));
+            }
+        }
+    });
+}
+
+#[test]
+fn loopback_shows_every_frame_once() {
+    in_namespace("ip link set lo up", || {
+        let mut bench = Bench::new(1 << 20, 2048);
+        let mut source = capture("lo", 2048);
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for payload in [b"first", b"again"] {
+            sender.send_to(payload, receiver.local_addr().unwrap()).unwrap();
+        }
+        let got = collect(&mut bench, &mut source);
+        let payloads: Vec<_> = got.iter().map(|g| &g.bytes[g.bytes.len() - 5..]).collect();
+        assert_eq!(payloads, [b"first", b"again"]);
+    });
+}
+
+#[test]
+fn an_interface_may_go_down_and_away_and_come_back() {
+    in_namespace(WIRE, || {
+        const SECOND: u64 = 1_000_000_000;
+        let mut bench = Bench::new(1 << 20, 2048);
+        let mut source = capture("vb,promisc", 2048);
+        let exchange = |bench: &mut Bench, source: &mut PacketSource, number| {
+            Sender::on("va").send(&frame(number, 60));
+            assert_eq!(bytes_of(&collect(bench, source)), [frame(number, 60)]);
+        };
+        exchange(&mut bench, &mut source, 1);
+        assert_eq!(source.wait_for().until, None);
+
+        shell("ip link set vb down");
+        bench.now = 5 * SECOND;
+        collect(&mut bench, &mut source);
+        assert_eq!(bench.told(), ["packet: interface vb is down; capture goes on when it is up"]);
+        assert_eq!(source.wait_for().until, Some(6 * SECOND));
+        shell("ip link set vb up");
+        exchange(&mut bench, &mut source, 2);
+        assert_eq!(source.wait_for().until, None);
+
+        shell("ip link del vb");
+        bench.now = 7 * SECOND;
+        collect(&mut bench, &mut source);
+        let told = bench.told();
+        assert_eq!(told[1..], ["packet: interface vb is gone; capture goes on when it is back"], "{told:?}");
+        bench.now = 9 * SECOND;
+        collect(&mut bench, &mut source);
+        assert!(bench.told().is_empty());
+        shell(WIRE);
+        bench.now = 11 * SECOND;
+        collect(&mut bench, &mut source);
+        assert_eq!(bench.told(), ["packet: interface vb is back, capture goes on"]);
+        exchange(&mut bench, &mut source, 3);
+        let details = std::process::Command::new("ip").args(["-d", "link", "show", "vb"]).output().unwrap().stdout;
+        assert!(String::from_utf8_lossy(&details).contains("promiscuity 1"));
+    });
+}
+
+#[test]
+fn what_an_interface_cannot_do_is_told() {
+    in_namespace(WIRE, || {
+        let refused = |text: &str| {
+            let opened = PacketSource::open(text.parse().unwrap(), &OpenFor { max_datagram: 64 });
+            opened.err().unwrap().to_string()
+        };
+        assert_eq!(refused("nosuch0"), "no interface \"nosuch0\"; there are: lo, va, vb");
+        assert!(refused("vb,hwtstamp").starts_with("hwtstamp: this interface has no hardware"));
+    });
+}
