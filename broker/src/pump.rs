@@ -175,3 +175,6 @@ impl Pump {
         self.intake.count(PumpCounter::Sleeps, 1);
     }
 }
+
+#[cfg(test)]
+mod tests;

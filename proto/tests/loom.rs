@@ -487,7 +487,7 @@ impl House {
     }
     /// The waker's part after a doze bell.
     fn enter(&self, index: u32, seen: u64) {
-        let news = || self.memory.write_cursor() != seen;
+        let news = || self.memory.write_cursor() != seen || self.memory.has_ended();
         self.sleepers.lock().unwrap().enter(&self.gate, index, news, |i| self.bells[i as usize].ring());
     }
     fn settle(&self) {
@@ -615,6 +615,28 @@ fn two_sleepers() {
     });
 }
 
+/// The end of the stream is news like a datagram.
+fn end_wakes_the_sleeper() {
+    check(3, || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let reader = thread::spawn({
+            let house = house.clone();
+            move || {
+                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
+                while reader.step().unwrap() != Step::Ended {
+                    house.enter(0, reader.write_cursor_seen());
+                    house.bells[0].wait();
+                }
+            }
+        });
+        publisher.end();
+        house.after_commit();
+        reader.join().unwrap();
+    });
+}
+
 // ---- the runs -----------------------------------------------------------------------------------------------------
 
 type Model = (&'static str, fn());
@@ -635,6 +657,7 @@ models! {
     first_datagram lapped_by_slots lapped_by_bytes lapped_by_bytes_before third_lap third_lap_to_the_newest two_readers
     upstream_over_a_lap attach_at_the_oldest attach_at_the_latest attach_at_a_seq_that_goes attach_at_a_seq_to_come ended
     batch filled_in_steps read_on_after_validating one_sleeper one_sleeper_with_a_timeout one_sleeper_twice two_sleepers
+    end_wakes_the_sleeper
 }
 
 macro_rules! model {
@@ -652,7 +675,7 @@ fn killers(site: Site) -> Vec<Model> {
         }
         Site::ClaimLate => vec![model!(lapped_by_slots), model!(filled_in_steps)],
         Site::WakeFence | Site::DozeFence | Site::LookAgainSkipped => {
-            vec![model!(one_sleeper), model!(one_sleeper_twice), model!(two_sleepers)]
+            vec![model!(one_sleeper), model!(one_sleeper_twice), model!(two_sleepers), model!(end_wakes_the_sleeper)]
         }
         Site::EndStore | Site::EndLoad => vec![model!(ended)],
         Site::LapMiscounted => vec![model!(lapped_by_slots)],

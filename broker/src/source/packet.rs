@@ -240,14 +240,13 @@ impl PacketSource {
             }
             // The same interface: the kernel resumes by itself as soon as it is up.
             Ok(index) if index == self.index => {}
-            Ok(index) => match attach(self.socket.as_fd(), index, self.spec.promisc) {
-                Ok(link) => {
+            Ok(index) => {
+                // Refused: not ready yet, tried again.
+                if let Ok(link) = attach(self.socket.as_fd(), index, self.spec.promisc) {
                     (self.index, self.link, self.down) = (index, link, None);
                     intake.fault(format_args!("packet: interface {name} is back, capture goes on"));
                 }
-                // Not up yet: tried again.
-                Err(_) => {}
-            },
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::notice::{Notice, Notices};
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Cause, Layer, Publisher, Resume, RingMemory, RingReader, Start, Step};
 use ringweir_proto::stats::{PumpCounter, Snapshot};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::Arc;
 
 /// One datagram as a reader got it.
@@ -60,6 +61,20 @@ impl Bench {
         }
     }
 
+    /// Like [`Self::run`], and waits for a source that is idle until it ends, a second at most: the writing end of a pipe
+    /// may live on for a moment in a process that another test is just starting.
+    pub fn run_to_end(&mut self, source: &mut dyn Source) -> Vec<Got> {
+        let mut all = Vec::new();
+        loop {
+            let (got, fill) = self.run(source);
+            all.extend(got);
+            if fill == Fill::Ended {
+                return all;
+            }
+            assert!(wait(source, 1000), "idle and not ended");
+        }
+    }
+
     /// Everything readable now.
     pub fn read(&mut self) -> Vec<Got> {
         let (mut all, mut lost_before) = (Vec::new(), Vec::new());
@@ -97,6 +112,13 @@ impl Bench {
     pub fn told(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.notices.pop().ok()).map(|n| n.to_string()).collect()
     }
+}
+
+/// Waits until `source` is readable, `ms` at most; whether it is.
+pub fn wait(source: &dyn Source, ms: i64) -> bool {
+    let fd = source.wait_for().readable.expect("a source that can be polled");
+    let patience = Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)) != Ok(0)
 }
 
 /// The bytes of every datagram.

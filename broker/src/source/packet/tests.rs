@@ -1,10 +1,9 @@
 //! Capture in network namespaces of their own: a veth pair for frames, loopback for its doubles. The account is kept:
 //! sent = published + lost. Without root these tests say that they were skipped.
 
-use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell};
+use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell, wait};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Two interfaces joined by a wire, on which nothing but the test sends.
 const WIRE: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link add va type veth peer name vb; \
@@ -47,9 +46,7 @@ fn collect(bench: &mut Bench, source: &mut PacketSource) -> Vec<Got> {
         let (got, fill) = bench.run(source);
         all.extend(got);
         assert_eq!(fill, Fill::Idle);
-        let fd = source.wait_for().readable.unwrap();
-        let patience = Timespec { tv_sec: 0, tv_nsec: 60_000_000 };
-        if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)) == Ok(0) {
+        if !wait(source, 60) {
             return all;
         }
     }

@@ -1,0 +1,72 @@
+//! G8: the pump allocates nothing per datagram. Negative control: `a_source_that_allocates_is_noticed`.
+
+use super::*;
+use crate::notice::Notices;
+use crate::source::{self, OpenFor};
+use ringweir_proto::layout::Geometry;
+use ringweir_proto::ring::{Publisher, RingMemory};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+struct Counting;
+
+thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
+
+// SAFETY: passes everything through to the system's allocator; the counter is a const-initialised thread-local without a
+// destructor, so counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|n| n.set(n.get() + 1));
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Pumps `source` to its end in this thread; datagrams published and allocations made.
+fn pumped(source: Box<dyn Source>) -> (u64, u64) {
+    let memory = Arc::new(RingMemory::on_heap(Geometry::new(1024, 1 << 20, 4096).unwrap()));
+    let (notices, _drain) = Notices::queue();
+    let (_commands, queue) = rtrb::RingBuffer::new(8);
+    let handle = Arc::new(PumpHandle::new(Bell::new().unwrap(), false));
+    let gate = Arc::new(WakeGate::default());
+    let intake = Intake::new(Publisher::new(memory.clone()), notices);
+    let pump = Pump::new(intake, source, gate, queue, 8, Arc::new(Bell::new().unwrap()), handle, false);
+    let before = ALLOCATIONS.with(Cell::get);
+    pump.run().unwrap();
+    let allocated = ALLOCATIONS.with(Cell::get) - before;
+    assert!(memory.has_ended(), "readers are told of the end");
+    (memory.write_cursor(), allocated)
+}
+
+#[test]
+fn pumping_allocates_nothing_per_datagram() {
+    let stream = OpenFor { max_datagram: 4096 };
+    for spec in ["gen:rate=max,size=24..1500,channels=4,count=100000", "gen:rate=200k/s,size=64,count=20000"] {
+        let (published, allocated) = pumped(source::open(spec, &stream).unwrap());
+        assert!(published >= 20_000);
+        assert_eq!(allocated, 0, "{spec}: {published} datagrams");
+    }
+}
+
+#[test]
+fn a_source_that_allocates_is_noticed() {
+    struct Allocates(Box<dyn Source>);
+    impl Source for Allocates {
+        fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
+            drop(std::hint::black_box(vec![1u8; 8]));
+            self.0.fill(intake)
+        }
+        fn wait_for(&self) -> WaitFor<'_> {
+            self.0.wait_for()
+        }
+    }
+    let inner = source::open("gen:rate=max,size=64,count=10000", &OpenFor { max_datagram: 4096 }).unwrap();
+    assert!(pumped(Box::new(Allocates(inner))).1 > 0);
+}
