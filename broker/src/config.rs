@@ -51,10 +51,10 @@ pub struct StreamConfig {
     #[serde(default = "default_readers")]
     pub readers_max: u32,
 
-    /// Permissions of the control socket, octal
-    #[arg(long, value_name = "MODE", default_value = "0660")]
-    #[serde(default = "default_mode")]
-    pub socket_mode: String,
+    /// Permissions of the control socket, octal [default: 0660, or 0666 with --allow-uid or --allow-gid]
+    #[arg(long, value_name = "MODE")]
+    #[serde(default)]
+    pub socket_mode: Option<String>,
 
     /// Group of the control socket; its members may attach (name or number)
     #[arg(long)]
@@ -122,10 +122,6 @@ impl FromStr for Linger {
 
 fn default_readers() -> u32 {
     64
-}
-
-fn default_mode() -> String {
-    "0660".into()
 }
 
 fn parse_text<T: FromStr<Err: std::fmt::Display>>(value: toml::Value) -> Result<T, String> {
@@ -196,12 +192,15 @@ impl StreamConfig {
         Ok(())
     }
 
-    /// The socket's mode.
+    /// The socket's mode. Whom the lists name must be able to connect; whoever else does is refused by its credentials.
     pub fn mode(&self) -> anyhow::Result<u32> {
-        let digits = self.socket_mode.trim_start_matches("0o");
-        match u32::from_str_radix(digits, 8) {
+        let Some(text) = &self.socket_mode else {
+            let listed = !self.allow_uid.is_empty() || !self.allow_gid.is_empty();
+            return Ok(if listed { 0o666 } else { 0o660 });
+        };
+        match u32::from_str_radix(text.trim_start_matches("0o"), 8) {
             Ok(mode) if mode <= 0o777 && mode & 0o111 == 0 => Ok(mode),
-            _ => anyhow::bail!("--socket-mode {:?}: expected octal permissions such as 0660", self.socket_mode),
+            _ => anyhow::bail!("--socket-mode {text:?}: expected octal permissions such as 0660"),
         }
     }
 
@@ -263,7 +262,7 @@ mod tests {
             (StreamConfig { name: "a b".into(), ..base.clone() }, "\"a b\""),
             (StreamConfig { readers_max: 0, ..base.clone() }, "--readers-max 0"),
             (StreamConfig { wait_readers: 65, ..base.clone() }, "--wait-readers 65"),
-            (StreamConfig { socket_mode: "0999".into(), ..base.clone() }, "0999"),
+            (StreamConfig { socket_mode: Some("0999".into()), ..base.clone() }, "0999"),
             (StreamConfig { meta: vec!["x".into()], ..base.clone() }, "KEY=VALUE"),
         ] {
             let error = change.check().unwrap_err().to_string();

@@ -52,7 +52,7 @@ pub struct Stream {
     stats_fd: OwnedFd,
     pump: Arc<PumpHandle>,
     pump_ended: Arc<Bell>,
-    pump_thread: Option<JoinHandle<Result<(), SourceError>>>,
+    pump_thread: Option<PumpThread>,
     waker: Waker,
     // Dropped last of all, in this order: nobody can connect, then nobody else may begin.
     listener: Socket,
@@ -98,16 +98,7 @@ impl Stream {
         let (notice_queue, notices) = Notices::queue();
 
         let listener = Socket::listen(paths::socket_path(run_dir, name), config.mode()?, gid)?;
-        let class = Class::current();
         let described = source.describe();
-        let summary = format!(
-            "{name} gen {}, {plan}, sched {class}, {}, prefault ok{}{described}; {}",
-            spec.generation,
-            sched::lock_words(object.locked()),
-            if described.is_empty() { "" } else { "; " },
-            listener.path.display(),
-        );
-
         let intake = Intake::new(Publisher::new(memory), notice_queue);
         let pumping = Pump::new(
             intake,
@@ -120,7 +111,14 @@ impl Stream {
             config.spin,
         );
         let waker = Waker::start(name, &readers, waker_bell)?;
-        let pump_thread = start_pump(name, pumping, config.cpu, pump_ended.clone())?;
+        let (pump_thread, class) = start_pump(name, pumping, config.cpu, pump_ended.clone())?;
+        let summary = format!(
+            "{name} gen {}, {plan}, sched {class}, {}, prefault ok{}{described}; {}",
+            spec.generation,
+            sched::lock_words(object.locked()),
+            if described.is_empty() { "" } else { "; " },
+            listener.path.display(),
+        );
         if config.spin
             && let Some(warning) = sched::spin_warning(class)
         {
@@ -215,7 +213,10 @@ impl Waker {
     }
 }
 
-fn start_pump(name: &str, pump: Pump, cpu: Option<usize>, ended: Arc<Bell>) -> anyhow::Result<JoinHandle<Result<(), SourceError>>> {
+type PumpThread = JoinHandle<Result<(), SourceError>>;
+
+/// Starts the pump; also the class its thread got.
+fn start_pump(name: &str, pump: Pump, cpu: Option<usize>, ended: Arc<Bell>) -> anyhow::Result<(PumpThread, Class)> {
     /// Rings even if the pump panics, so that the control thread always learns of its end.
     struct Ring(Arc<Bell>);
     impl Drop for Ring {
@@ -228,15 +229,15 @@ fn start_pump(name: &str, pump: Pump, cpu: Option<usize>, ended: Arc<Bell>) -> a
         .name(thread_name("pump", name))
         .spawn(move || {
             let _ring = Ring(ended);
-            let prepared = sched::prepare_pump_thread(cpu);
+            let prepared = sched::prepare_pump_thread(cpu).map(|()| Class::current());
             let go_on = prepared.is_ok();
             // The starter waits for this word, so it can be sent.
             let _received = tell.send(prepared);
             if go_on { pump.run() } else { Ok(()) }
         })
         .context("cannot start the pump thread")?;
-    told.recv().context("the pump thread died at its start")??;
-    Ok(thread)
+    let class = told.recv().context("the pump thread died at its start")??;
+    Ok((thread, class))
 }
 
 /// Thread names have 15 bytes.

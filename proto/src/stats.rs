@@ -183,6 +183,10 @@ impl Snapshot {
     pub fn set(&mut self, fact: StreamFact, value: u64) {
         self.stream[fact as usize] = value;
     }
+    /// Sets a counter of the pump.
+    pub fn set_pump(&mut self, counter: PumpCounter, value: u64) {
+        self.pump[counter as usize] = value;
+    }
     /// Takes the pump's counters over from a ring.
     pub fn take_pump(&mut self, memory: &crate::ring::RingMemory) {
         for (to, from) in self.pump.iter_mut().zip(&memory.counters().count) {

@@ -5,9 +5,11 @@ use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell, wait};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
 
-/// Two interfaces joined by a wire, on which nothing but the test sends.
+/// Two interfaces joined by a wire, on which nothing but the test sends. What is sent before the kernel has noticed the
+/// carrier, a moment after both are up, goes nowhere.
 const WIRE: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link add va type veth peer name vb; \
-    ip link set va up; ip link set vb up";
+    ip link set va up; ip link set vb up; \
+    for i in va vb; do until ip link show $i | grep -q 'state UP'; do sleep 0.02; done; done";
 
 fn capture(argument: &str, max_datagram: usize) -> PacketSource {
     PacketSource::open(argument.parse().unwrap(), &OpenFor { max_datagram }).unwrap()
@@ -200,7 +202,9 @@ fn an_interface_may_go_down_and_away_and_come_back() {
         collect(&mut bench, &mut source);
         assert_eq!(bench.told(), ["packet: interface vb is down; capture goes on when it is up"]);
         assert_eq!(source.wait_for().until, Some(6 * SECOND));
-        shell("ip link set vb up");
+        shell(
+            "ip link set vb up; for i in va vb; do until ip link show $i | grep -q 'state UP'; do sleep 0.02; done; done",
+        );
         exchange(&mut bench, &mut source, 2);
         assert_eq!(source.wait_for().until, None);
 

@@ -1,0 +1,66 @@
+//! What a process is doing, as /proc tells: whether it runs, is stopped, or is gone.
+//!
+//! Contract: an answer is never a guess. A process that may exist without being visible here (another user's under
+//! `hidepid`, another pid namespace) is [`Process::Unseen`], not gone.
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
+/// State of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// It runs, sleeps or waits for a device: the letter of /proc/PID/stat.
+    Runs(char),
+    /// Stopped by a signal (`T`) or by a debugger (`t`).
+    Stopped(char),
+    /// It does not exist any more, or is a zombie.
+    Gone,
+    /// It cannot be seen from here.
+    Unseen,
+}
+
+impl Process {
+    /// Looks at process `pid`; 0 stands for one that is not of this namespace.
+    pub fn look(pid: u64) -> Self {
+        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Self::Unseen };
+        match std::fs::read(format!("/proc/{pid}/stat")) {
+            Ok(stat) => Self::parse(&stat),
+            Err(_) => match test_kill_process(number) {
+                Err(Errno::SRCH) => Self::Gone,
+                _ => Self::Unseen,
+            },
+        }
+    }
+
+    /// The state letter stands behind the name in parentheses, which may itself hold blanks and parentheses.
+    fn parse(stat: &[u8]) -> Self {
+        let behind = stat.iter().rposition(|b| *b == b')').map_or(&[][..], |at| &stat[at + 1..]);
+        match behind.trim_ascii_start().first() {
+            Some(b @ (b'T' | b't')) => Self::Stopped(char::from(*b)),
+            Some(b'Z' | b'X' | b'x') => Self::Gone,
+            Some(b) => Self::Runs(char::from(*b)),
+            None => Self::Unseen,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_letters_are_found_behind_any_name() {
+        assert_eq!(Process::parse(b"12 (ringcat) S 1 2"), Process::Runs('S'));
+        assert_eq!(Process::parse(b"12 (a) T (b) ) T 1 2"), Process::Stopped('T'));
+        assert_eq!(Process::parse(b"12 (gdb'd) t 1"), Process::Stopped('t'));
+        assert_eq!(Process::parse(b"12 (dead) Z 1"), Process::Gone);
+        assert_eq!(Process::parse(b""), Process::Unseen);
+    }
+
+    #[test]
+    fn this_process_runs_and_an_impossible_one_is_gone() {
+        assert!(matches!(Process::look(std::process::id().into()), Process::Runs(_)));
+        assert_eq!(Process::look(0x7fff_fff0), Process::Gone);
+        assert_eq!(Process::look(0), Process::Unseen);
+    }
+}

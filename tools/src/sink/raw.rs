@@ -1,0 +1,10 @@
+//! Payload bytes and nothing else; boundaries are lost.
+
+use super::{Format, Sink};
+
+pub const FORMAT: Format =
+    Format { name: "raw", about: "payload bytes, nothing between them", binary: true, make: |_| Box::new(Raw) };
+
+struct Raw;
+
+impl Sink for Raw {}

@@ -1,0 +1,141 @@
+//! The streams that are watched: attaching to each once, and looking at shared memory from then on.
+//!
+//! Contract: a look makes no request; a broker that is busy, stopped or dead changes nothing but the age of the figures. Only
+//! a stream whose broker has hung up is asked for again, in the background, since that is another broker.
+
+use super::model::{FRESH, Outside, Stream};
+use crate::process::Process;
+use crate::reach::{self, Pending};
+use anyhow::anyhow;
+use ringweir::Watch;
+use ringweir_proto::os::clock;
+use ringweir_proto::stats::{Snapshot, StreamFact};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// How often streams that went, or came, are looked for.
+const LOOK_FOR: Duration = Duration::from_secs(1);
+
+struct Watched {
+    watch: Watch,
+    newest: Snapshot,
+    /// The one before, for rates.
+    before: Option<Snapshot>,
+}
+
+impl Watched {
+    fn new(name: &str, watch: Watch) -> anyhow::Result<Self> {
+        let newest = watch.snapshot().ok_or_else(|| anyhow!("stream {name:?}: its broker shows no figures yet"))?;
+        Ok(Self { watch, newest, before: None })
+    }
+
+    fn look(&mut self) -> Stream {
+        // Before the figures: what is written before a hang-up is then seen with it.
+        let hung_up = self.watch.hung_up();
+        if let Some(seen) = self.watch.snapshot()
+            && seen.get(StreamFact::SampledAt) != self.newest.get(StreamFact::SampledAt)
+        {
+            self.before = Some(std::mem::replace(&mut self.newest, seen));
+        }
+        let now = clock::monotonic_ns();
+        let old = now.saturating_sub(self.newest.get(StreamFact::SampledAt)) > FRESH.as_nanos() as u64;
+        let broker = if old { Process::look(self.newest.get(StreamFact::BrokerPid)) } else { Process::Unseen };
+        Stream::new(&self.newest, self.before.as_ref(), &Outside { now, hung_up, broker }, Process::look)
+    }
+}
+
+/// Streams that are watched.
+pub struct Fleet {
+    /// The one that was asked for; `None`: all there are.
+    only: Option<String>,
+    watched: Vec<(String, Watched)>,
+    asked: HashMap<String, Pending<Watch>>,
+    looked_for: Instant,
+}
+
+impl Fleet {
+    /// Attaches to `only`, or to all streams that answer; those that do not are in the second part of the result.
+    ///
+    /// # Errors
+    /// If there is nothing to watch.
+    pub fn attach(only: Option<&str>) -> anyhow::Result<(Self, Vec<anyhow::Error>)> {
+        let names: Vec<String> = match only {
+            Some(name) => vec![name.into()],
+            None => ringweir::streams().into_iter().map(|(name, _)| name).collect(),
+        };
+        if names.is_empty() {
+            return Err(reach::nothing_runs());
+        }
+        let asked: Vec<_> = names.iter().map(|name| Pending::ask(name, Watch::attach)).collect();
+        let mut fleet =
+            Self { only: only.map(Into::into), watched: Vec::new(), asked: HashMap::new(), looked_for: Instant::now() };
+        let mut problems = Vec::new();
+        for (name, pending) in names.into_iter().zip(asked) {
+            match pending.wait().and_then(|watch| Watched::new(&name, watch)) {
+                Ok(watched) => fleet.watched.push((name, watched)),
+                Err(e) => problems.push(reach::with_unreadable(e)),
+            }
+        }
+        if fleet.watched.is_empty() {
+            let texts: Vec<_> = problems.iter().map(|e| format!("{e:#}")).collect();
+            return Err(anyhow!("{}", texts.join("\n")));
+        }
+        Ok((fleet, problems))
+    }
+
+    /// Waits for figures that are newer by `window` at least, so that there are rates; half as long again at most.
+    pub fn measure(&mut self, window: Duration) {
+        let began = Instant::now();
+        let window = window.as_nanos() as u64;
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            let moved = |w: &Watched| {
+                let now = w.watch.snapshot().map_or(0, |s| s.get(StreamFact::SampledAt));
+                now.saturating_sub(w.newest.get(StreamFact::SampledAt)) >= window || w.watch.hung_up()
+            };
+            if began.elapsed().as_nanos() as u64 > window * 3 / 2 || self.watched.iter().all(|(_, w)| moved(w)) {
+                return;
+            }
+        }
+    }
+
+    /// How they are now, by name.
+    pub fn look(&mut self) -> Vec<Stream> {
+        if self.looked_for.elapsed() >= LOOK_FOR {
+            self.looked_for = Instant::now();
+            self.look_for_more();
+        }
+        self.take_answers();
+        self.watched.iter_mut().map(|(_, w)| w.look()).collect()
+    }
+
+    fn look_for_more(&mut self) {
+        let names = match &self.only {
+            Some(name) => vec![name.clone()],
+            None => ringweir::streams().into_iter().map(|(name, _)| name).collect(),
+        };
+        for name in names {
+            let lives = self.watched.iter().any(|(n, w)| *n == name && !w.watch.hung_up());
+            if !lives && !self.asked.contains_key(&name) {
+                self.asked.insert(name.clone(), Pending::ask(&name, Watch::attach));
+            }
+        }
+    }
+
+    fn take_answers(&mut self) {
+        let answers: Vec<_> =
+            self.asked.iter().filter_map(|(name, pending)| Some((name.clone(), pending.poll()?))).collect();
+        for (name, answer) in answers {
+            self.asked.remove(&name);
+            // One that is still away is asked for again a second later.
+            let Ok(watched) = answer.and_then(|watch| Watched::new(&name, watch)) else { continue };
+            match self.watched.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, place)) => *place = watched,
+                None => {
+                    self.watched.push((name, watched));
+                    self.watched.sort_by(|a, b| a.0.cmp(&b.0));
+                }
+            }
+        }
+    }
+}

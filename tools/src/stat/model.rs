@@ -1,0 +1,481 @@
+//! What is to be known about a stream, computed from one or two snapshots and from what is seen around them.
+//!
+//! Contract: pure; no call, no clock. Table, screen, JSON and whatever comes later show what stands here and compute nothing
+//! of their own. Loss has four layers, each with one definition ([`Layer::definition`]).
+
+use crate::process::Process;
+use ringweir_proto::quantity::Span;
+use ringweir_proto::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
+use std::time::Duration;
+
+/// Figures older than this are called old, and the broker's process is looked at. The sampler's period is a tenth of it.
+pub const FRESH: Duration = Duration::from_secs(1);
+
+/// Where datagrams can be lost, in the order in which they travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// The device's buffer.
+    Device,
+    /// The kernel's queue.
+    Kernel,
+    /// The broker.
+    Broker,
+    /// A reader.
+    Reader,
+}
+
+impl Layer {
+    /// All of them.
+    pub const ALL: [Layer; 4] = [Layer::Device, Layer::Kernel, Layer::Broker, Layer::Reader];
+
+    /// Name in table and JSON.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Layer::Device => "device",
+            Layer::Kernel => "kernel",
+            Layer::Broker => "broker",
+            Layer::Reader => "reader",
+        }
+    }
+
+    /// What is counted, in words.
+    pub const fn definition(self) -> &'static str {
+        match self {
+            Layer::Device => PumpCounter::DeviceLost.help(),
+            Layer::Kernel => PumpCounter::KernelLost.help(),
+            Layer::Broker => PumpCounter::BrokerLost.help(),
+            Layer::Reader => {
+                "datagrams published that a reader was lapped over: told to it as gaps, or certain to be; summed over the \
+                 readers attached now"
+            }
+        }
+    }
+}
+
+/// Datagrams lost since the stream began, by layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss([u64; Layer::ALL.len()]);
+
+impl Loss {
+    /// In one layer.
+    pub fn get(self, layer: Layer) -> u64 {
+        self.0[layer as usize]
+    }
+    /// Whether any layer lost anything.
+    pub fn any(self) -> bool {
+        self.0.iter().any(|n| *n > 0)
+    }
+}
+
+/// What flowed between two snapshots.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Datagrams per second.
+    pub datagrams: f64,
+    /// Payload bytes per second.
+    pub bytes: f64,
+    /// Time between the snapshots.
+    pub window: Duration,
+}
+
+/// What is seen around a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// CLOCK_MONOTONIC ns.
+    pub now: u64,
+    /// The broker has closed the connection.
+    pub hung_up: bool,
+    /// Its process; looked at only if the figures are old.
+    pub broker: Process,
+}
+
+/// Whether the figures can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// They are fresh.
+    Fresh,
+    /// The stream has ended; they are its last.
+    Ended,
+    /// The broker has not renewed them, and this is its process.
+    Stale(Process),
+    /// The broker has died, and these are the last.
+    BrokerGone,
+}
+
+impl Health {
+    fn judge(snapshot: &Snapshot, outside: &Outside) -> Self {
+        let ended = snapshot.get(StreamFact::Ended) == 1;
+        match outside {
+            Outside { hung_up: true, .. } if ended => Self::Ended,
+            Outside { hung_up: true, .. } => Self::BrokerGone,
+            _ if age(snapshot, outside) > FRESH => Self::Stale(outside.broker),
+            _ if ended => Self::Ended,
+            _ => Self::Fresh,
+        }
+    }
+
+    /// For programs.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Fresh => "ok",
+            Self::Ended => "ended",
+            Self::Stale(Process::Stopped(_)) => "broker_stopped",
+            Self::Stale(_) => "broker_busy",
+            Self::BrokerGone => "broker_gone",
+        }
+    }
+}
+
+fn age(snapshot: &Snapshot, outside: &Outside) -> Duration {
+    Duration::from_nanos(outside.now.saturating_sub(snapshot.get(StreamFact::SampledAt)))
+}
+
+/// What a reader is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReaderState {
+    /// It reads, or computes between reads.
+    Running,
+    /// It sleeps for want of datagrams.
+    Waiting,
+    /// What it would read next is gone, and it has not noticed yet.
+    Lapped,
+    /// Its process is stopped: the letter of /proc/PID/stat.
+    Stopped(char),
+    /// Its process is gone, and the broker could not say so.
+    Gone,
+}
+
+impl ReaderState {
+    /// For programs.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Lapped => "lapped",
+            Self::Stopped(_) => "stopped",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl std::fmt::Display for ReaderState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stopped(letter) => f.pad(&format!("stopped ({letter})")),
+            Self::Lapped => f.pad("LAPPED"),
+            other => f.pad(other.key()),
+        }
+    }
+}
+
+/// One reader.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reader {
+    /// Label and figures.
+    pub figures: ReaderFigures,
+    /// What it is doing.
+    pub state: ReaderState,
+    /// What it takes, delivered; `None` without two snapshots of it.
+    pub rates: Option<Rates>,
+    /// Datagrams it has certainly lost and was not told of yet; at least so many.
+    pub pending: u64,
+    /// How much of the ring lies between it and the write cursor, 0 to 1, in slots or in bytes, whichever is more.
+    pub lag_share: f64,
+    /// Largest lag seen as a share of the ring's slots; above 1 it was lapped.
+    pub hiwater_share: f64,
+}
+
+impl Reader {
+    fn new(figures: &ReaderFigures, snapshot: &Snapshot, old: bool, process: Process) -> Self {
+        let figure = |fact| figures.get(fact);
+        let lapped = figure(ReaderFact::Lapped) == 1;
+        let depth = snapshot.get(StreamFact::Depth);
+        let oldest = snapshot.get(StreamFact::ClaimedSeq).saturating_sub(depth);
+        // A ring can run out of bytes before it runs out of slots: then one datagram is all that is certain.
+        let pending = if lapped { oldest.saturating_sub(figure(ReaderFact::ReadCursor)).max(1) } else { 0 };
+        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        let slots = share(figure(ReaderFact::Lag), depth);
+        let bytes = share(figure(ReaderFact::LagBytes), snapshot.get(StreamFact::Capacity));
+        let state = match process {
+            // A broker that is well lets a reader go the moment it hangs up: in fresh figures everybody is there.
+            Process::Gone if old => ReaderState::Gone,
+            Process::Stopped(letter) => ReaderState::Stopped(letter),
+            _ if lapped => ReaderState::Lapped,
+            _ if figure(ReaderFact::Waiting) == 1 => ReaderState::Waiting,
+            _ => ReaderState::Running,
+        };
+        Self {
+            figures: figures.clone(),
+            state,
+            rates: None,
+            pending,
+            lag_share: if lapped { 1.0 } else { slots.max(bytes).min(1.0) },
+            hiwater_share: share(figure(ReaderFact::LagMax), depth),
+        }
+    }
+
+    /// A figure.
+    pub fn get(&self, fact: ReaderFact) -> u64 {
+        self.figures.get(fact)
+    }
+    /// Whether what it would read next is gone.
+    pub fn is_lapped(&self) -> bool {
+        self.get(ReaderFact::Lapped) == 1
+    }
+    /// Everything it lost: what it was told of and what it will be told of.
+    pub fn lost(&self) -> u64 {
+        self.get(ReaderFact::Lost).saturating_add(self.pending)
+    }
+}
+
+/// One stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stream {
+    /// The figures.
+    pub snapshot: Snapshot,
+    /// How old they are.
+    pub age: Duration,
+    /// Whether they can be relied on.
+    pub health: Health,
+    /// What flows, published; `None` without two snapshots, or if they are old.
+    pub rates: Option<Rates>,
+    /// What was lost.
+    pub loss: Loss,
+    /// Its readers.
+    pub readers: Vec<Reader>,
+}
+
+impl Stream {
+    /// Judges `snapshot`; rates need one `before` it. `process` tells of a reader's process.
+    pub fn new(
+        snapshot: &Snapshot,
+        before: Option<&Snapshot>,
+        outside: &Outside,
+        process: impl Fn(u64) -> Process,
+    ) -> Self {
+        let health = Health::judge(snapshot, outside);
+        let old = matches!(health, Health::Stale(_) | Health::BrokerGone);
+        let before = before.filter(|b| !old && same_life(b, snapshot));
+        let window = before.map_or(0, |b| {
+            snapshot.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt))
+        });
+        let readers: Vec<Reader> = snapshot
+            .readers
+            .iter()
+            .map(|figures| {
+                let mut reader = Reader::new(figures, snapshot, old, process(figures.get(ReaderFact::Pid)));
+                let earlier = before.and_then(|b| b.readers.iter().find(|r| same_reader(r, figures)));
+                reader.rates = earlier.and_then(|b| {
+                    let pair = |fact| (b.get(fact), figures.get(fact));
+                    rates(pair(ReaderFact::Delivered), pair(ReaderFact::BytesDelivered), window)
+                });
+                reader
+            })
+            .collect();
+        let lapped = readers.iter().fold(0u64, |sum, r| sum.saturating_add(r.lost()));
+        let lost = |counter| snapshot.pump(counter);
+        Self {
+            age: age(snapshot, outside),
+            health,
+            rates: before.and_then(|b| {
+                let pair = |counter| (b.pump(counter), snapshot.pump(counter));
+                rates(pair(PumpCounter::Published), pair(PumpCounter::PublishedBytes), window)
+            }),
+            loss: Loss([
+                lost(PumpCounter::DeviceLost),
+                lost(PumpCounter::KernelLost),
+                lost(PumpCounter::BrokerLost),
+                lapped,
+            ]),
+            readers,
+            snapshot: snapshot.clone(),
+        }
+    }
+
+    /// A fact.
+    pub fn get(&self, fact: StreamFact) -> u64 {
+        self.snapshot.get(fact)
+    }
+
+    /// What people have to know before they believe the figures; empty if they are fresh.
+    pub fn caveat(&self) -> String {
+        let age = Span(self.age);
+        match self.health {
+            Health::Fresh => String::new(),
+            Health::Ended => "stream ended".into(),
+            Health::Stale(Process::Stopped(c)) => format!("broker stopped ({c}), figures {age} old"),
+            Health::Stale(Process::Runs(c)) => format!("broker busy ({c}), figures {age} old"),
+            // Its socket is still open, so it cannot be gone.
+            Health::Stale(_) => format!("broker silent and its process not visible from here, figures {age} old"),
+            Health::BrokerGone => format!("broker gone, figures {age} old"),
+        }
+    }
+}
+
+fn same_life(a: &Snapshot, b: &Snapshot) -> bool {
+    [StreamFact::Generation, StreamFact::StartedRealtime].iter().all(|f| a.get(*f) == b.get(*f))
+}
+
+fn same_reader(a: &ReaderFigures, b: &ReaderFigures) -> bool {
+    [ReaderFact::Index, ReaderFact::Pid, ReaderFact::AttachedRealtime].iter().all(|f| a.get(*f) == b.get(*f))
+}
+
+fn rates(datagrams: (u64, u64), bytes: (u64, u64), window: u64) -> Option<Rates> {
+    let per_second = |(before, now): (u64, u64)| Some(now.checked_sub(before)? as f64 * 1e9 / window as f64);
+    (window > 0).then_some(())?;
+    Some(Rates {
+        datagrams: per_second(datagrams)?,
+        bytes: per_second(bytes)?,
+        window: Duration::from_nanos(window),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub const SECOND: u64 = 1_000_000_000;
+
+    /// A stream of 1024 slots and 1 MiB, with one reader for each of `readers`: label and (cursor, lost, lapped).
+    pub fn snapshot(at: u64, written: u64, readers: &[(&str, u64, u64, bool)]) -> Snapshot {
+        let mut s = Snapshot::new("demo", "gen:rate=1MB/s");
+        for (fact, value) in [
+            (StreamFact::SampledAt, at),
+            (StreamFact::SampledRealtime, 1_800_000_000 * SECOND + at),
+            (StreamFact::Generation, 1),
+            (StreamFact::BrokerPid, 77),
+            (StreamFact::Depth, 1024),
+            (StreamFact::Capacity, 1 << 20),
+            (StreamFact::WriteCursor, written),
+            (StreamFact::ClaimedSeq, written + 64),
+            (StreamFact::Readers, readers.len() as u64),
+            (StreamFact::ReadersMost, 64),
+        ] {
+            s.set(fact, value);
+        }
+        s.set_pump(PumpCounter::Published, written);
+        s.set_pump(PumpCounter::PublishedBytes, written * 256);
+        for (i, (label, cursor, lost, lapped)) in readers.iter().enumerate() {
+            let mut r = ReaderFigures::new(label);
+            let lag = written - cursor;
+            for (fact, value) in [
+                (ReaderFact::Index, i as u64),
+                (ReaderFact::Pid, 1000 + i as u64),
+                (ReaderFact::ReadCursor, *cursor),
+                (ReaderFact::Delivered, cursor - lost),
+                (ReaderFact::BytesDelivered, (cursor - lost) * 256),
+                (ReaderFact::Lost, *lost),
+                (ReaderFact::Gaps, (*lost > 0).into()),
+                (ReaderFact::LastGapCount, *lost),
+                (ReaderFact::LastGapRealtime, if *lost > 0 { 1_800_000_000 * SECOND } else { 0 }),
+                (ReaderFact::Lag, lag),
+                (ReaderFact::LagBytes, lag * 256),
+                (ReaderFact::LagTime, if *lapped { 0 } else { lag * 1_000_000 }),
+                (ReaderFact::LagMax, lag),
+                (ReaderFact::Waiting, (lag == 0).into()),
+                (ReaderFact::Lapped, (*lapped).into()),
+            ] {
+                r.set(fact, value);
+            }
+            s.readers.push(r);
+        }
+        s
+    }
+
+    pub fn outside(now: u64) -> Outside {
+        Outside { now, hung_up: false, broker: Process::Runs('S') }
+    }
+
+    pub fn runs(_pid: u64) -> Process {
+        Process::Runs('S')
+    }
+
+    #[test]
+    fn rates_come_from_two_snapshots_of_one_life() {
+        let a = snapshot(10 * SECOND, 1000, &[("x", 900, 0, false)]);
+        let b = snapshot(12 * SECOND, 3000, &[("x", 2900, 0, false)]);
+        let out = outside(12 * SECOND + 5);
+        assert_eq!(Stream::new(&b, None, &out, runs).rates, None);
+        let rates = Rates { datagrams: 1000.0, bytes: 256_000.0, window: Duration::from_secs(2) };
+        let stream = Stream::new(&b, Some(&a), &out, runs);
+        assert_eq!((stream.rates, stream.readers[0].rates), (Some(rates), Some(rates)));
+        // The same snapshot twice, a counter that fell, another generation: no rate rather than a wrong one.
+        assert_eq!(Stream::new(&b, Some(&b), &out, runs).rates, None);
+        assert_eq!(Stream::new(&a, Some(&b), &out, runs).rates, None);
+        let mut other = a.clone();
+        other.set(StreamFact::Generation, 2);
+        assert_eq!(Stream::new(&b, Some(&other), &out, runs).rates, None);
+        // Old figures flow no more.
+        assert_eq!(Stream::new(&b, Some(&a), &outside(14 * SECOND), runs).rates, None);
+    }
+
+    #[test]
+    fn another_reader_in_the_same_place_has_no_rate_yet() {
+        let a = snapshot(SECOND, 1000, &[("x", 900, 0, false)]);
+        let mut b = snapshot(2 * SECOND, 2000, &[("y", 1900, 0, false)]);
+        b.readers[0].set(ReaderFact::Pid, 5);
+        assert_eq!(Stream::new(&b, Some(&a), &outside(2 * SECOND), runs).readers[0].rates, None);
+    }
+
+    #[test]
+    fn loss_is_kept_in_layers() {
+        let mut s = snapshot(SECOND, 5000, &[("a", 5000, 7, false), ("b", 100, 3, true), ("c", 4990, 0, false)]);
+        s.set_pump(PumpCounter::DeviceLost, 1);
+        s.set_pump(PumpCounter::KernelLost, 2);
+        s.set_pump(PumpCounter::BrokerLost, 4);
+        let stream = Stream::new(&s, None, &outside(SECOND), runs);
+        // b: slots below 5064 - 1024 = 4040 are gone, and it stands at 100.
+        assert_eq!(stream.readers.iter().map(|r| r.pending).collect::<Vec<_>>(), [0, 3940, 0]);
+        assert_eq!(Layer::ALL.map(|l| stream.loss.get(l)), [1, 2, 4, 7 + 3 + 3940]);
+        assert!(stream.loss.any());
+        let clean = Stream::new(&snapshot(SECOND, 10, &[("a", 10, 0, false)]), None, &outside(SECOND), runs);
+        assert!(!clean.loss.any());
+    }
+
+    #[test]
+    fn a_reader_lapped_by_bytes_has_lost_one_at_least() {
+        let s = snapshot(SECOND, 500, &[("a", 100, 0, true)]);
+        let stream = Stream::new(&s, None, &outside(SECOND), runs);
+        assert_eq!((stream.readers[0].pending, stream.readers[0].lag_share), (1, 1.0));
+        assert!(stream.loss.any());
+    }
+
+    #[test]
+    fn lag_is_a_share_of_slots_or_bytes_whichever_is_more() {
+        let mut s = snapshot(SECOND, 1000, &[("a", 744, 0, false)]);
+        let share = |s: &Snapshot| Stream::new(s, None, &outside(SECOND), runs).readers[0].lag_share;
+        assert_eq!(share(&s), 0.25);
+        s.readers[0].set(ReaderFact::LagBytes, 3 << 18);
+        assert_eq!(share(&s), 0.75);
+    }
+
+    #[test]
+    fn states_of_readers_in_order_of_gravity() {
+        let s = snapshot(SECOND, 500, &[("a", 500, 0, false), ("b", 400, 0, false), ("c", 0, 0, true)]);
+        let states = |out: &Outside, p: Process| {
+            Stream::new(&s, None, out, |_| p).readers.iter().map(|r| r.state.to_string()).collect::<Vec<_>>()
+        };
+        let fresh = outside(SECOND);
+        assert_eq!(states(&fresh, Process::Runs('R')), ["waiting", "running", "LAPPED"]);
+        assert_eq!(states(&fresh, Process::Stopped('T')), ["stopped (T)"; 3]);
+        // Of another pid namespace, perhaps: the broker knows better.
+        assert_eq!(states(&fresh, Process::Gone), ["waiting", "running", "LAPPED"]);
+        let dead = Outside { hung_up: true, ..fresh };
+        assert_eq!(states(&dead, Process::Gone), ["gone"; 3]);
+    }
+
+    #[test]
+    fn caveats_say_who_is_to_blame_and_for_how_long() {
+        let s = snapshot(10 * SECOND, 1, &[]);
+        let caveat = |out: Outside| Stream::new(&s, None, &out, runs).caveat();
+        let late = outside(13 * SECOND + SECOND / 5);
+        assert_eq!(caveat(outside(11 * SECOND)), "");
+        assert_eq!(caveat(Outside { broker: Process::Stopped('T'), ..late }), "broker stopped (T), figures 3.2 s old");
+        assert_eq!(caveat(late), "broker busy (S), figures 3.2 s old");
+        assert_eq!(caveat(Outside { hung_up: true, ..late }), "broker gone, figures 3.2 s old");
+        assert!(caveat(Outside { broker: Process::Gone, ..late }).starts_with("broker silent"));
+        let mut ended = s.clone();
+        ended.set(StreamFact::Ended, 1);
+        assert_eq!(Stream::new(&ended, None, &Outside { hung_up: true, ..late }, runs).caveat(), "stream ended");
+    }
+}
