@@ -249,14 +249,30 @@ impl Expected {
 #[derive(Clone, Debug)]
 enum Op {
     /// One claim, its commits (length, skip before it), whether it is filled in two steps and what is not committed.
-    Batch { lengths: Vec<(u32, u8)>, steps: bool, spare: u8 },
+    Batch {
+        lengths: Vec<(u32, u8)>,
+        steps: bool,
+        spare: u8,
+    },
     Flush,
     /// A claim nothing comes of.
     ClaimOnly(u32),
-    Upstream { layer: u8, count: u64, exact: bool },
-    Attach { at: u8, newest: bool },
-    Steps { reader: u8, n: u8 },
-    Validate { reader: u8 },
+    Upstream {
+        layer: u8,
+        count: u64,
+        exact: bool,
+    },
+    Attach {
+        at: u8,
+        newest: bool,
+    },
+    Steps {
+        reader: u8,
+        n: u8,
+    },
+    Validate {
+        reader: u8,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -276,13 +292,15 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn geometry() -> impl Strategy<Value = Geometry> {
-    (1..5u32, 0..70u64, 1..5u64, 1..9u64, prop_oneof![Just(0u64), 0..400u64]).prop_map(|(log, most, slots, claim, more)| {
-        let depth = 1 << log;
-        let slots = slots.min(depth / 2);
-        let refused = Geometry::with_claims(depth, 8 * claim, most, slots, 8 * claim);
-        let Err(GeometryError::Capacity { least, .. }) = refused else { panic!("{refused:?}") };
-        Geometry::with_claims(depth, (least + more).next_multiple_of(8), most, slots, 8 * claim).unwrap()
-    })
+    (1..5u32, 0..70u64, 1..5u64, 1..9u64, prop_oneof![Just(0u64), 0..400u64]).prop_map(
+        |(log, most, slots, claim, more)| {
+            let depth = 1 << log;
+            let slots = slots.min(depth / 2);
+            let refused = Geometry::with_claims(depth, 8 * claim, most, slots, 8 * claim);
+            let Err(GeometryError::Capacity { least, .. }) = refused else { panic!("{refused:?}") };
+            Geometry::with_claims(depth, (least + more).next_multiple_of(8), most, slots, 8 * claim).unwrap()
+        },
+    )
 }
 
 fn fill(seq: u64, len: usize) -> Vec<u8> {
@@ -407,7 +425,7 @@ impl Run {
         for (at, len) in places {
             let seq = self.reference.next;
             let meta = Meta {
-                original_len: if seq % 3 == 0 { len as u32 + 1 } else { 0 },
+                original_len: if seq.is_multiple_of(3) { len as u32 + 1 } else { 0 },
                 channel: seq as u16,
                 source_time: seq * 3,
                 publish_time: seq * 5 + 1,
@@ -536,7 +554,8 @@ fn commits_outside_the_claim_panic() {
     for (offset, len) in [(4, 4), (0, 9), (16, 8), (usize::MAX - 7, 8), (0, 101)] {
         let (_, mut publisher) = ring(16, 2048, 100);
         publisher.claim(if len == 101 { 200 } else { 8 }).unwrap();
-        let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| publisher.commit(offset, len, Meta::default())));
+        let tried =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| publisher.commit(offset, len, Meta::default())));
         assert!(tried.is_err(), "{offset} {len}");
     }
     let (_, mut publisher) = ring(16, 2048, 100);
@@ -688,7 +707,10 @@ fn threads_see_whole_datagrams_and_exact_gaps() {
             let (seqs, bytes) = storm(&mut publisher, MOST, Duration::from_millis(1200));
             for reader in readers {
                 let (a, all_bytes) = reader.join().unwrap();
-                println!("depth {depth}: published {seqs}, delivered {}, lost {}, gaps {}", a.delivered, a.lost, a.gaps);
+                println!(
+                    "depth {depth}: published {seqs}, delivered {}, lost {}, gaps {}",
+                    a.delivered, a.lost, a.gaps
+                );
                 assert_eq!(a.delivered + a.lost, seqs, "published = delivered + lost");
                 assert!(a.delivered > 0);
                 if all_bytes {

@@ -1,1 +1,8 @@
 //! Tools.
+
+pub mod ctl;
+mod date;
+mod output;
+mod process;
+mod reach;
+pub mod stat;

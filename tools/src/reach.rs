@@ -70,7 +70,10 @@ pub fn silence(name: &str) -> anyhow::Error {
             anyhow!("stream {name:?}: its broker (pid {pid}) is stopped ({c}); `kill -CONT {pid}` lets it go on")
         }
         Process::Gone => anyhow!("stream {name:?}: its broker (pid {pid}) is gone; start ringd again"),
-        _ => anyhow!("stream {name:?}: its broker (pid {pid}) has not answered for {} s: it is hung or overloaded", PATIENCE.as_secs()),
+        _ => anyhow!(
+            "stream {name:?}: its broker (pid {pid}) has not answered for {} s: it is hung or overloaded",
+            PATIENCE.as_secs()
+        ),
     }
 }
 

@@ -42,6 +42,8 @@ const PAGE: u64 = 4096;
 const HEADROOM: u64 = 256;
 /// How often an interface that is down is looked at.
 const WATCH_NS: u64 = 1_000_000_000;
+/// How often the socket is asked for an error at most.
+const LOOK_NS: u64 = 1_000_000;
 /// Bytes of an Ethernet header in front of a VLAN tag.
 const BEFORE_TAG: usize = 12;
 
@@ -122,6 +124,10 @@ struct PacketSource {
     spec: Spec,
     index: u32,
     down: Option<Down>,
+    /// A block came since the kernel was last asked for drops: it drops only when all blocks are ours.
+    fresh: bool,
+    /// When to ask the socket for an error next, CLOCK_MONOTONIC ns: a pump that spins must not ask all the time.
+    look: u64,
     /// Bytes of a frame that are kept.
     cut: usize,
     link: Link,
@@ -205,7 +211,7 @@ impl PacketSource {
             // Old kernels lack it: `publish` leaves out what is left.
             let _unsupported = set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32);
         }
-        Ok(Self { blocks, socket, spec, index, down: None, cut: cut as usize, link })
+        Ok(Self { blocks, socket, spec, index, down: None, fresh: false, look: 0, cut: cut as usize, link })
     }
 
     /// Takes the kernel's count of frames it had no room for; reading sets it back to 0.
@@ -220,7 +226,13 @@ impl PacketSource {
 
     /// No block is there: settles drops that none will tell of, and looks after the interface.
     fn idle(&mut self, intake: &mut Intake) {
-        self.take_drops(intake);
+        if std::mem::take(&mut self.fresh) {
+            self.take_drops(intake);
+        }
+        if intake.now() < self.look {
+            return;
+        }
+        self.look = intake.now() + LOOK_NS;
         let (now, name) = (intake.now(), &self.spec.interface);
         match sockopt::socket_error(&self.socket) {
             Ok(Err(rustix::io::Errno::NETDOWN)) if self.down.is_none() => {
@@ -344,7 +356,7 @@ impl Source for PacketSource {
                         return Ok(Fill::Idle);
                     }
                 }
-                self.down = None;
+                (self.down, self.fresh) = (None, true);
             }
             match self.blocks.next() {
                 Ok(Some(packet)) => publish(intake, &packet, self.link, self.cut)?,

@@ -11,7 +11,7 @@
 //! Errors that ICMP or a full memory report are faults and do not end the stream. UDP is not told when its interface
 //! goes away; of a multicast group joined by `@IFACE` we look once a second, tell, and join again when it is back.
 
-use super::socket::{CONTROL_WORDS, interface, parse_control, receive_buffer, set_option};
+use super::socket::{CONTROL_WORDS, get_words, interface, parse_control, receive_buffer, set_option};
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};
 use ringweir_proto::layout::align8;
@@ -105,6 +105,8 @@ struct Udp {
     control: Box<[[u64; CONTROL_WORDS]; BATCH]>,
     /// Drops the kernel has told of, modulo 2^32.
     drops: u32,
+    /// Something came since the kernel was last asked for drops: it drops only what finds datagrams waiting.
+    fresh: bool,
 }
 
 /// One received datagram: its length on the wire, and what the kernel says of it.
@@ -187,6 +189,7 @@ impl Udp {
             spill: vec![0xFF; BATCH * place].into(),
             control: Box::new([[0; CONTROL_WORDS]; BATCH]),
             drops: 0,
+            fresh: false,
             socket,
         })
     }
@@ -258,6 +261,7 @@ impl Udp {
             }
             self.longest[0] = self.longest[0].max(len);
         }
+        self.fresh |= got > 0;
         self.window_left = self.window_left.saturating_sub(got);
         if self.window_left == 0 {
             self.stride = align8(self.longest[0].max(self.longest[1]).max(1).min(place) as u64) as usize;
@@ -279,8 +283,9 @@ impl Udp {
 
     /// The socket is empty: asks for drops that no later datagram has told of, and looks after the interface.
     fn idle(&mut self, intake: &mut Intake) {
-        let drops_now = super::socket::get_words::<9>(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO);
-        if let Ok([.., drops]) = drops_now {
+        if std::mem::take(&mut self.fresh)
+            && let Ok([.., drops]) = get_words::<9>(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO)
+        {
             self.count_drops(intake, drops);
         }
         let now = intake.now();

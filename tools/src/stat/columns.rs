@@ -49,7 +49,13 @@ pub const COLUMNS: &[Column] = &[
         leaves: 0,
         cell: |r, _| printable(&r.figures.label),
     },
-    Column { head: "PID", help: "its process", right: true, leaves: 3, cell: |r, _| r.get(ReaderFact::Pid).to_string() },
+    Column {
+        head: "PID",
+        help: "its process",
+        right: true,
+        leaves: 3,
+        cell: |r, _| r.get(ReaderFact::Pid).to_string(),
+    },
     Column {
         head: "LAG",
         help: "datagrams between it and the newest, and the age of the next one it would read; LAPPED: that one is \
@@ -154,7 +160,8 @@ pub fn explained(width: usize) -> String {
         }
         out.push('\n');
     };
-    let words = |list: &[(&'static str, &'static str)]| list.iter().map(|(w, h)| (w.to_string(), *h)).collect::<Vec<_>>();
+    let words =
+        |list: &[(&'static str, &'static str)]| list.iter().map(|(w, h)| (w.to_string(), *h)).collect::<Vec<_>>();
     let mut stream = words(STREAM_WORDS);
     stream.extend(Layer::ALL.map(|l| (format!("  {}", l.key()), l.definition())));
     section("Line of a stream:", stream);

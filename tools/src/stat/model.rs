@@ -256,9 +256,8 @@ impl Stream {
         let health = Health::judge(snapshot, outside);
         let old = matches!(health, Health::Stale(_) | Health::BrokerGone);
         let before = before.filter(|b| !old && same_life(b, snapshot));
-        let window = before.map_or(0, |b| {
-            snapshot.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt))
-        });
+        let window =
+            before.map_or(0, |b| snapshot.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt)));
         let readers: Vec<Reader> = snapshot
             .readers
             .iter()
@@ -323,15 +322,11 @@ fn same_reader(a: &ReaderFigures, b: &ReaderFigures) -> bool {
 fn rates(datagrams: (u64, u64), bytes: (u64, u64), window: u64) -> Option<Rates> {
     let per_second = |(before, now): (u64, u64)| Some(now.checked_sub(before)? as f64 * 1e9 / window as f64);
     (window > 0).then_some(())?;
-    Some(Rates {
-        datagrams: per_second(datagrams)?,
-        bytes: per_second(bytes)?,
-        window: Duration::from_nanos(window),
-    })
+    Some(Rates { datagrams: per_second(datagrams)?, bytes: per_second(bytes)?, window: Duration::from_nanos(window) })
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub const SECOND: u64 = 1_000_000_000;

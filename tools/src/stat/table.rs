@@ -48,7 +48,7 @@ pub fn render(stream: &Stream, moment: Moment) -> String {
         return out + "no readers attached\n";
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(COLUMNS.iter().map(|c| c.head));
+    table.load_style(presets::NOTHING).set_header(COLUMNS.iter().map(|c| c.head));
     for reader in &stream.readers {
         table.add_row(COLUMNS.iter().map(|c| (c.cell)(reader, moment)));
     }
@@ -94,7 +94,8 @@ egress   1002           0        0 B       0 0 %   4005     1  12:41:07 (4.0 k) 
 ";
         let shown = render(&stream, moment());
         // Columns are as wide as they need to be; what counts is order and content.
-        let words = |text: &str| text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        let words =
+            |text: &str| text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
         assert_eq!(words(&shown), words(&expected.replace("4.0 k", "4 k")), "{shown}");
         let heads: Vec<_> = shown.lines().skip(3).collect();
         let end = heads[0].find("LAST LOSS").unwrap();

@@ -1,0 +1,30 @@
+//! Figures of a process from /proc.
+
+fn status(pid: u32, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+/// Times it gave the processor up, or was made to.
+pub fn context_switches(pid: u32) -> (u64, u64) {
+    let get = |key| status(pid, key).expect("a living process");
+    (get("voluntary_ctxt_switches"), get("nonvoluntary_ctxt_switches"))
+}
+
+/// Processor time it has used, ns (the scheduler's own count, no ticks).
+pub fn cpu_ns(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).expect("schedstat of a living process")
+}
+
+/// Letter of its state: R, S, T …
+pub fn state(pid: u32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.chars().next()
+}
+
+/// How many fds it has open.
+pub fn open_fds(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}

@@ -1,0 +1,36 @@
+//! The project's own programs, built once per test process with the profile and target directory of the running test.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Directory of the programs; builds them first if this process has not done so yet.
+///
+/// # Panics
+/// If they do not build.
+pub fn build() -> &'static PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // target/PROFILE/deps/test-… or target/PROFILE/soak
+        let this = std::env::current_exe().expect("path of the running program");
+        let dir = this.ancestors().skip(1).find(|d| d.file_name().is_none_or(|n| n != "deps")).expect("a target directory");
+        let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+        cargo.args(["build", "--workspace", "--bins", "--quiet"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        cargo.arg("--target-dir").arg(dir.parent().expect("a profile lies in a target directory"));
+        if dir.file_name().is_some_and(|n| n == "release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo").success(), "the programs do not build");
+        dir.to_path_buf()
+    })
+}
+
+/// Path of one program.
+pub fn path(name: &str) -> PathBuf {
+    build().join(name)
+}
+
+/// A command that runs one program.
+pub fn command(name: &str) -> Command {
+    Command::new(path(name))
+}

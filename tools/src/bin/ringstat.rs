@@ -1,0 +1,5 @@
+//! `ringstat`: see [`ringweir_tools::stat`].
+
+fn main() -> std::process::ExitCode {
+    ringweir_tools::stat::main()
+}

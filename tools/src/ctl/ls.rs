@@ -1,0 +1,166 @@
+//! `ringctl ls`.
+
+use crate::reach::{self, Pending};
+use crate::stat::json;
+use crate::{output, stat::columns::printable};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use ringweir::Watch;
+use ringweir_proto::stats::{PumpCounter, Snapshot, StreamFact};
+use serde::Serialize;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// One JSON object per stream, each on a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  ringctl ls
+  ringctl ls --json | jq -r 'select(.answers)|.stream'";
+
+/// One stream, found by its socket.
+#[derive(Serialize)]
+struct Row {
+    stream: String,
+    socket: PathBuf,
+    answers: bool,
+    /// Why it does not.
+    problem: Option<String>,
+    source: Option<String>,
+    generation: Option<u64>,
+    readers: Option<u64>,
+    readers_max: Option<u64>,
+    published: Option<u64>,
+    published_bytes: Option<u64>,
+    ended: Option<bool>,
+    broker_pid: Option<u64>,
+}
+
+impl Row {
+    fn new(stream: String, socket: PathBuf, found: anyhow::Result<Snapshot>) -> Self {
+        let (snapshot, problem) = match found {
+            Ok(snapshot) => (Some(snapshot), None),
+            Err(e) => (None, Some(format!("{e:#}"))),
+        };
+        let fact = |f| snapshot.as_ref().map(|s| s.get(f));
+        let count = |c| snapshot.as_ref().map(|s| s.pump(c));
+        Self {
+            stream,
+            socket,
+            answers: snapshot.is_some(),
+            problem,
+            source: snapshot.as_ref().map(|s| s.source.clone()),
+            generation: fact(StreamFact::Generation),
+            readers: fact(StreamFact::Readers),
+            readers_max: fact(StreamFact::ReadersMost),
+            published: count(PumpCounter::Published),
+            published_bytes: count(PumpCounter::PublishedBytes),
+            ended: fact(StreamFact::Ended).map(|e| e == 1),
+            broker_pid: fact(StreamFact::BrokerPid),
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        match (self.answers, self.ended) {
+            (true, Some(true)) => "ended",
+            (true, _) => "running",
+            (false, _) => "NO ANSWER",
+        }
+    }
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<()> {
+    let found = ringweir::streams();
+    if found.is_empty() {
+        return Err(reach::nothing_runs());
+    }
+    let asked: Vec<_> = found
+        .into_iter()
+        .map(|(name, socket)| {
+            // By its path: the socket that is listed is the one that is asked.
+            let pending = Pending::ask(&socket.to_string_lossy(), |path| Ok(Watch::attach(path)?.snapshot()));
+            (name, socket, pending)
+        })
+        .collect();
+    let rows: Vec<Row> = asked
+        .into_iter()
+        .map(|(name, socket, pending)| {
+            let found =
+                pending.wait().and_then(|s| s.ok_or_else(|| anyhow::anyhow!("its broker shows no figures yet")));
+            Row::new(name, socket, found)
+        })
+        .collect();
+    for problem in reach::unreadable() {
+        eprintln!("ringctl: {problem}");
+    }
+    let text = if options.json { rows.iter().map(json::line).collect() } else { table(&rows) };
+    output::put(&text)?;
+    Ok(())
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header([
+        "STREAM",
+        "STATE",
+        "GEN",
+        "READERS",
+        "PUBLISHED",
+        "BROKER",
+        "SOURCE",
+    ]);
+    let number = |n: Option<u64>| n.map_or("–".into(), |n| n.to_string());
+    for row in rows {
+        let readers = row.readers.zip(row.readers_max).map_or("–".into(), |(n, most)| format!("{n}/{most}"));
+        table.add_row([
+            row.stream.clone(),
+            row.state().into(),
+            number(row.generation),
+            readers,
+            number(row.published),
+            number(row.broker_pid),
+            row.source.as_deref().map_or("–".into(), printable),
+        ]);
+    }
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if (2..=5).contains(&i) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut out: String = table.lines().map(|l| format!("{}\n", l.trim_end())).collect();
+    for row in rows {
+        if let Some(problem) = &row.problem {
+            out += &format!("!! {}\n", printable(problem));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_that_answer_and_streams_that_do_not() {
+        let mut snapshot = Snapshot::new("demo", "gen:rate=1MB/s");
+        snapshot.set(StreamFact::Generation, 3);
+        snapshot.set_pump(PumpCounter::Published, u64::MAX);
+        let rows = [
+            Row::new("demo".into(), "/run/ringweir/demo.sock".into(), Ok(snapshot)),
+            Row::new("old".into(), "/run/ringweir/old.sock".into(), Err(anyhow::anyhow!("no broker answers"))),
+        ];
+        let text = table(&rows);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].starts_with("demo    running") && lines[1].contains("18446744073709551615"), "{text}");
+        assert!(lines[2].starts_with("old     NO ANSWER"), "{text}");
+        assert_eq!(lines[3], "!! no broker answers");
+        let json = json::line(&rows[1]);
+        assert!(json.contains("\"answers\":false") && json.contains("\"published\":null"), "{json}");
+        assert!(json::line(&rows[0]).contains("\"published\":18446744073709551615"));
+    }
+}
