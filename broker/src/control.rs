@@ -334,14 +334,14 @@ fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeErro
 fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &AttachRequest) -> Option<Role> {
     let readers = &stream.readers;
     match readers.attach(peer, request.clean_label(), request.parks, stream.pump()) {
-        Ok(Some((entry, page))) => {
+        Ok(Some((entry, theirs))) => {
             let attached = Attached {
                 index: entry.index,
                 block_offset: entry.page.block_offset(),
                 generation: stream.object.memory().generation(),
             };
             let ring = stream.object.read_only();
-            let fds = [ring.as_fd(), page.as_fd(), entry.wake.fd(), entry.doze.fd()];
+            let fds = [ring.as_fd(), theirs.page.as_fd(), theirs.wake.as_fd(), entry.doze.fd()];
             if reply(fd, &Reply::Attached(attached), &fds) {
                 return Some(Role::Reader(entry.index));
             }

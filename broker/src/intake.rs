@@ -9,7 +9,7 @@ use ringweir_proto::ring::{Claim, Layer, Meta, Publisher, SpanTooLong};
 use ringweir_proto::stats::PumpCounter;
 use std::fmt::Display;
 
-/// Commits a batch holds at most.
+/// Commits a batch holds at most; never more than a quarter of the slots, or the first of it would be gone before it is seen.
 const BATCH_MOST: u64 = 64;
 
 /// What a source knows of a datagram beside its bytes.
@@ -29,14 +29,16 @@ pub struct Intake {
     notices: Notices,
     now: u64,
     batch_bytes: u64,
+    batch_most: u64,
     batch_bytes_most: u64,
 }
 
 impl Intake {
     /// An intake into `publisher`'s ring.
     pub fn new(publisher: Publisher, notices: Notices) -> Self {
-        let batch_bytes_most = publisher.memory().geometry().claim_bytes();
-        Self { publisher, notices, now: 0, batch_bytes: 0, batch_bytes_most }
+        let geometry = publisher.memory().geometry();
+        let (batch_most, batch_bytes_most) = (BATCH_MOST.min(geometry.depth() / 4).max(1), geometry.claim_bytes());
+        Self { publisher, notices, now: 0, batch_bytes: 0, batch_most, batch_bytes_most }
     }
 
     /// Begins a round at `now` (CLOCK_MONOTONIC ns): the publish time of all its datagrams.
@@ -53,7 +55,7 @@ impl Intake {
     /// Whether the round may take another datagram.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.publisher.unflushed() < BATCH_MOST && self.batch_bytes < self.batch_bytes_most
+        self.publisher.unflushed() < self.batch_most && self.batch_bytes < self.batch_bytes_most
     }
 
     /// Largest datagram that can be committed.

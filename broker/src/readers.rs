@@ -55,9 +55,10 @@ pub struct ReaderEntry {
     pub attached: u64,
     /// Its page.
     pub page: ReaderPage,
-    /// Rung by the broker.
+    /// Rung by the broker. Never handed out: a holder could make it blocking and full, and so stop the pump in its write.
+    /// The reader gets an epoll fd that watches it, edge-triggered, so that nobody ever needs to read it.
     pub wake: Bell,
-    /// Rung by the reader.
+    /// Rung by the reader, which may do anything to it: so it is watched, edge-triggered, and never read or written here.
     pub doze: Bell,
     /// Whether it may sleep.
     pub parks: bool,
@@ -71,6 +72,14 @@ impl ReaderEntry {
         // P5: partner: the waker's load. All commits after this look at the gate; all before it are visible to who sees it.
         self.known_to_pump.store(1, Ordering::Release);
     }
+}
+
+/// What only the reader gets of its place.
+pub struct Handover {
+    /// Its page.
+    pub page: OwnedFd,
+    /// Readable when its wake bell has been rung: an epoll fd.
+    pub wake: OwnedFd,
 }
 
 /// Everything that control thread and waker share about one stream's readers.
@@ -90,6 +99,15 @@ struct State {
     commands: rtrb::Producer<Command>,
     ever: u64,
     woken: u64,
+}
+
+impl State {
+    /// Closes and unmaps what the pump has let go of.
+    fn free_retired(&mut self) {
+        // A pump that has ended uses nobody's bell any more; what is left in its queue stays there.
+        let pump_over = self.commands.is_abandoned();
+        self.retired.retain(|r| !pump_over && Arc::strong_count(r) > 1);
+    }
 }
 
 /// Key of the waker's own bell in its epoll set; readers have their index.
@@ -128,14 +146,16 @@ impl Readers {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Gives a reader a place; `None` if there is none. The fd is its page's, to hand over.
-    pub fn attach(&self, peer: Peer, label: String, parks: bool, pump: &PumpHandle) -> Result<Option<(Arc<ReaderEntry>, OwnedFd)>, OsError> {
+    /// Gives a reader a place; `None` if there is none.
+    pub fn attach(&self, peer: Peer, label: String, parks: bool, pump: &PumpHandle) -> Result<Option<(Arc<ReaderEntry>, Handover)>, OsError> {
         let mut state = self.lock();
+        state.free_retired();
         let State { entries, retired, commands, .. } = &mut *state;
-        retired.retain(|r| Arc::strong_count(r) > 1);
+        // A stream that lingers has no pump any more: nobody would empty the queue, and nobody has to know.
+        let pump_over = commands.is_abandoned();
         let free = entries.iter().zip(0u32..).find(|(e, i)| e.is_none() && !retired.iter().any(|r| r.index == *i));
         let Some((_, index)) = free else { return Ok(None) };
-        if commands.is_full() {
+        if !pump_over && commands.is_full() {
             return Ok(None);
         }
         let (page, page_fd) = ReaderPage::create(index)?;
@@ -150,14 +170,19 @@ impl Readers {
             parks,
             known_to_pump: AtomicU32::new(0),
         });
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        let wake = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        epoll::add(&wake, entry.wake.fd(), epoll::EventData::new_u64(0), edge).map_err(OsError::at("epoll_ctl"))?;
         let key = epoll::EventData::new_u64(index.into());
-        epoll::add(&self.epoll, entry.doze.fd(), key, epoll::EventFlags::IN).map_err(OsError::at("epoll_ctl"))?;
-        let pushed = commands.push(Command::Attach(entry.clone()));
-        debug_assert!(pushed.is_ok(), "room was checked under the lock");
+        epoll::add(&self.epoll, entry.doze.fd(), key, edge).map_err(OsError::at("epoll_ctl"))?;
+        if !pump_over {
+            let pushed = commands.push(Command::Attach(entry.clone()));
+            debug_assert!(pushed.is_ok(), "room was checked under the lock");
+        }
         entries[index as usize] = Some(entry.clone());
         state.ever += 1;
         pump.kick();
-        Ok(Some((entry, page_fd)))
+        Ok(Some((entry, Handover { page: page_fd, wake })))
     }
 
     /// Takes the place of reader `index` back, whatever the reader was doing.
@@ -192,7 +217,8 @@ impl Readers {
 
     /// The readers attached now, how many ever were, and how many the waker has woken.
     pub fn list(&self) -> (Vec<Arc<ReaderEntry>>, u64, u64) {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.free_retired();
         (state.entries.iter().flatten().cloned().collect(), state.ever, state.woken)
     }
 
@@ -229,7 +255,6 @@ impl Readers {
 
     fn dozes(&self, state: &mut State, index: u32) {
         let Some(entry) = state.entries.get(index as usize).and_then(Clone::clone) else { return };
-        entry.doze.drain();
         // P5: partner: `now_known`. A reader the pump does not count yet must not sleep: it is woken and dozes again.
         if !entry.parks || entry.known_to_pump.load(Ordering::Acquire) == 0 {
             entry.wake.ring();

@@ -74,6 +74,8 @@ fn reader(block: &ReaderBlock, cursor: u64, memory: &RingMemory, write: u64, wri
     let start = load(&block.start_seq).min(cursor);
     let next = memory.look(cursor);
     let behind = cursor < write;
+    // Gone already, and the reader still stands there: one that has moved on since was only looked at too late.
+    let lapped = behind && next.is_none() && load(&block.read_seq) == cursor;
     // Bytes: exact from the ring if its next datagram is still there, else from its own word.
     let read_bytes = next.map_or(load(&block.read_bytes), |n| n.bytes_before);
     for (fact, value) in [
@@ -93,7 +95,7 @@ fn reader(block: &ReaderBlock, cursor: u64, memory: &RingMemory, write: u64, wri
         (ReaderFact::LastGapRealtime, load(&block.last_gap_time)),
         (ReaderFact::UpstreamLost, load(&block.upstream_lost)),
         (ReaderFact::Waiting, (load(&block.waiting) == 1).into()),
-        (ReaderFact::Lapped, (behind && next.is_none()).into()),
+        (ReaderFact::Lapped, lapped.into()),
     ] {
         figures.set(fact, value);
     }

@@ -321,7 +321,7 @@ impl Reader {
         self.link.page.block().waiting.store(0, Ordering::Relaxed);
         self.broker_gone |= ready.second;
         if ready.first {
-            event::drain(&self.link.wake).map_err(OsError::at("read wake-up"))?;
+            event::take(&self.link.wake).map_err(OsError::at("take wake-up"))?;
         }
         Ok(())
     }

@@ -49,7 +49,8 @@ pub enum Mode {
 /// What the broker answers.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
-    /// A reader now. Beside it, in this order: the ring (read-only), its page, its wake eventfd, its doze eventfd.
+    /// A reader now. Beside it, in this order: the ring (read-only), its page, an epoll fd that
+    /// watches its wake bell, its doze eventfd.
     Attached(Attached),
     /// Beside it: the statistics area.
     Watching,

@@ -93,8 +93,10 @@ pub struct StateLine {
     pub ended: AtomicU64,
     /// Life of the ring, from 1; a restart that adopts the ring counts it up.
     pub generation: AtomicU64,
+    /// When ended: losses before the ring up to the end, as in [`Slot::tags`] from bit 16 on.
+    pub upstream: AtomicU64,
     /// Zero: restart accounting.
-    pub reserved: [u64; 14],
+    pub reserved: [u64; 13],
 }
 
 /// What the pump counts; one writer, read by the statistics sampler. Index with [`crate::stats::PumpCounter`].
@@ -224,7 +226,7 @@ mod asserted {
         realtime_offset_ns = 88, boot_id = 96, broker_pid = 112, owner_uid = 116, name = 120, reserved = 184 } size 512);
     at!(ClaimLine { seq = 0, pos = 8, reserved = 16 } size 128);
     at!(WriteLine { seq = 0, reserved = 8 } size 128);
-    at!(StateLine { ended = 0, generation = 8, reserved = 16 } size 128);
+    at!(StateLine { ended = 0, generation = 8, upstream = 16, reserved = 24 } size 128);
     at!(CounterLines { count = 0 } size 256);
     at!(Header { identity = 0, claim = 512, write = 640, state = 768, counters = 896, reserved = 1152,
         metadata_len = 2048, metadata = 2056 } size 4096);

@@ -17,7 +17,7 @@ struct identity {
 } LINE;
 struct claim_line { uint64_t seq, pos, reserved[14]; } LINE;
 struct write_line { uint64_t seq, reserved[15]; } LINE;
-struct state_line { uint64_t ended, generation, reserved[14]; } LINE;
+struct state_line { uint64_t ended, generation, upstream, reserved[13]; } LINE;
 struct counter_lines { uint64_t count[32]; } LINE;
 struct header {
     struct identity identity;
@@ -49,7 +49,7 @@ int main(void) {
     AT(identity, name); AT(identity, reserved);
     SIZE(claim_line); AT(claim_line, seq); AT(claim_line, pos); AT(claim_line, reserved);
     SIZE(write_line); AT(write_line, seq); AT(write_line, reserved);
-    SIZE(state_line); AT(state_line, ended); AT(state_line, generation); AT(state_line, reserved);
+    SIZE(state_line); AT(state_line, ended); AT(state_line, generation); AT(state_line, upstream); AT(state_line, reserved);
     SIZE(counter_lines); AT(counter_lines, count);
     SIZE(header);
     AT(header, identity); AT(header, claim); AT(header, write); AT(header, state); AT(header, counters);

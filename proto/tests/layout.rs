@@ -32,7 +32,7 @@ fn ours() -> Vec<String> {
         owner_uid, name, reserved });
     layout!(ClaimLine, "claim_line" { seq, pos, reserved });
     layout!(WriteLine, "write_line" { seq, reserved });
-    layout!(StateLine, "state_line" { ended, generation, reserved });
+    layout!(StateLine, "state_line" { ended, generation, upstream, reserved });
     layout!(CounterLines, "counter_lines" { count });
     layout!(Header, "header" { identity, claim, write, state, counters, reserved, metadata_len, metadata });
     layout!(Slot, "slot" { stamp, pos, offset, lengths, tags, source_time, publish_time, bytes_before });

@@ -473,7 +473,13 @@ impl Run {
             assert_eq!(a.start + a.delivered + a.lost, self.reference.next);
         }
         self.publisher.end();
-        for (reader, ..) in &mut self.readers {
+        for (reader, expected, _) in &mut self.readers {
+            // What was lost after the last datagram is told before the end.
+            let last = u64::from((self.reference.lost - expected.upstream.unwrap_or(self.reference.lost)) as u32);
+            if last > 0 {
+                let Ok(Step::Gap(gap)) = reader.step() else { panic!("{last} lost after the last datagram") };
+                assert_eq!((gap.first, gap.count), (self.reference.next, last));
+            }
             assert_eq!(reader.step(), Ok(Step::Ended));
         }
     }
@@ -761,4 +767,28 @@ fn without_validating_torn_bytes_are_seen() {
         done.store(true, Ordering::Relaxed);
         assert_eq!(reader.join().unwrap(), 100, "the check sees torn bytes");
     });
+}
+
+/// Losses noted after the last datagram have no datagram to travel with: the end tells them, once, before it ends.
+#[test]
+fn losses_after_the_last_datagram_are_told_with_the_end() {
+    let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 4096, 64).unwrap()));
+    let mut publisher = Publisher::new(memory.clone());
+    let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
+    publisher.lost_upstream(Layer::Kernel, 2, true);
+    publisher.publish(b"one", Meta::default()).unwrap();
+    publisher.lost_upstream(Layer::Broker, 3, false);
+    publisher.end();
+    let mut told = Vec::new();
+    loop {
+        match reader.step().unwrap() {
+            Step::Gap(gap) => told.push((gap.first, gap.count, gap.cause)),
+            Step::Datagram(_) => {}
+            Step::Ended => break,
+            Step::Empty => panic!("the stream has ended"),
+        }
+    }
+    let upstream = |layer, exact| Cause::Upstream { layer, exact };
+    assert_eq!(told, [(0, 2, upstream(Layer::Kernel, true)), (1, 3, upstream(Layer::Broker, false))]);
+    assert_eq!(reader.step().unwrap(), Step::Ended, "told once");
 }

@@ -1,7 +1,8 @@
 //! Eventfds as their receivers use them. (The broker makes them; a received one stays an `OwnedFd`.)
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -21,6 +22,13 @@ pub fn drain(fd: impl AsFd) -> Result<bool, Errno> {
         Err(Errno::AGAIN) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Takes all rings so far of bells that are watched through an epoll fd, edge-triggered; whether there were any.
+pub fn take(watch: impl AsFd) -> Result<bool, Errno> {
+    let mut events = [MaybeUninit::<epoll::Event>::uninit()];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    Ok(!epoll::wait(watch, &mut events, Some(&now))?.0.is_empty())
 }
 
 /// Which of the waited-for fds have something to say.

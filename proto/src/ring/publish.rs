@@ -165,9 +165,7 @@ impl Publisher {
         }
         let cut = if u64::from(meta.original_len) > len64 { flags::TRUNCATED } else { 0 };
         let original = if cut == 0 { len64 } else { u64::from(meta.original_len) };
-        let tags = u64::from(meta.channel)
-            | u64::from(cut | self.upstream_flags) << 16
-            | u64::from(self.upstream) << 32;
+        let tags = u64::from(meta.channel) | u64::from(cut) << 16 | self.upstream_tags();
         let slot = self.memory.slot(seq);
         slot.stamp.store(seq + 1, Ordering::Relaxed);
         slot.pos.store(self.span_pos + offset, Ordering::Relaxed);
@@ -219,9 +217,14 @@ impl Publisher {
         self.add(layer.counter(), count);
     }
 
-    /// Marks the stream as ended: readers drain what is there and are then told.
+    fn upstream_tags(&self) -> u64 {
+        u64::from(self.upstream_flags) << 16 | u64::from(self.upstream) << 32
+    }
+
+    /// Marks the stream as ended: readers drain what is there, are told of losses after it, and then of the end.
     pub fn end(&mut self) {
         self.flush();
+        self.memory.state_line().upstream.store(self.upstream_tags(), Ordering::Relaxed);
         // P4: whoever sees the mark also sees the last write cursor; partner: the reader's EndLoad.
         self.memory.state_line().ended.store(1, ordering(Site::EndStore, Ordering::Release));
     }

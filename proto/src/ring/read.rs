@@ -178,6 +178,15 @@ enum Held {
 /// Searches within one lap before a reader gives up what is left and goes to the write cursor: keeps a step bounded.
 const LAP_ATTEMPTS: u32 = 64;
 
+/// Losses before the ring as a slot or the end mark tells them: the sum so far, modulo 2^32.
+#[derive(Clone, Copy)]
+struct Upstream {
+    first: u64,
+    time: u64,
+    count: u32,
+    flags: u16,
+}
+
 /// The reading end of a ring.
 pub struct RingReader {
     memory: Arc<RingMemory>,
@@ -274,7 +283,9 @@ impl RingReader {
                 }
                 self.refresh();
                 if self.seq == self.cached {
-                    return Ok(Step::Ended);
+                    let upstream = self.memory.state_line().upstream.load(Ordering::Relaxed);
+                    let last = Upstream { first: self.seq, time: 0, count: (upstream >> 32) as u32, flags: (upstream >> 16) as u16 };
+                    return Ok(self.upstream_gap(last).map_or(Step::Ended, Step::Gap));
                 }
             }
             if self.cached < self.seq {
@@ -284,35 +295,29 @@ impl RingReader {
         }
         let Some(found) = self.describe(self.seq) else { return self.lap().map(Step::Gap) };
         let found = self.checked(found)?;
-        if let Some(gap) = self.upstream_gap(&found) {
+        let Descriptor { upstream: count, upstream_flags: flags, publish_time: time, .. } = found;
+        if let Some(gap) = self.upstream_gap(Upstream { first: found.seq, time, count, flags }) {
             return Ok(Step::Gap(gap));
         }
         self.held = Held::Unverified(found);
         Ok(Step::Datagram(found))
     }
 
-    /// Losses before the ring that this datagram is the first to tell of. Counts are kept modulo 2^32 in the slots, so
-    /// they come out exact even where slots in between were lapped.
+    /// Losses before the ring that this datagram, or the end, is the first to tell of. Counts are kept modulo 2^32 in the
+    /// slots, so they come out exact even where slots in between were lapped.
     #[inline(always)]
-    fn upstream_gap(&mut self, found: &Descriptor) -> Option<Gap> {
-        let before = self.upstream.replace(found.upstream);
+    fn upstream_gap(&mut self, now: Upstream) -> Option<Gap> {
+        let before = self.upstream.replace(now.count);
         let unknown = if self.upstream_stale { flags::LOSS_EVER_UNKNOWN } else { flags::LOSS_UNKNOWN };
         self.upstream_stale = false;
-        let count = u64::from(found.upstream.wrapping_sub(before.unwrap_or(found.upstream)));
+        let count = u64::from(now.count.wrapping_sub(before.unwrap_or(now.count)));
         if count == 0 {
             return None;
         }
         self.account.upstream_lost += count;
-        Some(Gap {
-            first: found.seq,
-            count,
-            bytes: None,
-            time: found.publish_time,
-            cause: Cause::Upstream {
-                layer: Layer::from_bits(found.upstream_flags >> flags::LAYER_SHIFT),
-                exact: found.upstream_flags & unknown == 0,
-            },
-        })
+        let layer = Layer::from_bits(now.flags >> flags::LAYER_SHIFT);
+        let cause = Cause::Upstream { layer, exact: now.flags & unknown == 0 };
+        Some(Gap { first: now.first, count, bytes: None, time: now.time, cause })
     }
 
     /// Settles the datagram handed out last. `Some` if it turned out to be torn: the gap then begins with it.

@@ -27,6 +27,7 @@ Examples:
 struct Row {
     stream: String,
     socket: PathBuf,
+    state: &'static str,
     answers: bool,
     /// Why it does not.
     problem: Option<String>,
@@ -36,12 +37,20 @@ struct Row {
     readers_max: Option<u64>,
     published: Option<u64>,
     published_bytes: Option<u64>,
-    ended: Option<bool>,
     broker_pid: Option<u64>,
 }
 
 impl Row {
     fn new(stream: String, socket: PathBuf, found: anyhow::Result<Snapshot>) -> Self {
+        let state = match &found {
+            Ok(snapshot) if snapshot.get(StreamFact::Ended) == 1 => "ended",
+            Ok(_) => "running",
+            Err(e) => match e.downcast_ref() {
+                Some(ringweir::Error::NotRunning { .. }) => "dead",
+                Some(ringweir::Error::NoAccess { .. }) => "no access",
+                _ => "no answer",
+            },
+        };
         let (snapshot, problem) = match found {
             Ok(snapshot) => (Some(snapshot), None),
             Err(e) => (None, Some(format!("{e:#}"))),
@@ -51,6 +60,7 @@ impl Row {
         Self {
             stream,
             socket,
+            state,
             answers: snapshot.is_some(),
             problem,
             source: snapshot.as_ref().map(|s| s.source.clone()),
@@ -59,16 +69,7 @@ impl Row {
             readers_max: fact(StreamFact::ReadersMost),
             published: count(PumpCounter::Published),
             published_bytes: count(PumpCounter::PublishedBytes),
-            ended: fact(StreamFact::Ended).map(|e| e == 1),
             broker_pid: fact(StreamFact::BrokerPid),
-        }
-    }
-
-    fn state(&self) -> &'static str {
-        match (self.answers, self.ended) {
-            (true, Some(true)) => "ended",
-            (true, _) => "running",
-            (false, _) => "NO ANSWER",
         }
     }
 }
@@ -81,8 +82,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let asked: Vec<_> = found
         .into_iter()
         .map(|(name, socket)| {
-            // By its path: the socket that is listed is the one that is asked.
-            let pending = Pending::ask(&socket.to_string_lossy(), |path| Ok(Watch::attach(path)?.snapshot()));
+            let pending = Pending::ask(&name, |name| Ok(Watch::attach(name)?.snapshot()));
             (name, socket, pending)
         })
         .collect();
@@ -118,7 +118,7 @@ fn table(rows: &[Row]) -> String {
         let readers = row.readers.zip(row.readers_max).map_or("–".into(), |(n, most)| format!("{n}/{most}"));
         table.add_row([
             row.stream.clone(),
-            row.state().into(),
+            row.state.into(),
             number(row.generation),
             readers,
             number(row.published),
@@ -157,7 +157,7 @@ mod tests {
         let text = table(&rows);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].starts_with("demo    running") && lines[1].contains("18446744073709551615"), "{text}");
-        assert!(lines[2].starts_with("old     NO ANSWER"), "{text}");
+        assert!(lines[2].starts_with("old     no answer"), "{text}");
         assert_eq!(lines[3], "!! no broker answers");
         let json = json::line(&rows[1]);
         assert!(json.contains("\"answers\":false") && json.contains("\"published\":null"), "{json}");

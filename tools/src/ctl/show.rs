@@ -46,7 +46,7 @@ struct Shown<'a> {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let description = Pending::ask(&options.name, ringweir::describe).wait().map_err(reach::with_unreadable)?;
-    let (mut fleet, _) = Fleet::attach(Some(&options.name))?;
+    let mut fleet = Fleet::attach(Some(&options.name))?;
     fleet.measure(Duration::from_millis(300));
     let streams = fleet.look();
     let stream = streams.first().context("the stream went away")?;

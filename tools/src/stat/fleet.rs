@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use ringweir::Watch;
 use ringweir_proto::os::clock;
 use ringweir_proto::stats::{Snapshot, StreamFact};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// How often streams that went, or came, are looked for.
@@ -50,15 +50,17 @@ pub struct Fleet {
     only: Option<String>,
     watched: Vec<(String, Watched)>,
     asked: HashMap<String, Pending<Watch>>,
+    /// Streams that are there and could not be attached to, with the reason.
+    silent: BTreeMap<String, String>,
     looked_for: Instant,
 }
 
 impl Fleet {
-    /// Attaches to `only`, or to all streams that answer; those that do not are in the second part of the result.
+    /// Attaches to `only`, or to all streams that answer; [`Fleet::problems`] tells of those that do not.
     ///
     /// # Errors
     /// If there is nothing to watch.
-    pub fn attach(only: Option<&str>) -> anyhow::Result<(Self, Vec<anyhow::Error>)> {
+    pub fn attach(only: Option<&str>) -> anyhow::Result<Self> {
         let names: Vec<String> = match only {
             Some(name) => vec![name.into()],
             None => ringweir::streams().into_iter().map(|(name, _)| name).collect(),
@@ -67,20 +69,26 @@ impl Fleet {
             return Err(reach::nothing_runs());
         }
         let asked: Vec<_> = names.iter().map(|name| Pending::ask(name, Watch::attach)).collect();
-        let mut fleet =
-            Self { only: only.map(Into::into), watched: Vec::new(), asked: HashMap::new(), looked_for: Instant::now() };
-        let mut problems = Vec::new();
+        let mut fleet = Self {
+            only: only.map(Into::into),
+            watched: Vec::new(),
+            asked: HashMap::new(),
+            silent: BTreeMap::new(),
+            looked_for: Instant::now(),
+        };
         for (name, pending) in names.into_iter().zip(asked) {
-            match pending.wait().and_then(|watch| Watched::new(&name, watch)) {
-                Ok(watched) => fleet.watched.push((name, watched)),
-                Err(e) => problems.push(reach::with_unreadable(e)),
-            }
+            let answer = pending.wait();
+            fleet.take(name, answer);
         }
         if fleet.watched.is_empty() {
-            let texts: Vec<_> = problems.iter().map(|e| format!("{e:#}")).collect();
-            return Err(anyhow!("{}", texts.join("\n")));
+            return Err(anyhow!("{}", fleet.problems().join("\n")));
         }
-        Ok((fleet, problems))
+        Ok(fleet)
+    }
+
+    /// Why streams that are there are not watched.
+    pub fn problems(&self) -> Vec<String> {
+        self.silent.values().cloned().collect()
     }
 
     /// Waits for figures that are newer by `window` at least, so that there are rates; half as long again at most.
@@ -127,14 +135,23 @@ impl Fleet {
             self.asked.iter().filter_map(|(name, pending)| Some((name.clone(), pending.poll()?))).collect();
         for (name, answer) in answers {
             self.asked.remove(&name);
-            // One that is still away is asked for again a second later.
-            let Ok(watched) = answer.and_then(|watch| Watched::new(&name, watch)) else { continue };
-            match self.watched.iter_mut().find(|(n, _)| *n == name) {
-                Some((_, place)) => *place = watched,
-                None => {
-                    self.watched.push((name, watched));
-                    self.watched.sort_by(|a, b| a.0.cmp(&b.0));
-                }
+            self.take(name, answer);
+        }
+    }
+
+    fn take(&mut self, name: String, answer: anyhow::Result<Watch>) {
+        let known = self.watched.iter_mut().find(|(n, _)| *n == name);
+        match (answer.and_then(|watch| Watched::new(&name, watch)), known) {
+            (Ok(watched), Some((_, place))) => *place = watched,
+            (Ok(watched), None) => {
+                self.silent.remove(&name);
+                self.watched.push((name, watched));
+                self.watched.sort_by(|a, b| a.0.cmp(&b.0));
+            }
+            // Its last figures are shown and say it; it is asked for again a second later.
+            (Err(_), Some(_)) => {}
+            (Err(e), None) => {
+                self.silent.insert(name, format!("{:#}", reach::with_unreadable(e)));
             }
         }
     }

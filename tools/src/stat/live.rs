@@ -33,13 +33,15 @@ pub struct Screen {
     colour: bool,
     /// Bytes per second at each look, by stream; `None`: not known then.
     history: HashMap<String, VecDeque<Option<f64>>>,
+    /// Widest each column has been, by stream: so that columns do not jump.
+    widths: HashMap<String, Vec<usize>>,
     scroll: usize,
 }
 
 impl Screen {
     /// With or without colour.
     pub fn new(colour: bool) -> Self {
-        Self { colour, history: HashMap::new(), scroll: 0 }
+        Self { colour, history: HashMap::new(), widths: HashMap::new(), scroll: 0 }
     }
 
     /// Remembers the rates of one look.
@@ -63,7 +65,12 @@ impl Screen {
     }
 
     /// The screen as lines of at most `width` cells.
-    pub fn lines(&self, streams: &[Stream], width: usize, moment: impl Fn(&Stream) -> Moment) -> Vec<Line<'static>> {
+    pub fn lines(
+        &mut self,
+        streams: &[Stream],
+        width: usize,
+        moment: impl Fn(&Stream) -> Moment,
+    ) -> Vec<Line<'static>> {
         let mut lines = Vec::new();
         for stream in streams {
             if !lines.is_empty() {
@@ -72,9 +79,9 @@ impl Screen {
             let bold = Style::new().add_modifier(Modifier::BOLD);
             let source = format!("  {}", printable(&stream.snapshot.source));
             lines.push(Line::from(vec![Span::styled(table::name(stream), bold), Span::raw(source)]));
-            lines.push(Line::raw(table::facts(stream)));
+            lines.extend(wrapped(&table::facts(stream), width).into_iter().map(Line::raw));
             let lost = if stream.loss.any() { self.alarm() } else { Style::new() };
-            lines.push(Line::styled(table::losses(stream), lost));
+            lines.extend(wrapped(&table::losses(stream), width).into_iter().map(|l| Line::styled(l, lost)));
             for remark in table::remarks(stream) {
                 let style = self.paint(Color::Yellow, Modifier::REVERSED);
                 lines.push(Line::styled(format!("!! {remark}"), style));
@@ -107,7 +114,7 @@ impl Screen {
             .collect()
     }
 
-    fn readers(&self, stream: &Stream, width: usize, moment: Moment, lines: &mut Vec<Line<'static>>) {
+    fn readers(&mut self, stream: &Stream, width: usize, moment: Moment, lines: &mut Vec<Line<'static>>) {
         if stream.readers.is_empty() {
             lines.push(Line::raw("no readers attached"));
             return;
@@ -118,7 +125,9 @@ impl Screen {
             let content = rows.iter().map(|row| Span::raw(&row[i]).width()).max().unwrap_or(0);
             content.max(COLUMNS[i].head.len())
         };
-        let widths: Vec<usize> = (0..COLUMNS.len()).map(cells).collect();
+        let known = self.widths.entry(stream.snapshot.name.clone()).or_insert_with(|| vec![0; COLUMNS.len()]);
+        known.iter_mut().enumerate().for_each(|(i, w)| *w = cells(i).max(*w));
+        let widths = known.clone();
         // The bar stands behind the label and leaves after all that may leave.
         let kept = keep(&widths, width.saturating_sub(BAR + 3));
         let (kept, bar) = match kept {
@@ -169,9 +178,17 @@ impl Screen {
         }
     }
 
-    fn draw(&mut self, frame: &mut Frame<'_>, streams: &[Stream], now: &str, moment: impl Fn(&Stream) -> Moment) {
+    fn draw(
+        &mut self,
+        frame: &mut Frame<'_>,
+        streams: &[Stream],
+        problems: &[String],
+        now: &str,
+        moment: impl Fn(&Stream) -> Moment,
+    ) {
         let area = frame.area();
-        let lines = self.lines(streams, area.width.into(), moment);
+        let mut lines = self.lines(streams, area.width.into(), moment);
+        lines.extend(problems.iter().map(|p| Line::raw(format!("!! {p}"))));
         let room = usize::from(area.height).saturating_sub(1);
         self.scroll = self.scroll.min(lines.len().saturating_sub(room));
         let below = lines.len().saturating_sub(self.scroll + room);
@@ -184,6 +201,21 @@ impl Screen {
         shown.push(Line::styled(format!("ringstat {now}  q quits{more}"), Style::new().add_modifier(Modifier::DIM)));
         frame.render_widget(Paragraph::new(Text::from(shown)), area);
     }
+}
+
+/// `text` on as many lines as it takes, broken where two blanks part one figure from the next.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for part in text.split("  ") {
+        match lines.last_mut() {
+            Some(line) if Span::raw(line.as_str()).width() + 2 + Span::raw(part).width() <= width => {
+                line.push_str("  ");
+                line.push_str(part);
+            }
+            _ => lines.push(part.into()),
+        }
+    }
+    lines
 }
 
 /// Which columns fit into `width`; `None` if not even those that stay.
@@ -250,13 +282,14 @@ pub fn run(fleet: &mut Fleet, interval: Duration, count: Option<u64>, stop: &Ato
     let mut left = count;
     'looks: loop {
         let streams = fleet.look();
+        let problems = fleet.problems();
         screen.remember(&streams);
         lost |= streams.iter().any(|s| s.loss.any());
         next = (next + interval).max(Instant::now());
         left = left.map(|n| n.saturating_sub(1));
         loop {
             let now = date::moment(clock::realtime_ns(), clock::realtime_ns());
-            terminal.draw(|frame| screen.draw(frame, &streams, &now, Moment::of))?;
+            terminal.draw(|frame| screen.draw(frame, &streams, &problems, &now, Moment::of))?;
             match wait_for_key(next, stop, &mut screen.scroll)? {
                 Then::Look if left == Some(0) => break 'looks,
                 Then::Look => break,
@@ -327,7 +360,7 @@ mod tests {
     fn shown(screen: &mut Screen, streams: &[Stream], width: u16, height: u16) -> (Vec<String>, TestBackend) {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         let moment = |_: &Stream| Moment { now: 0, clock: |_, _| "12:41:07".into() };
-        terminal.draw(|frame| screen.draw(frame, streams, "12:41:09", moment)).unwrap();
+        terminal.draw(|frame| screen.draw(frame, streams, &[], "12:41:09", moment)).unwrap();
         let text = terminal.backend().to_string();
         let lines = text.lines().map(|l| l.trim_matches('"').trim_end().to_owned()).collect();
         (lines, terminal.backend().clone())
@@ -413,6 +446,25 @@ mod tests {
         let (lines, _) = shown(&mut screen(true), &[Stream::new(&s, None, &out, runs)], 80, 11);
         assert_eq!(lines[3], "!! broker stopped (T), figures 3.2 s old");
         assert!(lines.contains(&"no readers attached".into()), "{lines:?}");
+    }
+
+    #[test]
+    fn long_lines_are_broken_between_figures_and_streams_that_do_not_answer_are_named() {
+        assert_eq!(wrapped("a b  c  d", 6), ["a b  c", "d"]);
+        assert_eq!(wrapped("abcdef  g", 3), ["abcdef", "g"]);
+        let mut terminal = Terminal::new(TestBackend::new(40, 3)).unwrap();
+        let problems = ["stream \"old\": no broker answers".to_owned()];
+        terminal.draw(|frame| screen(true).draw(frame, &[], &problems, "12:41:09", Moment::of)).unwrap();
+        assert!(terminal.backend().to_string().contains("!! stream \"old\": no broker answers"));
+    }
+
+    #[test]
+    fn columns_do_not_jump_when_numbers_get_shorter() {
+        let (mut screen, healthy) = (screen(true), snapshot(11 * SECOND, 5000, &[("x", 5000, 0, false)]));
+        shown(&mut screen, &streams(), 112, 11);
+        let wide = screen.widths.clone();
+        shown(&mut screen, &[Stream::new(&healthy, None, &outside(11 * SECOND), runs)], 112, 11);
+        assert_eq!(screen.widths, wide);
     }
 
     #[test]

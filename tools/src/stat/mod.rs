@@ -47,7 +47,7 @@ struct Options {
     /// One JSON object per stream and look, each on a line
     #[arg(long)]
     json: bool,
-    /// Exit with 1 if any layer has lost anything
+    /// Exit with 1 if any layer has lost anything since the stream began
     #[arg(long)]
     fail_on_loss: bool,
     /// Explain every column and every JSON key
@@ -106,12 +106,12 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         output::put(&format!("{}\n", columns::explained(width)))?;
         return Ok(false);
     }
-    let (mut fleet, problems) = Fleet::attach(options.name.as_deref())?;
+    let mut fleet = Fleet::attach(options.name.as_deref())?;
     let terminal = std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
     let live = options.watch.is_some() && !options.json && terminal;
     if !live {
-        for problem in problems {
-            eprintln!("ringstat: {problem:#}");
+        for problem in fleet.problems() {
+            eprintln!("ringstat: {problem}");
         }
     }
     let stop = Arc::new(AtomicBool::new(false));
