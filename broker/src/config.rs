@@ -188,7 +188,9 @@ impl StreamConfig {
             self.readers_max
         );
         self.mode()?;
-        self.metadata()?;
+        // The description of a stream is one control message: a pair takes 16 bytes beside its text.
+        let metadata: usize = self.metadata()?.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
+        anyhow::ensure!(metadata <= 2500, "--meta: too much of it ({metadata} bytes with 16 a pair, at most 2500)");
         Ok(())
     }
 

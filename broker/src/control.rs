@@ -10,6 +10,7 @@ use ringweir_proto::control::{Attached, AttachRequest, Description, Reason, Repl
 use ringweir_proto::os::{OsError, event, socket};
 use ringweir_proto::ring::Layer;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::HashMap;
@@ -65,11 +66,32 @@ enum Role {
     Viewer,
 }
 
+/// The signals that end the broker, told from the moment this is made.
+pub struct Signals(UnixStream);
+
+impl Signals {
+    /// From now on a signal kills nothing: it is heard by [`Control::run`].
+    pub fn catch() -> anyhow::Result<Self> {
+        let (signals, tell) = UnixStream::pair()?;
+        signals.set_nonblocking(true)?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
+        }
+        Ok(Self(signals))
+    }
+
+    /// Whether one has come.
+    pub fn came(&self) -> bool {
+        let now = event::timespec(Duration::ZERO);
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&now)).is_ok_and(|n| n > 0)
+    }
+}
+
 /// The control thread's world.
 pub struct Control {
     epoll: OwnedFd,
-    /// Readable once a signal has come; kept open for the epoll set.
-    _signals: UnixStream,
+    /// Kept open for the epoll set.
+    _signals: Signals,
     /// `None` once a stream is over.
     streams: Vec<Option<Stream>>,
     /// When a stream that has ended goes.
@@ -84,17 +106,12 @@ pub struct Control {
 
 impl Control {
     /// Takes over running streams.
-    pub fn new(streams: Vec<Stream>) -> anyhow::Result<Self> {
+    pub fn new(streams: Vec<Stream>, signals: Signals) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
-        let (signals, tell) = UnixStream::pair()?;
-        signals.set_nonblocking(true)?;
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
-            signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
-        }
         let add = |fd: BorrowedFd<'_>, key: Key| {
             epoll::add(&epoll, fd, key.pack(), EventFlags::IN).map_err(OsError::at("epoll_ctl"))
         };
-        add(signals.as_fd(), Key::Signal)?;
+        add(signals.0.as_fd(), Key::Signal)?;
         for (i, stream) in streams.iter().enumerate() {
             add(stream.listener(), Key::Listener(i))?;
             add(stream.pump_ended(), Key::PumpEnded(i))?;
@@ -212,7 +229,7 @@ impl Control {
     }
 
     fn accept(&mut self, i: usize) {
-        let Some(stream) = &self.streams[i] else { return };
+        let Some(stream) = &mut self.streams[i] else { return };
         let fd = match socket::accept(stream.listener()) {
             Ok(fd) => fd,
             Err(Errno::MFILE | Errno::NFILE) => {
@@ -229,6 +246,10 @@ impl Control {
             // The peer has gone again, or something passing: the next event tells.
             Err(_) => return,
         };
+        // At once, so that nobody who may not attach takes up room.
+        if admit(stream, &fd).is_none() {
+            return;
+        }
         if self.strangers >= STRANGERS_MOST {
             refuse(&fd, Reason::Resources, "too many connections at a time: try again");
             return;
@@ -258,23 +279,22 @@ impl Control {
 
     fn hear(&mut self, n: u64) {
         let Some(connection) = self.connections.get_mut(&n) else { return };
-        let packet = match socket::receive(&connection.fd) {
-            Ok(packet) => packet,
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            Err(_) => return self.hang_up(n),
-        };
         let stranger = matches!(connection.what, Role::Stranger(_));
-        let Some(stream) = self.streams[connection.stream].as_mut().filter(|_| stranger && !packet.bytes.is_empty()) else {
+        let bytes = match socket::receive_bytes(&connection.fd) {
+            Ok(bytes) => bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(e) => {
+                if stranger && e == Errno::MSGSIZE {
+                    refuse(&connection.fd, Reason::Malformed, "a request is one short message and brings no file descriptors");
+                }
+                return self.hang_up(n);
+            }
+        };
+        let Some(stream) = self.streams[connection.stream].as_mut().filter(|_| stranger && !bytes.is_empty()) else {
             // Hung up, or talks after it was let in, which nobody of ours does.
             return self.hang_up(n);
         };
-        let role = if packet.fds.is_empty() {
-            answer(stream, &connection.fd, Request::decode(&packet.bytes))
-        } else {
-            refuse(&connection.fd, Reason::Malformed, "a request brings no file descriptors");
-            None
-        };
-        match role {
+        match answer(stream, &connection.fd, Request::decode(&bytes)) {
             Some(role) => {
                 connection.what = role;
                 self.strangers -= 1;
@@ -298,19 +318,7 @@ fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeErro
             return None;
         }
     };
-    let peer = match socket::peer(fd) {
-        Ok(peer) => peer,
-        Err(e) => {
-            refuse(fd, Reason::NotAllowed, &format!("the kernel does not say who you are: {e}"));
-            return None;
-        }
-    };
-    if let Err(text) = stream.access.check(&peer) {
-        stream.refused += 1;
-        tracing::warn!("{}: refused pid {}: {text}", stream.config.name, peer.pid);
-        refuse(fd, Reason::NotAllowed, &text);
-        return None;
-    }
+    let peer = admit(stream, fd)?;
     match request {
         Request::Attach(request) => attach(stream, fd, peer, &request),
         Request::Watch => {
@@ -326,9 +334,29 @@ fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeErro
                 broker_version: env!("CARGO_PKG_VERSION").into(),
                 metadata: config.metadata().unwrap_or_default(),
             };
-            reply(fd, &Reply::Described(description), &[]).then_some(Role::Viewer)
+            // That was all it wanted: its answer waits for it though we hang up.
+            reply(fd, &Reply::Described(description), &[]);
+            None
         }
     }
+}
+
+/// Who it is, if it may attach; else it has been told.
+fn admit(stream: &mut Stream, fd: &OwnedFd) -> Option<socket::Peer> {
+    let peer = match socket::peer(fd) {
+        Ok(peer) => peer,
+        Err(e) => {
+            refuse(fd, Reason::NotAllowed, &format!("the kernel does not say who you are: {e}"));
+            return None;
+        }
+    };
+    if let Err(text) = stream.access.check(&peer) {
+        stream.refused += 1;
+        tracing::warn!("{}: refused pid {}: {text}", stream.config.name, peer.pid);
+        refuse(fd, Reason::NotAllowed, &text);
+        return None;
+    }
+    Some(peer)
 }
 
 fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &AttachRequest) -> Option<Role> {

@@ -100,13 +100,18 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     if open_files < needed {
         tracing::warn!("{open_files} open files are allowed, full use takes {needed}: raise LimitNOFILE= or ulimit -n");
     }
+    // Before anything is made: a signal during the start, which takes seconds for large rings, must not leave it behind.
+    let signals = control::Signals::catch()?;
     let mut streams = Vec::new();
     for config in &configs {
         let stream = stream::Stream::start(config, &run_dir).with_context(|| format!("stream {:?}", config.name))?;
         tracing::info!("{}", stream.summary);
         streams.push(stream);
+        if signals.came() {
+            break;
+        }
     }
     // The pumps have inherited the class this process was launched with; everything else is ordinary work.
     sched::become_ordinary();
-    control::Control::new(streams)?.run()
+    control::Control::new(streams, signals)?.run()
 }

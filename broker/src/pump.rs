@@ -87,10 +87,7 @@ impl Pump {
 
     /// Pumps until the source ends, fails, or the stream is stopped; then marks the ring as ended and wakes everybody.
     pub fn run(mut self) -> Result<(), SourceError> {
-        let result = self.pump();
-        self.intake.publisher().end();
-        self.wake();
-        result
+        self.pump()
     }
 
     fn pump(&mut self) -> Result<(), SourceError> {
@@ -173,6 +170,14 @@ impl Pump {
             self.handle.bell.drain();
         }
         self.intake.count(PumpCounter::Sleeps, 1);
+    }
+}
+
+impl Drop for Pump {
+    /// However it ended, by a panic too: nobody may sleep for datagrams that never come.
+    fn drop(&mut self) {
+        self.intake.publisher().end();
+        self.wake();
     }
 }
 

@@ -266,3 +266,80 @@ impl Readers {
         self.with_wakes(state, |sleepers, gate, wake| sleepers.enter(gate, index, news, wake));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringweir_proto::layout::Geometry;
+    use ringweir_proto::os::event;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn some(most: u32) -> (Readers, rtrb::Consumer<Command>, PumpHandle) {
+        let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap()));
+        let (commands, queue) = rtrb::RingBuffer::new(most as usize * 4 + 16);
+        let bell = Bell::new().unwrap();
+        let readers = Readers::new(memory, Arc::new(WakeGate::default()), most, commands, &bell).unwrap();
+        (readers, queue, PumpHandle::new(Bell::new().unwrap(), false))
+    }
+
+    fn attach(readers: &Readers, pump: &PumpHandle) -> Option<(Arc<ReaderEntry>, Handover)> {
+        let peer = Peer { pid: 1, uid: 0, gid: 0, groups: Vec::new() };
+        readers.attach(peer, "r".into(), true, pump).unwrap()
+    }
+
+    #[test]
+    fn a_stream_that_lingers_gives_its_places_again_and_again() {
+        for ends_after in [0, 3] {
+            let (readers, queue, pump) = some(4);
+            let mut queue = Some(queue);
+            for i in 0..100 {
+                if i == ends_after {
+                    queue = None;
+                }
+                let (entry, _) = attach(&readers, &pump).unwrap_or_else(|| panic!("no place left after {i}"));
+                readers.detach(entry.index, &pump);
+            }
+            assert!(queue.is_none());
+            readers.list();
+            assert!(readers.lock().retired.is_empty(), "detached readers keep nothing open");
+        }
+    }
+
+    #[test]
+    fn a_place_is_not_given_again_while_the_pump_may_know_its_reader() {
+        let (readers, mut queue, pump) = some(1);
+        let (entry, _) = attach(&readers, &pump).unwrap();
+        readers.detach(entry.index, &pump);
+        drop(entry);
+        assert!(attach(&readers, &pump).is_none());
+        while queue.pop().is_ok() {}
+        assert!(attach(&readers, &pump).is_some());
+    }
+
+    /// Flags belong to the open file, not to the descriptor: a reader that makes what it was handed blocking must not be
+    /// able to stop whoever rings or listens.
+    #[test]
+    fn nothing_a_reader_does_to_its_fds_blocks_the_broker() {
+        let (readers, _queue, pump) = some(1);
+        let (entry, theirs) = attach(&readers, &pump).unwrap();
+        let doze = rustix::io::dup(entry.doze.fd()).unwrap();
+        rustix::fs::fcntl_setfl(&doze, rustix::fs::OFlags::empty()).unwrap();
+        rustix::fs::fcntl_setfl(&theirs.wake, rustix::fs::OFlags::empty()).unwrap();
+        assert!(rustix::io::write(&theirs.wake, &(u64::MAX - 1).to_ne_bytes()).is_err(), "the wake bell cannot be filled");
+        entry.now_known();
+        let (tell, told) = mpsc::channel();
+        let rings = entry.clone();
+        std::thread::spawn(move || {
+            // As if the reader had rung and then taken its ring back.
+            readers.dozes(&mut readers.lock(), 0);
+            rings.wake.ring();
+            tell.send(()).unwrap();
+        });
+        told.recv_timeout(Duration::from_secs(10)).expect("blocked");
+        assert_eq!(event::take(&theirs.wake), Ok(true));
+        assert_eq!(event::take(&theirs.wake), Ok(false));
+        entry.wake.ring();
+        assert_eq!(event::take(&theirs.wake), Ok(true), "every ring is an edge, though nobody reads the bell");
+    }
+}

@@ -82,7 +82,7 @@ impl Stream {
         let spec = RingSpec {
             name,
             geometry: plan.geometry,
-            generation: object::leftover_generation(&object_name) + 1,
+            generation: object::leftover_generation(&object_name).wrapping_add(1).max(1),
             metadata: &metadata,
         };
         let object = RingObject::create(&object_name, &spec)?;

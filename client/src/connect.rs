@@ -49,6 +49,7 @@ impl Connection {
         let fd = socket::connect(&path).map_err(|e| match e.errno {
             Errno::CONNREFUSED | Errno::NOENT => Error::NotRunning { name: name.into(), path },
             Errno::ACCESS | Errno::PERM => Error::NoAccess { name: name.into(), path },
+            Errno::AGAIN => Error::NoAnswer { name: name.into() },
             _ => e.into(),
         })?;
         Ok(Self { fd, name: name.into() })
@@ -58,13 +59,17 @@ impl Connection {
     pub fn ask(&self, request: &Request, fds: usize) -> Result<(Reply, Vec<OwnedFd>), Error> {
         let gone = |errno: Errno| match errno {
             Errno::PIPE | Errno::CONNRESET => Error::HungUp { name: self.name.clone() },
+            Errno::AGAIN => Error::NoAnswer { name: self.name.clone() },
             errno => OsError { what: format!("control socket of stream {:?}", self.name), errno }.into(),
         };
         // A broker that refuses at once may have closed already: its answer is still there to be read.
         let sent = socket::send(&self.fd, &request.encode(), &[]);
+        let mut reset = false;
         let Packet { bytes, fds: received } = loop {
             match socket::receive(&self.fd) {
                 Err(Errno::INTR) => {}
+                // It closed with our question unread: the kernel says so once, and then gives the answer.
+                Err(Errno::CONNRESET) if !reset => reset = true,
                 other => break other.map_err(gone)?,
             }
         };

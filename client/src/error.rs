@@ -45,6 +45,12 @@ pub enum Error {
         /// For people.
         text: String,
     },
+    /// The broker is there but says nothing.
+    #[error("stream {name:?}: the broker does not answer: it is stopped, or still busy starting")]
+    NoAnswer {
+        /// Stream.
+        name: String,
+    },
     /// The broker hung up without an answer.
     #[error("stream {name:?}: the broker closed the connection without an answer")]
     HungUp {

@@ -6,7 +6,7 @@
 
 use crate::connect::Connection;
 use crate::{Datagram, Error};
-use ringweir_proto::control::{AttachRequest, Attached, Mode, Reply, Request};
+use ringweir_proto::control::{AttachRequest, Attached, Mode, Reason, Reply, Request};
 use ringweir_proto::layout::{Geometry, Identity};
 use ringweir_proto::os::object::{self, AttachedRing};
 use ringweir_proto::os::page::ReaderPage;
@@ -169,11 +169,13 @@ impl Link {
 struct Retry {
     not_before: Option<Instant>,
     pause: Duration,
+    refused: u32,
 }
 
 impl Retry {
     const LEAST: Duration = Duration::from_millis(20);
     const MOST: Duration = Duration::from_secs(1);
+    const REFUSED_MOST: u32 = 10;
 
     fn failed(&mut self) {
         self.pause = (self.pause * 2).clamp(Self::LEAST, Self::MOST);
@@ -200,7 +202,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Releases the datagram read last and finds the next thing. Never blocks.
+    /// Releases the datagram read last and finds the next thing. Never blocks, but for attaching to a restarted broker.
     ///
     /// # Errors
     /// Only if the ring is damaged, or attaching again fails for a reason that will not pass.
@@ -258,7 +260,15 @@ impl Reader {
                 self.report();
                 Ok(Read::Restarted(Restart { generation: self.link.generation, first: self.ring.read_cursor() }))
             }
-            Err(Error::StreamNotFound { .. } | Error::NotRunning { .. } | Error::HungUp { .. }) => {
+            Err(Error::StreamNotFound { .. } | Error::NotRunning { .. } | Error::HungUp { .. } | Error::NoAnswer { .. }) => {
+                self.retry.failed();
+                Ok(Read::Empty)
+            }
+            // What may pass within seconds: a socket whose mode is not set yet, a broker that all its readers rush at.
+            Err(Error::NoAccess { .. } | Error::Refused { reason: Reason::Full | Reason::Resources, .. })
+                if self.retry.refused < Retry::REFUSED_MOST =>
+            {
+                self.retry.refused += 1;
                 self.retry.failed();
                 Ok(Read::Empty)
             }
@@ -267,7 +277,7 @@ impl Reader {
     }
 
     /// Waits until there is something to read, the broker hangs up, a signal arrives or the timeout passes (`None`: for
-    /// ever); [`Reader::next`] then says which. Sleeps in the kernel, unless attached with [`Options::always_spin`].
+    /// ever), and now and then for nothing; [`Reader::next`] then says which. Sleeps in the kernel, unless attached with [`Options::always_spin`].
     ///
     /// # Errors
     /// If the kernel refuses to wait.
@@ -276,7 +286,8 @@ impl Reader {
         let over = |limit: Duration| began.elapsed() >= limit;
         let limit = timeout.unwrap_or(Duration::MAX);
         if self.broker_gone {
-            std::thread::sleep(self.retry.remaining().min(limit));
+            // Not std's sleep: a signal must end it.
+            let _slept = rustix::thread::nanosleep(&event::timespec(self.retry.remaining().min(limit)));
             return Ok(());
         }
         let spin = if self.options.parks { self.options.spin.min(limit) } else { limit };
@@ -327,7 +338,8 @@ impl Reader {
     }
 
     /// Says that this reader is about to sleep on [`Reader::fd`]. True: sleep, and a wake-up will come; false: there is
-    /// something to read already. Call it each time before polling; calling it twice does no harm.
+    /// something to read already, or the broker is gone: call [`Reader::next`], and [`Reader::wait`] if that finds nothing.
+    /// Call it each time before polling; calling it twice does no harm.
     ///
     /// # Errors
     /// If the doze bell cannot be rung.

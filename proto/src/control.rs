@@ -193,10 +193,15 @@ impl Reply {
     }
 }
 
+/// Control characters, and those that reorder or hide what stands beside them.
+fn unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 impl AttachRequest {
     /// The label as it may be shown: printable, not longer than [`LABEL_MAX`], never empty.
     pub fn clean_label(&self) -> String {
-        let mut clean: String = self.label.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let mut clean: String = self.label.chars().map(|c| if unprintable(c) { '?' } else { c }).collect();
         clean.truncate(clean.floor_char_boundary(LABEL_MAX.min(clean.len())));
         if clean.is_empty() { "reader".into() } else { clean }
     }
@@ -268,6 +273,7 @@ mod tests {
         assert_eq!(clean("ids"), "ids");
         assert_eq!(clean(""), "reader");
         assert_eq!(clean("a\x1b[2Jb\n"), "a?[2Jb?");
+        assert_eq!(clean("a\u{202e}b"), "a?b");
         assert_eq!(clean(&"ü".repeat(40)), "ü".repeat(16));
     }
 

@@ -70,3 +70,24 @@ fn a_source_that_allocates_is_noticed() {
     let inner = source::open("gen:rate=max,size=64,count=10000", &OpenFor { max_datagram: 4096 }).unwrap();
     assert!(pumped(Box::new(Allocates(inner))).1 > 0);
 }
+
+#[test]
+fn a_pump_that_panics_still_tells_readers_of_the_end() {
+    struct Panics;
+    impl Source for Panics {
+        fn fill(&mut self, _: &mut Intake) -> Result<Fill, SourceError> {
+            panic!("on purpose")
+        }
+        fn wait_for(&self) -> WaitFor<'_> {
+            WaitFor::default()
+        }
+    }
+    let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap()));
+    let (_commands, queue) = rtrb::RingBuffer::new(8);
+    let bell = || Arc::new(Bell::new().unwrap());
+    let handle = Arc::new(PumpHandle::new(Bell::new().unwrap(), false));
+    let intake = Intake::new(Publisher::new(memory.clone()), Notices::queue().0);
+    let pump = Pump::new(intake, Box::new(Panics), Arc::new(WakeGate::default()), queue, 8, bell(), handle, false);
+    assert!(std::thread::spawn(move || pump.run()).join().is_err());
+    assert!(memory.has_ended());
+}

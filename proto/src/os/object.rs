@@ -12,7 +12,7 @@ use crate::ring::RingMemory;
 use crate::ring::Parts;
 use crate::sync::AtomicU64;
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
 use rustix::shm;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,9 +62,17 @@ pub struct RingObject {
     locked: Result<(), rustix::io::Errno>,
 }
 
-/// Generation that a leftover object of this name claims, 0 if there is none that can be read.
+/// Generation that a leftover object of this name claims, 0 if there is none of our own that can be read.
 pub fn leftover_generation(object_name: &str) -> u64 {
-    let Ok(fd) = shm::open(object_name, shm::OFlags::RDONLY, shm::Mode::empty()) else { return 0 };
+    // Anybody may put anything of that name into /dev/shm: a link, a FIFO, a file that shrinks while it is mapped.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(fd) = rustix::fs::open(format!("/dev/shm{object_name}"), flags, Mode::empty()) else { return 0 };
+    let ours = rustix::fs::fstat(&fd).is_ok_and(|s| {
+        s.st_uid == rustix::process::geteuid().as_raw() && FileType::from_raw_mode(s.st_mode) == FileType::RegularFile
+    });
+    if !ours {
+        return 0;
+    }
     attach(fd, false).map_or(0, |ring| ring.memory.generation())
 }
 
@@ -73,7 +81,7 @@ impl RingObject {
     pub fn create(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, ObjectError> {
         match shm::unlink(object_name) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(OsError::at(format_args!("cannot remove leftover /dev/shm{object_name}"))(e).into()),
+            Err(e) => return Err(OsError::at(format_args!("cannot remove /dev/shm{object_name}, which somebody else may have put there"))(e).into()),
         }
         let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
         let fd = shm::open(object_name, flags, shm::Mode::RUSR | shm::Mode::WUSR)

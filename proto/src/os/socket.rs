@@ -7,13 +7,14 @@ use super::OsError;
 use crate::control::MESSAGE_MAX;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    sockopt, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// Fds that may come with one message.
 pub const FDS_MAX: usize = 4;
@@ -21,7 +22,7 @@ pub const FDS_MAX: usize = 4;
 /// The process at the other end, as the kernel knows it from when it connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Process; for showing, not for trusting: pids are reused.
+    /// Process; for showing, not for trusting: pids are reused. 0 if it has none where the broker lives (another pid namespace).
     pub pid: u32,
     /// Effective user.
     pub uid: u32,
@@ -57,6 +58,8 @@ pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<OwnedFd, OsErr
         rustix::fs::chown(path, None, group).map_err(OsError::at(format_args!("chown {shown} to the stream's group")))?;
     }
     rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode)).map_err(OsError::at(format_args!("chmod {shown}")))?;
+    // A connection that went away between the event and the accept must not block the one who accepts.
+    rustix::io::ioctl_fionbio(&fd, true).map_err(OsError::at(format_args!("FIONBIO {shown}")))?;
     rustix::net::listen(&fd, 128).map_err(OsError::at(format_args!("listen {shown}")))?;
     Ok(fd)
 }
@@ -66,11 +69,17 @@ pub fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
 }
 
-/// Connects to `path`.
+/// How long a broker may take to accept and to answer: one that starts may be busy making its next ring.
+pub const ANSWER: Duration = Duration::from_secs(10);
+
+/// Connects to `path`; fails with `AGAIN`, as receiving does later, if nobody answers for [`ANSWER`].
 pub fn connect(path: &Path) -> Result<OwnedFd, OsError> {
     let shown = path.display();
     let address = SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
     let fd = socket()?;
+    for way in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+        sockopt::set_socket_timeout(&fd, way, Some(ANSWER)).map_err(OsError::at("set socket timeout"))?;
+    }
     rustix::net::connect(&fd, &address).map_err(OsError::at(format_args!("connect {shown}")))?;
     Ok(fd)
 }
@@ -105,10 +114,33 @@ pub fn receive(fd: impl AsFd) -> Result<Packet, Errno> {
     Ok(Packet { bytes, fds })
 }
 
-/// Who connected.
+/// Receives one packet of a peer that is not trusted, and none of its fds: closing one of those can take as long as the
+/// peer likes (FUSE). Empty = hung up; `MSGSIZE` if it is too long or brings fds.
+pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; MESSAGE_MAX];
+    let mut none = RecvAncillaryBuffer::default();
+    let got = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(&mut bytes)], &mut none, RecvFlags::CMSG_CLOEXEC)?;
+    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(Errno::MSGSIZE);
+    }
+    bytes.truncate(got.bytes);
+    Ok(bytes)
+}
+
+/// Who connected. The pid is 0 for a process of a pid namespace we cannot see, which is why rustix, whose `Pid` is never 0,
+/// is not asked.
 pub fn peer(fd: impl AsFd) -> Result<Peer, Errno> {
-    let who = rustix::net::sockopt::socket_peercred(&fd)?;
-    Ok(Peer { pid: who.pid.as_raw_nonzero().get() as u32, uid: who.uid.as_raw(), gid: who.gid.as_raw(), groups: groups(fd.as_fd()) })
+    let mut who = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most that many.
+    let rc = unsafe {
+        libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut who).cast(), &raw mut bytes)
+    };
+    if rc != 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(Peer { pid: who.pid.unsigned_abs(), uid: who.uid, gid: who.gid, groups: groups(fd.as_fd()) })
 }
 
 /// Supplementary groups of the peer (SO_PEERGROUPS, which rustix does not know); empty if the kernel will not say.

@@ -11,10 +11,9 @@ use ringweir::{Options, Read, Resume, Start, Watch};
 use ringweir_proto::numbered;
 use ringweir_proto::quantity::{Count, Span};
 use ringweir_proto::stats::StreamFact;
-use ringweir_tests::{Broker, programs};
-use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, ExitCode, Stdio};
+use ringweir_tests::{Process, Scene};
+use rustix::process::Signal;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// Soak test: every datagram delivered or told as lost, to every reader.
@@ -112,59 +111,49 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
 
 struct ReaderProcess {
     kind: Kind,
-    child: Child,
+    process: Process,
 }
 
 impl ReaderProcess {
-    fn start(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+    fn start(scene: &Scene, kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<Self> {
+        let mut command = scene.command_at(&std::env::current_exe()?);
         command.args(["--be-reader", &format!("{kind:?}").to_lowercase(), "--socket", socket]);
         if miscount {
             command.arg("--miscount");
         }
-        Ok(Self { kind, child: command.stdout(Stdio::piped()).spawn()? })
-    }
-
-    fn signal(&self, signal: Signal) {
-        // It may have ended by itself in this moment.
-        let _ended = kill_process(Pid::from_child(&self.child), signal);
+        command.stdout(Stdio::piped());
+        Ok(Self { kind, process: scene.start(command) })
     }
 
     /// Its account: cursor, delivered, lost, gaps, torn.
-    fn account(&mut self) -> anyhow::Result<[u64; 5]> {
-        let mut line = String::new();
-        BufReader::new(self.child.stdout.take().context("stdout")?).read_line(&mut line)?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "reader {:?} failed ({status})", self.kind);
+    fn account(self) -> anyhow::Result<[u64; 5]> {
+        let output = self.process.output();
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "reader {:?} ({}): {}", self.kind, output.status, said.trim());
+        let line = String::from_utf8_lossy(&output.stdout);
         let numbers: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
         numbers.try_into().map_err(|_| anyhow::anyhow!("reader {:?} said {line:?}", self.kind))
     }
 }
 
-impl Drop for ReaderProcess {
-    fn drop(&mut self) {
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 fn soak(cli: &Cli) -> anyhow::Result<()> {
-    programs::build();
+    let scene = Scene::new(Duration::from_secs(24 * 3600));
     let source = format!("gen:rate=max,size={},count={}", cli.size, cli.datagrams);
-    let broker = Broker::start("soak", &source, &["--wait-readers", "3", "--linger", "3s", "--quiet"]);
-    let socket = broker.socket().to_string_lossy().into_owned();
+    // It stays a moment after the end, so that the last figures can be read.
+    let broker = scene.broker("soak", &source, &["--wait-readers", "3", "--linger", "3s"]);
+    let socket = broker.path().to_string();
     let watch = Watch::attach(&socket)?;
     let began = Instant::now();
     let mut readers = Vec::new();
     for kind in [Kind::Fast, Kind::Slow, Kind::Stopped] {
-        readers.push(ReaderProcess::start(kind, &socket, cli.miscount && kind == Kind::Slow)?);
+        readers.push(ReaderProcess::start(&scene, kind, &socket, cli.miscount && kind == Kind::Slow)?);
     }
     // Stop and continue one reader until the stream ends; say now and then how far it is.
     let mut said = Instant::now();
     let published = loop {
-        readers[2].signal(Signal::STOP);
+        readers[2].process.signal(Signal::STOP);
         std::thread::sleep(Duration::from_millis(150));
-        readers[2].signal(Signal::CONT);
+        readers[2].process.signal(Signal::CONT);
         std::thread::sleep(Duration::from_millis(350));
         let Some(snapshot) = watch.snapshot() else { continue };
         let published = snapshot.get(StreamFact::WriteCursor);
@@ -185,30 +174,27 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
             );
         }
         for reader in &mut readers {
-            if let Some(status) = reader.child.try_wait()? {
-                ensure!(status.success(), "reader {:?} failed ({status})", reader.kind);
+            if let Some(status) = reader.process.ended() {
+                ensure!(status.success(), "reader {:?} ({status}): {}", reader.kind, reader.process.stderr().trim());
             }
         }
     };
     let took = began.elapsed();
     ensure!(published == cli.datagrams, "published {published} of {}", cli.datagrams);
     let mut words = Vec::new();
-    for reader in &mut readers {
+    for reader in readers {
+        let kind = reader.kind;
         let [cursor, delivered, lost, gaps, torn] = reader.account()?;
-        ensure!(cursor == published, "{:?} ends at {cursor}, published {published}", reader.kind);
-        ensure!(
-            delivered + lost == published,
-            "{:?}: delivered {delivered} + lost {lost} is not published {published}",
-            reader.kind
-        );
-        ensure!(reader.kind == Kind::Fast || gaps > 0, "{:?} was never lapped: nothing was proved", reader.kind);
-        words.push(format!("{:?} {delivered} + {lost} in {gaps} gaps, {torn} torn and told", reader.kind));
+        ensure!(cursor == published, "{kind:?} ends at {cursor}, published {published}");
+        ensure!(delivered + lost == published, "{kind:?}: delivered {delivered} + lost {lost} is not published {published}");
+        ensure!(kind == Kind::Fast || gaps > 0, "{kind:?} was never lapped: nothing was proved");
+        words.push(format!("{kind:?} {delivered} + {lost} in {gaps} gaps, {torn} torn and told"));
     }
     println!(
         "soak: PASS: {published} published in {} ({}/s) = delivered + lost for each of {} readers: {}",
         Span(took),
         Count((published as f64 / took.as_secs_f64()) as u64),
-        readers.len(),
+        words.len(),
         words.join("; ")
     );
     Ok(())

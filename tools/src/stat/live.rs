@@ -3,7 +3,7 @@
 //! Contract: what is shown is a list of lines made from the model alone ([`Screen::lines`]), cut and scrolled to the
 //! terminal; colour only repeats what words say. Whatever ends the program, the terminal is given back as it was.
 
-use super::columns::{COLUMNS, Moment, printable};
+use super::columns::{COLUMNS, Moment, printable, wrap};
 use super::fleet::Fleet;
 use super::model::{Reader, ReaderState, Stream};
 use super::table;
@@ -188,7 +188,10 @@ impl Screen {
     ) {
         let area = frame.area();
         let mut lines = self.lines(streams, area.width.into(), moment);
-        lines.extend(problems.iter().map(|p| Line::raw(format!("!! {p}"))));
+        for problem in problems {
+            let text = wrap(&format!("!! {}", printable(problem)), area.width.into());
+            lines.extend(text.into_iter().map(Line::raw));
+        }
         let room = usize::from(area.height).saturating_sub(1);
         self.scroll = self.scroll.min(lines.len().saturating_sub(room));
         let below = lines.len().saturating_sub(self.scroll + room);
@@ -394,12 +397,15 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_keeps_what_matters() {
-        let (lines, _) = shown(&mut screen(true), &streams(), 64, 11);
-        assert!(lines[7].starts_with("monitor [===LAPPED===]"), "{lines:?}");
-        assert!(lines[7].contains("4005+") && lines[7].ends_with("stopped (T)"), "{lines:?}");
-        assert!(!lines[5].contains("GAPS"), "{lines:?}");
-        let (lines, _) = shown(&mut screen(true), &streams(), 44, 11);
-        assert!(lines[7].contains("LAPPED") && lines[7].ends_with("stopped (T)"), "{lines:?}");
+        let shown_at = |width| shown(&mut screen(true), &streams(), width, 14).0;
+        let reader = |lines: &[String]| lines.iter().find(|l| l.starts_with("monitor")).cloned().unwrap_or_default();
+        let lines = shown_at(64);
+        let monitor = reader(&lines);
+        assert!(monitor.starts_with("monitor [===LAPPED===]") && monitor.contains("4005+"), "{lines:?}");
+        assert!(monitor.ends_with("stopped (T)") && !lines.iter().any(|l| l.contains("GAPS")), "{lines:?}");
+        let lines = shown_at(44);
+        assert!(reader(&lines).contains("LAPPED") && reader(&lines).ends_with("stopped (T)"), "{lines:?}");
+        assert_eq!(lines[1..3], ["1 kdg/s  256 kB/s  depth 1024 dg / 1 MiB", "readers 3/64  age 42 ms"]);
         for (width, height) in [(1, 1), (3, 40), (20, 2)] {
             shown(&mut screen(true), &streams(), width, height);
         }

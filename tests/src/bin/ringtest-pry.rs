@@ -1,0 +1,84 @@
+//! Tries every way to write what a reader is handed, and says what the kernel answered to each.
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use ringweir_proto::control::{AttachRequest, Mode, Reply, Request};
+use ringweir_proto::os::socket;
+use rustix::fs::{Mode as Permissions, OFlags};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Prints `what: way = ok` or the name of the error, a line for each way.
+#[derive(Parser)]
+struct Cli {
+    /// Control socket
+    socket: PathBuf,
+    /// The ring's object under /dev/shm
+    #[arg(long)]
+    object: PathBuf,
+}
+
+const PAGE: usize = 4096;
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let attach = Request::Attach(AttachRequest { label: "pry".into(), mode: Mode::Lossy, parks: true });
+    let (_reader, fds) = ask(&cli.socket, &attach)?;
+    let [ring, page, ..] = &fds[..] else { bail!("{} fds", fds.len()) };
+    let (_viewer, stats) = ask(&cli.socket, &Request::Watch)?;
+    let stats = stats.first().context("no statistics")?;
+
+    say("ring: map writable", map(ring, true));
+    say("ring: mprotect a read-only mapping", map(ring, false).and_then(make_writable));
+    say("ring: write", rustix::io::write(ring, b"x"));
+    say("ring: truncate", rustix::fs::ftruncate(ring, 0));
+    say("ring: reopen through /proc/self/fd", reopen(ring));
+    say("ring: open by name", rustix::fs::open(&cli.object, OFlags::RDWR, Permissions::empty()));
+    // With the permissions it has, so that even the owner changes nothing.
+    say("ring: chmod", rustix::fs::fchmod(ring, Permissions::RUSR | Permissions::WUSR));
+    say("statistics: map writable", map(stats, true));
+    say("statistics: reopen through /proc/self/fd", reopen(stats));
+    say("page: map writable", map(page, true));
+    say("page: truncate", rustix::fs::ftruncate(page, 0));
+    Ok(())
+}
+
+fn say<T>(way: &str, result: Result<T, Errno>) {
+    let answer = match result {
+        Ok(_) => "ok".into(),
+        Err(Errno::ACCESS) => "EACCES".into(),
+        Err(Errno::PERM) => "EPERM".into(),
+        Err(Errno::BADF) => "EBADF".into(),
+        Err(Errno::INVAL) => "EINVAL".into(),
+        Err(other) => format!("{other:?}"),
+    };
+    println!("{way} = {answer}");
+}
+
+fn ask(path: &Path, request: &Request) -> anyhow::Result<(OwnedFd, Vec<OwnedFd>)> {
+    let connection = socket::connect(path)?;
+    socket::send(&connection, &request.encode(), &[])?;
+    let packet = socket::receive(&connection)?;
+    match Reply::decode(&packet.bytes)? {
+        Reply::Refused(refusal) => bail!("{}", refusal.text),
+        _ => Ok((connection, packet.fds)),
+    }
+}
+
+/// Maps its first page; the mapping lasts as long as this process.
+fn map(fd: &OwnedFd, writable: bool) -> Result<*mut std::ffi::c_void, Errno> {
+    let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+    // SAFETY: a new mapping at an address of the kernel's choice; nothing is read or written through it.
+    unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE, protection, MapFlags::SHARED, fd, 0) }
+}
+
+fn make_writable(at: *mut std::ffi::c_void) -> Result<(), Errno> {
+    // SAFETY: our own mapping of one page, through which nothing is accessed.
+    unsafe { rustix::mm::mprotect(at, PAGE, MprotectFlags::READ | MprotectFlags::WRITE) }
+}
+
+fn reopen(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), OFlags::RDWR, Permissions::empty())
+}

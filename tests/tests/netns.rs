@@ -1,0 +1,794 @@
+//! Real interfaces, real traffic, public programs: everything in network namespaces of its own, which end with the test.
+//!
+//! Contract: `tcpdump`, the interface's own counters and the senders are the oracles, never ringweir itself. Root is needed;
+//! without it, or without one of the programs, a test says `SKIPPED name: reason` and returns.
+
+use pcap_parser::parse_pcap;
+use ringweir::stats::{PumpCounter, Snapshot, StreamFact};
+use ringweir::{Options, Read, Start, Watch};
+use ringweir_proto::os::{clock, paths};
+use ringweir_tests::netns::{Counters, Namespace, Wire, cpu_ns, missing, pin};
+use ringweir_tests::{Daemon, Process, Scene, wait_for};
+use rustix::process::Signal;
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A wire, or `None` and loud words if there cannot be one here.
+fn wire(test: &str, programs: &[&str]) -> Option<Wire> {
+    match missing(programs) {
+        Ok(wire) => Some(wire),
+        Err(reason) => {
+            // Not eprintln, which the harness keeps to itself.
+            let _heard = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+            None
+        }
+    }
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    wait_for(PATIENCE, || done().then_some(())).unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain: {what}"));
+}
+
+/// `ringd` with one stream, in a namespace.
+fn broker(scene: &Scene, namespace: &Namespace, name: &str, source: &str, more: &[&str]) -> (Daemon, Watch) {
+    let mut command = scene.command("ringd");
+    command.arg("--run-dir").arg(scene.run_dir()).args(["run", "--name", name, "--source", source]).args(more);
+    namespace.enter(&mut command);
+    let daemon = scene.broker_of(name, command);
+    let watch = Watch::attach(daemon.path()).unwrap();
+    (daemon, watch)
+}
+
+/// A public program, in a namespace, on the one processor all traffic comes from.
+fn program(scene: &Scene, namespace: &Namespace, line: &[&str]) -> Command {
+    let mut command = scene.command_at(Path::new(line[0]));
+    command.args(&line[1..]).stdout(Stdio::piped());
+    pin(namespace.enter(&mut command));
+    command
+}
+
+/// Waits for a process that must end well; its stdout.
+fn well(process: Process) -> String {
+    let done = process.output();
+    assert!(done.status.success(), "{}: {}", done.status, String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// The same of a `ringcat` that must not have been lapped.
+fn well_and_whole(process: Process) -> String {
+    let done = process.output();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && !said.contains("lapped"), "{}: {said}", done.status);
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+fn shown(watch: &Watch) -> Snapshot {
+    wait_for(PATIENCE, || watch.snapshot()).expect("a snapshot")
+}
+
+fn kernel_account(watch: &Watch) -> (u64, u64) {
+    let snapshot = shown(watch);
+    (snapshot.pump(PumpCounter::Published), snapshot.pump(PumpCounter::KernelLost))
+}
+
+/// Waits until the stream has accounted for `count` packets; published, lost in the kernel. Never one too many.
+fn account_closes(watch: &Watch, count: u64, said: impl Fn() -> String) -> (u64, u64) {
+    let closed = wait_for(PATIENCE, || {
+        let (published, lost) = kernel_account(watch);
+        assert!(published + lost <= count, "{published} published + {lost} lost > {count} there were: {}", said());
+        (published + lost == count).then_some((published, lost))
+    });
+    closed.unwrap_or_else(|| panic!("published, lost: {:?} of {count}: {}", kernel_account(watch), said()))
+}
+
+fn readers_are(watch: &Watch, count: u64) {
+    wait_until("readers attach", || shown(watch).get(StreamFact::Readers) == count);
+}
+
+/// Waits until nothing goes over the wire any more.
+fn rest(wire: &Wire) -> Counters {
+    let (mut last, mut same) = (wire.near.counters("vb"), 0);
+    wait_until("the wire comes to rest", || {
+        std::thread::sleep(Duration::from_millis(20));
+        let now = wire.near.counters("vb");
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        same >= 10
+    });
+    last
+}
+
+/// What `ringtest-lines` has written.
+#[derive(Default)]
+struct Lines {
+    datagrams: Vec<Seen>,
+    /// Losses told, in order: how many datagrams were seen before, count, layer, exact.
+    upstream: Vec<(usize, u64, String, bool)>,
+}
+
+struct Seen {
+    seq: u64,
+    len: usize,
+    original_len: u32,
+    cut: bool,
+    time: u64,
+    crc: u32,
+    number: u64,
+}
+
+impl Lines {
+    fn parse(text: &str) -> Self {
+        let mut lines = Self::default();
+        let mut ended = false;
+        for line in text.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            let n = |at: usize| words[at].parse::<u64>().unwrap_or_else(|_| panic!("{line}"));
+            match words[0] {
+                "datagram" => lines.datagrams.push(Seen {
+                    seq: n(1),
+                    len: n(2) as usize,
+                    original_len: n(3) as u32,
+                    cut: n(4) == 1,
+                    time: n(5),
+                    crc: n(6) as u32,
+                    number: n(7),
+                }),
+                "upstream" => {
+                    lines.upstream.push((lines.datagrams.len(), n(2), words[3].into(), words[4] == "true"));
+                }
+                "end" => {
+                    ended = true;
+                    let [start, delivered, lost, cursor, told] = [1, 2, 3, 4, 5].map(n);
+                    assert_eq!((start + delivered + lost, lost), (cursor, 0), "{line}");
+                    assert_eq!(delivered, lines.datagrams.len() as u64, "{line}");
+                    assert_eq!(told, lines.told(), "{line}");
+                }
+                _ => panic!("not expected here: {line}"),
+            }
+        }
+        assert!(ended, "no end in {} lines", lines.datagrams.len());
+        assert!(lines.datagrams.iter().map(|d| d.seq).eq(0..lines.datagrams.len() as u64));
+        lines
+    }
+
+    fn told(&self) -> u64 {
+        self.upstream.iter().map(|(_, count, ..)| count).sum()
+    }
+
+    /// Whether losses in the kernel were told, all of them and none after the datagram that came behind them. `of` are the
+    /// numbered datagrams among all; others may have been lost too.
+    fn told_in_time(&self, lost: u64, of: impl Fn(&Seen) -> bool) {
+        assert!(self.upstream.iter().all(|(_, _, layer, exact)| layer == "Kernel" && *exact), "{:?}", self.upstream);
+        assert_eq!(self.told(), lost, "told and counted");
+        let mut told = self.upstream.iter().peekable();
+        let (mut so_far, mut came, mut next) = (0, 0, 0);
+        for (at, datagram) in self.datagrams.iter().enumerate() {
+            while let Some((_, count, ..)) = told.next_if(|(before, ..)| *before <= at) {
+                so_far += count;
+            }
+            if of(datagram) {
+                assert!(datagram.number >= next, "number {} came behind {next}", datagram.number);
+                next = datagram.number + 1;
+                assert!(
+                    datagram.number - came <= so_far,
+                    "before number {} {} are missing, {so_far} were told",
+                    datagram.number,
+                    datagram.number - came
+                );
+                came += 1;
+            }
+        }
+    }
+}
+
+// ---- captures ----
+
+/// One record of a capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Packet {
+    time: u64,
+    original: u32,
+    bytes: Vec<u8>,
+}
+
+impl Packet {
+    fn what(&self) -> (&[u8], u32) {
+        (&self.bytes, self.original)
+    }
+
+    /// Who sent it to whom: link-layer source, and of IPv4 protocol, addresses and, unless it is a fragment, ports.
+    fn flow(&self) -> Vec<u8> {
+        let bytes = |range: std::ops::Range<usize>| self.bytes.get(range).unwrap_or_default();
+        let mut flow = bytes(6..14).to_vec();
+        if bytes(12..14) == [8, 0] {
+            flow.extend([bytes(23..24), bytes(26..34)].concat());
+            let fragment = bytes(20..22).iter().zip([0x3F, 0xFF]).any(|(byte, mask)| byte & mask != 0);
+            if !fragment && matches!(bytes(23..24), [6 | 17]) {
+                flow.extend(bytes(34..38));
+            }
+        }
+        flow
+    }
+}
+
+/// A whole capture file with nanoseconds, read by a parser that is not ours.
+fn capture(file: &[u8]) -> Vec<Packet> {
+    let (rest, capture) = parse_pcap(file).unwrap_or_else(|e| panic!("not a capture: {e:?}"));
+    assert!(rest.is_empty(), "{} bytes behind the last record", rest.len());
+    assert!(capture.header.is_nanosecond_precision() && capture.header.network.0 == 1);
+    let packet = |record: &pcap_parser::LegacyPcapBlock<'_>| Packet {
+        time: u64::from(record.ts_sec) * 1_000_000_000 + u64::from(record.ts_usec),
+        original: record.origlen,
+        bytes: record.data.to_vec(),
+    };
+    capture.blocks.iter().map(packet).collect()
+}
+
+/// How often each packet is there, byte for byte and with its original length.
+fn tally(packets: &[Packet]) -> HashMap<(&[u8], u32), i64> {
+    let mut tally = HashMap::new();
+    for packet in packets {
+        *tally.entry(packet.what()).or_insert(0) += 1;
+    }
+    tally
+}
+
+/// Two captures of the same wire, each of which may lack the packets that it says it lost.
+struct Captures<'c> {
+    reference: &'c [Packet],
+    reference_lost: u64,
+    ours: &'c [Packet],
+    ours_lost: u64,
+    /// Packets that went over the wire.
+    wire: u64,
+}
+
+impl Captures<'_> {
+    /// Compares: the same multiset of (bytes, original length), but for what each says it lost; the sums of both are the
+    /// wire's; in each flow the same order, of packets that are there once; and of those the time, to five seconds, since
+    /// each socket takes its own. How many packets the order was compared of.
+    fn compare(&self) -> Result<usize, String> {
+        for (who, packets, lost) in
+            [("tcpdump", self.reference, self.reference_lost), ("ringweir", self.ours, self.ours_lost)]
+        {
+            if packets.len() as u64 + lost != self.wire {
+                return Err(format!("{who}: {} captured + {lost} lost, on the wire {}", packets.len(), self.wire));
+            }
+        }
+        let (reference, ours) = (tally(self.reference), tally(self.ours));
+        for (who, has, lacks, lost) in
+            [("ringweir", &reference, &ours, self.ours_lost), ("tcpdump", &ours, &reference, self.reference_lost)]
+        {
+            let short = |what| has[what] - lacks.get(what).copied().unwrap_or(0).min(has[what]);
+            let missing: i64 = has.keys().map(short).sum();
+            if missing as u64 > lost {
+                let (bytes, original) = has.keys().find(|what| short(what) > 0).expect("one is missing");
+                let (from, len) = (&bytes[..bytes.len().min(60)], bytes.len());
+                return Err(format!("{who} lacks {missing} packets, lost {lost}; one has {len} of {original}: {from:02x?}"));
+            }
+        }
+        let once = |packet: &&Packet| [&reference, &ours].iter().all(|t| t.get(&packet.what()) == Some(&1));
+        let flows = |packets| {
+            let mut flows: HashMap<Vec<u8>, Vec<&Packet>> = HashMap::new();
+            Iterator::filter(<[Packet]>::iter(packets), once).for_each(|p| flows.entry(p.flow()).or_default().push(p));
+            flows
+        };
+        let (theirs, ours) = (flows(self.reference), flows(self.ours));
+        for (flow, theirs) in &theirs {
+            for (position, (a, b)) in theirs.iter().zip(&ours[flow]).enumerate() {
+                if a.what() != b.what() {
+                    return Err(format!("another order in flow {flow:02x?} at its packet {position}"));
+                }
+                if a.time.abs_diff(b.time) > 5_000_000_000 {
+                    return Err(format!("times {} and {} of one packet", a.time, b.time));
+                }
+            }
+        }
+        Ok(theirs.values().map(Vec::len).sum())
+    }
+}
+
+/// The offset of each record in a capture file.
+fn records(file: &[u8]) -> Vec<usize> {
+    let mut offsets = Vec::new();
+    let mut at = 24;
+    while at < file.len() {
+        offsets.push(at);
+        at += 16 + u32::from_le_bytes(file[at + 8..at + 12].try_into().unwrap()) as usize;
+    }
+    offsets
+}
+
+/// What is wrong with a capture must be found: the comparison is done again on files that are wrong in one place.
+fn wrong_captures_are_found(good: &Captures<'_>, file: &[u8]) {
+    let offsets = records(file);
+    let (one, next) = (offsets[offsets.len() / 2], offsets[offsets.len() / 2 + 1]);
+    let spoil = |what: &str, says: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bad = file.to_vec();
+        change(&mut bad);
+        assert!(bad != file, "{what}: nothing was changed");
+        let found = Captures { ours: &capture(&bad), ..*good }.compare();
+        assert!(found.as_ref().is_err_and(|e| e.contains(says)), "{what}: {found:?}");
+    };
+    spoil("one bit of one packet", "lacks 1 packets", &|bad| bad[next - 1] ^= 4);
+    spoil("one original length", "lacks 1 packets", &|bad| bad[one + 12] ^= 1);
+    spoil("one packet missing", "on the wire", &|bad| drop(bad.drain(one..next)));
+    spoil("one packet twice", "on the wire", &|bad| bad.extend_from_within(one..next));
+    spoil("one packet in the place of another", "lacks 1 packets", &|bad| {
+        let copy = bad[one..next].to_vec();
+        bad.drain(offsets[0]..offsets[1]);
+        bad.extend(copy);
+    });
+    spoil("one time", "of one packet", &|bad| bad[one] ^= 0x10);
+    // Two neighbours of a flow that are not alike.
+    let mut swapped = good.ours.to_vec();
+    let at = swapped.iter().zip(&swapped[1..]).position(|(a, b)| a.flow() == b.flow() && a.what() != b.what());
+    let at = at.expect("two packets of a flow behind each other");
+    swapped.swap(at, at + 1);
+    let found = Captures { ours: &swapped, ..*good }.compare();
+    assert!(found.as_ref().is_err_and(|e| e.contains("another order")), "{found:?}");
+}
+
+/// What `sha256sum` says of bytes.
+fn sha256(scene: &Scene, name: &str, bytes: impl Iterator<Item = Vec<u8>>) -> String {
+    let path = scene.path(name);
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    bytes.for_each(|bytes| file.write_all(&bytes).unwrap());
+    file.flush().unwrap();
+    drop(file);
+    let mut command = scene.command_at(Path::new("sha256sum"));
+    command.arg(&path).stdout(Stdio::piped());
+    well(scene.start(command)).split(' ').next().unwrap().to_owned()
+}
+
+/// Whether the last bytes of a file hold `marker`.
+fn ends_with(path: &Path, marker: &[u8]) -> bool {
+    use std::os::unix::fs::FileExt;
+    let Ok(file) = std::fs::File::open(path) else { return false };
+    let mut tail = vec![0; 4096];
+    let from = file.metadata().unwrap().len().saturating_sub(tail.len() as u64);
+    let got = file.read_at(&mut tail, from).unwrap();
+    tail[..got].windows(marker.len()).any(|window| window == marker)
+}
+
+/// Parses length-prefixed datagrams; count, bytes, hash of the payloads.
+const COUNT_IN_PYTHON: &str = "
+import hashlib, struct, sys
+count, total, hashed = 0, 0, hashlib.sha256()
+while head := sys.stdin.buffer.read(4):
+    length, = struct.unpack('<I', head)
+    payload = sys.stdin.buffer.read(length)
+    assert len(payload) == length, 'cut off'
+    count, total = count + 1, total + length
+    hashed.update(payload)
+print(count, total, hashed.hexdigest())
+";
+
+/// Datagrams of every size up to the MTU, and longer ones, which go as fragments.
+const MIXED_UDP_IN_PYTHON: &str = "
+import os, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for size in [*range(1473), *range(1473, 9000, 250)]:
+    s.sendto(os.urandom(size), (sys.argv[1], 7777))
+";
+
+/// Numbered datagrams as fast as it goes: to, port, from the interface, first number, count, size.
+const BURST_IN_PYTHON: &str = "
+import socket, struct, sys
+to, port, of = sys.argv[1:4]
+first, count, size = map(int, sys.argv[4:])
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(of))
+s.connect((to, int(port)))
+rest = bytes(size - 8)
+for number in range(first, first + count):
+    while True:
+        try:
+            s.send(struct.pack('<Q', number) + rest)
+            break
+        except ConnectionRefusedError:
+            pass
+";
+
+#[test]
+fn four_programs_and_tcpdump_see_the_same_packets() {
+    let needed = ["tcpdump", "ping", "curl", "python3", "sha256sum"];
+    let Some(wire) = wire("four_programs_and_tcpdump_see_the_same_packets", &needed) else { return };
+    let scene = Scene::new(2 * PATIENCE);
+    let (far, near) = (&wire.far, &wire.near);
+
+    // Rings, the kernel's and ours, that hold more than there will be: what is lost here is lost by a fault. Offloads
+    // are on: frames of up to 64 KiB and their headers.
+    let source = "packet:vb,blocks=128,timeout=50";
+    let sizes = ["--max-datagram", "128KiB", "--capacity", "48MiB", "--depth", "60000"];
+    let (whole, watch) = broker(&scene, near, "whole", source, &sizes);
+    let source = "packet:vb,snaplen=64,block=128KiB,blocks=128,timeout=50";
+    let (cut, cut_watch) = broker(&scene, near, "cut", source, &["--capacity", "4MiB", "--depth", "60000"]);
+
+    let mut command = scene.command_at(Path::new("tcpdump"));
+    command.args(["-i", "vb", "-n", "-B", "65536", "-U", "-s", "262144", "--time-stamp-precision=nano", "-Z", "root", "-w"]);
+    command.arg(scene.path("ref.pcap"));
+    near.enter(&mut command);
+    let tcpdump = scene.start(command);
+    wait_until("tcpdump listens", || tcpdump.stderr().contains("listening on vb"));
+
+    // Four programs on one interface, and the kernel keeps it.
+    let ringcat = |args: &[&str]| {
+        let mut command = scene.command("ringcat");
+        command.arg("whole").args(args).stdout(Stdio::piped());
+        scene.start(command)
+    };
+    let into = |from: &mut Process, line: &[&str]| {
+        let mut command = scene.command_at(Path::new(line[0]));
+        command.args(&line[1..]).stdin(from.stdout().unwrap()).stdout(Stdio::piped());
+        scene.start(command)
+    };
+    let ours_path = scene.path("out.pcap");
+    let first = ringcat(&["--format", "pcap", "-w", ours_path.to_str().unwrap()]);
+    let mut second = ringcat(&["--format", "len32le"]);
+    let python = into(&mut second, &["python3", "-c", COUNT_IN_PYTHON]);
+    let mut command = scene.command("ringtest-lines");
+    command.arg("whole").stdout(std::fs::File::create(scene.path("lines")).unwrap());
+    let third = scene.start(command);
+    let mut fourth = ringcat(&["--format", "raw"]);
+    let summed = into(&mut fourth, &["sha256sum"]);
+    readers_are(&watch, 4);
+
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let file: Vec<u8> = std::iter::repeat_with(|| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random.to_le_bytes()
+    })
+    .take(20 << 17)
+    .flatten()
+    .collect();
+    std::fs::create_dir(scene.path("www")).unwrap();
+    std::fs::write(scene.path("www/file"), &file).unwrap();
+    let www = scene.path("www");
+    let line = ["python3", "-m", "http.server", "8000", "--bind", Wire::FAR, "--directory", www.to_str().unwrap()];
+    let mut command = program(&scene, far, &line);
+    // It says a line about each request to stdout or stderr; nobody reads the pipe.
+    command.stdout(Stdio::null());
+    let mut server = scene.start(command);
+    let tcp = format!("/proc/{}/net/tcp", server.pid());
+    wait_until("the web server listens", || {
+        let table = std::fs::read_to_string(&tcp).unwrap_or_default();
+        table.lines().any(|line| line.contains(":1F40 ") && line.contains(" 0A "))
+    });
+
+    let (started, before) = (clock::realtime_ns(), near.counters("vb"));
+    let ping = |count, size| program(&scene, far, &["ping", "-f", "-q", "-c", count, "-s", size, Wire::NEAR]);
+    let (address, got) = (format!("http://{}:8000/file", Wire::FAR), scene.path("got"));
+    let traffic = [
+        program(&scene, near, &["curl", "-sS", "--noproxy", "*", "-o", got.to_str().unwrap(), &address]),
+        ping("3000", "56"),
+        ping("1000", "1472"),
+        ping("300", "4000"),
+        program(&scene, far, &["python3", "-c", MIXED_UDP_IN_PYTHON, Wire::NEAR]),
+    ]
+    .map(|command| scene.start(command));
+    let said = traffic.map(well);
+    assert!(std::fs::read(&got).unwrap() == file, "the file came over another than it went");
+    for (said, count) in said[1..4].iter().zip([3000, 1000, 300]) {
+        assert!(said.contains(&format!(" {count} received")), "{said}");
+    }
+    server.kill();
+
+    // The last packet. A marker to a socket that takes it, so that nothing answers.
+    rest(&wire);
+    let marker = b"ringweir: this is the last packet of the test";
+    let taker = near.within(|| UdpSocket::bind((Wire::NEAR, 7778)).unwrap());
+    far.within(|| UdpSocket::bind((Wire::FAR, 0)).unwrap().send_to(marker, (Wire::NEAR, 7778)).unwrap());
+    taker.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(taker.recv(&mut [0; 100]).unwrap(), marker.len());
+    let seen = rest(&wire).seen_since(&before);
+    wait_until("tcpdump has written the last packet", || ends_with(&scene.path("ref.pcap"), marker));
+    wait_until("ringcat has written the last packet", || ends_with(&ours_path, marker));
+    let (published, kernel_lost) = account_closes(&watch, seen, || whole.process.stderr());
+    let (cut_published, cut_lost) = account_closes(&cut_watch, seen, || cut.process.stderr());
+    let ended = clock::realtime_ns();
+
+    tcpdump.signal(Signal::INT);
+    let dumped = tcpdump.output();
+    let said = String::from_utf8_lossy(&dumped.stderr).into_owned();
+    let figure = said.lines().find_map(|line| line.strip_suffix(" packets dropped by kernel"));
+    let tcpdump_lost: u64 = figure.and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("{said}"));
+
+    // What the second stream still holds, through the library.
+    let mut reader = Options::new("from the test").start(Start::Oldest).attach(cut.path()).unwrap();
+    let mut headers = Vec::new();
+    while (headers.len() as u64) < cut_published {
+        match reader.next().unwrap() {
+            Read::Datagram(mut datagram) => {
+                assert_eq!(datagram.is_truncated(), datagram.original_len() > 64);
+                let (time, original) = (datagram.source_time().unwrap(), datagram.original_len() as u32);
+                headers.push(Packet { time, original, bytes: datagram.to_vec().unwrap() });
+            }
+            Read::Gap(gap) => assert!(cut_lost > 0, "{gap:?}"),
+            other => panic!("{other:?} after {} of {cut_published}", headers.len()),
+        }
+    }
+    assert_eq!(shown(&cut_watch).pump(PumpCounter::Truncated), headers.iter().filter(|p| p.original > 64).count() as u64);
+    cut.end();
+    whole.end();
+
+    // All four ended with the stream, and have seen the same.
+    well_and_whole(first);
+    well_and_whole(second);
+    well_and_whole(fourth);
+    well(third);
+    let lines = Lines::parse(&std::fs::read_to_string(scene.path("lines")).unwrap());
+    let ours_file = std::fs::read(&ours_path).unwrap();
+    let ours = capture(&ours_file);
+    assert_eq!(ours.len() as u64, published);
+    assert_eq!(lines.datagrams.len() as u64, published);
+    for (line, packet) in lines.datagrams.iter().zip(&ours) {
+        let crc = crc32fast::hash(&packet.bytes);
+        assert_eq!((line.len, line.crc), (packet.bytes.len(), crc), "seq {}", line.seq);
+        assert_eq!((line.original_len, line.cut, line.time), (packet.original, false, packet.time), "seq {}", line.seq);
+    }
+    assert_eq!(lines.told(), kernel_lost);
+    let hash = sha256(&scene, "payloads", ours.iter().map(|p| p.bytes.clone()));
+    let total: usize = ours.iter().map(|p| p.bytes.len()).sum();
+    assert_eq!(well(python).trim(), format!("{published} {total} {hash}"));
+    assert_eq!(well(summed).split(' ').next(), Some(&hash[..]));
+    assert!(ours.iter().all(|p| (started..=ended).contains(&p.time)));
+
+    // And tcpdump has seen the same.
+    let reference = capture(&std::fs::read(scene.path("ref.pcap")).unwrap());
+    let captures = Captures {
+        reference: &reference,
+        reference_lost: tcpdump_lost,
+        ours: &ours,
+        ours_lost: kernel_lost,
+        wire: seen,
+    };
+    let ordered = captures.compare().unwrap_or_else(|e| panic!("{e}"));
+    assert!(ordered * 10 > ours.len() * 9, "only {ordered} of {} packets tell the order", ours.len());
+    let short = |p: &Packet| Packet { bytes: p.bytes[..p.bytes.len().min(64)].to_vec(), ..*p };
+    let cut_reference: Vec<_> = reference.iter().map(short).collect();
+    let cut_captures = Captures { reference: &cut_reference, ours: &headers, ours_lost: cut_lost, ..captures };
+    cut_captures.compare().unwrap_or_else(|e| panic!("snaplen: {e}"));
+    wrong_captures_are_found(&captures, &ours_file);
+
+    let longest = ours.iter().map(|p| p.bytes.len()).max().unwrap();
+    let same_order = reference.iter().map(Packet::what).eq(ours.iter().map(Packet::what));
+    println!(
+        "{seen} packets on the wire, {total} bytes, longest {longest}; lost by tcpdump {tcpdump_lost}, ringweir {kernel_lost}, \
+         with snaplen {cut_lost}; {ordered} compared in order, the same order over all flows: {same_order}"
+    );
+}
+
+#[test]
+fn udp_multicast_from_socat() {
+    let Some(wire) = wire("udp_multicast_from_socat", &["socat", "python3"]) else { return };
+    let scene = Scene::new(2 * PATIENCE);
+    let (far, near) = (&wire.far, &wire.near);
+    let ringcat = |stream: &str, to: &str| {
+        let mut command = scene.command("ringcat");
+        command.args([stream, "--format", "len32le", "--stats", "-w"]).arg(scene.path(to));
+        scene.start(command)
+    };
+    let reading = |stream: &str, to: &str| {
+        let mut command = scene.command("ringtest-lines");
+        command.args([stream, "--number-at", "0"]).stdout(std::fs::File::create(scene.path(to)).unwrap());
+        scene.start(command)
+    };
+    let read = |name: &str| std::fs::read(scene.path(name)).unwrap();
+    let lines = |name: &str| Lines::parse(&String::from_utf8(read(name)).unwrap());
+
+    // Every datagram, byte for byte. Each fits the receive buffer, all of them do.
+    let (feed, watch) = broker(&scene, near, "feed", "udp:239.77.0.1:26400@vb", &["--capacity", "16MiB"]);
+    let (cat, reader) = (ringcat("feed", "feed.bin"), reading("feed", "feed.txt"));
+    readers_are(&watch, 2);
+    let path = scene.path("socat.sock");
+    let to = format!("UDP4-DATAGRAM:239.77.0.1:26400,ip-multicast-if={},ip-multicast-ttl=2", Wire::FAR);
+    let from = format!("UNIX-RECV:{}", path.display());
+    let socat = scene.start(program(&scene, far, &["socat", "-u", "-b", "65536", &from, &to]));
+    wait_until("socat listens", || path.exists());
+    let sizes = (1..=1472).chain((1473..60_000).step_by(2500));
+    let sent: Vec<Vec<u8>> =
+        sizes.map(|size: usize| (0..size).map(|i| (size * 31 + i * 7 + (i >> 8)) as u8).collect()).collect();
+    let to_socat = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    let started = clock::realtime_ns();
+    for datagram in &sent {
+        assert_eq!(to_socat.send_to(datagram, &path).unwrap(), datagram.len());
+    }
+    let account = account_closes(&watch, sent.len() as u64, || feed.process.stderr() + &socat.stderr());
+    assert_eq!(account, (sent.len() as u64, 0));
+    let ended = clock::realtime_ns();
+    feed.end();
+    well_and_whole(cat);
+    well(reader);
+    let expected: Vec<u8> =
+        sent.iter().flat_map(|d| [&(d.len() as u32).to_le_bytes()[..], d].concat()).collect();
+    assert!(read("feed.bin") == expected, "not byte for byte what was sent");
+    let seen = lines("feed.txt");
+    assert_eq!((seen.datagrams.len(), seen.told()), (sent.len(), 0));
+    for (line, datagram) in seen.datagrams.iter().zip(&sent) {
+        assert_eq!((line.len, line.crc, line.cut), (datagram.len(), crc32fast::hash(datagram), false));
+        assert!((started..=ended).contains(&line.time), "{} is not from {started} to {ended}", line.time);
+    }
+    assert!(seen.datagrams.is_sorted_by_key(|d| d.time));
+    drop(socat);
+
+    // Far more than the receive buffer holds: the wire's counter is what there was.
+    let source = "udp:239.77.0.1:26401@vb,rcvbuf=4KiB";
+    let (tiny, watch) = broker(&scene, near, "tiny", source, &["--capacity", "16MiB", "--depth", "60000"]);
+    let (cat, reader) = (ringcat("tiny", "tiny.bin"), reading("tiny", "tiny.txt"));
+    readers_are(&watch, 2);
+    let (before, far_before) = (rest(&wire), far.counters("va"));
+    let burst = |first: u64, count: u64| {
+        let (first, count) = (first.to_string(), count.to_string());
+        let line = ["python3", "-c", BURST_IN_PYTHON, "239.77.0.1", "26401", Wire::FAR, &first, &count, "200"];
+        well(scene.start(program(&scene, far, &line)));
+    };
+    burst(0, 10_000);
+    tiny.process.stop();
+    burst(10_000, 2_000);
+    tiny.process.signal(Signal::CONT);
+    burst(12_000, 3_000);
+    let sent = 15_000;
+    let dropped_on_the_wire = far.counters("va").unsent - far_before.unsent;
+    assert_eq!(near.counters("vb").received - before.received + dropped_on_the_wire, sent);
+    let (published, lost) = account_closes(&watch, sent - dropped_on_the_wire, || tiny.process.stderr());
+    assert!(lost > 1900 && published > 0, "{published} published, {lost} lost");
+    tiny.end();
+    let cat = cat.output();
+    let said = String::from_utf8_lossy(&cat.stderr);
+    assert!(cat.status.success() && said.contains(&format!("; {lost} lost before the ring")), "{said}");
+    well(reader);
+    let seen = lines("tiny.txt");
+    assert_eq!(seen.datagrams.len() as u64, published);
+    assert_eq!(read("tiny.bin").len() as u64, published * (4 + 200));
+    // What the wire lost nobody told of: then only sums can be compared.
+    seen.told_in_time(lost, |_| dropped_on_the_wire == 0);
+    println!("15000 sent = {dropped_on_the_wire} on the wire + {published} published + {lost} lost; told {:?} times", seen.upstream.len());
+}
+
+#[test]
+fn packet_drops_are_counted() {
+    let Some(wire) = wire("packet_drops_are_counted", &["ping", "python3"]) else { return };
+    let scene = Scene::new(2 * PATIENCE);
+    let (far, near) = (&wire.far, &wire.near);
+    let source = "packet:vb,block=16KiB,blocks=4,timeout=5";
+    let (tap, watch) = broker(&scene, near, "tap", source, &["--capacity", "32MiB", "--depth", "60000"]);
+    let mut command = scene.command("ringtest-lines");
+    // Behind the headers of Ethernet, IPv4 and UDP.
+    command.args(["tap", "--number-at", "42"]).stdout(std::fs::File::create(scene.path("lines")).unwrap());
+    let reader = scene.start(command);
+    readers_are(&watch, 1);
+
+    let before = near.counters("vb");
+    let burst = |first: u64, count: u64| {
+        let (first, count) = (first.to_string(), count.to_string());
+        let line = ["python3", "-c", BURST_IN_PYTHON, Wire::NEAR, "7777", Wire::FAR, &first, &count, "1000"];
+        well(scene.start(program(&scene, far, &line)));
+    };
+    burst(0, 3_000);
+    // 64 KiB of blocks, and 3 MB of packets while nobody takes them.
+    let ping = scene.start(program(&scene, far, &["ping", "-f", "-q", "-c", "2000", Wire::NEAR]));
+    tap.process.stop();
+    burst(3_000, 3_000);
+    tap.process.signal(Signal::CONT);
+    well(ping);
+    burst(6_000, 500);
+    let seen = rest(&wire).seen_since(&before);
+    let (published, lost) = account_closes(&watch, seen, || tap.process.stderr());
+    assert!(lost > 2_900 && published > 500, "{published} published, {lost} lost");
+    tap.end();
+    well(reader);
+    let lines = Lines::parse(&std::fs::read_to_string(scene.path("lines")).unwrap());
+    assert_eq!(lines.datagrams.len() as u64, published);
+    let numbered = |d: &Seen| d.len == 42 + 1000;
+    assert!(lines.datagrams.iter().filter(|d| numbered(d)).count() > 50);
+    lines.told_in_time(lost, numbered);
+    println!("{seen} on the wire = {published} published + {lost} lost; told {} times", lines.upstream.len());
+}
+
+#[test]
+fn without_rights_it_says_so() {
+    const NOBODY: u32 = 65534;
+    let Some(wire) = wire("without_rights_it_says_so", &["setpriv"]) else { return };
+    let scene = Scene::new(2 * PATIENCE);
+    let (far, near) = (&wire.far, &wire.near);
+
+    // A run directory and a program that nobody can use, wherever this checkout lies.
+    let (dir, ringd) = (scene.path("nobody"), scene.path("ringd"));
+    std::fs::create_dir(&dir).unwrap();
+    std::os::unix::fs::chown(&dir, Some(NOBODY), Some(NOBODY)).unwrap();
+    std::fs::copy(ringweir_tests::programs::path("ringd"), &ringd).unwrap();
+    let objects = || {
+        let whole = paths::object_name(&dir, "tap");
+        let tag = whole.split('.').nth(2).unwrap().to_owned();
+        let names = std::fs::read_dir("/dev/shm").unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
+        names.filter(|name| name.contains(&tag)).collect::<Vec<_>>()
+    };
+    let as_nobody = |more: &[&str], source: &str| {
+        let mut command = scene.command_at(Path::new("setpriv"));
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).args(more).arg(&ringd);
+        command.arg("--run-dir").arg(&dir).args(["run", "--name", "tap", "--source", source, "--capacity", "1MiB"]);
+        near.enter(&mut command);
+        scene.start(command)
+    };
+    let refused = |process: Process, says: &[&str]| {
+        let done = process.output();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(says.iter().all(|words| said.contains(words)), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().flatten().map(|e| e.path()).collect();
+        assert!(left.is_empty() && objects().is_empty(), "{left:?} {:?}", objects());
+    };
+    refused(as_nobody(&[], "packet:vb"), &["packet:vb", "needs CAP_NET_RAW", "setcap cap_net_raw+ep ringd"]);
+
+    // The control: with this one right it works.
+    let mut granted = as_nobody(&["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"], "packet:vb");
+    let socket = paths::socket_path(&dir, "tap");
+    let socket = socket.to_str().unwrap();
+    wait_until("ringd answers", || {
+        assert!(granted.ended().is_none(), "{}", granted.stderr());
+        granted.stderr().contains("tap gen ")
+    });
+    let watch = Watch::attach(socket).unwrap();
+    let ping = || drop(far.shell(&format!("ping -q -c 1 -W 10 {}", Wire::NEAR)));
+    let before = near.counters("vb");
+    ping();
+    assert_eq!(account_closes(&watch, 2, || granted.stderr()), (2, 0));
+    assert_eq!(near.counters("vb").seen_since(&before), 2);
+    assert_eq!(objects().len(), 1);
+    granted.signal(Signal::TERM);
+    assert!(granted.wait().success(), "{}", granted.stderr());
+    assert!(objects().is_empty() && std::fs::read_dir(&dir).unwrap().next().is_none());
+
+    let all = ["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"];
+    refused(as_nobody(&all, "packet:nosuch0"), &["no interface \"nosuch0\"; there are: lo, vb"]);
+
+    // An interface that goes away is a fault, not the end: told once, no busy loop, and capture goes on when it is back.
+    let (tap, watch) = broker(&scene, near, "gone", "packet:vb", &["--capacity", "1MiB"]);
+    let mut reader = Options::new("from the test").attach(tap.path()).unwrap();
+    let mut count = 0;
+    let mut come = |expected: u64| {
+        wait_until("the reader gets what came", || {
+            match reader.next().unwrap() {
+                Read::Datagram(_) => count += 1,
+                Read::Empty => {}
+                other => panic!("{other:?}"),
+            }
+            count == expected
+        });
+        assert!(matches!(reader.next().unwrap(), Read::Empty));
+    };
+    ping();
+    come(2);
+    near.shell("ip link delete vb");
+    let told = |words: &str| wait_until(words, || tap.process.stderr().contains(words));
+    told("packet: interface vb is down; capture goes on when it is up");
+    told("packet: interface vb is gone; capture goes on when it is back");
+    let sleeps = || shown(&watch).pump(PumpCounter::Sleeps);
+    let (cpu, slept, began) = (cpu_ns(tap.process.pid()), sleeps(), Instant::now());
+    wait_until("two seconds", || began.elapsed() >= Duration::from_secs(2));
+    let seconds = began.elapsed().as_secs_f64();
+    let (cpu, slept) = ((cpu_ns(tap.process.pid()) - cpu) as f64 / 1e9 / seconds, (sleeps() - slept) as f64 / seconds);
+    assert!(cpu < 0.1 && slept < 20.0, "busy: {cpu} of a processor, {slept} sleeps a second");
+    assert!(!tap.process.stderr().contains("capture goes on\n"), "{}", tap.process.stderr());
+    come(2);
+
+    wire.plug();
+    told("packet: interface vb is back, capture goes on");
+    ping();
+    come(4);
+    assert_eq!(shown(&watch).pump(PumpCounter::SourceFaults), 3, "{}", tap.process.stderr());
+    assert_eq!(tap.process.stderr().lines().count(), 4, "{}", tap.process.stderr());
+    tap.end();
+    println!("while the interface was gone: {:.2} % of a processor, {slept:.1} sleeps a second", cpu * 100.0);
+}
