@@ -3,6 +3,7 @@
 //! Contract: a command is one file here and one line in [`Command`]; it asks brokers with a time limit, so a stopped one is
 //! reported, not waited for.
 
+mod demo;
 mod ls;
 mod show;
 
@@ -25,12 +26,16 @@ enum Command {
     /// Show everything there is to know about one stream
     #[command(after_help = show::EXAMPLES)]
     Show(show::Options),
+    /// See it work: a stream, three readers, one of them stopped on purpose, and the live screen; no root, no device
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Options),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   ringctl ls                 which streams are there, and who answers
   ringctl show daq0          its configuration, metadata, counters and readers, each explained
+  ringctl demo               see it work, with no root and no device
   ringctl show daq0 --json | jq .description.metadata
 
 Exit status: 0 done; 1 an error, such as no such stream; 2 wrong usage.
@@ -41,6 +46,7 @@ pub fn main() -> ExitCode {
     let done = match Options::parse().command {
         Command::Ls(options) => ls::run(&options),
         Command::Show(options) => show::run(&options),
+        Command::Demo(options) => demo::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,158 @@
+//! `ringctl demo`: the whole thing on one screen, with no root and no device.
+//!
+//! Contract: everything it starts lives in a run directory of its own and ends with it. Nothing is staged: the readers are
+//! `ringcat --verify` in processes of their own, one of them is stopped with SIGSTOP, and each says at the end what it got
+//! and what it was told it lost.
+
+use anyhow::Context;
+use clap::Args;
+use ringweir_proto::os::paths;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// How long to run, in seconds
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(5..=3600))]
+    seconds: u64,
+    /// What ringd makes up: rate of the stream
+    #[arg(long, default_value = "20MB/s")]
+    rate: ringweir_proto::quantity::Rate,
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  ringctl demo
+  ringctl demo --seconds 60 --rate 200MB/s";
+
+const READERS: [&str; 3] = ["recorder", "trigger", "monitor"];
+
+pub(super) fn run(options: &Options) -> anyhow::Result<()> {
+    // A Ctrl-C ends the screen; what was started has still to be ended.
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, ended.clone())?;
+    }
+    let stage = Stage::new()?;
+    // Half a second of history: whoever is stopped for longer is lapped.
+    let source = format!("gen:rate={},size=64..1500,channels=3", rate_argument(options.rate));
+    let mut ringd = stage.start("ringd", "ringd", &["run", "--name", "demo", "--source", &source, "--depth", "500ms"])?;
+    stage.wait_for_broker(&mut ringd)?;
+    eprint!("{}", stage.said("ringd"));
+    let mut readers = Vec::new();
+    for label in READERS {
+        readers.push(stage.start(label, "ringcat", &["demo", "--verify", "--label", label])?);
+    }
+    eprintln!("ringctl: {} is going to be stopped (SIGSTOP) for a while; the others will not notice", READERS[2]);
+
+    let count = options.seconds.to_string();
+    let mut screen = stage.command("ringstat", &["demo", "-w", "1", "--count", &count])?.spawn().context("ringstat")?;
+    let began = Instant::now();
+    let (stop_at, go_on_at) = (options.seconds as f64 * 0.25, options.seconds as f64 * 0.6);
+    let mut step = 0;
+    while screen.try_wait()?.is_none() && !ended.load(Ordering::Relaxed) {
+        let now = began.elapsed().as_secs_f64();
+        if step == 0 && now > stop_at {
+            (step, _) = (1, signal(&readers[2], Signal::STOP));
+        } else if step == 1 && now > go_on_at {
+            (step, _) = (2, signal(&readers[2], Signal::CONT));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    if screen.try_wait()?.is_none() {
+        signal(&screen, Signal::TERM);
+    }
+    screen.wait()?;
+
+    signal(&readers[2], Signal::CONT);
+    signal(&ringd, Signal::TERM);
+    ringd.wait()?;
+    let mut well = true;
+    for (reader, label) in readers.iter_mut().zip(READERS) {
+        well &= reader.wait()?.success();
+        for line in stage.said(label).lines() {
+            eprintln!("{label}: {line}");
+        }
+    }
+    for line in stage.said("ringd").lines().skip(1) {
+        eprintln!("{line}");
+    }
+    anyhow::ensure!(well, "a reader found something wrong: this is a bug in ringweir");
+    Ok(())
+}
+
+/// Rates print with a space that a source's argument does not have.
+fn rate_argument(rate: ringweir_proto::quantity::Rate) -> String {
+    rate.to_string().replace(' ', "")
+}
+
+/// A child that has ended cannot be signalled, which is as good.
+fn signal(child: &Child, signal: Signal) -> bool {
+    kill_process(Pid::from_child(child), signal).is_ok()
+}
+
+/// The demo's own run directory; removed at its end.
+struct Stage {
+    dir: PathBuf,
+    programs: PathBuf,
+}
+
+impl Stage {
+    fn new() -> anyhow::Result<Self> {
+        let programs = std::env::current_exe()?.parent().context("ringctl lies in no directory")?.to_path_buf();
+        for program in ["ringd", "ringcat", "ringstat"] {
+            let path = programs.join(program);
+            anyhow::ensure!(path.exists(), "{} is missing: build everything (cargo build --release)", path.display());
+        }
+        let dir = std::env::temp_dir().join(format!("ringweir-demo-{}", std::process::id()));
+        std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self { dir, programs })
+    }
+
+    fn command(&self, program: &str, args: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(self.programs.join(program));
+        command.args(args).env(paths::RUN_DIR_ENV, self.dir.join("run"));
+        Ok(command)
+    }
+
+    /// Starts a program whose words go to a file, out of the reach of the terminal's Ctrl-C.
+    fn start(&self, role: &str, program: &str, args: &[&str]) -> anyhow::Result<Child> {
+        let words = File::create(self.words(role))?;
+        let mut command = self.command(program, args)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(words).process_group(0);
+        command.spawn().with_context(|| format!("cannot start {program}"))
+    }
+
+    fn wait_for_broker(&self, ringd: &mut Child) -> anyhow::Result<()> {
+        let socket = paths::socket_path(&self.dir.join("run"), "demo");
+        let limit = Instant::now() + Duration::from_secs(10);
+        while ringweir::describe(&socket.to_string_lossy()).is_err() {
+            let gone = ringd.try_wait()?.is_some();
+            anyhow::ensure!(!gone && Instant::now() < limit, "ringd does not start: {}", self.said("ringd").trim());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    fn words(&self, role: &str) -> PathBuf {
+        Path::new(&self.dir).join(role)
+    }
+
+    fn said(&self, role: &str) -> String {
+        std::fs::read_to_string(self.words(role)).unwrap_or_default()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What cannot be removed is a few small files in /tmp.
+        let _left = std::fs::remove_dir_all(&self.dir);
+    }
+}
