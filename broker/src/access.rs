@@ -47,7 +47,14 @@ mod tests {
     #[test]
     fn owner_root_group_and_lists_get_in_and_nobody_else() {
         let access = Access { owner: 1000, group: Some(50), uids: vec![7], gids: vec![60] };
-        for good in [peer(0, 0, &[]), peer(1000, 9, &[]), peer(5, 50, &[]), peer(5, 9, &[1, 50]), peer(7, 9, &[]), peer(5, 9, &[60])] {
+        for good in [
+            peer(0, 0, &[]),
+            peer(1000, 9, &[]),
+            peer(5, 50, &[]),
+            peer(5, 9, &[1, 50]),
+            peer(7, 9, &[]),
+            peer(5, 9, &[60]),
+        ] {
             assert_eq!(access.check(&good), Ok(()), "{good:?}");
         }
         let refused = access.check(&peer(1001, 1000, &[1, 2])).unwrap_err();

@@ -226,7 +226,11 @@ impl StreamConfig {
             let mut fields = line.split(':');
             (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
         });
-        found.map(Some).ok_or_else(|| anyhow::anyhow!("--group {group:?}: no such group in /etc/group; make it (groupadd {group}) or give a number"))
+        found.map(Some).ok_or_else(|| {
+            anyhow::anyhow!(
+                "--group {group:?}: no such group in /etc/group; make it (groupadd {group}) or give a number"
+            )
+        })
     }
 }
 

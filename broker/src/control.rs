@@ -6,7 +6,7 @@
 use crate::config::Linger;
 use crate::sampler;
 use crate::stream::Stream;
-use ringweir_proto::control::{Attached, AttachRequest, Description, Reason, Reply, Request, DecodeError};
+use ringweir_proto::control::{AttachRequest, Attached, DecodeError, Description, Reason, Reply, Request};
 use ringweir_proto::os::{OsError, event, socket};
 use ringweir_proto::ring::Layer;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -74,7 +74,11 @@ impl Signals {
     pub fn catch() -> anyhow::Result<Self> {
         let (signals, tell) = UnixStream::pair()?;
         signals.set_nonblocking(true)?;
+        let second = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT, SIGHUP] {
+            // A second one ends the process at once, should a source not let go.
+            signal_hook::flag::register_conditional_default(signal, second.clone())?;
+            signal_hook::flag::register(signal, second.clone())?;
             signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
         }
         Ok(Self(signals))
@@ -285,7 +289,11 @@ impl Control {
             Err(Errno::AGAIN | Errno::INTR) => return,
             Err(e) => {
                 if stranger && e == Errno::MSGSIZE {
-                    refuse(&connection.fd, Reason::Malformed, "a request is one short message and brings no file descriptors");
+                    refuse(
+                        &connection.fd,
+                        Reason::Malformed,
+                        "a request is one short message and brings no file descriptors",
+                    );
                 }
                 return self.hang_up(n);
             }
@@ -376,7 +384,8 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
             readers.detach(entry.index, stream.pump());
         }
         Ok(None) => {
-            let text = format!("all {} places for readers are taken: start ringd with more --readers-max", readers.most());
+            let text =
+                format!("all {} places for readers are taken: start ringd with more --readers-max", readers.most());
             refuse(fd, Reason::Full, &text);
             stream.refused += 1;
         }

@@ -23,5 +23,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'stat
 /// Sends all words to stderr; `quiet`: only warnings and errors.
 pub fn start(quiet: bool) {
     let most = if quiet { Level::WARN } else { Level::INFO };
-    tracing_subscriber::fmt().with_max_level(most).with_writer(std::io::stderr).with_ansi(false).event_format(Plain).init();
+    tracing_subscriber::fmt()
+        .with_max_level(most)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .event_format(Plain)
+        .init();
 }

@@ -16,7 +16,7 @@ mod source;
 mod stream;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use config::{FileConfig, StreamConfig};
 use ringweir_proto::os::paths;
 use std::path::PathBuf;
@@ -76,7 +76,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<bool> {
     let (mut run_dir, configs) = match (cli.config, cli.command) {
-        (Some(_), Some(_)) => anyhow::bail!("--config and a command exclude each other: put the stream into the file"),
+        (Some(_), Some(_)) => {
+            let text = "--config and a command exclude each other: put the stream into the file";
+            Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).exit()
+        }
         (Some(file), None) => {
             let file = FileConfig::read(&file)?;
             (file.run_dir, file.streams)

@@ -99,6 +99,19 @@ struct State {
     commands: rtrb::Producer<Command>,
     ever: u64,
     woken: u64,
+    lost_by_gone: u64,
+}
+
+/// The readers of one moment, and what adds up over all there ever were.
+pub struct Census {
+    /// Attached now.
+    pub entries: Vec<Arc<ReaderEntry>>,
+    /// Ever attached.
+    pub ever: u64,
+    /// Woken by the waker.
+    pub woken: u64,
+    /// Datagrams that those who are gone said they were lapped over, each clamped to what was published.
+    pub lost_by_gone: u64,
 }
 
 impl State {
@@ -132,6 +145,7 @@ impl Readers {
             commands,
             ever: 0,
             woken: 0,
+            lost_by_gone: 0,
         };
         Ok(Self { memory, gate, state: Mutex::new(state), epoll, most })
     }
@@ -147,7 +161,13 @@ impl Readers {
     }
 
     /// Gives a reader a place; `None` if there is none.
-    pub fn attach(&self, peer: Peer, label: String, parks: bool, pump: &PumpHandle) -> Result<Option<(Arc<ReaderEntry>, Handover)>, OsError> {
+    pub fn attach(
+        &self,
+        peer: Peer,
+        label: String,
+        parks: bool,
+        pump: &PumpHandle,
+    ) -> Result<Option<(Arc<ReaderEntry>, Handover)>, OsError> {
         let mut state = self.lock();
         state.free_retired();
         let State { entries, retired, commands, .. } = &mut *state;
@@ -192,11 +212,14 @@ impl Readers {
         // An fd that is closed leaves an epoll set by itself, but this one may live on in the reader's process.
         let _gone = epoll::delete(&self.epoll, entry.doze.fd());
         self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.remove(gate, index, wake));
+        let lost = entry.page.block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
+        state.lost_by_gone = state.lost_by_gone.saturating_add(lost);
         state.retired.push(entry);
         let mut command = Command::Detach(index);
         // The pump empties its queue each round. One that has ended holds no readers any more.
         while !state.commands.is_abandoned()
-            && let Err(rtrb::PushError::Full(back)) = state.commands.push(command) {
+            && let Err(rtrb::PushError::Full(back)) = state.commands.push(command)
+        {
             command = back;
             pump.kick();
             std::thread::yield_now();
@@ -215,11 +238,12 @@ impl Readers {
         });
     }
 
-    /// The readers attached now, how many ever were, and how many the waker has woken.
-    pub fn list(&self) -> (Vec<Arc<ReaderEntry>>, u64, u64) {
+    /// Who is there.
+    pub fn census(&self) -> Census {
         let mut state = self.lock();
         state.free_retired();
-        (state.entries.iter().flatten().cloned().collect(), state.ever, state.woken)
+        let entries = state.entries.iter().flatten().cloned().collect();
+        Census { entries, ever: state.ever, woken: state.woken, lost_by_gone: state.lost_by_gone }
     }
 
     /// Readers attached now.
@@ -301,7 +325,7 @@ mod tests {
                 readers.detach(entry.index, &pump);
             }
             assert!(queue.is_none());
-            readers.list();
+            readers.census();
             assert!(readers.lock().retired.is_empty(), "detached readers keep nothing open");
         }
     }
@@ -326,7 +350,10 @@ mod tests {
         let doze = rustix::io::dup(entry.doze.fd()).unwrap();
         rustix::fs::fcntl_setfl(&doze, rustix::fs::OFlags::empty()).unwrap();
         rustix::fs::fcntl_setfl(&theirs.wake, rustix::fs::OFlags::empty()).unwrap();
-        assert!(rustix::io::write(&theirs.wake, &(u64::MAX - 1).to_ne_bytes()).is_err(), "the wake bell cannot be filled");
+        assert!(
+            rustix::io::write(&theirs.wake, &(u64::MAX - 1).to_ne_bytes()).is_err(),
+            "the wake bell cannot be filled"
+        );
         entry.now_known();
         let (tell, told) = mpsc::channel();
         let rings = entry.clone();

@@ -3,6 +3,7 @@
 //! Contract: runs on the control thread at normal priority, reads each word of a reader's page once and clamps it, and
 //! never disturbs the pump: it only loads what the pump stores anyway.
 
+use crate::readers::Census;
 use crate::stream::Stream;
 use ringweir_proto::layout::ReaderBlock;
 use ringweir_proto::os::clock;
@@ -23,7 +24,7 @@ pub fn sample(stream: &Stream) {
     }
     let now = clock::monotonic_ns();
     // Cursors of readers first, then the write cursor: so nobody seems to be ahead of it.
-    let (entries, ever, woken) = stream.readers.list();
+    let Census { entries, ever, woken, lost_by_gone } = stream.readers.census();
     let cursors: Vec<u64> = entries.iter().map(|e| load(&e.page.block().read_seq)).collect();
     let write = memory.write_cursor();
     snapshot.take_pump(memory);
@@ -55,6 +56,7 @@ pub fn sample(stream: &Stream) {
         (StreamFact::Readers, entries.len() as u64),
         (StreamFact::ReadersMost, stream.readers.most().into()),
         (StreamFact::ReadersEver, ever),
+        (StreamFact::LostByGone, lost_by_gone),
         (StreamFact::Refused, stream.refused),
         (StreamFact::WakesByWaker, woken),
         (StreamFact::NominalRate, stream.plan.nominal_rate()),
@@ -68,7 +70,14 @@ fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
-fn reader(block: &ReaderBlock, cursor: u64, memory: &RingMemory, write: u64, written_bytes: u64, now: u64) -> ReaderFigures {
+fn reader(
+    block: &ReaderBlock,
+    cursor: u64,
+    memory: &RingMemory,
+    write: u64,
+    written_bytes: u64,
+    now: u64,
+) -> ReaderFigures {
     let mut figures = ReaderFigures::new("");
     let cursor = cursor.min(write);
     let start = load(&block.start_seq).min(cursor);

@@ -58,7 +58,8 @@ pub fn prepare_pump_thread(cpu: Option<usize>) -> Result<(), OsError> {
             return Err(OsError { what: format!("--cpu {cpu}"), errno: rustix::io::Errno::INVAL });
         }
         set.set(cpu);
-        rustix::thread::sched_setaffinity(None, &set).map_err(OsError::at(format_args!("cannot run on --cpu {cpu}")))?;
+        rustix::thread::sched_setaffinity(None, &set)
+            .map_err(OsError::at(format_args!("cannot run on --cpu {cpu}")))?;
     }
     Ok(())
 }
@@ -78,7 +79,8 @@ pub fn lock_words(locked: Result<(), rustix::io::Errno>) -> String {
     match locked {
         Ok(()) => "mlock ok".into(),
         Err(e) => {
-            let limit = getrlimit(Resource::Memlock).current.map_or("no limit".into(), |l| format!("limit {} KiB", l >> 10));
+            let limit =
+                getrlimit(Resource::Memlock).current.map_or("no limit".into(), |l| format!("limit {} KiB", l >> 10));
             format!("mlock refused ({e}, {limit}: raise it with ulimit -l or LimitMEMLOCK=)")
         }
     }

@@ -256,7 +256,8 @@ impl Socket {
         // The stream's lock is held: a socket that is still there belongs to a broker that died.
         match rustix::fs::lstat(&path) {
             Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket => {
-                rustix::fs::unlink(&path).map_err(OsError::at(format_args!("cannot remove stale {}", path.display())))?;
+                rustix::fs::unlink(&path)
+                    .map_err(OsError::at(format_args!("cannot remove stale {}", path.display())))?;
             }
             Ok(_) => anyhow::bail!("{} is in the way and is not a socket: remove it", path.display()),
             Err(_) => {}

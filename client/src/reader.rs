@@ -260,7 +260,9 @@ impl Reader {
                 self.report();
                 Ok(Read::Restarted(Restart { generation: self.link.generation, first: self.ring.read_cursor() }))
             }
-            Err(Error::StreamNotFound { .. } | Error::NotRunning { .. } | Error::HungUp { .. } | Error::NoAnswer { .. }) => {
+            Err(
+                Error::StreamNotFound { .. } | Error::NotRunning { .. } | Error::HungUp { .. } | Error::NoAnswer { .. },
+            ) => {
                 self.retry.failed();
                 Ok(Read::Empty)
             }
@@ -315,7 +317,8 @@ impl Reader {
     /// Whether [`Reader::next`] would find more than nothing.
     fn has_news(&self) -> bool {
         let memory = self.ring.memory();
-        memory.write_cursor() != self.ring.write_cursor_seen() || memory.has_ended()
+        memory.write_cursor() != self.ring.write_cursor_seen()
+            || memory.has_ended()
             || self.ring.read_cursor() != self.ring.write_cursor_seen()
     }
 
@@ -442,7 +445,8 @@ impl Reader {
         block.bytes_lost.store(account.bytes_lost, Ordering::Relaxed);
         block.upstream_lost.store(account.upstream_lost, Ordering::Relaxed);
         if let Some(Gap { first, count, cause: Cause::Lapped, .. }) = account.last_gap
-            && (block.last_gap_first.load(Ordering::Relaxed), block.last_gap_count.load(Ordering::Relaxed)) != (first, count)
+            && (block.last_gap_first.load(Ordering::Relaxed), block.last_gap_count.load(Ordering::Relaxed))
+                != (first, count)
         {
             block.last_gap_first.store(first, Ordering::Relaxed);
             block.last_gap_count.store(count, Ordering::Relaxed);

@@ -24,7 +24,8 @@ impl Watch {
         let (reply, fds) = connection.ask(&Request::Watch, 1)?;
         let Reply::Watching = reply else { return Err(connection.unexpected(&reply)) };
         let area = StatsArea::attach(&fds[0])?;
-        StatsView::new(area.words()).map_err(|e| Error::Os(OsError { what: e.to_string(), errno: rustix::io::Errno::INVAL }))?;
+        StatsView::new(area.words())
+            .map_err(|e| Error::Os(OsError { what: e.to_string(), errno: rustix::io::Errno::INVAL }))?;
         Ok(Self { connection, area })
     }
 

@@ -159,8 +159,7 @@ fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
     if found != PROTOCOL_VERSION {
         return Err(DecodeError::Version { found });
     }
-    let (message, used) =
-        bincode::decode_from_slice(body, CONFIG).map_err(|e| DecodeError::Body(e.to_string()))?;
+    let (message, used) = bincode::decode_from_slice(body, CONFIG).map_err(|e| DecodeError::Body(e.to_string()))?;
     if used != body.len() {
         return Err(DecodeError::Trailing(body.len() - used));
     }
@@ -195,7 +194,8 @@ impl Reply {
 
 /// Control characters, and those that reorder or hide what stands beside them.
 fn unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 impl AttachRequest {
@@ -221,7 +221,12 @@ mod tests {
     fn golden_vectors() {
         let attach = Request::Attach(AttachRequest { label: "ids".into(), mode: Mode::Lossy, parks: true });
         for (request, golden) in [
-            (attach, "52570100000000000300000000000000696473" /* label */ .to_string() + "0000000001"),
+            (
+                attach,
+                "52570100000000000300000000000000696473" /* label */
+                    .to_string()
+                    + "0000000001",
+            ),
             (Request::Watch, "5257010001000000".into()),
             (Request::Describe, "5257010002000000".into()),
         ] {
@@ -263,7 +268,11 @@ mod tests {
         assert_eq!(Request::decode(&[&good[..], b"x"].concat()), Err(DecodeError::Trailing(1)));
         assert_eq!(Request::decode(&vec![0; MESSAGE_MAX + 1]), Err(DecodeError::TooLong(MESSAGE_MAX + 1)));
         // A label that claims to be 2^63 bytes long: without the limit this would abort the process.
-        let hostile = [&Request::Attach(AttachRequest { label: String::new(), mode: Mode::Lossy, parks: true }).encode()[..8], &[0xff; 8]].concat();
+        let hostile = [
+            &Request::Attach(AttachRequest { label: String::new(), mode: Mode::Lossy, parks: true }).encode()[..8],
+            &[0xff; 8],
+        ]
+        .concat();
         assert!(matches!(Request::decode(&hostile), Err(DecodeError::Body(_))));
     }
 

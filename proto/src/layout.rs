@@ -258,7 +258,9 @@ pub enum GeometryError {
     #[error("largest datagram {0} bytes is over {DATAGRAM_MAX}")]
     MaxDatagram(u64),
     /// Capacity too small or not aligned.
-    #[error("capacity {capacity} bytes: must be a multiple of 8, at least {least} for this largest datagram, and at most 2^40")]
+    #[error(
+        "capacity {capacity} bytes: must be a multiple of 8, at least {least} for this largest datagram, and at most 2^40"
+    )]
     Capacity {
         /// What was asked for.
         capacity: u64,
@@ -301,7 +303,12 @@ impl Geometry {
         if max_datagram > DATAGRAM_MAX {
             return Err(GeometryError::MaxDatagram(max_datagram));
         }
-        if claim_slots == 0 || claim_slots > depth / 2 || claim_bytes == 0 || claim_bytes % 8 != 0 || claim_bytes > capacity {
+        if claim_slots == 0
+            || claim_slots > depth / 2
+            || claim_bytes == 0
+            || claim_bytes % 8 != 0
+            || claim_bytes > capacity
+        {
             return Err(GeometryError::Claim { slots: claim_slots, bytes: claim_bytes });
         }
         let least = Self::least_capacity(max_datagram, claim_bytes);

@@ -79,6 +79,7 @@ figures! {
         Readers "readers" Gauge "readers attached";
         ReadersMost "readers_max" Gauge "readers that may attach";
         ReadersEver "readers_ever" Counter "readers that ever attached";
+        LostByGone "lost_by_gone_readers" Counter "datagrams that readers no longer attached were lapped over";
         Refused "refused" Counter "attaches refused";
         WakesByWaker "wakes_by_waker" Counter "readers woken by the waker";
         NominalRate "nominal_rate" Gauge "bytes per second the stream was sized for, 0 if not stated";

@@ -12,7 +12,8 @@ fn printed_by_c(edit: impl Fn(String) -> String) -> Vec<String> {
     let source = dir.path().join("layout.c");
     let program = dir.path().join("layout");
     std::fs::write(&source, edit(include_str!("layout.c").into())).unwrap();
-    let cc = Command::new("cc").args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(&source).output();
+    let cc =
+        Command::new("cc").args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(&source).output();
     let cc = cc.expect("a C compiler, `cc`");
     assert!(cc.status.success(), "{}", String::from_utf8_lossy(&cc.stderr));
     let output = Command::new(&program).output().unwrap();

@@ -13,9 +13,12 @@ pub fn build() -> &'static PathBuf {
     BUILT.get_or_init(|| {
         // target/PROFILE/deps/test-… or target/PROFILE/soak
         let this = std::env::current_exe().expect("path of the running program");
-        let dir = this.ancestors().skip(1).find(|d| d.file_name().is_none_or(|n| n != "deps")).expect("a target directory");
+        let dir =
+            this.ancestors().skip(1).find(|d| d.file_name().is_none_or(|n| n != "deps")).expect("a target directory");
         let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-        cargo.args(["build", "--workspace", "--bins", "--quiet"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        cargo
+            .args(["build", "--workspace", "--bins", "--quiet"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         cargo.arg("--target-dir").arg(dir.parent().expect("a profile lies in a target directory"));
         if dir.file_name().is_some_and(|n| n == "release") {
             cargo.arg("--release");

@@ -203,7 +203,7 @@ fn ringcat_ends_when_told_to_and_with_the_right_status() {
     let broker = scene.broker("ends", "gen:rate=200/s,size=100", &[]);
     let output = scene.run("ringcat", &["ends", "-n", "20", "--stats", "--format", "raw"]);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 2000));
-    assert!(said(&output).contains("20 published = 20 delivered (2 kB) + 0 lost in 0 gaps"), "{}", said(&output));
+    assert!(said(&output).contains("20 published = 20 delivered (1.95 KiB) + 0 lost in 0 gaps"), "{}", said(&output));
     // No summary where nobody asked and nothing was lost.
     assert_eq!(said(&scene.run("ringcat", &["ends", "-n", "2"])), "");
 

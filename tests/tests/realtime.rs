@@ -72,7 +72,18 @@ fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
     let count = RATE * SECONDS;
     let source = format!("gen:rate={RATE}/s,size=256,count={count}");
     // 256 KiB = 2 s of history, so that 5 s asleep are a lap.
-    let args = ["--source", &source, "--wait-readers", "3", "--depth", "1024", "--capacity", "256KiB", "--max-datagram", "1KiB"];
+    let args = [
+        "--source",
+        &source,
+        "--wait-readers",
+        "3",
+        "--depth",
+        "1024",
+        "--capacity",
+        "256KiB",
+        "--max-datagram",
+        "1KiB",
+    ];
     let broker = launch(&scene, &["chrt", "-f", "60"], &args);
     let said = broker.process.stderr();
     assert!(said.contains("sched FIFO/60 ok") && said.contains("prefault ok"), "{said}");
@@ -137,8 +148,14 @@ fn spinning_at_real_time_is_warned_about() {
         return;
     }
     let scene = Scene::new(Duration::from_secs(30));
-    let broker = launch(&scene, &["chrt", "-f", "1"], &["--source", "gen:rate=100/s,size=64,count=10", "--spin", "--linger", "5s"]);
-    let said = wait_for(Duration::from_secs(10), || Some(broker.process.stderr()).filter(|s| s.contains("sched_rt_runtime_us")));
+    let broker = launch(
+        &scene,
+        &["chrt", "-f", "1"],
+        &["--source", "gen:rate=100/s,size=64,count=10", "--spin", "--linger", "5s"],
+    );
+    let said = wait_for(Duration::from_secs(10), || {
+        Some(broker.process.stderr()).filter(|s| s.contains("sched_rt_runtime_us"))
+    });
     assert!(said.is_some(), "{}", broker.process.stderr());
     broker.end();
 }

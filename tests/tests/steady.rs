@@ -40,7 +40,8 @@ fn own_faults() -> u64 {
 /// Minor faults of the broker's pump thread so far.
 fn pump_faults(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten();
-    let pump = tasks.map(|t| t.path()).find(|t| std::fs::read_to_string(t.join("comm")).is_ok_and(|c| c.starts_with("pump:")));
+    let pump =
+        tasks.map(|t| t.path()).find(|t| std::fs::read_to_string(t.join("comm")).is_ok_and(|c| c.starts_with("pump:")));
     let stat = std::fs::read_to_string(pump.expect("a pump").join("stat")).expect("stat");
     // Fields after the name: state is the first, minflt the eighth.
     let rest = stat.rsplit_once(')').expect("a name").1;

@@ -14,16 +14,6 @@ pub fn ring(fd: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// Takes all rings so far; whether there were any.
-pub fn drain(fd: impl AsFd) -> Result<bool, Errno> {
-    let mut count = [0; 8];
-    match rustix::io::read(fd, &mut count) {
-        Ok(_) => Ok(true),
-        Err(Errno::AGAIN) => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
 /// Takes all rings so far of bells that are watched through an epoll fd, edge-triggered; whether there were any.
 pub fn take(watch: impl AsFd) -> Result<bool, Errno> {
     let mut events = [MaybeUninit::<epoll::Event>::uninit()];

@@ -8,8 +8,8 @@ use super::{OsError, clock};
 use crate::layout::{
     Geometry, Header, Identity, IdentityError, LAYOUT_VERSION, MAGIC, METADATA_MAX, NAME_MAX, PAGE, Slot,
 };
-use crate::ring::RingMemory;
 use crate::ring::Parts;
+use crate::ring::RingMemory;
 use crate::sync::AtomicU64;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
@@ -26,7 +26,9 @@ pub enum ObjectError {
     #[error(transparent)]
     Os(#[from] OsError),
     /// No room in /dev/shm.
-    #[error("no room in /dev/shm for a ring of {need} bytes ({free} free): make the ring smaller (--capacity, --depth) or enlarge /dev/shm (mount -o remount,size=…)")]
+    #[error(
+        "no room in /dev/shm for a ring of {need} bytes ({free} free): make the ring smaller (--capacity, --depth) or enlarge /dev/shm (mount -o remount,size=…)"
+    )]
     NoRoom {
         /// Bytes the ring takes.
         need: u64,
@@ -81,7 +83,12 @@ impl RingObject {
     pub fn create(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, ObjectError> {
         match shm::unlink(object_name) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(OsError::at(format_args!("cannot remove /dev/shm{object_name}, which somebody else may have put there"))(e).into()),
+            Err(e) => {
+                return Err(OsError::at(format_args!(
+                    "cannot remove /dev/shm{object_name}, which somebody else may have put there"
+                ))(e)
+                .into());
+            }
         }
         let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
         let fd = shm::open(object_name, flags, shm::Mode::RUSR | shm::Mode::WUSR)
@@ -184,7 +191,8 @@ fn over(map: MmapRaw, geometry: Geometry) -> RingMemory {
         // SAFETY: every offset passed below lies inside the footprint, which is mapped (asserted above).
         unsafe { base.add(offset) }
     };
-    let slots = NonNull::slice_from_raw_parts(at(geometry.slots_offset() as usize).cast::<Slot>(), geometry.depth() as usize);
+    let slots =
+        NonNull::slice_from_raw_parts(at(geometry.slots_offset() as usize).cast::<Slot>(), geometry.depth() as usize);
     let payload = NonNull::slice_from_raw_parts(
         at(geometry.payload_offset() as usize).cast::<AtomicU64>(),
         geometry.capacity() as usize / 8,
@@ -231,7 +239,9 @@ fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
     let mut packed = Vec::new();
     for (key, value) in spec.metadata {
         if key.is_empty() || key.contains('\0') || value.contains('\0') {
-            return Err(ObjectError::Metadata(format!("{key:?}={value:?}: keys must not be empty, NUL is not allowed")));
+            return Err(ObjectError::Metadata(format!(
+                "{key:?}={value:?}: keys must not be empty, NUL is not allowed"
+            )));
         }
         for text in [key, value] {
             packed.extend(text.as_bytes());

@@ -18,7 +18,8 @@ fn sealed(name: &str, bytes: usize, seals: SealFlags) -> Result<(OwnedFd, MmapRa
     rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(OsError::at(format_args!("fchmod {name}")))?;
     rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, bytes as u64)
         .map_err(OsError::at(format_args!("no room for {bytes} bytes of {name}")))?;
-    let map = MmapOptions::new().len(bytes).populate().map_raw(&fd).map_err(OsError::io(format_args!("mmap {name}")))?;
+    let map =
+        MmapOptions::new().len(bytes).populate().map_raw(&fd).map_err(OsError::io(format_args!("mmap {name}")))?;
     rustix::fs::fcntl_add_seals(&fd, seals | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
         .map_err(OsError::at(format_args!("seal {name}")))?;
     Ok((fd, map))
@@ -28,7 +29,10 @@ fn received(fd: impl AsFd, what: &str, least: usize) -> Result<usize, OsError> {
     let stat = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {what}")))?;
     let size = usize::try_from(stat.st_size).unwrap_or(0);
     if size < least {
-        return Err(OsError { what: format!("{what} has {size} bytes, expected {least}"), errno: rustix::io::Errno::INVAL });
+        return Err(OsError {
+            what: format!("{what} has {size} bytes, expected {least}"),
+            errno: rustix::io::Errno::INVAL,
+        });
     }
     Ok(size)
 }

@@ -56,7 +56,8 @@ pub fn make_run_dir(explicit: Option<&Path>) -> Result<PathBuf, OsError> {
         }
     }
     let tried: Vec<_> = candidates.iter().map(|d| d.display().to_string()).collect();
-    let what = format!("no run directory could be made (tried {}); give --run-dir DIR or set {RUN_DIR_ENV}", tried.join(", "));
+    let what =
+        format!("no run directory could be made (tried {}); give --run-dir DIR or set {RUN_DIR_ENV}", tried.join(", "));
     Err(OsError { what, errno: last.unwrap_or(Errno::NOENT) })
 }
 

@@ -7,8 +7,8 @@ use super::OsError;
 use crate::control::MESSAGE_MAX;
 use rustix::io::Errno;
 use rustix::net::{
-    sockopt, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -49,15 +49,18 @@ fn socket() -> Result<OwnedFd, OsError> {
 /// Listens at `path`, which must not exist, with `mode` and, if given, group `gid`.
 pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<OwnedFd, OsError> {
     let shown = path.display();
-    let address = SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
+    let address =
+        SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
     let fd = socket()?;
     rustix::net::bind(&fd, &address).map_err(OsError::at(format_args!("bind {shown}")))?;
     // Nobody gets in before listen, so the moment between bind and these is harmless.
     let group = gid.map(rustix::fs::Gid::from_raw);
     if group.is_some() {
-        rustix::fs::chown(path, None, group).map_err(OsError::at(format_args!("chown {shown} to the stream's group")))?;
+        rustix::fs::chown(path, None, group)
+            .map_err(OsError::at(format_args!("chown {shown} to the stream's group")))?;
     }
-    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode)).map_err(OsError::at(format_args!("chmod {shown}")))?;
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))
+        .map_err(OsError::at(format_args!("chmod {shown}")))?;
     // A connection that went away between the event and the accept must not block the one who accepts.
     rustix::io::ioctl_fionbio(&fd, true).map_err(OsError::at(format_args!("FIONBIO {shown}")))?;
     rustix::net::listen(&fd, 128).map_err(OsError::at(format_args!("listen {shown}")))?;
@@ -75,7 +78,8 @@ pub const ANSWER: Duration = Duration::from_secs(10);
 /// Connects to `path`; fails with `AGAIN`, as receiving does later, if nobody answers for [`ANSWER`].
 pub fn connect(path: &Path) -> Result<OwnedFd, OsError> {
     let shown = path.display();
-    let address = SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
+    let address =
+        SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
     let fd = socket()?;
     for way in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
         sockopt::set_socket_timeout(&fd, way, Some(ANSWER)).map_err(OsError::at("set socket timeout"))?;
@@ -134,9 +138,8 @@ pub fn peer(fd: impl AsFd) -> Result<Peer, Errno> {
     let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
     let raw = fd.as_fd().as_raw_fd();
     // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most that many.
-    let rc = unsafe {
-        libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut who).cast(), &raw mut bytes)
-    };
+    let rc =
+        unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut who).cast(), &raw mut bytes) };
     if rc != 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
@@ -151,7 +154,13 @@ fn groups(fd: BorrowedFd<'_>) -> Vec<u32> {
         let mut bytes = (groups.len() * 4) as libc::socklen_t;
         // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most that many.
         let rc = unsafe {
-            libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &raw mut bytes)
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
         };
         if rc == 0 {
             groups.truncate(bytes as usize / 4);

@@ -61,7 +61,12 @@ impl RingMemory {
         let boxes = Boxes {
             claim: Box::into_raw(Box::new(ClaimLine { seq: zero(), pos: zero(), reserved: [0; 14] })),
             write: Box::into_raw(Box::new(WriteLine { seq: zero(), reserved: [0; 15] })),
-            state: Box::into_raw(Box::new(StateLine { ended: zero(), generation: AtomicU64::new(1), upstream: zero(), reserved: [0; 13] })),
+            state: Box::into_raw(Box::new(StateLine {
+                ended: zero(),
+                generation: AtomicU64::new(1),
+                upstream: zero(),
+                reserved: [0; 13],
+            })),
             counters: Box::into_raw(Box::new(CounterLines { count: std::array::from_fn(|_| zero()) })),
             slots: Box::into_raw((0..geometry.depth()).map(|_| slot()).collect()),
             payload: Box::into_raw((0..geometry.capacity() / 8).map(|_| zero()).collect()),

@@ -12,9 +12,9 @@ mod publish;
 mod read;
 mod wake;
 
-pub use memory::{Looked, RingMemory};
 #[cfg(not(ringweir_loom))]
 pub(crate) use memory::Parts;
+pub use memory::{Looked, RingMemory};
 pub use publish::{Claim, Meta, Publisher, SpanTooLong};
 pub use read::{Account, Cause, Corrupt, Descriptor, Gap, Layer, Resume, RingReader, Start, Step, Torn};
 pub use wake::{Sleepers, Wake, WakeGate};

@@ -155,8 +155,10 @@ impl Publisher {
     pub fn commit(&mut self, offset: usize, len: usize, meta: Meta) {
         let (offset, len64) = (offset as u64, len as u64);
         assert!(
-            offset.is_multiple_of(8) && (self.used..=self.span_len).contains(&offset)
-                && len64 <= self.span_len - offset && len64 <= self.memory.geometry().max_datagram(),
+            offset.is_multiple_of(8)
+                && (self.used..=self.span_len).contains(&offset)
+                && len64 <= self.span_len - offset
+                && len64 <= self.memory.geometry().max_datagram(),
             "commit outside its claim"
         );
         let seq = self.next;

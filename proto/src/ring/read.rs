@@ -284,7 +284,12 @@ impl RingReader {
                 self.refresh();
                 if self.seq == self.cached {
                     let upstream = self.memory.state_line().upstream.load(Ordering::Relaxed);
-                    let last = Upstream { first: self.seq, time: 0, count: (upstream >> 32) as u32, flags: (upstream >> 16) as u16 };
+                    let last = Upstream {
+                        first: self.seq,
+                        time: 0,
+                        count: (upstream >> 32) as u32,
+                        flags: (upstream >> 16) as u16,
+                    };
                     return Ok(self.upstream_gap(last).map_or(Step::Ended, Step::Gap));
                 }
             }

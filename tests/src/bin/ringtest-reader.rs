@@ -16,7 +16,7 @@ struct Cli {
     slot: usize,
     #[arg(long, default_value = "reader")]
     label: String,
-    #[arg(long, value_enum, default_value_t = From::Oldest)]
+    #[arg(long, value_enum, default_value_t = From::Start)]
     from: From,
     #[arg(long, value_enum, default_value_t = Goes::Oldest)]
     resume: Goes,
@@ -49,6 +49,8 @@ struct Cli {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum From {
+    /// Seq 0: what of it is gone already is told as a gap
+    Start,
     Oldest,
     Latest,
 }
@@ -77,6 +79,7 @@ fn main() {
     let slot = mailbox.slot(cli.slot);
     let mut options = Options::new(&cli.label).reattach(!cli.no_reattach);
     options = match cli.from {
+        From::Start => options.start(Start::Seq(0)),
         From::Oldest => options.start(Start::Oldest),
         From::Latest => options.start(Start::Latest),
     };

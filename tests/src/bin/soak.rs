@@ -186,7 +186,10 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
         let kind = reader.kind;
         let [cursor, delivered, lost, gaps, torn] = reader.account()?;
         ensure!(cursor == published, "{kind:?} ends at {cursor}, published {published}");
-        ensure!(delivered + lost == published, "{kind:?}: delivered {delivered} + lost {lost} is not published {published}");
+        ensure!(
+            delivered + lost == published,
+            "{kind:?}: delivered {delivered} + lost {lost} is not published {published}"
+        );
         ensure!(kind == Kind::Fast || gaps > 0, "{kind:?} was never lapped: nothing was proved");
         words.push(format!("{kind:?} {delivered} + {lost} in {gaps} gaps, {torn} torn and told"));
     }

@@ -719,8 +719,8 @@ mod tests {
 
     #[test]
     fn gaps_are_told_with_count_place_and_cause() {
-        let gap = Gap { first: 100, bytes: Some(64000), ..lapped(4005) };
-        assert_eq!(gap_words(&gap), "lost 4005 datagrams [seq 100..4104] (64 kB), reader was lapped");
+        let gap = Gap { first: 100, bytes: Some(64 << 10), ..lapped(4005) };
+        assert_eq!(gap_words(&gap), "lost 4005 datagrams [seq 100..4104] (64 KiB), reader was lapped");
         let gap = Gap { cause: Cause::Upstream { layer: Layer::Device, exact: false }, ..gap };
         assert_eq!(gap_words(&gap), "lost at least 4005 datagrams before seq 100, in the device");
     }

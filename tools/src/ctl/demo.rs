@@ -43,7 +43,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let stage = Stage::new()?;
     // Half a second of history: whoever is stopped for longer is lapped.
     let source = format!("gen:rate={},size=64..1500,channels=3", rate_argument(options.rate));
-    let mut ringd = stage.start("ringd", "ringd", &["run", "--name", "demo", "--source", &source, "--depth", "500ms"])?;
+    let mut ringd =
+        stage.start("ringd", "ringd", &["run", "--name", "demo", "--source", &source, "--depth", "500ms"])?;
     stage.wait_for_broker(&mut ringd)?;
     eprint!("{}", stage.said("ringd"));
     let mut readers = Vec::new();

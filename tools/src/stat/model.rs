@@ -45,8 +45,8 @@ impl Layer {
             Layer::Kernel => PumpCounter::KernelLost.help(),
             Layer::Broker => PumpCounter::BrokerLost.help(),
             Layer::Reader => {
-                "datagrams published that a reader was lapped over: told to it as gaps, or certain to be; summed over the \
-                 readers attached now"
+                "datagrams published that a reader was lapped over: told to it as gaps, or certain to be; summed over all \
+                 readers, those that are gone included"
             }
         }
     }
@@ -271,7 +271,8 @@ impl Stream {
                 reader
             })
             .collect();
-        let lapped = readers.iter().fold(0u64, |sum, r| sum.saturating_add(r.lost()));
+        let gone = snapshot.get(StreamFact::LostByGone);
+        let lapped = readers.iter().fold(gone, |sum, r| sum.saturating_add(r.lost()));
         let lost = |counter| snapshot.pump(counter);
         Self {
             age: age(snapshot, outside),
