@@ -306,13 +306,13 @@ impl Geometry {
         if claim_slots == 0
             || claim_slots > depth / 2
             || claim_bytes == 0
-            || claim_bytes % 8 != 0
+            || !claim_bytes.is_multiple_of(8)
             || claim_bytes > capacity
         {
             return Err(GeometryError::Claim { slots: claim_slots, bytes: claim_bytes });
         }
         let least = Self::least_capacity(max_datagram, claim_bytes);
-        if capacity % 8 != 0 || capacity < least || capacity > 1 << 40 {
+        if !capacity.is_multiple_of(8) || capacity < least || capacity > 1 << 40 {
             return Err(GeometryError::Capacity { capacity, least });
         }
         Ok(Self { depth, capacity, max_datagram, claim_slots, claim_bytes })

@@ -5,7 +5,7 @@
 //! `ringweir_loom`, our own, so that third-party crates with a `loom` cfg are not flipped along with us.
 //!
 //! Every ordering of the algorithm is a named [`Site`]. Under `ringweir_loom` a test may weaken one site at a time
-//! ([`mutant::with`]) and must then see a model fail; in production a site is a constant and costs nothing. Loom treats
+//! (`mutant::with`) and must then see a model fail; in production a site is a constant and costs nothing. Loom treats
 //! `SeqCst` *accesses* as `AcqRel` but implements the *fence*, so the algorithm uses `SeqCst` only in fences.
 
 #[cfg(not(ringweir_loom))]

@@ -85,8 +85,11 @@ pub struct SourceKind {
     /// What it does, one line.
     pub about: &'static str,
     /// Opens it with what stands after the colon.
-    pub open: fn(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError>,
+    pub open: Open,
 }
+
+/// How a source is opened.
+pub type Open = fn(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError>;
 
 /// Every kind there is.
 pub const SOURCES: &[SourceKind] = &[r#gen::KIND, udp::KIND, packet::KIND, stdin::KIND, file::KIND];

@@ -262,9 +262,9 @@ impl Proof {
             self.repeated += 1;
             return Some(format!("seq {}: a number that came before", about.seq));
         }
-        let told = std::mem::replace(&mut self.pending, Some(0));
+        let told = self.pending.replace(0);
         let missing = self.verifier.missing - before.missing;
-        let Some(last) = before.last else { return None };
+        let last = before.last?;
         let told = told.unwrap_or(missing);
         self.explained += missing.min(told);
         let difference = missing.abs_diff(told);

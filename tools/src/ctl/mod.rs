@@ -1,6 +1,6 @@
 //! `ringctl`: what streams there are, and everything about one of them.
 //!
-//! Contract: a command is one file here and one line in [`Command`]; it asks brokers with a time limit, so a stopped one is
+//! Contract: a command is one file here and one line in `Command`; it asks brokers with a time limit, so a stopped one is
 //! reported, not waited for.
 
 mod demo;
