@@ -434,10 +434,14 @@ fn hostile_peers_disturb_nobody() {
         }
         assert!(answer(&fd).is_none(), "{what}: not hung up on");
     }
-    // Longer than a message can be: hung up on without a word.
+    // Longer than a message can be.
     let fd = connect();
     socket::send(&fd, &[0x55; MESSAGE_MAX + 1], &[]).unwrap();
-    assert!(answer(&fd).is_none());
+    match answer(&fd) {
+        Some(Reply::Refused(r)) => assert!(r.text.contains("one short message"), "{}", r.text),
+        other => panic!("{other:?}"),
+    }
+    assert!(answer(&fd).is_none(), "too long: not hung up on");
     // Fds nobody asked for.
     let null = std::fs::File::open("/dev/null").unwrap();
     let before = ringweir_tests::proc::open_fds(broker.process.pid());
