@@ -408,7 +408,7 @@ impl Reader {
         self.ring.account()
     }
 
-    /// Next seq to read; the datagram read last counts as read.
+    /// Next seq to read; a datagram in hand counts as not read yet.
     pub fn read_cursor(&self) -> u64 {
         self.ring.read_cursor()
     }
