@@ -168,13 +168,3 @@ pub fn pin(command: &mut Command) -> &mut Command {
     // SAFETY: one system call between fork and exec.
     unsafe { command.pre_exec(move || rustix::thread::sched_setaffinity(None, &one).map_err(io::Error::from)) }
 }
-
-/// Processor time of all threads of a process, ns.
-pub fn cpu_ns(pid: u32) -> u64 {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process").flatten();
-    let used = |thread: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-        text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
-    };
-    threads.map(used).sum()
-}

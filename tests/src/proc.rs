@@ -12,10 +12,14 @@ pub fn context_switches(pid: u32) -> (u64, u64) {
     (get("voluntary_ctxt_switches"), get("nonvoluntary_ctxt_switches"))
 }
 
-/// Processor time it has used, ns (the scheduler's own count, no ticks).
+/// Processor time all its threads have used, ns (the scheduler's own count, no ticks).
 pub fn cpu_ns(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
-    text.split_whitespace().next().and_then(|n| n.parse().ok()).expect("schedstat of a living process")
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process").flatten();
+    let used = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+    };
+    threads.map(used).sum()
 }
 
 /// Letter of its state: R, S, T …
