@@ -1,8 +1,10 @@
 //! Tools.
 
+pub mod cat;
 pub mod ctl;
 mod date;
 mod output;
 mod process;
 mod reach;
+mod sink;
 pub mod stat;

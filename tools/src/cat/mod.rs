@@ -1,0 +1,90 @@
+//! `ringcat`: one stream's datagrams to standard output, a file or a capture, and proof of what arrived.
+//!
+//! Contract: what is written is whole datagrams in order; what was lost is on stderr, with its count and place, and never
+//! in the output. Output is gathered and written when the stream pauses or enough has come. A reader of the output that
+//! goes away ends it quietly; SIGINT and SIGTERM end it behind a whole datagram.
+
+mod books;
+mod copy;
+mod options;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use copy::{Cat, Why};
+use options::{Cli, choose};
+use ringweir::Options;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ringcat: {error:#}");
+            if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Whether everything adds up.
+fn run(cli: &Cli) -> anyhow::Result<bool> {
+    let (bell, rings) = UnixStream::pair()?;
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The first one ends the output behind a datagram; a second one ends the process, should a pipe block it.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stopped))?;
+        signal_hook::flag::register(signal, Arc::clone(&stopped))?;
+        signal_hook::low_level::pipe::register(signal, rings.try_clone()?)?;
+    }
+    let stdout = io::stdout();
+    let Some(format) = choose(cli, stdout.is_terminal()) else {
+        bail!(Usage("bytes are not for a terminal: choose --format hex, redirect, say -w FILE, or --force".into()));
+    };
+
+    let mut options = Options::new(&cli.label).start(cli.from.0);
+    if cli.spin {
+        options = options.always_spin();
+    }
+    // Attached first: a file is not emptied for a stream that is not there.
+    let mut reader = options.attach(&cli.stream)?;
+    let to = match &cli.write {
+        Some(path) => File::create(path).with_context(|| format!("cannot write to {}", path.display()))?,
+        // Std's own handle searches for newlines.
+        None => File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?),
+    };
+    let mut cat = Cat::new(cli, format, to, &reader);
+    let why = cat.run(&mut reader, &stopped, &bell)?;
+    if why != Why::OutputGone {
+        cat.flush()?;
+    }
+    let adds_up = cat.conclude(&mut reader, why)?;
+    if why == Why::Timeout
+        && let Some(count) = cli.count
+    {
+        let taken = cat.delivered();
+        cat.words.say(format_args!("--timeout: {taken} of {count} datagrams came"));
+        return Ok(false);
+    }
+    Ok(adds_up)
+}
+
+/// The fault is in the command line.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}

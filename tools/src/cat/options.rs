@@ -1,0 +1,199 @@
+//! The command line of `ringcat`, and which format it means.
+//!
+//! Contract: what is typed is understood here or refused by name; nothing is opened or attached.
+
+use crate::sink;
+use clap::{ArgAction, Parser};
+use ringweir::Start;
+use ringweir_proto::quantity::Span;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Writes the datagrams of a stream to standard output or a file, or proves them.
+///
+/// What is lost is told on stderr as it happens. A stream never waits for ringcat: if the output is slow, ringcat is
+/// lapped and says so.
+#[derive(Debug, Parser)]
+#[command(name = "ringcat", version, after_help = EXAMPLES)]
+pub(super) struct Cli {
+    /// Name of the stream, or the path of its control socket
+    #[arg(value_name = "NAME")]
+    pub(super) stream: String,
+    /// End after so many datagrams
+    #[arg(short = 'n', long = "count", value_name = "N")]
+    pub(super) count: Option<u64>,
+    /// Where to begin: oldest (what the ring still holds), latest (what comes from now on) or a seq
+    #[arg(long, value_name = "WHERE", default_value = "latest")]
+    pub(super) from: From,
+    /// How to write datagrams [default: hex on a terminal, none with --verify, else raw]
+    #[arg(short, long, value_name = "FORMAT", value_parser = clap::builder::PossibleValuesParser::new(formats()))]
+    format: Option<String>,
+    /// Short for --format len32le
+    #[arg(long, conflicts_with = "format")]
+    len_prefix: bool,
+    /// Link type in a capture: EN10MB, RAW, USER0 … USER15 or a number from tcpdump.org/linktypes.html
+    #[arg(long, value_name = "TYPE", default_value = "EN10MB")]
+    pub(super) link_type: LinkType,
+    /// Write to this file instead of standard output
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    pub(super) write: Option<PathBuf>,
+    /// Check every byte of a numbered stream (ringgen, gen:), and that what is missing is what was told as lost
+    #[arg(long)]
+    pub(super) verify: bool,
+    /// Say at the end what was delivered and lost (said anyway with --verify, after a loss or a signal)
+    #[arg(long)]
+    pub(super) stats: bool,
+    /// Say only what went wrong with ringcat itself; losses show in the exit status of --verify alone
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// What ringstat calls this reader
+    #[arg(long, default_value = "ringcat")]
+    pub(super) label: String,
+    /// Poll instead of sleeping: lowest latency, one whole processor
+    #[arg(long)]
+    pub(super) spin: bool,
+    /// End when nothing has come for so long, such as 500ms
+    #[arg(long, value_name = "TIME")]
+    pub(super) until_idle: Option<Time>,
+    /// End after so long, such as 10s; status 1 if --count was not reached
+    #[arg(long, value_name = "TIME")]
+    pub(super) timeout: Option<Time>,
+    /// Write bytes to a terminal all the same
+    #[arg(long, action = ArgAction::SetTrue)]
+    force: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Look at what comes:
+    ringcat fpga0 -n 2
+  Prove a test stream, byte by byte, from what the ring still holds:
+    ringcat demo --from oldest -n 100000 --verify
+  Capture for Wireshark:
+    ringcat tap0 --format pcap -w tap0.pcap      or      ringcat tap0 --format pcap | wireshark -k -i -
+  Into another ring:
+    ringcat daq0 --len-prefix | ringd run --name copy0 --source stdin:len32le
+
+Exit status: 0 ended well, 1 could not attach or write, --verify found something wrong, or --timeout came before
+--count; 2 wrong usage.";
+
+fn formats() -> Vec<clap::builder::PossibleValue> {
+    sink::FORMATS.iter().map(|f| clap::builder::PossibleValue::new(f.name).help(f.about)).collect()
+}
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct From(pub(super) Start);
+
+impl FromStr for From {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "oldest" => Ok(Self(Start::Oldest)),
+            "latest" | "newest" | "now" => Ok(Self(Start::Latest)),
+            seq => match seq.parse() {
+                Ok(seq) => Ok(Self(Start::Seq(seq))),
+                Err(_) => Err("say oldest, latest or the seq of a datagram, such as 1000".into()),
+            },
+        }
+    }
+}
+
+/// A duration; a bare number is seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Time(pub(super) Duration);
+
+impl FromStr for Time {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') { format!("{text}s") } else { text.into() };
+        text.parse::<Span>().map(|span| Self(span.0)).map_err(|e| e.to_string())
+    }
+}
+
+/// Link type of a capture, by name or number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkType(pub(super) u32);
+
+impl FromStr for LinkType {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("DLT_").or(upper.strip_prefix("LINKTYPE_")).unwrap_or(&upper);
+        let user = name.strip_prefix("USER").and_then(|n| n.parse().ok()).filter(|n: &u32| *n < 16);
+        let known = match name {
+            "EN10MB" | "ETHERNET" => Some(1),
+            "RAW" => Some(101),
+            "LINUX_SLL" => Some(113),
+            "IPV4" => Some(228),
+            "IPV6" => Some(229),
+            "CAN_SOCKETCAN" => Some(227),
+            _ => user.map(|n| 147 + n).or(name.parse().ok().filter(|n| *n <= 0xFFFF)),
+        };
+        known
+            .map(Self)
+            .ok_or_else(|| "say EN10MB, RAW, LINUX_SLL, IPV4, IPV6, USER0 … USER15 or a number up to 65535".into())
+    }
+}
+
+/// What to write, and where; `None`: bytes are not for a terminal.
+pub(super) fn choose(cli: &Cli, terminal: bool) -> Option<&'static sink::Format> {
+    let to_terminal = terminal && cli.write.is_none();
+    let name = match (&cli.format, cli.len_prefix) {
+        (Some(name), _) => name.as_str(),
+        (None, true) => "len32le",
+        (None, false) if cli.verify && cli.write.is_none() => "none",
+        (None, false) if to_terminal && !cli.force => "hex",
+        (None, false) => "raw",
+    };
+    sink::find(name).filter(|f| !(f.binary && to_terminal) || cli.force)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli(line: &str) -> Cli {
+        Cli::try_parse_from(line.split_whitespace()).unwrap()
+    }
+
+    fn name(line: &str, terminal: bool) -> Option<&'static str> {
+        choose(&cli(line), terminal).map(|f| f.name)
+    }
+
+    #[test]
+    fn the_format_follows_the_terminal_unless_said() {
+        assert_eq!(name("ringcat x", true), Some("hex"));
+        assert_eq!(name("ringcat x", false), Some("raw"));
+        assert_eq!(name("ringcat x -w f", true), Some("raw"));
+        assert_eq!(name("ringcat x --verify", true), Some("none"));
+        assert_eq!(name("ringcat x --verify --format raw", false), Some("raw"));
+        assert_eq!(name("ringcat x --len-prefix", false), Some("len32le"));
+        for line in ["--format raw", "--format pcap", "--len-prefix"] {
+            assert_eq!(name(&format!("ringcat x {line}"), true), None, "{line}");
+            assert!(name(&format!("ringcat x {line} --force"), true).is_some(), "{line}");
+            assert!(name(&format!("ringcat x {line} -w f"), true).is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn places_times_and_link_types_are_read() {
+        assert_eq!(cli("ringcat x").from, From(Start::Latest));
+        assert_eq!(cli("ringcat x --from oldest").from, From(Start::Oldest));
+        assert_eq!(cli("ringcat x --from 77").from, From(Start::Seq(77)));
+        assert_eq!(cli("ringcat x --timeout 2 --until-idle 500ms").timeout, Some(Time(Duration::from_secs(2))));
+        for (text, number) in [("en10mb", 1), ("USER3", 150), ("DLT_RAW", 101), ("147", 147)] {
+            assert_eq!(text.parse(), Ok(LinkType(number)), "{text}");
+        }
+        for bad in ["ringcat x --from yesterday", "ringcat x --link-type USER16", "ringcat x --format xml", "ringcat"] {
+            assert!(Cli::try_parse_from(bad.split_whitespace()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}
