@@ -35,8 +35,8 @@ impl Plan {
         let datagram = config.datagram_size.map_or(DEFAULT_DATAGRAM, |b| b.0).clamp(1, max_datagram);
         let rate = config.rate.or(source_rate);
         let measure = Measure { rate, datagram };
-        // The claim ahead costs a sixteenth of the history: ask for that much more.
-        let with_claim = |n: f64| (n * 17.0 / 16.0).ceil();
+        // The claim ahead takes a sixteenth of the ring: what is left shall be what was asked for.
+        let with_claim = |n: f64| (n * 16.0 / 15.0).ceil();
         let slots_of = |e: Extent| anyhow::Ok(with_claim(measure.datagrams(e)?));
         let bytes_of = |e: Extent| anyhow::Ok(with_claim(measure.bytes(e)?));
         let depth = match (config.depth, config.capacity) {
@@ -152,7 +152,7 @@ mod tests {
     fn every_unit_leads_to_a_ring_that_holds_it() {
         assert_eq!(sizes(""), (16384, 8 << 20));
         // 1000 of 1 KiB and the sixteenth that claims take, in whole pages.
-        assert_eq!(sizes("--depth 1000"), (2048, 1089536));
+        assert_eq!(sizes("--depth 1000"), (2048, 1093632));
         assert_eq!(sizes("--capacity 64MiB"), (131072, 64 << 20));
         assert_eq!(sizes("--depth 16384 --capacity 1MiB"), (32768, 1 << 20));
         // 3 s at 350 MB/s in 256 KiB datagrams: 4006 of them, 1.05 GB.
