@@ -170,6 +170,10 @@ impl Control {
             while let Ok(notice) = stream.notices.pop() {
                 tracing::warn!("{}: {notice}", stream.config.name);
             }
+            // The newest of them stands for all since the last look: whoever is refused can ask again at will.
+            if let Some(refusal) = stream.refusal.take() {
+                tracing::warn!("{}: {refusal} ({} refused so far)", stream.config.name, stream.refused);
+            }
         }
         let late = |c: &Connection| matches!(c.what, Role::Stranger(until) if now >= until);
         let late: Vec<u64> = self.connections.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect();
@@ -360,7 +364,7 @@ fn admit(stream: &mut Stream, fd: &OwnedFd) -> Option<socket::Peer> {
     };
     if let Err(text) = stream.access.check(&peer) {
         stream.refused += 1;
-        tracing::warn!("{}: refused pid {}: {text}", stream.config.name, peer.pid);
+        stream.refusal = Some(format!("refused pid {}: {text}", peer.pid));
         refuse(fd, Reason::NotAllowed, &text);
         return None;
     }

@@ -43,6 +43,8 @@ pub struct Stream {
     pub started: u64,
     /// Attaches refused.
     pub refused: u64,
+    /// The newest refusal, in words, until it is logged.
+    pub refusal: Option<String>,
     /// Why its source failed, if it did.
     pub failure: Option<String>,
     /// The ring.
@@ -138,6 +140,7 @@ impl Stream {
             notices,
             started: clock::realtime_ns(),
             refused: 0,
+            refusal: None,
             failure: None,
             object,
             stats,

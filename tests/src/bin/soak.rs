@@ -115,14 +115,14 @@ struct ReaderProcess {
 }
 
 impl ReaderProcess {
-    fn start(scene: &Scene, kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<Self> {
-        let mut command = scene.command_at(&std::env::current_exe()?);
+    fn start(scene: &Scene, kind: Kind, socket: &str, miscount: bool) -> Self {
+        let mut command = scene.command("soak");
         command.args(["--be-reader", &format!("{kind:?}").to_lowercase(), "--socket", socket]);
         if miscount {
             command.arg("--miscount");
         }
         command.stdout(Stdio::piped());
-        Ok(Self { kind, process: scene.start(command) })
+        Self { kind, process: scene.start(command) }
     }
 
     /// Its account: cursor, delivered, lost, gaps, torn.
@@ -146,7 +146,7 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut readers = Vec::new();
     for kind in [Kind::Fast, Kind::Slow, Kind::Stopped] {
-        readers.push(ReaderProcess::start(&scene, kind, &socket, cli.miscount && kind == Kind::Slow)?);
+        readers.push(ReaderProcess::start(&scene, kind, &socket, cli.miscount && kind == Kind::Slow));
     }
     // Stop and continue one reader until the stream ends; say now and then how far it is.
     let mut said = Instant::now();
