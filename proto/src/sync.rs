@@ -1,4 +1,5 @@
-//! The loom switch: the only file of the project that names `core::sync::atomic` or loom.
+//! The loom switch: the only file that names `core::sync::atomic` or loom for what processes or threads share of a ring.
+//! (The stop flags of signal handlers are `std`'s, as signal-hook wants them.)
 //!
 //! Contract: everything that takes part in the ring algorithm gets its atomics, its fences and its orderings from
 //! here, so that the lines which loom explores are the lines which production runs. The switch is the cfg

@@ -195,9 +195,9 @@ impl Slot<'_> {
     }
 
     fn locked<R>(&self, act: impl FnOnce(&[AtomicU64]) -> R) -> R {
+        let at = self.mailbox.at(self.index, 0);
         // SAFETY: the creator made a lock there; it is dropped before the mapping.
-        let (lock, _) =
-            unsafe { Mutex::from_existing(self.mailbox.at(self.index, 0), std::ptr::null_mut()) }.expect("a lock");
+        let (lock, _) = unsafe { Mutex::from_existing(at, std::ptr::null_mut()) }.expect("a lock");
         let guard = lock.lock().expect("the lock");
         let result = act(&self.words()[PROGRESS_WORDS..]);
         drop(guard);

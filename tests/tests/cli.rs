@@ -3,7 +3,7 @@
 
 use ringweir_proto::control::{AttachRequest, MESSAGE_MAX, Mode, Reply, Request};
 use ringweir_proto::os::socket;
-use ringweir_tests::{Daemon, Live, Mailbox, Scene, wait_for};
+use ringweir_tests::{Daemon, Live, Mailbox, Scene, skipped, wait_for};
 use rustix::process::Signal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Output, Stdio};
@@ -292,7 +292,7 @@ fn what_is_in_the_way_is_named_and_left_alone() {
 fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("skipped: needs root to become another user");
+        skipped(std::thread::current().name().unwrap_or("?"), "needs root to become another user");
     }
     root
 }

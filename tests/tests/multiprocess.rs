@@ -3,7 +3,7 @@
 //! One test at a time: they measure time and processor use on machines that may have two processors.
 
 use ringweir::{Options, Read, Resume, Start};
-use ringweir_tests::{Daemon, Live, Mailbox, Process, Report, Scene, proc, wait_for};
+use ringweir_tests::{Daemon, Live, Mailbox, Process, Report, Scene, proc, skipped, wait_for};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -328,7 +328,7 @@ fn a_thousand_readers_are_all_woken() {
     const READERS: usize = 1024;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     if limit < 8192 {
-        eprintln!("skipped: needs 8192 open files, {limit} are allowed");
+        skipped("a_thousand_readers_are_all_woken", format_args!("needs 8192 open files, {limit} are allowed"));
         return;
     }
     rustix::process::setrlimit(

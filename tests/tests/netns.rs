@@ -9,7 +9,7 @@ use ringweir::{Options, Read, Start, Watch};
 use ringweir_proto::os::{clock, paths};
 use ringweir_tests::netns::{Counters, Namespace, Wire, missing, pin};
 use ringweir_tests::proc::cpu_ns;
-use ringweir_tests::{Daemon, Process, Scene, wait_for};
+use ringweir_tests::{Daemon, Process, Scene, skipped, wait_for};
 use rustix::process::Signal;
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -26,8 +26,7 @@ fn wire(test: &str, programs: &[&str]) -> Option<Wire> {
     match missing(programs) {
         Ok(wire) => Some(wire),
         Err(reason) => {
-            // Not eprintln, which the harness keeps to itself.
-            let _heard = std::io::stderr().write_all(format!("SKIPPED {test}: {reason}\n").as_bytes());
+            skipped(test, reason);
             None
         }
     }

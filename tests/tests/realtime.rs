@@ -2,7 +2,7 @@
 //! killed every 100 ms: nobody else loses anything, the stopped one is told one exact gap, nothing is left behind.
 //! Negative control: the stopped reader itself, in the same run; and `launched_plainly_it_says_so` for the class.
 
-use ringweir_tests::{Daemon, Live, Mailbox, Process, Scene, wait_for};
+use ringweir_tests::{Daemon, Live, Mailbox, Process, Scene, skipped, wait_for};
 use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +15,7 @@ fn may_be_realtime() -> bool {
     let can = Command::new("chrt").args(["-f", "60", "true"]).stderr(std::process::Stdio::null()).status();
     let can = can.is_ok_and(|s| s.success());
     if !can {
-        eprintln!("SKIPPED: `chrt -f 60` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)");
+        skipped("at real time", "`chrt -f 60` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)");
     }
     can
 }
@@ -144,7 +144,7 @@ fn spinning_at_real_time_is_warned_about() {
     }
     let throttled = std::fs::read_to_string("/proc/sys/kernel/sched_rt_runtime_us").is_ok_and(|t| t.trim() != "-1");
     if !throttled {
-        eprintln!("SKIPPED: real-time throttling is off on this machine");
+        skipped("spinning_at_real_time_is_warned_about", "real-time throttling is off on this machine");
         return;
     }
     let scene = Scene::new(Duration::from_secs(30));

@@ -7,6 +7,7 @@ use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Cause, Layer, Publisher, Resume, RingMemory, RingReader, Start, Step};
 use ringweir_proto::stats::{PumpCounter, Snapshot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::Write;
 use std::sync::Arc;
 
 /// One datagram as a reader got it.
@@ -133,7 +134,10 @@ pub fn in_namespace(setup: &str, test: impl FnOnce() + Send) {
         scope.spawn(|| {
             // SAFETY: gives this thread, and nobody else, another network namespace; no memory is concerned.
             if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                eprintln!("SKIPPED: a network namespace needs root: {}", std::io::Error::last_os_error());
+                let why = std::io::Error::last_os_error();
+                // Not eprintln, which the test harness keeps to itself.
+                let _heard =
+                    std::io::stderr().write_all(format!("SKIPPED: a network namespace needs root: {why}\n").as_bytes());
                 return;
             }
             shell(setup);

@@ -377,11 +377,10 @@ fn receive(
         header.msg_hdr.msg_control = control.as_mut_ptr().cast();
         header.msg_hdr.msg_controllen = size_of_val(control);
     }
-    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    let (flags, at) = (libc::MSG_DONTWAIT | libc::MSG_TRUNC, headers.as_mut_ptr());
     // SAFETY: `count` headers are filled in above; each points to vectors, rooms and control words that are exclusively
     // borrowed until this function returns, with their lengths; there is no timeout.
-    let outcome =
-        unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags as _, std::ptr::null_mut()) };
+    let outcome = unsafe { libc::recvmmsg(fd.as_raw_fd(), at, count as u32, flags as _, std::ptr::null_mut()) };
     let Ok(got) = usize::try_from(outcome) else {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     };

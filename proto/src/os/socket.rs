@@ -136,10 +136,9 @@ pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
 pub fn peer(fd: impl AsFd) -> Result<Peer, Errno> {
     let mut who = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
-    let raw = fd.as_fd().as_raw_fd();
+    let (raw, to) = (fd.as_fd().as_raw_fd(), (&raw mut who).cast());
     // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most that many.
-    let rc =
-        unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut who).cast(), &raw mut bytes) };
+    let rc = unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut bytes) };
     if rc != 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
