@@ -4,6 +4,7 @@
 //! (and line, in a file) before anything is made.
 
 use clap::Args;
+use ringweir_proto::os::backing::Memory;
 use ringweir_proto::quantity::{Bytes, Extent, Rate, Span};
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
@@ -75,6 +76,16 @@ pub struct StreamConfig {
     #[arg(long, value_name = "KEY=VALUE")]
     #[serde(default)]
     pub meta: Vec<String>,
+
+    /// What the ring is kept in: shm (named, in /dev/shm) or memfd (sealed: no process can write it but this broker)
+    #[arg(long, value_name = "KIND", default_value = "shm")]
+    #[serde(default, deserialize_with = "text_or_default")]
+    pub memory: Memory,
+
+    /// Keep the ring in huge pages as far as the kernel has some; says what it got
+    #[arg(long)]
+    #[serde(default)]
+    pub hugepages: bool,
 
     /// Poll the source without sleeping: lowest latency, one whole processor
     #[arg(long)]

@@ -8,6 +8,7 @@ mod intake;
 mod log;
 mod notice;
 mod plan;
+mod privilege;
 mod pump;
 mod readers;
 mod sampler;

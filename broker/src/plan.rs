@@ -5,6 +5,7 @@
 
 use crate::config::StreamConfig;
 use ringweir_proto::layout::{DATAGRAM_MAX, DEPTH_MAX, Geometry, PAGE, align8};
+use ringweir_proto::os::backing::HUGE_PAGE;
 use ringweir_proto::quantity::{Bytes, Count, Extent, Rate, Span};
 use std::time::Duration;
 
@@ -58,7 +59,12 @@ impl Plan {
         let depth = (depth as u64).clamp(64, DEPTH_MAX).next_power_of_two();
         // Four of the largest datagrams, so that one in writing and one in reading leave room for history.
         let capacity = (capacity as u64).max(4 * align8(max_datagram)).next_multiple_of(PAGE as u64);
-        Ok(Self { geometry: Geometry::new(depth, capacity, max_datagram)?, rate, datagram })
+        let mut geometry = Geometry::new(depth, capacity, max_datagram)?;
+        if config.hugepages {
+            let whole = geometry.footprint().next_multiple_of(HUGE_PAGE);
+            geometry = Geometry::new(depth, capacity + (whole - geometry.footprint()), max_datagram)?;
+        }
+        Ok(Self { geometry, rate, datagram })
     }
 
     /// Bytes per second it was sized for, 0 if none were named.
@@ -161,6 +167,9 @@ mod tests {
         assert!(capacity * 15 / 16 >= 1_045_000_000 && capacity < 1_200_000_000, "{capacity}");
         let (depth, _) = sizes("--depth 10s --rate 976/s");
         assert!(depth * 15 / 16 >= 9760);
+        // In huge pages the whole object is a multiple of them.
+        let huge = plan("--depth 1000 --hugepages").unwrap().geometry;
+        assert!(huge.footprint().is_multiple_of(2 << 20) && huge.capacity() >= 1093632, "{huge:?}");
         // The largest datagram fits whatever was said.
         assert_eq!(sizes("--capacity 4KiB --max-datagram 16MiB").1, 64 << 20);
     }

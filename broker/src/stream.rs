@@ -8,19 +8,22 @@ use crate::config::StreamConfig;
 use crate::intake::Intake;
 use crate::notice::{Notice, Notices};
 use crate::plan::Plan;
+use crate::privilege;
 use crate::pump::{Pump, PumpHandle};
 use crate::readers::{Bell, Readers};
 use crate::sched::{self, Class};
 use crate::source::{self, OpenFor, SourceError};
 use anyhow::Context;
+use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::object::{self, RingObject, RingSpec};
 use ringweir_proto::os::page::StatsArea;
 use ringweir_proto::os::{OsError, clock, paths, socket};
 use ringweir_proto::ring::{Publisher, WakeGate};
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use std::io::Write;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -84,9 +87,15 @@ impl Stream {
         let spec = RingSpec {
             name,
             geometry: plan.geometry,
-            generation: object::leftover_generation(&object_name).wrapping_add(1).max(1),
+            generation: object::leftover_generation(&object_name).max(lock.last_generation).wrapping_add(1).max(1),
             metadata: &metadata,
+            memory: config.memory,
+            huge_pages: config.hugepages,
         };
+        lock.remember(spec.generation)?;
+        if config.memory == Memory::Memfd {
+            privilege::forbid_inspection()?;
+        }
         let object = RingObject::create(&object_name, &spec)?;
         let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
 
@@ -115,12 +124,17 @@ impl Stream {
         let waker = Waker::start(name, &readers, waker_bell)?;
         let (pump_thread, class) = start_pump(name, pumping, config.cpu, pump_ended.clone())?;
         let summary = format!(
-            "{name} gen {}, {plan}, sched {class}, {}, prefault ok{}{described}; {}",
+            "{name} gen {}, {plan}, {} in {}, sched {class}, {}, prefault ok{}{described}; {}",
             spec.generation,
+            config.memory,
+            object.pages(),
             sched::lock_words(object.locked()),
             if described.is_empty() { "" } else { "; " },
             listener.path.display(),
         );
+        for declined in object.declined() {
+            tracing::warn!("{name}: --hugepages: {declined}");
+        }
         if config.spin
             && let Some(warning) = sched::spin_warning(class)
         {
@@ -282,7 +296,9 @@ impl Drop for Socket {
 /// The right to serve a stream name in a run directory; given back by the kernel when the broker dies, however it dies.
 struct Lock {
     path: PathBuf,
-    _fd: OwnedFd,
+    file: std::fs::File,
+    /// What the broker before, which died, had noted; 0 if there was none.
+    last_generation: u64,
 }
 
 impl Lock {
@@ -299,7 +315,7 @@ impl Lock {
                     let pid = std::fs::read_to_string(&path).unwrap_or_default();
                     anyhow::bail!(
                         "stream {name:?} is already served by ringd with pid {}: choose another --name or --run-dir",
-                        if pid.trim().is_empty() { "(just starting)" } else { pid.trim() }
+                        pid.lines().next().unwrap_or("(just starting)")
                     );
                 }
                 Err(e) => return Err(OsError::at(format_args!("cannot lock {shown}"))(e).into()),
@@ -309,11 +325,19 @@ impl Lock {
             let there = rustix::fs::stat(&path);
             if there.is_ok_and(|s| (s.st_ino, s.st_dev) == (ours.st_ino, ours.st_dev)) {
                 let mut file = std::fs::File::from(fd);
-                file.set_len(0)?;
-                writeln!(file, "{}", std::process::id())?;
-                return Ok(Self { path, _fd: file.into() });
+                let mut before = String::new();
+                // Whatever stands there, it is only ever a number to go beyond.
+                let _unreadable = file.read_to_string(&mut before);
+                let last_generation = before.lines().nth(1).and_then(|g| g.parse().ok()).unwrap_or(0);
+                return Ok(Self { path, file, last_generation });
             }
         }
+    }
+
+    /// Writes pid and generation down, for whoever finds the file.
+    fn remember(&self, generation: u64) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.write_all_at(format!("{}\n{generation}\n", std::process::id()).as_bytes(), 0)
     }
 }
 

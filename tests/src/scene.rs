@@ -19,6 +19,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// A user without any rights.
+pub const NOBODY: u32 = 65534;
+
 /// Looks until `found` finds something or the time is over.
 pub fn wait_for<T>(limit: Duration, mut found: impl FnMut() -> Option<T>) -> Option<T> {
     let until = Instant::now() + limit;
@@ -92,6 +95,18 @@ impl Scene {
     pub fn command_at(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env(paths::RUN_DIR_ENV, self.run_dir()).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+        command
+    }
+
+    /// A program of the project run as [`NOBODY`], from a copy where any user can run it. Needs root.
+    pub fn command_as_nobody(&self, program: &str) -> Command {
+        let copy = self.path(program);
+        if !copy.exists() {
+            std::fs::copy(programs::path(program), &copy).expect("a copy of the program");
+        }
+        let mut command = self.command_at("setpriv".as_ref());
+        let id = NOBODY.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(copy);
         command
     }
 

@@ -297,17 +297,9 @@ fn root() -> bool {
     root
 }
 
-/// A copy of a program where any user can run it.
-fn for_all(scene: &Scene, program: &str) -> std::path::PathBuf {
-    let copy = scene.path(program);
-    std::fs::copy(ringweir_tests::programs::path(program), &copy).unwrap();
-    copy
-}
-
 fn as_nobody(scene: &Scene, program: &str, args: &[&str]) -> Output {
-    let copy = for_all(scene, program);
-    let mut command = scene.command_at("setpriv".as_ref());
-    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(copy).args(args).stdout(Stdio::piped());
+    let mut command = scene.command_as_nobody(program);
+    command.args(args).stdout(Stdio::piped());
     scene.start(command).output()
 }
 

@@ -3,11 +3,13 @@
 //! Contract: every file is created by the broker, mode 0600; a client only receives fds and checks what it received before
 //! it maps it. Failures are [`OsError`]s that say what was attempted on what.
 
+pub mod backing;
 pub mod clock;
 pub mod event;
 pub mod object;
 pub mod page;
 pub mod paths;
+mod sealed;
 pub mod socket;
 
 use rustix::io::Errno;

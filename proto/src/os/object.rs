@@ -1,9 +1,9 @@
-//! The ring object: a named POSIX shared-memory object, made by the broker, mapped read-only by everyone else.
+//! The ring object: made by the broker ([`super::backing`] says in what memory), mapped read-only by everyone else.
 //!
-//! Contract: created 0600 with all its room allocated, faulted in and (if allowed) locked before anybody sees it: no
-//! SIGBUS and no page fault in flight. This is the one place that casts shared bytes to the layout's structs, after
+//! Contract: its header is complete before anybody sees it. This is the one place that casts shared bytes to the layout's structs, after
 //! checking every number in the header against the object's real size.
 
+use super::backing::{Backing, Memory, Named, Pages};
 use super::{OsError, clock};
 use crate::layout::{
     Geometry, Header, Identity, IdentityError, LAYOUT_VERSION, MAGIC, METADATA_MAX, NAME_MAX, PAGE, Slot,
@@ -12,8 +12,7 @@ use crate::ring::Parts;
 use crate::ring::RingMemory;
 use crate::sync::AtomicU64;
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
-use rustix::shm;
+use rustix::fs::{FileType, Mode, OFlags};
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
@@ -54,14 +53,20 @@ pub struct RingSpec<'a> {
     pub generation: u64,
     /// Key/value metadata for readers.
     pub metadata: &'a [(String, String)],
+    /// What it is kept in.
+    pub memory: Memory,
+    /// Whether to ask for huge pages; the footprint is a multiple of [`super::backing::HUGE_PAGE`] then.
+    pub huge_pages: bool,
 }
 
 /// A ring object of this process. Unlinked when dropped.
 pub struct RingObject {
     memory: Arc<RingMemory>,
-    object_name: String,
     read_only: OwnedFd,
+    pages: Pages,
+    declined: Vec<String>,
     locked: Result<(), rustix::io::Errno>,
+    _name: Option<Named>,
 }
 
 /// Generation that a leftover object of this name claims, 0 if there is none of our own that can be read.
@@ -79,44 +84,16 @@ pub fn leftover_generation(object_name: &str) -> u64 {
 }
 
 impl RingObject {
-    /// Makes the object `object_name`, replacing a leftover: the caller holds the stream's lock, so nobody serves it.
+    /// Makes the ring. `object_name` is its name in /dev/shm if it has one; a leftover of that name goes in any case: the
+    /// caller holds the stream's lock, so nobody serves it.
     pub fn create(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, ObjectError> {
-        match shm::unlink(object_name) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => {
-                return Err(OsError::at(format_args!(
-                    "cannot remove /dev/shm{object_name}, which somebody else may have put there"
-                ))(e)
-                .into());
-            }
-        }
-        let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
-        let fd = shm::open(object_name, flags, shm::Mode::RUSR | shm::Mode::WUSR)
-            .map_err(OsError::at(format_args!("cannot create /dev/shm{object_name}")))?;
-        let undo = Unlink(object_name);
         let bytes = spec.geometry.footprint();
-        // Take the room now: a hole found full later would be SIGBUS in the middle of a datagram.
-        match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::NOSPC) => {
-                let free = rustix::fs::fstatvfs(&fd).map_or(0, |s| s.f_bavail * s.f_frsize);
-                return Err(ObjectError::NoRoom { need: bytes, free });
-            }
-            Err(e) => return Err(OsError::at(format_args!("cannot allocate {bytes} bytes of shared memory"))(e).into()),
-        }
-        let map = MmapOptions::new()
-            .len(bytes as usize)
-            .populate()
-            .map_raw(&fd)
-            .map_err(OsError::io(format_args!("mmap ring of {bytes} bytes")))?;
-        let locked = map.lock().map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO));
-        write_header(&map, spec)?;
-        let read_only = shm::open(object_name, shm::OFlags::RDONLY, shm::Mode::empty())
-            .map_err(OsError::at(format_args!("cannot open /dev/shm{object_name} read-only")))?;
+        let backing = Backing::create(object_name, bytes, spec.memory, spec.huge_pages)?;
+        write_header(&backing.map, spec)?;
+        let Backing { map, read_only, pages, declined, locked, name } = backing;
         let memory = over(map, spec.geometry);
         memory.set_generation(spec.generation);
-        std::mem::forget(undo);
-        Ok(Self { memory: Arc::new(memory), object_name: object_name.into(), read_only, locked })
+        Ok(Self { memory: Arc::new(memory), read_only, pages, declined, locked, _name: name })
     }
 
     /// The ring in it.
@@ -129,24 +106,19 @@ impl RingObject {
         &self.read_only
     }
 
+    /// The pages it got.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// Kinds of page that were asked for and not granted, each with the reason.
+    pub fn declined(&self) -> &[String] {
+        &self.declined
+    }
+
     /// Whether its pages are locked in memory.
     pub fn locked(&self) -> Result<(), rustix::io::Errno> {
         self.locked
-    }
-}
-
-impl Drop for RingObject {
-    fn drop(&mut self) {
-        drop(Unlink(&self.object_name));
-    }
-}
-
-struct Unlink<'a>(&'a str);
-
-impl Drop for Unlink<'_> {
-    fn drop(&mut self) {
-        // Nothing can be done about a name that is gone already.
-        let _gone = shm::unlink(self.0);
     }
 }
 

@@ -3,27 +3,13 @@
 //! Contract: both are created by the broker, mode 0600, sealed against shrinking and growing. A reader page is writable by
 //! its one reader and read by the broker; the statistics area is sealed against every writer but the broker's own mapping.
 
-use super::OsError;
+use super::{OsError, sealed};
 use crate::layout::{PAGE, ReaderBlock, reader_block_offset};
 use crate::stats::area_bytes;
 use crate::sync::AtomicU64;
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags};
 use std::os::fd::{AsFd, OwnedFd};
-
-fn sealed(name: &str, bytes: usize, seals: SealFlags) -> Result<(OwnedFd, MmapRaw), OsError> {
-    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-        .map_err(OsError::at(format_args!("memfd_create {name}")))?;
-    // A memfd is born 0777: without this, another user who was handed it could open it again for writing.
-    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(OsError::at(format_args!("fchmod {name}")))?;
-    rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, bytes as u64)
-        .map_err(OsError::at(format_args!("no room for {bytes} bytes of {name}")))?;
-    let map =
-        MmapOptions::new().len(bytes).populate().map_raw(&fd).map_err(OsError::io(format_args!("mmap {name}")))?;
-    rustix::fs::fcntl_add_seals(&fd, seals | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-        .map_err(OsError::at(format_args!("seal {name}")))?;
-    Ok((fd, map))
-}
 
 fn received(fd: impl AsFd, what: &str, least: usize) -> Result<usize, OsError> {
     let stat = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {what}")))?;
@@ -47,7 +33,7 @@ pub struct ReaderPage {
 impl ReaderPage {
     /// A fresh page for reader `index`, and the fd to hand over.
     pub fn create(index: u32) -> Result<(Self, OwnedFd), OsError> {
-        let (fd, map) = sealed("ringweir-reader", PAGE, SealFlags::empty())?;
+        let (fd, map) = sealed::create("ringweir-reader", PAGE, SealFlags::empty(), MemfdFlags::empty())?;
         Ok((Self { map, offset: reader_block_offset(index) }, fd))
     }
 
@@ -93,7 +79,7 @@ impl StatsArea {
     /// A fresh area, and the fd to hand over: nobody who gets it can write it, of whatever user.
     pub fn create(readers_max: u32) -> Result<(Self, OwnedFd), OsError> {
         let bytes = area_bytes(readers_max).next_multiple_of(PAGE);
-        let (fd, map) = sealed("ringweir-stats", bytes, SealFlags::FUTURE_WRITE)?;
+        let (fd, map) = sealed::create("ringweir-stats", bytes, SealFlags::FUTURE_WRITE, MemfdFlags::empty())?;
         Ok((Self { map }, fd))
     }
 

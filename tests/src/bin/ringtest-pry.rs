@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use ringweir_proto::control::{AttachRequest, Mode, Reply, Request};
 use ringweir_proto::os::socket;
-use rustix::fs::{Mode as Permissions, OFlags};
+use rustix::fs::{FallocateFlags, Mode as Permissions, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,9 +15,12 @@ use std::path::{Path, PathBuf};
 struct Cli {
     /// Control socket
     socket: PathBuf,
-    /// The ring's object under /dev/shm
+    /// The ring's object under /dev/shm, if it has one
     #[arg(long)]
-    object: PathBuf,
+    object: Option<PathBuf>,
+    /// The broker, whose own memory and fds lead to the ring too
+    #[arg(long)]
+    broker: Option<u32>,
 }
 
 const PAGE: usize = 4096;
@@ -35,7 +38,30 @@ fn main() -> anyhow::Result<()> {
     say("ring: write", rustix::io::write(ring, b"x"));
     say("ring: truncate", rustix::fs::ftruncate(ring, 0));
     say("ring: reopen through /proc/self/fd", reopen(ring));
-    say("ring: open by name", rustix::fs::open(&cli.object, OFlags::RDWR, Permissions::empty()));
+    if let Ok(again) = reopen(ring) {
+        say("ring reopened: map writable", map(&again, true));
+        // Reading it first, so that even a write that succeeds changes nothing.
+        let mut byte = [0];
+        rustix::io::pread(&again, &mut byte, 0)?;
+        say("ring reopened: write", rustix::io::pwrite(&again, &byte, 0));
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // A hole in the header's last bytes, which are zero.
+        say("ring reopened: punch a hole", rustix::fs::fallocate(&again, hole, PAGE as u64 - 8, 8));
+    }
+    if let Some(object) = &cli.object {
+        say("ring: open by name", rustix::fs::open(object, OFlags::RDWR, Permissions::empty()));
+    }
+    if let Some(broker) = cli.broker {
+        say(
+            "broker: open its memory",
+            rustix::fs::open(format!("/proc/{broker}/mem"), OFlags::RDWR, Permissions::empty()),
+        );
+        say(
+            "broker: look at its fds",
+            rustix::fs::open(format!("/proc/{broker}/fd/0"), OFlags::RDONLY, Permissions::empty()),
+        );
+        say("broker: look at its map", std::fs::read(format!("/proc/{broker}/maps")).map_err(errno));
+    }
     // With the permissions it has, so that even the owner changes nothing.
     say("ring: chmod", rustix::fs::fchmod(ring, Permissions::RUSR | Permissions::WUSR));
     say("statistics: map writable", map(stats, true));
@@ -55,6 +81,10 @@ fn say<T>(way: &str, result: Result<T, Errno>) {
         Err(other) => format!("{other:?}"),
     };
     println!("{way} = {answer}");
+}
+
+fn errno(e: std::io::Error) -> Errno {
+    Errno::from_io_error(&e).unwrap_or(Errno::IO)
 }
 
 fn ask(path: &Path, request: &Request) -> anyhow::Result<(OwnedFd, Vec<OwnedFd>)> {

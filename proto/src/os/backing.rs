@@ -1,0 +1,250 @@
+//! Where a ring's bytes live: in a named POSIX shared-memory object or in a sealed memfd; in small pages or in huge ones.
+//!
+//! Contract: all room is allocated, faulted in and (if allowed) locked before anybody sees it. What was granted is said,
+//! and so is every step of the ladder that was not, with what to do about it.
+
+use super::object::ObjectError;
+use super::{OsError, sealed};
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::shm;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+/// Size of a huge page in bytes.
+pub const HUGE_PAGE: u64 = 2 << 20;
+
+/// What a ring is kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// A named object in /dev/shm. Other users cannot write it; processes of the broker's own user can open it again.
+    #[default]
+    Shm,
+    /// A sealed memfd: nobody but the broker can write it, of whatever user.
+    Memfd,
+}
+
+impl std::str::FromStr for Memory {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "shm" => Ok(Self::Shm),
+            "memfd" => Ok(Self::Memfd),
+            _ => Err(format!("{text:?} is no kind of memory: say shm or memfd")),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shm => "shm",
+            Self::Memfd => "memfd",
+        })
+    }
+}
+
+/// The pages a ring got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Of the usual size.
+    Small,
+    /// Reserved huge pages: always locked.
+    Reserved,
+    /// Huge as far as the kernel found some: so many bytes.
+    Transparent(u64),
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Small => f.write_str("4 KiB pages"),
+            Self::Reserved => f.write_str("2 MiB pages"),
+            Self::Transparent(bytes) => write!(f, "2 MiB pages (transparent, {} MiB of it)", bytes >> 20),
+        }
+    }
+}
+
+/// A ring's bytes, mapped writable by the broker.
+pub(super) struct Backing {
+    pub(super) map: MmapRaw,
+    /// What readers are handed: they cannot write through it.
+    pub(super) read_only: OwnedFd,
+    pub(super) pages: Pages,
+    /// Steps of the ladder that were not granted, in words.
+    pub(super) declined: Vec<String>,
+    pub(super) locked: Result<(), Errno>,
+    /// Its name in /dev/shm, which goes when this is dropped.
+    pub(super) name: Option<Named>,
+}
+
+impl Backing {
+    /// `bytes` (a multiple of the page size, of [`HUGE_PAGE`] if `huge`) in `memory`. A named object of that name is
+    /// replaced: the caller holds the stream's lock, so nobody serves it.
+    pub(super) fn create(object_name: &str, bytes: u64, memory: Memory, huge: bool) -> Result<Self, ObjectError> {
+        // A leftover of a broker that died goes in any case.
+        remove_leftover(object_name)?;
+        let mut declined = Vec::new();
+        match memory {
+            Memory::Memfd => Self::sealed(bytes, huge, declined),
+            Memory::Shm => {
+                if huge {
+                    declined.push("reserved 2 MiB pages: only with --memory memfd".into());
+                }
+                Self::named(object_name, bytes, huge, declined)
+            }
+        }
+    }
+
+    fn named(object_name: &str, bytes: u64, huge: bool, mut declined: Vec<String>) -> Result<Self, ObjectError> {
+        let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
+        let fd = shm::open(object_name, flags, shm::Mode::RUSR | shm::Mode::WUSR)
+            .map_err(OsError::at(format_args!("cannot create /dev/shm{object_name}")))?;
+        let name = Named(object_name.into());
+        let early = if huge { transparent(&fd, bytes, &mut declined) } else { None };
+        match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => {}
+            Err(Errno::NOSPC) => {
+                let free = rustix::fs::fstatvfs(&fd).map_or(0, |s| s.f_bavail * s.f_frsize);
+                return Err(ObjectError::NoRoom { need: bytes, free });
+            }
+            Err(e) => return Err(OsError::at(format_args!("cannot allocate {bytes} bytes of shared memory"))(e).into()),
+        }
+        let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;
+        let read_only = shm::open(object_name, shm::OFlags::RDONLY, shm::Mode::empty())
+            .map_err(OsError::at(format_args!("cannot open /dev/shm{object_name} read-only")))?;
+        Ok(Self { locked: lock(&map), map, read_only, pages, declined, name: Some(name) })
+    }
+
+    fn sealed(bytes: u64, huge: bool, mut declined: Vec<String>) -> Result<Self, ObjectError> {
+        const NAME: &str = "ringweir-ring";
+        if huge {
+            let kind = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+            match sealed::create(NAME, bytes as usize, SealFlags::FUTURE_WRITE, kind) {
+                Ok((read_only, map)) => {
+                    let locked = lock(&map);
+                    return Ok(Self { map, read_only, pages: Pages::Reserved, declined, locked, name: None });
+                }
+                Err(e) => {
+                    let wanted = bytes / HUGE_PAGE;
+                    let free = read_word("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+                    declined.push(format!(
+                        "reserved 2 MiB pages: {} ({wanted} wanted, {free} free: sysctl vm.nr_hugepages=…)",
+                        e.errno
+                    ));
+                }
+            }
+        }
+        let fd = sealed::open(NAME, MemfdFlags::empty())?;
+        let early = if huge { transparent(&fd, bytes, &mut declined) } else { None };
+        sealed::allocate(&fd, NAME, bytes as usize)?;
+        let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;
+        sealed::seal(&fd, NAME, SealFlags::FUTURE_WRITE)?;
+        Ok(Self { locked: lock(&map), map, read_only: fd, pages, declined, name: None })
+    }
+}
+
+/// Maps and faults in with transparent huge pages before anything else takes room: pages that are small already stay small.
+fn transparent(fd: &OwnedFd, bytes: u64, declined: &mut Vec<String>) -> Option<MmapRaw> {
+    let attempt = || -> std::io::Result<MmapRaw> {
+        rustix::fs::ftruncate(fd, bytes)?;
+        let map = MmapOptions::new().len(bytes as usize).map_raw(fd)?;
+        map.advise(Advice::HugePage)?;
+        // Room that is missing is found by the allocation that follows, with a better word for it.
+        let _missing = map.advise(Advice::PopulateWrite);
+        Ok(map)
+    };
+    attempt().inspect_err(|e| declined.push(format!("transparent huge pages: {e}"))).ok()
+}
+
+/// The mapping, all of it faulted in, and what pages it has.
+fn mapped(
+    fd: &OwnedFd,
+    bytes: u64,
+    early: Option<MmapRaw>,
+    declined: &mut Vec<String>,
+) -> Result<(MmapRaw, Pages), OsError> {
+    let Some(map) = early else {
+        let map = MmapOptions::new().len(bytes as usize).populate().map_raw(fd);
+        return Ok((map.map_err(OsError::io(format_args!("mmap ring of {bytes} bytes")))?, Pages::Small));
+    };
+    let huge = huge_bytes(&map);
+    if huge == 0 {
+        declined.push(format!(
+            "transparent huge pages: none given (/sys/kernel/mm/transparent_hugepage/shmem_enabled is {}: advise, within_size or always is needed)",
+            chosen(&read_word("/sys/kernel/mm/transparent_hugepage/shmem_enabled"))
+        ));
+        return Ok((map, Pages::Small));
+    }
+    Ok((map, Pages::Transparent(huge)))
+}
+
+fn lock(map: &MmapRaw) -> Result<(), Errno> {
+    map.lock().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+}
+
+/// Bytes of a mapping that are in huge pages, as the kernel counts them.
+fn huge_bytes(map: &MmapRaw) -> u64 {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    let begins = format!("{:x}-", map.as_ptr() as usize);
+    let ours = smaps.lines().skip_while(|l| !l.starts_with(&begins));
+    let kib =
+        ours.skip(1).find_map(|l| l.strip_prefix("ShmemPmdMapped:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.unwrap_or(0u64) << 10
+}
+
+fn read_word(path: &str) -> String {
+    std::fs::read_to_string(path).map_or_else(|_| "unknown".into(), |s| s.trim().into())
+}
+
+/// `always [never]` is `never`.
+fn chosen(options: &str) -> &str {
+    options.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or(options, |(word, _)| word)
+}
+
+fn remove_leftover(object_name: &str) -> Result<(), OsError> {
+    match shm::unlink(object_name) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(OsError::at(format_args!(
+            "cannot remove /dev/shm{object_name}, which somebody else may have put there"
+        ))(e)),
+    }
+}
+
+/// A name in /dev/shm that is ours.
+pub(super) struct Named(String);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // Nothing can be done about a name that is gone already.
+        let _gone = shm::unlink(self.0.as_str());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_word_is_found() {
+        assert_eq!(chosen("always within_size advise [never] deny force"), "never");
+        assert_eq!(chosen("unknown"), "unknown");
+    }
+
+    #[test]
+    fn the_ladder_ends_in_small_pages_and_says_why() {
+        for memory in [Memory::Shm, Memory::Memfd] {
+            let name = format!("/ringweir-test.{}.{memory}", std::process::id());
+            let ring = Backing::create(&name, 2 * HUGE_PAGE, memory, true).unwrap();
+            assert_eq!(ring.map.len() as u64, 2 * HUGE_PAGE);
+            match &ring.pages {
+                Pages::Small => assert!(ring.declined.len() == 2, "{:?}", ring.declined),
+                Pages::Transparent(bytes) => assert!(*bytes > 0 && ring.declined.len() == 1),
+                Pages::Reserved => assert!(memory == Memory::Memfd && ring.declined.is_empty()),
+            }
+            let plain = Backing::create(&format!("{name}.plain"), 4096, memory, false).unwrap();
+            assert_eq!((&plain.pages, plain.declined.len()), (&Pages::Small, 0));
+        }
+    }
+}
