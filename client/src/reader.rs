@@ -328,7 +328,8 @@ impl Reader {
         }
         let ready = event::wait(self.link.wake.as_fd(), self.link.connection.fd.as_fd(), timeout)
             .map_err(OsError::at("poll for a wake-up"))?;
-        self.settle(ready)
+        // The ring itself is taken before the next sleep: now there is something to read.
+        self.settle(event::Ready { first: false, ..ready })
     }
 
     fn settle(&mut self, ready: event::Ready) -> Result<(), Error> {
