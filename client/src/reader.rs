@@ -100,6 +100,7 @@ impl Options {
             empties: 0,
             retry: Retry::default(),
             poll_fd: None,
+            retry_timer: None,
         };
         reader.report();
         Ok(reader)
@@ -199,6 +200,8 @@ pub struct Reader {
     empties: u32,
     retry: Retry,
     poll_fd: Option<OwnedFd>,
+    /// In the set of `poll_fd` while the broker is gone: fires when attaching again is due.
+    retry_timer: Option<OwnedFd>,
 }
 
 impl Reader {
@@ -253,6 +256,7 @@ impl Reader {
                 self.metadata = seen.metadata;
                 self.broker_gone = false;
                 self.retry = Retry::default();
+                self.retry_timer = None;
                 // Whoever polls keeps the same fd: it only watches other ones now.
                 if let Some(poll_fd) = &self.poll_fd {
                     watch(poll_fd, &self.link)?;
@@ -341,22 +345,45 @@ impl Reader {
         Ok(())
     }
 
-    /// Says that this reader is about to sleep on [`Reader::fd`]. True: sleep, and a wake-up will come; false: there is
-    /// something to read already, or the broker is gone: call [`Reader::next`], and [`Reader::wait`] if that finds nothing.
-    /// Call it each time before polling; calling it twice does no harm.
+    /// Says that this reader is about to sleep on [`Reader::fd`]. True: sleep, and a wake-up will come; false: there may be
+    /// something to read already: call [`Reader::next`]. Call it each time before polling; calling it twice does no harm.
+    /// While the broker is gone the fd becomes readable when attaching again is due.
     ///
     /// # Errors
-    /// If the doze bell cannot be rung.
+    /// If the doze bell cannot be rung, or the process is out of fds.
     pub fn arm(&mut self) -> Result<bool, Error> {
         self.settle(event::Ready { first: true, second: self.link.connection.hung_up() })?;
-        if self.broker_gone || self.has_news() {
+        if self.has_news() {
             return Ok(false);
+        }
+        if self.broker_gone {
+            return self.arm_retry();
         }
         let block = self.link.page.block();
         block.waiting.store(1, Ordering::Relaxed);
         block.seen_seq.store(self.ring.write_cursor_seen(), Ordering::Relaxed);
         // The waker reads `seen_seq` after it has read this bell: the system calls order the two.
         event::ring(&self.link.doze).map_err(OsError::at("ring doze bell"))?;
+        Ok(true)
+    }
+
+    /// Has [`Reader::fd`] wait for the next attempt to attach, instead of a socket that hung up and stays readable.
+    fn arm_retry(&mut self) -> Result<bool, Error> {
+        let left = self.retry.remaining();
+        let Some(poll_fd) = &self.poll_fd else { return Ok(false) };
+        if left.is_zero() || !self.options.reattach {
+            return Ok(false);
+        }
+        if self.retry_timer.is_none() {
+            // It may have been taken out before.
+            let _not_in = epoll::delete(poll_fd, &self.link.connection.fd);
+            let timer = event::timer().map_err(OsError::at("timerfd_create"))?;
+            epoll::add(poll_fd, &timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+                .map_err(OsError::at("epoll_ctl"))?;
+            self.retry_timer = Some(timer);
+        }
+        let timer = self.retry_timer.as_ref().expect("just made");
+        event::fire_in(timer, left).map_err(OsError::at("timerfd_settime"))?;
         Ok(true)
     }
 

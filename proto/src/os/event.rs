@@ -1,9 +1,10 @@
-//! Eventfds as their receivers use them. (The broker makes them; a received one stays an `OwnedFd`.)
+//! Eventfds as their receivers use them (the broker makes them; a received one stays an `OwnedFd`), and timers to poll.
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// Rings: adds 1. A full counter is as good as a ring.
@@ -45,4 +46,16 @@ pub fn wait(first: BorrowedFd<'_>, second: BorrowedFd<'_>, timeout: Option<Durat
 /// A duration as the kernel takes it.
 pub fn timespec(d: Duration) -> Timespec {
     Timespec { tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX), tv_nsec: d.subsec_nanos().into() }
+}
+
+/// A timer that can be polled; it fires never, until [`fire_in`].
+pub fn timer() -> Result<OwnedFd, Errno> {
+    timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
+}
+
+/// Has `timer` become readable once, in `pause`; forgets what it was set to before, and whether that has fired.
+pub fn fire_in(timer: impl AsFd, pause: Duration) -> Result<(), Errno> {
+    let it_value = timespec(pause.max(Duration::from_nanos(1)));
+    let once = Itimerspec { it_interval: timespec(Duration::ZERO), it_value };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).map(|_before| ())
 }

@@ -1,0 +1,61 @@
+//! Programs with a poll loop of their own: `Reader::fd` and `Reader::arm`, with the broker alive, dead and back.
+
+use ringweir::{Options, Read, Reader};
+use ringweir_tests::Scene;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What a loop did.
+#[derive(Debug, Default)]
+struct Rounds {
+    datagrams: u64,
+    empty: u64,
+    restarts: u64,
+}
+
+/// Reads and polls as the documentation of `Reader::arm` says, until `over`.
+fn poll_loop(reader: &mut Reader, mut over: impl FnMut(&Rounds) -> bool) -> Rounds {
+    let mut rounds = Rounds::default();
+    while !over(&rounds) {
+        match reader.next().unwrap() {
+            Read::Datagram(_) => rounds.datagrams += 1,
+            Read::Restarted(_) => rounds.restarts += 1,
+            Read::Gap(_) => {}
+            Read::Ended(end) => panic!("{end:?}"),
+            Read::Empty => {
+                rounds.empty += 1;
+                if reader.arm().unwrap() {
+                    let fd = reader.fd().unwrap();
+                    let limit = ringweir_proto::os::event::timespec(Duration::from_secs(10));
+                    assert_eq!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)), Ok(1), "nothing in 10 s");
+                }
+            }
+        }
+    }
+    rounds
+}
+
+/// While its broker is gone, a polling reader sleeps between its attempts to attach, and is there when the next one comes.
+/// Control: the same loop over a live stream goes round for every datagram.
+#[test]
+fn a_polling_reader_sleeps_while_its_broker_is_gone() {
+    let scene = Scene::new(LIMIT);
+    let args = ["--max-datagram", "2KiB"];
+    let mut first = scene.broker("polled", "gen:rate=1000/s", &args);
+    let mut reader = Options::new("polls").attach(first.path()).unwrap();
+    reader.fd().unwrap();
+    let live = poll_loop(&mut reader, |rounds| rounds.datagrams >= 500);
+    assert!(live.empty > 100, "{live:?}");
+    first.process.kill();
+    // Read what is left, learn of the death, and try for two seconds.
+    let until = std::time::Instant::now() + Duration::from_secs(2);
+    let alone = poll_loop(&mut reader, |_| std::time::Instant::now() >= until);
+    assert!(alone.empty < 60 && alone.restarts == 0, "busy while the broker was gone: {alone:?}");
+    let second = scene.broker("polled", "gen:rate=1000/s", &args);
+    let back = poll_loop(&mut reader, |rounds| rounds.datagrams >= 500);
+    assert_eq!(back.restarts, 1, "{back:?}");
+    assert!(back.empty > 100, "{back:?}");
+    second.end();
+}
