@@ -19,7 +19,8 @@ pub enum CopyError {
     /// It was overwritten: the next read is a gap that begins with it.
     #[error(transparent)]
     Torn(#[from] Torn),
-    /// The buffer is too small; the datagram stays unread and can be copied into a larger one.
+    /// The buffer is too small; the datagram stays unread: it can be copied into a larger one, and if it is not, the next
+    /// read finds it again (or, if it was overwritten by then, the gap that begins with it).
     #[error("datagram of {needed} bytes does not fit the buffer of {given}")]
     TooSmall {
         /// Bytes it takes.
@@ -68,7 +69,10 @@ impl Datagram<'_> {
     pub fn copy_to(&mut self, buffer: &mut [u8]) -> Result<usize, CopyError> {
         let needed = self.what.len;
         let given = buffer.len();
-        let room = buffer.get_mut(..needed).ok_or(CopyError::TooSmall { needed, given })?;
+        let Some(room) = buffer.get_mut(..needed) else {
+            self.ring.leave_unread();
+            return Err(CopyError::TooSmall { needed, given });
+        };
         self.ring.copy_out(&self.what, 0, room);
         self.ring.validate()?;
         Ok(needed)

@@ -169,6 +169,8 @@ enum Held {
     Nothing,
     /// Handed out, not known to have stayed whole.
     Unverified(Descriptor),
+    /// Handed back unread: the next step finds it again, or the gap that begins with it.
+    Unread(Descriptor),
     /// Copied out and found whole: delivered, whatever happens to the ring now.
     Verified(Descriptor),
     /// Found overwritten.
@@ -329,7 +331,7 @@ impl RingReader {
     #[inline]
     pub fn release(&mut self) -> Result<Option<Gap>, Corrupt> {
         match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Nothing => return Ok(None),
+            Held::Nothing | Held::Unread(_) => return Ok(None),
             Held::Verified(d) => self.delivered(&d),
             Held::Unverified(d) if self.intact(&d) => self.delivered(&d),
             Held::Unverified(_) | Held::Torn => return self.lap().map(Some),
@@ -351,7 +353,7 @@ impl RingReader {
     pub fn validate(&mut self) -> Result<(), Torn> {
         match self.held {
             // A verified one is looked at again: more of it may have been read since.
-            Held::Verified(d) | Held::Unverified(d) if self.intact(&d) => {
+            Held::Verified(d) | Held::Unverified(d) | Held::Unread(d) if self.intact(&d) => {
                 self.held = Held::Verified(d);
                 Ok(())
             }
@@ -360,6 +362,14 @@ impl RingReader {
                 self.held = Held::Torn;
                 Err(Torn)
             }
+        }
+    }
+
+    /// Hands the held datagram back unread: unless it is validated after this, the next step finds it again, or a gap that
+    /// begins with it. One that was read and validated, or found torn, already is settled and stays so.
+    pub fn leave_unread(&mut self) {
+        if let Held::Unverified(d) = self.held {
+            self.held = Held::Unread(d);
         }
     }
 
