@@ -61,6 +61,12 @@ impl Datagram<'_> {
         self.what.publish_time
     }
 
+    /// Address of its first byte, as [`Payload::as_ptr`].
+    #[cfg(feature = "ffi")]
+    pub(crate) fn address(&self) -> *const u8 {
+        self.ring.payload_ptr(&self.what)
+    }
+
     /// Copies it into the first [`Self::len`] bytes of `buffer` and validates.
     ///
     /// # Errors

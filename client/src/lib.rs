@@ -26,6 +26,8 @@
 mod connect;
 mod datagram;
 mod error;
+#[cfg(feature = "ffi")]
+mod ffi;
 mod reader;
 mod watch;
 

@@ -11,9 +11,12 @@ use ringweir_proto::layout::{Geometry, Identity};
 use ringweir_proto::os::object::{self, AttachedRing};
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::os::{OsError, clock, event};
+#[cfg(feature = "ffi")]
+use ringweir_proto::ring::Torn;
 use ringweir_proto::ring::{Account, Cause, Gap, Resume, RingReader, Start, Step};
 use ringweir_proto::sync::Ordering;
 use rustix::event::epoll;
+use rustix::thread::NanosleepRelativeResult;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -138,6 +141,17 @@ pub enum End {
     Stream,
     /// The broker died, and this reader was told not to wait for the next.
     BrokerGone,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// There may be something to read.
+    Woken,
+    /// The time is over.
+    TimedOut,
+    /// A signal came.
+    Interrupted,
 }
 
 /// What ties a reader to its broker.
@@ -288,23 +302,34 @@ impl Reader {
     /// # Errors
     /// If the kernel refuses to wait.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        self.wait_and_say(timeout).map(drop)
+    }
+
+    /// As [`Self::wait`], and says how it ended.
+    pub(crate) fn wait_and_say(&mut self, timeout: Option<Duration>) -> Result<Waited, Error> {
         let began = Instant::now();
         let over = |limit: Duration| began.elapsed() >= limit;
         let limit = timeout.unwrap_or(Duration::MAX);
         if self.broker_gone {
             // Not std's sleep: a signal must end it.
-            let _slept = rustix::thread::nanosleep(&event::timespec(self.retry.remaining().min(limit)));
-            return Ok(());
+            return Ok(match rustix::thread::nanosleep(&event::timespec(self.retry.remaining().min(limit))) {
+                NanosleepRelativeResult::Interrupted(_) => Waited::Interrupted,
+                _ if self.retry.remaining().is_zero() => Waited::Woken,
+                _ => Waited::TimedOut,
+            });
         }
         let spin = if self.options.parks { self.options.spin.min(limit) } else { limit };
         let mut rounds = 0u32;
         while !self.has_news() {
             if over(spin) {
                 if !self.options.parks || over(limit) {
-                    return Ok(());
+                    return Ok(Waited::TimedOut);
                 }
                 let left = timeout.map(|t| t.saturating_sub(began.elapsed()));
-                return self.park(left);
+                return match self.park(left)? {
+                    Waited::Interrupted if over(limit) => Ok(Waited::TimedOut),
+                    other => Ok(other),
+                };
             }
             for _ in 0..32 {
                 std::hint::spin_loop();
@@ -312,10 +337,10 @@ impl Reader {
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(1 << 14) && self.link.connection.hung_up() {
                 self.broker_gone = true;
-                return Ok(());
+                return Ok(Waited::Woken);
             }
         }
-        Ok(())
+        Ok(Waited::Woken)
     }
 
     /// Whether [`Reader::next`] would find more than nothing.
@@ -326,14 +351,16 @@ impl Reader {
             || self.ring.read_cursor() != self.ring.write_cursor_seen()
     }
 
-    fn park(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+    /// Sleeps; `Interrupted` for a signal and for the end of the time, which the caller tells apart.
+    fn park(&mut self, timeout: Option<Duration>) -> Result<Waited, Error> {
         if !self.arm()? {
-            return Ok(());
+            return Ok(Waited::Woken);
         }
         let ready = event::wait(self.link.wake.as_fd(), self.link.connection.fd.as_fd(), timeout)
             .map_err(OsError::at("poll for a wake-up"))?;
         // The ring itself is taken before the next sleep: now there is something to read.
-        self.settle(event::Ready { first: false, ..ready })
+        self.settle(event::Ready { first: false, ..ready })?;
+        Ok(if ready.first || ready.second { Waited::Woken } else { Waited::Interrupted })
     }
 
     fn settle(&mut self, ready: event::Ready) -> Result<(), Error> {
@@ -450,6 +477,17 @@ impl Reader {
         let gap = self.ring.release()?;
         self.report();
         Ok(gap)
+    }
+
+    /// Settles the datagram read last as [`Reader::release`] does, but a torn one is only said to be torn: its gap is told
+    /// by the next read.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn finish(&mut self) -> Result<(), Torn> {
+        self.ring.validate()?;
+        let settled = self.ring.release();
+        debug_assert_eq!(settled, Ok(None), "it was just found whole");
+        self.report_progress();
+        Ok(())
     }
 
     /// What changes with every datagram. Relaxed: figures for people, each a word.

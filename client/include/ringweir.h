@@ -1,0 +1,864 @@
+/*
+ * libringweir: reading a ringweir stream, in place, from any process.
+ *
+ *     cc r.c $(pkg-config --cflags --libs ringweir)
+ *
+ *     #include <ringweir.h>
+ *     int main(void) {
+ *         rw_reader *r; rw_datagram d; rw_gap g;
+ *         int rc = rw_attach("fpga0", &(rw_options){ .label = "demo", .start = RW_LATEST }, &r);
+ *         if (rc) { fprintf(stderr, "%s\n", rw_strerror(rc)); return 1; }
+ *         for (;;) switch (rw_next(r, &d, &g)) {                          // never blocks
+ *             case RW_DATAGRAM: use(d.data, d.len, d.seq);
+ *                               if (rw_release(r) == RW_TORN) undo(d.seq); break;
+ *             case RW_GAP:      fprintf(stderr, "lost %llu [%llu..%llu]\n", g.count, g.first, g.last); break;
+ *             case RW_EMPTY:    rw_wait(r, -1); break;                    // sleeps
+ *             case RW_RESTARTED: break;                                   // new generation, already attached
+ *             default:          rw_detach(r); return 0;                   // the stream has ended, or an error
+ *         }
+ *     }
+ *
+ * A reader is lossy: the stream never waits for it. What it misses it is told, exactly, in order, as a gap: loss is data,
+ * not an error. For each reader and generation start + delivered + lost = read_cursor (rw_reader_account()).
+ *
+ * Calls answer an int: 0 done, above 0 an outcome, below 0 an error (see rw_code). Nothing here throws, exits, logs, or
+ * installs a signal handler. Any number of readers of any streams may live in one process; each, and each watch, is used by
+ * one thread at a time. Strings are UTF-8. Numbers of 64 bits are unsigned long long on every machine: print them with
+ * %llu. Times are ns: publish times of CLOCK_MONOTONIC, dates since 1970.
+ *
+ * Streams are found in $RINGWEIR_DIR alone if it is set, else in $XDG_RUNTIME_DIR/ringweir, /run/user/UID/ringweir and
+ * /run/ringweir.
+ */
+
+
+#ifndef RINGWEIR_H
+#define RINGWEIR_H
+
+/* Generated from client/src/ffi/ by: RINGWEIR_HEADER=write cargo test -p ringweir --test header */
+
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16 bits what was added
+ since. Compare it with rw_abi_version() if the library may be another than the program was compiled with.
+ */
+#define RW_ABI_VERSION 1
+
+/*
+ rw_options.start: with what is published from now on.
+ */
+#define RW_LATEST 0
+
+/*
+ rw_options.start: with the oldest datagram still there.
+ */
+#define RW_OLDEST 1
+
+/*
+ rw_options.start: with the seq in start_seq. What of it is gone is told as a gap; one still to come is waited for from
+ the write cursor.
+ */
+#define RW_SEQ 2
+
+/*
+ rw_options.resume: after a lap go on near the oldest datagram still there.
+ */
+#define RW_RESUME_OLDEST 0
+
+/*
+ rw_options.resume: after a lap go on with the newest datagram.
+ */
+#define RW_RESUME_NEWEST 1
+
+/*
+ rw_options.flags: rw_wait() never sleeps but polls until there is something. It notices no signals: give it a timeout.
+ */
+#define RW_ALWAYS_SPIN 1
+
+/*
+ rw_options.flags: rw_wait() sleeps at once, without polling first.
+ */
+#define RW_NO_SPIN 2
+
+/*
+ rw_options.flags: do not fill this process's page tables now: attaching is quicker, reading takes page faults.
+ */
+#define RW_NO_PREFAULT 4
+
+/*
+ rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its successor.
+ */
+#define RW_NO_REATTACH 8
+
+/*
+ Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to last are lost.
+ */
+#define RW_LAPPED 1
+
+/*
+ Losses with this cause: lost before they were published, so they have no seq; they were due before seq first.
+ */
+#define RW_UPSTREAM 2
+
+/*
+ Where it was lost: the publisher lapped this reader.
+ */
+#define RW_LAYER_READER 0
+
+/*
+ Where it was lost: the device's own buffer overflowed.
+ */
+#define RW_LAYER_DEVICE 1
+
+/*
+ Where it was lost: the kernel had no room between driver and broker.
+ */
+#define RW_LAYER_KERNEL 2
+
+/*
+ Where it was lost: the broker received it and could not publish it (too long, malformed).
+ */
+#define RW_LAYER_BROKER 3
+
+/*
+ In rw_gap.bytes: nobody knows.
+ */
+#define RW_UNKNOWN UINT64_MAX
+
+/*
+ In place of a reader's number: the stream itself.
+ */
+#define RW_STREAM -1
+
+/*
+ rw_figure.kind: only grows.
+ */
+#define RW_COUNTER 0
+
+/*
+ rw_figure.kind: goes up and down.
+ */
+#define RW_GAUGE 1
+
+/*
+ rw_figure.kind: a time, CLOCK_MONOTONIC ns.
+ */
+#define RW_MONOTONIC 2
+
+/*
+ rw_figure.kind: a date, ns since 1970.
+ */
+#define RW_REALTIME 3
+
+/*
+ rw_watch_text(): the stream's name.
+ */
+#define RW_TEXT_NAME 0
+
+/*
+ rw_watch_text(): its source as configured, cut to 64 bytes.
+ */
+#define RW_TEXT_SOURCE 1
+
+/*
+ rw_watch_text(): state of the source in words, empty when all is well.
+ */
+#define RW_TEXT_NOTE 2
+
+/*
+ A list of keys and values, all C strings. Constant, so any number of threads may look at it.
+ */
+typedef struct rw_pairs rw_pairs;
+
+/*
+ The reading end of a stream. Made by rw_attach(), ended by rw_detach(); used by one thread at a time, which need not be
+ the one that made it, and not by a child of fork().
+ */
+typedef struct rw_reader rw_reader;
+
+/*
+ A view of one stream's statistics; goes on while the broker is busy, stopped or dead, and costs it nothing. Used by one
+ thread at a time.
+ */
+typedef struct rw_watch rw_watch;
+
+/*
+ Sizes of a ring.
+ */
+typedef struct rw_geometry {
+  /*
+   Slots, a power of two: datagrams the ring holds at most.
+   */
+  unsigned long long depth;
+  /*
+   Payload bytes the ring holds.
+   */
+  unsigned long long capacity;
+  /*
+   Largest datagram in bytes: a buffer of this size is never too small.
+   */
+  unsigned long long max_datagram;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[5];
+} rw_geometry;
+
+/*
+ The books of a reader in this generation: start + delivered + lost = read_cursor, always.
+ */
+typedef struct rw_account {
+  /*
+   Seq it began at.
+   */
+  unsigned long long start;
+  /*
+   Datagrams handed out whole. One that is in hand, not released yet, is not among them.
+   */
+  unsigned long long delivered;
+  /*
+   Datagrams it was lapped over.
+   */
+  unsigned long long lost;
+  /*
+   Next seq to read.
+   */
+  unsigned long long read_cursor;
+  /*
+   Payload bytes delivered.
+   */
+  unsigned long long bytes_delivered;
+  /*
+   Payload bytes lost, where known.
+   */
+  unsigned long long bytes_lost;
+  /*
+   Laps told.
+   */
+  unsigned long long gaps;
+  /*
+   Losses before the ring it was told of (these have no seq and are not in lost).
+   */
+  unsigned long long upstream_lost;
+  /*
+   Largest lag seen, in datagrams.
+   */
+  unsigned long long lag_max;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[7];
+} rw_account;
+
+/*
+ Datagrams a reader will never see.
+ */
+typedef struct rw_gap {
+  /*
+   First seq lost; for RW_UPSTREAM the seq before which they were due.
+   */
+  unsigned long long first;
+  /*
+   Last seq lost; for RW_UPSTREAM equal to first.
+   */
+  unsigned long long last;
+  /*
+   How many were lost; last - first + 1 for RW_LAPPED.
+   */
+  unsigned long long count;
+  /*
+   Their payload bytes, or RW_UNKNOWN.
+   */
+  unsigned long long bytes;
+  /*
+   Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is none yet.
+   */
+  unsigned long long time;
+  /*
+   RW_LAPPED or RW_UPSTREAM.
+   */
+  uint32_t cause;
+  /*
+   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER.
+   */
+  uint32_t layer;
+  /*
+   1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count.
+   */
+  uint32_t exact;
+  /*
+   Zero.
+   */
+  uint32_t reserved0;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[2];
+} rw_gap;
+
+/*
+ How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero first, or use a
+ designated initialiser.
+ */
+typedef struct rw_options {
+  /*
+   What ringstat calls this reader, UTF-8, at most 32 bytes are kept; NULL: the name of the program.
+   */
+  const char *label;
+  /*
+   Where to begin: RW_LATEST, RW_OLDEST or RW_SEQ.
+   */
+  uint32_t start;
+  /*
+   Where to go on after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
+   */
+  uint32_t resume;
+  /*
+   With RW_SEQ: the seq to begin at; otherwise 0.
+   */
+  unsigned long long start_seq;
+  /*
+   How long rw_wait() polls before it sleeps, in ns; 0: 5000. The longer, the lower the latency and the more processor time.
+   */
+  unsigned long long spin_ns;
+  /*
+   Any of RW_ALWAYS_SPIN, RW_NO_SPIN, RW_NO_PREFAULT, RW_NO_REATTACH, or'ed.
+   */
+  uint32_t flags;
+  /*
+   Zero.
+   */
+  uint32_t reserved0;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[6];
+} rw_options;
+
+/*
+ One datagram.
+ */
+typedef struct rw_datagram {
+  /*
+   Its first byte: from rw_next() in the shared ring, 8-aligned, read-only, and valid until the next call on this
+   reader; the bytes may be overwritten at any moment, and rw_release() says whether they were. From rw_read() your buffer.
+   */
+  const uint8_t *data;
+  /*
+   Bytes.
+   */
+  size_t len;
+  /*
+   Number in the stream, from 0.
+   */
+  unsigned long long seq;
+  /*
+   Bytes before it was cut on its way into the ring; equals len if it was not.
+   */
+  size_t original_len;
+  /*
+   When the source saw it: ns since 1970; 0 if the source does not say.
+   */
+  unsigned long long source_time;
+  /*
+   When the broker took it in: CLOCK_MONOTONIC ns; rw_reader_date() makes it a date.
+   */
+  unsigned long long publish_time;
+  /*
+   Channel, 0 where there is one only; 0 to 65535.
+   */
+  uint32_t channel;
+  /*
+   Zero.
+   */
+  uint32_t reserved0;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[2];
+} rw_datagram;
+
+/*
+ One figure.
+ */
+typedef struct rw_figure {
+  /*
+   Its name, the same as in ringstat --json. Valid until rw_watch_detach().
+   */
+  const char *name;
+  /*
+   What it is, in a line. Valid until rw_watch_detach().
+   */
+  const char *help;
+  /*
+   Its value.
+   */
+  unsigned long long value;
+  /*
+   RW_COUNTER, RW_GAUGE, RW_MONOTONIC or RW_REALTIME.
+   */
+  uint32_t kind;
+  /*
+   Zero.
+   */
+  uint32_t reserved0;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[2];
+} rw_figure;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/*
+ RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are equal and the lower 16 not
+ smaller than those of RW_ABI_VERSION.
+ */
+uint32_t rw_abi_version(void);
+
+/*
+ Words about the last error of this thread: what was wrong, with which value, what to do. For example: no stream "daq9";
+ running: daq0. Empty if there was none. Valid until the next call of this thread that returns an error; a call that
+ succeeds leaves it as it is.
+ */
+const char *rw_error_message(void);
+
+/*
+ What a return code means and what to do about it, in English. Never NULL; the text is constant.
+ */
+const char *rw_strerror(int code);
+
+/*
+ The streams whose sockets are in the run directories: key is the name, value the path of its control socket. Nobody is
+ asked whether it lives. On RW_OK free *pairs with rw_pairs_free(). Errors: RW_INVALID.
+ */
+int rw_streams(struct rw_pairs **pairs);
+
+/*
+ A stream in words: "name", "source", "summary" (what the broker said at its start), "broker_version", and its metadata
+ with "meta." before each key. On RW_OK free *pairs with rw_pairs_free(). Errors: those of rw_attach().
+ */
+int rw_describe(const char *name,
+                struct rw_pairs **pairs);
+
+/*
+ How many pairs there are; 0 for NULL.
+ */
+size_t rw_pairs_count(const struct rw_pairs *pairs);
+
+/*
+ Key of pair i, from 0; NULL past the end. Valid as long as the list.
+ */
+const char *rw_pairs_key(const struct rw_pairs *pairs, size_t i);
+
+/*
+ Value of pair i, from 0; NULL past the end. Valid as long as the list.
+ */
+const char *rw_pairs_value(const struct rw_pairs *pairs, size_t i);
+
+/*
+ Value of the first pair with this key; NULL if there is none. Valid as long as the list.
+ */
+const char *rw_pairs_find(const struct rw_pairs *pairs, const char *key);
+
+/*
+ Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for rw_reader_metadata().
+ */
+void rw_pairs_free(struct rw_pairs *pairs);
+
+/*
+ Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another call.
+ */
+const char *rw_reader_name(const struct rw_reader *reader);
+
+/*
+ Generation of the stream it is attached to, from 1; 0 if reader is NULL or in use by another call.
+ */
+unsigned long long rw_reader_generation(const struct rw_reader *reader);
+
+/*
+ Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until RW_RESTARTED or rw_detach(), do
+ not free it. NULL if reader is NULL or in use by another call.
+ */
+const struct rw_pairs *rw_reader_metadata(const struct rw_reader *reader);
+
+/*
+ Sizes of the ring; the same within a generation. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_reader_geometry(const struct rw_reader *reader, struct rw_geometry *geometry);
+
+/*
+ The reader's books. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_reader_account(const struct rw_reader *reader, struct rw_account *account);
+
+/*
+ The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_reader_last_gap(const struct rw_reader *reader, struct rw_gap *gap);
+
+/*
+ Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if reader is NULL or in use by
+ another call.
+ */
+unsigned long long rw_reader_date(const struct rw_reader *reader,
+                                  unsigned long long publish_time);
+
+/*
+ Attaches to the stream name, or to the control socket at a path (anything with a '/'). options may be NULL. On RW_OK
+ *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 5 s at most.
+ Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING, RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION,
+ RW_PROTOCOL, RW_BAD_NAME, RW_RESOURCES, RW_SYSTEM, RW_PANIC.
+ */
+int rw_attach(const char *name,
+              const struct rw_options *options,
+              struct rw_reader **reader);
+
+/*
+ Ends a reader: frees its place in the stream and everything it handed out. NULL is fine. RW_BUSY: another call is using
+ it, and nothing was done.
+ */
+int rw_detach(struct rw_reader *reader);
+
+/*
+ Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no system call while datagrams
+ come. A datagram still in hand is released first; if it turns out to be torn, the gap that begins with it comes now.
+
+ RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
+ done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
+ RW_RESTARTED, RW_ENDED, RW_BROKER_GONE: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
+ rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
+ */
+int rw_next(struct rw_reader *reader,
+            struct rw_datagram *datagram,
+            struct rw_gap *gap);
+
+/*
+ Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it counts as delivered (also if
+ nothing was in hand). RW_TORN: the publisher overwrote it meanwhile; undo what came of it, and the next call tells the
+ gap that begins with it. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_release(struct rw_reader *reader);
+
+/*
+ As rw_next(), but copies the datagram into the size bytes at buffer, found whole, and it counts as delivered at once: no
+ rw_release(), and never RW_TORN. A buffer of rw_geometry.max_datagram bytes is never too small; align it to 64.
+
+ RW_TOO_SMALL: datagram->len is the room it takes (data is NULL, buffer untouched) and it stays unread: the next rw_read()
+ or rw_next() finds it again, or, if it was overwritten by then, the gap that begins with it. buffer may be NULL if size is 0.
+ */
+int rw_read(struct rw_reader *reader,
+            void *buffer,
+            size_t size,
+            struct rw_datagram *datagram,
+            struct rw_gap *gap);
+
+/*
+ Sleeps until there is something to read, a signal comes, or timeout_ms milliseconds are over (-1: for ever, 0: just
+ looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next() (now and then there is nothing after all). RW_TIMEOUT,
+ RW_INTERRUPTED: as they say. A signal that comes just before this call does not end it; where that matters, block the
+ signal and use rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+ */
+int rw_wait(struct rw_reader *reader,
+            int timeout_ms);
+
+/*
+ A file descriptor for poll(), select() or epoll: readable when a reader that was armed with rw_arm() has something to
+ read, or its broker is gone. It stays the same when the broker restarts, and belongs to the reader: never read from it
+ or close it. Errors, below zero: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
+ */
+int rw_fd(struct rw_reader *reader);
+
+/*
+ Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next() has said RW_EMPTY. RW_OK:
+ sleep, and the descriptor will become readable. RW_READY: do not sleep, call rw_next(), and rw_wait() if that still says
+ RW_EMPTY: the broker is gone, and rw_wait() paces the attempts to attach to its successor. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+ */
+int rw_arm(struct rw_reader *reader);
+
+/*
+ Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with rw_watch_detach(), otherwise it is
+ NULL. Errors: those of rw_attach().
+ */
+int rw_watch_attach(const char *name,
+                    struct rw_watch **watch);
+
+/*
+ Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using it, nothing was done.
+ */
+int rw_watch_detach(struct rw_watch *watch);
+
+/*
+ Takes the newest snapshot, which all calls below then show; the broker makes several a second, and sampled_at says when.
+ No system call. RW_EMPTY: there is none yet, the last one stays. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_watch_refresh(struct rw_watch *watch);
+
+/*
+ 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_watch_hung_up(struct rw_watch *watch);
+
+/*
+ How many readers the snapshot shows. Errors: RW_INVALID (also: no snapshot yet), RW_BUSY.
+ */
+int rw_watch_readers(struct rw_watch *watch);
+
+/*
+ Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is untouched. Which figures
+ there are does not change within a release. Errors: RW_INVALID (also: no such reader, no snapshot yet), RW_BUSY.
+ */
+int rw_watch_figure(struct rw_watch *watch,
+                    int reader,
+                    size_t i,
+                    struct rw_figure *figure);
+
+/*
+ The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID (also: no such figure or
+ reader, no snapshot yet), RW_BUSY.
+ */
+int rw_watch_get(struct rw_watch *watch,
+                 int reader,
+                 const char *name,
+                 unsigned long long *value);
+
+/*
+ Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next rw_watch_refresh(). NULL if
+ there are none.
+ */
+const char *rw_watch_text(struct rw_watch *watch,
+                          int which);
+
+/*
+ What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is no such reader.
+ */
+const char *rw_watch_label(struct rw_watch *watch,
+                           int reader);
+
+/*
+ What a return code means and what to do about it, in English. Never NULL; the text is constant.
+ */
+const char *rw_strerror(int code);
+
+/*
+ Words about the last error of this thread: what was wrong, with which value, what to do. For example: no stream "daq9";
+ running: daq0. Empty if there was none. Valid until the next call of this thread that returns an error; a call that
+ succeeds leaves it as it is.
+ */
+const char *rw_error_message(void);
+
+/*
+ Attaches to the stream name, or to the control socket at a path (anything with a '/'). options may be NULL. On RW_OK
+ *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 5 s at most.
+ Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING, RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION,
+ RW_PROTOCOL, RW_BAD_NAME, RW_RESOURCES, RW_SYSTEM, RW_PANIC.
+ */
+int rw_attach(const char *name,
+              const struct rw_options *options,
+              struct rw_reader **reader);
+
+/*
+ Ends a reader: frees its place in the stream and everything it handed out. NULL is fine. RW_BUSY: another call is using
+ it, and nothing was done.
+ */
+int rw_detach(struct rw_reader *reader);
+
+/*
+ Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no system call while datagrams
+ come. A datagram still in hand is released first; if it turns out to be torn, the gap that begins with it comes now.
+
+ RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
+ done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
+ RW_RESTARTED, RW_ENDED, RW_BROKER_GONE: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
+ rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
+ */
+int rw_next(struct rw_reader *reader,
+            struct rw_datagram *datagram,
+            struct rw_gap *gap);
+
+/*
+ Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it counts as delivered (also if
+ nothing was in hand). RW_TORN: the publisher overwrote it meanwhile; undo what came of it, and the next call tells the
+ gap that begins with it. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_release(struct rw_reader *reader);
+
+/*
+ As rw_next(), but copies the datagram into the size bytes at buffer, found whole, and it counts as delivered at once: no
+ rw_release(), and never RW_TORN. A buffer of rw_geometry.max_datagram bytes is never too small; align it to 64.
+
+ RW_TOO_SMALL: datagram->len is the room it takes (data is NULL, buffer untouched) and it stays unread: the next rw_read()
+ or rw_next() finds it again, or, if it was overwritten by then, the gap that begins with it. buffer may be NULL if size is 0.
+ */
+int rw_read(struct rw_reader *reader,
+            void *buffer,
+            size_t size,
+            struct rw_datagram *datagram,
+            struct rw_gap *gap);
+
+/*
+ Sleeps until there is something to read, a signal comes, or timeout_ms milliseconds are over (-1: for ever, 0: just
+ looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next() (now and then there is nothing after all). RW_TIMEOUT,
+ RW_INTERRUPTED: as they say. A signal that comes just before this call does not end it; where that matters, block the
+ signal and use rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+ */
+int rw_wait(struct rw_reader *reader,
+            int timeout_ms);
+
+/*
+ A file descriptor for poll(), select() or epoll: readable when a reader that was armed with rw_arm() has something to
+ read, or its broker is gone. It stays the same when the broker restarts, and belongs to the reader: never read from it
+ or close it. Errors, below zero: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
+ */
+int rw_fd(struct rw_reader *reader);
+
+/*
+ Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next() has said RW_EMPTY. RW_OK:
+ sleep, and the descriptor will become readable. RW_READY: do not sleep, call rw_next(), and rw_wait() if that still says
+ RW_EMPTY: the broker is gone, and rw_wait() paces the attempts to attach to its successor. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+ */
+int rw_arm(struct rw_reader *reader);
+
+/*
+ Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another call.
+ */
+const char *rw_reader_name(const struct rw_reader *reader);
+
+/*
+ Generation of the stream it is attached to, from 1; 0 if reader is NULL or in use by another call.
+ */
+unsigned long long rw_reader_generation(const struct rw_reader *reader);
+
+/*
+ Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until RW_RESTARTED or rw_detach(), do
+ not free it. NULL if reader is NULL or in use by another call.
+ */
+const struct rw_pairs *rw_reader_metadata(const struct rw_reader *reader);
+
+/*
+ Sizes of the ring; the same within a generation. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_reader_geometry(const struct rw_reader *reader, struct rw_geometry *geometry);
+
+/*
+ The reader's books. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_reader_account(const struct rw_reader *reader, struct rw_account *account);
+
+/*
+ The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_reader_last_gap(const struct rw_reader *reader, struct rw_gap *gap);
+
+/*
+ Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if reader is NULL or in use by
+ another call.
+ */
+unsigned long long rw_reader_date(const struct rw_reader *reader,
+                                  unsigned long long publish_time);
+
+/*
+ The streams whose sockets are in the run directories: key is the name, value the path of its control socket. Nobody is
+ asked whether it lives. On RW_OK free *pairs with rw_pairs_free(). Errors: RW_INVALID.
+ */
+int rw_streams(struct rw_pairs **pairs);
+
+/*
+ A stream in words: "name", "source", "summary" (what the broker said at its start), "broker_version", and its metadata
+ with "meta." before each key. On RW_OK free *pairs with rw_pairs_free(). Errors: those of rw_attach().
+ */
+int rw_describe(const char *name,
+                struct rw_pairs **pairs);
+
+/*
+ How many pairs there are; 0 for NULL.
+ */
+size_t rw_pairs_count(const struct rw_pairs *pairs);
+
+/*
+ Key of pair i, from 0; NULL past the end. Valid as long as the list.
+ */
+const char *rw_pairs_key(const struct rw_pairs *pairs, size_t i);
+
+/*
+ Value of pair i, from 0; NULL past the end. Valid as long as the list.
+ */
+const char *rw_pairs_value(const struct rw_pairs *pairs, size_t i);
+
+/*
+ Value of the first pair with this key; NULL if there is none. Valid as long as the list.
+ */
+const char *rw_pairs_find(const struct rw_pairs *pairs, const char *key);
+
+/*
+ Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for rw_reader_metadata().
+ */
+void rw_pairs_free(struct rw_pairs *pairs);
+
+/*
+ Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with rw_watch_detach(), otherwise it is
+ NULL. Errors: those of rw_attach().
+ */
+int rw_watch_attach(const char *name,
+                    struct rw_watch **watch);
+
+/*
+ Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using it, nothing was done.
+ */
+int rw_watch_detach(struct rw_watch *watch);
+
+/*
+ Takes the newest snapshot, which all calls below then show; the broker makes several a second, and sampled_at says when.
+ No system call. RW_EMPTY: there is none yet, the last one stays. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_watch_refresh(struct rw_watch *watch);
+
+/*
+ 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_watch_hung_up(struct rw_watch *watch);
+
+/*
+ How many readers the snapshot shows. Errors: RW_INVALID (also: no snapshot yet), RW_BUSY.
+ */
+int rw_watch_readers(struct rw_watch *watch);
+
+/*
+ Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is untouched. Which figures
+ there are does not change within a release. Errors: RW_INVALID (also: no such reader, no snapshot yet), RW_BUSY.
+ */
+int rw_watch_figure(struct rw_watch *watch,
+                    int reader,
+                    size_t i,
+                    struct rw_figure *figure);
+
+/*
+ The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID (also: no such figure or
+ reader, no snapshot yet), RW_BUSY.
+ */
+int rw_watch_get(struct rw_watch *watch,
+                 int reader,
+                 const char *name,
+                 unsigned long long *value);
+
+/*
+ Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next rw_watch_refresh(). NULL if
+ there are none.
+ */
+const char *rw_watch_text(struct rw_watch *watch,
+                          int which);
+
+/*
+ What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is no such reader.
+ */
+const char *rw_watch_label(struct rw_watch *watch,
+                           int reader);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* RINGWEIR_H */

@@ -1,0 +1,272 @@
+//! The border: no panic, no bad pointer and no second thread gets past it.
+
+use super::rw_code;
+use crate::Error;
+use ringweir_proto::control::{DecodeError, Reason};
+use ringweir_proto::os::object::ObjectError;
+use ringweir_proto::sync::{AtomicU64, Ordering};
+use rustix::io::Errno;
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Longest message kept, in bytes, with its NUL.
+const MESSAGE_MAX: usize = 1024;
+
+thread_local! {
+    // No destructor, no allocation: good in any thread at any time of its life.
+    static MESSAGE: UnsafeCell<[u8; MESSAGE_MAX]> = const { UnsafeCell::new([0; MESSAGE_MAX]) };
+}
+
+/// An error on its way out: its code, and the words for rw_error_message().
+pub(super) struct Fault {
+    pub code: rw_code,
+    pub text: String,
+}
+
+impl Fault {
+    /// An impossible argument.
+    pub fn invalid(text: impl Into<String>) -> Self {
+        Self { code: rw_code::RW_INVALID, text: text.into() }
+    }
+
+    /// Remembers the words for this thread; the code is what the call returns.
+    fn told(self) -> c_int {
+        let text = self.text.replace('\0', " ");
+        let cut = text.floor_char_boundary(text.len().min(MESSAGE_MAX - 1));
+        MESSAGE.with(|message| {
+            // SAFETY: this thread's own buffer, and nothing that runs here lends it out.
+            let message = unsafe { &mut *message.get() };
+            message[..cut].copy_from_slice(&text.as_bytes()[..cut]);
+            message[cut] = 0;
+        });
+        self.code as c_int
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::StreamNotFound { .. } => rw_code::RW_NOT_FOUND,
+            Error::NotRunning { .. } => rw_code::RW_NOT_RUNNING,
+            Error::NoAccess { .. } | Error::Refused { reason: Reason::NotAllowed, .. } => rw_code::RW_NO_ACCESS,
+            Error::Refused { reason: Reason::Full, .. } => rw_code::RW_FULL,
+            Error::Refused { reason: Reason::Resources, .. } => rw_code::RW_RESOURCES,
+            Error::Refused { reason: Reason::Version, .. } | Error::Decode(DecodeError::Version { .. }) => {
+                rw_code::RW_VERSION
+            }
+            Error::Refused { reason: Reason::Malformed, .. } | Error::Unexpected { .. } | Error::Decode(_) => {
+                rw_code::RW_PROTOCOL
+            }
+            Error::NoAnswer { .. } => rw_code::RW_NO_ANSWER,
+            Error::HungUp { .. } => rw_code::RW_HUNG_UP,
+            Error::Name(_) => rw_code::RW_BAD_NAME,
+            Error::Object(ObjectError::NoRoom { .. }) => rw_code::RW_RESOURCES,
+            Error::Object(ObjectError::Identity(_)) => rw_code::RW_VERSION,
+            Error::Object(ObjectError::Metadata(_)) => rw_code::RW_PROTOCOL,
+            Error::Object(ObjectError::Os(e)) | Error::Os(e) => match e.errno {
+                Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::AGAIN => rw_code::RW_RESOURCES,
+                _ => rw_code::RW_SYSTEM,
+            },
+            Error::Corrupt(_) => rw_code::RW_CORRUPT,
+        };
+        Self { code, text: error.to_string() }
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Fault {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Fault { code: rw_code::RW_PANIC, text: format!("a defect of libringweir: {}", said.unwrap_or("panic")) }
+}
+
+/// Runs one entry: an error becomes its code and message, and a panic becomes RW_PANIC.
+pub(super) fn border(act: impl FnOnce() -> Result<rw_code, Fault>) -> c_int {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(Ok(code)) => code as c_int,
+        Ok(Err(fault)) => fault.told(),
+        Err(panic) => panicked(&*panic).told(),
+    }
+}
+
+/// The same for entries that have no code to return: `otherwise` stands for a panic.
+pub(super) fn quietly<T>(otherwise: T, act: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or(otherwise)
+}
+
+const IDLE: u64 = 0;
+const IN_USE: u64 = 1;
+const BROKEN: u64 = 2;
+
+/// What an opaque pointer points to: a `T`, lent to one call at a time.
+///
+/// The guard is a plain load and store, no locked instruction: it finds every call made while another one sleeps, waits or
+/// is interrupted by a signal handler, and most that merely race. It is a help, not a lock: the header asks for one thread.
+pub(super) struct Handle<T> {
+    state: AtomicU64,
+    inner: UnsafeCell<T>,
+}
+
+impl<T: Send> Handle<T> {
+    pub fn new(inner: T) -> Self {
+        Self { state: AtomicU64::new(IDLE), inner: UnsafeCell::new(inner) }
+    }
+
+    /// Runs one entry on what the handle holds (`None`: the pointer was NULL). A panic leaves it broken: nobody knows what was half done.
+    ///
+    /// # Safety
+    /// One thread uses the handle at a time.
+    #[inline]
+    pub unsafe fn enter(handle: Option<&Self>, act: impl FnOnce(&mut T) -> Result<rw_code, Fault>) -> c_int {
+        let Some(handle) = handle else {
+            return border(|| Err(Fault::invalid("the reader or watch is NULL")));
+        };
+        let state = handle.state.load(Ordering::Relaxed);
+        if state != IDLE {
+            return border(|| Err(Self::unfit(state)));
+        }
+        handle.state.store(IN_USE, Ordering::Relaxed);
+        // SAFETY: no other call is inside: the caller promises one thread, and the state excludes a call within a call.
+        let inner = unsafe { &mut *handle.inner.get() };
+        let result = catch_unwind(AssertUnwindSafe(|| act(inner)));
+        handle.state.store(if result.is_err() { BROKEN } else { IDLE }, Ordering::Relaxed);
+        match result {
+            Ok(Ok(code)) => code as c_int,
+            Ok(Err(fault)) => fault.told(),
+            Err(panic) => panicked(&*panic).told(),
+        }
+    }
+
+    /// Takes the owner of a handle back and drops it, unless a call is using it.
+    ///
+    /// # Safety
+    /// `owner` is NULL, or came from [`Box::into_raw`] and is not used after this returned RW_OK.
+    pub unsafe fn discard<W>(owner: *mut W, handle: impl FnOnce(&W) -> &Self) -> c_int {
+        border(|| {
+            // SAFETY: NULL or live, by the caller.
+            let Some(seen) = (unsafe { owner.as_ref() }) else { return Ok(rw_code::RW_OK) };
+            if handle(seen).state.load(Ordering::Relaxed) == IN_USE {
+                return Err(Self::unfit(IN_USE));
+            }
+            // SAFETY: from Box::into_raw, by the caller, who gives it up here.
+            drop(unsafe { Box::from_raw(owner) });
+            Ok(rw_code::RW_OK)
+        })
+    }
+
+    #[cold]
+    fn unfit(state: u64) -> Fault {
+        if state == IN_USE {
+            Fault { code: rw_code::RW_BUSY, text: "another call is using this reader or watch".into() }
+        } else {
+            Fault { code: rw_code::RW_PANIC, text: "an earlier call failed by a defect of libringweir: detach".into() }
+        }
+    }
+}
+
+/// A C string as an argument called `what`.
+///
+/// # Safety
+/// `string` is NULL or ends with a NUL, and stays as it is during `'a`.
+pub(super) unsafe fn text<'a>(string: *const c_char, what: &str) -> Result<&'a str, Fault> {
+    if string.is_null() {
+        return Err(Fault::invalid(format!("{what} is NULL")));
+    }
+    // SAFETY: not NULL, and terminated by the caller's promise.
+    let string = unsafe { CStr::from_ptr(string) };
+    string.to_str().map_err(|_| Fault::invalid(format!("{what} {string:?} is not UTF-8")))
+}
+
+/// Writes a result to the caller's `out`, called `what`.
+///
+/// # Safety
+/// `out` is NULL, or room for a `T` that the caller may write.
+#[inline]
+pub(super) unsafe fn write<T>(out: *mut T, what: &str, value: T) -> Result<(), Fault> {
+    if out.is_null() || !out.is_aligned() {
+        return Err(misplaced(what));
+    }
+    // SAFETY: not NULL, aligned, and room by the caller's promise.
+    unsafe { out.write(value) };
+    Ok(())
+}
+
+#[cold]
+fn misplaced(what: &str) -> Fault {
+    Fault::invalid(format!("{what} is NULL or misaligned"))
+}
+
+/// Words about the last error of this thread: what was wrong, with which value, what to do. For example: no stream "daq9";
+/// running: daq0. Empty if there was none. Valid until the next call of this thread that returns an error; a call that
+/// succeeds leaves it as it is.
+#[unsafe(no_mangle)]
+pub extern "C" fn rw_error_message() -> *const c_char {
+    MESSAGE.with(|message| message.get().cast_const().cast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> String {
+        // SAFETY: this thread's buffer, NUL-terminated by `told`.
+        unsafe { CStr::from_ptr(rw_error_message()) }.to_string_lossy().into_owned()
+    }
+
+    /// A panic stops at the border, is told, and breaks the handle for all but detaching. Control: without the border the
+    /// same panic goes through.
+    #[test]
+    fn a_panic_stops_at_the_border() {
+        let act = || -> Result<rw_code, Fault> { panic!("planted {}", 7) };
+        assert!(catch_unwind(AssertUnwindSafe(act)).is_err());
+        assert_eq!(border(act), rw_code::RW_PANIC as c_int);
+        assert!(message().contains("planted 7"), "{}", message());
+
+        let handle = Box::into_raw(Box::new(Handle::new(1u32)));
+        let enter = |act: fn(&mut u32) -> Result<rw_code, Fault>| {
+            // SAFETY: live until it is discarded below.
+            let live = unsafe { handle.as_ref() };
+            // SAFETY: one thread.
+            unsafe { Handle::enter(live, act) }
+        };
+        assert_eq!(enter(|n| (*n == 1).then_some(rw_code::RW_OK).ok_or(Fault::invalid("?"))), 0);
+        assert_eq!(enter(|_| panic!("planted")), rw_code::RW_PANIC as c_int);
+        assert_eq!(enter(|_| Ok(rw_code::RW_OK)), rw_code::RW_PANIC as c_int);
+        // SAFETY: from Box::into_raw above, not used again.
+        assert_eq!(unsafe { Handle::discard(handle, |h| h) }, 0);
+        assert_eq!(quietly(5, || panic!("planted")), 5);
+    }
+
+    /// A call within a call on the same handle is refused, discarding it too. Control: afterwards both work.
+    #[test]
+    fn a_handle_serves_one_call_at_a_time() {
+        let owner = Box::into_raw(Box::new(Handle::new(())));
+        let busy = rw_code::RW_BUSY as c_int;
+        let enter = |act: &mut dyn FnMut() -> Result<rw_code, Fault>| {
+            // SAFETY: live until it is discarded below.
+            let live = unsafe { owner.as_ref() };
+            // SAFETY: one thread; that it is in use is what is tried.
+            unsafe { Handle::enter(live, |()| act()) }
+        };
+        let mut within = || {
+            let inner = enter(&mut || Ok(rw_code::RW_OK));
+            // SAFETY: from Box::into_raw; it is refused.
+            let discarded = unsafe { Handle::discard(owner, |h| h) };
+            assert_eq!((inner, discarded), (busy, busy));
+            Ok(rw_code::RW_OK)
+        };
+        assert_eq!(enter(&mut within), 0);
+        assert_eq!(enter(&mut || Ok(rw_code::RW_OK)), 0);
+        // SAFETY: from Box::into_raw above, not used again.
+        assert_eq!(unsafe { Handle::discard(owner, |h| h) }, 0);
+    }
+
+    /// Long words are cut between characters, and a NUL in them does not end them.
+    #[test]
+    fn messages_are_cut_and_terminated() {
+        let long = format!("a\0b{}", "ü".repeat(MESSAGE_MAX));
+        assert_eq!(border(|| Err(Fault::invalid(long))), rw_code::RW_INVALID as c_int);
+        let said = message();
+        assert!(said.starts_with("a bü") && said.len() == MESSAGE_MAX - 1, "{}", said.len());
+    }
+}

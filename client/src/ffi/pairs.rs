@@ -1,0 +1,107 @@
+//! Lists of key and value as C strings: metadata, the streams there are, a stream in words.
+
+use super::border::quietly;
+use super::{Fault, border, rw_code, text, write};
+use std::ffi::{CString, c_char, c_int};
+use std::ptr::null;
+
+/// A list of keys and values, all C strings. Constant, so any number of threads may look at it.
+pub struct rw_pairs(Vec<(CString, CString)>);
+
+impl rw_pairs {
+    pub(super) fn of(pairs: &[(String, String)]) -> Self {
+        let c = |s: &str| CString::new(s.replace('\0', " ")).expect("NULs were replaced");
+        Self(pairs.iter().map(|(key, value)| (c(key), c(value))).collect())
+    }
+}
+
+/// Makes a list for the caller, who frees it.
+///
+/// # Safety
+/// `out` is NULL or room for a pointer.
+unsafe fn lend(out: *mut *mut rw_pairs, make: impl FnOnce() -> Result<rw_pairs, Fault>) -> c_int {
+    border(|| {
+        // SAFETY: as the caller promises.
+        unsafe { write(out, "pairs", std::ptr::null_mut()) }?;
+        let list = Box::into_raw(Box::new(make()?));
+        // SAFETY: checked and written above.
+        unsafe { write(out, "pairs", list) }?;
+        Ok(rw_code::RW_OK)
+    })
+}
+
+/// The streams whose sockets are in the run directories: key is the name, value the path of its control socket. Nobody is
+/// asked whether it lives. On RW_OK free *pairs with rw_pairs_free(). Errors: RW_INVALID.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
+    let make = || {
+        let text = |(name, path): (String, std::path::PathBuf)| (name, path.to_string_lossy().into_owned());
+        Ok(rw_pairs::of(&crate::streams().into_iter().map(text).collect::<Vec<_>>()))
+    };
+    // SAFETY: as the header asks.
+    unsafe { lend(pairs, make) }
+}
+
+/// A stream in words: "name", "source", "summary" (what the broker said at its start), "broker_version", and its metadata
+/// with "meta." before each key. On RW_OK free *pairs with rw_pairs_free(). Errors: those of rw_attach().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_describe(name: *const c_char, pairs: *mut *mut rw_pairs) -> c_int {
+    let make = || {
+        // SAFETY: NULL or a C string, as the header asks.
+        let said = crate::describe(unsafe { text(name, "name") }?)?;
+        let mut list = vec![
+            ("name".to_string(), said.name),
+            ("source".into(), said.source),
+            ("summary".into(), said.summary),
+            ("broker_version".into(), said.broker_version),
+        ];
+        list.extend(said.metadata.into_iter().map(|(key, value)| (format!("meta.{key}"), value)));
+        Ok(rw_pairs::of(&list))
+    };
+    // SAFETY: as the header asks.
+    unsafe { lend(pairs, make) }
+}
+
+/// How many pairs there are; 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_pairs_count(pairs: *const rw_pairs) -> usize {
+    // SAFETY: NULL or a live list, as the header asks.
+    unsafe { pairs.as_ref() }.map_or(0, |list| list.0.len())
+}
+
+/// Key of pair i, from 0; NULL past the end. Valid as long as the list.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_pairs_key(pairs: *const rw_pairs, i: usize) -> *const c_char {
+    // SAFETY: NULL or a live list, as the header asks.
+    unsafe { pairs.as_ref() }.and_then(|list| list.0.get(i)).map_or(null(), |(key, _)| key.as_ptr())
+}
+
+/// Value of pair i, from 0; NULL past the end. Valid as long as the list.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_pairs_value(pairs: *const rw_pairs, i: usize) -> *const c_char {
+    // SAFETY: NULL or a live list, as the header asks.
+    unsafe { pairs.as_ref() }.and_then(|list| list.0.get(i)).map_or(null(), |(_, value)| value.as_ptr())
+}
+
+/// Value of the first pair with this key; NULL if there is none. Valid as long as the list.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_pairs_find(pairs: *const rw_pairs, key: *const c_char) -> *const c_char {
+    quietly(null(), || {
+        // SAFETY: NULL or a live list, as the header asks.
+        let list = unsafe { pairs.as_ref() };
+        // SAFETY: NULL or a C string, as the header asks.
+        let (Some(list), Ok(key)) = (list, unsafe { text(key, "key") }) else { return null() };
+        list.0.iter().find(|(k, _)| k.as_bytes() == key.as_bytes()).map_or(null(), |(_, value)| value.as_ptr())
+    })
+}
+
+/// Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for rw_reader_metadata().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_pairs_free(pairs: *mut rw_pairs) {
+    quietly((), || {
+        if !pairs.is_null() {
+            // SAFETY: from Box::into_raw in `lend`, and given up by the caller, as the header asks.
+            drop(unsafe { Box::from_raw(pairs) });
+        }
+    });
+}

@@ -1,0 +1,106 @@
+//! What a reader knows of its stream and of itself.
+
+use super::pairs::rw_pairs;
+use super::reader::rw_reader;
+use super::types::{rw_account, rw_gap, rw_geometry};
+use super::{rw_code, write};
+use std::ffi::{c_char, c_int, c_ulonglong};
+use std::ptr::null;
+
+/// Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_reader_name(reader: *const rw_reader) -> *const c_char {
+    let mut name = null();
+    // SAFETY: as the header asks.
+    unsafe {
+        rw_reader::enter(reader, |reading| {
+            name = reading.name.as_ptr();
+            Ok(rw_code::RW_OK)
+        })
+    };
+    name
+}
+
+/// Generation of the stream it is attached to, from 1; 0 if reader is NULL or in use by another call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_reader_generation(reader: *const rw_reader) -> c_ulonglong {
+    let mut generation = 0;
+    // SAFETY: as the header asks.
+    unsafe {
+        rw_reader::enter(reader, |reading| {
+            generation = reading.reader.generation();
+            Ok(rw_code::RW_OK)
+        })
+    };
+    generation
+}
+
+/// Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until RW_RESTARTED or rw_detach(), do
+/// not free it. NULL if reader is NULL or in use by another call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_reader_metadata(reader: *const rw_reader) -> *const rw_pairs {
+    let mut metadata = null();
+    // SAFETY: as the header asks.
+    unsafe {
+        rw_reader::enter(reader, |reading| {
+            metadata = &raw const reading.metadata;
+            Ok(rw_code::RW_OK)
+        })
+    };
+    metadata
+}
+
+/// Sizes of the ring; the same within a generation. Errors: RW_INVALID, RW_BUSY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_reader_geometry(reader: *const rw_reader, geometry: *mut rw_geometry) -> c_int {
+    // SAFETY: as the header asks.
+    unsafe {
+        rw_reader::enter(reader, |reading| {
+            let of = reading.reader.geometry();
+            let (depth, capacity, max_datagram) = (of.depth(), of.capacity(), of.max_datagram());
+            write(geometry, "geometry", rw_geometry { depth, capacity, max_datagram, reserved: [0; 5] })?;
+            Ok(rw_code::RW_OK)
+        })
+    }
+}
+
+/// The reader's books. Errors: RW_INVALID, RW_BUSY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_reader_account(reader: *const rw_reader, account: *mut rw_account) -> c_int {
+    // SAFETY: as the header asks.
+    unsafe {
+        rw_reader::enter(reader, |reading| {
+            let books = rw_account::of(reading.reader.account(), reading.reader.read_cursor());
+            write(account, "account", books)?;
+            Ok(rw_code::RW_OK)
+        })
+    }
+}
+
+/// The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors: RW_INVALID, RW_BUSY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_reader_last_gap(reader: *const rw_reader, gap: *mut rw_gap) -> c_int {
+    // SAFETY: as the header asks.
+    unsafe {
+        rw_reader::enter(reader, |reading| {
+            let Some(last) = reading.reader.account().last_gap else { return Ok(rw_code::RW_EMPTY) };
+            write(gap, "gap", last.into())?;
+            Ok(rw_code::RW_OK)
+        })
+    }
+}
+
+/// Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if reader is NULL or in use by
+/// another call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_reader_date(reader: *const rw_reader, publish_time: c_ulonglong) -> c_ulonglong {
+    let mut date = 0;
+    // SAFETY: as the header asks.
+    unsafe {
+        rw_reader::enter(reader, |reading| {
+            date = reading.reader.publish_date(publish_time);
+            Ok(rw_code::RW_OK)
+        })
+    };
+    date
+}

@@ -1,0 +1,66 @@
+//! The committed C header is what cbindgen makes of `src/ffi/` today.
+//!
+//! `RINGWEIR_HEADER=write cargo test -p ringweir --test header` writes it anew. Control: `a_changed_entry_is_noticed`.
+
+use std::path::PathBuf;
+
+/// In the order of the header.
+const SOURCES: [&str; 8] =
+    ["mod.rs", "codes.rs", "border.rs", "options.rs", "types.rs", "reader.rs", "properties.rs", "pairs.rs"];
+const LAST: &str = "watch.rs";
+
+fn here(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The header made of the sources, after `edit` has had a go at the last one.
+fn header(edit: impl Fn(String) -> String) -> String {
+    let config = cbindgen::Config::from_file(here("cbindgen.toml")).expect("cbindgen.toml");
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for source in SOURCES {
+        builder = builder.with_src(here("src/ffi").join(source));
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let edited = dir.path().join(LAST);
+    let text = std::fs::read_to_string(here("src/ffi").join(LAST)).expect("the last source");
+    std::fs::write(&edited, edit(text)).expect("an edited source");
+    let mut made = Vec::new();
+    builder.with_src(edited).generate().expect("cbindgen").write(&mut made);
+    String::from_utf8(made).expect("UTF-8")
+}
+
+#[test]
+fn the_committed_header_is_that_of_the_sources() {
+    let (made, path) = (header(|source| source), here("include/ringweir.h"));
+    if std::env::var_os("RINGWEIR_HEADER").is_some_and(|v| v == "write") {
+        std::fs::write(&path, &made).expect("the header");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    if let Some((n, (is, should))) =
+        committed.lines().zip(made.lines()).enumerate().find(|(_, (is, should))| is != should)
+    {
+        eprintln!("line {}:\n  committed {is}\n  generated {should}", n + 1);
+    }
+    assert!(
+        committed == made,
+        "client/include/ringweir.h is not that of client/src/ffi; write it anew and look at the difference:\n\
+         RINGWEIR_HEADER=write cargo test -p ringweir --test header && git diff client/include"
+    );
+}
+
+/// Every entry of the library is in the header, and a change of one argument changes it.
+#[test]
+fn a_changed_entry_is_noticed() {
+    let made = header(|source| source);
+    let edit = |source: String| source.replacen("reader: c_int) -> *const c_char", "reader: u64) -> *const c_char", 1);
+    assert_ne!(made, header(edit));
+    let mut entries = 0;
+    for file in std::fs::read_dir(here("src/ffi")).expect("src/ffi").flatten() {
+        let source = std::fs::read_to_string(file.path()).expect("a source");
+        for name in source.split("extern \"C\" fn ").skip(1).filter_map(|rest| rest.split('(').next()) {
+            assert!(made.contains(&format!("{name}(")), "{name} of {:?} is not in the header", file.file_name());
+            entries += 1;
+        }
+    }
+    assert!(entries > 30, "{entries}");
+}
