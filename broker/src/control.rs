@@ -6,7 +6,10 @@
 use crate::config::Linger;
 use crate::sampler;
 use crate::stream::Stream;
-use ringweir_proto::control::{AttachRequest, Attached, DecodeError, Description, Reason, Reply, Request};
+use ringweir_proto::control::{
+    AttachRequest, Attached, DecodeError, Description, LatencyReport, Reason, Reply, Request,
+};
+use ringweir_proto::latency::Histogram;
 use ringweir_proto::os::{OsError, event, socket};
 use ringweir_proto::ring::Layer;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -348,6 +351,16 @@ fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeErro
             };
             // That was all it wanted: its answer waits for it though we hang up.
             reply(fd, &Reply::Described(description), &[]);
+            None
+        }
+        Request::Latency { index } => {
+            let report = stream.readers.get(index).map(|entry| {
+                let seen = Histogram::of(entry.page.latency());
+                let (places, counts) = seen.occupied().unzip();
+                let Histogram { sum_ns, max_ns, .. } = seen;
+                LatencyReport { attached: entry.attached, sum_ns, max_ns, places, counts }
+            });
+            reply(fd, &Reply::Latency(report), &[]);
             None
         }
     }

@@ -5,6 +5,7 @@
 //! thread outlives (`retired`), so that the pump never frees, unmaps or closes anything.
 
 use crate::pump::{Command, PumpHandle};
+use crate::sampler::Remembered;
 use eventfd::{EfdFlags, EventFD};
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::page::ReaderPage;
@@ -62,6 +63,8 @@ pub struct ReaderEntry {
     pub doze: Bell,
     /// Whether it may sleep.
     pub parks: bool,
+    /// The sampler's own.
+    pub remembered: Remembered,
     /// 1 once the pump counts it among those that may sleep.
     known_to_pump: AtomicU32,
 }
@@ -188,6 +191,7 @@ impl Readers {
             wake: Bell::new()?,
             doze: Bell::new()?,
             parks,
+            remembered: Remembered::default(),
             known_to_pump: AtomicU32::new(0),
         });
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -244,6 +248,11 @@ impl Readers {
         state.free_retired();
         let entries = state.entries.iter().flatten().cloned().collect();
         Census { entries, ever: state.ever, woken: state.woken, lost_by_gone: state.lost_by_gone }
+    }
+
+    /// The reader in a place.
+    pub fn get(&self, index: u32) -> Option<Arc<ReaderEntry>> {
+        self.lock().entries.get(index as usize)?.clone()
     }
 
     /// Readers attached now.

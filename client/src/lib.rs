@@ -36,6 +36,7 @@ pub use datagram::{CopyError, Datagram, Payload};
 pub use error::Error;
 pub use reader::{End, Options, Read, Reader, Restart};
 pub use ringweir_proto::control::Description;
+pub use ringweir_proto::latency::Histogram;
 pub use ringweir_proto::ring::{Account, Cause, Corrupt, Gap, Layer, Resume, Start, Torn};
 pub use ringweir_proto::stats;
-pub use watch::Watch;
+pub use watch::{Latency, Watch, latencies};

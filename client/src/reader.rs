@@ -7,6 +7,7 @@
 use crate::connect::Connection;
 use crate::{Datagram, Error};
 use ringweir_proto::control::{AttachRequest, Attached, Mode, Reason, Reply, Request};
+use ringweir_proto::latency::SAMPLE_EVERY_NS;
 use ringweir_proto::layout::{Geometry, Identity};
 use ringweir_proto::os::object::{self, AttachedRing};
 use ringweir_proto::os::page::ReaderPage;
@@ -99,6 +100,7 @@ impl Options {
             ring,
             identity: seen.identity,
             metadata: seen.metadata,
+            sample_from: 0,
             broker_gone: false,
             empties: 0,
             retry: Retry::default(),
@@ -210,6 +212,8 @@ pub struct Reader {
     ring: RingReader,
     identity: Identity,
     metadata: Vec<(String, String)>,
+    /// The first datagram published at or after this (CLOCK_MONOTONIC ns) is the next whose latency is sampled.
+    sample_from: u64,
     broker_gone: bool,
     empties: u32,
     retry: Retry,
@@ -229,9 +233,21 @@ impl Reader {
         let step = self.ring.step()?;
         self.report_progress();
         match step {
-            Step::Datagram(what) => Ok(Read::Datagram(Datagram { ring: &mut self.ring, what })),
+            Step::Datagram(what) => {
+                if what.publish_time >= self.sample_from {
+                    self.sample_latency(what.publish_time);
+                }
+                Ok(Read::Datagram(Datagram { ring: &mut self.ring, what }))
+            }
             other => self.other(other),
         }
+    }
+
+    /// Once for each millisecond of the stream, not of the reader: one that falls behind samples all it was late for.
+    #[cold]
+    fn sample_latency(&mut self, published: u64) {
+        self.sample_from = published.saturating_add(SAMPLE_EVERY_NS);
+        self.link.page.latency().count(clock::monotonic_ns().saturating_sub(published));
     }
 
     #[cold]
@@ -268,6 +284,7 @@ impl Reader {
                 self.ring = ring;
                 self.identity = seen.identity;
                 self.metadata = seen.metadata;
+                self.sample_from = 0;
                 self.broker_gone = false;
                 self.retry = Retry::default();
                 self.retry_timer = None;

@@ -1,8 +1,9 @@
-//! Looking at a stream's statistics without reading it, and without asking the broker more than once.
+//! Looking at a stream's statistics without reading it, and without asking the broker more than once; and asking for latencies.
 
 use crate::Error;
 use crate::connect::Connection;
-use ringweir_proto::control::{Reply, Request};
+use ringweir_proto::control::{LatencyReport, Reply, Request};
+use ringweir_proto::latency::Histogram;
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::page::StatsArea;
 use ringweir_proto::stats::{Snapshot, StatsView};
@@ -38,4 +39,36 @@ impl Watch {
     pub fn hung_up(&self) -> bool {
         self.connection.hung_up()
     }
+}
+
+/// Publish → read latencies of one reader, as it sampled them since it attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latency {
+    /// Its place ([`ringweir_proto::stats::ReaderFact::Index`]).
+    pub index: u32,
+    /// When it attached, ns since 1970: with its place, who it is.
+    pub attached: u64,
+    /// The samples.
+    pub histogram: Histogram,
+}
+
+/// Asks the broker of `name` for the latencies of the readers in the places `indices`; those that are gone are left out.
+///
+/// # Errors
+/// As [`crate::Options::attach`].
+pub fn latencies(name: &str, indices: &[u32]) -> Result<Vec<Latency>, Error> {
+    let mut found = Vec::new();
+    for &index in indices {
+        let connection = Connection::open(name)?;
+        match connection.ask(&Request::Latency { index }, 0)?.0 {
+            Reply::Latency(Some(report)) => {
+                let LatencyReport { attached, sum_ns, max_ns, places, counts } = report;
+                let histogram = Histogram::from_occupied(places.into_iter().zip(counts), sum_ns, max_ns);
+                found.push(Latency { index, attached, histogram });
+            }
+            Reply::Latency(None) => {}
+            other => return Err(connection.unexpected(&other)),
+        }
+    }
+    Ok(found)
 }

@@ -26,6 +26,11 @@ pub enum Request {
     Watch,
     /// Get the stream's configuration in words.
     Describe,
+    /// Get the latencies of the reader in a place ([`crate::stats::ReaderFact::Index`]).
+    Latency {
+        /// The place.
+        index: u32,
+    },
 }
 
 /// How a reader wants to be attached.
@@ -58,6 +63,24 @@ pub enum Reply {
     Described(Description),
     /// No.
     Refused(Refusal),
+    /// What the reader in that place has sampled; `None`: there is no reader.
+    Latency(Option<LatencyReport>),
+}
+
+/// One reader's latencies ([`crate::latency`]), as it says itself: its occupied buckets. Two lists, since a list of pairs would
+/// count as more than a message may hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct LatencyReport {
+    /// When the reader attached, ns since 1970: with its place, who it is.
+    pub attached: u64,
+    /// Sum of all samples, ns.
+    pub sum_ns: u64,
+    /// The longest, ns.
+    pub max_ns: u64,
+    /// Which buckets.
+    pub places: Vec<u16>,
+    /// Samples in each.
+    pub counts: Vec<u64>,
 }
 
 /// Where the new reader finds its things.
@@ -229,6 +252,7 @@ mod tests {
             ),
             (Request::Watch, "5257010001000000".into()),
             (Request::Describe, "5257010002000000".into()),
+            (Request::Latency { index: 7 }, "525701000300000007000000".into()),
         ] {
             assert_eq!(hex(&request.encode()), golden);
             assert_eq!(Request::decode(&request.encode()), Ok(request));
@@ -242,6 +266,12 @@ mod tests {
             assert_eq!(hex(&reply.encode()), golden);
             assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
         }
+        let report = LatencyReport { attached: 1, sum_ns: 2, max_ns: 3, places: vec![4], counts: vec![5] };
+        let golden = "5257010004000000".to_string()
+            + "01010000000000000002000000000000000300000000000000"
+            + "010000000000000004000100000000000000"
+            + "0500000000000000";
+        assert_eq!(hex(&Reply::Latency(Some(report)).encode()), golden);
         let described = Reply::Described(Description {
             name: "demo".into(),
             source: "gen:".into(),
@@ -250,6 +280,18 @@ mod tests {
             metadata: vec![("channels".into(), "8".into())],
         });
         assert_eq!(Reply::decode(&described.encode()), Ok(described));
+    }
+
+    /// A reader that writes into all its buckets must not make the broker's answer too long.
+    #[test]
+    fn the_longest_latency_report_is_a_message() {
+        let buckets = crate::layout::LATENCY_BUCKETS as u16;
+        let report = |most: u16| {
+            let (places, counts) = ((0..most).collect(), vec![u64::MAX; most.into()]);
+            Reply::Latency(Some(LatencyReport { attached: 1, sum_ns: u64::MAX, max_ns: u64::MAX, places, counts }))
+        };
+        assert_eq!(Reply::decode(&report(buckets).encode()), Ok(report(buckets)));
+        assert!(Reply::decode(&report(buckets + 64).encode()).is_err(), "the control: a longer one is none");
     }
 
     #[test]

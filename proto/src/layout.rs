@@ -3,14 +3,15 @@
 //! Contract: what is `repr(C)` here is the ABI. Each field's offset is asserted below and compared with a C program in
 //! `tests/`; a change of any of them is a new [`LAYOUT_VERSION`]. Integers are little-endian by the machines we run on.
 //! A ring object is: one [`Header`] page, `depth` [`Slot`]s, `capacity` payload bytes, each part on a page boundary.
-//! A reader page is one page that holds one [`ReaderBlock`] at an offset which differs from reader to reader.
+//! A reader's page object is two pages: the first holds one [`ReaderBlock`] at an offset which differs from reader to reader,
+//! the second begins with its [`LatencyBlock`].
 
 use crate::sync::AtomicU64;
 
 /// First eight bytes of a ring object: "RINGWEIR".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGWEIR");
 /// Version of everything in this file.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 /// Distance that keeps two words out of each other's cache line, adjacent-line prefetch included.
 pub const LINE: usize = 128;
 /// Page size the parts of a ring object are aligned to, whatever the machine's page size is.
@@ -201,6 +202,26 @@ pub struct ReaderBlock {
     pub reserved1: [u64; 15],
 }
 
+/// Buckets of a [`LatencyBlock`]; [`crate::latency`] says which time is in which.
+pub const LATENCY_BUCKETS: usize = 368;
+
+/// How long datagrams took from publishing to being handed out, as the reader itself sampled it. At the beginning of the second
+/// page of its page object, away from what it writes with every datagram. As little to be trusted as [`ReaderBlock`].
+#[repr(C, align(128))]
+pub struct LatencyBlock {
+    /// Sum of all samples, ns.
+    pub sum_ns: AtomicU64,
+    /// The longest, ns.
+    pub max_ns: AtomicU64,
+    /// Zero.
+    pub reserved: [u64; 14],
+    /// Samples by time.
+    pub buckets: [AtomicU64; LATENCY_BUCKETS],
+}
+
+/// Bytes of a reader's page object.
+pub const READER_OBJECT: usize = 2 * PAGE;
+
 /// Reader blocks start at multiples of this in their pages, so that 1024 pages do not fall into one cache set.
 pub const READER_STAGGER: usize = core::mem::size_of::<ReaderBlock>();
 
@@ -235,6 +256,7 @@ mod asserted {
     at!(ReaderBlock { read_seq = 0, start_seq = 8, delivered = 16, lost = 24, gaps = 32, bytes_delivered = 40,
         bytes_lost = 48, lag_max = 56, last_gap_first = 64, last_gap_count = 72, last_gap_time = 80, upstream_lost = 88,
         waiting = 96, read_bytes = 104, reserved0 = 112, seen_seq = 128, reserved1 = 136 } size 256);
+    at!(LatencyBlock { sum_ns = 0, max_ns = 8, reserved = 16, buckets = 128 } size 3072);
     const _: () = assert!(align_of::<Header>() == PAGE && align_of::<Slot>() == 64);
 }
 

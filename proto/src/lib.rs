@@ -7,6 +7,7 @@
 
 pub mod control;
 pub mod generate;
+pub mod latency;
 pub mod layout;
 pub mod numbered;
 // Loom has no mappings: its atomics cannot be cast from bytes.

@@ -71,7 +71,7 @@ figures! {
         Generation "generation" Gauge "life of the ring, from 1";
         Depth "depth" Gauge "slots";
         Capacity "capacity_bytes" Gauge "payload bytes the ring holds";
-        MaxDatagram "max_datagram" Gauge "largest datagram in bytes";
+        MaxDatagram "max_datagram_bytes" Gauge "largest datagram in bytes";
         WriteCursor "write_cursor" Counter "seq of the next datagram";
         ClaimedSeq "claimed_seq" Counter "slots below this seq minus depth are gone";
         LastPublished "last_published" Monotonic "publish time of the newest datagram, 0 if none";
@@ -83,6 +83,8 @@ figures! {
         Refused "refused" Counter "attaches refused";
         WakesByWaker "wakes_by_waker" Counter "readers woken by the waker";
         NominalRate "nominal_rate" Gauge "bytes per second the stream was sized for, 0 if not stated";
+        OldestSeq "oldest_seq" Counter "oldest seq that is still in the ring";
+        History "history_ns" Gauge "age of the oldest datagram that is still in the ring, 0 if there is none";
     }
 }
 
@@ -102,13 +104,15 @@ figures! {
         BytesLost "bytes_lost" Counter "payload bytes lost, where known";
         Lag "lag" Gauge "datagrams behind the write cursor";
         LagBytes "lag_bytes" Gauge "payload bytes behind the write cursor";
-        LagTime "lag_ns" Gauge "age of the next datagram it would read, 0 if it has read all";
+        LagTime "lag_ns" Gauge "age of the next datagram it would read, 0 if it has read all; once that one is gone, at least so much";
         LagMax "lag_max" Gauge "largest lag seen, datagrams (high-water mark)";
         LastGapFirst "last_gap_first" Counter "first seq of its last loss";
         LastGapCount "last_gap_count" Gauge "datagrams of its last loss";
         LastGapRealtime "last_gap_realtime" Realtime "when it noticed its last loss, 0 if never";
         UpstreamLost "upstream_lost" Counter "losses before the ring it was told of";
         Waiting "waiting" Gauge "1 while it sleeps for want of datagrams";
+        LagMaxBytes "lag_max_bytes" Gauge "largest lag seen, payload bytes; looked at ten times a second";
+        LagMaxTime "lag_max_ns" Gauge "largest lag seen, age of the datagram it read or had to read next; looked at ten times a second, and by the reader once in a millisecond";
         Lapped "lapped" Gauge "1 if what it would read next is gone already and it has not noticed yet";
     }
 }

@@ -36,6 +36,7 @@ struct reader_block {
     uint64_t last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, reserved0[2];
     uint64_t seen_seq, reserved1[15];
 } LINE;
+struct latency_block { uint64_t sum_ns, max_ns, reserved[14], buckets[368]; } LINE;
 
 #define AT(type, field) printf(#type "." #field " %zu\n", offsetof(struct type, field))
 #define SIZE(type) printf(#type " %zu %zu\n", sizeof(struct type), _Alignof(struct type))
@@ -63,5 +64,7 @@ int main(void) {
     AT(reader_block, last_gap_first); AT(reader_block, last_gap_count); AT(reader_block, last_gap_time);
     AT(reader_block, upstream_lost); AT(reader_block, waiting); AT(reader_block, read_bytes);
     AT(reader_block, reserved0); AT(reader_block, seen_seq); AT(reader_block, reserved1);
+    SIZE(latency_block);
+    AT(latency_block, sum_ns); AT(latency_block, max_ns); AT(latency_block, reserved); AT(latency_block, buckets);
     return 0;
 }

@@ -1,10 +1,11 @@
 //! Reader pages and the statistics area: small memfds that cannot be made shorter under anybody's feet.
 //!
-//! Contract: both are created by the broker, mode 0600, sealed against shrinking and growing. A reader page is writable by
-//! its one reader and read by the broker; the statistics area is sealed against every writer but the broker's own mapping.
+//! Contract: both are created by the broker, mode 0600, sealed against shrinking and growing. A reader's page object (a page
+//! of its account, a page of its latencies) is writable by its one reader and read by the broker; the statistics area is
+//! sealed against every writer but the broker's own mapping.
 
 use super::{OsError, sealed};
-use crate::layout::{PAGE, ReaderBlock, reader_block_offset};
+use crate::layout::{LatencyBlock, PAGE, READER_OBJECT, ReaderBlock, reader_block_offset};
 use crate::stats::area_bytes;
 use crate::sync::AtomicU64;
 use memmap2::{MmapOptions, MmapRaw};
@@ -33,20 +34,20 @@ pub struct ReaderPage {
 impl ReaderPage {
     /// A fresh page for reader `index`, and the fd to hand over.
     pub fn create(index: u32) -> Result<(Self, OwnedFd), OsError> {
-        let (fd, map) = sealed::create("ringweir-reader", PAGE, SealFlags::empty(), MemfdFlags::empty())?;
+        let (fd, map) = sealed::create("ringweir-reader", READER_OBJECT, SealFlags::empty(), MemfdFlags::empty())?;
         Ok((Self { map, offset: reader_block_offset(index) }, fd))
     }
 
     /// Maps a page that was handed over.
     pub fn attach(fd: impl AsFd, block_offset: u32) -> Result<Self, OsError> {
         let offset = block_offset as usize;
-        received(&fd, "reader page", PAGE)?;
+        received(&fd, "reader page", READER_OBJECT)?;
         if !offset.is_multiple_of(align_of::<ReaderBlock>()) || offset + size_of::<ReaderBlock>() > PAGE {
             let what = format!("reader page: block offset {offset} is outside the page");
             return Err(OsError { what, errno: rustix::io::Errno::INVAL });
         }
         let map = MmapOptions::new()
-            .len(PAGE)
+            .len(READER_OBJECT)
             .populate()
             .map_raw(rustix::fd::AsRawFd::as_raw_fd(&fd.as_fd()))
             .map_err(OsError::io("mmap reader page"))?;
@@ -65,6 +66,14 @@ impl ReaderPage {
         let block = unsafe { self.map.as_ptr().add(self.offset) }.cast::<ReaderBlock>();
         // SAFETY: aligned, mapped as long as self, of a file sealed against shrinking; atomics, and reserved words that
         // nobody reads, so any content is valid.
+        unsafe { &*block }
+    }
+
+    /// The latencies. Shared like the block.
+    pub fn latency(&self) -> &LatencyBlock {
+        // SAFETY: the mapping has two pages (checked in attach; by construction in create).
+        let block = unsafe { self.map.as_ptr().add(PAGE) }.cast::<LatencyBlock>();
+        // SAFETY: as for the block; page-aligned and shorter than a page.
         unsafe { &*block }
     }
 }
