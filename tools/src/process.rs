@@ -32,6 +32,35 @@ impl Process {
         }
     }
 
+    /// Processor time that all threads of process `pid` have used, ns; `None` if that cannot be seen.
+    pub fn used_ns(pid: u64) -> Option<u64> {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        threads
+            // A thread may end at this moment; what is left is enough to go by.
+            .filter_map(|thread| {
+                let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+                text.split_whitespace().next()?.parse::<u64>().ok()
+            })
+            .reduce(u64::saturating_add)
+    }
+
+    /// Whether the pump of stream `name` in process `pid` is of a real-time class; `None` if that cannot be seen.
+    pub fn pump_is_realtime(pid: u64, name: &str) -> Option<bool> {
+        // Thread names have 15 bytes.
+        let thread: String = format!("pump:{name}").chars().take(15).collect();
+        let pump = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().find(|task| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == thread)
+        })?;
+        let stat = std::fs::read_to_string(pump.path().join("stat")).ok()?;
+        let policy = Self::field(&stat, 41)?;
+        Some(policy == libc::SCHED_FIFO as u64 || policy == libc::SCHED_RR as u64)
+    }
+
+    /// Field `number` of a stat file, counted from 1 as in proc(5); from 3 on.
+    fn field(stat: &str, number: usize) -> Option<u64> {
+        stat.rsplit_once(')')?.1.split_whitespace().nth(number - 3)?.parse().ok()
+    }
+
     /// The state letter stands behind the name in parentheses, which may itself hold blanks and parentheses.
     fn parse(stat: &[u8]) -> Self {
         let behind = stat.iter().rposition(|b| *b == b')').map_or(&[][..], |at| &stat[at + 1..]);
@@ -55,6 +84,18 @@ mod tests {
         assert_eq!(Process::parse(b"12 (gdb'd) t 1"), Process::Stopped('t'));
         assert_eq!(Process::parse(b"12 (dead) Z 1"), Process::Gone);
         assert_eq!(Process::parse(b""), Process::Unseen);
+    }
+
+    #[test]
+    fn fields_are_counted_as_in_the_manual() {
+        let stat = "12 (a b) c) S 4 5 6 7 8 9 10 11 12 13 14 15 16";
+        assert_eq!(
+            (Process::field(stat, 4), Process::field(stat, 14), Process::field(stat, 99)),
+            (Some(4), Some(14), None)
+        );
+        assert!(Process::used_ns(std::process::id().into()).is_some());
+        assert_eq!(Process::used_ns(0x7fff_fff0), None);
+        assert_eq!(Process::pump_is_realtime(std::process::id().into(), "none"), None);
     }
 
     #[test]

@@ -77,10 +77,13 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         head: "HIWATER",
-        help: "largest lag seen since it attached, in datagrams, and as a share of the ring's depth",
+        help: "largest lag seen since it attached, in datagrams, and the largest age of what it read or had to read next",
         right: true,
         leaves: 4,
-        cell: |r, _| format!("{} {}", r.get(ReaderFact::LagMax), percent(r.hiwater_share)),
+        cell: |r, _| match r.get(ReaderFact::LagMax) {
+            0 => "0".into(),
+            n => format!("{n} / {}", Span(Duration::from_nanos(r.get(ReaderFact::LagMaxTime)))),
+        },
     },
     Column {
         head: "LOST",

@@ -61,13 +61,17 @@ impl Fleet {
     /// # Errors
     /// If there is nothing to watch.
     pub fn attach(only: Option<&str>) -> anyhow::Result<Self> {
-        let names: Vec<String> = match only {
-            Some(name) => vec![name.into()],
-            None => ringweir::streams().into_iter().map(|(name, _)| name).collect(),
-        };
-        if names.is_empty() {
-            return Err(reach::nothing_runs());
+        let fleet = Self::open(only);
+        match (fleet.watched.is_empty(), fleet.silent.is_empty()) {
+            (false, _) => Ok(fleet),
+            (true, true) => Err(reach::nothing_runs()),
+            (true, false) => Err(anyhow!("{}", fleet.problems().join("\n"))),
         }
+    }
+
+    /// The same, content with nothing: streams may come later.
+    pub fn open(only: Option<&str>) -> Self {
+        let names = names(only);
         let asked: Vec<_> = names.iter().map(|name| Pending::ask(name, Watch::attach)).collect();
         let mut fleet = Self {
             only: only.map(Into::into),
@@ -80,10 +84,18 @@ impl Fleet {
             let answer = pending.wait();
             fleet.take(name, answer);
         }
-        if fleet.watched.is_empty() {
-            return Err(anyhow!("{}", fleet.problems().join("\n")));
-        }
-        Ok(fleet)
+        fleet
+    }
+
+    /// What the streams of a look are attached to by, in its order: names, or the path that was asked for.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.watched.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Lets go of streams that have ended or whose broker is gone, unless their socket is still there.
+    pub fn forget_gone(&mut self) {
+        let there = names(self.only.as_deref());
+        self.watched.retain(|(name, w)| !w.watch.hung_up() || (self.only.is_none() && there.contains(name)));
     }
 
     /// Why streams that are there are not watched.
@@ -118,11 +130,7 @@ impl Fleet {
     }
 
     fn look_for_more(&mut self) {
-        let names = match &self.only {
-            Some(name) => vec![name.clone()],
-            None => ringweir::streams().into_iter().map(|(name, _)| name).collect(),
-        };
-        for name in names {
+        for name in names(self.only.as_deref()) {
             let lives = self.watched.iter().any(|(n, w)| *n == name && !w.watch.hung_up());
             if !lives && !self.asked.contains_key(&name) {
                 self.asked.insert(name.clone(), Pending::ask(&name, Watch::attach));
@@ -154,5 +162,13 @@ impl Fleet {
                 self.silent.insert(name, format!("{:#}", reach::with_unreadable(e)));
             }
         }
+    }
+}
+
+/// The one that was asked for, or all there are.
+fn names(only: Option<&str>) -> Vec<String> {
+    match only {
+        Some(name) => vec![name.into()],
+        None => ringweir::streams().into_iter().map(|(name, _)| name).collect(),
     }
 }

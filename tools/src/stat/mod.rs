@@ -1,25 +1,32 @@
 //! `ringstat`: lag, rates and loss of streams, from shared memory.
 //!
 //! Contract: one handshake per stream, then only loads from shared memory and looks at /proc, so it goes on while the broker
-//! is busy, stopped or dead, and says how old the figures are. `fleet` looks, `model` computes, `table`, `json` and `live`
-//! show.
+//! is busy, stopped or dead, and says how old the figures are; only latencies are asked for. `fleet` looks, `model` computes,
+//! `why` judges, `table`, `json`, `live`, `latency` and `prom` show, `serve` serves.
 
 pub(crate) mod columns;
 pub(crate) mod fleet;
 pub(crate) mod json;
+mod latency;
 mod live;
 pub(crate) mod model;
+mod prom;
+mod serve;
 pub(crate) mod table;
+mod why;
 
 use crate::date;
 use crate::output;
+use crate::process::Process;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use columns::Moment;
 use fleet::Fleet;
 use model::{Layer, Stream};
 use ringweir_proto::os::clock;
 use ringweir_proto::quantity::Span;
+use ringweir_proto::stats::{ReaderFact, StreamFact};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,6 +57,18 @@ struct Options {
     /// Exit with 1 if any layer has lost anything since the stream began
     #[arg(long)]
     fail_on_loss: bool,
+    /// Say what limits each stream, who is furthest behind and why, and what to do; exits with 1 if anything limits one
+    #[arg(long, conflicts_with_all = ["watch", "fail_on_loss", "latency", "prom", "listen"])]
+    why: bool,
+    /// Show how long datagrams take from publishing to each reader; with --watch, in each interval
+    #[arg(long, conflicts_with_all = ["fail_on_loss", "prom", "listen"])]
+    latency: bool,
+    /// Print all figures in the text format of Prometheus, once
+    #[arg(long, conflicts_with_all = ["watch", "json", "fail_on_loss", "listen"])]
+    prom: bool,
+    /// Serve them over HTTP on ADDRESS:PORT or unix:PATH, for Prometheus; may be given several times
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["watch", "json", "fail_on_loss"])]
+    listen: Vec<serve::Address>,
     /// Explain every column and every JSON key
     #[arg(long)]
     columns: bool,
@@ -62,9 +81,14 @@ Examples:
   ringstat fpga0 -w 1 --count 60 | tee run.txt
   ringstat tap0 --json | jq '.loss, (.readers[]|{label,lost,hiwater_pct})'
   ringstat daq0 --fail-on-loss > /dev/null || echo 'something was lost'
+  ringstat daq0 --why                    who limits it, for how long that goes well, what to do
+  ringstat itch_a --latency -w 5         publish -> read per reader, every 5 seconds
+  ringstat --listen 127.0.0.1:9469       an exporter: curl http://127.0.0.1:9469/metrics
+  ringstat --listen unix:/run/rs.sock    the same: curl --unix-socket /run/rs.sock http://x/metrics
   ringstat --columns                     what each column means
 
-Exit status: 0 all well; 1 an error, such as no such stream, or a loss with --fail-on-loss; 2 wrong usage.
+Exit status: 0 all well; 1 an error, such as no such stream, or a loss with --fail-on-loss, or something that limits a
+stream with --why; 2 wrong usage.
 NO_COLOR=1 switches colour off; RINGWEIR_DIR says in which run directory to look.";
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -82,7 +106,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 fn help() -> String {
     let width = Layer::ALL.iter().map(|l| l.key().len()).max().unwrap_or(0);
     let layers = Layer::ALL.map(|l| format!("  {:width$}  {}", l.key(), l.definition()));
-    format!("Loss is counted in layers:\n{}\n\n{EXAMPLES}", layers.join("\n"))
+    let method = columns::wrap(&format!("Latency is the {}.", latency::METHOD), 100).join("\n");
+    format!("Loss is counted in layers:\n{}\n\n{method}\n\n{EXAMPLES}", layers.join("\n"))
 }
 
 /// The program.
@@ -90,7 +115,7 @@ pub fn main() -> ExitCode {
     let options = Options::from_arg_matches(&Options::command().after_help(help()).get_matches());
     let options = options.unwrap_or_else(|e| e.exit());
     match run(&options) {
-        Ok(lost) if lost && options.fail_on_loss => ExitCode::FAILURE,
+        Ok(true) if options.fail_on_loss || options.why => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("ringstat: {e:#}");
@@ -99,16 +124,22 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// True: something was lost.
+/// True: something was lost, or limits a stream.
 fn run(options: &Options) -> anyhow::Result<bool> {
     if options.columns {
         let width = std::env::var("COLUMNS").ok().and_then(|w| w.parse().ok()).unwrap_or(100);
         output::put(&format!("{}\n", columns::explained(width)))?;
         return Ok(false);
     }
+    if !options.listen.is_empty() {
+        let fleet = Fleet::open(options.name.as_deref());
+        fleet.problems().iter().for_each(|problem| eprintln!("ringstat: {problem}"));
+        serve::run(fleet, &options.listen)?;
+        return Ok(false);
+    }
     let mut fleet = Fleet::attach(options.name.as_deref())?;
     let terminal = std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
-    let live = options.watch.is_some() && !options.json && terminal;
+    let live = options.watch.is_some() && !options.json && !options.latency && terminal;
     if !live {
         for problem in fleet.problems() {
             eprintln!("ringstat: {problem}");
@@ -117,6 +148,18 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP].iter().filter(|_| options.watch.is_some()) {
         signal_hook::flag::register(*signal, stop.clone())?;
+    }
+    if options.prom {
+        let streams = fleet.look();
+        let asked = latency::Asked::of(&fleet, &streams);
+        output::put(&prom::exposition(&serve::scraped(streams, asked)))?;
+        return Ok(false);
+    }
+    if options.why {
+        return why(&mut fleet, options.json);
+    }
+    if options.latency {
+        return latencies(&mut fleet, options, &stop);
     }
     fleet.measure(RATE_WINDOW.min(options.watch.unwrap_or(RATE_WINDOW)));
     match options.watch {
@@ -141,11 +184,105 @@ fn plain(fleet: &mut Fleet, interval: Option<Duration>, options: &Options, stop:
             return Ok(lost);
         }
         next = (next + interval.unwrap_or_default()).max(Instant::now());
-        while Instant::now() < next {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(lost);
+        if !sleep_until(next, stop) {
+            return Ok(lost);
+        }
+    }
+}
+
+/// False: told to stop.
+fn sleep_until(moment: Instant, stop: &AtomicBool) -> bool {
+    while Instant::now() < moment {
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        std::thread::sleep(moment.saturating_duration_since(Instant::now()).min(Duration::from_millis(100)));
+    }
+    true
+}
+
+/// True: something limits a stream.
+fn why(fleet: &mut Fleet, json: bool) -> anyhow::Result<bool> {
+    let before = fleet.look();
+    let used = |s: &Stream| -> Vec<(u64, Option<u64>)> {
+        let pids = s.readers.iter().map(|r| r.get(ReaderFact::Pid));
+        pids.map(|pid| (pid, Process::used_ns(pid))).collect()
+    };
+    let (used_before, began) = (before.iter().flat_map(used).collect::<HashMap<_, _>>(), Instant::now());
+    fleet.measure(why::WINDOW);
+    let now = fleet.look();
+    let used_now: HashMap<_, _> = now.iter().flat_map(used).collect();
+    let window = began.elapsed();
+    let mut limited = false;
+    let mut text = String::new();
+    for stream in &now {
+        let earlier = before.iter().find(|b| b.snapshot.name == stream.snapshot.name);
+        let seen = Looked { stream, before: &used_before, now: &used_now, window };
+        let verdict = why::judge(earlier, stream, &seen);
+        limited |= verdict.limited;
+        text += &if json { json::line(&verdict) } else { verdict.text() };
+    }
+    output::put(&text)?;
+    Ok(limited)
+}
+
+/// What /proc told between two looks.
+struct Looked<'a> {
+    stream: &'a Stream,
+    before: &'a HashMap<u64, Option<u64>>,
+    now: &'a HashMap<u64, Option<u64>>,
+    window: Duration,
+}
+
+impl why::Seen for Looked<'_> {
+    fn load(&self, pid: u64) -> Option<f64> {
+        let (before, now) = (self.before.get(&pid).copied()??, self.now.get(&pid).copied()??);
+        Some(now.saturating_sub(before) as f64 / self.window.as_nanos() as f64)
+    }
+
+    fn pump_is_realtime(&self) -> Option<bool> {
+        Process::pump_is_realtime(self.stream.get(StreamFact::BrokerPid), &self.stream.snapshot.name)
+    }
+}
+
+fn latencies(fleet: &mut Fleet, options: &Options, stop: &AtomicBool) -> anyhow::Result<bool> {
+    let mut left = options.count;
+    let mut before: HashMap<String, Vec<ringweir::Latency>> = HashMap::new();
+    let mut looked = Instant::now();
+    loop {
+        let streams = fleet.look();
+        let (last, now) = (std::mem::take(&mut before), Instant::now());
+        let window = now.duration_since(std::mem::replace(&mut looked, now));
+        let answers = latency::Asked::of(fleet, &streams).wait();
+        let mut texts = Vec::new();
+        for (stream, answer) in streams.iter().zip(answers) {
+            let name = stream.snapshot.name.clone();
+            let found = answer.unwrap_or_else(|e| {
+                eprintln!("ringstat: {e:#}");
+                Vec::new()
+            });
+            let earlier = last.get(&name).map(|l| (l.as_slice(), window));
+            // With --watch the first look is what the first interval begins with.
+            if options.watch.is_none() || earlier.is_some() {
+                let shown = latency::Shown::new(stream, &found, earlier);
+                texts.push(if options.json { shown.json() } else { shown.table() });
             }
-            std::thread::sleep(next.saturating_duration_since(Instant::now()).min(Duration::from_millis(100)));
+            before.insert(name, found);
+        }
+        let dated = options.watch.is_some() && !options.json && !texts.is_empty();
+        let mut text = texts.join(if options.json { "" } else { "\n" });
+        if dated {
+            text = format!("{}\n{text}\n", date::full(clock::realtime_ns()));
+        }
+        if !last.is_empty() {
+            left = left.map(|n| n - 1);
+        }
+        if !output::put(&text)? || left == Some(0) {
+            return Ok(false);
+        }
+        let Some(interval) = options.watch else { return Ok(false) };
+        if !sleep_until(looked + interval, stop) {
+            return Ok(false);
         }
     }
 }

@@ -366,8 +366,10 @@ pub(crate) mod tests {
                 (ReaderFact::LastGapRealtime, if *lost > 0 { 1_800_000_000 * SECOND } else { 0 }),
                 (ReaderFact::Lag, lag),
                 (ReaderFact::LagBytes, lag * 256),
-                (ReaderFact::LagTime, if *lapped { 0 } else { lag * 1_000_000 }),
+                (ReaderFact::LagTime, lag * 1_000_000),
                 (ReaderFact::LagMax, lag),
+                (ReaderFact::LagMaxBytes, lag * 256),
+                (ReaderFact::LagMaxTime, lag * 1_000_000),
                 (ReaderFact::Waiting, (lag == 0).into()),
                 (ReaderFact::Lapped, (*lapped).into()),
             ] {

@@ -87,10 +87,10 @@ mod tests {
 STREAM demo gen 1  1 kdg/s  256 kB/s  depth 1024 dg / 1 MiB  readers 3/64  age 42 ms
 LOST  device 0  kernel 0  broker 0  reader 8010
 !! source: no carrier
-READER    PID         LAG  LAG BYTES     HIWATER   LOST  GAPS  LAST LOSS          STATE
-ringrec  1000  12 / 12 ms      3 KiB     12 1 %      0     0  –                  running
-monitor  1001      LAPPED    1.2 MiB  4900 479 %  4005+     1  12:41:07 (65)      stopped (T)
-egress   1002           0        0 B       0 0 %   4005     1  12:41:07 (4.0 k)   waiting
+READER    PID         LAG  LAG BYTES       HIWATER   LOST  GAPS  LAST LOSS          STATE
+ringrec  1000  12 / 12 ms      3 KiB    12 / 12 ms      0     0  –                  running
+monitor  1001      LAPPED    1.2 MiB  4900 / 4.9 s  4005+     1  12:41:07 (65)      stopped (T)
+egress   1002           0        0 B             0   4005     1  12:41:07 (4.0 k)   waiting
 ";
         let shown = render(&stream, moment());
         // Columns are as wide as they need to be; what counts is order and content.

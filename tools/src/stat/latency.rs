@@ -1,0 +1,202 @@
+//! `ringstat --latency`: how long datagrams take from publishing to being handed to a reader.
+//!
+//! Contract: the readers measure ([`METHOD`]), the broker hands out what stands in their pages, this shows it. The one part of
+//! `ringstat` that asks the broker at every look; one that does not answer costs [`crate::reach::PATIENCE`].
+
+use super::columns::printable;
+use super::fleet::Fleet;
+use super::json;
+use super::model::{Health, Reader, Stream};
+use super::table;
+use crate::reach::Pending;
+use comfy_table::{CellAlignment, Table, presets};
+use ringweir::{Histogram, Latency};
+use ringweir_proto::quantity::Span;
+use ringweir_proto::stats::{ReaderFact, StreamFact};
+use serde::Serialize;
+use std::time::Duration;
+
+/// How it is measured, for help and exposition.
+pub const METHOD: &str = "time from publishing (the start of its batch in the broker) to being handed out by the reader, wake-up \
+    included, by the one clock of both (CLOCK_MONOTONIC). The reader samples the first datagram published in each \
+    millisecond, so one that falls behind samples everything it was late for; a datagram that is lost has no latency. A \
+    quantile is the upper end of its bucket: at most 12.5 % too high";
+
+const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
+
+/// Whether `latency` is that reader's, and not of one that had its place before or after.
+pub fn is_of(latency: &Latency, reader: &Reader) -> bool {
+    u64::from(latency.index) == reader.get(ReaderFact::Index)
+        && latency.attached == reader.get(ReaderFact::AttachedRealtime)
+}
+
+/// Questions under way, one per stream.
+pub struct Asked(Vec<Option<Pending<Vec<Latency>>>>);
+
+impl Asked {
+    /// Asks for the latencies of all readers of each stream, of all streams at once; `streams` as [`Fleet::look`] gave them.
+    pub fn of(fleet: &Fleet, streams: &[Stream]) -> Self {
+        let ask = |(stream, name): (&Stream, &str)| {
+            let nobody = stream.health == Health::BrokerGone || stream.readers.is_empty();
+            let indices: Vec<u32> = stream.readers.iter().map(|r| r.get(ReaderFact::Index) as u32).collect();
+            (!nobody).then(|| Pending::ask(name, move |name| ringweir::latencies(name, &indices)))
+        };
+        Self(streams.iter().zip(fleet.names()).map(ask).collect())
+    }
+
+    /// The answers, in order; nothing of streams that have nobody to ask or to ask about.
+    pub fn wait(self) -> Vec<anyhow::Result<Vec<Latency>>> {
+        self.0.into_iter().map(|pending| pending.map_or(Ok(Vec::new()), Pending::wait)).collect()
+    }
+}
+
+/// The latencies of one stream's readers, since they attached or since the look before.
+pub struct Shown<'a> {
+    stream: &'a Stream,
+    /// `None`: since they attached.
+    interval: Option<Duration>,
+    readers: Vec<(&'a Reader, Histogram)>,
+}
+
+impl<'a> Shown<'a> {
+    /// Of `now`; with `before`, only what came since, by readers that were there then.
+    pub fn new(stream: &'a Stream, now: &[Latency], before: Option<(&[Latency], Duration)>) -> Self {
+        let histogram = |l: &Latency| match before {
+            None => l.histogram.clone(),
+            Some((before, _)) => {
+                let same = |b: &&Latency| (b.index, b.attached) == (l.index, l.attached);
+                before.iter().find(same).map_or_else(|| l.histogram.clone(), |b| l.histogram.since(&b.histogram))
+            }
+        };
+        let readers = stream.readers.iter().filter_map(|r| Some((r, histogram(now.iter().find(|l| is_of(l, r))?))));
+        Self { stream, interval: before.map(|(_, span)| span), readers: readers.collect() }
+    }
+
+    /// As a table.
+    pub fn table(&self) -> String {
+        let since = match self.interval {
+            None => "since each attached".into(),
+            Some(span) => format!("in the last {}", Span(span)),
+        };
+        let mut out = format!("{}  latency from publishing to reading, {since}\n", table::name(self.stream));
+        for remark in table::remarks(self.stream) {
+            out += &format!("!! {remark}\n");
+        }
+        if self.readers.is_empty() {
+            return out + "no readers to be measured\n";
+        }
+        let mut shown = Table::new();
+        let heads = ["READER", "PID", "SAMPLES", "P50", "P90", "P99", "P99.9", "MAX"];
+        shown.load_style(presets::NOTHING).set_header(heads);
+        for (reader, histogram) in &self.readers {
+            let span = |ns: Option<u64>| ns.map_or("–".into(), |ns| Span(Duration::from_nanos(ns)).to_string());
+            let mut row = vec![printable(&reader.figures.label), reader.get(ReaderFact::Pid).to_string()];
+            row.push(histogram.samples().to_string());
+            row.extend(QUANTILES.map(|share| span(histogram.quantile(share))));
+            shown.add_row(row);
+        }
+        for (i, column) in shown.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if i > 0 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        shown.lines().fold(out, |out, line| out + line.trim_end() + "\n")
+    }
+
+    /// As one JSON object.
+    pub fn json(&self) -> String {
+        let readers = self.readers.iter().map(|(reader, h)| {
+            let [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns] = QUANTILES.map(|share| h.quantile(share));
+            let buckets = h.occupied().map(|(place, n)| (ringweir_proto::latency::above(place.into()), n)).collect();
+            OneReader {
+                label: &reader.figures.label,
+                pid: reader.get(ReaderFact::Pid),
+                index: reader.get(ReaderFact::Index),
+                samples: h.samples(),
+                sum_ns: h.sum_ns,
+                p50_ns,
+                p90_ns,
+                p99_ns,
+                p99_9_ns,
+                max_ns,
+                buckets,
+            }
+        });
+        json::line(&Sample {
+            stream: &self.stream.snapshot.name,
+            generation: self.stream.get(StreamFact::Generation),
+            window_ns: self.interval.map(|span| span.as_nanos() as u64),
+            readers: readers.collect(),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct OneReader<'a> {
+    label: &'a str,
+    pid: u64,
+    index: u64,
+    samples: u64,
+    sum_ns: u64,
+    p50_ns: Option<u64>,
+    p90_ns: Option<u64>,
+    p99_ns: Option<u64>,
+    p99_9_ns: Option<u64>,
+    max_ns: Option<u64>,
+    /// Samples of less than so many ns that are not in the bucket before; empty ones are left out.
+    buckets: Vec<(u64, u64)>,
+}
+
+#[derive(Serialize)]
+struct Sample<'a> {
+    stream: &'a str,
+    generation: u64,
+    window_ns: Option<u64>,
+    readers: Vec<OneReader<'a>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::tests::{SECOND, outside, runs, snapshot};
+    use super::*;
+
+    fn sampled(index: u32, attached: u64, ns: &[u64]) -> Latency {
+        let mut places: Vec<u16> = ns.iter().map(|n| ringweir_proto::latency::bucket(*n) as u16).collect();
+        places.sort_unstable();
+        let counted = places.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u64));
+        let (sum, max) = (ns.iter().sum(), ns.iter().copied().max().unwrap_or(0));
+        Latency { index, attached, histogram: Histogram::from_occupied(counted, sum, max) }
+    }
+
+    #[test]
+    fn each_reader_has_its_own_and_no_other() {
+        let s = snapshot(11 * SECOND, 5000, &[("ids", 5000, 0, false), ("monitor", 100, 65, true)]);
+        let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
+        let first = [sampled(0, 0, &[1000, 2000, 3000]), sampled(1, 77, &[9])];
+        let text = Shown::new(&stream, &first, None).table();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "STREAM demo gen 1  latency from publishing to reading, since each attached");
+        let words: Vec<&str> = lines[2].split_whitespace().collect();
+        assert_eq!(words, ["ids", "1000", "3", "2.05", "us", "3", "us", "3", "us", "3", "us", "3", "us"], "{text}");
+        assert_eq!(lines.len(), 3, "the second was of another reader: {text}");
+        // What came since: one sample, though the longest of all was another.
+        let now = [sampled(0, 0, &[1000, 2000, 3000, 500])];
+        let since = Shown::new(&stream, &now, Some((&first, Duration::from_secs(2))));
+        let told: serde_json::Value = serde_json::from_str(&since.json()).unwrap();
+        assert_eq!((&told["window_ns"], &told["readers"][0]["samples"]), (&(2 * SECOND).into(), &1.into()));
+        assert_eq!(told["readers"][0]["max_ns"], 511);
+        assert!(since.table().contains("in the last 2 s"));
+    }
+
+    #[test]
+    fn no_samples_are_dashes_and_null() {
+        let s = snapshot(11 * SECOND, 5000, &[("ids", 5000, 0, false)]);
+        let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
+        let none = [sampled(0, 0, &[])];
+        let shown = Shown::new(&stream, &none, None);
+        assert!(shown.table().ends_with("0    –    –    –      –    –\n"), "{}", shown.table());
+        assert!(shown.json().contains("\"p50_ns\":null"));
+        assert!(Shown::new(&stream, &[], None).table().contains("no readers to be measured"));
+    }
+}

@@ -1,0 +1,394 @@
+//! `ringstat --listen`: the exposition over HTTP, on TCP or a unix socket, for Prometheus and `curl`.
+//!
+//! Contract: one request per connection, answered on a thread of its own, with a limit on everything: size of the request,
+//! time for all of it, time for the answer, connections at once. Where a new connection finds no place, the one that has
+//! waited longest for its request loses its own, so a client that says nothing, or slowly, never keeps others out. SIGINT,
+//! SIGTERM and SIGHUP end it and remove the unix sockets it made.
+
+use super::fleet::Fleet;
+use super::latency;
+use super::model::Stream;
+use super::prom::{self, Scraped};
+use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::SocketFlags;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Longest request, line and headers together.
+const REQUEST_MOST: usize = 8 << 10;
+/// Time for a request, and again for its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections at once.
+const CONNECTIONS_MOST: usize = 32;
+/// Stack of a connection's thread.
+const STACK: usize = 256 << 10;
+
+const ACCEPTED: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An address and port; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// A socket file.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("unix: needs a path, such as unix:/run/ringstat.sock".into()),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        // A port alone is of this machine only.
+        let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
+        match port {
+            Some(port) => Ok(Self::Tcp(([127, 0, 0, 1], port).into())),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| "must be ADDRESS:PORT, such as 127.0.0.1:9469 or [::]:9469, or unix:PATH".into()),
+        }
+    }
+}
+
+/// A socket that is listened on; a file it made goes with it.
+struct Listener {
+    fd: OwnedFd,
+    /// Where it can be asked, for people.
+    url: String,
+    /// Path, device and inode of the file.
+    file: Option<(PathBuf, u64, u64)>,
+}
+
+impl Listener {
+    fn open(address: &Address) -> anyhow::Result<Self> {
+        match address {
+            Address::Tcp(at) => {
+                let socket = TcpListener::bind(at).with_context(|| format!("cannot listen on {at}{}", remedy(*at)))?;
+                socket.set_nonblocking(true)?;
+                let url = format!("http://{}/metrics", socket.local_addr()?);
+                Ok(Self { fd: socket.into(), url, file: None })
+            }
+            Address::Unix(path) => {
+                let shown = path.display();
+                clear(path)?;
+                let socket = UnixListener::bind(path).with_context(|| format!("cannot listen on {shown}"))?;
+                socket.set_nonblocking(true)?;
+                let made = std::fs::symlink_metadata(path).with_context(|| format!("cannot look at {shown}"))?;
+                let url = format!("curl --unix-socket {shown} http://localhost/metrics");
+                Ok(Self { fd: socket.into(), url, file: Some((path.clone(), made.dev(), made.ino())) })
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let Some((path, dev, ino)) = &self.file else { return };
+        let ours = std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (*dev, *ino));
+        if ours {
+            // Somebody else removed it at this moment: just as well.
+            let _gone = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn remedy(at: SocketAddr) -> &'static str {
+    if at.port() == 0 { "" } else { " (is another exporter running? --listen 127.0.0.1:0 takes any free port)" }
+}
+
+/// Removes the socket of an exporter that died; anything else is in the way.
+fn clear(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    match std::fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(found) if !found.file_type().is_socket() => bail!("{shown} is in the way and is not a socket: remove it"),
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).with_context(|| format!("cannot remove stale {shown}"))
+        }
+        Err(e) => Err(e).with_context(|| format!("cannot tell who listens on {shown}")),
+        Ok(_) => bail!("cannot listen on {shown}: another process does; choose another path"),
+    }
+}
+
+/// Serves until a signal comes.
+pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
+    let (signals, tell) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
+    }
+    let listeners = addresses.iter().map(Listener::open).collect::<anyhow::Result<Vec<_>>>()?;
+    for listener in &listeners {
+        eprintln!("ringstat: serving {}", listener.url);
+    }
+    let scraper = Arc::new(Scraper { fleet: Mutex::new(fleet) });
+    let guests = Guests::default();
+    loop {
+        let mut fds = vec![PollFd::new(&signals, PollFlags::IN)];
+        fds.extend(listeners.iter().map(|l| PollFd::new(&l.fd, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).context("cannot wait for connections"),
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(());
+        }
+        let ready: Vec<bool> = fds[1..].iter().map(|f| !f.revents().is_empty()).collect();
+        for (listener, _) in listeners.iter().zip(ready).filter(|(_, ready)| *ready) {
+            match rustix::net::accept_with(&listener.fd, ACCEPTED) {
+                Ok(fd) => guests.admit(fd, &scraper),
+                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM) => {
+                    guests.dismiss_oldest();
+                    // The connection stays in the queue: without a pause this loop would spin.
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                // The peer has gone again.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Who is connected.
+#[derive(Default)]
+struct Guests {
+    there: Arc<Mutex<Vec<Arc<OwnedFd>>>>,
+}
+
+impl Guests {
+    /// Serves `fd` on a thread of its own; the longest waiting one makes room if there is none.
+    fn admit(&self, fd: OwnedFd, scraper: &Arc<Scraper>) {
+        if lock(&self.there).len() >= CONNECTIONS_MOST {
+            self.dismiss_oldest();
+        }
+        let guest = Arc::new(fd);
+        lock(&self.there).push(guest.clone());
+        let (there, scraper, served) = (self.there.clone(), scraper.clone(), guest.clone());
+        let thread = std::thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(move || {
+            // A client that went away, or was dismissed, is nobody's problem.
+            let _gone = serve(&served, &scraper);
+            lock(&there).retain(|g| !Arc::ptr_eq(g, &served));
+        });
+        if thread.is_err() {
+            lock(&self.there).retain(|g| !Arc::ptr_eq(g, &guest));
+        }
+    }
+
+    /// Ends the longest connection: its thread finds the socket shut.
+    fn dismiss_oldest(&self) {
+        let mut there = lock(&self.there);
+        if !there.is_empty() {
+            let _gone = rustix::net::shutdown(there.remove(0).as_fd(), rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes expositions.
+struct Scraper {
+    fleet: Mutex<Fleet>,
+}
+
+impl Scraper {
+    fn exposition(&self) -> String {
+        // Asked outside of the lock: a broker that does not answer keeps no other client waiting.
+        let (streams, asked) = {
+            let mut fleet = lock(&self.fleet);
+            fleet.forget_gone();
+            let streams = fleet.look();
+            let asked = latency::Asked::of(&fleet, &streams);
+            (streams, asked)
+        };
+        prom::exposition(&scraped(streams, asked))
+    }
+}
+
+/// Streams with the latencies that could be had.
+pub fn scraped(streams: Vec<Stream>, asked: latency::Asked) -> Vec<Scraped> {
+    let known = |found: anyhow::Result<_>| found.unwrap_or_default();
+    streams.into_iter().zip(asked.wait()).map(|(stream, found)| Scraped { stream, latencies: known(found) }).collect()
+}
+
+fn wait_for(fd: &OwnedFd, what: PollFlags, until: Instant) -> std::io::Result<()> {
+    let left = until.saturating_duration_since(Instant::now());
+    let limit = ringweir_proto::os::event::timespec(left);
+    match poll(&mut [PollFd::new(fd, what)], Some(&limit)) {
+        Ok(0) => Err(ErrorKind::TimedOut.into()),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn serve(fd: &OwnedFd, scraper: &Scraper) -> std::io::Result<()> {
+    let answer = match request(fd)? {
+        Ok(asked) => asked.answer(scraper),
+        Err((status, words)) => response(status, "text/plain; charset=utf-8", &format!("{words}\n"), true),
+    };
+    send(fd, answer.as_bytes())?;
+    // What the client still sends must be read, or closing takes the answer away from it.
+    rustix::net::shutdown(fd, rustix::net::Shutdown::Write)?;
+    let until = Instant::now() + Duration::from_millis(200);
+    let mut rest = [0; 1024];
+    for _ in 0..64 {
+        wait_for(fd, PollFlags::IN, until)?;
+        if rustix::io::read(fd, &mut rest)? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+struct Asked {
+    head_only: bool,
+    path: String,
+}
+
+type Refusal = (&'static str, &'static str);
+
+/// Reads until the blank line.
+fn request(fd: &OwnedFd) -> std::io::Result<Result<Asked, Refusal>> {
+    let until = Instant::now() + PATIENCE;
+    let mut text = Vec::new();
+    let mut piece = [0; 1024];
+    let ended = |text: &[u8]| text.windows(4).any(|w| w == b"\r\n\r\n") || text.windows(2).any(|w| w == b"\n\n");
+    while !ended(&text) {
+        if text.len() >= REQUEST_MOST {
+            return Ok(Err(("431 Request Header Fields Too Large", "the request is too long")));
+        }
+        if let Err(e) = wait_for(fd, PollFlags::IN, until) {
+            return match e.kind() {
+                ErrorKind::TimedOut => Ok(Err(("408 Request Timeout", "no request came"))),
+                _ => Err(e),
+            };
+        }
+        match rustix::io::read(fd, &mut piece) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(n) => text.extend(&piece[..n]),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(parse(&text))
+}
+
+fn parse(text: &[u8]) -> Result<Asked, Refusal> {
+    let bad = ("400 Bad Request", "this is not HTTP; try: curl http://ADDRESS:PORT/metrics");
+    let line = text.split(|b| *b == b'\n').next().and_then(|l| std::str::from_utf8(l).ok()).ok_or(bad)?;
+    let words: Vec<&str> = line.trim_end_matches('\r').split(' ').collect();
+    let &[method, target, "HTTP/1.0" | "HTTP/1.1"] = words.as_slice() else { return Err(bad) };
+    let head_only = match method {
+        "GET" => false,
+        "HEAD" => true,
+        _ => return Err(("405 Method Not Allowed", "there is GET and HEAD only")),
+    };
+    // A proxy's form names the host as well.
+    let path = target.strip_prefix("http://").map_or(target, |t| t.find('/').map_or("/", |at| &t[at..]));
+    Ok(Asked { head_only, path: path.split('?').next().unwrap_or("/").into() })
+}
+
+impl Asked {
+    fn answer(&self, scraper: &Scraper) -> String {
+        let page = "ringstat: the figures are at /metrics\n";
+        match self.path.as_str() {
+            "/metrics" => response("200 OK", prom::CONTENT_TYPE, &scraper.exposition(), !self.head_only),
+            "/" => response("200 OK", "text/plain; charset=utf-8", page, !self.head_only),
+            _ => response("404 Not Found", "text/plain; charset=utf-8", page, !self.head_only),
+        }
+    }
+}
+
+fn response(status: &str, kind: &str, body: &str, with_body: bool) -> String {
+    let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}Connection: close\r\n\r\n"
+    );
+    if with_body { head + body } else { head }
+}
+
+fn send(fd: &OwnedFd, mut bytes: &[u8]) -> std::io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    while !bytes.is_empty() {
+        match rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(rustix::io::Errno::AGAIN) => wait_for(fd, PollFlags::OUT, until)?,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_tcp_or_unix() {
+        assert_eq!("127.0.0.1:9469".parse(), Ok(Address::Tcp(([127, 0, 0, 1], 9469).into())));
+        assert_eq!(":0".parse(), Ok(Address::Tcp(([127, 0, 0, 1], 0).into())));
+        assert_eq!("9469".parse(), "127.0.0.1:9469".parse::<Address>());
+        assert!(matches!("[::1]:80".parse(), Ok(Address::Tcp(a)) if a.is_ipv6()));
+        assert_eq!("unix:/tmp/x".parse(), Ok(Address::Unix("/tmp/x".into())));
+        for bad in ["", "unix:", "localhost", "demo", "1.2.3.4", "127.0.0.1:99999", "/tmp/x"] {
+            let error = bad.parse::<Address>().unwrap_err();
+            assert!(error.contains("unix:"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn requests_are_understood_or_refused() {
+        let path = |text: &str| parse(text.as_bytes()).map(|a| a.path).map_err(|(status, _)| &status[..3]);
+        assert_eq!(path("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Ok("/metrics".into()));
+        assert_eq!(path("HEAD /metrics?x=1 HTTP/1.0\n\n"), Ok("/metrics".into()));
+        assert_eq!(path("GET http://host:1/metrics HTTP/1.1\r\n\r\n"), Ok("/metrics".into()));
+        for (bad, status) in [
+            ("POST /metrics HTTP/1.1\r\n\r\n", "405"),
+            ("GET /metrics\r\n\r\n", "400"),
+            ("GET  /metrics HTTP/1.1\r\n\r\n", "400"),
+            ("\x16\x03\x01\n\n", "400"),
+            ("GET / HTTP/2\r\n\r\n", "400"),
+        ] {
+            assert_eq!(path(bad), Err(status), "{bad:?}");
+        }
+        assert!(parse(b"\xff\xfe\n\n").is_err());
+    }
+
+    #[test]
+    fn a_dead_exporters_socket_is_taken_over_and_nothing_else() {
+        let dir = std::env::temp_dir().join(format!("ringstat-serve-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("s");
+        let open = || Listener::open(&Address::Unix(path.clone()));
+        let first = open().unwrap();
+        assert!(open().err().unwrap().to_string().contains("another process does"));
+        drop(first);
+        assert!(!path.exists(), "removed");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(open().expect("the control: nobody listens on it"));
+        std::fs::write(&path, "x").unwrap();
+        assert!(open().err().unwrap().to_string().contains("not a socket"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
