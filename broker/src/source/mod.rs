@@ -8,6 +8,7 @@ use crate::intake::Intake;
 use ringweir_proto::quantity::Rate;
 use std::os::fd::BorrowedFd;
 
+mod batch;
 mod bytes;
 mod file;
 mod r#gen;

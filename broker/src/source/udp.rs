@@ -1,9 +1,6 @@
 //! `udp:` — datagrams of a UDP port, unicast or multicast, received in batches straight into ring memory.
 //!
-//! Contract: the kernel's copy is the copy. A batch is one claim of equal places; a place is as long as the longest of
-//! the recent datagrams, so a stream of one size wastes nothing and is never touched again. Where sizes differ, a
-//! datagram shorter than the hole in front of it is moved down into it, so that the ring holds at least half payload;
-//! one longer than its place is put together from a private buffer. Both are counted as moved.
+//! Contract: the kernel's copy is the copy, see [`super::batch`].
 //!
 //! Empty datagrams are datagrams. One longer than the stream's largest is published cut, with its original length. What
 //! the kernel dropped for want of receive buffer (or for a wrong checksum) is a loss in the layer `kernel`, exact: told
@@ -11,17 +8,16 @@
 //! Errors that ICMP or a full memory report are faults and do not end the stream. UDP is not told when its interface
 //! goes away; of a multicast group joined by `@IFACE` we look once a second, tell, and join again when it is back.
 
-use super::socket::{CONTROL_WORDS, get_words, interface, parse_control, receive_buffer, set_option};
+use super::batch::{Batch, BatchError, Count};
+use super::socket::{CONTROL_WORDS, get_words, interface, receive_buffer, set_option};
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};
-use ringweir_proto::layout::align8;
 use ringweir_proto::quantity::Bytes;
 use ringweir_proto::ring::Layer;
-use ringweir_proto::stats::PumpCounter;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 #[cfg(test)]
 mod tests;
@@ -33,10 +29,6 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
-/// Datagrams a batch receives at most.
-const BATCH: usize = 64;
-/// Datagrams after which the length of a place is settled anew.
-const WINDOW: usize = 64;
 /// Longest datagram UDP can bring.
 const UDP_MOST: usize = 65_535;
 /// Receive buffer asked for by default: at 1 Gbit/s of full datagrams some 30 ms.
@@ -93,27 +85,11 @@ struct Udp {
     group: Option<IpAddr>,
     watch: Option<Watch>,
     description: String,
-    /// Longest datagram that is taken whole.
-    max: usize,
-    /// Length of a place in the claim, a multiple of 8. Invariant: at most `align8(max)`.
-    stride: usize,
-    /// Longest of this window and of the one before, and what is left of this one.
-    longest: [usize; 2],
-    window_left: usize,
-    /// `BATCH` private rooms of `align8(max)` bytes: what exceeds a place, behind where its beginning would be.
-    spill: Box<[u8]>,
-    control: Box<[[u64; CONTROL_WORDS]; BATCH]>,
+    batch: Batch,
     /// Drops the kernel has told of, modulo 2^32.
     drops: u32,
     /// Something came since the kernel was last asked for drops: it drops only what finds datagrams waiting.
     fresh: bool,
-}
-
-/// One received datagram: its length on the wire, and what the kernel says of it.
-#[derive(Clone, Copy, Default)]
-struct Received {
-    len: usize,
-    control_len: usize,
 }
 
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
@@ -175,110 +151,28 @@ impl Udp {
             rustix::net::getsockname(fd).map_err(at("getsockname"))?.try_into().map_err(at("getsockname"))?;
         let cast = if group.is_some() { "multicast " } else { "" };
         let on = spec.interface.as_deref().map(|name| format!(" on {name}")).unwrap_or_default();
-        let max = stream.max_datagram.min(UDP_MOST);
-        let place = align8(max as u64) as usize;
         Ok(Udp {
             group,
             watch: group.and(spec.interface.clone()).zip(index).map(|(name, index)| Watch { name, index, next: 0 }),
             description: format!("{cast}{bound}{on}, {buffer}, kernel timestamps"),
-            max,
-            stride: place.min(2048),
-            longest: [0; 2],
-            window_left: WINDOW,
-            // Written, not merely reserved: no page fault later.
-            spill: vec![0xFF; BATCH * place].into(),
-            control: Box::new([[0; CONTROL_WORDS]; BATCH]),
+            batch: Batch::new(stream.max_datagram.min(UDP_MOST), CONTROL_WORDS * 8),
             drops: 0,
             fresh: false,
             socket,
         })
     }
 
-    /// Receives one batch and publishes it; how many came, of how many that could have.
-    fn batch(&mut self, intake: &mut Intake) -> Result<(usize, usize), BatchError> {
-        let (stride, place) = (self.stride, align8(self.max as u64) as usize);
-        // A quarter of the longest claim: history that a thin stream gives up for a batch that does not come.
-        let most = (intake.max_span() / 4 / stride.max(1)).clamp(1, BATCH);
-        let mut claim = intake.claim(most * stride).map_err(|e| BatchError::Source(SourceError::new(e)))?;
-        let room = claim.bytes();
-        let mut received = [Received::default(); BATCH];
-        let got = receive(
-            self.socket.as_fd(),
-            room,
-            stride,
-            self.max,
-            &mut self.spill,
-            &mut self.control,
-            &mut received[..most],
-        )
-        .map_err(BatchError::Receive)?;
-
-        // All moves within the claim come first: a commit must not give away memory that still holds another datagram.
-        let (mut places, mut used, mut moved, mut settled) = ([0; BATCH], 0, 0, got);
-        for (i, datagram) in received[..got].iter().enumerate() {
-            let (at, len) = (i * stride, datagram.len.min(self.max));
-            if len <= stride && at - used < len {
-                places[i] = at;
-            } else if used + len <= at + stride {
-                let (head, from) = (len.min(stride), i * place);
-                room.copy_within(at..at + head, used);
-                room[used + head..used + len].copy_from_slice(&self.spill[from + head..from + len]);
-                places[i] = used;
-                moved += u64::from(len > 0);
-            } else {
-                settled = i;
-                break;
+    /// Receives one batch and publishes it.
+    fn batch(&mut self, intake: &mut Intake) -> Result<Count, BatchError> {
+        let drops = &mut self.drops;
+        let count = self.batch.receive(self.socket.as_fd(), intake, |intake, control, _| {
+            if let Some(told) = control.drops {
+                count_drops(drops, intake, told);
             }
-            used = places[i] + align8(len as u64) as usize;
-        }
-        // From the first that fits nowhere, all go by way of the spill: claiming for one overwrites those behind it.
-        for (i, datagram) in received[..got].iter().enumerate().skip(settled) {
-            let head = datagram.len.min(self.max).min(stride);
-            self.spill[i * place..][..head].copy_from_slice(&room[i * stride..][..head]);
-            moved += u64::from(head > 0);
-        }
-        if moved > 0 {
-            intake.count(PumpCounter::Moved, moved);
-        }
-
-        for (i, datagram) in received[..got].iter().enumerate() {
-            let control = parse_control(&self.control[i], datagram.control_len);
-            if let Some(drops) = control.drops {
-                self.count_drops(intake, drops);
-            }
-            let len = datagram.len.min(self.max);
-            let arrival = Arrival {
-                original_len: if datagram.len > len { datagram.len as u32 } else { 0 },
-                channel: 0,
-                source_time: control.time_ns,
-            };
-            if i < settled {
-                intake.commit(places[i], len, arrival);
-            } else {
-                let mut claim = intake.claim(len).map_err(|e| BatchError::Source(SourceError::new(e)))?;
-                claim.write(0, &self.spill[i * place..][..len]);
-                intake.commit(0, len, arrival);
-            }
-            self.longest[0] = self.longest[0].max(len);
-        }
-        self.fresh |= got > 0;
-        self.window_left = self.window_left.saturating_sub(got);
-        if self.window_left == 0 {
-            self.stride = align8(self.longest[0].max(self.longest[1]).max(1).min(place) as u64) as usize;
-            self.longest = [0, self.longest[0]];
-            self.window_left = WINDOW;
-        }
-        Ok((got, most))
-    }
-
-    /// Accounts for the kernel's count of drops. It may be read ahead of datagrams that were queued before it: only
-    /// forward steps count.
-    fn count_drops(&mut self, intake: &mut Intake, drops: u32) {
-        let new = drops.wrapping_sub(self.drops);
-        if (1..1 << 31).contains(&new) {
-            self.drops = drops;
-            intake.lost(Layer::Kernel, u64::from(new), true);
-        }
+            Some(Arrival { source_time: control.time_ns, ..Arrival::default() })
+        })?;
+        self.fresh |= count.got > 0;
+        Ok(count)
     }
 
     /// The socket is empty: asks for drops that no later datagram has told of, and looks after the interface.
@@ -286,7 +180,7 @@ impl Udp {
         if std::mem::take(&mut self.fresh)
             && let Ok([.., drops]) = get_words::<9>(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO)
         {
-            self.count_drops(intake, drops);
+            count_drops(&mut self.drops, intake, drops);
         }
         let now = intake.now();
         if let (Some(watch), Some(group)) = (&mut self.watch, self.group)
@@ -321,10 +215,14 @@ impl Udp {
     }
 }
 
-/// Why a batch did not come.
-enum BatchError {
-    Receive(Errno),
-    Source(SourceError),
+/// Accounts for the kernel's count of drops. It may be read ahead of datagrams that were queued before it: only forward
+/// steps count.
+fn count_drops(known: &mut u32, intake: &mut Intake, drops: u32) {
+    let new = drops.wrapping_sub(*known);
+    if (1..1 << 31).contains(&new) {
+        *known = drops;
+        intake.lost(Layer::Kernel, u64::from(new), true);
+    }
 }
 
 fn join(fd: BorrowedFd<'_>, group: IpAddr, index: u32) -> Result<(), Errno> {
@@ -336,80 +234,18 @@ fn join(fd: BorrowedFd<'_>, group: IpAddr, index: u32) -> Result<(), Errno> {
     }
 }
 
-/// Receives up to `received.len()` datagrams: the first `stride` bytes of each into its place in `room`, the others, up
-/// to `max` in all, into its room in `spill`, at the same distance from the beginning.
-fn receive(
-    fd: BorrowedFd<'_>,
-    room: &mut [u8],
-    stride: usize,
-    max: usize,
-    spill: &mut [u8],
-    control: &mut [[u64; CONTROL_WORDS]; BATCH],
-    received: &mut [Received],
-) -> Result<usize, Errno> {
-    const NONE: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-    const EMPTY: libc::mmsghdr = libc::mmsghdr {
-        msg_hdr: libc::msghdr {
-            msg_name: std::ptr::null_mut(),
-            msg_namelen: 0,
-            msg_iov: std::ptr::null_mut(),
-            msg_iovlen: 0,
-            msg_control: std::ptr::null_mut(),
-            msg_controllen: 0,
-            msg_flags: 0,
-        },
-        msg_len: 0,
-    };
-    let place = align8(max as u64) as usize;
-    let (mut vectors, mut headers) = ([[NONE; 2]; BATCH], [EMPTY; BATCH]);
-    let rooms = room.chunks_exact_mut(stride.max(1)).map(Some).chain(std::iter::repeat_with(|| None));
-    let spills = spill.chunks_exact_mut(place.max(1)).map(Some).chain(std::iter::repeat_with(|| None));
-    let count = received.len().min(BATCH);
-    for ((((header, vector), control), first), second) in
-        headers[..count].iter_mut().zip(&mut vectors).zip(control.iter_mut()).zip(rooms).zip(spills)
-    {
-        let first = first.map(|room| &mut room[..stride.min(max)]).unwrap_or_default();
-        let second = second.map(|room| &mut room[stride.min(max)..max]).unwrap_or_default();
-        *vector =
-            [first, second].map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
-        header.msg_hdr.msg_iov = vector.as_mut_ptr();
-        header.msg_hdr.msg_iovlen = 2;
-        header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-        header.msg_hdr.msg_controllen = size_of_val(control);
-    }
-    let (flags, at) = (libc::MSG_DONTWAIT | libc::MSG_TRUNC, headers.as_mut_ptr());
-    // SAFETY: `count` headers are filled in above; each points to vectors, rooms and control words that are exclusively
-    // borrowed until this function returns, with their lengths; there is no timeout.
-    let outcome = unsafe { libc::recvmmsg(fd.as_raw_fd(), at, count as u32, flags as _, std::ptr::null_mut()) };
-    let Ok(got) = usize::try_from(outcome) else {
-        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
-    };
-    for (to, header) in received.iter_mut().zip(&headers[..got.min(count)]) {
-        *to = Received { len: header.msg_len as usize, control_len: header.msg_hdr.msg_controllen };
-    }
-    Ok(got.min(count))
-}
-
 impl Source for Udp {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         while intake.has_room() {
             match self.batch(intake) {
-                Ok((got, most)) if got == most => {}
+                Ok(count) if count.got == count.most => {}
                 // Fewer than asked for: the socket is empty, and asking again would only say so.
                 Ok(_) | Err(BatchError::Receive(Errno::AGAIN)) => {
                     self.idle(intake);
                     return Ok(Fill::Idle);
                 }
                 Err(BatchError::Receive(Errno::INTR)) => {}
-                Err(BatchError::Receive(e @ (Errno::BADF | Errno::FAULT | Errno::INVAL | Errno::NOTSOCK))) => {
-                    return Err(SourceError(format!("udp: receiving: {e}")));
-                }
-                Err(BatchError::Receive(e)) => {
-                    // What ICMP reported, or no memory: asking cleared it.
-                    intake.fault(format_args!("udp: receiving: {e}"));
-                    return Ok(Fill::Took);
-                }
-                Err(BatchError::Source(e)) => return Err(e),
+                Err(e) => return e.outcome("udp", intake),
             }
         }
         Ok(Fill::Took)

@@ -2,6 +2,7 @@
 
 use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell};
 use super::*;
+use ringweir_proto::stats::PumpCounter;
 use std::net::UdpSocket;
 
 const SECOND: u64 = 1_000_000_000;
@@ -70,7 +71,7 @@ fn a_stream_of_one_size_is_never_moved() {
             assert_eq!(bytes_of(&pass(&mut bench, &mut source, &sender, &sent)), sent);
             assert!(round == 0 || bench.count(PumpCounter::Moved) == moved, "{len} in round {round}");
         }
-        assert_eq!(source.stride, len.next_multiple_of(8));
+        assert_eq!(source.batch.stride(), len.next_multiple_of(8));
     }
 }
 
@@ -183,9 +184,9 @@ fn the_count_in_the_control_message_is_enough() {
         }
         // One batch at a time, never idle: only SO_RXQ_OVFL can tell.
         bench.intake.begin(1);
-        let first = source.batch(&mut bench.intake).ok().unwrap().0;
+        let first = source.batch(&mut bench.intake).ok().unwrap().got;
         sender.send(&make(round * 501 + 500, 700)).unwrap();
-        let second = source.batch(&mut bench.intake).ok().unwrap().0;
+        let second = source.batch(&mut bench.intake).ok().unwrap().got;
         bench.intake.publisher().flush();
         bench.read();
         assert!(first > 0 && second == 1);
@@ -200,7 +201,7 @@ fn a_count_that_goes_round_or_back_is_understood() {
     let (mut source, _sender) = pair("127.0.0.1:0", 2000);
     source.drops = u32::MAX - 1;
     for (drops, lost) in [(u32::MAX - 1, 0), (u32::MAX, 1), (3, 5), (2, 5), (4, 6)] {
-        source.count_drops(&mut bench.intake, drops);
+        count_drops(&mut source.drops, &mut bench.intake, drops);
         assert_eq!(bench.count(PumpCounter::KernelLost), lost, "{drops}");
     }
 }
