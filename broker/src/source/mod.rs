@@ -10,14 +10,17 @@ use std::os::fd::BorrowedFd;
 
 mod batch;
 mod bytes;
+mod chardev;
 mod file;
 mod r#gen;
+mod netlink;
 mod packet;
 mod socket;
 mod stdin;
 #[cfg(test)]
 mod testing;
 mod udp;
+mod unix;
 
 /// What one round of [`Source::fill`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +96,8 @@ pub struct SourceKind {
 pub type Open = fn(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError>;
 
 /// Every kind there is.
-pub const SOURCES: &[SourceKind] = &[r#gen::KIND, udp::KIND, packet::KIND, stdin::KIND, file::KIND];
+pub const SOURCES: &[SourceKind] =
+    &[r#gen::KIND, udp::KIND, packet::KIND, unix::KIND, netlink::KIND, chardev::KIND, stdin::KIND, file::KIND];
 
 /// Opens `spec`, `NAME[:ARGUMENT]`.
 pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
@@ -103,4 +107,18 @@ pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
         return Err(SourceError(format!("no source {name:?}; there are: {}", usages.join("  "))));
     };
     (kind.open)(argument, stream).map_err(|e| SourceError(format!("source {spec:?}: {e} (usage: {})", kind.usage)))
+}
+
+/// Takes `[OPTION[,OPTION…]:]PATH` apart: a path, which may hold colons and commas, begins with `/` or `.` unless options
+/// stand before it.
+fn options_and_path(argument: &str) -> Result<(Vec<&str>, &str), SourceError> {
+    if argument.starts_with(['/', '.']) {
+        return Ok((Vec::new(), argument));
+    }
+    match argument.split_once(':') {
+        Some((options, path)) if !path.is_empty() => Ok((options.split(',').collect(), path)),
+        _ => Err(SourceError(format!(
+            "no path in {argument:?}: it begins with / or . or stands behind options and a colon"
+        ))),
+    }
 }

@@ -72,6 +72,8 @@ pub(super) struct Control {
     pub drops: Option<u32>,
     /// When the kernel took it in: CLOCK_REALTIME ns, 0 = unknown.
     pub time_ns: u64,
+    /// The netlink group it was sent to, 0 for this socket alone.
+    pub group: Option<u32>,
 }
 
 /// Bytes in front of the data of a control message: its whole length, level, type.
@@ -97,6 +99,9 @@ pub(super) fn parse_control(room: &[u64; CONTROL_WORDS], len: usize) -> Control 
                     let (sec, nsec) = (i64::from_ne_bytes(*sec), i64::from_ne_bytes(*nsec));
                     control.time_ns = (sec as u64).wrapping_mul(1_000_000_000).wrapping_add(nsec as u64);
                 }
+            }
+            (libc::SOL_NETLINK, libc::NETLINK_PKTINFO) => {
+                control.group = data.first_chunk().map(|d| u32::from_ne_bytes(*d));
             }
             _ => {}
         }
@@ -138,7 +143,7 @@ mod tests {
     fn both_messages_are_found_in_either_order() {
         let time = [7_i64.to_ne_bytes(), 5_i64.to_ne_bytes()].concat();
         let (time, drops) = (message(libc::SCM_TIMESTAMPNS, &time), message(libc::SO_RXQ_OVFL, &9_u32.to_ne_bytes()));
-        let expected = Control { drops: Some(9), time_ns: 7_000_000_005 };
+        let expected = Control { drops: Some(9), time_ns: 7_000_000_005, group: None };
         for both in [[time.clone(), drops.clone()].concat(), [drops, time].concat()] {
             assert_eq!(parse(&both, both.len()), expected);
         }

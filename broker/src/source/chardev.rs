@@ -1,0 +1,236 @@
+//! `chardev:` — a device or terminal of which each `read()` is one datagram.
+//!
+//! Contract: the read goes straight into ring memory. It asks for one byte more than the longest datagram: a read that
+//! fills even that one was cut by the driver's interface, and is published cut, with an original length of *at least* that
+//! much (nobody knows more). `size=N` asks for exactly N instead, for drivers that insist (UIO: 4); its reads are whole by
+//! definition. The device is polled before it is read, so that a driver that ignores O_NONBLOCK does not hold up the pump;
+//! one that says "readable" and then has nothing cannot poll, and is looked at every millisecond. `raw` puts a terminal
+//! into raw mode and `baud=` sets its speed; everything else of it stays, and all of it is put back at the end. Without
+//! `raw` a terminal in its usual mode delivers lines.
+//!
+//! Errors of the driver's `read`: EAGAIN and EINTR are no errors. EPIPE and EOVERFLOW say that the device's buffer
+//! overflowed: at least one lost in the device. EMSGSIZE says that a datagram was longer than was asked for: at least one
+//! lost in the broker. Any of them twice without a datagram in between, and every other one (EIO, ENODEV: unplugged), ends
+//! the source as failed. A read of nothing is its end.
+
+use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor, options_and_path};
+use crate::intake::{Arrival, Intake};
+use ringweir_proto::quantity::Bytes;
+use ringweir_proto::ring::Layer;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+#[cfg(test)]
+mod tests;
+
+pub const KIND: SourceKind = SourceKind {
+    name: "chardev",
+    usage: "chardev:[raw,baud=N,size=N:]PATH",
+    about: "a character device or terminal, each read() one datagram; raw and baud= for serial lines, size= for drivers that want it exact",
+    open,
+};
+
+/// How often a device that cannot be polled is looked at.
+const LOOK_NS: u64 = 1_000_000;
+
+/// What stands behind `chardev:`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Spec<'a> {
+    raw: bool,
+    baud: Option<u32>,
+    size: Option<u64>,
+    path: &'a str,
+}
+
+impl<'a> Spec<'a> {
+    fn parse(argument: &'a str) -> Result<Self, SourceError> {
+        let (options, path) = options_and_path(argument)?;
+        let mut spec = Self { path, ..Self::default() };
+        for option in options {
+            let number = |value: &str| value.parse().ok().filter(|n| *n > 0);
+            match option.split_once('=').unwrap_or((option, "")) {
+                ("raw", "") => spec.raw = true,
+                ("baud", value) => {
+                    let baud = number(value).ok_or_else(|| SourceError(format!("{option}: say bits per second")))?;
+                    spec.baud = Some(baud);
+                }
+                ("size", value) => spec.size = Some(value.parse::<Bytes>().map_err(SourceError::new)?.0),
+                _ => return Err(SourceError(format!("unknown option {option:?}; there are raw, baud= and size="))),
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// A terminal, and how it was when we found it.
+struct Terminal {
+    found: Termios,
+}
+
+impl Terminal {
+    /// Makes it raw and sets its speed as `spec` says.
+    fn set(fd: &OwnedFd, spec: &Spec<'_>) -> Result<Self, SourceError> {
+        let found = tcgetattr(fd).map_err(|e| match e {
+            Errno::NOTTY => SourceError(format!("raw and baud= are for terminals; {} is none", spec.path)),
+            e => SourceError(format!("reading its settings: {e}")),
+        })?;
+        let mut wanted = found.clone();
+        if spec.raw {
+            wanted.make_raw();
+        }
+        if let Some(baud) = spec.baud {
+            wanted.set_speed(baud).map_err(|e| SourceError(format!("baud={baud}: {e}")))?;
+        }
+        tcsetattr(fd, OptionalActions::Now, &wanted).map_err(|e| SourceError(format!("changing its settings: {e}")))?;
+        Ok(Self { found })
+    }
+}
+
+struct Chardev {
+    fd: OwnedFd,
+    path: String,
+    terminal: Option<Terminal>,
+    /// What is asked of a read, and what of that may be published.
+    ask: usize,
+    most: usize,
+    /// Something other than a datagram came last.
+    complained: bool,
+    /// The driver says "readable" and has nothing: when to look again.
+    look: Option<u64>,
+    told: bool,
+}
+
+fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
+    Ok(Box::new(Chardev::open(&Spec::parse(argument)?, stream)?))
+}
+
+impl Chardev {
+    fn open(spec: &Spec<'_>, stream: &OpenFor) -> Result<Self, SourceError> {
+        let path = spec.path;
+        // Before it is opened, which with some devices means something.
+        let stat = rustix::fs::stat(path).map_err(|e| SourceError(format!("{path}: {e}")))?;
+        let instead = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::CharacterDevice => None,
+            FileType::RegularFile => Some("a file, in which nothing says where a datagram ends: use file:FRAMING:"),
+            FileType::Fifo => Some("a named pipe, which does not keep boundaries: use file:FRAMING:"),
+            FileType::Socket => Some("a socket: use unix:"),
+            FileType::Directory => Some("a directory"),
+            _ => Some("no character device"),
+        };
+        if let Some(instead) = instead {
+            return Err(SourceError(format!("{path} is {instead}")));
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
+            Errno::ACCESS | Errno::PERM => {
+                SourceError(format!("{path}: {e}: join the group that owns it (ls -l {path})"))
+            }
+            Errno::BUSY => {
+                SourceError(format!("{path}: {e}: another process has it, and its driver allows one (fuser {path})"))
+            }
+            Errno::NXIO | Errno::NODEV => SourceError(format!("{path}: {e}: there is a file but no device")),
+            e => SourceError(format!("{path}: {e}")),
+        })?;
+        let terminal = (spec.raw || spec.baud.is_some()).then(|| Terminal::set(&fd, spec)).transpose()?;
+        let longest = stream.max_datagram;
+        let (ask, most) = match spec.size {
+            None => (longest + 1, longest),
+            Some(0) => return Err(SourceError::new("size=0 would read nothing")),
+            Some(size) if size > longest as u64 => {
+                return Err(SourceError(format!("size={size} is longer than the stream's maximum of {longest}")));
+            }
+            Some(size) => (size as usize, size as usize),
+        };
+        Ok(Self { fd, path: path.into(), terminal, ask, most, complained: false, look: None, told: false })
+    }
+
+    /// The driver had nothing: whether it should have.
+    fn nothing(&mut self, intake: &mut Intake, announced: bool) -> Fill {
+        self.look = announced.then(|| intake.now() + LOOK_NS);
+        if announced && !std::mem::replace(&mut self.told, true) {
+            intake.fault(format_args!("chardev: {} cannot be polled: looked at every millisecond", self.path));
+        }
+        Fill::Idle
+    }
+
+    /// Something was lost, as the driver says: goes on, unless nothing else comes of it.
+    fn lost(&mut self, intake: &mut Intake, layer: Layer, e: Errno) -> Result<(), SourceError> {
+        if std::mem::replace(&mut self.complained, true) {
+            return Err(SourceError(format!("chardev: {} gives nothing but: {e}", self.path)));
+        }
+        intake.lost(layer, 1, false);
+        intake.fault(format_args!("chardev: {}: {e}: datagrams were lost, nobody knows how many", self.path));
+        Ok(())
+    }
+}
+
+/// Whether a read would find something, an error or the end included.
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&at_once)) != Ok(0)
+}
+
+impl Source for Chardev {
+    fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
+        let room = self.ask.min(intake.max_span());
+        while intake.has_room() {
+            if !readable(self.fd.as_fd()) {
+                return Ok(self.nothing(intake, false));
+            }
+            let mut claim = intake.claim(room).map_err(SourceError::new)?;
+            match rustix::io::read(&self.fd, &mut claim.bytes()[..room]) {
+                Ok(0) => return Ok(Fill::Ended),
+                Ok(got) => {
+                    let original_len = if got > self.most { got as u32 } else { 0 };
+                    intake.commit(0, got.min(self.most), Arrival { original_len, ..Arrival::default() });
+                    (self.complained, self.look) = (false, None);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(self.nothing(intake, true)),
+                Err(e @ (Errno::PIPE | Errno::OVERFLOW)) => self.lost(intake, Layer::Device, e)?,
+                Err(e @ Errno::MSGSIZE) => self.lost(intake, Layer::Broker, e)?,
+                Err(e @ (Errno::IO | Errno::NODEV | Errno::NXIO)) => {
+                    return Err(SourceError(format!(
+                        "chardev: {} is gone: {e} (unplugged, or its other side was closed)",
+                        self.path
+                    )));
+                }
+                Err(Errno::INVAL) => {
+                    return Err(SourceError(format!(
+                        "chardev: {} refuses to be read {room} bytes at a time: give what its driver wants with size=",
+                        self.path
+                    )));
+                }
+                Err(e) => return Err(SourceError(format!("chardev: reading {}: {e}", self.path))),
+            }
+        }
+        Ok(Fill::Took)
+    }
+
+    fn wait_for(&self) -> WaitFor<'_> {
+        WaitFor { readable: self.look.is_none().then(|| self.fd.as_fd()), until: self.look }
+    }
+
+    fn describe(&self) -> String {
+        let mode = match &self.terminal {
+            Some(_) => ", a terminal of which the settings are put back at the end",
+            None if rustix::termios::isatty(&self.fd) => {
+                ", a terminal as it is set: in its usual mode a read is a line"
+            }
+            None => "",
+        };
+        format!("{}, each read of up to {} a datagram{mode}", self.path, Bytes(self.most as u64))
+    }
+}
+
+impl Drop for Chardev {
+    fn drop(&mut self) {
+        if let Some(terminal) = &self.terminal {
+            // A terminal that is gone needs nothing put back.
+            let _gone = tcsetattr(&self.fd, OptionalActions::Now, &terminal.found);
+        }
+    }
+}

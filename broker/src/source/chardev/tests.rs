@@ -1,0 +1,156 @@
+//! Terminals made for the purpose, and devices that every machine has.
+
+use super::super::testing::{Bench, bytes_of, wait};
+use super::*;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::FromRawFd;
+
+const STREAM: OpenFor = OpenFor { max_datagram: 64 };
+
+/// A terminal: the side that writes, and the path of the side that the source opens.
+fn terminal() -> (File, String) {
+    let (mut ours, mut theirs) = (0, 0);
+    let none = std::ptr::null_mut();
+    // SAFETY: two valid pointers to ints; no name, no settings, no size.
+    let rc = unsafe { libc::openpty(&raw mut ours, &raw mut theirs, none, std::ptr::null(), std::ptr::null()) };
+    assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: just made and nobody else's.
+    let ours = unsafe { File::from_raw_fd(ours) };
+    // SAFETY: as above.
+    let theirs = unsafe { File::from_raw_fd(theirs) };
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&theirs))).unwrap();
+    (ours, path.to_str().unwrap().into())
+}
+
+fn refused(argument: &str) -> String {
+    open(argument, &STREAM).err().unwrap_or_else(|| panic!("{argument} is taken")).to_string()
+}
+
+#[test]
+fn what_is_no_such_device_is_refused_with_what_to_use_instead() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, pipe, socket) = (dir.path().join("f"), dir.path().join("p"), dir.path().join("s"));
+    std::fs::write(&file, "x").unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for (path, says) in [
+        (file.to_str().unwrap(), "use file:FRAMING:"),
+        (pipe.to_str().unwrap(), "does not keep boundaries: use file:FRAMING:"),
+        (socket.to_str().unwrap(), "is a socket: use unix:"),
+        ("/", "is a directory"),
+        ("/no/such", "/no/such: No such file"),
+        ("raw:/dev/null", "/dev/null is none"),
+        ("baud=fast:/dev/null", "baud=fast: say bits"),
+        ("speed=9:/dev/null", "\"speed=9\"; there are raw, baud= and size="),
+        ("size=65:/dev/null", "size=65 is longer than the stream's maximum of 64"),
+        ("size=0:/dev/null", "read nothing"),
+        ("ttyS0", "begins with / or ."),
+    ] {
+        let text = refused(path);
+        assert!(text.contains(says), "{path}: {text}");
+    }
+    // The control: what is one is taken.
+    assert!(open("size=64:/dev/null", &STREAM).is_ok());
+}
+
+/// One read, one datagram; raw keeps every byte; what was set is put back. Control: without `raw` a line is a datagram and
+/// a carriage return is not what was sent.
+#[test]
+fn a_raw_terminal_gives_what_was_written_and_is_put_back() {
+    let (mut writer, path) = terminal();
+    let before = tcgetattr(&writer).unwrap();
+    let mut source = open(&format!("raw,baud=115200:{path}"), &STREAM).unwrap();
+    assert!(source.describe().contains("put back"), "{}", source.describe());
+    assert_eq!(tcgetattr(&writer).unwrap().input_speed(), 115_200);
+    let mut bench = Bench::new(4096, 64);
+    assert_eq!(bench.run(&mut *source).1, Fill::Idle);
+    let all: Vec<u8> = (0..=255).collect();
+    for chunk in all.chunks(32) {
+        writer.write_all(chunk).unwrap();
+        assert!(wait(&*source, 1000));
+        let (got, fill) = bench.run(&mut *source);
+        assert_eq!((bytes_of(&got), fill), (vec![chunk], Fill::Idle));
+        assert_eq!((got[0].original_len, got[0].channel), (chunk.len(), 0));
+    }
+    drop(source);
+    let after = tcgetattr(&writer).unwrap();
+    assert_eq!((after.input_modes, after.local_modes), (before.input_modes, before.local_modes));
+
+    let mut source = open(&path, &STREAM).unwrap();
+    writer.write_all(b"one\rtwo").unwrap();
+    assert!(wait(&*source, 1000));
+    assert_eq!(bytes_of(&bench.run(&mut *source).0), [b"one\n"], "a line; the rest waits for its end");
+}
+
+/// More than the stream's longest at once says that it was cut. Control: exactly the longest was not.
+#[test]
+fn a_read_that_was_cut_says_so() {
+    for (len, original) in [(63, 63), (64, 64), (65, 65), (200, 65)] {
+        let (mut writer, path) = terminal();
+        let mut source = open(&format!("raw:{path}"), &STREAM).unwrap();
+        writer.write_all(&vec![7; len]).unwrap();
+        assert!(wait(&*source, 1000));
+        let got = Bench::new(4096, 64).run(&mut *source).0;
+        assert_eq!((got[0].bytes.len(), got[0].original_len), (len.min(64), original), "{len}");
+    }
+}
+
+#[test]
+fn the_end_and_a_hang_up_are_told_apart_from_nothing() {
+    let mut bench = Bench::new(4096, 64);
+    let mut source = open("/dev/null", &STREAM).unwrap();
+    assert_eq!(bench.run(&mut *source), (vec![], Fill::Ended));
+
+    let (writer, path) = terminal();
+    let mut source = open(&format!("raw:{path}"), &STREAM).unwrap();
+    assert_eq!(bench.run(&mut *source).1, Fill::Idle);
+    drop(writer);
+    assert!(wait(&*source, 1000));
+    bench.intake.begin(2);
+    match source.fill(&mut bench.intake) {
+        Ok(Fill::Ended) => {}
+        Err(e) => assert!(e.to_string().contains("is gone"), "{e}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The other side of a terminal that nobody has open answers EIO. Control: with its other side open it is idle.
+#[test]
+fn a_device_that_is_gone_ends_the_source_with_a_word() {
+    let (ours, path) = terminal();
+    let held = File::open(&path).unwrap();
+    let fd = ours.try_clone().unwrap().into();
+    let mut source = Chardev {
+        fd,
+        path: "it".into(),
+        terminal: None,
+        ask: 65,
+        most: 64,
+        complained: false,
+        look: None,
+        told: false,
+    };
+    let mut bench = Bench::new(4096, 64);
+    assert_eq!(bench.run(&mut source).1, Fill::Idle);
+    drop(held);
+    bench.intake.begin(2);
+    let told = source.fill(&mut bench.intake).unwrap_err().to_string();
+    assert!(told.contains("it is gone: ") && told.contains("unplugged"), "{told}");
+}
+
+/// Datagrams of a fixed size from a device that never ends: claims, rounds and sizes.
+#[test]
+fn an_endless_device_is_taken_in_rounds() {
+    let mut bench = Bench::new(1 << 20, 64);
+    let mut source = open("size=16:/dev/zero", &STREAM).unwrap();
+    for _ in 0..20 {
+        assert_eq!(bench.round(&mut *source), Fill::Took);
+        let got = bench.read();
+        assert!(got.len() == 64 && got.iter().all(|g| g.bytes == [0; 16] && g.original_len == 16));
+    }
+    // Asked for one byte more than the longest: every read of it is cut.
+    let mut source = open("/dev/zero", &STREAM).unwrap();
+    assert_eq!(bench.round(&mut *source), Fill::Took);
+    assert!(bench.read().iter().all(|g| g.bytes.len() == 64 && g.original_len == 65));
+}

@@ -1,0 +1,140 @@
+//! NETLINK_USERSOCK between sockets of one process, and what the kernel itself tells. Needs root.
+
+use super::super::testing::{Bench, bytes_of, in_namespace, shell};
+use super::*;
+use ringweir_proto::stats::PumpCounter;
+
+const STREAM: OpenFor = OpenFor { max_datagram: 1024 };
+
+#[test]
+fn protocols_and_groups_have_names_and_numbers() {
+    let spec = |text: &str| text.parse::<Spec>().unwrap();
+    assert_eq!(spec("route:link"), Spec { protocol: 0, groups: vec![1], rcvbuf: RCVBUF });
+    assert_eq!(spec("0:1,rcvbuf=64KiB"), Spec { rcvbuf: 65536, ..spec("route:link") });
+    assert_eq!(spec("route:link+ipv4-route+33").groups, [1, 7, 33]);
+    assert_eq!(spec("kobject_uevent:kernel"), spec("15:1"));
+    assert_eq!(spec("21:5").protocol, 21);
+    for (text, says) in [
+        ("route", "not PROTOCOL:GROUP"),
+        ("rout:1", "no protocol \"rout\"; say a number up to 31, or route, usersock"),
+        ("route:links", "no group \"links\" of route; say a number from 1 to 65535 or link"),
+        ("usersock:0", "no group \"0\" of usersock; say a number from 1 to 65535"),
+        ("usersock:1,ttl=2", "\"ttl=2\"; there is rcvbuf=SIZE"),
+    ] {
+        let told = text.parse::<Spec>().unwrap_err().to_string();
+        assert!(told.contains(says), "{text}: {told}");
+    }
+    let told = Netlink::open(&spec("31:1"), &STREAM).err().unwrap().to_string();
+    assert!(told.contains("no netlink protocol 31"), "{told}");
+}
+
+/// A socket that sends to group `group` of NETLINK_USERSOCK, or to the socket `pid` alone.
+struct Sender(OwnedFd);
+
+impl Sender {
+    fn new() -> Self {
+        let kind = (AddressFamily::NETLINK, SocketType::RAW);
+        let fd =
+            rustix::net::socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, NonZeroU32::new(2).map(Protocol::from_raw));
+        let fd = fd.unwrap();
+        bind(fd.as_fd()).unwrap();
+        Self(fd)
+    }
+
+    fn send(&self, bytes: &[u8], group: u32, pid: u32) -> io::Result<usize> {
+        // SAFETY: all-zero is a valid address.
+        let mut to: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        to.nl_family = libc::AF_NETLINK as u16;
+        (to.nl_pid, to.nl_groups) = (pid, if group == 0 { 0 } else { 1 << (group - 1) });
+        let len = size_of_val(&to) as libc::socklen_t;
+        let (fd, to) = (self.0.as_raw_fd(), (&raw const to).cast());
+        // SAFETY: both pointers are valid for their lengths, which the kernel only reads.
+        let sent = unsafe { libc::sendto(fd, bytes.as_ptr().cast(), bytes.len(), 0, to, len) };
+        match usize::try_from(sent) {
+            Ok(sent) => Ok(sent),
+            // Behind the group the message goes to pid 0, the kernel, which does not listen to this protocol.
+            Err(_) if group > 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ECONNREFUSED) => {
+                Ok(bytes.len())
+            }
+            Err(_) => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+fn pid_of(socket: &OwnedFd) -> u32 {
+    // SAFETY: all-zero is a valid address.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes of the address.
+    let rc = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
+    assert_eq!(rc, 0);
+    address.nl_pid
+}
+
+/// What was sent to the group arrives as it was sent, with the group as channel. Control: what is sent to another group,
+/// or to the socket alone, does not.
+#[test]
+fn messages_of_the_group_arrive_and_no_others() {
+    in_namespace("true", || {
+        let mut source = Netlink::open(&"usersock:5+9".parse().unwrap(), &STREAM).unwrap();
+        let (mut bench, sender) = (Bench::new(1 << 20, 1024), Sender::new());
+        let sent: Vec<Vec<u8>> = (0..200_usize).map(|i| vec![i as u8; 16 + i * 5]).collect();
+        for (i, message) in sent.iter().enumerate() {
+            sender.send(message, if i % 2 == 0 { 5 } else { 9 }, 0).unwrap();
+        }
+        sender.send(b"other group", 6, 0).unwrap();
+        sender.send(b"to it alone", 0, pid_of(&source.socket)).unwrap();
+        let (got, fill) = bench.run(&mut source);
+        assert_eq!((bytes_of(&got), fill), (sent.iter().map(|m| &m[..m.len().min(1024)]).collect(), Fill::Idle));
+        assert!(got.iter().enumerate().all(|(i, g)| g.channel == if i % 2 == 0 { 5 } else { 9 }));
+        assert!(got.iter().zip(&sent).all(|(g, m)| g.original_len == m.len()));
+        let told = bench.told();
+        assert!(told.len() == 1 && told[0].contains("to this socket alone"), "{told:?}");
+        assert_eq!(bench.count(PumpCounter::KernelLost), 0);
+    });
+}
+
+/// Overflow: the loss is told as a lower bound in the layer kernel, before anything that came behind it, and here, where
+/// nothing but this sender is at work, the bound is the number. Control: without overflow (above) nothing is told.
+#[test]
+fn an_overflow_is_a_loss_of_unknown_size() {
+    in_namespace("true", || {
+        let mut source = Netlink::open(&"usersock:5,rcvbuf=4KiB".parse().unwrap(), &STREAM).unwrap();
+        let (mut bench, sender) = (Bench::new(1 << 20, 1024), Sender::new());
+        let (mut number, mut taken, mut told) = (0_u32, 0_u64, 0);
+        for _ in 0..20 {
+            let before = number;
+            for _ in 0..100 {
+                let _overflowed = sender.send(&number.to_le_bytes(), 5, 0);
+                number += 1;
+            }
+            let got = bench.run(&mut source).0;
+            let lost: u64 = got
+                .iter()
+                .flat_map(|g| &g.lost_before)
+                .map(|(layer, n, exact)| {
+                    assert_eq!((*layer, *exact), (Layer::Kernel, false));
+                    *n
+                })
+                .sum();
+            assert!(!got.is_empty() && !got[0].lost_before.is_empty(), "told ahead of what came with it");
+            assert_eq!(got[0].bytes, before.to_le_bytes());
+            (taken, told) = (taken + got.len() as u64, told + lost);
+        }
+        assert!(taken > 20);
+        assert_eq!((taken + told, bench.count(PumpCounter::KernelLost)), (number.into(), told));
+    });
+}
+
+/// The kernel's own: an interface that is made is told.
+#[test]
+fn the_kernel_tells_of_an_interface() {
+    in_namespace("true", || {
+        let mut source = Netlink::open(&"route:link".parse().unwrap(), &STREAM).unwrap();
+        shell("ip link add dummy7 type veth peer name dummy8");
+        let mut bench = Bench::new(1 << 20, 1024);
+        // The longest datagram of this ring may cut it; the name comes early.
+        let got = bench.run(&mut source).0;
+        assert!(got.iter().any(|g| g.channel == 1 && g.bytes.windows(7).any(|w| w == b"dummy7\0")), "{got:?}");
+    });
+}

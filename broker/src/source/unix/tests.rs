@@ -1,0 +1,214 @@
+//! Both kinds from within one process; every test keeps the account: sent = published.
+
+use super::super::testing::{Bench, Got, bytes_of, wait};
+use super::*;
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+const STREAM: OpenFor = OpenFor { max_datagram: 512 };
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    (dir, path)
+}
+
+fn source(options: &str, path: &std::path::Path) -> Box<dyn Source> {
+    open(&format!("{options}{}", path.display()), &STREAM).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn refused(argument: &str) -> String {
+    open(argument, &STREAM).err().unwrap_or_else(|| panic!("{argument} is taken")).to_string()
+}
+
+fn connect(path: &std::path::Path) -> OwnedFd {
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::connect(&fd, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    fd
+}
+
+fn send(fd: &OwnedFd, bytes: &[u8]) {
+    assert_eq!(rustix::net::send(fd, bytes, SendFlags::NOSIGNAL), Ok(bytes.len()));
+}
+
+fn tagged(got: &[Got]) -> Vec<(u16, &[u8])> {
+    got.iter().map(|g| (g.channel, g.bytes.as_slice())).collect()
+}
+
+#[test]
+fn arguments_come_apart_and_bad_ones_are_refused_by_name() {
+    let spec = Spec::parse("/tmp/a:b,c").unwrap();
+    assert_eq!(spec, Spec { seqpacket: false, mode: 0o600, senders: 256, path: "/tmp/a:b,c" });
+    let spec = Spec::parse("seqpacket,mode=0666,senders=9:x").unwrap();
+    assert_eq!(spec, Spec { seqpacket: true, mode: 0o666, senders: 9, path: "x" });
+    for (argument, says) in [
+        ("", "no path"),
+        ("sock", "begins with / or ."),
+        ("dgram:", "no path"),
+        ("stream:/x", "\"stream\"; there are dgram, seqpacket"),
+        ("dgram,mode=0999:/x", "mode=0999: say an octal mode"),
+        ("seqpacket,senders=0:/x", "senders=0: say a number"),
+        ("dgram,senders=4:/x", "is for seqpacket"),
+        ("dgram,seqpacket:/x", "either dgram or seqpacket"),
+        ("/no/such/dir/x", "its directory does not exist"),
+    ] {
+        let text = refused(argument);
+        assert!(text.contains(says), "{argument}: {text}");
+    }
+    assert!(refused(&format!("/tmp/{}", "x".repeat(120))).contains("1 to 107 bytes"));
+}
+
+/// The file: its mode, a dead socket replaced, everything else left alone, gone at the end.
+#[test]
+fn the_file_is_ours_and_nobody_elses() {
+    let (_dir, path) = place();
+    let name = path.to_str().unwrap();
+    for (options, mode) in [("", 0o600), ("dgram,mode=0666:", 0o666), ("seqpacket,mode=0620:", 0o620)] {
+        let made = source(options, &path);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+        assert!(refused(name).contains("in use by another process"), "{options}");
+        assert!(refused(&format!("seqpacket:{name}")).contains("in use by another process"), "{options}");
+        drop(made);
+        assert!(!path.exists());
+    }
+    // Dead: bound once and closed.
+    drop(UnixDatagram::bind(&path).unwrap());
+    assert!(path.exists());
+    let made = source("seqpacket:", &path);
+    // Somebody put another one in its place: not ours to remove.
+    std::fs::remove_file(&path).unwrap();
+    let other = UnixDatagram::bind(&path).unwrap();
+    drop(made);
+    assert!(path.exists());
+    drop(other);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    assert!(refused(name).contains("in the way and is not a socket"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn datagrams_of_several_senders_arrive_whole_empty_ones_too() {
+    let (_dir, path) = place();
+    let mut source = source("", &path);
+    let mut bench = Bench::new(1 << 20, 512);
+    let senders = [UnixDatagram::unbound().unwrap(), UnixDatagram::unbound().unwrap()];
+    for round in 0..50_usize {
+        let sent: Vec<Vec<u8>> = (0..8).map(|i| vec![(round * 8 + i) as u8; (round * 37 + i * 61) % 513]).collect();
+        for (i, datagram) in sent.iter().enumerate() {
+            assert_eq!(senders[i % 2].send_to(datagram, &path).unwrap(), datagram.len());
+        }
+        let (got, fill) = bench.run(&mut *source);
+        assert_eq!((bytes_of(&got), fill), (sent.iter().map(Vec::as_slice).collect(), Fill::Idle));
+        assert!(got.iter().all(|g| g.source_time > 1_600_000_000_000_000_000 && g.lost_before.is_empty()));
+    }
+    senders[0].send_to(&[5; 700], &path).unwrap();
+    let got = bench.run(&mut *source).0;
+    assert_eq!((got[0].bytes.len(), got[0].original_len), (512, 700), "cut, and says so");
+}
+
+/// Senders wait for the pump and nothing is lost: more is sent than can wait. Control: without the pump the sender is
+/// told to wait.
+#[test]
+fn a_sender_that_is_too_fast_is_made_to_wait() {
+    let (_dir, path) = place();
+    let mut source = source("", &path);
+    let eager = UnixDatagram::unbound().unwrap();
+    eager.set_nonblocking(true).unwrap();
+    eager.connect(&path).unwrap();
+    let refused = (0..100_000).find(|_| eager.send(b"x").is_err()).expect("the control: the sender is told to wait");
+    let mut bench = Bench::new(1 << 20, 512);
+    assert_eq!(bench.run(&mut *source).0.len(), refused);
+    let to = path.clone();
+    let sender = std::thread::spawn(move || {
+        let socket = UnixDatagram::unbound().unwrap();
+        (0..5000_u32).for_each(|n| assert_eq!(socket.send_to(&n.to_le_bytes(), &to).unwrap(), 4));
+    });
+    let mut all = Vec::new();
+    while all.len() < 5000 {
+        assert!(wait(&*source, 10_000), "{} of 5000", all.len());
+        all.extend(bench.run(&mut *source).0);
+    }
+    sender.join().unwrap();
+    assert!(all.iter().enumerate().all(|(i, g)| g.bytes == (i as u32).to_le_bytes()));
+}
+
+#[test]
+fn connections_are_channels_and_an_empty_packet_is_no_hang_up() {
+    let (_dir, path) = place();
+    let mut source = source("seqpacket:", &path);
+    let mut bench = Bench::new(1 << 20, 512);
+    let (a, b) = (connect(&path), connect(&path));
+    send(&a, b"first");
+    send(&b, b"");
+    send(&a, b"");
+    send(&a, &[9; 700]);
+    let mut got = bench.run(&mut *source).0;
+    got.sort_by_key(|g| g.channel);
+    let cut = [9; 512];
+    assert_eq!(tagged(&got), [(1, &b"first"[..]), (1, b""), (1, &cut), (2, b"")]);
+    assert_eq!(got[2].original_len, 700);
+    assert!(got.iter().all(|g| g.source_time > 1_600_000_000_000_000_000));
+    // Sent, and hung up before we look: it all arrives. The other one goes on.
+    send(&a, b"last");
+    drop(a);
+    send(&b, b"on");
+    let mut got = bench.run(&mut *source).0;
+    got.sort_by_key(|g| g.channel);
+    assert_eq!(tagged(&got), [(1, &b"last"[..]), (2, b"on")]);
+    let c = connect(&path);
+    send(&c, b"new");
+    assert_eq!(tagged(&bench.run(&mut *source).0), [(3, &b"new"[..])]);
+    assert_eq!(bench.told(), [""; 0]);
+}
+
+/// A sender that floods does not keep the others waiting: each has its turn in every few rounds.
+#[test]
+fn senders_take_turns() {
+    let (_dir, path) = place();
+    let mut source = source("seqpacket:", &path);
+    let mut bench = Bench::new(1 << 20, 512);
+    let senders: Vec<_> = (0..8).map(|_| connect(&path)).collect();
+    let mut sent = 0;
+    let mut of = [0_u32; 9];
+    for _ in 0..64 {
+        // Full before each round, as with a sender that never rests.
+        for fd in &senders {
+            while rustix::net::send(fd, b"flood", SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok() {
+                sent += 1;
+            }
+        }
+        bench.round(&mut *source);
+        bench.read().iter().for_each(|g| of[usize::from(g.channel)] += 1);
+    }
+    let (least, most) = (of[1..].iter().min().unwrap(), of[1..].iter().max().unwrap());
+    assert!(*least > 0 && *most <= 2 * *least, "{of:?}");
+    bench.run(&mut *source).0.iter().for_each(|g| of[usize::from(g.channel)] += 1);
+    assert_eq!(of.iter().sum::<u32>(), sent);
+}
+
+/// Places are limited and given back; one too many is hung up on and told.
+#[test]
+fn one_sender_too_many_is_told_and_places_come_back() {
+    let (_dir, path) = place();
+    let mut source = source("seqpacket,senders=2:", &path);
+    let mut bench = Bench::new(1 << 20, 512);
+    let mut three: Vec<_> = (0..3).map(|_| connect(&path)).collect();
+    bench.run(&mut *source);
+    let told = bench.told();
+    assert!(told.len() == 1 && told[0].contains("all 2 senders"), "{told:?}");
+    let late = three.pop().unwrap();
+    assert!(rustix::net::send(&late, b"x", SendFlags::NOSIGNAL).is_err(), "it is told");
+    three.clear();
+    for n in 0..1000 {
+        let fd = connect(&path);
+        send(&fd, b"y");
+        drop(fd);
+        let got = bench.run(&mut *source).0;
+        assert_eq!(tagged(&got), [(3 + n, &b"y"[..])]);
+    }
+    assert_eq!(bench.told(), [""; 0]);
+}
