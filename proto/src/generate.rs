@@ -7,6 +7,7 @@
 use crate::numbered::{self, Header};
 use crate::pace::Pacer;
 use crate::quantity::{Bytes, QuantityError, Rate};
+use crate::summed;
 use std::fmt;
 use std::str::FromStr;
 
@@ -53,6 +54,16 @@ impl fmt::Display for Sizes {
     }
 }
 
+/// How a datagram proves itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Proof {
+    /// `crc`: a CRC-32 and a body of which every byte is known ([`numbered`]).
+    #[default]
+    Crc,
+    /// `sum`: a sum of its words ([`summed`]): makes and checks at the speed of a copy.
+    Sum,
+}
+
 /// What to generate: parses "rate=1MB/s,size=64..1500,burst=10,channels=8,count=1000", each key at most once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GenSpec {
@@ -68,6 +79,8 @@ pub struct GenSpec {
     pub count: Option<u64>,
     /// `seed`: chooses the sequence of lengths. Default 0.
     pub seed: u64,
+    /// `check`: "crc" or "sum". Default crc.
+    pub check: Proof,
 }
 
 impl Default for GenSpec {
@@ -79,6 +92,7 @@ impl Default for GenSpec {
             channels: 1,
             count: None,
             seed: 0,
+            check: Proof::Crc,
         }
     }
 }
@@ -90,7 +104,7 @@ pub enum SpecError {
     #[error("generator option \"{0}\" is not of the form key=value")]
     NoValue(String),
     /// There is no such key.
-    #[error("unknown generator option {key}={value}; there are rate, size, burst, channels, count and seed")]
+    #[error("unknown generator option {key}={value}; there are rate, size, burst, channels, count, seed and check")]
     UnknownKey {
         /// The key as given.
         key: String,
@@ -132,6 +146,9 @@ pub enum Refusal {
     /// A range that ends before it begins.
     #[error("the range ends below its beginning")]
     Reversed,
+    /// No such check.
+    #[error("there are crc and sum")]
+    NoSuchCheck,
     /// Not an integer of the key's range.
     #[error("a whole number from {min} to {max} is needed")]
     Integer {
@@ -163,6 +180,11 @@ impl GenSpec {
             "channels" => integer(1, u16::MAX.into()).map(|n| self.channels = n as u16),
             "count" => integer(0, u64::MAX).map(|n| self.count = Some(n)),
             "seed" => integer(0, u64::MAX).map(|n| self.seed = n),
+            "check" => match value {
+                "crc" => Ok(self.check = Proof::Crc),
+                "sum" => Ok(self.check = Proof::Sum),
+                _ => Err(Refusal::NoSuchCheck),
+            },
             _ => {
                 return Err(SpecError::UnknownKey { key: key.to_owned(), value: value.to_owned() });
             }
@@ -211,6 +233,7 @@ pub struct Generator {
     /// Length of the next datagram, drawn in advance so that asking for it costs and changes nothing.
     len: u32,
     random: u64,
+    check: Proof,
 }
 
 impl Generator {
@@ -224,6 +247,7 @@ impl Generator {
             channel: 0,
             len: 0,
             random: spec.seed,
+            check: spec.check,
         };
         generator.len = generator.draw();
         generator
@@ -249,7 +273,10 @@ impl Generator {
     pub fn fill_next(&mut self, room: &mut [u8]) -> Option<Header> {
         let len = self.next_len()?;
         let made = Header { number: self.number, len: self.len, channel: self.channel };
-        numbered::fill(&mut room[..len], made.number, made.channel);
+        match self.check {
+            Proof::Crc => numbered::fill(&mut room[..len], made.number, made.channel),
+            Proof::Sum => summed::fill(&mut room[..len], made.number, made.channel),
+        }
         self.left = self.left.map(|left| left - 1);
         self.number = self.number.wrapping_add(1);
         self.channel = if self.channel + 1 == self.channels { 0 } else { self.channel + 1 };
@@ -279,7 +306,7 @@ mod tests {
     #[test]
     fn specs_parse_with_defaults() {
         assert_eq!("".parse(), Ok(GenSpec::default()));
-        let spec: GenSpec = "rate=1MB/s,size=64..1500,burst=10,channels=8,count=1000,seed=5".parse().unwrap();
+        let spec: GenSpec = "rate=1MB/s,size=64..1500,burst=10,channels=8,count=1000,seed=5,check=sum".parse().unwrap();
         let expected = GenSpec {
             rate: Some(Rate::Bytes(1e6)),
             size: Sizes { min: 64, max: 1500 },
@@ -287,6 +314,7 @@ mod tests {
             channels: 8,
             count: Some(1000),
             seed: 5,
+            check: Proof::Sum,
         };
         assert_eq!(spec, expected);
         assert_eq!("rate=max".parse::<GenSpec>().unwrap().rate, None);
@@ -308,6 +336,7 @@ mod tests {
             ("burst=0", ["burst=0", "from 1 to 4294967295"]),
             ("channels=65536", ["channels=65536", "from 1 to 65535"]),
             ("count=-1", ["count=-1", "whole number"]),
+            ("check=md5", ["check=md5", "crc and sum"]),
             ("seed=1,seed=2", ["seed=2", "twice"]),
         ] {
             let message = text.parse::<GenSpec>().expect_err(text).to_string();

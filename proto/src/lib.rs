@@ -2,7 +2,7 @@
 //!
 //! `layout` says what the bytes mean, `ring` what may be done with them, `sync` which atomics both run on; beside them
 //! `control` (messages), `stats` (what is counted) and `os` (shared memory, fd passing, eventfd). `ring` and `control`
-//! never import `os`: no system call, clock, allocation or log on the way of a datagram. `numbered`, `generate` and `pace`
+//! never import `os`: no system call, clock, allocation or log on the way of a datagram. `numbered`, `summed`, `generate` and `pace`
 //! are the test datagrams that broker and tools both make, `quantity` the sizes and rates people type. The paper is `DESIGN.md`.
 
 pub mod control;
@@ -18,4 +18,5 @@ pub mod quantity;
 pub mod ring;
 pub mod seq;
 pub mod stats;
+pub mod summed;
 pub mod sync;

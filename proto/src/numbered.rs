@@ -89,6 +89,16 @@ pub enum Fault {
         /// Offset of the first body byte that does not belong to `number`; `None` if only the header is damaged.
         offset: Option<usize>,
     },
+    /// The sum of a [summed](crate::summed) datagram is not the one in its header.
+    #[error("datagram {number}: sum is {stored:016x} in the header and {computed:016x} over the data")]
+    BadSum {
+        /// Number in the header, unproved.
+        number: u64,
+        /// Sum in the header.
+        stored: u64,
+        /// Sum over the bytes received.
+        computed: u64,
+    },
     /// The checksum holds and the content is not what [`fill`] writes: made by something else.
     #[error("datagram {number}: checksum holds, byte {offset} is not what the generator writes")]
     BadPattern {
@@ -222,7 +232,7 @@ pub fn fill(datagram: &mut [u8], number: u64, channel: u16) {
     datagram[4..8].copy_from_slice(&sum.finalize().to_le_bytes());
 }
 
-/// Checks that `datagram` is, byte for byte, what [`fill`] wrote.
+/// Checks that `datagram` is, byte for byte, what [`fill`] wrote, or that it is a right [summed](crate::summed) one.
 ///
 /// # Errors
 /// The [`Fault`] that explains most: what it is not, then its length, then its bytes.
@@ -235,6 +245,9 @@ pub fn check(datagram: &[u8]) -> Result<Header, Fault> {
     let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let number = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;
     if header[..4] != MAGIC {
+        if header[..2] == crate::summed::MAGIC {
+            return crate::summed::check(datagram);
+        }
         return Err(Fault::BadMagic { found: [header[0], header[1], header[2], header[3]] });
     }
     let (stored, sent) = (u32_at(4), u32_at(16));

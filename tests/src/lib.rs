@@ -1,6 +1,7 @@
 //! What tests of several processes share: the programs, and scenes: readers and brokers as real processes,
 //! each test in a run directory of its own, with nothing left behind and nothing that can hang.
 
+pub mod bench;
 pub mod mailbox;
 pub mod netns;
 pub mod proc;

@@ -1,0 +1,177 @@
+//! What the socket contenders share: one-call sending and receiving of several datagrams, and buffer sizes.
+//!
+//! Contract: `sendmmsg` and `recvmmsg` by libc, since rustix has no `recvmmsg`; errors are the kernel's, with the call's name.
+
+use anyhow::Context;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Most datagrams a call.
+const MOST: usize = 64;
+
+/// A socket address as bytes.
+#[derive(Clone, Copy)]
+pub struct Address {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl Address {
+    /// Of any kernel address structure.
+    pub fn of<T: Copy>(address: T) -> Self {
+        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
+        // SAFETY: all-zero is a valid sockaddr_storage.
+        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let to = (&raw mut storage).cast::<T>();
+        // SAFETY: the storage is large enough and at least as aligned as every sockaddr.
+        unsafe { to.write_unaligned(address) };
+        Self { storage, len: size_of::<T>() as libc::socklen_t }
+    }
+
+    /// Of a unix socket's path.
+    pub fn unix(path: &std::path::Path) -> anyhow::Result<Self> {
+        let bytes = path.as_os_str().as_encoded_bytes();
+        // SAFETY: all-zero is a valid sockaddr_un.
+        let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+        anyhow::ensure!(bytes.len() < address.sun_path.len(), "path too long for a socket: {}", path.display());
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        for (to, byte) in address.sun_path.iter_mut().zip(bytes) {
+            *to = *byte as libc::c_char;
+        }
+        Ok(Self::of(address))
+    }
+}
+
+/// Binds.
+pub fn bind(socket: &OwnedFd, address: &Address) -> anyhow::Result<()> {
+    let at = (&raw const address.storage).cast();
+    // SAFETY: a valid address of the stated length.
+    let rc = unsafe { libc::bind(socket.as_raw_fd(), at, address.len) };
+    anyhow::ensure!(rc == 0, "bind: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// Sets an integer option.
+pub fn set(socket: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: an int of the stated length.
+    let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// As large buffers as the kernel gives: past the limit for those who may.
+pub fn grow(socket: &OwnedFd, bytes: i32) {
+    for (force, ask) in [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)] {
+        if set(socket, libc::SOL_SOCKET, force, bytes).is_err() {
+            // Smaller ones are no error: what does not fit is refused when it is sent.
+            let _less = set(socket, libc::SOL_SOCKET, ask, bytes);
+        }
+    }
+}
+
+/// Makes receiving give up after a tenth of a second, so that the end of a run is noticed.
+pub fn give_up_soon(socket: &OwnedFd) -> anyhow::Result<()> {
+    rustix::net::sockopt::set_socket_timeout(
+        socket,
+        rustix::net::sockopt::Timeout::Recv,
+        Some(std::time::Duration::from_millis(100)),
+    )
+    .context("SO_RCVTIMEO")
+}
+
+/// Sends each datagram to each address, in as few calls as possible; blocks while there is no room. Returns how many the kernel
+/// refused for want of buffers.
+pub fn send_all<'d>(
+    socket: &OwnedFd,
+    datagrams: impl Iterator<Item = &'d [u8]> + Clone,
+    to: &[Address],
+) -> anyhow::Result<u64> {
+    let mut pairs = datagrams.flat_map(|d| to.iter().map(move |address| (d, address)));
+    let mut refused = 0;
+    loop {
+        // SAFETY: all-zero is a valid iovec.
+        let mut pieces: [libc::iovec; MOST] = unsafe { std::mem::zeroed() };
+        // SAFETY: all-zero is a valid mmsghdr.
+        let mut headers: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
+        let mut count = 0;
+        for ((piece, header), (datagram, address)) in pieces.iter_mut().zip(&mut headers).zip(pairs.by_ref().take(MOST))
+        {
+            *piece = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
+            header.msg_hdr.msg_name = (&raw const address.storage).cast_mut().cast();
+            header.msg_hdr.msg_namelen = address.len;
+            header.msg_hdr.msg_iov = piece;
+            header.msg_hdr.msg_iovlen = 1;
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(refused);
+        }
+        let mut sent = 0;
+        while sent < count {
+            let rest = (count - sent) as u32;
+            // SAFETY: so many headers, each with one piece of a living datagram and a living address.
+            let rc = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers[sent..].as_mut_ptr(), rest, 0) };
+            match usize::try_from(rc) {
+                Ok(n) => sent += n,
+                Err(_) => match io::Error::last_os_error() {
+                    e if e.kind() == io::ErrorKind::Interrupted => {}
+                    // Netlink multicasts, then finds that the kernel, whom a multicast is always for as well, does not
+                    // listen. A unix socket that is gone refuses too: its reader's books will not close.
+                    e if e.kind() == io::ErrorKind::ConnectionRefused => sent += 1,
+                    e if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                        refused += 1;
+                        sent += 1;
+                    }
+                    e => return Err(e).context("sendmmsg"),
+                },
+            }
+        }
+    }
+}
+
+/// Receives several datagrams a call.
+pub struct Receiver {
+    rooms: Vec<Vec<u8>>,
+}
+
+impl Receiver {
+    /// For datagrams of `size`, `batch` of them at once.
+    pub fn new(size: usize, batch: usize) -> Self {
+        // A byte more than there may be: a longer one shows.
+        Self { rooms: vec![vec![0; size + 1]; batch.min(MOST)] }
+    }
+
+    /// Receives what is there, at least one, and passes each on; `false` if nothing came for a tenth of a second.
+    pub fn receive(
+        &mut self,
+        socket: &OwnedFd,
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        // SAFETY: all-zero is a valid iovec.
+        let mut pieces: [libc::iovec; MOST] = unsafe { std::mem::zeroed() };
+        // SAFETY: all-zero is a valid mmsghdr.
+        let mut headers: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
+        for ((piece, header), room) in pieces.iter_mut().zip(&mut headers).zip(&mut self.rooms) {
+            *piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+            header.msg_hdr.msg_iov = piece;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        let count = self.rooms.len() as u32;
+        let (fd, none) = (socket.as_raw_fd(), std::ptr::null_mut());
+        // SAFETY: so many headers, each with one piece of room that lives until the call returns.
+        let rc = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_WAITFORONE, none) };
+        let Ok(got) = usize::try_from(rc) else {
+            let e = io::Error::last_os_error();
+            return match e.raw_os_error() {
+                Some(libc::EAGAIN) => Ok(false),
+                // Netlink says once that it has dropped; the counter says how much.
+                Some(libc::EINTR | libc::ENOBUFS) => Ok(true),
+                _ => Err(e).context("recvmmsg"),
+            };
+        };
+        for (header, room) in headers.iter().zip(&self.rooms).take(got) {
+            take(&room[..header.msg_len as usize])?;
+        }
+        Ok(true)
+    }
+}
