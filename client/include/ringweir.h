@@ -167,6 +167,122 @@
 #define RW_TEXT_NOTE 2
 
 /*
+ What a call answers, as an int. Zero: done. Above zero: an outcome, no error. Below zero: an error; rw_strerror() says
+ what it means and what to do, rw_error_message() says which value was wrong.
+ */
+typedef enum rw_code {
+  /*
+   Done.
+   */
+  RW_OK = 0,
+  /*
+   The next datagram.
+   */
+  RW_DATAGRAM = 1,
+  /*
+   Datagrams this reader will never see: the rw_gap says which and why. Told in order, once.
+   */
+  RW_GAP = 2,
+  /*
+   Nothing new: wait with rw_wait(), or with rw_arm() and poll().
+   */
+  RW_EMPTY = 3,
+  /*
+   The broker was restarted and the reader is attached to the new generation. Its account begins anew; metadata and
+   geometry may have changed.
+   */
+  RW_RESTARTED = 4,
+  /*
+   Nothing new, and there never will be: the stream has ended.
+   */
+  RW_ENDED = 5,
+  /*
+   Nothing new: the broker died, and this reader was attached with RW_NO_REATTACH.
+   */
+  RW_BROKER_GONE = 6,
+  /*
+   The datagram was overwritten while it was being read: undo what came of it. The next call tells the gap that begins with it.
+   */
+  RW_TORN = 7,
+  /*
+   rw_arm(): there is something to read already, do not sleep.
+   */
+  RW_READY = 8,
+  /*
+   rw_wait(): the time is over.
+   */
+  RW_TIMEOUT = 9,
+  /*
+   rw_wait(): a signal came.
+   */
+  RW_INTERRUPTED = 10,
+  /*
+   An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
+   */
+  RW_INVALID = -1,
+  /*
+   rw_read(): the buffer is too small; the datagram stays unread and its length is in the rw_datagram.
+   */
+  RW_TOO_SMALL = -2,
+  /*
+   Another call is using this reader or watch at this moment. Each serves one thread at a time.
+   */
+  RW_BUSY = -3,
+  /*
+   No stream of that name is running.
+   */
+  RW_NOT_FOUND = -4,
+  /*
+   The stream's socket is there but no broker answers.
+   */
+  RW_NOT_RUNNING = -5,
+  /*
+   This user may not connect to the stream's socket, or is not on the stream's list.
+   */
+  RW_NO_ACCESS = -6,
+  /*
+   All places for readers are taken.
+   */
+  RW_FULL = -7,
+  /*
+   The broker is there but says nothing.
+   */
+  RW_NO_ANSWER = -8,
+  /*
+   The broker closed the connection without an answer.
+   */
+  RW_HUNG_UP = -9,
+  /*
+   Broker and library are of different releases.
+   */
+  RW_VERSION = -10,
+  /*
+   The broker's answer makes no sense.
+   */
+  RW_PROTOCOL = -11,
+  /*
+   No stream can have this name.
+   */
+  RW_BAD_NAME = -12,
+  /*
+   The ring contradicts itself: its memory was damaged.
+   */
+  RW_CORRUPT = -13,
+  /*
+   The broker, or this process, has run out of something.
+   */
+  RW_RESOURCES = -14,
+  /*
+   A call to the kernel failed.
+   */
+  RW_SYSTEM = -15,
+  /*
+   A defect of this library: the reader or watch can only be detached.
+   */
+  RW_PANIC = -16,
+} rw_code;
+
+/*
  A list of keys and values, all C strings. Constant, so any number of threads may look at it.
  */
 typedef struct rw_pairs rw_pairs;
