@@ -1,7 +1,7 @@
 //! What a reader knows of its stream and of itself.
 
 use super::pairs::rw_pairs;
-use super::reader::rw_reader;
+use super::reader::{Reading, rw_reader};
 use super::types::{rw_account, rw_gap, rw_geometry};
 use super::{rw_code, write};
 use std::ffi::{c_char, c_int, c_ulonglong};
@@ -53,41 +53,42 @@ pub unsafe extern "C" fn rw_reader_metadata(reader: *const rw_reader) -> *const 
 /// Sizes of the ring; the same within a generation. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_geometry(reader: *const rw_reader, geometry: *mut rw_geometry) -> c_int {
+    let act = |reading: &mut Reading| {
+        let of = reading.reader.geometry();
+        let (depth, capacity, max_datagram) = (of.depth(), of.capacity(), of.max_datagram());
+        let sizes = rw_geometry { depth, capacity, max_datagram, reserved: [0; 5] };
+        // SAFETY: NULL or room, as the header asks.
+        unsafe { write(geometry, "geometry", sizes) }?;
+        Ok(rw_code::RW_OK)
+    };
     // SAFETY: as the header asks.
-    unsafe {
-        rw_reader::enter(reader, |reading| {
-            let of = reading.reader.geometry();
-            let (depth, capacity, max_datagram) = (of.depth(), of.capacity(), of.max_datagram());
-            write(geometry, "geometry", rw_geometry { depth, capacity, max_datagram, reserved: [0; 5] })?;
-            Ok(rw_code::RW_OK)
-        })
-    }
+    unsafe { rw_reader::enter(reader, act) }
 }
 
 /// The reader's books. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_account(reader: *const rw_reader, account: *mut rw_account) -> c_int {
+    let act = |reading: &mut Reading| {
+        let books = rw_account::of(reading.reader.account(), reading.reader.read_cursor());
+        // SAFETY: NULL or room, as the header asks.
+        unsafe { write(account, "account", books) }?;
+        Ok(rw_code::RW_OK)
+    };
     // SAFETY: as the header asks.
-    unsafe {
-        rw_reader::enter(reader, |reading| {
-            let books = rw_account::of(reading.reader.account(), reading.reader.read_cursor());
-            write(account, "account", books)?;
-            Ok(rw_code::RW_OK)
-        })
-    }
+    unsafe { rw_reader::enter(reader, act) }
 }
 
 /// The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_last_gap(reader: *const rw_reader, gap: *mut rw_gap) -> c_int {
+    let act = |reading: &mut Reading| {
+        let Some(last) = reading.reader.account().last_gap else { return Ok(rw_code::RW_EMPTY) };
+        // SAFETY: NULL or room, as the header asks.
+        unsafe { write(gap, "gap", last.into()) }?;
+        Ok(rw_code::RW_OK)
+    };
     // SAFETY: as the header asks.
-    unsafe {
-        rw_reader::enter(reader, |reading| {
-            let Some(last) = reading.reader.account().last_gap else { return Ok(rw_code::RW_EMPTY) };
-            write(gap, "gap", last.into())?;
-            Ok(rw_code::RW_OK)
-        })
-    }
+    unsafe { rw_reader::enter(reader, act) }
 }
 
 /// Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if reader is NULL or in use by
