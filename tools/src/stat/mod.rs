@@ -87,8 +87,8 @@ Examples:
   ringstat --listen unix:/run/rs.sock    the same: curl --unix-socket /run/rs.sock http://x/metrics
   ringstat --columns                     what each column means
 
-Exit status: 0 all well; 1 an error, such as no such stream, or a loss with --fail-on-loss, or something that limits a
-stream with --why; 2 wrong usage.
+Exit status: 0 all well; 1 an error, such as no such stream; a loss with --fail-on-loss; something
+that limits a stream with --why; 2 wrong usage.
 NO_COLOR=1 switches colour off; RINGWEIR_DIR says in which run directory to look.";
 
 fn interval(text: &str) -> Result<Duration, String> {
