@@ -1,7 +1,7 @@
 //! The latency histogram: which bucket a time belongs to, how a reader counts into its [`LatencyBlock`], and what the counts say.
 //!
 //! Contract: log-linear. Times below 8 ns have a bucket each, every octave above has eight, so what is read from a bucket's
-//! upper end is at most 12.5 % too high and never too low; from 2^48 ns (78 h) on everything is in the last. One writer per
+//! upper end is at most 12.5 % too high and never too low; from 2^48 ns (78 h) on everything is in the last one. One writer per
 //! block, any number of viewers, each word relaxed: a viewer may see a sample in one word and not yet in another, and a
 //! reader may write anything, so nothing here can overflow or index out of range.
 

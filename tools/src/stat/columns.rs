@@ -170,6 +170,8 @@ pub fn explained(width: usize) -> String {
     section("Line of a stream:", stream);
     section("Columns of its readers:", COLUMNS.iter().map(|c| (c.head.to_string(), c.help)).collect());
     section("JSON (--json):", words(JSON_WORDS));
+    section("JSON of --why:", words(super::why::JSON_WORDS));
+    section("JSON of --latency:", words(super::latency::JSON_WORDS));
     section("JSON, counters:", PumpCounter::ALL.iter().map(|f| (f.key().into(), f.help())).collect());
     section("JSON, facts:", StreamFact::ALL.iter().map(|f| (f.key().into(), f.help())).collect());
     section("JSON, readers[]:", ReaderFact::ALL.iter().map(|f| (f.key().into(), f.help())).collect());

@@ -11,6 +11,7 @@ use ringweir::Watch;
 use ringweir_proto::os::clock;
 use ringweir_proto::stats::{Snapshot, StreamFact};
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How often streams that went, or came, are looked for.
@@ -94,8 +95,10 @@ impl Fleet {
 
     /// Lets go of streams that have ended or whose broker is gone, unless their socket is still there.
     pub fn forget_gone(&mut self) {
-        let there = names(self.only.as_deref());
-        self.watched.retain(|(name, w)| !w.watch.hung_up() || (self.only.is_none() && there.contains(name)));
+        let there = ringweir::streams();
+        let is_there =
+            |name: &str| there.iter().any(|(n, _)| n == name) || (name.contains('/') && Path::new(name).exists());
+        self.watched.retain(|(name, w)| !w.watch.hung_up() || is_there(name));
     }
 
     /// Why streams that are there are not watched.

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 /// How it is measured, for help and exposition.
 pub const METHOD: &str = "time from publishing (the start of its batch in the broker) to being handed out by the reader, wake-up \
-    included, by the one clock of both (CLOCK_MONOTONIC). The reader samples the first datagram published in each \
-    millisecond, so one that falls behind samples everything it was late for; a datagram that is lost has no latency. A \
-    quantile is the upper end of its bucket: at most 12.5 % too high";
+    included, by the one clock of both (CLOCK_MONOTONIC). The reader samples the first datagram published a millisecond or \
+    more after the one it sampled last, so one that falls behind samples everything it was late for; a datagram that is \
+    lost has no latency. A quantile is the upper end of its bucket: at most 12.5 % too high";
 
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
 
@@ -131,6 +131,18 @@ impl<'a> Shown<'a> {
         })
     }
 }
+
+/// Keys of the JSON, and what they say.
+pub const JSON_WORDS: &[(&str, &str)] = &[
+    ("window_ns", "the interval; null: since each reader attached"),
+    ("readers[].samples", "datagrams sampled"),
+    ("readers[].sum_ns", "sum of their latencies"),
+    ("readers[].p50_ns … max_ns", "what that share of the samples did not exceed; null without samples"),
+    (
+        "readers[].buckets",
+        "pairs: samples of less than so many ns that are not in the pair before; empty ones are left out",
+    ),
+];
 
 #[derive(Serialize)]
 struct OneReader<'a> {

@@ -87,6 +87,18 @@ pub struct Verdict {
     earlier: Vec<String>,
 }
 
+/// Keys of the JSON, and what they say.
+pub const JSON_WORDS: &[(&str, &str)] = &[
+    ("limited", "whether anything is being lost, or will be if things go on so"),
+    ("window_ns", "time between the two looks it is judged by"),
+    ("findings[].layer", "device, kernel, broker or reader; label, pid and index then say which"),
+    ("findings[].kind", "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, slow"),
+    ("findings[].lost", "lost by it so far; lost_per_second: now"),
+    ("findings[].lapped_in_ns", "time until it is lapped if things go on so; 0: it is; null: not in sight"),
+    ("findings[].what, advice", "the same in words, and what to do"),
+    ("furthest", "the reader that is furthest behind, in trouble or not"),
+];
+
 /// Two looks at one life of a stream.
 struct Between<'a> {
     before: &'a Stream,
@@ -147,8 +159,10 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
         let between = Between { before, now, seconds: window_ns as f64 / 1e9 };
         findings
             .extend([Layer::Device, Layer::Kernel, Layer::Broker].iter().filter_map(|l| losing(&between, *l, seen)));
+        // Nobody is lapped any more in a stream that has ended.
+        let judged = now.readers.iter().filter(|_| now.health != Health::Ended);
         let mut readers: Vec<Finding> =
-            now.readers.iter().filter_map(|r| limiting(&between, r, between.earlier(r)?, seen)).collect();
+            judged.filter_map(|r| limiting(&between, r, between.earlier(r)?, seen)).collect();
         readers.sort_by(|a, b| {
             let soon = |f: &Finding| f.lapped_in_ns.unwrap_or(u64::MAX);
             b.lost_per_second.total_cmp(&a.lost_per_second).then(soon(a).cmp(&soon(b)))
@@ -369,3 +383,6 @@ impl Verdict {
         out
     }
 }
+
+#[cfg(test)]
+mod tests;
