@@ -375,7 +375,7 @@ fn a_slow_reader_shows_in_why_and_in_latency() {
 
     let latencies = json(&scene, &["stat-slow", "--latency"]);
     let figure = |label: &str, key: &str| reader(&latencies, label)[key].as_u64().unwrap();
-    assert!(figure("slow", "samples") > 100 && figure("fine", "samples") > 1000, "{latencies}");
+    assert!(figure("slow", "samples") > 10 && figure("fine", "samples") > 200, "{latencies}");
     assert!(figure("slow", "p50_ns") > 5_000_000, "{latencies}");
     assert!(figure("fine", "p50_ns") < figure("slow", "p50_ns") / 2, "{latencies}");
     for label in ["slow", "fine"] {
