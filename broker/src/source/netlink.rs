@@ -36,8 +36,11 @@ const RCVBUF: u64 = 2 << 20;
 /// Control messages of a datagram: its group.
 const CONTROL_LEN: usize = 24;
 
+/// Groups of a protocol by name.
+type Groups = &'static [(&'static str, u32)];
+
 /// Protocols and their groups that have a name.
-const NAMES: &[(&str, u32, &[(&str, u32)])] = &[
+const NAMES: &[(&str, u32, Groups)] = &[
     (
         "route",
         0,

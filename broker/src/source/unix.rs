@@ -12,13 +12,13 @@
 //! socket at which nobody listens, and is removed at the end unless it is not ours any more.
 
 use super::batch::Batch;
+use super::socket::{Control, set_option};
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor, options_and_path};
 use crate::intake::{Arrival, Intake};
-use file::SocketFile;
+use ringweir_proto::os::socket_file::SocketFile;
 use rustix::net::SocketType;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-mod file;
 mod seqpacket;
 #[cfg(test)]
 mod tests;
@@ -88,7 +88,8 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
     if spec.seqpacket {
         return Ok(Box::new(seqpacket::Seqpacket::open(&spec, stream)?));
     }
-    let file = SocketFile::bind(spec.path, SocketType::DGRAM, spec.mode)?;
+    let file = SocketFile::bind(spec.path, SocketType::DGRAM, spec.mode).map_err(SourceError::new)?;
+    prepare(file.fd.as_fd())?;
     let waiting = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen");
     let description = format!(
         "dgram {} mode {:04o}, senders wait while {} datagrams do (sysctl net.unix.max_dgram_qlen), kernel timestamps",
@@ -97,6 +98,17 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
         waiting.as_deref().map_or("some", str::trim),
     );
     Ok(Box::new(Dgram { batch: Batch::new(stream.max_datagram, CONTROL_LEN), file, description }))
+}
+
+/// Linux 6.16: whether others may send file descriptors along.
+const SO_PASSRIGHTS: i32 = 83;
+
+/// Has the kernel say when each datagram came, and keep file descriptors out.
+fn prepare(fd: BorrowedFd<'_>) -> Result<(), SourceError> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)
+        .map_err(|e| SourceError(format!("SO_TIMESTAMPNS: {e}")))?;
+    let _unsupported = set_option(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, &0_i32);
+    Ok(())
 }
 
 /// One socket for all senders.
@@ -109,7 +121,7 @@ struct Dgram {
 impl Source for Dgram {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         while intake.has_room() {
-            let judge = |_: &mut Intake, control: super::socket::Control, _| {
+            let judge = |_: &mut Intake, control: Control, _| {
                 Some(Arrival { source_time: control.time_ns, ..Arrival::default() })
             };
             match self.batch.receive(self.file.fd.as_fd(), intake, judge) {

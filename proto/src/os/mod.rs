@@ -11,6 +11,7 @@ pub mod page;
 pub mod paths;
 mod sealed;
 pub mod socket;
+pub mod socket_file;
 
 use rustix::io::Errno;
 

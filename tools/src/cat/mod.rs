@@ -4,23 +4,20 @@
 //! in the output. Output is gathered and written when the stream pauses or enough has come. A reader of the output that
 //! goes away ends it quietly; SIGINT and SIGTERM end it behind a whole datagram.
 
-mod books;
 mod copy;
 mod options;
+mod outlet;
 
+use crate::stop::Stop;
 use anyhow::{Context, bail};
 use clap::Parser;
 use copy::{Cat, Why};
 use options::{Cli, choose};
 use ringweir::Options;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -37,13 +34,9 @@ pub fn main() -> ExitCode {
 
 /// Whether everything adds up.
 fn run(cli: &Cli) -> anyhow::Result<bool> {
-    let (bell, rings) = UnixStream::pair()?;
-    let stopped = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The first one ends the output behind a datagram; a second one ends the process, should a pipe block it.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stopped))?;
-        signal_hook::flag::register(signal, Arc::clone(&stopped))?;
-        signal_hook::low_level::pipe::register(signal, rings.try_clone()?)?;
+    let stop = Stop::on_signals()?;
+    if let Some(place) = &cli.unix {
+        return outlet::run(cli, place, &stop);
     }
     let stdout = io::stdout();
     let Some(format) = choose(cli, stdout.is_terminal()) else {
@@ -62,7 +55,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         None => File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?),
     };
     let mut cat = Cat::new(cli, format, to, &reader);
-    let why = cat.run(&mut reader, &stopped, &bell)?;
+    let why = cat.run(&mut reader, &stop)?;
     if why != Why::OutputGone {
         cat.flush()?;
     }
@@ -70,8 +63,8 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     if why == Why::Timeout
         && let Some(count) = cli.count
     {
-        let taken = cat.delivered();
-        cat.words.say(format_args!("--timeout: {taken} of {count} datagrams came"));
+        let taken = cat.books.all().delivered;
+        cat.books.words.say(format_args!("--timeout: {taken} of {count} datagrams came"));
         return Ok(false);
     }
     Ok(adds_up)

@@ -2,13 +2,12 @@
 //!
 //! Contract: what is typed is understood here or refused by name; nothing is opened or attached.
 
+use super::outlet::Place;
+use crate::arguments::{From, Time};
 use crate::sink;
 use clap::{ArgAction, Parser};
-use ringweir::Start;
-use ringweir_proto::quantity::Span;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 /// Writes the datagrams of a stream to standard output or a file, or proves them.
 ///
@@ -38,6 +37,13 @@ pub(super) struct Cli {
     /// Write to this file instead of standard output
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     pub(super) write: Option<PathBuf>,
+    /// Listen here instead: seqpacket[,mode=0600]:PATH. Each client is a reader of its own and gets one datagram a read;
+    /// --count and --from are for each client, and a slow one slows nobody
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["write", "format", "len_prefix", "link_type", "until_idle", "force"])]
+    pub(super) unix: Option<Place>,
+    /// With --unix: end when the last client has gone
+    #[arg(long, requires = "unix")]
+    pub(super) once: bool,
     /// Check every byte of a numbered stream (ringgen, gen:), and that what is missing is what was told as lost
     #[arg(long)]
     pub(super) verify: bool,
@@ -72,6 +78,8 @@ Examples:
     ringcat demo --from oldest -n 100000 --verify
   Capture for Wireshark:
     ringcat tap0 --format pcap -w tap0.pcap      or      ringcat tap0 --format pcap | wireshark -k -i -
+  A socket for standard tools, one datagram a read, any number of clients:
+    ringcat fpga0 --unix seqpacket:/tmp/fpga0 &          then          socat -u UNIX-CONNECT:/tmp/fpga0,type=5 - | xxd
   Into another ring:
     ringcat daq0 --len-prefix | ringd run --name copy0 --source stdin:len32le
 
@@ -80,36 +88,6 @@ Exit status: 0 ended well, 1 could not attach or write, --verify found something
 
 fn formats() -> Vec<clap::builder::PossibleValue> {
     sink::FORMATS.iter().map(|f| clap::builder::PossibleValue::new(f.name).help(f.about)).collect()
-}
-
-/// Where to begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct From(pub(super) Start);
-
-impl FromStr for From {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "oldest" => Ok(Self(Start::Oldest)),
-            "latest" | "newest" | "now" => Ok(Self(Start::Latest)),
-            seq => match seq.parse() {
-                Ok(seq) => Ok(Self(Start::Seq(seq))),
-                Err(_) => Err("say oldest, latest or the seq of a datagram, such as 1000".into()),
-            },
-        }
-    }
-}
-
-/// A duration; a bare number is seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Time(pub(super) Duration);
-
-impl FromStr for Time {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') { format!("{text}s") } else { text.into() };
-        text.parse::<Span>().map(|span| Self(span.0)).map_err(|e| e.to_string())
-    }
 }
 
 /// Link type of a capture, by name or number.
@@ -153,6 +131,8 @@ pub(super) fn choose(cli: &Cli, terminal: bool) -> Option<&'static sink::Format>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringweir::Start;
+    use std::time::Duration;
 
     fn cli(line: &str) -> Cli {
         Cli::try_parse_from(line.split_whitespace()).unwrap()

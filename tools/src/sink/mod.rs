@@ -24,6 +24,19 @@ pub struct About {
     pub time: u64,
 }
 
+impl About {
+    /// Of a datagram in hand; `date_offset` turns its publish time into a date.
+    pub fn of(datagram: &ringweir::Datagram<'_>, date_offset: u64) -> Self {
+        Self {
+            seq: datagram.seq(),
+            len: datagram.len(),
+            original_len: datagram.original_len(),
+            channel: datagram.channel(),
+            time: datagram.source_time().unwrap_or_else(|| datagram.publish_time().wrapping_add(date_offset)),
+        }
+    }
+}
+
 /// One format.
 pub trait Sink {
     /// Appends what the output begins with.

@@ -5,11 +5,11 @@
 //! bears. Places for senders are made at the start: one too many is hung up on and told as a fault. Without file
 //! descriptors the listener rests for a while; those who are connected go on.
 
-use super::file::{SocketFile, prepare};
-use super::{CONTROL_LEN, Spec};
+use super::{CONTROL_LEN, Spec, prepare};
 use crate::intake::{Arrival, Intake};
 use crate::source::batch::{Batch, BatchError};
 use crate::source::{Fill, OpenFor, Source, SourceError, WaitFor};
+use ringweir_proto::os::socket_file::SocketFile;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType};
@@ -50,7 +50,8 @@ pub(super) struct Seqpacket {
 
 impl Seqpacket {
     pub(super) fn open(spec: &Spec<'_>, stream: &OpenFor) -> Result<Self, SourceError> {
-        let listener = SocketFile::bind(spec.path, SocketType::SEQPACKET, spec.mode)?;
+        let listener = SocketFile::bind(spec.path, SocketType::SEQPACKET, spec.mode).map_err(SourceError::new)?;
+        prepare(listener.fd.as_fd())?;
         let failed = |step: &'static str| move |e: Errno| SourceError(format!("{step}: {e}"));
         rustix::net::listen(&listener.fd, 128).map_err(failed("listen"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;

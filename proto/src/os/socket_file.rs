@@ -1,57 +1,61 @@
-//! The file of a unix socket: made with its mode, in place of a dead one only, removed by whom it belongs to.
+//! The file of a unix socket that others send to or connect to: made with its mode, in place of a dead one only, removed
+//! by whom it belongs to.
 //!
 //! Contract: what is in the way and is not a socket, or is one at which somebody listens, is named and left alone.
 
-use crate::source::SourceError;
-use crate::source::socket::set_option;
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// Linux 6.16: whether others may send file descriptors along.
-const SO_PASSRIGHTS: i32 = 83;
+/// Why a socket could not be bound; the text is for the person who typed the path.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BindError(String);
 
 /// A bound socket and its file.
-pub(super) struct SocketFile {
-    pub(super) fd: OwnedFd,
+#[derive(Debug)]
+pub struct SocketFile {
+    /// The socket: close-on-exec, non-blocking.
+    pub fd: OwnedFd,
     path: PathBuf,
     /// Device and inode of the file we made.
     id: (u64, u64),
 }
 
 impl SocketFile {
-    pub(super) fn bind(path: &str, kind: SocketType, mode: u32) -> Result<Self, SourceError> {
-        let failed = |step: &str, e: Errno| SourceError(format!("{step} {path}: {e}"));
+    /// Binds a socket of `kind` to `path` with the permissions `mode`.
+    ///
+    /// # Errors
+    /// If the path cannot be had, in words that name it.
+    pub fn bind(path: &str, kind: SocketType, mode: u32) -> Result<Self, BindError> {
+        let failed = |step: &str, e: Errno| BindError(format!("{step} {path}: {e}"));
         let address = SocketAddrUnix::new(path)
-            .map_err(|_| SourceError(format!("{path:?} is no path of a socket: it has 1 to 107 bytes")))?;
+            .map_err(|_| BindError(format!("{path:?} is no path of a socket: it has 1 to 107 bytes")))?;
         let new =
             || rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
         let fd = new().map_err(|e| failed("socket", e))?;
-        prepare(fd.as_fd())?;
         let mode = Mode::from_raw_mode(mode);
         // The file gets the mode of the socket: at no moment may anybody more than is meant to.
         rustix::fs::fchmod(&fd, mode).map_err(|e| failed("mode of", e))?;
         if let Err(e) = rustix::net::bind(&fd, &address) {
             if e != Errno::ADDRINUSE {
                 return Err(match e {
-                    Errno::NOENT => SourceError(format!("{path}: its directory does not exist")),
+                    Errno::NOENT => BindError(format!("{path}: its directory does not exist")),
                     Errno::ACCESS | Errno::PERM | Errno::ROFS => {
-                        SourceError(format!("{path}: {e}: this user may not make a file there"))
+                        BindError(format!("{path}: {e}: this user may not make a file there"))
                     }
                     e => failed("binding", e),
                 });
             }
             let stat = rustix::fs::lstat(path).map_err(|e| failed("looking at", e))?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-                return Err(SourceError(format!(
-                    "{path} is in the way and is not a socket: remove it, or name another"
-                )));
+                return Err(BindError(format!("{path} is in the way and is not a socket: remove it, or name another")));
             }
             let probe = new().map_err(|e| failed("socket", e))?;
             if rustix::net::connect(&probe, &address) != Err(Errno::CONNREFUSED) {
-                return Err(SourceError(format!("{path} is in use by another process (see `ss -xap`)")));
+                return Err(BindError(format!("{path} is in use by another process (see `ss -xap`)")));
             }
             // Nobody listens: left by a process that was killed.
             rustix::fs::unlink(path).map_err(|e| failed("removing the dead socket", e))?;
@@ -72,12 +76,4 @@ impl Drop for SocketFile {
             let _gone = rustix::fs::unlink(&self.path);
         }
     }
-}
-
-/// Has the kernel say when each datagram came, and keep file descriptors out.
-pub(super) fn prepare(fd: BorrowedFd<'_>) -> Result<(), SourceError> {
-    set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)
-        .map_err(|e| SourceError(format!("SO_TIMESTAMPNS: {e}")))?;
-    let _unsupported = set_option(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, &0_i32);
-    Ok(())
 }

@@ -1,12 +1,14 @@
-//! The books of `ringcat`: what was delivered and lost, whether the datagrams' numbers prove it, and how it is told.
+//! The books of a tool that reads a stream: what was delivered and lost, whether the datagrams' numbers prove it, and how
+//! it is told.
 //!
 //! Contract: counted here and not by the library, so that the two can be compared. What is told goes to stderr, never
 //! into the output, and not faster than anybody can read.
 
 use crate::sink::About;
-use ringweir::{Account, Cause, Gap, Layer};
+use ringweir::{Account, Cause, Gap, Layer, Reader, Restart};
 use ringweir_proto::numbered::Verifier;
 use ringweir_proto::quantity::Bytes;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -14,8 +16,9 @@ use std::time::{Duration, Instant};
 const LINES_PER_SECOND: u32 = 20;
 
 /// Words to stderr, not more than anybody can read.
-pub(super) struct Words {
-    stream: String,
+pub(crate) struct Words {
+    /// Program and stream.
+    who: String,
     quiet: bool,
     second: Instant,
     lines: u32,
@@ -23,17 +26,17 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn new(stream: &str, quiet: bool) -> Self {
-        Self { stream: stream.into(), quiet, second: Instant::now(), lines: 0, withheld: 0 }
+    pub(crate) fn new(who: String, quiet: bool) -> Self {
+        Self { who, quiet, second: Instant::now(), lines: 0, withheld: 0 }
     }
 
-    pub(super) fn say(&self, text: impl std::fmt::Display) {
+    pub(crate) fn say(&self, text: impl std::fmt::Display) {
         // A stderr that is gone must not end what stdout still gets.
-        let _gone = writeln!(io::stderr(), "ringcat: {}: {text}", self.stream);
+        let _gone = writeln!(io::stderr(), "{}: {text}", self.who);
     }
 
     /// One of many.
-    pub(super) fn tell(&mut self, text: impl FnOnce() -> String) {
+    pub(crate) fn tell(&mut self, text: impl FnOnce() -> String) {
         if self.quiet {
             return;
         }
@@ -50,7 +53,7 @@ impl Words {
         }
     }
 
-    pub(super) fn sum_up(&mut self) {
+    pub(crate) fn sum_up(&mut self) {
         if std::mem::take(&mut self.withheld) > 0 && !self.quiet {
             self.say("… and more such lines; the summary counts them");
         }
@@ -59,17 +62,17 @@ impl Words {
 
 /// What one generation of the stream gave us, counted here and not by the library, so that the two can be compared.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Window {
-    pub(super) first: u64,
-    pub(super) delivered: u64,
-    pub(super) bytes: u64,
-    pub(super) lost: u64,
-    pub(super) gaps: u64,
-    pub(super) upstream: u64,
+pub(crate) struct Window {
+    pub(crate) first: u64,
+    pub(crate) delivered: u64,
+    pub(crate) bytes: u64,
+    pub(crate) lost: u64,
+    pub(crate) gaps: u64,
+    pub(crate) upstream: u64,
 }
 
 impl Window {
-    pub(super) fn beginning(first: u64) -> Self {
+    fn beginning(first: u64) -> Self {
         Self { first, ..Self::default() }
     }
 
@@ -78,15 +81,132 @@ impl Window {
     }
 
     /// Whether the library's books say the same, and add up.
-    pub(super) fn agrees(&self, account: &Account, read_cursor: u64) -> bool {
+    fn agrees(&self, account: &Account, read_cursor: u64) -> bool {
         let theirs = (account.start, account.delivered, account.lost, account.gaps, account.bytes_delivered);
         theirs == (self.first, self.delivered, self.lost, self.gaps, self.bytes) && self.next() == read_cursor
     }
 }
 
+/// The account of one reading end over all generations.
+pub(crate) struct Books {
+    pub(crate) words: Words,
+    window: Window,
+    /// Of the generations before this one.
+    earlier: Window,
+    proof: Option<Proof>,
+}
+
+impl Books {
+    /// Begins where `reader` stands; `who` is said in front of every word, `verify` has the numbers in the datagrams checked.
+    pub(crate) fn new(who: String, quiet: bool, verify: bool, reader: &Reader) -> Self {
+        Self {
+            words: Words::new(who, quiet),
+            window: Window::beginning(reader.account().start),
+            earlier: Window::default(),
+            proof: verify.then(Proof::new),
+        }
+    }
+
+    /// A whole datagram was taken.
+    pub(crate) fn datagram(&mut self, bytes: &[u8], about: &About) {
+        self.window.delivered += 1;
+        self.window.bytes += about.len as u64;
+        if let Some(proof) = &mut self.proof
+            && let Some(fault) = proof.check(bytes, about)
+        {
+            self.words.tell(|| fault);
+        }
+    }
+
+    /// Something was lost.
+    pub(crate) fn gap(&mut self, gap: &Gap) {
+        match gap.cause {
+            Cause::Lapped => {
+                self.window.lost += gap.count;
+                self.window.gaps += 1;
+            }
+            Cause::Upstream { .. } => self.window.upstream += gap.count,
+        }
+        if let Some(proof) = &mut self.proof {
+            proof.told(gap);
+        }
+        self.words.tell(|| gap_words(gap));
+    }
+
+    /// The account begins anew.
+    pub(crate) fn restarted(&mut self, restart: Restart) {
+        let Restart { generation, first } = restart;
+        self.words.tell(|| format!("the broker was restarted: generation {generation}, from seq {first}"));
+        self.earlier = self.all();
+        self.window = Window::beginning(first);
+        if let Some(proof) = &mut self.proof {
+            proof.restarted();
+        }
+    }
+
+    /// Everything, over all generations.
+    pub(crate) fn all(&self) -> Window {
+        let Window { delivered, bytes, lost, gaps, upstream, .. } = self.earlier;
+        Window {
+            first: self.window.first,
+            delivered: delivered + self.window.delivered,
+            bytes: bytes + self.window.bytes,
+            lost: lost + self.window.lost,
+            gaps: gaps + self.window.gaps,
+            upstream: upstream + self.window.upstream,
+        }
+    }
+
+    /// Whether something was lost.
+    pub(crate) fn has_losses(&self) -> bool {
+        let all = self.all();
+        all.lost + all.upstream > 0
+    }
+
+    /// The last word, said if it is `wanted` or something was lost, with `more` behind it; whether everything adds up.
+    pub(crate) fn conclude(&mut self, reader: &mut Reader, wanted: bool, more: &str) -> anyhow::Result<bool> {
+        // Nothing is held that is not counted, so this cannot find a gap; it brings the library's books up to date.
+        if let Some(gap) = reader.release()? {
+            self.gap(&gap);
+        }
+        self.words.sum_up();
+        let all = self.all();
+        let agrees = self.window.agrees(reader.account(), reader.read_cursor());
+        let proved = self.proof.as_ref().is_none_or(Proof::holds);
+        if (wanted || self.has_losses()) && !self.words.quiet {
+            let mut text = format!(
+                "{} published = {} delivered ({}) + {} lost in {} gaps",
+                all.delivered + all.lost,
+                all.delivered,
+                Bytes(all.bytes),
+                all.lost,
+                all.gaps
+            );
+            if all.upstream > 0 {
+                // Writing to a String cannot fail.
+                let _infallible = write!(text, "; {} lost before the ring", all.upstream);
+            }
+            if let Some(proof) = &self.proof {
+                let _infallible = write!(text, "; {proof}");
+            }
+            text.push_str(more);
+            self.words.say(text);
+        }
+        if !agrees {
+            self.words.say(format_args!(
+                "the account does not add up, which is a bug: counted {:?}, told {:?}, at seq {}",
+                self.window,
+                reader.account(),
+                reader.read_cursor()
+            ));
+        }
+        Ok(agrees && proved)
+    }
+}
+
 /// Compares the numbers in the datagrams with what was told as lost.
 #[derive(Default)]
-pub(super) struct Proof {
+struct Proof {
     verifier: Verifier,
     /// Told as lost since the last right datagram; `None`: at least that many, nobody knows how many.
     pending: Option<u64>,
@@ -98,17 +218,17 @@ pub(super) struct Proof {
 }
 
 impl Proof {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self { pending: Some(0), ..Self::default() }
     }
 
-    pub(super) fn told(&mut self, gap: &Gap) {
+    fn told(&mut self, gap: &Gap) {
         let exact = !matches!(gap.cause, Cause::Upstream { exact: false, .. });
         self.pending = self.pending.filter(|_| exact).map(|n| n + gap.count);
     }
 
     /// Checks a datagram; `Some` says what is wrong.
-    pub(super) fn check(&mut self, bytes: &[u8], about: &About) -> Option<String> {
+    fn check(&mut self, bytes: &[u8], about: &About) -> Option<String> {
         let before = self.verifier;
         match self.verifier.accept(bytes) {
             Err(fault) => {
@@ -135,12 +255,12 @@ impl Proof {
     }
 
     /// Numbers may begin anew.
-    pub(super) fn restarted(&mut self) {
+    fn restarted(&mut self) {
         self.verifier = Verifier::default();
         self.pending = Some(0);
     }
 
-    pub(super) fn holds(&self) -> bool {
+    fn holds(&self) -> bool {
         self.bad == 0 && self.unexplained == 0 && self.repeated == 0
     }
 }
@@ -157,7 +277,7 @@ impl std::fmt::Display for Proof {
 }
 
 /// A loss with its count, place and cause.
-pub(super) fn gap_words(gap: &Gap) -> String {
+fn gap_words(gap: &Gap) -> String {
     let Gap { first, count, .. } = *gap;
     match gap.cause {
         Cause::Lapped => {

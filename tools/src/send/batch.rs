@@ -1,0 +1,232 @@
+//! Datagrams on their way out: gathered in one buffer, sent by one `sendmmsg`.
+//!
+//! Contract: a full socket or device queue is waited for, which at worst has the ring lap us, exactly counted there. A
+//! datagram that the kernel refuses for good is counted, said, and (with headers) recorded for the receiver; the others
+//! of its batch go on. A signal while waiting ends the waiting: what is left then counts as failed.
+
+use super::header::{self, LEN, Why};
+use crate::books::Words;
+use crate::sink::About;
+use crate::stop::Stop;
+use anyhow::Context;
+use ringweir_proto::quantity::Bytes;
+use rustix::io::Errno;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags};
+use serde::Serialize;
+use std::io::IoSlice;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// Datagrams sent by one call.
+const MOST: usize = 64;
+/// Longest datagram UDP carries, over IPv6; IPv4 carries 20 bytes less, and says so.
+const UDP_MOST: usize = 65_527;
+/// Bytes gathered at most before they are sent.
+const BYTES: usize = 512 << 10;
+
+/// What became of the datagrams that were taken from the ring.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Tally {
+    /// Given to the kernel.
+    pub(super) sent: u64,
+    /// Their payload.
+    pub(super) sent_bytes: u64,
+    /// Longer than UDP carries, or than the way does without fragments (`df`).
+    pub(super) too_long: u64,
+    /// Not sent for another reason.
+    pub(super) failed: u64,
+    /// Records of gaps that were sent (`--header seq`).
+    pub(super) records: u64,
+    /// Times the receiver's machine said that nobody listens there.
+    pub(super) refused: u64,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { sent, sent_bytes, too_long, failed, records, refused } = self;
+        write!(f, "{sent} sent ({}), {too_long} too long, {failed} failed", Bytes(*sent_bytes))?;
+        if *records > 0 {
+            write!(f, ", {records} records of gaps")?;
+        }
+        if *refused > 0 {
+            write!(f, "; {refused} times nobody listened there")?;
+        }
+        Ok(())
+    }
+}
+
+/// One message of a batch.
+struct Part {
+    range: Range<usize>,
+    /// The datagram it is; `None`: a record.
+    datagram: Option<(u64, usize)>,
+}
+
+/// A socket and what is to go out by it.
+pub(super) struct Batch {
+    socket: OwnedFd,
+    headers: bool,
+    generation: u16,
+    buffer: Vec<u8>,
+    parts: Vec<Part>,
+    /// Empty, with their room.
+    spare: (Vec<u8>, Vec<Part>),
+    pub(super) tally: Tally,
+}
+
+impl Batch {
+    pub(super) fn new(socket: OwnedFd, headers: bool, generation: u64) -> Self {
+        let room = || Vec::with_capacity(BYTES + UDP_MOST + LEN);
+        Self {
+            socket,
+            headers,
+            generation: generation as u16,
+            buffer: room(),
+            parts: Vec::with_capacity(MOST + 1),
+            spare: (room(), Vec::with_capacity(MOST + 1)),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Seqs begin anew. What was gathered before is to be flushed first.
+    pub(super) fn generation(&mut self, generation: u64) {
+        self.generation = generation as u16;
+    }
+
+    fn header_len(&self) -> usize {
+        if self.headers { LEN } else { 0 }
+    }
+
+    /// Room for the payload of the next datagram; `None`: longer than any UDP datagram.
+    pub(super) fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        let begin = self.parts.last().map_or(0, |part| part.range.end);
+        let whole = self.header_len() + len;
+        if whole > UDP_MOST {
+            return None;
+        }
+        self.buffer.resize(begin + whole, 0);
+        let at = begin + self.header_len();
+        Some(&mut self.buffer[at..])
+    }
+
+    /// What was filled into the room goes out.
+    pub(super) fn push(&mut self, about: &About) {
+        let begin = self.parts.last().map_or(0, |part| part.range.end);
+        if self.headers {
+            let cut = about.original_len > about.len;
+            let header = header::datagram(about.seq, about.channel, cut, self.generation);
+            self.buffer[begin..begin + LEN].copy_from_slice(&header);
+        }
+        let end = begin + self.header_len() + about.len;
+        self.parts.push(Part { range: begin..end, datagram: Some((about.seq, about.len)) });
+    }
+
+    /// Has the receiver told of something that does not come.
+    pub(super) fn record(&mut self, first: u64, count: u64, why: Why) {
+        if self.headers {
+            let begin = self.parts.last().map_or(0, |part| part.range.end);
+            self.buffer.truncate(begin);
+            self.buffer.extend_from_slice(&header::record(first, count, why, self.generation));
+            self.parts.push(Part { range: begin..self.buffer.len(), datagram: None });
+        }
+    }
+
+    /// A datagram for which there is no room.
+    pub(super) fn too_long(&mut self, about: &About, words: &mut Words) {
+        self.tally.too_long += 1;
+        words.tell(|| format!("seq {}: {} bytes are longer than UDP carries; not sent", about.seq, about.len));
+        self.record(about.seq, 1, Why::TooLong);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.parts.len() >= MOST || self.buffer.len() >= BYTES
+    }
+
+    /// Sends everything.
+    pub(super) fn flush(&mut self, stop: &Stop, words: &mut Words) -> anyhow::Result<()> {
+        // Records of what fails are gathered in the other pair, and sent next.
+        while !self.parts.is_empty() {
+            std::mem::swap(&mut self.buffer, &mut self.spare.0);
+            std::mem::swap(&mut self.parts, &mut self.spare.1);
+            let (mut buffer, mut parts) = std::mem::take(&mut self.spare);
+            let sent = self.send(&buffer, &parts, stop, words);
+            buffer.clear();
+            parts.clear();
+            self.spare = (buffer, parts);
+            sent?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, buffer: &[u8], parts: &[Part], stop: &Stop, words: &mut Words) -> anyhow::Result<()> {
+        let slices: Vec<_> = parts.iter().map(|part| [IoSlice::new(&buffer[part.range.clone()])]).collect();
+        let mut controls: Vec<_> = parts.iter().map(|_| SendAncillaryBuffer::default()).collect();
+        let mut messages: Vec<_> = slices.iter().zip(&mut controls).map(|(s, c)| MMsgHdr::new(s, c)).collect();
+        let mut at = 0;
+        while at < parts.len() {
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match rustix::net::sendmmsg(&self.socket, &mut messages[at..], flags) {
+                Ok(count) => {
+                    for part in &parts[at..at + count] {
+                        match part.datagram {
+                            Some((_, len)) => {
+                                self.tally.sent += 1;
+                                self.tally.sent_bytes += len as u64;
+                            }
+                            None => self.tally.records += 1,
+                        }
+                    }
+                    at += count;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) if stop.came() => {
+                    for part in &parts[at..] {
+                        self.tally.failed += u64::from(part.datagram.is_some());
+                    }
+                    return Ok(());
+                }
+                Err(Errno::AGAIN) => stop.wait_to_write(self.socket.as_fd(), Some(Duration::from_millis(100)))?,
+                Err(Errno::NOBUFS | Errno::NOMEM) => stop.pause(Duration::from_millis(1))?,
+                // What ICMP says of an earlier one; asking has cleared it, and this one is still to be sent.
+                Err(Errno::CONNREFUSED) => {
+                    self.tally.refused += 1;
+                    words.tell(|| "nobody listens there (ICMP says)".into());
+                }
+                Err(
+                    e @ (Errno::MSGSIZE
+                    | Errno::PERM
+                    | Errno::ACCESS
+                    | Errno::INVAL
+                    | Errno::NETUNREACH
+                    | Errno::HOSTUNREACH
+                    | Errno::NETDOWN
+                    | Errno::HOSTDOWN
+                    | Errno::NODEV
+                    | Errno::NXIO
+                    | Errno::ADDRNOTAVAIL),
+                ) => {
+                    self.refuse(&parts[at], e, words);
+                    at += 1;
+                }
+                Err(e) => return Err(std::io::Error::from(e)).context("sending"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel will not send this one.
+    fn refuse(&mut self, part: &Part, e: Errno, words: &mut Words) {
+        // A record that is not sent leaves the receiver a jump of seq without a reason.
+        let Some((seq, len)) = part.datagram else { return };
+        let why = if e == Errno::MSGSIZE {
+            self.tally.too_long += 1;
+            Why::TooLong
+        } else {
+            self.tally.failed += 1;
+            Why::Failed
+        };
+        words.tell(|| format!("seq {seq}: {len} bytes were not sent: {e}"));
+        self.record(seq, 1, why);
+    }
+}

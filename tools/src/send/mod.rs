@@ -1,0 +1,210 @@
+//! `ringsend`: one stream's datagrams to a UDP address, unicast or multicast.
+//!
+//! Contract: one datagram of the stream is one UDP datagram, sent whole or not at all. What is not sent is counted and
+//! said, and with `--header seq` the receiver is told as well; at the end `taken = sent + too long + failed`, beside the
+//! ring's own `published = taken + lost`. Whether the network delivers is the network's affair: with the header the
+//! receiver sees every seq that is missing, and why.
+
+mod batch;
+mod header;
+mod options;
+mod target;
+
+use crate::arguments::Time;
+use crate::books::Books;
+use crate::sink::About;
+use crate::stop::Stop;
+use anyhow::Context;
+use batch::{Batch, Tally};
+use clap::Parser;
+use header::Why;
+use options::{Cli, Header};
+use ringweir::{Cause, CopyError, Gap, Options, Read, Reader};
+use ringweir_proto::pace::Pacer;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ringsend: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The last word, for programs.
+#[derive(Serialize)]
+struct Account<'a> {
+    stream: &'a str,
+    to: String,
+    /// `taken + lost`.
+    published: u64,
+    /// `sent + too_long + failed`.
+    taken: u64,
+    taken_bytes: u64,
+    lost: u64,
+    gaps: u64,
+    upstream_lost: u64,
+    #[serde(flatten)]
+    tally: Tally,
+}
+
+/// Whether everything adds up.
+fn run(cli: &Cli) -> anyhow::Result<bool> {
+    let stop = Stop::on_signals()?;
+    let mut options = Options::new(&cli.label).start(cli.from.0);
+    if cli.spin {
+        options = options.always_spin();
+    }
+    let mut reader = options.attach(&cli.stream)?;
+    let socket = cli.to.open().with_context(|| format!("--to {}", cli.to))?;
+    let books = Books::new(format!("ringsend: {}", cli.stream), cli.quiet, false, &reader);
+    let batch = Batch::new(socket, cli.header == Header::Seq, reader.generation());
+    let mut sending = Sending { cli, stop: &stop, books, batch, date_offset: reader.publish_date(0) };
+    let timed_out = sending.run(&mut reader)?;
+    sending.batch.flush(&stop, &mut sending.books.words)?;
+
+    let tally = sending.batch.tally;
+    let all = sending.books.all();
+    let more = format!("; {tally}");
+    let wanted = cli.stats || tally.too_long + tally.failed + tally.refused > 0 || stop.came();
+    let mut adds_up = sending.books.conclude(&mut reader, wanted && !cli.json, &more)?;
+    if all.delivered != tally.sent + tally.too_long + tally.failed {
+        sending
+            .books
+            .words
+            .say(format_args!("the account does not add up, which is a bug: {} taken{more}", all.delivered));
+        adds_up = false;
+    }
+    if cli.json {
+        let account = Account {
+            stream: &cli.stream,
+            to: cli.to.to_string(),
+            published: all.delivered + all.lost,
+            taken: all.delivered,
+            taken_bytes: all.bytes,
+            lost: all.lost,
+            gaps: all.gaps,
+            upstream_lost: all.upstream,
+            tally,
+        };
+        crate::output::put(&format!("{}\n", serde_json::to_string(&account)?))?;
+    }
+    if timed_out && let Some(count) = cli.count {
+        sending.books.words.say(format_args!("--timeout: {} of {count} datagrams came", all.delivered));
+        return Ok(false);
+    }
+    Ok(adds_up)
+}
+
+/// From the ring to the socket.
+struct Sending<'a> {
+    cli: &'a Cli,
+    stop: &'a Stop,
+    books: Books,
+    batch: Batch,
+    date_offset: u64,
+}
+
+impl Sending<'_> {
+    /// Sends until something ends it, the last batch excepted; whether that was `--timeout`.
+    fn run(&mut self, reader: &mut Reader) -> anyhow::Result<bool> {
+        let (began, fresh) = (Instant::now(), || Pacer::new(self.cli.rate, 1));
+        let mut pacer = fresh();
+        let (mut taken, mut last_news, mut idle) = (0, began, false);
+        loop {
+            if self.cli.count.is_some_and(|n| taken >= n) || self.stop.came() {
+                return Ok(false);
+            }
+            if self.cli.timeout.is_some_and(|t| began.elapsed() >= t.0) {
+                return Ok(true);
+            }
+            if self.cli.rate.is_some() {
+                let now = began.elapsed().as_nanos() as u64;
+                if !pacer.due(now) {
+                    self.batch.flush(self.stop, &mut self.books.words)?;
+                    let pause =
+                        Duration::from_nanos(pacer.ready_at().saturating_sub(began.elapsed().as_nanos() as u64));
+                    let left = self.cli.timeout.map(|t| t.0.saturating_sub(began.elapsed()));
+                    self.stop.pause(left.into_iter().fold(pause, Duration::min))?;
+                    continue;
+                }
+            }
+            match reader.next()? {
+                Read::Datagram(mut datagram) => {
+                    idle = false;
+                    let about = About::of(&datagram, self.date_offset);
+                    let whole = match self.batch.room(about.len) {
+                        Some(room) => datagram.copy_to(room).map(|_| true),
+                        // Nothing is read of it, but whether it was still there counts.
+                        None => datagram.view(|_| false).map_err(CopyError::from),
+                    };
+                    match whole {
+                        Ok(fits) => {
+                            taken += 1;
+                            self.books.datagram(&[], &about);
+                            pacer.spend(about.len);
+                            if fits {
+                                self.batch.push(&about);
+                            } else {
+                                self.batch.too_long(&about, &mut self.books.words);
+                            }
+                        }
+                        // The next read is the gap that begins with it.
+                        Err(CopyError::Torn(_)) => {}
+                        Err(e) => return Err(e.into()),
+                    }
+                    if self.batch.is_full() {
+                        self.batch.flush(self.stop, &mut self.books.words)?;
+                    }
+                }
+                Read::Gap(gap) => {
+                    self.books.gap(&gap);
+                    self.pass_on(&gap);
+                }
+                Read::Restarted(restart) => {
+                    self.batch.flush(self.stop, &mut self.books.words)?;
+                    self.books.restarted(restart);
+                    self.batch.generation(restart.generation);
+                    self.date_offset = reader.publish_date(0);
+                }
+                Read::Ended(_) => return Ok(false),
+                Read::Empty => {
+                    self.batch.flush(self.stop, &mut self.books.words)?;
+                    let now = Instant::now();
+                    if !std::mem::replace(&mut idle, true) {
+                        last_news = now;
+                    }
+                    let left = |limit: Option<Time>, since: Instant| {
+                        limit.map(|t| t.0.saturating_sub(now.duration_since(since)))
+                    };
+                    let until_idle = left(self.cli.until_idle, last_news);
+                    if until_idle.is_some_and(|t| t.is_zero()) {
+                        return Ok(false);
+                    }
+                    let limit = until_idle.into_iter().chain(left(self.cli.timeout, began)).min();
+                    self.stop.wait(reader, limit, self.cli.spin, None)?;
+                    // A pause of the stream is nothing to make up for: the rate is a limit.
+                    if began.elapsed().as_nanos() as u64 > pacer.ready_at() {
+                        pacer = Pacer::new(self.cli.rate, 1);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the receiver.
+    fn pass_on(&mut self, gap: &Gap) {
+        let why = match gap.cause {
+            Cause::Lapped => Why::Lapped,
+            Cause::Upstream { layer, exact } => Why::Upstream { layer, exact },
+        };
+        self.batch.record(gap.first, gap.count, why);
+    }
+}

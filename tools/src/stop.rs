@@ -1,0 +1,82 @@
+//! Ending a tool by a signal, and waiting without missing one.
+//!
+//! Contract: the first SIGINT or SIGTERM is noticed by every thread that waits here, and between two datagrams; a second
+//! one ends the process, should a pipe or a socket block it.
+
+use anyhow::Context;
+use ringweir::Reader;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Whether the tool is to end.
+pub struct Stop {
+    came: Arc<AtomicBool>,
+    /// Readable once it is; never read.
+    bell: UnixStream,
+}
+
+impl Stop {
+    /// From now on SIGINT and SIGTERM are caught.
+    pub fn on_signals() -> io::Result<Self> {
+        let (bell, rings) = UnixStream::pair()?;
+        let came = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&came))?;
+            signal_hook::flag::register(signal, Arc::clone(&came))?;
+            signal_hook::low_level::pipe::register(signal, rings.try_clone()?)?;
+        }
+        Ok(Self { came, bell })
+    }
+
+    /// Whether one came.
+    pub fn came(&self) -> bool {
+        self.came.load(Ordering::Relaxed)
+    }
+
+    /// Sleeps until there is something to read, a signal came, `other` was hung up on or the time is over; and now and then
+    /// for nothing.
+    pub fn wait(
+        &self,
+        reader: &mut Reader,
+        limit: Option<Duration>,
+        spin: bool,
+        other: Option<BorrowedFd<'_>>,
+    ) -> anyhow::Result<()> {
+        if spin {
+            // Signals are looked at in between.
+            let look = Duration::from_millis(100);
+            return Ok(reader.wait(Some(limit.unwrap_or(look).min(look)))?);
+        }
+        if !reader.arm()? {
+            // News; or the broker is gone, and then this sleeps until it is time to try again.
+            return Ok(reader.wait(Some(limit.unwrap_or(Duration::MAX)))?);
+        }
+        self.sleep(limit, &[(reader.fd()?, PollFlags::IN), (other.unwrap_or(self.bell.as_fd()), PollFlags::empty())])
+    }
+
+    /// Sleeps until a signal came, one of the two is as it is waited for, or hung up on, or the time is over.
+    pub fn sleep(&self, limit: Option<Duration>, fds: &[(BorrowedFd<'_>, PollFlags); 2]) -> anyhow::Result<()> {
+        let limit = limit.and_then(|t| Timespec::try_from(t).ok());
+        let [one, two] = fds.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags));
+        match poll(&mut [PollFd::new(&self.bell, PollFlags::IN), one, two], limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(e) => Err(io::Error::from(e)).context("poll"),
+        }
+    }
+
+    /// Sleeps until a signal came, `fd` can be written or the time is over.
+    pub fn wait_to_write(&self, fd: BorrowedFd<'_>, limit: Option<Duration>) -> anyhow::Result<()> {
+        self.sleep(limit, &[(fd, PollFlags::OUT), (self.bell.as_fd(), PollFlags::empty())])
+    }
+
+    /// Sleeps for a time, or until a signal came.
+    pub fn pause(&self, time: Duration) -> anyhow::Result<()> {
+        self.sleep(Some(time), &[(self.bell.as_fd(), PollFlags::empty()), (self.bell.as_fd(), PollFlags::empty())])
+    }
+}
