@@ -139,7 +139,7 @@ fn is_there(stream: &str) -> bool {
 /// What became of a datagram in hand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sent {
-    Sent,
+    Whole,
     TooLong,
     /// The client is gone.
     Gone,
@@ -230,7 +230,7 @@ impl<'a> Client<'a> {
                     taken += 1;
                     self.books.datagram(&room[..about.len], &about);
                     match self.send(&room[..about.len])? {
-                        Sent::Sent => self.sent += 1,
+                        Sent::Whole => self.sent += 1,
                         Sent::TooLong => {
                             self.too_long += 1;
                             self.books.words.tell(|| {
@@ -278,7 +278,7 @@ impl<'a> Client<'a> {
     fn send(&self, bytes: &[u8]) -> anyhow::Result<Sent> {
         loop {
             match rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-                Ok(_) => return Ok(Sent::Sent),
+                Ok(_) => return Ok(Sent::Whole),
                 Err(Errno::INTR) => {}
                 Err(Errno::MSGSIZE) => return Ok(Sent::TooLong),
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Ok(Sent::Gone),
