@@ -56,6 +56,6 @@ fn read(job: &Job) -> anyhow::Result<Report> {
         }
     }
     // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
-    tally.kernel_lost = Some(super::udp::drops(&socket, "/proc/net/netlink", 9)?);
+    tally.kernel_lost = Some(sockets::drops(&socket, "/proc/net/netlink", 8)?);
     tally.close()
 }

@@ -175,3 +175,14 @@ impl Receiver {
         Ok(true)
     }
 }
+
+/// How many datagrams the kernel has dropped at this socket: column `drops_at` of its line in a table of /proc/net (in those
+/// that concern us the inode is column 9).
+pub fn drops(socket: &OwnedFd, table: &str, drops_at: usize) -> anyhow::Result<u64> {
+    let inode = rustix::fs::fstat(socket)?.st_ino.to_string();
+    let text = std::fs::read_to_string(table)?;
+    let own = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let own = own.into_iter().find(|fields| fields.get(9) == Some(&inode.as_str()));
+    let own = own.with_context(|| format!("no socket {inode} in {table}"))?;
+    own.get(drops_at).and_then(|n| n.parse().ok()).with_context(|| format!("no drops in {table}"))
+}

@@ -67,17 +67,6 @@ fn read(job: &Job) -> anyhow::Result<Report> {
             break;
         }
     }
-    tally.kernel_lost = Some(drops(&socket, "/proc/net/udp", 9)?);
+    tally.kernel_lost = Some(sockets::drops(&socket, "/proc/net/udp", 12)?);
     tally.close()
-}
-
-/// The last column of a socket's line in a table of /proc/net, found by its inode in column `inode_at`.
-pub fn drops(socket: &OwnedFd, table: &str, inode_at: usize) -> anyhow::Result<u64> {
-    let inode = rustix::fs::fstat(socket)?.st_ino.to_string();
-    let text = std::fs::read_to_string(table)?;
-    let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let own = lines.into_iter().find(|fields| fields.get(inode_at) == Some(&inode.as_str()));
-    let own = own.with_context(|| format!("no socket {inode} in {table}"))?;
-    let column = if inode_at == 9 { own.len() - 1 } else { inode_at - 1 };
-    own[column].parse().context("its drops")
 }
