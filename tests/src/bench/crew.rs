@@ -45,6 +45,8 @@ pub struct Outcome {
     pub published: u64,
     /// The readers' reports, their lost completed to the end of the stream.
     pub readers: Vec<Report>,
+    /// Measured time as planned, s.
+    pub window: f64,
     /// Measured time between the samples of processor time, s.
     pub seconds: f64,
     /// Processor time in it: publisher (all threads), readers, and everybody else on the machine, s.
@@ -54,15 +56,20 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// A reader's measured time, s. One that was kept from running for part of it does not gain by that.
+    fn window_of(&self, report: &Report) -> f64 {
+        (report.window_ns as f64 / 1e9).max(self.window)
+    }
+
     /// Verified datagrams per second, the mean of the readers.
     pub fn delivered_per_s(&self) -> f64 {
-        let rate = |r: &Report| r.window_delivered as f64 / (r.window_ns as f64 / 1e9);
+        let rate = |r: &Report| r.window_delivered as f64 / self.window_of(r);
         self.readers.iter().map(rate).sum::<f64>() / self.readers.len() as f64
     }
 
     /// Lost datagrams per second, the mean of the readers.
     pub fn lost_per_s(&self) -> f64 {
-        let rate = |r: &Report| r.window_lost as f64 / (r.window_ns as f64 / 1e9);
+        let rate = |r: &Report| r.window_lost as f64 / self.window_of(r);
         self.readers.iter().map(rate).sum::<f64>() / self.readers.len() as f64
     }
 
@@ -74,27 +81,32 @@ impl Outcome {
     }
 }
 
-/// The ring for datagrams of `size`: 16384 slots and 4 MiB, or eight of the largest; inside the last-level cache.
+/// Payload bytes of the ring for datagrams of `size`: 4 MiB, or eight of the largest; inside the last-level cache.
+pub fn ring_capacity(size: usize) -> usize {
+    (4 << 20).max(8 * size)
+}
+
+/// `ringd`'s options for datagrams of `size`: 16384 slots, and nothing is taken in before all readers are there.
 pub fn ring_options(size: usize, readers: usize) -> Vec<String> {
-    let kib = (4usize << 10).max(8 * size / 1024);
     let text = format!(
-        "--depth 15000 --capacity {kib}KiB --max-datagram {} --readers-max {} --wait-readers {readers} --cpu 0",
-        size.max(64),
+        "--depth 15000 --capacity {}KiB --max-datagram {size} --readers-max {} --wait-readers {readers} --cpu 0",
+        ring_capacity(size) >> 10,
         readers.max(64)
     );
     text.split(' ').map(String::from).collect()
 }
 
 /// A process of the bench: started, told when to go, heard.
-struct Hand {
-    process: Process,
+pub(super) struct Hand {
+    /// Itself.
+    pub process: Process,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     what: String,
 }
 
 impl Hand {
-    fn start(scene: &Scene, job: &Job) -> anyhow::Result<Self> {
+    pub fn start(scene: &Scene, job: &Job) -> anyhow::Result<Self> {
         let mut command = scene.command("ringbench");
         command.args(["job", &serde_json::to_string(job)?]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -118,17 +130,17 @@ impl Hand {
         Ok(line)
     }
 
-    fn ready(&mut self) -> anyhow::Result<()> {
+    pub fn ready(&mut self) -> anyhow::Result<()> {
         let line = self.line()?;
         ensure!(line == "ready\n", "{} said {line:?}", self.what);
         Ok(())
     }
 
-    fn go(&mut self, times: &str) -> anyhow::Result<()> {
+    pub fn go(&mut self, times: &str) -> anyhow::Result<()> {
         self.stdin.write_all(times.as_bytes()).with_context(|| format!("{} does not listen", self.what))
     }
 
-    fn report(mut self) -> anyhow::Result<Report> {
+    pub fn report(mut self) -> anyhow::Result<Report> {
         let line = self.line()?;
         let report = serde_json::from_str(&line).with_context(|| format!("{} said {line:?}", self.what))?;
         let status = self.process.wait();
@@ -214,6 +226,7 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
     Ok(Outcome {
         published,
         readers: reports,
+        window: run.window.as_secs_f64(),
         seconds: spent.seconds,
         cpu: [spent.publisher, spent.readers, spent.others],
         line: [line_before, line::one_way_ns()],
@@ -252,6 +265,7 @@ fn ringd(scene: &Scene, run: &Run) -> Daemon {
     scene.broker(STREAM, &source, &options)
 }
 
-fn sleep_until(time: u64) {
+/// Sleeps until `time`.
+pub(super) fn sleep_until(time: u64) {
     std::thread::sleep(Duration::from_nanos(time.saturating_sub(clock::monotonic_ns())));
 }

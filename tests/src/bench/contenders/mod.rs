@@ -8,7 +8,7 @@ mod event;
 mod floors;
 mod netlink;
 mod pipe;
-mod ring;
+pub mod ring;
 mod signal;
 mod sockets;
 mod udp;
@@ -70,6 +70,9 @@ pub fn by_name(name: &str) -> anyhow::Result<&'static Contender> {
 pub fn perform(job: &Job) -> anyhow::Result<Report> {
     if let Some(cpu) = job.cpu {
         pin(cpu)?;
+    }
+    if job.contender == super::questions::publish::HOLDER {
+        return super::questions::publish::hold(job);
     }
     let contender = by_name(&job.contender)?;
     match (job.reader, contender.publisher) {

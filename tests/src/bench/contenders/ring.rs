@@ -8,6 +8,7 @@ use ringweir_proto::numbered::{Fault, Header, MIN_LEN};
 use ringweir_proto::summed::Sum;
 use std::time::Duration;
 
+/// The product.
 pub const CONTENDER: Contender = Contender {
     name: "ring",
     about: "ringweir, lossy: ringd with gen:check=sum, readers sum each datagram piece by piece in place (Datagram::view)",
@@ -21,12 +22,19 @@ pub const CONTENDER: Contender = Contender {
 /// Bytes looked at in one go, in a private copy that stays in the nearest cache.
 const PIECE: usize = 4096;
 
+/// Room for a piece.
 #[repr(align(64))]
-struct Piece([u8; PIECE]);
+pub struct Piece([u8; PIECE]);
+
+impl Default for Piece {
+    fn default() -> Self {
+        Self([0; PIECE])
+    }
+}
 
 /// One pass over a payload: its sum, and what its header says.
 #[inline]
-fn judge(payload: Payload<'_>, piece: &mut Piece, flip: bool) -> Result<Header, Fault> {
+pub fn judge(payload: Payload<'_>, piece: &mut Piece, flip: bool) -> Result<Header, Fault> {
     let len = payload.len();
     let mut sum = Sum::default();
     let mut head = [0; MIN_LEN];
@@ -58,7 +66,8 @@ fn read(job: &Job) -> anyhow::Result<Report> {
     let socket = job.dir.join("run").join(format!("{}.sock", crate::bench::crew::STREAM));
     let mut reader = options.attach(&socket.to_string_lossy())?;
     let mut tally = Tally::new(job, ready()?, Losses::Told)?;
-    let mut piece = Piece([0; PIECE]);
+    let mut piece = Piece::default();
+    let paced_spin = job.wait == Wait::Spin && job.rate.is_some();
     let yields = job.wait == Wait::Spin && !job.polls_alone();
     loop {
         match reader.next()? {
@@ -81,6 +90,8 @@ fn read(job: &Job) -> anyhow::Result<Report> {
                 tally.right(&header)?;
             }
             Read::Gap(gap) => tally.lost(gap.first, gap.count)?,
+            // Lowest latency: look again at once.
+            Read::Empty if paced_spin => std::hint::spin_loop(),
             Read::Empty => {
                 tally.look();
                 if yields {

@@ -3,6 +3,9 @@
 //! Contract: a question is a list of cases; the cases of all contenders take turns within a round, rounds follow each other, so that what
 //! happens to the machine happens to all. A run during which the host moved the processors is done again.
 
+mod copy;
+mod latency;
+pub mod publish;
 mod throughput;
 
 use super::crew::{self, Outcome, Run};
@@ -35,7 +38,7 @@ pub struct Question {
 }
 
 /// The list.
-pub static QUESTIONS: &[Question] = &[throughput::QUESTION];
+pub static QUESTIONS: &[Question] = &[copy::QUESTION, throughput::QUESTION, latency::QUESTION, publish::QUESTION];
 
 /// A bench under way.
 pub struct Bench {
