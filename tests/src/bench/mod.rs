@@ -5,6 +5,7 @@
 //! `contenders`; both have a list. Runs alternate between contenders within a round, records are written one by one.
 
 mod board;
+mod chart;
 pub mod contenders;
 pub mod crew;
 mod feed;
@@ -13,4 +14,5 @@ mod line;
 mod machine;
 pub mod questions;
 pub mod record;
+pub mod report;
 mod tally;

@@ -9,7 +9,9 @@ use ringweir_tests::bench::contenders;
 use ringweir_tests::bench::job::{self, Inject, Job};
 use ringweir_tests::bench::questions::{Bench, QUESTIONS, Scope};
 use ringweir_tests::bench::record::Records;
-use std::path::{Path, PathBuf};
+use ringweir_tests::bench::report;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Measures the ring beside the floors of this machine and what people use today.
@@ -87,7 +89,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let job: Job = serde_json::from_str(&job).context("job")?;
             return job::report(&contenders::perform(&job)?);
         }
-        Some(Command::Chart { file, out }) => return write_out(&Records::read(&file)?, &out),
+        Some(Command::Chart { file, out }) => return report::write(&Records::read(&file)?, &out),
         None => {}
     }
     if cli.list {
@@ -113,11 +115,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
     }
     match &cli.out {
-        Some(out) => write_out(&bench.records, out),
-        None => Ok(()),
+        Some(out) => report::write(&bench.records, out),
+        None => Ok(std::io::stdout().write_all(report::markdown(&bench.records).as_bytes())?),
     }
-}
-
-fn write_out(_records: &Records, _out: &Path) -> anyhow::Result<()> {
-    Ok(())
 }

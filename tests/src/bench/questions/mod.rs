@@ -52,7 +52,7 @@ pub struct Bench {
 }
 
 /// A run is done again so often when the host moved the processors meanwhile.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 
 impl Bench {
     /// Begins: says what machine it is.

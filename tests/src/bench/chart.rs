@@ -1,0 +1,298 @@
+//! Charts as SVG, written by hand: logarithmic axes, each line labelled where it ends, readable on light and dark pages.
+//!
+//! Contract: well-formed XML without scripts, fonts or references; text is escaped; what cannot be on a logarithmic axis
+//! (zero, nothing measured) is left out.
+
+use std::fmt::Write;
+
+const WIDTH: f64 = 860.0;
+const COLOURS: [&str; 9] =
+    ["#e4572e", "#4c78a8", "#72a8d8", "#59a14f", "#b07aa1", "#9c755f", "#d4a017", "#499894", "#8f8f8f"];
+const STYLE: &str = "text{font:12px sans-serif;fill:#3a3a3a}.t{font-size:15px;font-weight:bold}.a{stroke:#999}\
+.g{stroke:#9996;stroke-width:.5}.s{font-size:11px;fill:#777}\
+@media(prefers-color-scheme:dark){text{fill:#ddd}.s{fill:#aaa}}";
+
+/// One measured place of a line: median, and the least and most of the rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// Where.
+    pub x: f64,
+    /// Median.
+    pub y: f64,
+    /// Least.
+    pub least: f64,
+    /// Most.
+    pub most: f64,
+}
+
+/// A line.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// What it is called at its end.
+    pub name: String,
+    /// Its places, by x.
+    pub points: Vec<Point>,
+    /// Ours: drawn thicker.
+    pub strong: bool,
+}
+
+/// One pair of axes.
+#[derive(Clone, Debug)]
+pub struct Panel {
+    /// Said above it.
+    pub title: String,
+    /// What is drawn.
+    pub series: Vec<Series>,
+}
+
+/// What the axes mean and how their numbers are written.
+#[derive(Clone, Copy)]
+pub struct Axes {
+    /// Below.
+    pub x: &'static str,
+    /// Beside.
+    pub y: &'static str,
+    /// A number below.
+    pub x_text: fn(f64) -> String,
+    /// A number beside.
+    pub y_text: fn(f64) -> String,
+}
+
+/// A row of a chart of ranges: p50, p99, p99.9 and most.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Beside it.
+    pub label: String,
+    /// Ours.
+    pub strong: bool,
+    /// The four.
+    pub marks: [f64; 4],
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+struct Svg {
+    text: String,
+}
+
+impl Svg {
+    fn new(title: &str, height: f64) -> Self {
+        let title = escape(title);
+        let text = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
+             role=\"img\" aria-label=\"{title}\">\n<style>{STYLE}</style>\n<text class=\"t\" x=\"10\" y=\"22\">{title}</text>\n"
+        );
+        Self { text }
+    }
+
+    fn add(&mut self, element: std::fmt::Arguments<'_>) {
+        // Writing to a string cannot fail.
+        let _written = self.text.write_fmt(element);
+        self.text.push('\n');
+    }
+
+    fn label(&mut self, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
+        let text = escape(text);
+        self.add(format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" class=\"{class}\">{text}</text>"
+        ));
+    }
+
+    fn line(&mut self, class: &str, [x1, y1, x2, y2]: [f64; 4]) {
+        self.add(format_args!(
+            "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"
+        ));
+    }
+
+    fn end(mut self) -> String {
+        self.text.push_str("</svg>\n");
+        self.text
+    }
+}
+
+/// A logarithmic axis from `least` to `most` over so many pixels.
+#[derive(Clone, Copy)]
+struct Log {
+    from: f64,
+    to: f64,
+    at: f64,
+    pixels: f64,
+}
+
+impl Log {
+    /// Round powers of ten around all values; `None` if there are none.
+    fn around(values: impl Iterator<Item = f64>, at: f64, pixels: f64, whole: bool) -> Option<Self> {
+        let (mut low, mut high) = (f64::INFINITY, 0f64);
+        values.filter(|v| *v > 0.0 && v.is_finite()).for_each(|v| (low, high) = (low.min(v), high.max(v)));
+        if low > high {
+            return None;
+        }
+        let (mut from, mut to) = (low.log10(), high.log10());
+        if whole {
+            (from, to) = (from.floor(), to.ceil());
+        }
+        if to - from < 0.1 {
+            (from, to) = (from - 0.5, to + 0.5);
+        }
+        Some(Self { from, to, at, pixels })
+    }
+
+    fn place(self, value: f64) -> f64 {
+        self.at + (value.log10() - self.from) / (self.to - self.from) * self.pixels
+    }
+
+    fn decades(self) -> impl Iterator<Item = f64> {
+        (self.from.ceil() as i32..=self.to.floor() as i32).map(|n| 10f64.powi(n))
+    }
+}
+
+/// Moves labels apart so that none lies on another.
+fn spread(labels: &mut [(f64, usize)], least: f64, bottom: f64) {
+    labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for i in 1..labels.len() {
+        labels[i].0 = labels[i].0.max(labels[i - 1].0 + least);
+    }
+    let over = labels.last().map_or(0.0, |l| l.0 - bottom).max(0.0);
+    let mut limit = f64::INFINITY;
+    for label in labels.iter_mut().rev() {
+        if over > 0.0 {
+            label.0 = label.0.min(bottom).min(limit);
+            limit = label.0 - least;
+        }
+    }
+}
+
+/// Lines over x, a panel below the other.
+pub fn lines(title: &str, axes: Axes, panels: &[Panel]) -> String {
+    const TALL: f64 = 250.0;
+    const STEP: f64 = TALL + 75.0;
+    let mut svg = Svg::new(title, 40.0 + STEP * panels.len() as f64);
+    // A contender has the same colour everywhere.
+    let mut names: Vec<&str> = Vec::new();
+    panels.iter().flat_map(|p| &p.series).for_each(|s| {
+        if !names.contains(&s.name.as_str()) {
+            names.push(&s.name);
+        }
+    });
+    let colour = |name: &str| COLOURS[names.iter().position(|n| *n == name).unwrap_or(0) % COLOURS.len()];
+    let points = || panels.iter().flat_map(|p| &p.series).flat_map(|s| &s.points);
+    for (n, panel) in panels.iter().enumerate() {
+        let top = 62.0 + STEP * n as f64;
+        let bottom = top + TALL;
+        let (Some(x), Some(y)) = (
+            Log::around(points().map(|p| p.x), 75.0, 600.0, false),
+            Log::around(points().flat_map(|p| [p.least, p.most]), bottom, -TALL, true),
+        ) else {
+            continue;
+        };
+        svg.label(75.0, top - 12.0, "start", "", &panel.title);
+        svg.label(10.0, top - 12.0, "start", "s", axes.y);
+        for value in y.decades() {
+            svg.line("g", [75.0, y.place(value), 675.0, y.place(value)]);
+            svg.label(69.0, y.place(value) + 4.0, "end", "", &(axes.y_text)(value));
+        }
+        let mut marks: Vec<f64> = points().map(|p| p.x).collect();
+        marks.sort_by(f64::total_cmp);
+        marks.dedup();
+        for value in marks {
+            svg.line("g", [x.place(value), top, x.place(value), bottom]);
+            svg.label(x.place(value), bottom + 16.0, "middle", "", &(axes.x_text)(value));
+        }
+        svg.label(375.0, bottom + 32.0, "middle", "s", axes.x);
+        svg.line("a", [75.0, bottom, 675.0, bottom]);
+        let mut ends = Vec::new();
+        for (i, series) in panel.series.iter().enumerate() {
+            let (colour, width) = (colour(&series.name), if series.strong { 3.0 } else { 1.5 });
+            let drawn: Vec<_> = series.points.iter().filter(|p| p.y > 0.0).collect();
+            let path: Vec<_> = drawn.iter().map(|p| format!("{:.1},{:.1}", x.place(p.x), y.place(p.y))).collect();
+            let path = path.join(" ");
+            svg.add(format_args!(
+                "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"/>"
+            ));
+            for point in &drawn {
+                let (cx, cy) = (x.place(point.x), y.place(point.y));
+                svg.add(format_args!("<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"{width}\" fill=\"{colour}\"/>"));
+                if point.least > 0.0 && point.most > point.least {
+                    let (low, high) = (y.place(point.least), y.place(point.most));
+                    svg.add(format_args!(
+                        "<line x1=\"{cx:.1}\" y1=\"{low:.1}\" x2=\"{cx:.1}\" y2=\"{high:.1}\" stroke=\"{colour}\"/>"
+                    ));
+                }
+            }
+            if let Some(last) = drawn.last() {
+                ends.push((y.place(last.y) + 4.0, i));
+            }
+        }
+        spread(&mut ends, 13.0, bottom + 4.0);
+        for (at, i) in ends {
+            let series = &panel.series[i];
+            let (name, colour) = (escape(&series.name), colour(&series.name));
+            let weight = if series.strong { "bold" } else { "normal" };
+            svg.add(format_args!(
+                "<text x=\"684\" y=\"{at:.1}\" style=\"fill:{colour};font-weight:{weight}\">{name}</text>"
+            ));
+        }
+    }
+    svg.end()
+}
+
+/// Ranges on one axis, a row below the other.
+pub fn ranges(title: &str, about: &str, text: fn(f64) -> String, rows: &[Row]) -> String {
+    let bottom = 60.0 + 24.0 * rows.len() as f64;
+    let mut svg = Svg::new(title, bottom + 50.0);
+    svg.label(10.0, 42.0, "start", "s", about);
+    if let Some(x) = Log::around(rows.iter().flat_map(|r| r.marks), 260.0, 570.0, true) {
+        for value in x.decades() {
+            svg.line("g", [x.place(value), 52.0, x.place(value), bottom]);
+            svg.label(x.place(value), bottom + 16.0, "middle", "", &text(value));
+        }
+        svg.line("a", [260.0, bottom, 830.0, bottom]);
+        for (n, row) in rows.iter().enumerate() {
+            let y = 66.0 + 24.0 * n as f64;
+            let colour = if row.strong { COLOURS[0] } else { COLOURS[1] };
+            svg.label(250.0, y + 4.0, "end", "", &row.label);
+            let at: Vec<f64> = row.marks.iter().filter(|v| **v > 0.0).map(|v| x.place(*v)).collect();
+            let (Some(first), Some(last)) = (at.first(), at.last()) else { continue };
+            svg.add(format_args!(
+                "<line x1=\"{first:.1}\" y1=\"{y}\" x2=\"{last:.1}\" y2=\"{y}\" stroke=\"{colour}\" stroke-width=\"1.5\"/>"
+            ));
+            for (cx, radius) in at.iter().zip([5.0, 4.0, 3.0, 2.0]) {
+                svg.add(format_args!("<circle cx=\"{cx:.1}\" cy=\"{y}\" r=\"{radius}\" fill=\"{colour}\"/>"));
+            }
+        }
+    }
+    svg.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_moved_apart_and_stay_in_the_chart() {
+        let mut labels = vec![(100.0, 0), (99.0, 1), (101.0, 2), (20.0, 3)];
+        spread(&mut labels, 13.0, 110.0);
+        assert_eq!(labels.iter().map(|l| l.1).collect::<Vec<_>>(), [3, 1, 0, 2]);
+        assert!(labels.windows(2).all(|w| w[1].0 - w[0].0 >= 13.0 - 1e-9), "{labels:?}");
+        assert!(labels.iter().all(|l| l.0 <= 110.0), "{labels:?}");
+    }
+
+    #[test]
+    fn what_is_zero_or_nothing_is_left_out() {
+        let axes = Axes { x: "x", y: "y", x_text: |v| v.to_string(), y_text: |v| v.to_string() };
+        let series = Series {
+            name: "a<b&c".into(),
+            points: vec![
+                Point { x: 1.0, y: 0.0, least: 0.0, most: 0.0 },
+                Point { x: 10.0, y: 5.0, least: 4.0, most: 6.0 },
+            ],
+            strong: true,
+        };
+        let svg = lines("t", axes, &[Panel { title: "p".into(), series: vec![series] }]);
+        assert!(svg.contains("a&lt;b&amp;c") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        assert_eq!(svg.matches("<circle").count(), 1);
+        assert!(!ranges("t", "", |v| v.to_string(), &[]).contains("NaN"));
+    }
+}
