@@ -101,9 +101,7 @@ impl Svg {
     }
 
     fn line(&mut self, class: &str, [x1, y1, x2, y2]: [f64; 4]) {
-        self.add(format_args!(
-            "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"
-        ));
+        self.add(format_args!("<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"));
     }
 
     fn end(mut self) -> String {

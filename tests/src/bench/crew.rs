@@ -6,6 +6,7 @@
 use super::contenders::{Publisher, by_name};
 use super::job::{Inject, Job, Report, Wait};
 use super::{line, machine};
+use crate::netns::Namespace;
 use crate::{Daemon, Process, Scene};
 use anyhow::{Context, bail, ensure};
 use ringweir_proto::os::clock;
@@ -107,9 +108,17 @@ pub(super) struct Hand {
 
 impl Hand {
     pub fn start(scene: &Scene, job: &Job) -> anyhow::Result<Self> {
+        Self::start_in(scene, job, None)
+    }
+
+    /// Starts it in a network namespace.
+    pub fn start_in(scene: &Scene, job: &Job, namespace: Option<&Namespace>) -> anyhow::Result<Self> {
         let mut command = scene.command("ringbench");
         command.args(["job", &serde_json::to_string(job)?]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(namespace) = namespace {
+            namespace.enter(&mut command);
+        }
         let mut process = scene.start(command);
         let stdin = process.stdin().context("its stdin")?;
         let stdout = BufReader::new(process.stdout().context("its stdout")?);
@@ -234,7 +243,7 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
 }
 
 /// Completes a reader's books to the end of the stream and checks them.
-fn closed(mut report: Report, published: u64) -> anyhow::Result<Report> {
+pub(super) fn closed(mut report: Report, published: u64) -> anyhow::Result<Report> {
     ensure!(report.next <= published, "it counts up to {}, published were {published}", report.next);
     let tail = published - report.next;
     match report.kernel_lost {

@@ -35,7 +35,7 @@ pub fn describe() -> Value {
 }
 
 /// Processor time of all threads of a process, ns; 0 once it has ended.
-fn process_ns(pid: u32) -> u64 {
+pub fn process_ns(pid: u32) -> u64 {
     threads(pid).iter().map(|(_, ns)| ns).sum()
 }
 

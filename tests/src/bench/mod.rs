@@ -5,6 +5,7 @@
 //! `contenders`; both have a list. Runs alternate between contenders within a round, records are written one by one.
 
 mod board;
+mod capture;
 mod chart;
 pub mod contenders;
 pub mod crew;

@@ -128,8 +128,7 @@ fn targets(records: &Records) -> Vec<Target> {
             text(r, "contender") == contender && polls && number(r, "size") == size && number(r, "readers") == readers
         }
     };
-    for (size, readers, limit, asked) in
-        [(64.0, 1.0, 60.0, "≥ 60 ×, aiming at 150 ×"), (16384.0, 4.0, 10.0, "≥ 10 ×")]
+    for (size, readers, limit, asked) in [(64.0, 1.0, 60.0, "≥ 60 ×, aiming at 150 ×"), (16384.0, 4.0, 10.0, "≥ 10 ×")]
     {
         let (ours, theirs) = (throughput("ring", size, readers), throughput("device+fanout", size, readers));
         let found = least(ratio(records, "throughput", "delivered_per_s", ours, theirs), limit);
@@ -147,7 +146,10 @@ fn throughput_table(records: &Records, out: &mut String) {
     let runs = || records.runs("throughput");
     for readers in distinct(runs(), |r| number(r, "readers")) {
         let sizes = distinct(runs(), |r| number(r, "size"));
-        let _ = writeln!(out, "\n**{readers} readers**: verified datagrams per second and reader (with losses: + lost/s)\n");
+        let _ = writeln!(
+            out,
+            "\n**{readers} readers**: verified datagrams per second and reader (with losses: + lost/s)\n"
+        );
         let heads: Vec<String> = sizes.iter().map(|s| bytes(*s)).collect();
         let _ = writeln!(out, "| | {} |\n|---|{}", heads.join(" | "), "---|".repeat(sizes.len()));
         for who in distinct(runs(), name) {
@@ -192,7 +194,9 @@ fn latency_rows(records: &Records) -> Vec<(String, bool, [f64; 4])> {
 fn simple_table(records: &Records, question: &str, heads: &[(&str, &str, fn(f64) -> String)], out: &mut String) {
     let titles: Vec<&str> = heads.iter().map(|h| h.0).collect();
     let _ = writeln!(out, "\n| | {} |\n|---|{}", titles.join(" | "), "---|".repeat(heads.len()));
-    let key = |r: &Record| (text(r, "contender").to_string(), text(r, "wait").to_string(), number(r, "size"), number(r, "readers"));
+    let key = |r: &Record| {
+        (text(r, "contender").to_string(), text(r, "wait").to_string(), number(r, "size"), number(r, "readers"))
+    };
     for case in distinct(records.runs(question), key) {
         let mut label = vec![case.0.clone(), case.1.clone()];
         if case.2 > 0.0 {
@@ -205,20 +209,15 @@ fn simple_table(records: &Records, question: &str, heads: &[(&str, &str, fn(f64)
         let _ = write!(out, "| {} |", label.join(", "));
         for (_, figure, written) in heads {
             let found = Spread::of(records.runs(question), figure, |r| key(r) == case);
-            let cell = found.map_or("–".into(), |s| format!("{} ({}–{})", written(s.median), written(s.least), written(s.most)));
+            let cell = found
+                .map_or("–".into(), |s| format!("{} ({}–{})", written(s.median), written(s.least), written(s.most)));
             let _ = write!(out, " {cell} |");
         }
         out.push('\n');
     }
 }
 
-fn series(
-    records: &Records,
-    question: &str,
-    x: &str,
-    y: &str,
-    of: impl Fn(&Record) -> Option<String>,
-) -> Vec<Series> {
+fn series(records: &Records, question: &str, x: &str, y: &str, of: impl Fn(&Record) -> Option<String>) -> Vec<Series> {
     let names = distinct(records.runs(question), &of).into_iter().flatten();
     names
         .map(|name| {
@@ -242,7 +241,9 @@ fn charts(records: &Records) -> Vec<(&'static str, String)> {
         let shown = readers.iter().filter(|n| [1.0, 3.0, 4.0].contains(*n) || readers.len() == 1);
         let panel = |n: &f64| Panel {
             title: format!("{n} {}", if *n == 1.0 { "reader" } else { "readers" }),
-            series: series(records, "throughput", "size", "delivered_per_s", |r| (number(r, "readers") == *n).then(|| name(r))),
+            series: series(records, "throughput", "size", "delivered_per_s", |r| {
+                (number(r, "readers") == *n).then(|| name(r))
+            }),
         };
         let axes = Axes { x: "bytes a datagram", y: "per second", x_text: bytes, y_text: count };
         let panels: Vec<Panel> = shown.map(panel).collect();
@@ -262,8 +263,12 @@ fn charts(records: &Records) -> Vec<(&'static str, String)> {
     }
     if asked("publish") {
         let axes = Axes { x: "readers attached", y: "a publish", x_text: count, y_text: time };
-        let lines = series(records, "publish", "readers", "ns_per_publish", |r| Some(format!("ring: {}", text(r, "wait"))));
-        let panel = Panel { title: "awake: flat out; asleep: 20 datagrams a second, all woken each time".into(), series: lines };
+        let lines =
+            series(records, "publish", "readers", "ns_per_publish", |r| Some(format!("ring: {}", text(r, "wait"))));
+        let panel = Panel {
+            title: "awake: flat out; asleep: 20 datagrams a second, all woken each time".into(),
+            series: lines,
+        };
         all.push(("publish", chart::lines("Processor time of the pump thread a publish", axes, &[panel])));
     }
     if asked("packets") {
@@ -284,11 +289,19 @@ pub fn markdown(records: &Records) -> String {
         other => other.to_string(),
     };
     let mut out = String::from("# ringbench\n\n");
-    let virtual_ = if machine["virtual"] == true { ", a virtual machine: its host may move the processors" } else { "" };
+    let virtual_ =
+        if machine["virtual"] == true { ", a virtual machine: its host may move the processors" } else { "" };
     let _ = writeln!(
         out,
         "{}, {} processors, L3 {}{virtual_}; {}; governor: {}. Commit {}, {} build, {}.\n",
-        said("cpu"), said("cores"), said("l3"), said("kernel"), said("governor"), said("commit"), said("build"), said("time")
+        said("cpu"),
+        said("cores"),
+        said("l3"),
+        said("kernel"),
+        said("governor"),
+        said("commit"),
+        said("build"),
+        said("time")
     );
     let _ = writeln!(out, "```sh\n{}\n```\n", said("command"));
     if machine["quick"] == true {
@@ -296,8 +309,10 @@ pub fn markdown(records: &Records) -> String {
     }
     let runs = || records.all.iter().filter_map(Value::as_object).filter(|r| text(r, "kind") == "run");
     let (total, moved) = (runs().count(), runs().filter(|r| r.get("moved") == Some(&Value::Bool(true))).count());
-    let mut others: Vec<f64> =
-        runs().filter(|r| number(r, "seconds") > 0.0).map(|r| number(r, "cpu_others_s") / number(r, "seconds")).collect();
+    let mut others: Vec<f64> = runs()
+        .filter(|r| number(r, "seconds") > 0.0)
+        .map(|r| number(r, "cpu_others_s") / number(r, "seconds"))
+        .collect();
     let most = others.iter().copied().fold(0.0, f64::max);
     let _ = writeln!(
         out,
@@ -310,7 +325,8 @@ pub fn markdown(records: &Records) -> String {
     );
     out.push_str("| asked | target | found | met |\n|---|---|---|---|\n");
     for target in targets(records) {
-        let (found, met) = target.found.map_or(("not measured".into(), "–"), |(f, met)| (f, if met { "yes" } else { "**no**" }));
+        let (found, met) =
+            target.found.map_or(("not measured".into(), "–"), |(f, met)| (f, if met { "yes" } else { "**no**" }));
         let _ = writeln!(out, "| {} | {} | {found} | {met} |", target.what, target.asked);
     }
     for (question, _) in charts(records) {

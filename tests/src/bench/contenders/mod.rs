@@ -10,7 +10,7 @@ mod netlink;
 mod pipe;
 pub mod ring;
 mod signal;
-mod sockets;
+pub mod sockets;
 mod udp;
 mod unix;
 
@@ -73,6 +73,9 @@ pub fn perform(job: &Job) -> anyhow::Result<Report> {
     }
     if job.contender == super::questions::publish::HOLDER {
         return super::questions::publish::hold(job);
+    }
+    if let Some(done) = super::capture::perform(job) {
+        return done;
     }
     let contender = by_name(&job.contender)?;
     match (job.reader, contender.publisher) {

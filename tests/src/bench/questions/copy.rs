@@ -47,7 +47,9 @@ fn pump(size: usize, window: Duration) -> anyhow::Result<f64> {
     let broker = scene.broker(STREAM, &format!("gen:check=sum,rate=max,size={size}"), &options);
     let watch = Watch::attach(broker.path())?;
     let look = || {
-        let seen = crate::wait_for(Duration::from_secs(20), || watch.snapshot().filter(|s| s.pump(PumpCounter::Published) > 0));
+        let seen = crate::wait_for(Duration::from_secs(20), || {
+            watch.snapshot().filter(|s| s.pump(PumpCounter::Published) > 0)
+        });
         let seen = seen.context("ringd's figures")?;
         anyhow::Ok((seen.get(StreamFact::SampledAt), seen.pump(PumpCounter::PublishedBytes)))
     };

@@ -5,6 +5,7 @@
 
 mod copy;
 mod latency;
+mod packets;
 pub mod publish;
 mod throughput;
 
@@ -38,7 +39,8 @@ pub struct Question {
 }
 
 /// The list.
-pub static QUESTIONS: &[Question] = &[copy::QUESTION, throughput::QUESTION, latency::QUESTION, publish::QUESTION];
+pub static QUESTIONS: &[Question] =
+    &[copy::QUESTION, throughput::QUESTION, latency::QUESTION, publish::QUESTION, packets::QUESTION];
 
 /// A bench under way.
 pub struct Bench {

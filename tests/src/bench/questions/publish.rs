@@ -45,8 +45,8 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
                     (Wait::Park, false) => ms(4000),
                 };
                 let before = line::one_way_ns();
-                let (published, pump_ns) = once(readers, wait, window)
-                    .with_context(|| format!("{readers} readers {state}"))?;
+                let (published, pump_ns) =
+                    once(readers, wait, window).with_context(|| format!("{readers} readers {state}"))?;
                 bench.records.add(json!({
                     "kind": "run", "question": QUESTION.name, "round": round, "contender": "ring", "size": 64,
                     "readers": readers, "wait": state, "published": published, "pump_ns": pump_ns,
@@ -103,7 +103,10 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
     if wait == Wait::Park {
         // Awake and asleep are not the same by mistake: those who slept have each seen nearly all of it.
         let seen: u64 = reports.iter().map(|r| r.delivered).sum();
-        ensure!(seen >= published.saturating_sub(3) * readers as u64, "{seen} wake-ups of {readers} readers for {published}");
+        ensure!(
+            seen >= published.saturating_sub(3) * readers as u64,
+            "{seen} wake-ups of {readers} readers for {published}"
+        );
     }
     broker.end();
     Ok((published, ns_to - ns_from))
