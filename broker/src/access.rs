@@ -36,6 +36,19 @@ impl Access {
     }
 }
 
+impl Access {
+    /// Whether `peer` may send readers away; if not, what to tell it.
+    pub fn check_detach(&self, peer: &Peer) -> Result<(), String> {
+        if peer.uid == 0 || peer.uid == self.owner {
+            return Ok(());
+        }
+        Err(format!(
+            "uid {} may not detach readers: that is for the broker's user ({}) and root; use sudo ringctl detach",
+            peer.uid, self.owner
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +72,10 @@ mod tests {
         }
         let refused = access.check(&peer(1001, 1000, &[1, 2])).unwrap_err();
         assert!(refused.contains("1001") && refused.contains("--allow-uid"), "{refused}");
+        // Who may attach may not send others away.
+        for (uid, may) in [(0, true), (1000, true), (7, false), (5, false)] {
+            assert_eq!(access.check_detach(&peer(uid, 50, &[60])).is_ok(), may, "{uid}");
+        }
         // No group set: gid 0 of an unset group must not be a way in.
         assert!(Access { owner: 1000, ..Access::default() }.check(&peer(5, 0, &[0])).is_err());
     }

@@ -7,9 +7,10 @@ use crate::config::Linger;
 use crate::sampler;
 use crate::stream::Stream;
 use ringweir_proto::control::{
-    AttachRequest, Attached, DecodeError, Description, LatencyReport, Reason, Reply, Request,
+    AttachRequest, Attached, DecodeError, Description, DetachRequest, LatencyReport, Reason, Reply, Request,
 };
 use ringweir_proto::latency::Histogram;
+use ringweir_proto::layout::DetachedBy;
 use ringweir_proto::os::{OsError, event, socket};
 use ringweir_proto::ring::Layer;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -309,7 +310,12 @@ impl Control {
             // Hung up, or talks after it was let in, which nobody of ours does.
             return self.hang_up(n);
         };
-        match answer(stream, &connection.fd, Request::decode(&bytes)) {
+        let request = Request::decode(&bytes);
+        if let Ok(Request::Detach(which)) = request {
+            self.detach(n, which);
+            return self.hang_up(n);
+        }
+        match answer(stream, &connection.fd, request) {
             Some(role) => {
                 connection.what = role;
                 self.strangers -= 1;
@@ -320,6 +326,33 @@ impl Control {
             }
             None => self.hang_up(n),
         }
+    }
+
+    /// Connection `n` asks that a reader of its stream go.
+    fn detach(&mut self, n: u64, which: DetachRequest) {
+        let asking = &self.connections[&n];
+        let Some(stream) = self.streams[asking.stream].as_mut() else { return };
+        let Some(peer) = admit(stream, &asking.fd) else { return };
+        if let Err(text) = stream.access.check_detach(&peer) {
+            return refuse(&asking.fd, Reason::NotAllowed, &text);
+        }
+        let holds = |c: &Connection| c.stream == asking.stream && matches!(c.what, Role::Reader(i) if i == which.index);
+        let there = stream.readers.holds(which.index, which.attached_realtime);
+        let Some(reader) = self.connections.iter().find(|(_, c)| there && holds(c)).map(|(r, _)| *r) else {
+            let text = format!("reader {} is not attached any more: look with ringstat", which.index);
+            return refuse(&asking.fd, Reason::NoSuchReader, &text);
+        };
+        tracing::info!(
+            "{}: reader {} is detached by pid {}, uid {}",
+            stream.config.name,
+            which.index,
+            peer.pid,
+            peer.uid
+        );
+        // First the word, then the hang-up, which wakes whoever sleeps.
+        stream.readers.tell_detached(which.index, DetachedBy { pid: peer.pid, uid: peer.uid });
+        self.hang_up(reader);
+        reply(&self.connections[&n].fd, &Reply::Detached, &[]);
     }
 }
 
@@ -363,6 +396,7 @@ fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeErro
             reply(fd, &Reply::Latency(report), &[]);
             None
         }
+        Request::Detach(_) => unreachable!("answered by Control::detach, which knows the readers' connections"),
     }
 }
 

@@ -8,6 +8,8 @@ mod control;
 pub mod framing;
 mod intake;
 mod log;
+#[path = "../../tools/src/manual.rs"]
+mod manual;
 mod notice;
 mod plan;
 mod privilege;
@@ -66,6 +68,7 @@ Exit status: 0 ended well, 1 a source failed or a start was refused, 2 wrong usa
 
 /// The program.
 pub fn main() -> ExitCode {
+    manual::answer(Cli::command);
     let cli = Cli::parse();
     log::start(cli.quiet);
     match run(cli) {

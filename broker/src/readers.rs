@@ -7,6 +7,7 @@
 use crate::pump::{Command, PumpHandle};
 use crate::sampler::Remembered;
 use eventfd::{EfdFlags, EventFD};
+use ringweir_proto::layout::DetachedBy;
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::os::socket::Peer;
@@ -207,6 +208,19 @@ impl Readers {
         state.ever += 1;
         pump.kick();
         Ok(Some((entry, Handover { page: page_fd, wake })))
+    }
+
+    /// Whether the reader that attached to place `index` at that moment still has it.
+    pub fn holds(&self, index: u32, attached: u64) -> bool {
+        let state = self.lock();
+        state.entries.get(index as usize).and_then(Option::as_ref).is_some_and(|e| e.attached == attached)
+    }
+
+    /// Tells reader `index` in its page that `by` takes its place back; its socket is to be hung up after this.
+    pub fn tell_detached(&self, index: u32, by: DetachedBy) {
+        if let Some(Some(entry)) = self.lock().entries.get(index as usize) {
+            entry.page.block().detached_by.store(by.pack(), Ordering::Relaxed);
+        }
     }
 
     /// Takes the place of reader `index` back, whatever the reader was doing.

@@ -15,15 +15,13 @@ use crate::sched::{self, Class};
 use crate::source::{self, OpenFor, SourceError};
 use anyhow::Context;
 use ringweir_proto::os::backing::Memory;
+use ringweir_proto::os::lock::StreamLock;
 use ringweir_proto::os::object::{self, RingObject, RingSpec};
 use ringweir_proto::os::page::StatsArea;
 use ringweir_proto::os::{OsError, clock, paths, socket};
 use ringweir_proto::ring::{Publisher, WakeGate};
 use ringweir_proto::sync::{AtomicU32, Ordering};
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -61,7 +59,7 @@ pub struct Stream {
     waker: Waker,
     // Dropped last of all, in this order: nobody can connect, then nobody else may begin.
     listener: Socket,
-    _lock: Lock,
+    _lock: StreamLock,
 }
 
 struct Waker {
@@ -77,7 +75,7 @@ impl Stream {
         let name = &config.name;
         let metadata = config.metadata()?;
         let gid = config.gid()?;
-        let lock = Lock::take(run_dir, name)?;
+        let lock = StreamLock::take(run_dir, name)?;
 
         let max_datagram = Plan::new(config, Some(ringweir_proto::quantity::Rate::Bytes(1.0)))?.geometry.max_datagram();
         let source = source::open(&config.source, &OpenFor { max_datagram: max_datagram as usize })?;
@@ -87,7 +85,7 @@ impl Stream {
         let spec = RingSpec {
             name,
             geometry: plan.geometry,
-            generation: object::leftover_generation(&object_name).max(lock.last_generation).wrapping_add(1).max(1),
+            generation: object::leftover_generation(&object_name).max(lock.last_generation()).wrapping_add(1).max(1),
             metadata: &metadata,
             memory: config.memory,
             huge_pages: config.hugepages,
@@ -289,61 +287,6 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _gone = rustix::fs::unlink(&self.path);
-    }
-}
-
-/// The right to serve a stream name in a run directory; given back by the kernel when the broker dies, however it dies.
-struct Lock {
-    path: PathBuf,
-    file: std::fs::File,
-    /// What the broker before, which died, had noted; 0 if there was none.
-    last_generation: u64,
-}
-
-impl Lock {
-    fn take(run_dir: &Path, name: &str) -> anyhow::Result<Self> {
-        let path = paths::lock_path(run_dir, name);
-        let shown = path.display();
-        loop {
-            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(OsError::at(format_args!("cannot open {shown}")))?;
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let pid = std::fs::read_to_string(&path).unwrap_or_default();
-                    anyhow::bail!(
-                        "stream {name:?} is already served by ringd with pid {}: choose another --name or --run-dir",
-                        pid.lines().next().unwrap_or("(just starting)")
-                    );
-                }
-                Err(e) => return Err(OsError::at(format_args!("cannot lock {shown}"))(e).into()),
-            }
-            // The one who held it may have removed the file between our open and our lock: then this lock is on nothing.
-            let ours = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {shown}")))?;
-            let there = rustix::fs::stat(&path);
-            if there.is_ok_and(|s| (s.st_ino, s.st_dev) == (ours.st_ino, ours.st_dev)) {
-                let mut file = std::fs::File::from(fd);
-                let mut before = String::new();
-                // Whatever stands there, it is only ever a number to go beyond.
-                let _unreadable = file.read_to_string(&mut before);
-                let last_generation = before.lines().nth(1).and_then(|g| g.parse().ok()).unwrap_or(0);
-                return Ok(Self { path, file, last_generation });
-            }
-        }
-    }
-
-    /// Writes pid and generation down, for whoever finds the file.
-    fn remember(&self, generation: u64) -> std::io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.write_all_at(format!("{}\n{generation}\n", std::process::id()).as_bytes(), 0)
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // While the lock is still held, so that nobody can hold a lock on the removed file believing it counts.
         let _gone = rustix::fs::unlink(&self.path);
     }
 }

@@ -1,7 +1,7 @@
 //! Finding a stream and talking to its broker: name → socket → answer with fds, everything checked before it is used.
 
 use crate::Error;
-use ringweir_proto::control::{Description, Reply, Request};
+use ringweir_proto::control::{Description, DetachRequest, Reply, Request};
 use ringweir_proto::os::socket::Packet;
 use ringweir_proto::os::{OsError, paths, socket};
 use rustix::io::Errno;
@@ -31,6 +31,20 @@ pub fn describe(name: &str) -> Result<Description, Error> {
     let connection = Connection::open(name)?;
     match connection.ask(&Request::Describe, 0)?.0 {
         Reply::Described(description) => Ok(description),
+        other => Err(connection.unexpected(&other)),
+    }
+}
+
+/// Takes the place of a reader of stream `name` back. It is told so, and ends with [`crate::End::Detached`]; if it does not
+/// listen it keeps a mapping it can read from, but neither place nor wake-ups. `index` and `attached_realtime` are its
+/// figures in a [`crate::stats::Snapshot`], both, so that nobody else is hit who got the place meanwhile.
+///
+/// # Errors
+/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own user, or the reader is gone.
+pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Error> {
+    let connection = Connection::open(name)?;
+    match connection.ask(&Request::Detach(DetachRequest { index, attached_realtime }), 0)?.0 {
+        Reply::Detached => Ok(()),
         other => Err(connection.unexpected(&other)),
     }
 }

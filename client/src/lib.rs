@@ -31,12 +31,13 @@ mod ffi;
 mod reader;
 mod watch;
 
-pub use connect::{describe, streams};
+pub use connect::{describe, detach, streams};
 pub use datagram::{CopyError, Datagram, Payload};
 pub use error::Error;
 pub use reader::{End, Options, Read, Reader, Restart};
 pub use ringweir_proto::control::Description;
 pub use ringweir_proto::latency::Histogram;
+pub use ringweir_proto::layout::DetachedBy;
 pub use ringweir_proto::ring::{Account, Cause, Corrupt, Gap, Layer, Resume, Start, Torn};
 pub use ringweir_proto::stats;
 pub use watch::{Latency, Watch, latencies};

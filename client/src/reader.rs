@@ -8,7 +8,7 @@ use crate::connect::Connection;
 use crate::{Datagram, Error};
 use ringweir_proto::control::{AttachRequest, Attached, Mode, Reason, Reply, Request};
 use ringweir_proto::latency::SAMPLE_EVERY_NS;
-use ringweir_proto::layout::{Geometry, Identity};
+use ringweir_proto::layout::{DetachedBy, Geometry, Identity};
 use ringweir_proto::os::object::{self, AttachedRing};
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::os::{OsError, clock, event};
@@ -143,6 +143,8 @@ pub enum End {
     Stream,
     /// The broker died, and this reader was told not to wait for the next.
     BrokerGone,
+    /// Somebody who may took this reader's place back (`ringctl detach`): it is not to attach again by itself.
+    Detached(DetachedBy),
 }
 
 /// How a wait ended.
@@ -230,6 +232,11 @@ impl Reader {
     #[allow(clippy::should_implement_trait, reason = "lends the datagram, which an iterator cannot")]
     #[inline]
     pub fn next(&mut self) -> Result<Read<'_>, Error> {
+        // Relaxed: the word is all there is to know. Whoever sleeps is woken by the hang-up that follows it.
+        let detached_by = self.link.page.block().detached_by.load(Ordering::Relaxed);
+        if detached_by != 0 {
+            return self.detached(detached_by);
+        }
         let step = self.ring.step()?;
         self.report_progress();
         match step {
@@ -268,6 +275,17 @@ impl Reader {
                 Ok(Read::Empty)
             }
         }
+    }
+
+    /// Its place was taken back. What is in the ring is not read any more, or a reader that lags would stay for ever.
+    #[cold]
+    fn detached(&mut self, by: u64) -> Result<Read<'static>, Error> {
+        if let Some(gap) = self.release()? {
+            return Ok(Read::Gap(gap));
+        }
+        // Only the broker and this process can write the word: whatever it says, the place is not to be used any more.
+        let by = DetachedBy::unpack(by).unwrap_or(DetachedBy { pid: 0, uid: u32::MAX });
+        Ok(Read::Ended(End::Detached(by)))
     }
 
     /// The broker has hung up and everything it left is read.
@@ -363,7 +381,8 @@ impl Reader {
     /// Whether [`Reader::next`] would find more than nothing.
     fn has_news(&self) -> bool {
         let memory = self.ring.memory();
-        memory.write_cursor() != self.ring.write_cursor_seen()
+        self.link.page.block().detached_by.load(Ordering::Relaxed) != 0
+            || memory.write_cursor() != self.ring.write_cursor_seen()
             || memory.has_ended()
             || self.ring.read_cursor() != self.ring.write_cursor_seen()
     }

@@ -8,7 +8,7 @@
 use bincode::{Decode, Encode};
 
 /// Version of this conversation.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Longest message in bytes, header included.
 pub const MESSAGE_MAX: usize = 4096;
 /// Longest reader label in bytes.
@@ -31,6 +31,17 @@ pub enum Request {
         /// The place.
         index: u32,
     },
+    /// Take a reader's place back. For root and the broker's own user.
+    Detach(DetachRequest),
+}
+
+/// Which reader is to go. Its place alone would not say: it may have been given to another one meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct DetachRequest {
+    /// Its place among the readers.
+    pub index: u32,
+    /// When it attached, ns since 1970, as the statistics say.
+    pub attached_realtime: u64,
 }
 
 /// How a reader wants to be attached.
@@ -65,6 +76,8 @@ pub enum Reply {
     Refused(Refusal),
     /// What the reader in that place has sampled; `None`: there is no reader.
     Latency(Option<LatencyReport>),
+    /// The reader's place is free; the reader finds in its page who wanted it.
+    Detached,
 }
 
 /// One reader's latencies ([`crate::latency`]), as it says itself: its occupied buckets. Two lists, since a list of pairs would
@@ -131,6 +144,8 @@ pub enum Reason {
     Version,
     /// The broker ran out of something.
     Resources,
+    /// The reader that was named is not, or no longer, attached.
+    NoSuchReader,
 }
 
 /// Why a message cannot be understood.
@@ -246,22 +261,28 @@ mod tests {
         for (request, golden) in [
             (
                 attach,
-                "52570100000000000300000000000000696473" /* label */
+                "52570200000000000300000000000000696473" /* label */
                     .to_string()
                     + "0000000001",
             ),
-            (Request::Watch, "5257010001000000".into()),
-            (Request::Describe, "5257010002000000".into()),
-            (Request::Latency { index: 7 }, "525701000300000007000000".into()),
+            (Request::Watch, "5257020001000000".into()),
+            (Request::Describe, "5257020002000000".into()),
+            (Request::Latency { index: 7 }, "525702000300000007000000".into()),
+            (
+                Request::Detach(DetachRequest { index: 7, attached_realtime: 3 }),
+                "5257020004000000070000000300000000000000".into(),
+            ),
         ] {
             assert_eq!(hex(&request.encode()), golden);
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
         let attached = Attached { index: 7, block_offset: 1792, generation: 3 };
         for (reply, golden) in [
-            (Reply::Attached(attached), "525701000000000007000000000700000300000000000000"),
-            (Reply::Watching, "5257010001000000"),
-            (Reply::refuse(Reason::Full, "no"), "52570100030000000100000002000000000000006e6f"),
+            (Reply::Attached(attached), "525702000000000007000000000700000300000000000000"),
+            (Reply::Watching, "5257020001000000"),
+            (Reply::refuse(Reason::Full, "no"), "52570200030000000100000002000000000000006e6f"),
+            (Reply::refuse(Reason::NoSuchReader, ""), "5257020003000000050000000000000000000000"),
+            (Reply::Detached, "5257020004000000"),
         ] {
             assert_eq!(hex(&reply.encode()), golden);
             assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
@@ -331,7 +352,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), ours in any::<bool>()) {
-            let bytes = if ours { [&[b'R', b'W', 1, 0], &bytes[..]].concat() } else { bytes };
+            let bytes = if ours { [&[b'R', b'W', PROTOCOL_VERSION as u8, 0], &bytes[..]].concat() } else { bytes };
             if let Ok(request) = Request::decode(&bytes) {
                 prop_assert_eq!(request.encode(), bytes.clone());
             }

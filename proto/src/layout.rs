@@ -194,8 +194,11 @@ pub struct ReaderBlock {
     pub waiting: AtomicU64,
     /// `bytes_before` of the next datagram: where it stands in bytes.
     pub read_bytes: AtomicU64,
+    /// Who took its place back ([`DetachedBy`]), 0 while attached. The broker writes it, once; on the line that the reader
+    /// writes anyway, so that looking at it costs nothing.
+    pub detached_by: AtomicU64,
     /// Zero.
-    pub reserved0: [u64; 2],
+    pub reserved0: u64,
     /// Doze line: the write cursor the reader had seen when it went to sleep.
     pub seen_seq: AtomicU64,
     /// Zero: lossless readers.
@@ -221,6 +224,30 @@ pub struct LatencyBlock {
 
 /// Bytes of a reader's page object.
 pub const READER_OBJECT: usize = 2 * PAGE;
+/// Who took a reader's place back, as one word that is never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DetachedBy {
+    /// Process that asked for it; 0 if it has none where the broker lives.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+}
+
+impl DetachedBy {
+    const SET: u64 = 1 << 63;
+
+    /// For [`ReaderBlock::detached_by`].
+    pub const fn pack(self) -> u64 {
+        Self::SET | ((self.pid & 0x7fff_ffff) as u64) << 32 | self.uid as u64
+    }
+    /// `None`: nobody.
+    pub const fn unpack(word: u64) -> Option<Self> {
+        if word & Self::SET == 0 {
+            return None;
+        }
+        Some(Self { pid: (word >> 32) as u32 & 0x7fff_ffff, uid: word as u32 })
+    }
+}
 
 /// Reader blocks start at multiples of this in their pages, so that 1024 pages do not fall into one cache set.
 pub const READER_STAGGER: usize = core::mem::size_of::<ReaderBlock>();
@@ -255,7 +282,7 @@ mod asserted {
         bytes_before = 56 } size 64);
     at!(ReaderBlock { read_seq = 0, start_seq = 8, delivered = 16, lost = 24, gaps = 32, bytes_delivered = 40,
         bytes_lost = 48, lag_max = 56, last_gap_first = 64, last_gap_count = 72, last_gap_time = 80, upstream_lost = 88,
-        waiting = 96, read_bytes = 104, reserved0 = 112, seen_seq = 128, reserved1 = 136 } size 256);
+        waiting = 96, read_bytes = 104, detached_by = 112, reserved0 = 120, seen_seq = 128, reserved1 = 136 } size 256);
     at!(LatencyBlock { sum_ns = 0, max_ns = 8, reserved = 16, buckets = 128 } size 3072);
     const _: () = assert!(align_of::<Header>() == PAGE && align_of::<Slot>() == 64);
 }

@@ -12,6 +12,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+/// Exit status of a reader that `ringctl detach` sent away: what has come is right, and there is more.
+pub const DETACHED: u8 = 3;
+
 /// Lines about losses or wrong datagrams in a second; more are summed up.
 const LINES_PER_SECOND: u32 = 20;
 

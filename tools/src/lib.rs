@@ -5,6 +5,7 @@ mod books;
 pub mod cat;
 pub mod ctl;
 mod date;
+pub mod manual;
 mod output;
 mod process;
 mod reach;

@@ -4,13 +4,14 @@
 //! and so is every step of the ladder that was not, with what to do about it.
 
 use super::object::ObjectError;
-use super::{OsError, sealed};
+use super::{OsError, lock, sealed};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::shm;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 /// Size of a huge page in bytes.
 pub const HUGE_PAGE: u64 = 2 << 20;
@@ -99,8 +100,16 @@ impl Backing {
 
     fn named(object_name: &str, bytes: u64, huge: bool, mut declined: Vec<String>) -> Result<Self, ObjectError> {
         let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
-        let fd = shm::open(object_name, flags, shm::Mode::RUSR | shm::Mode::WUSR)
-            .map_err(OsError::at(format_args!("cannot create /dev/shm{object_name}")))?;
+        let fd = loop {
+            let fd = shm::open(object_name, flags, shm::Mode::RUSR | shm::Mode::WUSR)
+                .map_err(OsError::at(format_args!("cannot create /dev/shm{object_name}")))?;
+            let held = lock::hold_object(&fd, Path::new(&format!("/dev/shm{object_name}")))
+                .map_err(OsError::at(format_args!("cannot lock /dev/shm{object_name}")))?;
+            if held {
+                break fd;
+            }
+            remove_leftover(object_name)?;
+        };
         let name = Named(object_name.into());
         let early = if huge { transparent(&fd, bytes, &mut declined) } else { None };
         match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes) {
@@ -114,7 +123,7 @@ impl Backing {
         let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;
         let read_only = shm::open(object_name, shm::OFlags::RDONLY, shm::Mode::empty())
             .map_err(OsError::at(format_args!("cannot open /dev/shm{object_name} read-only")))?;
-        Ok(Self { locked: lock(&map), map, read_only, pages, declined, name: Some(name) })
+        Ok(Self { locked: lock_pages(&map), map, read_only, pages, declined, name: Some(name) })
     }
 
     fn sealed(bytes: u64, huge: bool, mut declined: Vec<String>) -> Result<Self, ObjectError> {
@@ -123,7 +132,7 @@ impl Backing {
             let kind = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
             match sealed::create(NAME, bytes as usize, SealFlags::FUTURE_WRITE, kind) {
                 Ok((read_only, map)) => {
-                    let locked = lock(&map);
+                    let locked = lock_pages(&map);
                     return Ok(Self { map, read_only, pages: Pages::Reserved, declined, locked, name: None });
                 }
                 Err(e) => {
@@ -141,7 +150,7 @@ impl Backing {
         sealed::allocate(&fd, NAME, bytes as usize)?;
         let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;
         sealed::seal(&fd, NAME, SealFlags::FUTURE_WRITE)?;
-        Ok(Self { locked: lock(&map), map, read_only: fd, pages, declined, name: None })
+        Ok(Self { locked: lock_pages(&map), map, read_only: fd, pages, declined, name: None })
     }
 }
 
@@ -180,7 +189,7 @@ fn mapped(
     Ok((map, Pages::Transparent(huge)))
 }
 
-fn lock(map: &MmapRaw) -> Result<(), Errno> {
+fn lock_pages(map: &MmapRaw) -> Result<(), Errno> {
     map.lock().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
 }
 

@@ -85,15 +85,52 @@ pub fn lock_path(dir: &Path, name: &str) -> PathBuf {
 
 /// Name of a stream's shared-memory object.
 pub fn object_name(dir: &Path, name: &str) -> String {
+    format!("/ringweir.{}.{:08x}.{name}", rustix::process::geteuid().as_raw(), tag(dir))
+}
+
+/// What stands for a run directory in the names of objects.
+pub fn tag(dir: &Path) -> u32 {
     let full = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
-    let tag = crc32fast::hash(full.as_os_str().as_encoded_bytes());
-    format!("/ringweir.{}.{tag:08x}.{name}", rustix::process::geteuid().as_raw())
+    crc32fast::hash(full.as_os_str().as_encoded_bytes())
+}
+
+/// The name of an object in /dev/shm taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectName {
+    /// User of its broker.
+    pub uid: u32,
+    /// [`tag`] of its run directory.
+    pub tag: u32,
+    /// Its stream.
+    pub stream: String,
+}
+
+impl ObjectName {
+    /// `None` if it is not exactly what [`object_name`] makes (here without the leading slash).
+    pub fn parse(file_name: &str) -> Option<Self> {
+        let mut parts = file_name.strip_prefix("ringweir.")?.splitn(3, '.');
+        let (uid, tag, stream) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+        let tag = u32::from_str_radix(tag, 16).ok()?;
+        check_name(stream).ok()?;
+        let parsed = Self { uid, tag, stream: stream.into() };
+        // No second spelling of the same numbers.
+        (format!("ringweir.{uid}.{tag:08x}.{stream}") == file_name).then_some(parsed)
+    }
+}
+
+/// Streams whose locks lie in `dir`, sorted. Whether somebody holds them is another question.
+pub fn locks_in(dir: &Path) -> Vec<String> {
+    names_in(dir, ".lock")
 }
 
 /// Streams whose sockets lie in `dir`, sorted. Whether anybody answers there is another question.
 pub fn streams_in(dir: &Path) -> Vec<String> {
+    names_in(dir, ".sock")
+}
+
+fn names_in(dir: &Path, suffix: &str) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let names = entries.filter_map(|e| e.file_name().to_str()?.strip_suffix(".sock").map(String::from));
+    let names = entries.filter_map(|e| e.file_name().to_str()?.strip_suffix(suffix).map(String::from));
     let mut names: Vec<_> = names.filter(|n| check_name(n).is_ok()).collect();
     names.sort();
     names
@@ -117,6 +154,27 @@ mod tests {
     fn a_run_dir_that_cannot_be_made_is_named() {
         let error = make_run_dir(Some(Path::new("/proc/nowhere/x"))).unwrap_err();
         assert!(error.to_string().contains("/proc/nowhere/x") && error.to_string().contains("--run-dir"), "{error}");
+    }
+
+    #[test]
+    fn names_of_objects_are_taken_apart_and_others_are_not_ours() {
+        let name = object_name(Path::new("/tmp"), "a.b-c");
+        let parsed = ObjectName::parse(&name[1..]).unwrap();
+        assert_eq!((parsed.tag, parsed.stream.as_str()), (tag(Path::new("/tmp")), "a.b-c"));
+        let good = "ringweir.0.00c0ffee.x";
+        assert!(ObjectName::parse(good).is_some());
+        for bad in [
+            "ringweir.0.c0ffee.x",
+            "ringweir.00.00c0ffee.x",
+            "ringweir.0.00C0FFEE.x",
+            "ringweir.0.00c0ffee.",
+            "ringweir.-1.00c0ffee.x",
+            "ringweir.0.00c0ffee",
+            "ringweirx.0.00c0ffee.x",
+            "ringweir.0.00c0ffee.a b",
+        ] {
+            assert_eq!(ObjectName::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

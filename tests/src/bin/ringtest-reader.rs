@@ -186,6 +186,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
             }
             Read::Ended(End::Stream) => break 1,
             Read::Ended(End::BrokerGone) => break 2,
+            Read::Ended(End::Detached(_)) => break 3,
         }
     };
     if let Some(gap) = reader.release().unwrap_or_else(|e| panic!("{e}")) {

@@ -61,7 +61,9 @@ Examples:
   A 1 Mbit/s serial line that delivers 128 bytes at a time:
     ringgen --rate 1Mbit/s --size 128 --framing fixed | ringd run --name fpga0 --source stdin:fixed:128
   A million datagrams of mixed sizes, as fast as they are taken, into a file:
-    ringgen --rate max --size 64..1500 --count 1000000 > mixed.len32le";
+    ringgen --rate max --size 64..1500 --count 1000000 > mixed.len32le
+
+Exit status: 0 ended well, also if the reader of the output went away; 2 wrong usage, or the output cannot be written.";
 
 /// How datagrams are told apart in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -245,6 +247,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
+    ringweir_tools::manual::answer(<Options as clap::CommandFactory>::command);
     run(&Options::parse()).unwrap_or_else(|error| {
         eprintln!("ringgen: {error:#}");
         ExitCode::from(2)

@@ -9,7 +9,7 @@ use crate::books::Books;
 use crate::sink::{About, Format, Settings, Sink};
 use crate::stop::Stop;
 use anyhow::Context;
-use ringweir::{CopyError, Read, Reader};
+use ringweir::{CopyError, DetachedBy, End, Read, Reader};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::time::Instant;
@@ -22,6 +22,7 @@ const BATCH: usize = 256 << 10;
 pub(super) enum Why {
     Count,
     StreamEnded,
+    Detached(DetachedBy),
     Idle,
     Timeout,
     Signal,
@@ -95,7 +96,8 @@ impl<'a> Cat<'a> {
                     self.books.restarted(restart);
                     self.date_offset = reader.publish_date(0);
                 }
-                Read::Ended(_) => return Ok(Why::StreamEnded),
+                Read::Ended(End::Detached(by)) => return Ok(Why::Detached(by)),
+                Read::Ended(End::Stream | End::BrokerGone) => return Ok(Why::StreamEnded),
                 Read::Empty => {
                     if !self.flush()? {
                         return Ok(Why::OutputGone);

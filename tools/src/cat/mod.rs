@@ -8,9 +8,10 @@ mod copy;
 mod options;
 mod outlet;
 
+use crate::books::DETACHED;
 use crate::stop::Stop;
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use copy::{Cat, Why};
 use options::{Cli, choose};
 use ringweir::Options;
@@ -21,10 +22,10 @@ use std::process::ExitCode;
 
 /// The program.
 pub fn main() -> ExitCode {
+    crate::manual::answer(Cli::command);
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("ringcat: {error:#}");
             if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
@@ -32,11 +33,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whether everything adds up.
-fn run(cli: &Cli) -> anyhow::Result<bool> {
+/// The status tells whether everything adds up.
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signals()?;
     if let Some(place) = &cli.unix {
-        return outlet::run(cli, place, &stop);
+        let adds_up = outlet::run(cli, place, &stop)?;
+        return Ok(if adds_up { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let stdout = io::stdout();
     let Some(format) = choose(cli, stdout.is_terminal()) else {
@@ -65,9 +67,16 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     {
         let taken = cat.books.all().delivered;
         cat.books.words.say(format_args!("--timeout: {taken} of {count} datagrams came"));
-        return Ok(false);
+        return Ok(ExitCode::FAILURE);
     }
-    Ok(adds_up)
+    if let Why::Detached(by) = why {
+        cat.books.words.say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+    }
+    Ok(match why {
+        _ if !adds_up => ExitCode::FAILURE,
+        Why::Detached(_) => ExitCode::from(DETACHED),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 /// The fault is in the command line.

@@ -10,7 +10,7 @@ use crate::books::{Books, Words};
 use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
-use ringweir::{CopyError, Options, Read, Reader};
+use ringweir::{CopyError, End, Options, Read, Reader};
 use ringweir_proto::os::{paths, socket, socket_file::SocketFile};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -253,7 +253,11 @@ impl<'a> Client<'a> {
                     self.make_room(room.len());
                     date_offset = reader.publish_date(0);
                 }
-                Read::Ended(_) => return Ok(true),
+                Read::Ended(End::Detached(by)) => {
+                    self.books.words.say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+                    return Ok(false);
+                }
+                Read::Ended(End::Stream | End::BrokerGone) => return Ok(true),
                 Read::Empty => {
                     if hung_up(self.fd.as_fd()) {
                         return Ok(false);

@@ -4,9 +4,14 @@
 //! reported, not waited for.
 
 mod demo;
+mod detach;
+mod doctor;
+mod gc;
 mod ls;
+mod pages;
 mod show;
 
+use crate::manual;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -26,6 +31,21 @@ enum Command {
     /// Show everything there is to know about one stream
     #[command(after_help = show::EXAMPLES)]
     Show(show::Options),
+    /// Tell whether this machine, and a running stream, are fit; each finding with the line that mends it
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Options),
+    /// Remove what brokers that died have left: rings in /dev/shm, sockets, locks
+    #[command(after_help = gc::EXAMPLES)]
+    Gc(gc::Options),
+    /// Take a reader's place back, and tell it
+    #[command(after_help = detach::EXAMPLES)]
+    Detach(detach::Options),
+    /// Write shell completions, of one program or all
+    #[command(after_help = pages::COMPLETIONS_EXAMPLES)]
+    Completions(pages::Completions),
+    /// Write the man page of a program, or those of all into a directory
+    #[command(after_help = pages::PAGES_EXAMPLES)]
+    Man(pages::Pages),
     /// See it work: a stream, three readers, one of them stopped on purpose, and the live screen; no root, no device
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Options),
@@ -35,6 +55,9 @@ const EXAMPLES: &str = "\
 Examples:
   ringctl ls                 which streams are there, and who answers
   ringctl show daq0          its configuration, metadata, counters and readers, each explained
+  ringctl doctor             is this machine fit, and if not, which line mends it
+  ringctl gc --dry-run       what dead brokers have left
+  ringctl detach daq0 4130   take the place of the reader with this pid back
   ringctl demo               see it work, with no root and no device
   ringctl show daq0 --json | jq .description.metadata
 
@@ -43,19 +66,39 @@ RINGWEIR_DIR says in which run directory to look.";
 
 /// The program.
 pub fn main() -> ExitCode {
+    manual::answer(<Options as clap::CommandFactory>::command);
+    let well = |done: anyhow::Result<()>| done.map(|()| true);
     let done = match Options::parse().command {
-        Command::Ls(options) => ls::run(&options),
-        Command::Show(options) => show::run(&options),
-        Command::Demo(options) => demo::run(&options),
+        Command::Ls(options) => well(ls::run(&options)),
+        Command::Show(options) => well(show::run(&options)),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Gc(options) => gc::run(&options),
+        Command::Detach(options) => well(detach::run(&options)),
+        Command::Completions(options) => well(pages::completions(&options)),
+        Command::Man(options) => well(pages::pages(&options)),
+        Command::Demo(options) => well(demo::run(&options)),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("ringctl: {e:#}");
-            ExitCode::FAILURE
+            if e.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// The fault is in the command line, though clap could not tell.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
 
 #[cfg(test)]
 mod tests {

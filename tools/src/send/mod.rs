@@ -11,15 +11,15 @@ mod options;
 mod target;
 
 use crate::arguments::Time;
-use crate::books::Books;
+use crate::books::{Books, DETACHED};
 use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
 use batch::{Batch, Tally};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use header::Why;
 use options::{Cli, Header};
-use ringweir::{Cause, CopyError, Gap, Options, Read, Reader};
+use ringweir::{Cause, CopyError, End, Gap, Options, Read, Reader};
 use ringweir_proto::pace::Pacer;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -27,10 +27,10 @@ use std::time::{Duration, Instant};
 
 /// The program.
 pub fn main() -> ExitCode {
+    crate::manual::answer(Cli::command);
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("ringsend: {error:#}");
             ExitCode::FAILURE
@@ -55,8 +55,8 @@ struct Account<'a> {
     tally: Tally,
 }
 
-/// Whether everything adds up.
-fn run(cli: &Cli) -> anyhow::Result<bool> {
+/// The status tells whether everything adds up.
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signals()?;
     let mut options = Options::new(&cli.label).start(cli.from.0);
     if cli.spin {
@@ -66,7 +66,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     let socket = cli.to.open().with_context(|| format!("--to {}", cli.to))?;
     let books = Books::new(format!("ringsend: {}", cli.stream), cli.quiet, false, &reader);
     let batch = Batch::new(socket, cli.header == Header::Seq, reader.generation());
-    let mut sending = Sending { cli, stop: &stop, books, batch, date_offset: reader.publish_date(0) };
+    let mut sending = Sending { cli, stop: &stop, books, batch, date_offset: reader.publish_date(0), detached: false };
     let timed_out = sending.run(&mut reader)?;
     sending.batch.flush(&stop, &mut sending.books.words)?;
 
@@ -98,9 +98,13 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
     if timed_out && let Some(count) = cli.count {
         sending.books.words.say(format_args!("--timeout: {} of {count} datagrams came", all.delivered));
-        return Ok(false);
+        return Ok(ExitCode::FAILURE);
     }
-    Ok(adds_up)
+    Ok(match adds_up {
+        false => ExitCode::FAILURE,
+        true if sending.detached => ExitCode::from(DETACHED),
+        true => ExitCode::SUCCESS,
+    })
 }
 
 /// From the ring to the socket.
@@ -110,6 +114,7 @@ struct Sending<'a> {
     books: Books,
     batch: Batch,
     date_offset: u64,
+    detached: bool,
 }
 
 impl Sending<'_> {
@@ -174,7 +179,13 @@ impl Sending<'_> {
                     self.batch.generation(restart.generation);
                     self.date_offset = reader.publish_date(0);
                 }
-                Read::Ended(_) => return Ok(false),
+                Read::Ended(end) => {
+                    if let End::Detached(by) = end {
+                        self.books.words.say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+                        self.detached = true;
+                    }
+                    return Ok(false);
+                }
                 Read::Empty => {
                     self.batch.flush(self.stop, &mut self.books.words)?;
                     let now = Instant::now();

@@ -112,6 +112,7 @@ fn help() -> String {
 
 /// The program.
 pub fn main() -> ExitCode {
+    crate::manual::answer(|| Options::command().after_help(help()));
     let options = Options::from_arg_matches(&Options::command().after_help(help()).get_matches());
     let options = options.unwrap_or_else(|e| e.exit());
     match run(&options) {

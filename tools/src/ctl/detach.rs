@@ -1,0 +1,112 @@
+//! `ringctl detach STREAM READER`: takes a reader's place back.
+//!
+//! Contract: exactly one reader goes or none: a name that fits several is refused with the list of them, and the broker is
+//! told place *and* moment of attaching, so that nobody else is hit who got the place meanwhile.
+
+use super::Usage;
+use crate::reach::{self, Pending};
+use crate::stat::columns::printable;
+use crate::stat::json;
+use crate::{date, output};
+use anyhow::{Context, anyhow};
+use clap::Args;
+use ringweir::Watch;
+use ringweir_proto::stats::{ReaderFact, ReaderFigures, Snapshot};
+use serde::Serialize;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Stream, or path of its socket
+    stream: String,
+    /// Label, pid or index of the reader, as `ringstat` and `ringctl show` say; label:X, pid:N and index:N say which is meant
+    reader: String,
+    /// One JSON object about the reader that is gone
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  ringctl detach daq0 monitor
+  ringctl detach daq0 pid:4130
+  ringctl detach daq0 index:2
+
+For root and the broker's own user. The reader is told: the library ends with End::Detached, ringcat with status 3. One that
+is stopped or does not listen loses its place and its wake-ups; a mapping that it keeps can be read from, never written.
+Exit status: 0 detached; 1 no such stream or reader, or not allowed; 2 wrong usage, or several readers fit.";
+
+#[derive(Serialize)]
+struct Gone<'a> {
+    stream: &'a str,
+    label: &'a str,
+    index: u64,
+    pid: u64,
+    uid: u64,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<()> {
+    let snapshot = Pending::ask(&options.stream, |name| Ok(Watch::attach(name)?.snapshot()))
+        .wait()
+        .map_err(reach::with_unreadable)?
+        .context("its broker shows no figures yet: try again")?;
+    let reader = choose(&snapshot, &options.reader)?;
+    let (index, attached) = (reader.get(ReaderFact::Index) as u32, reader.get(ReaderFact::AttachedRealtime));
+    Pending::ask(&options.stream, move |name| ringweir::detach(name, index, attached)).wait()?;
+    let text = if options.json {
+        json::line(&Gone {
+            stream: &snapshot.name,
+            label: &reader.label,
+            index: index.into(),
+            pid: reader.get(ReaderFact::Pid),
+            uid: reader.get(ReaderFact::Uid),
+        })
+    } else {
+        format!("detached from {}: {}\n", snapshot.name, row(reader))
+    };
+    output::put(&text)?;
+    Ok(())
+}
+
+fn row(reader: &ReaderFigures) -> String {
+    format!(
+        "index:{} pid:{} label:{} (uid {}, attached {})",
+        reader.get(ReaderFact::Index),
+        reader.get(ReaderFact::Pid),
+        printable(&reader.label),
+        reader.get(ReaderFact::Uid),
+        date::full(reader.get(ReaderFact::AttachedRealtime)),
+    )
+}
+
+/// The one reader that `wanted` means.
+fn choose<'s>(snapshot: &'s Snapshot, wanted: &str) -> anyhow::Result<&'s ReaderFigures> {
+    let fits = |reader: &&ReaderFigures| {
+        let number = |fact, text: &str| text.parse() == Ok(reader.get(fact));
+        match wanted.split_once(':') {
+            Some(("label", label)) => reader.label == label,
+            Some(("pid", pid)) => number(ReaderFact::Pid, pid),
+            Some(("index", index)) => number(ReaderFact::Index, index),
+            _ => reader.label == wanted || number(ReaderFact::Pid, wanted) || number(ReaderFact::Index, wanted),
+        }
+    };
+    let found: Vec<_> = snapshot.readers.iter().filter(fits).collect();
+    let list = |readers: &mut dyn Iterator<Item = &ReaderFigures>| {
+        readers.map(|r| format!("\n  {}", row(r))).collect::<String>()
+    };
+    match found[..] {
+        [reader] => Ok(reader),
+        [] if snapshot.readers.is_empty() => Err(anyhow!("stream {:?} has no readers", snapshot.name)),
+        [] => Err(anyhow!(
+            "stream {:?} has no reader {wanted:?}; there are:{}",
+            snapshot.name,
+            list(&mut snapshot.readers.iter())
+        )),
+        _ => Err(Usage(format!(
+            "{} readers of stream {:?} fit {wanted:?}; say which one:{}",
+            found.len(),
+            snapshot.name,
+            list(&mut found.iter().copied())
+        ))
+        .into()),
+    }
+}

@@ -1,0 +1,187 @@
+//! `ringctl doctor`: whether this machine, and a running stream, are fit; and if not, the line that makes them so.
+//!
+//! Contract: a check is one function and one line in [`CHECKS`] or [`stream::CHECKS`]. It only looks. What it cannot see it
+//! says, and never calls good. Every warning and failure carries the exact line that removes it.
+
+mod cgroup;
+mod machine;
+mod memory;
+mod places;
+mod processor;
+mod rights;
+mod stream;
+
+use crate::output;
+use crate::stat::columns::printable;
+use crate::stat::json;
+use clap::Args;
+use machine::Machine;
+use ringweir_proto::quantity::Bytes;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Look at this running stream too: its pump, its memory, its readers
+    stream: Option<String>,
+    /// Memory that the rings of one broker are to take, all together [default: what a ring of default size takes]
+    #[arg(long, value_name = "SIZE")]
+    ring: Option<Bytes>,
+    /// Readers that are to attach at a time
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    readers: u64,
+    /// The rings are to be of huge pages
+    #[arg(long)]
+    hugepages: bool,
+    /// Warnings count as failures
+    #[arg(long)]
+    strict: bool,
+    /// One JSON object per finding, each on a line
+    #[arg(long)]
+    json: bool,
+    /// How long the pump of a stream is watched for page faults, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 1.0, value_parser = window)]
+    window: f64,
+    /// Read /proc, /sys, /etc, /run and /dev below this directory: another system's tree, or a planted one
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    root: PathBuf,
+}
+
+fn window(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds, such as 1 or 0.5".to_string())?;
+    if (0.1..=60.0).contains(&seconds) { Ok(seconds) } else { Err("must be 0.1 to 60 seconds".into()) }
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  ringctl doctor                               is this machine fit for a broker of this user, started from this shell?
+  ringctl doctor --ring 1GiB --readers 200     … for rings of this size
+  ringctl doctor daq0                          … and how is this stream doing?
+  ringctl doctor --json | jq -r 'select(.state!=\"ok\")|.fix'
+
+Each finding is ok, warn (it works, with a limit that is said) or fail (it will not work); under warn and fail stands the line
+that mends it. Limits are those of the shell it is run from.
+Exit status: 0 all ok or only warnings; 1 a failure, with --strict also a warning, or an error; 2 wrong usage.";
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// What a check has found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    check: &'static str,
+    state: State,
+    text: String,
+    /// The line that mends it.
+    fix: Option<String>,
+}
+
+/// A finding before its check's name is put to it.
+type Found = (State, String, Option<String>);
+
+fn ok(text: impl Into<String>) -> Found {
+    (State::Ok, text.into(), None)
+}
+
+fn warn(text: impl Into<String>, fix: impl Into<String>) -> Found {
+    (State::Warn, text.into(), Some(fix.into()))
+}
+
+fn fail(text: impl Into<String>, fix: impl Into<String>) -> Found {
+    (State::Fail, text.into(), Some(fix.into()))
+}
+
+/// One check of the machine: its name, and what it finds.
+struct Check(&'static str, fn(&Machine) -> Vec<Found>);
+
+const CHECKS: &[Check] = &[
+    Check("locked-memory", rights::locked_memory),
+    Check("real-time", rights::real_time),
+    Check("open-files", rights::open_files),
+    Check("packet-capture", rights::packet_capture),
+    Check("receive-buffers", rights::receive_buffers),
+    Check("throttling", processor::throttling),
+    Check("real-time-group", processor::real_time_group),
+    Check("cpu-limit", processor::cpu_limit),
+    Check("processors", processor::processors),
+    Check("governor", processor::governor),
+    Check("clock", processor::clock),
+    Check("preemption", processor::preemption),
+    Check("shared-memory", memory::shared_memory),
+    Check("memory-limit", memory::memory_limit),
+    Check("remove-ipc", memory::remove_ipc),
+    Check("huge-pages", memory::huge_pages),
+    Check("run-directory", places::run_directory),
+    Check("leftovers", places::leftovers),
+    Check("sockets", places::sockets),
+];
+
+pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
+    let machine = Machine::new(&options.root, options.ring.map(|b| b.0), options.readers, options.hugepages);
+    let mut findings = Vec::new();
+    for Check(name, look) in CHECKS {
+        findings.extend(look(&machine).into_iter().map(|found| named(name, found)));
+    }
+    if let Some(name) = &options.stream {
+        let seen = stream::Seen::new(name, Duration::from_secs_f64(options.window))?;
+        for stream::Check(check, look) in stream::CHECKS {
+            findings.extend(look(&seen, &machine).into_iter().map(|found| named(check, found)));
+        }
+    }
+    let text = if options.json { findings.iter().map(json::line).collect() } else { words(&findings) };
+    output::put(&text)?;
+    let count = |state| findings.iter().filter(|f| f.state == state).count();
+    let (warnings, failures) = (count(State::Warn), count(State::Fail));
+    if !options.json {
+        eprintln!("ringctl: {} ok, {warnings} to be warned of, {failures} failed", count(State::Ok));
+    }
+    Ok(failures == 0 && !(options.strict && warnings > 0))
+}
+
+fn named(check: &'static str, (state, text, fix): Found) -> Finding {
+    Finding { check, state, text, fix }
+}
+
+fn words(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|f| f.check.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for Finding { check, state, text, fix } in findings {
+        let state = match state {
+            State::Ok => "ok",
+            State::Warn => "warn",
+            State::Fail => "FAIL",
+        };
+        out += &format!("{state:<4}  {check:<width$}  {}\n", printable(text));
+        if let Some(fix) = fix {
+            out += &format!("{:>width$}  fix: {}\n", "", printable(fix), width = width + 6);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_has_a_name_of_its_own() {
+        let mut names: Vec<_> = CHECKS.iter().map(|c| c.0).chain(stream::CHECKS.iter().map(|c| c.0)).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn the_line_that_mends_it_stands_under_it() {
+        let text = words(&[named("a", ok("fine")), named("bcd", warn("bad", "mend it"))]);
+        assert_eq!(text, "ok    a    fine\nwarn  bcd  bad\n           fix: mend it\n");
+    }
+}

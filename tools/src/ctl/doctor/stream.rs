@@ -1,0 +1,267 @@
+//! One running stream: does its pump have what it was promised, and do its readers keep up.
+//!
+//! Contract: the broker is asked once; everything else is seen in /proc and in shared memory. Pids come from the kernel and
+//! are for looking, not for trusting.
+
+use super::machine::Machine;
+use super::{Found, fail, ok, warn};
+use crate::process::Process;
+use crate::reach::{self, Pending};
+use anyhow::Context;
+use ringweir::Watch;
+use ringweir_proto::quantity::{Bytes, Count};
+use ringweir_proto::stats::{ReaderFact, Snapshot, StreamFact};
+use std::time::{Duration, Instant};
+
+/// One check of a stream.
+pub(super) struct Check(pub &'static str, pub fn(&Seen, &Machine) -> Vec<Found>);
+
+pub(super) const CHECKS: &[Check] = &[
+    Check("pump-class", class),
+    Check("pump-faults", faults),
+    Check("ring-memory", resident),
+    Check("readers", readers),
+];
+
+/// What there is to see of a stream.
+pub(super) struct Seen {
+    name: String,
+    snapshot: Snapshot,
+    pump: Option<Pump>,
+    /// Faults of the pump, small and large, over so long.
+    faults: Option<(u64, u64, Duration)>,
+}
+
+/// The thread that pumps.
+struct Pump {
+    pid: u64,
+    tid: u64,
+    policy: u64,
+    priority: u64,
+    minor: u64,
+    major: u64,
+}
+
+impl Pump {
+    fn find(pid: u64, stream: &str) -> Option<Self> {
+        // Names of threads have 15 bytes.
+        let name: String = format!("pump:{stream}").chars().take(15).collect();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let tid = tasks.filter_map(|t| t.file_name().to_str()?.parse::<u64>().ok()).find(|tid| {
+            std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).is_ok_and(|c| c.trim_end() == name)
+        })?;
+        Self::read(pid, tid)
+    }
+
+    fn read(pid: u64, tid: u64) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+        // Behind the name, which may hold anything; the first is field 3 of proc(5).
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
+        let field = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
+        Some(Self { pid, tid, minor: field(10)?, major: field(12)?, priority: field(40)?, policy: field(41)? })
+    }
+}
+
+impl Seen {
+    /// Looks at stream `name`, at its pump for as long as `window`.
+    pub fn new(name: &str, window: Duration) -> anyhow::Result<Self> {
+        let snapshot = Pending::ask(name, |name| Ok(Watch::attach(name)?.snapshot()))
+            .wait()
+            .map_err(reach::with_unreadable)?
+            .context("its broker shows no figures yet: try again")?;
+        let pump = Pump::find(snapshot.get(StreamFact::BrokerPid), &snapshot.name);
+        let began = Instant::now();
+        let faults = pump.as_ref().and_then(|before| {
+            std::thread::sleep(window);
+            let after = Pump::read(before.pid, before.tid)?;
+            Some((after.minor - before.minor, after.major - before.major, began.elapsed()))
+        });
+        Ok(Self { name: name.into(), snapshot, pump, faults })
+    }
+
+    /// If nothing is to be seen of the pump: why.
+    fn unseen(&self) -> Found {
+        if self.snapshot.get(StreamFact::Ended) == 1 {
+            return ok("the stream has ended, its pump with it");
+        }
+        let pid = self.snapshot.get(StreamFact::BrokerPid);
+        warn(
+            format!("the pump cannot be seen from here (broker pid {pid}: another user's, or of another container)"),
+            format!("sudo ringctl doctor {}", self.name),
+        )
+    }
+}
+
+fn class(seen: &Seen, m: &Machine) -> Vec<Found> {
+    let Some(pump) = &seen.pump else { return vec![seen.unseen()] };
+    vec![match pump.policy {
+        1 => ok(format!("the pump (thread {}) runs at FIFO/{}", pump.tid, pump.priority)),
+        2 => ok(format!("the pump (thread {}) runs at RR/{}", pump.tid, pump.priority)),
+        6 => ok(format!("the pump (thread {}) runs at DEADLINE", pump.tid)),
+        _ => warn(
+            format!("the pump (thread {}) runs in the ordinary class: a busy machine delays it", pump.tid),
+            format!("{}chrt -f -p 60 {}", m.sudo(), pump.tid),
+        ),
+    }]
+}
+
+fn faults(seen: &Seen, m: &Machine) -> Vec<Found> {
+    let Some((minor, major, span)) = seen.faults else { return vec![seen.unseen()] };
+    let seconds = span.as_secs_f64();
+    if minor + major == 0 {
+        return vec![ok(format!("no page faults of the pump in {seconds:.1} s"))];
+    }
+    let text = format!(
+        "the pump takes {:.1} small and {:.1} large page faults a second, expected 0: its memory is not locked, or is being \
+         taken away",
+        minor as f64 / seconds,
+        major as f64 / seconds
+    );
+    vec![warn(
+        text,
+        format!("{}swapoff -a   # and restart ringd where it may lock memory: ulimit -l unlimited", m.sudo()),
+    )]
+}
+
+/// One mapping of a process as smaps has it; sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Mapping {
+    path: String,
+    size: u64,
+    rss: u64,
+    swap: u64,
+    locked: bool,
+}
+
+impl Mapping {
+    /// The ring of `stream` among a broker's mappings: an object in /dev/shm that has its name, or a large memfd of ours.
+    fn of_ring(smaps: &str, stream: &str, capacity: u64) -> Option<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for line in smaps.lines() {
+            let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+            if !key.ends_with(':') {
+                all.push(Self { path: line.into(), ..Self::default() });
+                continue;
+            }
+            let Some(mapping) = all.last_mut() else { continue };
+            let bytes = || value.trim().strip_suffix(" kB").and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10;
+            match key {
+                "Size:" => mapping.size = bytes(),
+                "Rss:" => mapping.rss = bytes(),
+                "Swap:" => mapping.swap = bytes(),
+                // Not "Locked:", which is divided among all who map it.
+                "VmFlags:" => mapping.locked = value.split(' ').any(|f| f == "lo"),
+                _ => {}
+            }
+        }
+        all.retain(|m| m.size >= capacity && m.path.contains("ringweir"));
+        let named = all.iter().position(|m| m.path.ends_with(&format!(".{stream}"))).unwrap_or(0);
+        all.into_iter().nth(named)
+    }
+}
+
+fn resident(seen: &Seen, m: &Machine) -> Vec<Found> {
+    let Some(pump) = &seen.pump else { return vec![seen.unseen()] };
+    let Ok(smaps) = std::fs::read_to_string(format!("/proc/{}/smaps", pump.pid)) else {
+        let text = format!("what the broker (pid {}) has in memory is not shown to this user", pump.pid);
+        return vec![warn(text, format!("sudo ringctl doctor {}", seen.name))];
+    };
+    let capacity = seen.snapshot.get(StreamFact::Capacity);
+    let Some(Mapping { size, rss, swap, locked, .. }) = Mapping::of_ring(&smaps, &seen.snapshot.name, capacity) else {
+        let text = format!("the ring is not to be found in the broker (pid {})", pump.pid);
+        return vec![fail(text, format!("ringctl show {}", seen.name))];
+    };
+    let restart =
+        "ulimit -l unlimited   # then start ringd again from this shell; for a service: LimitMEMLOCK=infinity";
+    let mut found = Vec::new();
+    if swap > 0 {
+        found.push(warn(format!("{} of the ring are swapped out", Bytes(swap)), format!("{}swapoff -a", m.sudo())));
+    }
+    if rss + swap < size {
+        found.push(warn(format!("only {} of the ring's {} are in memory", Bytes(rss), Bytes(size)), restart));
+    }
+    if !locked {
+        found.push(warn(format!("the ring's {} are not locked: they can be swapped out", Bytes(size)), restart));
+    }
+    if found.is_empty() {
+        found.push(ok(format!("the whole ring, {}, is in memory and locked", Bytes(size))));
+    }
+    found
+}
+
+fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
+    let depth = seen.snapshot.get(StreamFact::Depth).max(1);
+    let mut found = Vec::new();
+    for reader in &seen.snapshot.readers {
+        let (lag, pid) = (reader.get(ReaderFact::Lag), reader.get(ReaderFact::Pid));
+        let lapped = reader.get(ReaderFact::Lapped) == 1;
+        if !lapped && lag < depth / 2 {
+            continue;
+        }
+        let what = if lapped { "is lapped" } else { "is behind" };
+        let index = reader.get(ReaderFact::Index);
+        let text = format!(
+            "reader {} (pid {pid}) {what} by {} datagrams of {} the ring holds, and has lost {} so far",
+            reader.label,
+            Count(lag),
+            Count(depth),
+            Count(reader.get(ReaderFact::Lost))
+        );
+        let fix = match Process::look(pid) {
+            Process::Stopped(_) => format!("kill -CONT {pid}"),
+            _ => {
+                format!("ringctl detach {} index:{index}   # or a larger ring: ringd --depth {}", seen.name, depth * 2)
+            }
+        };
+        found.push(warn(text, fix));
+    }
+    if found.is_empty() {
+        found.push(ok(format!("{} readers, each with less than half a ring before it", seen.snapshot.readers.len())));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    /// Faults cannot be planted in another process, so the judgement is tested by itself.
+    #[test]
+    fn page_faults_of_the_pump_are_warned_of() {
+        let machine = Machine::new(std::path::Path::new("/"), None, 1, false);
+        let seen = |minor, major| Seen {
+            name: "daq0".into(),
+            snapshot: Snapshot::new("daq0", "gen:"),
+            pump: None,
+            faults: Some((minor, major, Duration::from_secs(2))),
+        };
+        assert_eq!(faults(&seen(0, 0), &machine)[0].0, State::Ok);
+        for (minor, major, says) in [(3, 0, "1.5 small"), (0, 1, "0.5 large")] {
+            let (state, text, fix) = &faults(&seen(minor, major), &machine)[0];
+            assert!(*state == State::Warn && text.contains(says) && fix.is_some(), "{text}");
+        }
+        // What was not seen is never called good.
+        assert_eq!(faults(&Seen { faults: None, ..seen(0, 0) }, &machine)[0].0, State::Warn);
+    }
+
+    #[test]
+    fn the_ring_is_found_among_the_mappings() {
+        let one = |path: &str, kb: u64, flags: &str| {
+            format!(
+                "7f00-7f01 rw-s 00000000 00:19 7    {path}\nSize: {kb} kB\nKernelPageSize: 4 kB\nRss: {kb} kB\n\
+                 Swap: 0 kB\nLocked: {} kB\nVmFlags: rd wr sh {flags}\n",
+                kb / 2
+            )
+        };
+        let smaps = one("/usr/lib/libc.so", 9000, "mr")
+            + &one("/dev/shm/ringweir.0.00c0ffee.other", 900, "lo sd")
+            + &one("/dev/shm/ringweir.0.00c0ffee.daq0", 800, "sd lo")
+            + &one("/memfd:ringweir-reader (deleted)", 4, "");
+        let ring = Mapping::of_ring(&smaps, "daq0", 500 << 10).unwrap();
+        assert_eq!((ring.size, ring.rss, ring.locked), (800 << 10, 800 << 10, true));
+        assert_eq!(Mapping::of_ring(&smaps, "daq0", 1 << 20), None, "not large enough for a ring");
+        let loose = Mapping::of_ring(&one("/dev/shm/ringweir.0.00c0ffee.a", 800, "sd"), "a", 1).unwrap();
+        assert!(!loose.locked);
+    }
+}
