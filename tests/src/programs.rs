@@ -33,6 +33,16 @@ pub fn path(name: &str) -> PathBuf {
     build().join(name)
 }
 
+/// Copies a program to where other users reach it. By another process: a file that is open for writing here while another
+/// thread forks could not be executed ("text file busy").
+///
+/// # Panics
+/// If it cannot be copied.
+pub fn copy(name: &str, to: &std::path::Path) {
+    let done = Command::new("cp").arg(path(name)).arg(to).status().expect("cp");
+    assert!(done.success(), "cp {name} {}", to.display());
+}
+
 /// A command that runs one program.
 pub fn command(name: &str) -> Command {
     Command::new(path(name))

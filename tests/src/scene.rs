@@ -102,7 +102,7 @@ impl Scene {
     pub fn command_as_nobody(&self, program: &str) -> Command {
         let copy = self.path(program);
         if !copy.exists() {
-            std::fs::copy(programs::path(program), &copy).expect("a copy of the program");
+            programs::copy(program, &copy);
         }
         let mut command = self.command_at("setpriv".as_ref());
         let id = NOBODY.to_string();

@@ -224,7 +224,7 @@ fn only_root_and_the_brokers_user_may() {
     until_attached(&broker, 1);
     // A copy that nobody can reach: the target directory may be root's alone.
     let ringctl = scene.path("ringctl");
-    std::fs::copy(ringweir_tests::programs::path("ringctl"), &ringctl).unwrap();
+    ringweir_tests::programs::copy("ringctl", &ringctl);
     let mut command: Command = scene.command_at("setpriv".as_ref());
     command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(&ringctl);
     command.args(["detach", "det-uid", "mine"]).stdout(Stdio::piped());

@@ -87,7 +87,7 @@ impl<'s> Tree<'s> {
             [program, rest @ ..] => {
                 // Where other users reach it.
                 let copy = self.scene.path("ringctl");
-                std::fs::copy(&ringctl, &copy).unwrap();
+                programs::copy("ringctl", &copy);
                 let mut command = self.scene.command_at(Path::new(program));
                 command.args(rest).arg(copy);
                 command

@@ -153,7 +153,7 @@ fn pages_are_asked_for_exactly_or_not_at_all() {
     }
     // Programs are asked where this ringctl lies; alone in a directory and on no path it says what is missing.
     let alone = scene.path("ringctl");
-    std::fs::copy(programs::path("ringctl"), &alone).unwrap();
+    programs::copy("ringctl", &alone);
     let mut command = scene.command_at(&alone);
     command.env("PATH", "/nonexistent").args(["man", "ringd"]);
     let output = scene.start(command).output();
