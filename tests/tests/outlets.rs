@@ -202,9 +202,10 @@ fn a_receiver_sees_every_seq() {
     let broker = scene.broker("outlet-seq", "gen:rate=max,size=100..500,count=5000", &args);
     wait_for(Duration::from_secs(20), || broker.process.stderr().contains("5000 datagrams published").then_some(()))
         .unwrap();
-    let sent = scene.run("ringsend", &["outlet-seq", "--from", "0", "--to", &to, "--header", "seq", "--json"]);
-    assert!(sent.status.success(), "{sent:?}");
-    let account: serde_json::Value = serde_json::from_slice(&sent.stdout).unwrap();
+    let mut command = scene.command("ringsend");
+    command.args(["outlet-seq", "--from", "0", "--to", &to, "--header", "seq", "--rate", "2k/s", "--json"]);
+    command.stdout(Stdio::piped()).args(["--until-idle", "1s"]);
+    let sending = scene.start(command);
     let mut events = Vec::new();
     let (mut room, mut next) = ([0; 2000], 0);
     while next < 5000 {
@@ -222,6 +223,9 @@ fn a_receiver_sees_every_seq() {
         next = seq + count;
         events.push((seq, count));
     }
+    let sent = sending.output();
+    assert!(sent.status.success(), "{sent:?}");
+    let account: serde_json::Value = serde_json::from_slice(&sent.stdout).unwrap();
     let complete =
         |events: &[(u64, u64)]| events.iter().try_fold(0, |next, (seq, count)| (*seq == next).then_some(seq + count));
     assert_eq!(complete(&events), Some(5000));

@@ -137,6 +137,17 @@ fn netlink() -> OwnedFd {
     rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).unwrap()
 }
 
+/// A socket without an address of its own is left out of what is sent to pid 0.
+fn bind(fd: &OwnedFd) {
+    // SAFETY: all-zero is a valid address: one of the kernel's choice.
+    let mut any: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    any.nl_family = libc::AF_NETLINK as u16;
+    let (len, any) = (size_of_val(&any) as libc::socklen_t, (&raw const any).cast());
+    // SAFETY: the pointer is valid for `len` bytes, which the kernel only reads.
+    let rc = unsafe { libc::bind(fd.as_raw_fd(), any, len) };
+    assert_eq!(rc, 0);
+}
+
 fn send_to_group(fd: &OwnedFd, bytes: &[u8], group: u32) {
     // SAFETY: all-zero is a valid address.
     let mut to: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
@@ -158,6 +169,7 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
     let args = ["--linger", "forever", "--max-datagram", "1KiB", "--depth", "1024", "--capacity", "256KiB"];
     let broker = scene.broker("src-netlink", "netlink:usersock:21,rcvbuf=64MiB", &args);
     let listener = netlink();
+    bind(&listener);
     let group = 21_u32;
     let (raw, len) = (listener.as_raw_fd(), size_of::<u32>() as libc::socklen_t);
     // SAFETY: a valid pointer to `len` bytes, which the kernel only reads.
