@@ -690,8 +690,8 @@ int rw_fd(struct rw_reader *reader);
 
 /*
  Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next() has said RW_EMPTY. RW_OK:
- sleep, and the descriptor will become readable. RW_READY: do not sleep, call rw_next(), and rw_wait() if that still says
- RW_EMPTY: the broker is gone, and rw_wait() paces the attempts to attach to its successor. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+ sleep, and the descriptor will become readable (while the broker is gone: when attaching again is due). RW_READY: do not
+ sleep, call rw_next(). Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
  */
 int rw_arm(struct rw_reader *reader);
 
@@ -833,8 +833,8 @@ int rw_fd(struct rw_reader *reader);
 
 /*
  Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next() has said RW_EMPTY. RW_OK:
- sleep, and the descriptor will become readable. RW_READY: do not sleep, call rw_next(), and rw_wait() if that still says
- RW_EMPTY: the broker is gone, and rw_wait() paces the attempts to attach to its successor. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+ sleep, and the descriptor will become readable (while the broker is gone: when attaching again is due). RW_READY: do not
+ sleep, call rw_next(). Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
  */
 int rw_arm(struct rw_reader *reader);
 

@@ -368,7 +368,7 @@ fn memory_checkers_find_nothing_but_what_was_planted() {
             assert!(found, "AddressSanitizer did not find {what}: {}", said(&output));
         }
     }
-    brokers.map(Daemon::end);
+    brokers.into_iter().for_each(Daemon::end);
 }
 
 fn valgrind(scene: &Scene, program: &Path, args: &[&str]) -> Output {

@@ -270,8 +270,8 @@ pub unsafe extern "C" fn rw_fd(reader: *mut rw_reader) -> c_int {
 }
 
 /// Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next() has said RW_EMPTY. RW_OK:
-/// sleep, and the descriptor will become readable. RW_READY: do not sleep, call rw_next(), and rw_wait() if that still says
-/// RW_EMPTY: the broker is gone, and rw_wait() paces the attempts to attach to its successor. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+/// sleep, and the descriptor will become readable (while the broker is gone: when attaching again is due). RW_READY: do not
+/// sleep, call rw_next(). Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_arm(reader: *mut rw_reader) -> c_int {
     let act = |reading: &mut Reading| Ok(if reading.reader.arm()? { rw_code::RW_OK } else { rw_code::RW_READY });
