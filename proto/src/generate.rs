@@ -181,10 +181,11 @@ impl GenSpec {
             "count" => integer(0, u64::MAX).map(|n| self.count = Some(n)),
             "seed" => integer(0, u64::MAX).map(|n| self.seed = n),
             "check" => match value {
-                "crc" => Ok(self.check = Proof::Crc),
-                "sum" => Ok(self.check = Proof::Sum),
+                "crc" => Ok(Proof::Crc),
+                "sum" => Ok(Proof::Sum),
                 _ => Err(Refusal::NoSuchCheck),
-            },
+            }
+            .map(|check| self.check = check),
             _ => {
                 return Err(SpecError::UnknownKey { key: key.to_owned(), value: value.to_owned() });
             }

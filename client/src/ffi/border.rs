@@ -48,7 +48,7 @@ impl Fault {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let code = match &error {
-            Error::StreamNotFound { .. } => rw_code::RW_NOT_FOUND,
+            Error::StreamNotFound { .. } | Error::Refused { reason: Reason::NoSuchReader, .. } => rw_code::RW_NOT_FOUND,
             Error::NotRunning { .. } => rw_code::RW_NOT_RUNNING,
             Error::NoAccess { .. } | Error::Refused { reason: Reason::NotAllowed, .. } => rw_code::RW_NO_ACCESS,
             Error::Refused { reason: Reason::Full, .. } => rw_code::RW_FULL,

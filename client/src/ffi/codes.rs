@@ -31,6 +31,8 @@ pub enum rw_code {
     RW_TIMEOUT = 9,
     /// rw_wait(): a signal came.
     RW_INTERRUPTED = 10,
+    /// Nothing more for this reader: somebody who may took its place back (ringctl detach). It does not attach again by itself.
+    RW_DETACHED = 11,
     /// An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
     RW_INVALID = -1,
     /// rw_read(): the buffer is too small; the datagram stays unread and its length is in the rw_datagram.
@@ -68,7 +70,7 @@ pub enum rw_code {
 use rw_code::*;
 
 impl rw_code {
-    const ALL: [rw_code; 27] = [
+    const ALL: [rw_code; 28] = [
         RW_OK,
         RW_DATAGRAM,
         RW_GAP,
@@ -80,6 +82,7 @@ impl rw_code {
         RW_READY,
         RW_TIMEOUT,
         RW_INTERRUPTED,
+        RW_DETACHED,
         RW_INVALID,
         RW_TOO_SMALL,
         RW_BUSY,
@@ -111,6 +114,7 @@ impl rw_code {
             RW_READY => c"there is something to read already: do not sleep, call rw_next()",
             RW_TIMEOUT => c"the time is over: look again, or wait again",
             RW_INTERRUPTED => c"a signal came: look at what it asks for, then wait again",
+            RW_DETACHED => c"somebody took this reader's place back (ringctl detach): detach; attach again only if that is wanted",
             RW_INVALID => c"impossible argument: rw_error_message() names it",
             RW_TOO_SMALL => c"the buffer is too small; the datagram stays unread: call again with room for the length in the rw_datagram",
             RW_BUSY => c"another call is using this reader or watch: use each from one thread at a time, and not from signal handlers",

@@ -70,6 +70,7 @@ impl Reading {
                 }
                 Read::Ended(End::Stream) => Found::Code(rw_code::RW_ENDED),
                 Read::Ended(End::BrokerGone) => Found::Code(rw_code::RW_BROKER_GONE),
+                Read::Ended(End::Detached(_)) => Found::Code(rw_code::RW_DETACHED),
             });
         }
     }
@@ -144,7 +145,7 @@ pub unsafe extern "C" fn rw_detach(reader: *mut rw_reader) -> c_int {
 ///
 /// RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
 /// done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
-/// RW_RESTARTED, RW_ENDED, RW_BROKER_GONE: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
+/// RW_RESTARTED, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
 /// rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_next(reader: *mut rw_reader, datagram: *mut rw_datagram, gap: *mut rw_gap) -> c_int {

@@ -150,7 +150,9 @@ fn write(file: &std::fs::File, word: &str, generation: u64) -> std::io::Result<(
 pub fn is_our_word(content: &str) -> bool {
     let number = |line: &str| line.bytes().all(|b| b.is_ascii_digit());
     let mut lines = content.lines();
-    lines.next().is_none_or(|word| word == SWEEPING || number(word)) && lines.next().is_none_or(number) && lines.next().is_none()
+    lines.next().is_none_or(|word| word == SWEEPING || number(word))
+        && lines.next().is_none_or(number)
+        && lines.next().is_none()
 }
 
 /// Takes the lock of the ring object at `path`, which lasts as long as `fd` or a mapping of it. False to its broker: gc was

@@ -39,7 +39,8 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
     let to = [address(1 << (GROUP - 1))];
     super::publish_batches(job, |batch| {
         let refused = send_all(&socket, batch.datagrams(), &to)?;
-        Ok(anyhow::ensure!(refused == 0, "{refused} datagrams were refused"))
+        anyhow::ensure!(refused == 0, "{refused} datagrams were refused");
+        Ok(())
     })
 }
 

@@ -48,7 +48,8 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
     // A datagram the kernel had no buffer for was never on its way: it is not published, and its number would be missing.
     super::publish_batches(job, |batch| {
         let refused = send_all(&socket, batch.datagrams(), &to)?;
-        Ok(anyhow::ensure!(refused == 0, "{refused} datagrams were refused"))
+        anyhow::ensure!(refused == 0, "{refused} datagrams were refused");
+        Ok(())
     })
 }
 
