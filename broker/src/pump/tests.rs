@@ -5,6 +5,7 @@ use crate::notice::Notices;
 use crate::source::{self, OpenFor};
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Publisher, RingMemory};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -52,6 +53,47 @@ fn pumping_allocates_nothing_per_datagram() {
         let (published, allocated) = pumped(source::open(spec, &stream).unwrap());
         assert!(published >= 20_000);
         assert_eq!(allocated, 0, "{spec}: {published} datagrams");
+    }
+}
+
+/// Ends a source that would go on, after so many datagrams.
+struct Until(Box<dyn Source>, u64);
+
+impl Source for Until {
+    fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
+        let fill = self.0.fill(intake)?;
+        // Not only in the next round: nothing may come to begin one.
+        Ok(if intake.publisher().next_seq() >= self.1 { Fill::Ended } else { fill })
+    }
+    fn wait_for(&self) -> WaitFor<'_> {
+        self.0.wait_for()
+    }
+}
+
+#[test]
+fn sockets_and_devices_are_pumped_without_allocating() {
+    let stream = OpenFor { max_datagram: 4096 };
+    let zero = source::open("chardev:size=64:/dev/zero", &stream).unwrap();
+    assert_eq!(pumped(Box::new(Until(zero, 20_000))).1, 0, "/dev/zero");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    for kind in ["dgram", "seqpacket"] {
+        let source = source::open(&format!("unix:{kind}:{}", path.display()), &stream).unwrap();
+        let to = path.clone();
+        let sender = std::thread::spawn(move || {
+            // A new connection now and then is taken in without allocating, too.
+            for _ in 0..10 {
+                let kind = if kind == "dgram" { SocketType::DGRAM } else { SocketType::SEQPACKET };
+                let fd = rustix::net::socket(AddressFamily::UNIX, kind, None).unwrap();
+                rustix::net::connect(&fd, &SocketAddrUnix::new(&to).unwrap()).unwrap();
+                for _ in 0..1000 {
+                    rustix::net::send(&fd, &[7; 100], SendFlags::NOSIGNAL).unwrap();
+                }
+            }
+        });
+        let (published, allocated) = pumped(Box::new(Until(source, 10_000)));
+        sender.join().unwrap();
+        assert_eq!((published, allocated), (10_000, 0), "{kind}");
     }
 }
 
