@@ -39,8 +39,8 @@ fn packet(client: &OwnedFd, room: &mut [u8]) -> Option<usize> {
 }
 
 /// Two clients that read and one that never does: the readers get every datagram whole and in order, one a read; the third
-/// is lapped, by the ring's exact account, and slows nobody. SIGTERM closes all books and removes the socket. Control: a
-/// client that skips one datagram is noticed by the same check.
+/// slows nobody, though the ring has long passed it. SIGTERM closes all books (the third's as far as it had read) and removes
+/// the socket. Control: a client that skips one datagram is noticed by the same check.
 #[test]
 fn every_client_gets_one_datagram_a_read_and_none_slows_another() {
     const COUNT: u64 = 40_000;
