@@ -217,6 +217,10 @@ typedef enum rw_code {
    */
   RW_INTERRUPTED = 10,
   /*
+   Nothing more for this reader: somebody who may took its place back (ringctl detach). It does not attach again by itself.
+   */
+  RW_DETACHED = 11,
+  /*
    An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
    */
   RW_INVALID = -1,
@@ -645,7 +649,7 @@ int rw_detach(struct rw_reader *reader);
 
  RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
  done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
- RW_RESTARTED, RW_ENDED, RW_BROKER_GONE: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
+ RW_RESTARTED, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
  rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
  */
 int rw_next(struct rw_reader *reader,
@@ -788,7 +792,7 @@ int rw_detach(struct rw_reader *reader);
 
  RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
  done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
- RW_RESTARTED, RW_ENDED, RW_BROKER_GONE: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
+ RW_RESTARTED, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
  rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
  */
 int rw_next(struct rw_reader *reader,
