@@ -96,6 +96,9 @@ impl Pacer {
     /// Accounts for one datagram of `len` bytes that went.
     #[inline]
     pub fn spend(&mut self, len: usize) {
+        if self.unpaced {
+            return;
+        }
         self.cost_ns += self.per_datagram_ns + self.per_byte_ns * len as f64;
         self.spent += 1;
         if self.spent < self.burst {

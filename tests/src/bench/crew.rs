@@ -10,6 +10,7 @@ use crate::netns::Namespace;
 use crate::{Daemon, Process, Scene};
 use anyhow::{Context, bail, ensure};
 use ringweir_proto::os::clock;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Stdio};
@@ -149,6 +150,20 @@ impl Hand {
         self.stdin.write_all(times.as_bytes()).with_context(|| format!("{} does not listen", self.what))
     }
 
+    /// Why it ended, if it has failed.
+    fn failed(&mut self) -> Option<String> {
+        let status = self.process.ended().filter(|status| !status.success())?;
+        Some(format!("{} ({status}): {}", self.what, self.process.stderr().trim()))
+    }
+
+    /// Whether there is a line to be read, or its end.
+    fn has_said(&self) -> bool {
+        let mut fds = [PollFd::new(self.stdout.get_ref(), PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut fds, Some(&now)), Ok(1))
+    }
+
+    /// Its report, once it has ended well.
     pub fn report(mut self) -> anyhow::Result<Report> {
         let line = self.line()?;
         let report = serde_json::from_str(&line).with_context(|| format!("{} said {line:?}", self.what))?;
@@ -224,9 +239,13 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
     let published = match publishing {
         Publishing::Ringd(daemon) => {
             daemon.process.signal(Signal::TERM);
+            settle(&mut readers, None)?;
             daemon.published()
         }
-        Publishing::Hand(hand) => hand.report()?.published,
+        Publishing::Hand(mut hand) => {
+            settle(&mut readers, Some(&mut hand))?;
+            hand.report()?.published
+        }
     };
     let mut reports = Vec::new();
     for (n, hand) in readers.into_iter().enumerate() {
@@ -240,6 +259,24 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
         cpu: [spent.publisher, spent.readers, spent.others],
         line: [line_before, line::one_way_ns()],
     })
+}
+
+/// Waits until all have something to say. One that fails is the error, and not what becomes of the others through that:
+/// a reader first, since its end ends a publisher that waits for it. Whoever hangs is ended by the scene's watchdog.
+fn settle(readers: &mut [Hand], publisher: Option<&mut Hand>) -> anyhow::Result<()> {
+    let mut all: Vec<&mut Hand> = readers.iter_mut().chain(publisher).collect();
+    loop {
+        if all.iter_mut().any(|hand| hand.failed().is_some()) {
+            // It may be the publisher, of a reader that is just ending.
+            std::thread::sleep(Duration::from_millis(100));
+            let first = all.iter_mut().find_map(|hand| hand.failed());
+            bail!(first.unwrap_or_default());
+        }
+        if all.iter().all(|hand| hand.has_said()) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Completes a reader's books to the end of the stream and checks them.

@@ -374,3 +374,48 @@ pub fn write(records: &Records, dir: &Path) -> anyhow::Result<()> {
     write("results.md", markdown(records))?;
     charts(records).into_iter().try_for_each(|(question, svg)| write(&format!("{question}.svg"), svg))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn records(asleep: f64) -> Records {
+        let mut records = Records::new(None).unwrap();
+        records.add(json!({ "kind": "machine", "line_ns": 40.0 })).unwrap();
+        for round in 0..3 {
+            let slow = 1.0 + f64::from(round);
+            for (readers, factor) in [(1, 1.0), (1024, asleep)] {
+                records
+                    .add(json!({ "kind": "run", "question": "publish", "contender": "ring", "wait": "asleep", "round": round,
+                        "readers": readers, "ns_per_publish": 1000.0 * slow * factor }))
+                    .unwrap();
+            }
+            records
+                .add(json!({ "kind": "run", "question": "latency", "contender": "ring", "wait": "spin", "round": round,
+                    "rate": 1e5, "readers": 1, "p50": 150, "p99": 200, "p999": 300, "max": 4000 }))
+                .unwrap();
+        }
+        records
+    }
+
+    /// What was measured is judged round by round; what was not is not met, and not missed either.
+    #[test]
+    fn targets_are_met_missed_or_not_measured() {
+        let line = |records: &Records, what: &str| {
+            let text = markdown(records);
+            text.lines().find(|l| l.contains(what)).map(String::from).unwrap_or_else(|| panic!("no {what} in {text}"))
+        };
+        assert!(line(&records(3.9), "1024 sleepers").ends_with("| 3.90 × | yes |"));
+        assert!(line(&records(4.1), "1024 sleepers").ends_with("| 4.10 × | **no** |"));
+        assert!(line(&records(4.1), "1024 awake").ends_with("| not measured | – |"));
+        assert!(line(&records(1.0), "spinning, p50 at 100 k/s").ends_with("| 3.75 × | yes |"));
+    }
+
+    #[test]
+    fn figures_are_written_with_three_digits() {
+        assert_eq!([0.0, 7.0, 999.0, 1234.0, 18.25e6, 2e9].map(count), ["0", "7", "999", "1.23 k", "18.2 M", "2 G"]);
+        assert_eq!([40.0, 1500.0, 2.5e6].map(time), ["40 ns", "1.5 µs", "2.5 ms"]);
+        assert_eq!([64.0, 16384.0, 1048576.0].map(bytes), ["64 B", "16 KiB", "1 MiB"]);
+    }
+}

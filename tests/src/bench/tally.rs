@@ -24,7 +24,7 @@ pub enum Losses {
 }
 
 /// Which datagram a planted fault hits.
-const SPOILED: u64 = 20;
+const SPOILED: u64 = 3;
 
 #[derive(Clone, Copy, Default)]
 struct Mark {
@@ -193,6 +193,7 @@ impl Tally {
     /// Closes the books.
     pub fn close(mut self) -> anyhow::Result<Report> {
         self.look();
+        ensure!(self.inject.is_none() || self.taken >= SPOILED, "too few datagrams came to plant a fault");
         let begin = self.begin.context("the stream ended before the measured time began")?;
         let end = self.end.unwrap_or(self.new_mark(clock::monotonic_ns()));
         if self.delivered + self.lost != self.next {

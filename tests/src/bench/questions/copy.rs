@@ -2,29 +2,34 @@
 //!
 //! The floor copies what the generator copies (pieces of at most 16 KiB out of a source in the cache) into a buffer as large as the ring's
 //! payload, one datagram behind the other, and does nothing else. The ring is `ringd` with `gen:check=sum` and nobody
-//! attached: what it publishes, by its own counters. Both on processor 0, by turns.
+//! attached: what it publishes, by its own counters. Both flat out on processor 0, by turns, per second of the thread's own
+//! processor time, so that others on the machine take nothing away from either.
 
+use super::publish::look;
 use super::{Bench, Question, ms, throughput::SIZES};
 use crate::Scene;
 use crate::bench::crew::{STREAM, ring_capacity, ring_options};
 use crate::bench::{job, line};
-use anyhow::Context;
 use ringweir::Watch;
-use ringweir::stats::{PumpCounter, StreamFact};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
 pub const QUESTION: Question =
     Question { name: "copy", about: "the copy into the ring beside the copy floor of this machine, by size", run };
 
-/// Bytes a second that one thread copies as datagrams of `size`.
+/// Bytes that one thread copies as datagrams of `size` in a second of its processor time.
 fn floor(size: usize, window: Duration) -> f64 {
     let measure = || {
         // Where it may not be pinned the scheduler places it.
         let _pinned = job::pin(0);
         let source = vec![0x5au8; size.min(16 << 10)];
         let mut ring = vec![1u8; ring_capacity(size)];
-        let (mut copied, began) = (0u64, Instant::now());
+        let own_time = || {
+            let t = clock_gettime(ClockId::ThreadCPUTime);
+            t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+        };
+        let (mut copied, began, used) = (0u64, Instant::now(), own_time());
         while began.elapsed() < window {
             for datagram in ring.chunks_exact_mut(size) {
                 for piece in datagram.chunks_mut(source.len()) {
@@ -34,34 +39,25 @@ fn floor(size: usize, window: Duration) -> f64 {
                 copied += size as u64;
             }
         }
-        copied as f64 / began.elapsed().as_secs_f64()
+        copied as f64 / (own_time() - used)
     };
     std::thread::scope(|scope| scope.spawn(measure).join()).unwrap_or(0.0)
 }
 
-/// Bytes a second that the pump publishes.
+/// Bytes that the pump publishes in a second of its thread's processor time.
 fn pump(size: usize, window: Duration) -> anyhow::Result<f64> {
     let scene = Scene::new(window + Duration::from_secs(60));
     let options = ring_options(size, 0);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let broker = scene.broker(STREAM, &format!("gen:check=sum,rate=max,size={size}"), &options);
     let watch = Watch::attach(broker.path())?;
-    let look = || {
-        let seen = crate::wait_for(Duration::from_secs(20), || {
-            watch.snapshot().filter(|s| s.pump(PumpCounter::Published) > 0)
-        });
-        let seen = seen.context("ringd's figures")?;
-        anyhow::Ok((seen.get(StreamFact::SampledAt), seen.pump(PumpCounter::PublishedBytes)))
-    };
-    look()?;
-    // The sampler looks a few times a second.
-    std::thread::sleep(ms(200));
-    let (from, bytes_from) = look()?;
+    let pid = broker.process.pid();
+    std::thread::sleep(ms(50));
+    let (from, used_from) = look(&watch, pid)?;
     std::thread::sleep(window);
-    let newer = || look().ok().filter(|(at, _)| *at > from);
-    let (to, bytes_to) = crate::wait_for(Duration::from_secs(20), newer).context("newer figures")?;
+    let (to, used_to) = look(&watch, pid)?;
     broker.end();
-    Ok((bytes_to - bytes_from) as f64 / ((to - from) as f64 / 1e9))
+    Ok((to - from) as f64 * size as f64 / ((used_to - used_from) as f64 / 1e9))
 }
 
 fn run(bench: &mut Bench) -> anyhow::Result<()> {

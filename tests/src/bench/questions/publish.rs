@@ -113,7 +113,7 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
 }
 
 /// Write cursor and the pump thread's processor time, of one moment as nearly as the sampler allows.
-fn look(watch: &Watch, pid: u32) -> anyhow::Result<(u64, u64)> {
+pub fn look(watch: &Watch, pid: u32) -> anyhow::Result<(u64, u64)> {
     let asked = clock::monotonic_ns();
     let fresh = || watch.snapshot().filter(|s| s.get(StreamFact::SampledAt) >= asked);
     let seen = crate::wait_for(Duration::from_secs(20), fresh).context("ringd's figures")?;
