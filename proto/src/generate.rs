@@ -64,6 +64,16 @@ pub enum Proof {
     Sum,
 }
 
+impl Proof {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "crc" => Some(Self::Crc),
+            "sum" => Some(Self::Sum),
+            _ => None,
+        }
+    }
+}
+
 /// What to generate: parses "rate=1MB/s,size=64..1500,burst=10,channels=8,count=1000", each key at most once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GenSpec {
@@ -180,12 +190,7 @@ impl GenSpec {
             "channels" => integer(1, u16::MAX.into()).map(|n| self.channels = n as u16),
             "count" => integer(0, u64::MAX).map(|n| self.count = Some(n)),
             "seed" => integer(0, u64::MAX).map(|n| self.seed = n),
-            "check" => match value {
-                "crc" => Ok(Proof::Crc),
-                "sum" => Ok(Proof::Sum),
-                _ => Err(Refusal::NoSuchCheck),
-            }
-            .map(|check| self.check = check),
+            "check" => Proof::named(value).map(|check| self.check = check).ok_or(Refusal::NoSuchCheck),
             _ => {
                 return Err(SpecError::UnknownKey { key: key.to_owned(), value: value.to_owned() });
             }

@@ -1,8 +1,9 @@
 //! `gen:` — numbered, checksummed datagrams made here, straight into ring memory: load for tests without a device.
 //!
 //! Contract: the datagrams are those of [`ringweir_proto::numbered`], so `ringcat --verify` proves each byte of them, or with
-//! `check=sum` those of [`ringweir_proto::summed`], which cost no more than a copy. They are paced by `rate` (bytes or datagrams per second); a late wake-up is made up for at once, up to the pacer's backlog
-//! of one second, and what exceeds it is told as a fault. `rate=max` fills every round to its end and never idles.
+//! `check=sum` those of [`ringweir_proto::summed`], which cost no more than a copy. They are paced by `rate` (bytes or
+//! datagrams per second); a late wake-up is made up for at once, up to the pacer's backlog of one second, and what exceeds
+//! it is told as a fault. `rate=max` fills every round to its end and never idles.
 
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};

@@ -50,7 +50,7 @@ pub struct Panel {
 pub struct Axes {
     /// Below.
     pub x: &'static str,
-    /// Beside.
+    /// Said above, behind the panel's title.
     pub y: &'static str,
     /// A number below.
     pub x_text: fn(f64) -> String,
@@ -185,8 +185,7 @@ pub fn lines(title: &str, axes: Axes, panels: &[Panel]) -> String {
         ) else {
             continue;
         };
-        svg.label(75.0, top - 12.0, "start", "", &panel.title);
-        svg.label(10.0, top - 12.0, "start", "s", axes.y);
+        svg.label(75.0, top - 12.0, "start", "", &format!("{}: {}", panel.title, axes.y));
         for value in y.decades() {
             svg.line("g", [75.0, y.place(value), 675.0, y.place(value)]);
             svg.label(69.0, y.place(value) + 4.0, "end", "", &(axes.y_text)(value));

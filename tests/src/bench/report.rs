@@ -11,6 +11,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 type Record = Map<String, Value>;
+/// A column: its title, the figure in it, and how that is written.
+type Head = (&'static str, &'static str, fn(f64) -> String);
 
 fn text<'r>(record: &'r Record, key: &str) -> &'r str {
     record.get(key).and_then(Value::as_str).unwrap_or("")
@@ -191,7 +193,7 @@ fn latency_rows(records: &Records) -> Vec<(String, bool, [f64; 4])> {
     cases.into_iter().map(row).collect()
 }
 
-fn simple_table(records: &Records, question: &str, heads: &[(&str, &str, fn(f64) -> String)], out: &mut String) {
+fn simple_table(records: &Records, question: &str, heads: &[Head], out: &mut String) {
     let titles: Vec<&str> = heads.iter().map(|h| h.0).collect();
     let _ = writeln!(out, "\n| | {} |\n|---|{}", titles.join(" | "), "---|".repeat(heads.len()));
     let key = |r: &Record| {
@@ -335,7 +337,7 @@ pub fn markdown(records: &Records) -> String {
             "throughput" => throughput_table(records, &mut out),
             "latency" => latency_table(records, &mut out),
             "copy" => {
-                let heads: [(&str, &str, fn(f64) -> String); 3] = [
+                let heads: [Head; 3] = [
                     ("ring, bytes/s", "bytes_per_s", count),
                     ("floor, bytes/s", "floor_bytes_per_s", count),
                     ("ratio", "ratio", |v| format!("{v:.2}")),
@@ -344,7 +346,7 @@ pub fn markdown(records: &Records) -> String {
             }
             "publish" => simple_table(records, question, &[("a publish", "ns_per_publish", time)], &mut out),
             _ => {
-                let heads: [(&str, &str, fn(f64) -> String); 2] = [
+                let heads: [Head; 2] = [
                     ("processor s/Gbit", "cpu_s_per_gbit", |v| format!("{v:.3}")),
                     ("lost", "lost_share", |v| format!("{:.2} %", v * 100.0)),
                 ];

@@ -76,7 +76,8 @@ fn relay(job: &Job) -> anyhow::Result<Report> {
     while let Some(datagram) = feed.next_from(|room| {
         let got = rustix::io::pread(&device, room, at % kept * size)?;
         at += 1;
-        Ok(ensure!(got as u64 == size, "the device gave {got} bytes"))
+        ensure!(got as u64 == size, "the device gave {got} bytes");
+        Ok(())
     })? {
         let refused = send_all(&socket, [datagram].into_iter(), &to)?;
         ensure!(refused == 0, "{refused} datagrams were refused");
