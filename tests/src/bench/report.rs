@@ -219,6 +219,24 @@ fn simple_table(records: &Records, question: &str, heads: &[Head], out: &mut Str
     }
 }
 
+/// Where the broker gains and where it does not.
+fn packets_words(records: &Records, out: &mut String) {
+    out.push('\n');
+    let mut counts = distinct(records.runs("packets"), |r| number(r, "readers"));
+    counts.sort_by(f64::total_cmp);
+    for n in counts {
+        let of = |ours: bool| {
+            move |r: &Record| number(r, "readers") == n && text(r, "contender").starts_with("ring") == ours
+        };
+        let Some(ratio) = ratio(records, "packets", "cpu_s_per_gbit", of(true), of(false)) else { continue };
+        let gain = if ratio < 1.0 { "a gain" } else { "no gain" };
+        let _ = writeln!(
+            out,
+            "- {n} readers: broker and readers use {ratio:.2} × what as many packet sockets use: {gain}."
+        );
+    }
+}
+
 fn series(records: &Records, question: &str, x: &str, y: &str, of: impl Fn(&Record) -> Option<String>) -> Vec<Series> {
     let names = distinct(records.runs(question), &of).into_iter().flatten();
     names
@@ -319,7 +337,8 @@ pub fn markdown(records: &Records) -> String {
     let _ = writeln!(
         out,
         "{total} runs, every byte and number verified, every reader's books closed. A cache line took {} ns from core to core; in {moved} runs it \
-         took another way for good (the host had moved the processors) and they were kept after {} tries. Others used {:.2} processors in the \
+         took more than 1.7 or less than 0.5 times that (the host had moved the processors, or others used them); throughput and latency \
+         runs are kept only after {} tries. Others used {:.2} processors in the \
          median run, {most:.2} at most. Figures are medians of the rounds; ratios are medians of the rounds' ratios.\n",
         said("line_ns").split('.').next().unwrap_or(""),
         super::questions::TRIES,
@@ -351,6 +370,7 @@ pub fn markdown(records: &Records) -> String {
                     ("lost", "lost_share", |v| format!("{:.2} %", v * 100.0)),
                 ];
                 simple_table(records, question, &heads, &mut out);
+                packets_words(records, &mut out);
             }
         }
     }

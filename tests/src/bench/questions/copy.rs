@@ -72,10 +72,12 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
             let window = ms(if quick { 50 } else { 500 });
             let before = line::one_way_ns();
             let (floor, pump) = (floor(size, window), pump(size, window)?);
+            let line = [before, line::one_way_ns()];
+            let moved = bench.moved(line);
             bench.records.add(json!({
                 "kind": "run", "question": QUESTION.name, "round": round, "contender": "ring", "size": size,
                 "floor_bytes_per_s": floor, "bytes_per_s": pump, "ratio": pump / floor,
-                "line_ns": [before, line::one_way_ns()],
+                "line_ns": line, "moved": moved,
             }))?;
         }
     }

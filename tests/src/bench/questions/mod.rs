@@ -96,8 +96,8 @@ impl Bench {
     }
 
     /// Whether a cache line took another way than on this machine usual.
-    fn moved(&self, outcome: &Outcome) -> bool {
-        outcome.line.iter().any(|ns| !(0.5 * self.line..=1.7 * self.line).contains(ns))
+    fn moved(&self, line: [f64; 2]) -> bool {
+        line.iter().any(|ns| !(0.5 * self.line..=1.7 * self.line).contains(ns))
     }
 
     /// Runs all cases, round by round, and records each with what `figures` makes of it.
@@ -117,7 +117,7 @@ impl Bench {
                 let mut tries = 1;
                 let outcome = loop {
                     let outcome = crew::run(case)?;
-                    if tries == TRIES || self.scope.quick || !self.moved(&outcome) {
+                    if tries == TRIES || self.scope.quick || !self.moved(outcome.line) {
                         break outcome;
                     }
                     tries += 1;
@@ -134,7 +134,7 @@ impl Bench {
                     "seconds": outcome.seconds,
                     "published": outcome.published,
                     "line_ns": outcome.line,
-                    "moved": self.moved(&outcome),
+                    "moved": self.moved(outcome.line),
                     "tries": tries,
                     "cpu_publisher_s": outcome.cpu[0],
                     "cpu_readers_s": outcome.cpu[1],

@@ -50,12 +50,14 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
             for (way, name) in [(Way::Sockets, "N packet sockets"), (Way::Ring, "ring: ringd packet: + N readers")] {
                 let done = once(bench, way, readers, rate, window).with_context(|| format!("{readers} of {name}"))?;
                 let gbit = done.published as f64 * (SIZE + HEADERS) as f64 * 8.0 / 1e9;
+                let line = [before, line::one_way_ns()];
+                let moved = bench.moved(line);
                 bench.records.add(json!({
                     "kind": "run", "question": QUESTION.name, "round": round, "contender": name, "readers": readers,
                     "rate": rate, "published": done.published,
                     "cpu_s": done.cpu, "cpu_alone_s": alone.cpu, "cpu_s_per_gbit": (done.cpu - alone.cpu) / gbit,
                     "lost_share": done.lost as f64 / (done.published * readers as u64) as f64,
-                    "line_ns": [before, line::one_way_ns()],
+                    "line_ns": line, "moved": moved,
                 }))?;
             }
         }

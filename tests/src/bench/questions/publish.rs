@@ -47,11 +47,13 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
                 let before = line::one_way_ns();
                 let (published, pump_ns) =
                     once(readers, wait, window).with_context(|| format!("{readers} readers {state}"))?;
+                let line = [before, line::one_way_ns()];
+                let moved = bench.moved(line);
                 bench.records.add(json!({
                     "kind": "run", "question": QUESTION.name, "round": round, "contender": "ring", "size": 64,
                     "readers": readers, "wait": state, "published": published, "pump_ns": pump_ns,
                     "ns_per_publish": pump_ns as f64 / published as f64,
-                    "line_ns": [before, line::one_way_ns()],
+                    "line_ns": line, "moved": moved,
                 }))?;
             }
         }
