@@ -7,7 +7,7 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 2 | magic, the characters `RS` |
+//! | 0 | 2 | magic, the characters `SM` (several bits from the other kind's) |
 //! | 2 | 2 | channel |
 //! | 4 | 4 | length of the whole datagram in bytes |
 //! | 8 | 8 | sum, modulo 2^64, of all other 8-byte words, the last one padded with zeros |
@@ -20,7 +20,7 @@
 use crate::numbered::{Fault, Header, MIN_LEN};
 
 /// What a summed datagram begins with.
-pub const MAGIC: [u8; 2] = *b"RS";
+pub const MAGIC: [u8; 2] = *b"SM";
 
 /// Words of the table; a window of half of it begins anywhere in the first half.
 const WORDS: usize = 4096;

@@ -1,7 +1,7 @@
 //! Who is compared: a contender is one file here and one line in [`CONTENDERS`].
 //!
 //! Contract: all run as separate processes, publish the same datagrams in the same batches (at most 64 datagrams or
-//! 256 KiB at once), and check them in the same way ([`super::tally`]). Each does what is good practice for its mechanism;
+//! 256 KiB at once), and check them in the same way (`tally`). Each does what is good practice for its mechanism;
 //! its `about` says what was chosen.
 
 mod event;
