@@ -11,7 +11,7 @@
 //!         },
 //!         Read::Gap(gap) => println!("lost {} from {}", gap.count, gap.first),
 //!         Read::Restarted(restart) => println!("generation {}", restart.generation),
-//!         Read::Empty => reader.wait(None)?,
+//!         Read::Empty => { reader.wait(None)?; }
 //!         Read::Ended(_) => break,
 //!     }
 //! }
@@ -34,7 +34,7 @@ mod watch;
 pub use connect::{describe, detach, streams};
 pub use datagram::{CopyError, Datagram, Payload};
 pub use error::Error;
-pub use reader::{End, Options, Read, Reader, Restart};
+pub use reader::{End, Options, Read, Reader, Restart, Waited};
 pub use ringweir_proto::control::Description;
 pub use ringweir_proto::latency::Histogram;
 pub use ringweir_proto::layout::DetachedBy;

@@ -87,7 +87,9 @@ fn end_of(reader: &mut Reader) -> Option<End> {
     while Instant::now() < until {
         match reader.next().expect("read") {
             Read::Ended(end) => return Some(end),
-            Read::Empty => reader.wait(Some(Duration::from_millis(50))).expect("wait"),
+            Read::Empty => {
+                reader.wait(Some(Duration::from_millis(50))).expect("wait");
+            }
             _ => {}
         }
     }
@@ -150,7 +152,9 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
                 match reader.next().unwrap() {
                     Read::Ended(end) => return Some(end),
                     _ if Instant::now() > until => return None,
-                    Read::Empty => reader.wait(None).unwrap(),
+                    Read::Empty => {
+                        reader.wait(None).unwrap();
+                    }
                     _ => {}
                 }
             }

@@ -26,7 +26,9 @@ fn read(broker: &Daemon, enough: usize) -> Vec<(u16, Vec<u8>)> {
     while got.len() < enough {
         match reader.next().unwrap() {
             Read::Datagram(mut datagram) => got.push((datagram.channel(), datagram.to_vec().unwrap())),
-            Read::Empty => reader.wait(Some(Duration::from_secs(20))).unwrap(),
+            Read::Empty => {
+                reader.wait(Some(Duration::from_secs(20))).unwrap();
+            }
             other => panic!("{other:?} after {}", got.len()),
         }
     }
@@ -190,7 +192,9 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
                     assert_eq!((d.channel(), d.to_vec().unwrap()), (21, next.to_le_bytes().to_vec()));
                     next += 1;
                 }
-                Read::Empty => quick.wait(Some(Duration::from_secs(20))).unwrap(),
+                Read::Empty => {
+                    quick.wait(Some(Duration::from_secs(20))).unwrap();
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -201,7 +205,9 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
     while next < COUNT {
         match quick.next().unwrap() {
             Read::Datagram(_) => next += 1,
-            Read::Empty => quick.wait(Some(Duration::from_secs(20))).unwrap(),
+            Read::Empty => {
+                quick.wait(Some(Duration::from_secs(20))).unwrap();
+            }
             other => panic!("{other:?}"),
         }
     }

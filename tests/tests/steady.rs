@@ -60,7 +60,9 @@ fn read(reader: &mut Reader, count: u64, buffer: &mut [u8], mut with: impl FnMut
                     with();
                 }
             }
-            Read::Empty => reader.wait(Some(Duration::from_secs(10))).expect("wait"),
+            Read::Empty => {
+                reader.wait(Some(Duration::from_secs(10))).expect("wait");
+            }
             Read::Gap(gap) => seen += gap.count,
             other => panic!("{other:?}"),
         }

@@ -51,11 +51,13 @@ impl Stop {
         if spin {
             // Signals are looked at in between.
             let look = Duration::from_millis(100);
-            return Ok(reader.wait(Some(limit.unwrap_or(look).min(look)))?);
+            reader.wait(Some(limit.unwrap_or(look).min(look)))?;
+            return Ok(());
         }
         if !reader.arm()? {
             // News; or the broker is gone, and then this sleeps until it is time to try again.
-            return Ok(reader.wait(Some(limit.unwrap_or(Duration::MAX)))?);
+            reader.wait(Some(limit.unwrap_or(Duration::MAX)))?;
+            return Ok(());
         }
         self.sleep(limit, &[(reader.fd()?, PollFlags::IN), (other.unwrap_or(self.bell.as_fd()), PollFlags::empty())])
     }

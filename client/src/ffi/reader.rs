@@ -7,8 +7,7 @@ use super::border::Handle;
 use super::pairs::rw_pairs;
 use super::types::{rw_datagram, rw_gap};
 use super::{Fault, border, options, rw_code, text, write};
-use crate::reader::Waited;
-use crate::{CopyError, Datagram, End, Read, Reader};
+use crate::{CopyError, Datagram, DetachedBy, End, Read, Reader, Waited};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -22,6 +21,8 @@ pub(super) struct Reading {
     pub name: CString,
     /// As C strings; made anew for each generation.
     pub metadata: rw_pairs,
+    /// Who took its place back, once it was told.
+    pub detached_by: Option<DetachedBy>,
     in_hand: bool,
 }
 
@@ -70,7 +71,10 @@ impl Reading {
                 }
                 Read::Ended(End::Stream) => Found::Code(rw_code::RW_ENDED),
                 Read::Ended(End::BrokerGone) => Found::Code(rw_code::RW_BROKER_GONE),
-                Read::Ended(End::Detached(_)) => Found::Code(rw_code::RW_DETACHED),
+                Read::Ended(End::Detached(by)) => {
+                    self.detached_by = Some(by);
+                    Found::Code(rw_code::RW_DETACHED)
+                }
             });
         }
     }
@@ -102,7 +106,7 @@ fn have_room(datagram: *mut rw_datagram, gap: *mut rw_gap) -> Result<(), Fault> 
 }
 
 /// Attaches to the stream name, or to the control socket at a path (anything with a '/'). options may be NULL. On RW_OK
-/// *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 5 s at most.
+/// *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 10 s at most.
 /// Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING, RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION,
 /// RW_PROTOCOL, RW_BAD_NAME, RW_RESOURCES, RW_SYSTEM, RW_PANIC.
 #[unsafe(no_mangle)]
@@ -123,6 +127,7 @@ pub unsafe extern "C" fn rw_attach(
             metadata: rw_pairs::of(attached.metadata()),
             name: CString::new(name).expect("it came as a C string"),
             reader: attached,
+            detached_by: None,
             in_hand: false,
         };
         let handle = Box::into_raw(Box::new(rw_reader(Handle::new(reading))));
@@ -243,7 +248,7 @@ pub unsafe extern "C" fn rw_wait(reader: *mut rw_reader, timeout_ms: c_int) -> c
             0.. => Some(Duration::from_millis(timeout_ms.unsigned_abs().into())),
             _ => return Err(Fault::invalid(format!("timeout_ms {timeout_ms}: use -1 for ever, 0, or more"))),
         };
-        Ok(match reading.reader.wait_and_say(timeout)? {
+        Ok(match reading.reader.wait(timeout)? {
             Waited::Woken => rw_code::RW_OK,
             Waited::TimedOut => rw_code::RW_TIMEOUT,
             Waited::Interrupted => rw_code::RW_INTERRUPTED,

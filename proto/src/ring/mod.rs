@@ -7,14 +7,16 @@
 
 mod copy;
 mod heap;
+mod loss;
 mod memory;
 mod publish;
 mod read;
 mod wake;
 
+pub use loss::{Account, Cause, Gap, Layer};
 #[cfg(not(ringweir_loom))]
 pub(crate) use memory::Parts;
 pub use memory::{Looked, RingMemory};
 pub use publish::{Claim, Meta, Publisher, SpanTooLong};
-pub use read::{Account, Cause, Corrupt, Descriptor, Gap, Layer, Resume, RingReader, Start, Step, Torn};
+pub use read::{Corrupt, Descriptor, Resume, RingReader, Start, Step, Torn};
 pub use wake::{Sleepers, Wake, WakeGate};

@@ -6,8 +6,8 @@
 //!
 //! [`flush`]: Publisher::flush
 
+use super::loss::Layer;
 use super::memory::RingMemory;
-use super::read::Layer;
 use crate::layout::{align8, flags};
 use crate::stats::PumpCounter;
 use crate::sync::{Ordering, Site, fence, ordering, weakened};

@@ -3,9 +3,9 @@
 //! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and whether it stayed whole is
 //! known before anyone counts it as delivered: `start + delivered + lost = read cursor`, always (I4).
 
+use super::loss::{Account, Cause, Gap, Layer};
 use super::memory::RingMemory;
 use crate::layout::{Slot, flags};
-use crate::stats::PumpCounter;
 use crate::sync::{Ordering, Site, fence, ordering, weakened};
 use std::sync::Arc;
 
@@ -28,66 +28,6 @@ pub enum Resume {
     Oldest,
     /// With the newest datagram.
     Newest,
-}
-
-/// A layer that can lose datagrams before they are published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub enum Layer {
-    /// The device's own buffer overflowed.
-    Device = 1,
-    /// The kernel had no room between driver and source.
-    Kernel = 2,
-    /// The broker received but could not publish: over the largest datagram, malformed.
-    Broker = 3,
-}
-
-impl Layer {
-    fn from_bits(bits: u16) -> Self {
-        match bits & flags::LAYER_MASK {
-            1 => Layer::Device,
-            2 => Layer::Kernel,
-            _ => Layer::Broker,
-        }
-    }
-
-    /// The counter this layer's losses go to.
-    pub const fn counter(self) -> PumpCounter {
-        match self {
-            Layer::Device => PumpCounter::DeviceLost,
-            Layer::Kernel => PumpCounter::KernelLost,
-            Layer::Broker => PumpCounter::BrokerLost,
-        }
-    }
-}
-
-/// Why datagrams are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The publisher passed this reader: seqs `first .. first + count`.
-    Lapped,
-    /// They were lost before they were published and have no seq; they were due before seq `first`.
-    Upstream {
-        /// Which layer lost last.
-        layer: Layer,
-        /// False: at least `count`.
-        exact: bool,
-    },
-}
-
-/// Datagrams a reader will never see. Data, not an error: told in order, once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// First seq concerned.
-    pub first: u64,
-    /// How many.
-    pub count: u64,
-    /// Their payload bytes, where knowable.
-    pub bytes: Option<u64>,
-    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns), 0 if there is none yet.
-    pub time: u64,
-    /// Why.
-    pub cause: Cause,
 }
 
 /// One datagram, as its slot describes it.
@@ -140,29 +80,6 @@ pub struct Corrupt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("overwritten while it was being read: the reader was lapped")]
 pub struct Torn;
-
-/// A reader's books. `start + delivered + lost = read cursor` at all times.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Account {
-    /// Seq the reader began at.
-    pub start: u64,
-    /// Datagrams handed out whole.
-    pub delivered: u64,
-    /// Datagrams it was lapped over.
-    pub lost: u64,
-    /// Payload bytes delivered.
-    pub bytes_delivered: u64,
-    /// Payload bytes lost, where known.
-    pub bytes_lost: u64,
-    /// Laps told.
-    pub gaps: u64,
-    /// Losses before the ring it was told of.
-    pub upstream_lost: u64,
-    /// Largest lag seen, in datagrams.
-    pub lag_max: u64,
-    /// The last lap.
-    pub last_gap: Option<Gap>,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Held {

@@ -94,7 +94,9 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
                     lost += gap.count;
                 }
             }
-            Read::Empty => reader.wait(None)?,
+            Read::Empty => {
+                reader.wait(None)?;
+            }
             Read::Restarted(_) => bail!("restarted"),
             Read::Ended(_) => break,
         }

@@ -1,0 +1,108 @@
+//! What ties a reader to its broker, and tying it to the next one when that broker dies.
+//!
+//! Contract: what comes with the answer is checked before it is used. Attempts to attach again are never closer than
+//! [`Retry::LEAST`]; a reason that may pass within seconds is borne [`Retry::REFUSED_MOST`] times, any other ends the reader.
+
+use super::wait::watch;
+use super::{End, Options, Read, Reader, Restart};
+use crate::Error;
+use crate::connect::Connection;
+use ringweir_proto::control::{AttachRequest, Attached, Mode, Reason, Reply, Request};
+use ringweir_proto::os::object::{self, AttachedRing};
+use ringweir_proto::os::page::ReaderPage;
+use ringweir_proto::ring::{RingReader, Start};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// What ties a reader to its broker.
+pub(super) struct Link {
+    pub connection: Connection,
+    pub page: ReaderPage,
+    pub wake: OwnedFd,
+    pub doze: OwnedFd,
+    pub generation: u64,
+}
+
+impl Link {
+    pub fn open(name: &str, options: &Options, start: Start) -> Result<(Self, RingReader, AttachedRing), Error> {
+        let connection = Connection::open(name)?;
+        let request = AttachRequest { label: options.label.clone(), mode: Mode::Lossy, parks: options.parks };
+        let (reply, fds) = connection.ask(&Request::Attach(request), 4)?;
+        let Reply::Attached(Attached { block_offset, generation, .. }) = reply else {
+            return Err(connection.unexpected(&reply));
+        };
+        let [ring, page, wake, doze] = <[OwnedFd; 4]>::try_from(fds).expect("ask checked their number");
+        let seen = object::attach(&ring, options.prefault)?;
+        let page = ReaderPage::attach(&page, block_offset)?;
+        let reader = RingReader::new(seen.memory.clone(), start, options.resume);
+        Ok((Self { connection, page, wake, doze, generation }, reader, seen))
+    }
+}
+
+/// Waiting longer and longer between attempts to attach again.
+#[derive(Default)]
+pub(super) struct Retry {
+    not_before: Option<Instant>,
+    pause: Duration,
+    refused: u32,
+}
+
+impl Retry {
+    const LEAST: Duration = Duration::from_millis(20);
+    const MOST: Duration = Duration::from_secs(1);
+    const REFUSED_MOST: u32 = 10;
+
+    fn failed(&mut self) {
+        self.pause = (self.pause * 2).clamp(Self::LEAST, Self::MOST);
+        self.not_before = Some(Instant::now() + self.pause);
+    }
+
+    pub fn remaining(&self) -> Duration {
+        self.not_before.map_or(Duration::ZERO, |t| t.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl Reader {
+    /// The broker has hung up and everything it left is read.
+    pub(super) fn after_broker(&mut self) -> Result<Read<'static>, Error> {
+        if !self.options.reattach {
+            return Ok(Read::Ended(End::BrokerGone));
+        }
+        if !self.retry.remaining().is_zero() {
+            return Ok(Read::Empty);
+        }
+        match Link::open(&self.name, &self.options, Start::Oldest) {
+            Ok((link, ring, seen)) => {
+                self.link = link;
+                self.ring = ring;
+                self.identity = seen.identity;
+                self.metadata = seen.metadata;
+                self.sample_from = 0;
+                self.broker_gone = false;
+                self.retry = Retry::default();
+                self.retry_timer = None;
+                // Whoever polls keeps the same fd: it only watches other ones now.
+                if let Some(poll_fd) = &self.poll_fd {
+                    watch(poll_fd, &self.link)?;
+                }
+                self.report();
+                Ok(Read::Restarted(Restart { generation: self.link.generation, first: self.ring.read_cursor() }))
+            }
+            Err(
+                Error::StreamNotFound { .. } | Error::NotRunning { .. } | Error::HungUp { .. } | Error::NoAnswer { .. },
+            ) => {
+                self.retry.failed();
+                Ok(Read::Empty)
+            }
+            // What may pass within seconds: a socket whose mode is not set yet, a broker that all its readers rush at.
+            Err(Error::NoAccess { .. } | Error::Refused { reason: Reason::Full | Reason::Resources, .. })
+                if self.retry.refused < Retry::REFUSED_MOST =>
+            {
+                self.retry.refused += 1;
+                self.retry.failed();
+                Ok(Read::Empty)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The reader: attached to one stream, used by one thread at a time.
+//!
+//! Contract: [`Reader::next`] never blocks and makes no system call while datagrams come; [`Reader::wait`] sleeps without
+//! using the processor. The account in the reader's page is kept up to date for `ringstat`. A broker that dies leaves the
+//! reader its mapping: it drains what is there, then attaches to the restarted broker by itself.
+
+mod link;
+mod options;
+mod report;
+mod wait;
+
+pub use options::Options;
+pub use wait::Waited;
+
+use crate::{Datagram, Error};
+use link::{Link, Retry};
+use ringweir_proto::layout::{DetachedBy, Geometry, Identity};
+#[cfg(feature = "ffi")]
+use ringweir_proto::ring::Torn;
+use ringweir_proto::ring::{Account, Gap, RingReader, Step};
+use ringweir_proto::sync::Ordering;
+use std::os::fd::OwnedFd;
+
+/// What [`Reader::next`] found.
+#[derive(Debug)]
+pub enum Read<'r> {
+    /// The next datagram.
+    Datagram(Datagram<'r>),
+    /// Datagrams this reader will never see.
+    Gap(Gap),
+    /// The broker was restarted; this reader is attached to the new generation. Its account begins anew.
+    Restarted(Restart),
+    /// Nothing new.
+    Empty,
+    /// Nothing new, and there never will be.
+    Ended(End),
+}
+
+/// A new generation of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// Its number.
+    pub generation: u64,
+    /// Seq this reader begins at in it.
+    pub first: u64,
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The broker ended it: its source was exhausted, or it was told to stop.
+    Stream,
+    /// The broker died, and this reader was told not to wait for the next.
+    BrokerGone,
+    /// Somebody who may took this reader's place back (`ringctl detach`): it is not to attach again by itself.
+    Detached(DetachedBy),
+}
+
+/// The reading end of a stream.
+pub struct Reader {
+    name: String,
+    options: Options,
+    link: Link,
+    ring: RingReader,
+    identity: Identity,
+    metadata: Vec<(String, String)>,
+    /// The first datagram published at or after this (CLOCK_MONOTONIC ns) is the next whose latency is sampled.
+    sample_from: u64,
+    broker_gone: bool,
+    empties: u32,
+    retry: Retry,
+    poll_fd: Option<OwnedFd>,
+    /// In the set of `poll_fd` while the broker is gone: fires when attaching again is due.
+    retry_timer: Option<OwnedFd>,
+}
+
+impl Reader {
+    /// Releases the datagram read last and finds the next thing. Never blocks, but for attaching to a restarted broker.
+    ///
+    /// # Errors
+    /// Only if the ring is damaged, or attaching again fails for a reason that will not pass.
+    #[allow(clippy::should_implement_trait, reason = "lends the datagram, which an iterator cannot")]
+    #[inline]
+    pub fn next(&mut self) -> Result<Read<'_>, Error> {
+        // Relaxed: the word is all there is to know. Whoever sleeps is woken by the hang-up that follows it.
+        let detached_by = self.link.page.block().detached_by.load(Ordering::Relaxed);
+        if detached_by != 0 {
+            return self.detached(detached_by);
+        }
+        let step = self.ring.step()?;
+        self.report_progress();
+        match step {
+            Step::Datagram(what) => {
+                if what.publish_time >= self.sample_from {
+                    self.sample_latency(what.publish_time);
+                }
+                Ok(Read::Datagram(Datagram { ring: &mut self.ring, what }))
+            }
+            other => self.other(other),
+        }
+    }
+
+    #[cold]
+    fn other(&mut self, step: Step) -> Result<Read<'static>, Error> {
+        match step {
+            Step::Gap(gap) => {
+                self.report();
+                Ok(Read::Gap(gap))
+            }
+            Step::Ended => Ok(Read::Ended(End::Stream)),
+            Step::Empty if self.broker_gone => self.after_broker(),
+            _ => {
+                // Who never waits learns of a dead broker here, now and then.
+                self.empties = self.empties.wrapping_add(1);
+                if self.empties.is_multiple_of(1 << 14) {
+                    self.broker_gone = self.link.connection.hung_up();
+                }
+                Ok(Read::Empty)
+            }
+        }
+    }
+
+    /// Its place was taken back. What is in the ring is not read any more, or a reader that lags would stay for ever.
+    #[cold]
+    fn detached(&mut self, by: u64) -> Result<Read<'static>, Error> {
+        if let Some(gap) = self.release()? {
+            return Ok(Read::Gap(gap));
+        }
+        // Only the broker and this process can write the word: whatever it says, the place is not to be used any more.
+        let by = DetachedBy::unpack(by).unwrap_or(DetachedBy { pid: 0, uid: u32::MAX });
+        Ok(Read::Ended(End::Detached(by)))
+    }
+
+    /// Name it was attached by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sizes of the ring.
+    pub fn geometry(&self) -> &Geometry {
+        self.ring.memory().geometry()
+    }
+
+    /// Generation it is attached to.
+    pub fn generation(&self) -> u64 {
+        self.link.generation
+    }
+
+    /// Key/value metadata of the stream.
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.metadata
+    }
+
+    /// One value of the metadata.
+    pub fn meta(&self, key: &str) -> Option<&str> {
+        self.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// Turns a publish time into a date: ns since 1970, as the clock stood when the ring was made.
+    pub fn publish_date(&self, publish_time: u64) -> u64 {
+        publish_time.wrapping_add(self.identity.realtime_offset_ns)
+    }
+
+    /// The books of this generation: `start + delivered + lost = read cursor`.
+    pub fn account(&self) -> &Account {
+        self.ring.account()
+    }
+
+    /// Next seq to read; a datagram in hand counts as not read yet.
+    pub fn read_cursor(&self) -> u64 {
+        self.ring.read_cursor()
+    }
+
+    /// Settles the datagram read last without reading on: brings [`Reader::account`] and `ringstat` up to date before a
+    /// pause. `Some`: it was torn.
+    ///
+    /// # Errors
+    /// Only if the ring is damaged.
+    pub fn release(&mut self) -> Result<Option<Gap>, Error> {
+        let gap = self.ring.release()?;
+        self.report();
+        Ok(gap)
+    }
+
+    /// Settles the datagram read last as [`Reader::release`] does, but a torn one is only said to be torn: its gap is told
+    /// by the next read.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn finish(&mut self) -> Result<(), Torn> {
+        self.ring.validate()?;
+        let settled = self.ring.release();
+        debug_assert_eq!(settled, Ok(None), "it was just found whole");
+        self.report_progress();
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("name", &self.name).field("account", self.ring.account()).finish_non_exhaustive()
+    }
+}

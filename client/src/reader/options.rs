@@ -1,0 +1,98 @@
+//! How to attach.
+
+use super::Reader;
+use super::link::{Link, Retry};
+use crate::Error;
+use ringweir_proto::ring::{Resume, Start};
+use std::time::Duration;
+
+/// How to attach.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(super) label: String,
+    pub(super) start: Start,
+    pub(super) resume: Resume,
+    pub(super) parks: bool,
+    pub(super) prefault: bool,
+    pub(super) reattach: bool,
+    pub(super) spin: Duration,
+}
+
+impl Options {
+    /// Defaults: start with what is published from now on; after a lap go on near the oldest datagram; sleep when idle
+    /// after 5 µs of polling; page tables filled at attach; attach again when the broker restarts. `label` (at most 32
+    /// bytes) is what `ringstat` shows.
+    pub fn new(label: &str) -> Self {
+        Self {
+            label: label.into(),
+            start: Start::Latest,
+            resume: Resume::Oldest,
+            parks: true,
+            prefault: true,
+            reattach: true,
+            spin: Duration::from_micros(5),
+        }
+    }
+
+    /// Where to begin.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Where to go on after a lap.
+    pub fn resume(mut self, resume: Resume) -> Self {
+        self.resume = resume;
+        self
+    }
+
+    /// How long [`Reader::wait`] polls before it sleeps. The longer, the lower the latency and the more processor time.
+    pub fn spin(mut self, spin: Duration) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Never sleep: [`Reader::wait`] polls until there is something. If no reader of a stream sleeps, its pump saves a fence.
+    pub fn always_spin(mut self) -> Self {
+        self.parks = false;
+        self
+    }
+
+    /// Whether to fill this process's page tables at attach, so that reading takes no page faults (default), or not, so
+    /// that attaching to a large ring is quick.
+    pub fn prefault(mut self, prefault: bool) -> Self {
+        self.prefault = prefault;
+        self
+    }
+
+    /// Whether to attach to the restarted broker when this one dies (default), or to end with [`End::BrokerGone`].
+    pub fn reattach(mut self, reattach: bool) -> Self {
+        self.reattach = reattach;
+        self
+    }
+
+    /// Attaches to the stream `name`, or to the control socket at a path (anything with a `/`).
+    ///
+    /// # Errors
+    /// [`Error`] says what was wrong and what to do: no such stream (and which are running), nobody answers, not allowed,
+    /// no place left, another release.
+    pub fn attach(&self, name: &str) -> Result<Reader, Error> {
+        let (link, ring, seen) = Link::open(name, self, self.start)?;
+        let mut reader = Reader {
+            name: name.into(),
+            options: self.clone(),
+            link,
+            ring,
+            identity: seen.identity,
+            metadata: seen.metadata,
+            sample_from: 0,
+            broker_gone: false,
+            empties: 0,
+            retry: Retry::default(),
+            poll_fd: None,
+            retry_timer: None,
+        };
+        reader.report();
+        Ok(reader)
+    }
+}

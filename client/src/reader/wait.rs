@@ -1,0 +1,165 @@
+//! Waiting: asleep, by an fd of one's own, or polling.
+//!
+//! Contract: no wake-up is lost (a reader arms, and its waker looks again for it: `proto/DESIGN.md` §5), and one that
+//! sleeps uses no processor time. A signal ends a sleep, a broker that hangs up does too.
+
+use super::Reader;
+use super::link::Link;
+use crate::Error;
+use ringweir_proto::os::{OsError, event};
+use ringweir_proto::sync::Ordering;
+use rustix::event::epoll;
+use rustix::thread::NanosleepRelativeResult;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How [`Reader::wait`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// There may be something to read, or its broker has hung up: call [`Reader::next`].
+    Woken,
+    /// The time is over.
+    TimedOut,
+    /// A signal came: look at what it asks for, then wait again.
+    Interrupted,
+}
+
+impl Reader {
+    /// Waits until there is something to read, the broker hangs up, a signal arrives or the timeout passes (`None`: for
+    /// ever), and now and then for nothing: read on whatever it says, [`Reader::next`] knows. Polls for [`Options::spin`](crate::Options::spin),
+    /// then sleeps in the kernel, unless attached with [`Options::always_spin`](crate::Options::always_spin): that polls on, and notices no signals.
+    ///
+    /// # Errors
+    /// If the kernel refuses to wait.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited, Error> {
+        let began = Instant::now();
+        let over = |limit: Duration| began.elapsed() >= limit;
+        let limit = timeout.unwrap_or(Duration::MAX);
+        if self.broker_gone {
+            // Not std's sleep: a signal must end it.
+            return Ok(match rustix::thread::nanosleep(&event::timespec(self.retry.remaining().min(limit))) {
+                NanosleepRelativeResult::Interrupted(_) => Waited::Interrupted,
+                _ if self.retry.remaining().is_zero() => Waited::Woken,
+                _ => Waited::TimedOut,
+            });
+        }
+        let spin = if self.options.parks { self.options.spin.min(limit) } else { limit };
+        let mut rounds = 0u32;
+        while !self.has_news() {
+            if over(spin) {
+                if !self.options.parks || over(limit) {
+                    return Ok(Waited::TimedOut);
+                }
+                let left = timeout.map(|t| t.saturating_sub(began.elapsed()));
+                return match self.park(left)? {
+                    Waited::Interrupted if over(limit) => Ok(Waited::TimedOut),
+                    other => Ok(other),
+                };
+            }
+            for _ in 0..32 {
+                std::hint::spin_loop();
+            }
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(1 << 14) && self.link.connection.hung_up() {
+                self.broker_gone = true;
+                return Ok(Waited::Woken);
+            }
+        }
+        Ok(Waited::Woken)
+    }
+
+    /// Whether [`Reader::next`] would find more than nothing.
+    fn has_news(&self) -> bool {
+        let memory = self.ring.memory();
+        self.link.page.block().detached_by.load(Ordering::Relaxed) != 0
+            || memory.write_cursor() != self.ring.write_cursor_seen()
+            || memory.has_ended()
+            || self.ring.read_cursor() != self.ring.write_cursor_seen()
+    }
+
+    /// Sleeps; `Interrupted` for a signal and for the end of the time, which the caller tells apart.
+    fn park(&mut self, timeout: Option<Duration>) -> Result<Waited, Error> {
+        if !self.arm()? {
+            return Ok(Waited::Woken);
+        }
+        let ready = event::wait(self.link.wake.as_fd(), self.link.connection.fd.as_fd(), timeout)
+            .map_err(OsError::at("poll for a wake-up"))?;
+        // The ring itself is taken before the next sleep: now there is something to read.
+        self.settle(event::Ready { first: false, ..ready })?;
+        Ok(if ready.first || ready.second { Waited::Woken } else { Waited::Interrupted })
+    }
+
+    fn settle(&mut self, ready: event::Ready) -> Result<(), Error> {
+        self.link.page.block().waiting.store(0, Ordering::Relaxed);
+        self.broker_gone |= ready.second;
+        if ready.first {
+            event::take(&self.link.wake).map_err(OsError::at("take wake-up"))?;
+        }
+        Ok(())
+    }
+
+    /// Says that this reader is about to sleep on [`Reader::fd`]. True: sleep, and a wake-up will come; false: there may be
+    /// something to read already: call [`Reader::next`]. Call it each time before polling; calling it twice does no harm.
+    /// While the broker is gone the fd becomes readable when attaching again is due.
+    ///
+    /// # Errors
+    /// If the doze bell cannot be rung, or the process is out of fds.
+    pub fn arm(&mut self) -> Result<bool, Error> {
+        self.settle(event::Ready { first: true, second: self.link.connection.hung_up() })?;
+        if self.has_news() {
+            return Ok(false);
+        }
+        if self.broker_gone {
+            return self.arm_retry();
+        }
+        let block = self.link.page.block();
+        block.waiting.store(1, Ordering::Relaxed);
+        block.seen_seq.store(self.ring.write_cursor_seen(), Ordering::Relaxed);
+        // The waker reads `seen_seq` after it has read this bell: the system calls order the two.
+        event::ring(&self.link.doze).map_err(OsError::at("ring doze bell"))?;
+        Ok(true)
+    }
+
+    /// Has [`Reader::fd`] wait for the next attempt to attach, instead of a socket that hung up and stays readable.
+    fn arm_retry(&mut self) -> Result<bool, Error> {
+        let left = self.retry.remaining();
+        let Some(poll_fd) = &self.poll_fd else { return Ok(false) };
+        if left.is_zero() || !self.options.reattach {
+            return Ok(false);
+        }
+        if self.retry_timer.is_none() {
+            // It may have been taken out before.
+            let _not_in = epoll::delete(poll_fd, &self.link.connection.fd);
+            let timer = event::timer().map_err(OsError::at("timerfd_create"))?;
+            epoll::add(poll_fd, &timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+                .map_err(OsError::at("epoll_ctl"))?;
+            self.retry_timer = Some(timer);
+        }
+        let timer = self.retry_timer.as_ref().expect("just made");
+        event::fire_in(timer, left).map_err(OsError::at("timerfd_settime"))?;
+        Ok(true)
+    }
+
+    /// An fd that becomes readable when an armed reader ([`Reader::arm`]) has something to read or its broker is gone: for
+    /// poll, select or epoll. It stays the same across restarts of the broker; never read from it.
+    ///
+    /// # Errors
+    /// If the process is out of fds.
+    pub fn fd(&mut self) -> Result<BorrowedFd<'_>, Error> {
+        if self.poll_fd.is_none() {
+            let fd = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+            watch(&fd, &self.link)?;
+            self.poll_fd = Some(fd);
+        }
+        Ok(self.poll_fd.as_ref().expect("just made").as_fd())
+    }
+}
+
+/// Has `poll_fd` look at what may wake the reader tied by `link`.
+pub(super) fn watch(poll_fd: &OwnedFd, link: &Link) -> Result<(), Error> {
+    for fd in [link.wake.as_fd(), link.connection.fd.as_fd()] {
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(poll_fd, fd, data, epoll::EventFlags::IN).map_err(OsError::at("epoll_ctl"))?;
+    }
+    Ok(())
+}
