@@ -43,7 +43,7 @@
  Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16 bits what was added
  since. Compare it with rw_abi_version() if the library may be another than the program was compiled with.
  */
-#define RW_ABI_VERSION 1
+#define RW_ABI_VERSION 2
 
 /*
  rw_options.start: with what is published from now on.
@@ -287,6 +287,12 @@ typedef enum rw_code {
 } rw_code;
 
 /*
+ Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond at most. Constant, so any
+ number of threads may look at it.
+ */
+typedef struct rw_latency rw_latency;
+
+/*
  A list of keys and values, all C strings. Constant, so any number of threads may look at it.
  */
 typedef struct rw_pairs rw_pairs;
@@ -302,120 +308,6 @@ typedef struct rw_reader rw_reader;
  thread at a time.
  */
 typedef struct rw_watch rw_watch;
-
-/*
- Sizes of a ring.
- */
-typedef struct rw_geometry {
-  /*
-   Slots, a power of two: datagrams the ring holds at most.
-   */
-  unsigned long long depth;
-  /*
-   Payload bytes the ring holds.
-   */
-  unsigned long long capacity;
-  /*
-   Largest datagram in bytes: a buffer of this size is never too small.
-   */
-  unsigned long long max_datagram;
-  /*
-   Zero.
-   */
-  unsigned long long reserved[5];
-} rw_geometry;
-
-/*
- The books of a reader in this generation: start + delivered + lost = read_cursor, always.
- */
-typedef struct rw_account {
-  /*
-   Seq it began at.
-   */
-  unsigned long long start;
-  /*
-   Datagrams handed out whole. One that is in hand, not released yet, is not among them.
-   */
-  unsigned long long delivered;
-  /*
-   Datagrams it was lapped over.
-   */
-  unsigned long long lost;
-  /*
-   Next seq to read.
-   */
-  unsigned long long read_cursor;
-  /*
-   Payload bytes delivered.
-   */
-  unsigned long long bytes_delivered;
-  /*
-   Payload bytes lost, where known.
-   */
-  unsigned long long bytes_lost;
-  /*
-   Laps told.
-   */
-  unsigned long long gaps;
-  /*
-   Losses before the ring it was told of (these have no seq and are not in lost).
-   */
-  unsigned long long upstream_lost;
-  /*
-   Largest lag seen, in datagrams.
-   */
-  unsigned long long lag_max;
-  /*
-   Zero.
-   */
-  unsigned long long reserved[7];
-} rw_account;
-
-/*
- Datagrams a reader will never see.
- */
-typedef struct rw_gap {
-  /*
-   First seq lost; for RW_UPSTREAM the seq before which they were due.
-   */
-  unsigned long long first;
-  /*
-   Last seq lost; for RW_UPSTREAM equal to first.
-   */
-  unsigned long long last;
-  /*
-   How many were lost; last - first + 1 for RW_LAPPED.
-   */
-  unsigned long long count;
-  /*
-   Their payload bytes, or RW_UNKNOWN.
-   */
-  unsigned long long bytes;
-  /*
-   Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is none yet.
-   */
-  unsigned long long time;
-  /*
-   RW_LAPPED or RW_UPSTREAM.
-   */
-  uint32_t cause;
-  /*
-   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER.
-   */
-  uint32_t layer;
-  /*
-   1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count.
-   */
-  uint32_t exact;
-  /*
-   Zero.
-   */
-  uint32_t reserved0;
-  /*
-   Zero.
-   */
-  unsigned long long reserved[2];
-} rw_gap;
 
 /*
  How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero first, or use a
@@ -500,6 +392,186 @@ typedef struct rw_datagram {
 } rw_datagram;
 
 /*
+ Datagrams a reader will never see.
+ */
+typedef struct rw_gap {
+  /*
+   First seq lost; for RW_UPSTREAM the seq before which they were due.
+   */
+  unsigned long long first;
+  /*
+   Last seq lost; for RW_UPSTREAM equal to first.
+   */
+  unsigned long long last;
+  /*
+   How many were lost; last - first + 1 for RW_LAPPED.
+   */
+  unsigned long long count;
+  /*
+   Their payload bytes, or RW_UNKNOWN.
+   */
+  unsigned long long bytes;
+  /*
+   Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is none yet.
+   */
+  unsigned long long time;
+  /*
+   RW_LAPPED or RW_UPSTREAM.
+   */
+  uint32_t cause;
+  /*
+   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER.
+   */
+  uint32_t layer;
+  /*
+   1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count.
+   */
+  uint32_t exact;
+  /*
+   Zero.
+   */
+  uint32_t reserved0;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[2];
+} rw_gap;
+
+/*
+ Sizes of a ring.
+ */
+typedef struct rw_geometry {
+  /*
+   Slots, a power of two: datagrams the ring holds at most.
+   */
+  unsigned long long depth;
+  /*
+   Payload bytes the ring holds.
+   */
+  unsigned long long capacity;
+  /*
+   Largest datagram in bytes: a buffer of this size is never too small.
+   */
+  unsigned long long max_datagram;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[5];
+} rw_geometry;
+
+/*
+ The books of a reader in this generation: start + delivered + lost = read_cursor, always.
+ */
+typedef struct rw_account {
+  /*
+   Seq it began at.
+   */
+  unsigned long long start;
+  /*
+   Datagrams handed out whole. One that is in hand, not released yet, is not among them.
+   */
+  unsigned long long delivered;
+  /*
+   Datagrams it was lapped over.
+   */
+  unsigned long long lost;
+  /*
+   Next seq to read.
+   */
+  unsigned long long read_cursor;
+  /*
+   Payload bytes delivered.
+   */
+  unsigned long long bytes_delivered;
+  /*
+   Payload bytes lost, where known.
+   */
+  unsigned long long bytes_lost;
+  /*
+   Laps told.
+   */
+  unsigned long long gaps;
+  /*
+   Losses before the ring it was told of (these have no seq and are not in lost).
+   */
+  unsigned long long upstream_lost;
+  /*
+   Largest lag seen, in datagrams.
+   */
+  unsigned long long lag_max;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[7];
+} rw_account;
+
+/*
+ Who took a reader's place back.
+ */
+typedef struct rw_detached_by {
+  /*
+   Process that asked for it; 0 if it has none where the broker lives.
+   */
+  uint32_t pid;
+  /*
+   Its user.
+   */
+  uint32_t uid;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[3];
+} rw_detached_by;
+
+/*
+ What a histogram says as a whole.
+ */
+typedef struct rw_latency_total {
+  /*
+   When the reader attached, ns since 1970: with its place, who it is.
+   */
+  unsigned long long attached_realtime;
+  /*
+   Samples.
+   */
+  unsigned long long samples;
+  /*
+   Sum of all samples, ns.
+   */
+  unsigned long long sum_ns;
+  /*
+   The longest, ns.
+   */
+  unsigned long long max_ns;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[4];
+} rw_latency_total;
+
+/*
+ Samples of at least from_ns and less than to_ns.
+ */
+typedef struct rw_bucket {
+  /*
+   The shortest time in it, ns.
+   */
+  unsigned long long from_ns;
+  /*
+   The shortest time above it, ns: at most an eighth above from_ns, or 1 above it. UINT64_MAX for the last one.
+   */
+  unsigned long long to_ns;
+  /*
+   Samples in it, never 0.
+   */
+  unsigned long long count;
+  /*
+   Zero.
+   */
+  unsigned long long reserved;
+} rw_bucket;
+
+/*
  One figure.
  */
 typedef struct rw_figure {
@@ -540,225 +612,6 @@ extern "C" {
 uint32_t rw_abi_version(void);
 
 /*
- Words about the last error of this thread: what was wrong, with which value, what to do. For example: no stream "daq9";
- running: daq0. Empty if there was none. Valid until the next call of this thread that returns an error; a call that
- succeeds leaves it as it is.
- */
-const char *rw_error_message(void);
-
-/*
- What a return code means and what to do about it, in English. Never NULL; the text is constant.
- */
-const char *rw_strerror(int code);
-
-/*
- The streams whose sockets are in the run directories: key is the name, value the path of its control socket. Nobody is
- asked whether it lives. On RW_OK free *pairs with rw_pairs_free(). Errors: RW_INVALID.
- */
-int rw_streams(struct rw_pairs **pairs);
-
-/*
- A stream in words: "name", "source", "summary" (what the broker said at its start), "broker_version", and its metadata
- with "meta." before each key. On RW_OK free *pairs with rw_pairs_free(). Errors: those of rw_attach().
- */
-int rw_describe(const char *name,
-                struct rw_pairs **pairs);
-
-/*
- How many pairs there are; 0 for NULL.
- */
-size_t rw_pairs_count(const struct rw_pairs *pairs);
-
-/*
- Key of pair i, from 0; NULL past the end. Valid as long as the list.
- */
-const char *rw_pairs_key(const struct rw_pairs *pairs, size_t i);
-
-/*
- Value of pair i, from 0; NULL past the end. Valid as long as the list.
- */
-const char *rw_pairs_value(const struct rw_pairs *pairs, size_t i);
-
-/*
- Value of the first pair with this key; NULL if there is none. Valid as long as the list.
- */
-const char *rw_pairs_find(const struct rw_pairs *pairs, const char *key);
-
-/*
- Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for rw_reader_metadata().
- */
-void rw_pairs_free(struct rw_pairs *pairs);
-
-/*
- Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another call.
- */
-const char *rw_reader_name(const struct rw_reader *reader);
-
-/*
- Generation of the stream it is attached to, from 1; 0 if reader is NULL or in use by another call.
- */
-unsigned long long rw_reader_generation(const struct rw_reader *reader);
-
-/*
- Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until RW_RESTARTED or rw_detach(), do
- not free it. NULL if reader is NULL or in use by another call.
- */
-const struct rw_pairs *rw_reader_metadata(const struct rw_reader *reader);
-
-/*
- Sizes of the ring; the same within a generation. Errors: RW_INVALID, RW_BUSY.
- */
-int rw_reader_geometry(const struct rw_reader *reader, struct rw_geometry *geometry);
-
-/*
- The reader's books. Errors: RW_INVALID, RW_BUSY.
- */
-int rw_reader_account(const struct rw_reader *reader, struct rw_account *account);
-
-/*
- The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors: RW_INVALID, RW_BUSY.
- */
-int rw_reader_last_gap(const struct rw_reader *reader, struct rw_gap *gap);
-
-/*
- Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if reader is NULL or in use by
- another call.
- */
-unsigned long long rw_reader_date(const struct rw_reader *reader,
-                                  unsigned long long publish_time);
-
-/*
- Attaches to the stream name, or to the control socket at a path (anything with a '/'). options may be NULL. On RW_OK
- *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 5 s at most.
- Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING, RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION,
- RW_PROTOCOL, RW_BAD_NAME, RW_RESOURCES, RW_SYSTEM, RW_PANIC.
- */
-int rw_attach(const char *name,
-              const struct rw_options *options,
-              struct rw_reader **reader);
-
-/*
- Ends a reader: frees its place in the stream and everything it handed out. NULL is fine. RW_BUSY: another call is using
- it, and nothing was done.
- */
-int rw_detach(struct rw_reader *reader);
-
-/*
- Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no system call while datagrams
- come. A datagram still in hand is released first; if it turns out to be torn, the gap that begins with it comes now.
-
- RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
- done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
- RW_RESTARTED, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
- rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
- */
-int rw_next(struct rw_reader *reader,
-            struct rw_datagram *datagram,
-            struct rw_gap *gap);
-
-/*
- Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it counts as delivered (also if
- nothing was in hand). RW_TORN: the publisher overwrote it meanwhile; undo what came of it, and the next call tells the
- gap that begins with it. Errors: RW_INVALID, RW_BUSY.
- */
-int rw_release(struct rw_reader *reader);
-
-/*
- As rw_next(), but copies the datagram into the size bytes at buffer, found whole, and it counts as delivered at once: no
- rw_release(), and never RW_TORN. A buffer of rw_geometry.max_datagram bytes is never too small; align it to 64.
-
- RW_TOO_SMALL: datagram->len is the room it takes (data is NULL, buffer untouched) and it stays unread: the next rw_read()
- or rw_next() finds it again, or, if it was overwritten by then, the gap that begins with it. buffer may be NULL if size is 0.
- */
-int rw_read(struct rw_reader *reader,
-            void *buffer,
-            size_t size,
-            struct rw_datagram *datagram,
-            struct rw_gap *gap);
-
-/*
- Sleeps until there is something to read, a signal comes, or timeout_ms milliseconds are over (-1: for ever, 0: just
- looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next() (now and then there is nothing after all). RW_TIMEOUT,
- RW_INTERRUPTED: as they say. A signal that comes just before this call does not end it; where that matters, block the
- signal and use rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
- */
-int rw_wait(struct rw_reader *reader,
-            int timeout_ms);
-
-/*
- A file descriptor for poll(), select() or epoll: readable when a reader that was armed with rw_arm() has something to
- read, or its broker is gone. It stays the same when the broker restarts, and belongs to the reader: never read from it
- or close it. Errors, below zero: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
- */
-int rw_fd(struct rw_reader *reader);
-
-/*
- Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next() has said RW_EMPTY. RW_OK:
- sleep, and the descriptor will become readable (while the broker is gone: when attaching again is due). RW_READY: do not
- sleep, call rw_next(). Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
- */
-int rw_arm(struct rw_reader *reader);
-
-/*
- Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with rw_watch_detach(), otherwise it is
- NULL. Errors: those of rw_attach().
- */
-int rw_watch_attach(const char *name,
-                    struct rw_watch **watch);
-
-/*
- Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using it, nothing was done.
- */
-int rw_watch_detach(struct rw_watch *watch);
-
-/*
- Takes the newest snapshot, which all calls below then show; the broker makes several a second, and sampled_at says when.
- No system call. RW_EMPTY: there is none yet, the last one stays. Errors: RW_INVALID, RW_BUSY.
- */
-int rw_watch_refresh(struct rw_watch *watch);
-
-/*
- 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors: RW_INVALID, RW_BUSY.
- */
-int rw_watch_hung_up(struct rw_watch *watch);
-
-/*
- How many readers the snapshot shows. Errors: RW_INVALID (also: no snapshot yet), RW_BUSY.
- */
-int rw_watch_readers(struct rw_watch *watch);
-
-/*
- Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is untouched. Which figures
- there are does not change within a release. Errors: RW_INVALID (also: no such reader, no snapshot yet), RW_BUSY.
- */
-int rw_watch_figure(struct rw_watch *watch,
-                    int reader,
-                    size_t i,
-                    struct rw_figure *figure);
-
-/*
- The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID (also: no such figure or
- reader, no snapshot yet), RW_BUSY.
- */
-int rw_watch_get(struct rw_watch *watch,
-                 int reader,
-                 const char *name,
-                 unsigned long long *value);
-
-/*
- Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next rw_watch_refresh(). NULL if
- there are none.
- */
-const char *rw_watch_text(struct rw_watch *watch,
-                          int which);
-
-/*
- What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is no such reader.
- */
-const char *rw_watch_label(struct rw_watch *watch,
-                           int reader);
-
-/*
  What a return code means and what to do about it, in English. Never NULL; the text is constant.
  */
 const char *rw_strerror(int code);
@@ -772,7 +625,7 @@ const char *rw_error_message(void);
 
 /*
  Attaches to the stream name, or to the control socket at a path (anything with a '/'). options may be NULL. On RW_OK
- *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 5 s at most.
+ *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 10 s at most.
  Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING, RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION,
  RW_PROTOCOL, RW_BAD_NAME, RW_RESOURCES, RW_SYSTEM, RW_PANIC.
  */
@@ -917,6 +770,64 @@ const char *rw_pairs_find(const struct rw_pairs *pairs, const char *key);
  Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for rw_reader_metadata().
  */
 void rw_pairs_free(struct rw_pairs *pairs);
+
+/*
+ Takes the place of a reader of the stream name back, for root and the broker's own user. It is told so, and ends with
+ RW_DETACHED. index and attached_realtime are its figures in rw_watch_get(), both, so that nobody else is hit who got the
+ place meanwhile. RW_NOT_FOUND: no such stream, or the reader is gone. Errors: those of rw_attach().
+ */
+int rw_detach_reader(const char *name,
+                     uint32_t index,
+                     unsigned long long attached_realtime);
+
+/*
+ After RW_DETACHED: who it was. RW_EMPTY: the reader was not told RW_DETACHED, *by is untouched. Errors: RW_INVALID, RW_BUSY.
+ */
+int rw_reader_detached_by(const struct rw_reader *reader,
+                          struct rw_detached_by *by);
+
+/*
+ Asks the broker of the stream name for the latencies of the reader whose figure "index" (rw_watch_get()) is index. On
+ RW_OK free *latency with rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or no reader in that
+ place. Errors: those of rw_attach().
+ */
+int rw_latency_ask(const char *name,
+                   uint32_t index,
+                   struct rw_latency **latency);
+
+/*
+ What was added from before to latency, both of one reader: a histogram of its own, its longest known as exactly as its
+ bucket. On RW_OK free *since with rw_latency_free(), otherwise it is NULL. Errors: RW_INVALID (also: of two readers).
+ */
+int rw_latency_since(const struct rw_latency *latency,
+                     const struct rw_latency *before,
+                     struct rw_latency **since);
+
+/*
+ Samples, sum and longest. Errors: RW_INVALID.
+ */
+int rw_latency_all(const struct rw_latency *latency, struct rw_latency_total *total);
+
+/*
+ The time that a share, 0 to 1, of the samples do not exceed (0.99: the 99th percentile), in ns: at most 12.5 % too high,
+ never too low, and never over the longest. RW_EMPTY: there are no samples, *ns is untouched. Errors: RW_INVALID.
+ */
+int rw_latency_quantile(const struct rw_latency *latency,
+                        double share,
+                        unsigned long long *ns);
+
+/*
+ Bucket i, from 0, of those that are not empty, in rising order. RW_EMPTY past the last one: *bucket is untouched. Errors:
+ RW_INVALID.
+ */
+int rw_latency_bucket(const struct rw_latency *latency,
+                      size_t i,
+                      struct rw_bucket *bucket);
+
+/*
+ Frees a histogram. NULL is fine.
+ */
+void rw_latency_free(struct rw_latency *latency);
 
 /*
  Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with rw_watch_detach(), otherwise it is

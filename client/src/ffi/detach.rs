@@ -1,0 +1,42 @@
+//! Places taken back: from another reader by this program, and from this reader by another program.
+
+use super::reader::{Reading, rw_reader};
+use super::{border, rw_code, text, write};
+use std::ffi::{c_char, c_int, c_ulonglong};
+
+/// Who took a reader's place back.
+#[repr(C)]
+pub struct rw_detached_by {
+    /// Process that asked for it; 0 if it has none where the broker lives.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Zero.
+    pub reserved: [c_ulonglong; 3],
+}
+
+/// Takes the place of a reader of the stream name back, for root and the broker's own user. It is told so, and ends with
+/// RW_DETACHED. index and attached_realtime are its figures in rw_watch_get(), both, so that nobody else is hit who got the
+/// place meanwhile. RW_NOT_FOUND: no such stream, or the reader is gone. Errors: those of rw_attach().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_detach_reader(name: *const c_char, index: u32, attached_realtime: c_ulonglong) -> c_int {
+    border(|| {
+        // SAFETY: NULL or a C string, as the header asks.
+        crate::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
+        Ok(rw_code::RW_OK)
+    })
+}
+
+/// After RW_DETACHED: who it was. RW_EMPTY: the reader was not told RW_DETACHED, *by is untouched. Errors: RW_INVALID, RW_BUSY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_reader_detached_by(reader: *const rw_reader, by: *mut rw_detached_by) -> c_int {
+    let act = |reading: &mut Reading| {
+        let Some(found) = reading.detached_by else { return Ok(rw_code::RW_EMPTY) };
+        let told = rw_detached_by { pid: found.pid, uid: found.uid, reserved: [0; 3] };
+        // SAFETY: NULL or room, as the header asks.
+        unsafe { write(by, "by", told) }?;
+        Ok(rw_code::RW_OK)
+    };
+    // SAFETY: as the header asks.
+    unsafe { rw_reader::enter(reader, act) }
+}

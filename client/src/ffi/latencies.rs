@@ -1,0 +1,168 @@
+//! Publish → read latencies of a reader as C sees them: a histogram, with its percentiles and its buckets.
+
+use super::border::quietly;
+use super::{Fault, border, rw_code, text, write};
+use crate::{Histogram, Latency};
+use ringweir_proto::latency::above;
+use std::ffi::{c_char, c_int, c_ulonglong};
+
+/// Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond at most. Constant, so any
+/// number of threads may look at it.
+pub struct rw_latency(Latency);
+
+/// What a histogram says as a whole.
+#[repr(C)]
+pub struct rw_latency_total {
+    /// When the reader attached, ns since 1970: with its place, who it is.
+    pub attached_realtime: c_ulonglong,
+    /// Samples.
+    pub samples: c_ulonglong,
+    /// Sum of all samples, ns.
+    pub sum_ns: c_ulonglong,
+    /// The longest, ns.
+    pub max_ns: c_ulonglong,
+    /// Zero.
+    pub reserved: [c_ulonglong; 4],
+}
+
+/// Samples of at least from_ns and less than to_ns.
+#[repr(C)]
+pub struct rw_bucket {
+    /// The shortest time in it, ns.
+    pub from_ns: c_ulonglong,
+    /// The shortest time above it, ns: at most an eighth above from_ns, or 1 above it. UINT64_MAX for the last one.
+    pub to_ns: c_ulonglong,
+    /// Samples in it, never 0.
+    pub count: c_ulonglong,
+    /// Zero.
+    pub reserved: c_ulonglong,
+}
+
+/// One look at a histogram.
+///
+/// # Safety
+/// `latency` is NULL or live.
+unsafe fn look(latency: *const rw_latency, act: impl FnOnce(&Latency) -> Result<rw_code, Fault>) -> c_int {
+    border(|| {
+        // SAFETY: NULL or live, as the caller promises.
+        let seen = unsafe { latency.as_ref() }.ok_or_else(|| Fault::invalid("latency is NULL"))?;
+        act(&seen.0)
+    })
+}
+
+/// Puts a histogram into the caller's hands, who frees it.
+///
+/// # Safety
+/// `out` is NULL or room for a pointer.
+unsafe fn lend(out: *mut *mut rw_latency, make: impl FnOnce() -> Result<Latency, Fault>) -> c_int {
+    border(|| {
+        // SAFETY: as the caller promises.
+        unsafe { write(out, "latency", std::ptr::null_mut()) }?;
+        let made = Box::into_raw(Box::new(rw_latency(make()?)));
+        // SAFETY: checked and written above.
+        unsafe { write(out, "latency", made) }?;
+        Ok(rw_code::RW_OK)
+    })
+}
+
+/// Asks the broker of the stream name for the latencies of the reader whose figure "index" (rw_watch_get()) is index. On
+/// RW_OK free *latency with rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or no reader in that
+/// place. Errors: those of rw_attach().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_latency_ask(name: *const c_char, index: u32, latency: *mut *mut rw_latency) -> c_int {
+    let make = || {
+        // SAFETY: NULL or a C string, as the header asks.
+        let name = unsafe { text(name, "name") }?;
+        crate::latencies(name, &[index])?.pop().ok_or_else(|| Fault {
+            code: rw_code::RW_NOT_FOUND,
+            text: format!("stream {name:?} has no reader in place {index}"),
+        })
+    };
+    // SAFETY: as the header asks.
+    unsafe { lend(latency, make) }
+}
+
+/// What was added from before to latency, both of one reader: a histogram of its own, its longest known as exactly as its
+/// bucket. On RW_OK free *since with rw_latency_free(), otherwise it is NULL. Errors: RW_INVALID (also: of two readers).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_latency_since(
+    latency: *const rw_latency,
+    before: *const rw_latency,
+    since: *mut *mut rw_latency,
+) -> c_int {
+    let make = || {
+        // SAFETY: NULL or live, as the header asks.
+        let now = unsafe { latency.as_ref() };
+        // SAFETY: NULL or live, as the header asks.
+        let then = unsafe { before.as_ref() };
+        let (Some(rw_latency(now)), Some(rw_latency(then))) = (now, then) else {
+            return Err(Fault::invalid("latency or before is NULL"));
+        };
+        if (now.index, now.attached) != (then.index, then.attached) {
+            return Err(Fault::invalid("latency and before are of two readers"));
+        }
+        Ok(Latency { histogram: now.histogram.since(&then.histogram), ..*now })
+    };
+    // SAFETY: as the header asks.
+    unsafe { lend(since, make) }
+}
+
+/// Samples, sum and longest. Errors: RW_INVALID.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_latency_all(latency: *const rw_latency, total: *mut rw_latency_total) -> c_int {
+    let act = |seen: &Latency| {
+        let Histogram { sum_ns, max_ns, .. } = seen.histogram;
+        let (attached_realtime, samples) = (seen.attached, seen.histogram.samples());
+        let told = rw_latency_total { attached_realtime, samples, sum_ns, max_ns, reserved: [0; 4] };
+        // SAFETY: NULL or room, as the header asks.
+        unsafe { write(total, "total", told) }?;
+        Ok(rw_code::RW_OK)
+    };
+    // SAFETY: as the header asks.
+    unsafe { look(latency, act) }
+}
+
+/// The time that a share, 0 to 1, of the samples do not exceed (0.99: the 99th percentile), in ns: at most 12.5 % too high,
+/// never too low, and never over the longest. RW_EMPTY: there are no samples, *ns is untouched. Errors: RW_INVALID.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_latency_quantile(latency: *const rw_latency, share: f64, ns: *mut c_ulonglong) -> c_int {
+    let act = |seen: &Latency| {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Fault::invalid(format!("share {share}: use 0 to 1")));
+        }
+        let Some(found) = seen.histogram.quantile(share) else { return Ok(rw_code::RW_EMPTY) };
+        // SAFETY: NULL or room, as the header asks.
+        unsafe { write(ns, "ns", found) }?;
+        Ok(rw_code::RW_OK)
+    };
+    // SAFETY: as the header asks.
+    unsafe { look(latency, act) }
+}
+
+/// Bucket i, from 0, of those that are not empty, in rising order. RW_EMPTY past the last one: *bucket is untouched. Errors:
+/// RW_INVALID.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_latency_bucket(latency: *const rw_latency, i: usize, bucket: *mut rw_bucket) -> c_int {
+    let act = |seen: &Latency| {
+        let Some((place, count)) = seen.histogram.occupied().nth(i) else { return Ok(rw_code::RW_EMPTY) };
+        let place = usize::from(place);
+        let told =
+            rw_bucket { from_ns: place.checked_sub(1).map_or(0, above), to_ns: above(place), count, reserved: 0 };
+        // SAFETY: NULL or room, as the header asks.
+        unsafe { write(bucket, "bucket", told) }?;
+        Ok(rw_code::RW_OK)
+    };
+    // SAFETY: as the header asks.
+    unsafe { look(latency, act) }
+}
+
+/// Frees a histogram. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_latency_free(latency: *mut rw_latency) {
+    quietly((), || {
+        if !latency.is_null() {
+            // SAFETY: from Box::into_raw in `lend`, and given up by the caller, as the header asks.
+            drop(unsafe { Box::from_raw(latency) });
+        }
+    });
+}
