@@ -53,7 +53,7 @@ impl Intake {
     }
 
     /// Whether the round may take another datagram.
-    #[inline]
+    #[inline(always)]
     pub fn has_room(&self) -> bool {
         self.publisher.unflushed() < self.batch_most && self.batch_bytes < self.batch_bytes_most
     }
@@ -70,13 +70,13 @@ impl Intake {
 
     /// Claims `len` contiguous bytes of the ring. Claiming the same length again before a commit gives the same bytes, with
     /// what was filled in so far.
-    #[inline]
+    #[inline(always)]
     pub fn claim(&mut self, len: usize) -> Result<Claim<'_>, SpanTooLong> {
         self.publisher.claim(len)
     }
 
     /// Commits `len` bytes at `offset` (a multiple of 8, behind earlier commits) of the current claim as one datagram.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self, offset: usize, len: usize, arrival: Arrival) {
         let Arrival { original_len, channel, source_time } = arrival;
         if original_len as usize > len {

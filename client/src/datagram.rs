@@ -10,7 +10,6 @@ use std::marker::PhantomData;
 /// A datagram, held until the next one is read.
 pub struct Datagram<'r> {
     pub(crate) ring: &'r mut RingReader,
-    pub(crate) what: Descriptor,
 }
 
 /// Why a datagram was not copied.
@@ -31,40 +30,52 @@ pub enum CopyError {
 }
 
 impl Datagram<'_> {
+    #[inline(always)]
+    fn what(&self) -> &Descriptor {
+        self.ring.current()
+    }
+
     /// Number in the stream, from 0.
+    #[inline]
     pub fn seq(&self) -> u64 {
-        self.what.seq
+        self.what().seq
     }
     /// Length in bytes.
     #[allow(clippy::len_without_is_empty, reason = "an empty datagram is a datagram; nobody asks whether it is empty")]
+    #[inline]
     pub fn len(&self) -> usize {
-        self.what.len
+        self.what().len
     }
     /// Length before it was cut, in bytes; equals [`Self::len`] if it was not.
+    #[inline]
     pub fn original_len(&self) -> usize {
-        self.what.original_len
+        self.what().original_len
     }
     /// Whether it was cut on its way into the ring.
+    #[inline]
     pub fn is_truncated(&self) -> bool {
-        self.what.original_len > self.what.len
+        self.what().original_len > self.what().len
     }
     /// Channel, 0 where there is one only.
+    #[inline]
     pub fn channel(&self) -> u16 {
-        self.what.channel
+        self.what().channel
     }
     /// When the source saw it: ns since 1970; `None` if the source does not say.
+    #[inline]
     pub fn source_time(&self) -> Option<u64> {
-        (self.what.source_time != 0).then_some(self.what.source_time)
+        (self.what().source_time != 0).then_some(self.what().source_time)
     }
     /// When the broker took it in: CLOCK_MONOTONIC ns.
+    #[inline]
     pub fn publish_time(&self) -> u64 {
-        self.what.publish_time
+        self.what().publish_time
     }
 
     /// Address of its first byte, as [`Payload::as_ptr`].
     #[cfg(feature = "ffi")]
     pub(crate) fn address(&self) -> *const u8 {
-        self.ring.payload_ptr(&self.what)
+        self.ring.payload_ptr(self.what())
     }
 
     /// Copies it into the first [`Self::len`] bytes of `buffer` and validates.
@@ -73,13 +84,13 @@ impl Datagram<'_> {
     /// [`CopyError::TooSmall`] leaves it unread; [`CopyError::Torn`] voids it.
     #[inline]
     pub fn copy_to(&mut self, buffer: &mut [u8]) -> Result<usize, CopyError> {
-        let needed = self.what.len;
+        let needed = self.what().len;
         let given = buffer.len();
         let Some(room) = buffer.get_mut(..needed) else {
             self.ring.leave_unread();
             return Err(CopyError::TooSmall { needed, given });
         };
-        self.ring.copy_out(&self.what, 0, room);
+        self.ring.copy_out(self.what(), 0, room);
         self.ring.validate()?;
         Ok(needed)
     }
@@ -89,8 +100,8 @@ impl Datagram<'_> {
     /// # Errors
     /// [`Torn`] if it was overwritten meanwhile.
     pub fn to_vec(&mut self) -> Result<Vec<u8>, Torn> {
-        let mut bytes = vec![0; self.what.len];
-        self.ring.copy_out(&self.what, 0, &mut bytes);
+        let mut bytes = vec![0; self.what().len];
+        self.ring.copy_out(self.what(), 0, &mut bytes);
         self.ring.validate()?;
         Ok(bytes)
     }
@@ -102,7 +113,7 @@ impl Datagram<'_> {
     /// [`Torn`] if it was overwritten meanwhile.
     #[inline]
     pub fn view<R>(&mut self, look: impl FnOnce(Payload<'_>) -> R) -> Result<R, Torn> {
-        let result = look(Payload { ring: self.ring, what: &self.what, _borrow: PhantomData });
+        let result = look(Payload { ring: self.ring, _borrow: PhantomData });
         self.ring.validate()?;
         Ok(result)
     }
@@ -110,7 +121,7 @@ impl Datagram<'_> {
 
 impl std::fmt::Debug for Datagram<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.what.fmt(f)
+        self.what().fmt(f)
     }
 }
 
@@ -118,29 +129,35 @@ impl std::fmt::Debug for Datagram<'_> {
 #[derive(Clone, Copy)]
 pub struct Payload<'v> {
     ring: &'v RingReader,
-    what: &'v Descriptor,
     _borrow: PhantomData<&'v [u8]>,
 }
 
 impl Payload<'_> {
+    #[inline(always)]
+    fn what(&self) -> &Descriptor {
+        self.ring.current()
+    }
+
     /// Length in bytes.
     #[allow(clippy::len_without_is_empty, reason = "as for Datagram")]
+    #[inline]
     pub fn len(&self) -> usize {
-        self.what.len
+        self.what().len
     }
 
     /// Address of the first byte, 8-aligned, for code that reads in place on its own responsibility: the bytes may change
     /// at any moment, so no `&[u8]` may be made of them.
     pub fn as_ptr(&self) -> *const u8 {
-        self.ring.payload_ptr(self.what)
+        self.ring.payload_ptr(self.what())
     }
 
     /// Copies `buffer.len()` bytes from `at`, not validated yet.
     ///
     /// # Panics
     /// If the range is not inside the payload.
+    #[inline]
     pub fn copy_to(&self, at: usize, buffer: &mut [u8]) {
-        self.ring.copy_out(self.what, at, buffer);
+        self.ring.copy_out(self.what(), at, buffer);
     }
 
     /// Passes the payload through `step` in pieces of at most 4 KiB, each a private copy that stays in the first-level
@@ -148,13 +165,20 @@ impl Payload<'_> {
     #[inline]
     pub fn fold<A>(&self, start: A, mut step: impl FnMut(A, &[u8]) -> A) -> A {
         #[repr(align(64))]
-        struct Piece([u8; 4096]);
+        struct Piece<const N: usize>([u8; N]);
+        // Room is cleared first: as little as will do.
+        if self.len() <= 256 {
+            let mut piece = Piece([0; 256]);
+            let bytes = &mut piece.0[..self.len()];
+            self.copy_to(0, bytes);
+            return step(start, bytes);
+        }
         let mut piece = Piece([0; 4096]);
         let mut folded = start;
         let mut at = 0;
-        while at < self.what.len {
-            let n = (self.what.len - at).min(piece.0.len());
-            self.ring.copy_out(self.what, at, &mut piece.0[..n]);
+        while at < self.len() {
+            let n = (self.len() - at).min(piece.0.len());
+            self.copy_to(at, &mut piece.0[..n]);
             folded = step(folded, &piece.0[..n]);
             at += n;
         }

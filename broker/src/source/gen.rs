@@ -8,9 +8,9 @@
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};
 use ringweir_proto::generate::{GenSpec, Generator};
+use ringweir_proto::os::clock;
 use ringweir_proto::pace::Pacer;
 use ringweir_proto::quantity::{Rate, Span};
-use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
 pub const KIND: SourceKind = SourceKind {
@@ -42,16 +42,16 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
 impl Source for Gen {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         let now = intake.now();
-        let clock = clock_gettime(ClockId::Realtime);
-        let source_time = clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64;
-        let mut took = false;
+        let mut took = None;
         while intake.has_room() {
             let Some(len) = self.generator.next_len() else {
-                return Ok(if took { Fill::Took } else { Fill::Ended });
+                return Ok(if took.is_some() { Fill::Took } else { Fill::Ended });
             };
             if !self.pacer.due(now) {
                 return Ok(Fill::Idle);
             }
+            // Once a round, and only once something is due: a source that spins looks at one clock.
+            let source_time = *took.get_or_insert_with(clock::realtime_ns);
             let forgiven = self.pacer.forgiven_ns();
             if forgiven > self.forgiven_told {
                 let late = Span(Duration::from_nanos(forgiven - self.forgiven_told));
@@ -62,7 +62,6 @@ impl Source for Gen {
             let Some(made) = self.generator.fill_next(claim.bytes()) else { return Ok(Fill::Ended) };
             intake.commit(0, len, Arrival { channel: made.channel, source_time, original_len: 0 });
             self.pacer.spend(len);
-            took = true;
         }
         Ok(Fill::Took)
     }

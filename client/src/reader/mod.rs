@@ -87,22 +87,28 @@ impl Reader {
         if detached_by != 0 {
             return self.detached(detached_by);
         }
-        let step = self.ring.step()?;
-        self.report_progress();
-        match step {
-            Step::Datagram(what) => {
-                if what.publish_time >= self.sample_from {
-                    self.sample_latency(what.publish_time);
-                }
-                Ok(Read::Datagram(Datagram { ring: &mut self.ring, what }))
-            }
-            other => self.other(other),
+        if self.ring.advance() {
+            self.report_progress();
+            return Ok(self.datagram());
         }
+        self.other()
+    }
+
+    #[inline(always)]
+    fn datagram(&mut self) -> Read<'_> {
+        let published = self.ring.current().publish_time;
+        if published >= self.sample_from {
+            self.sample_latency(published);
+        }
+        Read::Datagram(Datagram { ring: &mut self.ring })
     }
 
     #[cold]
-    fn other(&mut self, step: Step) -> Result<Read<'static>, Error> {
+    fn other(&mut self) -> Result<Read<'_>, Error> {
+        let step = self.ring.step()?;
+        self.report_progress();
         match step {
+            Step::Datagram(_) => Ok(self.datagram()),
             Step::Gap(gap) => {
                 self.report();
                 Ok(Read::Gap(gap))

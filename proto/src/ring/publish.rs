@@ -39,6 +39,10 @@ pub struct Meta {
 /// The writing end of a ring.
 pub struct Publisher {
     memory: Arc<RingMemory>,
+    /// Of its geometry.
+    capacity: u64,
+    /// Of its geometry.
+    max_span: u64,
     /// Seq of the next commit. Invariant: `flushed <= next <= claim_seq` whenever a slot is written.
     next: u64,
     flushed: u64,
@@ -65,8 +69,11 @@ pub struct Claim<'p> {
 impl Publisher {
     /// The writing end of an empty ring.
     pub fn new(memory: Arc<RingMemory>) -> Self {
+        let (capacity, max_span) = (memory.geometry().capacity(), memory.geometry().max_span());
         Self {
             memory,
+            capacity,
+            max_span,
             next: 0,
             flushed: 0,
             span_pos: 0,
@@ -102,17 +109,16 @@ impl Publisher {
     /// be filled in several steps. 0 is allowed.
     #[inline]
     pub fn claim(&mut self, len: usize) -> Result<Claim<'_>, SpanTooLong> {
-        let geometry = *self.memory.geometry();
         // The largest span is a multiple of 8, so what fits before rounding up fits after it.
-        if len as u64 > geometry.max_span() {
-            return Err(SpanTooLong { asked: len, most: geometry.max_span() as usize });
+        if len as u64 > self.max_span {
+            return Err(SpanTooLong { asked: len, most: self.max_span as usize });
         }
         let need = align8(len as u64);
         self.span_pos += self.used;
         self.span_offset += self.used;
         self.used = 0;
         // A datagram never wraps: skip the tail of the area when it is too short.
-        let tail = geometry.capacity() - self.span_offset;
+        let tail = self.capacity - self.span_offset;
         if need > tail {
             self.span_pos += tail;
             self.span_offset = 0;

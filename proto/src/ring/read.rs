@@ -31,7 +31,7 @@ pub enum Resume {
 }
 
 /// One datagram, as its slot describes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {
     /// Number.
     pub seq: u64,
@@ -81,15 +81,17 @@ pub struct Corrupt {
 #[error("overwritten while it was being read: the reader was lapped")]
 pub struct Torn;
 
+/// What is to become of the datagram handed out last. A tag beside it, not around it: moving ninety bytes from state to
+/// state would cost more than reading a small datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Held {
     Nothing,
     /// Handed out, not known to have stayed whole.
-    Unverified(Descriptor),
+    Unverified,
     /// Handed back unread: the next step finds it again, or the gap that begins with it.
-    Unread(Descriptor),
+    Unread,
     /// Copied out and found whole: delivered, whatever happens to the ring now.
-    Verified(Descriptor),
+    Verified,
     /// Found overwritten.
     Torn,
 }
@@ -120,6 +122,8 @@ pub struct RingReader {
     /// Whether `upstream` is older than the datagram before `seq`.
     upstream_stale: bool,
     held: Held,
+    /// The datagram handed out last.
+    current: Descriptor,
     account: Account,
 }
 
@@ -135,6 +139,7 @@ impl RingReader {
             upstream: None,
             upstream_stale: false,
             held: Held::Nothing,
+            current: Descriptor::default(),
             account: Account::default(),
         };
         reader.refresh();
@@ -187,9 +192,46 @@ impl RingReader {
         self.cached = self.memory.write_line().seq.load(ordering(Site::CommitLoad, Ordering::Acquire));
     }
 
+    /// The datagram handed out last.
+    #[inline(always)]
+    pub fn current(&self) -> &Descriptor {
+        &self.current
+    }
+
+    /// The hot path of [`Self::step`]: releases what was handed out last and takes the next datagram into
+    /// [`Self::current`]. False: there is something else to tell, or nothing; [`Self::step`] says what.
+    #[inline(always)]
+    pub fn advance(&mut self) -> bool {
+        match self.held {
+            Held::Nothing | Held::Unread => {}
+            Held::Verified => self.delivered(),
+            Held::Unverified if self.intact(&self.current) => self.delivered(),
+            Held::Unverified | Held::Torn => return false,
+        }
+        self.held = Held::Nothing;
+        if self.seq >= self.cached {
+            self.refresh();
+            if self.seq >= self.cached {
+                return false;
+            }
+            self.account.lag_max = self.account.lag_max.max(self.cached - self.seq);
+        }
+        let Some(found) = self.describe(self.seq) else { return false };
+        if self.upstream != Some(found.upstream) || self.upstream_stale || !self.is_inside(&found) {
+            return false;
+        }
+        self.current = found;
+        self.held = Held::Unverified;
+        true
+    }
+
     /// Releases what was handed out last and finds what comes next.
     #[inline]
     pub fn step(&mut self) -> Result<Step, Corrupt> {
+        if self.advance() { Ok(Step::Datagram(self.current)) } else { self.step_slowly() }
+    }
+
+    fn step_slowly(&mut self) -> Result<Step, Corrupt> {
         if let Some(gap) = self.release()? {
             return Ok(Step::Gap(gap));
         }
@@ -223,7 +265,8 @@ impl RingReader {
         if let Some(gap) = self.upstream_gap(Upstream { first: found.seq, time, count, flags }) {
             return Ok(Step::Gap(gap));
         }
-        self.held = Held::Unverified(found);
+        self.current = found;
+        self.held = Held::Unverified;
         Ok(Step::Datagram(found))
     }
 
@@ -248,16 +291,17 @@ impl RingReader {
     #[inline]
     pub fn release(&mut self) -> Result<Option<Gap>, Corrupt> {
         match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Nothing | Held::Unread(_) => return Ok(None),
-            Held::Verified(d) => self.delivered(&d),
-            Held::Unverified(d) if self.intact(&d) => self.delivered(&d),
-            Held::Unverified(_) | Held::Torn => return self.lap().map(Some),
+            Held::Nothing | Held::Unread => return Ok(None),
+            Held::Verified => self.delivered(),
+            Held::Unverified if self.intact(&self.current) => self.delivered(),
+            Held::Unverified | Held::Torn => return self.lap().map(Some),
         }
         Ok(None)
     }
 
     #[inline(always)]
-    fn delivered(&mut self, d: &Descriptor) {
+    fn delivered(&mut self) {
+        let d = &self.current;
         self.seq = d.seq + 1;
         self.bytes = Some(d.bytes_before.wrapping_add(d.len as u64));
         self.account.delivered += 1;
@@ -270,8 +314,8 @@ impl RingReader {
     pub fn validate(&mut self) -> Result<(), Torn> {
         match self.held {
             // A verified one is looked at again: more of it may have been read since.
-            Held::Verified(d) | Held::Unverified(d) | Held::Unread(d) if self.intact(&d) => {
-                self.held = Held::Verified(d);
+            Held::Verified | Held::Unverified | Held::Unread if self.intact(&self.current) => {
+                self.held = Held::Verified;
                 Ok(())
             }
             Held::Nothing => Err(Torn),
@@ -285,8 +329,8 @@ impl RingReader {
     /// Hands the held datagram back unread: unless it is validated after this, the next step finds it again, or a gap that
     /// begins with it. One that was read and validated, or found torn, already is settled and stays so.
     pub fn leave_unread(&mut self) {
-        if let Held::Unverified(d) = self.held {
-            self.held = Held::Unread(d);
+        if self.held == Held::Unverified {
+            self.held = Held::Unread;
         }
     }
 
@@ -362,13 +406,15 @@ impl RingReader {
 
     /// Bounds every number before anyone uses it: a slot is an allegation, even an intact one.
     #[inline(always)]
-    fn checked(&self, d: Descriptor) -> Result<Descriptor, Corrupt> {
+    fn is_inside(&self, d: &Descriptor) -> bool {
         let geometry = self.memory.geometry();
         let fits = d.offset.checked_add(d.len).is_some_and(|end| end as u64 <= geometry.capacity());
-        if !fits || d.len as u64 > geometry.max_datagram() || d.original_len < d.len {
-            return Err(Corrupt { seq: d.seq, what: "a slot describes a datagram outside the payload area" });
-        }
-        Ok(d)
+        fits && d.len as u64 <= geometry.max_datagram() && d.original_len >= d.len
+    }
+
+    fn checked(&self, d: Descriptor) -> Result<Descriptor, Corrupt> {
+        let what = "a slot describes a datagram outside the payload area";
+        if self.is_inside(&d) { Ok(d) } else { Err(Corrupt { seq: d.seq, what }) }
     }
 
     /// First seq whose slot and payload are both still there; the write cursor if none is. Leaves `cached` fresh.
