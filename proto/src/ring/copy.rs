@@ -7,6 +7,20 @@
 use crate::sync::AtomicU64;
 use std::ptr::NonNull;
 
+/// Has the cache line at `address` fetched, if the machine can be asked to. A hint: any address will do.
+#[cfg(not(ringweir_loom))]
+#[inline(always)]
+pub(super) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program sees and cannot fault, whatever the address.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// The payload area of a ring.
 #[derive(Clone, Copy)]
 pub(super) struct Payload {
@@ -25,6 +39,13 @@ impl Payload {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.words.len() * 8), "payload range out of bounds");
         // SAFETY: inside the allocation, by the assertion above.
         unsafe { self.words.as_ptr().cast::<u8>().add(offset) }
+    }
+
+    /// Has the line at `offset` fetched; anything will do for an offset.
+    #[cfg(not(ringweir_loom))]
+    #[inline(always)]
+    pub(super) fn prefetch(&self, offset: usize) {
+        prefetch(self.words.as_ptr().cast::<u8>().wrapping_add(offset));
     }
 
     /// Copies `src` to `offset`, which is a multiple of 8. Panics if it does not fit: positions come from the publisher itself.

@@ -4,6 +4,8 @@
 //! known before anyone counts it as delivered: `start + delivered + lost = read cursor`, always (I4).
 
 use super::loss::{Account, Cause, Gap, Layer};
+#[cfg(not(ringweir_loom))]
+use super::copy::prefetch;
 use super::memory::RingMemory;
 use crate::layout::{Slot, flags};
 use crate::sync::{Ordering, Site, fence, ordering, weakened};
@@ -95,6 +97,10 @@ enum Held {
     /// Found overwritten.
     Torn,
 }
+
+/// Datagrams between one that is read and the one fetched meanwhile.
+#[cfg(not(ringweir_loom))]
+const AHEAD: u64 = 8;
 
 /// Searches within one lap before a reader gives up what is left and goes to the write cursor: keeps a step bounded.
 const LAP_ATTEMPTS: u32 = 64;
@@ -222,7 +228,23 @@ impl RingReader {
         }
         self.current = found;
         self.held = Held::Unverified;
+        #[cfg(not(ringweir_loom))]
+        self.look_ahead(found.seq);
         true
+    }
+
+    /// Has what is read soon fetched from the publisher's cache meanwhile: the slot of a later datagram, and the first line
+    /// of one whose slot has come. Never beyond the write cursor, where the publisher would have to fetch it back.
+    #[cfg(not(ringweir_loom))]
+    #[inline(always)]
+    fn look_ahead(&self, seq: u64) {
+        let (slot_of, payload_of) = (seq + 2 * AHEAD, seq + AHEAD);
+        if slot_of < self.cached {
+            prefetch(self.memory.slot(slot_of));
+        }
+        if payload_of < self.cached {
+            self.memory.payload().prefetch(self.memory.slot(payload_of).offset.load(Ordering::Relaxed) as usize);
+        }
     }
 
     /// Releases what was handed out last and finds what comes next.
