@@ -321,6 +321,23 @@ fn wrong_arguments_are_refused_and_every_code_has_words() {
     broker.end();
 }
 
+/// Another reader's latencies add up, and it can be sent away by who may; it is told by whom, and nobody else goes.
+#[test]
+fn other_readers_are_looked_at_and_sent_away() {
+    let (_alone, scene) = (alone(), Scene::new(LIMIT));
+    let broker = flowing(&scene, "capi-others");
+    let uid = rustix::process::geteuid().as_raw();
+    for language in [C99, Cpp17] {
+        let program = build(&scene, "tests/tests/capi/others.c", language, &[]);
+        let process = start(&scene, &program, &["capi-others"], Stdio::piped());
+        let pid = process.pid();
+        let output = process.output();
+        assert!(output.status.success(), "{language:?}: {}", said(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("pid {pid} uid {uid}\n"), "{language:?}");
+    }
+    broker.end();
+}
+
 /// No error and no leak in any driver, by valgrind and by AddressSanitizer. Controls: a leak, and a write or read past the
 /// end of a buffer, are found. (Sanitizers do not see into the library's own code; valgrind does.)
 #[test]
@@ -336,14 +353,18 @@ fn memory_checkers_find_nothing_but_what_was_planted() {
         flowing(&scene, "capi-flow"),
         described(&scene, "capi-args"),
         kept(&scene, "capi-two"),
+        scene.broker("capi-idle", "gen:rate=1/s,size=100", &[]),
+        scene.broker("capi-slow", "gen:rate=200/s,size=24..400", &[]),
     ];
     let (pair, one, table): (&[&str], &[&str], &[&str]) = (&["capi-kept", "capi-flow"], &["capi-kept"], &["capi-args"]);
-    let clean: [(&str, &[&str]); 8] = [
+    let clean: [(&str, &[&str]); 10] = [
         ("client/examples/read.c", &["capi-kept", "oldest"]),
         ("client/examples/channels.c", one),
         ("client/examples/poll.c", &["capi-kept", "capi-two"]),
         ("tests/tests/capi/sizes.c", pair),
         ("tests/tests/capi/arguments.c", table),
+        ("tests/tests/capi/waits.c", &["capi-idle", "capi-slow"]),
+        ("tests/tests/capi/others.c", &["capi-slow"]),
         ("tests/tests/capi/stream.c", &["capi-kept", "next", "wait", "0"]),
         ("tests/tests/capi/stream.c", &["capi-kept", "read", "poll", "0"]),
         ("tests/tests/capi/planted.c", &["capi-kept", "none"]),

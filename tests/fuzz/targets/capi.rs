@@ -1,0 +1,59 @@
+//! The C library under any sequence of calls with any arguments, short of what its header forbids (pointers that dangle,
+//! strings without an end, two threads): no crash, no code outside the table, no write past a struct, books that close, and
+//! every handle, descriptor and byte given back. The other side is a live broker in a thread of this process: it hands out
+//! rings that are lapped, ends streams, dies, comes back with a new generation, and at times answers nonsense.
+#![no_main]
+
+#[path = "capi/broker.rs"]
+mod broker;
+#[path = "capi/calls.rs"]
+mod calls;
+
+use broker::{Broker, Mood, STREAM};
+use calls::{Input, Session};
+use libfuzzer_sys::fuzz_target;
+use std::sync::OnceLock;
+
+fn broker() -> &'static Broker {
+    static BROKER: OnceLock<Broker> = OnceLock::new();
+    BROKER.get_or_init(Broker::start)
+}
+
+/// What this process has open.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("/proc").count()
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let broker = broker();
+    let before = descriptors();
+    let mut input = Input::new(bytes);
+    let mut session = Session::new(broker);
+    for _ in 0..200 {
+        let Some(op) = input.byte() else { break };
+        match op % 32 {
+            0..=3 => session.attach(&mut input),
+            4..=8 => session.next(&mut input),
+            9..=11 => session.read(&mut input),
+            12 => session.release(&mut input),
+            13..=14 => session.wait(&mut input),
+            15 => session.poll(&mut input),
+            16..=17 => session.properties(&mut input),
+            18 => session.detach(&mut input),
+            19..=21 => session.watch(&mut input),
+            22..=23 => session.lists(&mut input),
+            24..=25 => session.latencies(&mut input),
+            26 => session.send_away(&mut input),
+            27..=29 => broker.publish(input.byte().unwrap_or(1).into(), input.byte().unwrap_or(0)),
+            30 => broker.mood(Mood::from(input.byte().unwrap_or(0))),
+            _ => match input.byte().unwrap_or(0) % 3 {
+                0 => broker.end(),
+                1 => broker.hang_up(),
+                _ => broker.restart(),
+            },
+        }
+    }
+    drop(session);
+    broker.clean();
+    assert_eq!(descriptors(), before, "descriptors were leaked, {STREAM}");
+});

@@ -1,0 +1,273 @@
+//! A broker in a thread, as small as one can be that readers attach to. It serves one connection at a time, under a lock,
+//! so that whoever holds the lock knows that it does nothing.
+
+use ringweir_proto::control::{Attached, Description, LatencyReport, Reason, Reply, Request};
+use ringweir_proto::latency::Histogram;
+use ringweir_proto::layout::{DetachedBy, Geometry};
+use ringweir_proto::os::backing::Memory;
+use ringweir_proto::os::object::{RingObject, RingSpec};
+use ringweir_proto::os::page::{ReaderPage, StatsArea};
+use ringweir_proto::os::{paths, socket};
+use ringweir_proto::ring::{Layer, Meta, Publisher};
+use ringweir_proto::stats::{ReaderFact, ReaderFigures, Snapshot, StatsWriter, StreamFact};
+use ringweir_proto::sync::Ordering;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+pub const STREAM: &str = "fuzz";
+const READERS: u32 = 4;
+
+/// How it answers the next question; the one after that well again.
+#[derive(Clone, Copy)]
+pub enum Mood {
+    Well,
+    Refuses(u8),
+    HangsUp,
+    Garbled,
+    NoFds,
+    OffTopic,
+}
+
+impl From<u8> for Mood {
+    fn from(byte: u8) -> Self {
+        match byte % 16 {
+            0..=3 => Mood::Well,
+            4..=9 => Mood::Refuses(byte % 16 - 4),
+            10 | 11 => Mood::HangsUp,
+            12 | 13 => Mood::Garbled,
+            14 => Mood::NoFds,
+            _ => Mood::OffTopic,
+        }
+    }
+}
+
+struct Place {
+    page: ReaderPage,
+    _connection: OwnedFd,
+    attached: u64,
+    _bells: [OwnedFd; 3],
+}
+
+struct House {
+    ring: RingObject,
+    publisher: Publisher,
+    places: [Option<Place>; READERS as usize],
+    watchers: Vec<OwnedFd>,
+    mood: Mood,
+    generation: u64,
+    attached: u64,
+    ended: bool,
+}
+
+pub struct Broker {
+    house: Arc<Mutex<House>>,
+    pub socket: PathBuf,
+}
+
+/// Its run directory, which goes with the process.
+fn run_dir() -> &'static PathBuf {
+    unsafe extern "C" {
+        safe fn atexit(act: extern "C" fn()) -> i32;
+    }
+    extern "C" fn tidy() {
+        let _gone = std::fs::remove_dir_all(run_dir());
+    }
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let dir = std::env::temp_dir().join(format!("ringweir-fuzz.{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a run directory");
+        atexit(tidy);
+        dir
+    })
+}
+
+fn ring(generation: u64) -> RingObject {
+    let geometry = Geometry::new(16, 4096, 256).expect("sound");
+    let metadata = [("channels".to_string(), "8".to_string()), ("generation".into(), generation.to_string())];
+    let memory = Memory::Memfd;
+    let spec = RingSpec { name: STREAM, geometry, generation, metadata: &metadata, memory, huge_pages: false };
+    RingObject::create(&format!("/ringweir-fuzz.{}", std::process::id()), &spec).expect("a ring")
+}
+
+impl House {
+    fn restarted(generation: u64) -> Self {
+        let ring = ring(generation);
+        let publisher = Publisher::new(ring.memory().clone());
+        let places = Default::default();
+        Self { ring, publisher, places, watchers: Vec::new(), mood: Mood::Well, generation, attached: 0, ended: false }
+    }
+
+    fn serve(&mut self, connection: OwnedFd) {
+        let mut readable = [PollFd::new(&connection, PollFlags::IN)];
+        let _ready = poll(&mut readable, None);
+        let Ok(request) = socket::receive_bytes(&connection) else { return };
+        let Ok(request) = Request::decode(&request) else { return };
+        let say = |reply: &Reply, fds: &[_]| {
+            let _gone = socket::send(&connection, &reply.encode(), fds);
+        };
+        match std::mem::replace(&mut self.mood, Mood::Well) {
+            Mood::Well => {}
+            Mood::Refuses(n) => {
+                use Reason::*;
+                let reason = [NotAllowed, Full, Malformed, Version, Resources, NoSuchReader][usize::from(n) % 6];
+                return say(&Reply::refuse(reason, "as asked \0 and \u{fffd}"), &[]);
+            }
+            Mood::HangsUp => return,
+            Mood::Garbled => {
+                let _gone = socket::send(&connection, b"RW\x02\0garbled", &[]);
+                return;
+            }
+            Mood::NoFds => return say(&Reply::Watching, &[]),
+            Mood::OffTopic => return say(&Reply::Detached, &[]),
+        }
+        match request {
+            Request::Attach(_) => {
+                let Some(index) = self.places.iter().position(Option::is_none) else {
+                    return say(&Reply::refuse(Reason::Full, "all places are taken"), &[]);
+                };
+                let (page, page_fd) = ReaderPage::create(index as u32).expect("a page");
+                let bell = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("a bell");
+                let (wake, doze) = (bell(), bell());
+                let bells = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
+                let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+                epoll::add(&bells, &wake, epoll::EventData::new_u64(0), edge).expect("epoll");
+                let block_offset = page.block_offset();
+                let attached = Attached { index: index as u32, block_offset, generation: self.generation };
+                let ring = self.ring.read_only();
+                say(&Reply::Attached(attached), &[ring.as_fd(), page_fd.as_fd(), bells.as_fd(), doze.as_fd()]);
+                self.attached += 1;
+                let _bells = [wake, doze, bells];
+                self.places[index] = Some(Place { page, _connection: connection, attached: self.attached, _bells });
+            }
+            Request::Watch => {
+                let (area, fd) = StatsArea::create(READERS).expect("an area");
+                StatsWriter::new(area.words(), READERS).publish(&self.figures());
+                say(&Reply::Watching, &[fd.as_fd()]);
+                self.watchers.push(connection);
+            }
+            Request::Describe => {
+                let metadata = vec![("channels".into(), "8".into())];
+                let [name, source, summary, broker_version] = [STREAM, "gen:", "as asked \0", "0"].map(String::from);
+                let said = Description { name, source, summary, broker_version, metadata };
+                say(&Reply::Described(said), &[]);
+            }
+            Request::Latency { index } => {
+                let place = self.places.get(index as usize).and_then(Option::as_ref);
+                let report = place.map(|place| {
+                    let Histogram { sum_ns, max_ns, .. } = Histogram::default();
+                    let (places, counts) =
+                        ((index as u16..index as u16 * 90 + 5).step_by(3)).map(|p| (p, u64::MAX >> (p % 64))).unzip();
+                    LatencyReport { attached: place.attached, sum_ns, max_ns, places, counts }
+                });
+                say(&Reply::Latency(report), &[]);
+            }
+            Request::Detach(which) => {
+                let place = self.places.get_mut(which.index as usize);
+                let Some(place) = place.filter(|p| p.as_ref().is_some_and(|p| p.attached == which.attached_realtime))
+                else {
+                    return say(&Reply::refuse(Reason::NoSuchReader, "no such reader"), &[]);
+                };
+                let gone = place.take().expect("it is there");
+                gone.page.block().detached_by.store(DetachedBy { pid: 7, uid: 9 }.pack(), Ordering::Relaxed);
+                say(&Reply::Detached, &[]);
+            }
+        }
+    }
+
+    fn figures(&self) -> Snapshot {
+        let mut snapshot = Snapshot::new(STREAM, "gen:");
+        snapshot.set(StreamFact::Depth, 16);
+        snapshot.take_pump(self.ring.memory());
+        for (index, place) in self.places.iter().enumerate() {
+            let Some(place) = place else { continue };
+            let mut figures = ReaderFigures::new("a reader");
+            figures.set(ReaderFact::Index, index as u64);
+            figures.set(ReaderFact::AttachedRealtime, place.attached);
+            snapshot.readers.push(figures);
+        }
+        snapshot
+    }
+}
+
+impl Broker {
+    pub fn start() -> Self {
+        // SAFETY: this is the only thread yet.
+        unsafe { std::env::set_var(paths::RUN_DIR_ENV, run_dir()) };
+        let socket = paths::socket_path(run_dir(), STREAM);
+        let listener = socket::listen(&socket, 0o600, None).expect("a socket");
+        let house = Arc::new(Mutex::new(House::restarted(1)));
+        let served = house.clone();
+        std::thread::spawn(move || {
+            loop {
+                let _ready = poll(&mut [PollFd::new(&listener, PollFlags::IN)], None);
+                let mut house = served.lock().expect("house");
+                if let Ok(connection) = socket::accept(&listener) {
+                    house.serve(connection);
+                }
+            }
+        });
+        Self { house, socket }
+    }
+
+    fn house(&self) -> MutexGuard<'_, House> {
+        self.house.lock().expect("house")
+    }
+
+    /// Publishes `count` datagrams of all lengths, laps included.
+    pub fn publish(&self, count: u64, seed: u8) {
+        let mut house = self.house();
+        if house.ended {
+            return;
+        }
+        for n in 0..count {
+            let len = (n as usize * 37 + usize::from(seed)) % 257;
+            if n == 3 && seed % 8 == 0 {
+                house.publisher.lost_upstream(Layer::Kernel, seed.into(), seed & 16 == 0);
+            }
+            let meta =
+                Meta { original_len: 300 * u32::from(seed & 1), channel: seed.into(), source_time: n, publish_time: n };
+            house.publisher.publish(&[seed; 256][..len], meta).expect("fits");
+        }
+    }
+
+    pub fn mood(&self, mood: Mood) {
+        self.house().mood = mood;
+    }
+
+    pub fn end(&self) {
+        let mut house = self.house();
+        if !std::mem::replace(&mut house.ended, true) {
+            house.publisher.end();
+        }
+    }
+
+    /// Dies for its readers, and is there again, with the same ring, at once.
+    pub fn hang_up(&self) {
+        let mut house = self.house();
+        house.places = Default::default();
+        house.watchers.clear();
+    }
+
+    /// Dies, and comes back with the next generation.
+    pub fn restart(&self) {
+        let mut house = self.house();
+        *house = House::restarted(house.generation + 1);
+    }
+
+    /// As it was at the start.
+    pub fn clean(&self) {
+        // A question that is answered says that none before it is left in the socket's queue.
+        self.mood(Mood::Well);
+        let _answer = ringweir::describe(STREAM).expect("a description");
+        *self.house() = House::restarted(1);
+    }
+
+    /// Place and date of some reader.
+    pub fn some_reader(&self, n: u8) -> Option<(u32, u64)> {
+        let house = self.house();
+        let index = usize::from(n) % house.places.len();
+        house.places[index].as_ref().map(|place| (index as u32, place.attached))
+    }
+}
