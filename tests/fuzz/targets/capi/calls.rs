@@ -153,6 +153,7 @@ impl Wrong {
 }
 
 /// Room for a struct of `WORDS`, with guards behind it.
+#[repr(C)]
 struct Room<const WORDS: usize> {
     words: [u64; WORDS],
     guards: [u64; 4],
