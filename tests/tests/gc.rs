@@ -78,11 +78,15 @@ fn what_only_looks_like_ours_is_not_touched() {
     std::fs::write(&similar, "not exactly ours").unwrap();
     std::fs::write(run("gc-file.sock"), "a file").unwrap();
     std::fs::write(run("gc-word.lock"), "my own notes").unwrap();
+    // As other programs' lock files are.
+    std::fs::write(run("gc-pid.lock"), "12345\n").unwrap();
+    std::fs::write(run("gc-empty.lock"), "").unwrap();
     std::os::unix::fs::symlink(&target, run("gc-link.lock")).unwrap();
     fifo(&run("gc-fifo.lock"));
     drop(std::os::unix::net::UnixListener::bind(run("gc-lone.sock")).unwrap());
     let mut kept = vec![shm("gc-foreign"), shm("gc-fifo"), shm("gc-link"), shm("gc-dir")];
     kept.extend(["gc-file.sock", "gc-word.lock", "gc-link.lock", "gc-fifo.lock", "gc-lone.sock"].map(run));
+    kept.extend(["gc-pid.lock", "gc-empty.lock"].map(run));
     if rustix::process::geteuid().is_root() {
         // Another user's: of its own name, and of a name that says it is ours.
         let theirs = PathBuf::from(shm("gc-theirs").to_str().unwrap().replace("ringweir.0.", "ringweir.65534."));

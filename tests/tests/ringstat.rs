@@ -204,9 +204,11 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
 
     // Both addresses are taken now.
     let tcp = format!("127.0.0.1:{}", exporter.port);
-    for (address, status, says) in
-        [(&*tcp, 1, "cannot listen on 127.0.0.1"), (&unix, 1, "another process does"), ("stat-curl", 2, "unix:PATH")]
-    {
+    for (address, status, says) in [
+        (&*tcp, 1, "cannot listen on 127.0.0.1"),
+        (&unix, 1, "in use by another process"),
+        ("stat-curl", 2, "unix:PATH"),
+    ] {
         let output = scene.run("ringstat", &["--listen", address]);
         assert_eq!(output.status.code(), Some(status), "{address}: {}", said(&output));
         assert!(said(&output).contains(says), "{address}: {}", said(&output));

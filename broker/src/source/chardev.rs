@@ -1,6 +1,6 @@
 //! `chardev:` — a device or terminal of which each `read()` is one datagram.
 //!
-//! Contract: the read goes straight into ring memory. It asks for one byte more than the longest datagram: a read that
+//! Contract: the read goes straight into ring memory, unless that is too small for two datagrams in a row. It asks for one byte more than the longest datagram: a read that
 //! fills even that one was cut by the driver's interface, and is published cut, with an original length of *at least* that
 //! much (nobody knows more). `size=N` asks for exactly N instead, for drivers that insist (UIO: 4); its reads are whole by
 //! definition. The device is polled before it is read, so that a driver that ignores O_NONBLOCK does not hold up the pump;
@@ -17,6 +17,7 @@ use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor, options_and
 use crate::intake::{Arrival, Intake};
 use ringweir_proto::quantity::Bytes;
 use ringweir_proto::ring::Layer;
+use ringweir_proto::stats::PumpCounter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -101,6 +102,8 @@ struct Chardev {
     /// The driver says "readable" and has nothing: when to look again.
     look: Option<u64>,
     told: bool,
+    /// Where reads go to in a ring whose longest claim is one datagram: the byte more has no room there.
+    beside: Vec<u8>,
 }
 
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
@@ -144,7 +147,17 @@ impl Chardev {
             }
             Some(size) => (size as usize, size as usize),
         };
-        Ok(Self { fd, path: path.into(), terminal, ask, most, complained: false, look: None, told: false })
+        Ok(Self {
+            fd,
+            path: path.into(),
+            terminal,
+            ask,
+            most,
+            complained: false,
+            look: None,
+            told: false,
+            beside: Vec::new(),
+        })
     }
 
     /// The driver had nothing: whether it should have.
@@ -175,15 +188,24 @@ fn readable(fd: BorrowedFd<'_>) -> bool {
 
 impl Source for Chardev {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
-        let room = self.ask.min(intake.max_span());
+        if self.ask > intake.max_span() {
+            // Once.
+            self.beside.resize(self.ask, 0xFF);
+        }
         while intake.has_room() {
             if !readable(self.fd.as_fd()) {
                 return Ok(self.nothing(intake, false));
             }
-            let mut claim = intake.claim(room).map_err(SourceError::new)?;
-            match rustix::io::read(&self.fd, &mut claim.bytes()[..room]) {
+            let beside = !self.beside.is_empty();
+            let mut claim = intake.claim(if beside { self.most } else { self.ask }).map_err(SourceError::new)?;
+            let room = if beside { &mut self.beside[..] } else { &mut claim.bytes()[..self.ask] };
+            match rustix::io::read(&self.fd, room) {
                 Ok(0) => return Ok(Fill::Ended),
                 Ok(got) => {
+                    if beside {
+                        claim.write(0, &self.beside[..got.min(self.most)]);
+                        intake.count(PumpCounter::Moved, 1);
+                    }
                     let original_len = if got > self.most { got as u32 } else { 0 };
                     intake.commit(0, got.min(self.most), Arrival { original_len, ..Arrival::default() });
                     (self.complained, self.look) = (false, None);
@@ -200,8 +222,8 @@ impl Source for Chardev {
                 }
                 Err(Errno::INVAL) => {
                     return Err(SourceError(format!(
-                        "chardev: {} refuses to be read {room} bytes at a time: give what its driver wants with size=",
-                        self.path
+                        "chardev: {} refuses to be read {} bytes at a time: give what its driver wants with size=",
+                        self.path, self.ask
                     )));
                 }
                 Err(e) => return Err(SourceError(format!("chardev: reading {}: {e}", self.path))),

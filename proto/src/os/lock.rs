@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// What the lock file says while `ringctl gc` clears up.
 const SWEEPING: &str = "ringctl gc";
+/// Length of a lock file: ten places for a word, twenty for a generation.
+const WORDS: usize = 32;
 /// How long a broker that starts waits for a holder that does not say it is a broker: one that starts or ends, or gc.
 const PASSING: Duration = Duration::from_secs(5);
 /// How long it waits for one that does: gc takes the lock of a dead broker before it writes its own word into it.
@@ -116,9 +118,15 @@ impl StreamLock {
             }
             let mut file = std::fs::File::from(fd);
             let mut before = String::new();
+            let understood = (&mut file).take(64).read_to_string(&mut before).is_ok() && may_be_taken(&before);
+            if !understood {
+                let what = format!(
+                    "{shown} is in the way and is no lock of a stream: move it away, or choose another --name or --run-dir"
+                );
+                return Err(OsError { what, errno: Errno::EXIST }.into());
+            }
             // Whatever stands there, it is only ever a number to go beyond.
-            let _unreadable = (&mut file).take(64).read_to_string(&mut before);
-            let last_generation = before.lines().nth(1).and_then(|g| g.parse().ok()).unwrap_or(0);
+            let last_generation = before.lines().nth(1).and_then(|g| g.trim().parse().ok()).unwrap_or(0);
             write(&file, word, last_generation).map_err(OsError::io(format_args!("cannot write {shown}")))?;
             return Ok(Self { path, file, last_generation });
         }
@@ -140,19 +148,26 @@ pub fn is_served(run_dir: &Path, name: &str) -> bool {
     !lock(&fd).unwrap_or(false)
 }
 
-/// Who holds it, and the last generation.
+/// Who holds it, and the last generation: always as long, in one write, so that whoever is killed here leaves either the
+/// old words or the new ones.
 fn write(file: &std::fs::File, word: &str, generation: u64) -> std::io::Result<()> {
-    file.set_len(0)?;
-    file.write_all_at(format!("{word}\n{generation}\n").as_bytes(), 0)
+    let words = format!("{word:<10}\n{generation:020}\n");
+    debug_assert_eq!(words.len(), WORDS);
+    file.write_all_at(words.as_bytes(), 0)
 }
 
-/// Whether a lock file's content is what a broker or gc writes, or what they leave if they are killed before they can.
+/// Whether a lock file's content is exactly what a broker or gc writes. Another program's lock file, which often holds
+/// a pid alone or nothing, is not.
 pub fn is_our_word(content: &str) -> bool {
-    let number = |line: &str| line.bytes().all(|b| b.is_ascii_digit());
-    let mut lines = content.lines();
-    lines.next().is_none_or(|word| word == SWEEPING || number(word))
-        && lines.next().is_none_or(number)
-        && lines.next().is_none()
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let lines: Vec<&str> = content.lines().map(str::trim_end).collect();
+    content.len() <= WORDS
+        && matches!(lines[..], [word, generation] if (word == SWEEPING || number(word)) && number(generation))
+}
+
+/// Whether a lock file may be written: one of ours, or one that says nothing, as somebody leaves it who is killed before he can.
+fn may_be_taken(content: &str) -> bool {
+    content.is_empty() || is_our_word(content)
 }
 
 /// Takes the lock of the ring object at `path`, which lasts as long as `fd` or a mapping of it. False to its broker: gc was
@@ -218,6 +233,43 @@ mod tests {
         let error = StreamLock::take(dir.path(), "a").unwrap_err().to_string();
         assert!(error.contains("a.lock has 2 names"), "{error}");
         assert_eq!(std::fs::read_to_string(&precious).unwrap(), "1");
+    }
+
+    /// What stands in the way of a stream and is not its lock is named and left alone. Control: an empty file is taken.
+    #[test]
+    fn nothing_of_others_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let long = format!("1\n{}", "2".repeat(80));
+        for foreign in [&b"notes of somebody"[..], b"12345\n", b"\xff\xfe", b"1\n2\n3\n", long.as_bytes()] {
+            std::fs::write(&path, foreign).unwrap();
+            let error = StreamLock::take(dir.path(), "a").unwrap_err().to_string();
+            assert!(error.contains("a.lock is in the way"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), foreign);
+        }
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(StreamLock::take(dir.path(), "a").unwrap().last_generation(), 0);
+    }
+
+    /// A broker that is killed while it writes leaves one generation or the other: the words never change their length,
+    /// so nothing is cut off before it is written.
+    #[test]
+    fn words_are_replaced_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = StreamLock::take(dir.path(), "a").unwrap();
+        let path = dir.path().join("a.lock");
+        let len = || std::fs::metadata(&path).unwrap().len();
+        let first = len();
+        for generation in [1, 99, u64::MAX] {
+            held.remember(generation).unwrap();
+            let content = std::fs::read_to_string(&path).unwrap();
+            assert!(is_our_word(&content) && len() == first, "{content:?}");
+        }
+        write(&held.file, SWEEPING, 7).unwrap();
+        assert!(is_our_word(&std::fs::read_to_string(&path).unwrap()) && len() == first);
+        drop(held);
+        std::fs::write(&path, "4294967295\n00000000000000000042\n").unwrap();
+        assert_eq!(StreamLock::take(dir.path(), "a").unwrap().last_generation(), 42);
     }
 
     #[test]

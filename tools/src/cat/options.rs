@@ -83,8 +83,8 @@ Examples:
   Into another ring:
     ringcat daq0 --len-prefix | ringd run --name copy0 --source stdin:len32le
 
-Exit status: 0 ended well, 1 could not attach or write, --verify found something wrong, or --timeout came before
---count; 2 wrong usage; 3 its place was taken back (ringctl detach).";
+Exit status: 0 ended well, 1 could not attach or write, --verify found something wrong, or --timeout
+came before --count; 2 wrong usage; 3 its place was taken back (ringctl detach).";
 
 fn formats() -> Vec<clap::builder::PossibleValue> {
     sink::FORMATS.iter().map(|f| clap::builder::PossibleValue::new(f.name).help(f.about)).collect()

@@ -175,6 +175,10 @@ impl Sweep {
                 let reason = "not ours: neither a lock file nor a ring belongs to it";
                 found.push(note(Action::Kept, thing.kind, thing.path, stream, reason));
             }
+            if has_lock {
+                let reason = "it is empty, nothing says whose it is; the next ringd of this name takes it";
+                found.push(note(Action::Kept, "lock", lock_path, stream, reason));
+            }
             return;
         }
         let owner = dead.first().map_or(rustix::process::geteuid().as_raw(), |(_, owner)| *owner);
@@ -313,11 +317,13 @@ fn inspect(path: &Path, kind: FileType, whose: Option<u32>) -> Result<Option<u32
     }
 }
 
-/// The same for a lock file: in it stands what we write and nothing else.
+/// The same for a lock file: in it stands what we write and nothing else. `None` also for an empty one, as a broker leaves
+/// that is killed before it writes and as other programs have them: it stops nothing and is no reason to remove anything.
 fn inspect_lock(path: &Path, whose: Option<u32>) -> Result<Option<u32>, String> {
     let Some(owner) = inspect(path, FileType::RegularFile, whose)? else { return Ok(None) };
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
     match lock::is_our_word(&text) {
+        _ if text.is_empty() => Ok(None),
         true => Ok(Some(owner)),
         false => Err("not ours: its content is not that of a stream's lock".into()),
     }

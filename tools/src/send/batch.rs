@@ -164,6 +164,9 @@ impl Batch {
         let mut controls: Vec<_> = parts.iter().map(|_| SendAncillaryBuffer::default()).collect();
         let mut messages: Vec<_> = slices.iter().zip(&mut controls).map(|(s, c)| MMsgHdr::new(s, c)).collect();
         let mut at = 0;
+        // Who was refused once. An answer of the network to an earlier datagram comes as an error of the next call, which
+        // clears it and sends nothing: only who is refused twice is meant himself.
+        let mut doubted = None;
         while at < parts.len() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             match rustix::net::sendmmsg(&self.socket, &mut messages[at..], flags) {
@@ -206,8 +209,10 @@ impl Batch {
                     | Errno::NXIO
                     | Errno::ADDRNOTAVAIL),
                 ) => {
-                    self.refuse(&parts[at], e, words);
-                    at += 1;
+                    if doubted.replace(at) == Some(at) {
+                        self.refuse(&parts[at], e, words);
+                        at += 1;
+                    }
                 }
                 Err(e) => return Err(std::io::Error::from(e)).context("sending"),
             }

@@ -79,7 +79,8 @@ Kind 1 is a datagram (detail 1: it was cut on its way into the ring). Kind 2: fr
 header says will never come (detail 0 lapped, 1 too long, 2 failed). Kind 3: count datagrams were lost before the ring, ahead of
 seq (detail 1 device, 2 kernel, 3 broker; 128 more: at least so many).
 
-Exit status: 0 ended well, 1 could not attach or send, or --timeout came before --count; 2 wrong usage.";
+Exit status: 0 ended well, 1 could not attach or send, or --timeout came before --count; 2 wrong usage;
+3 its place was taken back (ringctl detach).";
 
 #[cfg(test)]
 mod tests {

@@ -9,16 +9,15 @@ use super::fleet::Fleet;
 use super::latency;
 use super::model::Stream;
 use super::prom::{self, Scraped};
-use anyhow::{Context, bail};
+use anyhow::Context;
+use ringweir_proto::os::socket_file::SocketFile;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::SocketFlags;
+use rustix::net::{SocketFlags, SocketType};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,8 +38,8 @@ const ACCEPTED: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 pub enum Address {
     /// An address and port; port 0 lets the kernel choose.
     Tcp(SocketAddr),
-    /// A socket file.
-    Unix(PathBuf),
+    /// A socket file, for this user alone.
+    Unix(String),
 }
 
 impl FromStr for Address {
@@ -67,11 +66,23 @@ impl FromStr for Address {
 
 /// A socket that is listened on; a file it made goes with it.
 struct Listener {
-    fd: OwnedFd,
+    fd: Bound,
     /// Where it can be asked, for people.
     url: String,
-    /// Path, device and inode of the file.
-    file: Option<(PathBuf, u64, u64)>,
+}
+
+enum Bound {
+    Tcp(TcpListener),
+    Unix(SocketFile),
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(file) => file.fd.as_fd(),
+        }
+    }
 }
 
 impl Listener {
@@ -81,51 +92,21 @@ impl Listener {
                 let socket = TcpListener::bind(at).with_context(|| format!("cannot listen on {at}{}", remedy(*at)))?;
                 socket.set_nonblocking(true)?;
                 let url = format!("http://{}/metrics", socket.local_addr()?);
-                Ok(Self { fd: socket.into(), url, file: None })
+                Ok(Self { fd: Bound::Tcp(socket), url })
             }
             Address::Unix(path) => {
-                let shown = path.display();
-                clear(path)?;
-                let socket = UnixListener::bind(path).with_context(|| format!("cannot listen on {shown}"))?;
-                socket.set_nonblocking(true)?;
-                let made = std::fs::symlink_metadata(path).with_context(|| format!("cannot look at {shown}"))?;
-                let url = format!("curl --unix-socket {shown} http://localhost/metrics");
-                Ok(Self { fd: socket.into(), url, file: Some((path.clone(), made.dev(), made.ino())) })
+                let file = SocketFile::bind(path, SocketType::STREAM, 0o600)
+                    .with_context(|| format!("cannot listen on {path}"))?;
+                rustix::net::listen(&file.fd, 128).with_context(|| format!("cannot listen on {path}"))?;
+                let url = format!("curl --unix-socket {path} http://localhost/metrics");
+                Ok(Self { fd: Bound::Unix(file), url })
             }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let Some((path, dev, ino)) = &self.file else { return };
-        let ours = std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (*dev, *ino));
-        if ours {
-            // Somebody else removed it at this moment: just as well.
-            let _gone = std::fs::remove_file(path);
         }
     }
 }
 
 fn remedy(at: SocketAddr) -> &'static str {
     if at.port() == 0 { "" } else { " (is another exporter running? --listen 127.0.0.1:0 takes any free port)" }
-}
-
-/// Removes the socket of an exporter that died; anything else is in the way.
-fn clear(path: &Path) -> anyhow::Result<()> {
-    let shown = path.display();
-    match std::fs::symlink_metadata(path) {
-        Err(_) => return Ok(()),
-        Ok(found) if !found.file_type().is_socket() => bail!("{shown} is in the way and is not a socket: remove it"),
-        Ok(_) => {}
-    }
-    match UnixStream::connect(path) {
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).with_context(|| format!("cannot remove stale {shown}"))
-        }
-        Err(e) => Err(e).with_context(|| format!("cannot tell who listens on {shown}")),
-        Ok(_) => bail!("cannot listen on {shown}: another process does; choose another path"),
-    }
 }
 
 /// Serves until a signal comes.
