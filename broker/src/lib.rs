@@ -61,6 +61,7 @@ Examples:
   sudo chrt -f 60 ringd run --name tap0 --source packet:eth1 --capacity 256MiB
   ringd run --name feed --source udp:239.1.2.3:26400@eth0 --depth 30s --rate 40MB/s
   ringgen --rate 350MB/s --size 256KiB | ringd run --name daq0 --source stdin:len32le --depth 3s --rate 350MB/s
+  ringd run --name daq0 --source chardev:size=4KiB:/dev/daq0 --memory memfd --hugepages
   ringd --config /etc/ringweir.toml
 
 Readers attach with ringcat, the client library, or look with ringstat. SIGTERM and SIGINT end it cleanly.

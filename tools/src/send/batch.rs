@@ -145,7 +145,7 @@ impl Batch {
 
     /// Sends everything.
     pub(super) fn flush(&mut self, stop: &Stop, words: &mut Words) -> anyhow::Result<()> {
-        // Records of what fails are gathered in the other pair, and sent next.
+        // A record of what fails, and what comes behind it, are gathered in the other pair and sent next.
         while !self.parts.is_empty() {
             std::mem::swap(&mut self.buffer, &mut self.spare.0);
             std::mem::swap(&mut self.parts, &mut self.spare.1);
@@ -210,8 +210,12 @@ impl Batch {
                     | Errno::ADDRNOTAVAIL),
                 ) => {
                     if doubted.replace(at) == Some(at) {
-                        self.refuse(&parts[at], e, words);
+                        let told = self.refuse(&parts[at], e, words);
                         at += 1;
+                        if told {
+                            self.queue(buffer, &parts[at..]);
+                            return Ok(());
+                        }
                     }
                 }
                 Err(e) => return Err(std::io::Error::from(e)).context("sending"),
@@ -220,10 +224,19 @@ impl Batch {
         Ok(())
     }
 
-    /// The kernel will not send this one.
-    fn refuse(&mut self, part: &Part, e: Errno, words: &mut Words) {
+    /// What stands behind a record goes out behind it.
+    fn queue(&mut self, buffer: &[u8], parts: &[Part]) {
+        for part in parts {
+            let begin = self.buffer.len();
+            self.buffer.extend_from_slice(&buffer[part.range.clone()]);
+            self.parts.push(Part { range: begin..self.buffer.len(), datagram: part.datagram });
+        }
+    }
+
+    /// The kernel will not send this one; whether a record of that is to go out in its place.
+    fn refuse(&mut self, part: &Part, e: Errno, words: &mut Words) -> bool {
         // A record that is not sent leaves the receiver a jump of seq without a reason.
-        let Some((seq, len)) = part.datagram else { return };
+        let Some((seq, len)) = part.datagram else { return false };
         let why = if e == Errno::MSGSIZE {
             self.tally.too_long += 1;
             Why::TooLong
@@ -233,5 +246,6 @@ impl Batch {
         };
         words.tell(|| format!("seq {seq}: {len} bytes were not sent: {e}"));
         self.record(seq, 1, why);
+        self.headers
     }
 }
