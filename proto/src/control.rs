@@ -282,13 +282,13 @@ mod tests {
             (Reply::Watching, "5257020001000000"),
             (Reply::refuse(Reason::Full, "no"), "52570200030000000100000002000000000000006e6f"),
             (Reply::refuse(Reason::NoSuchReader, ""), "5257020003000000050000000000000000000000"),
-            (Reply::Detached, "5257020004000000"),
+            (Reply::Detached, "5257020005000000"),
         ] {
             assert_eq!(hex(&reply.encode()), golden);
             assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
         }
         let report = LatencyReport { attached: 1, sum_ns: 2, max_ns: 3, places: vec![4], counts: vec![5] };
-        let golden = "5257010004000000".to_string()
+        let golden = "5257020004000000".to_string()
             + "01010000000000000002000000000000000300000000000000"
             + "010000000000000004000100000000000000"
             + "0500000000000000";

@@ -87,6 +87,8 @@ fn hostile_senders_do_no_harm() {
         }
     }
     assert_eq!(refused + sent, 201);
+    // Where they got in, whoever starts the broker was told what that means.
+    assert_eq!(broker.process.stderr().contains("only trusted senders"), refused == 0, "{}", broker.process.stderr());
     socket::send(&hostile, b"", &[]).unwrap();
     socket::send(&hostile, &[7; 5000], &[]).unwrap();
     sent += 1;

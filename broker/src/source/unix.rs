@@ -8,7 +8,8 @@
 //!
 //! There is no kernel loss: a sender whose receiver has `net.unix.max_dgram_qlen` datagrams waiting blocks, or is told
 //! EAGAIN. File descriptors that somebody sends along are never installed here; from Linux 6.16 on the kernel refuses them
-//! to the sender, before that the pump's thread closes them. The socket's file is made with its mode, replaces only a
+//! to the sender, before that the pump's thread closes them, and closing can be made to last (a TCP socket with SO_LINGER):
+//! there `mode=` is for senders that are trusted, and the start message says so. The socket's file is made with its mode, replaces only a
 //! socket at which nobody listens, and is removed at the end unless it is not ours any more.
 
 use super::batch::Batch;
@@ -89,10 +90,10 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
         return Ok(Box::new(seqpacket::Seqpacket::open(&spec, stream)?));
     }
     let file = SocketFile::bind(spec.path, SocketType::DGRAM, spec.mode).map_err(SourceError::new)?;
-    prepare(file.fd.as_fd())?;
+    let trusting = prepare(file.fd.as_fd())?.words();
     let waiting = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen");
     let description = format!(
-        "dgram {} mode {:04o}, senders wait while {} datagrams do (sysctl net.unix.max_dgram_qlen), kernel timestamps",
+        "dgram {} mode {:04o}, senders wait while {} datagrams do (sysctl net.unix.max_dgram_qlen), kernel timestamps{trusting}",
         spec.path,
         spec.mode,
         waiting.as_deref().map_or("some", str::trim),
@@ -103,12 +104,33 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
 /// Linux 6.16: whether others may send file descriptors along.
 const SO_PASSRIGHTS: i32 = 83;
 
-/// Has the kernel say when each datagram came, and keep file descriptors out.
-fn prepare(fd: BorrowedFd<'_>) -> Result<(), SourceError> {
+/// What becomes of file descriptors that are sent along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Descriptors {
+    /// The kernel refuses them to the sender.
+    Refused,
+    /// The pump's thread closes them.
+    ClosedHere,
+}
+
+impl Descriptors {
+    /// For the start message.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Refused => "",
+            Self::ClosedHere => {
+                "; let only trusted senders in: before Linux 6.16 one that sends file descriptors along can hold up the pump"
+            }
+        }
+    }
+}
+
+/// Has the kernel say when each datagram came, and keep file descriptors out if it can.
+fn prepare(fd: BorrowedFd<'_>) -> Result<Descriptors, SourceError> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)
         .map_err(|e| SourceError(format!("SO_TIMESTAMPNS: {e}")))?;
-    let _unsupported = set_option(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, &0_i32);
-    Ok(())
+    let refused = set_option(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, &0_i32).is_ok();
+    Ok(if refused { Descriptors::Refused } else { Descriptors::ClosedHere })
 }
 
 /// One socket for all senders.

@@ -360,16 +360,17 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("ringstat-serve-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("s");
-        let open = || Listener::open(&Address::Unix(path.clone()));
+        let open = || Listener::open(&Address::Unix(path.to_str().unwrap().into()));
+        let refused = || format!("{:#}", open().err().unwrap());
         let first = open().unwrap();
-        assert!(open().err().unwrap().to_string().contains("another process does"));
+        assert!(refused().contains("in use by another process"), "{}", refused());
         drop(first);
         assert!(!path.exists(), "removed");
-        drop(UnixListener::bind(&path).unwrap());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         drop(open().expect("the control: nobody listens on it"));
         std::fs::write(&path, "x").unwrap();
-        assert!(open().err().unwrap().to_string().contains("not a socket"));
+        assert!(refused().contains("not a socket"), "{}", refused());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

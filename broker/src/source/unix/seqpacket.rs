@@ -51,7 +51,7 @@ pub(super) struct Seqpacket {
 impl Seqpacket {
     pub(super) fn open(spec: &Spec<'_>, stream: &OpenFor) -> Result<Self, SourceError> {
         let listener = SocketFile::bind(spec.path, SocketType::SEQPACKET, spec.mode).map_err(SourceError::new)?;
-        prepare(listener.fd.as_fd())?;
+        let trusting = prepare(listener.fd.as_fd())?.words();
         let failed = |step: &'static str| move |e: Errno| SourceError(format!("{step}: {e}"));
         rustix::net::listen(&listener.fd, 128).map_err(failed("listen"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;
@@ -68,7 +68,7 @@ impl Seqpacket {
             served: 0,
             rests: None,
             description: format!(
-                "seqpacket {} mode {:04o}, up to {} senders, each a channel; they wait if the pump does not keep up",
+                "seqpacket {} mode {:04o}, up to {} senders, each a channel; they wait if the pump does not keep up{trusting}",
                 spec.path, spec.mode, spec.senders
             ),
             listener,
@@ -97,7 +97,7 @@ impl Seqpacket {
             };
             let data = epoll::EventData::new_u64(place.into());
             let added = prepare(fd.as_fd())
-                .and_then(|()| epoll::add(&self.epoll, &fd, data, epoll::EventFlags::IN).map_err(SourceError::new));
+                .and_then(|_| epoll::add(&self.epoll, &fd, data, epoll::EventFlags::IN).map_err(SourceError::new));
             if let Err(e) = added {
                 intake.fault(format_args!("unix: a sender was hung up on: {e}"));
                 self.free.push(place);
