@@ -287,6 +287,9 @@ mod asserted {
     const _: () = assert!(align_of::<Header>() == PAGE && align_of::<Slot>() == 64);
 }
 
+/// Most payload bytes: 1 TiB.
+const CAPACITY_MAX: u64 = 1 << 40;
+
 /// Sizes of a ring, checked: constructing one is the only way to get its offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -361,7 +364,7 @@ impl Geometry {
             return Err(GeometryError::Claim { slots: claim_slots, bytes: claim_bytes });
         }
         let least = Self::least_capacity(max_datagram, claim_bytes);
-        if !capacity.is_multiple_of(8) || capacity < least || capacity > 1 << 40 {
+        if !capacity.is_multiple_of(8) || capacity < least || capacity > CAPACITY_MAX {
             return Err(GeometryError::Capacity { capacity, least });
         }
         Ok(Self { depth, capacity, max_datagram, claim_slots, claim_bytes })
@@ -372,7 +375,8 @@ impl Geometry {
     /// A span is the largest datagram or a quarter of the capacity, so: `3 * datagram + claim`, `2 * (datagram + claim)`.
     const fn least_capacity(max_datagram: u64, claim_bytes: u64) -> u64 {
         let one = align8(max_datagram);
-        2 * one + claim_bytes + if one > claim_bytes { one } else { claim_bytes }
+        // Saturating: the header of a peer may say anything.
+        (2 * one).saturating_add(claim_bytes).saturating_add(if one > claim_bytes { one } else { claim_bytes })
     }
 
     /// Number of slots, a power of two.

@@ -533,6 +533,11 @@ fn impossible_geometries_are_refused() {
     for (slots, bytes) in [(0, 8), (9, 8), (1, 0), (1, 4), (1, 12), (1, 1 << 21), (u64::MAX, 8)] {
         assert_eq!(Geometry::with_claims(16, 1 << 20, 64, slots, bytes), Err(E::Claim { slots, bytes }));
     }
+    // Found by a fuzzer: what a hostile header says is not computed with before it is bounded.
+    let most = u64::MAX & !7;
+    assert!(
+        matches!(Geometry::with_claims(16, most, 64, 8, most), Err(E::Capacity { capacity, .. }) if capacity == most)
+    );
     assert_eq!(least(Geometry::with_claims(16, 1004, 64, 1, 8)), 3 * 64 + 8, "not a multiple of 8");
     assert_eq!(least(Geometry::with_claims(16, 192, 64, 1, 8)), 200, "three largest and a claim");
     assert_eq!(least(Geometry::with_claims(16, 512, 64, 1, 256)), 640, "twice the claim and the largest");

@@ -3,9 +3,9 @@
 //! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and whether it stayed whole is
 //! known before anyone counts it as delivered: `start + delivered + lost = read cursor`, always (I4).
 
-use super::loss::{Account, Cause, Gap, Layer};
 #[cfg(not(ringweir_loom))]
 use super::copy::prefetch;
+use super::loss::{Account, Cause, Gap, Layer};
 use super::memory::RingMemory;
 use crate::layout::{Slot, flags};
 use crate::sync::{Ordering, Site, fence, ordering, weakened};
@@ -205,24 +205,27 @@ impl RingReader {
     }
 
     /// The hot path of [`Self::step`]: releases what was handed out last and takes the next datagram into
-    /// [`Self::current`]. False: there is something else to tell, or nothing; [`Self::step`] says what.
+    /// [`Self::current`]. False: there is something else to tell, or nothing as far as was seen; [`Self::step`] says what.
     #[inline(always)]
     pub fn advance(&mut self) -> bool {
         match self.held {
             Held::Nothing | Held::Unread => {}
             Held::Verified => self.delivered(),
             Held::Unverified if self.intact(&self.current) => self.delivered(),
-            Held::Unverified | Held::Torn => return false,
+            Held::Unverified | Held::Torn => {
+                self.held = Held::Torn;
+                return false;
+            }
         }
         self.held = Held::Nothing;
         if self.seq >= self.cached {
-            self.refresh();
-            if self.seq >= self.cached {
-                return false;
-            }
-            self.account.lag_max = self.account.lag_max.max(self.cached - self.seq);
+            return false;
         }
-        let Some(found) = self.describe(self.seq) else { return false };
+        let Some(found) = self.describe(self.seq) else {
+            // Gone before it was looked at, which is told in the same way.
+            self.held = Held::Torn;
+            return false;
+        };
         if self.upstream != Some(found.upstream) || self.upstream_stale || !self.is_inside(&found) {
             return false;
         }
