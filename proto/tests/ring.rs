@@ -534,7 +534,7 @@ fn impossible_geometries_are_refused() {
         assert_eq!(Geometry::with_claims(16, 1 << 20, 64, slots, bytes), Err(E::Claim { slots, bytes }));
     }
     // Found by a fuzzer: what a hostile header says is not computed with before it is bounded.
-    let most = u64::MAX & !7;
+    let most = !7;
     assert!(
         matches!(Geometry::with_claims(16, most, 64, 8, most), Err(E::Capacity { capacity, .. }) if capacity == most)
     );

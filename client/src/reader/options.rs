@@ -65,7 +65,7 @@ impl Options {
         self
     }
 
-    /// Whether to attach to the restarted broker when this one dies (default), or to end with [`End::BrokerGone`].
+    /// Whether to attach to the restarted broker when this one dies (default), or to end with [`crate::End::BrokerGone`].
     pub fn reattach(mut self, reattach: bool) -> Self {
         self.reattach = reattach;
         self
