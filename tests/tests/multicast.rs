@@ -197,6 +197,12 @@ fn a_multicast_receiver_sees_every_seq_by_ipv6() {
         let conf = format!("/proc/sys/net/ipv6/conf/{interface}");
         // Addresses hold at once.
         namespace.shell(&format!("echo 0 > {conf}/accept_dad; echo 0 > {conf}/disable_ipv6"));
+        // But for the first moment, in which there is none.
+        let has = || {
+            let shown = namespace.shell(&format!("ip -6 -o addr show dev {interface} scope link"));
+            (shown.contains("fe80") && !shown.contains("tentative")).then_some(())
+        };
+        wait_for(PATIENCE, has).expect("an address of its own");
     }
     every_seq(&scene, &wire, "mc-six", "ff02::77", "udp:[ff02::77]:26400@va", 0);
 }
