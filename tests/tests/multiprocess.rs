@@ -317,7 +317,7 @@ fn an_awake_reader_makes_no_system_call() {
     assert!(status.success(), "{status}: {}", good.stderr());
     let mut bad = stage.reader(&broker, 1, &["--spin", "--strict", "60000", "--spoil", "syscall"]);
     let status = bad.wait();
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{status}");
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGSYS), "{status}");
     broker.end();
 }
 
