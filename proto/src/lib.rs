@@ -6,6 +6,7 @@
 //! are the test datagrams that broker and tools both make, `quantity` the sizes and rates people type. The paper is `DESIGN.md`.
 
 pub mod control;
+pub mod fifo;
 pub mod generate;
 pub mod latency;
 pub mod layout;

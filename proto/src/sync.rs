@@ -33,6 +33,20 @@ pub enum Site {
     EndStore,
     /// P4, reader: load of the end mark before the last look at the write cursor (Acquire). Partner: [`Site::EndStore`].
     EndLoad,
+    /// P5, consumer of a FIFO: fence between allowing interrupts and looking again. Partner: [`Site::RaiseFence`].
+    ArmFence,
+    /// P5, device: fence between storing and looking at the interrupt mask. Partner: [`Site::ArmFence`].
+    RaiseFence,
+    /// P6, device: store of the producer index (Release). Partner: [`Site::ProducerLoad`].
+    ProducerStore,
+    /// P6, consumer of a FIFO: load of the producer index (Acquire). Partner: [`Site::ProducerStore`].
+    ProducerLoad,
+    /// P7, consumer of a FIFO: store of the consumer index (Release). Partner: [`Site::FreeLoad`].
+    FreeStore,
+    /// P7, device: load of the consumer index (Acquire). Partner: [`Site::FreeStore`].
+    FreeLoad,
+    /// Not an ordering: the consumer of a FIFO does not look again after allowing interrupts.
+    ArmLookSkipped,
     /// Not an ordering: the publisher claims *after* it has overwritten. Shows that the models look at I2 at all.
     ClaimLate,
     /// Not an ordering: the reader does not re-check the claim line. Shows that the models can see a torn datagram.
@@ -44,8 +58,8 @@ pub enum Site {
 }
 
 impl Site {
-    /// Every site, for the test that kills each mutant in turn.
-    pub const ALL: [Site; 12] = [
+    /// Every site of the ring, for the test that kills each mutant in turn.
+    pub const RING: [Site; 12] = [
         Site::CommitStore,
         Site::CommitLoad,
         Site::ClaimFence,
@@ -58,6 +72,17 @@ impl Site {
         Site::ValidateSkipped,
         Site::LookAgainSkipped,
         Site::LapMiscounted,
+    ];
+
+    /// Every site of a device's FIFO.
+    pub const FIFO: [Site; 7] = [
+        Site::ArmFence,
+        Site::RaiseFence,
+        Site::ProducerStore,
+        Site::ProducerLoad,
+        Site::FreeStore,
+        Site::FreeLoad,
+        Site::ArmLookSkipped,
     ];
 }
 

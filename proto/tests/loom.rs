@@ -706,7 +706,7 @@ fn every_site_is_killed() {
         }
     }));
     let mut alive = Vec::new();
-    for site in Site::ALL {
+    for site in Site::RING {
         for name in killers(site) {
             let model = *MODELS.iter().find(|m| m.0 == *name).expect("killers are models");
             as_it_stands(model);

@@ -1,0 +1,87 @@
+//! The device's end of one channel: what the logic of an FPGA does, as a program.
+//!
+//! Contract: a datagram is stored whole or lost whole; a lost one takes a number, and is counted. `consumer` is the other
+//! side's word: a value that cannot be makes the FIFO full, so a broken consumer loses datagrams and breaks nothing.
+
+use super::map::{Fifo, MARK, Shape};
+use crate::sync::{Ordering, Site, ordering};
+
+/// The producing end of one channel.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    shape: Shape,
+    producer: u32,
+    produced: u32,
+    lost: u32,
+    lost_bytes: u32,
+}
+
+impl Feed {
+    /// An empty channel of a device of `shape`.
+    pub fn new(shape: &Shape) -> Self {
+        Self { shape: *shape, producer: 0, produced: 0, lost: 0, lost_bytes: 0 }
+    }
+
+    /// Datagrams made, lost ones included.
+    pub fn produced(&self) -> u32 {
+        self.produced
+    }
+
+    /// Datagrams lost.
+    pub fn lost(&self) -> u32 {
+        self.lost
+    }
+
+    /// Whether the consumer has taken everything, as far as is seen.
+    pub fn is_empty(&self, fifo: Fifo<'_>) -> bool {
+        // P7: partner: the consumer's FreeStore.
+        fifo.registers.consumer.load(ordering(Site::FreeLoad, Ordering::Acquire)) == self.producer
+    }
+
+    /// Stores `payload`, stamped with device time `time` where the shape has one. False: no room, it is lost and counted.
+    ///
+    /// # Panics
+    /// If `payload` is longer than the shape's longest datagram.
+    pub fn store(&mut self, fifo: Fifo<'_>, payload: &[u8], time: u64) -> bool {
+        assert!(payload.len() <= self.shape.max_datagram as usize, "longer than the device's longest datagram");
+        let takes = self.shape.entry_bytes(payload.len() as u32);
+        // P7: what the consumer has read of the room it gave back was read before; partner: its FreeStore.
+        let consumer = fifo.registers.consumer.load(ordering(Site::FreeLoad, Ordering::Acquire));
+        let free = fifo.bytes().checked_sub(self.producer.wrapping_sub(consumer)).unwrap_or(0);
+        let sequence = self.produced;
+        self.produced = sequence.wrapping_add(1);
+        fifo.registers.produced.store(self.produced, Ordering::Relaxed);
+        if takes > free {
+            self.lost = self.lost.wrapping_add(1);
+            self.lost_bytes = self.lost_bytes.wrapping_add(payload.len() as u32);
+            fifo.registers.lost_bytes.store(self.lost_bytes, Ordering::Relaxed);
+            // Pairs with the consumer's load of it: whoever sees this count sees the entries stored before.
+            fifo.registers.lost.store(self.lost, Ordering::Release);
+            return false;
+        }
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let mut at = self.producer;
+        let mut put = |word: u64| {
+            fifo.word(at).store(word, Ordering::Relaxed);
+            at = at.wrapping_add(8);
+        };
+        put(pair(MARK, payload.len() as u32));
+        put(pair(sequence, self.lost));
+        if self.shape.timed() {
+            put(time);
+        }
+        let (whole, rest) = payload.as_chunks::<8>();
+        for word in whole {
+            put(u64::from_le_bytes(*word));
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            put(u64::from_le_bytes(last));
+        }
+        self.producer = at;
+        // P6: whoever sees this index sees the entry; partner: the consumer's ProducerLoad.
+        fifo.registers.producer.store(at, ordering(Site::ProducerStore, Ordering::Release));
+        true
+    }
+}
