@@ -47,7 +47,7 @@ impl Feed {
         let takes = self.shape.entry_bytes(payload.len() as u32);
         // P7: what the consumer has read of the room it gave back was read before; partner: its FreeStore.
         let consumer = fifo.registers.consumer.load(ordering(Site::FreeLoad, Ordering::Acquire));
-        let free = fifo.bytes().checked_sub(self.producer.wrapping_sub(consumer)).unwrap_or(0);
+        let free = fifo.bytes().saturating_sub(self.producer.wrapping_sub(consumer));
         let sequence = self.produced;
         self.produced = sequence.wrapping_add(1);
         fifo.registers.produced.store(self.produced, Ordering::Relaxed);
