@@ -6,6 +6,8 @@
 use crate::config::Linger;
 use crate::sampler;
 use crate::stream::Stream;
+use ringweir_proto::layout::LatencyBlock;
+use ringweir_proto::stats::PumpCounter;
 use ringweir_proto::control::{
     AttachRequest, Attached, DecodeError, Description, DetachRequest, LatencyReport, Reason, Reply, Request,
 };
@@ -387,17 +389,26 @@ fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeErro
             None
         }
         Request::Latency { index } => {
-            let report = stream.readers.get(index).map(|entry| {
-                let seen = Histogram::of(entry.page.latency());
-                let (places, counts) = seen.occupied().unzip();
-                let Histogram { sum_ns, max_ns, .. } = seen;
-                LatencyReport { attached: entry.attached, sum_ns, max_ns, places, counts }
-            });
+            let report = stream.readers.get(index).map(|entry| report(entry.page.latency(), entry.attached));
+            reply(fd, &Reply::Latency(report), &[]);
+            None
+        }
+        Request::DrainGaps => {
+            let drained = stream.object.memory().counter(PumpCounter::Drains) > 0 || stream.slack.is_some();
+            let report = drained.then(|| report(&stream.drain_gaps, stream.started));
             reply(fd, &Reply::Latency(report), &[]);
             None
         }
         Request::Detach(_) => unreachable!("answered by Control::detach, which knows the readers' connections"),
     }
+}
+
+/// What stands in `block`, counted since `since`.
+fn report(block: &LatencyBlock, since: u64) -> LatencyReport {
+    let seen = Histogram::of(block);
+    let (places, counts) = seen.occupied().unzip();
+    let Histogram { sum_ns, max_ns, .. } = seen;
+    LatencyReport { attached: since, sum_ns, max_ns, places, counts }
 }
 
 /// Who it is, if it may attach; else it has been told.

@@ -5,9 +5,12 @@
 //! readers waiting. Nothing here allocates; a fault's text goes into a preallocated queue that the control thread logs.
 
 use crate::notice::{Notice, Notices};
+use ringweir_proto::layout::LatencyBlock;
 use ringweir_proto::ring::{Claim, Layer, Meta, Publisher, SpanTooLong};
 use ringweir_proto::stats::PumpCounter;
+use ringweir_proto::sync::Ordering;
 use std::fmt::Display;
+use std::sync::Arc;
 
 /// Commits a batch holds at most; never more than a quarter of the slots, or the first of it would be gone before it is seen.
 const BATCH_MOST: u64 = 64;
@@ -31,6 +34,9 @@ pub struct Intake {
     batch_bytes: u64,
     batch_most: u64,
     batch_bytes_most: u64,
+    /// Somebody has to be woken although nothing was committed.
+    news: bool,
+    drain_gaps: Arc<LatencyBlock>,
 }
 
 impl Intake {
@@ -38,7 +44,8 @@ impl Intake {
     pub fn new(publisher: Publisher, notices: Notices) -> Self {
         let geometry = publisher.memory().geometry();
         let (batch_most, batch_bytes_most) = (BATCH_MOST.min(geometry.depth() / 4).max(1), geometry.claim_bytes());
-        Self { publisher, notices, now: 0, batch_bytes: 0, batch_most, batch_bytes_most }
+        let drain_gaps = Arc::default();
+        Self { publisher, notices, now: 0, batch_bytes: 0, batch_most, batch_bytes_most, news: false, drain_gaps }
     }
 
     /// Begins a round at `now` (CLOCK_MONOTONIC ns): the publish time of all its datagrams.
@@ -89,6 +96,44 @@ impl Intake {
     /// `count` datagrams were lost in `layer` before what is committed next; `exact` false: at least so many.
     pub fn lost(&mut self, layer: Layer, count: u64, exact: bool) {
         self.publisher.lost_upstream(layer, count, exact);
+    }
+
+    /// The device behind the source is gone: readers are told behind what they read before, and `why` is logged. The ring
+    /// stays as it is; [`Self::back`] goes on with it.
+    pub fn gone(&mut self, why: impl Display) {
+        self.publisher.source_gone();
+        self.news = true;
+        self.notices.push(Notice::new(why));
+    }
+
+    /// The device is back; `how` is logged.
+    pub fn back(&mut self, how: impl Display) {
+        self.publisher.source_back();
+        self.news = true;
+        self.notices.push(Notice::new(how));
+    }
+
+    /// A FIFO was drained that had been filling for `gap` ns.
+    pub fn drained(&mut self, gap: u64) {
+        self.drain_gaps.count(gap);
+        self.publisher.add(PumpCounter::Drains, 1);
+        self.publisher.set(PumpCounter::DrainGapMax, self.drain_gaps.max_ns.load(Ordering::Relaxed));
+    }
+
+    /// How long FIFOs had been filling when they were drained.
+    pub fn drain_gaps(&self) -> &Arc<LatencyBlock> {
+        &self.drain_gaps
+    }
+
+    /// Shows what was committed. Whether somebody may have to be woken.
+    pub(crate) fn flush(&mut self) -> bool {
+        let news = std::mem::take(&mut self.news);
+        if self.publisher.unflushed() == 0 {
+            return news;
+        }
+        self.publisher.flush();
+        self.count(PumpCounter::Batches, 1);
+        true
     }
 
     /// Adds to a counter.

@@ -99,9 +99,7 @@ impl Pump {
             self.housekeeping();
             self.intake.begin(clock::monotonic_ns());
             let filled = self.source.fill(&mut self.intake);
-            if self.intake.publisher().unflushed() > 0 {
-                self.intake.publisher().flush();
-                self.intake.count(PumpCounter::Batches, 1);
+            if self.intake.flush() {
                 self.wake();
             }
             match filled? {

@@ -307,9 +307,10 @@ impl Readers {
             entry.wake.ring();
             return;
         }
-        let seen = entry.page.block().seen_seq.load(Ordering::Relaxed);
+        let block = entry.page.block();
+        let (seen, source) = (block.seen_seq.load(Ordering::Relaxed), block.seen_source.load(Ordering::Relaxed));
         let memory = &self.memory;
-        let news = || memory.write_cursor() != seen || memory.has_ended();
+        let news = || memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended();
         self.with_wakes(state, |sleepers, gate, wake| sleepers.enter(gate, index, news, wake));
     }
 }

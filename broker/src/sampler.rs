@@ -43,6 +43,8 @@ pub fn sample(stream: &Stream) {
     let mut snapshot = Snapshot::new(&stream.config.name, &stream.config.source);
     if let Some(failure) = &stream.failure {
         snapshot.note = failure.clone();
+    } else if stream.object.memory().source_word() & 1 == 1 {
+        snapshot.note = "its device is gone; readers wait for it to come back".into();
     }
     let (monotonic, realtime) = (clock::monotonic_ns(), clock::realtime_ns());
     // Cursors of readers first, then the write cursor: so nobody seems to be ahead of it.
@@ -88,6 +90,8 @@ pub fn sample(stream: &Stream) {
         (StreamFact::NominalRate, stream.plan.nominal_rate()),
         (StreamFact::OldestSeq, oldest),
         (StreamFact::History, history),
+        (StreamFact::SourceAway, memory.source_word() & 1),
+        (StreamFact::DrainSlack, stream.slack.map_or(0, |slack| slack.as_nanos() as u64)),
     ] {
         snapshot.set(fact, value);
     }

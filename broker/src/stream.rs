@@ -14,6 +14,7 @@ use crate::readers::{Bell, Readers};
 use crate::sched::{self, Class};
 use crate::source::{self, OpenFor, SourceError};
 use anyhow::Context;
+use ringweir_proto::layout::LatencyBlock;
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::lock::StreamLock;
 use ringweir_proto::os::object::{self, RingObject, RingSpec};
@@ -25,6 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A running stream.
 pub struct Stream {
@@ -50,6 +52,10 @@ pub struct Stream {
     pub failure: Option<String>,
     /// The ring.
     pub object: RingObject,
+    /// How long its device's FIFO takes to fill up, if it has one.
+    pub slack: Option<Duration>,
+    /// How long it had been filling when it was drained.
+    pub drain_gaps: Arc<LatencyBlock>,
     /// What viewers map.
     pub stats: StatsArea,
     stats_fd: OwnedFd,
@@ -107,8 +113,9 @@ impl Stream {
         let (notice_queue, notices) = Notices::queue();
 
         let listener = Socket::listen(paths::socket_path(run_dir, name), config.mode()?, gid)?;
-        let described = source.describe();
+        let (described, slack) = (source.describe(), source.slack());
         let intake = Intake::new(Publisher::new(memory), notice_queue);
+        let drain_gaps = intake.drain_gaps().clone();
         let pumping = Pump::new(
             intake,
             source,
@@ -155,6 +162,8 @@ impl Stream {
             refusal: None,
             failure: None,
             object,
+            slack,
+            drain_gaps,
             stats,
             stats_fd,
             pump,

@@ -40,4 +40,4 @@ pub use ringweir_proto::latency::Histogram;
 pub use ringweir_proto::layout::DetachedBy;
 pub use ringweir_proto::ring::{Account, Cause, Corrupt, Gap, Layer, Resume, Start, Torn};
 pub use ringweir_proto::stats;
-pub use watch::{Latency, Watch, latencies};
+pub use watch::{Latency, Watch, drain_gaps, latencies};

@@ -52,6 +52,24 @@ pub struct Latency {
     pub histogram: Histogram,
 }
 
+/// Asks the broker of `name` for how long its device's FIFO had been filling each time it was drained, since the stream
+/// began; `None` if its source has no FIFO.
+///
+/// # Errors
+/// As [`crate::Options::attach`].
+pub fn drain_gaps(name: &str) -> Result<Option<Histogram>, Error> {
+    let connection = Connection::open(name)?;
+    match connection.ask(&Request::DrainGaps, 0)?.0 {
+        Reply::Latency(report) => Ok(report.map(histogram)),
+        other => Err(connection.unexpected(&other)),
+    }
+}
+
+fn histogram(report: LatencyReport) -> Histogram {
+    let LatencyReport { sum_ns, max_ns, places, counts, .. } = report;
+    Histogram::from_occupied(places.into_iter().zip(counts), sum_ns, max_ns)
+}
+
 /// Asks the broker of `name` for the latencies of the readers in the places `indices`; those that are gone are left out.
 ///
 /// # Errors
@@ -62,9 +80,7 @@ pub fn latencies(name: &str, indices: &[u32]) -> Result<Vec<Latency>, Error> {
         let connection = Connection::open(name)?;
         match connection.ask(&Request::Latency { index }, 0)?.0 {
             Reply::Latency(Some(report)) => {
-                let LatencyReport { attached, sum_ns, max_ns, places, counts } = report;
-                let histogram = Histogram::from_occupied(places.into_iter().zip(counts), sum_ns, max_ns);
-                found.push(Latency { index, attached, histogram });
+                found.push(Latency { index, attached: report.attached, histogram: histogram(report) });
             }
             Reply::Latency(None) => {}
             other => return Err(connection.unexpected(&other)),

@@ -33,6 +33,8 @@ pub enum Request {
     },
     /// Take a reader's place back. For root and the broker's own user.
     Detach(DetachRequest),
+    /// Get the times for which a device's FIFO had been filling when it was drained; answered by [`Reply::Latency`].
+    DrainGaps,
 }
 
 /// Which reader is to go. Its place alone would not say: it may have been given to another one meanwhile.
@@ -74,7 +76,7 @@ pub enum Reply {
     Described(Description),
     /// No.
     Refused(Refusal),
-    /// What the reader in that place has sampled; `None`: there is no reader.
+    /// What the reader in that place has sampled, or the pump of a device; `None`: there is no such reader or device.
     Latency(Option<LatencyReport>),
     /// The reader's place is free; the reader finds in its page who wanted it.
     Detached,
@@ -268,6 +270,7 @@ mod tests {
             (Request::Watch, "5257020001000000".into()),
             (Request::Describe, "5257020002000000".into()),
             (Request::Latency { index: 7 }, "525702000300000007000000".into()),
+            (Request::DrainGaps, "5257020005000000".into()),
             (
                 Request::Detach(DetachRequest { index: 7, attached_realtime: 3 }),
                 "5257020004000000070000000300000000000000".into(),

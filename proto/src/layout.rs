@@ -11,7 +11,7 @@ use crate::sync::AtomicU64;
 /// First eight bytes of a ring object: "RINGWEIR".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGWEIR");
 /// Version of everything in this file.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 /// Distance that keeps two words out of each other's cache line, adjacent-line prefetch included.
 pub const LINE: usize = 128;
 /// Page size the parts of a ring object are aligned to, whatever the machine's page size is.
@@ -96,8 +96,10 @@ pub struct StateLine {
     pub generation: AtomicU64,
     /// When ended: losses before the ring up to the end, as in [`Slot::tags`] from bit 16 on.
     pub upstream: AtomicU64,
+    /// Whether the device behind the source is there: twice the times it went away, plus 1 while it is away.
+    pub source: AtomicU64,
     /// Zero: restart accounting.
-    pub reserved: [u64; 13],
+    pub reserved: [u64; 12],
 }
 
 /// What the pump counts; one writer, read by the statistics sampler. Index with [`crate::stats::PumpCounter`].
@@ -161,6 +163,8 @@ pub mod flags {
     pub const LAYER_MASK: u16 = 3;
     /// The count of losses since the stream began is a lower bound: holds for a reader that was lapped in between.
     pub const LOSS_EVER_UNKNOWN: u16 = 1 << 4;
+    /// From this bit up: how often the source's device had gone away before this datagram, modulo 2^11.
+    pub const GONE_SHIFT: u16 = 5;
 }
 
 /// What one reader says of itself. The only memory of ours that a reader can write; the broker reads it once, clamps, never trusts.
@@ -201,8 +205,10 @@ pub struct ReaderBlock {
     pub reserved0: u64,
     /// Doze line: the write cursor the reader had seen when it went to sleep.
     pub seen_seq: AtomicU64,
+    /// Doze line: [`StateLine::source`] as the reader had seen it then.
+    pub seen_source: AtomicU64,
     /// Zero: lossless readers.
-    pub reserved1: [u64; 15],
+    pub reserved1: [u64; 14],
 }
 
 /// Buckets of a [`LatencyBlock`]; [`crate::latency`] says which time is in which.
@@ -220,6 +226,13 @@ pub struct LatencyBlock {
     pub reserved: [u64; 14],
     /// Samples by time.
     pub buckets: [AtomicU64; LATENCY_BUCKETS],
+}
+
+impl Default for LatencyBlock {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { sum_ns: zero(), max_ns: zero(), reserved: [0; 14], buckets: core::array::from_fn(|_| zero()) }
+    }
 }
 
 /// Bytes of a reader's page object.
@@ -274,7 +287,7 @@ mod asserted {
         realtime_offset_ns = 88, boot_id = 96, broker_pid = 112, owner_uid = 116, name = 120, reserved = 184 } size 512);
     at!(ClaimLine { seq = 0, pos = 8, reserved = 16 } size 128);
     at!(WriteLine { seq = 0, reserved = 8 } size 128);
-    at!(StateLine { ended = 0, generation = 8, upstream = 16, reserved = 24 } size 128);
+    at!(StateLine { ended = 0, generation = 8, upstream = 16, source = 24, reserved = 32 } size 128);
     at!(CounterLines { count = 0 } size 256);
     at!(Header { identity = 0, claim = 512, write = 640, state = 768, counters = 896, reserved = 1152,
         metadata_len = 2048, metadata = 2056 } size 4096);
@@ -282,7 +295,8 @@ mod asserted {
         bytes_before = 56 } size 64);
     at!(ReaderBlock { read_seq = 0, start_seq = 8, delivered = 16, lost = 24, gaps = 32, bytes_delivered = 40,
         bytes_lost = 48, lag_max = 56, last_gap_first = 64, last_gap_count = 72, last_gap_time = 80, upstream_lost = 88,
-        waiting = 96, read_bytes = 104, detached_by = 112, reserved0 = 120, seen_seq = 128, reserved1 = 136 } size 256);
+        waiting = 96, read_bytes = 104, detached_by = 112, reserved0 = 120, seen_seq = 128, seen_source = 136,
+        reserved1 = 144 } size 256);
     at!(LatencyBlock { sum_ns = 0, max_ns = 8, reserved = 16, buckets = 128 } size 3072);
     const _: () = assert!(align_of::<Header>() == PAGE && align_of::<Slot>() == 64);
 }

@@ -57,6 +57,9 @@ figures! {
         WakesInline "wakes_inline" Counter "readers woken by the pump itself (a single sleeper)";
         WakeBells "wake_bells" Counter "times the pump rang for the waker (several sleepers)";
         SourceFaults "source_faults" Counter "faults of the source: wrong lengths, errors of calls";
+        SourceGone "source_gone" Counter "times the device behind the source went away";
+        Drains "drains" Counter "times a device's FIFO was drained";
+        DrainGapMax "drain_gap_max_ns" Gauge "longest time between drains of a device's FIFO while it was filling";
         Moved "moved" Counter "datagrams copied a second time because they outgrew their place in a batch";
     }
 }
@@ -85,6 +88,8 @@ figures! {
         NominalRate "nominal_rate" Gauge "bytes per second the stream was sized for, 0 if not stated";
         OldestSeq "oldest_seq" Counter "oldest seq that is still in the ring";
         History "history_ns" Gauge "age of the oldest datagram that is still in the ring, 0 if there is none";
+        SourceAway "source_away" Gauge "1 while the device behind the source is gone";
+        DrainSlack "drain_slack_ns" Gauge "time in which a device's FIFO fills up at its configured rate, 0 if it has none";
     }
 }
 

@@ -33,17 +33,21 @@ pub enum Site {
     EndStore,
     /// P4, reader: load of the end mark before the last look at the write cursor (Acquire). Partner: [`Site::EndStore`].
     EndLoad,
-    /// P5, consumer of a FIFO: fence between allowing interrupts and looking again. Partner: [`Site::RaiseFence`].
+    /// P11, publisher: store of the source's word after the last flush before it went (Release). Partner: [`Site::GoneLoad`].
+    GoneStore,
+    /// P11, reader: load of the source's word before the last look at the write cursor (Acquire). Partner: [`Site::GoneStore`].
+    GoneLoad,
+    /// P8, consumer of a FIFO: fence between allowing interrupts and looking again. Partner: [`Site::RaiseFence`].
     ArmFence,
-    /// P5, device: fence between storing and looking at the interrupt mask. Partner: [`Site::ArmFence`].
+    /// P8, device: fence between storing and looking at the interrupt mask. Partner: [`Site::ArmFence`].
     RaiseFence,
-    /// P6, device: store of the producer index (Release). Partner: [`Site::ProducerLoad`].
+    /// P9, device: store of the producer index (Release). Partner: [`Site::ProducerLoad`].
     ProducerStore,
-    /// P6, consumer of a FIFO: load of the producer index (Acquire). Partner: [`Site::ProducerStore`].
+    /// P9, consumer of a FIFO: load of the producer index (Acquire). Partner: [`Site::ProducerStore`].
     ProducerLoad,
-    /// P7, consumer of a FIFO: store of the consumer index (Release). Partner: [`Site::FreeLoad`].
+    /// P10, consumer of a FIFO: store of the consumer index (Release). Partner: [`Site::FreeLoad`].
     FreeStore,
-    /// P7, device: load of the consumer index (Acquire). Partner: [`Site::FreeStore`].
+    /// P10, device: load of the consumer index (Acquire). Partner: [`Site::FreeStore`].
     FreeLoad,
     /// Not an ordering: the consumer of a FIFO does not look again after allowing interrupts.
     ArmLookSkipped,
@@ -59,7 +63,7 @@ pub enum Site {
 
 impl Site {
     /// Every site of the ring, for the test that kills each mutant in turn.
-    pub const RING: [Site; 12] = [
+    pub const RING: [Site; 14] = [
         Site::CommitStore,
         Site::CommitLoad,
         Site::ClaimFence,
@@ -68,6 +72,8 @@ impl Site {
         Site::DozeFence,
         Site::EndStore,
         Site::EndLoad,
+        Site::GoneStore,
+        Site::GoneLoad,
         Site::ClaimLate,
         Site::ValidateSkipped,
         Site::LookAgainSkipped,

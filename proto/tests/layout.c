@@ -17,7 +17,7 @@ struct identity {
 } LINE;
 struct claim_line { uint64_t seq, pos, reserved[14]; } LINE;
 struct write_line { uint64_t seq, reserved[15]; } LINE;
-struct state_line { uint64_t ended, generation, upstream, reserved[13]; } LINE;
+struct state_line { uint64_t ended, generation, upstream, source, reserved[12]; } LINE;
 struct counter_lines { uint64_t count[32]; } LINE;
 struct header {
     struct identity identity;
@@ -34,7 +34,7 @@ struct slot {
 struct reader_block {
     uint64_t read_seq, start_seq, delivered, lost, gaps, bytes_delivered, bytes_lost, lag_max;
     uint64_t last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, detached_by, reserved0;
-    uint64_t seen_seq, reserved1[15];
+    uint64_t seen_seq, seen_source, reserved1[14];
 } LINE;
 struct latency_block { uint64_t sum_ns, max_ns, reserved[14], buckets[368]; } LINE;
 

@@ -33,12 +33,12 @@ fn ours() -> Vec<String> {
         owner_uid, name, reserved });
     layout!(ClaimLine, "claim_line" { seq, pos, reserved });
     layout!(WriteLine, "write_line" { seq, reserved });
-    layout!(StateLine, "state_line" { ended, generation, upstream, reserved });
+    layout!(StateLine, "state_line" { ended, generation, upstream, source, reserved });
     layout!(CounterLines, "counter_lines" { count });
     layout!(Header, "header" { identity, claim, write, state, counters, reserved, metadata_len, metadata });
     layout!(Slot, "slot" { stamp, pos, offset, lengths, tags, source_time, publish_time, bytes_before });
     layout!(ReaderBlock, "reader_block" { read_seq, start_seq, delivered, lost, gaps, bytes_delivered, bytes_lost, lag_max,
-        last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, detached_by, reserved0, seen_seq, reserved1 });
+        last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, detached_by, reserved0, seen_seq, seen_source, reserved1 });
     layout!(LatencyBlock, "latency_block" { sum_ns, max_ns, reserved, buckets });
     lines
 }

@@ -129,6 +129,7 @@ impl Books {
                 self.window.gaps += 1;
             }
             Cause::Upstream { .. } => self.window.upstream += gap.count,
+            Cause::SourceGone => {}
         }
         if let Some(proof) = &mut self.proof {
             proof.told(gap);
@@ -226,7 +227,7 @@ impl Proof {
     }
 
     fn told(&mut self, gap: &Gap) {
-        let exact = !matches!(gap.cause, Cause::Upstream { exact: false, .. });
+        let exact = !matches!(gap.cause, Cause::Upstream { exact: false, .. } | Cause::SourceGone);
         self.pending = self.pending.filter(|_| exact).map(|n| n + gap.count);
     }
 
@@ -296,6 +297,7 @@ fn gap_words(gap: &Gap) -> String {
             };
             format!("lost {least}{count} datagrams before seq {first}, {place}")
         }
+        Cause::SourceGone => format!("the source's device is gone; what follows, from seq {first} on, is from after its return"),
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Contract: a source only fills memory that the [`Intake`] claims for it in the ring, and says what was lost below it. It
 //! never blocks, sleeps, logs, allocates per datagram or touches readers: waiting, waking, flushing and stopping belong
-//! to the pump. What it cannot publish it counts ([`Intake::lost`]) and explains ([`Intake::fault`]); it never drops in silence.
+//! to the pump. A device that goes away is [`Intake::gone`], not an error, where it may come back. What it cannot publish it counts ([`Intake::lost`]) and explains ([`Intake::fault`]); it never drops in silence.
 
 use crate::intake::Intake;
 use ringweir_proto::quantity::Rate;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 mod batch;
 mod bytes;
@@ -64,6 +65,12 @@ pub trait Source: Send {
 
     /// The rate it will bring, if it knows: turns `--depth 3s` into bytes.
     fn rate(&self) -> Option<Rate> {
+        None
+    }
+
+    /// How long the device's buffer takes to fill at the rate it was built for, if that is known: what the pump's drains
+    /// are judged by.
+    fn slack(&self) -> Option<Duration> {
         None
     }
 

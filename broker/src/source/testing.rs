@@ -26,6 +26,8 @@ pub struct Bench {
     pub intake: Intake,
     notices: rtrb::Consumer<Notice>,
     reader: RingReader,
+    /// Seqs before which the device was gone.
+    pub gone: Vec<u64>,
     memory: Arc<RingMemory>,
     /// What every round is told the time is, CLOCK_MONOTONIC ns.
     pub now: u64,
@@ -39,7 +41,7 @@ impl Bench {
         let (notices, drain) = Notices::queue();
         let intake = Intake::new(Publisher::new(memory.clone()), notices);
         let reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
-        Self { intake, notices: drain, reader, memory, now: 1 }
+        Self { intake, notices: drain, reader, gone: Vec::new(), memory, now: 1 }
     }
 
     /// One round as the pump runs it.
@@ -85,6 +87,7 @@ impl Bench {
                 Step::Gap(gap) => match gap.cause {
                     Cause::Lapped => panic!("the test's ring is too small: {gap:?}"),
                     Cause::Upstream { layer, exact } => lost_before.push((layer, gap.count, exact)),
+                    Cause::SourceGone => self.gone.push(gap.first),
                 },
                 Step::Datagram(d) => {
                     let mut bytes = vec![0; d.len];

@@ -7,6 +7,8 @@ use std::ffi::c_ulonglong;
 pub const RW_LAPPED: u32 = 1;
 /// Losses with this cause: lost before they were published, so they have no seq; they were due before seq first.
 pub const RW_UPSTREAM: u32 = 2;
+/// rw_gap.cause: the device behind the stream's source went away; what follows is from after its return.
+pub const RW_SOURCE_GONE: u32 = 3;
 
 /// Where it was lost: the publisher lapped this reader.
 pub const RW_LAYER_READER: u32 = 0;
@@ -66,21 +68,22 @@ impl rw_datagram {
 #[repr(C)]
 #[derive(Default)]
 pub struct rw_gap {
-    /// First seq lost; for RW_UPSTREAM the seq before which they were due.
+    /// First seq lost; for RW_UPSTREAM and RW_SOURCE_GONE the seq before which it happened.
     pub first: c_ulonglong,
-    /// Last seq lost; for RW_UPSTREAM equal to first.
+    /// Last seq lost; for RW_UPSTREAM and RW_SOURCE_GONE equal to first.
     pub last: c_ulonglong,
-    /// How many were lost; last - first + 1 for RW_LAPPED.
+    /// How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, of which nobody knows.
     pub count: c_ulonglong,
     /// Their payload bytes, or RW_UNKNOWN.
     pub bytes: c_ulonglong,
     /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is none yet.
     pub time: c_ulonglong,
-    /// RW_LAPPED or RW_UPSTREAM.
+    /// RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE.
     pub cause: u32,
-    /// Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER.
+    /// Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always _DEVICE.
     pub layer: u32,
-    /// 1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count.
+    /// 1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count (always so for
+    /// RW_SOURCE_GONE).
     pub exact: u32,
     /// Zero.
     pub reserved0: u32,
@@ -96,6 +99,7 @@ impl From<Gap> for rw_gap {
             Cause::Upstream { layer: Layer::Device, exact } => (RW_UPSTREAM, RW_LAYER_DEVICE, exact, gap.first),
             Cause::Upstream { layer: Layer::Kernel, exact } => (RW_UPSTREAM, RW_LAYER_KERNEL, exact, gap.first),
             Cause::Upstream { layer: Layer::Broker, exact } => (RW_UPSTREAM, RW_LAYER_BROKER, exact, gap.first),
+            Cause::SourceGone => (RW_SOURCE_GONE, RW_LAYER_DEVICE, false, gap.first),
         };
         Self {
             first: gap.first,

@@ -74,6 +74,7 @@ impl Reader {
         self.link.page.block().detached_by.load(Ordering::Relaxed) != 0
             || memory.write_cursor() != self.ring.write_cursor_seen()
             || memory.has_ended()
+            || memory.source_word() != self.ring.source_seen()
             || self.ring.read_cursor() != self.ring.write_cursor_seen()
     }
 
@@ -115,7 +116,8 @@ impl Reader {
         let block = self.link.page.block();
         block.waiting.store(1, Ordering::Relaxed);
         block.seen_seq.store(self.ring.write_cursor_seen(), Ordering::Relaxed);
-        // The waker reads `seen_seq` after it has read this bell: the system calls order the two.
+        block.seen_source.store(self.ring.source_seen(), Ordering::Relaxed);
+        // The waker reads both after it has read this bell: the system calls order the two.
         event::ring(&self.link.doze).map_err(OsError::at("ring doze bell"))?;
         Ok(true)
     }

@@ -189,7 +189,7 @@ impl Drain {
     }
 
     fn refresh(&mut self, fifo: Fifo<'_>) -> Result<(), Garbage> {
-        // P6: everything stored below this index is visible; partner: the device's ProducerStore.
+        // P9: everything stored below this index is visible; partner: the device's ProducerStore.
         let producer = fifo.registers.producer.load(ordering(Site::ProducerLoad, Ordering::Acquire));
         let level = producer.wrapping_sub(self.consumer);
         self.cached = producer;
@@ -212,7 +212,7 @@ impl Drain {
     fn publish(&self, fifo: Fifo<'_>) {
         fifo.registers.next_sequence.store(self.next_sequence, Ordering::Relaxed);
         fifo.registers.lost_told.store(self.lost_told, Ordering::Relaxed);
-        // P7: the device may overwrite what was read before this; partner: its FreeLoad.
+        // P10: the device may overwrite what was read before this; partner: its FreeLoad.
         fifo.registers.consumer.store(self.consumer, ordering(Site::FreeStore, Ordering::Release));
     }
 }

@@ -34,7 +34,7 @@ impl Feed {
 
     /// Whether the consumer has taken everything, as far as is seen.
     pub fn is_empty(&self, fifo: Fifo<'_>) -> bool {
-        // P7: partner: the consumer's FreeStore.
+        // P10: partner: the consumer's FreeStore.
         fifo.registers.consumer.load(ordering(Site::FreeLoad, Ordering::Acquire)) == self.producer
     }
 
@@ -45,7 +45,7 @@ impl Feed {
     pub fn store(&mut self, fifo: Fifo<'_>, payload: &[u8], time: u64) -> bool {
         assert!(payload.len() <= self.shape.max_datagram as usize, "longer than the device's longest datagram");
         let takes = self.shape.entry_bytes(payload.len() as u32);
-        // P7: what the consumer has read of the room it gave back was read before; partner: its FreeStore.
+        // P10: what the consumer has read of the room it gave back was read before; partner: its FreeStore.
         let consumer = fifo.registers.consumer.load(ordering(Site::FreeLoad, Ordering::Acquire));
         let free = fifo.bytes().saturating_sub(self.producer.wrapping_sub(consumer));
         let sequence = self.produced;
@@ -80,7 +80,7 @@ impl Feed {
             put(u64::from_le_bytes(last));
         }
         self.producer = at;
-        // P6: whoever sees this index sees the entry; partner: the consumer's ProducerLoad.
+        // P9: whoever sees this index sees the entry; partner: the consumer's ProducerLoad.
         fifo.registers.producer.store(at, ordering(Site::ProducerStore, Ordering::Release));
         true
     }

@@ -14,7 +14,7 @@ use crate::sync::{AtomicU32, Ordering, Site, fence, weakened};
 #[inline]
 pub fn arm(interrupt_mask: &AtomicU32, empty: impl FnOnce() -> bool) -> bool {
     interrupt_mask.store(IRQ_DATA, Ordering::Relaxed);
-    // P5: either `empty` sees what the device stored before its fence, or the device sees the mask; partner: RaiseFence.
+    // P8: either `empty` sees what the device stored before its fence, or the device sees the mask; partner: RaiseFence.
     fence(Site::ArmFence, Ordering::SeqCst);
     if weakened(Site::ArmLookSkipped) || empty() {
         return true;
@@ -32,7 +32,7 @@ pub fn disarm(interrupt_mask: &AtomicU32) {
 /// Device: whether what was stored before this is to be announced by an interrupt.
 #[inline]
 pub fn may_interrupt(interrupt_mask: &AtomicU32) -> bool {
-    // P5: partner: ArmFence.
+    // P8: partner: ArmFence.
     fence(Site::RaiseFence, Ordering::SeqCst);
     interrupt_mask.load(Ordering::Relaxed) & IRQ_DATA != 0
 }

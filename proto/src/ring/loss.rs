@@ -48,6 +48,9 @@ pub enum Cause {
         /// False: at least `count`.
         exact: bool,
     },
+    /// The device behind the source went away before seq `first`. Nobody knows what it would have brought: `count` is 0.
+    /// Datagrams that follow come from the device that came back.
+    SourceGone,
 }
 
 /// Datagrams a reader will never see. Data, not an error: told in order, once.

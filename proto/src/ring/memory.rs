@@ -142,6 +142,11 @@ impl RingMemory {
         self.state_line().ended.load(Ordering::Acquire) != 0
     }
 
+    /// [`StateLine::source`]: whether the device behind the source is there.
+    pub fn source_word(&self) -> u64 {
+        self.state_line().source.load(Ordering::Relaxed)
+    }
+
     /// A counter of the pump, for statistics.
     pub fn counter(&self, counter: crate::stats::PumpCounter) -> u64 {
         self.counters().count[counter as usize].load(Ordering::Relaxed)

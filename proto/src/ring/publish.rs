@@ -59,6 +59,8 @@ pub struct Publisher {
     /// Losses before the ring, modulo 2^32, and the flags that describe the last of them.
     upstream: u32,
     upstream_flags: u16,
+    /// As in [`crate::layout::StateLine::source`].
+    source: u64,
 }
 
 /// Ring memory that may be filled until the next commit past it: private to the publisher, contiguous, 8-aligned.
@@ -85,6 +87,7 @@ impl Publisher {
             bytes: 0,
             upstream: 0,
             upstream_flags: 0,
+            source: 0,
         }
     }
 
@@ -225,8 +228,32 @@ impl Publisher {
         self.add(layer.counter(), count);
     }
 
+    /// The device behind the source is gone: readers are told where in the stream, as soon as they have read up to there.
+    pub fn source_gone(&mut self) {
+        if self.source & 1 == 0 {
+            self.source += 1;
+            self.add(PumpCounter::SourceGone, 1);
+            self.show_source();
+        }
+    }
+
+    /// It is back, and datagrams will come again.
+    pub fn source_back(&mut self) {
+        if self.source & 1 == 1 {
+            self.source += 1;
+            self.show_source();
+        }
+    }
+
+    fn show_source(&mut self) {
+        self.flush();
+        // P11: whoever sees the word also sees every datagram from before; partner: the reader's GoneLoad.
+        self.memory.state_line().source.store(self.source, ordering(Site::GoneStore, Ordering::Release));
+    }
+
     fn upstream_tags(&self) -> u64 {
-        u64::from(self.upstream_flags) << 16 | u64::from(self.upstream) << 32
+        let gone = self.source.div_ceil(2) << flags::GONE_SHIFT & 0xffff;
+        gone << 16 | u64::from(self.upstream_flags) << 16 | u64::from(self.upstream) << 32
     }
 
     /// Marks the stream as ended: readers drain what is there, are told of losses after it, and then of the end.

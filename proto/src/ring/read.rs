@@ -55,6 +55,19 @@ pub struct Descriptor {
     upstream_flags: u16,
 }
 
+impl Descriptor {
+    /// Times the source's device had gone away before it, modulo 2^11.
+    #[inline(always)]
+    fn gone(&self) -> u16 {
+        self.upstream_flags >> flags::GONE_SHIFT
+    }
+}
+
+/// As [`Descriptor::gone`] says it.
+fn times_gone(times: u64) -> u16 {
+    times as u16 & u16::MAX >> flags::GONE_SHIFT
+}
+
 /// What [`RingReader::step`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -125,6 +138,10 @@ pub struct RingReader {
     /// `bytes_before` of `seq`, if known.
     bytes: Option<u64>,
     upstream: Option<u32>,
+    /// Times the source's device had gone away, modulo 2^11, as told last.
+    gone: Option<u16>,
+    /// The source's word as loaded last.
+    source_seen: u64,
     /// Whether `upstream` is older than the datagram before `seq`.
     upstream_stale: bool,
     held: Held,
@@ -143,6 +160,8 @@ impl RingReader {
             cached: 0,
             bytes: None,
             upstream: None,
+            gone: None,
+            source_seen: 0,
             upstream_stale: false,
             held: Held::Nothing,
             current: Descriptor::default(),
@@ -160,9 +179,13 @@ impl RingReader {
         if at == 0 {
             reader.bytes = Some(0);
             reader.upstream = Some(0);
+            reader.gone = Some(0);
         } else if at == reader.cached {
             // Losses noted on the last datagram happened before it attached.
             reader.upstream = reader.describe(at - 1).map(|d| d.upstream);
+            // It went away before that, too, unless it is away now, which is told.
+            reader.source_seen = reader.memory.source_word();
+            reader.gone = Some(times_gone(reader.source_seen / 2));
         }
         reader
     }
@@ -185,6 +208,11 @@ impl RingReader {
     /// The ring.
     pub fn memory(&self) -> &Arc<RingMemory> {
         &self.memory
+    }
+
+    /// The source's word ([`RingMemory::source_word`]) as this reader last saw it.
+    pub fn source_seen(&self) -> u64 {
+        self.source_seen
     }
 
     /// The write cursor as this reader last saw it.
@@ -226,7 +254,8 @@ impl RingReader {
             self.held = Held::Torn;
             return false;
         };
-        if self.upstream != Some(found.upstream) || self.upstream_stale || !self.is_inside(&found) {
+        let told = self.upstream == Some(found.upstream) && self.gone == Some(found.gone());
+        if !told || self.upstream_stale || !self.is_inside(&found) {
             return false;
         }
         self.current = found;
@@ -263,12 +292,23 @@ impl RingReader {
         if self.seq >= self.cached {
             self.refresh();
             if self.seq == self.cached {
+                let state = self.memory.state_line();
+                // P11: partner: the publisher's GoneStore; a cursor loaded after the word is as new as it.
+                self.source_seen = state.source.load(ordering(Site::GoneLoad, Ordering::Acquire));
+                let gone = times_gone(self.source_seen.div_ceil(2));
                 // P4: partner: the publisher's EndStore; a cursor loaded after the mark is the last one.
-                if self.memory.state_line().ended.load(ordering(Site::EndLoad, Ordering::Acquire)) == 0 {
+                let ended = state.ended.load(ordering(Site::EndLoad, Ordering::Acquire)) != 0;
+                if !ended && self.gone == Some(gone) {
                     return Ok(Step::Empty);
                 }
                 self.refresh();
                 if self.seq == self.cached {
+                    if let Some(gap) = self.gone_gap(gone, self.seq, 0) {
+                        return Ok(Step::Gap(gap));
+                    }
+                    if !ended {
+                        return Ok(Step::Empty);
+                    }
                     let upstream = self.memory.state_line().upstream.load(Ordering::Relaxed);
                     let last = Upstream {
                         first: self.seq,
@@ -287,12 +327,21 @@ impl RingReader {
         let Some(found) = self.describe(self.seq) else { return self.lap().map(Step::Gap) };
         let found = self.checked(found)?;
         let Descriptor { upstream: count, upstream_flags: flags, publish_time: time, .. } = found;
+        if let Some(gap) = self.gone_gap(found.gone(), found.seq, time) {
+            return Ok(Step::Gap(gap));
+        }
         if let Some(gap) = self.upstream_gap(Upstream { first: found.seq, time, count, flags }) {
             return Ok(Step::Gap(gap));
         }
         self.current = found;
         self.held = Held::Unverified;
         Ok(Step::Datagram(found))
+    }
+
+    /// That the source's device went away before seq `first`, if that was not told yet.
+    fn gone_gap(&mut self, gone: u16, first: u64, time: u64) -> Option<Gap> {
+        let told = self.gone.replace(gone).unwrap_or(gone);
+        (told != gone).then_some(Gap { first, count: 0, bytes: Some(0), time, cause: Cause::SourceGone })
     }
 
     /// Losses before the ring that this datagram, or the end, is the first to tell of. Counts are kept modulo 2^32 in the

@@ -43,6 +43,7 @@ fn main() {
                 Cause::Upstream { layer, exact } => {
                     writeln!(out, "upstream {} {} {layer:?} {exact}", gap.first, gap.count)
                 }
+                Cause::SourceGone => writeln!(out, "gone {}", gap.first),
             },
             Read::Restarted(restart) => writeln!(out, "restarted {}", restart.generation),
             Read::Empty => {

@@ -5,13 +5,13 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 2 | the characters `RS` |
-//! | 2 | 1 | kind: 1 a datagram, 2 seqs that will never come, 3 losses before the ring |
+//! | 2 | 1 | kind: 1 a datagram, 2 seqs that will never come, 3 losses before the ring, 4 the source's device went away |
 //! | 3 | 1 | of kind 1: 1 if the datagram was cut on its way into the ring, else 0; of the others the reason, see [`Why`] |
 //! | 4 | 2 | generation of the stream, modulo 65536: with another one seqs begin anew |
 //! | 6 | 2 | channel (kind 1), else 0 |
 //! | 8 | 8 | seq: of the datagram, of the first one that will not come, or of the one that comes behind the loss |
 //!
-//! Behind it stands the payload (kind 1), or a count of 8 bytes (kinds 2 and 3). A receiver that expects seq `n` and gets
+//! Behind it stands the payload (kind 1), or a count of 8 bytes (the other kinds; of kind 4 it is 0). A receiver that expects seq `n` and gets
 //! `m > n`, with no record of kind 2 for the seqs between, knows that the network lost them, or their record.
 
 use ringweir::Layer;
@@ -30,6 +30,8 @@ pub(super) enum Why {
     Failed,
     /// Kind 3, reason 1 device, 2 kernel, 3 broker; 128 more if the count is a lower bound.
     Upstream { layer: Layer, exact: bool },
+    /// Kind 4, reason 0: the device behind the stream's source went away before that seq.
+    SourceGone,
 }
 
 /// Of a datagram.
@@ -51,6 +53,7 @@ pub(super) fn record(first: u64, count: u64, why: Why, generation: u16) -> [u8; 
             };
             (3, if exact { layer } else { layer | 0x80 })
         }
+        Why::SourceGone => (4, 0),
     };
     let mut bytes = [0; LEN + 8];
     bytes[..LEN].copy_from_slice(&header(kind, reason, generation, 0, first));

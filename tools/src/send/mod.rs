@@ -215,6 +215,7 @@ impl Sending<'_> {
         let why = match gap.cause {
             Cause::Lapped => Why::Lapped,
             Cause::Upstream { layer, exact } => Why::Upstream { layer, exact },
+            Cause::SourceGone => Why::SourceGone,
         };
         self.batch.record(gap.first, gap.count, why);
     }
