@@ -45,10 +45,6 @@ pub enum Site {
     ProducerStore,
     /// P9, consumer of a FIFO: load of the producer index (Acquire). Partner: [`Site::ProducerStore`].
     ProducerLoad,
-    /// P10, consumer of a FIFO: store of the consumer index (Release). Partner: [`Site::FreeLoad`].
-    FreeStore,
-    /// P10, device: load of the consumer index (Acquire). Partner: [`Site::FreeStore`].
-    FreeLoad,
     /// Not an ordering: the consumer of a FIFO does not look again after allowing interrupts.
     ArmLookSkipped,
     /// Not an ordering: the publisher claims *after* it has overwritten. Shows that the models look at I2 at all.
@@ -81,15 +77,8 @@ impl Site {
     ];
 
     /// Every site of a device's FIFO.
-    pub const FIFO: [Site; 7] = [
-        Site::ArmFence,
-        Site::RaiseFence,
-        Site::ProducerStore,
-        Site::ProducerLoad,
-        Site::FreeStore,
-        Site::FreeLoad,
-        Site::ArmLookSkipped,
-    ];
+    pub const FIFO: [Site; 5] =
+        [Site::ArmFence, Site::RaiseFence, Site::ProducerStore, Site::ProducerLoad, Site::ArmLookSkipped];
 }
 
 /// Whether a test has switched this site off. In production: never, and the compiler knows it.

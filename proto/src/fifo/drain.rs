@@ -212,7 +212,7 @@ impl Drain {
     fn publish(&self, fifo: Fifo<'_>) {
         fifo.registers.next_sequence.store(self.next_sequence, Ordering::Relaxed);
         fifo.registers.lost_told.store(self.lost_told, Ordering::Relaxed);
-        // P10: the device may overwrite what was read before this; partner: its FreeLoad.
-        fifo.registers.consumer.store(self.consumer, ordering(Site::FreeStore, Ordering::Release));
+        // P10: the device may overwrite what was read before this; partner: its load of it.
+        fifo.registers.consumer.store(self.consumer, Ordering::Release);
     }
 }

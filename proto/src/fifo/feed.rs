@@ -34,8 +34,8 @@ impl Feed {
 
     /// Whether the consumer has taken everything, as far as is seen.
     pub fn is_empty(&self, fifo: Fifo<'_>) -> bool {
-        // P10: partner: the consumer's FreeStore.
-        fifo.registers.consumer.load(ordering(Site::FreeLoad, Ordering::Acquire)) == self.producer
+        // P10: partner: the consumer's store of it.
+        fifo.registers.consumer.load(Ordering::Acquire) == self.producer
     }
 
     /// Stores `payload`, stamped with device time `time` where the shape has one. False: no room, it is lost and counted.
@@ -45,8 +45,8 @@ impl Feed {
     pub fn store(&mut self, fifo: Fifo<'_>, payload: &[u8], time: u64) -> bool {
         assert!(payload.len() <= self.shape.max_datagram as usize, "longer than the device's longest datagram");
         let takes = self.shape.entry_bytes(payload.len() as u32);
-        // P10: what the consumer has read of the room it gave back was read before; partner: its FreeStore.
-        let consumer = fifo.registers.consumer.load(ordering(Site::FreeLoad, Ordering::Acquire));
+        // P10: what the consumer has read of the room it gave back was read before; partner: its store.
+        let consumer = fifo.registers.consumer.load(Ordering::Acquire);
         let free = fifo.bytes().saturating_sub(self.producer.wrapping_sub(consumer));
         let sequence = self.produced;
         self.produced = sequence.wrapping_add(1);

@@ -8,6 +8,9 @@
 //! and each gap must be over a datagram that is really gone, so a lost ordering shows as torn or as a false loss.
 #![cfg(ringweir_loom)]
 
+mod device;
+
+use device::{fifo_hands_over, fifo_wakes, gone_wakes_the_sleeper, source_gone};
 use loom::thread;
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{
@@ -101,7 +104,7 @@ impl Watch {
 
     fn told(&mut self, gap: &Gap) {
         let geometry = (self.plan.geometry)();
-        if let Cause::Upstream { .. } = gap.cause {
+        if let Cause::Upstream { .. } | Cause::SourceGone = gap.cause {
             assert_eq!(gap.first, self.next, "an upstream loss comes before the datagram that tells it");
             return;
         }
@@ -489,7 +492,12 @@ impl House {
     }
     /// The waker's part after a doze bell.
     fn enter(&self, index: u32, seen: u64) {
-        let news = || self.memory.write_cursor() != seen || self.memory.has_ended();
+        self.enter_with(index, seen, 0);
+    }
+    /// The same; `source` is the source's word as the reader had seen it.
+    fn enter_with(&self, index: u32, seen: u64, source: u64) {
+        let memory = &self.memory;
+        let news = || memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended();
         self.sleepers.lock().unwrap().enter(&self.gate, index, news, |i| self.bells[i as usize].ring());
     }
     fn settle(&self) {
@@ -674,7 +682,7 @@ models! {
     first_datagram lapped_by_slots lapped_by_bytes lapped_by_bytes_before third_lap third_lap_to_the_newest two_readers
     upstream_over_a_lap attach_at_the_oldest attach_at_the_latest attach_at_a_seq_that_goes attach_at_a_seq_to_come ended
     batch filled_in_steps read_on_after_validating one_sleeper one_sleeper_with_a_timeout one_sleeper_twice two_sleepers
-    end_wakes_the_sleeper
+    end_wakes_the_sleeper source_gone gone_wakes_the_sleeper fifo_hands_over fifo_wakes
 }
 
 /// Which models must see a site weakened.
@@ -686,9 +694,12 @@ fn killers(site: Site) -> &'static [&'static str] {
         }
         Site::ClaimLate => &["lapped_by_slots", "filled_in_steps", "read_on_after_validating"],
         Site::WakeFence | Site::DozeFence | Site::LookAgainSkipped => {
-            &["one_sleeper", "one_sleeper_twice", "two_sleepers", "end_wakes_the_sleeper"]
+            &["one_sleeper", "one_sleeper_twice", "two_sleepers", "end_wakes_the_sleeper", "gone_wakes_the_sleeper"]
         }
         Site::EndStore | Site::EndLoad => &["ended"],
+        Site::GoneStore | Site::GoneLoad => &["source_gone"],
+        Site::ProducerStore | Site::ProducerLoad => &["fifo_hands_over"],
+        Site::ArmFence | Site::RaiseFence | Site::ArmLookSkipped => &["fifo_wakes"],
         Site::LapMiscounted => &["lapped_by_slots", "third_lap"],
     }
 }
@@ -706,7 +717,7 @@ fn every_site_is_killed() {
         }
     }));
     let mut alive = Vec::new();
-    for site in Site::RING {
+    for site in Site::RING.into_iter().chain(Site::FIFO) {
         for name in killers(site) {
             let model = *MODELS.iter().find(|m| m.0 == *name).expect("killers are models");
             as_it_stands(model);
