@@ -22,6 +22,12 @@ impl Feed {
         Self { shape: *shape, producer: 0, produced: 0, lost: 0, lost_bytes: 0 }
     }
 
+    /// Goes on at position `producer`: for tests of positions that wrap.
+    #[doc(hidden)]
+    pub fn resume_at(&mut self, producer: u32) {
+        self.producer = producer;
+    }
+
     /// Datagrams made, lost ones included.
     pub fn produced(&self) -> u32 {
         self.produced
