@@ -6,15 +6,15 @@
 use crate::config::Linger;
 use crate::sampler;
 use crate::stream::Stream;
-use ringweir_proto::layout::LatencyBlock;
-use ringweir_proto::stats::PumpCounter;
 use ringweir_proto::control::{
     AttachRequest, Attached, DecodeError, Description, DetachRequest, LatencyReport, Reason, Reply, Request,
 };
 use ringweir_proto::latency::Histogram;
 use ringweir_proto::layout::DetachedBy;
+use ringweir_proto::layout::LatencyBlock;
 use ringweir_proto::os::{OsError, event, socket};
 use ringweir_proto::ring::Layer;
+use ringweir_proto::stats::PumpCounter;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;

@@ -43,7 +43,7 @@
  Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16 bits what was added
  since. Compare it with rw_abi_version() if the library may be another than the program was compiled with.
  */
-#define RW_ABI_VERSION 2
+#define RW_ABI_VERSION 3
 
 /*
  rw_options.start: with what is published from now on.
@@ -100,6 +100,11 @@
  Losses with this cause: lost before they were published, so they have no seq; they were due before seq first.
  */
 #define RW_UPSTREAM 2
+
+/*
+ rw_gap.cause: the device behind the stream's source went away; what follows is from after its return.
+ */
+#define RW_SOURCE_GONE 3
 
 /*
  Where it was lost: the publisher lapped this reader.
@@ -396,15 +401,15 @@ typedef struct rw_datagram {
  */
 typedef struct rw_gap {
   /*
-   First seq lost; for RW_UPSTREAM the seq before which they were due.
+   First seq lost; for RW_UPSTREAM and RW_SOURCE_GONE the seq before which it happened.
    */
   unsigned long long first;
   /*
-   Last seq lost; for RW_UPSTREAM equal to first.
+   Last seq lost; for RW_UPSTREAM and RW_SOURCE_GONE equal to first.
    */
   unsigned long long last;
   /*
-   How many were lost; last - first + 1 for RW_LAPPED.
+   How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, of which nobody knows.
    */
   unsigned long long count;
   /*
@@ -416,15 +421,16 @@ typedef struct rw_gap {
    */
   unsigned long long time;
   /*
-   RW_LAPPED or RW_UPSTREAM.
+   RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE.
    */
   uint32_t cause;
   /*
-   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER.
+   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always _DEVICE.
    */
   uint32_t layer;
   /*
-   1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count.
+   1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count (always so for
+   RW_SOURCE_GONE).
    */
   uint32_t exact;
   /*
@@ -528,7 +534,7 @@ typedef struct rw_detached_by {
  */
 typedef struct rw_latency_total {
   /*
-   When the reader attached, ns since 1970: with its place, who it is.
+   When the reader attached, ns since 1970: with its place, who it is. 0 for drain gaps.
    */
   unsigned long long attached_realtime;
   /*
@@ -794,6 +800,14 @@ int rw_reader_detached_by(const struct rw_reader *reader,
 int rw_latency_ask(const char *name,
                    uint32_t index,
                    struct rw_latency **latency);
+
+/*
+ Asks the broker of the stream name how long its device's FIFO had been filling each time it was drained, since the stream
+ began. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or its source
+ has no FIFO. Errors: those of rw_attach().
+ */
+int rw_drain_gaps_ask(const char *name,
+                      struct rw_latency **latency);
 
 /*
  What was added from before to latency, both of one reader: a histogram of its own, its longest known as exactly as its

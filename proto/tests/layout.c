@@ -50,7 +50,7 @@ int main(void) {
     AT(identity, name); AT(identity, reserved);
     SIZE(claim_line); AT(claim_line, seq); AT(claim_line, pos); AT(claim_line, reserved);
     SIZE(write_line); AT(write_line, seq); AT(write_line, reserved);
-    SIZE(state_line); AT(state_line, ended); AT(state_line, generation); AT(state_line, upstream); AT(state_line, reserved);
+    SIZE(state_line); AT(state_line, ended); AT(state_line, generation); AT(state_line, upstream); AT(state_line, source); AT(state_line, reserved);
     SIZE(counter_lines); AT(counter_lines, count);
     SIZE(header);
     AT(header, identity); AT(header, claim); AT(header, write); AT(header, state); AT(header, counters);
@@ -63,7 +63,8 @@ int main(void) {
     AT(reader_block, gaps); AT(reader_block, bytes_delivered); AT(reader_block, bytes_lost); AT(reader_block, lag_max);
     AT(reader_block, last_gap_first); AT(reader_block, last_gap_count); AT(reader_block, last_gap_time);
     AT(reader_block, upstream_lost); AT(reader_block, waiting); AT(reader_block, read_bytes);
-    AT(reader_block, detached_by); AT(reader_block, reserved0); AT(reader_block, seen_seq); AT(reader_block, reserved1);
+    AT(reader_block, detached_by); AT(reader_block, reserved0); AT(reader_block, seen_seq);
+    AT(reader_block, seen_source); AT(reader_block, reserved1);
     SIZE(latency_block);
     AT(latency_block, sum_ns); AT(latency_block, max_ns); AT(latency_block, reserved); AT(latency_block, buckets);
     return 0;

@@ -832,3 +832,39 @@ fn losses_after_the_last_datagram_are_told_with_the_end() {
     assert_eq!(told, [(0, 2, upstream(Layer::Kernel, true)), (1, 3, upstream(Layer::Broker, false))]);
     assert_eq!(reader.step().unwrap(), Step::Ended, "told once");
 }
+
+/// A device that goes away is told where it went, at once to who has read up to there, once to everybody, over laps too.
+#[test]
+fn a_device_that_goes_away_is_told_once_and_in_its_place() {
+    let memory = Arc::new(RingMemory::on_heap(Geometry::new(16, 4096, 64).unwrap()));
+    let mut publisher = Publisher::new(memory.clone());
+    let reader = |start| RingReader::new(memory.clone(), start, Resume::Oldest);
+    let gone_at = |reader: &mut RingReader| match reader.step().unwrap() {
+        Step::Gap(Gap { first, count: 0, cause: Cause::SourceGone, .. }) => Some(first),
+        _ => None,
+    };
+    let (mut prompt, mut slow, mut lapped) = (reader(Start::Oldest), reader(Start::Oldest), reader(Start::Oldest));
+    publisher.publish(b"one", Meta::default()).unwrap();
+    assert!(matches!(prompt.step().unwrap(), Step::Datagram(_)));
+    assert_eq!(prompt.step().unwrap(), Step::Empty);
+    publisher.source_gone();
+    publisher.source_gone();
+    assert_eq!(gone_at(&mut prompt), Some(1));
+    assert_eq!(prompt.step().unwrap(), Step::Empty, "told once");
+    assert_eq!(gone_at(&mut reader(Start::Latest)), Some(1), "who comes while it is away is told");
+    publisher.source_back();
+    assert_eq!(reader(Start::Latest).step().unwrap(), Step::Empty, "who comes afterwards is not");
+    publisher.publish(b"two", Meta::default()).unwrap();
+    assert!(matches!(prompt.step().unwrap(), Step::Datagram(_)));
+    assert!(matches!(slow.step().unwrap(), Step::Datagram(_)));
+    assert_eq!(gone_at(&mut slow), Some(1));
+    assert!(matches!(slow.step().unwrap(), Step::Datagram(Descriptor { seq: 1, .. })));
+    for _ in 0..40 {
+        publisher.publish(b"more", Meta::default()).unwrap();
+    }
+    assert!(matches!(lapped.step().unwrap(), Step::Gap(Gap { cause: Cause::Lapped, .. })));
+    assert!(gone_at(&mut lapped).is_some(), "though both datagrams around it are gone");
+    while lapped.step().unwrap() != Step::Empty {}
+    let a = lapped.account();
+    assert_eq!(a.start + a.delivered + a.lost, 42);
+}

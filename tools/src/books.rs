@@ -297,7 +297,9 @@ fn gap_words(gap: &Gap) -> String {
             };
             format!("lost {least}{count} datagrams before seq {first}, {place}")
         }
-        Cause::SourceGone => format!("the source's device is gone; what follows, from seq {first} on, is from after its return"),
+        Cause::SourceGone => {
+            format!("the source's device is gone; what follows, from seq {first} on, is from after its return")
+        }
     }
 }
 

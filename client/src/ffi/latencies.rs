@@ -13,7 +13,7 @@ pub struct rw_latency(Latency);
 /// What a histogram says as a whole.
 #[repr(C)]
 pub struct rw_latency_total {
-    /// When the reader attached, ns since 1970: with its place, who it is.
+    /// When the reader attached, ns since 1970: with its place, who it is. 0 for drain gaps.
     pub attached_realtime: c_ulonglong,
     /// Samples.
     pub samples: c_ulonglong,
@@ -77,6 +77,25 @@ pub unsafe extern "C" fn rw_latency_ask(name: *const c_char, index: u32, latency
             code: rw_code::RW_NOT_FOUND,
             text: format!("stream {name:?} has no reader in place {index}"),
         })
+    };
+    // SAFETY: as the header asks.
+    unsafe { lend(latency, make) }
+}
+
+/// Asks the broker of the stream name how long its device's FIFO had been filling each time it was drained, since the stream
+/// began. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or its source
+/// has no FIFO. Errors: those of rw_attach().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rw_drain_gaps_ask(name: *const c_char, latency: *mut *mut rw_latency) -> c_int {
+    let make = || {
+        // SAFETY: NULL or a C string, as the header asks.
+        let name = unsafe { text(name, "name") }?;
+        let histogram = crate::drain_gaps(name)?.ok_or_else(|| Fault {
+            code: rw_code::RW_NOT_FOUND,
+            text: format!("the source of stream {name:?} has no FIFO"),
+        })?;
+        // No reader has this place.
+        Ok(Latency { index: u32::MAX, attached: 0, histogram })
     };
     // SAFETY: as the header asks.
     unsafe { lend(latency, make) }

@@ -12,7 +12,7 @@ use crate::reach::Pending;
 use comfy_table::{CellAlignment, Table, presets};
 use ringweir::{Histogram, Latency};
 use ringweir_proto::quantity::Span;
-use ringweir_proto::stats::{ReaderFact, StreamFact};
+use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -30,23 +30,44 @@ pub fn is_of(latency: &Latency, reader: &Reader) -> bool {
         && latency.attached == reader.get(ReaderFact::AttachedRealtime)
 }
 
+/// How drain gaps are measured, for help and exposition.
+pub const DRAIN_METHOD: &str = "how long a device's FIFO had been filling when the broker drained it: the time since the last \
+    drain or the last look that found it empty, or, where that is shorter, the time in which the configured rate brings \
+    what was found in it and what it lost";
+
+/// What a broker said of one stream.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// Of its readers.
+    pub readers: Vec<Latency>,
+    /// Of the FIFO behind its source.
+    pub drain_gaps: Option<Histogram>,
+}
+
 /// Questions under way, one per stream.
-pub struct Asked(Vec<Option<Pending<Vec<Latency>>>>);
+pub struct Asked(Vec<Option<Pending<Measured>>>);
 
 impl Asked {
     /// Asks for the latencies of all readers of each stream, of all streams at once; `streams` as [`Fleet::look`] gave them.
     pub fn of(fleet: &Fleet, streams: &[Stream]) -> Self {
         let ask = |(stream, name): (&Stream, &str)| {
-            let nobody = stream.health == Health::BrokerGone || stream.readers.is_empty();
+            let drains = stream.get(StreamFact::DrainSlack) > 0 || stream.snapshot.pump(PumpCounter::Drains) > 0;
+            let nothing = stream.readers.is_empty() && !drains;
             let indices: Vec<u32> = stream.readers.iter().map(|r| r.get(ReaderFact::Index) as u32).collect();
-            (!nobody).then(|| Pending::ask(name, move |name| ringweir::latencies(name, &indices)))
+            (stream.health != Health::BrokerGone && !nothing).then(|| {
+                Pending::ask(name, move |name| {
+                    let readers = ringweir::latencies(name, &indices)?;
+                    let drain_gaps = if drains { ringweir::drain_gaps(name)? } else { None };
+                    Ok(Measured { readers, drain_gaps })
+                })
+            })
         };
         Self(streams.iter().zip(fleet.names()).map(ask).collect())
     }
 
     /// The answers, in order; nothing of streams that have nobody to ask or to ask about.
-    pub fn wait(self) -> Vec<anyhow::Result<Vec<Latency>>> {
-        self.0.into_iter().map(|pending| pending.map_or(Ok(Vec::new()), Pending::wait)).collect()
+    pub fn wait(self) -> Vec<anyhow::Result<Measured>> {
+        self.0.into_iter().map(|pending| pending.map_or(Ok(Measured::default()), Pending::wait)).collect()
     }
 }
 
@@ -56,20 +77,31 @@ pub struct Shown<'a> {
     /// `None`: since they attached.
     interval: Option<Duration>,
     readers: Vec<(&'a Reader, Histogram)>,
+    drain_gaps: Option<Histogram>,
 }
 
 impl<'a> Shown<'a> {
     /// Of `now`; with `before`, only what came since, by readers that were there then.
-    pub fn new(stream: &'a Stream, now: &[Latency], before: Option<(&[Latency], Duration)>) -> Self {
+    pub fn new(stream: &'a Stream, now: &Measured, before: Option<(&Measured, Duration)>) -> Self {
         let histogram = |l: &Latency| match before {
             None => l.histogram.clone(),
             Some((before, _)) => {
                 let same = |b: &&Latency| (b.index, b.attached) == (l.index, l.attached);
-                before.iter().find(same).map_or_else(|| l.histogram.clone(), |b| l.histogram.since(&b.histogram))
+                before
+                    .readers
+                    .iter()
+                    .find(same)
+                    .map_or_else(|| l.histogram.clone(), |b| l.histogram.since(&b.histogram))
             }
         };
-        let readers = stream.readers.iter().filter_map(|r| Some((r, histogram(now.iter().find(|l| is_of(l, r))?))));
-        Self { stream, interval: before.map(|(_, span)| span), readers: readers.collect() }
+        let readers =
+            stream.readers.iter().filter_map(|r| Some((r, histogram(now.readers.iter().find(|l| is_of(l, r))?))));
+        let readers = readers.collect();
+        let drain_gaps = now.drain_gaps.as_ref().map(|now| match before.and_then(|(b, _)| b.drain_gaps.as_ref()) {
+            Some(before) => now.since(before),
+            None => now.clone(),
+        });
+        Self { stream, interval: before.map(|(_, span)| span), readers, drain_gaps }
     }
 
     /// As a table.
@@ -82,18 +114,23 @@ impl<'a> Shown<'a> {
         for remark in table::remarks(self.stream) {
             out += &format!("!! {remark}\n");
         }
-        if self.readers.is_empty() {
+        if self.readers.is_empty() && self.drain_gaps.is_none() {
             return out + "no readers to be measured\n";
         }
         let mut shown = Table::new();
         let heads = ["READER", "PID", "SAMPLES", "P50", "P90", "P99", "P99.9", "MAX"];
         shown.load_style(presets::NOTHING).set_header(heads);
-        for (reader, histogram) in &self.readers {
+        let mut row = |name: String, pid: String, histogram: &Histogram| {
             let span = |ns: Option<u64>| ns.map_or("–".into(), |ns| Span(Duration::from_nanos(ns)).to_string());
-            let mut row = vec![printable(&reader.figures.label), reader.get(ReaderFact::Pid).to_string()];
-            row.push(histogram.samples().to_string());
+            let mut row = vec![name, pid, histogram.samples().to_string()];
             row.extend(QUANTILES.map(|share| span(histogram.quantile(share))));
             shown.add_row(row);
+        };
+        for (reader, histogram) in &self.readers {
+            row(printable(&reader.figures.label), reader.get(ReaderFact::Pid).to_string(), histogram);
+        }
+        if let Some(gaps) = &self.drain_gaps {
+            row("(drain gap)".into(), self.stream.get(StreamFact::BrokerPid).to_string(), gaps);
         }
         for (i, column) in shown.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
@@ -106,28 +143,18 @@ impl<'a> Shown<'a> {
 
     /// As one JSON object.
     pub fn json(&self) -> String {
-        let readers = self.readers.iter().map(|(reader, h)| {
-            let [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns] = QUANTILES.map(|share| h.quantile(share));
-            let buckets = h.occupied().map(|(place, n)| (ringweir_proto::latency::above(place.into()), n)).collect();
-            OneReader {
-                label: &reader.figures.label,
-                pid: reader.get(ReaderFact::Pid),
-                index: reader.get(ReaderFact::Index),
-                samples: h.samples(),
-                sum_ns: h.sum_ns,
-                p50_ns,
-                p90_ns,
-                p99_ns,
-                p99_9_ns,
-                max_ns,
-                buckets,
-            }
+        let readers = self.readers.iter().map(|(reader, h)| OneReader {
+            label: &reader.figures.label,
+            pid: reader.get(ReaderFact::Pid),
+            index: reader.get(ReaderFact::Index),
+            times: Times::of(h),
         });
         json::line(&Sample {
             stream: &self.stream.snapshot.name,
             generation: self.stream.get(StreamFact::Generation),
             window_ns: self.interval.map(|span| span.as_nanos() as u64),
             readers: readers.collect(),
+            drain_gaps: self.drain_gaps.as_ref().map(Times::of),
         })
     }
 }
@@ -142,6 +169,7 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
         "readers[].buckets",
         "pairs: samples of less than so many ns that are not in the pair before; empty ones are left out",
     ),
+    ("drain_gaps", "the same of the FIFO behind the source; null where there is none"),
 ];
 
 #[derive(Serialize)]
@@ -149,6 +177,12 @@ struct OneReader<'a> {
     label: &'a str,
     pid: u64,
     index: u64,
+    #[serde(flatten)]
+    times: Times,
+}
+
+#[derive(Serialize)]
+struct Times {
     samples: u64,
     sum_ns: u64,
     p50_ns: Option<u64>,
@@ -166,6 +200,15 @@ struct Sample<'a> {
     generation: u64,
     window_ns: Option<u64>,
     readers: Vec<OneReader<'a>>,
+    drain_gaps: Option<Times>,
+}
+
+impl Times {
+    fn of(h: &Histogram) -> Self {
+        let [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns] = QUANTILES.map(|share| h.quantile(share));
+        let buckets = h.occupied().map(|(place, n)| (ringweir_proto::latency::above(place.into()), n)).collect();
+        Self { samples: h.samples(), sum_ns: h.sum_ns, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, buckets }
+    }
 }
 
 #[cfg(test)]
@@ -181,11 +224,15 @@ mod tests {
         Latency { index, attached, histogram: Histogram::from_occupied(counted, sum, max) }
     }
 
+    fn of(readers: Vec<Latency>) -> Measured {
+        Measured { readers, drain_gaps: None }
+    }
+
     #[test]
     fn each_reader_has_its_own_and_no_other() {
         let s = snapshot(11 * SECOND, 5000, &[("ids", 5000, 0, false), ("monitor", 100, 65, true)]);
         let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
-        let first = [sampled(0, 0, &[1000, 2000, 3000]), sampled(1, 77, &[9])];
+        let first = of(vec![sampled(0, 0, &[1000, 2000, 3000]), sampled(1, 77, &[9])]);
         let text = Shown::new(&stream, &first, None).table();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "STREAM demo gen 1  latency from publishing to reading, since each attached");
@@ -193,7 +240,7 @@ mod tests {
         assert_eq!(words, ["ids", "1000", "3", "2.05", "us", "3", "us", "3", "us", "3", "us", "3", "us"], "{text}");
         assert_eq!(lines.len(), 3, "the second was of another reader: {text}");
         // What came since: one sample, though the longest of all was another.
-        let now = [sampled(0, 0, &[1000, 2000, 3000, 500])];
+        let now = of(vec![sampled(0, 0, &[1000, 2000, 3000, 500])]);
         let since = Shown::new(&stream, &now, Some((&first, Duration::from_secs(2))));
         let told: serde_json::Value = serde_json::from_str(&since.json()).unwrap();
         assert_eq!((&told["window_ns"], &told["readers"][0]["samples"]), (&(2 * SECOND).into(), &1.into()));
@@ -205,10 +252,25 @@ mod tests {
     fn no_samples_are_dashes_and_null() {
         let s = snapshot(11 * SECOND, 5000, &[("ids", 5000, 0, false)]);
         let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
-        let none = [sampled(0, 0, &[])];
+        let none = of(vec![sampled(0, 0, &[])]);
         let shown = Shown::new(&stream, &none, None);
         assert!(shown.table().ends_with("0    –    –    –      –    –\n"), "{}", shown.table());
         assert!(shown.json().contains("\"p50_ns\":null"));
-        assert!(Shown::new(&stream, &[], None).table().contains("no readers to be measured"));
+        assert!(Shown::new(&stream, &of(vec![]), None).table().contains("no readers to be measured"));
+    }
+
+    #[test]
+    fn a_fifo_has_a_line_of_its_own() {
+        let s = snapshot(11 * SECOND, 5000, &[]);
+        let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
+        let gaps = |ns: &[u64]| Measured { readers: vec![], drain_gaps: Some(sampled(0, 0, ns).histogram) };
+        let before = gaps(&[5_000_000]);
+        let now = gaps(&[5_000_000, 1000]);
+        let table = Shown::new(&stream, &now, None).table();
+        assert!(table.contains("(drain gap)") && table.ends_with("5 ms\n"), "{table}");
+        let since: serde_json::Value =
+            serde_json::from_str(&Shown::new(&stream, &now, Some((&before, Duration::from_secs(1)))).json()).unwrap();
+        assert_eq!((&since["drain_gaps"]["samples"], &since["drain_gaps"]["max_ns"]), (&1.into(), &1023.into()));
+        assert!(Shown::new(&stream, &of(vec![]), None).json().contains("\"drain_gaps\":null"));
     }
 }

@@ -248,7 +248,7 @@ impl why::Seen for Looked<'_> {
 
 fn latencies(fleet: &mut Fleet, options: &Options, stop: &AtomicBool) -> anyhow::Result<bool> {
     let mut left = options.count;
-    let mut before: HashMap<String, Vec<ringweir::Latency>> = HashMap::new();
+    let mut before: HashMap<String, latency::Measured> = HashMap::new();
     let mut looked = Instant::now();
     loop {
         let streams = fleet.look();
@@ -260,9 +260,9 @@ fn latencies(fleet: &mut Fleet, options: &Options, stop: &AtomicBool) -> anyhow:
             let name = stream.snapshot.name.clone();
             let found = answer.unwrap_or_else(|e| {
                 eprintln!("ringstat: {e:#}");
-                Vec::new()
+                latency::Measured::default()
             });
-            let earlier = last.get(&name).map(|l| (l.as_slice(), window));
+            let earlier = last.get(&name).map(|l| (l, window));
             // With --watch the first look is what the first interval begins with.
             if options.watch.is_none() || earlier.is_some() {
                 let shown = latency::Shown::new(stream, &found, earlier);

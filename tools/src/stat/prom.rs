@@ -5,13 +5,14 @@
 //! here: `ringweir_` or `ringweir_reader_`, base units at the end, `_total` behind counters. One series per stream and life
 //! of its ring, and one per reader.
 
+use super::latency::Measured;
 use super::model::{Health, Layer, Reader, Stream};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use ringweir::{Histogram, Latency};
+use ringweir::Histogram;
 use ringweir_proto::stats::{Kind, PumpCounter, ReaderFact, StreamFact};
 use std::fmt;
 
@@ -23,7 +24,7 @@ pub struct Scraped {
     /// The stream.
     pub stream: Stream,
     /// By place.
-    pub latencies: Vec<Latency>,
+    pub measured: Measured,
 }
 
 /// All streams as text.
@@ -207,13 +208,16 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
 
     let latencies = scraped.iter().flat_map(|s| {
         let of = |r: &Reader| {
-            let found = s.latencies.iter().find(|l| super::latency::is_of(l, r))?;
+            let found = s.measured.readers.iter().find(|l| super::latency::is_of(l, r))?;
             Some((of_reader(&s.stream, r), Value::Distribution(found.histogram.clone())))
         };
         s.stream.readers.iter().filter_map(of).collect::<Vec<_>>()
     });
     let latency = Name { text: "reader_latency".into(), unit: Some(Unit::Seconds), kind: MetricType::Histogram };
     family(latency, super::latency::METHOD, latencies.collect());
+    let gaps = |s: &Scraped| Some((of_stream(&s.stream), Value::Distribution(s.measured.drain_gaps.clone()?)));
+    let gap = Name { text: "drain_gap".into(), unit: Some(Unit::Seconds), kind: MetricType::Histogram };
+    family(gap, super::latency::DRAIN_METHOD, scraped.iter().filter_map(gaps).collect());
     families.retain(|f| !f.series.is_empty());
     families
 }
@@ -237,8 +241,10 @@ mod tests {
         s.set(StreamFact::WriteCursor, u64::MAX);
         let histogram = Histogram::from_occupied([(10, 3), (200, 5), (367, 1)], 17 * SECOND, 9 * SECOND);
         let attached = s.readers[0].get(ReaderFact::AttachedRealtime);
-        let latencies = vec![Latency { index: s.readers[0].get(ReaderFact::Index) as u32, attached, histogram }];
-        Scraped { stream: Stream::new(&s, None, &outside(11 * SECOND), runs), latencies }
+        let index = s.readers[0].get(ReaderFact::Index) as u32;
+        let drain_gaps = Some(histogram.clone());
+        let measured = Measured { readers: vec![ringweir::Latency { index, attached, histogram }], drain_gaps };
+        Scraped { stream: Stream::new(&s, None, &outside(11 * SECOND), runs), measured }
     }
 
     /// Samples by name and labels.

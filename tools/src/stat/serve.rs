@@ -207,7 +207,7 @@ impl Scraper {
 /// Streams with the latencies that could be had.
 pub fn scraped(streams: Vec<Stream>, asked: latency::Asked) -> Vec<Scraped> {
     let known = |found: anyhow::Result<_>| found.unwrap_or_default();
-    streams.into_iter().zip(asked.wait()).map(|(stream, found)| Scraped { stream, latencies: known(found) }).collect()
+    streams.into_iter().zip(asked.wait()).map(|(stream, found)| Scraped { stream, measured: known(found) }).collect()
 }
 
 fn wait_for(fd: &OwnedFd, what: PollFlags, until: Instant) -> std::io::Result<()> {

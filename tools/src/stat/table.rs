@@ -4,7 +4,8 @@ use super::columns::{COLUMNS, Moment, printable, rates};
 use super::model::{Layer, Stream};
 use comfy_table::{CellAlignment, Table, presets};
 use ringweir_proto::quantity::{Bytes, Span};
-use ringweir_proto::stats::StreamFact;
+use ringweir_proto::stats::{PumpCounter, StreamFact};
+use std::time::Duration;
 
 /// The stream's line, without its name: rates, geometry, readers, age.
 pub fn facts(stream: &Stream) -> String {
@@ -20,9 +21,16 @@ pub fn facts(stream: &Stream) -> String {
     )
 }
 
-/// "LOST device 0  kernel 0  broker 0  reader 0".
+/// "LOST device 0  kernel 0  broker 0  reader 0", and how near a device's FIFO came to overflowing.
 pub fn losses(stream: &Stream) -> String {
-    Layer::ALL.iter().fold("LOST".into(), |text, l| format!("{text}  {} {}", l.key(), stream.loss.get(*l)))
+    let lost = Layer::ALL.iter().fold("LOST".into(), |text, l| format!("{text}  {} {}", l.key(), stream.loss.get(*l)));
+    let span = |ns| Span(Duration::from_nanos(ns));
+    let gap = stream.snapshot.pump(PumpCounter::DrainGapMax);
+    match stream.get(StreamFact::DrainSlack) {
+        0 if stream.snapshot.pump(PumpCounter::Drains) == 0 => lost,
+        0 => format!("{lost}   drain gap max {}", span(gap)),
+        slack => format!("{lost}   drain gap max {} (slack {})", span(gap), span(slack)),
+    }
 }
 
 /// "STREAM demo gen 1".
@@ -110,5 +118,17 @@ egress   1002           0        0 B             0   4005     1  12:41:07 (4.0 k
         let shown = render(&stream, moment());
         assert!(shown.contains("!! broker busy (S), figures 10 s old\nno readers attached\n"), "{shown}");
         assert!(shown.contains("– dg/s"), "{shown}");
+    }
+
+    #[test]
+    fn a_device_shows_how_near_it_came_to_overflowing() {
+        let mut s = snapshot(11 * SECOND, 5000, &[]);
+        let text = |s: &ringweir_proto::stats::Snapshot| {
+            losses(&Stream::new(s, None, &outside(11 * SECOND), |_| Process::Runs('S')))
+        };
+        assert!(!text(&s).contains("drain gap"), "no FIFO, no line of it");
+        s.set(StreamFact::DrainSlack, 16_384_000);
+        s.set_pump(PumpCounter::DrainGapMax, 410_000);
+        assert_eq!(text(&s), "LOST  device 0  kernel 0  broker 0  reader 0   drain gap max 410 us (slack 16.4 ms)");
     }
 }
