@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * ringshim: hands a device with the register map of ringshim.h to one process, which is to be ringd.
+ */
+#include <linux/idr.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/poll.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/version.h>
+#include <asm/ioctls.h>
+
+#include "shim.h"
+
+#define SHIM_MINORS	64
+#define SHIM_BAR	2		/* with the register map */
+#define SHIM_ROOM	(64u << 20)	/* of a BAR: twice what the largest map takes */
+#define IVSHMEM_BELL	12		/* in BAR 0: peer << 16 | vector */
+
+/* Its name has changed with Linux 6.8. */
+#define SHIM_IRQ_INTX	(PCI_IRQ_ALL_TYPES & ~(PCI_IRQ_MSI | PCI_IRQ_MSIX))
+
+static bool intx;
+module_param(intx, bool, 0444);
+MODULE_PARM_DESC(intx, "use the interrupt line even where there is MSI-X or MSI");
+
+static dev_t shim_devt;
+static DEFINE_IDA(shim_minors);
+
+void shim_wake(struct shim *shim)
+{
+	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
+	WRITE_ONCE(shim->rung, true);
+	if (wq_has_sleeper(&shim->wait)) {
+		shim->wakeups++;
+		wake_up_interruptible_all(&shim->wait);
+	}
+}
+
+/* The interrupt's half of the wake handshake. One means "look", never "one datagram". */
+static irqreturn_t shim_interrupt(int irq, void *cookie)
+{
+	struct shim *shim = cookie;
+	u32 why;
+
+	if (shim->dma.buffer)
+		return shim_dma_interrupt(shim);
+	why = shim_get(shim, SHIM_AT(status, interrupt_status));
+	if (!why && shim->info.interrupts == RINGSHIM_INTERRUPTS_INTX)
+		return IRQ_NONE;	/* another device's, on the same line */
+	shim->interrupts++;
+	if (!shim_get(shim, SHIM_AT(control, interrupt_mask)))
+		shim->spurious++;
+	shim_wake(shim);
+	shim_put(shim, SHIM_AT(control, interrupt_clear), why);
+	return IRQ_HANDLED;
+}
+
+static void shim_doorbell(struct shim *shim)
+{
+	shim_put(shim, SHIM_AT(control, doorbell), 1);
+	if (shim->dma.buffer)
+		shim_dma_control(shim);
+	else if (shim->bell)
+		writel(0, shim->bell);	/* vector 0 of peer 0, which is the device */
+}
+
+static void shim_control(struct shim *shim, u32 control)
+{
+	shim_put(shim, SHIM_AT(control, control), control);
+	shim_doorbell(shim);
+}
+
+/* Nobody is left who would read: a FIFO device runs on, and counts what it loses. */
+static void shim_quiet(struct shim *shim)
+{
+	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
+	if (shim->dma.buffer)
+		shim_dma_stop(shim);
+}
+
+static int shim_open(struct inode *inode, struct file *file)
+{
+	struct shim *shim = container_of(inode->i_cdev, struct shim, cdev);
+	int rc;
+
+	down_write(&shim->lock);
+	rc = shim->gone ? -ENXIO : shim->mapping ? -EBUSY : 0;
+	if (!rc) {
+		shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
+		if (shim->dma.buffer)
+			shim_dma_open(shim);
+		shim->mapping = file->f_mapping;
+		shim->started = 0;
+		file->private_data = shim;
+		nonseekable_open(inode, file);
+	}
+	up_write(&shim->lock);
+	return rc;
+}
+
+/* However the process ended. A mapping holds the file: none is left. */
+static int shim_release(struct inode *inode, struct file *file)
+{
+	struct shim *shim = file->private_data;
+
+	down_write(&shim->lock);
+	if (!shim->gone)
+		shim_quiet(shim);
+	shim->mapping = NULL;
+	up_write(&shim->lock);
+	return 0;
+}
+
+/* Programs that only read or poll know nothing of START. Once: after a STOP it stays stopped. */
+static void shim_autostart(struct shim *shim)
+{
+	if (!test_and_set_bit(0, &shim->started) &&
+	    !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
+		shim_control(shim, RINGSHIM_DO_RUN);
+}
+
+static bool shim_any(struct shim *shim)
+{
+	u32 n;
+
+	for (n = 0; n < shim->info.channels; n++)
+		if (shim_get(shim, SHIM_CHANNEL(n, producer)) !=
+		    shim_get(shim, SHIM_CHANNEL(n, consumer)))
+			return true;
+	return false;
+}
+
+/*
+ * The consumer's half of the handshake, with everything found empty; true: something has come
+ * meanwhile. It stays unmasked then, because another thread may have gone to sleep on it.
+ */
+static bool shim_unmask(struct shim *shim)
+{
+	shim_put(shim, SHIM_AT(control, interrupt_mask), RINGSHIM_IRQ_DATA);
+	mb();	/* the mask before `producer`: pairs with the device's, between the same two */
+	return shim_any(shim);
+}
+
+static void shim_copy(struct shim *shim, u32 channel, u32 at, void *to, u32 length)
+{
+	u32 size = shim->info.fifo_bytes, part;
+	void __iomem *fifo = shim->map + shim->fifo_offset + channel * size;
+
+	at &= size - 1;
+	part = min(length, size - at);
+	memcpy_fromio(to, fifo + at, part);
+	memcpy_fromio(to + part, fifo, length - part);
+}
+
+struct found {
+	u32 channel, consumer, length, sequence, lost;
+};
+
+/*
+ * The first of the lowest channel that has one: 1, or 0 if none has. A channel with garbage is
+ * emptied and counted: -EBADMSG. The sequence of what comes next says how many went with it.
+ */
+static int shim_next(struct shim *shim, struct found *found)
+{
+	__le32 entry[4];
+	u32 n;
+
+	for (n = 0; n < shim->info.channels; n++) {
+		u32 producer = shim_get(shim, SHIM_CHANNEL(n, producer));
+		u32 consumer = shim_get(shim, SHIM_CHANNEL(n, consumer));
+		u32 level = producer - consumer;
+
+		if (!level)
+			continue;
+		if (level <= shim->info.fifo_bytes && !((level | consumer) & 7)) {
+			shim_copy(shim, n, consumer, entry, sizeof(entry));
+			*found = (struct found) { n, consumer, le32_to_cpu(entry[1]),
+						  le32_to_cpu(entry[2]), le32_to_cpu(entry[3]) };
+			if (le32_to_cpu(entry[0]) == RINGSHIM_MARK &&
+			    found->length <= shim->info.max_datagram &&
+			    ALIGN(shim_head(shim) + found->length, 8) <= level)
+				return 1;
+		}
+		shim_put(shim, SHIM_CHANNEL(n, consumer), producer);
+		shim->garbage++;
+		return -EBADMSG;
+	}
+	return 0;
+}
+
+/* One datagram. One thread at a time: with O_NONBLOCK, EAGAIN while another waits in here. */
+static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t *at)
+{
+	struct shim *shim = file->private_data;
+	bool wait = !(file->f_flags & O_NONBLOCK) && shim->info.interrupts;
+	struct found found;
+	ssize_t rc;
+
+	if (wait ? mutex_lock_interruptible(&shim->serial) : !mutex_trylock(&shim->serial))
+		return wait ? -ERESTARTSYS : -EAGAIN;
+	down_read(&shim->lock);
+	do {
+		WRITE_ONCE(shim->rung, false);
+		if (!shim->gone)
+			shim_autostart(shim);
+		rc = shim->gone ? -EPIPE : shim_next(shim, &found);
+		if (rc || !wait || shim_unmask(shim))
+			continue;
+		up_read(&shim->lock);
+		rc = wait_event_interruptible(shim->wait, READ_ONCE(shim->rung));
+		down_read(&shim->lock);
+	} while (!rc && wait);
+	if (rc <= 0 || found.length > room) {
+		rc = rc < 0 ? rc : rc ? -EMSGSIZE : -EAGAIN;
+		goto out;
+	}
+	shim_copy(shim, found.channel, found.consumer + shim_head(shim), shim->bounce,
+		  found.length);
+	up_read(&shim->lock);
+	rc = copy_to_user(to, shim->bounce, found.length) ? -EFAULT : found.length;
+	down_read(&shim->lock);
+	if (rc < 0 || shim->gone)
+		goto out;
+	shim_put(shim, SHIM_CHANNEL(found.channel, next_sequence), found.sequence + 1);
+	shim_put(shim, SHIM_CHANNEL(found.channel, lost_told), found.lost);
+	mb();	/* its bytes are read before their room is given back */
+	shim_put(shim, SHIM_CHANNEL(found.channel, consumer),
+		 found.consumer + ALIGN(shim_head(shim) + found.length, 8));
+out:
+	up_read(&shim->lock);
+	mutex_unlock(&shim->serial);
+	return rc;
+}
+
+static __poll_t shim_poll(struct file *file, poll_table *table)
+{
+	struct shim *shim = file->private_data;
+	__poll_t events = EPOLLHUP | EPOLLERR;
+
+	poll_wait(file, &shim->wait, table);
+	down_read(&shim->lock);
+	if (!shim->gone) {
+		shim_autostart(shim);
+		events = shim_any(shim) || shim_unmask(shim) ? EPOLLIN | EPOLLRDNORM : 0;
+	}
+	up_read(&shim->lock);
+	return events;
+}
+
+static long shim_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	struct shim *shim = file->private_data;
+	void __user *to = (void __user *)argument;
+	struct found found = { };
+	long rc = 0;
+
+	if (command == RINGSHIM_IOC_INFO)
+		return copy_to_user(to, &shim->info, sizeof(shim->info)) ? -EFAULT : 0;
+	if (command == FIONREAD && !mutex_trylock(&shim->serial))
+		return -EAGAIN;		/* another thread is in read(2) */
+	down_read(&shim->lock);
+	if (shim->gone) {
+		rc = -ENODEV;
+	} else if (command == RINGSHIM_IOC_START || command == RINGSHIM_IOC_STOP) {
+		set_bit(0, &shim->started);
+		shim_control(shim, command == RINGSHIM_IOC_START ? RINGSHIM_DO_RUN : 0);
+	} else if (command == RINGSHIM_IOC_DOORBELL) {
+		shim_doorbell(shim);
+	} else if (command == FIONREAD) {
+		rc = shim_next(shim, &found);
+	} else {
+		rc = -ENOTTY;
+	}
+	up_read(&shim->lock);
+	if (command == FIONREAD) {
+		mutex_unlock(&shim->serial);
+		if (rc >= 0)
+			rc = put_user(rc ? found.length : 0, (int __user *)to);
+	}
+	return rc;
+}
+
+static unsigned long shim_pfn(struct shim *shim, unsigned long page)
+{
+	void *at = shim->dma.buffer + page * PAGE_SIZE;
+
+	if (!shim->dma.buffer)
+		return PHYS_PFN(shim->start) + page;
+	return is_vmalloc_addr(at) ? vmalloc_to_pfn(at) : PHYS_PFN(virt_to_phys(at));
+}
+
+/*
+ * The whole mapping at its first touch: none faults later. Not in mmap, because only a mapping that
+ * is linked, as it is by now, can be found to be taken away; and page by page, because a range that
+ * was remapped as one may not be taken away in parts.
+ */
+static vm_fault_t shim_fault(struct vm_fault *fault)
+{
+	struct vm_area_struct *vma = fault->vma;
+	struct shim *shim = vma->vm_file->private_data;
+	unsigned long at, page = vma->vm_pgoff;
+	vm_fault_t rc;
+
+	down_read(&shim->lock);
+	rc = vmf_insert_pfn(vma, fault->address, shim->gone ? page_to_pfn(shim->blank) :
+						 shim_pfn(shim, fault->pgoff));
+	for (at = vma->vm_start; at < vma->vm_end && !shim->gone; at += PAGE_SIZE, page++)
+		if (vmf_insert_pfn(vma, at, shim_pfn(shim, page)) != VM_FAULT_NOPAGE)
+			break;
+	up_read(&shim->lock);
+	return rc;
+}
+
+static const struct vm_operations_struct shim_vm_ops = { .fault = shim_fault };
+
+static int shim_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct shim *shim = file->private_data;
+	unsigned long pages = PAGE_ALIGN(shim->info.window_bytes) >> PAGE_SHIFT;
+	unsigned long flags = VM_PFNMAP | VM_IO | VM_DONTEXPAND | VM_DONTDUMP;
+
+	if (!(vma->vm_flags & VM_MAYSHARE) || vma->vm_flags & VM_EXEC ||
+	    vma->vm_pgoff >= pages || vma_pages(vma) > pages - vma->vm_pgoff)
+		return -EINVAL;
+	/*
+	 * A device's memory changes by itself and must not be cached. What stands behind ivshmem's
+	 * BAR, and a coherent buffer, is main memory, which the other side maps cached.
+	 */
+	if (!shim->bell && !shim->dma.buffer)
+		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	vm_flags_mod(vma, flags, VM_MAYEXEC);
+#else
+	vma->vm_flags = (vma->vm_flags | flags) & ~VM_MAYEXEC;
+#endif
+	vma->vm_ops = &shim_vm_ops;
+	return READ_ONCE(shim->gone) ? -ENODEV : 0;
+}
+
+static const struct file_operations shim_fops = {
+	.owner = THIS_MODULE,
+	.open = shim_open,
+	.release = shim_release,
+	.read = shim_read,
+	.poll = shim_poll,
+	.unlocked_ioctl = shim_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.mmap = shim_mmap,
+};
+
+#define SHIM_COUNTER(counter)									\
+static ssize_t counter##_show(struct device *dev, struct device_attribute *attr, char *to)	\
+{												\
+	return sysfs_emit(to, "%lu\n", READ_ONCE(container_of(dev, struct shim, dev)->counter));	\
+}												\
+static DEVICE_ATTR_RO(counter)
+SHIM_COUNTER(interrupts);
+SHIM_COUNTER(spurious);
+SHIM_COUNTER(wakeups);
+SHIM_COUNTER(garbage);
+
+static struct attribute *shim_attrs[] = {
+	&dev_attr_interrupts.attr, &dev_attr_spurious.attr,
+	&dev_attr_wakeups.attr, &dev_attr_garbage.attr, NULL
+};
+ATTRIBUTE_GROUPS(shim);
+
+/* Nodes are root's, 0600, until udev gives them to the group: 60-ringshim.rules. */
+static struct class shim_class = { .name = "ringshim", .dev_groups = shim_groups };
+
+/* When the driver has let go and the last file is closed: so long the minor number is taken. */
+static void shim_free(struct device *dev)
+{
+	struct shim *shim = container_of(dev, struct shim, dev);
+
+	if (dev->devt)
+		ida_free(&shim_minors, MINOR(dev->devt));
+	kvfree(shim->bounce);
+	if (shim->blank)
+		__free_page(shim->blank);
+	kfree(shim);
+}
+
+static void shim_put_device(void *shim)
+{
+	put_device(&((struct shim *)shim)->dev);
+}
+
+static int shim_map(struct shim *shim)
+{
+	struct pci_dev *pdev = shim->pdev;
+	struct device *dev = &pdev->dev;
+	bool ivshmem = pdev->vendor == PCI_VENDOR_ID_REDHAT_QUMRANET && pdev->device == 0x1110;
+
+	if (shim->info.kind == RINGSHIM_KIND_DMA)
+		return shim_dma_probe(shim);
+	shim->start = pci_resource_start(pdev, SHIM_BAR);
+	shim->room = min_t(u64, pci_resource_len(pdev, SHIM_BAR), SHIM_ROOM);
+	if (!(pci_resource_flags(pdev, SHIM_BAR) & IORESOURCE_MEM) || !PAGE_ALIGNED(shim->start) ||
+	    shim->room < RINGSHIM_REGISTERS)
+		return -ENODEV;
+	if (!devm_request_mem_region(dev, shim->start, shim->room, "ringshim"))
+		return -EBUSY;
+	if (ivshmem) {
+		shim->bell = devm_ioremap(dev, pci_resource_start(pdev, 0) + IVSHMEM_BELL, 4);
+		shim->map = (void __iomem __force *)
+			devm_memremap(dev, shim->start, shim->room, MEMREMAP_WB);
+	} else {
+		shim->map = devm_ioremap(dev, shim->start, shim->room);
+	}
+	return IS_ERR_OR_NULL((void __force *)shim->map) || ivshmem != !!shim->bell ? -ENOMEM : 0;
+}
+
+/* Whether the map is there, and what it says: checked, and asked only this once. */
+static int shim_identify(struct shim *shim)
+{
+	u32 magic = shim_get(shim, SHIM_AT(identity, magic));
+	u32 version = shim_get(shim, SHIM_AT(identity, version));
+	u32 offset = shim->fifo_offset = shim_get(shim, SHIM_AT(identity, fifo_offset));
+	struct ringshim_info *info = &shim->info;
+
+	info->features = shim_get(shim, SHIM_AT(identity, features));
+	info->fifo_bytes = shim_get(shim, SHIM_AT(identity, fifo_bytes));
+	info->max_datagram = shim_get(shim, SHIM_AT(identity, max_datagram));
+	info->channels = shim_get(shim, SHIM_AT(identity, channels));
+	info->rate = shim_get(shim, SHIM_AT(identity, rate));
+	info->window_bytes = offset + (u64)info->channels * info->fifo_bytes;
+	if (magic == RINGSHIM_MAGIC && version >> 16 == RINGSHIM_VERSION >> 16 &&
+	    is_power_of_2(info->fifo_bytes) && info->fifo_bytes >= RINGSHIM_FIFO_MIN &&
+	    info->fifo_bytes <= RINGSHIM_FIFO_MAX && info->channels &&
+	    info->channels <= RINGSHIM_CHANNELS_MAX && offset >= RINGSHIM_REGISTERS &&
+	    offset % 4096 == 0 && info->max_datagram &&
+	    info->max_datagram <= info->fifo_bytes - shim_head(shim) &&
+	    PAGE_ALIGN(info->window_bytes) <= shim->room)
+		return 0;
+	dev_err(&shim->pdev->dev,
+		"not ours: magic %#x, version %#x, %u FIFOs of %u bytes from %#x, datagrams of %u, in %llu bytes\n",
+		magic, version, info->channels, info->fifo_bytes, offset, info->max_datagram, shim->room);
+	return -ENODEV;
+}
+
+static int shim_interrupts(struct shim *shim)
+{
+	struct pci_dev *pdev = shim->pdev;
+
+	if (!(shim->info.features & RINGSHIM_HAS_INTERRUPT) ||
+	    pci_alloc_irq_vectors(pdev, 1, 1, intx ? SHIM_IRQ_INTX : PCI_IRQ_ALL_TYPES) < 0)
+		return 0;
+	shim->info.interrupts = pdev->msix_enabled ? RINGSHIM_INTERRUPTS_MSIX :
+				pdev->msi_enabled ? RINGSHIM_INTERRUPTS_MSI : RINGSHIM_INTERRUPTS_INTX;
+	return devm_request_irq(&pdev->dev, pci_irq_vector(pdev, 0), shim_interrupt, IRQF_SHARED,
+				dev_name(&shim->dev), shim);
+}
+
+/* Every step is undone by itself when this fails or the driver lets go, the last one first. */
+static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct shim *shim = kzalloc(sizeof(*shim), GFP_KERNEL);
+	int rc;
+
+	if (!shim)
+		return -ENOMEM;
+	device_initialize(&shim->dev);
+	shim->dev.class = &shim_class;
+	shim->dev.parent = &pdev->dev;
+	shim->dev.release = shim_free;
+	cdev_init(&shim->cdev, &shim_fops);
+	init_rwsem(&shim->lock);
+	mutex_init(&shim->serial);
+	init_waitqueue_head(&shim->wait);
+	shim->pdev = pdev;
+	shim->info.abi = RINGSHIM_ABI;
+	shim->info.kind = id->driver_data ?: RINGSHIM_KIND_FIFO;	/* new_id gives 0 */
+	strscpy(shim->info.bus_id, pci_name(pdev), sizeof(shim->info.bus_id));
+	pci_set_drvdata(pdev, shim);
+	rc = devm_add_action_or_reset(&pdev->dev, shim_put_device, shim);
+	if (rc)
+		return rc;
+	rc = ida_alloc_max(&shim_minors, SHIM_MINORS - 1, GFP_KERNEL);
+	if (rc < 0)
+		return rc;
+	shim->dev.devt = shim_devt + rc;
+	rc = dev_set_name(&shim->dev, "ringshim%d", rc) ?: pcim_enable_device(pdev) ?:
+	     shim_map(shim) ?: shim_identify(shim);
+	if (rc)
+		return rc;
+	shim->bounce = kvmalloc(shim->info.max_datagram, GFP_KERNEL);
+	shim->blank = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	if (!shim->bounce || !shim->blank)
+		return -ENOMEM;
+	pci_set_master(pdev);
+	return shim_interrupts(shim) ?: cdev_device_add(&shim->cdev, &shim->dev);
+}
+
+/* Who has it open keeps a node without a device: blank pages, hang-up, EPIPE. */
+static void shim_remove(struct pci_dev *pdev)
+{
+	struct shim *shim = pci_get_drvdata(pdev);
+
+	cdev_device_del(&shim->cdev, &shim->dev);
+	down_write(&shim->lock);
+	shim->gone = true;
+	if (shim->mapping)
+		unmap_mapping_range(shim->mapping, 0, 0, 1);
+	shim_quiet(shim);
+	shim_wake(shim);
+	up_write(&shim->lock);
+	pci_clear_master(pdev);
+}
+
+static const struct pci_device_id shim_ids[] = {
+	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1110) },			/* ivshmem */
+	{ PCI_DEVICE(0x1234, 0x11e8), .driver_data = RINGSHIM_KIND_DMA },	/* edu */
+	{ }
+};
+MODULE_DEVICE_TABLE(pci, shim_ids);
+
+static struct pci_driver shim_driver = {
+	.name = "ringshim",
+	.id_table = shim_ids,
+	.probe = shim_probe,
+	.remove = shim_remove,
+};
+
+static int __init shim_init(void)
+{
+	int rc = alloc_chrdev_region(&shim_devt, 0, SHIM_MINORS, "ringshim");
+
+	if (rc)
+		return rc;
+	rc = class_register(&shim_class);
+	if (!rc) {
+		rc = pci_register_driver(&shim_driver);
+		if (rc)
+			class_unregister(&shim_class);
+	}
+	if (rc)
+		unregister_chrdev_region(shim_devt, SHIM_MINORS);
+	return rc;
+}
+module_init(shim_init);
+
+static void __exit shim_exit(void)
+{
+	pci_unregister_driver(&shim_driver);
+	class_unregister(&shim_class);
+	unregister_chrdev_region(shim_devt, SHIM_MINORS);
+}
+module_exit(shim_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Devices with the ringweir register map, for one process in user space");
