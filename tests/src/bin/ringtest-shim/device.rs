@@ -1,0 +1,209 @@
+//! The device node of `ringshim.ko` as a program sees it: its system calls with the error each gives, and its window.
+//! The numbers are those of `kmod-shim/ringshim.h`.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+pub const INFO: u64 = 0x8088_7780;
+pub const START: u64 = 0x7781;
+pub const STOP: u64 = 0x7782;
+pub const DOORBELL: u64 = 0x7783;
+
+pub const STATUS: usize = 0x40;
+pub const CONTROL: usize = 0x80;
+pub const INTERRUPT_MASK: usize = 0x84;
+pub const PRODUCER: usize = 0x1000;
+pub const LOST: usize = 0x1008;
+pub const CONSUMER: usize = 0x1040;
+pub const NEXT_SEQUENCE: usize = 0x1044;
+pub const MARK: u32 = 0x4d47_4452;
+pub const PAGE: usize = 4096;
+
+/// What a system call gave, or its error number.
+pub type Got<T> = std::result::Result<T, i32>;
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// `struct ringshim_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Info {
+    pub abi: u32,
+    pub kind: u32,
+    pub window_bytes: u64,
+    pub interrupts: u32,
+    pub fifo_bytes: u32,
+    pub channels: u32,
+    pub max_datagram: u32,
+    pub rate: u32,
+    pub features: u32,
+    pub bus_id: [u8; 32],
+    pub reserved: [u32; 16],
+}
+const _: () = assert!(size_of::<Info>() == 136);
+
+impl Info {
+    /// "0000:00:04.0".
+    pub fn bus(&self) -> String {
+        self.bus_id.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
+    }
+}
+
+/// An open device node.
+pub struct Device {
+    fd: OwnedFd,
+    pub path: PathBuf,
+}
+
+impl Device {
+    /// Opens the node at `path` with `flags`.
+    pub fn open(path: &Path, flags: i32) -> Got<Device> {
+        let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| libc::EINVAL)?;
+        // SAFETY: `name` is a C string that outlives the call.
+        let fd = unsafe { libc::open(name.as_ptr(), flags | libc::O_CLOEXEC) };
+        if fd < 0 {
+            return Err(errno());
+        }
+        // SAFETY: `fd` was just opened, and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Device { fd, path: path.to_owned() })
+    }
+
+    /// For reading and writing, while another process may still be dying: for up to 10 s.
+    pub fn wait_open(path: &Path) -> Result<Device> {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            match Device::open(path, libc::O_RDWR) {
+                Ok(device) => return Ok(device),
+                Err(libc::EBUSY | libc::ENOENT | libc::ENXIO) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(10))
+                }
+                Err(error) => bail!("{}: {}", path.display(), std::io::Error::from_raw_os_error(error)),
+            }
+        }
+    }
+
+    pub fn raw(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    /// An ioctl whose argument is an address (that need not be one).
+    pub fn ioctl(&self, command: u64, argument: usize) -> Got<i32> {
+        // SAFETY: every command there is writes at most an `Info` to `argument`, which the callers have room for or the
+        // kernel refuses.
+        let got = unsafe { libc::ioctl(self.raw(), command as _, argument) };
+        if got < 0 { Err(errno()) } else { Ok(got) }
+    }
+
+    pub fn info(&self) -> Result<Info> {
+        // SAFETY: integers only: all zeroes is one.
+        let mut info: Info = unsafe { std::mem::zeroed() };
+        self.ioctl(INFO, (&raw mut info) as usize).map_err(std::io::Error::from_raw_os_error).context("INFO")?;
+        Ok(info)
+    }
+
+    pub fn pending(&self) -> Got<usize> {
+        let mut length = 0i32;
+        self.ioctl(libc::FIONREAD, (&raw mut length) as usize)?;
+        Ok(length as usize)
+    }
+
+    /// `read(2)` of up to `length` bytes to an address that need not be one.
+    pub fn read_to(&self, address: usize, length: usize) -> Got<usize> {
+        // SAFETY: the callers pass room of that length, or an address the kernel refuses to write to.
+        let got = unsafe { libc::read(self.raw(), address as *mut _, length) };
+        if got < 0 { Err(errno()) } else { Ok(got as usize) }
+    }
+
+    pub fn read(&self, buffer: &mut [u8]) -> Got<usize> {
+        self.read_to(buffer.as_mut_ptr() as usize, buffer.len())
+    }
+
+    /// The events there are within `wait`; 0: none.
+    pub fn poll(&self, wait: Duration) -> i16 {
+        let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, which outlives the call.
+        unsafe { libc::poll(&raw mut poll, 1, wait.as_millis() as i32) };
+        poll.revents
+    }
+
+    pub fn nonblocking(&self, on: bool) {
+        // SAFETY: sets one flag of a file descriptor of ours.
+        unsafe { libc::fcntl(self.raw(), libc::F_SETFL, if on { libc::O_NONBLOCK } else { 0 }) };
+    }
+
+    pub fn map(&self, length: usize, protection: i32, flags: i32, offset: usize) -> Got<Window> {
+        // SAFETY: at an address of the kernel's choice.
+        let at =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, self.raw(), offset as libc::off_t) };
+        if at == libc::MAP_FAILED { Err(errno()) } else { Ok(Window { at: at.cast(), length }) }
+    }
+
+    /// All that may be mapped.
+    pub fn window(&self) -> Result<Window> {
+        let length = self.info()?.window_bytes as usize;
+        self.map(length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, 0)
+            .map_err(std::io::Error::from_raw_os_error)
+            .context("mmap of the window")
+    }
+
+    /// A counter from sysfs, while the device is there.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        let file = Path::new("/sys/class/ringshim").join(self.path.file_name().unwrap_or_default()).join(name);
+        Ok(fs::read_to_string(&file).with_context(|| file.display().to_string())?.trim().parse()?)
+    }
+}
+
+/// Memory of the device, as mapped.
+pub struct Window {
+    pub at: *mut u8,
+    pub length: usize,
+}
+
+// SAFETY: it is memory of the process; every access is volatile and of 32 bits.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    fn word(&self, offset: usize) -> *mut u32 {
+        assert!(offset + 4 <= self.length && offset.is_multiple_of(4));
+        self.at.wrapping_add(offset).cast()
+    }
+
+    pub fn get(&self, offset: usize) -> u32 {
+        let word = self.word(offset);
+        // SAFETY: within the mapping, and aligned.
+        unsafe { word.read_volatile() }
+    }
+
+    pub fn put(&self, offset: usize, value: u32) {
+        let word = self.word(offset);
+        // SAFETY: within the mapping, and aligned.
+        unsafe { word.write_volatile(value) }
+    }
+
+    /// Until the register has `bits`, or has none of them: for up to 10 s.
+    pub fn until(&self, offset: usize, bits: u32, set: bool) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(10);
+        while (self.get(offset) & bits == bits) != set {
+            ensure!(Instant::now() < end, "register {offset:#x} is {:#x} for 10 s", self.get(offset));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `Device::map`, and nothing points into it any more.
+        unsafe { libc::munmap(self.at.cast(), self.length) };
+    }
+}
