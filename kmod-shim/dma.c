@@ -170,14 +170,13 @@ irqreturn_t shim_dma_interrupt(struct shim *shim)
 	return IRQ_HANDLED;
 }
 
-/* What is under way ends, and is stored. A card that does not answer is cut off from the bus. */
+/* What is under way ends, and is stored; but nothing stops another thread from START. */
 void shim_dma_stop(struct shim *shim)
 {
 	spin_lock_irq(&shim->dma.lock);
 	shim->dma.running = false;
 	spin_unlock_irq(&shim->dma.lock);
-	if (!wait_event_timeout(shim->wait, !READ_ONCE(shim->dma.busy), HZ))
-		pci_clear_master(shim->pdev);
+	wait_event_timeout(shim->wait, !READ_ONCE(shim->dma.busy), HZ);
 }
 
 /* What a device does when its doorbell rings: looks at `control`. */

@@ -79,6 +79,8 @@ static void shim_quiet(struct shim *shim)
 	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
 	if (shim->dma.buffer)
 		shim_dma_stop(shim);
+	if (shim->dma.busy)
+		pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
 }
 
 static int shim_open(struct inode *inode, struct file *file)

@@ -71,7 +71,8 @@ impl Target<'_> {
                 let flags = if random.below(4) == 0 { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
                 let (length, protection) = (random.size(), random.below(8) as i32);
                 let got = self.device.map(length, protection, flags, random.size() & !(PAGE - 1));
-                let seen = got.as_ref().is_ok_and(|window| protection & 1 == 0 || window.get(window.length - 4) != 1);
+                let seen =
+                    got.as_ref().is_ok_and(|window| protection & 1 == 0 || window.length < 4 || window.get(0) != 1);
                 // With other rights for one of its pages it is two or three mappings.
                 if let Ok(window) = &got {
                     // SAFETY: a page of a mapping that nobody else knows of.
@@ -107,7 +108,8 @@ pub fn run(node: &Path, seconds: u64, seed: u64) -> Result<()> {
                 .map(|thread| {
                     let target = &target;
                     scope.spawn(move || {
-                        let mut random = Random(seed ^ ((opened << 8) | (thread + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                        let mut random =
+                            Random(seed ^ ((opened << 8) | (thread + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
                         let mut room = vec![0u8; 65536];
                         let (mut done, mut took) = (0u64, 0u64);
                         while Instant::now() < until {
@@ -119,11 +121,12 @@ pub fn run(node: &Path, seconds: u64, seed: u64) -> Result<()> {
                 })
                 .collect();
             for thread in threads {
-                let (all, good) = thread.join().unwrap_or_default();
+                let (all, good) = thread.join().map_err(|_| anyhow::anyhow!("FAILED: a thread of the fuzzer"))?;
                 done += all;
                 took += good;
             }
-        });
+            Ok::<_, anyhow::Error>(())
+        })?;
         opened += 1;
     }
     check("random calls, of which the kernel took", took > 0 && took < done, (done, took, opened))?;
