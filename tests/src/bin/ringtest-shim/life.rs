@@ -211,8 +211,10 @@ fn round(bus: &str, node: PathBuf, kind: u32) -> Result<()> {
         say_to(format!("{DRIVER}/bind"), bus)?;
     }
     if kind & 1 == 1 {
-        let error = unload();
-        ensure!(kind & 2 == 0 || error == libc::EAGAIN, "unloading under an open file: {error}");
+        if kind & 2 == 2 {
+            let error = unload();
+            ensure!(error == libc::EAGAIN, "unloading under an open file: {error}");
+        }
         child.kill()?;
         child.wait()?;
     }
