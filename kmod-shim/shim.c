@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * ringshim: hands a device with the register map of ringshim.h to one process, which is to be ringd.
+ *
+ *	# insmod ringshim.ko
+ *	# dd if=/dev/ringshim0 bs=1024 count=1 | hexdump -C	# one read, one datagram
+ *	# grep . /sys/class/ringshim/ringshim0/interrupts
+ *	# ringd run fpga=shim:/dev/ringshim0			# who comes second gets EBUSY
  */
 #include <linux/idr.h>
 #include <linux/log2.h>
@@ -329,7 +334,7 @@ static int shim_mmap(struct file *file, struct vm_area_struct *vma)
 		return -EINVAL;
 	/*
 	 * A device's memory changes by itself and must not be cached. What stands behind ivshmem's
-	 * BAR, and a coherent buffer, is main memory, which the other side maps cached.
+	 * BAR, and behind a coherent buffer, is main memory, which the other side maps cached.
 	 */
 	if (!shim->bell && !shim->dma.buffer)
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
