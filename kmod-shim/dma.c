@@ -30,7 +30,7 @@
 #define FIFO		0x4000
 #define SCRATCH		PAGE_ALIGN(RINGSHIM_REGISTERS + FIFO)
 #define BUFFER		(SCRATCH + PAGE_SIZE)
-#define PATTERN		4088	/* older QEMU ends itself over a transfer up to the end of the memory */
+#define PATTERN		4088	/* clear of the very end of its memory, and of range checks that are off by one */
 #define LENGTH(s)	(64 + 8 * ((s) * 37 % 249))
 #define OFFSET(s)	(8 * ((s) * 13 % ((PATTERN - LENGTH(s)) / 8 + 1)))
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the parts of ringshim.ko share: shim.c (all of it but) dma.c (the device side of a DMA card). */
+/* What the two parts of ringshim.ko share: shim.c, and dma.c, the device side of a DMA card. */
 #ifndef SHIM_H
 #define SHIM_H
 
