@@ -6,6 +6,7 @@
 pub mod backing;
 pub mod clock;
 pub mod event;
+pub mod ivshmem;
 pub mod lock;
 pub mod object;
 pub mod page;
