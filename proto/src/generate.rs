@@ -54,6 +54,33 @@ impl fmt::Display for Sizes {
     }
 }
 
+/// Draws lengths: the same ones for the same sizes and seed.
+#[derive(Debug, Clone)]
+pub struct Lengths {
+    size: Sizes,
+    random: u64,
+}
+
+impl Lengths {
+    /// The beginning of the sequence that `seed` chooses.
+    pub fn new(size: Sizes, seed: u64) -> Self {
+        Lengths { size, random: seed }
+    }
+
+    /// The next length: splitmix64, scaled to the range by a multiplication instead of a division.
+    #[inline]
+    pub fn draw(&mut self) -> u32 {
+        let Sizes { min, max } = self.size;
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.random;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^= x >> 31;
+        let span = u64::from(max - min) + 1;
+        min + ((u128::from(x) * u128::from(span)) >> 64) as u32
+    }
+}
+
 /// How a datagram proves itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proof {
@@ -230,7 +257,7 @@ impl FromStr for GenSpec {
 /// Makes the datagrams of a spec one after the other: numbers from 0, channels by turns, lengths from the seed.
 #[derive(Debug, Clone)]
 pub struct Generator {
-    size: Sizes,
+    lengths: Lengths,
     channels: u16,
     /// Datagrams still to be made; `None` for no end.
     left: Option<u64>,
@@ -238,7 +265,6 @@ pub struct Generator {
     channel: u16,
     /// Length of the next datagram, drawn in advance so that asking for it costs and changes nothing.
     len: u32,
-    random: u64,
     check: Proof,
 }
 
@@ -246,16 +272,15 @@ impl Generator {
     /// A generator at the beginning of `spec`.
     pub fn new(spec: &GenSpec) -> Self {
         let mut generator = Generator {
-            size: spec.size,
+            lengths: Lengths::new(spec.size, spec.seed),
             channels: spec.channels.max(1),
             left: spec.count,
             number: 0,
             channel: 0,
             len: 0,
-            random: spec.seed,
             check: spec.check,
         };
-        generator.len = generator.draw();
+        generator.len = generator.lengths.draw();
         generator
     }
 
@@ -286,21 +311,8 @@ impl Generator {
         self.left = self.left.map(|left| left - 1);
         self.number = self.number.wrapping_add(1);
         self.channel = if self.channel + 1 == self.channels { 0 } else { self.channel + 1 };
-        self.len = self.draw();
+        self.len = self.lengths.draw();
         Some(made)
-    }
-
-    /// The next length: splitmix64, scaled to the range by a multiplication instead of a division.
-    #[inline]
-    fn draw(&mut self) -> u32 {
-        let Sizes { min, max } = self.size;
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.random;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^= x >> 31;
-        let span = u64::from(max - min) + 1;
-        min + ((u128::from(x) * u128::from(span)) >> 64) as u32
     }
 }
 

@@ -6,42 +6,62 @@
 use super::map::{Fifo, MARK, Shape};
 use crate::sync::{Ordering, Site, ordering};
 
+/// The counters behind a channel's device registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes ever put in, modulo 2^32.
+    pub producer: u32,
+    /// Datagrams made, lost ones included.
+    pub produced: u32,
+    /// Datagrams lost.
+    pub lost: u32,
+    /// Their payload bytes.
+    pub lost_bytes: u32,
+}
+
 /// The producing end of one channel.
 #[derive(Clone, Debug)]
 pub struct Feed {
     shape: Shape,
-    producer: u32,
-    produced: u32,
-    lost: u32,
-    lost_bytes: u32,
+    counters: Counters,
 }
 
 impl Feed {
     /// An empty channel of a device of `shape`.
     pub fn new(shape: &Shape) -> Self {
-        Self { shape: *shape, producer: 0, produced: 0, lost: 0, lost_bytes: 0 }
+        Self::at(shape, Counters::default())
+    }
+
+    /// A channel whose counters stand elsewhere: near the end of their numbers, or upset.
+    pub fn at(shape: &Shape, counters: Counters) -> Self {
+        Self { shape: *shape, counters }
+    }
+
+    /// What was made, stored and lost.
+    pub fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// Goes on at position `producer`: for tests of positions that wrap.
     #[doc(hidden)]
     pub fn resume_at(&mut self, producer: u32) {
-        self.producer = producer;
+        self.counters.producer = producer;
     }
 
     /// Datagrams made, lost ones included.
     pub fn produced(&self) -> u32 {
-        self.produced
+        self.counters.produced
     }
 
     /// Datagrams lost.
     pub fn lost(&self) -> u32 {
-        self.lost
+        self.counters.lost
     }
 
     /// Whether the consumer has taken everything, as far as is seen.
     pub fn is_empty(&self, fifo: Fifo<'_>) -> bool {
         // P10: partner: the consumer's store of it.
-        fifo.registers.consumer.load(Ordering::Acquire) == self.producer
+        fifo.registers.consumer.load(Ordering::Acquire) == self.counters.producer
     }
 
     /// Stores `payload`, stamped with device time `time` where the shape has one. False: no room, it is lost and counted.
@@ -53,26 +73,26 @@ impl Feed {
         let takes = self.shape.entry_bytes(payload.len() as u32);
         // P10: what the consumer has read of the room it gave back was read before; partner: its store.
         let consumer = fifo.registers.consumer.load(Ordering::Acquire);
-        let free = fifo.bytes().saturating_sub(self.producer.wrapping_sub(consumer));
-        let sequence = self.produced;
-        self.produced = sequence.wrapping_add(1);
-        fifo.registers.produced.store(self.produced, Ordering::Relaxed);
+        let free = fifo.bytes().saturating_sub(self.counters.producer.wrapping_sub(consumer));
+        let sequence = self.counters.produced;
+        self.counters.produced = sequence.wrapping_add(1);
+        fifo.registers.produced.store(self.counters.produced, Ordering::Relaxed);
         if takes > free {
-            self.lost = self.lost.wrapping_add(1);
-            self.lost_bytes = self.lost_bytes.wrapping_add(payload.len() as u32);
-            fifo.registers.lost_bytes.store(self.lost_bytes, Ordering::Relaxed);
+            self.counters.lost = self.counters.lost.wrapping_add(1);
+            self.counters.lost_bytes = self.counters.lost_bytes.wrapping_add(payload.len() as u32);
+            fifo.registers.lost_bytes.store(self.counters.lost_bytes, Ordering::Relaxed);
             // Pairs with the consumer's load of it: whoever sees this count sees the entries stored before.
-            fifo.registers.lost.store(self.lost, Ordering::Release);
+            fifo.registers.lost.store(self.counters.lost, Ordering::Release);
             return false;
         }
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let mut at = self.producer;
+        let mut at = self.counters.producer;
         let mut put = |word: u64| {
             fifo.word(at).store(word, Ordering::Relaxed);
             at = at.wrapping_add(8);
         };
         put(pair(MARK, payload.len() as u32));
-        put(pair(sequence, self.lost));
+        put(pair(sequence, self.counters.lost));
         if self.shape.timed() {
             put(time);
         }
@@ -85,7 +105,7 @@ impl Feed {
             last[..rest.len()].copy_from_slice(rest);
             put(u64::from_le_bytes(last));
         }
-        self.producer = at;
+        self.counters.producer = at;
         // P9: whoever sees this index sees the entry; partner: the consumer's ProducerLoad.
         fifo.registers.producer.store(at, ordering(Site::ProducerStore, Ordering::Release));
         true

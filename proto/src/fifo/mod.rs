@@ -13,7 +13,7 @@ mod map;
 mod window;
 
 pub use drain::{Drain, Entry, Garbage, Tail};
-pub use feed::Feed;
+pub use feed::{Counters, Feed};
 pub use handshake::{arm, disarm, may_interrupt};
 pub use map::*;
 #[cfg(not(ringweir_loom))]
