@@ -2,6 +2,7 @@
 //! each test in a run directory of its own, with nothing left behind and nothing that can hang.
 
 pub mod bench;
+pub mod fpga;
 pub mod mailbox;
 pub mod netns;
 pub mod proc;

@@ -1,0 +1,339 @@
+//! The device at work: one thread that makes datagrams in time, obeys its registers, and misbehaves when told to.
+//!
+//! Contract: registers are looked at each millisecond and whenever the doorbell rings. A consumer that hangs up changes
+//! nothing: the device goes on and overflows, as hardware would. Every wait is bounded.
+
+use super::board::{Board, Fate};
+use super::books::{Books, Mischief};
+use super::mischief::{Misdeed, Order, WORDS};
+use super::port::{Place, Port};
+use super::spec::{DeviceTime, Spec};
+use super::tempo::Tempo;
+use anyhow::Context;
+use ringweir_proto::fifo::Shape;
+use ringweir_proto::os::{clock, event};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The device.
+    pub spec: Spec,
+    /// Where it is.
+    pub place: Place,
+    /// Catches up at once when it is late.
+    pub strict: bool,
+    /// Datagrams in all.
+    pub count: Option<u64>,
+    /// From when it first ran.
+    pub duration: Option<Duration>,
+    /// How long it waits for the consumer at the end.
+    pub drain_limit: Duration,
+    /// What goes wrong, and when.
+    pub orders: Vec<Order>,
+}
+
+/// What comes from outside, besides standard input.
+pub struct Signals {
+    /// End.
+    pub stop: Arc<AtomicBool>,
+    /// Say the books.
+    pub books: Arc<AtomicBool>,
+    /// Readable when there is one.
+    pub bell: UnixStream,
+}
+
+/// How often it looks at its registers without being told to.
+const LOOK: u64 = 1_000_000;
+/// Between two interrupts of a storm.
+const STORM: u64 = 20_000;
+/// Made in one go before anything else is looked at.
+const BATCH: usize = 64;
+
+struct Device<'j> {
+    job: &'j Job,
+    shape: Shape,
+    born: u64,
+    board: Board,
+    port: Option<Port>,
+    tempo: Tempo,
+    orders: Vec<Order>,
+    mischief: BTreeMap<String, Mischief>,
+    started: Option<u64>,
+    made: u64,
+    next_look: u64,
+    storm_until: u64,
+    silent_until: u64,
+    stalled_until: u64,
+    /// What is not known of the board: filled in at the end.
+    figures: Books,
+    /// Standard input so far, until the end of a line; `None` once it has ended.
+    input: Option<Vec<u8>>,
+}
+
+/// Is the device, until its job is done or it is stopped; its books, the last line of `out`.
+///
+/// # Errors
+/// If there can be no such device, or its place cannot be had.
+pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result<Books> {
+    let shape = job.spec.shape()?;
+    let (port, window) = Port::open(&job.place, &shape)?;
+    let mut orders = job.orders.clone();
+    orders.sort_by_key(|order| std::cmp::Reverse(order.after));
+    let mut device = Device {
+        job,
+        shape,
+        born: clock::monotonic_ns(),
+        board: Board::new(window, job.spec),
+        port: Some(port),
+        tempo: Tempo::new(job.spec.rate, job.spec.burst, job.strict),
+        orders,
+        mischief: BTreeMap::new(),
+        started: None,
+        made: 0,
+        next_look: 0,
+        storm_until: 0,
+        silent_until: 0,
+        stalled_until: 0,
+        figures: Books::default(),
+        input: may_be_typed_to().then(Vec::new),
+    };
+    let mut ended = None;
+    while !signals.stop.load(Ordering::Relaxed) {
+        let now = clock::monotonic_ns();
+        device.step(now)?;
+        if device.has_made_enough(now) {
+            let since = *ended.get_or_insert(now);
+            if device.board.is_drained() || now - since > job.drain_limit.as_nanos() as u64 {
+                break;
+            }
+        }
+        if signals.books.swap(false, Ordering::Relaxed) {
+            say(out, &device.books());
+        }
+        if device.sleep(signals)? {
+            device.read_input(out)?;
+        }
+    }
+    let books = device.books();
+    say(out, &books);
+    Ok(books)
+}
+
+/// Whether standard input can be read: a terminal stops who reads it in the background.
+fn may_be_typed_to() -> bool {
+    let ours = rustix::process::getpgrp();
+    rustix::termios::tcgetpgrp(std::io::stdin()).map_or(true, |in_front| in_front == ours)
+}
+
+fn say(out: &mut impl Write, books: &Books) {
+    let line = serde_json::to_string(books).expect("books are plain figures");
+    // Nobody to tell is nobody to mind.
+    let _heard = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+impl Device<'_> {
+    fn time(&self) -> u64 {
+        match self.job.spec.time {
+            DeviceTime::None | DeviceTime::Counter => clock::monotonic_ns() - self.born,
+            DeviceTime::Date => clock::realtime_ns(),
+        }
+    }
+
+    fn has_made_enough(&self, now: u64) -> bool {
+        let over = |limit: Duration| self.started.is_some_and(|since| now - since >= limit.as_nanos() as u64);
+        self.job.count.is_some_and(|count| self.made >= count) || self.job.duration.is_some_and(over)
+    }
+
+    /// Whether it makes datagrams now.
+    fn works(&self, now: u64) -> bool {
+        self.port.is_some() && now >= self.stalled_until && self.board.is_running() && !self.has_made_enough(now)
+    }
+
+    /// All that is due at `now`.
+    fn step(&mut self, now: u64) -> anyhow::Result<()> {
+        while let Some((started, order)) = self.started.zip(self.orders.last().copied()) {
+            if now - started < order.after.as_nanos() as u64 {
+                break;
+            }
+            self.orders.pop();
+            self.misbehave(order.what, now)?;
+        }
+        let events = self.port.as_mut().map_or(Ok(Default::default()), Port::look)?;
+        self.figures.consumers += u64::from(events.came);
+        self.figures.refused += events.refused;
+        self.figures.doorbells += u64::from(events.rung);
+        if events.came || events.went {
+            eprintln!("ringfpga: consumer {}", if events.came { "connected" } else { "hung up" });
+        }
+        let stalled = now < self.stalled_until;
+        if self.port.is_some() && !stalled && (events.rung || now >= self.next_look) {
+            self.next_look = now + LOOK;
+            let ran = self.board.is_running();
+            self.board.look(self.time());
+            if self.board.is_running() && !ran || self.board.is_running() && self.started.is_none() {
+                self.started.get_or_insert(now);
+                self.tempo.restart();
+            }
+            if self.board.has_jumped() {
+                self.announce(now);
+            }
+        }
+        if now < self.storm_until && self.port.as_ref().is_some_and(Port::interrupt) {
+            self.figures.interrupts_stormed += 1;
+        }
+        for _ in 0..BATCH {
+            if !self.works(now) || !self.tempo.due(now) {
+                break;
+            }
+            self.tempo.spend(self.board.next_len());
+            self.made += 1;
+            match self.board.produce(self.time()) {
+                Fate::Stored => self.announce(now),
+                Fate::Spoiled(how) => {
+                    self.mischief.entry(Misdeed::Spoil(how).name().into()).or_default().spoiled += 1;
+                    self.announce(now);
+                }
+                Fate::Lost => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Interrupts, if the consumer wants to be.
+    fn announce(&mut self, now: u64) {
+        if !self.job.spec.interrupts || !self.board.raises() {
+            return;
+        }
+        if now < self.silent_until {
+            self.figures.interrupts_withheld += 1;
+        } else if self.port.as_ref().is_some_and(Port::interrupt) {
+            self.figures.interrupts += 1;
+        }
+    }
+
+    fn misbehave(&mut self, what: Misdeed, now: u64) -> anyhow::Result<()> {
+        eprintln!("ringfpga: {}", what.name());
+        let until = |time: Duration| now.saturating_add(time.as_nanos() as u64);
+        let mut stranded = 0;
+        match what {
+            Misdeed::ProducerOutOfRange => stranded = self.board.upset(false),
+            Misdeed::ProducerUnaligned => stranded = self.board.upset(true),
+            Misdeed::Spoil(how) => self.board.spoil_next(how),
+            Misdeed::SkipSequence(count) => self.board.skip(count),
+            Misdeed::InterruptStorm(time) => self.storm_until = until(time),
+            Misdeed::LostInterrupt(time) => self.silent_until = until(time),
+            Misdeed::Stall(time) => {
+                self.stalled_until = until(time);
+                self.tempo.restart();
+            }
+            Misdeed::Disappear => {
+                self.board.vanish();
+                self.port = None;
+            }
+            Misdeed::Reappear => {
+                // If it has not disappeared, it does so now: one board in one slot.
+                self.board.vanish();
+                self.port = None;
+                let (port, window) = Port::open(&self.job.place, &self.shape)?;
+                self.port = Some(port);
+                self.board.replug(window);
+                self.tempo.restart();
+            }
+        }
+        let entry = self.mischief.entry(what.name().into()).or_default();
+        entry.times += 1;
+        entry.stranded += stranded;
+        if self.board.has_jumped() {
+            self.announce(now);
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something is due, or comes; whether something was typed.
+    fn sleep(&self, signals: &Signals) -> anyhow::Result<bool> {
+        let now = clock::monotonic_ns();
+        let mut until = now + LOOK;
+        if self.port.is_some() {
+            until = until.min(self.next_look.max(self.stalled_until));
+        }
+        if self.works(now) {
+            until = until.min(self.tempo.ready_at());
+        }
+        if now < self.storm_until {
+            until = until.min(now + STORM);
+        }
+        let mut fds = vec![PollFd::new(&signals.bell, PollFlags::IN)];
+        let stdin = std::io::stdin();
+        if self.input.is_some() {
+            fds.push(PollFd::new(&stdin, PollFlags::IN));
+        }
+        if let Some(port) = &self.port {
+            port.watch(&mut fds);
+        }
+        let limit = event::timespec(Duration::from_nanos(until.saturating_sub(now)));
+        match poll(&mut fds, Some(&limit)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(false),
+            Err(e) => return Err(e).context("poll"),
+        }
+        if !fds[0].revents().is_empty() {
+            // What rang is in the flags.
+            let _rung = rustix::net::recv(&signals.bell, &mut [0; 64], rustix::net::RecvFlags::DONTWAIT);
+        }
+        Ok(self.input.is_some() && !fds[1].revents().is_empty())
+    }
+
+    /// Does what was typed.
+    fn read_input(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
+        let Some(mut line) = self.input.take() else { return Ok(()) };
+        let mut bytes = [0; 4096];
+        let Ok(got @ 1..) = rustix::io::read(std::io::stdin(), &mut bytes) else { return Ok(()) };
+        for byte in &bytes[..got] {
+            if *byte != b'\n' {
+                line.push(*byte);
+                continue;
+            }
+            let text = String::from_utf8_lossy(&std::mem::take(&mut line)).trim().to_string();
+            match (&text[..], text.parse::<Misdeed>()) {
+                ("", _) => {}
+                ("books", _) => say(out, &self.books()),
+                (_, Ok(what)) => self.misbehave(what, clock::monotonic_ns())?,
+                (_, Err(_)) => eprintln!("ringfpga: {text:?} is none of: books, {WORDS}"),
+            }
+        }
+        self.input = Some(line);
+        Ok(())
+    }
+
+    fn books(&mut self) -> Books {
+        let now = clock::monotonic_ns();
+        let seconds = |since: u64| (now - since) as f64 / 1e9;
+        let channels = self.board.books();
+        let mut books = Books {
+            elapsed_s: seconds(self.born),
+            running_s: self.started.map_or(0.0, seconds),
+            resets: self.board.resets(),
+            late_max_us: self.tempo.late_max() as f64 / 1e3,
+            late_over_1ms: self.tempo.late_often(),
+            forgiven_ms: self.tempo.forgiven() as f64 / 1e6,
+            mischief: self.mischief.clone(),
+            ..self.figures.clone()
+        };
+        for channel in &channels {
+            books.produced += channel.produced;
+            books.stored += channel.stored;
+            books.lost += channel.lost;
+            books.left += channel.left;
+        }
+        books.channels = channels;
+        books
+    }
+}

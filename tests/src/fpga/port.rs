@@ -1,0 +1,163 @@
+//! How a consumer gets at the device: by ivshmem, or in a plain file.
+//!
+//! Contract: one consumer at a time; another is hung up on. Every consumer gets new vectors, so no interrupt meant for one
+//! reaches the next. Dropping a port hangs up, removes its file and forgets the memory; who has it mapped keeps it.
+
+use anyhow::Context;
+use memmap2::{MmapOptions, MmapRaw};
+use ringweir_proto::fifo::{Shape, Window};
+use ringweir_proto::os::socket_file::SocketFile;
+use ringweir_proto::os::{event, ivshmem, socket};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+
+/// Where the device is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A unix stream socket that speaks ivshmem, with so many vectors.
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// Vectors of each side.
+        vectors: usize,
+    },
+    /// A file: memory without interrupts.
+    File(PathBuf),
+}
+
+/// The consumer that is there.
+struct Consumer {
+    socket: OwnedFd,
+    interrupts: Vec<OwnedFd>,
+    doorbells: Vec<OwnedFd>,
+}
+
+/// An open place.
+pub struct Port {
+    listener: Option<SocketFile>,
+    file: Option<PathBuf>,
+    memory: OwnedFd,
+    vectors: usize,
+    consumer: Option<Consumer>,
+}
+
+/// What happened at a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// A consumer was let in.
+    pub came: bool,
+    /// It hung up.
+    pub went: bool,
+    /// Connections that were refused.
+    pub refused: u64,
+    /// The doorbell was rung.
+    pub rung: bool,
+}
+
+impl Port {
+    /// Makes memory for a device of `shape`, formats it, and lets consumers in.
+    ///
+    /// # Errors
+    /// If the place or the memory cannot be had.
+    pub fn open(place: &Place, shape: &Shape) -> anyhow::Result<(Self, Window)> {
+        match place {
+            Place::Socket { path, vectors } => {
+                let (memory, map) = ivshmem::memory(shape.window_bytes())?;
+                let window = window(map, shape)?;
+                let path = path.to_str().context("the socket's path is not UTF-8")?;
+                let listener = SocketFile::bind(path, rustix::net::SocketType::STREAM, 0o600)?;
+                rustix::net::listen(&listener.fd, 8).with_context(|| format!("listen at {path}"))?;
+                let port = Self { listener: Some(listener), file: None, memory, vectors: *vectors, consumer: None };
+                Ok((port, window))
+            }
+            Place::File(path) => {
+                let shown = path.display();
+                // Made new: a file that others have mapped is never cut, and never two devices.
+                let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+                let file = file.with_context(|| format!("{shown}: it is made new, so nothing may be there"))?;
+                let bytes = (shape.window_bytes() as u64).next_multiple_of(4096);
+                let map = file.set_len(bytes).and_then(|()| MmapOptions::new().populate().map_raw(&file));
+                let window = window(map.with_context(|| format!("{bytes} bytes at {shown}"))?, shape)?;
+                let file_path = Some(path.clone());
+                Ok((Self { listener: None, file: file_path, memory: file.into(), vectors: 0, consumer: None }, window))
+            }
+        }
+    }
+
+    /// What to wait for before [`look`](Self::look).
+    pub fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(self.listener.as_ref().map(|listener| PollFd::new(&listener.fd, PollFlags::IN)));
+        if let Some(consumer) = &self.consumer {
+            fds.push(PollFd::new(&consumer.socket, PollFlags::IN));
+            fds.extend(consumer.doorbells.iter().map(|bell| PollFd::new(bell, PollFlags::IN)));
+        }
+    }
+
+    /// Sees who came, who went, and who rang.
+    ///
+    /// # Errors
+    /// If the kernel has no more fds.
+    pub fn look(&mut self) -> anyhow::Result<Events> {
+        let mut events = Events::default();
+        if let Some(consumer) = &self.consumer {
+            for bell in &consumer.doorbells {
+                events.rung |= rustix::io::read(bell, &mut [0; 8]).is_ok();
+            }
+            // A peer has nothing to say: whatever it sends is ignored, and its end is its end.
+            let end = loop {
+                match rustix::net::recv(&consumer.socket, &mut [0; 64], rustix::net::RecvFlags::DONTWAIT) {
+                    Ok((0, _)) => break true,
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => break false,
+                    Err(_) => break true,
+                }
+            };
+            if end {
+                self.consumer = None;
+                events.went = true;
+            }
+        }
+        while let Some(listener) = &self.listener {
+            let Ok(socket) = socket::accept(&listener.fd) else { break };
+            if self.consumer.is_some() {
+                events.refused += 1;
+                continue;
+            }
+            let (doorbells, interrupts) = (ivshmem::vectors(self.vectors)?, ivshmem::vectors(self.vectors)?);
+            // One that hung up meanwhile was no consumer.
+            if ivshmem::welcome(&socket, ivshmem::SERVER + 1, &self.memory, &doorbells, &interrupts).is_ok() {
+                self.consumer = Some(Consumer { socket, interrupts, doorbells });
+                events.came = true;
+            }
+        }
+        Ok(events)
+    }
+
+    /// Raises an interrupt at the consumer; false if there is none.
+    pub fn interrupt(&self) -> bool {
+        let vector = self.consumer.as_ref().and_then(|consumer| consumer.interrupts.first());
+        vector.is_some_and(|vector| event::ring(vector.as_fd()).is_ok())
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if let Some(path) = &self.file {
+            // Gone already is as well.
+            let _gone = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// The device in mapped memory that nobody else has seen yet.
+fn window(map: MmapRaw, shape: &Shape) -> anyhow::Result<Window> {
+    let (start, len) = (NonNull::new(map.as_mut_ptr()).context("mapped at 0")?, map.len());
+    // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window as its backing; the file
+    // under it is sealed or ours alone, and nothing here makes references to it but through the window.
+    Ok(unsafe { Window::format(start, len, shape, Box::new(map)) }?)
+}
