@@ -58,6 +58,10 @@ figures! {
         WakeBells "wake_bells" Counter "times the pump rang for the waker (several sleepers)";
         SourceFaults "source_faults" Counter "faults of the source: wrong lengths, errors of calls";
         SourceGone "source_gone" Counter "times the device behind the source went away";
+        Interrupts "interrupts" Counter "interrupts of the device, as far as they are counted below the broker";
+        InterruptJumps "interrupt_jumps" Counter "times that several interrupts were seen as one";
+        InterruptsIdle "interrupts_idle" Counter "awakenings by an interrupt that found nothing";
+        InterruptsLost "interrupts_lost" Counter "times data was found by looking, though its interrupt should have come";
         Drains "drains" Counter "times a device's FIFO was drained";
         DrainGapMax "drain_gap_max_ns" Gauge "longest time between drains of a device's FIFO while it was filling";
         Moved "moved" Counter "datagrams copied a second time because they outgrew their place in a batch";

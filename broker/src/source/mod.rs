@@ -12,6 +12,7 @@ use std::time::Duration;
 mod batch;
 mod bytes;
 mod chardev;
+mod device;
 mod file;
 mod r#gen;
 mod netlink;
@@ -103,8 +104,19 @@ pub struct SourceKind {
 pub type Open = fn(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError>;
 
 /// Every kind there is.
-pub const SOURCES: &[SourceKind] =
-    &[r#gen::KIND, udp::KIND, packet::KIND, unix::KIND, netlink::KIND, chardev::KIND, stdin::KIND, file::KIND];
+pub const SOURCES: &[SourceKind] = &[
+    r#gen::KIND,
+    udp::KIND,
+    packet::KIND,
+    unix::KIND,
+    netlink::KIND,
+    chardev::KIND,
+    device::SHIM,
+    device::UIO,
+    device::FIFO,
+    stdin::KIND,
+    file::KIND,
+];
 
 /// Opens `spec`, `NAME[:ARGUMENT]`.
 pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {

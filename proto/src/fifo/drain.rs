@@ -143,12 +143,12 @@ impl Drain {
         }))
     }
 
-    /// Copies the payload of `entry` into `to`, which is as long as it.
+    /// Copies the payload of `entry` into `to`, or as much of it as `to` takes.
     ///
     /// # Panics
-    /// If it is not.
+    /// If `to` is longer than it.
     pub fn copy(&self, fifo: Fifo<'_>, entry: &Entry, to: &mut [u8]) {
-        assert_eq!(to.len(), entry.len, "a datagram is copied whole");
+        assert!(to.len() <= entry.len, "there is no more of it");
         let mut at = entry.payload;
         let mut word = || {
             let word = fifo.word(at).load(Ordering::Relaxed);

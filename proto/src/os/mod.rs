@@ -12,6 +12,7 @@ pub mod object;
 pub mod page;
 pub mod paths;
 mod sealed;
+pub mod shim;
 pub mod socket;
 pub mod socket_file;
 

@@ -1,0 +1,448 @@
+//! The drain loop, the same for every transport.
+//!
+//! Contract: takes what the FIFOs hold, channel by channel in turns; never blocks. Idle, it sleeps on the interrupt, with a
+//! look at least twice in the time the FIFO takes to fill, so that an interrupt that got lost costs nothing; without
+//! interrupts it polls, ever less often up to that. Faults have names and are counted: garbage (skipped, and told exactly how
+//! much that was as soon as the next good entry shows it), numbers that contradict each other, interrupts that were lost or
+//! come without end, datagrams longer than the ring takes (cut).
+
+use super::{Gone, Opener, Place, Transport};
+use crate::intake::{Arrival, Intake};
+use crate::source::{Fill, Source, SourceError, WaitFor};
+use ringweir_proto::fifo::{self, Drain, HAS_DATE, HAS_INTERRUPT, Shape};
+use ringweir_proto::os::clock;
+use ringweir_proto::quantity::{Bytes, Rate, Span};
+use ringweir_proto::ring::Layer;
+use ringweir_proto::stats::PumpCounter;
+use ringweir_proto::sync::Ordering;
+use std::time::Duration;
+
+const MS: u64 = 1_000_000;
+/// How often a device that went away is looked for.
+const LOOK_FOR_NS: u64 = 100 * MS;
+/// How long a device may take to reset itself, and to start.
+const START_NS: u64 = 1000 * MS;
+/// Without interrupts: the pause after which a FIFO found empty is looked at again, doubled each time up to the longest.
+const PAUSE_NS: u64 = 50_000;
+/// The longest, where the rate is not known; else a quarter of the slack, if that is less than [`PAUSE_MOST_NS`].
+const PAUSE_UNKNOWN_NS: u64 = MS;
+const PAUSE_MOST_NS: u64 = 10 * MS;
+/// Interrupts in a row that bring nothing before they are not listened to for [`STORM_NS`].
+const STORM: u32 = 64;
+const STORM_NS: u64 = 100 * MS;
+/// How often the device's clock is compared with ours.
+const COMPARE_NS: u64 = 1000 * MS;
+
+/// A source: one device, there or looked for.
+pub(super) struct Device {
+    kind: &'static str,
+    place: Place,
+    opener: Opener,
+    most: usize,
+    link: Option<Link>,
+    /// As it was when it was there last.
+    shape: Shape,
+    words: String,
+    away: bool,
+    until: Option<u64>,
+}
+
+/// How far a device has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Found,
+    Resetting { until: u64 },
+    Starting { until: u64 },
+    Running,
+}
+
+/// A device that is there.
+struct Link {
+    transport: Box<dyn Transport>,
+    shape: Shape,
+    rate: Option<f64>,
+    phase: Phase,
+    channels: Vec<Channel>,
+    /// The channel whose turn it is.
+    turn: u32,
+    /// Interrupts are allowed: the pump slept.
+    armed: bool,
+    /// The register that says which channels have something is not to be believed this time.
+    look_at_all: bool,
+    pause: u64,
+    /// Not to be listened to until then.
+    storm_until: u64,
+    idle_interrupts: u32,
+    silent_finds: u32,
+    /// Date minus device time, and when that was found out.
+    offset: u64,
+    compared: u64,
+}
+
+struct Channel {
+    drain: Drain,
+    /// When it was drained or found empty last.
+    looked: u64,
+    lost: u32,
+    lost_bytes: u32,
+}
+
+impl Device {
+    /// Opens it, and waits until it runs.
+    pub(super) fn open(kind: &'static str, place: Place, opener: Opener, most: usize) -> Result<Self, SourceError> {
+        let mut link = Link::new(opener(&place)?, &place);
+        loop {
+            match link.start(clock::monotonic_ns()) {
+                Ok(None) => break,
+                Ok(Some(_)) => std::thread::sleep(Duration::from_millis(1)),
+                Err(Gone(why)) => return Err(SourceError(format!("{}: {why}", place.path))),
+            }
+        }
+        let (shape, words) = (link.shape, link.transport.words());
+        Ok(Self { kind, place, opener, most, link: Some(link), shape, words, away: false, until: None })
+    }
+
+    /// Whether the device is there and runs; if not, `until` says when to look for it again.
+    fn is_there(&mut self, intake: &mut Intake) -> bool {
+        let now = intake.now();
+        if self.link.is_none() {
+            if self.until.is_some_and(|until| now < until) {
+                return false;
+            }
+            self.until = Some(now + LOOK_FOR_NS);
+            // Why not is of no interest ten times a second.
+            let Ok(transport) = (self.opener)(&self.place) else { return false };
+            self.link = Some(Link::new(transport, &self.place));
+        }
+        let Some(link) = &mut self.link else { return false };
+        match link.start(now) {
+            Ok(None) if !self.away => true,
+            Ok(None) => {
+                self.away = false;
+                (self.shape, self.words) = (link.shape, link.transport.words());
+                intake.back(format_args!("{}: {} is back", self.kind, self.place.path));
+                true
+            }
+            Ok(Some(again)) => {
+                self.until = Some(again);
+                false
+            }
+            Err(_) => {
+                self.link = None;
+                self.until = Some(now + LOOK_FOR_NS);
+                false
+            }
+        }
+    }
+
+    fn gone(&mut self, intake: &mut Intake, why: &str) {
+        self.link = None;
+        self.away = true;
+        self.until = Some(intake.now() + LOOK_FOR_NS);
+        let path = &self.place.path;
+        intake.gone(format_args!("{}: {path} is gone: {why}; looking for it ten times a second", self.kind));
+    }
+}
+
+impl Source for Device {
+    fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
+        if !self.is_there(intake) {
+            return Ok(Fill::Idle);
+        }
+        let Some(link) = &mut self.link else { return Ok(Fill::Idle) };
+        match link.round(intake, self.kind, self.most) {
+            Ok(Next::Go) => Ok(Fill::Took),
+            Ok(Next::Sleep(until)) => {
+                self.until = Some(until);
+                Ok(Fill::Idle)
+            }
+            Err(Gone(why)) => {
+                self.gone(intake, &why);
+                Ok(Fill::Idle)
+            }
+        }
+    }
+
+    fn wait_for(&self) -> WaitFor<'_> {
+        let armed = self.link.as_ref().filter(|link| link.armed);
+        WaitFor { readable: armed.and_then(|link| link.transport.interrupt()), until: self.until }
+    }
+
+    fn rate(&self) -> Option<Rate> {
+        self.place.rate.or((self.shape.rate > 0).then_some(f64::from(self.shape.rate))).map(Rate::Bytes)
+    }
+
+    fn slack(&self) -> Option<Duration> {
+        let Some(Rate::Bytes(rate)) = self.rate() else { return None };
+        Duration::try_from_secs_f64(f64::from(self.shape.fifo_bytes) / rate).ok()
+    }
+
+    fn describe(&self) -> String {
+        let fifo = Bytes(self.shape.fifo_bytes.into());
+        let slack = match (self.slack(), self.rate()) {
+            (Some(slack), Some(rate)) => format!("FIFO slack {} ({fifo} at {rate})", Span(slack)),
+            _ => format!("FIFO of {fifo}, its rate not known (rate=)"),
+        };
+        let channels = self.shape.channels;
+        format!("{slack}, {channels} channel{}, {}", if channels == 1 { "" } else { "s" }, self.words)
+    }
+}
+
+/// What the pump does after a round.
+enum Next {
+    /// Flush, then the next round.
+    Go,
+    /// Wait for the interrupt, if armed, or until then.
+    Sleep(u64),
+}
+
+impl Link {
+    fn new(transport: Box<dyn Transport>, place: &Place) -> Self {
+        let shape = *transport.window().shape();
+        let rate = place.rate.or((shape.rate > 0).then_some(f64::from(shape.rate)));
+        Self {
+            transport,
+            shape,
+            rate,
+            phase: Phase::Found,
+            channels: Vec::new(),
+            turn: 0,
+            armed: false,
+            look_at_all: true,
+            pause: PAUSE_NS,
+            storm_until: 0,
+            idle_interrupts: 0,
+            silent_finds: 0,
+            offset: 0,
+            compared: 0,
+        }
+    }
+
+    /// Goes on with starting; `Some` says when to ask again, `None` that it runs. One that runs already is left as it is.
+    fn start(&mut self, now: u64) -> Result<Option<u64>, Gone> {
+        let registers = self.transport.window().registers();
+        let status = registers.status.status.load(Ordering::Acquire);
+        let order = |control: u32| {
+            registers.control.control.store(control, Ordering::Release);
+            self.transport.doorbell();
+        };
+        let late = |what: &str, until: u64| match now < until {
+            true => Ok(Some(now + MS)),
+            false => Err(Gone(format!("the device does not {what} within a second (status {status:#x})"))),
+        };
+        match self.phase {
+            Phase::Running => return Ok(None),
+            Phase::Found if status & fifo::IS_RUNNING == 0 => {
+                order(fifo::DO_RESET);
+                self.phase = Phase::Resetting { until: now + START_NS };
+                return Ok(Some(now + MS));
+            }
+            Phase::Found => {}
+            Phase::Resetting { until } if status & fifo::IS_RESETTING == 0 => return late("reset itself", until),
+            Phase::Resetting { .. } => {
+                order(fifo::DO_RUN);
+                self.phase = Phase::Starting { until: now + START_NS };
+                return Ok(Some(now + MS));
+            }
+            Phase::Starting { until } if status & (fifo::IS_RUNNING | fifo::IS_RESETTING) != fifo::IS_RUNNING => {
+                return late("start", until);
+            }
+            Phase::Starting { .. } => {}
+        }
+        let window = self.transport.window();
+        let channel = |index| {
+            let fifo = window.fifo(index);
+            // So that no drain meets a page for the first time.
+            let _touched = fifo.words.iter().step_by(512).fold(0, |sum, word| sum ^ word.load(Ordering::Relaxed));
+            let load = |register: &ringweir_proto::sync::AtomicU32| register.load(Ordering::Relaxed);
+            let drain = Drain::new(&self.shape, fifo);
+            Channel {
+                drain,
+                looked: now,
+                lost: load(&fifo.registers.lost),
+                lost_bytes: load(&fifo.registers.lost_bytes),
+            }
+        };
+        self.channels = (0..self.shape.channels).map(channel).collect();
+        self.phase = Phase::Running;
+        Ok(None)
+    }
+
+    fn round(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Next, Gone> {
+        let now = intake.now();
+        let slept = std::mem::take(&mut self.armed);
+        let interrupts = if slept { self.transport.take()? } else { Default::default() };
+        intake.count(PumpCounter::Interrupts, interrupts.count);
+        intake.count(PumpCounter::InterruptJumps, interrupts.jumps);
+        self.compare_clocks(now);
+        let took = self.drain(intake, kind, most)?;
+        if slept {
+            self.judge(intake, kind, interrupts.count > 0, took != Took::Nothing);
+        }
+        match took {
+            Took::Datagrams => {
+                self.pause = PAUSE_NS;
+                return Ok(Next::Go);
+            }
+            // A device that writes nothing but garbage does not get all of this processor.
+            Took::Garbage => return Ok(Next::Sleep(now + MS)),
+            Took::Nothing => {}
+        }
+        let window = self.transport.window();
+        for (index, channel) in (0..).zip(&mut self.channels) {
+            if let Some(tail) = channel.drain.tail(window.fifo(index)) {
+                intake.lost(Layer::Device, tail.lost.into(), true);
+            }
+        }
+        let slack = self.rate.map(|rate| (f64::from(self.shape.fifo_bytes) / rate * 1e9) as u64);
+        if self.transport.interrupt().is_none() || self.shape.features & HAS_INTERRUPT == 0 || now < self.storm_until {
+            let longest = slack.map_or(PAUSE_UNKNOWN_NS, |slack| (slack / 4).clamp(PAUSE_NS, PAUSE_MOST_NS));
+            let pause = self.pause.min(longest);
+            self.pause = (pause * 2).min(longest);
+            return Ok(Next::Sleep(now + pause));
+        }
+        let channels = &self.channels;
+        let empty = || (0..).zip(channels).all(|(index, c)| c.drain.is_empty(window.fifo(index)));
+        if !self.transport.arm(&empty) {
+            self.look_at_all = true;
+            return Ok(Next::Go);
+        }
+        self.armed = true;
+        Ok(Next::Sleep(now + slack.map_or(100 * MS, |slack| (slack / 2).clamp(MS, 100 * MS))))
+    }
+
+    /// What an awakening says about the device's interrupts.
+    fn judge(&mut self, intake: &mut Intake, kind: &str, interrupted: bool, found: bool) {
+        match (interrupted, found) {
+            (true, true) => (self.idle_interrupts, self.silent_finds) = (0, 0),
+            (false, false) => {}
+            (false, true) => {
+                // Once may be an interrupt that is just under way.
+                self.silent_finds += 1;
+                if self.silent_finds > 1 {
+                    intake.count(PumpCounter::InterruptsLost, 1);
+                    intake.fault(format_args!("{kind}: data waited, and no interrupt came: found by looking"));
+                }
+            }
+            (true, false) => {
+                intake.count(PumpCounter::InterruptsIdle, 1);
+                self.idle_interrupts += 1;
+                if self.idle_interrupts == STORM {
+                    self.idle_interrupts = 0;
+                    self.storm_until = intake.now() + STORM_NS;
+                    intake.fault(format_args!(
+                        "{kind}: {STORM} interrupts in a row brought nothing: polled for {} ms instead",
+                        STORM_NS / MS
+                    ));
+                }
+            }
+        }
+    }
+
+    fn compare_clocks(&mut self, now: u64) {
+        if !self.shape.timed() || self.shape.features & HAS_DATE != 0 || now < self.compared + COMPARE_NS {
+            return;
+        }
+        if let Some(time) = self.transport.window().device_time() {
+            self.compared = now;
+            self.offset = clock::realtime_ns().wrapping_sub(time);
+        }
+    }
+
+    /// A round over the channels.
+    fn drain(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Took, Gone> {
+        let count = self.shape.channels;
+        let all = std::mem::take(&mut self.look_at_all) || count == 1;
+        let ready =
+            if all { u32::MAX } else { self.transport.window().registers().status.ready.load(Ordering::Acquire) };
+        let mut took = Took::Nothing;
+        for step in 0..count {
+            if !intake.has_room() {
+                break;
+            }
+            let index = (self.turn + step) % count;
+            if ready >> index & 1 == 1 {
+                took = took.max(self.drain_one(index, intake, kind, most)?);
+            }
+        }
+        self.turn = (self.turn + 1) % count;
+        Ok(took)
+    }
+
+    fn drain_one(&mut self, index: u32, intake: &mut Intake, kind: &str, most: usize) -> Result<Took, Gone> {
+        let torn_out = || Gone("its memory was torn out".into());
+        let (transport, shape) = (&self.transport, &self.shape);
+        let fifo = transport.window().fifo(index);
+        let channel = &mut self.channels[index as usize];
+        let mut took = Took::Nothing;
+        while intake.has_room() {
+            let entry = match channel.drain.look(fifo) {
+                Ok(None) => break,
+                Ok(Some(entry)) => entry,
+                Err(garbage) => {
+                    if !transport.intact() {
+                        return Err(torn_out());
+                    }
+                    intake.fault(format_args!("{kind}: channel {index}: {garbage}; what the FIFO held is skipped"));
+                    return Ok(took.max(Took::Garbage));
+                }
+            };
+            if took == Took::Nothing {
+                intake.drained(channel.filling(fifo, shape, self.rate, intake.now()));
+            }
+            let len = entry.len.min(most);
+            let mut claim = intake.claim(len).map_err(|e| Gone(e.to_string()))?;
+            channel.drain.copy(fifo, &entry, &mut claim.bytes()[..len]);
+            // Before anything of it is believed.
+            if !transport.intact() {
+                return Err(torn_out());
+            }
+            if entry.renumbered {
+                intake.lost(Layer::Device, 1, false);
+                intake.fault(format_args!("{kind}: channel {index}: its numbers contradict each other: counted anew"));
+            }
+            if entry.lost > 0 {
+                intake.lost(Layer::Device, entry.lost.into(), true);
+            }
+            if entry.discarded > 0 {
+                intake.lost(Layer::Broker, entry.discarded.into(), true);
+            }
+            let source_time = entry.time.map_or(0, |time| time.wrapping_add(self.offset));
+            let original_len = if len < entry.len { entry.len as u32 } else { 0 };
+            intake.commit(0, len, Arrival { original_len, channel: index as u16, source_time });
+            channel.drain.take(fifo, &entry);
+            took = Took::Datagrams;
+        }
+        channel.looked = intake.now();
+        Ok(took)
+    }
+}
+
+/// The best of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Took {
+    Nothing,
+    Garbage,
+    Datagrams,
+}
+
+impl Channel {
+    /// The drain gap: for how many ns the FIFO had been filling. See `proto/DESIGN.md` §11.
+    fn filling(&mut self, fifo: fifo::Fifo<'_>, shape: &Shape, rate: Option<f64>, now: u64) -> u64 {
+        let since = now.saturating_sub(self.looked);
+        let lost = fifo.registers.lost.load(Ordering::Relaxed);
+        let lost_bytes = fifo.registers.lost_bytes.load(Ordering::Relaxed);
+        let more = u64::from(lost.wrapping_sub(self.lost)) * u64::from(shape.front())
+            + u64::from(lost_bytes.wrapping_sub(self.lost_bytes));
+        (self.lost, self.lost_bytes) = (lost, lost_bytes);
+        let Some(rate) = rate else { return since };
+        since.min(((u64::from(self.drain.level()) + more) as f64 / rate * 1e9) as u64)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Nobody listens any more. The device runs on, and counts what it loses until somebody drains it again.
+        super::forbid(self.transport.window());
+    }
+}

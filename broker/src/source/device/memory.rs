@@ -1,0 +1,151 @@
+//! `fifo:` — a device that is a program: its memory shared with us, interrupts and doorbell as eventfds.
+//!
+//! Contract: behind a socket stands a server of QEMU's ivshmem protocol ([`ivshmem`]), whose hanging up is the device's
+//! going away. A plain file is the memory alone, without interrupts: it is polled, and belongs to us or to root, since whoever
+//! can shorten it can stop the broker.
+
+use super::{Gone, Interrupts, Place, Transport, forbid, open};
+use crate::source::{OpenFor, Source, SourceError, SourceKind};
+use memmap2::MmapOptions;
+use ringweir_proto::fifo::Window;
+use ringweir_proto::os::{event, ivshmem};
+use rustix::event::epoll;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::ptr::NonNull;
+
+pub const KIND: SourceKind = SourceKind {
+    name: "fifo",
+    usage: "fifo:[rate=R:]PATH",
+    about: "a device with a FIFO that is a program: PATH is its ivshmem socket, or a memory file without interrupts; rate= as in 1Mbit/s",
+    open: opened,
+};
+
+fn opened(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
+    open(KIND.name, Place::parse(argument, &[])?, transport, stream)
+}
+
+fn transport(place: &Place) -> Result<Box<dyn Transport>, SourceError> {
+    let path = &place.path;
+    let stat = rustix::fs::stat(path.as_str()).map_err(|e| SourceError(format!("{path}: {e}")))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Socket => Ok(Box::new(Peer::join(path)?)),
+        FileType::RegularFile => Ok(Box::new(File::open(path, &stat)?)),
+        _ => Err(SourceError(format!("{path} is neither a socket nor a file of a device"))),
+    }
+}
+
+/// Maps `len` bytes of `fd` from `offset` on.
+pub(super) fn map(fd: impl AsFd, offset: u64, len: usize, path: &str) -> Result<Window, SourceError> {
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd());
+    let mapped = MmapOptions::new().offset(offset).len(len).populate().map_raw(raw);
+    let mapped = mapped.map_err(|e| SourceError(format!("{path}: mapping {len} bytes: {e}")))?;
+    let start = NonNull::new(mapped.as_mut_ptr()).expect("a mapping is not at 0");
+    // SAFETY: mapped for reading and writing on a page boundary, `len` bytes, until the mapping, which moves along, is
+    // dropped; nothing else here knows the address.
+    unsafe { Window::over(start, len, Box::new(mapped)) }.map_err(|e| SourceError(format!("{path}: {e}")))
+}
+
+/// Behind a socket.
+struct Peer {
+    window: Window,
+    peer: ivshmem::Peer,
+    /// Watches the interrupt and the socket.
+    watch: OwnedFd,
+}
+
+impl Peer {
+    fn join(path: &str) -> Result<Self, SourceError> {
+        let peer = ivshmem::Peer::join(Path::new(path)).map_err(SourceError::new)?;
+        let bytes = usize::try_from(peer.bytes).map_err(SourceError::new)?;
+        let window = map(&peer.memory, 0, bytes, path)?;
+        let watch =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| SourceError(format!("epoll_create: {e}")))?;
+        for fd in [peer.interrupt.as_fd(), peer.socket()] {
+            epoll::add(&watch, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+                .map_err(|e| SourceError(format!("epoll_ctl: {e}")))?;
+        }
+        Ok(Self { window, peer, watch })
+    }
+}
+
+impl Transport for Peer {
+    fn window(&self) -> &Window {
+        &self.window
+    }
+
+    fn interrupt(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.watch.as_fd())
+    }
+
+    fn take(&self) -> Result<Interrupts, Gone> {
+        forbid(&self.window);
+        if self.peer.is_gone() {
+            return Err(Gone("it hung up".into()));
+        }
+        let mut count = [0; 8];
+        match rustix::io::read(&self.peer.interrupt, &mut count) {
+            Ok(_) => Ok(Interrupts::rung(u64::from_ne_bytes(count))),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Interrupts::default()),
+            Err(e) => Err(Gone(format!("reading its interrupt: {e}"))),
+        }
+    }
+
+    fn doorbell(&self) {
+        // A device that is gone hears nothing, which `take` finds out.
+        let _heard = event::ring(&self.peer.doorbell);
+    }
+
+    fn words(&self) -> String {
+        "interrupts by eventfd".into()
+    }
+}
+
+/// A memory file.
+struct File {
+    window: Window,
+}
+
+impl File {
+    fn open(path: &str, stat: &rustix::fs::Stat) -> Result<Self, SourceError> {
+        let us = rustix::process::geteuid().as_raw();
+        if (stat.st_uid != us && stat.st_uid != 0) || stat.st_mode & 0o022 != 0 {
+            return Err(SourceError(format!(
+                "{path} can be shortened by others while it is mapped: let it belong to this user or root, with mode 0600"
+            )));
+        }
+        let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(|e| SourceError(format!("{path}: {e}")))?;
+        let bytes = usize::try_from(stat.st_size).map_err(SourceError::new)?;
+        if bytes == 0 {
+            return Err(SourceError(format!("{path} is empty")));
+        }
+        Ok(Self { window: map(&fd, 0, bytes, path)? })
+    }
+}
+
+impl Transport for File {
+    fn window(&self) -> &Window {
+        &self.window
+    }
+
+    fn interrupt(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn take(&self) -> Result<Interrupts, Gone> {
+        Ok(Interrupts::default())
+    }
+
+    fn doorbell(&self) {
+        // The register is all there is.
+        let doorbell = &self.window.registers().control.doorbell;
+        doorbell.store(1, ringweir_proto::sync::Ordering::Release);
+    }
+
+    fn words(&self) -> String {
+        "polled".into()
+    }
+}

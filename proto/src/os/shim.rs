@@ -1,0 +1,71 @@
+//! `ringshim.ko` as programs see it: what it says of a device, and its ioctls. The C side is `kmod-shim/ringshim.h`.
+
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, NoArg, ioctl, opcode};
+use std::os::fd::AsFd;
+
+/// [`Info::abi`] of this file.
+pub const ABI: u32 = 1;
+
+/// What the module says of a device.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Info {
+    /// [`ABI`].
+    pub abi: u32,
+    /// 1: the map is in the device's own memory. 2: the module keeps it in main memory, for a device that does DMA.
+    pub kind: u32,
+    /// What can be mapped, from offset 0.
+    pub window_bytes: u64,
+    /// 0 none, 1 INTx, 2 MSI, 3 MSI-X.
+    pub interrupts: u32,
+    /// From the registers, checked.
+    pub fifo_bytes: u32,
+    /// From the registers, checked.
+    pub channels: u32,
+    /// From the registers, checked.
+    pub max_datagram: u32,
+    /// From the registers.
+    pub rate: u32,
+    /// From the registers.
+    pub features: u32,
+    /// "0000:00:04.0", zero-padded.
+    pub bus_id: [u8; 32],
+    /// Zero.
+    pub reserved: [u32; 16],
+}
+
+const _: () = assert!(size_of::<Info>() == 136);
+
+impl Info {
+    /// What interrupts it has, as `lspci` spells it.
+    pub fn interrupts(&self) -> &'static str {
+        match self.interrupts {
+            0 => "no interrupts",
+            1 => "INTx",
+            2 => "MSI",
+            _ => "MSI-X",
+        }
+    }
+
+    /// Where it sits.
+    pub fn bus_id(&self) -> String {
+        let text = self.bus_id.split(|b| *b == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
+    }
+}
+
+const INFO: u32 = opcode::read::<Info>(b'w', 0x80);
+const DOORBELL: u32 = opcode::none(b'w', 0x83);
+
+/// Asks for it. `ENOTTY`: `fd` is no device of this module.
+pub fn info(fd: impl AsFd) -> Result<Info, Errno> {
+    // SAFETY: the opcode carries the size of `Info`, which is plain numbers, so whatever is filled in is one.
+    unsafe { ioctl(fd, Getter::<INFO, Info>::new()) }
+}
+
+/// Has the device look at its `control` register.
+pub fn doorbell(fd: impl AsFd) -> Result<(), Errno> {
+    // SAFETY: takes no argument.
+    unsafe { ioctl(fd, NoArg::<DOORBELL>::new()) }
+}
