@@ -58,8 +58,6 @@ pub struct Board {
     channels: Vec<Channel>,
     running: bool,
     resetting: bool,
-    /// Somebody has written `control` at some time: from then on it is obeyed.
-    commanded: bool,
     /// An index has moved without a datagram.
     jumped: bool,
     payload: Vec<u8>,
@@ -87,7 +85,6 @@ impl Board {
             channels: (0..shape.channels).map(|_| channel()).collect(),
             running: spec.autostart,
             resetting: false,
-            commanded: false,
             jumped: false,
             payload: vec![0; spec.sizes.max()],
             spoil: None,
@@ -95,7 +92,7 @@ impl Board {
             spec,
             window,
         };
-        board.show_state();
+        board.power_on();
         board
     }
 
@@ -124,8 +121,8 @@ impl Board {
     pub fn replug(&mut self, window: Window) {
         self.forget_entries();
         self.window = window;
-        (self.running, self.resetting, self.commanded, self.turn) = (self.spec.autostart, false, false, 0);
-        self.show_state();
+        (self.running, self.resetting, self.turn) = (self.spec.autostart, false, 0);
+        self.power_on();
     }
 
     /// Does what the consumer's registers say, and looks at what it has taken, at device time `time`.
@@ -140,9 +137,7 @@ impl Board {
             self.reset();
         }
         let resetting = control & DO_RESET != 0;
-        self.commanded |= control != 0;
-        let by_itself = self.spec.autostart && !self.commanded;
-        let running = !resetting && (control & DO_RUN != 0 || by_itself);
+        let running = !resetting && control & DO_RUN != 0;
         if (running, resetting) != (self.running, self.resetting) {
             (self.running, self.resetting) = (running, resetting);
             self.show_state();
@@ -276,6 +271,12 @@ impl Board {
             channel.feed = Feed::new(self.window.shape());
             (channel.number, channel.upset) = (0, false);
         }
+    }
+
+    fn power_on(&mut self) {
+        let control = if self.spec.autostart { DO_RUN } else { 0 };
+        self.window.registers().control.control.store(control, Ordering::Relaxed);
+        self.show_state();
     }
 
     fn show_state(&mut self) {

@@ -10,7 +10,7 @@ use super::port::{Place, Port};
 use super::spec::{DeviceTime, Spec};
 use super::tempo::Tempo;
 use anyhow::Context;
-use ringweir_proto::fifo::Shape;
+use ringweir_proto::fifo::{Shape, Window};
 use ringweir_proto::os::{clock, event};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -84,7 +84,7 @@ struct Device<'j> {
 /// If there can be no such device, or its place cannot be had.
 pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result<Books> {
     let shape = job.spec.shape()?;
-    let (port, window) = Port::open(&job.place, &shape)?;
+    let (port, window) = open(job, &shape)?;
     let mut orders = job.orders.clone();
     orders.sort_by_key(|order| std::cmp::Reverse(order.after));
     let mut device = Device {
@@ -131,6 +131,14 @@ pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result
 fn may_be_typed_to() -> bool {
     let ours = rustix::process::getpgrp();
     rustix::termios::tcgetpgrp(std::io::stdin()).map_or(true, |in_front| in_front == ours)
+}
+
+/// Opens the port, and says that it is open.
+fn open(job: &Job, shape: &Shape) -> anyhow::Result<(Port, Window)> {
+    let opened = Port::open(&job.place, shape)?;
+    let Shape { channels, fifo_bytes, rate, .. } = shape;
+    eprintln!("ringfpga: there is a device at {}: {channels} FIFO of {fifo_bytes} bytes, {rate} B/s each", job.place);
+    Ok(opened)
 }
 
 fn say(out: &mut impl Write, books: &Books) {
@@ -242,7 +250,7 @@ impl Device<'_> {
                 // If it has not disappeared, it does so now: one board in one slot.
                 self.board.vanish();
                 self.port = None;
-                let (port, window) = Port::open(&self.job.place, &self.shape)?;
+                let (port, window) = open(self.job, &self.shape)?;
                 self.port = Some(port);
                 self.board.replug(window);
                 self.tempo.restart();

@@ -10,6 +10,7 @@ use ringweir_proto::os::socket_file::SocketFile;
 use ringweir_proto::os::{event, ivshmem, socket};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,6 +29,13 @@ pub enum Place {
     },
     /// A file: memory without interrupts.
     File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Socket { path, .. } | Self::File(path)) = self;
+        path.display().fmt(f)
+    }
 }
 
 /// The consumer that is there.

@@ -154,6 +154,6 @@ mod tests {
             assert!(tempo.due(5));
             tempo.spend(100);
         }
-        assert_eq!((tempo.ready_at(), tempo.late_max()), (0, 0));
+        assert_eq!((tempo.ready_at(), tempo.late_max()), (5, 0));
     }
 }

@@ -1,0 +1,427 @@
+//! The FPGA model: its books against those of a consumer that counts for itself, well-behaved and not.
+
+#[path = "fpga/consumer.rs"]
+mod consumer;
+
+use consumer::{Account, Consumer};
+use ringweir_proto::fifo::{DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window};
+use ringweir_tests::fpga::board::{Fate, Spoil};
+use ringweir_tests::fpga::spec::DeviceTime;
+use ringweir_tests::fpga::{Board, Books, Spec};
+use ringweir_tests::scene::{Process, Scene, wait_for};
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn spec() -> Spec {
+    Spec {
+        device_id: 7,
+        rate: None,
+        sizes: "24..200".parse().unwrap(),
+        burst: 1,
+        fifo_bytes: 1024,
+        channels: 1,
+        seed: 5,
+        time: DeviceTime::None,
+        interrupts: true,
+        autostart: true,
+    }
+}
+
+/// A board on the heap, a drain of its first channel, and the account of that.
+fn board(spec: Spec) -> (Board, Drain, Account) {
+    let window = Window::on_heap(&spec.shape().unwrap()).unwrap();
+    let drain = Drain::new(window.shape(), window.fifo(0));
+    (Board::new(window, spec), drain, Account::default())
+}
+
+/// Whatever the rhythm of the two, nothing is unaccounted for; a hash that is equal with nothing lost is equal with losses,
+/// for it is that of what was stored.
+#[test]
+fn produced_is_delivered_and_lost_at_any_rhythm() {
+    for every in [1, 3, 7, 40, 1000] {
+        let (mut board, mut drain, mut account) = board(Spec { time: DeviceTime::Counter, ..spec() });
+        for n in 1..=5000 {
+            board.produce(n);
+            if n % every == 0 {
+                account.drain(board.window(), 0, &mut drain);
+                assert_eq!(board.window().registers().status.ready.load(Ordering::Relaxed), 1);
+                board.look(n);
+                assert_eq!(board.window().registers().status.ready.load(Ordering::Relaxed), 0);
+            }
+        }
+        account.drain(board.window(), 0, &mut drain);
+        assert!(board.is_drained());
+        let books = board.books().remove(0);
+        assert_eq!((books.produced, books.drained, books.left), (5000, books.stored, 0));
+        account.check(&books).unwrap();
+        assert_eq!(books.lost > 0, every >= 7, "every {every}: {books:?}");
+        assert!(account.verifier.missing <= account.lost);
+        // The controls: one datagram, one loss or one byte more or less, and it is found.
+        let wrong: [fn(&mut Account); 4] = [
+            |a| a.delivered -= 1,
+            |a| a.lost += 1,
+            |a| (a.lost, a.delivered) = (a.lost + 1, a.delivered - 1),
+            |a| a.digest.add(b"x"),
+        ];
+        for spoil in wrong {
+            let mut account = account.clone();
+            spoil(&mut account);
+            assert!(account.check(&books).is_err());
+        }
+    }
+}
+
+/// Stores `n`, none of which is lost.
+fn store(board: &mut Board, n: u64) {
+    for _ in 0..n {
+        assert_eq!(board.produce(0), Fate::Stored);
+    }
+}
+
+/// Every misbehaviour is refused by its own name, and what was thrown away is known to the datagram. Control: with none of
+/// them, nothing is refused or thrown away.
+#[test]
+fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
+    type Act = fn(&mut Board);
+    type Named = fn(&[Garbage]) -> bool;
+    // What it does, what it stores itself, what is thrown away of three stored before and two behind.
+    let cases: [(Act, u64, u32, Named); 5] = [
+        (|_| (), 0, 0, |g| g.is_empty()),
+        (|b| b.spoil_next(Spoil::Mark), 1, 3, |g| matches!(g, [Garbage::Mark { .. }])),
+        (|b| b.spoil_next(Spoil::Length), 1, 3, |g| matches!(g, [Garbage::Length { len: 1025, .. }])),
+        (
+            |b| assert_eq!(b.upset(false), 3),
+            0,
+            // Behind the jump there is no room: the two are lost, the three are thrown away.
+            3,
+            |g| matches!(g, [Garbage::Producer { producer, consumer: 0, .. }] if producer.is_multiple_of(8)),
+        ),
+        (
+            |b| assert_eq!(b.upset(true), 3),
+            0,
+            3,
+            |g| matches!(g, [Garbage::Producer { producer, .. }] if producer % 8 == 4),
+        ),
+    ];
+    for (index, (act, spoils, discarded, named)) in cases.into_iter().enumerate() {
+        let (mut board, mut drain, mut account) = board(Spec { sizes: "100".parse().unwrap(), ..spec() });
+        store(&mut board, 3);
+        act(&mut board);
+        let fates: Vec<Fate> = (0..3).map(|_| board.produce(0)).collect();
+        let spoiled = fates.iter().filter(|fate| matches!(fate, Fate::Spoiled(_))).count() as u64;
+        assert_eq!(spoiled, spoils, "case {index}: {fates:?}");
+        account.drain(board.window(), 0, &mut drain);
+        assert!(named(&account.garbage), "case {index}: {:?}", account.garbage);
+        assert_eq!(account.discarded, 0, "not known before the next good entry");
+        // The board sees where the consumer has gone; off the words, it goes on from there by another jump.
+        board.look(0);
+        if board.has_jumped() {
+            account.drain(board.window(), 0, &mut drain);
+            board.look(0);
+        }
+        let garbage = account.garbage.len();
+        store(&mut board, 4);
+        account.drain(board.window(), 0, &mut drain);
+        assert_eq!((account.discarded, account.garbage.len()), (discarded.into(), garbage), "case {index}");
+        assert_eq!(garbage, [0, 1, 1, 1, 2][index], "case {index}: {:?}", account.garbage);
+        assert_eq!((account.renumbered, account.verifier.bad), (0, 0), "case {index}");
+        let books = board.books().remove(0);
+        account.check(&books).unwrap_or_else(|e| panic!("case {index}: {e}"));
+        assert_eq!((books.spoiled, books.left), (spoils, 0), "case {index}");
+    }
+}
+
+/// Numbers that were left out belong to no datagram: the consumer says that the numbers contradict each other, and all that
+/// was stored is delivered.
+#[test]
+fn left_out_numbers_are_no_losses() {
+    let (mut board, mut drain, mut account) = board(Spec { sizes: "100".parse().unwrap(), ..spec() });
+    store(&mut board, 2);
+    board.skip(5);
+    store(&mut board, 2);
+    account.drain(board.window(), 0, &mut drain);
+    assert_eq!((account.delivered, account.renumbered, account.lost + account.discarded), (4, 1, 0));
+    assert_eq!((account.verifier.missing, account.verifier.last), (5, Some(8)));
+    account.check(&board.books()[0]).unwrap();
+}
+
+/// A reset empties everything; what was in the FIFO is in the books, and numbers begin anew.
+#[test]
+fn a_reset_begins_anew_and_forgets_nothing_in_the_books() {
+    let (mut board, _, _) = board(Spec { autostart: false, sizes: "100".parse().unwrap(), ..spec() });
+    let status = |board: &Board| board.window().registers().status.status.load(Ordering::Relaxed);
+    let command = |board: &mut Board, control: u32| {
+        board.window().registers().control.control.store(control, Ordering::Relaxed);
+        board.look(0);
+    };
+    board.look(0);
+    assert_eq!((status(&board), board.is_running()), (0, false));
+    command(&mut board, DO_RUN);
+    assert_eq!(status(&board), IS_RUNNING);
+    store(&mut board, 3);
+    command(&mut board, DO_RESET | DO_RUN);
+    assert_eq!((status(&board), board.is_running()), (IS_RESETTING, false));
+    command(&mut board, DO_RUN);
+    assert_eq!((status(&board), board.resets()), (IS_RUNNING, 1));
+    let (mut drain, mut account) = (Drain::new(board.window().shape(), board.window().fifo(0)), Account::default());
+    store(&mut board, 2);
+    account.drain(board.window(), 0, &mut drain);
+    assert_eq!((account.delivered, account.verifier.first), (2, Some(0)));
+    let books = board.books().remove(0);
+    assert_eq!((books.produced, books.stored, books.reset, books.drained), (5, 5, 3, 2));
+    command(&mut board, 0);
+    assert_eq!(status(&board), 0);
+}
+
+/// A running `ringfpga`.
+struct Device {
+    process: Process,
+    at: PathBuf,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Device {
+    fn start(scene: &Scene, place: &str, more: &str) -> Self {
+        let at = scene.path("fpga");
+        let mut command = scene.command("ringfpga");
+        command.arg(place).arg(&at).args(more.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = scene.start(command);
+        let (stdin, stdout) = (process.stdin().unwrap(), BufReader::new(process.stdout().unwrap()));
+        let device = Self { process, at, stdin, stdout };
+        device.wait_until_there(1);
+        device
+    }
+
+    /// Waits until it has said so many times that it is there.
+    fn wait_until_there(&self, times: usize) {
+        let there = || (self.process.stderr().matches("there is a device at").count() == times).then_some(());
+        assert!(wait_for(LIMIT, there).is_some(), "no device: {}", self.process.stderr());
+    }
+
+    fn connect(&self) -> Consumer {
+        Consumer::connect(&self.at).unwrap()
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
+    }
+
+    fn books(&mut self) -> Books {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        let books: Books =
+            serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?} {}", self.process.stderr()));
+        books.check().unwrap();
+        books
+    }
+
+    fn end(mut self) -> Books {
+        let books = self.books();
+        let status = self.process.wait();
+        assert!(status.success(), "{status}: {}", self.process.stderr());
+        books
+    }
+
+    fn stop(self) -> Books {
+        self.process.signal(Signal::TERM);
+        self.end()
+    }
+}
+
+/// Over a socket with interrupts: a consumer that keeps up gets everything, one that dawdles is told what it missed, and in
+/// both cases what it has is what was stored, in order.
+#[test]
+fn fast_and_slow_consumers_account_for_everything() {
+    let scene = Scene::new(LIMIT);
+    for (more, dawdle, loses) in [
+        ("--rate 2000/s --size 24..300 --fifo 256KiB --for 2s --device-time date", 0, Some(false)),
+        ("--rate 2000/s --size 24..300 --fifo 1KiB --burst 3 --for 2s", 30, Some(true)),
+        ("--rate 1Mbit/s --size 128 --fifo 2KiB --channels 3 --for 2s --device-time", 5, None),
+        ("--rate max --size 24..300 --fifo 4KiB --count 300000", 0, None),
+    ] {
+        let device = Device::start(&scene, "--socket", more);
+        let mut consumer = device.connect();
+        consumer.drain_to_the_end(Duration::from_millis(dawdle));
+        let books = device.end();
+        for (account, channel) in consumer.accounts.iter().zip(&books.channels) {
+            account.check(channel).unwrap_or_else(|e| panic!("{more}: {e}"));
+            assert!(account.garbage.is_empty() && account.verifier.bad == 0, "{more}");
+            assert_eq!(account.time.is_some(), more.contains("--device-time"));
+        }
+        if let Some(loses) = loses {
+            assert_eq!(books.lost > 0, loses, "{more}: {books:?}");
+        }
+        assert_eq!((books.left, books.resets, books.consumers), (0, 1, 1), "{more}");
+        // Interrupts coalesce: the consumer sees no more than there were, and there is work behind few of them.
+        assert!(consumer.interrupts <= books.interrupts && books.interrupts <= books.stored, "{more}: {books:?}");
+        assert!(consumer.interrupts > 0, "{more}");
+    }
+}
+
+/// What it does wrong over a socket, while it runs; the consumer goes on, and the sums still close.
+#[test]
+fn a_consumer_survives_all_of_it_and_accounts_for_it() {
+    let scene = Scene::new(LIMIT);
+    let orders = ["producer-out-of-range@200ms", "bad-mark@400ms", "length-over@600ms"];
+    let more =
+        "--rate 2000/s --size 24..300 --fifo 4KiB --for 2s --misbehave ".to_string() + &orders.join(" --misbehave ");
+    let mut device = Device::start(&scene, "--socket", &more);
+    let mut consumer = device.connect();
+    device.say("producer-unaligned");
+    device.say("no such thing");
+    consumer.drain_to_the_end(Duration::from_millis(1));
+    let said = device.process.stderr();
+    let books = device.end();
+    assert!(said.contains("\"no such thing\" is none of: books, producer-out-of-range"), "{said}");
+    let account = &consumer.accounts[0];
+    account.check(&books.channels[0]).unwrap();
+    assert!(account.discarded >= 2, "{books:?}");
+    let count = |of: fn(&Garbage) -> bool| account.garbage.iter().filter(|g| of(g)).count();
+    assert_eq!(count(|g| matches!(g, Garbage::Producer { .. })), 3, "{:?}", account.garbage);
+    assert_eq!(count(|g| matches!(g, Garbage::Mark { .. })), 1, "{:?}", account.garbage);
+    assert_eq!(count(|g| matches!(g, Garbage::Length { .. })), 1, "{:?}", account.garbage);
+    assert_eq!((books.mischief["bad-mark"].spoiled, books.mischief["length-over"].spoiled), (1, 1));
+    assert_eq!(books.mischief["producer-unaligned"].times, 1);
+}
+
+/// Storms interrupt who has forbidden it, withheld interrupts let who waits for them sleep. Controls: without a storm the
+/// same consumer is left alone, and without withholding it is woken.
+#[test]
+fn interrupts_come_unasked_and_do_not_come() {
+    let scene = Scene::new(LIMIT);
+    let mut device = Device::start(&scene, "--socket", "--rate 500/s --size 24 --fifo 1MiB");
+    let mut consumer = device.connect();
+    consumer.drain();
+    while consumer.is_interrupted() {}
+    let unasked = |consumer: &Consumer, time: u64| {
+        wait_for(Duration::from_millis(time), || consumer.is_interrupted().then_some(())).is_some()
+    };
+    assert!(!unasked(&consumer, 200), "interrupted, although the mask forbids it");
+    device.say("interrupt-storm=300ms");
+    assert!(unasked(&consumer, 10_000));
+    std::thread::sleep(Duration::from_millis(500));
+    let _last_of_it = consumer.is_interrupted();
+    assert!(!unasked(&consumer, 200), "the storm has not ended");
+
+    let wakes = |consumer: &mut Consumer, limit: u64| {
+        consumer.drain();
+        consumer.wait(Duration::from_millis(limit))
+    };
+    assert!((0..20).all(|_| wakes(&mut consumer, 10_000)));
+    device.say("lost-interrupt=1500ms");
+    let slept = wait_for(LIMIT, || (!wakes(&mut consumer, 300)).then_some(()));
+    assert!(slept.is_some(), "every interrupt came");
+    assert!(wakes(&mut consumer, 10_000) && (0..20).all(|_| wakes(&mut consumer, 10_000)));
+    device.say("books");
+    let books = device.books();
+    assert!(books.interrupts_stormed > 10 && books.interrupts_withheld > 0, "{books:?}");
+    drop(consumer);
+    assert_eq!(device.stop().lost, 0);
+}
+
+/// One consumer at a time. When it hangs up the device goes on and overflows, and the next one goes on where it stopped.
+#[test]
+fn the_next_consumer_goes_on_where_the_last_one_stopped() {
+    let scene = Scene::new(LIMIT);
+    let device = Device::start(&scene, "--socket", "--rate 1000/s --size 100 --fifo 1KiB");
+    let mut first = device.connect();
+    let refused = Consumer::connect(&device.at).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("one consumer at a time"), "{refused}");
+    let some = wait_for(LIMIT, || {
+        first.drain();
+        (first.accounts[0].delivered > 50).then_some(())
+    });
+    assert!(some.is_some());
+    let mut whole = first.accounts[0].clone();
+    drop(first);
+    std::thread::sleep(Duration::from_millis(200));
+    let mut second = device.connect();
+    assert_eq!(second.status(), IS_RUNNING);
+    std::mem::swap(&mut second.accounts[0], &mut whole);
+    let more = wait_for(LIMIT, || {
+        second.drain();
+        (second.accounts[0].delivered > 200).then_some(())
+    });
+    assert!(more.is_some());
+    second.command(0, 0);
+    second.drain();
+    let books = device.stop();
+    second.accounts[0].check(&books.channels[0]).unwrap();
+    assert!(books.lost > 50, "it did not go on while nobody was there: {books:?}");
+    assert_eq!((books.resets, books.consumers), (1, 2));
+    assert!(books.refused >= 1);
+}
+
+/// Unplugged: hung up on, the mapping stays readable, the path is gone. Plugged in again: another device, from 0.
+#[test]
+fn a_device_that_disappears_comes_back_empty() {
+    let scene = Scene::new(LIMIT);
+    for place in ["--socket", "--file"] {
+        let mut device = Device::start(&scene, place, "--rate 1000/s --size 100 --fifo 2KiB");
+        let connect = |device: &Device| match place {
+            "--socket" => device.connect(),
+            _ => Consumer::open(&device.at),
+        };
+        let mut first = connect(&device);
+        let drained = |consumer: &mut Consumer, enough: u64| {
+            let done = wait_for(LIMIT, || {
+                consumer.drain();
+                (consumer.accounts[0].delivered >= enough).then_some(())
+            });
+            assert!(done.is_some());
+        };
+        drained(&mut first, 100);
+        assert!(!first.is_gone());
+        device.say("disappear");
+        assert!(wait_for(LIMIT, || first.is_gone().then_some(())).is_some());
+        assert!(wait_for(LIMIT, || (!device.at.exists()).then_some(())).is_some());
+        first.drain();
+        device.say("reappear");
+        device.wait_until_there(2);
+        let mut second = connect(&device);
+        drained(&mut second, 100);
+        second.command(0, 0);
+        second.drain();
+        let books = device.stop();
+        assert_eq!(second.accounts[0].verifier.first, Some(0), "numbers go on");
+        let sum = |of: fn(&Account) -> u64| of(&first.accounts[0]) + of(&second.accounts[0]);
+        // What was in the FIFO when it went, the consumer has drained from its mapping.
+        assert_eq!(books.produced, sum(|a| a.delivered) + sum(|a| a.lost), "{place}: {books:?}");
+        assert!(!scene.path("fpga").exists());
+    }
+}
+
+/// Without interrupts, polled, with a device that does nothing for a while: it makes up for nothing.
+#[test]
+fn a_polled_device_in_a_file_may_stall() {
+    let scene = Scene::new(LIMIT);
+    let mut device = Device::start(&scene, "--file", "--rate 1000/s --size 100 --fifo 64KiB --autostart");
+    let mut consumer = Consumer::open(&device.at);
+    device.say("stall=1s");
+    device.say("books");
+    let before = device.books();
+    std::thread::sleep(Duration::from_millis(300));
+    device.say("books");
+    let during = device.books();
+    assert!(during.produced - before.produced <= 1, "{before:?} {during:?}");
+    let went_on = wait_for(LIMIT, || {
+        device.say("books");
+        let books = device.books();
+        consumer.drain();
+        (books.produced > during.produced + 100).then_some(books)
+    });
+    let books = went_on.expect("it goes on");
+    assert!(books.running_s > 1.0 && books.produced < (books.running_s * 1000.0) as u64 - 500, "{books:?}");
+    consumer.command(0, 0);
+    consumer.drain();
+    let books = device.stop();
+    consumer.accounts[0].check(&books.channels[0]).unwrap();
+    assert_eq!((books.interrupts, books.doorbells), (0, 0));
+}
