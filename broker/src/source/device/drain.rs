@@ -52,6 +52,7 @@ pub(super) struct Device {
 enum Phase {
     Found,
     Resetting { until: u64 },
+    Reset,
     Starting { until: u64 },
     Running,
 }
@@ -88,11 +89,11 @@ struct Channel {
 }
 
 impl Device {
-    /// Opens it, and waits until it runs.
+    /// Opens it, and has it reset itself if it does not run. It is told to run when the pump begins to drain.
     pub(super) fn open(kind: &'static str, place: Place, opener: Opener, most: usize) -> Result<Self, SourceError> {
         let mut link = Link::new(opener(&place)?, &place);
         loop {
-            match link.start(clock::monotonic_ns()) {
+            match link.start(clock::monotonic_ns(), false) {
                 Ok(None) => break,
                 Ok(Some(_)) => std::thread::sleep(Duration::from_millis(1)),
                 Err(Gone(why)) => return Err(SourceError(format!("{}: {why}", place.path))),
@@ -115,7 +116,7 @@ impl Device {
             self.link = Some(Link::new(transport, &self.place));
         }
         let Some(link) = &mut self.link else { return false };
-        match link.start(now) {
+        match link.start(now, true) {
             Ok(None) if !self.away => true,
             Ok(None) => {
                 self.away = false;
@@ -218,8 +219,9 @@ impl Link {
         }
     }
 
-    /// Goes on with starting; `Some` says when to ask again, `None` that it runs. One that runs already is left as it is.
-    fn start(&mut self, now: u64) -> Result<Option<u64>, Gone> {
+    /// Goes on with starting; `Some` says when to ask again, `None` that it runs, or, without `run`, that it could. One that
+    /// runs already is left as it is.
+    fn start(&mut self, now: u64, run: bool) -> Result<Option<u64>, Gone> {
         let registers = self.transport.window().registers();
         let status = registers.status.status.load(Ordering::Acquire);
         let order = |control: u32| {
@@ -239,7 +241,11 @@ impl Link {
             }
             Phase::Found => {}
             Phase::Resetting { until } if status & fifo::IS_RESETTING == 0 => return late("reset itself", until),
-            Phase::Resetting { .. } => {
+            Phase::Resetting { .. } | Phase::Reset if !run => {
+                self.phase = Phase::Reset;
+                return Ok(None);
+            }
+            Phase::Resetting { .. } | Phase::Reset => {
                 order(fifo::DO_RUN);
                 self.phase = Phase::Starting { until: now + START_NS };
                 return Ok(Some(now + MS));
