@@ -295,7 +295,6 @@ fn a_new_consumer_goes_on() {
         feed.store(fifo, &payload(number, 64), 0);
     }
     take(&mut drain, fifo, 5, &mut taken);
-    drop(drain);
     let mut drain = Drain::new(&SHAPE, fifo);
     take(&mut drain, fifo, 100, &mut taken);
     assert_eq!((taken.datagrams.len() as u64, taken.lost), (12, 18), "1024 / (16 + 64) = 12 fit");

@@ -61,11 +61,15 @@ const DOORBELL: u32 = opcode::none(b'w', 0x83);
 /// Asks for it. `ENOTTY`: `fd` is no device of this module.
 pub fn info(fd: impl AsFd) -> Result<Info, Errno> {
     // SAFETY: the opcode carries the size of `Info`, which is plain numbers, so whatever is filled in is one.
-    unsafe { ioctl(fd, Getter::<INFO, Info>::new()) }
+    let ask = unsafe { Getter::<INFO, Info>::new() };
+    // SAFETY: it writes into `ask` alone.
+    unsafe { ioctl(fd, ask) }
 }
 
 /// Has the device look at its `control` register.
 pub fn doorbell(fd: impl AsFd) -> Result<(), Errno> {
-    // SAFETY: takes no argument.
-    unsafe { ioctl(fd, NoArg::<DOORBELL>::new()) }
+    // SAFETY: the opcode says that there is no argument.
+    let ring = unsafe { NoArg::<DOORBELL>::new() };
+    // SAFETY: it touches no memory of ours.
+    unsafe { ioctl(fd, ring) }
 }

@@ -77,7 +77,7 @@ struct Link {
     silent_finds: u32,
     /// Date minus device time, and when that was found out.
     offset: u64,
-    compared: u64,
+    compared: Option<u64>,
 }
 
 struct Channel {
@@ -215,7 +215,7 @@ impl Link {
             idle_interrupts: 0,
             silent_finds: 0,
             offset: 0,
-            compared: 0,
+            compared: None,
         }
     }
 
@@ -346,11 +346,14 @@ impl Link {
     }
 
     fn compare_clocks(&mut self, now: u64) {
-        if !self.shape.timed() || self.shape.features & HAS_DATE != 0 || now < self.compared + COMPARE_NS {
+        if !self.shape.timed()
+            || self.shape.features & HAS_DATE != 0
+            || self.compared.is_some_and(|then| now < then + COMPARE_NS)
+        {
             return;
         }
         if let Some(time) = self.transport.window().device_time() {
-            self.compared = now;
+            self.compared = Some(now);
             self.offset = clock::realtime_ns().wrapping_sub(time);
         }
     }

@@ -1,1 +1,446 @@
+//! The drain loop against a device in the same process: the account closes whatever the device does.
+//!
+//! Negative control: `what_is_torn_out_is_not_believed` shows that without the look at the magic number a blank page would
+//! come through; each misbehaviour is first seen not to be told without it.
 
+use super::drain::Device;
+use super::*;
+use crate::source::testing::{Bench, Got, wait};
+use crate::source::{Fill, Source};
+use ringweir_proto::fifo::{
+    self, Feed, Fifo, HAS_DATE, HAS_INTERRUPT, HAS_TIME, MARK, Registers, Shape, may_interrupt,
+};
+use ringweir_proto::os::event;
+use ringweir_proto::ring::Layer;
+use ringweir_proto::stats::PumpCounter;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use std::cell::RefCell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+/// What device and transport share.
+struct Board {
+    window: Window,
+    interrupt: OwnedFd,
+    /// Torn out: nobody interrupts, the memory is blank, the next look at the interrupt says so.
+    torn_out: Mutex<bool>,
+}
+
+impl Board {
+    fn new(shape: &Shape) -> Arc<Self> {
+        let interrupt = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        Arc::new(Self { window: Window::on_heap(shape).unwrap(), interrupt, torn_out: Mutex::new(false) })
+    }
+
+    fn registers(&self) -> &Registers {
+        self.window.registers()
+    }
+
+    fn fifo(&self, channel: u32) -> Fifo<'_> {
+        self.window.fifo(channel)
+    }
+
+    /// What the logic behind the control register does.
+    fn obey(&self) {
+        let status = match self.registers().control.control.load(Ordering::Acquire) {
+            fifo::DO_RESET => fifo::IS_RESETTING,
+            fifo::DO_RUN => fifo::IS_RUNNING,
+            _ => 0,
+        };
+        self.registers().status.status.store(status, Ordering::Release);
+    }
+
+    fn store(&self, channel: u32, feed: &mut Feed, payload: &[u8], time: u64) -> bool {
+        let stored = feed.store(self.fifo(channel), payload, time);
+        let ready = &self.registers().status.ready;
+        ready.store(ready.load(Ordering::Relaxed) | 1 << channel, Ordering::Release);
+        if stored && may_interrupt(&self.registers().control.interrupt_mask) {
+            event::ring(&self.interrupt).unwrap();
+        }
+        stored
+    }
+
+    /// As a card that is pulled: its registers read as nothing.
+    fn tear_out(&self) {
+        *self.torn_out.lock().unwrap() = true;
+        let identity = &self.registers().identity;
+        identity.magic.store(0, Ordering::Release);
+        for channel in 0..self.window.shape().channels {
+            let fifo = self.fifo(channel);
+            fifo.registers.producer.store(0, Ordering::Release);
+            fifo.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+    }
+}
+
+struct Test {
+    board: Arc<Board>,
+    interrupts: bool,
+}
+
+impl Transport for Test {
+    fn window(&self) -> &Window {
+        &self.board.window
+    }
+    fn interrupt(&self) -> Option<BorrowedFd<'_>> {
+        self.interrupts.then(|| self.board.interrupt.as_fd())
+    }
+    fn take(&self) -> Result<Interrupts, Gone> {
+        forbid(&self.board.window);
+        if *self.board.torn_out.lock().unwrap() {
+            return Err(Gone("pulled".into()));
+        }
+        let mut count = [0; 8];
+        match rustix::io::read(&self.board.interrupt, &mut count) {
+            Ok(_) => Ok(Interrupts::rung(u64::from_ne_bytes(count))),
+            Err(Errno::AGAIN) => Ok(Interrupts::default()),
+            Err(e) => panic!("{e}"),
+        }
+    }
+    fn doorbell(&self) {
+        self.board.obey();
+    }
+    fn intact(&self) -> bool {
+        has_magic(&self.board.window)
+    }
+    fn words(&self) -> String {
+        "a test".into()
+    }
+}
+
+thread_local! {
+    /// What the next opening finds; nothing: there is no device.
+    static SLOT: RefCell<Option<Arc<Board>>> = const { RefCell::new(None) };
+}
+
+fn opener(_place: &Place) -> Result<Box<dyn Transport>, SourceError> {
+    let board = SLOT.with(|slot| slot.borrow().clone()).ok_or_else(|| SourceError::new("empty slot"))?;
+    let interrupts = board.window.shape().features & HAS_INTERRUPT != 0;
+    Ok(Box::new(Test { board, interrupts }))
+}
+
+const SHAPE: Shape = Shape {
+    device_id: 0,
+    features: HAS_INTERRUPT,
+    fifo_offset: 0x2000,
+    fifo_bytes: 1024,
+    max_datagram: 512,
+    channels: 1,
+    rate: 1_000_000,
+};
+
+/// A device in its slot, opened, and the ring it is drained into.
+struct Rig {
+    board: Arc<Board>,
+    feeds: Vec<Feed>,
+    device: Device,
+    bench: Bench,
+    got: Vec<Got>,
+}
+
+impl Rig {
+    fn new(shape: Shape) -> Self {
+        Self::with_most(shape, 512)
+    }
+
+    fn with_most(shape: Shape, most: usize) -> Self {
+        let board = Board::new(&shape);
+        SLOT.set(Some(board.clone()));
+        let device = Device::open("test", Place { path: "slot".into(), ..Place::default() }, opener, most).unwrap();
+        let feeds = (0..shape.channels).map(|_| Feed::new(&shape)).collect();
+        let mut rig = Self { board, feeds, device, bench: Bench::new(1 << 20, 512), got: Vec::new() };
+        rig.run();
+        rig
+    }
+
+    fn store(&mut self, channel: u32, len: usize) -> bool {
+        let number = self.feeds[channel as usize].produced();
+        let payload: Vec<u8> = (0..len).map(|i| (number as usize * 7 + i) as u8 ^ channel as u8).collect();
+        self.board.store(channel, &mut self.feeds[channel as usize], &payload, u64::from(number) + 1000)
+    }
+
+    /// Runs until it is idle, a tenth of a second later each time.
+    fn run(&mut self) {
+        for _ in 0..3 {
+            let (got, fill) = self.bench.run(&mut self.device);
+            self.got.extend(got);
+            self.bench.now += 100_000_000;
+            assert_eq!(fill, Fill::Idle);
+        }
+    }
+
+    /// produced = lost in the device + dropped by the broker + published, with everything told.
+    fn closes(&mut self) {
+        self.store(0, 8);
+        self.run();
+        let produced: u64 = self.feeds.iter().map(|f| u64::from(f.produced())).sum();
+        let told = |layer| {
+            self.got.iter().flat_map(|g| &g.lost_before).filter(move |l| l.0 == layer).map(|l| l.1).sum::<u64>()
+        };
+        let (device, broker) = (told(Layer::Device), told(Layer::Broker));
+        assert_eq!(self.got.len() as u64 + device + broker, produced, "device {device} broker {broker}");
+        assert_eq!(self.bench.count(PumpCounter::DeviceLost), device);
+        assert_eq!(self.bench.count(PumpCounter::BrokerLost), broker);
+    }
+}
+
+#[test]
+fn what_the_fifo_cannot_hold_is_counted_and_told_in_its_place() {
+    let mut rig = Rig::new(SHAPE);
+    for round in 0..50 {
+        for _ in 0..round % 20 {
+            rig.store(0, 8 * (round % 13));
+        }
+        rig.run();
+    }
+    assert!(rig.bench.count(PumpCounter::DeviceLost) > 0, "the FIFO was too small at times");
+    rig.closes();
+    assert_eq!(rig.bench.count(PumpCounter::SourceFaults), 0);
+    let lengths: usize = rig.got.iter().map(|g| g.bytes.len()).sum();
+    assert!(lengths > 0 && rig.got.iter().all(|g| g.channel == 0 && g.source_time == 0));
+}
+
+#[test]
+fn channels_keep_to_themselves_and_take_turns() {
+    let mut rig = Rig::new(Shape { channels: 5, ..SHAPE });
+    for round in 0..40 {
+        for channel in 0..5 {
+            for _ in 0..=(round + channel as usize) % 4 {
+                rig.store(channel, 40);
+            }
+        }
+        rig.run();
+    }
+    for got in &rig.got {
+        assert!(got.bytes.windows(2).all(|w| (w[0] ^ got.channel as u8).wrapping_add(1) == w[1] ^ got.channel as u8));
+    }
+    assert!((0..5).all(|channel| rig.got.iter().any(|g| g.channel == channel)));
+    rig.closes();
+}
+
+/// The control: a device whose ready register forgets a channel is drained all the same, by the look behind arming.
+#[test]
+fn a_ready_register_that_lies_costs_a_round() {
+    let mut rig = Rig::new(Shape { channels: 2, ..SHAPE });
+    rig.store(1, 40);
+    rig.board.registers().status.ready.store(0, Ordering::Relaxed);
+    rig.run();
+    assert_eq!(rig.got.len(), 1);
+}
+
+#[test]
+fn garbage_is_named_and_what_it_cost_is_told_exactly() {
+    type Spoil = fn(&Board);
+    let spoils: [(Spoil, &str); 4] = [
+        (|b| b.fifo(0).registers.producer.store(0x9000_0000, Ordering::Release), "producer index"),
+        (|b| b.fifo(0).words[0].store(7, Ordering::Relaxed), "no entry"),
+        (|b| b.fifo(0).words[0].store(u64::from(MARK) | 9999 << 32, Ordering::Relaxed), "entry of 9999 bytes"),
+        (|b| b.fifo(0).registers.producer.store(12, Ordering::Release), "producer index"),
+    ];
+    for (spoil, name) in spoils {
+        let mut rig = Rig::new(SHAPE);
+        for _ in 0..3 {
+            rig.store(0, 32);
+        }
+        let right = rig.board.fifo(0).registers.producer.load(Ordering::Relaxed);
+        spoil(&rig.board);
+        let (got, _) = rig.bench.run(&mut rig.device);
+        rig.got.extend(got);
+        // The index of a device that recovers is right again.
+        rig.board.fifo(0).registers.producer.store(right, Ordering::Release);
+        rig.run();
+        assert!(rig.bench.count(PumpCounter::SourceFaults) > 0, "{name}");
+        let told = rig.bench.told();
+        assert!(told.iter().any(|t| t.contains(name) && t.contains("channel 0")), "{name}: {told:?}");
+        rig.closes();
+    }
+}
+
+#[test]
+fn longer_than_the_ring_takes_is_cut_and_says_so() {
+    let mut rig = Rig::with_most(SHAPE, 64);
+    for len in [63, 64, 65, 512, 0] {
+        rig.store(0, len);
+        rig.run();
+    }
+    let seen: Vec<_> = rig.got.iter().map(|g| (g.bytes.len(), g.original_len)).collect();
+    assert_eq!(seen, [(63, 63), (64, 64), (64, 65), (64, 512), (0, 0)]);
+}
+
+#[test]
+fn device_time_becomes_a_date() {
+    let mut rig = Rig::new(Shape { features: HAS_INTERRUPT | HAS_TIME, ..SHAPE });
+    let before = ringweir_proto::os::clock::realtime_ns();
+    rig.store(0, 8);
+    rig.run();
+    // The device's clock stood at 0 when it was compared, so its 1000 is a microsecond after that.
+    let date = rig.got[0].source_time;
+    assert!(date > before - 10_000_000_000 && date < before + 10_000_000_000, "{date} {before}");
+    let mut rig = Rig::new(Shape { features: HAS_INTERRUPT | HAS_TIME | HAS_DATE, ..SHAPE });
+    rig.store(0, 8);
+    rig.run();
+    assert_eq!(rig.got[0].source_time, 1000, "a date is left as it is");
+}
+
+#[test]
+fn an_idle_device_sleeps_and_its_interrupt_wakes() {
+    let mut rig = Rig::new(SHAPE);
+    assert!(!wait(&rig.device, 0), "nothing to wake it");
+    rig.store(0, 8);
+    assert!(wait(&rig.device, 1000), "the interrupt");
+    rig.run();
+    assert_eq!((rig.got.len(), rig.bench.count(PumpCounter::Interrupts)), (1, 1));
+    assert!(rig.device.wait_for().until.is_some(), "and it looks by itself, now and then");
+    // Without interrupts there is nothing to listen to.
+    let mut rig = Rig::new(Shape { features: 0, ..SHAPE });
+    rig.store(0, 8);
+    rig.run();
+    assert_eq!(rig.got.len(), 1);
+    assert!(rig.device.wait_for().readable.is_none() && rig.device.wait_for().until.is_some());
+}
+
+#[test]
+fn a_lost_interrupt_is_found_out_and_costs_nothing() {
+    let mut rig = Rig::new(SHAPE);
+    for _ in 0..3 {
+        rig.store(0, 8);
+        let mut count = [0; 8];
+        assert!(rustix::io::read(&rig.board.interrupt, &mut count).is_ok(), "somebody else took it");
+        rig.run();
+    }
+    assert_eq!(
+        (rig.got.len(), rig.bench.count(PumpCounter::InterruptsLost)),
+        (3, 2),
+        "the first may have been under way"
+    );
+    assert!(rig.bench.told().iter().any(|t| t.contains("no interrupt came")));
+    rig.closes();
+}
+
+#[test]
+fn a_storm_of_interrupts_is_not_listened_to() {
+    let mut rig = Rig::new(SHAPE);
+    for _ in 0..64 {
+        event::ring(&rig.board.interrupt).unwrap();
+        let (_, fill) = rig.bench.run(&mut rig.device);
+        assert_eq!(fill, Fill::Idle);
+        rig.bench.now += 1000;
+    }
+    assert_eq!(rig.bench.count(PumpCounter::InterruptsIdle), 64);
+    assert!(rig.device.wait_for().readable.is_none(), "polled");
+    rig.store(0, 8);
+    rig.bench.now += 10_000_000;
+    let (got, _) = rig.bench.run(&mut rig.device);
+    assert_eq!(got.len(), 1, "and data goes on");
+    rig.bench.now += 200_000_000;
+    rig.run();
+    assert!(rig.device.wait_for().readable.is_some(), "the storm is over");
+}
+
+#[test]
+fn a_device_that_is_pulled_is_told_and_one_that_is_put_back_goes_on() {
+    let mut rig = Rig::new(SHAPE);
+    for times in 1..=3 {
+        rig.store(0, 40);
+        rig.run();
+        rig.store(0, 40);
+        SLOT.set(None);
+        rig.board.tear_out();
+        rig.run();
+        assert_eq!(rig.bench.gone.len(), times, "told once");
+        let taken = rig.got.len();
+        rig.board = Board::new(&SHAPE);
+        rig.feeds = vec![Feed::new(&SHAPE)];
+        SLOT.set(Some(rig.board.clone()));
+        rig.run();
+        rig.store(0, 16);
+        rig.run();
+        assert_eq!(rig.got.len(), taken + 1, "the new one is drained");
+        assert!(rig.got[taken].lost_before.is_empty(), "it owes nothing of the old one's");
+    }
+    assert_eq!(rig.bench.count(PumpCounter::SourceGone), 3);
+    assert_eq!(rig.bench.gone, [1, 3, 5], "in its place: between what came before and what comes after");
+}
+
+/// A page that went blank in the middle of a datagram.
+#[test]
+fn what_is_torn_out_is_not_believed() {
+    let mut rig = Rig::new(SHAPE);
+    rig.store(0, 40);
+    let identity = &rig.board.registers().identity;
+    identity.magic.store(u32::MAX, Ordering::Release);
+    SLOT.set(None);
+    rig.run();
+    assert!(rig.got.is_empty(), "an entry that looks whole, from a device that is not there");
+    assert_eq!(rig.bench.gone.len(), 1);
+}
+
+#[test]
+fn a_device_that_does_not_start_is_refused() {
+    struct Deaf(Test);
+    impl Transport for Deaf {
+        fn window(&self) -> &Window {
+            self.0.window()
+        }
+        fn interrupt(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+        fn take(&self) -> Result<Interrupts, Gone> {
+            Ok(Interrupts::default())
+        }
+        fn doorbell(&self) {}
+        fn words(&self) -> String {
+            String::new()
+        }
+    }
+    let open = |_: &Place| -> Result<Box<dyn Transport>, SourceError> {
+        Ok(Box::new(Deaf(Test { board: Board::new(&SHAPE), interrupts: false })))
+    };
+    let refused = Device::open("test", Place::default(), open, 64).err().unwrap().to_string();
+    assert!(refused.contains("does not reset itself within a second (status 0x0)"), "{refused}");
+}
+
+#[test]
+fn the_slack_is_size_over_rate() {
+    let rig = Rig::new(SHAPE);
+    assert_eq!(rig.device.slack(), Some(std::time::Duration::from_micros(1024)));
+    assert!(
+        rig.device.describe().starts_with("FIFO slack 1.02 ms (1 KiB at 1 MB/s), 1 channel, a test"),
+        "{}",
+        rig.device.describe()
+    );
+    let rig = Rig::new(Shape { rate: 0, ..SHAPE });
+    assert_eq!(rig.device.slack(), None);
+    assert!(rig.device.describe().contains("its rate not known (rate=)"));
+}
+
+/// The drain gap is bounded by what the rate can have brought, so an idle hour is none; but an overflow does not hide.
+#[test]
+fn a_drain_gap_is_what_the_fifo_had_been_filling_for() {
+    let mut rig = Rig::new(SHAPE);
+    rig.bench.now += 3_600_000_000_000;
+    rig.store(0, 40);
+    rig.run();
+    assert_eq!(rig.bench.count(PumpCounter::DrainGapMax), 56_000, "56 bytes at 1 MB/s");
+    for _ in 0..100 {
+        rig.store(0, 40);
+    }
+    rig.bench.now += 3_600_000_000_000;
+    rig.run();
+    assert_eq!(rig.bench.count(PumpCounter::DrainGapMax), 5_600_000, "100 times that, though 18 fit");
+}
+
+#[test]
+fn arguments_say_what_is_wrong_with_them() {
+    let told = |argument| Place::parse(argument, &["map", "memory"]).unwrap_err().to_string();
+    assert!(told("rate=5dg/s:/dev/x").contains("fills by bytes"));
+    assert!(told("rate=fast:/dev/x").contains("fast"));
+    assert!(told("map=9:/dev/x").contains("0 to 4"));
+    assert!(told("memory=x:/dev/x").contains("say a path"));
+    assert!(told("depth=3:/dev/x").contains("there are rate=, map=, memory="));
+    assert!(told("ringshim0").contains("no path"));
+    assert!(Place::parse("map=1:/dev/x", &[]).is_err(), "an option of another kind");
+    let place = Place::parse("rate=1Mbit/s,map=1,memory=/sys/x:/dev/uio0", &["map", "memory"]).unwrap();
+    assert_eq!((place.rate, place.map, place.path.as_str()), (Some(125_000.0), 1, "/dev/uio0"));
+}
