@@ -191,7 +191,13 @@ impl Device {
     fn start(scene: &Scene, place: &str, more: &str) -> Self {
         let at = scene.path("fpga");
         let mut command = scene.command("ringfpga");
-        command.arg(place).arg(&at).args(more.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .arg(place)
+            .arg(&at)
+            .args(["--drain-limit", "60s"])
+            .args(more.split_whitespace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut process = scene.start(command);
         let (stdin, stdout) = (process.stdin().unwrap(), BufReader::new(process.stdout().unwrap()));
         let device = Self { process, at, stdin, stdout };
@@ -241,7 +247,7 @@ impl Device {
 fn fast_and_slow_consumers_account_for_everything() {
     let scene = Scene::new(LIMIT);
     for (more, dawdle, loses) in [
-        ("--rate 2000/s --size 24..300 --fifo 256KiB --for 2s --device-time date", 0, Some(false)),
+        ("--rate 2000/s --size 24..300 --fifo 1MiB --for 2s --device-time date", 0, Some(false)),
         ("--rate 2000/s --size 24..300 --fifo 1KiB --burst 3 --for 2s", 30, Some(true)),
         ("--rate 1Mbit/s --size 128 --fifo 2KiB --channels 3 --for 2s --device-time", 5, None),
         ("--rate max --size 24..300 --fifo 4KiB --count 300000", 0, None),
@@ -261,7 +267,7 @@ fn fast_and_slow_consumers_account_for_everything() {
         assert_eq!((books.left, books.resets, books.consumers), (0, 1, 1), "{more}");
         // Interrupts coalesce: the consumer sees no more than there were, and there is work behind few of them.
         assert!(consumer.interrupts <= books.interrupts && books.interrupts <= books.stored, "{more}: {books:?}");
-        assert!(consumer.interrupts > 0, "{more}");
+        assert!(consumer.interrupts > 0 || loses.is_none(), "{more}");
     }
 }
 
@@ -269,26 +275,46 @@ fn fast_and_slow_consumers_account_for_everything() {
 #[test]
 fn a_consumer_survives_all_of_it_and_accounts_for_it() {
     let scene = Scene::new(LIMIT);
-    let orders = ["producer-out-of-range@200ms", "bad-mark@400ms", "length-over@600ms"];
-    let more =
-        "--rate 2000/s --size 24..300 --fifo 4KiB --for 2s --misbehave ".to_string() + &orders.join(" --misbehave ");
-    let mut device = Device::start(&scene, "--socket", &more);
+    let more = "--rate 2000/s --size 24..300 --fifo 4KiB --misbehave bad-mark@50ms";
+    let mut device = Device::start(&scene, "--socket", more);
     let mut consumer = device.connect();
-    device.say("producer-unaligned");
+    let until = |consumer: &mut Consumer, garbage: usize| {
+        let mut enough = u64::MAX;
+        let seen = wait_for(LIMIT, || {
+            consumer.drain();
+            let account = &consumer.accounts[0];
+            // And some behind it, which tell what it has cost.
+            if account.garbage.len() >= garbage {
+                enough = enough.min(account.delivered + 20);
+            }
+            (account.delivered >= enough).then_some(())
+        });
+        assert!(seen.is_some() && consumer.accounts[0].garbage.len() == garbage, "{:?}", consumer.accounts[0].garbage);
+    };
+    until(&mut consumer, 1);
     device.say("no such thing");
-    consumer.drain_to_the_end(Duration::from_millis(1));
+    for (word, garbage) in
+        [("producer-out-of-range", 2), ("producer-unaligned", 4), ("length-over", 5), ("bad-mark", 6)]
+    {
+        device.say(word);
+        until(&mut consumer, garbage);
+    }
+    consumer.command(0, 0);
+    consumer.drain();
     let said = device.process.stderr();
-    let books = device.end();
+    let books = device.stop();
     assert!(said.contains("\"no such thing\" is none of: books, producer-out-of-range"), "{said}");
     let account = &consumer.accounts[0];
     account.check(&books.channels[0]).unwrap();
-    assert!(account.discarded >= 2, "{books:?}");
-    let count = |of: fn(&Garbage) -> bool| account.garbage.iter().filter(|g| of(g)).count();
-    assert_eq!(count(|g| matches!(g, Garbage::Producer { .. })), 3, "{:?}", account.garbage);
-    assert_eq!(count(|g| matches!(g, Garbage::Mark { .. })), 1, "{:?}", account.garbage);
-    assert_eq!(count(|g| matches!(g, Garbage::Length { .. })), 1, "{:?}", account.garbage);
-    assert_eq!((books.mischief["bad-mark"].spoiled, books.mischief["length-over"].spoiled), (1, 1));
-    assert_eq!(books.mischief["producer-unaligned"].times, 1);
+    assert!(account.discarded >= 3, "{books:?}");
+    let kinds = account.garbage.iter().map(|garbage| match garbage {
+        Garbage::Producer { .. } => 'p',
+        Garbage::Mark { .. } => 'm',
+        Garbage::Length { .. } => 'l',
+    });
+    assert_eq!(kinds.collect::<String>(), "mppplm");
+    let of = |name: &str| (books.mischief[name].times, books.mischief[name].spoiled);
+    assert_eq!((of("bad-mark"), of("length-over"), of("producer-unaligned")), ((2, 2), (1, 1), (1, 0)));
 }
 
 /// Storms interrupt who has forbidden it, withheld interrupts let who waits for them sleep. Controls: without a storm the
@@ -296,7 +322,7 @@ fn a_consumer_survives_all_of_it_and_accounts_for_it() {
 #[test]
 fn interrupts_come_unasked_and_do_not_come() {
     let scene = Scene::new(LIMIT);
-    let mut device = Device::start(&scene, "--socket", "--rate 500/s --size 24 --fifo 1MiB");
+    let mut device = Device::start(&scene, "--socket", "--rate 100/s --size 24 --fifo 1MiB");
     let mut consumer = device.connect();
     consumer.drain();
     while consumer.is_interrupted() {}
@@ -330,7 +356,7 @@ fn interrupts_come_unasked_and_do_not_come() {
 #[test]
 fn the_next_consumer_goes_on_where_the_last_one_stopped() {
     let scene = Scene::new(LIMIT);
-    let device = Device::start(&scene, "--socket", "--rate 1000/s --size 100 --fifo 1KiB");
+    let mut device = Device::start(&scene, "--socket", "--rate 1000/s --size 100 --fifo 1KiB");
     let mut first = device.connect();
     let refused = Consumer::connect(&device.at).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("one consumer at a time"), "{refused}");
@@ -340,8 +366,13 @@ fn the_next_consumer_goes_on_where_the_last_one_stopped() {
     });
     assert!(some.is_some());
     let mut whole = first.accounts[0].clone();
+    let so_far = whole.lost;
     drop(first);
-    std::thread::sleep(Duration::from_millis(200));
+    let overflows = wait_for(LIMIT, || {
+        device.say("books");
+        (device.books().lost > so_far + 50).then_some(())
+    });
+    assert!(overflows.is_some(), "it does not go on while nobody is there");
     let mut second = device.connect();
     assert_eq!(second.status(), IS_RUNNING);
     std::mem::swap(&mut second.accounts[0], &mut whole);
@@ -354,7 +385,6 @@ fn the_next_consumer_goes_on_where_the_last_one_stopped() {
     second.drain();
     let books = device.stop();
     second.accounts[0].check(&books.channels[0]).unwrap();
-    assert!(books.lost > 50, "it did not go on while nobody was there: {books:?}");
     assert_eq!((books.resets, books.consumers), (1, 2));
     assert!(books.refused >= 1);
 }
@@ -404,7 +434,7 @@ fn a_polled_device_in_a_file_may_stall() {
     let scene = Scene::new(LIMIT);
     let mut device = Device::start(&scene, "--file", "--rate 1000/s --size 100 --fifo 64KiB --autostart");
     let mut consumer = Consumer::open(&device.at);
-    device.say("stall=1s");
+    device.say("stall=3s");
     device.say("books");
     let before = device.books();
     std::thread::sleep(Duration::from_millis(300));
@@ -418,7 +448,7 @@ fn a_polled_device_in_a_file_may_stall() {
         (books.produced > during.produced + 100).then_some(books)
     });
     let books = went_on.expect("it goes on");
-    assert!(books.running_s > 1.0 && books.produced < (books.running_s * 1000.0) as u64 - 500, "{books:?}");
+    assert!(books.running_s > 3.0 && books.produced < (books.running_s * 1000.0) as u64 - 2000, "{books:?}");
     consumer.command(0, 0);
     consumer.drain();
     let books = device.stop();

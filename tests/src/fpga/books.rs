@@ -106,3 +106,39 @@ impl Books {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_that_do_not_close_are_found() {
+        let channel = ChannelBooks {
+            produced: 10,
+            stored: 6,
+            lost: 3,
+            spoiled: 1,
+            drained: 4,
+            left: 2,
+            reset: 1,
+            ..Default::default()
+        };
+        let good = Books { produced: 10, stored: 6, lost: 3, left: 2, channels: vec![channel], ..Default::default() };
+        good.check().unwrap();
+        let line = serde_json::to_string(&good).unwrap();
+        assert_eq!(serde_json::from_str::<Books>(&line).unwrap(), good);
+        type Spoil = fn(&mut Books);
+        let wrong: [(Spoil, &str); 4] = [
+            (|b| b.channels[0].produced += 1, "stored + lost + spoiled"),
+            (|b| b.channels[0].spoiled -= 1, "stored + lost + spoiled"),
+            (|b| b.channels[0].drained += 1, "drained + left + reset"),
+            (|b| b.lost += 1, "sums"),
+        ];
+        for (spoil, says) in wrong {
+            let mut books = good.clone();
+            spoil(&mut books);
+            let error = books.check().unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}
