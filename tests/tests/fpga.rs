@@ -5,7 +5,9 @@ mod consumer;
 
 use consumer::{Account, Consumer};
 use ringweir_proto::fifo::{DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window};
+use ringweir_proto::generate::Lengths;
 use ringweir_tests::fpga::board::{Fate, Spoil};
+use ringweir_tests::fpga::books::ChannelBooks;
 use ringweir_tests::fpga::spec::DeviceTime;
 use ringweir_tests::fpga::{Board, Books, Spec};
 use ringweir_tests::scene::{Process, Scene, wait_for};
@@ -149,6 +151,76 @@ fn left_out_numbers_are_no_losses() {
     assert_eq!((account.delivered, account.renumbered, account.lost + account.discarded), (4, 1, 0));
     assert_eq!((account.verifier.missing, account.verifier.last), (5, Some(8)));
     account.check(&board.books()[0]).unwrap();
+}
+
+/// Any mixture of datagrams, misbehaviour and drains, in any rhythm: the account of the two sides closes, and nothing that
+/// comes out is wrong.
+#[test]
+fn any_mixture_of_misbehaviour_is_accounted_for() {
+    let (mut garbage, mut lost) = (0, 0);
+    for seed in 0..200 {
+        let (mut board, mut drain, mut account) = board(Spec { seed, ..spec() });
+        let mut dice = Lengths::new("24..1023".parse().unwrap(), seed);
+        for _ in 0..500 {
+            match dice.draw() % 64 {
+                0 => board.spoil_next(Spoil::Mark),
+                1 => board.spoil_next(Spoil::Length),
+                2 => assert!(board.upset(false) <= 25),
+                3 => assert!(board.upset(true) <= 25),
+                4..12 => account.drain(board.window(), 0, &mut drain),
+                12..20 => board.look(0),
+                _ => {
+                    board.produce(0);
+                }
+            }
+        }
+        settle(&mut board, &mut drain, &mut account);
+        let books = board.books().remove(0);
+        account.check(&books).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        assert_eq!((account.renumbered, account.verifier.bad, books.left), (0, 0, 0), "seed {seed}");
+        (garbage, lost) = (garbage + account.garbage.len(), lost + books.lost);
+    }
+    assert!(garbage > 1000 && lost > 1000, "{garbage} faults and {lost} losses are too few to show anything");
+}
+
+/// Ends whatever goes on, with a good datagram.
+fn settle(board: &mut Board, drain: &mut Drain, account: &mut Account) {
+    loop {
+        account.drain(board.window(), 0, drain);
+        board.look(0);
+        account.drain(board.window(), 0, drain);
+        if board.produce(0) == Fate::Stored {
+            break;
+        }
+    }
+    account.drain(board.window(), 0, drain);
+}
+
+/// A consumer that writes anything into its registers gets datagrams lost, and no more than that.
+#[test]
+fn a_broken_consumer_breaks_nothing_but_itself() {
+    let (mut board, _, _) = board(Spec { channels: 3, ..spec() });
+    let mut dice = Lengths::new("24..4000000000".parse().unwrap(), 1);
+    for _ in 0..50_000 {
+        let registers = board.window().registers();
+        let (channel, control) = (&registers.channel[dice.draw() as usize % 3], &registers.control);
+        let all = [&channel.consumer, &channel.next_sequence, &channel.lost_told, &control.control];
+        let more = [&control.interrupt_mask, &control.interrupt_clear, &control.doorbell, &channel.producer];
+        let value = match dice.draw() % 4 {
+            0 => dice.draw() & 3,
+            1 => channel.producer.load(Ordering::Relaxed).wrapping_sub(dice.draw() % 1024),
+            _ => dice.draw() ^ dice.draw() << 9,
+        };
+        all.iter().chain(&more).nth(dice.draw() as usize % 8).unwrap().store(value, Ordering::Relaxed);
+        board.look(0);
+        board.produce(0);
+        board.raises();
+    }
+    let books = Books { channels: board.books(), ..Books::default() };
+    let sum = |of: fn(&ChannelBooks) -> u64| books.channels.iter().map(of).sum::<u64>();
+    let (produced, stored, lost, left) = (sum(|c| c.produced), sum(|c| c.stored), sum(|c| c.lost), sum(|c| c.left));
+    Books { produced, stored, lost, left, ..books.clone() }.check().unwrap();
+    assert!(produced == 50_000 && stored > 1000 && lost > 1000, "{books:?}");
 }
 
 /// A reset empties everything; what was in the FIFO is in the books, and numbers begin anew.

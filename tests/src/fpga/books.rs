@@ -75,7 +75,7 @@ pub struct Books {
     pub refused: u64,
     /// Latest that a datagram (or burst) was made behind its time, in µs: the jitter of the machine that runs the model.
     pub late_max_us: f64,
-    /// How many were more than 1 ms behind.
+    /// How often it fell behind by more than 1 ms.
     pub late_over_1ms: u64,
     /// Time given up because the model was behind by more than a second, in ms.
     pub forgiven_ms: f64,

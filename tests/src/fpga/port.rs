@@ -87,7 +87,8 @@ impl Port {
                 let shown = path.display();
                 // Made new: a file that others have mapped is never cut, and never two devices.
                 let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
-                let file = file.with_context(|| format!("{shown}: it is made new, so nothing may be there"))?;
+                let file =
+                    file.with_context(|| format!("{shown} is made new: remove what is there, if nobody uses it"))?;
                 let bytes = (shape.window_bytes() as u64).next_multiple_of(4096);
                 let map = file.set_len(bytes).and_then(|()| MmapOptions::new().populate().map_raw(&file));
                 let window = window(map.with_context(|| format!("{bytes} bytes at {shown}"))?, shape)?;
