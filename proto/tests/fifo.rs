@@ -170,12 +170,11 @@ fn about_to_wrap(features: u32) -> (Window, Drain, Feed) {
     let shape = Shape { features, ..SHAPE };
     let device = Window::on_heap(&shape).unwrap();
     let fifo = device.fifo(0);
-    let mut feed = Feed::new(&shape);
     // 2^32 bytes in steps of 512 would take a while: the ends are told that they are there.
     for register in [&fifo.registers.consumer, &fifo.registers.producer] {
         register.store(u32::MAX - 1023, Ordering::Relaxed);
     }
-    feed.resume_at(u32::MAX - 1023);
+    let feed = Feed::at(&shape, Counters { producer: u32::MAX - 1023, ..Counters::default() });
     let drain = Drain::new(&shape, fifo);
     (device, drain, feed)
 }

@@ -42,12 +42,6 @@ impl Feed {
         self.counters
     }
 
-    /// Goes on at position `producer`: for tests of positions that wrap.
-    #[doc(hidden)]
-    pub fn resume_at(&mut self, producer: u32) {
-        self.counters.producer = producer;
-    }
-
     /// Datagrams made, lost ones included.
     pub fn produced(&self) -> u32 {
         self.counters.produced
