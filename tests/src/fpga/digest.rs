@@ -1,6 +1,6 @@
 //! The hash of a stream: two streams have the same one if they are the same datagrams in the same order, cut the same way.
 //!
-//! It is the CRC-32 of the datagrams as `ringcat --framing len32le` writes them: each behind its length, 32 bits
+//! It is the CRC-32 of the datagrams as `ringcat --format len32le` writes them: each behind its length, 32 bits
 //! little-endian. Every datagram carries a checksum of its own; this one is about order and completeness.
 
 /// A hash being computed.
