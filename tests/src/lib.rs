@@ -8,6 +8,7 @@ pub mod netns;
 pub mod proc;
 pub mod programs;
 pub mod scene;
+pub mod vm;
 
 use std::io::Write;
 

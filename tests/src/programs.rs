@@ -4,12 +4,21 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+static BUILT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has this process use programs that have been built already.
+///
+/// # Panics
+/// If it has used others.
+pub fn at(dir: PathBuf) {
+    assert_eq!(BUILT.get_or_init(|| dir.clone()), &dir, "programs of two directories");
+}
+
 /// Directory of the programs; builds them first if this process has not done so yet.
 ///
 /// # Panics
 /// If they do not build.
 pub fn build() -> &'static PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         // target/PROFILE/deps/test-… or target/PROFILE/soak
         let this = std::env::current_exe().expect("path of the running program");

@@ -1,0 +1,111 @@
+//! The kernel's side, in virtual machines: Debian's stock and PREEMPT_RT kernels under emulation.
+//!
+//! Contract: these take minutes and the whole machine, so they are left out of `cargo test --workspace` and run as
+//! `cargo test -p ringweir-tests --test vm -- --ignored --test-threads=1` (`.ci/run` does). They prepare what they need
+//! themselves; without QEMU, and without a way to install it, they say `SKIPPED name: reason`. What a guest runs is in
+//! `tests/src/vm/guest`.
+
+use ringweir_tests::Scene;
+use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
+use std::time::Duration;
+
+/// Of a whole test; each scenario has its own.
+const LIMIT: Duration = Duration::from_secs(600);
+const SOON: Duration = Duration::from_secs(30);
+
+fn boot(scene: &Scene, vm: &'static Prepared) -> Machine {
+    Guest::new(scene, vm, Flavour::Amd64).boot().unwrap_or_else(|e| panic!("{e:#}"))
+}
+
+/// What was wrong with what had to fail.
+#[track_caller]
+fn fault<T>(result: anyhow::Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("was not noticed"),
+        Err(e) => format!("{e:#}"),
+    }
+}
+
+/// Negative controls of the harness: failures of which the guest itself still can tell.
+#[test]
+#[ignore = "boots a virtual machine"]
+fn what_fails_in_a_guest_fails_here() {
+    let Some(vm) = Prepared::get("what_fails_in_a_guest_fails_here") else { return };
+    let scene = Scene::new(LIMIT);
+    let mut guest = boot(&scene, vm);
+    guest.run("pass", "", SOON).unwrap();
+    for (scenario, argument, limit, expected) in [
+        ("fail", "the reason", 30, "exit status: 1: the reason"),
+        ("assert", "a panic", 30, "a panic"),
+        ("hang", "", 1, "did not end within 1s"),
+        ("leave behind", "", 30, "left processes behind: [\"busybox\"]"),
+        ("complain", "WARNING: CPU: 0 at a place", 30, "the kernel complained: [\"WARNING: CPU: 0 at a place\"]"),
+        ("complain", "<3>BUG: sleeping function called from invalid context", 30, "the kernel complained"),
+        ("no such", "", 30, "no scenario has the name \"no such\""),
+    ] {
+        let said = fault(guest.run(scenario, argument, Duration::from_secs(limit)));
+        assert!(said.contains(expected), "{scenario}: {said}");
+    }
+    // Nothing sticks to the next one.
+    guest.run("pass", "", SOON).unwrap();
+    let said = fault(guest.end());
+    assert!(said.contains("Verdict { passed: 2, failed: 7 }"), "{said}");
+}
+
+/// Negative controls of the harness: guests that cannot tell, or lie.
+#[test]
+#[ignore = "boots virtual machines"]
+fn a_guest_that_is_gone_or_lies_fails() {
+    let Some(vm) = Prepared::get("a_guest_that_is_gone_or_lies_fails") else { return };
+    let scene = Scene::new(LIMIT);
+    for (scenario, limit, expected) in [
+        ("panic", 30, ["QEMU ended with status 0: the guest panicked", "sysrq triggered crash"]),
+        // 1, that is 2 * 0 + 1, as if it had passed; but it has not said so.
+        ("sneak away", 30, ["QEMU ended with status 1", "is gone"]),
+        ("freeze", 1, ["the guest hangs", ""]),
+    ] {
+        let said = fault(boot(&scene, vm).run(scenario, "", Duration::from_secs(limit)));
+        assert!(expected.iter().all(|e| said.contains(e)), "{scenario}: {said}");
+    }
+    // All that it says is good; the exit status is not.
+    let mut liar = boot(&scene, vm);
+    liar.run("lie", "", SOON).unwrap();
+    let said = fault(liar.end());
+    assert!(said.contains("the verdict was good, but QEMU ended with exit status: 3"), "{said}");
+}
+
+/// One boot of each kernel for everything that needs no model of an FPGA.
+fn without_a_model(test: &str, flavour: Flavour) {
+    let Some(vm) = Prepared::get(test) else { return };
+    let scene = Scene::new(LIMIT);
+    let guest = Guest::new(&scene, vm, flavour).processors(2).device("edu", "edu").arguments(&["-device", "e1000"]);
+    let mut guest = guest.boot().unwrap();
+    eprintln!("{}: booted in {:.1} s", flavour.name(), guest.booted.as_secs_f64());
+    guest.run("programs", "", Duration::from_secs(60)).unwrap();
+    guest.run("modules", "", SOON).unwrap();
+    guest.run("hoard", "500", SOON).unwrap();
+    guest.run("uio", "200", SOON).unwrap();
+    let mut monitor = guest.monitor().unwrap();
+    let mut bus = |what: &str| {
+        match what {
+            "unplug edu" => monitor.unplug("edu")?,
+            "plug edu" => monitor.plug("edu", "edu")?,
+            other => anyhow::bail!("{other}"),
+        }
+        Ok(String::new())
+    };
+    guest.run_with("replug", "20", Duration::from_secs(60), &mut bus).unwrap();
+    guest.end().unwrap();
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn amd64_without_a_model() {
+    without_a_model("amd64_without_a_model", Flavour::Amd64);
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn rt_amd64_without_a_model() {
+    without_a_model("rt_amd64_without_a_model", Flavour::RtAmd64);
+}
