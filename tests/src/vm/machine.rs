@@ -230,7 +230,7 @@ impl Machine {
                     eprintln!("{name}: ok, {:.1} s", began.elapsed().as_secs_f64());
                     return Ok(());
                 }
-                Said::Result { fault: Some(fault) } => bail!("{name}: {fault}"),
+                Said::Result { fault: Some(fault) } => bail!("{name}: {fault}; {}", self.tail()),
                 other => bail!("{name}: the guest said {other:?}"),
             }
         }

@@ -110,6 +110,14 @@ fn run(scenario: &str, argument: &str, limit: Duration) -> Result<Option<String>
     command.args(["scenario", scenario, argument]).env("PATH", "/bin").env("HOME", "/").env("RUST_BACKTRACE", "0");
     let child = command.stdout(words.try_clone()?).stderr(words).process_group(0).spawn()?;
     let status = reap(Pid::from_child(&child), Instant::now() + limit)?;
+    let complaints = log.faults()?;
+    if status.is_none() {
+        // What everything does, for the log.
+        for what in ["w", "l"] {
+            fs::write("/proc/sysrq-trigger", what)?;
+        }
+        kill_process_group(Pid::from_child(&child), Signal::KILL)?;
+    }
     let words = String::from_utf8_lossy(&fs::read(WORDS)?).into_owned();
     print!("{words}");
     let mut faults = Vec::new();
@@ -122,28 +130,20 @@ fn run(scenario: &str, argument: &str, limit: Duration) -> Result<Option<String>
     if !left.is_empty() {
         faults.push(format!("left processes behind: {left:?}"));
     }
-    let complaints = log.faults()?;
     if !complaints.is_empty() {
         faults.push(format!("the kernel complained: {complaints:?}"));
     }
     Ok((!faults.is_empty()).then(|| faults.join("; ")))
 }
 
-/// Waits for one process, and for whatever ends meanwhile. Past the limit the kernel tells what everything does, and the
-/// process and its group are killed.
+/// Waits for one process, and for whatever ends meanwhile; `None` if the time is over.
 fn reap(of: Pid, until: Instant) -> Result<Option<ExitStatus>> {
     loop {
         match wait(WaitOptions::NOHANG)? {
             Some((pid, status)) if pid == of => return Ok(Some(ExitStatus::from_raw(status.as_raw()))),
             Some(_) => {}
             None if Instant::now() < until => std::thread::sleep(Duration::from_millis(2)),
-            None => {
-                for what in ["w", "l"] {
-                    fs::write("/proc/sysrq-trigger", what)?;
-                }
-                kill_process_group(of, Signal::KILL)?;
-                return Ok(None);
-            }
+            None => return Ok(None),
         }
     }
 }

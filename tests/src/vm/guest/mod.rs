@@ -10,6 +10,7 @@ pub mod init;
 pub mod kernel;
 pub mod log;
 pub mod programs;
+pub mod shim;
 pub mod uio;
 
 use super::talk::{Said, line};
@@ -32,7 +33,7 @@ pub struct Scenario {
 
 /// Every scenario, by subject.
 const SUBJECTS: &[&[Scenario]] =
-    &[bus::SCENARIOS, harness::SCENARIOS, kernel::SCENARIOS, programs::SCENARIOS, uio::SCENARIOS];
+    &[bus::SCENARIOS, harness::SCENARIOS, kernel::SCENARIOS, programs::SCENARIOS, shim::SCENARIOS, uio::SCENARIOS];
 
 /// The scenario of that name.
 pub fn scenario(name: &str) -> Option<Scenario> {

@@ -1,17 +1,9 @@
-//! The kernel's side, in virtual machines: Debian's stock and PREEMPT_RT kernels under emulation.
-//!
-//! Contract: these take minutes and the whole machine, so they are left out of `cargo test --workspace` and run as
-//! `cargo test -p ringweir-tests --test vm -- --ignored --test-threads=1` (`.ci/run` does). They prepare what they need
-//! themselves; without QEMU, and without a way to install it, they say `SKIPPED name: reason`. What a guest runs is in
-//! `tests/src/vm/guest`.
+//! Negative controls of the harness itself: whatever goes wrong in a guest, or with it, fails here.
 
+use crate::{LIMIT, SOON};
 use ringweir_tests::Scene;
 use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
 use std::time::Duration;
-
-/// Of a whole test; each scenario has its own.
-const LIMIT: Duration = Duration::from_secs(600);
-const SOON: Duration = Duration::from_secs(30);
 
 fn boot(scene: &Scene, vm: &'static Prepared) -> Machine {
     Guest::new(scene, vm, Flavour::Amd64).boot().unwrap_or_else(|e| panic!("{e:#}"))
@@ -72,40 +64,4 @@ fn a_guest_that_is_gone_or_lies_fails() {
     liar.run("lie", "", SOON).unwrap();
     let said = fault(liar.end());
     assert!(said.contains("the verdict was good, but QEMU ended with exit status: 3"), "{said}");
-}
-
-/// One boot of each kernel for everything that needs no model of an FPGA.
-fn without_a_model(test: &str, flavour: Flavour) {
-    let Some(vm) = Prepared::get(test) else { return };
-    let scene = Scene::new(LIMIT);
-    let guest = Guest::new(&scene, vm, flavour).processors(2).device("edu", "edu").arguments(&["-device", "e1000"]);
-    let mut guest = guest.boot().unwrap();
-    eprintln!("{}: booted in {:.1} s", flavour.name(), guest.booted.as_secs_f64());
-    guest.run("programs", "", Duration::from_secs(60)).unwrap();
-    guest.run("modules", "", SOON).unwrap();
-    guest.run("hoard", "500", SOON).unwrap();
-    guest.run("uio", "200", SOON).unwrap();
-    let mut monitor = guest.monitor().unwrap();
-    let mut bus = |what: &str| {
-        match what {
-            "unplug edu" => monitor.unplug("edu")?,
-            "plug edu" => monitor.plug("edu", "edu")?,
-            other => anyhow::bail!("{other}"),
-        }
-        Ok(String::new())
-    };
-    guest.run_with("replug", "20", Duration::from_secs(60), &mut bus).unwrap();
-    guest.end().unwrap();
-}
-
-#[test]
-#[ignore = "boots a virtual machine"]
-fn amd64_without_a_model() {
-    without_a_model("amd64_without_a_model", Flavour::Amd64);
-}
-
-#[test]
-#[ignore = "boots a virtual machine"]
-fn rt_amd64_without_a_model() {
-    without_a_model("rt_amd64_without_a_model", Flavour::RtAmd64);
 }

@@ -1,0 +1,96 @@
+//! `ringshim.ko` on a model of an FPGA and on the teaching device of QEMU, which does DMA: the first datagram, every check of
+//! `ringtest-shim`, and rounds of loading, binding and killing after which the kernel must have in use what it had before.
+
+use crate::{LIMIT, SOON};
+use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
+use ringweir_tests::{Process, Scene, wait_for};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Rounds of load, open, unbind, bind, kill -9, unload, on both kernels together.
+const ROUNDS: u32 = 500;
+/// Seconds of random arguments, on both kernels together.
+const FUZZ: u32 = 60;
+/// DMA transfers, each of which takes 100 ms by design of the device.
+const TRANSFERS: u32 = 200;
+
+/// One of the numbers above, for one of two kernels; `RINGWEIR_VM_…` in the environment instead, for each.
+fn number(name: &str, of_both: u32) -> u32 {
+    let name = format!("RINGWEIR_VM_{name}");
+    std::env::var(&name).map_or(of_both / 2, |n| n.parse().unwrap_or_else(|e| panic!("{name}={n}: {e}")))
+}
+
+/// What `ringtest-shim` has to find, and how many seconds it may take.
+fn check(guest: &mut Machine, arguments: &str, limit: u32) {
+    guest.run("shim", arguments, Duration::from_secs(limit.into())).unwrap();
+}
+
+/// A model of an FPGA on the host, and where QEMU finds it.
+fn board(scene: &Scene, rate: &str) -> (Process, PathBuf) {
+    let socket = scene.path("fpga.sock");
+    let mut command = scene.command("ringfpga");
+    command.arg("--socket").arg(&socket).args(["--rate", rate, "--size", "24..1000"]);
+    let board = scene.start(command);
+    wait_for(SOON, || socket.exists().then_some(())).expect("the model listens");
+    (board, socket)
+}
+
+/// From a prepared machine to a datagram; `tests/vm/first-datagram` adds what comes before.
+#[test]
+#[ignore = "boots a virtual machine"]
+fn first_datagram() {
+    let Some(vm) = Prepared::get("first_datagram") else { return };
+    let began = Instant::now();
+    let scene = Scene::new(LIMIT);
+    let (_board, socket) = board(&scene, "500/s");
+    let mut guest = Guest::new(&scene, vm, Flavour::Amd64).ivshmem("fpga", &socket).boot().unwrap();
+    guest.run("first datagram", "", SOON).unwrap();
+    let (booted, all) = (guest.booted.as_secs_f64(), began.elapsed().as_secs_f64());
+    eprintln!("the first datagram through ringshim.ko in {all:.1} s, of which {booted:.1} s to boot");
+    guest.end().unwrap();
+}
+
+fn every_check(test: &str, flavour: Flavour) {
+    let Some(vm) = Prepared::get(test) else { return };
+    let scene = Scene::new(LIMIT);
+    let (_board, socket) = board(&scene, "500/s");
+    // Slabs with their checks: every object is counted as soon as it is freed, and writing where one may not is found.
+    let guest = Guest::new(&scene, vm, flavour)
+        .processors(2)
+        .device("edu", "edu")
+        .ivshmem("fpga", &socket)
+        .append("slub_debug=FZP slab_nomerge");
+    let mut guest = guest.boot().unwrap();
+    let (rounds, fuzz) = (number("ROUNDS", ROUNDS), number("FUZZ", FUZZ));
+    let transfers = number("TRANSFERS", TRANSFERS);
+    for what in ["errors fpga", "boundaries fpga", "! boundaries --expect-merge fpga"] {
+        check(&mut guest, what, 60);
+    }
+    check(&mut guest, &format!("dma edu {transfers}"), 60 + transfers);
+    check(&mut guest, "! dma --expect-other edu 5", 60);
+    for device in ["fpga", "edu"] {
+        for what in ["mmap", "revoke", "revoke --unplug"] {
+            check(&mut guest, &format!("{what} {device}"), 60);
+        }
+        check(&mut guest, &format!("fuzz {device} {}", fuzz.div_ceil(2)), 60 + fuzz);
+    }
+    // Its interrupt by the line, which it may share.
+    check(&mut guest, "intx=1 dma edu 10", 60);
+    guest.run("shim cycle", "10", Duration::from_secs(90)).unwrap();
+    // Its transfers take longer than everything else in a round.
+    guest.monitor().unwrap().unplug("edu").unwrap();
+    guest.run("shim cycle", &rounds.to_string(), Duration::from_secs(60 + u64::from(rounds))).unwrap();
+    guest.end().unwrap();
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn amd64_shim() {
+    every_check("amd64_shim", Flavour::Amd64);
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn rt_amd64_shim() {
+    every_check("rt_amd64_shim", Flavour::RtAmd64);
+}
