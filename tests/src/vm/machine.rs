@@ -8,6 +8,7 @@ use super::talk::{Order, Said, line};
 use super::{Flavour, Prepared};
 use crate::{Process, Scene};
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::{FdFlags, fcntl_setfd};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
@@ -122,16 +123,16 @@ impl<'s> Guest<'s> {
         // The log is large enough for a scenario's worth of messages: one that was overwritten is a failure.
         qemu.arg("-append").arg(format!("console=ttyS0 panic=-1 quiet log_buf_len=4M{}", self.append));
         qemu.args(&self.more).stdout(Stdio::null());
-        let handed = [port.as_raw_fd(), qmp.as_raw_fd()];
-        // SAFETY: one system call an fd between fork and exec, without pointers; both are open until the child runs.
+        // SAFETY: a system call an fd between fork and exec; the closure owns both.
         unsafe {
             qemu.pre_exec(move || {
-                let kept = handed.iter().all(|fd| libc::fcntl(*fd, libc::F_SETFD, 0) == 0);
-                if kept { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+                for fd in [&port, &qmp] {
+                    fcntl_setfd(fd, FdFlags::empty())?;
+                }
+                Ok(())
             });
         }
         let qemu = self.scene.start(qemu);
-        drop((port, qmp));
         let mut machine = Machine {
             qemu,
             talk: Talk { stream: ours, waiting: VecDeque::new() },
