@@ -138,7 +138,7 @@ fn hoard(rounds: usize) -> Result<()> {
     drop(make()?);
     let before = InUse::now()?;
     drop(make()?);
-    let least = rounds as u64 * 4 / 5;
+    let least = rounds as u64 / 2;
     let (grown, changed) = (InUse::grown_since(&before, least)?, InUse::now()?.interrupts_changed(&before));
     ensure!(grown.is_empty() && changed.is_empty(), "without a leak: {grown:?}, {changed:?}");
     let kept = make()?;
