@@ -5,6 +5,7 @@
 //! themselves; without QEMU, and without a way to install it, they say `SKIPPED name: reason`. What a guest runs is in
 //! `tests/src/vm/guest`.
 
+mod broker;
 mod devices;
 mod harness;
 mod shim;

@@ -1,11 +1,11 @@
 //! `ringshim.ko` on a model of an FPGA and on the teaching device of QEMU, which does DMA: the first datagram, every check of
 //! `ringtest-shim`, and rounds of loading, binding and killing after which the kernel must have in use what it had before.
 
-use crate::{LIMIT, SOON};
+use crate::LIMIT;
+use crate::broker::board;
+use ringweir_tests::Scene;
 use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
-use ringweir_tests::{Process, Scene, wait_for};
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Rounds of load, open, unbind, bind, kill -9, unload, on both kernels together.
 const ROUNDS: u32 = 500;
@@ -25,35 +25,10 @@ fn check(guest: &mut Machine, arguments: &str, limit: u32) {
     guest.run("shim", arguments, Duration::from_secs(limit.into())).unwrap();
 }
 
-/// A model of an FPGA on the host, and where QEMU finds it.
-fn board(scene: &Scene, rate: &str) -> (Process, PathBuf) {
-    let socket = scene.path("fpga.sock");
-    let mut command = scene.command("ringfpga");
-    command.arg("--socket").arg(&socket).args(["--rate", rate, "--size", "24..1000"]);
-    let board = scene.start(command);
-    wait_for(SOON, || socket.exists().then_some(())).expect("the model listens");
-    (board, socket)
-}
-
-/// From a prepared machine to a datagram; `tests/vm/first-datagram` adds what comes before.
-#[test]
-#[ignore = "boots a virtual machine"]
-fn first_datagram() {
-    let Some(vm) = Prepared::get("first_datagram") else { return };
-    let began = Instant::now();
-    let scene = Scene::new(LIMIT);
-    let (_board, socket) = board(&scene, "500/s");
-    let mut guest = Guest::new(&scene, vm, Flavour::Amd64).ivshmem("fpga", &socket).boot().unwrap();
-    guest.run("first datagram", "", SOON).unwrap();
-    let (booted, all) = (guest.booted.as_secs_f64(), began.elapsed().as_secs_f64());
-    eprintln!("the first datagram through ringshim.ko in {all:.1} s, of which {booted:.1} s to boot");
-    guest.end().unwrap();
-}
-
 fn every_check(test: &str, flavour: Flavour) {
     let Some(vm) = Prepared::get(test) else { return };
     let scene = Scene::new(LIMIT);
-    let (_board, socket) = board(&scene, "500/s");
+    let (_board, socket) = board(&scene, "fpga", &["--rate", "500/s", "--size", "24..1000"]);
     // Slabs with their checks: every object is counted as soon as it is freed, and writing where one may not is found.
     let guest = Guest::new(&scene, vm, flavour)
         .processors(2)

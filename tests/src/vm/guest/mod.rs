@@ -4,6 +4,7 @@
 //! its own and fails by an error or a panic. Init fails it as well if it does not end in time, if it leaves processes
 //! behind, or if the kernel has complained meanwhile.
 
+pub mod broker;
 pub mod bus;
 pub mod harness;
 pub mod init;
@@ -32,8 +33,15 @@ pub struct Scenario {
 }
 
 /// Every scenario, by subject.
-const SUBJECTS: &[&[Scenario]] =
-    &[bus::SCENARIOS, harness::SCENARIOS, kernel::SCENARIOS, programs::SCENARIOS, shim::SCENARIOS, uio::SCENARIOS];
+const SUBJECTS: &[&[Scenario]] = &[
+    broker::SCENARIOS,
+    bus::SCENARIOS,
+    harness::SCENARIOS,
+    kernel::SCENARIOS,
+    programs::SCENARIOS,
+    shim::SCENARIOS,
+    uio::SCENARIOS,
+];
 
 /// The scenario of that name.
 pub fn scenario(name: &str) -> Option<Scenario> {

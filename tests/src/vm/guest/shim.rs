@@ -5,8 +5,7 @@ use super::kernel::{InUse, load, unload};
 use super::{Scenario, say};
 use crate::wait_for;
 use anyhow::{Context, Result, ensure};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -14,11 +13,11 @@ use std::time::Duration;
 /// The list.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "shim", run: |words| check(words) },
-    Scenario { name: "first datagram", run: |_| first_datagram() },
     Scenario { name: "shim cycle", run: |rounds| cycle(rounds.parse()?) },
 ];
 
-const MODULE: &str = "ringshim";
+/// The module.
+pub const MODULE: &str = "ringshim";
 /// Rounds until every cache has what it keeps.
 const WARM_UP: u64 = 20;
 
@@ -59,15 +58,6 @@ fn check(words: &str) -> Result<()> {
         let status = command.status()?;
         ensure!(status.success(), "{words:?}: {status}");
     }
-    unload(MODULE)
-}
-
-/// One `read(2)` through the module: one datagram.
-fn first_datagram() -> Result<()> {
-    load(MODULE, "")?;
-    let mut datagram = vec![0; 65536];
-    let read = File::open(node(IVSHMEM, 0)?)?.read(&mut datagram)?;
-    say(format!("the first datagram: {read} bytes"))?;
     unload(MODULE)
 }
 

@@ -1,0 +1,98 @@
+//! Brokers in the guest, on models of an FPGA that run on the host: the seed case, three devices, unplugging, DMA, tools.
+
+use crate::{LIMIT, SOON};
+use anyhow::{Context, bail};
+use ringweir_tests::vm::{Flavour, Guest, Prepared};
+use ringweir_tests::{Process, Scene, wait_for};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// Seconds of the seed case; `RINGWEIR_SEED_SECONDS` in the environment instead (600 is what it is about).
+const SEED: u64 = 20;
+/// DMA transfers through the broker on both kernels together: each takes 100 ms by design of the card.
+const TRANSFERS: u64 = 200;
+
+/// A model of an FPGA on the host, and where QEMU finds it.
+pub fn board(scene: &Scene, name: &str, options: &[&str]) -> (Process, PathBuf) {
+    let socket = scene.path(&format!("{name}.sock"));
+    let mut command = scene.command("ringfpga");
+    command.arg("--socket").arg(&socket).args(options).stdout(Stdio::piped());
+    let board = scene.start(command);
+    wait_for(SOON, || socket.exists().then_some(())).expect("the model listens");
+    (board, socket)
+}
+
+/// From a prepared machine to a datagram; `tests/vm/first-datagram` adds what comes before.
+#[test]
+#[ignore = "boots a virtual machine"]
+fn first_datagram() {
+    let Some(vm) = Prepared::get("first_datagram") else { return };
+    let began = Instant::now();
+    let scene = Scene::new(LIMIT);
+    let (_board, socket) = board(&scene, "fpga", &["--rate", "500/s"]);
+    let mut guest = Guest::new(&scene, vm, Flavour::Amd64).ivshmem("fpga", &socket).boot().unwrap();
+    guest.run("first datagram", "", SOON).unwrap();
+    let (booted, all) = (guest.booted.as_secs_f64(), began.elapsed().as_secs_f64());
+    eprintln!("the first datagram through ringshim.ko and ringd in {all:.1} s, of which {booted:.1} s to boot");
+    guest.end().unwrap();
+}
+
+fn brokers(test: &str, flavour: Flavour) {
+    let Some(vm) = Prepared::get(test) else { return };
+    let seconds = std::env::var("RINGWEIR_SEED_SECONDS").map_or(SEED, |s| s.parse().expect("seconds"));
+    let scene = Scene::new(LIMIT + Duration::from_secs(2 * seconds));
+    let length = format!("{seconds}s");
+    let mut models: HashMap<&str, Process> = HashMap::new();
+    let mut guest = Guest::new(&scene, vm, flavour).processors(2).memory(768);
+    for (name, options) in [
+        ("slow", &["--rate", "1Mbit/s", "--for", &length, "--drain-limit", "30s"][..]),
+        ("fast", &["--rate", "2Mbit/s", "--for", &length, "--drain-limit", "30s"]),
+        ("third", &["--rate", "1Mbit/s", "--size", "24..200", "--seed", "3"]),
+        ("late", &["--rate", "2Mbit/s", "--for", "4s", "--drain-limit", "30s"]),
+    ] {
+        let (model, socket) = board(&scene, name, options);
+        models.insert(name, model);
+        guest = guest.ivshmem(name, &socket);
+    }
+    let mut guest = guest.device("edu", "edu").boot().unwrap();
+    let mut books = |what: &str| {
+        let Some(name) = what.strip_prefix("books ") else { bail!("{what}?") };
+        let ended = models.remove(name).with_context(|| format!("no model {name}"))?.output();
+        anyhow::ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        Ok(String::from_utf8(ended.stdout)?.trim().to_string())
+    };
+    let limit = Duration::from_secs(120 + seconds);
+    guest.run_with("three devices", &seconds.to_string(), limit, &mut books).unwrap();
+    guest.run_with("overflow", "", limit, &mut books).unwrap();
+    guest.run("replugged under a broker", "20", Duration::from_secs(120)).unwrap();
+    guest.run("tools", "", Duration::from_secs(60)).unwrap();
+    guest.run("uio under a broker", "", Duration::from_secs(60)).unwrap();
+    let transfers = (TRANSFERS / 2).to_string();
+    guest.run("edu under a broker", &transfers, Duration::from_secs(120)).unwrap();
+    guest.end().unwrap();
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn amd64_brokers() {
+    brokers("amd64_brokers", Flavour::Amd64);
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn rt_amd64_brokers() {
+    brokers("rt_amd64_brokers", Flavour::RtAmd64);
+}
+
+/// Where the host's own jitter does not reach: time is what the guest's processor has done.
+#[test]
+#[ignore = "boots a virtual machine"]
+fn seed_case_by_instruction_count() {
+    let Some(vm) = Prepared::get("seed_case_by_instruction_count") else { return };
+    let scene = Scene::new(LIMIT);
+    let mut guest = Guest::new(&scene, vm, Flavour::RtAmd64).memory(512).icount(2).boot().unwrap();
+    guest.run("fifo in the guest", "4", Duration::from_secs(300)).unwrap();
+    guest.end().unwrap();
+}
