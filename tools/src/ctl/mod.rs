@@ -5,6 +5,7 @@
 
 mod demo;
 mod detach;
+mod devices;
 mod doctor;
 mod gc;
 mod ls;
@@ -31,6 +32,9 @@ enum Command {
     /// Show everything there is to know about one stream
     #[command(after_help = show::EXAMPLES)]
     Show(show::Options),
+    /// List the devices that ringd can drain, and why the rest cannot be used
+    #[command(after_help = devices::EXAMPLES)]
+    Devices(devices::Options),
     /// Tell whether this machine, and a running stream, are fit; each finding with the line that mends it
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Options),
@@ -55,6 +59,7 @@ const EXAMPLES: &str = "\
 Examples:
   ringctl ls                 which streams are there, and who answers
   ringctl show daq0          its configuration, metadata, counters and readers, each explained
+  ringctl devices            which devices ringd can drain, and why not the rest
   ringctl doctor             is this machine fit, and if not, which line mends it
   ringctl gc --dry-run       what dead brokers have left
   ringctl detach daq0 4130   take the place of the reader with this pid back
@@ -71,6 +76,7 @@ pub fn main() -> ExitCode {
     let done = match Options::parse().command {
         Command::Ls(options) => well(ls::run(&options)),
         Command::Show(options) => well(show::run(&options)),
+        Command::Devices(options) => well(devices::run(&options)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Gc(options) => gc::run(&options),
         Command::Detach(options) => well(detach::run(&options)),

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 /// Bits of capabilities(7).
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Capability {
+pub(in crate::ctl) enum Capability {
     NetAdmin = 12,
     NetRaw = 13,
     IpcLock = 14,
@@ -16,7 +16,7 @@ pub(super) enum Capability {
 }
 
 /// A machine, as this process finds it.
-pub(super) struct Machine {
+pub(in crate::ctl) struct Machine {
     root: PathBuf,
     /// Bytes of the rings of one broker.
     pub ring: u64,
@@ -71,6 +71,16 @@ impl Machine {
         let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
+    }
+
+    /// What /etc/group or /etc/passwd (`file`) calls number `id`, and the rest of its line.
+    pub fn called(&self, file: &str, id: u32) -> Option<(String, String)> {
+        let all = self.text(file)?;
+        all.lines().find_map(|line| {
+            let mut fields = line.splitn(4, ':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(id)).then(|| (name.to_owned(), fields.next().unwrap_or_default().to_owned()))
+        })
     }
 
     /// A line of /proc/self/status.

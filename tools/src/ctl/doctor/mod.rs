@@ -4,7 +4,7 @@
 //! says, and never calls good. Every warning and failure carries the exact line that removes it.
 
 mod cgroup;
-mod machine;
+pub(super) mod machine;
 mod memory;
 mod places;
 mod processor;

@@ -81,13 +81,8 @@ pub(super) fn sockets(m: &Machine) -> Vec<Found> {
 
 /// The line that lets this user connect to a socket: into its group, if a group of its own keeps others out.
 fn let_in(m: &Machine, path: &Path) -> String {
-    let group = std::fs::metadata(path).ok().filter(|s| s.mode() & 0o020 != 0 && s.gid() != 0).and_then(|s| {
-        let all = m.text("/etc/group")?;
-        all.lines().find_map(|l| {
-            let f: Vec<&str> = l.split(':').collect();
-            (f.get(2)?.parse() == Ok(s.gid())).then(|| f[0].to_owned())
-        })
-    });
+    let meta = std::fs::metadata(path).ok().filter(|s| s.mode() & 0o020 != 0 && s.gid() != 0);
+    let group = meta.and_then(|s| Some(m.called("/etc/group", s.gid())?.0));
     match group {
         Some(group) => format!("sudo usermod -aG {group} \"$(id -un)\" && newgrp {group}"),
         None => format!("ringd run --group \"$(id -gn)\" …   # or: sudo setfacl -m u:{}:rw {}", m.uid, path.display()),

@@ -1,0 +1,88 @@
+//! Devices that ringshim.ko has.
+//!
+//! Contract: a node is opened only when that was asked for, and then only if nobody is seen to have it.
+
+use super::holders::{self, Claim, Open};
+use super::node::{Node, Verdict};
+use super::probe::{self, Blind};
+use super::row::{Holder, Row, State};
+use super::{drained, pci};
+use crate::ctl::doctor::machine::Machine;
+
+pub(super) const CLASS: &str = "ringshim";
+
+struct Device {
+    node: Node,
+    dir: String,
+    name: String,
+    source: String,
+    holders: Vec<Holder>,
+}
+
+pub(super) fn rows(m: &Machine, open: &Open, claims: &[Claim], probe: bool) -> Vec<Row> {
+    let mut devices: Vec<Device> =
+        m.names("/sys/class/ringshim").into_iter().map(|name| find(m, name, open, claims)).collect();
+    let unseen = unseen(m, open, claims, &mut devices);
+    devices.into_iter().map(|device| row(m, device, unseen, probe)).collect()
+}
+
+fn find(m: &Machine, name: String, open: &Open, claims: &[Claim]) -> Device {
+    let node = Node::find(m, CLASS, &name);
+    let source = format!("shim:/dev/{name}");
+    let holders = node.device.map_or(Vec::new(), |device| open.holders(device, &source, claims));
+    Device { node, dir: format!("/sys/class/ringshim/{name}/device"), name, source, holders }
+}
+
+/// Whether somebody who cannot be seen may have one of those that seem free.
+///
+/// An open file holds the module, and a device has at most one: so the module's count tells any user without a look at the
+/// device. It is not there if ringshim is part of the kernel.
+fn unseen(m: &Machine, open: &Open, claims: &[Claim], devices: &mut [Device]) -> bool {
+    let count = m.number::<usize>("/sys/module/ringshim/refcnt");
+    let some = |devices: &[Device]| {
+        let held = devices.iter().filter(|d| !d.holders.is_empty()).count();
+        count.map_or(!open.all_seen, |count| count > held)
+    };
+    if some(devices) {
+        for device in devices.iter_mut().filter(|d| d.holders.is_empty()) {
+            device.holders = holders::claimants(claims, &device.source);
+        }
+    }
+    some(devices)
+}
+
+fn row(m: &Machine, d: Device, unseen: bool, probe: bool) -> Row {
+    let memory = pci::map(m, &d.dir);
+    let mut fifo = None;
+    let (state, text, fix) = if !d.holders.is_empty() {
+        drained(&d.holders)
+    } else if let Some(hindrance) = d.node.hindrance(m) {
+        hindrance
+    } else if probe {
+        let window = memory.first().and_then(|part| part.bytes).unwrap_or(u64::MAX);
+        match probe::look(&m.at(&d.node.path().to_string_lossy()), 0, 0, window) {
+            Ok(shape) => {
+                fifo = Some(shape.into());
+                ready()
+            }
+            Err(Blind::Busy) => (State::Busy, "busy: drained by somebody who cannot be seen from here".into(), None),
+            Err(Blind::No(why)) => (State::Unusable, why, None),
+        }
+    } else if unseen {
+        let text = "perhaps busy: who has a ringshim device open cannot all be seen from here";
+        let fix = if m.uid == 0 { "ringctl devices --probe" } else { "sudo ringctl devices" };
+        (State::PerhapsBusy, text.into(), Some(fix.into()))
+    } else {
+        ready()
+    };
+    let mut row = Row::new(state, text, fix);
+    row.bus = pci::link(m, &d.dir);
+    pci::describe(m, &d.dir, &mut row);
+    d.node.describe(m, &mut row);
+    row.interrupts = Some(pci::interrupts(m, &d.dir, &d.name));
+    Row { source: Some(d.source), memory, held_by: d.holders, fifo, ..row }
+}
+
+fn ready() -> Verdict {
+    (State::Ready, "ready".into(), None)
+}

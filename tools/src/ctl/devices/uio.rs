@@ -1,0 +1,92 @@
+//! Devices of UIO drivers, any of which may have the register map.
+//!
+//! Contract: whether one has it can only be known by reading the device, which is done when that was asked for, and only
+//! if nobody has it open.
+
+use super::holders::{Claim, Open};
+use super::node::{Node, Verdict};
+use super::probe::{self, Blind};
+use super::row::{Fifo, Memory, Row, State};
+use super::{drained, pci};
+use crate::ctl::doctor::machine::Machine;
+use ringweir_proto::layout::PAGE;
+
+const CLASS: &str = "uio";
+
+/// A stretch of memory that the driver lets be mapped.
+struct Map {
+    number: u64,
+    /// Where in its first page it begins.
+    within: u64,
+    bytes: u64,
+}
+
+pub(super) fn rows(m: &Machine, open: &Open, claims: &[Claim], probe: bool) -> Vec<Row> {
+    m.names("/sys/class/uio").iter().map(|name| row(m, name, open, claims, probe)).collect()
+}
+
+fn maps(m: &Machine, name: &str) -> Vec<Map> {
+    let dir = format!("/sys/class/uio/{name}/maps");
+    let hexadecimal = |map: &str, file: &str| {
+        let text = m.text(&format!("{dir}/{map}/{file}"))?;
+        u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+    };
+    let map = |name: &String| {
+        let number = name.strip_prefix("map")?.parse().ok()?;
+        Some(Map { number, within: hexadecimal(name, "offset").unwrap_or(0), bytes: hexadecimal(name, "size")? })
+    };
+    let mut maps: Vec<Map> = m.names(&dir).iter().filter_map(map).collect();
+    maps.sort_by_key(|map| map.number);
+    maps
+}
+
+fn row(m: &Machine, name: &str, open: &Open, claims: &[Claim], probe: bool) -> Row {
+    let (node, dir) = (Node::find(m, CLASS, name), format!("/sys/class/uio/{name}"));
+    let device = format!("{dir}/device");
+    let maps = maps(m, name);
+    let source = format!("uio:/dev/{name}");
+    let holders = node.device.map_or(Vec::new(), |device| open.holders(device, &source, claims));
+    let mut fifo = None;
+    let (state, text, fix) = if !holders.is_empty() {
+        drained(&holders)
+    } else if maps.is_empty() {
+        (State::Unusable, "its driver shows no memory to map".into(), None)
+    } else if let Some(hindrance) = node.hindrance(m) {
+        hindrance
+    } else if probe {
+        look(m, &node, &maps, &mut fifo)
+    } else {
+        let text = "not looked at: has it the register map?";
+        (State::NotLookedAt, text.into(), Some("ringctl devices --probe".into()))
+    };
+    let mut row = Row::new(state, text, fix);
+    row.bus = pci::link(m, &device);
+    row.name = m.text(&format!("{dir}/name"));
+    row.driver_version = m.text(&format!("{dir}/version"));
+    pci::describe(m, &device, &mut row);
+    node.describe(m, &mut row);
+    row.interrupts = Some(pci::interrupts(m, &device, row.name.as_deref().unwrap_or(name)));
+    let memory = maps.iter().map(|map| Memory { name: format!("map{}", map.number), bytes: Some(map.bytes) });
+    Row { source: Some(source), memory: memory.collect(), held_by: holders, fifo, ..row }
+}
+
+/// Looks for the register map at the beginning of each map.
+fn look(m: &Machine, node: &Node, maps: &[Map], fifo: &mut Option<Fifo>) -> Verdict {
+    let path = m.at(&node.path().to_string_lossy());
+    let mut first = None;
+    for map in maps {
+        // What UIO takes for a number.
+        let offset = map.number * PAGE as u64;
+        match probe::look(&path, offset, map.within, map.bytes) {
+            Ok(shape) => {
+                *fifo = Some(shape.into());
+                return (State::Ready, format!("ready: register map in map{}", map.number), None);
+            }
+            Err(Blind::Busy) => return (State::Busy, "busy: its driver lets one process have it".into(), None),
+            Err(Blind::No(why)) => {
+                first.get_or_insert(format!("map{}: {why}", map.number));
+            }
+        }
+    }
+    (State::Unusable, first.unwrap_or_default(), None)
+}
