@@ -131,7 +131,7 @@ fn every_program_has_a_page_that_roff_takes_without_a_word() {
         }
     }
     let page = std::fs::read_to_string(dir.join("ringctl.1")).unwrap();
-    for command in ["ls", "show", "doctor", "gc", "detach", "completions", "man", "demo"] {
+    for command in ["ls", "show", "devices", "doctor", "gc", "detach", "completions", "man", "demo"] {
         assert!(page.contains(&format!(".SS ringctl {command} ")), "{command}");
     }
     if mandoc {

@@ -56,7 +56,7 @@ fn row(m: &Machine, name: &str, open: &Open, claims: &[Claim], probe: bool) -> R
     } else if probe {
         look(m, &node, &maps, &mut fifo)
     } else {
-        let text = "not looked at: has it the register map?";
+        let text = "not known whether it has the register map";
         (State::NotLookedAt, text.into(), Some("ringctl devices --probe".into()))
     };
     let mut row = Row::new(state, text, fix);
