@@ -5,7 +5,8 @@
  * coherent buffer and plays the device's part, but the payload is put into the FIFO by the card.
  *
  * Its memory is filled, by DMA too, with 32-bit little-endian words that count from 0. Datagram s
- * is LENGTH(s) bytes of that from OFFSET(s).
+ * is LENGTH(s) bytes of that from OFFSET(s). Every entry takes ENTRY bytes, which divide the FIFO:
+ * so none goes round its end, which one transfer could not do.
  *
  * User space can write all of the map. What is read back of it is `consumer`, which is clamped,
  * `control` and `interrupt_mask`: where the card may write never depends on it.
@@ -15,7 +16,6 @@
 
 #include "shim.h"
 
-#define EDU_ID		0x00	/* 0xRRrr00ed */
 #define EDU_IRQ_STATUS	0x24
 #define EDU_IRQ_CLEAR	0x64
 #define EDU_IRQ_DMA	0x100	/* the bit of both */
@@ -31,18 +31,18 @@
 #define SCRATCH		PAGE_ALIGN(RINGSHIM_REGISTERS + FIFO)
 #define BUFFER		(SCRATCH + PAGE_SIZE)
 #define PATTERN		4088	/* clear of the very end of its memory, and of range checks that are off by one */
-#define LENGTH(s)	(64 + 8 * ((s) * 37 % 249))
-#define OFFSET(s)	(8 * ((s) * 13 % ((PATTERN - LENGTH(s)) / 8 + 1)))
+#define ENTRY		1024
+#define HEAD		24
+#define LENGTH(s)	(ENTRY - HEAD - (s) % 8)
+#define OFFSET(s)	(4 * ((s) * 13 % ((PATTERN - LENGTH(s)) / 4 + 1)))
 
 int shim_dma_probe(struct shim *shim)
 {
 	struct shim_dma *dma = &shim->dma;
 	struct device *dev = &shim->pdev->dev;
 
-	dma->bar = pcim_iomap(shim->pdev, 0, 0);
 	/* Only where DMA is coherent is the buffer ordinary memory, to be mapped as such. */
-	if (!dma->bar || (readl(dma->bar + EDU_ID) & 0xffff) != 0xed || !dev_is_dma_coherent(dev) ||
-	    dma_set_mask_and_coherent(dev, DMA_BIT_MASK(28)))
+	if (!dev_is_dma_coherent(dev) || dma_set_mask_and_coherent(dev, DMA_BIT_MASK(28)))
 		return -ENODEV;
 	dma->buffer = dmam_alloc_coherent(dev, BUFFER, &dma->bus, GFP_KERNEL);
 	if (!dma->buffer)
@@ -50,17 +50,17 @@ int shim_dma_probe(struct shim *shim)
 	shim->map = (void __iomem __force *)dma->buffer;
 	shim->room = SCRATCH;
 	spin_lock_init(&dma->lock);
-	shim_dma_open(shim);
+	shim_dma_reset(shim);
 	return 0;
 }
 
 /* With the card at rest. Nothing of an earlier opener is left. */
-void shim_dma_open(struct shim *shim)
+void shim_dma_reset(struct shim *shim)
 {
 	static const u32 identity[] = {
 		RINGSHIM_MAGIC, RINGSHIM_VERSION, 0x11e8,
 		RINGSHIM_HAS_INTERRUPT | RINGSHIM_HAS_TIME | RINGSHIM_HAS_DATE,
-		RINGSHIM_REGISTERS, FIFO, 2048, 1, 20480 /* a transfer takes 100 ms */
+		RINGSHIM_REGISTERS, FIFO, ENTRY - HEAD, 1, 10 * ENTRY /* a transfer takes 100 ms */
 	};
 	struct shim_dma *dma = &shim->dma;
 	u32 n;
@@ -73,24 +73,12 @@ void shim_dma_open(struct shim *shim)
 	dma->producer = dma->produced = dma->lost = dma->lost_bytes = dma->uploaded = 0;
 }
 
-static void dma_go(struct shim_dma *dma, u32 from, u32 to, u32 count, u32 command)
+static void dma_transfer(struct shim *shim, u32 from, u32 to, u32 count, u32 command)
 {
-	dma->busy = true;
-	writel(from, dma->bar + EDU_FROM);
-	writel(to, dma->bar + EDU_TO);
-	writel(count, dma->bar + EDU_COUNT);
-	writel(command, dma->bar + EDU_COMMAND);
-}
-
-/* The datagram under way, or what of it fits before the end of the FIFO. */
-static void dma_piece(struct shim *shim)
-{
-	struct shim_dma *dma = &shim->dma;
-	u32 at = (dma->producer + shim_head(shim) + dma->moved) % FIFO;
-
-	dma->moving = min(dma->length - dma->moved, dma->drop ? FIFO : FIFO - at);
-	dma_go(dma, EDU_MEMORY + OFFSET(dma->produced) + dma->moved,
-	       dma->bus + (dma->drop ? SCRATCH : RINGSHIM_REGISTERS + at), dma->moving, EDU_FETCH);
+	writel(from, shim->bar + EDU_FROM);
+	writel(to, shim->bar + EDU_TO);
+	writel(count, shim->bar + EDU_COUNT);
+	writel(command, shim->bar + EDU_COMMAND);
 }
 
 /* What finds no room is made all the same, and lost; a level that cannot be is no room. */
@@ -98,15 +86,15 @@ static void dma_next(struct shim *shim)
 {
 	struct shim_dma *dma = &shim->dma;
 	u32 level = dma->producer - shim_get(shim, SHIM_CHANNEL(0, consumer));
+	u32 at = RINGSHIM_REGISTERS + dma->producer % FIFO + HEAD;
 
-	if (!dma->uploaded) {
-		dma_go(dma, dma->bus + SCRATCH, EDU_MEMORY, PATTERN, EDU_GIVE);
-		return;
-	}
-	dma->length = LENGTH(dma->produced);
-	dma->moved = 0;
-	dma->drop = level > FIFO || shim_head(shim) + dma->length > FIFO - level;
-	dma_piece(shim);
+	dma->busy = true;
+	dma->drop = level > FIFO - ENTRY;
+	if (dma->uploaded)
+		dma_transfer(shim, EDU_MEMORY + OFFSET(dma->produced),
+			     dma->bus + (dma->drop ? SCRATCH : at), LENGTH(dma->produced), EDU_FETCH);
+	else
+		dma_transfer(shim, dma->bus + SCRATCH, EDU_MEMORY, PATTERN, EDU_GIVE);
 }
 
 /* The payload is in its place: the header in front of it, then `producer`. */
@@ -114,12 +102,12 @@ static void dma_store(struct shim *shim)
 {
 	struct shim_dma *dma = &shim->dma;
 	u64 now = ktime_get_real_ns();
-	u32 n, head[] = { RINGSHIM_MARK, dma->length, dma->produced, dma->lost,
+	u32 n, head[] = { RINGSHIM_MARK, LENGTH(dma->produced), dma->produced, dma->lost,
 			  lower_32_bits(now), upper_32_bits(now) };
 
 	for (n = 0; n < ARRAY_SIZE(head); n++)
-		shim_put(shim, RINGSHIM_REGISTERS + (dma->producer + 4 * n) % FIFO, head[n]);
-	dma->producer += shim_head(shim) + dma->length;
+		shim_put(shim, RINGSHIM_REGISTERS + dma->producer % FIFO + 4 * n, head[n]);
+	dma->producer += ENTRY;
 	shim_put(shim, SHIM_AT(status, ready), 1);
 	shim_put(shim, SHIM_CHANNEL(0, producer), dma->producer);
 }
@@ -128,45 +116,42 @@ static void dma_done(struct shim *shim)
 {
 	struct shim_dma *dma = &shim->dma;
 
-	dma->busy = false;
-	dma->moved += dma->moving;
 	if (!dma->uploaded) {
 		dma->uploaded = true;
-	} else if (dma->moved < dma->length) {
-		dma_piece(shim);
 	} else {
 		if (dma->drop) {
-			shim_put(shim, SHIM_CHANNEL(0, lost_bytes), dma->lost_bytes += dma->length);
+			dma->lost_bytes += LENGTH(dma->produced);
+			shim_put(shim, SHIM_CHANNEL(0, lost_bytes), dma->lost_bytes);
 			shim_put(shim, SHIM_CHANNEL(0, lost), ++dma->lost);
 		} else {
 			dma_store(shim);
 		}
 		shim_put(shim, SHIM_CHANNEL(0, produced), ++dma->produced);
-		mb();	/* `producer` before the mask: pairs with the one in shim_unmask() */
-		if (shim_get(shim, SHIM_AT(control, interrupt_mask)))
-			shim_wake(shim);
 	}
-	if (dma->running && !dma->busy)
+	mb();	/* `producer` before the mask: pairs with the one in shim_look() */
+	if (shim_get(shim, SHIM_AT(control, interrupt_mask)))
+		shim_wake(shim);
+	dma->busy = false;
+	if (dma->running)
 		dma_next(shim);
-	if (!dma->busy)
+	else
 		wake_up_all(&shim->wait);	/* shim_dma_stop() */
 }
 
 irqreturn_t shim_dma_interrupt(struct shim *shim)
 {
-	struct shim_dma *dma = &shim->dma;
-	u32 why = readl(dma->bar + EDU_IRQ_STATUS);
+	u32 why = readl(shim->bar + EDU_IRQ_STATUS);
 
 	if (!why && shim->info.interrupts == RINGSHIM_INTERRUPTS_INTX)
-		return IRQ_NONE;
-	writel(why, dma->bar + EDU_IRQ_CLEAR);
+		return IRQ_NONE;	/* another device's, on the same line */
+	writel(why, shim->bar + EDU_IRQ_CLEAR);
 	shim->interrupts++;
-	spin_lock(&dma->lock);
-	if (why & EDU_IRQ_DMA && dma->busy)
+	spin_lock(&shim->dma.lock);
+	if (why & EDU_IRQ_DMA && shim->dma.busy)
 		dma_done(shim);
 	else
 		shim->spurious++;
-	spin_unlock(&dma->lock);
+	spin_unlock(&shim->dma.lock);
 	return IRQ_HANDLED;
 }
 
@@ -186,7 +171,7 @@ void shim_dma_control(struct shim *shim)
 
 	if (control & RINGSHIM_DO_RESET) {
 		shim_dma_stop(shim);
-		shim_dma_open(shim);
+		shim_dma_reset(shim);
 		shim_put(shim, SHIM_AT(control, control), control);
 		status = RINGSHIM_IS_RESETTING;
 	} else if (control & RINGSHIM_DO_RUN) {

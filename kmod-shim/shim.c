@@ -21,8 +21,11 @@
 
 #define SHIM_MINORS	64
 #define SHIM_BAR	2		/* with the register map */
-#define SHIM_ROOM	(64u << 20)	/* of a BAR: twice what the largest map takes */
 #define IVSHMEM_BELL	12		/* in BAR 0: peer << 16 | vector */
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#define vm_flags_mod(vma, set, clear) ((vma)->vm_flags = ((vma)->vm_flags | (set)) & ~(clear))
+#endif
 
 /* Its name has changed with Linux 6.8. */
 #define SHIM_IRQ_INTX	(PCI_IRQ_ALL_TYPES & ~(PCI_IRQ_MSI | PCI_IRQ_MSIX))
@@ -37,7 +40,6 @@ static DEFINE_IDA(shim_minors);
 void shim_wake(struct shim *shim)
 {
 	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
-	WRITE_ONCE(shim->rung, true);
 	if (wq_has_sleeper(&shim->wait)) {
 		shim->wakeups++;
 		wake_up_interruptible_all(&shim->wait);
@@ -68,8 +70,8 @@ static void shim_doorbell(struct shim *shim)
 	shim_put(shim, SHIM_AT(control, doorbell), 1);
 	if (shim->dma.buffer)
 		shim_dma_control(shim);
-	else if (shim->bell)
-		writel(0, shim->bell);	/* vector 0 of peer 0, which is the device */
+	else if (shim->bar)
+		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, which is the device */
 }
 
 static void shim_control(struct shim *shim, u32 control)
@@ -96,9 +98,8 @@ static int shim_open(struct inode *inode, struct file *file)
 	down_write(&shim->lock);
 	rc = shim->gone ? -ENXIO : shim->mapping ? -EBUSY : 0;
 	if (!rc) {
-		shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
 		if (shim->dma.buffer)
-			shim_dma_open(shim);
+			shim_dma_reset(shim);
 		shim->mapping = file->f_mapping;
 		shim->started = 0;
 		file->private_data = shim;
@@ -121,36 +122,6 @@ static int shim_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* Programs that only read or poll know nothing of START. Once: after a STOP it stays stopped. */
-static void shim_autostart(struct shim *shim)
-{
-	if (!test_and_set_bit(0, &shim->started) &&
-	    !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
-		shim_control(shim, RINGSHIM_DO_RUN);
-}
-
-static bool shim_any(struct shim *shim)
-{
-	u32 n;
-
-	for (n = 0; n < shim->info.channels; n++)
-		if (shim_get(shim, SHIM_CHANNEL(n, producer)) !=
-		    shim_get(shim, SHIM_CHANNEL(n, consumer)))
-			return true;
-	return false;
-}
-
-/*
- * The consumer's half of the handshake, with everything found empty; true: something has come
- * meanwhile. It stays unmasked then, because another thread may have gone to sleep on it.
- */
-static bool shim_unmask(struct shim *shim)
-{
-	shim_put(shim, SHIM_AT(control, interrupt_mask), RINGSHIM_IRQ_DATA);
-	mb();	/* the mask before `producer`: pairs with the device's, between the same two */
-	return shim_any(shim);
-}
-
 static void shim_copy(struct shim *shim, u32 channel, u32 at, void *to, u32 length)
 {
 	u32 size = shim->info.fifo_bytes, part;
@@ -162,18 +133,19 @@ static void shim_copy(struct shim *shim, u32 channel, u32 at, void *to, u32 leng
 	memcpy_fromio(to + part, fifo, length - part);
 }
 
+/* A datagram in a FIFO: where its payload is, and what `consumer` is to be when it has been taken. */
 struct found {
-	u32 channel, consumer, length, sequence, lost;
+	u32 channel, payload, after, length, sequence, lost;
 };
 
 /*
- * The first of the lowest channel that has one: 1, or 0 if none has. A channel with garbage is
- * emptied and counted: -EBADMSG. The sequence of what comes next says how many went with it.
+ * The first of the lowest channel that has one, else -EAGAIN. -EBADMSG is garbage, up to `after`:
+ * the sequence of what comes next says how many went with it.
  */
 static int shim_next(struct shim *shim, struct found *found)
 {
 	__le32 entry[4];
-	u32 n;
+	u32 n, size;
 
 	for (n = 0; n < shim->info.channels; n++) {
 		u32 producer = shim_get(shim, SHIM_CHANNEL(n, producer));
@@ -182,50 +154,64 @@ static int shim_next(struct shim *shim, struct found *found)
 
 		if (!level)
 			continue;
-		if (level <= shim->info.fifo_bytes && !((level | consumer) & 7)) {
-			shim_copy(shim, n, consumer, entry, sizeof(entry));
-			*found = (struct found) { n, consumer, le32_to_cpu(entry[1]),
-						  le32_to_cpu(entry[2]), le32_to_cpu(entry[3]) };
-			if (le32_to_cpu(entry[0]) == RINGSHIM_MARK &&
-			    found->length <= shim->info.max_datagram &&
-			    ALIGN(shim_head(shim) + found->length, 8) <= level)
-				return 1;
-		}
-		shim_put(shim, SHIM_CHANNEL(n, consumer), producer);
-		shim->garbage++;
-		return -EBADMSG;
+		*found = (struct found) { n, consumer + shim_head(shim), producer };
+		if (level > shim->info.fifo_bytes || (level | consumer) & 7)
+			return -EBADMSG;
+		shim_copy(shim, n, consumer, entry, sizeof(entry));
+		found->length = le32_to_cpu(entry[1]);
+		found->sequence = le32_to_cpu(entry[2]);
+		found->lost = le32_to_cpu(entry[3]);
+		size = ALIGN(shim_head(shim) + found->length, 8);
+		if (le32_to_cpu(entry[0]) != RINGSHIM_MARK ||
+		    found->length > shim->info.max_datagram || size > level)
+			return -EBADMSG;
+		found->after = consumer + size;
+		return 0;
 	}
-	return 0;
+	return -EAGAIN;
 }
 
-/* One datagram. One thread at a time: with O_NONBLOCK, EAGAIN while another waits in here. */
-static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t *at)
+/*
+ * The consumer's half of the handshake: everything empty, it unmasks and looks again. What has come
+ * meanwhile leaves it unmasked, because another thread may have gone to sleep on it.
+ */
+static int shim_look(struct shim *shim, struct found *found)
 {
-	struct shim *shim = file->private_data;
-	bool wait = !(file->f_flags & O_NONBLOCK) && shim->info.interrupts;
+	int rc;
+
+	if (shim->gone)
+		return -EPIPE;
+	/* Programs that only read or poll know nothing of START. Once: after a STOP it stays stopped. */
+	if (!test_and_set_bit(0, &shim->started) &&
+	    !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
+		shim_control(shim, RINGSHIM_DO_RUN);
+	rc = shim_next(shim, found);
+	if (rc != -EAGAIN)
+		return rc;
+	shim_put(shim, SHIM_AT(control, interrupt_mask), RINGSHIM_IRQ_DATA);
+	mb();	/* the mask before `producer`: pairs with the device's, between the same two */
+	return shim_next(shim, found);
+}
+
+/* One datagram, or -EAGAIN and unmasked. */
+static ssize_t shim_take(struct shim *shim, char __user *to, size_t room)
+{
 	struct found found;
 	ssize_t rc;
 
-	if (wait ? mutex_lock_interruptible(&shim->serial) : !mutex_trylock(&shim->serial))
-		return wait ? -ERESTARTSYS : -EAGAIN;
+	if (mutex_lock_interruptible(&shim->serial))
+		return -ERESTARTSYS;
 	down_read(&shim->lock);
-	do {
-		WRITE_ONCE(shim->rung, false);
-		if (!shim->gone)
-			shim_autostart(shim);
-		rc = shim->gone ? -EPIPE : shim_next(shim, &found);
-		if (rc || !wait || shim_unmask(shim))
-			continue;
-		up_read(&shim->lock);
-		rc = wait_event_interruptible(shim->wait, READ_ONCE(shim->rung));
-		down_read(&shim->lock);
-	} while (!rc && wait);
-	if (rc <= 0 || found.length > room) {
-		rc = rc < 0 ? rc : rc ? -EMSGSIZE : -EAGAIN;
-		goto out;
+	rc = shim_look(shim, &found);
+	if (rc == -EBADMSG) {
+		shim->garbage++;
+		shim_put(shim, SHIM_CHANNEL(found.channel, consumer), found.after);
+	} else if (!rc && found.length > room) {
+		rc = -EMSGSIZE;
 	}
-	shim_copy(shim, found.channel, found.consumer + shim_head(shim), shim->bounce,
-		  found.length);
+	if (rc)
+		goto out;
+	shim_copy(shim, found.channel, found.payload, shim->bounce, found.length);
 	up_read(&shim->lock);
 	rc = copy_to_user(to, shim->bounce, found.length) ? -EFAULT : found.length;
 	down_read(&shim->lock);
@@ -234,27 +220,44 @@ static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t
 	shim_put(shim, SHIM_CHANNEL(found.channel, next_sequence), found.sequence + 1);
 	shim_put(shim, SHIM_CHANNEL(found.channel, lost_told), found.lost);
 	mb();	/* its bytes are read before their room is given back */
-	shim_put(shim, SHIM_CHANNEL(found.channel, consumer),
-		 found.consumer + ALIGN(shim_head(shim) + found.length, 8));
+	shim_put(shim, SHIM_CHANNEL(found.channel, consumer), found.after);
 out:
 	up_read(&shim->lock);
 	mutex_unlock(&shim->serial);
 	return rc;
 }
 
+static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t *at)
+{
+	struct shim *shim = file->private_data;
+	bool wait = !(file->f_flags & O_NONBLOCK) && shim->info.interrupts;
+	DEFINE_WAIT_FUNC(waiter, woken_wake_function);
+	ssize_t rc;
+
+	/* Queued before it looks: a wake-up in between is remembered, and wait_woken() returns. */
+	add_wait_queue(&shim->wait, &waiter);
+	while ((rc = shim_take(shim, to, room)) == -EAGAIN && wait) {
+		if (signal_pending(current)) {
+			rc = -ERESTARTSYS;
+			break;
+		}
+		wait_woken(&waiter, TASK_INTERRUPTIBLE, MAX_SCHEDULE_TIMEOUT);
+	}
+	remove_wait_queue(&shim->wait, &waiter);
+	return rc;
+}
+
 static __poll_t shim_poll(struct file *file, poll_table *table)
 {
 	struct shim *shim = file->private_data;
-	__poll_t events = EPOLLHUP | EPOLLERR;
+	struct found found;
+	int rc;
 
 	poll_wait(file, &shim->wait, table);
 	down_read(&shim->lock);
-	if (!shim->gone) {
-		shim_autostart(shim);
-		events = shim_any(shim) || shim_unmask(shim) ? EPOLLIN | EPOLLRDNORM : 0;
-	}
+	rc = shim_look(shim, &found);
 	up_read(&shim->lock);
-	return events;
+	return rc == -EAGAIN ? 0 : rc == -EPIPE ? EPOLLHUP | EPOLLERR : EPOLLIN | EPOLLRDNORM;
 }
 
 static long shim_ioctl(struct file *file, unsigned int command, unsigned long argument)
@@ -262,12 +265,10 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 	struct shim *shim = file->private_data;
 	void __user *to = (void __user *)argument;
 	struct found found = { };
-	long rc = 0;
+	int rc = 0;
 
 	if (command == RINGSHIM_IOC_INFO)
 		return copy_to_user(to, &shim->info, sizeof(shim->info)) ? -EFAULT : 0;
-	if (command == FIONREAD && !mutex_trylock(&shim->serial))
-		return -EAGAIN;		/* another thread is in read(2) */
 	down_read(&shim->lock);
 	if (shim->gone) {
 		rc = -ENODEV;
@@ -277,46 +278,39 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 	} else if (command == RINGSHIM_IOC_DOORBELL) {
 		shim_doorbell(shim);
 	} else if (command == FIONREAD) {
-		rc = shim_next(shim, &found);
+		rc = shim_next(shim, &found);	/* only looks: garbage is read(2)'s to throw away */
 	} else {
 		rc = -ENOTTY;
 	}
 	up_read(&shim->lock);
-	if (command == FIONREAD) {
-		mutex_unlock(&shim->serial);
-		if (rc >= 0)
-			rc = put_user(rc ? found.length : 0, (int __user *)to);
-	}
-	return rc;
+	if (command != FIONREAD || (rc && rc != -EAGAIN))
+		return rc;
+	return put_user(found.length, (int __user *)to);
 }
 
 static unsigned long shim_pfn(struct shim *shim, unsigned long page)
 {
 	void *at = shim->dma.buffer + page * PAGE_SIZE;
 
+	if (shim->gone)
+		return PHYS_PFN(virt_to_phys((void *)shim->blank));
 	if (!shim->dma.buffer)
 		return PHYS_PFN(shim->start) + page;
 	return is_vmalloc_addr(at) ? vmalloc_to_pfn(at) : PHYS_PFN(virt_to_phys(at));
 }
 
 /*
- * The whole mapping at its first touch: none faults later. Not in mmap, because only a mapping that
- * is linked, as it is by now, can be found to be taken away; and page by page, because a range that
- * was remapped as one may not be taken away in parts.
+ * Page by page, at the first touch. Not in mmap, because only a mapping that is linked, as it is by
+ * now, can be found to be taken away; and a range that was remapped as one may not be taken away
+ * in parts.
  */
 static vm_fault_t shim_fault(struct vm_fault *fault)
 {
-	struct vm_area_struct *vma = fault->vma;
-	struct shim *shim = vma->vm_file->private_data;
-	unsigned long at, page = vma->vm_pgoff;
+	struct shim *shim = fault->vma->vm_file->private_data;
 	vm_fault_t rc;
 
 	down_read(&shim->lock);
-	rc = vmf_insert_pfn(vma, fault->address, shim->gone ? page_to_pfn(shim->blank) :
-						 shim_pfn(shim, fault->pgoff));
-	for (at = vma->vm_start; at < vma->vm_end && !shim->gone; at += PAGE_SIZE, page++)
-		if (vmf_insert_pfn(vma, at, shim_pfn(shim, page)) != VM_FAULT_NOPAGE)
-			break;
+	rc = vmf_insert_pfn(fault->vma, fault->address, shim_pfn(shim, fault->pgoff));
 	up_read(&shim->lock);
 	return rc;
 }
@@ -336,13 +330,9 @@ static int shim_mmap(struct file *file, struct vm_area_struct *vma)
 	 * A device's memory changes by itself and must not be cached. What stands behind ivshmem's
 	 * BAR, and behind a coherent buffer, is main memory, which the other side maps cached.
 	 */
-	if (!shim->bell && !shim->dma.buffer)
+	if (!shim->bar)
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
 	vm_flags_mod(vma, flags, VM_MAYEXEC);
-#else
-	vma->vm_flags = (vma->vm_flags | flags) & ~VM_MAYEXEC;
-#endif
 	vma->vm_ops = &shim_vm_ops;
 	return READ_ONCE(shim->gone) ? -ENODEV : 0;
 }
@@ -375,9 +365,6 @@ static struct attribute *shim_attrs[] = {
 };
 ATTRIBUTE_GROUPS(shim);
 
-/* Nodes are root's, 0600, until udev gives them to the group: 60-ringshim.rules. */
-static struct class shim_class = { .name = "ringshim", .dev_groups = shim_groups };
-
 /* When the driver has let go and the last file is closed: so long the minor number is taken. */
 static void shim_free(struct device *dev)
 {
@@ -386,39 +373,48 @@ static void shim_free(struct device *dev)
 	if (dev->devt)
 		ida_free(&shim_minors, MINOR(dev->devt));
 	kvfree(shim->bounce);
-	if (shim->blank)
-		__free_page(shim->blank);
+	free_page(shim->blank);
 	kfree(shim);
 }
 
-static void shim_put_device(void *shim)
+/* Nodes are root's, 0600, until udev gives them to the group: 60-ringshim.rules. */
+static struct class shim_class = {
+	.name = "ringshim",
+	.dev_groups = shim_groups,
+	.dev_release = shim_free,
+};
+
+static void shim_put_device(void *dev)
 {
-	put_device(&((struct shim *)shim)->dev);
+	put_device(dev);
 }
 
-static int shim_map(struct shim *shim)
+/* Of a card that stands in shim_ids, BAR 0 is needed too. */
+static int shim_map(struct shim *shim, bool listed)
 {
 	struct pci_dev *pdev = shim->pdev;
 	struct device *dev = &pdev->dev;
-	bool ivshmem = pdev->vendor == PCI_VENDOR_ID_REDHAT_QUMRANET && pdev->device == 0x1110;
 
+	if (listed) {
+		shim->bar = pcim_iomap(pdev, 0, 0);
+		if (!shim->bar)
+			return -ENOMEM;
+	}
 	if (shim->info.kind == RINGSHIM_KIND_DMA)
 		return shim_dma_probe(shim);
 	shim->start = pci_resource_start(pdev, SHIM_BAR);
-	shim->room = min_t(u64, pci_resource_len(pdev, SHIM_BAR), SHIM_ROOM);
+	shim->room = pci_resource_len(pdev, SHIM_BAR);
 	if (!(pci_resource_flags(pdev, SHIM_BAR) & IORESOURCE_MEM) || !PAGE_ALIGNED(shim->start) ||
 	    shim->room < RINGSHIM_REGISTERS)
 		return -ENODEV;
 	if (!devm_request_mem_region(dev, shim->start, shim->room, "ringshim"))
 		return -EBUSY;
-	if (ivshmem) {
-		shim->bell = devm_ioremap(dev, pci_resource_start(pdev, 0) + IVSHMEM_BELL, 4);
+	if (listed)	/* ivshmem: main memory stands behind it */
 		shim->map = (void __iomem __force *)
 			devm_memremap(dev, shim->start, shim->room, MEMREMAP_WB);
-	} else {
+	else
 		shim->map = devm_ioremap(dev, shim->start, shim->room);
-	}
-	return IS_ERR_OR_NULL((void __force *)shim->map) || ivshmem != !!shim->bell ? -ENOMEM : 0;
+	return IS_ERR_OR_NULL((void __force *)shim->map) ? -ENOMEM : 0;
 }
 
 /* Whether the map is there, and what it says: checked, and asked only this once. */
@@ -473,7 +469,6 @@ static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	device_initialize(&shim->dev);
 	shim->dev.class = &shim_class;
 	shim->dev.parent = &pdev->dev;
-	shim->dev.release = shim_free;
 	cdev_init(&shim->cdev, &shim_fops);
 	init_rwsem(&shim->lock);
 	mutex_init(&shim->serial);
@@ -483,7 +478,7 @@ static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	shim->info.kind = id->driver_data ?: RINGSHIM_KIND_FIFO;	/* new_id gives 0 */
 	strscpy(shim->info.bus_id, pci_name(pdev), sizeof(shim->info.bus_id));
 	pci_set_drvdata(pdev, shim);
-	rc = devm_add_action_or_reset(&pdev->dev, shim_put_device, shim);
+	rc = devm_add_action_or_reset(&pdev->dev, shim_put_device, &shim->dev);
 	if (rc)
 		return rc;
 	rc = ida_alloc_max(&shim_minors, SHIM_MINORS - 1, GFP_KERNEL);
@@ -491,11 +486,11 @@ static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return rc;
 	shim->dev.devt = shim_devt + rc;
 	rc = dev_set_name(&shim->dev, "ringshim%d", rc) ?: pcim_enable_device(pdev) ?:
-	     shim_map(shim) ?: shim_identify(shim);
+	     shim_map(shim, id->driver_data) ?: shim_identify(shim);
 	if (rc)
 		return rc;
 	shim->bounce = kvmalloc(shim->info.max_datagram, GFP_KERNEL);
-	shim->blank = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	shim->blank = get_zeroed_page(GFP_KERNEL);
 	if (!shim->bounce || !shim->blank)
 		return -ENOMEM;
 	pci_set_master(pdev);
@@ -515,11 +510,10 @@ static void shim_remove(struct pci_dev *pdev)
 	shim_quiet(shim);
 	shim_wake(shim);
 	up_write(&shim->lock);
-	pci_clear_master(pdev);
 }
 
 static const struct pci_device_id shim_ids[] = {
-	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1110) },			/* ivshmem */
+	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1110), .driver_data = RINGSHIM_KIND_FIFO },
 	{ PCI_DEVICE(0x1234, 0x11e8), .driver_data = RINGSHIM_KIND_DMA },	/* edu */
 	{ }
 };

@@ -5,8 +5,6 @@
 
 #include <linux/cdev.h>
 #include <linux/interrupt.h>
-#include <linux/io.h>
-#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/rwsem.h>
 #include <linux/wait.h>
@@ -14,13 +12,11 @@
 #include "ringshim.h"
 
 struct shim_dma {
-	void __iomem *bar;
 	void *buffer;			/* the map, and behind it a page that is never mapped */
 	dma_addr_t bus;
 	spinlock_t lock;		/* what follows: the interrupt against START and STOP */
 	bool running, busy, uploaded, drop;
 	u32 producer, produced, lost, lost_bytes;	/* the map's are only written: user space can too */
-	u32 length, moved, moving;			/* of the datagram under way */
 };
 
 /* One device. Its driver holds a reference, and so does the open file, which may outlive it. */
@@ -33,7 +29,7 @@ struct shim {
 	phys_addr_t start;		/* of that BAR */
 	u64 room;			/* in it */
 	u32 fifo_offset;
-	void __iomem *bell;		/* of ivshmem, which has main memory behind its BAR, else NULL */
+	void __iomem *bar;		/* BAR 0 of ivshmem and of the DMA card, else NULL */
 	struct shim_dma dma;
 	unsigned long interrupts, spurious, wakeups, garbage;
 
@@ -46,11 +42,10 @@ struct shim {
 	struct address_space *mapping;	/* of the opener; NULL: it is not open */
 	unsigned long started;		/* bit 0: by START, STOP, or the first read or poll */
 
-	struct page *blank;		/* what is mapped when the device has gone */
-	struct mutex serial;		/* one read(2) or ioctl at a time; taken before `lock` */
+	unsigned long blank;		/* the page that is mapped when the device has gone */
+	struct mutex serial;		/* one read(2) at a time; taken before `lock` */
 	void *bounce;			/* its datagram */
 	wait_queue_head_t wait;
-	bool rung;			/* the interrupt came, or the device went */
 };
 
 #define SHIM_AT(part, field) (offsetof(struct ringshim_registers, part) + \
@@ -63,7 +58,7 @@ struct shim {
 
 void shim_wake(struct shim *shim);
 int shim_dma_probe(struct shim *shim);
-void shim_dma_open(struct shim *shim);
+void shim_dma_reset(struct shim *shim);
 void shim_dma_control(struct shim *shim);
 void shim_dma_stop(struct shim *shim);
 irqreturn_t shim_dma_interrupt(struct shim *shim);
