@@ -7,28 +7,58 @@
  *	# grep . /sys/class/ringshim/ringshim0/interrupts
  *	# ringd run fpga=shim:/dev/ringshim0			# who comes second gets EBUSY
  */
+#include <linux/cdev.h>
+#include <linux/delay.h>
+#include <linux/dma-map-ops.h>
 #include <linux/idr.h>
+#include <linux/interrupt.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/pci.h>
 #include <linux/poll.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/version.h>
+#include <linux/workqueue.h>
 #include <asm/ioctls.h>
 
-#include "shim.h"
-
-#define SHIM_MINORS	64
-#define SHIM_BAR	2		/* with the register map */
-#define IVSHMEM_BELL	12		/* in BAR 0: peer << 16 | vector */
+#include "ringshim.h"
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
 #define vm_flags_mod(vma, set, clear) ((vma)->vm_flags = ((vma)->vm_flags | (set)) & ~(clear))
 #endif
 
-/* Its name has changed with Linux 6.8. */
-#define SHIM_IRQ_INTX	(PCI_IRQ_ALL_TYPES & ~(PCI_IRQ_MSI | PCI_IRQ_MSIX))
+#define SHIM_MINORS	64
+#define SHIM_BAR	2		/* with the register map */
+#define IVSHMEM_BELL	12		/* in BAR 0: peer << 16 | vector */
+
+/*
+ * The DMA card: QEMU's "edu" (1234:11e8), which copies pieces of its own 4 KiB of memory into main
+ * memory and then interrupts. It knows nothing of the register map: the module keeps that in a
+ * coherent buffer and plays the device's part, but the payload is put into the FIFO by the card.
+ *
+ * Its memory is filled, by DMA too, with 32-bit little-endian words that count from 0. Datagram s
+ * is LENGTH bytes of that from OFFSET(s). Every entry takes ENTRY bytes, which divide the FIFO: so
+ * none goes round its end, which one transfer could not do.
+ */
+#define EDU_IRQ_STATUS	0x24
+#define EDU_IRQ_CLEAR	0x64
+#define EDU_FROM	0x80
+#define EDU_TO		0x88
+#define EDU_COUNT	0x90
+#define EDU_COMMAND	0x98
+#define EDU_GIVE	0x5	/* go, to the card, interrupt */
+#define EDU_FETCH	0x7	/* go, from the card, interrupt */
+#define EDU_MEMORY	0x40000
+
+#define FIFO		0x4000
+#define SCRATCH		PAGE_ALIGN(RINGSHIM_REGISTERS + FIFO)
+#define BUFFER		(SCRATCH + PAGE_SIZE)
+#define PATTERN		4088	/* clear of the very end of its memory, and of range checks that are off by one */
+#define ENTRY		1024
+#define LENGTH		(ENTRY - 16)
+#define OFFSET(s)	(8 * ((s) * 13 % ((PATTERN - LENGTH) / 8 + 1)))
 
 static bool intx;
 module_param(intx, bool, 0444);
@@ -37,7 +67,49 @@ MODULE_PARM_DESC(intx, "use the interrupt line even where there is MSI-X or MSI"
 static dev_t shim_devt;
 static DEFINE_IDA(shim_minors);
 
-void shim_wake(struct shim *shim)
+/* One device. Its driver holds a reference, and so does the open file, which may outlive it. */
+struct shim {
+	struct device dev;
+	struct cdev cdev;
+	struct pci_dev *pdev;
+	struct ringshim_info info;	/* what was found at probe, and is never read again */
+	void __iomem *map;		/* registers, then FIFOs: in a BAR, or `buffer` */
+	u32 fifo_offset;
+	void __iomem *bar;		/* BAR 0 of ivshmem and of the DMA card, else NULL */
+
+	/* Of a DMA card only: see dma_work(). */
+	void *buffer;			/* the map, and behind it a page that is never mapped */
+	dma_addr_t bus;			/* where the card sees it */
+	bool running;
+	struct work_struct work;
+	struct completion transferred;
+
+	unsigned long interrupts, spurious, wakeups, garbage;
+
+	/*
+	 * Held for reading to touch the device, for writing to change these three. It nests inside
+	 * mmap_lock (faults): nothing may touch user memory while holding it.
+	 */
+	struct rw_semaphore lock;
+	bool gone;			/* unplugged or unbound */
+	struct address_space *mapping;	/* of the opener; NULL: it is not open */
+	unsigned long started;		/* bit 0: by START, STOP, or the first read or poll */
+
+	void *blank;			/* the page that is mapped when the device has gone */
+	struct mutex serial;		/* one read(2) at a time; taken before `lock` */
+	void *bounce;			/* its datagram */
+	wait_queue_head_t wait;
+};
+
+#define SHIM_AT(part, field) (offsetof(struct ringshim_registers, part) + \
+			      offsetof(struct ringshim_##part, field))
+#define SHIM_CHANNEL(n, field) (SHIM_AT(channel, field) + (n) * sizeof(struct ringshim_channel))
+#define shim_get(shim, offset) readl((shim)->map + (offset))
+#define shim_put(shim, offset, value) writel(value, (shim)->map + (offset))
+/* In front of a payload: header and device time. */
+#define shim_head(shim) ((shim)->info.features & RINGSHIM_HAS_TIME ? 24 : 16)
+
+static void shim_wake(struct shim *shim)
 {
 	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
 	if (wq_has_sleeper(&shim->wait)) {
@@ -50,14 +122,17 @@ void shim_wake(struct shim *shim)
 static irqreturn_t shim_interrupt(int irq, void *cookie)
 {
 	struct shim *shim = cookie;
-	u32 why;
+	u32 why = shim->buffer ? readl(shim->bar + EDU_IRQ_STATUS) :
+				 shim_get(shim, SHIM_AT(status, interrupt_status));
 
-	if (shim->dma.buffer)
-		return shim_dma_interrupt(shim);
-	why = shim_get(shim, SHIM_AT(status, interrupt_status));
 	if (!why && shim->info.interrupts == RINGSHIM_INTERRUPTS_INTX)
 		return IRQ_NONE;	/* another device's, on the same line */
 	shim->interrupts++;
+	if (shim->buffer) {
+		writel(why, shim->bar + EDU_IRQ_CLEAR);
+		complete(&shim->transferred);
+		return IRQ_HANDLED;
+	}
 	if (!shim_get(shim, SHIM_AT(control, interrupt_mask)))
 		shim->spurious++;
 	shim_wake(shim);
@@ -65,10 +140,101 @@ static irqreturn_t shim_interrupt(int irq, void *cookie)
 	return IRQ_HANDLED;
 }
 
+static bool dma_transfer(struct shim *shim, u32 from, u32 to, u32 count, u32 command)
+{
+	reinit_completion(&shim->transferred);
+	writel(from, shim->bar + EDU_FROM);
+	writel(to, shim->bar + EDU_TO);
+	writel(count, shim->bar + EDU_COUNT);
+	writel(command, shim->bar + EDU_COMMAND);
+	if (wait_for_completion_timeout(&shim->transferred, 5 * HZ))
+		return true;
+	pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
+	return false;
+}
+
+/*
+ * What the device does while it runs. The map is all its state, and user space can write all of
+ * that: so whatever is read back, the card gets no address but of one of the FIFO's places.
+ */
+static void dma_work(struct work_struct *work)
+{
+	struct shim *shim = container_of(work, struct shim, work);
+	bool up = dma_transfer(shim, shim->bus + SCRATCH, EDU_MEMORY, PATTERN, EDU_GIVE);
+
+	while (up && READ_ONCE(shim->running)) {
+		u32 producer = shim_get(shim, SHIM_CHANNEL(0, producer));
+		u32 sequence = shim_get(shim, SHIM_CHANNEL(0, produced));
+		u32 lost = shim_get(shim, SHIM_CHANNEL(0, lost));
+		u32 n, at = RINGSHIM_REGISTERS + producer % FIFO / ENTRY * ENTRY;
+		u32 head[] = { RINGSHIM_MARK, LENGTH, sequence, lost };
+
+		shim_put(shim, SHIM_CHANNEL(0, produced), sequence + 1);
+		/* No room, as a level that cannot be is: lost. */
+		if (producer - shim_get(shim, SHIM_CHANNEL(0, consumer)) > FIFO - ENTRY) {
+			shim_put(shim, SHIM_CHANNEL(0, lost_bytes), (lost + 1) * LENGTH);
+			shim_put(shim, SHIM_CHANNEL(0, lost), lost + 1);
+			msleep(100);	/* as long as a transfer takes */
+			continue;
+		}
+		/* The payload to its place, the header in front of it, then `producer`. */
+		up = dma_transfer(shim, EDU_MEMORY + OFFSET(sequence), shim->bus + at + sizeof(head),
+				  LENGTH, EDU_FETCH);
+		for (n = 0; n < ARRAY_SIZE(head); n++)
+			shim_put(shim, at + 4 * n, head[n]);
+		shim_put(shim, SHIM_AT(status, ready), 1);
+		shim_put(shim, SHIM_CHANNEL(0, producer), producer + ENTRY);
+		mb();	/* `producer` before the mask: pairs with the one in shim_look() */
+		if (shim_get(shim, SHIM_AT(control, interrupt_mask)))
+			shim_wake(shim);
+	}
+}
+
+/* What is under way ends, and is stored; but nothing stops another thread from START. */
+static void shim_dma_stop(struct shim *shim)
+{
+	WRITE_ONCE(shim->running, false);
+	cancel_work_sync(&shim->work);
+}
+
+static void shim_dma_reset(struct shim *shim)
+{
+	static const u32 identity[] = {
+		RINGSHIM_MAGIC, RINGSHIM_VERSION, 0x11e8, RINGSHIM_HAS_INTERRUPT,
+		RINGSHIM_REGISTERS, FIFO, LENGTH, 1, 10 * ENTRY /* a transfer takes 100 ms */
+	};
+	u32 n;
+
+	shim_dma_stop(shim);
+	memset(shim->buffer, 0, SCRATCH);
+	for (n = 0; n < ARRAY_SIZE(identity); n++)
+		shim_put(shim, 4 * n, identity[n]);
+	for (n = 0; n < PATTERN / 4; n++)
+		shim_put(shim, SCRATCH + 4 * n, n);
+}
+
+/* What a device does when its doorbell rings: looks at `control`. */
+static void shim_dma_control(struct shim *shim)
+{
+	u32 control = shim_get(shim, SHIM_AT(control, control)) & (RINGSHIM_DO_RUN | RINGSHIM_DO_RESET);
+
+	if (control == RINGSHIM_DO_RUN) {
+		WRITE_ONCE(shim->running, true);
+		queue_work(system_long_wq, &shim->work);
+	} else if (control) {
+		control = RINGSHIM_DO_RESET;
+		shim_dma_reset(shim);
+		shim_put(shim, SHIM_AT(control, control), control);
+	} else {
+		shim_dma_stop(shim);
+	}
+	shim_put(shim, SHIM_AT(status, status), control);	/* the bits of both are the same */
+}
+
 static void shim_doorbell(struct shim *shim)
 {
 	shim_put(shim, SHIM_AT(control, doorbell), 1);
-	if (shim->dma.buffer)
+	if (shim->buffer)
 		shim_dma_control(shim);
 	else if (shim->bar)
 		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, which is the device */
@@ -80,45 +246,34 @@ static void shim_control(struct shim *shim, u32 control)
 	shim_doorbell(shim);
 }
 
-/* Nobody is left who would read: a FIFO device runs on, and counts what it loses. */
-static void shim_quiet(struct shim *shim)
-{
-	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
-	if (shim->dma.buffer)
-		shim_dma_stop(shim);
-	if (shim->dma.busy)
-		pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
-}
-
+/* A device that has gone may be opened in the very last moment: then all there is is an error. */
 static int shim_open(struct inode *inode, struct file *file)
 {
 	struct shim *shim = container_of(inode->i_cdev, struct shim, cdev);
-	int rc;
 
-	down_write(&shim->lock);
-	rc = shim->gone ? -ENXIO : shim->mapping ? -EBUSY : 0;
-	if (!rc) {
-		if (shim->dma.buffer)
-			shim_dma_reset(shim);
-		shim->mapping = file->f_mapping;
-		shim->started = 0;
-		file->private_data = shim;
-		nonseekable_open(inode, file);
-	}
-	up_write(&shim->lock);
-	return rc;
+	if (cmpxchg(&shim->mapping, NULL, file->f_mapping))
+		return -EBUSY;
+	shim->started = 0;
+	file->private_data = shim;
+	return nonseekable_open(inode, file);
 }
 
-/* However the process ended. A mapping holds the file: none is left. */
+/*
+ * However the process ended. A mapping holds the file: none is left. A FIFO device runs on, and
+ * counts what it loses; of a DMA device nothing is left for the next opener.
+ */
 static int shim_release(struct inode *inode, struct file *file)
 {
 	struct shim *shim = file->private_data;
 
-	down_write(&shim->lock);
-	if (!shim->gone)
-		shim_quiet(shim);
-	shim->mapping = NULL;
-	up_write(&shim->lock);
+	down_read(&shim->lock);
+	if (!shim->gone) {
+		shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
+		if (shim->buffer)
+			shim_dma_reset(shim);
+	}
+	smp_store_release(&shim->mapping, NULL);	/* not while shim_remove() uses it */
+	up_read(&shim->lock);
 	return 0;
 }
 
@@ -133,9 +288,9 @@ static void shim_copy(struct shim *shim, u32 channel, u32 at, void *to, u32 leng
 	memcpy_fromio(to + part, fifo, length - part);
 }
 
-/* A datagram in a FIFO: where its payload is, and what `consumer` is to be when it has been taken. */
+/* A datagram in a FIFO: where its payload is, and what the registers are to be when it has been taken. */
 struct found {
-	u32 channel, payload, after, length, sequence, lost;
+	u32 channel, payload, length, next, lost, after;
 };
 
 /*
@@ -154,17 +309,19 @@ static int shim_next(struct shim *shim, struct found *found)
 
 		if (!level)
 			continue;
-		*found = (struct found) { n, consumer + shim_head(shim), producer };
+		*found = (struct found) { n, consumer + shim_head(shim), 0,
+					  shim_get(shim, SHIM_CHANNEL(n, next_sequence)),
+					  shim_get(shim, SHIM_CHANNEL(n, lost_told)), producer };
 		if (level > shim->info.fifo_bytes || (level | consumer) & 7)
 			return -EBADMSG;
 		shim_copy(shim, n, consumer, entry, sizeof(entry));
 		found->length = le32_to_cpu(entry[1]);
-		found->sequence = le32_to_cpu(entry[2]);
-		found->lost = le32_to_cpu(entry[3]);
 		size = ALIGN(shim_head(shim) + found->length, 8);
 		if (le32_to_cpu(entry[0]) != RINGSHIM_MARK ||
 		    found->length > shim->info.max_datagram || size > level)
 			return -EBADMSG;
+		found->next = le32_to_cpu(entry[2]) + 1;
+		found->lost = le32_to_cpu(entry[3]);
 		found->after = consumer + size;
 		return 0;
 	}
@@ -173,77 +330,65 @@ static int shim_next(struct shim *shim, struct found *found)
 
 /*
  * The consumer's half of the handshake: everything empty, it unmasks and looks again. What has come
- * meanwhile leaves it unmasked, because another thread may have gone to sleep on it.
+ * meanwhile leaves it unmasked, because another thread may have gone to sleep on it. A datagram for
+ * which there is room goes into the bounce buffer.
  */
-static int shim_look(struct shim *shim, struct found *found)
+static int shim_look(struct shim *shim, struct found *found, size_t room)
 {
-	int rc;
+	int rc = -EPIPE;
 
+	down_read(&shim->lock);
 	if (shim->gone)
-		return -EPIPE;
+		goto out;
 	/* Programs that only read or poll know nothing of START. Once: after a STOP it stays stopped. */
 	if (!test_and_set_bit(0, &shim->started) &&
 	    !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
 		shim_control(shim, RINGSHIM_DO_RUN);
 	rc = shim_next(shim, found);
-	if (rc != -EAGAIN)
-		return rc;
-	shim_put(shim, SHIM_AT(control, interrupt_mask), RINGSHIM_IRQ_DATA);
-	mb();	/* the mask before `producer`: pairs with the device's, between the same two */
-	return shim_next(shim, found);
-}
-
-/* One datagram, or -EAGAIN and unmasked. */
-static ssize_t shim_take(struct shim *shim, char __user *to, size_t room)
-{
-	struct found found;
-	ssize_t rc;
-
-	if (mutex_lock_interruptible(&shim->serial))
-		return -ERESTARTSYS;
-	down_read(&shim->lock);
-	rc = shim_look(shim, &found);
-	if (rc == -EBADMSG) {
-		shim->garbage++;
-		shim_put(shim, SHIM_CHANNEL(found.channel, consumer), found.after);
-	} else if (!rc && found.length > room) {
-		rc = -EMSGSIZE;
+	if (rc == -EAGAIN) {
+		shim_put(shim, SHIM_AT(control, interrupt_mask), RINGSHIM_IRQ_DATA);
+		mb();	/* the mask before `producer`: pairs with the device's, between the same two */
+		rc = shim_next(shim, found);
 	}
-	if (rc)
-		goto out;
-	shim_copy(shim, found.channel, found.payload, shim->bounce, found.length);
-	up_read(&shim->lock);
-	rc = copy_to_user(to, shim->bounce, found.length) ? -EFAULT : found.length;
-	down_read(&shim->lock);
-	if (rc < 0 || shim->gone)
-		goto out;
-	shim_put(shim, SHIM_CHANNEL(found.channel, next_sequence), found.sequence + 1);
-	shim_put(shim, SHIM_CHANNEL(found.channel, lost_told), found.lost);
-	mb();	/* its bytes are read before their room is given back */
-	shim_put(shim, SHIM_CHANNEL(found.channel, consumer), found.after);
+	if (!rc && found->length > room)
+		rc = -EMSGSIZE;
+	else if (!rc)
+		shim_copy(shim, found->channel, found->payload, shim->bounce, found->length);
 out:
 	up_read(&shim->lock);
-	mutex_unlock(&shim->serial);
 	return rc;
 }
 
+/* One datagram; or garbage, which is thrown away. */
 static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t *at)
 {
 	struct shim *shim = file->private_data;
 	bool wait = !(file->f_flags & O_NONBLOCK) && shim->info.interrupts;
 	DEFINE_WAIT_FUNC(waiter, woken_wake_function);
+	struct found found;
 	ssize_t rc;
 
+	if (mutex_lock_interruptible(&shim->serial))
+		return -ERESTARTSYS;
 	/* Queued before it looks: a wake-up in between is remembered, and wait_woken() returns. */
 	add_wait_queue(&shim->wait, &waiter);
-	while ((rc = shim_take(shim, to, room)) == -EAGAIN && wait) {
-		if (signal_pending(current)) {
-			rc = -ERESTARTSYS;
-			break;
-		}
+	while ((rc = shim_look(shim, &found, room)) == -EAGAIN && wait && !signal_pending(current))
 		wait_woken(&waiter, TASK_INTERRUPTIBLE, MAX_SCHEDULE_TIMEOUT);
-	}
 	remove_wait_queue(&shim->wait, &waiter);
+	if (rc == -EAGAIN && wait)
+		rc = -ERESTARTSYS;
+	if (!rc)
+		rc = copy_to_user(to, shim->bounce, found.length) ? -EFAULT : found.length;
+	down_read(&shim->lock);
+	if ((rc >= 0 || rc == -EBADMSG) && !shim->gone) {
+		shim->garbage += rc == -EBADMSG;
+		shim_put(shim, SHIM_CHANNEL(found.channel, next_sequence), found.next);
+		shim_put(shim, SHIM_CHANNEL(found.channel, lost_told), found.lost);
+		mb();	/* its bytes are read before their room is given back */
+		shim_put(shim, SHIM_CHANNEL(found.channel, consumer), found.after);
+	}
+	up_read(&shim->lock);
+	mutex_unlock(&shim->serial);
 	return rc;
 }
 
@@ -254,9 +399,7 @@ static __poll_t shim_poll(struct file *file, poll_table *table)
 	int rc;
 
 	poll_wait(file, &shim->wait, table);
-	down_read(&shim->lock);
-	rc = shim_look(shim, &found);
-	up_read(&shim->lock);
+	rc = shim_look(shim, &found, 0);
 	return rc == -EAGAIN ? 0 : rc == -EPIPE ? EPOLLHUP | EPOLLERR : EPOLLIN | EPOLLRDNORM;
 }
 
@@ -269,6 +412,10 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 
 	if (command == RINGSHIM_IOC_INFO)
 		return copy_to_user(to, &shim->info, sizeof(shim->info)) ? -EFAULT : 0;
+	if (command == FIONREAD) {
+		rc = shim_look(shim, &found, 0);
+		return rc == -EPIPE || rc == -EBADMSG ? rc : put_user(found.length, (int __user *)to);
+	}
 	down_read(&shim->lock);
 	if (shim->gone) {
 		rc = -ENODEV;
@@ -277,26 +424,11 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 		shim_control(shim, command == RINGSHIM_IOC_START ? RINGSHIM_DO_RUN : 0);
 	} else if (command == RINGSHIM_IOC_DOORBELL) {
 		shim_doorbell(shim);
-	} else if (command == FIONREAD) {
-		rc = shim_next(shim, &found);	/* only looks: garbage is read(2)'s to throw away */
 	} else {
 		rc = -ENOTTY;
 	}
 	up_read(&shim->lock);
-	if (command != FIONREAD || (rc && rc != -EAGAIN))
-		return rc;
-	return put_user(found.length, (int __user *)to);
-}
-
-static unsigned long shim_pfn(struct shim *shim, unsigned long page)
-{
-	void *at = shim->dma.buffer + page * PAGE_SIZE;
-
-	if (shim->gone)
-		return PHYS_PFN(virt_to_phys((void *)shim->blank));
-	if (!shim->dma.buffer)
-		return PHYS_PFN(shim->start) + page;
-	return is_vmalloc_addr(at) ? vmalloc_to_pfn(at) : PHYS_PFN(virt_to_phys(at));
+	return rc;
 }
 
 /*
@@ -307,10 +439,18 @@ static unsigned long shim_pfn(struct shim *shim, unsigned long page)
 static vm_fault_t shim_fault(struct vm_fault *fault)
 {
 	struct shim *shim = fault->vma->vm_file->private_data;
+	void *at = shim->buffer + fault->pgoff * PAGE_SIZE;
+	unsigned long pfn;
 	vm_fault_t rc;
 
 	down_read(&shim->lock);
-	rc = vmf_insert_pfn(fault->vma, fault->address, shim_pfn(shim, fault->pgoff));
+	if (!shim->gone && !shim->buffer) {
+		pfn = PHYS_PFN(pci_resource_start(shim->pdev, SHIM_BAR)) + fault->pgoff;
+	} else {
+		at = shim->gone ? shim->blank : at;
+		pfn = is_vmalloc_addr(at) ? vmalloc_to_pfn(at) : PHYS_PFN(virt_to_phys(at));
+	}
+	rc = vmf_insert_pfn(fault->vma, fault->address, pfn);
 	up_read(&shim->lock);
 	return rc;
 }
@@ -373,7 +513,7 @@ static void shim_free(struct device *dev)
 	if (dev->devt)
 		ida_free(&shim_minors, MINOR(dev->devt));
 	kvfree(shim->bounce);
-	free_page(shim->blank);
+	free_page((unsigned long)shim->blank);
 	kfree(shim);
 }
 
@@ -389,37 +529,43 @@ static void shim_put_device(void *dev)
 	put_device(dev);
 }
 
-/* Of a card that stands in shim_ids, BAR 0 is needed too. */
+/* Registers and FIFOs. Of a card that stands in shim_ids, BAR 0 is needed too. */
 static int shim_map(struct shim *shim, bool listed)
 {
 	struct pci_dev *pdev = shim->pdev;
 	struct device *dev = &pdev->dev;
+	struct resource *bar = &pdev->resource[SHIM_BAR];
 
 	if (listed) {
 		shim->bar = pcim_iomap(pdev, 0, 0);
 		if (!shim->bar)
 			return -ENOMEM;
 	}
-	if (shim->info.kind == RINGSHIM_KIND_DMA)
-		return shim_dma_probe(shim);
-	shim->start = pci_resource_start(pdev, SHIM_BAR);
-	shim->room = pci_resource_len(pdev, SHIM_BAR);
-	if (!(pci_resource_flags(pdev, SHIM_BAR) & IORESOURCE_MEM) || !PAGE_ALIGNED(shim->start) ||
-	    shim->room < RINGSHIM_REGISTERS)
+	if (shim->info.kind == RINGSHIM_KIND_DMA) {
+		/* Only where DMA is coherent is the buffer ordinary memory, to be mapped as such. */
+		if (!dev_is_dma_coherent(dev) || dma_set_mask_and_coherent(dev, DMA_BIT_MASK(28)))
+			return -ENODEV;
+		shim->buffer = dmam_alloc_coherent(dev, BUFFER, &shim->bus, GFP_KERNEL);
+		if (!shim->buffer)
+			return -ENOMEM;
+		shim->map = (void __iomem __force *)shim->buffer;
+		shim_dma_reset(shim);
+		return 0;
+	}
+	if (!PAGE_ALIGNED(bar->start) || resource_size(bar) < RINGSHIM_REGISTERS)
 		return -ENODEV;
-	if (!devm_request_mem_region(dev, shim->start, shim->room, "ringshim"))
-		return -EBUSY;
 	if (listed)	/* ivshmem: main memory stands behind it */
 		shim->map = (void __iomem __force *)
-			devm_memremap(dev, shim->start, shim->room, MEMREMAP_WB);
+			devm_memremap(dev, bar->start, resource_size(bar), MEMREMAP_WB);
 	else
-		shim->map = devm_ioremap(dev, shim->start, shim->room);
-	return IS_ERR_OR_NULL((void __force *)shim->map) ? -ENOMEM : 0;
+		shim->map = devm_ioremap_resource(dev, bar);
+	return PTR_ERR_OR_ZERO((void __force *)shim->map);
 }
 
 /* Whether the map is there, and what it says: checked, and asked only this once. */
 static int shim_identify(struct shim *shim)
 {
+	u64 room = shim->buffer ? SCRATCH : pci_resource_len(shim->pdev, SHIM_BAR);
 	u32 magic = shim_get(shim, SHIM_AT(identity, magic));
 	u32 version = shim_get(shim, SHIM_AT(identity, version));
 	u32 offset = shim->fifo_offset = shim_get(shim, SHIM_AT(identity, fifo_offset));
@@ -432,30 +578,45 @@ static int shim_identify(struct shim *shim)
 	info->rate = shim_get(shim, SHIM_AT(identity, rate));
 	info->window_bytes = offset + (u64)info->channels * info->fifo_bytes;
 	if (magic == RINGSHIM_MAGIC && version >> 16 == RINGSHIM_VERSION >> 16 &&
-	    is_power_of_2(info->fifo_bytes) && info->fifo_bytes >= RINGSHIM_FIFO_MIN &&
-	    info->fifo_bytes <= RINGSHIM_FIFO_MAX && info->channels &&
-	    info->channels <= RINGSHIM_CHANNELS_MAX && offset >= RINGSHIM_REGISTERS &&
-	    offset % 4096 == 0 && info->max_datagram &&
+	    offset >= RINGSHIM_REGISTERS && offset % 4096 == 0 && is_power_of_2(info->fifo_bytes) &&
+	    info->fifo_bytes >= RINGSHIM_FIFO_MIN && info->fifo_bytes <= RINGSHIM_FIFO_MAX &&
+	    info->channels && info->channels <= RINGSHIM_CHANNELS_MAX && info->max_datagram &&
 	    info->max_datagram <= info->fifo_bytes - shim_head(shim) &&
-	    PAGE_ALIGN(info->window_bytes) <= shim->room)
+	    PAGE_ALIGN(info->window_bytes) <= room)
 		return 0;
 	dev_err(&shim->pdev->dev,
 		"not ours: magic %#x, version %#x, %u FIFOs of %u bytes from %#x, datagrams of %u, in %llu bytes\n",
-		magic, version, info->channels, info->fifo_bytes, offset, info->max_datagram, shim->room);
+		magic, version, info->channels, info->fifo_bytes, offset, info->max_datagram, room);
 	return -ENODEV;
 }
 
 static int shim_interrupts(struct shim *shim)
 {
 	struct pci_dev *pdev = shim->pdev;
+	/* The name of INTx has changed with Linux 6.8. */
+	u32 types = PCI_IRQ_ALL_TYPES & ~(intx ? PCI_IRQ_MSI | PCI_IRQ_MSIX : 0);
 
-	if (!(shim->info.features & RINGSHIM_HAS_INTERRUPT) ||
-	    pci_alloc_irq_vectors(pdev, 1, 1, intx ? SHIM_IRQ_INTX : PCI_IRQ_ALL_TYPES) < 0)
+	if (!(shim->info.features & RINGSHIM_HAS_INTERRUPT) || pci_alloc_irq_vectors(pdev, 1, 1, types) < 0)
 		return 0;
 	shim->info.interrupts = pdev->msix_enabled ? RINGSHIM_INTERRUPTS_MSIX :
 				pdev->msi_enabled ? RINGSHIM_INTERRUPTS_MSI : RINGSHIM_INTERRUPTS_INTX;
 	return devm_request_irq(&pdev->dev, pci_irq_vector(pdev, 0), shim_interrupt, IRQF_SHARED,
 				dev_name(&shim->dev), shim);
+}
+
+/* The driver lets go. Who has it open keeps a node without a device: blank pages, hang-up, EPIPE. */
+static void shim_remove(void *cookie)
+{
+	struct shim *shim = cookie;
+
+	cdev_device_del(&shim->cdev, &shim->dev);
+	down_write(&shim->lock);
+	shim->gone = true;
+	if (shim->mapping)
+		unmap_mapping_range(shim->mapping, 0, 0, 1);
+	shim_dma_stop(shim);
+	shim_wake(shim);
+	up_write(&shim->lock);
 }
 
 /* Every step is undone by itself when this fails or the driver lets go, the last one first. */
@@ -473,11 +634,12 @@ static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	init_rwsem(&shim->lock);
 	mutex_init(&shim->serial);
 	init_waitqueue_head(&shim->wait);
+	init_completion(&shim->transferred);
+	INIT_WORK(&shim->work, dma_work);
 	shim->pdev = pdev;
 	shim->info.abi = RINGSHIM_ABI;
 	shim->info.kind = id->driver_data ?: RINGSHIM_KIND_FIFO;	/* new_id gives 0 */
 	strscpy(shim->info.bus_id, pci_name(pdev), sizeof(shim->info.bus_id));
-	pci_set_drvdata(pdev, shim);
 	rc = devm_add_action_or_reset(&pdev->dev, shim_put_device, &shim->dev);
 	if (rc)
 		return rc;
@@ -490,26 +652,12 @@ static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (rc)
 		return rc;
 	shim->bounce = kvmalloc(shim->info.max_datagram, GFP_KERNEL);
-	shim->blank = get_zeroed_page(GFP_KERNEL);
+	shim->blank = (void *)get_zeroed_page(GFP_KERNEL);
 	if (!shim->bounce || !shim->blank)
 		return -ENOMEM;
 	pci_set_master(pdev);
-	return shim_interrupts(shim) ?: cdev_device_add(&shim->cdev, &shim->dev);
-}
-
-/* Who has it open keeps a node without a device: blank pages, hang-up, EPIPE. */
-static void shim_remove(struct pci_dev *pdev)
-{
-	struct shim *shim = pci_get_drvdata(pdev);
-
-	cdev_device_del(&shim->cdev, &shim->dev);
-	down_write(&shim->lock);
-	shim->gone = true;
-	if (shim->mapping)
-		unmap_mapping_range(shim->mapping, 0, 0, 1);
-	shim_quiet(shim);
-	shim_wake(shim);
-	up_write(&shim->lock);
+	return shim_interrupts(shim) ?: cdev_device_add(&shim->cdev, &shim->dev) ?:
+	       devm_add_action_or_reset(&pdev->dev, shim_remove, shim);
 }
 
 static const struct pci_device_id shim_ids[] = {
@@ -523,7 +671,6 @@ static struct pci_driver shim_driver = {
 	.name = "ringshim",
 	.id_table = shim_ids,
 	.probe = shim_probe,
-	.remove = shim_remove,
 };
 
 static int __init shim_init(void)
