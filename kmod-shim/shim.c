@@ -8,7 +8,6 @@
  *	# ringd run fpga=shim:/dev/ringshim0			# who comes second gets EBUSY
  */
 #include <linux/cdev.h>
-#include <linux/delay.h>
 #include <linux/dma-map-ops.h>
 #include <linux/idr.h>
 #include <linux/interrupt.h>
@@ -20,7 +19,6 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/version.h>
-#include <linux/workqueue.h>
 #include <asm/ioctls.h>
 
 #include "ringshim.h"
@@ -44,17 +42,13 @@
  */
 #define EDU_IRQ_STATUS	0x24
 #define EDU_IRQ_CLEAR	0x64
-#define EDU_FROM	0x80
-#define EDU_TO		0x88
-#define EDU_COUNT	0x90
-#define EDU_COMMAND	0x98
+#define EDU_DMA		0x80	/* from, to, count, command: 8 bytes from each to the next */
 #define EDU_GIVE	0x5	/* go, to the card, interrupt */
 #define EDU_FETCH	0x7	/* go, from the card, interrupt */
 #define EDU_MEMORY	0x40000
 
 #define FIFO		0x4000
 #define SCRATCH		PAGE_ALIGN(RINGSHIM_REGISTERS + FIFO)
-#define BUFFER		(SCRATCH + PAGE_SIZE)
 #define PATTERN		4088	/* clear of the very end of its memory, and of range checks that are off by one */
 #define ENTRY		1024
 #define LENGTH		(ENTRY - 16)
@@ -77,12 +71,11 @@ struct shim {
 	u32 fifo_offset;
 	void __iomem *bar;		/* BAR 0 of ivshmem and of the DMA card, else NULL */
 
-	/* Of a DMA card only: see dma_work(). */
+	/* Of a DMA card only. */
 	void *buffer;			/* the map, and behind it a page that is never mapped */
 	dma_addr_t bus;			/* where the card sees it */
-	bool running;
-	struct work_struct work;
-	struct completion transferred;
+	bool running, uploaded;
+	unsigned long busy;		/* bit 0: a transfer is under way */
 
 	unsigned long interrupts, spurious, wakeups, garbage;
 
@@ -93,7 +86,7 @@ struct shim {
 	struct rw_semaphore lock;
 	bool gone;			/* unplugged or unbound */
 	struct address_space *mapping;	/* of the opener; NULL: it is not open */
-	unsigned long started;		/* bit 0: by START, STOP, or the first read or poll */
+	bool started;			/* by START, STOP, or the first read or poll */
 
 	void *blank;			/* the page that is mapped when the device has gone */
 	struct mutex serial;		/* one read(2) at a time; taken before `lock` */
@@ -114,8 +107,72 @@ static void shim_wake(struct shim *shim)
 	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
 	if (wq_has_sleeper(&shim->wait)) {
 		shim->wakeups++;
-		wake_up_interruptible_all(&shim->wait);
+		wake_up_all(&shim->wait);
 	}
+}
+
+/*
+ * The DMA card is asked for its next datagram whenever the consumer has found the FIFO empty. The
+ * map is all the state there is, and user space can write all of it: so whatever is read back, the
+ * card gets no address but of one of the FIFO's places.
+ */
+static u32 dma_place(struct shim *shim)
+{
+	return RINGSHIM_REGISTERS + shim_get(shim, SHIM_CHANNEL(0, producer)) % FIFO / ENTRY * ENTRY;
+}
+
+static void dma_fetch(struct shim *shim)
+{
+	u32 from = EDU_MEMORY + OFFSET(shim_get(shim, SHIM_CHANNEL(0, produced)));
+	u32 to = shim->bus + dma_place(shim) + sizeof(struct ringshim_entry);
+	u32 fetch[] = { from, to, LENGTH, EDU_FETCH };
+	u32 give[] = { shim->bus + SCRATCH, EDU_MEMORY, PATTERN, EDU_GIVE };
+	u32 n;
+
+	if (!READ_ONCE(shim->running) || test_and_set_bit(0, &shim->busy))
+		return;
+	for (n = 0; n < ARRAY_SIZE(fetch); n++)
+		writel(shim->uploaded ? fetch[n] : give[n], shim->bar + EDU_DMA + 8 * n);
+}
+
+/* The payload is in its place: the header in front of it, then `producer`. */
+static void dma_done(struct shim *shim)
+{
+	u32 producer = shim_get(shim, SHIM_CHANNEL(0, producer)), at = dma_place(shim);
+	u32 sequence = shim_get(shim, SHIM_CHANNEL(0, produced));
+	u32 n, head[] = { RINGSHIM_MARK, LENGTH, sequence, 0 };
+
+	if (shim->uploaded) {
+		for (n = 0; n < ARRAY_SIZE(head); n++)
+			shim_put(shim, at + 4 * n, head[n]);
+		shim_put(shim, SHIM_AT(status, ready), 1);
+		shim_put(shim, SHIM_CHANNEL(0, produced), sequence + 1);
+		shim_put(shim, SHIM_CHANNEL(0, producer), producer + ENTRY);
+	}
+	shim->uploaded = true;
+	smp_mb__before_atomic();
+	clear_bit(0, &shim->busy);
+}
+
+/* What is under way ends, and is stored; but nothing stops another thread from START. */
+static void dma_stop(struct shim *shim)
+{
+	WRITE_ONCE(shim->running, false);
+	if (!wait_event_timeout(shim->wait, !test_bit(0, &shim->busy), 5 * HZ))
+		pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
+}
+
+static void dma_reset(struct shim *shim)
+{
+	static const u32 identity[] = {
+		RINGSHIM_MAGIC, RINGSHIM_VERSION, 0x11e8, RINGSHIM_HAS_INTERRUPT,
+		RINGSHIM_REGISTERS, FIFO, LENGTH, 1, 10 * ENTRY /* a transfer takes 100 ms */
+	};
+	u32 n;
+
+	memset(shim->buffer, 0, SCRATCH);
+	for (n = 0; n < ARRAY_SIZE(identity); n++)
+		shim_put(shim, 4 * n, identity[n]);
 }
 
 /* The interrupt's half of the wake handshake. One means "look", never "one datagram". */
@@ -128,120 +185,42 @@ static irqreturn_t shim_interrupt(int irq, void *cookie)
 	if (!why && shim->info.interrupts == RINGSHIM_INTERRUPTS_INTX)
 		return IRQ_NONE;	/* another device's, on the same line */
 	shim->interrupts++;
-	if (shim->buffer) {
-		writel(why, shim->bar + EDU_IRQ_CLEAR);
-		complete(&shim->transferred);
-		return IRQ_HANDLED;
-	}
-	if (!shim_get(shim, SHIM_AT(control, interrupt_mask)))
+	if (shim->buffer ? !shim->busy : !shim_get(shim, SHIM_AT(control, interrupt_mask)))
 		shim->spurious++;
+	if (shim->buffer)
+		writel(why, shim->bar + EDU_IRQ_CLEAR);
+	if (shim->busy)
+		dma_done(shim);
 	shim_wake(shim);
-	shim_put(shim, SHIM_AT(control, interrupt_clear), why);
+	if (!shim->buffer)
+		shim_put(shim, SHIM_AT(control, interrupt_clear), why);
 	return IRQ_HANDLED;
 }
 
-static bool dma_transfer(struct shim *shim, u32 from, u32 to, u32 count, u32 command)
-{
-	reinit_completion(&shim->transferred);
-	writel(from, shim->bar + EDU_FROM);
-	writel(to, shim->bar + EDU_TO);
-	writel(count, shim->bar + EDU_COUNT);
-	writel(command, shim->bar + EDU_COMMAND);
-	if (wait_for_completion_timeout(&shim->transferred, 5 * HZ))
-		return true;
-	pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
-	return false;
-}
-
-/*
- * What the device does while it runs. The map is all its state, and user space can write all of
- * that: so whatever is read back, the card gets no address but of one of the FIFO's places.
- */
-static void dma_work(struct work_struct *work)
-{
-	struct shim *shim = container_of(work, struct shim, work);
-	bool up = dma_transfer(shim, shim->bus + SCRATCH, EDU_MEMORY, PATTERN, EDU_GIVE);
-
-	while (up && READ_ONCE(shim->running)) {
-		u32 producer = shim_get(shim, SHIM_CHANNEL(0, producer));
-		u32 sequence = shim_get(shim, SHIM_CHANNEL(0, produced));
-		u32 lost = shim_get(shim, SHIM_CHANNEL(0, lost));
-		u32 n, at = RINGSHIM_REGISTERS + producer % FIFO / ENTRY * ENTRY;
-		u32 head[] = { RINGSHIM_MARK, LENGTH, sequence, lost };
-
-		shim_put(shim, SHIM_CHANNEL(0, produced), sequence + 1);
-		/* No room, as a level that cannot be is: lost. */
-		if (producer - shim_get(shim, SHIM_CHANNEL(0, consumer)) > FIFO - ENTRY) {
-			shim_put(shim, SHIM_CHANNEL(0, lost_bytes), (lost + 1) * LENGTH);
-			shim_put(shim, SHIM_CHANNEL(0, lost), lost + 1);
-			msleep(100);	/* as long as a transfer takes */
-			continue;
-		}
-		/* The payload to its place, the header in front of it, then `producer`. */
-		up = dma_transfer(shim, EDU_MEMORY + OFFSET(sequence), shim->bus + at + sizeof(head),
-				  LENGTH, EDU_FETCH);
-		for (n = 0; n < ARRAY_SIZE(head); n++)
-			shim_put(shim, at + 4 * n, head[n]);
-		shim_put(shim, SHIM_AT(status, ready), 1);
-		shim_put(shim, SHIM_CHANNEL(0, producer), producer + ENTRY);
-		mb();	/* `producer` before the mask: pairs with the one in shim_look() */
-		if (shim_get(shim, SHIM_AT(control, interrupt_mask)))
-			shim_wake(shim);
-	}
-}
-
-/* What is under way ends, and is stored; but nothing stops another thread from START. */
-static void shim_dma_stop(struct shim *shim)
-{
-	WRITE_ONCE(shim->running, false);
-	cancel_work_sync(&shim->work);
-}
-
-static void shim_dma_reset(struct shim *shim)
-{
-	static const u32 identity[] = {
-		RINGSHIM_MAGIC, RINGSHIM_VERSION, 0x11e8, RINGSHIM_HAS_INTERRUPT,
-		RINGSHIM_REGISTERS, FIFO, LENGTH, 1, 10 * ENTRY /* a transfer takes 100 ms */
-	};
-	u32 n;
-
-	shim_dma_stop(shim);
-	memset(shim->buffer, 0, SCRATCH);
-	for (n = 0; n < ARRAY_SIZE(identity); n++)
-		shim_put(shim, 4 * n, identity[n]);
-	for (n = 0; n < PATTERN / 4; n++)
-		shim_put(shim, SCRATCH + 4 * n, n);
-}
-
-/* What a device does when its doorbell rings: looks at `control`. */
-static void shim_dma_control(struct shim *shim)
-{
-	u32 control = shim_get(shim, SHIM_AT(control, control)) & (RINGSHIM_DO_RUN | RINGSHIM_DO_RESET);
-
-	if (control == RINGSHIM_DO_RUN) {
-		WRITE_ONCE(shim->running, true);
-		queue_work(system_long_wq, &shim->work);
-	} else if (control) {
-		control = RINGSHIM_DO_RESET;
-		shim_dma_reset(shim);
-		shim_put(shim, SHIM_AT(control, control), control);
-	} else {
-		shim_dma_stop(shim);
-	}
-	shim_put(shim, SHIM_AT(status, status), control);	/* the bits of both are the same */
-}
-
+/* The device looks at `control` now; the DMA card's part of that is done here. */
 static void shim_doorbell(struct shim *shim)
 {
+	u32 control = shim_get(shim, SHIM_AT(control, control));
+
 	shim_put(shim, SHIM_AT(control, doorbell), 1);
-	if (shim->buffer)
-		shim_dma_control(shim);
-	else if (shim->bar)
+	if (shim->bar && !shim->buffer)
 		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, which is the device */
+	if (!shim->buffer)
+		return;
+	if (control == RINGSHIM_DO_RUN)
+		WRITE_ONCE(shim->running, true);
+	else
+		dma_stop(shim);
+	if (control & RINGSHIM_DO_RESET)
+		dma_reset(shim);
+	shim_put(shim, SHIM_AT(control, control), control);
+	/* The bits of both are the same. */
+	shim_put(shim, SHIM_AT(status, status), control & RINGSHIM_DO_RESET ?: control & RINGSHIM_DO_RUN);
 }
 
 static void shim_control(struct shim *shim, u32 control)
 {
+	WRITE_ONCE(shim->started, true);
 	shim_put(shim, SHIM_AT(control, control), control);
 	shim_doorbell(shim);
 }
@@ -253,7 +232,7 @@ static int shim_open(struct inode *inode, struct file *file)
 
 	if (cmpxchg(&shim->mapping, NULL, file->f_mapping))
 		return -EBUSY;
-	shim->started = 0;
+	shim->started = false;
 	file->private_data = shim;
 	return nonseekable_open(inode, file);
 }
@@ -268,30 +247,27 @@ static int shim_release(struct inode *inode, struct file *file)
 
 	down_read(&shim->lock);
 	if (!shim->gone) {
+		dma_stop(shim);
 		shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
 		if (shim->buffer)
-			shim_dma_reset(shim);
+			dma_reset(shim);
 	}
 	smp_store_release(&shim->mapping, NULL);	/* not while shim_remove() uses it */
 	up_read(&shim->lock);
 	return 0;
 }
 
-static void shim_copy(struct shim *shim, u32 channel, u32 at, void *to, u32 length)
-{
-	u32 size = shim->info.fifo_bytes, part;
-	void __iomem *fifo = shim->map + shim->fifo_offset + channel * size;
-
-	at &= size - 1;
-	part = min(length, size - at);
-	memcpy_fromio(to, fifo + at, part);
-	memcpy_fromio(to + part, fifo, length - part);
-}
-
-/* A datagram in a FIFO: where its payload is, and what the registers are to be when it has been taken. */
+/* A datagram in a FIFO: its length, and what the registers are to be when it has been taken. */
 struct found {
-	u32 channel, payload, length, next, lost, after;
+	u32 channel, consumer, length, next, lost, after;
 };
+
+static void __iomem *shim_at(struct shim *shim, u32 channel, u32 at)
+{
+	u32 size = shim->info.fifo_bytes;
+
+	return shim->map + shim->fifo_offset + channel * size + (at & (size - 1));
+}
 
 /*
  * The first of the lowest channel that has one, else -EAGAIN. -EBADMSG is garbage, up to `after`:
@@ -299,7 +275,6 @@ struct found {
  */
 static int shim_next(struct shim *shim, struct found *found)
 {
-	__le32 entry[4];
 	u32 n, size;
 
 	for (n = 0; n < shim->info.channels; n++) {
@@ -309,23 +284,31 @@ static int shim_next(struct shim *shim, struct found *found)
 
 		if (!level)
 			continue;
-		*found = (struct found) { n, consumer + shim_head(shim), 0,
+		*found = (struct found) { n, consumer, 0,
 					  shim_get(shim, SHIM_CHANNEL(n, next_sequence)),
 					  shim_get(shim, SHIM_CHANNEL(n, lost_told)), producer };
 		if (level > shim->info.fifo_bytes || (level | consumer) & 7)
 			return -EBADMSG;
-		shim_copy(shim, n, consumer, entry, sizeof(entry));
-		found->length = le32_to_cpu(entry[1]);
+		found->length = readl(shim_at(shim, n, consumer + 4));
 		size = ALIGN(shim_head(shim) + found->length, 8);
-		if (le32_to_cpu(entry[0]) != RINGSHIM_MARK ||
+		if (readl(shim_at(shim, n, consumer)) != RINGSHIM_MARK ||
 		    found->length > shim->info.max_datagram || size > level)
 			return -EBADMSG;
-		found->next = le32_to_cpu(entry[2]) + 1;
-		found->lost = le32_to_cpu(entry[3]);
+		found->next = readl(shim_at(shim, n, consumer + 8)) + 1;
+		found->lost = readl(shim_at(shim, n, consumer + 12));
 		found->after = consumer + size;
 		return 0;
 	}
 	return -EAGAIN;
+}
+
+static void shim_copy(struct shim *shim, struct found *found)
+{
+	u32 payload = found->consumer + shim_head(shim);
+	u32 part = min(found->length, shim->info.fifo_bytes - payload % shim->info.fifo_bytes);
+
+	memcpy_fromio(shim->bounce, shim_at(shim, found->channel, payload), part);
+	memcpy_fromio(shim->bounce + part, shim_at(shim, found->channel, 0), found->length - part);
 }
 
 /*
@@ -340,9 +323,8 @@ static int shim_look(struct shim *shim, struct found *found, size_t room)
 	down_read(&shim->lock);
 	if (shim->gone)
 		goto out;
-	/* Programs that only read or poll know nothing of START. Once: after a STOP it stays stopped. */
-	if (!test_and_set_bit(0, &shim->started) &&
-	    !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
+	/* Programs that only read or poll know nothing of START. After a STOP it stays stopped. */
+	if (!shim->started && !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
 		shim_control(shim, RINGSHIM_DO_RUN);
 	rc = shim_next(shim, found);
 	if (rc == -EAGAIN) {
@@ -350,10 +332,12 @@ static int shim_look(struct shim *shim, struct found *found, size_t room)
 		mb();	/* the mask before `producer`: pairs with the device's, between the same two */
 		rc = shim_next(shim, found);
 	}
+	if (rc == -EAGAIN && shim->buffer)
+		dma_fetch(shim);
 	if (!rc && found->length > room)
 		rc = -EMSGSIZE;
 	else if (!rc)
-		shim_copy(shim, found->channel, found->payload, shim->bounce, found->length);
+		shim_copy(shim, found);
 out:
 	up_read(&shim->lock);
 	return rc;
@@ -417,16 +401,14 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return rc == -EPIPE || rc == -EBADMSG ? rc : put_user(found.length, (int __user *)to);
 	}
 	down_read(&shim->lock);
-	if (shim->gone) {
+	if (shim->gone)
 		rc = -ENODEV;
-	} else if (command == RINGSHIM_IOC_START || command == RINGSHIM_IOC_STOP) {
-		set_bit(0, &shim->started);
+	else if (command == RINGSHIM_IOC_START || command == RINGSHIM_IOC_STOP)
 		shim_control(shim, command == RINGSHIM_IOC_START ? RINGSHIM_DO_RUN : 0);
-	} else if (command == RINGSHIM_IOC_DOORBELL) {
+	else if (command == RINGSHIM_IOC_DOORBELL)
 		shim_doorbell(shim);
-	} else {
+	else
 		rc = -ENOTTY;
-	}
 	up_read(&shim->lock);
 	return rc;
 }
@@ -519,9 +501,7 @@ static void shim_free(struct device *dev)
 
 /* Nodes are root's, 0600, until udev gives them to the group: 60-ringshim.rules. */
 static struct class shim_class = {
-	.name = "ringshim",
-	.dev_groups = shim_groups,
-	.dev_release = shim_free,
+	.name = "ringshim", .dev_groups = shim_groups, .dev_release = shim_free
 };
 
 static void shim_put_device(void *dev)
@@ -535,21 +515,22 @@ static int shim_map(struct shim *shim, bool listed)
 	struct pci_dev *pdev = shim->pdev;
 	struct device *dev = &pdev->dev;
 	struct resource *bar = &pdev->resource[SHIM_BAR];
+	u32 n;
 
-	if (listed) {
-		shim->bar = pcim_iomap(pdev, 0, 0);
-		if (!shim->bar)
-			return -ENOMEM;
-	}
+	shim->bar = listed ? pcim_iomap(pdev, 0, 0) : NULL;
+	if (listed && !shim->bar)
+		return -ENOMEM;
 	if (shim->info.kind == RINGSHIM_KIND_DMA) {
 		/* Only where DMA is coherent is the buffer ordinary memory, to be mapped as such. */
 		if (!dev_is_dma_coherent(dev) || dma_set_mask_and_coherent(dev, DMA_BIT_MASK(28)))
 			return -ENODEV;
-		shim->buffer = dmam_alloc_coherent(dev, BUFFER, &shim->bus, GFP_KERNEL);
+		shim->buffer = dmam_alloc_coherent(dev, SCRATCH + PAGE_SIZE, &shim->bus, GFP_KERNEL);
 		if (!shim->buffer)
 			return -ENOMEM;
 		shim->map = (void __iomem __force *)shim->buffer;
-		shim_dma_reset(shim);
+		for (n = 0; n < PATTERN / 4; n++)
+			shim_put(shim, SCRATCH + 4 * n, n);
+		dma_reset(shim);
 		return 0;
 	}
 	if (!PAGE_ALIGNED(bar->start) || resource_size(bar) < RINGSHIM_REGISTERS)
@@ -580,7 +561,7 @@ static int shim_identify(struct shim *shim)
 	if (magic == RINGSHIM_MAGIC && version >> 16 == RINGSHIM_VERSION >> 16 &&
 	    offset >= RINGSHIM_REGISTERS && offset % 4096 == 0 && is_power_of_2(info->fifo_bytes) &&
 	    info->fifo_bytes >= RINGSHIM_FIFO_MIN && info->fifo_bytes <= RINGSHIM_FIFO_MAX &&
-	    info->channels && info->channels <= RINGSHIM_CHANNELS_MAX && info->max_datagram &&
+	    info->channels && info->channels <= RINGSHIM_CHANNELS_MAX &&
 	    info->max_datagram <= info->fifo_bytes - shim_head(shim) &&
 	    PAGE_ALIGN(info->window_bytes) <= room)
 		return 0;
@@ -614,7 +595,7 @@ static void shim_remove(void *cookie)
 	shim->gone = true;
 	if (shim->mapping)
 		unmap_mapping_range(shim->mapping, 0, 0, 1);
-	shim_dma_stop(shim);
+	dma_stop(shim);
 	shim_wake(shim);
 	up_write(&shim->lock);
 }
@@ -634,8 +615,6 @@ static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	init_rwsem(&shim->lock);
 	mutex_init(&shim->serial);
 	init_waitqueue_head(&shim->wait);
-	init_completion(&shim->transferred);
-	INIT_WORK(&shim->work, dma_work);
 	shim->pdev = pdev;
 	shim->info.abi = RINGSHIM_ABI;
 	shim->info.kind = id->driver_data ?: RINGSHIM_KIND_FIFO;	/* new_id gives 0 */
