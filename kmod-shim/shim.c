@@ -37,8 +37,9 @@
  * coherent buffer and plays the device's part, but the payload is put into the FIFO by the card.
  *
  * Its memory is filled, by DMA too, with 32-bit little-endian words that count from 0. Datagram s
- * is LENGTH bytes of that from OFFSET(s). Every entry takes ENTRY bytes, which divide the FIFO: so
- * none goes round its end, which one transfer could not do.
+ * is LENGTH bytes of that from OFFSET(s). The FIFO has room for just one entry: the card is asked
+ * for the next when the consumer has found it empty. So nothing goes round the end of it, nothing
+ * is lost, and nothing that user space writes into the map says where the card may write.
  */
 #define EDU_IRQ_STATUS	0x24
 #define EDU_IRQ_CLEAR	0x64
@@ -47,11 +48,10 @@
 #define EDU_FETCH	0x7	/* go, from the card, interrupt */
 #define EDU_MEMORY	0x40000
 
-#define FIFO		0x4000
-#define SCRATCH		PAGE_ALIGN(RINGSHIM_REGISTERS + FIFO)
+#define SCRATCH		PAGE_ALIGN(RINGSHIM_REGISTERS + ENTRY)
 #define PATTERN		4088	/* clear of the very end of its memory, and of range checks that are off by one */
-#define ENTRY		1024
-#define LENGTH		(ENTRY - 16)
+#define ENTRY		RINGSHIM_FIFO_MIN
+#define LENGTH		(ENTRY - (u32)sizeof(struct ringshim_entry))
 #define OFFSET(s)	(8 * ((s) * 13 % ((PATTERN - LENGTH) / 8 + 1)))
 
 static bool intx;
@@ -68,6 +68,7 @@ struct shim {
 	struct pci_dev *pdev;
 	struct ringshim_info info;	/* what was found at probe, and is never read again */
 	void __iomem *map;		/* registers, then FIFOs: in a BAR, or `buffer` */
+	phys_addr_t start;		/* of the map */
 	u32 fifo_offset;
 	void __iomem *bar;		/* BAR 0 of ivshmem and of the DMA card, else NULL */
 
@@ -111,20 +112,10 @@ static void shim_wake(struct shim *shim)
 	}
 }
 
-/*
- * The DMA card is asked for its next datagram whenever the consumer has found the FIFO empty. The
- * map is all the state there is, and user space can write all of it: so whatever is read back, the
- * card gets no address but of one of the FIFO's places.
- */
-static u32 dma_place(struct shim *shim)
-{
-	return RINGSHIM_REGISTERS + shim_get(shim, SHIM_CHANNEL(0, producer)) % FIFO / ENTRY * ENTRY;
-}
-
 static void dma_fetch(struct shim *shim)
 {
 	u32 from = EDU_MEMORY + OFFSET(shim_get(shim, SHIM_CHANNEL(0, produced)));
-	u32 to = shim->bus + dma_place(shim) + sizeof(struct ringshim_entry);
+	u32 to = shim->bus + RINGSHIM_REGISTERS + ENTRY - LENGTH;
 	u32 fetch[] = { from, to, LENGTH, EDU_FETCH };
 	u32 give[] = { shim->bus + SCRATCH, EDU_MEMORY, PATTERN, EDU_GIVE };
 	u32 n;
@@ -138,13 +129,13 @@ static void dma_fetch(struct shim *shim)
 /* The payload is in its place: the header in front of it, then `producer`. */
 static void dma_done(struct shim *shim)
 {
-	u32 producer = shim_get(shim, SHIM_CHANNEL(0, producer)), at = dma_place(shim);
+	u32 producer = shim_get(shim, SHIM_CHANNEL(0, producer));
 	u32 sequence = shim_get(shim, SHIM_CHANNEL(0, produced));
 	u32 n, head[] = { RINGSHIM_MARK, LENGTH, sequence, 0 };
 
 	if (shim->uploaded) {
 		for (n = 0; n < ARRAY_SIZE(head); n++)
-			shim_put(shim, at + 4 * n, head[n]);
+			shim_put(shim, RINGSHIM_REGISTERS + 4 * n, head[n]);
 		shim_put(shim, SHIM_AT(status, ready), 1);
 		shim_put(shim, SHIM_CHANNEL(0, produced), sequence + 1);
 		shim_put(shim, SHIM_CHANNEL(0, producer), producer + ENTRY);
@@ -166,7 +157,7 @@ static void dma_reset(struct shim *shim)
 {
 	static const u32 identity[] = {
 		RINGSHIM_MAGIC, RINGSHIM_VERSION, 0x11e8, RINGSHIM_HAS_INTERRUPT,
-		RINGSHIM_REGISTERS, FIFO, LENGTH, 1, 10 * ENTRY /* a transfer takes 100 ms */
+		RINGSHIM_REGISTERS, ENTRY, LENGTH, 1, 10 * ENTRY /* a transfer takes 100 ms */
 	};
 	u32 n;
 
@@ -421,17 +412,11 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 static vm_fault_t shim_fault(struct vm_fault *fault)
 {
 	struct shim *shim = fault->vma->vm_file->private_data;
-	void *at = shim->buffer + fault->pgoff * PAGE_SIZE;
 	unsigned long pfn;
 	vm_fault_t rc;
 
 	down_read(&shim->lock);
-	if (!shim->gone && !shim->buffer) {
-		pfn = PHYS_PFN(pci_resource_start(shim->pdev, SHIM_BAR)) + fault->pgoff;
-	} else {
-		at = shim->gone ? shim->blank : at;
-		pfn = is_vmalloc_addr(at) ? vmalloc_to_pfn(at) : PHYS_PFN(virt_to_phys(at));
-	}
+	pfn = shim->gone ? PHYS_PFN(virt_to_phys(shim->blank)) : PHYS_PFN(shim->start) + fault->pgoff;
 	rc = vmf_insert_pfn(fault->vma, fault->address, pfn);
 	up_read(&shim->lock);
 	return rc;
@@ -524,15 +509,18 @@ static int shim_map(struct shim *shim, bool listed)
 		/* Only where DMA is coherent is the buffer ordinary memory, to be mapped as such. */
 		if (!dev_is_dma_coherent(dev) || dma_set_mask_and_coherent(dev, DMA_BIT_MASK(28)))
 			return -ENODEV;
-		shim->buffer = dmam_alloc_coherent(dev, SCRATCH + PAGE_SIZE, &shim->bus, GFP_KERNEL);
-		if (!shim->buffer)
+		shim->buffer = dmam_alloc_attrs(dev, SCRATCH + PAGE_SIZE, &shim->bus, GFP_KERNEL,
+						DMA_ATTR_FORCE_CONTIGUOUS);
+		if (!shim->buffer || is_vmalloc_addr(shim->buffer))
 			return -ENOMEM;
+		shim->start = virt_to_phys(shim->buffer);
 		shim->map = (void __iomem __force *)shim->buffer;
 		for (n = 0; n < PATTERN / 4; n++)
 			shim_put(shim, SCRATCH + 4 * n, n);
 		dma_reset(shim);
 		return 0;
 	}
+	shim->start = bar->start;
 	if (!PAGE_ALIGNED(bar->start) || resource_size(bar) < RINGSHIM_REGISTERS)
 		return -ENODEV;
 	if (listed)	/* ivshmem: main memory stands behind it */
@@ -619,10 +607,8 @@ static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	shim->info.abi = RINGSHIM_ABI;
 	shim->info.kind = id->driver_data ?: RINGSHIM_KIND_FIFO;	/* new_id gives 0 */
 	strscpy(shim->info.bus_id, pci_name(pdev), sizeof(shim->info.bus_id));
-	rc = devm_add_action_or_reset(&pdev->dev, shim_put_device, &shim->dev);
-	if (rc)
-		return rc;
-	rc = ida_alloc_max(&shim_minors, SHIM_MINORS - 1, GFP_KERNEL);
+	rc = devm_add_action_or_reset(&pdev->dev, shim_put_device, &shim->dev) ?:
+	     ida_alloc_max(&shim_minors, SHIM_MINORS - 1, GFP_KERNEL);
 	if (rc < 0)
 		return rc;
 	shim->dev.devt = shim_devt + rc;

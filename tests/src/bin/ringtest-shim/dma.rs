@@ -8,9 +8,8 @@ use anyhow::{Result, ensure};
 use crate::check;
 use crate::device::{CONSUMER, CONTROL, DOORBELL, Device, MARK, NEXT_SEQUENCE, PRODUCER, START, STATUS, STOP, Window};
 
-const FIFO: u32 = 0x4000;
 const PATTERN: u32 = 4088;
-/// In the FIFO, each with its header: they divide it, so that the card never has to write round its end.
+/// In the FIFO, with its header: it has room for just one.
 const ENTRY: u32 = 1024;
 const HEAD: u32 = 16;
 const LENGTH: u32 = ENTRY - HEAD;
@@ -23,7 +22,7 @@ fn offset(sequence: u32) -> u32 {
 pub fn run(node: &Path, datagrams: u32, other: bool) -> Result<()> {
     let device = Device::wait_open(node)?;
     let info = device.info()?;
-    check("a DMA device", info.kind == 2 && info.fifo_bytes == FIFO, info)?;
+    check("a DMA device", info.kind == 2 && info.fifo_bytes == ENTRY, info)?;
     let window = device.window()?;
     for (control, status) in [(2, 2), (1, 1)] {
         window.put(CONTROL, control);
@@ -35,7 +34,7 @@ pub fn run(node: &Path, datagrams: u32, other: bool) -> Result<()> {
             ensure!(device.poll(Duration::from_secs(20)) == libc::POLLIN, "no DMA has ended for 20 s");
         }
         let consumer = window.get(CONSUMER);
-        let at = |offset: u32| window.get(0x2000 + (consumer.wrapping_add(offset) % FIFO) as usize);
+        let at = |offset: u32| window.get(0x2000 + (consumer.wrapping_add(offset) % ENTRY) as usize);
         let head = [at(0), at(4), at(8), at(12)];
         ensure!(head == [MARK, LENGTH, sequence, 0], "datagram {sequence} has {head:x?}");
         for word in (0..LENGTH).step_by(4) {
@@ -47,7 +46,6 @@ pub fn run(node: &Path, datagrams: u32, other: bool) -> Result<()> {
         window.put(CONSUMER, consumer.wrapping_add(ENTRY));
     }
     check("datagrams moved by DMA, each as the pattern", true, datagrams)?;
-    check("times round the FIFO", true, datagrams * ENTRY / FIFO)?;
     stopped(&device, &window)
 }
 
