@@ -75,7 +75,7 @@ struct shim {
 	/* Of a DMA card only. */
 	void *buffer;			/* the map, and behind it a page that is never mapped */
 	dma_addr_t bus;			/* where the card sees it */
-	bool running, uploaded;
+	bool uploaded;			/* the pattern, which is the first transfer */
 	unsigned long busy;		/* bit 0: a transfer is under way */
 
 	unsigned long interrupts, spurious, wakeups, garbage;
@@ -114,14 +114,20 @@ static void shim_wake(struct shim *shim)
 
 static void dma_fetch(struct shim *shim)
 {
-	u32 from = EDU_MEMORY + OFFSET(shim_get(shim, SHIM_CHANNEL(0, produced)));
 	u32 to = shim->bus + RINGSHIM_REGISTERS + ENTRY - LENGTH;
-	u32 fetch[] = { from, to, LENGTH, EDU_FETCH };
+	u32 fetch[] = { EDU_MEMORY, to, LENGTH, EDU_FETCH };
 	u32 give[] = { shim->bus + SCRATCH, EDU_MEMORY, PATTERN, EDU_GIVE };
 	u32 n;
 
-	if (!READ_ONCE(shim->running) || test_and_set_bit(0, &shim->busy))
+	if (shim_get(shim, SHIM_AT(control, control)) != RINGSHIM_DO_RUN ||
+	    test_and_set_bit(0, &shim->busy))
 		return;
+	/* One may have ended just now, and its datagram be there. */
+	if (shim_get(shim, SHIM_CHANNEL(0, producer)) != shim_get(shim, SHIM_CHANNEL(0, consumer))) {
+		clear_bit(0, &shim->busy);
+		return;
+	}
+	fetch[0] += OFFSET(shim_get(shim, SHIM_CHANNEL(0, produced)));
 	for (n = 0; n < ARRAY_SIZE(fetch); n++)
 		writel(shim->uploaded ? fetch[n] : give[n], shim->bar + EDU_DMA + 8 * n);
 }
@@ -145,14 +151,6 @@ static void dma_done(struct shim *shim)
 	clear_bit(0, &shim->busy);
 }
 
-/* What is under way ends, and is stored; but nothing stops another thread from START. */
-static void dma_stop(struct shim *shim)
-{
-	WRITE_ONCE(shim->running, false);
-	if (!wait_event_timeout(shim->wait, !test_bit(0, &shim->busy), 5 * HZ))
-		pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
-}
-
 static void dma_reset(struct shim *shim)
 {
 	static const u32 identity[] = {
@@ -164,6 +162,8 @@ static void dma_reset(struct shim *shim)
 	memset(shim->buffer, 0, SCRATCH);
 	for (n = 0; n < ARRAY_SIZE(identity); n++)
 		shim_put(shim, 4 * n, identity[n]);
+	for (n = 0; n < PATTERN / 4; n++)
+		shim_put(shim, SCRATCH + 4 * n, n);
 }
 
 /* The interrupt's half of the wake handshake. One means "look", never "one datagram". */
@@ -198,15 +198,22 @@ static void shim_doorbell(struct shim *shim)
 		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, which is the device */
 	if (!shim->buffer)
 		return;
-	if (control == RINGSHIM_DO_RUN)
-		WRITE_ONCE(shim->running, true);
-	else
-		dma_stop(shim);
+	/* What is under way ends, and is stored; but nothing stops another thread from START meanwhile. */
+	if (control != RINGSHIM_DO_RUN)
+		wait_event_timeout(shim->wait, !test_bit(0, &shim->busy), HZ);
 	if (control & RINGSHIM_DO_RESET)
 		dma_reset(shim);
 	shim_put(shim, SHIM_AT(control, control), control);
 	/* The bits of both are the same. */
 	shim_put(shim, SHIM_AT(status, status), control & RINGSHIM_DO_RESET ?: control & RINGSHIM_DO_RUN);
+}
+
+/* With nobody left who would START it. */
+static void shim_quiet(struct shim *shim)
+{
+	if (!wait_event_timeout(shim->wait, !test_bit(0, &shim->busy), HZ))
+		pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
+	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
 }
 
 static void shim_control(struct shim *shim, u32 control)
@@ -238,8 +245,7 @@ static int shim_release(struct inode *inode, struct file *file)
 
 	down_read(&shim->lock);
 	if (!shim->gone) {
-		dma_stop(shim);
-		shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
+		shim_quiet(shim);
 		if (shim->buffer)
 			dma_reset(shim);
 	}
@@ -309,27 +315,24 @@ static void shim_copy(struct shim *shim, struct found *found)
  */
 static int shim_look(struct shim *shim, struct found *found, size_t room)
 {
-	int rc = -EPIPE;
+	int rc;
 
 	down_read(&shim->lock);
-	if (shim->gone)
-		goto out;
-	/* Programs that only read or poll know nothing of START. After a STOP it stays stopped. */
-	if (!shim->started && !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
-		shim_control(shim, RINGSHIM_DO_RUN);
-	rc = shim_next(shim, found);
+	rc = shim->gone ? -EPIPE : shim_next(shim, found);
 	if (rc == -EAGAIN) {
+		/* Programs that only read or poll know nothing of START. After a STOP it stays stopped. */
+		if (!shim->started && !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
+			shim_control(shim, RINGSHIM_DO_RUN);
 		shim_put(shim, SHIM_AT(control, interrupt_mask), RINGSHIM_IRQ_DATA);
 		mb();	/* the mask before `producer`: pairs with the device's, between the same two */
+		if (shim->buffer)
+			dma_fetch(shim);
 		rc = shim_next(shim, found);
 	}
-	if (rc == -EAGAIN && shim->buffer)
-		dma_fetch(shim);
 	if (!rc && found->length > room)
 		rc = -EMSGSIZE;
 	else if (!rc)
 		shim_copy(shim, found);
-out:
 	up_read(&shim->lock);
 	return rc;
 }
@@ -500,7 +503,6 @@ static int shim_map(struct shim *shim, bool listed)
 	struct pci_dev *pdev = shim->pdev;
 	struct device *dev = &pdev->dev;
 	struct resource *bar = &pdev->resource[SHIM_BAR];
-	u32 n;
 
 	shim->bar = listed ? pcim_iomap(pdev, 0, 0) : NULL;
 	if (listed && !shim->bar)
@@ -515,8 +517,6 @@ static int shim_map(struct shim *shim, bool listed)
 			return -ENOMEM;
 		shim->start = virt_to_phys(shim->buffer);
 		shim->map = (void __iomem __force *)shim->buffer;
-		for (n = 0; n < PATTERN / 4; n++)
-			shim_put(shim, SCRATCH + 4 * n, n);
 		dma_reset(shim);
 		return 0;
 	}
@@ -583,7 +583,7 @@ static void shim_remove(void *cookie)
 	shim->gone = true;
 	if (shim->mapping)
 		unmap_mapping_range(shim->mapping, 0, 0, 1);
-	dma_stop(shim);
+	shim_quiet(shim);
 	shim_wake(shim);
 	up_write(&shim->lock);
 }
