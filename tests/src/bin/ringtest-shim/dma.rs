@@ -1,4 +1,4 @@
-//! The DMA device: datagrams taken out of the mapped buffer, as the broker does, each compared with the pattern of `dma.c`.
+//! The DMA device: datagrams taken out of the mapped buffer, as the broker does, each compared with the pattern of `shim.c`.
 
 use std::path::Path;
 use std::time::Duration;
