@@ -123,7 +123,8 @@ static void dma_fetch(struct shim *shim)
 	    test_and_set_bit(0, &shim->busy))
 		return;
 	/* One may have ended just now, and its datagram be there. */
-	if (shim_get(shim, SHIM_CHANNEL(0, producer)) != shim_get(shim, SHIM_CHANNEL(0, consumer))) {
+	if (shim_get(shim, SHIM_CHANNEL(0, producer)) !=
+	    shim_get(shim, SHIM_CHANNEL(0, consumer))) {
 		clear_bit(0, &shim->busy);
 		return;
 	}
@@ -198,14 +199,15 @@ static void shim_doorbell(struct shim *shim)
 		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, which is the device */
 	if (!shim->buffer)
 		return;
-	/* What is under way ends, and is stored; but nothing stops another thread from START meanwhile. */
+	/* What is under way ends, and is stored; but another thread may START meanwhile. */
 	if (control != RINGSHIM_DO_RUN)
 		wait_event_timeout(shim->wait, !test_bit(0, &shim->busy), HZ);
 	if (control & RINGSHIM_DO_RESET)
 		dma_reset(shim);
 	shim_put(shim, SHIM_AT(control, control), control);
 	/* The bits of both are the same. */
-	shim_put(shim, SHIM_AT(status, status), control & RINGSHIM_DO_RESET ?: control & RINGSHIM_DO_RUN);
+	shim_put(shim, SHIM_AT(status, status),
+		 control & RINGSHIM_DO_RESET ?: control & RINGSHIM_DO_RUN);
 }
 
 /* With nobody left who would START it. */
@@ -320,11 +322,12 @@ static int shim_look(struct shim *shim, struct found *found, size_t room)
 	down_read(&shim->lock);
 	rc = shim->gone ? -EPIPE : shim_next(shim, found);
 	if (rc == -EAGAIN) {
-		/* Programs that only read or poll know nothing of START. After a STOP it stays stopped. */
-		if (!shim->started && !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
+		/* Who only reads or polls knows nothing of START. After a STOP it stays stopped. */
+		if (!shim->started &&
+		    !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
 			shim_control(shim, RINGSHIM_DO_RUN);
 		shim_put(shim, SHIM_AT(control, interrupt_mask), RINGSHIM_IRQ_DATA);
-		mb();	/* the mask before `producer`: pairs with the device's, between the same two */
+		mb();	/* the mask before `producer`: pairs with the device's, between the same */
 		if (shim->buffer)
 			dma_fetch(shim);
 		rc = shim_next(shim, found);
@@ -392,7 +395,8 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return copy_to_user(to, &shim->info, sizeof(shim->info)) ? -EFAULT : 0;
 	if (command == FIONREAD) {
 		rc = shim_look(shim, &found, 0);
-		return rc == -EPIPE || rc == -EBADMSG ? rc : put_user(found.length, (int __user *)to);
+		return rc == -EPIPE || rc == -EBADMSG ? rc :
+		       put_user(found.length, (int __user *)to);
 	}
 	down_read(&shim->lock);
 	if (shim->gone)
@@ -419,7 +423,8 @@ static vm_fault_t shim_fault(struct vm_fault *fault)
 	vm_fault_t rc;
 
 	down_read(&shim->lock);
-	pfn = shim->gone ? PHYS_PFN(virt_to_phys(shim->blank)) : PHYS_PFN(shim->start) + fault->pgoff;
+	pfn = shim->gone ? PHYS_PFN(virt_to_phys(shim->blank)) :
+			   PHYS_PFN(shim->start) + fault->pgoff;
 	rc = vmf_insert_pfn(fault->vma, fault->address, pfn);
 	up_read(&shim->lock);
 	return rc;
@@ -565,15 +570,17 @@ static int shim_interrupts(struct shim *shim)
 	/* The name of INTx has changed with Linux 6.8. */
 	u32 types = PCI_IRQ_ALL_TYPES & ~(intx ? PCI_IRQ_MSI | PCI_IRQ_MSIX : 0);
 
-	if (!(shim->info.features & RINGSHIM_HAS_INTERRUPT) || pci_alloc_irq_vectors(pdev, 1, 1, types) < 0)
+	if (!(shim->info.features & RINGSHIM_HAS_INTERRUPT) ||
+	    pci_alloc_irq_vectors(pdev, 1, 1, types) < 0)
 		return 0;
 	shim->info.interrupts = pdev->msix_enabled ? RINGSHIM_INTERRUPTS_MSIX :
-				pdev->msi_enabled ? RINGSHIM_INTERRUPTS_MSI : RINGSHIM_INTERRUPTS_INTX;
+				pdev->msi_enabled ? RINGSHIM_INTERRUPTS_MSI :
+						    RINGSHIM_INTERRUPTS_INTX;
 	return devm_request_irq(&pdev->dev, pci_irq_vector(pdev, 0), shim_interrupt, IRQF_SHARED,
 				dev_name(&shim->dev), shim);
 }
 
-/* The driver lets go. Who has it open keeps a node without a device: blank pages, hang-up, EPIPE. */
+/* The driver lets go. An open node stays, without a device: blank pages, hang-up, EPIPE. */
 static void shim_remove(void *cookie)
 {
 	struct shim *shim = cookie;
