@@ -27,8 +27,10 @@ const PAUSE_NS: u64 = 50_000;
 /// The longest, where the rate is not known; else a quarter of the slack, if that is less than [`PAUSE_MOST_NS`].
 const PAUSE_UNKNOWN_NS: u64 = MS;
 const PAUSE_MOST_NS: u64 = 10 * MS;
-/// Interrupts in a row that bring nothing before they are not listened to for [`STORM_NS`].
+/// Interrupts that bring nothing before they are not listened to for [`STORM_NS`]; one that brings something pays for
+/// [`WORTH`] of them, so a storm is seen whether or not there is data as well.
 const STORM: u32 = 64;
+const WORTH: u32 = 4;
 const STORM_NS: u64 = 100 * MS;
 /// How often the device's clock is compared with ours.
 const COMPARE_NS: u64 = 1000 * MS;
@@ -320,7 +322,10 @@ impl Link {
     /// What an awakening says about the device's interrupts.
     fn judge(&mut self, intake: &mut Intake, kind: &str, interrupted: bool, found: bool) {
         match (interrupted, found) {
-            (true, true) => (self.idle_interrupts, self.silent_finds) = (0, 0),
+            (true, true) => {
+                self.idle_interrupts = self.idle_interrupts.saturating_sub(WORTH);
+                self.silent_finds = 0;
+            }
             (false, false) => {}
             (false, true) => {
                 // Once may be an interrupt that is just under way.
@@ -337,7 +342,7 @@ impl Link {
                     self.idle_interrupts = 0;
                     self.storm_until = intake.now() + STORM_NS;
                     intake.fault(format_args!(
-                        "{kind}: {STORM} interrupts in a row brought nothing: polled for {} ms instead",
+                        "{kind}: interrupt after interrupt brings nothing: polled for {} ms instead",
                         STORM_NS / MS
                     ));
                 }
