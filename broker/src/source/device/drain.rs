@@ -304,6 +304,10 @@ impl Link {
         }
         let slack = self.rate.map(|rate| (f64::from(self.shape.fifo_bytes) / rate * 1e9) as u64);
         if self.transport.interrupt().is_none() || self.shape.features & HAS_INTERRUPT == 0 || now < self.storm_until {
+            // No interrupt brings the news.
+            if !self.transport.intact() {
+                return Err(Gone("where its registers were there is no device".into()));
+            }
             let longest = slack.map_or(PAUSE_UNKNOWN_NS, |slack| (slack / 4).clamp(PAUSE_NS, PAUSE_MOST_NS));
             let pause = self.pause.min(longest);
             self.pause = (pause * 2).min(longest);

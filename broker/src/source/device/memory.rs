@@ -2,15 +2,16 @@
 //!
 //! Contract: behind a socket stands a server of QEMU's ivshmem protocol ([`ivshmem`]), whose hanging up is the device's
 //! going away. A plain file is the memory alone, without interrupts: it is polled, and belongs to us or to root, since whoever
-//! can shorten it can stop the broker.
+//! can shorten it can stop the broker. It is locked (`flock`), for two who drain it would each get half. A device in a file
+//! goes away by taking its magic number back.
 
-use super::{Gone, Interrupts, Place, Transport, forbid, open};
+use super::{Gone, Interrupts, Place, Transport, forbid, has_magic, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
 use memmap2::MmapOptions;
 use ringweir_proto::fifo::Window;
 use ringweir_proto::os::{event, ivshmem};
 use rustix::event::epoll;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -32,7 +33,7 @@ fn transport(place: &Place) -> Result<Box<dyn Transport>, SourceError> {
     let stat = rustix::fs::stat(path.as_str()).map_err(|e| SourceError(format!("{path}: {e}")))?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Socket => Ok(Box::new(Peer::join(path)?)),
-        FileType::RegularFile => Ok(Box::new(File::open(path, &stat)?)),
+        FileType::RegularFile => Ok(Box::new(File::open(path)?)),
         _ => Err(SourceError(format!("{path} is neither a socket nor a file of a device"))),
     }
 }
@@ -106,23 +107,37 @@ impl Transport for Peer {
 /// A memory file.
 struct File {
     window: Window,
+    /// Holds the lock.
+    _fd: OwnedFd,
 }
 
 impl File {
-    fn open(path: &str, stat: &rustix::fs::Stat) -> Result<Self, SourceError> {
+    fn open(path: &str) -> Result<Self, SourceError> {
+        let failed = |e: Errno| SourceError(format!("{path}: {e}"));
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+        // Of what is open: another file may stand at the path by now.
+        let stat = rustix::fs::fstat(&fd).map_err(failed)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(SourceError(format!("{path} is no longer a file")));
+        }
         let us = rustix::process::geteuid().as_raw();
         if (stat.st_uid != us && stat.st_uid != 0) || stat.st_mode & 0o022 != 0 {
             return Err(SourceError(format!(
                 "{path} can be shortened by others while it is mapped: let it belong to this user or root, with mode 0600"
             )));
         }
-        let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-            .map_err(|e| SourceError(format!("{path}: {e}")))?;
+        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+            Errno::WOULDBLOCK => SourceError(format!(
+                "{path}: locked: a broker drains it already: attach readers to that one (ringctl ls)"
+            )),
+            e => SourceError(format!("{path}: flock: {e}")),
+        })?;
         let bytes = usize::try_from(stat.st_size).map_err(SourceError::new)?;
         if bytes == 0 {
             return Err(SourceError(format!("{path} is empty")));
         }
-        Ok(Self { window: map(&fd, 0, bytes, path)? })
+        Ok(Self { window: map(&fd, 0, bytes, path)?, _fd: fd })
     }
 }
 
@@ -143,6 +158,10 @@ impl Transport for File {
         // The register is all there is.
         let doorbell = &self.window.registers().control.doorbell;
         doorbell.store(1, ringweir_proto::sync::Ordering::Release);
+    }
+
+    fn intact(&self) -> bool {
+        has_magic(&self.window)
     }
 
     fn words(&self) -> String {
