@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod fpga;
+pub mod listener;
 pub mod mailbox;
 pub mod netns;
 pub mod proc;

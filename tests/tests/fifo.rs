@@ -1,0 +1,19 @@
+//! `fifo:` sources from outside: the model of an FPGA, a real `ringd`, readers in processes of their own, and three accounts that
+//! must close against each other to the datagram: the device's, the broker's, and each reader's.
+
+#[path = "fifo/gone.rs"]
+mod gone;
+#[path = "fifo/mischief.rs"]
+mod mischief;
+#[path = "fifo/overflow.rs"]
+mod overflow;
+#[path = "fifo/polled.rs"]
+mod polled;
+#[path = "fifo/refused.rs"]
+mod refused;
+#[path = "fifo/seed.rs"]
+mod seed;
+#[path = "fifo/stage.rs"]
+mod stage;
+#[path = "fifo/strain.rs"]
+mod strain;

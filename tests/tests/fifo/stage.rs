@@ -1,0 +1,256 @@
+//! A device, a broker that drains it, and readers; and at the end, whether their accounts close.
+
+use ringweir::Watch;
+use ringweir::stats::StreamFact;
+use ringweir_tests::fpga::Books;
+use ringweir_tests::fpga::books::ChannelBooks;
+use ringweir_tests::listener::Story;
+use ringweir_tests::scene::{Daemon, Process, Scene, wait_for};
+use ringweir_tests::{programs, skipped};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+pub const LIMIT: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(30);
+
+/// Says a measured figure, past the test harness, which keeps what a passing test prints.
+pub fn report(line: impl std::fmt::Display) {
+    // Nobody to tell is nobody to mind.
+    let _heard = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Whether programs can be started at real-time priority; says so if not.
+pub fn may_be_realtime(test: &str) -> bool {
+    let can = Command::new("chrt").args(["-f", "80", "true"]).stderr(Stdio::null()).status();
+    let can = can.is_ok_and(|status| status.success());
+    if !can {
+        skipped(test, "`chrt -f` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)");
+    }
+    can
+}
+
+/// One of the project's programs in `scene`, behind `front`: the words of a program that starts it in its own way.
+pub fn behind(scene: &Scene, front: &str, program: &str) -> Command {
+    let mut words = front.split_whitespace();
+    let Some(first) = words.next() else { return scene.command(program) };
+    let mut command = scene.command_at(Path::new(first));
+    command.args(words).arg(programs::path(program));
+    command
+}
+
+/// A running `ringfpga`.
+pub struct Device {
+    pub process: Process,
+    pub at: PathBuf,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Device {
+    pub fn start(scene: &Scene, front: &str, place: &str, more: &str) -> Self {
+        let at = scene.path("fpga");
+        let mut command = behind(scene, front, "ringfpga");
+        command.arg(place).arg(&at).args(more.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = scene.start(command);
+        let (stdin, stdout) = (process.stdin().unwrap(), BufReader::new(process.stdout().unwrap()));
+        let there = || process.stderr().contains("there is a device at").then_some(());
+        assert!(wait_for(SOON, there).is_some(), "no device: {}", process.stderr());
+        Self { process, at, stdin, stdout }
+    }
+
+    pub fn source(&self) -> String {
+        format!("fifo:{}", self.at.display())
+    }
+
+    /// Has it do something wrong, or say its books.
+    pub fn say(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
+    }
+
+    pub fn books(&mut self) -> Books {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        let books: Books =
+            serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?} {}", self.process.stderr()));
+        books.check().unwrap();
+        books
+    }
+
+    /// Waits for its end.
+    fn end(mut self) -> Books {
+        let books = self.books();
+        let status = self.process.wait();
+        assert!(status.success(), "{status}: {}", self.process.stderr());
+        books
+    }
+}
+
+/// How it is all started.
+#[derive(Clone, Copy, Default)]
+pub struct Plan<'a> {
+    /// The stream.
+    pub name: &'a str,
+    /// What starts the device; nothing: plainly.
+    pub device_front: &'a str,
+    /// `--socket` if empty.
+    pub place: &'a str,
+    /// The device's options.
+    pub device: &'a str,
+    /// What starts the broker.
+    pub broker_front: &'a str,
+    pub readers: usize,
+}
+
+/// All of it, running.
+pub struct Stage {
+    // Before the scene: what runs ends before its place is looked at.
+    pub device: Device,
+    pub broker: Daemon,
+    listeners: Vec<Process>,
+    polled: bool,
+    pub scene: Scene,
+}
+
+impl Stage {
+    pub fn new(plan: Plan<'_>) -> Self {
+        Self::lasting(plan, LIMIT)
+    }
+
+    /// One that may take `limit`.
+    pub fn lasting(plan: Plan<'_>, limit: Duration) -> Self {
+        let scene = Scene::new(limit);
+        let polled = plan.place == "--file";
+        let place = if polled { plan.place } else { "--socket" };
+        let device = Device::start(&scene, plan.device_front, place, plan.device);
+        let mut command = behind(&scene, plan.broker_front, "ringd");
+        command.args(["run", "--name", plan.name, "--source", &device.source()]);
+        command.args(["--max-datagram", "2KiB", "--wait-readers", &plan.readers.to_string()]);
+        let broker = scene.broker_of(plan.name, command);
+        let listen = |_| {
+            let mut command = scene.command("ringtest-listener");
+            command.arg(plan.name).stdout(Stdio::piped());
+            scene.start(command)
+        };
+        let listeners = (0..plan.readers).map(listen).collect();
+        Self { device, broker, listeners, polled, scene }
+    }
+
+    /// Waits until so many datagrams were published in this generation.
+    pub fn flows(&self, least: u64) {
+        let watch = Watch::attach(self.broker.path()).unwrap();
+        let flows = || watch.snapshot().filter(|s| s.get(StreamFact::WriteCursor) >= least).map(|_| ());
+        assert!(wait_for(SOON, flows).is_some(), "no {least} datagrams: {}", self.broker.process.stderr());
+    }
+
+    /// Kills the broker; another one takes over after `pause`.
+    pub fn replace_broker(self, pause: Duration) -> Self {
+        let Self { device, mut broker, listeners, polled, scene } = self;
+        let name = broker.name.clone();
+        broker.process.kill();
+        drop(broker);
+        std::thread::sleep(pause);
+        let readers = listeners.len().to_string();
+        let broker = scene.broker(&name, &device.source(), &["--max-datagram", "2KiB", "--wait-readers", &readers]);
+        Self { device, broker, listeners, polled, scene }
+    }
+
+    /// What `ringstat` says.
+    pub fn stats(&self) -> Value {
+        let output = self.scene.run("ringstat", &[&self.broker.name, "--json"]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
+    }
+
+    /// Waits for the device's end, then ends the stream, so that readers say what they heard.
+    pub fn end(self) -> Outcome {
+        let books = self.device.end();
+        if self.polled {
+            // Nothing says that it has ended. The losses behind the last datagram are looked for at most 10 ms later.
+            std::thread::sleep(Duration::from_millis(300));
+        } else {
+            let said = || self.broker.process.stderr();
+            let gone = 1 + books.mischief.get("disappear").map_or(0, |d| d.times as usize);
+            let all = wait_for(SOON, || (said().matches("is gone").count() >= gone).then_some(()));
+            assert!(all.is_some(), "the broker has not noticed that the device is gone: {}", said());
+        }
+        let output = self.scene.run("ringstat", &[&self.broker.name, "--json"]);
+        let stats = serde_json::from_slice(&output.stdout).expect("JSON of ringstat");
+        let mut broker = self.broker;
+        broker.process.signal(Signal::TERM);
+        let status = broker.process.wait();
+        let said = broker.process.stderr();
+        assert!(status.success(), "{status}: {said}");
+        let stories = self.listeners.into_iter().map(|listener| {
+            let output = listener.output();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            serde_json::from_slice(&output.stdout).expect("a story")
+        });
+        Outcome { books, stories: stories.collect(), stats, said }
+    }
+}
+
+/// What all three have to say.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub books: Books,
+    pub stories: Vec<Story>,
+    pub stats: Value,
+    /// On the broker's stderr.
+    pub said: String,
+}
+
+impl Outcome {
+    /// A figure of the pump.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.stats["counters"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {}", self.stats))
+    }
+
+    /// Worst drain gap and the FIFO's slack, in ms.
+    pub fn gap_and_slack(&self) -> (f64, f64) {
+        let slack = self.stats["facts"]["drain_slack_ns"].as_u64().expect("a slack");
+        (self.counter("drain_gap_max_ns") as f64 / 1e6, slack as f64 / 1e6)
+    }
+
+    /// Whether the accounts close: every datagram the device made was heard, or told as lost, or forgotten by the device when
+    /// it was unplugged; what the device lost was told as its loss; and what was heard is what was stored, in order.
+    ///
+    /// # Errors
+    /// Which sum does not, with the figures.
+    pub fn check(&self) -> Result<(), String> {
+        let sum = |of: fn(&ChannelBooks) -> u64| self.books.channels.iter().map(of).sum::<u64>();
+        let forgotten = sum(|c| c.reset + c.left);
+        for story in &self.stories {
+            let s = story;
+            let claims = [
+                ("the stream ended", s.ended),
+                ("every seq came in order, none was lapped", s.disorder + s.lapped == 0),
+                ("every byte was right, no number came twice", s.channels.iter().all(|c| c.wrong + c.repeated == 0)),
+                (
+                    "produced = delivered + told + forgotten",
+                    self.books.produced == s.delivered + s.device + s.broker + forgotten,
+                ),
+                ("the device's losses were told as such", self.books.lost == s.device),
+                ("no channel came that is not there", s.channels.len() <= self.books.channels.len()),
+            ];
+            if let Some((claim, _)) = claims.iter().find(|(_, holds)| !holds) {
+                return Err(format!("not true: {claim}: {story:?} {:?}", self.books));
+            }
+            if s.broker + forgotten > 0 {
+                continue;
+            }
+            for (heard, device) in s.channels.iter().zip(&self.books.channels) {
+                if (&heard.crc32, heard.delivered) != (&device.crc32, device.stored) {
+                    return Err(format!("what came is not what was stored: {heard:?} {device:?}"));
+                }
+            }
+        }
+        match self.stories.len() {
+            0 => Err("nobody listened".into()),
+            _ => Ok(()),
+        }
+    }
+}
