@@ -70,6 +70,8 @@ struct Link {
     turn: u32,
     /// Interrupts are allowed: the pump slept.
     armed: bool,
+    /// Until when it was to sleep.
+    watch_until: u64,
     /// The register that says which channels have something is not to be believed this time.
     look_at_all: bool,
     pause: u64,
@@ -211,6 +213,7 @@ impl Link {
             channels: Vec::new(),
             turn: 0,
             armed: false,
+            watch_until: 0,
             look_at_all: true,
             pause: PAUSE_NS,
             storm_until: 0,
@@ -320,7 +323,8 @@ impl Link {
             return Ok(Next::Go);
         }
         self.armed = true;
-        Ok(Next::Sleep(now + slack.map_or(100 * MS, |slack| (slack / 2).clamp(MS, 100 * MS))))
+        self.watch_until = now + slack.map_or(100 * MS, |slack| (slack / 2).clamp(MS, 100 * MS));
+        Ok(Next::Sleep(self.watch_until))
     }
 
     /// What an awakening says about the device's interrupts.
@@ -330,9 +334,11 @@ impl Link {
                 self.idle_interrupts = self.idle_interrupts.saturating_sub(WORTH);
                 self.silent_finds = 0;
             }
+            // Woken by something else, or not asleep at all: the interrupt may be just under way.
+            (false, _) if intake.now() < self.watch_until => {}
             (false, false) => {}
             (false, true) => {
-                // Once may be an interrupt that is just under way.
+                // Once may be that, too.
                 self.silent_finds += 1;
                 if self.silent_finds > 1 {
                     intake.count(PumpCounter::InterruptsLost, 1);

@@ -318,6 +318,20 @@ fn a_lost_interrupt_is_found_out_and_costs_nothing() {
     rig.closes();
 }
 
+/// The control: one that polls all the time finds data before its interrupt, and complains of nothing.
+#[test]
+fn who_spins_misses_no_interrupt() {
+    let mut rig = Rig::new(SHAPE);
+    for _ in 0..5 {
+        rig.store(0, 8);
+        assert!(rustix::io::read(&rig.board.interrupt, &mut [0; 8]).is_ok(), "it comes after the look");
+        let (got, _) = rig.bench.run(&mut rig.device);
+        assert_eq!(got.len(), 1);
+        rig.bench.now += 1000;
+    }
+    assert_eq!(rig.bench.count(PumpCounter::InterruptsLost), 0);
+}
+
 #[test]
 fn a_storm_of_interrupts_is_not_listened_to() {
     let mut rig = Rig::new(SHAPE);
