@@ -153,6 +153,7 @@ impl House {
                 let said = Description { name, source, summary, broker_version, metadata };
                 say(&Reply::Described(said), &[]);
             }
+            Request::DrainGaps => say(&Reply::Latency(None), &[]),
             Request::Latency { index } => {
                 let place = self.places.get(index as usize).and_then(Option::as_ref);
                 let report = place.map(|place| {
