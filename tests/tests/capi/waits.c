@@ -88,13 +88,14 @@ int main(int argc, char **argv) {
     r = attach(argv[2], &o);
     p.fd = rw_fd(r);
     p.events = POLLIN;
-    while (woken < 50) {
+    /* A wake-up may come late, for what has been read already: datagrams are counted, not wake-ups. */
+    while (read < 50) {
         read += drain(r);
         if (rw_arm(r) == RW_READY) continue;
         CHECK(poll(&p, 1, 20000) == 1);
         woken++;
     }
-    CHECK(read + drain(r) >= 50);
+    CHECK(woken > 0);
     CHECK(rw_detach(r) == RW_OK);
     /* Control: nobody wakes who has never armed, though datagrams come. */
     r = attach(argv[2], &o);
