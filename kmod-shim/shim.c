@@ -5,7 +5,7 @@
  *	# insmod ringshim.ko
  *	# dd if=/dev/ringshim0 bs=1024 count=1 | hexdump -C	# one read, one datagram
  *	# grep . /sys/class/ringshim/ringshim0/interrupts
- *	# ringd run fpga=shim:/dev/ringshim0			# who comes second gets EBUSY
+ *	# ringd run --name fpga0 --source shim:/dev/ringshim0	# who comes second gets EBUSY
  */
 #include <linux/cdev.h>
 #include <linux/dma-map-ops.h>

@@ -2,7 +2,8 @@
 //!
 //! `layout` says what the bytes mean, `ring` what may be done with them, `sync` which atomics both run on; beside them
 //! `control` (messages), `stats` (what is counted) and `os` (shared memory, fd passing, eventfd). `ring` and `control`
-//! never import `os`: no system call, clock, allocation or log on the way of a datagram. `numbered`, `summed`, `generate` and `pace`
+//! never import `os`: no system call, clock, allocation or log on the way of a datagram. `fifo` is the same for a device in
+//! front of the ring: its register map, and both ends of its FIFO. `numbered`, `summed`, `generate` and `pace`
 //! are the test datagrams that broker and tools both make, `quantity` the sizes and rates people type. The paper is `DESIGN.md`.
 
 pub mod control;

@@ -3,29 +3,19 @@
 //! Negative controls: `a_shifted_register_is_noticed`, `a_consumer_that_forgets_is_noticed`.
 #![cfg(not(ringweir_loom))]
 
+mod c;
+
 use proptest::prelude::*;
 use ringweir_proto::fifo::*;
 use ringweir_proto::sync::Ordering;
 use std::mem::{offset_of, size_of};
-use std::process::Command;
 
 // ---- the map -------------------------------------------------------------------------------------------------------
 
 /// What a C program that includes the header prints, after `edit` has had a go at the header.
 fn printed_by_c(edit: impl Fn(String) -> String) -> Vec<String> {
-    let dir = tempfile::tempdir().unwrap();
     let header = edit(include_str!("../../kmod-shim/ringshim.h").into());
-    std::fs::write(dir.path().join("ringshim.h"), header).unwrap();
-    std::fs::write(dir.path().join("fifo.c"), include_str!("fifo.c")).unwrap();
-    let program = dir.path().join("fifo");
-    let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(dir.path().join("fifo.c"));
-    let built = cc.output().expect("a C compiler, `cc`");
-    if !built.status.success() {
-        return vec![String::from_utf8_lossy(&built.stderr).into_owned()];
-    }
-    let output = Command::new(&program).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
+    c::printed(&[("fifo.c", include_str!("fifo.c").into()), ("ringshim.h", header)])
 }
 
 fn ours() -> Vec<String> {

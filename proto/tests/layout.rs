@@ -2,22 +2,14 @@
 //! Negative control: `a_shifted_field_is_noticed` compiles the same program with one field moved.
 #![cfg(not(ringweir_loom))]
 
+mod c;
+
 use ringweir_proto::layout::*;
 use std::mem::{align_of, offset_of, size_of};
-use std::process::Command;
 
 /// What the C program prints, after `edit` has had a go at its source.
 fn printed_by_c(edit: impl Fn(String) -> String) -> Vec<String> {
-    let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("layout.c");
-    let program = dir.path().join("layout");
-    std::fs::write(&source, edit(include_str!("layout.c").into())).unwrap();
-    let cc =
-        Command::new("cc").args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(&source).output();
-    let cc = cc.expect("a C compiler, `cc`");
-    assert!(cc.status.success(), "{}", String::from_utf8_lossy(&cc.stderr));
-    let output = Command::new(&program).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
+    c::printed(&[("layout.c", edit(include_str!("layout.c").into()))])
 }
 
 fn ours() -> Vec<String> {

@@ -5,7 +5,7 @@
 
 use super::map::{Fifo, Identity, NotAFifo, REGISTERS_BYTES, Registers, Shape};
 use super::{HAS_TIME, MAGIC, VERSION};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence_acquire};
 use std::any::Any;
 use std::ptr::NonNull;
 
@@ -77,7 +77,7 @@ impl Window {
         ] {
             register.store(value, Ordering::Relaxed);
         }
-        // Last: whoever sees it sees the rest.
+        // Last: whoever sees it sees the rest; partner: the load in `Shape::of`.
         identity.magic.store(MAGIC, Ordering::Release);
         // SAFETY: this function's own contract.
         unsafe { Self::over(start, len, backing) }
@@ -118,11 +118,19 @@ impl Window {
         Fifo { registers: &self.registers().channel[index as usize], words: &all[index as usize * words..][..words] }
     }
 
+    /// Whether the memory is still the device's, and so was everything loaded before this call: memory of one that was torn
+    /// out reads as ones or as zeros.
+    pub fn is_there(&self) -> bool {
+        // Keeps the loads before it in front of the look; no store is its partner, for the device does not say that it goes.
+        fence_acquire();
+        self.registers().identity.magic.load(Ordering::Relaxed) == MAGIC
+    }
+
     /// Device time now, ns, if the device has one.
     pub fn device_time(&self) -> Option<u64> {
         let status = &self.registers().status;
         (self.shape.features & HAS_TIME != 0).then(|| {
-            // Low first: reading it latches the high half.
+            // Low first: reading it latches the high half. Acquire keeps the two loads in that order.
             let low = status.time_low.load(Ordering::Acquire);
             u64::from(low) | u64::from(status.time_high.load(Ordering::Relaxed)) << 32
         })

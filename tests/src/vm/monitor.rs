@@ -85,15 +85,4 @@ impl Monitor {
         self.execute("device_add", json!({ "driver": driver, "id": id, "bus": format!("{id}-port") }))?;
         Ok(())
     }
-
-    /// The same of [`super::Guest::ivshmem`]; its peers meet at `socket`.
-    pub fn plug_ivshmem(&mut self, id: &str, socket: &str) -> Result<()> {
-        let (wire, port) = (format!("{id}-wire"), format!("{id}-port"));
-        let address = json!({ "type": "unix", "data": { "path": socket } });
-        let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
-        self.execute("chardev-add", json!({ "id": wire, "backend": backend }))?;
-        let device = json!({ "driver": "ivshmem-doorbell", "id": id, "chardev": wire, "vectors": 1, "bus": port });
-        self.execute("device_add", device)?;
-        Ok(())
-    }
 }

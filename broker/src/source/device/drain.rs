@@ -228,6 +228,8 @@ impl Link {
     /// runs already is left as it is.
     fn start(&mut self, now: u64, run: bool) -> Result<Option<u64>, Gone> {
         let registers = self.transport.window().registers();
+        // Acquire: what a device that says it runs has written before is seen; Release, below: what we have written before
+        // the order. Partners: the device's store of `status`, its load of `control`.
         let status = registers.status.status.load(Ordering::Acquire);
         let order = |control: u32| {
             registers.control.control.store(control, Ordering::Release);
@@ -377,6 +379,7 @@ impl Link {
     fn drain(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Took, Gone> {
         let count = self.shape.channels;
         let all = std::mem::take(&mut self.look_at_all) || count == 1;
+        // A hint: what is there the indices say, and the look behind arming finds what it forgot.
         let ready =
             if all { u32::MAX } else { self.transport.window().registers().status.ready.load(Ordering::Acquire) };
         let mut took = Took::Nothing;

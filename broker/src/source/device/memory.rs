@@ -5,7 +5,7 @@
 //! can shorten it can stop the broker. It is locked (`flock`), for two who drain it would each get half. A device in a file
 //! goes away by taking its magic number back.
 
-use super::{Gone, Interrupts, Place, Transport, forbid, has_magic, open};
+use super::{Gone, Interrupts, Place, Transport, forbid, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
 use memmap2::MmapOptions;
 use ringweir_proto::fifo::Window;
@@ -155,13 +155,13 @@ impl Transport for File {
     }
 
     fn doorbell(&self) {
-        // The register is all there is.
+        // The register is all there is. Release: the order stands before it; partner: the device's load of `control`.
         let doorbell = &self.window.registers().control.doorbell;
         doorbell.store(1, ringweir_proto::sync::Ordering::Release);
     }
 
     fn intact(&self) -> bool {
-        has_magic(&self.window)
+        self.window.is_there()
     }
 
     fn words(&self) -> String {

@@ -78,11 +78,6 @@ fn forbid(window: &Window) {
     disarm(&window.registers().control.interrupt_mask);
 }
 
-/// [`Transport::intact`] of memory that may be torn out: it reads as ones or as zeros then.
-fn has_magic(window: &Window) -> bool {
-    window.registers().identity.magic.load(Ordering::Acquire) == ringweir_proto::fifo::MAGIC
-}
-
 /// Opens what a [`Place`] names; quick, and does not wait for the device.
 type Opener = fn(&Place) -> Result<Box<dyn Transport>, SourceError>;
 

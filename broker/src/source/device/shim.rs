@@ -4,7 +4,7 @@
 //! blank pages there, so nothing is read that way unnoticed: [`Transport::intact`] looks for the magic number.
 
 use super::memory::map;
-use super::{Gone, Interrupts, Place, Transport, has_magic, open};
+use super::{Gone, Interrupts, Place, Transport, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
 use ringweir_proto::fifo::Window;
 use ringweir_proto::os::shim::{self, ABI, Info};
@@ -89,7 +89,7 @@ impl Transport for Shim {
     }
 
     fn intact(&self) -> bool {
-        has_magic(&self.window)
+        self.window.is_there()
     }
 
     fn words(&self) -> String {

@@ -102,7 +102,7 @@ impl Transport for Test {
         self.board.obey();
     }
     fn intact(&self) -> bool {
-        has_magic(&self.board.window)
+        self.board.window.is_there()
     }
     fn words(&self) -> String {
         "a test".into()

@@ -6,7 +6,7 @@
 //! interrupts came together. A driver without an interrupt is polled.
 
 use super::memory::map;
-use super::{Gone, Interrupts, Place, Transport, forbid, has_magic, open};
+use super::{Gone, Interrupts, Place, Transport, forbid, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
 use ringweir_proto::fifo::{IRQ_DATA, Window, arm};
 use ringweir_proto::sync::{AtomicU32, Ordering};
@@ -148,7 +148,7 @@ impl Transport for Uio {
 
     fn take(&self) -> Result<Interrupts, Gone> {
         forbid(&self.window);
-        if !has_magic(&self.window) {
+        if !self.window.is_there() {
             return Err(Gone("unplugged, or its driver was unbound".into()));
         }
         let mut count = [0; 4];
@@ -164,11 +164,12 @@ impl Transport for Uio {
     }
 
     fn doorbell(&self) {
+        // Release: the order stands before it; partner: the device's load of `control`.
         self.window.registers().control.doorbell.store(1, Ordering::Release);
     }
 
     fn intact(&self) -> bool {
-        has_magic(&self.window)
+        self.window.is_there()
     }
 
     fn words(&self) -> String {

@@ -1,6 +1,7 @@
 //! The device node of `ringshim.ko` as a program sees it: its system calls with the error each gives, and its window.
 //! The numbers are those of `kmod-shim/ringshim.h`.
 
+use ringweir_proto::os::shim::Info;
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -29,31 +30,6 @@ pub type Got<T> = std::result::Result<T, i32>;
 
 fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
-}
-
-/// `struct ringshim_info`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Info {
-    pub abi: u32,
-    pub kind: u32,
-    pub window_bytes: u64,
-    pub interrupts: u32,
-    pub fifo_bytes: u32,
-    pub channels: u32,
-    pub max_datagram: u32,
-    pub rate: u32,
-    pub features: u32,
-    pub bus_id: [u8; 32],
-    pub reserved: [u32; 16],
-}
-const _: () = assert!(size_of::<Info>() == 136);
-
-impl Info {
-    /// "0000:00:04.0".
-    pub fn bus(&self) -> String {
-        self.bus_id.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
-    }
 }
 
 /// An open device node.
@@ -140,9 +116,9 @@ impl Device {
     }
 
     pub fn map(&self, length: usize, protection: i32, flags: i32, offset: usize) -> Got<Window> {
+        let (anywhere, fd, offset) = (std::ptr::null_mut(), self.raw(), offset as libc::off_t);
         // SAFETY: at an address of the kernel's choice.
-        let at =
-            unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, self.raw(), offset as libc::off_t) };
+        let at = unsafe { libc::mmap(anywhere, length, protection, flags, fd, offset) };
         if at == libc::MAP_FAILED { Err(errno()) } else { Ok(Window { at: at.cast(), length }) }
     }
 

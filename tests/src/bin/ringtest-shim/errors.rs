@@ -45,7 +45,7 @@ fn opening(node: &Path, device: &Device) -> Result<()> {
 fn asking(device: &Device) -> Result<()> {
     let info = device.info()?;
     check("INFO: abi, kind, nothing in reserve", info.abi == 1 && info.reserved == [0; 16], info)?;
-    check("INFO: what sits on the bus", info.bus().len() == 12, info.bus())?;
+    check("INFO: what sits on the bus", info.bus_id().len() == 12, info.bus_id())?;
     for address in [0, 1, NOWHERE] {
         check("INFO to no address is EFAULT", device.ioctl(INFO, address) == Err(libc::EFAULT), address)?;
     }

@@ -82,7 +82,7 @@ fn revoke_once(node: &Path, unplug: bool) -> Result<PathBuf> {
     let untouched = device.window()?;
     let mut buffer = vec![0u8; info.max_datagram as usize];
     ensure!(device.read(&mut buffer).is_ok(), "read");
-    let (bus, length) = (info.bus(), window.length);
+    let (bus, length) = (info.bus_id(), window.length);
     // Both end only by what is done to the device.
     std::thread::scope(|scope| -> Result<()> {
         let reader = scope.spawn(|| {
@@ -121,7 +121,7 @@ fn revoke_once(node: &Path, unplug: bool) -> Result<PathBuf> {
     check("all of the window is blank", blank, length)?;
     window.put(length - 4, 1);
     check("so is what was never touched", untouched.get(0) == 0, untouched.length)?;
-    check("INFO still says what it was", device.info()?.bus() == bus, device.ioctl(INFO, 0))?;
+    check("INFO still says what it was", device.info()?.bus_id() == bus, device.ioctl(INFO, 0))?;
     check("START is ENODEV", device.ioctl(START, 0) == Err(libc::ENODEV), libc::ENODEV)?;
     check("mmap is ENODEV", device.window().is_err(), libc::ENODEV)?;
     check("the node is gone", !node.exists(), node)?;
@@ -129,7 +129,7 @@ fn revoke_once(node: &Path, unplug: bool) -> Result<PathBuf> {
     let again = bring_back(&bus, unplug)?;
     check("back, with the old one still open: under another name", again != node, &again)?;
     let fresh = Device::wait_open(&again)?;
-    check("and it delivers", fresh.read(&mut buffer).is_ok(), fresh.info()?.bus())?;
+    check("and it delivers", fresh.read(&mut buffer).is_ok(), fresh.info()?.bus_id())?;
     check("the old one does not", device.read(&mut buffer) == Err(libc::EPIPE), libc::EPIPE)?;
     drop((window, untouched, device));
     drop(fresh);

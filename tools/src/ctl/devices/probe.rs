@@ -36,9 +36,9 @@ impl Page {
             Errno::BUSY => Blind::Busy,
             why => no("open", why),
         })?;
+        let (anywhere, rights, flags) = (std::ptr::null_mut(), ProtFlags::READ, MapFlags::SHARED);
         // SAFETY: a new mapping, at a place the kernel chooses.
-        let at =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE, ProtFlags::READ, MapFlags::SHARED, &fd, offset) };
+        let at = unsafe { rustix::mm::mmap(anywhere, PAGE, rights, flags, &fd, offset) };
         NonNull::new(at.map_err(|why| no("map", why))?).map(Self).ok_or(no("map", Errno::NOMEM))
     }
 }
