@@ -15,12 +15,14 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The one version of the protocol there is.
 pub const VERSION: i64 = 0;
@@ -30,6 +32,8 @@ pub const MEMORY: i64 = -1;
 pub const SERVER: u16 = 0;
 /// Smallest memory that is offered; larger ones are powers of two, as memory behind a PCI register must be.
 pub const MEMORY_MIN: usize = 1 << 20;
+/// Messages taken at once: a server that never stops talking does not keep who listens.
+const MESSAGES: usize = 64;
 /// Most vectors of a peer, as MSI-X has them.
 pub const VECTORS_MAX: usize = 2048;
 
@@ -129,7 +133,7 @@ pub enum JoinError {
     #[error("{0}: nobody answers within {wait} s", wait = ANSWER.as_secs())]
     Silent(String),
     /// The server hung up.
-    #[error("{0}: hung up; a device serves one consumer at a time")]
+    #[error("{0}: hung up; a device serves one consumer at a time: attach readers to the broker that drains it")]
     HungUp(String),
     /// What answers speaks something else.
     #[error("{path}: no ivshmem server of version {VERSION}: {what}")]
@@ -160,64 +164,131 @@ pub struct Peer {
     socket: OwnedFd,
 }
 
+/// A client that connects and is being told; never waits.
+#[derive(Debug)]
+pub struct Joining {
+    path: String,
+    address: SocketAddrUnix,
+    socket: OwnedFd,
+    connected: bool,
+    version: bool,
+    id: Option<u16>,
+    memory: Option<OwnedFd>,
+    doorbell: Option<OwnedFd>,
+    interrupt: Option<OwnedFd>,
+}
+
+impl Joining {
+    /// A client of the server at `path`.
+    ///
+    /// # Errors
+    /// If there can be no socket, or none of that path.
+    pub fn new(path: &Path) -> Result<Self, JoinError> {
+        let path = path.display().to_string();
+        let address = SocketAddrUnix::new(path.as_str())
+            .map_err(OsError::at(format_args!("socket path {path} (at most 107 bytes)")))?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(OsError::at("socket(AF_UNIX, SOCK_STREAM)"))?;
+        let (connected, version, id, memory, doorbell, interrupt) = (false, false, None, None, None, None);
+        Ok(Self { path, address, socket, connected, version, id, memory, doorbell, interrupt })
+    }
+
+    /// Hears what was said by now: [`Continue`](ControlFlow::Continue) if that was not all.
+    ///
+    /// # Errors
+    /// In words that name the path.
+    pub fn go_on(mut self) -> Result<ControlFlow<Peer, Self>, JoinError> {
+        if !self.connected {
+            match rustix::net::connect(&self.socket, &self.address) {
+                Ok(()) => self.connected = true,
+                // As many clients wait as the server lets wait.
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(ControlFlow::Continue(self)),
+                Err(e) => return Err(OsError::at(format_args!("connect {}", self.path))(e).into()),
+            }
+        }
+        for _ in 0..MESSAGES {
+            match receive(&self.socket) {
+                Ok(Some(message)) => self.hear(message)?,
+                Ok(None) | Err(Errno::CONNRESET) => return Err(JoinError::HungUp(self.path)),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(OsError::at(format_args!("receive from {}", self.path))(e).into()),
+            }
+            if self.doorbell.is_some() && self.interrupt.is_some() {
+                break;
+            }
+        }
+        self.peer()
+    }
+
+    /// Hears all of it, or fails after `patience`.
+    fn within(mut self, patience: Duration) -> Result<Peer, JoinError> {
+        let since = Instant::now();
+        loop {
+            self = match self.go_on()? {
+                ControlFlow::Break(peer) => return Ok(peer),
+                ControlFlow::Continue(joining) if since.elapsed() < patience => joining,
+                ControlFlow::Continue(joining) => return Err(JoinError::Silent(joining.path)),
+            };
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn hear(&mut self, Message { value, fd }: Message) -> Result<(), JoinError> {
+        let wrong = |what: String| Err(JoinError::Protocol { path: self.path.clone(), what });
+        if !self.version {
+            self.version = value == VERSION && fd.is_none();
+            return if self.version { Ok(()) } else { wrong(format!("it says version {value}")) };
+        }
+        let Some(id) = self.id else {
+            self.id = u16::try_from(value).ok().filter(|id| *id != SERVER);
+            return if self.id.is_some() { Ok(()) } else { wrong(format!("it calls us {value}")) };
+        };
+        let Some(fd) = fd else {
+            return match self.memory {
+                None => wrong("no memory where it has its place".into()),
+                Some(_) => wrong(format!("peer {value} is gone before we were told of all")),
+            };
+        };
+        match &self.memory {
+            None if value == MEMORY => self.memory = Some(fd),
+            None => return wrong("no memory where it has its place".into()),
+            // Further vectors are of no use here.
+            Some(_) if value == i64::from(SERVER) => _ = self.doorbell.get_or_insert(fd),
+            Some(_) if value == i64::from(id) => _ = self.interrupt.get_or_insert(fd),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A peer, if all was said.
+    fn peer(self) -> Result<ControlFlow<Peer, Self>, JoinError> {
+        let Self { id: Some(id), memory: Some(memory), doorbell: Some(doorbell), interrupt: Some(interrupt), .. } =
+            self
+        else {
+            return Ok(ControlFlow::Continue(self));
+        };
+        let (path, socket) = (self.path, self.socket);
+        let bytes = rustix::fs::fstat(&memory).map_err(OsError::at(format_args!("fstat memory of {path}")))?.st_size;
+        if !rustix::fs::fcntl_get_seals(&memory).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
+            return Err(JoinError::NotSealed(path));
+        }
+        for (bell, what) in [(&doorbell, "doorbell"), (&interrupt, "interrupt")] {
+            // A server may have made them so that a look at nothing waits for ever.
+            rustix::io::ioctl_fionbio(bell, true).map_err(OsError::at(format_args!("FIONBIO {what} of {path}")))?;
+        }
+        Ok(ControlFlow::Break(Peer { id, memory, bytes: bytes.cast_unsigned(), interrupt, doorbell, socket }))
+    }
+}
+
 impl Peer {
-    /// Connects to the server at `path` and hears it out.
+    /// Connects to the server at `path` and hears it out, within [`ANSWER`].
     ///
     /// # Errors
     /// In words that name the path.
     pub fn join(path: &Path) -> Result<Self, JoinError> {
-        let shown = path.display().to_string();
-        let address =
-            SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(OsError::at("socket(AF_UNIX, SOCK_STREAM)"))?;
-        for way in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-            sockopt::set_socket_timeout(&socket, way, Some(ANSWER)).map_err(OsError::at("set socket timeout"))?;
-        }
-        rustix::net::connect(&socket, &address).map_err(OsError::at(format_args!("connect {shown}")))?;
-        Self::hear(socket, shown)
-    }
-
-    /// The client's half of [`welcome`].
-    fn hear(socket: OwnedFd, path: String) -> Result<Self, JoinError> {
-        let next = || match receive(&socket) {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) | Err(Errno::CONNRESET) => Err(JoinError::HungUp(path.clone())),
-            Err(Errno::AGAIN) => Err(JoinError::Silent(path.clone())),
-            Err(e) => Err(OsError::at(format_args!("receive from {path}"))(e).into()),
-        };
-        let wrong = |what: String| JoinError::Protocol { path: path.clone(), what };
-        let version = next()?;
-        if version.value != VERSION || version.fd.is_some() {
-            return Err(wrong(format!("it says version {}", version.value)));
-        }
-        let id = next()?.value;
-        let id = u16::try_from(id).ok().filter(|id| *id != SERVER).ok_or_else(|| wrong(format!("it calls us {id}")))?;
-        let Message { value: MEMORY, fd: Some(memory) } = next()? else {
-            return Err(wrong("no memory where it has its place".into()));
-        };
-        let mut both = (None, None);
-        let (doorbell, interrupt) = loop {
-            let Message { value, fd } = next()?;
-            let Some(fd) = fd else { return Err(wrong(format!("peer {value} is gone before we were told of all"))) };
-            // Further vectors are of no use here.
-            if value == i64::from(SERVER) {
-                both.0.get_or_insert(fd);
-            } else if value == i64::from(id) {
-                both.1.get_or_insert(fd);
-            }
-            both = match both {
-                (Some(doorbell), Some(interrupt)) => break (doorbell, interrupt),
-                not_yet => not_yet,
-            };
-        };
-        let bytes = rustix::fs::fstat(&memory).map_err(OsError::at(format_args!("fstat memory of {path}")))?.st_size;
-        let seals = rustix::fs::fcntl_get_seals(&memory);
-        if !seals.is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
-            return Err(JoinError::NotSealed(path));
-        }
-        rustix::io::ioctl_fionbio(&socket, true).map_err(OsError::at(format_args!("FIONBIO {path}")))?;
-        Ok(Self { id, memory, bytes: bytes.cast_unsigned(), interrupt, doorbell, socket })
+        Joining::new(path)?.within(ANSWER)
     }
 
     /// Readable when there is something to look at by [`is_gone`](Self::is_gone).
@@ -227,7 +298,7 @@ impl Peer {
 
     /// Whether the device is gone; takes what else the server had to say.
     pub fn is_gone(&self) -> bool {
-        loop {
+        for _ in 0..MESSAGES {
             match receive(&self.socket) {
                 Ok(Some(Message { value, fd: None })) if value == i64::from(SERVER) => return true,
                 Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -235,6 +306,7 @@ impl Peer {
                 Ok(None) | Err(_) => return true,
             }
         }
+        false
     }
 }
 
@@ -243,12 +315,17 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
+    /// A client that has connected by `socket`.
+    fn connected(socket: UnixStream) -> Joining {
+        socket.set_nonblocking(true).unwrap();
+        Joining { path: "it".into(), connected: true, socket: socket.into(), ..Joining::new(Path::new("it")).unwrap() }
+    }
+
     /// What a client makes of what `server` sends it.
     fn hear(server: impl FnOnce(&UnixStream)) -> Result<Peer, JoinError> {
         let (server_end, client_end) = UnixStream::pair().unwrap();
-        client_end.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
         server(&server_end);
-        Peer::hear(client_end.into(), "it".into())
+        connected(client_end).within(Duration::from_millis(200))
     }
 
     #[test]
@@ -258,7 +335,7 @@ mod tests {
         let (ours, theirs) = (vectors(3).unwrap(), vectors(2).unwrap());
         let (server, client) = UnixStream::pair().unwrap();
         welcome(&server, 7, &fd, &ours, &theirs).unwrap();
-        let peer = Peer::hear(client.into(), "it".into()).unwrap();
+        let peer = connected(client).within(Duration::ZERO).unwrap();
         assert_eq!((peer.id, peer.bytes), (7, MEMORY_MIN as u64));
         let rung = |fd: &OwnedFd| rustix::io::read(fd, &mut [0; 8]);
         assert_eq!(rung(&peer.interrupt), Err(Errno::AGAIN));
@@ -288,12 +365,65 @@ mod tests {
         assert!(told(hear(|_| ())).contains("nobody answers"));
         let (server, client) = UnixStream::pair().unwrap();
         drop(server);
-        assert!(told(Peer::hear(client.into(), "it".into())).contains("one consumer at a time"));
+        assert!(told(connected(client).within(Duration::ZERO)).contains("one consumer at a time"));
         let bells = vectors(1).unwrap();
         assert!(told(hear(|to| welcome(to, 1, &open, &bells, &bells).unwrap())).contains("F_SEAL_SHRINK"));
         // The control: the same with memory that is sealed.
         assert!(hear(|to| welcome(to, 1, &fd, &bells, &bells).unwrap()).is_ok());
         let short = |to: &UnixStream| assert_eq!(std::io::Write::write(&mut &*to, &[0; 5]).unwrap(), 5);
         assert!(told(hear(short)).contains("receive from it"));
+    }
+
+    /// Said piece by piece, over a socket with a path, and never waited for.
+    #[test]
+    fn a_client_goes_on_as_far_as_it_was_told() {
+        let not_yet = |joining: Joining| match joining.go_on().unwrap() {
+            ControlFlow::Continue(joining) => joining,
+            ControlFlow::Break(peer) => panic!("not all was said: {peer:?}"),
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("it");
+        let told = Joining::new(&path).unwrap().go_on().unwrap_err().to_string();
+        assert!(told.contains("connect") && told.contains("No such file"), "{told}");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut joining = not_yet(Joining::new(&path).unwrap());
+        let (server, _) = listener.accept().unwrap();
+        let (memory, _map) = memory(1).unwrap();
+        let bells = vectors(3).unwrap();
+        let [ours, theirs, other] = &bells[..] else { unreachable!() };
+        for (value, fd) in [(VERSION, None), (9, None), (MEMORY, Some(&memory)), (4, Some(other)), (0, Some(ours))] {
+            send(&server, value, fd.map(AsFd::as_fd)).unwrap();
+            joining = not_yet(joining);
+        }
+        send(&server, 9, Some(theirs.as_fd())).unwrap();
+        assert!(matches!(joining.go_on().unwrap(), ControlFlow::Break(Peer { id: 9, .. })));
+    }
+
+    /// Bells that block, as a server without O_NONBLOCK makes them, block nobody.
+    #[test]
+    fn no_bell_blocks() {
+        let (fd, _map) = memory(1).unwrap();
+        let blocking = || rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let (ours, theirs) = ([blocking()], [blocking()]);
+        let flags = |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).unwrap();
+        assert!(!flags(&theirs[0]).contains(rustix::fs::OFlags::NONBLOCK));
+        let peer = hear(|to| welcome(to, 1, &fd, &ours, &theirs).unwrap()).unwrap();
+        assert_eq!(rustix::io::read(&peer.interrupt, &mut [0; 8]), Err(Errno::AGAIN));
+        rustix::io::write(&peer.doorbell, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        super::super::event::ring(&peer.doorbell).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_never_stops_talking_keeps_nobody() {
+        let (fd, _map) = memory(1).unwrap();
+        let bells = vectors(1).unwrap();
+        let (server, client) = UnixStream::pair().unwrap();
+        welcome(&server, 1, &fd, &bells, &bells).unwrap();
+        let peer = connected(client).within(Duration::ZERO).unwrap();
+        let said = MESSAGES + 10;
+        (0..said).for_each(|_| send(&server, 5, None).unwrap());
+        drop(server);
+        assert!(!peer.is_gone(), "it has not come to the end");
+        assert!(peer.is_gone());
     }
 }
