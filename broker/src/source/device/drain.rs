@@ -1,4 +1,4 @@
-//! The drain loop, the same for every transport.
+//! The drain loop of a device that is there, the same for every transport.
 //!
 //! Contract: takes what the FIFOs hold, channel by channel in turns; never blocks. Idle, it sleeps on the interrupt, with a
 //! look at least twice in the time the FIFO takes to fill, so that an interrupt that got lost costs nothing; without
@@ -6,20 +6,15 @@
 //! much that was as soon as the next good entry shows it), numbers that contradict each other, interrupts that were lost or
 //! come without end, datagrams longer than the ring takes (cut).
 
-use super::{Gone, Opener, Place, Transport};
+use super::{Gone, Interrupts, Place, Transport};
 use crate::intake::{Arrival, Intake};
-use crate::source::{Fill, Source, SourceError, WaitFor};
 use ringweir_proto::fifo::{self, Drain, HAS_DATE, HAS_INTERRUPT, Shape};
 use ringweir_proto::os::clock;
-use ringweir_proto::quantity::{Bytes, Rate, Span};
 use ringweir_proto::ring::Layer;
 use ringweir_proto::stats::PumpCounter;
 use ringweir_proto::sync::Ordering;
-use std::time::Duration;
 
-const MS: u64 = 1_000_000;
-/// How often a device that went away is looked for.
-const LOOK_FOR_NS: u64 = 100 * MS;
+pub(super) const MS: u64 = 1_000_000;
 /// How long a device may take to reset itself, and to start.
 const START_NS: u64 = 1000 * MS;
 /// Without interrupts: the pause after which a FIFO found empty is looked at again, doubled each time up to the longest.
@@ -32,22 +27,10 @@ const PAUSE_MOST_NS: u64 = 10 * MS;
 const STORM: u32 = 64;
 const WORTH: u32 = 4;
 const STORM_NS: u64 = 100 * MS;
+/// How long a device that hung up is drained at most: its memory is still there, and it may still be storing.
+const GOING_NS: u64 = 100 * MS;
 /// How often the device's clock is compared with ours.
 const COMPARE_NS: u64 = 1000 * MS;
-
-/// A source: one device, there or looked for.
-pub(super) struct Device {
-    kind: &'static str,
-    place: Place,
-    opener: Opener,
-    most: usize,
-    link: Option<Link>,
-    /// As it was when it was there last.
-    shape: Shape,
-    words: String,
-    away: bool,
-    until: Option<u64>,
-}
 
 /// How far a device has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,18 +43,20 @@ enum Phase {
 }
 
 /// A device that is there.
-struct Link {
-    transport: Box<dyn Transport>,
-    shape: Shape,
+pub(super) struct Link {
+    pub(super) transport: Box<dyn Transport>,
+    pub(super) shape: Shape,
     rate: Option<f64>,
     phase: Phase,
     channels: Vec<Channel>,
     /// The channel whose turn it is.
     turn: u32,
     /// Interrupts are allowed: the pump slept.
-    armed: bool,
+    pub(super) armed: bool,
     /// Until when it was to sleep.
     watch_until: u64,
+    /// It goes: what it left in its memory is drained, until then at most.
+    going: Option<(Gone, u64)>,
     /// The register that says which channels have something is not to be believed this time.
     look_at_all: bool,
     pause: u64,
@@ -92,109 +77,8 @@ struct Channel {
     lost_bytes: u32,
 }
 
-impl Device {
-    /// Opens it, and has it reset itself if it does not run. It is told to run when the pump begins to drain.
-    pub(super) fn open(kind: &'static str, place: Place, opener: Opener, most: usize) -> Result<Self, SourceError> {
-        let mut link = Link::new(opener(&place)?, &place);
-        loop {
-            match link.start(clock::monotonic_ns(), false) {
-                Ok(None) => break,
-                Ok(Some(_)) => std::thread::sleep(Duration::from_millis(1)),
-                Err(Gone(why)) => return Err(SourceError(format!("{}: {why}", place.path))),
-            }
-        }
-        let (shape, words) = (link.shape, link.transport.words());
-        Ok(Self { kind, place, opener, most, link: Some(link), shape, words, away: false, until: None })
-    }
-
-    /// Whether the device is there and runs; if not, `until` says when to look for it again.
-    fn is_there(&mut self, intake: &mut Intake) -> bool {
-        let now = intake.now();
-        if self.link.is_none() {
-            if self.until.is_some_and(|until| now < until) {
-                return false;
-            }
-            self.until = Some(now + LOOK_FOR_NS);
-            // Why not is of no interest ten times a second.
-            let Ok(transport) = (self.opener)(&self.place) else { return false };
-            self.link = Some(Link::new(transport, &self.place));
-        }
-        let Some(link) = &mut self.link else { return false };
-        match link.start(now, true) {
-            Ok(None) if !self.away => true,
-            Ok(None) => {
-                self.away = false;
-                (self.shape, self.words) = (link.shape, link.transport.words());
-                intake.back(format_args!("{}: {} is back", self.kind, self.place.path));
-                true
-            }
-            Ok(Some(again)) => {
-                self.until = Some(again);
-                false
-            }
-            Err(_) => {
-                self.link = None;
-                self.until = Some(now + LOOK_FOR_NS);
-                false
-            }
-        }
-    }
-
-    fn gone(&mut self, intake: &mut Intake, why: &str) {
-        self.link = None;
-        self.away = true;
-        self.until = Some(intake.now() + LOOK_FOR_NS);
-        let path = &self.place.path;
-        intake.gone(format_args!("{}: {path} is gone: {why}; looking for it ten times a second", self.kind));
-    }
-}
-
-impl Source for Device {
-    fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
-        if !self.is_there(intake) {
-            return Ok(Fill::Idle);
-        }
-        let Some(link) = &mut self.link else { return Ok(Fill::Idle) };
-        match link.round(intake, self.kind, self.most) {
-            Ok(Next::Go) => Ok(Fill::Took),
-            Ok(Next::Sleep(until)) => {
-                self.until = Some(until);
-                Ok(Fill::Idle)
-            }
-            Err(Gone(why)) => {
-                self.gone(intake, &why);
-                Ok(Fill::Idle)
-            }
-        }
-    }
-
-    fn wait_for(&self) -> WaitFor<'_> {
-        let armed = self.link.as_ref().filter(|link| link.armed);
-        WaitFor { readable: armed.and_then(|link| link.transport.interrupt()), until: self.until }
-    }
-
-    fn rate(&self) -> Option<Rate> {
-        self.place.rate.or((self.shape.rate > 0).then_some(f64::from(self.shape.rate))).map(Rate::Bytes)
-    }
-
-    fn slack(&self) -> Option<Duration> {
-        let Some(Rate::Bytes(rate)) = self.rate() else { return None };
-        Duration::try_from_secs_f64(f64::from(self.shape.fifo_bytes) / rate).ok()
-    }
-
-    fn describe(&self) -> String {
-        let fifo = Bytes(self.shape.fifo_bytes.into());
-        let slack = match (self.slack(), self.rate()) {
-            (Some(slack), Some(rate)) => format!("FIFO slack {} ({fifo} at {rate})", Span(slack)),
-            _ => format!("FIFO of {fifo}, its rate not known (rate=)"),
-        };
-        let channels = self.shape.channels;
-        format!("{slack}, {channels} channel{}, {}", if channels == 1 { "" } else { "s" }, self.words)
-    }
-}
-
 /// What the pump does after a round.
-enum Next {
+pub(super) enum Next {
     /// Flush, then the next round.
     Go,
     /// Wait for the interrupt, if armed, or until then.
@@ -202,7 +86,7 @@ enum Next {
 }
 
 impl Link {
-    fn new(transport: Box<dyn Transport>, place: &Place) -> Self {
+    pub(super) fn new(transport: Box<dyn Transport>, place: &Place) -> Self {
         let shape = *transport.window().shape();
         let rate = place.rate.or((shape.rate > 0).then_some(f64::from(shape.rate)));
         Self {
@@ -214,6 +98,7 @@ impl Link {
             turn: 0,
             armed: false,
             watch_until: 0,
+            going: None,
             look_at_all: true,
             pause: PAUSE_NS,
             storm_until: 0,
@@ -226,7 +111,7 @@ impl Link {
 
     /// Goes on with starting; `Some` says when to ask again, `None` that it runs, or, without `run`, that it could. One that
     /// runs already is left as it is.
-    fn start(&mut self, now: u64, run: bool) -> Result<Option<u64>, Gone> {
+    pub(super) fn start(&mut self, now: u64, run: bool) -> Result<Option<u64>, Gone> {
         let registers = self.transport.window().registers();
         // Acquire: what a device that says it runs has written before is seen; Release, below: what we have written before
         // the order. Partners: the device's store of `status`, its load of `control`.
@@ -281,16 +166,29 @@ impl Link {
         Ok(None)
     }
 
-    fn round(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Next, Gone> {
+    pub(super) fn round(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Next, Gone> {
         let now = intake.now();
         let slept = std::mem::take(&mut self.armed);
-        let interrupts = if slept { self.transport.take()? } else { Default::default() };
+        let interrupts = match if slept { self.transport.take() } else { Ok(Interrupts::default()) } {
+            Ok(interrupts) => interrupts,
+            Err(gone) => {
+                self.goes(now, gone)?;
+                Interrupts::default()
+            }
+        };
         intake.count(PumpCounter::Interrupts, interrupts.count);
         intake.count(PumpCounter::InterruptJumps, interrupts.jumps);
         self.compare_clocks(now);
-        let took = self.drain(intake, kind, most)?;
-        if slept {
+        let took = match self.drain(intake, kind, most) {
+            Ok(took) => took,
+            Err(torn_out) => return Err(self.going.take().map_or(torn_out, |(why, _)| why)),
+        };
+        if slept && self.going.is_none() {
             self.judge(intake, kind, interrupts.count > 0, took != Took::Nothing);
+        }
+        if let Some((why, _)) = self.going.take_if(|(_, until)| took == Took::Nothing || now >= *until) {
+            self.tell_tails(intake);
+            return Err(why);
         }
         match took {
             Took::Datagrams => {
@@ -301,24 +199,20 @@ impl Link {
             Took::Garbage => return Ok(Next::Sleep(now + MS)),
             Took::Nothing => {}
         }
-        let window = self.transport.window();
-        for (index, channel) in (0..).zip(&mut self.channels) {
-            if let Some(tail) = channel.drain.tail(window.fifo(index)) {
-                intake.lost(Layer::Device, tail.lost.into(), true);
-            }
-        }
+        self.tell_tails(intake);
         let slack = self.rate.map(|rate| (f64::from(self.shape.fifo_bytes) / rate * 1e9) as u64);
         if self.transport.interrupt().is_none() || self.shape.features & HAS_INTERRUPT == 0 || now < self.storm_until {
             // No interrupt brings the news.
-            if !self.transport.intact() {
-                return Err(Gone("where its registers were there is no device".into()));
+            if !self.transport.is_there() {
+                self.goes(now, Gone("it hung up, or took its registers away".into()))?;
+                return Ok(Next::Go);
             }
             let longest = slack.map_or(PAUSE_UNKNOWN_NS, |slack| (slack / 4).clamp(PAUSE_NS, PAUSE_MOST_NS));
             let pause = self.pause.min(longest);
             self.pause = (pause * 2).min(longest);
             return Ok(Next::Sleep(now + pause));
         }
-        let channels = &self.channels;
+        let (window, channels) = (self.transport.window(), &self.channels);
         let empty = || (0..).zip(channels).all(|(index, c)| c.drain.is_empty(window.fifo(index)));
         if !self.transport.arm(&empty) {
             self.look_at_all = true;
@@ -327,6 +221,26 @@ impl Link {
         self.armed = true;
         self.watch_until = now + slack.map_or(100 * MS, |slack| (slack / 2).clamp(MS, 100 * MS));
         Ok(Next::Sleep(self.watch_until))
+    }
+
+    /// The device goes. Where its memory stays, what it stored before is not lost; `Err`: it does not.
+    fn goes(&mut self, now: u64, why: Gone) -> Result<(), Gone> {
+        if !self.transport.intact() {
+            return Err(why);
+        }
+        // One that hung up on us alone may store for ever.
+        self.going.get_or_insert((why, now + GOING_NS));
+        Ok(())
+    }
+
+    /// Tells losses behind the last entry.
+    fn tell_tails(&mut self, intake: &mut Intake) {
+        let window = self.transport.window();
+        for (index, channel) in (0..).zip(&mut self.channels) {
+            if let Some(tail) = channel.drain.tail(window.fifo(index)) {
+                intake.lost(Layer::Device, tail.lost.into(), true);
+            }
+        }
     }
 
     /// What an awakening says about the device's interrupts.
@@ -378,7 +292,7 @@ impl Link {
     /// A round over the channels.
     fn drain(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Took, Gone> {
         let count = self.shape.channels;
-        let all = std::mem::take(&mut self.look_at_all) || count == 1;
+        let all = std::mem::take(&mut self.look_at_all) || self.going.is_some() || count == 1;
         // A hint: what is there the indices say, and the look behind arming finds what it forgot.
         let ready =
             if all { u32::MAX } else { self.transport.window().registers().status.ready.load(Ordering::Acquire) };

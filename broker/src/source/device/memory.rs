@@ -1,18 +1,19 @@
 //! `fifo:` — a device that is a program: its memory shared with us, interrupts and doorbell as eventfds.
 //!
 //! Contract: behind a socket stands a server of QEMU's ivshmem protocol ([`ivshmem`]), whose hanging up is the device's
-//! going away. A plain file is the memory alone, without interrupts: it is polled, and belongs to us or to root, since whoever
-//! can shorten it can stop the broker. It is locked (`flock`), for two who drain it would each get half. A device in a file
-//! goes away by taking its magic number back.
+//! going away; what it had stored by then is drained, unless it took its magic number back. A plain file is the memory alone,
+//! without interrupts: it is polled, and belongs to us or to root, since whoever can shorten it can stop the broker. It is
+//! locked (`flock`), for two who drain it would each get half. Such a device goes away by taking its magic number back.
 
-use super::{Gone, Interrupts, Place, Transport, forbid, open};
+use super::{Gone, Interrupts, Opening, Place, Transport, forbid, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
 use memmap2::MmapOptions;
 use ringweir_proto::fifo::Window;
 use ringweir_proto::os::{event, ivshmem};
 use rustix::event::epoll;
-use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -25,15 +26,15 @@ pub const KIND: SourceKind = SourceKind {
 };
 
 fn opened(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
-    open(KIND.name, Place::parse(argument, &[])?, transport, stream)
+    open(KIND.name, Place::parse(argument, &[])?, opening, stream)
 }
 
-fn transport(place: &Place) -> Result<Box<dyn Transport>, SourceError> {
+pub(super) fn opening(place: &Place) -> Result<Opening, SourceError> {
     let path = &place.path;
     let stat = rustix::fs::stat(path.as_str()).map_err(|e| SourceError(format!("{path}: {e}")))?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Socket => Ok(Box::new(Peer::join(path)?)),
-        FileType::RegularFile => Ok(Box::new(File::open(path)?)),
+        FileType::Socket => Ok(Opening::Joining(Box::new(Joining::new(path)?))),
+        FileType::RegularFile => Ok(Opening::now(File::open(path)?)),
         _ => Err(SourceError(format!("{path} is neither a socket nor a file of a device"))),
     }
 }
@@ -49,6 +50,27 @@ pub(super) fn map(fd: impl AsFd, offset: u64, len: usize, path: &str) -> Result<
     unsafe { Window::over(start, len, Box::new(mapped)) }.map_err(|e| SourceError(format!("{path}: {e}")))
 }
 
+/// A socket, until everything is said.
+pub(super) struct Joining {
+    path: String,
+    peer: ivshmem::Joining,
+}
+
+impl Joining {
+    fn new(path: &str) -> Result<Self, SourceError> {
+        let peer = ivshmem::Joining::new(Path::new(path)).map_err(SourceError::new)?;
+        Ok(Self { path: path.into(), peer })
+    }
+
+    pub(super) fn go_on(self) -> Result<Opening, SourceError> {
+        let Self { path, peer } = self;
+        match peer.go_on().map_err(SourceError::new)? {
+            ControlFlow::Break(peer) => Ok(Opening::now(Peer::new(&path, peer)?)),
+            ControlFlow::Continue(peer) => Ok(Opening::Joining(Box::new(Self { path, peer }))),
+        }
+    }
+}
+
 /// Behind a socket.
 struct Peer {
     window: Window,
@@ -58,8 +80,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn join(path: &str) -> Result<Self, SourceError> {
-        let peer = ivshmem::Peer::join(Path::new(path)).map_err(SourceError::new)?;
+    fn new(path: &str, peer: ivshmem::Peer) -> Result<Self, SourceError> {
         let bytes = usize::try_from(peer.bytes).map_err(SourceError::new)?;
         let window = map(&peer.memory, 0, bytes, path)?;
         let watch =
@@ -99,9 +120,38 @@ impl Transport for Peer {
         let _heard = event::ring(&self.peer.doorbell);
     }
 
+    fn intact(&self) -> bool {
+        self.window.is_there()
+    }
+
+    fn is_there(&self) -> bool {
+        !self.peer.is_gone() && self.intact()
+    }
+
     fn words(&self) -> String {
         "interrupts by eventfd".into()
     }
+}
+
+/// Refuses a file that somebody else can make shorter: the next look at it would be the end of the broker.
+pub(super) fn only_ours(path: &str, stat: &Stat) -> Result<(), SourceError> {
+    let us = rustix::process::geteuid().as_raw();
+    if (stat.st_uid != us && stat.st_uid != 0) || stat.st_mode & 0o022 != 0 {
+        return Err(SourceError(format!(
+            "{path} can be shortened by others while it is mapped: let it belong to this user or root, with mode 0600"
+        )));
+    }
+    Ok(())
+}
+
+/// Has it for this process alone, where the kernel would let everybody in.
+pub(super) fn lock(fd: &OwnedFd, path: &str) -> Result<(), SourceError> {
+    rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        Errno::WOULDBLOCK => {
+            SourceError(format!("{path}: locked: a broker drains it already: attach readers to that one (ringctl ls)"))
+        }
+        e => SourceError(format!("{path}: flock: {e}")),
+    })
 }
 
 /// A memory file.
@@ -121,18 +171,8 @@ impl File {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(SourceError(format!("{path} is no longer a file")));
         }
-        let us = rustix::process::geteuid().as_raw();
-        if (stat.st_uid != us && stat.st_uid != 0) || stat.st_mode & 0o022 != 0 {
-            return Err(SourceError(format!(
-                "{path} can be shortened by others while it is mapped: let it belong to this user or root, with mode 0600"
-            )));
-        }
-        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-            Errno::WOULDBLOCK => SourceError(format!(
-                "{path}: locked: a broker drains it already: attach readers to that one (ringctl ls)"
-            )),
-            e => SourceError(format!("{path}: flock: {e}")),
-        })?;
+        only_ours(path, &stat)?;
+        lock(&fd, path)?;
         let bytes = usize::try_from(stat.st_size).map_err(SourceError::new)?;
         if bytes == 0 {
             return Err(SourceError(format!("{path} is empty")));

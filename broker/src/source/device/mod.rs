@@ -1,4 +1,5 @@
-//! Devices with a FIFO of the map in `kmod-shim/REGISTERS.md`: one drain loop (`drain`), three ways to reach them.
+//! Devices with a FIFO of the map in `kmod-shim/REGISTERS.md`: one drain loop (`drain`, under `slot`), three ways to reach
+//! them.
 //!
 //! Contract: the payload goes from device memory straight into the ring. What the device lost, what was thrown away as
 //! garbage, and that the device went away, readers are told. A device that went away is looked for until it is back; the
@@ -14,6 +15,7 @@ use std::os::fd::BorrowedFd;
 mod drain;
 mod memory;
 mod shim;
+mod slot;
 #[cfg(test)]
 mod tests;
 mod uio;
@@ -53,6 +55,11 @@ trait Transport: Send {
         true
     }
 
+    /// Whether the device is there, for when no interrupt is listened to that would tell.
+    fn is_there(&self) -> bool {
+        self.intact()
+    }
+
     /// How it interrupts, for the start message.
     fn words(&self) -> String;
 }
@@ -78,8 +85,30 @@ fn forbid(window: &Window) {
     disarm(&window.registers().control.interrupt_mask);
 }
 
-/// Opens what a [`Place`] names; quick, and does not wait for the device.
-type Opener = fn(&Place) -> Result<Box<dyn Transport>, SourceError>;
+/// Begins to open what a [`Place`] names; quick, and does not wait for the device.
+type Opener = fn(&Place) -> Result<Opening, SourceError>;
+
+/// A device that is opened.
+enum Opening {
+    /// It is.
+    Done(Box<dyn Transport>),
+    /// Somebody has to say something first.
+    Joining(Box<memory::Joining>),
+}
+
+impl Opening {
+    fn now(transport: impl Transport + 'static) -> Self {
+        Self::Done(Box::new(transport))
+    }
+
+    /// Goes on as far as that is possible without waiting.
+    fn go_on(self) -> Result<Self, SourceError> {
+        match self {
+            Self::Joining(joining) => joining.go_on(),
+            done => Ok(done),
+        }
+    }
+}
 
 /// What stands behind the colon.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -132,5 +161,5 @@ impl Place {
 
 /// Opens a device and starts it, if it does not run.
 fn open(kind: &'static str, place: Place, opener: Opener, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
-    Ok(Box::new(drain::Device::open(kind, place, opener, stream.max_datagram)?))
+    Ok(Box::new(slot::Device::open(kind, place, opener, stream.max_datagram)?))
 }

@@ -1,13 +1,15 @@
 //! `shim:` — a device that `ringshim.ko` hands out.
 //!
 //! Contract: the module's `poll` does the wake handshake in the kernel. It zaps the mapping when the device is torn out and puts
-//! blank pages there, so nothing is read that way unnoticed: [`Transport::intact`] looks for the magic number.
+//! blank pages there, so nothing is read that way unnoticed: [`Transport::intact`] looks for the magic number. That `poll`
+//! finds data says nothing about interrupts, so these are counted where the module counts them, in sysfs.
 
 use super::memory::map;
-use super::{Gone, Interrupts, Place, Transport, open};
+use super::{Gone, Interrupts, Opening, Place, Transport, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
 use ringweir_proto::fifo::Window;
 use ringweir_proto::os::shim::{self, ABI, Info};
+use ringweir_proto::sync::{AtomicU64, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -21,10 +23,10 @@ pub const KIND: SourceKind = SourceKind {
 };
 
 fn opened(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
-    open(KIND.name, Place::parse(argument, &[])?, transport, stream)
+    open(KIND.name, Place::parse(argument, &[])?, opening, stream)
 }
 
-fn transport(place: &Place) -> Result<Box<dyn Transport>, SourceError> {
+fn opening(place: &Place) -> Result<Opening, SourceError> {
     let path = &place.path;
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = rustix::fs::open(path.as_str(), flags, Mode::empty()).map_err(|e| match e {
@@ -47,15 +49,50 @@ fn transport(place: &Place) -> Result<Box<dyn Transport>, SourceError> {
             info.abi
         )));
     }
+    let counter = Counter::of(&fd).map_err(|e| SourceError(format!("{path}: its count of interrupts: {e}")))?;
     let bytes = usize::try_from(info.window_bytes).map_err(SourceError::new)?;
-    Ok(Box::new(Shim { window: map(&fd, 0, bytes, path)?, info, fd }))
+    Ok(Opening::now(Shim { window: map(&fd, 0, bytes, path)?, info, counter, fd }))
 }
 
 struct Shim {
     // Before the fd: unmapped first.
     window: Window,
     info: Info,
+    counter: Counter,
     fd: OwnedFd,
+}
+
+/// The module's count of a device's interrupts.
+struct Counter {
+    file: OwnedFd,
+    last: AtomicU64,
+}
+
+impl Counter {
+    /// That of an open node.
+    fn of(node: &OwnedFd) -> Result<Self, Errno> {
+        let number = rustix::fs::fstat(node)?.st_rdev;
+        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+        Self::at(&format!("/sys/dev/char/{major}:{minor}/interrupts"))
+    }
+
+    fn at(path: &str) -> Result<Self, Errno> {
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let counter = Self { file, last: AtomicU64::new(0) };
+        // What came before we did is not ours.
+        counter.take();
+        Ok(counter)
+    }
+
+    /// How many came since the last time; none, once the device is gone.
+    fn take(&self) -> u64 {
+        let mut text = [0; 24];
+        let Ok(len) = rustix::io::pread(&self.file, &mut text, 0) else { return 0 };
+        let Some(now) = std::str::from_utf8(&text[..len]).ok().and_then(|text| text.trim_end().parse().ok()) else {
+            return 0;
+        };
+        u64::wrapping_sub(now, self.last.swap(now, Ordering::Relaxed))
+    }
 }
 
 impl Transport for Shim {
@@ -80,7 +117,7 @@ impl Transport for Shim {
         if found.intersects(PollFlags::HUP | PollFlags::ERR) || !self.intact() {
             return Err(Gone("unplugged, or its driver was unbound".into()));
         }
-        Ok(Interrupts::rung(found.contains(PollFlags::IN).into()))
+        Ok(Interrupts::rung(self.counter.take()))
     }
 
     fn doorbell(&self) {
@@ -94,5 +131,28 @@ impl Transport for Shim {
 
     fn words(&self) -> String {
         format!("{} at {}", self.info.interrupts(), self.info.bus_id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupts_are_counted_from_when_we_came() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let say = |text: &str| std::fs::write(file.path(), text).unwrap();
+        say("4711\n");
+        let counter = Counter::at(file.path().to_str().unwrap()).unwrap();
+        assert_eq!(counter.take(), 0);
+        say("4713\n");
+        assert_eq!((counter.take(), counter.take()), (2, 0));
+        // As a device that is gone: nothing, and nothing later.
+        say("");
+        assert_eq!(counter.take(), 0);
+        say("18446744073709551615\n");
+        counter.take();
+        say("0\n");
+        assert_eq!(counter.take(), 1);
     }
 }

@@ -3,7 +3,7 @@
 //! Negative control: `what_is_torn_out_is_not_believed` shows that without the look at the magic number a blank page would
 //! come through; each misbehaviour is first seen not to be told without it.
 
-use super::drain::Device;
+use super::slot::Device;
 use super::*;
 use crate::source::testing::{Bench, Got, wait};
 use crate::source::{Fill, Source};
@@ -17,7 +17,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+
+mod account;
+mod gone;
+mod server;
 
 /// What device and transport share.
 struct Board {
@@ -25,12 +30,22 @@ struct Board {
     interrupt: OwnedFd,
     /// Torn out: nobody interrupts, the memory is blank, the next look at the interrupt says so.
     torn_out: Mutex<bool>,
+    /// Hung up: the memory stays.
+    hung_up: AtomicBool,
+    /// Resets itself, and does not run.
+    stuck: AtomicBool,
 }
 
 impl Board {
     fn new(shape: &Shape) -> Arc<Self> {
         let interrupt = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-        Arc::new(Self { window: Window::on_heap(shape).unwrap(), interrupt, torn_out: Mutex::new(false) })
+        Arc::new(Self {
+            window: Window::on_heap(shape).unwrap(),
+            interrupt,
+            torn_out: Mutex::new(false),
+            hung_up: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
+        })
     }
 
     fn registers(&self) -> &Registers {
@@ -45,7 +60,7 @@ impl Board {
     fn obey(&self) {
         let status = match self.registers().control.control.load(Ordering::Acquire) {
             fifo::DO_RESET => fifo::IS_RESETTING,
-            fifo::DO_RUN => fifo::IS_RUNNING,
+            fifo::DO_RUN if !self.stuck.load(Ordering::Relaxed) => fifo::IS_RUNNING,
             _ => 0,
         };
         self.registers().status.status.store(status, Ordering::Release);
@@ -91,6 +106,9 @@ impl Transport for Test {
         if *self.board.torn_out.lock().unwrap() {
             return Err(Gone("pulled".into()));
         }
+        if !self.is_there() {
+            return Err(Gone("hung up".into()));
+        }
         let mut count = [0; 8];
         match rustix::io::read(&self.board.interrupt, &mut count) {
             Ok(_) => Ok(Interrupts::rung(u64::from_ne_bytes(count))),
@@ -104,6 +122,9 @@ impl Transport for Test {
     fn intact(&self) -> bool {
         self.board.window.is_there()
     }
+    fn is_there(&self) -> bool {
+        !self.board.hung_up.load(Ordering::Relaxed) && self.intact()
+    }
     fn words(&self) -> String {
         "a test".into()
     }
@@ -114,10 +135,10 @@ thread_local! {
     static SLOT: RefCell<Option<Arc<Board>>> = const { RefCell::new(None) };
 }
 
-fn opener(_place: &Place) -> Result<Box<dyn Transport>, SourceError> {
+fn opener(_place: &Place) -> Result<Opening, SourceError> {
     let board = SLOT.with(|slot| slot.borrow().clone()).ok_or_else(|| SourceError::new("empty slot"))?;
     let interrupts = board.window.shape().features & HAS_INTERRUPT != 0;
-    Ok(Box::new(Test { board, interrupts }))
+    Ok(Opening::now(Test { board, interrupts }))
 }
 
 const SHAPE: Shape = Shape {
@@ -408,8 +429,8 @@ fn a_device_that_does_not_start_is_refused() {
             String::new()
         }
     }
-    let open = |_: &Place| -> Result<Box<dyn Transport>, SourceError> {
-        Ok(Box::new(Deaf(Test { board: Board::new(&SHAPE), interrupts: false })))
+    let open = |_: &Place| -> Result<Opening, SourceError> {
+        Ok(Opening::now(Deaf(Test { board: Board::new(&SHAPE), interrupts: false })))
     };
     let refused = Device::open("test", Place::default(), open, 64).err().unwrap().to_string();
     assert!(refused.contains("does not reset itself within a second (status 0x0)"), "{refused}");

@@ -3,10 +3,10 @@
 //! Contract: UIO masks the interrupt each time one comes. It is allowed again in the way its driver has: by writing to the node
 //! where there is an `irqcontrol`, or, with `uio_pci_generic`, by the "interrupt disable" bit in PCI configuration space; the
 //! register map's own mask is used beside it, and data is looked for once more after both. A count that jumps says that
-//! interrupts came together. A driver without an interrupt is polled.
+//! interrupts came together. A driver without an interrupt is polled. UIO lets everybody in, so the node is locked (`flock`).
 
-use super::memory::map;
-use super::{Gone, Interrupts, Place, Transport, forbid, open};
+use super::memory::{lock, map, only_ours};
+use super::{Gone, Interrupts, Opening, Place, Transport, forbid, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
 use ringweir_proto::fifo::{IRQ_DATA, Window, arm};
 use ringweir_proto::sync::{AtomicU32, Ordering};
@@ -27,7 +27,7 @@ const PCI_COMMAND: u64 = 4;
 const INTX_DISABLE: u16 = 1 << 10;
 
 fn opened(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
-    open(KIND.name, Place::parse(argument, &["map", "memory"])?, transport, stream)
+    open(KIND.name, Place::parse(argument, &["map", "memory"])?, opening, stream)
 }
 
 /// How interrupts are allowed again.
@@ -49,10 +49,11 @@ struct Uio {
     count: AtomicU32,
 }
 
-fn transport(place: &Place) -> Result<Box<dyn Transport>, SourceError> {
+fn opening(place: &Place) -> Result<Opening, SourceError> {
     let path = &place.path;
     let fd = rustix::fs::open(path.as_str(), OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
         .map_err(|e| SourceError(format!("{path}: {e}")))?;
+    lock(&fd, path)?;
     let name = Path::new(path).file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let sys = PathBuf::from(format!("/sys/class/uio/{name}"));
     let driver = std::fs::read_to_string(sys.join("name"))
@@ -63,6 +64,7 @@ fn transport(place: &Place) -> Result<Box<dyn Transport>, SourceError> {
             let file = rustix::fs::open(memory.as_str(), OFlags::RDWR | OFlags::CLOEXEC | OFlags::SYNC, Mode::empty())
                 .map_err(|e| SourceError(format!("{memory}: {e}")))?;
             let stat = rustix::fs::fstat(&file).map_err(|e| SourceError(format!("{memory}: {e}")))?;
+            only_ours(memory, &stat)?;
             map(&file, 0, usize::try_from(stat.st_size).map_err(SourceError::new)?, memory)?
         }
         None => {
@@ -86,14 +88,20 @@ fn transport(place: &Place) -> Result<Box<dyn Transport>, SourceError> {
             map(&fd, offset, usize::try_from(number("size")?).map_err(SourceError::new)?, path)?
         }
     };
-    let mut count = [0; 4];
-    let (enable, count) = match rustix::io::read(&fd, &mut count) {
-        Err(Errno::IO) => (Enable::None, 0),
-        Ok(4) => (Enable::of(&fd, &sys)?, u32::from_ne_bytes(count)),
-        Ok(_) | Err(Errno::AGAIN) => (Enable::of(&fd, &sys)?, 0),
+    let enable = match rustix::io::read(&fd, &mut [0; 4]) {
+        // It has no interrupt.
+        Err(Errno::IO) => Enable::None,
+        Ok(_) | Err(Errno::AGAIN) => Enable::of(&fd, &sys)?,
         Err(e) => return Err(SourceError(format!("{path}: reading its count of interrupts: {e}"))),
     };
-    Ok(Box::new(Uio { window, fd, enable, driver, count: AtomicU32::new(count) }))
+    let count = AtomicU32::new(ever(&sys));
+    Ok(Opening::now(Uio { window, fd, enable, driver, count }))
+}
+
+/// Interrupts since the driver was loaded, which is where the node's count begins.
+fn ever(sys: &Path) -> u32 {
+    let text = std::fs::read_to_string(sys.join("event"));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 impl Enable {
@@ -177,5 +185,99 @@ impl Transport for Uio {
             Enable::None => format!("{}, polled", self.driver),
             Enable::Node | Enable::Command(_) => format!("{}, interrupts by UIO", self.driver),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringweir_proto::fifo::{HAS_INTERRUPT, Shape};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    /// A node whose driver is this test: what is written to it comes out at the other end, and a count put in there is read.
+    fn node() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+    }
+
+    fn uio(fd: OwnedFd, enable: Enable, count: u32) -> Uio {
+        let shape = Shape {
+            device_id: 0,
+            features: HAS_INTERRUPT,
+            fifo_offset: 0x2000,
+            fifo_bytes: 1024,
+            max_datagram: 512,
+            channels: 1,
+            rate: 0,
+        };
+        let window = Window::on_heap(&shape).unwrap();
+        Uio { window, fd, enable, driver: "a test".into(), count: AtomicU32::new(count) }
+    }
+
+    fn mask(uio: &Uio) -> u32 {
+        uio.window.registers().control.interrupt_mask.load(Ordering::Relaxed)
+    }
+
+    /// The count goes on from what it was before we came, through 2^32, and what was not seen one by one is a jump.
+    #[test]
+    fn a_count_that_jumps_is_interrupts_that_came_together() {
+        let (ours, driver) = node();
+        let uio = uio(ours, Enable::Node, u32::MAX - 1);
+        let say = |count: u32| rustix::io::write(&driver, &count.to_ne_bytes()).unwrap();
+        assert_eq!(uio.take().unwrap(), Interrupts::default(), "none has come");
+        for (count, interrupts) in [(u32::MAX, (1, 0)), (0, (1, 0)), (5, (5, 1)), (6, (1, 0))] {
+            say(count);
+            let taken = uio.take().unwrap();
+            assert_eq!((taken.count, taken.jumps), interrupts, "{count}");
+        }
+        drop(driver);
+        let _end = uio.take();
+    }
+
+    /// A driver with `irqcontrol` is told 1, each time; interrupts are allowed in the device behind that, and then looked for.
+    #[test]
+    fn interrupts_are_allowed_again_where_the_driver_says() {
+        let (ours, driver) = node();
+        let told = || {
+            let mut word = [0; 4];
+            rustix::io::read(&driver, &mut word).map(|_| u32::from_ne_bytes(word))
+        };
+        let enable = Enable::of(&ours, Path::new("/nowhere")).unwrap();
+        assert_eq!((told(), told()), (Ok(1), Err(Errno::AGAIN)), "at once: an earlier user may have left it off");
+        let uio = uio(ours, enable, 0);
+        assert_eq!(mask(&uio), 0);
+        assert!(uio.arm(&|| mask(&uio) == IRQ_DATA && told() == Ok(1)), "both, before the look");
+        assert_eq!(uio.take().unwrap(), Interrupts::default());
+        assert_eq!(mask(&uio), 0, "and forbidden when it is awake");
+        assert!(!uio.arm(&|| false), "there is data after all");
+        assert_eq!(mask(&uio), 0);
+    }
+
+    /// `uio_pci_generic`: one bit of the command register, and no other.
+    #[test]
+    fn the_command_register_keeps_its_other_bits() {
+        let sys = tempfile::tempdir().unwrap();
+        std::fs::create_dir(sys.path().join("device")).unwrap();
+        let config = sys.path().join("device/config");
+        let off = [0x86, 0x80, 0x0e, 0x10, 0x07, 0x05, 0x10, 0x00];
+        std::fs::write(&config, off).unwrap();
+        // A node that takes no writes, as one without `irqcontrol`.
+        let node = || rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let uio = uio(node(), Enable::of(&node(), sys.path()).unwrap(), 0);
+        let on = [0x86, 0x80, 0x0e, 0x10, 0x07, 0x01, 0x10, 0x00];
+        assert_eq!(std::fs::read(&config).unwrap(), on, "when it is opened");
+        std::fs::write(&config, off).unwrap();
+        assert!(uio.arm(&|| std::fs::read(&config).unwrap() == on), "and before each look");
+        std::fs::remove_file(&config).unwrap();
+        let refused = Enable::of(&node(), sys.path()).err().unwrap().to_string();
+        assert!(refused.contains("device/config: No such file"), "{refused}");
+    }
+
+    #[test]
+    fn the_count_begins_where_the_driver_is() {
+        let sys = tempfile::tempdir().unwrap();
+        assert_eq!(ever(sys.path()), 0);
+        std::fs::write(sys.path().join("event"), "4711\n").unwrap();
+        assert_eq!(ever(sys.path()), 4711);
     }
 }

@@ -1,0 +1,166 @@
+//! The place of a device: it is there and is drained (`drain`), or it is looked for.
+//!
+//! Contract: never blocks but in [`Device::open`]. That a device went away is told once, and once that it is back.
+
+use super::drain::{Link, MS, Next};
+use super::{Gone, Opener, Opening, Place, Transport};
+use crate::intake::Intake;
+use crate::source::{Fill, Source, SourceError, WaitFor};
+use ringweir_proto::fifo::Shape;
+use ringweir_proto::os::{clock, socket::ANSWER};
+use ringweir_proto::quantity::{Bytes, Rate, Span};
+use std::time::Duration;
+
+/// How often a device that went away is looked for.
+const LOOK_FOR_NS: u64 = 100 * MS;
+
+/// A source: one device, there or looked for.
+pub(super) struct Device {
+    kind: &'static str,
+    place: Place,
+    opener: Opener,
+    most: usize,
+    link: Option<Link>,
+    /// One that is just being opened, and until when it may take.
+    opening: Option<(Opening, u64)>,
+    /// As it was when it was there last.
+    shape: Shape,
+    words: String,
+    away: bool,
+    until: Option<u64>,
+}
+
+impl Device {
+    /// Opens it, and has it reset itself if it does not run. It is told to run when the pump begins to drain.
+    pub(super) fn open(kind: &'static str, place: Place, opener: Opener, most: usize) -> Result<Self, SourceError> {
+        let until = clock::monotonic_ns() + ANSWER.as_nanos() as u64;
+        let mut opening = opener(&place)?;
+        let transport = loop {
+            opening = match opening.go_on()? {
+                Opening::Done(transport) => break transport,
+                _ if clock::monotonic_ns() >= until => {
+                    return Err(SourceError(format!("{}: nobody answers within {} s", place.path, ANSWER.as_secs())));
+                }
+                not_yet => not_yet,
+            };
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let mut link = Link::new(transport, &place);
+        loop {
+            match link.start(clock::monotonic_ns(), false) {
+                Ok(None) => break,
+                Ok(Some(_)) => std::thread::sleep(Duration::from_millis(1)),
+                Err(Gone(why)) => return Err(SourceError(format!("{}: {why}", place.path))),
+            }
+        }
+        let (shape, words) = (link.shape, link.transport.words());
+        Ok(Self { kind, place, opener, most, link: Some(link), opening: None, shape, words, away: false, until: None })
+    }
+
+    /// Whether the device is there and runs; if not, `until` says when to look for it again.
+    fn is_there(&mut self, intake: &mut Intake) -> bool {
+        let now = intake.now();
+        if self.link.is_none() {
+            if self.until.is_some_and(|until| now < until) {
+                return false;
+            }
+            self.until = Some(now + LOOK_FOR_NS);
+            let Some(transport) = self.look_for(now) else { return false };
+            self.link = Some(Link::new(transport, &self.place));
+        }
+        let Some(link) = &mut self.link else { return false };
+        match link.start(now, true) {
+            Ok(None) if !self.away => true,
+            Ok(None) => {
+                self.away = false;
+                (self.shape, self.words) = (link.shape, link.transport.words());
+                intake.back(format_args!("{}: {} is back", self.kind, self.place.path));
+                true
+            }
+            Ok(Some(again)) => {
+                self.until = Some(again);
+                false
+            }
+            Err(Gone(why)) if !self.away => {
+                self.gone(intake, &why);
+                false
+            }
+            // That it is away was told.
+            Err(_) => {
+                self.link = None;
+                self.until = Some(now + LOOK_FOR_NS);
+                false
+            }
+        }
+    }
+
+    /// One step towards opening it. Why not is of no interest ten times a second.
+    fn look_for(&mut self, now: u64) -> Option<Box<dyn Transport>> {
+        let (opening, until) = match self.opening.take() {
+            Some(begun) => begun,
+            None => ((self.opener)(&self.place).ok()?, now + ANSWER.as_nanos() as u64),
+        };
+        match opening.go_on().ok()? {
+            Opening::Done(transport) => return Some(transport),
+            not_yet if now < until => {
+                self.opening = Some((not_yet, until));
+                self.until = Some(now + MS);
+            }
+            // Another attempt may find somebody who does answer.
+            _silent => {}
+        }
+        None
+    }
+
+    fn gone(&mut self, intake: &mut Intake, why: &str) {
+        self.link = None;
+        self.away = true;
+        self.until = Some(intake.now() + LOOK_FOR_NS);
+        let path = &self.place.path;
+        intake.gone(format_args!("{}: {path} is gone: {why}; looking for it ten times a second", self.kind));
+    }
+}
+
+impl Source for Device {
+    fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
+        if !self.is_there(intake) {
+            return Ok(Fill::Idle);
+        }
+        let Some(link) = &mut self.link else { return Ok(Fill::Idle) };
+        match link.round(intake, self.kind, self.most) {
+            Ok(Next::Go) => Ok(Fill::Took),
+            Ok(Next::Sleep(until)) => {
+                self.until = Some(until);
+                Ok(Fill::Idle)
+            }
+            Err(Gone(why)) => {
+                self.gone(intake, &why);
+                Ok(Fill::Idle)
+            }
+        }
+    }
+
+    fn wait_for(&self) -> WaitFor<'_> {
+        let armed = self.link.as_ref().filter(|link| link.armed);
+        WaitFor { readable: armed.and_then(|link| link.transport.interrupt()), until: self.until }
+    }
+
+    fn rate(&self) -> Option<Rate> {
+        self.place.rate.or((self.shape.rate > 0).then_some(f64::from(self.shape.rate))).map(Rate::Bytes)
+    }
+
+    fn slack(&self) -> Option<Duration> {
+        let Some(Rate::Bytes(rate)) = self.rate() else { return None };
+        Duration::try_from_secs_f64(f64::from(self.shape.fifo_bytes) / rate).ok()
+    }
+
+    fn describe(&self) -> String {
+        let fifo = Bytes(self.shape.fifo_bytes.into());
+        let slack = match (self.slack(), self.rate()) {
+            (Some(slack), Some(rate)) => format!("FIFO slack {} ({fifo} at {rate})", Span(slack)),
+            _ => format!("FIFO of {fifo}, its rate not known (rate=)"),
+        };
+        let channels = self.shape.channels;
+        format!("{slack}, {channels} channel{}, {}", if channels == 1 { "" } else { "s" }, self.words)
+    }
+}

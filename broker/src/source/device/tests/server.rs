@@ -1,0 +1,129 @@
+//! A device behind a real socket: hung up on, silent, put back; its bells block, as a careless server makes them.
+
+use super::*;
+use ringweir_proto::os::{ivshmem, socket::ANSWER};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::time::Instant;
+use tempfile::TempDir;
+
+/// A server, running already as a device, of one channel.
+struct Server {
+    window: Window,
+    feed: Feed,
+    memory: OwnedFd,
+    client: Option<UnixStream>,
+}
+
+impl Server {
+    fn new(shape: &Shape) -> Self {
+        let (memory, map) = ivshmem::memory(shape.window_bytes()).unwrap();
+        let (start, len) = (NonNull::new(map.as_mut_ptr()).unwrap(), map.len());
+        // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window as its backing.
+        let window = unsafe { Window::format(start, len, shape, Box::new(map)) }.unwrap();
+        window.registers().status.status.store(fifo::IS_RUNNING, Ordering::Release);
+        Self { window, feed: Feed::new(shape), memory, client: None }
+    }
+
+    fn accept(mut self, listener: &UnixListener) -> Self {
+        let (client, _) = listener.accept().unwrap();
+        let bell = || [eventfd(0, EventfdFlags::CLOEXEC).unwrap()];
+        ivshmem::welcome(&client, 1, &self.memory, &bell(), &bell()).unwrap();
+        self.client = Some(client);
+        self
+    }
+
+    fn store(&mut self, len: usize) -> bool {
+        self.feed.store(self.window.fifo(0), &vec![7; len], 0)
+    }
+}
+
+fn listen(path: &Path) -> UnixListener {
+    // What was there is gone, if something was.
+    let _gone = std::fs::remove_file(path);
+    UnixListener::bind(path).unwrap()
+}
+
+/// A device behind a socket, opened and drained once.
+fn opened(shape: Shape) -> (TempDir, Server, Device, Bench) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("it");
+    let listener = listen(&path);
+    let server = std::thread::spawn(move || Server::new(&shape).accept(&listener));
+    let place = Place { path: path.to_str().unwrap().into(), ..Place::default() };
+    let mut device = Device::open("fifo", place, crate::source::device::memory::opening, 512).unwrap();
+    let mut bench = Bench::new(1 << 20, 512);
+    let mut server = server.join().unwrap();
+    server.store(40);
+    assert_eq!(bench.run(&mut device).0.len(), 1);
+    (directory, server, device, bench)
+}
+
+/// With nothing there, and with somebody who listens and says nothing, rounds go on; who says it after all is taken.
+#[test]
+fn a_silent_server_keeps_nobody_waiting() {
+    let (directory, server, mut device, mut bench) = opened(SHAPE);
+    let begun = Instant::now();
+    drop(server);
+    let rounds = |bench: &mut Bench, device: &mut Device| {
+        for _ in 0..30 {
+            bench.now += 100_000_000;
+            bench.run(device);
+        }
+    };
+    rounds(&mut bench, &mut device);
+    let listener = listen(&directory.path().join("it"));
+    rounds(&mut bench, &mut device);
+    assert!(begun.elapsed() < ANSWER, "not one attempt was waited for");
+    assert_eq!(bench.count(PumpCounter::SourceGone), 1);
+    let mut server = Server::new(&SHAPE).accept(&listener);
+    rounds(&mut bench, &mut device);
+    server.store(8);
+    bench.now += 100_000_000;
+    assert_eq!(bench.run(&mut device).0.len(), 1);
+    assert!(bench.told().last().unwrap().contains("is back"));
+}
+
+/// A server that is silent for ten seconds of the stream's time is hung up on and asked again.
+#[test]
+fn a_server_that_stays_silent_is_asked_again() {
+    let (directory, server, mut device, mut bench) = opened(SHAPE);
+    drop(server);
+    let listener = listen(&directory.path().join("it"));
+    for _ in 0..130 {
+        bench.now += 100_000_000;
+        bench.run(&mut device);
+    }
+    let (first, _) = listener.accept().unwrap();
+    first.set_read_timeout(Some(ANSWER)).unwrap();
+    assert_eq!(std::io::Read::read(&mut &first, &mut [0; 8]).unwrap(), 0, "hung up");
+    let _second = Server::new(&SHAPE).accept(&listener);
+    bench.now += 100_000_000;
+    bench.run(&mut device);
+    assert!(bench.told().last().unwrap().contains("is back"));
+}
+
+/// Without interrupts nothing tells of the hang-up but a look.
+#[test]
+fn a_polled_device_that_hangs_up_is_gone_and_what_it_stored_is_not() {
+    for features in [0, HAS_INTERRUPT] {
+        let (_directory, mut server, mut device, mut bench) = opened(Shape { features, ..SHAPE });
+        bench.now += 100_000_000;
+        assert!(bench.run(&mut device).0.is_empty() && bench.gone.is_empty(), "it is there, and has nothing");
+        (0..3).for_each(|_| assert!(server.store(40)));
+        drop(server);
+        bench.now += 100_000_000;
+        assert_eq!(bench.run(&mut device).0.len(), 3, "features {features}");
+        bench.now += 100_000_000;
+        bench.run(&mut device);
+        assert_eq!(bench.count(PumpCounter::SourceGone), 1, "features {features}");
+        // The control: one that says that it is no device any more leaves nothing.
+        let (_directory, mut server, mut device, mut bench) = opened(Shape { features, ..SHAPE });
+        server.store(40);
+        server.window.registers().identity.magic.store(u32::MAX, Ordering::Release);
+        bench.now += 100_000_000;
+        assert!(bench.run(&mut device).0.is_empty());
+        assert_eq!(bench.count(PumpCounter::SourceGone), 1, "features {features}");
+    }
+}
