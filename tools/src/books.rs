@@ -72,6 +72,8 @@ pub(crate) struct Window {
     pub(crate) lost: u64,
     pub(crate) gaps: u64,
     pub(crate) upstream: u64,
+    /// Times the source's device went away.
+    pub(crate) gone: u64,
 }
 
 impl Window {
@@ -129,7 +131,7 @@ impl Books {
                 self.window.gaps += 1;
             }
             Cause::Upstream { .. } => self.window.upstream += gap.count,
-            Cause::SourceGone => {}
+            Cause::SourceGone => self.window.gone += 1,
         }
         if let Some(proof) = &mut self.proof {
             proof.told(gap);
@@ -150,7 +152,7 @@ impl Books {
 
     /// Everything, over all generations.
     pub(crate) fn all(&self) -> Window {
-        let Window { delivered, bytes, lost, gaps, upstream, .. } = self.earlier;
+        let Window { delivered, bytes, lost, gaps, upstream, gone, .. } = self.earlier;
         Window {
             first: self.window.first,
             delivered: delivered + self.window.delivered,
@@ -158,6 +160,7 @@ impl Books {
             lost: lost + self.window.lost,
             gaps: gaps + self.window.gaps,
             upstream: upstream + self.window.upstream,
+            gone: gone + self.window.gone,
         }
     }
 
@@ -177,7 +180,7 @@ impl Books {
         let all = self.all();
         let agrees = self.window.agrees(reader.account(), reader.read_cursor());
         let proved = self.proof.as_ref().is_none_or(Proof::holds);
-        if (wanted || self.has_losses()) && !self.words.quiet {
+        if (wanted || self.has_losses() || all.gone > 0) && !self.words.quiet {
             let mut text = format!(
                 "{} published = {} delivered ({}) + {} lost in {} gaps",
                 all.delivered + all.lost,
@@ -189,6 +192,13 @@ impl Books {
             if all.upstream > 0 {
                 // Writing to a String cannot fail.
                 let _infallible = write!(text, "; {} lost before the ring", all.upstream);
+            }
+            match all.gone {
+                0 => {}
+                1 => text.push_str("; the source's device went away once"),
+                n => {
+                    let _infallible = write!(text, "; the source's device went away {n} times");
+                }
             }
             if let Some(proof) = &self.proof {
                 let _infallible = write!(text, "; {proof}");

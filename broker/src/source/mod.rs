@@ -129,12 +129,13 @@ pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
 }
 
 /// Takes `[OPTION[,OPTION…]:]PATH` apart: a path, which may hold colons and commas, begins with `/` or `.` unless options
-/// stand before it.
+/// stand before it. An option's value may hold colons if the path behind it begins so (a PCI address in `memory=`).
 fn options_and_path(argument: &str) -> Result<(Vec<&str>, &str), SourceError> {
     if argument.starts_with(['/', '.']) {
         return Ok((Vec::new(), argument));
     }
-    match argument.split_once(':') {
+    let colon = [":/", ":."].iter().filter_map(|c| argument.find(c)).min().or_else(|| argument.find(':'));
+    match colon.map(|at| (&argument[..at], &argument[at + 1..])) {
         Some((options, path)) if !path.is_empty() => Ok((options.split(',').collect(), path)),
         _ => Err(SourceError(format!(
             "no path in {argument:?}: it begins with / or . or stands behind options and a colon"

@@ -476,6 +476,10 @@ fn arguments_say_what_is_wrong_with_them() {
     assert!(told("depth=3:/dev/x").contains("there are rate=, map=, memory="));
     assert!(told("ringshim0").contains("no path"));
     assert!(Place::parse("map=1:/dev/x", &[]).is_err(), "an option of another kind");
+    // An address of PCI has colons in it.
+    let memory = "/sys/bus/pci/devices/0000:03:00.0/resource2";
+    let place = Place::parse(&format!("memory={memory}:/dev/uio0"), &["map", "memory"]).unwrap();
+    assert_eq!((place.memory.as_deref(), place.path.as_str()), (Some(memory), "/dev/uio0"));
     let place = Place::parse("rate=1Mbit/s,map=1,memory=/sys/x:/dev/uio0", &["map", "memory"]).unwrap();
     assert_eq!((place.rate, place.map, place.path.as_str()), (Some(125_000.0), 1, "/dev/uio0"));
 }

@@ -40,20 +40,33 @@ const NOMINAL_SLACK_MS: f64 = 16.4;
 /// A stream, and its readers.
 struct Stream {
     daemon: Daemon,
-    readers: Vec<(Process, JoinHandle<(u32, u64)>)>,
+    readers: Vec<Reading>,
 }
+
+/// A reader, and what hashes all that it gets.
+type Reading = (Process, JoinHandle<(u32, u64)>);
 
 impl Stream {
     /// `ringd`, started through `how` (`chrt -f 60`), on `source`; it waits for `readers`, which read from the beginning.
     fn start(scene: &Scene, name: &str, source: &str, how: &[&str], readers: usize) -> Self {
+        let mut stream = Self::alone(scene, name, source, how, readers);
+        stream.read(scene, readers);
+        stream
+    }
+
+    /// `ringd` only, which waits for `readers`.
+    fn alone(scene: &Scene, name: &str, source: &str, how: &[&str], readers: usize) -> Self {
         let mut command = scene.command_at(how[0].as_ref());
         command.args(&how[1..]).args(["ringd", "--run-dir"]).arg(scene.run_dir());
         command.args(["run", "--name", name, "--source", source, "--capacity", "8MiB"]);
         command.args(["--wait-readers", &readers.to_string()]);
-        let daemon = scene.broker_of(name, command);
-        let reader = |_| {
+        Self { daemon: scene.broker_of(name, command), readers: Vec::new() }
+    }
+
+    fn read(&mut self, scene: &Scene, readers: usize) {
+        for _ in 0..readers {
             let mut command = scene.command("ringcat");
-            command.args([name, "--from", "oldest", "--format", "len32le"]).stdout(Stdio::piped());
+            command.args([&self.daemon.name, "--from", "oldest", "--format", "len32le"]).stdout(Stdio::piped());
             let mut process = scene.start(command);
             let mut pipe = process.stdout().expect("piped");
             // The hash that the model has in its books.
@@ -65,10 +78,21 @@ impl Stream {
                 }
                 (sum.finalize(), bytes)
             });
-            (process, hashed)
-        };
-        let readers = (0..readers).map(reader).collect();
-        Self { daemon, readers }
+            self.readers.push((process, hashed));
+        }
+    }
+
+    /// Ends it; every reader must have been told of so many goings away.
+    fn end_gone(self, times: usize) -> Result<()> {
+        self.daemon.end();
+        for (process, _) in self.readers {
+            let ended = process.output();
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            let often = if times == 1 { "once".into() } else { format!("{times} times") };
+            let told = said.contains(&format!("the source's device went away {often}"));
+            ensure!(ended.status.success() && told, "not told of {times} goings: {} {said}", ended.status);
+        }
+        Ok(())
     }
 
     /// What `ringstat` says of it.
@@ -190,14 +214,7 @@ fn three_devices(seconds: u64) -> Result<()> {
     if slow_books.lost + fast_books.lost > 0 {
         say(format!("the device overflowed; this guest's jitter beside it (cyclictest -p 50, us): {jitter}"))?;
     }
-    let Stream { daemon, readers } = third;
-    daemon.end();
-    for (process, _) in readers {
-        let ended = process.output();
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        let gone = said.matches("the source's device is gone").count();
-        ensure!(ended.status.success() && gone == 1, "{}: {said}", ended.status);
-    }
+    third.end_gone(1)?;
     unload(MODULE)
 }
 
@@ -205,9 +222,10 @@ fn three_devices(seconds: u64) -> Result<()> {
 fn overflow() -> Result<()> {
     load(MODULE, "")?;
     let scene = Scene::new(4 * SOON);
-    let hogs: Vec<_> = (0..4).map(|_| hog(&scene, &["taskset", "1", "sh", "-c", "while :; do :; done"])).collect();
     let without = &["taskset", "1", "nice", "-n", "19"];
-    let stream = Stream::start(&scene, "late", &source(IVSHMEM, 3)?, without, 1);
+    let mut stream = Stream::alone(&scene, "late", &source(IVSHMEM, 3)?, without, 1);
+    let hogs: Vec<_> = (0..4).map(|_| hog(&scene, &["taskset", "1", "sh", "-c", "while :; do :; done"])).collect();
+    stream.read(&scene, 1);
     let books = books("late")?;
     drop(hogs);
     ensure!(books.lost > 0, "SCHED_OTHER beside four hogs kept up: this control shows nothing: {books:?}");
@@ -237,14 +255,7 @@ fn replugged(rounds: usize) -> Result<()> {
     let now = proc::open_fds(pid);
     ensure!(now == open, "{open} fds were open, now {now}");
     let published = stream.counter(&scene, "published")?;
-    let Stream { daemon, readers } = stream;
-    daemon.end();
-    for (process, _) in readers {
-        let ended = process.output();
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        let gone = said.matches("the source's device is gone").count();
-        ensure!(ended.status.success() && gone == rounds, "told of {gone} of {rounds} goings: {} {said}", ended.status);
-    }
+    stream.end_gone(rounds)?;
     say(format!(
         "unplugged {rounds} times under a broker with 2 readers, {published} datagrams; no signal, no fd left"
     ))?;
