@@ -104,9 +104,10 @@ struct ringshim_info {
 	__u32 kind;			/* RINGSHIM_KIND_* */
 	__u64 window_bytes;		/* what mmap gives, from offset 0: registers, then FIFO memory */
 	__u32 interrupts;		/* RINGSHIM_INTERRUPTS_* */
-	__u32 fifo_bytes, channels, max_datagram, rate, features;	/* from the registers, checked */
+	__u32 reserved0;
+	struct ringshim_identity identity;	/* as it was read once, and checked */
 	char bus_id[32];		/* "0000:00:04.0" */
-	__u32 reserved[16];
+	__u32 reserved1[6];
 };
 
 #define RINGSHIM_ABI			1
@@ -138,7 +139,7 @@ ringshim_assert(offsetof(struct ringshim_registers, channel) == 0x1000);
 ringshim_assert(sizeof(struct ringshim_channel) == 0x80);
 ringshim_assert(offsetof(struct ringshim_channel, consumer) == 0x40);
 ringshim_assert(sizeof(struct ringshim_entry) == 16);
-ringshim_assert(sizeof(struct ringshim_info) == 136);
+ringshim_assert(sizeof(struct ringshim_info) == 144);
 #endif
 
 #endif

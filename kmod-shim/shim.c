@@ -54,10 +54,6 @@
 #define LENGTH		(ENTRY - (u32)sizeof(struct ringshim_entry))
 #define OFFSET(s)	(8 * ((s) * 13 % ((PATTERN - LENGTH) / 8 + 1)))
 
-static bool intx;
-module_param(intx, bool, 0444);
-MODULE_PARM_DESC(intx, "use the interrupt line even where there is MSI-X or MSI");
-
 static dev_t shim_devt;
 static DEFINE_IDA(shim_minors);
 
@@ -69,7 +65,6 @@ struct shim {
 	struct ringshim_info info;	/* what was found at probe, and is never read again */
 	void __iomem *map;		/* registers, then FIFOs: in a BAR, or `buffer` */
 	phys_addr_t start;		/* of the map */
-	u32 fifo_offset;
 	void __iomem *bar;		/* BAR 0 of ivshmem and of the DMA card, else NULL */
 
 	/* Of a DMA card only. */
@@ -91,21 +86,23 @@ struct shim {
 
 	void *blank;			/* the page that is mapped when the device has gone */
 	struct mutex serial;		/* one read(2) at a time; taken before `lock` */
-	void *bounce;			/* its datagram */
+	__le32 *bounce;			/* its datagram */
 	wait_queue_head_t wait;
 };
 
-#define SHIM_AT(part, field) (offsetof(struct ringshim_registers, part) + \
-			      offsetof(struct ringshim_##part, field))
-#define SHIM_CHANNEL(n, field) (SHIM_AT(channel, field) + (n) * sizeof(struct ringshim_channel))
+#define SHIM_AT(part, field) offsetof(struct ringshim_registers, part.field)
+#define SHIM_CHANNEL(n, field) SHIM_AT(channel[n], field)
 #define shim_get(shim, offset) readl((shim)->map + (offset))
 #define shim_put(shim, offset, value) writel(value, (shim)->map + (offset))
+#define shim_is(shim, field) le32_to_cpu((shim)->info.identity.field)
+/* 32 bits of a FIFO, at a position that counts on round its end. */
+#define shim_peek(shim, channel, at) readl((shim)->map + shim_is(shim, fifo_offset) + \
+	(channel) * shim_is(shim, fifo_bytes) + ((at) & (shim_is(shim, fifo_bytes) - 1)))
 /* In front of a payload: header and device time. */
-#define shim_head(shim) ((shim)->info.features & RINGSHIM_HAS_TIME ? 24 : 16)
+#define shim_head(shim) (shim_is(shim, features) & RINGSHIM_HAS_TIME ? 24 : 16)
 
 static void shim_wake(struct shim *shim)
 {
-	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
 	if (wq_has_sleeper(&shim->wait)) {
 		shim->wakeups++;
 		wake_up_all(&shim->wait);
@@ -123,8 +120,7 @@ static void dma_fetch(struct shim *shim)
 	    test_and_set_bit(0, &shim->busy))
 		return;
 	/* One may have ended just now, and its datagram be there. */
-	if (shim_get(shim, SHIM_CHANNEL(0, producer)) !=
-	    shim_get(shim, SHIM_CHANNEL(0, consumer))) {
+	if (shim_get(shim, SHIM_CHANNEL(0, producer)) != shim_get(shim, SHIM_CHANNEL(0, consumer))) {
 		clear_bit(0, &shim->busy);
 		return;
 	}
@@ -136,7 +132,6 @@ static void dma_fetch(struct shim *shim)
 /* The payload is in its place: the header in front of it, then `producer`. */
 static void dma_done(struct shim *shim)
 {
-	u32 producer = shim_get(shim, SHIM_CHANNEL(0, producer));
 	u32 sequence = shim_get(shim, SHIM_CHANNEL(0, produced));
 	u32 n, head[] = { RINGSHIM_MARK, LENGTH, sequence, 0 };
 
@@ -145,11 +140,10 @@ static void dma_done(struct shim *shim)
 			shim_put(shim, RINGSHIM_REGISTERS + 4 * n, head[n]);
 		shim_put(shim, SHIM_AT(status, ready), 1);
 		shim_put(shim, SHIM_CHANNEL(0, produced), sequence + 1);
-		shim_put(shim, SHIM_CHANNEL(0, producer), producer + ENTRY);
+		shim_put(shim, SHIM_CHANNEL(0, producer), ENTRY * (sequence + 1));
 	}
 	shim->uploaded = true;
-	smp_mb__before_atomic();
-	clear_bit(0, &shim->busy);
+	clear_bit_unlock(0, &shim->busy);	/* behind `producer`: dma_fetch() looks in this order */
 }
 
 static void dma_reset(struct shim *shim)
@@ -167,25 +161,27 @@ static void dma_reset(struct shim *shim)
 		shim_put(shim, SCRATCH + 4 * n, n);
 }
 
-/* The interrupt's half of the wake handshake. One means "look", never "one datagram". */
+/*
+ * The interrupt's half of the wake handshake. One means "look", never "one datagram". It is cleared
+ * before anybody is woken: who is may have the device raise the next.
+ */
 static irqreturn_t shim_interrupt(int irq, void *cookie)
 {
 	struct shim *shim = cookie;
-	u32 why = shim->buffer ? readl(shim->bar + EDU_IRQ_STATUS) :
-				 shim_get(shim, SHIM_AT(status, interrupt_status));
+	bool card = shim->buffer;
+	u32 why = readl(card ? shim->bar + EDU_IRQ_STATUS :
+			       shim->map + SHIM_AT(status, interrupt_status));
 
 	if (!why && shim->info.interrupts == RINGSHIM_INTERRUPTS_INTX)
 		return IRQ_NONE;	/* another device's, on the same line */
 	shim->interrupts++;
-	if (shim->buffer ? !shim->busy : !shim_get(shim, SHIM_AT(control, interrupt_mask)))
+	if (card ? !shim->busy : !shim_get(shim, SHIM_AT(control, interrupt_mask)))
 		shim->spurious++;
-	if (shim->buffer)
-		writel(why, shim->bar + EDU_IRQ_CLEAR);
+	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
+	writel(why, card ? shim->bar + EDU_IRQ_CLEAR : shim->map + SHIM_AT(control, interrupt_clear));
 	if (shim->busy)
 		dma_done(shim);
 	shim_wake(shim);
-	if (!shim->buffer)
-		shim_put(shim, SHIM_AT(control, interrupt_clear), why);
 	return IRQ_HANDLED;
 }
 
@@ -210,12 +206,14 @@ static void shim_doorbell(struct shim *shim)
 		 control & RINGSHIM_DO_RESET ?: control & RINGSHIM_DO_RUN);
 }
 
-/* With nobody left who would START it. */
+/* With nobody left who would START it. A DMA card's map is made anew. */
 static void shim_quiet(struct shim *shim)
 {
 	if (!wait_event_timeout(shim->wait, !test_bit(0, &shim->busy), HZ))
 		pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
 	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
+	if (shim->buffer)
+		dma_reset(shim);
 }
 
 static void shim_control(struct shim *shim, u32 control)
@@ -246,11 +244,8 @@ static int shim_release(struct inode *inode, struct file *file)
 	struct shim *shim = file->private_data;
 
 	down_read(&shim->lock);
-	if (!shim->gone) {
+	if (!shim->gone)
 		shim_quiet(shim);
-		if (shim->buffer)
-			dma_reset(shim);
-	}
 	smp_store_release(&shim->mapping, NULL);	/* not while shim_remove() uses it */
 	up_read(&shim->lock);
 	return 0;
@@ -258,15 +253,8 @@ static int shim_release(struct inode *inode, struct file *file)
 
 /* A datagram in a FIFO: its length, and what the registers are to be when it has been taken. */
 struct found {
-	u32 channel, consumer, length, next, lost, after;
+	u32 channel, at, length, next, lost, after;
 };
-
-static void __iomem *shim_at(struct shim *shim, u32 channel, u32 at)
-{
-	u32 size = shim->info.fifo_bytes;
-
-	return shim->map + shim->fifo_offset + channel * size + (at & (size - 1));
-}
 
 /*
  * The first of the lowest channel that has one, else -EAGAIN. -EBADMSG is garbage, up to `after`:
@@ -276,47 +264,39 @@ static int shim_next(struct shim *shim, struct found *found)
 {
 	u32 n, size;
 
-	for (n = 0; n < shim->info.channels; n++) {
+	for (n = 0; n < shim_is(shim, channels); n++) {
 		u32 producer = shim_get(shim, SHIM_CHANNEL(n, producer));
 		u32 consumer = shim_get(shim, SHIM_CHANNEL(n, consumer));
 		u32 level = producer - consumer;
 
 		if (!level)
 			continue;
-		*found = (struct found) { n, consumer, 0,
+		*found = (struct found) { n, consumer + shim_head(shim), 0,
 					  shim_get(shim, SHIM_CHANNEL(n, next_sequence)),
 					  shim_get(shim, SHIM_CHANNEL(n, lost_told)), producer };
-		if (level > shim->info.fifo_bytes || (level | consumer) & 7)
+		if (level > shim_is(shim, fifo_bytes) || (level | consumer) & 7)
 			return -EBADMSG;
-		found->length = readl(shim_at(shim, n, consumer + 4));
+		found->length = shim_peek(shim, n, consumer + 4);
 		size = ALIGN(shim_head(shim) + found->length, 8);
-		if (readl(shim_at(shim, n, consumer)) != RINGSHIM_MARK ||
-		    found->length > shim->info.max_datagram || size > level)
+		if (shim_peek(shim, n, consumer) != RINGSHIM_MARK ||
+		    found->length > shim_is(shim, max_datagram) || size > level)
 			return -EBADMSG;
-		found->next = readl(shim_at(shim, n, consumer + 8)) + 1;
-		found->lost = readl(shim_at(shim, n, consumer + 12));
+		found->next = shim_peek(shim, n, consumer + 8) + 1;
+		found->lost = shim_peek(shim, n, consumer + 12);
 		found->after = consumer + size;
 		return 0;
 	}
 	return -EAGAIN;
 }
 
-static void shim_copy(struct shim *shim, struct found *found)
-{
-	u32 payload = found->consumer + shim_head(shim);
-	u32 part = min(found->length, shim->info.fifo_bytes - payload % shim->info.fifo_bytes);
-
-	memcpy_fromio(shim->bounce, shim_at(shim, found->channel, payload), part);
-	memcpy_fromio(shim->bounce + part, shim_at(shim, found->channel, 0), found->length - part);
-}
-
 /*
  * The consumer's half of the handshake: everything empty, it unmasks and looks again. What has come
  * meanwhile leaves it unmasked, because another thread may have gone to sleep on it. A datagram for
- * which there is room goes into the bounce buffer.
+ * which there is room goes into the bounce buffer, 32 bits at a time.
  */
 static int shim_look(struct shim *shim, struct found *found, size_t room)
 {
+	u32 n;
 	int rc;
 
 	down_read(&shim->lock);
@@ -334,8 +314,8 @@ static int shim_look(struct shim *shim, struct found *found, size_t room)
 	}
 	if (!rc && found->length > room)
 		rc = -EMSGSIZE;
-	else if (!rc)
-		shim_copy(shim, found);
+	for (n = 0; !rc && n < found->length; n += 4)
+		shim->bounce[n / 4] = cpu_to_le32(shim_peek(shim, found->channel, found->at + n));
 	up_read(&shim->lock);
 	return rc;
 }
@@ -419,13 +399,11 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 static vm_fault_t shim_fault(struct vm_fault *fault)
 {
 	struct shim *shim = fault->vma->vm_file->private_data;
-	unsigned long pfn;
 	vm_fault_t rc;
 
 	down_read(&shim->lock);
-	pfn = shim->gone ? PHYS_PFN(virt_to_phys(shim->blank)) :
-			   PHYS_PFN(shim->start) + fault->pgoff;
-	rc = vmf_insert_pfn(fault->vma, fault->address, pfn);
+	rc = vmf_insert_pfn(fault->vma, fault->address, shim->gone ? PHYS_PFN(__pa(shim->blank)) :
+			    PHYS_PFN(shim->start) + fault->pgoff);
 	up_read(&shim->lock);
 	return rc;
 }
@@ -436,7 +414,6 @@ static int shim_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct shim *shim = file->private_data;
 	unsigned long pages = PAGE_ALIGN(shim->info.window_bytes) >> PAGE_SHIFT;
-	unsigned long flags = VM_PFNMAP | VM_IO | VM_DONTEXPAND | VM_DONTDUMP;
 
 	if (!(vma->vm_flags & VM_MAYSHARE) || vma->vm_flags & VM_EXEC ||
 	    vma->vm_pgoff >= pages || vma_pages(vma) > pages - vma->vm_pgoff)
@@ -447,20 +424,15 @@ static int shim_mmap(struct file *file, struct vm_area_struct *vma)
 	 */
 	if (!shim->bar)
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
-	vm_flags_mod(vma, flags, VM_MAYEXEC);
+	vm_flags_mod(vma, VM_PFNMAP | VM_IO | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
 	vma->vm_ops = &shim_vm_ops;
 	return READ_ONCE(shim->gone) ? -ENODEV : 0;
 }
 
 static const struct file_operations shim_fops = {
-	.owner = THIS_MODULE,
-	.open = shim_open,
-	.release = shim_release,
-	.read = shim_read,
-	.poll = shim_poll,
-	.unlocked_ioctl = shim_ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
-	.mmap = shim_mmap,
+	.owner = THIS_MODULE, .open = shim_open, .release = shim_release,
+	.read = shim_read, .poll = shim_poll, .mmap = shim_mmap,
+	.unlocked_ioctl = shim_ioctl, .compat_ioctl = compat_ptr_ioctl
 };
 
 #define SHIM_COUNTER(counter)									\
@@ -540,42 +512,37 @@ static int shim_map(struct shim *shim, bool listed)
 static int shim_identify(struct shim *shim)
 {
 	u64 room = shim->buffer ? SCRATCH : pci_resource_len(shim->pdev, SHIM_BAR);
-	u32 magic = shim_get(shim, SHIM_AT(identity, magic));
-	u32 version = shim_get(shim, SHIM_AT(identity, version));
-	u32 offset = shim->fifo_offset = shim_get(shim, SHIM_AT(identity, fifo_offset));
-	struct ringshim_info *info = &shim->info;
+	u32 offset, size, channels;
 
-	info->features = shim_get(shim, SHIM_AT(identity, features));
-	info->fifo_bytes = shim_get(shim, SHIM_AT(identity, fifo_bytes));
-	info->max_datagram = shim_get(shim, SHIM_AT(identity, max_datagram));
-	info->channels = shim_get(shim, SHIM_AT(identity, channels));
-	info->rate = shim_get(shim, SHIM_AT(identity, rate));
-	info->window_bytes = offset + (u64)info->channels * info->fifo_bytes;
-	if (magic == RINGSHIM_MAGIC && version >> 16 == RINGSHIM_VERSION >> 16 &&
-	    offset >= RINGSHIM_REGISTERS && offset % 4096 == 0 && is_power_of_2(info->fifo_bytes) &&
-	    info->fifo_bytes >= RINGSHIM_FIFO_MIN && info->fifo_bytes <= RINGSHIM_FIFO_MAX &&
-	    info->channels && info->channels <= RINGSHIM_CHANNELS_MAX &&
-	    info->max_datagram <= info->fifo_bytes - shim_head(shim) &&
-	    PAGE_ALIGN(info->window_bytes) <= room)
+	__ioread32_copy(&shim->info.identity, shim->map, sizeof(shim->info.identity) / 4);
+	offset = shim_is(shim, fifo_offset);
+	size = shim_is(shim, fifo_bytes);
+	channels = shim_is(shim, channels);
+	shim->info.window_bytes = offset + (u64)channels * size;
+	if (shim_is(shim, magic) == RINGSHIM_MAGIC &&
+	    shim_is(shim, version) >> 16 == RINGSHIM_VERSION >> 16 &&
+	    offset >= RINGSHIM_REGISTERS && offset % 4096 == 0 && is_power_of_2(size) &&
+	    size >= RINGSHIM_FIFO_MIN && size <= RINGSHIM_FIFO_MAX &&
+	    channels && channels <= RINGSHIM_CHANNELS_MAX &&
+	    shim_is(shim, max_datagram) <= size - shim_head(shim) &&
+	    PAGE_ALIGN(shim->info.window_bytes) <= room)
 		return 0;
 	dev_err(&shim->pdev->dev,
 		"not ours: magic %#x, version %#x, %u FIFOs of %u bytes from %#x, datagrams of %u, in %llu bytes\n",
-		magic, version, info->channels, info->fifo_bytes, offset, info->max_datagram, room);
+		shim_is(shim, magic), shim_is(shim, version), channels, size, offset,
+		shim_is(shim, max_datagram), room);
 	return -ENODEV;
 }
 
 static int shim_interrupts(struct shim *shim)
 {
 	struct pci_dev *pdev = shim->pdev;
-	/* The name of INTx has changed with Linux 6.8. */
-	u32 types = PCI_IRQ_ALL_TYPES & ~(intx ? PCI_IRQ_MSI | PCI_IRQ_MSIX : 0);
 
-	if (!(shim->info.features & RINGSHIM_HAS_INTERRUPT) ||
-	    pci_alloc_irq_vectors(pdev, 1, 1, types) < 0)
+	if (!(shim_is(shim, features) & RINGSHIM_HAS_INTERRUPT) ||
+	    pci_alloc_irq_vectors(pdev, 1, 1, PCI_IRQ_ALL_TYPES) < 0)
 		return 0;
 	shim->info.interrupts = pdev->msix_enabled ? RINGSHIM_INTERRUPTS_MSIX :
-				pdev->msi_enabled ? RINGSHIM_INTERRUPTS_MSI :
-						    RINGSHIM_INTERRUPTS_INTX;
+		pdev->msi_enabled ? RINGSHIM_INTERRUPTS_MSI : RINGSHIM_INTERRUPTS_INTX;
 	return devm_request_irq(&pdev->dev, pci_irq_vector(pdev, 0), shim_interrupt, IRQF_SHARED,
 				dev_name(&shim->dev), shim);
 }
@@ -623,7 +590,7 @@ static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	     shim_map(shim, id->driver_data) ?: shim_identify(shim);
 	if (rc)
 		return rc;
-	shim->bounce = kvmalloc(shim->info.max_datagram, GFP_KERNEL);
+	shim->bounce = kvmalloc(ALIGN(shim_is(shim, max_datagram), 4), GFP_KERNEL);
 	shim->blank = (void *)get_zeroed_page(GFP_KERNEL);
 	if (!shim->bounce || !shim->blank)
 		return -ENOMEM;
@@ -640,9 +607,7 @@ static const struct pci_device_id shim_ids[] = {
 MODULE_DEVICE_TABLE(pci, shim_ids);
 
 static struct pci_driver shim_driver = {
-	.name = "ringshim",
-	.id_table = shim_ids,
-	.probe = shim_probe,
+	.name = "ringshim", .id_table = shim_ids, .probe = shim_probe
 };
 
 static int __init shim_init(void)

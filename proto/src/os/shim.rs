@@ -19,23 +19,35 @@ pub struct Info {
     pub window_bytes: u64,
     /// 0 none, 1 INTx, 2 MSI, 3 MSI-X.
     pub interrupts: u32,
-    /// From the registers, checked.
-    pub fifo_bytes: u32,
-    /// From the registers, checked.
-    pub channels: u32,
-    /// From the registers, checked.
-    pub max_datagram: u32,
-    /// From the registers.
-    pub rate: u32,
-    /// From the registers.
+    /// Zero.
+    pub reserved0: u32,
+    /// What the device says of itself, read once: [`MAGIC`](crate::fifo::MAGIC).
+    pub magic: u32,
+    /// Of the register map.
+    pub version: u32,
+    /// Which board: the maker's choice.
+    pub device_id: u32,
+    /// Bits: 0 raises interrupts, 1 entries carry a time, 2 which is a date.
     pub features: u32,
+    /// Where the first FIFO begins, bytes into the window.
+    pub fifo_offset: u32,
+    /// Of each FIFO; checked, as is what follows.
+    pub fifo_bytes: u32,
+    /// Longest payload, bytes.
+    pub max_datagram: u32,
+    /// FIFOs.
+    pub channels: u32,
+    /// Bytes a second it was designed for; 0: unknown.
+    pub rate: u32,
+    /// Zero.
+    pub reserved1: [u32; 7],
     /// "0000:00:04.0", zero-padded.
     pub bus_id: [u8; 32],
     /// Zero.
-    pub reserved: [u32; 16],
+    pub reserved2: [u32; 6],
 }
 
-const _: () = assert!(size_of::<Info>() == 136);
+const _: () = assert!(size_of::<Info>() == 144);
 
 impl Info {
     /// What interrupts it has, as `lspci` spells it.

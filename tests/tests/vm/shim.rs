@@ -49,13 +49,33 @@ fn every_check(test: &str, flavour: Flavour) {
         }
         check(&mut guest, &format!("fuzz {device} {}", fuzz.div_ceil(2)), 60 + fuzz);
     }
-    // Its interrupt by the line, which it may share.
-    check(&mut guest, "intx=1 dma edu 10", 60);
     guest.run("shim cycle", "10", Duration::from_secs(90)).unwrap();
     // Its transfers take longer than everything else in a round.
     guest.monitor().unwrap().unplug("edu").unwrap();
     guest.run("shim cycle", &rounds.to_string(), Duration::from_secs(60 + u64::from(rounds))).unwrap();
     guest.end().unwrap();
+}
+
+fn shared_line(test: &str, flavour: Flavour) {
+    let Some(vm) = Prepared::get(test) else { return };
+    let scene = Scene::new(LIMIT);
+    let guest = Guest::new(&scene, vm, flavour).processors(2).device("edu", "edu");
+    // Four slots further, on the same bus: the bridge gives it the same line.
+    let mut guest = guest.arguments(&["-device", "edu,bus=pcie.0,addr=5"]).boot().unwrap();
+    guest.run("shim line", "20", Duration::from_secs(60)).unwrap();
+    guest.end().unwrap();
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn amd64_shared_line() {
+    shared_line("amd64_shared_line", Flavour::Amd64);
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn rt_amd64_shared_line() {
+    shared_line("rt_amd64_shared_line", Flavour::RtAmd64);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub const INFO: u64 = 0x8088_7780;
+pub const INFO: u64 = 0x8000_7780 | (size_of::<Info>() as u64) << 16;
 pub const START: u64 = 0x7781;
 pub const STOP: u64 = 0x7782;
 pub const DOORBELL: u64 = 0x7783;

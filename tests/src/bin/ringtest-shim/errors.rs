@@ -44,12 +44,13 @@ fn opening(node: &Path, device: &Device) -> Result<()> {
 
 fn asking(device: &Device) -> Result<()> {
     let info = device.info()?;
-    check("INFO: abi, kind, nothing in reserve", info.abi == 1 && info.reserved == [0; 16], info)?;
+    let reserve = (info.reserved0, info.reserved1, info.reserved2);
+    check("INFO: abi, kind, nothing in reserve", info.abi == 1 && reserve == (0, [0; 7], [0; 6]), info)?;
     check("INFO: what sits on the bus", info.bus_id().len() == 12, info.bus_id())?;
     for address in [0, 1, NOWHERE] {
         check("INFO to no address is EFAULT", device.ioctl(INFO, address) == Err(libc::EFAULT), address)?;
     }
-    for command in [0, 0x7784, INFO + 1, INFO | 1 << 20, libc::TCGETS, libc::FIOASYNC + 1, u64::from(u32::MAX)] {
+    for command in [0, 0x7784, INFO + 1, INFO ^ 1 << 20, libc::TCGETS, libc::FIOASYNC + 1, u64::from(u32::MAX)] {
         check("any other ioctl is ENOTTY", device.ioctl(command, 0) == Err(libc::ENOTTY), command)?;
     }
     check("DOORBELL", device.ioctl(DOORBELL, 0).is_ok(), 0)?;

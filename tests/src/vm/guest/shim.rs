@@ -14,6 +14,7 @@ use std::time::Duration;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "shim", run: |words| check(words) },
     Scenario { name: "shim cycle", run: |rounds| cycle(rounds.parse()?) },
+    Scenario { name: "shim line", run: |datagrams| line(datagrams.parse()?) },
 ];
 
 /// The module.
@@ -31,15 +32,14 @@ pub fn node(kind: (u16, u16), nth: usize) -> Result<PathBuf> {
 }
 
 /// Loads the module, runs `ringtest-shim`, unloads the module. In its arguments `edu` and `fpga` stand for the first node of
-/// that kind, and `edu1` … for the next; in front of them may stand parameters of the module (`intx=1`), and `!` for a
-/// negative control, which must fail at a check.
+/// that kind, and `edu1` … for the next; in front of them may stand `!` for a negative control, which must fail at a check.
 fn check(words: &str) -> Result<()> {
-    let (parameters, words): (Vec<&str>, Vec<&str>) = words.split(' ').partition(|w| w.contains('='));
+    let words: Vec<&str> = words.split(' ').collect();
     let (fails, words) = match &words[..] {
         ["!", rest @ ..] => (true, rest),
         all => (false, all),
     };
-    load(MODULE, &parameters.join(" "))?;
+    load(MODULE, "")?;
     let mut command = Command::new("/bin/ringtest-shim");
     for word in words {
         let kind = [("edu", EDU), ("fpga", IVSHMEM)].into_iter().find_map(|(k, id)| Some((word.strip_prefix(k)?, id)));
@@ -77,4 +77,37 @@ fn cycle(rounds: u64) -> Result<()> {
     ensure!(grown.is_empty(), "after {rounds} rounds more is in use: {grown:?}");
     ensure!(changed.is_empty(), "after {rounds} rounds the interrupts are others: {changed:?}");
     say(format!("{rounds} rounds, nothing is left of them"))
+}
+
+/// Two DMA cards that may not use MSI and have the same interrupt line: each takes what is its own, and no more.
+fn line(datagrams: u64) -> Result<()> {
+    let places = devices(EDU)?;
+    let allow_msi =
+        |yes: &str| places.iter().try_for_each(|place| fs::write(format!("/sys/bus/pci/devices/{place}/msi_bus"), yes));
+    allow_msi("0")?;
+    load(MODULE, "")?;
+    let nodes = [node(EDU, 0)?, node(EDU, 1)?];
+    let names = nodes.each_ref().map(|n| n.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let lines = fs::read_to_string("/proc/interrupts")?;
+    let shared = lines.lines().any(|line| names.iter().all(|name| line.contains(name.as_str())));
+    ensure!(shared, "{names:?} do not share a line: {lines}");
+    let run = |node| Command::new("/bin/ringtest-shim").arg("dma").arg(node).arg(datagrams.to_string()).spawn();
+    let running = [run(&nodes[0])?, run(&nodes[1])?];
+    for mut one in running {
+        let status = one.wait()?;
+        ensure!(status.success(), "dma on a shared line: {status}");
+    }
+    let counters = |counter: &str| {
+        names.each_ref().map(|name| {
+            let file = format!("/sys/class/ringshim/{name}/{counter}");
+            fs::read_to_string(file).ok().and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(u64::MAX)
+        })
+    };
+    let (own, spurious) = (counters("interrupts"), counters("spurious"));
+    // The pattern, and what is fetched ahead and around STOP; taking the other's for its own would be twice as many.
+    let right = |n: &u64| (datagrams..datagrams + 10).contains(n);
+    ensure!(own.iter().all(right) && spurious == [0, 0], "{own:?} interrupts, {spurious:?} spurious");
+    unload(MODULE)?;
+    allow_msi("1")?;
+    say(format!("two cards on one line, {datagrams} transfers each: {own:?} interrupts, none spurious"))
 }
