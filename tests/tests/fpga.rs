@@ -2,6 +2,8 @@
 
 #[path = "fpga/consumer.rs"]
 mod consumer;
+#[path = "fpga/wakes.rs"]
+mod wakes;
 
 use consumer::{Account, Consumer};
 use ringweir_proto::fifo::{DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window};

@@ -34,6 +34,9 @@ struct Cli {
     /// Payload: bytes (125kB/s), bits (1Mbit/s) or datagrams (976/s) per second, of all channels together; max: no pause
     #[arg(long, default_value = "1Mbit/s")]
     rate: String,
+    /// No rate: each as soon as the one before was taken, and a pause below TIME that sweeps evenly (keeps a processor busy)
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["rate", "burst", "strict"])]
+    chase: Option<String>,
     /// Bytes per datagram, from 24: one size (128) or a range of equally likely ones (64..1500)
     #[arg(long, default_value = "128")]
     size: String,
@@ -87,6 +90,8 @@ Examples:
     qemu-system-x86_64 … -chardev socket,path=/tmp/fpga.sock,id=iv -device ivshmem-doorbell,chardev=iv,vectors=1
   A device without interrupts that is polled:
     ringfpga --file /dev/shm/fpga --device-time &
+  One whose datagrams come just as the consumer goes to sleep:
+    ringfpga --socket /tmp/fpga.sock --chase 2us --count 1000000
   One that is unplugged after two seconds and plugged in again a second later:
     ringfpga --socket /tmp/fpga.sock --misbehave disappear@2s --misbehave reappear@3s
 
@@ -104,7 +109,7 @@ impl Cli {
         for (key, value) in [("rate", &self.rate), ("size", &self.size), ("burst", &self.burst)] {
             spec.set(key, value)?;
         }
-        let (rate, sizes): (Option<Rate>, Sizes) = (spec.rate, spec.size);
+        let (rate, sizes): (Option<Rate>, Sizes) = (spec.rate.filter(|_| self.chase.is_none()), spec.size);
         let fifo = self.fifo.parse::<Bytes>().map_err(|e| anyhow::anyhow!("--fifo: {e}"))?.0;
         let time = |option: &str, text: &str| match text.parse::<Span>() {
             Ok(span) => Ok(span.0),
@@ -133,6 +138,7 @@ impl Cli {
             spec,
             place,
             strict: self.strict,
+            chase: self.chase.as_deref().map(|text| time("--chase", text)).transpose()?,
             count: self.count,
             duration: self.duration.as_deref().map(|text| time("--for", text)).transpose()?,
             drain_limit: time("--drain-limit", &self.drain_limit)?,
@@ -196,6 +202,8 @@ mod tests {
             ("--file b --rate fast", "rate=fast"),
             ("--file b --for 20", "--for: duration \"20\" has no unit"),
             ("--file b --misbehave crash@1s", "there are producer-out-of-range"),
+            ("--file b --chase 2", "--chase: duration \"2\" has no unit"),
+            ("--file b --chase 2us --rate max", "cannot be used with"),
             ("--file b --strict --rate max", "nothing to make up for"),
         ] {
             let message = refused(line);

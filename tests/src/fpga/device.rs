@@ -8,7 +8,7 @@ use super::books::{Books, Mischief};
 use super::mischief::{Misdeed, Order, WORDS};
 use super::port::{Place, Port};
 use super::spec::{DeviceTime, Spec};
-use super::tempo::Tempo;
+use super::tempo::{Chase, Tempo};
 use anyhow::Context;
 use ringweir_proto::fifo::{Shape, Window};
 use ringweir_proto::os::{clock, event};
@@ -30,6 +30,8 @@ pub struct Job {
     pub place: Place,
     /// Catches up at once when it is late.
     pub strict: bool,
+    /// Makes each when the one before was taken, after a pause below this, instead of at a rate.
+    pub chase: Option<Duration>,
     /// Datagrams in all.
     pub count: Option<u64>,
     /// From when it first ran.
@@ -56,6 +58,8 @@ const LOOK: u64 = 1_000_000;
 const STORM: u64 = 20_000;
 /// Made in one go before anything else is looked at.
 const BATCH: usize = 64;
+/// How long it watches the consumer that it chases before anything else is looked at.
+const WATCH: u64 = 200_000;
 
 struct Device<'j> {
     job: &'j Job,
@@ -64,6 +68,7 @@ struct Device<'j> {
     board: Board,
     port: Option<Port>,
     tempo: Tempo,
+    chase: Option<Chase>,
     orders: Vec<Order>,
     mischief: BTreeMap<String, Mischief>,
     started: Option<u64>,
@@ -94,6 +99,7 @@ pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result
         board: Board::new(window, job.spec),
         port: Some(port),
         tempo: Tempo::new(job.spec.rate, job.spec.burst, job.strict),
+        chase: job.chase.map(|longest| Chase::new(longest.as_nanos() as u64)),
         orders,
         mischief: BTreeMap::new(),
         started: None,
@@ -198,7 +204,7 @@ impl Device<'_> {
             self.figures.interrupts_stormed += 1;
         }
         for _ in 0..BATCH {
-            if !self.works(now) || !self.tempo.due(now) {
+            if !self.works(now) || !self.tempo.due(now) || !self.catches_up() {
                 break;
             }
             self.tempo.spend(self.board.next_len());
@@ -213,6 +219,24 @@ impl Device<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Chasing, lets the consumer take everything, and then the pause go by: without sleeping, which is far too coarse for
+    /// it. False: it has not taken everything yet.
+    fn catches_up(&mut self) -> bool {
+        let Some(chase) = &mut self.chase else { return true };
+        let until = clock::monotonic_ns() + WATCH;
+        while !self.board.is_drained() {
+            if clock::monotonic_ns() >= until {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        let then = clock::monotonic_ns() + chase.pause();
+        while clock::monotonic_ns() < then {
+            std::hint::spin_loop();
+        }
+        true
     }
 
     /// Interrupts, if the consumer wants to be.

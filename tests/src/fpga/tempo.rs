@@ -26,6 +26,28 @@ pub struct Tempo {
     forgiven: u64,
 }
 
+/// No rate at all: each as soon as the one before was taken, and a pause that sweeps evenly from nothing to the longest. So
+/// arrivals meet a consumer that finds its FIFO empty at every point of its going to sleep.
+#[derive(Clone, Debug)]
+pub struct Chase {
+    longest: u64,
+    nth: u64,
+}
+
+impl Chase {
+    /// Pauses below `longest` ns.
+    pub fn new(longest: u64) -> Self {
+        Self { longest, nth: 0 }
+    }
+
+    /// The next pause, ns: multiples of the golden ratio, whose fractions are spread evenly however many there are.
+    pub fn pause(&mut self) -> u64 {
+        self.nth += 1;
+        let fraction = self.nth.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((u128::from(fraction) * u128::from(self.longest)) >> 64) as u64
+    }
+}
+
 /// Lateness that is counted, in ns.
 const LATE: u64 = 1_000_000;
 
@@ -159,6 +181,15 @@ mod tests {
             assert_eq!(burst[0], burst[9]);
         }
         assert!(times.chunks(10).zip(times.chunks(10).skip(1)).all(|(a, b)| b[0] - a[0] >= 9_000_000));
+    }
+
+    #[test]
+    fn who_chases_pauses_evenly() {
+        let mut chase = Chase::new(2000);
+        let mut often = [0; 20];
+        (0..10_000).for_each(|_| often[chase.pause() as usize / 100] += 1);
+        assert!(often.iter().all(|n| (495..=505).contains(n)), "{often:?}");
+        assert_eq!(Chase::new(0).pause(), 0);
     }
 
     #[test]

@@ -75,6 +75,28 @@ enum Line {
     Memory,
 }
 
+/// How far a consumer is that found every FIFO empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It has looked; interrupts are forbidden.
+    Checked,
+    /// It has allowed interrupts, and looks again next.
+    Unmasked,
+    /// It has looked again, and sleeps next.
+    GoesToSleep,
+}
+
+/// How its rest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// The second look found data.
+    FoundAfterAll,
+    /// An interrupt came.
+    Woken,
+    /// Nothing came in time, or the device hung up.
+    Nothing,
+}
+
 /// A consumer of all channels.
 pub struct Consumer {
     line: Line,
@@ -83,6 +105,8 @@ pub struct Consumer {
     pub accounts: Vec<Account>,
     /// Interrupts that came.
     pub interrupts: u64,
+    /// Sleeps without the second look: does not keep to the handshake.
+    pub forgetful: bool,
 }
 
 const SOON: Duration = Duration::from_secs(10);
@@ -104,7 +128,8 @@ impl Consumer {
     }
 
     fn over(line: Line, window: Window) -> Self {
-        let mut consumer = Self { line, window, drains: Vec::new(), accounts: Vec::new(), interrupts: 0 };
+        let mut consumer =
+            Self { line, window, drains: Vec::new(), accounts: Vec::new(), interrupts: 0, forgetful: false };
         if consumer.status() & IS_RUNNING == 0 {
             consumer.command(DO_RESET, IS_RESETTING);
             consumer.command(DO_RUN, IS_RUNNING);
@@ -128,26 +153,47 @@ impl Consumer {
         assert!(wait_for(SOON, || (self.status() == status).then_some(())).is_some(), "status {}", self.status());
     }
 
-    /// Takes all that is there.
-    pub fn drain(&mut self) {
+    /// Takes all that is there; how many datagrams.
+    pub fn drain(&mut self) -> u64 {
+        let mut taken = 0;
         for (n, (drain, account)) in self.drains.iter_mut().zip(&mut self.accounts).enumerate() {
+            let before = account.delivered;
             account.drain(&self.window, n as u32, drain);
+            taken += account.delivered - before;
         }
+        taken
+    }
+
+    /// Whether the device has stored nothing more.
+    pub fn is_empty(&self) -> bool {
+        (0..).zip(&self.drains).all(|(n, drain)| drain.is_empty(self.window.fifo(n)))
     }
 
     /// Waits for an interrupt as the handshake says; whether there was one, or data after all.
     pub fn wait(&mut self, limit: Duration) -> bool {
-        let (mask, window, drains) = (&self.window.registers().control.interrupt_mask, &self.window, &self.drains);
+        self.rest(limit, |_| ()) != Rest::Nothing
+    }
+
+    /// The same, saying how it ended and, to `at`, how far it is.
+    pub fn rest(&mut self, limit: Duration, mut at: impl FnMut(Place)) -> Rest {
+        let mask = &self.window.registers().control.interrupt_mask;
         let Line::Peer(peer) = &self.line else { panic!("no interrupts from a file") };
-        if !arm(mask, || drains.iter().enumerate().all(|(n, drain)| drain.is_empty(window.fifo(n as u32)))) {
-            return true;
+        at(Place::Checked);
+        let empty = || {
+            at(Place::Unmasked);
+            self.forgetful || self.is_empty()
+        };
+        if !arm(mask, empty) {
+            return Rest::FoundAfterAll;
         }
+        at(Place::GoesToSleep);
         let ready = event::wait(peer.interrupt.as_fd(), peer.socket(), Some(limit)).unwrap();
+        // Whoever takes an interrupt forbids the next one first.
+        disarm(mask);
         if ready.first && rustix::io::read(&peer.interrupt, &mut [0; 8]).is_ok() {
             self.interrupts += 1;
         }
-        disarm(mask);
-        ready.first
+        if ready.first { Rest::Woken } else { Rest::Nothing }
     }
 
     /// Whether the interrupt's eventfd has fired, without the handshake.
