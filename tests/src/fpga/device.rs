@@ -58,8 +58,10 @@ const LOOK: u64 = 1_000_000;
 const STORM: u64 = 20_000;
 /// Made in one go before anything else is looked at.
 const BATCH: usize = 64;
-/// How long it watches the consumer that it chases before anything else is looked at.
+/// How long it watches the consumer that it chases before anything else is looked at, and how long a consumer may take
+/// before it is watched at [`LOOK`]s only.
 const WATCH: u64 = 200_000;
+const PATIENCE: u64 = 10_000_000;
 
 struct Device<'j> {
     job: &'j Job,
@@ -69,6 +71,7 @@ struct Device<'j> {
     port: Option<Port>,
     tempo: Tempo,
     chase: Option<Chase>,
+    caught_up: u64,
     orders: Vec<Order>,
     mischief: BTreeMap<String, Mischief>,
     started: Option<u64>,
@@ -100,6 +103,7 @@ pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result
         port: Some(port),
         tempo: Tempo::new(job.spec.rate, job.spec.burst, job.strict),
         chase: job.chase.map(|longest| Chase::new(longest.as_nanos() as u64)),
+        caught_up: 0,
         orders,
         mischief: BTreeMap::new(),
         started: None,
@@ -232,7 +236,8 @@ impl Device<'_> {
             }
             std::hint::spin_loop();
         }
-        let then = clock::monotonic_ns() + chase.pause();
+        self.caught_up = clock::monotonic_ns();
+        let then = self.caught_up + chase.pause();
         while clock::monotonic_ns() < then {
             std::hint::spin_loop();
         }
@@ -296,7 +301,7 @@ impl Device<'_> {
         if self.port.is_some() {
             until = until.min(self.next_look.max(self.stalled_until));
         }
-        if self.works(now) {
+        if self.works(now) && (self.chase.is_none() || now < self.caught_up + PATIENCE) {
             until = until.min(self.tempo.ready_at());
         }
         if now < self.storm_until {

@@ -12,18 +12,40 @@ use super::{Device, LIMIT, spec};
 use ringweir_tests::fpga::port::{Place as At, Port};
 use ringweir_tests::fpga::{Board, Spec};
 use ringweir_tests::scene::Scene;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Cycles of each run, if the environment does not say otherwise.
-const CYCLES: u64 = 100_000;
+/// Cycles, if the environment does not say otherwise: of a run in which the two sides take turns, and of one in which they
+/// meet, on a processor each, which is slow where both have other work.
+const IN_TURNS: u64 = 50_000;
+const CHASED: u64 = 10_000;
 /// A consumer that slept so long over data hangs.
 const HANGS: Duration = Duration::from_secs(20);
 /// The same where nobody is left to wake it.
 const HANGS_SURELY: Duration = Duration::from_millis(300);
 
-fn cycles() -> u64 {
-    std::env::var("RINGWEIR_WAKES").map_or(CYCLES, |n| n.parse().expect("RINGWEIR_WAKES"))
+fn cycles(usual: u64) -> u64 {
+    std::env::var("RINGWEIR_WAKES").map_or(usual, |n| n.parse().expect("RINGWEIR_WAKES"))
+}
+
+/// A scene for so many.
+fn scene(count: u64) -> Scene {
+    Scene::new(LIMIT + Duration::from_millis(2 * count))
+}
+
+/// A processor for each side, where there are two: a sleeper that is woken on its waker's runs only while that does not, and
+/// nothing would ever meet.
+fn processors() -> [CpuSet; 2] {
+    let allowed = sched_getaffinity(None).unwrap();
+    let mut each = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).map(|cpu| {
+        let mut one = CpuSet::new();
+        one.set(cpu);
+        one
+    });
+    let first = each.next().unwrap();
+    [first, each.next().unwrap_or(first)]
 }
 
 /// Where the consumer is when the next datagram arrives.
@@ -124,7 +146,7 @@ struct Hang {
 
 /// `count` datagrams that arrive at `places` by turns.
 fn run(count: u64, places: &[Arrival], wrong: Wrong) -> Result<(), Hang> {
-    let scene = Scene::new(LIMIT + Duration::from_millis(count));
+    let scene = scene(count);
     let spec = Spec { sizes: "24".parse().unwrap(), ..spec() };
     let path = scene.path("device");
     let (mut port, window) =
@@ -140,9 +162,9 @@ fn run(count: u64, places: &[Arrival], wrong: Wrong) -> Result<(), Hang> {
     consumer.forgetful = wrong == Wrong::Consumer;
     let (orders, limit) = (Orders::default(), if wrong == Wrong::Nobody { HANGS } else { HANGS_SURELY });
     std::thread::scope(|scope| {
-        let _over = Over(&orders);
         let hasty = wrong == Wrong::Device;
         let (port, orders) = (&port, &orders);
+        let _over = Over(orders);
         scope.spawn(move || {
             let _over = Over(orders);
             device(board, port, orders, hasty);
@@ -198,7 +220,7 @@ fn cycle(
 /// look.
 #[test]
 fn data_that_arrives_while_the_consumer_goes_to_sleep_is_not_slept_over() {
-    let count = cycles();
+    let count = cycles(IN_TURNS);
     for places in [&EVERYWHERE[..], &EVERYWHERE[1..2]] {
         let began = Instant::now();
         run(count, places, Wrong::Nobody).unwrap();
@@ -218,38 +240,64 @@ fn a_handshake_that_is_not_kept_hangs() {
 /// the time it takes to go to sleep, the next datagram comes.
 #[test]
 fn a_device_that_chases_its_consumer_does_not_lose_it() {
-    let count = cycles();
-    let scene = Scene::new(LIMIT + Duration::from_millis(count));
-    let mut device = Device::start(&scene, "--socket", &format!("--chase 2us --size 24 --count {count}"));
+    let count = cycles(CHASED);
+    let scene = scene(count);
+    let mut device = Device::start(&scene, "--socket", &format!("--chase 1us --size 24 --count {count}"));
     let mut consumer = device.connect();
-    let (began, slept) = (Instant::now(), sleeps());
-    let (mut at_once, mut after_all, mut woken, mut for_nothing) = (0, 0, 0, 0);
-    let mut delivered = 0;
-    while delivered < count {
-        let rest = consumer.rest(HANGS, |_| ());
-        match rest {
-            Rest::FoundAfterAll => after_all += 1,
-            Rest::Woken => woken += 1,
-            Rest::Nothing => assert!(consumer.is_empty() && !consumer.is_gone(), "hangs behind datagram {delivered}"),
-        }
-        let taken = consumer.drain();
-        // One was found or announced; what else there is came before the next check.
-        at_once += taken.saturating_sub(1);
-        for_nothing += u64::from(rest == Rest::Woken && taken == 0);
-        delivered += taken;
-    }
-    let (took, slept) = (began.elapsed().as_secs_f64(), sleeps() - slept);
+    let [ours, theirs] = processors();
+    let its = Pid::from_raw(device.process.pid() as i32);
+    sched_setaffinity(its, &theirs).unwrap();
+    // Its affinity ends with it.
+    let chased = std::thread::scope(|scope| {
+        let consume = scope.spawn(|| {
+            sched_setaffinity(None, &ours).unwrap();
+            Chased::by(&mut consumer, count)
+        });
+        consume.join().expect("a consumer that does not hang")
+    });
     let books = device.books();
-    let interrupts = (books.interrupts, consumer.interrupts);
-    eprintln!(
-        "{count} datagrams in {took:.1} s, no hang: {at_once} came before the check, {after_all} were found by the second \
-         look, {woken} interrupts woke ({for_nothing} for what that look had found); {} raised, {slept} times asleep",
-        books.interrupts
-    );
-    assert_eq!(at_once + after_all + woken - for_nothing, count);
-    assert!(interrupts.0 >= interrupts.1, "(raised, seen): {interrupts:?}");
+    eprintln!("{count} datagrams, {} interrupts raised: {chased:?}", books.interrupts);
+    assert!(books.interrupts >= consumer.interrupts, "{} seen", consumer.interrupts);
     consumer.accounts[0].check(&books.channels[0]).unwrap();
     assert_eq!((books.lost, consumer.accounts[0].verifier.is_clean()), (0, true));
+}
+
+/// Where a chased consumer was met, as far as it can know.
+#[derive(Debug, Default)]
+struct Chased {
+    before_the_check: u64,
+    found_by_the_second_look: u64,
+    woken: u64,
+    /// Of these, for what the second look had found: the device has seen the mask, too.
+    for_nothing: u64,
+    /// How often it has really been asleep.
+    asleep: u64,
+    took: Duration,
+}
+
+impl Chased {
+    fn by(consumer: &mut Consumer, count: u64) -> Self {
+        let (mut met, mut delivered) = (Self::default(), 0);
+        let (began, slept) = (Instant::now(), sleeps());
+        while delivered < count {
+            let rest = consumer.rest(HANGS, |_| ());
+            match rest {
+                Rest::FoundAfterAll => met.found_by_the_second_look += 1,
+                Rest::Woken => met.woken += 1,
+                Rest::Nothing => {
+                    assert!(consumer.is_empty() && !consumer.is_gone(), "hangs behind datagram {delivered}")
+                }
+            }
+            let taken = consumer.drain();
+            // One was found or announced; what else there is came before the next check.
+            met.before_the_check += taken.saturating_sub(1);
+            met.for_nothing += u64::from(rest == Rest::Woken && taken == 0);
+            delivered += taken;
+        }
+        (met.took, met.asleep) = (began.elapsed(), sleeps() - slept);
+        assert_eq!(met.before_the_check + met.found_by_the_second_look + met.woken - met.for_nothing, count);
+        met
+    }
 }
 
 /// How often this thread has really slept.

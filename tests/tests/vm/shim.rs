@@ -14,6 +14,9 @@ const FUZZ: u32 = 60;
 /// DMA transfers, each of which takes 100 ms by design of the device.
 const TRANSFERS: u32 = 200;
 
+/// Datagrams that arrive while their consumer goes to sleep, on both kernels together; A16 is about 1 000 000.
+const WAKES: u32 = 200_000;
+
 /// One of the numbers above, for one of two kernels; `RINGWEIR_VM_…` in the environment instead, for each.
 fn number(name: &str, of_both: u32) -> u32 {
     let name = format!("RINGWEIR_VM_{name}");
@@ -88,4 +91,31 @@ fn amd64_shim() {
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_shim() {
     every_check("rt_amd64_shim", Flavour::RtAmd64);
+}
+
+/// A16: whoever sleeps in the module's `poll` is woken, whenever the next datagram comes.
+fn wakes(test: &str, flavour: Flavour) {
+    let Some(vm) = Prepared::get(test) else { return };
+    let count = number("WAKES", WAKES);
+    // The longest, on a host where everything has to wait for everything else.
+    let limit = 120 + count / 200;
+    let scene = Scene::new(LIMIT + Duration::from_secs(limit.into()));
+    // Going to sleep takes the guest some ten microseconds.
+    let (_board, socket) = board(&scene, "fpga", &["--chase", "100us", "--size", "24"]);
+    let mut guest = Guest::new(&scene, vm, flavour).processors(2).ivshmem("fpga", &socket).boot().unwrap();
+    check(&mut guest, &format!("wakes fpga {count}"), limit);
+    check(&mut guest, "! wakes --edge fpga 1000", 60);
+    guest.end().unwrap();
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn amd64_wakes() {
+    wakes("amd64_wakes", Flavour::Amd64);
+}
+
+#[test]
+#[ignore = "boots a virtual machine"]
+fn rt_amd64_wakes() {
+    wakes("rt_amd64_wakes", Flavour::RtAmd64);
 }

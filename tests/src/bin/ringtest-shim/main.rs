@@ -1,4 +1,5 @@
-//! Tries `ringshim.ko` from user space: every error of its table, its mappings, unplugging, hostile arguments. Runs as root in a
+//! Tries `ringshim.ko` from user space: every error of its table, its mappings, unplugging, hostile
+//! arguments, sleeping and being woken. Runs as root in a
 //! virtual machine, where some process feeds the device. A line for each check; the first that fails ends it, exit code 1.
 
 mod device;
@@ -7,6 +8,7 @@ mod errors;
 mod fuzz;
 mod life;
 mod mapping;
+mod wakes;
 
 use std::path::PathBuf;
 
@@ -52,6 +54,14 @@ enum What {
         #[arg(long)]
         expect_other: bool,
     },
+    /// Sleeps in poll while a device that chases its consumer (ringfpga --chase) stores the next datagram
+    Wakes {
+        node: PathBuf,
+        datagrams: u64,
+        /// Sleep in an edge-triggered epoll, which does not ask the module again: the check must fail
+        #[arg(long)]
+        edge: bool,
+    },
     /// Random arguments, from several threads
     Fuzz {
         node: PathBuf,
@@ -82,6 +92,7 @@ fn main() -> Result<()> {
         What::Revoke { node, unplug, times } => life::revoke(&node, unplug, times),
         What::Cycle { module, times } => life::cycle(&module, times),
         What::Dma { node, datagrams, expect_other } => dma::run(&node, datagrams, expect_other),
+        What::Wakes { node, datagrams, edge } => wakes::run(&node, datagrams, edge),
         What::Fuzz { node, seconds, seed } => fuzz::run(&node, seconds, seed),
         What::Block { node } => life::block(&node),
         What::Sigbus => mapping::sigbus(),
