@@ -15,7 +15,7 @@ const FUZZ: u32 = 60;
 const TRANSFERS: u32 = 200;
 
 /// Datagrams that arrive while their consumer goes to sleep, on both kernels together; A16 is about 1 000 000.
-const WAKES: u32 = 200_000;
+const WAKES: u32 = 60_000;
 
 /// One of the numbers above, for one of two kernels; `RINGWEIR_VM_…` in the environment instead, for each.
 fn number(name: &str, of_both: u32) -> u32 {
@@ -101,7 +101,7 @@ fn wakes(test: &str, flavour: Flavour) {
     let limit = 120 + count / 200;
     let scene = Scene::new(LIMIT + Duration::from_secs(limit.into()));
     // Going to sleep takes the guest some ten microseconds.
-    let (_board, socket) = board(&scene, "fpga", &["--chase", "100us", "--size", "24"]);
+    let (_board, socket) = board(&scene, "fpga", &["--chase", "50us", "--size", "24"]);
     let mut guest = Guest::new(&scene, vm, flavour).processors(2).ivshmem("fpga", &socket).boot().unwrap();
     check(&mut guest, &format!("wakes fpga {count}"), limit);
     check(&mut guest, "! wakes --edge fpga 1000", 60);

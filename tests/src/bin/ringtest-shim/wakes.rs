@@ -8,6 +8,7 @@
 use ringweir_proto::fifo::{self, Drain, disarm};
 use ringweir_proto::numbered::Verifier;
 use rustix::event::epoll;
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -41,6 +42,19 @@ struct Met {
     spurious: u64,
     wakeups: u64,
     seconds: f64,
+}
+
+impl fmt::Display for Met {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { datagrams, before_the_check, polls, found_by_the_second_look, asleep, .. } = self;
+        let Self { interrupts, spurious, wakeups, seconds, .. } = self;
+        write!(
+            f,
+            "{datagrams} datagrams in {seconds:.1} s, no hang: {before_the_check} came before the check; of {polls} polls \
+             {found_by_the_second_look} found theirs by the second look; {asleep} times asleep; the module: {interrupts} \
+             interrupts, {spurious} spurious, {wakeups} wake-ups"
+        )
+    }
 }
 
 /// How it sleeps.
@@ -96,6 +110,8 @@ pub fn run(node: &Path, datagrams: u64, edge: bool) -> Result<()> {
     (met.seconds, met.asleep) = (began.elapsed().as_secs_f64(), sleeps() - slept);
     let after = counters()?;
     [met.interrupts, met.spurious, met.wakeups] = std::array::from_fn(|n| after[n] - before[n]);
+    // By hand nobody listens.
+    let _heard = ringweir_tests::vm::guest::say(met.to_string());
     check("all in order, and none slept over", true, &met)?;
     check("interrupts woke it", met.interrupts > 0 && met.wakeups > 0 && met.wakeups <= met.interrupts, &met)
 }
