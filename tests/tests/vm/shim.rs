@@ -98,13 +98,13 @@ fn wakes(test: &str, flavour: Flavour) {
     let Some(vm) = Prepared::get(test) else { return };
     let count = number("WAKES", WAKES);
     // The longest, on a host where everything has to wait for everything else.
-    let limit = 120 + count / 200;
+    let limit = 300 + count / 100;
     let scene = Scene::new(LIMIT + Duration::from_secs(limit.into()));
     // Going to sleep takes the guest some ten microseconds.
     let (_board, socket) = board(&scene, "fpga", &["--chase", "50us", "--size", "24"]);
     let mut guest = Guest::new(&scene, vm, flavour).processors(2).ivshmem("fpga", &socket).boot().unwrap();
     check(&mut guest, &format!("wakes fpga {count}"), limit);
-    check(&mut guest, "! wakes --edge fpga 1000", 60);
+    check(&mut guest, "! wakes --edge fpga 1000", 120);
     guest.end().unwrap();
 }
 
