@@ -15,7 +15,7 @@ const FUZZ: u32 = 60;
 const TRANSFERS: u32 = 200;
 
 /// Datagrams that arrive while their consumer goes to sleep, on both kernels together; A16 is about 1 000 000.
-const WAKES: u32 = 60_000;
+const WAKES: u32 = 20_000;
 
 /// One of the numbers above, for one of two kernels; `RINGWEIR_VM_…` in the environment instead, for each.
 fn number(name: &str, of_both: u32) -> u32 {
