@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * ringshim: hands a device with the register map of ringshim.h to one process, which is to be ringd.
+ * ringshim: hands a device with the register map of ringshim.h to one process, as ringd.
  *
  *	# insmod ringshim.ko
  *	# dd if=/dev/ringshim0 bs=1024 count=1 | hexdump -C	# one read, one datagram
@@ -49,7 +49,7 @@
 #define EDU_MEMORY	0x40000
 
 #define SCRATCH		PAGE_ALIGN(RINGSHIM_REGISTERS + ENTRY)
-#define PATTERN		4088	/* clear of the very end of its memory, and of range checks that are off by one */
+#define PATTERN		4088	/* clear of the end of its memory: range checks are off by one */
 #define ENTRY		RINGSHIM_FIFO_MIN
 #define LENGTH		(ENTRY - (u32)sizeof(struct ringshim_entry))
 #define OFFSET(s)	(8 * ((s) * 13 % ((PATTERN - LENGTH) / 8 + 1)))
@@ -120,7 +120,8 @@ static void dma_fetch(struct shim *shim)
 	    test_and_set_bit(0, &shim->busy))
 		return;
 	/* One may have ended just now, and its datagram be there. */
-	if (shim_get(shim, SHIM_CHANNEL(0, producer)) != shim_get(shim, SHIM_CHANNEL(0, consumer))) {
+	n = shim_get(shim, SHIM_CHANNEL(0, producer)) - shim_get(shim, SHIM_CHANNEL(0, consumer));
+	if (n) {
 		clear_bit(0, &shim->busy);
 		return;
 	}
@@ -143,7 +144,7 @@ static void dma_done(struct shim *shim)
 		shim_put(shim, SHIM_CHANNEL(0, producer), ENTRY * (sequence + 1));
 	}
 	shim->uploaded = true;
-	clear_bit_unlock(0, &shim->busy);	/* behind `producer`: dma_fetch() looks in this order */
+	clear_bit_unlock(0, &shim->busy);	/* behind `producer`: dma_fetch() asks for both */
 }
 
 static void dma_reset(struct shim *shim)
@@ -168,17 +169,17 @@ static void dma_reset(struct shim *shim)
 static irqreturn_t shim_interrupt(int irq, void *cookie)
 {
 	struct shim *shim = cookie;
-	bool card = shim->buffer;
-	u32 why = readl(card ? shim->bar + EDU_IRQ_STATUS :
-			       shim->map + SHIM_AT(status, interrupt_status));
+	u32 why = readl(shim->buffer ? shim->bar + EDU_IRQ_STATUS :
+				       shim->map + SHIM_AT(status, interrupt_status));
 
 	if (!why && shim->info.interrupts == RINGSHIM_INTERRUPTS_INTX)
 		return IRQ_NONE;	/* another device's, on the same line */
 	shim->interrupts++;
-	if (card ? !shim->busy : !shim_get(shim, SHIM_AT(control, interrupt_mask)))
+	if (shim->buffer ? !shim->busy : !shim_get(shim, SHIM_AT(control, interrupt_mask)))
 		shim->spurious++;
 	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
-	writel(why, card ? shim->bar + EDU_IRQ_CLEAR : shim->map + SHIM_AT(control, interrupt_clear));
+	writel(why, shim->buffer ? shim->bar + EDU_IRQ_CLEAR :
+				   shim->map + SHIM_AT(control, interrupt_clear));
 	if (shim->busy)
 		dma_done(shim);
 	shim_wake(shim);
@@ -192,7 +193,7 @@ static void shim_doorbell(struct shim *shim)
 
 	shim_put(shim, SHIM_AT(control, doorbell), 1);
 	if (shim->bar && !shim->buffer)
-		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, which is the device */
+		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, the device */
 	if (!shim->buffer)
 		return;
 	/* What is under way ends, and is stored; but another thread may START meanwhile. */
@@ -223,7 +224,7 @@ static void shim_control(struct shim *shim, u32 control)
 	shim_doorbell(shim);
 }
 
-/* A device that has gone may be opened in the very last moment: then all there is is an error. */
+/* A device that has gone may be opened in the very last moment: all it gives then is an error. */
 static int shim_open(struct inode *inode, struct file *file)
 {
 	struct shim *shim = container_of(inode->i_cdev, struct shim, cdev);
@@ -364,10 +365,10 @@ static __poll_t shim_poll(struct file *file, poll_table *table)
 	return rc == -EAGAIN ? 0 : rc == -EPIPE ? EPOLLHUP | EPOLLERR : EPOLLIN | EPOLLRDNORM;
 }
 
-static long shim_ioctl(struct file *file, unsigned int command, unsigned long argument)
+static long shim_ioctl(struct file *file, unsigned int command, unsigned long arg)
 {
 	struct shim *shim = file->private_data;
-	void __user *to = (void __user *)argument;
+	int __user *to = (int __user *)arg;
 	struct found found = { };
 	int rc = 0;
 
@@ -375,8 +376,7 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return copy_to_user(to, &shim->info, sizeof(shim->info)) ? -EFAULT : 0;
 	if (command == FIONREAD) {
 		rc = shim_look(shim, &found, 0);
-		return rc == -EPIPE || rc == -EBADMSG ? rc :
-		       put_user(found.length, (int __user *)to);
+		return rc == -EPIPE || rc == -EBADMSG ? rc : put_user(found.length, to);
 	}
 	down_read(&shim->lock);
 	if (shim->gone)
@@ -435,11 +435,11 @@ static const struct file_operations shim_fops = {
 	.unlocked_ioctl = shim_ioctl, .compat_ioctl = compat_ptr_ioctl
 };
 
-#define SHIM_COUNTER(counter)									\
-static ssize_t counter##_show(struct device *dev, struct device_attribute *attr, char *to)	\
-{												\
-	return sysfs_emit(to, "%lu\n", READ_ONCE(container_of(dev, struct shim, dev)->counter));	\
-}												\
+#define SHIM_COUNTER(counter) \
+static ssize_t counter##_show(struct device *dev, struct device_attribute *attr, char *to) \
+{ \
+	return sysfs_emit(to, "%lu\n", READ_ONCE(container_of(dev, struct shim, dev)->counter)); \
+} \
 static DEVICE_ATTR_RO(counter)
 SHIM_COUNTER(interrupts);
 SHIM_COUNTER(spurious);
@@ -485,7 +485,7 @@ static int shim_map(struct shim *shim, bool listed)
 	if (listed && !shim->bar)
 		return -ENOMEM;
 	if (shim->info.kind == RINGSHIM_KIND_DMA) {
-		/* Only where DMA is coherent is the buffer ordinary memory, to be mapped as such. */
+		/* Only where DMA is coherent is the buffer ordinary memory, mapped as such. */
 		if (!dev_is_dma_coherent(dev) || dma_set_mask_and_coherent(dev, DMA_BIT_MASK(28)))
 			return -ENODEV;
 		shim->buffer = dmam_alloc_attrs(dev, SCRATCH + PAGE_SIZE, &shim->bus, GFP_KERNEL,

@@ -86,13 +86,21 @@ fn rt_amd64_brokers() {
     brokers("rt_amd64_brokers", Flavour::RtAmd64);
 }
 
-/// Where the host's own jitter does not reach: time is what the guest's processor has done.
+/// Where the host's own jitter does not reach: time is what the guest's processor has done, some 8 times slower than ours.
+/// `RINGWEIR_ICOUNT_SECONDS=20` makes each run so long, and has 1, 2, 8 and 32 readers.
 #[test]
 #[ignore = "boots a virtual machine"]
 fn seed_case_by_instruction_count() {
     let Some(vm) = Prepared::get("seed_case_by_instruction_count") else { return };
-    let scene = Scene::new(LIMIT);
+    let (seconds, readers) = match std::env::var("RINGWEIR_ICOUNT_SECONDS") {
+        Ok(seconds) => (seconds.parse().expect("RINGWEIR_ICOUNT_SECONDS"), &[1, 2, 8, 32][..]),
+        Err(_) => (2, &[1, 8][..]),
+    };
+    let limit = Duration::from_secs(60 + 100 * seconds);
+    let scene = Scene::new(LIMIT + limit * readers.len() as u32);
     let mut guest = Guest::new(&scene, vm, Flavour::RtAmd64).memory(512).icount(2).boot().unwrap();
-    guest.run("fifo in the guest", "4", Duration::from_secs(300)).unwrap();
+    for readers in readers {
+        guest.run("fifo in the guest", &format!("{seconds} {readers}"), limit).unwrap();
+    }
     guest.end().unwrap();
 }

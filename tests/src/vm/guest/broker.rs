@@ -30,7 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "edu under a broker", run: |count| edu(count.parse()?) },
     Scenario { name: "tools", run: |_| tools() },
     Scenario { name: "uio under a broker", run: |_| uio() },
-    Scenario { name: "fifo in the guest", run: |seconds| in_the_guest(seconds.parse()?) },
+    Scenario { name: "fifo in the guest", run: |words| in_the_guest(words) },
 ];
 
 const SOON: Duration = Duration::from_secs(30);
@@ -351,8 +351,11 @@ fn uio() -> Result<()> {
     unload("uio")
 }
 
-/// The seed case where time is what the guest's processor has done (`-icount`): the model runs in the guest, too.
-fn in_the_guest(seconds: u64) -> Result<()> {
+/// The seed case where time is what the guest's processor has done (`-icount`): the model runs in the guest, too. Seconds, and
+/// how many readers.
+fn in_the_guest(words: &str) -> Result<()> {
+    let (seconds, readers) = words.split_once(' ').context("seconds, readers")?;
+    let (seconds, readers): (u64, usize) = (seconds.parse()?, readers.parse()?);
     let scene = Scene::new(Duration::from_secs(10 * seconds) + 4 * SOON);
     let load = [
         hog(&scene, &["sh", "-c", "while :; do :; done"]),
@@ -372,7 +375,7 @@ fn in_the_guest(seconds: u64) -> Result<()> {
             model
         });
         wait_for(SOON, || socket.exists().then_some(())).context("the model listens")?;
-        let stream = Stream::start(&scene, name, &format!("fifo:{}", socket.display()), how, 4);
+        let stream = Stream::start(&scene, name, &format!("fifo:{}", socket.display()), how, readers);
         let ended = model.output();
         let books: Books = serde_json::from_slice(&ended.stdout).with_context(|| format!("{ended:?}"))?;
         say(stream.settle(&scene, &books)?)?;
