@@ -16,6 +16,7 @@ mod privilege;
 mod pump;
 mod readers;
 mod sampler;
+mod sandbox;
 mod sched;
 mod source;
 mod stream;
@@ -24,6 +25,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use config::{FileConfig, StreamConfig};
 use ringweir_proto::os::paths;
+use sandbox::{Needs, Sandbox};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,6 +44,10 @@ struct Cli {
     /// Say only what went wrong
     #[arg(short, long, global = true)]
     quiet: bool,
+
+    /// For debugging: keep all rights, instead of giving up after the start what is not needed
+    #[arg(long, global = true)]
+    no_sandbox: bool,
 
     #[command(subcommand)]
     command: Option<Command>,
@@ -113,9 +119,11 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     }
     // Before anything is made: a signal during the start, which takes seconds for large rings, must not leave it behind.
     let signals = control::Signals::catch()?;
+    let sandbox = if cli.no_sandbox { Sandbox::Off } else { Sandbox::On };
     let mut streams = Vec::new();
     for config in &configs {
-        let stream = stream::Stream::start(config, &run_dir).with_context(|| format!("stream {:?}", config.name))?;
+        let stream =
+            stream::Stream::start(config, &run_dir, sandbox).with_context(|| format!("stream {:?}", config.name))?;
         tracing::info!("{}", stream.summary);
         streams.push(stream);
         if signals.came() {
@@ -124,5 +132,8 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     }
     // The pumps have inherited the class this process was launched with; everything else is ordinary work.
     sched::become_ordinary();
+    if let Some(missing) = sandbox.enter(&Needs::of_control(&run_dir)).missing() {
+        tracing::warn!("what is not needed could not all be given up: {missing}");
+    }
     control::Control::new(streams, signals)?.run()
 }

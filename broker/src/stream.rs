@@ -11,6 +11,7 @@ use crate::plan::Plan;
 use crate::privilege;
 use crate::pump::{Pump, PumpHandle};
 use crate::readers::{Bell, Readers};
+use crate::sandbox::{Confined, Needs, Sandbox};
 use crate::sched::{self, Class};
 use crate::source::{self, OpenFor, SourceError};
 use anyhow::Context;
@@ -75,8 +76,8 @@ struct Waker {
 }
 
 impl Stream {
-    /// Starts a stream in `run_dir`. The calling thread's class is what its pump inherits.
-    pub fn start(config: &StreamConfig, run_dir: &Path) -> anyhow::Result<Self> {
+    /// Starts a stream in `run_dir`. The calling thread's class is what its pump inherits; its threads shut themselves in.
+    pub fn start(config: &StreamConfig, run_dir: &Path, sandbox: Sandbox) -> anyhow::Result<Self> {
         config.check()?;
         let name = &config.name;
         let metadata = config.metadata()?;
@@ -113,7 +114,7 @@ impl Stream {
         let (notice_queue, notices) = Notices::queue();
 
         let listener = Socket::listen(paths::socket_path(run_dir, name), config.mode()?, gid)?;
-        let (described, slack) = (source.describe(), source.slack());
+        let (described, slack, needs) = (source.describe(), source.slack(), source.needs());
         let intake = Intake::new(Publisher::new(memory), notice_queue);
         let drain_gaps = intake.drain_gaps().clone();
         let pumping = Pump::new(
@@ -126,10 +127,11 @@ impl Stream {
             pump.clone(),
             config.spin,
         );
-        let waker = Waker::start(name, &readers, waker_bell)?;
-        let (pump_thread, class) = start_pump(name, pumping, config.cpu, pump_ended.clone())?;
+        let waker = Waker::start(name, &readers, waker_bell, sandbox)?;
+        let confine = move || sandbox.enter(&needs);
+        let (pump_thread, class, confined) = start_pump(name, pumping, config.cpu, confine, pump_ended.clone())?;
         let summary = format!(
-            "{name} gen {}, {plan}, {} in {}, sched {class}, {}, prefault ok{}{described}; {}",
+            "{name} gen {}, {plan}, {} in {}, sched {class}, {}, prefault ok; {confined}{}{described}; {}",
             spec.generation,
             config.memory,
             object.pages(),
@@ -226,11 +228,12 @@ impl Drop for Stream {
 }
 
 impl Waker {
-    fn start(name: &str, readers: &Arc<Readers>, bell: Arc<Bell>) -> anyhow::Result<Self> {
+    fn start(name: &str, readers: &Arc<Readers>, bell: Arc<Bell>, sandbox: Sandbox) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicU32::new(0));
         let (readers, its_bell, its_stop) = (readers.clone(), bell.clone(), stop.clone());
         let thread = std::thread::Builder::new().name(thread_name("wake", name)).spawn(move || {
             sched::become_ordinary();
+            sandbox.enter(&Needs::default());
             readers.run_waker(&its_bell, &its_stop);
         });
         Ok(Self { bell, stop, thread: Some(thread.context("cannot start the waker thread")?) })
@@ -239,8 +242,14 @@ impl Waker {
 
 type PumpThread = JoinHandle<Result<(), SourceError>>;
 
-/// Starts the pump; also the class its thread got.
-fn start_pump(name: &str, pump: Pump, cpu: Option<usize>, ended: Arc<Bell>) -> anyhow::Result<(PumpThread, Class)> {
+/// Starts the pump; also the class its thread got, and how it was shut in.
+fn start_pump(
+    name: &str,
+    pump: Pump,
+    cpu: Option<usize>,
+    confine: impl FnOnce() -> Confined + Send + 'static,
+    ended: Arc<Bell>,
+) -> anyhow::Result<(PumpThread, Class, Confined)> {
     /// Rings even if the pump panics, so that the control thread always learns of its end.
     struct Ring(Arc<Bell>);
     impl Drop for Ring {
@@ -253,15 +262,15 @@ fn start_pump(name: &str, pump: Pump, cpu: Option<usize>, ended: Arc<Bell>) -> a
         .name(thread_name("pump", name))
         .spawn(move || {
             let _ring = Ring(ended);
-            let prepared = sched::prepare_pump_thread(cpu).map(|()| Class::current());
+            let prepared = sched::prepare_pump_thread(cpu).map(|()| (Class::current(), confine()));
             let go_on = prepared.is_ok();
             // The starter waits for this word, so it can be sent.
             let _received = tell.send(prepared);
             if go_on { pump.run() } else { Ok(()) }
         })
         .context("cannot start the pump thread")?;
-    let class = told.recv().context("the pump thread died at its start")??;
-    Ok((thread, class))
+    let (class, confined) = told.recv().context("the pump thread died at its start")??;
+    Ok((thread, class, confined))
 }
 
 /// Thread names have 15 bytes.

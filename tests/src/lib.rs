@@ -3,6 +3,8 @@
 
 pub mod bench;
 pub mod fpga;
+#[cfg(target_arch = "x86_64")]
+pub mod inject;
 pub mod listener;
 pub mod mailbox;
 pub mod netns;

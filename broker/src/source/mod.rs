@@ -5,6 +5,7 @@
 //! to the pump. A device that goes away is [`Intake::gone`], not an error, where it may come back. What it cannot publish it counts ([`Intake::lost`]) and explains ([`Intake::fault`]); it never drops in silence.
 
 use crate::intake::Intake;
+use crate::sandbox::Needs;
 use ringweir_proto::quantity::Rate;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -73,6 +74,11 @@ pub trait Source: Send {
     /// are judged by.
     fn slack(&self) -> Option<Duration> {
         None
+    }
+
+    /// What it goes on needing of the system beside what it has open: to find a device again, to clear up.
+    fn needs(&self) -> Needs {
+        Needs::default()
     }
 
     /// One line on what was opened, for the start message ("rcvbuf 8 MiB, kernel timestamps").

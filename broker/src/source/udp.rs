@@ -12,10 +12,12 @@ use super::batch::{Batch, BatchError, Count};
 use super::socket::{CONTROL_WORDS, get_words, interface, receive_buffer, set_option};
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};
+use crate::sandbox::Needs;
 use ringweir_proto::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::thread::CapabilitySet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -253,6 +255,13 @@ impl Source for Udp {
 
     fn wait_for(&self) -> WaitFor<'_> {
         WaitFor { readable: Some(self.socket.as_fd()), until: self.watch.as_ref().map(|watch| watch.next) }
+    }
+
+    fn needs(&self) -> Needs {
+        // To bind it to an interface that is back (see `idle`).
+        let rebinds = self.watch.is_some() && self.group.is_some_and(|group| group.is_ipv6());
+        let capabilities = if rebinds { CapabilitySet::NET_RAW } else { CapabilitySet::empty() };
+        Needs { capabilities, ..Needs::default() }
     }
 
     fn describe(&self) -> String {

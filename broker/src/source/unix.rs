@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::socket::{Control, set_option};
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor, options_and_path};
 use crate::intake::{Arrival, Intake};
+use crate::sandbox::{Needs, directory_of};
 use ringweir_proto::os::socket_file::SocketFile;
 use rustix::net::SocketType;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -133,6 +134,11 @@ fn prepare(fd: BorrowedFd<'_>) -> Result<Descriptors, SourceError> {
     Ok(if refused { Descriptors::Refused } else { Descriptors::ClosedHere })
 }
 
+/// The socket's file goes with the source.
+fn to_remove(file: &SocketFile) -> Needs {
+    Needs { remove: vec![directory_of(file.path())], ..Needs::default() }
+}
+
 /// One socket for all senders.
 struct Dgram {
     file: SocketFile,
@@ -158,6 +164,10 @@ impl Source for Dgram {
 
     fn wait_for(&self) -> WaitFor<'_> {
         WaitFor { readable: Some(self.file.fd.as_fd()), until: None }
+    }
+
+    fn needs(&self) -> Needs {
+        to_remove(&self.file)
     }
 
     fn describe(&self) -> String {

@@ -69,6 +69,8 @@ impl Info {
 
 const INFO: u32 = opcode::read::<Info>(b'w', 0x80);
 const DOORBELL: u32 = opcode::none(b'w', 0x83);
+/// Every ioctl made here.
+pub const REQUESTS: [u32; 2] = [INFO, DOORBELL];
 
 /// Asks for it. `ENOTTY`: `fd` is no device of this module.
 pub fn info(fd: impl AsFd) -> Result<Info, Errno> {

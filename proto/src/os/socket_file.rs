@@ -7,7 +7,7 @@ use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a socket could not be bound; the text is for the person who typed the path.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,11 @@ impl SocketFile {
         // What the umask took away.
         rustix::fs::chmod(path, mode).map_err(|e| failed("mode of", e))?;
         Ok(file)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

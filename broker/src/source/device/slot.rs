@@ -3,12 +3,14 @@
 //! Contract: never blocks but in [`Device::open`]. That a device went away is told once, and once that it is back.
 
 use super::drain::{Link, MS, Next};
-use super::{Gone, Opener, Opening, Place, Transport};
+use super::{FIFO, Gone, Opener, Opening, Place, Transport, UIO};
 use crate::intake::Intake;
+use crate::sandbox::{Needs, directory_of};
 use crate::source::{Fill, Source, SourceError, WaitFor};
 use ringweir_proto::fifo::Shape;
 use ringweir_proto::os::{clock, socket::ANSWER};
 use ringweir_proto::quantity::{Bytes, Rate, Span};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How often a device that went away is looked for.
@@ -152,6 +154,18 @@ impl Source for Device {
     fn slack(&self) -> Option<Duration> {
         let Some(Rate::Bytes(rate)) = self.rate() else { return None };
         Duration::try_from_secs_f64(f64::from(self.shape.fifo_bytes) / rate).ok()
+    }
+
+    /// A device that is back has other nodes than before: so what may be opened is where they are.
+    fn needs(&self) -> Needs {
+        let paths = [Some(&self.place.path), self.place.memory.as_ref()];
+        let opens: Vec<PathBuf> = paths.into_iter().flatten().map(PathBuf::from).collect();
+        let mut write: Vec<_> = opens.iter().map(|path| directory_of(path)).collect();
+        // A device of UIO may have its interrupts allowed in its PCI configuration.
+        write.extend((self.kind == UIO.name).then(|| PathBuf::from("/sys/devices")));
+        // The socket of a device that is a program.
+        let families = if self.kind == FIFO.name { vec![libc::AF_UNIX] } else { Vec::new() };
+        Needs { read: vec!["/sys".into()], write, families, opens, ..Needs::default() }
     }
 
     fn describe(&self) -> String {

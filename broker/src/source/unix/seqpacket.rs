@@ -5,8 +5,9 @@
 //! bears. Places for senders are made at the start: one too many is hung up on and told as a fault. Without file
 //! descriptors the listener rests for a while; those who are connected go on.
 
-use super::{CONTROL_LEN, Spec, prepare};
+use super::{CONTROL_LEN, Spec, prepare, to_remove};
 use crate::intake::{Arrival, Intake};
+use crate::sandbox::Needs;
 use crate::source::batch::{Batch, BatchError};
 use crate::source::{Fill, OpenFor, Source, SourceError, WaitFor};
 use ringweir_proto::os::socket_file::SocketFile;
@@ -168,6 +169,10 @@ impl Source for Seqpacket {
             }
         }
         Ok(Fill::Took)
+    }
+
+    fn needs(&self) -> Needs {
+        to_remove(&self.listener)
     }
 
     fn wait_for(&self) -> WaitFor<'_> {

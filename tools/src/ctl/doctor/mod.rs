@@ -9,6 +9,7 @@ mod memory;
 mod places;
 mod processor;
 mod rights;
+mod sandbox;
 mod stream;
 
 use crate::output;

@@ -21,11 +21,14 @@ pub(super) const CHECKS: &[Check] = &[
     Check("pump-faults", faults),
     Check("ring-memory", resident),
     Check("readers", readers),
+    Check("sandbox", super::sandbox::sandbox),
 ];
 
 /// What there is to see of a stream.
 pub(super) struct Seen {
     name: String,
+    /// The broker's start message.
+    summary: String,
     snapshot: Snapshot,
     pump: Option<Pump>,
     /// Faults of the pump, small and large, over so long.
@@ -69,6 +72,7 @@ impl Seen {
             .wait()
             .map_err(reach::with_unreadable)?
             .context("its broker shows no figures yet: try again")?;
+        let described = Pending::ask(name, ringweir::describe).wait().map_err(reach::with_unreadable)?;
         let pump = Pump::find(snapshot.get(StreamFact::BrokerPid), &snapshot.name);
         let began = Instant::now();
         let faults = pump.as_ref().and_then(|before| {
@@ -76,7 +80,22 @@ impl Seen {
             let after = Pump::read(before.pid, before.tid)?;
             Some((after.minor - before.minor, after.major - before.major, began.elapsed()))
         });
-        Ok(Self { name: name.into(), snapshot, pump, faults })
+        Ok(Self { name: name.into(), summary: described.summary, snapshot, pump, faults })
+    }
+
+    /// As it was asked for.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The broker's start message.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// Pid of its broker.
+    pub fn broker(&self) -> u64 {
+        self.snapshot.get(StreamFact::BrokerPid)
     }
 
     /// If nothing is to be seen of the pump: why.
@@ -232,6 +251,7 @@ mod tests {
         let machine = Machine::new(std::path::Path::new("/"), None, 1, false);
         let seen = |minor, major| Seen {
             name: "daq0".into(),
+            summary: String::new(),
             snapshot: Snapshot::new("daq0", "gen:"),
             pump: None,
             faults: Some((minor, major, Duration::from_secs(2))),

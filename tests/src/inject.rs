@@ -1,0 +1,110 @@
+//! Has a running thread make a system call: what it then may, not what a copy of its policy may.
+//!
+//! Contract: the thread is stopped inside a system call, makes ours by the very same instruction, and goes on in its own as if
+//! nothing had been. x86-64 only; needs the right to trace.
+
+use std::io;
+
+/// A stopped thread; it goes on when this is dropped.
+pub struct Stopped {
+    tid: libc::pid_t,
+    found: libc::user_regs_struct,
+}
+
+fn ptrace(request: libc::c_uint, tid: libc::pid_t, address: usize, data: usize) -> io::Result<()> {
+    // SAFETY: each request here takes numbers, or a pointer to registers that lives through the call.
+    let outcome = unsafe { libc::ptrace(request, tid, address, data) };
+    if outcome == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Waits until the thread has stopped.
+fn stopped(tid: libc::pid_t) -> io::Result<()> {
+    let mut status = 0;
+    // SAFETY: writes one number.
+    let outcome = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL) };
+    if outcome == tid && libc::WIFSTOPPED(status) { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+impl Stopped {
+    /// Stops thread `tid`, which sleeps in the kernel sooner or later.
+    ///
+    /// # Errors
+    /// If it may not be traced.
+    pub fn new(tid: i32) -> io::Result<Self> {
+        // SAFETY: all-zero registers are registers.
+        let found: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        ptrace(libc::PTRACE_SEIZE, tid, 0, 0)?;
+        let mut thread = Self { tid, found };
+        // Until it is stopped behind a `syscall` instruction.
+        for _ in 0..1000 {
+            ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0)?;
+            stopped(tid)?;
+            thread.found = thread.registers()?;
+            let word = thread.peek(thread.found.rip - 2)?;
+            if word & 0xffff == 0x050f {
+                return Ok(thread);
+            }
+            ptrace(libc::PTRACE_CONT, tid, 0, 0)?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Err(io::Error::other("it never sleeps in a system call"))
+    }
+
+    fn registers(&self) -> io::Result<libc::user_regs_struct> {
+        // SAFETY: as above.
+        let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        ptrace(libc::PTRACE_GETREGS, self.tid, 0, &raw mut registers as usize)?;
+        Ok(registers)
+    }
+
+    fn peek(&self, address: u64) -> io::Result<u64> {
+        let mut word = [0; 8];
+        let memory = std::fs::File::open(format!("/proc/{}/mem", self.tid))?;
+        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut word, address)?;
+        Ok(u64::from_ne_bytes(word))
+    }
+
+    /// Makes it call `number`; what the kernel answers, a negative error included. `text` lies where the argument of that
+    /// place would stand.
+    ///
+    /// # Errors
+    /// If it cannot be made to.
+    pub fn call(&self, number: i64, mut arguments: [u64; 4], text: Option<(usize, &str)>) -> io::Result<i64> {
+        if let Some((place, text)) = text {
+            // Below what its stack holds, and below what it may hold without saying so.
+            let room = self.found.rsp - 4096;
+            for (at, bytes) in (room..).step_by(8).zip([text.as_bytes(), b"\0"].concat().chunks(8)) {
+                let mut word = [0; 8];
+                word[..bytes.len()].copy_from_slice(bytes);
+                ptrace(libc::PTRACE_POKEDATA, self.tid, at as usize, usize::from_ne_bytes(word))?;
+            }
+            arguments[place] = room;
+        }
+        let [rdi, rsi, rdx, r10] = arguments;
+        let (rip, rax) = (self.found.rip - 2, number as u64);
+        // No system call is under way that would be begun anew.
+        let ours =
+            libc::user_regs_struct { rip, rax, orig_rax: u64::MAX, rdi, rsi, rdx, r10, r8: 0, r9: 0, ..self.found };
+        self.set(&ours)?;
+        ptrace(libc::PTRACE_SINGLESTEP, self.tid, 0, 0)?;
+        stopped(self.tid)?;
+        let after = self.registers()?;
+        if after.rip != self.found.rip {
+            return Err(io::Error::other("it was elsewhere afterwards"));
+        }
+        Ok(after.rax as i64)
+    }
+
+    fn set(&self, registers: &libc::user_regs_struct) -> io::Result<()> {
+        ptrace(libc::PTRACE_SETREGS, self.tid, 0, std::ptr::from_ref(registers) as usize)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.found.rip != 0 {
+            let _gone = self.set(&self.found);
+        }
+        let _gone = ptrace(libc::PTRACE_DETACH, self.tid, 0, 0);
+    }
+}
