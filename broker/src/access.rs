@@ -1,8 +1,40 @@
-//! Who may attach: decided by the kernel's word on the peer, not by anything the peer says.
+//! Who may do what with a stream: decided by the kernel's word on the peer, not by anything the peer says.
 //!
-//! Contract: allowed are root, the broker's own user, members of the socket's group, and whoever the stream's lists name.
+//! Contract: root and the broker's own user may do everything; members of the socket's group and whoever the stream's lists
+//! for attaching name may attach; whoever a list names for anything may look at statistics, which show who reads and how well,
+//! but no payload. Nobody else gets an answer beyond why not.
 
 use ringweir_proto::os::socket::Peer;
+
+/// What a peer may want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// To see statistics and the configuration.
+    Watch,
+    /// To become a reader.
+    Attach,
+    /// To send readers away.
+    Administer,
+}
+
+/// Users and groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct List {
+    /// Users.
+    pub uids: Vec<u32>,
+    /// Groups, whose members are meant, by their first group or any other.
+    pub gids: Vec<u32>,
+}
+
+impl List {
+    fn names(&self, peer: &Peer) -> bool {
+        self.uids.contains(&peer.uid) || self.gids.iter().any(|gid| is_member(peer, *gid))
+    }
+}
+
+fn is_member(peer: &Peer, gid: u32) -> bool {
+    peer.gid == gid || peer.groups.contains(&gid)
+}
 
 /// One stream's lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,41 +43,49 @@ pub struct Access {
     pub owner: u32,
     /// Group of the socket, if one was set.
     pub group: Option<u32>,
-    /// Further users.
-    pub uids: Vec<u32>,
-    /// Further groups.
-    pub gids: Vec<u32>,
+    /// Who may attach beside these.
+    pub attach: List,
+    /// Who may look at statistics and no more.
+    pub watch: List,
+    /// Who may send readers away, and look.
+    pub administer: List,
 }
 
 impl Access {
-    /// Whether `peer` may attach; if not, what to tell it.
-    pub fn check(&self, peer: &Peer) -> Result<(), String> {
-        let member = |gid: &u32| peer.gid == *gid || peer.groups.contains(gid);
-        let allowed = peer.uid == 0
-            || peer.uid == self.owner
-            || self.uids.contains(&peer.uid)
-            || self.group.iter().chain(&self.gids).any(member);
-        if allowed {
-            return Ok(());
-        }
-        Err(format!(
-            "uid {} may not attach: it is not the broker's user ({}), not on the stream's lists and not in its group; \
-             start ringd with --allow-uid {} or --group GROUP",
-            peer.uid, self.owner, peer.uid
-        ))
+    /// Whether `uid` is one to whom no limit applies: it could stop the broker.
+    pub fn is_master(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.owner
     }
-}
 
-impl Access {
-    /// Whether `peer` may send readers away; if not, what to tell it.
-    pub fn check_detach(&self, peer: &Peer) -> Result<(), String> {
-        if peer.uid == 0 || peer.uid == self.owner {
+    /// Whether `peer` may; if not, what to tell it.
+    pub fn check(&self, peer: &Peer, right: Right) -> Result<(), String> {
+        if self.is_master(peer.uid) || self.may(peer, right) {
             return Ok(());
         }
-        Err(format!(
-            "uid {} may not detach readers: that is for the broker's user ({}) and root; use sudo ringctl detach",
-            peer.uid, self.owner
-        ))
+        let (uid, owner) = (peer.uid, self.owner);
+        Err(match right {
+            Right::Watch | Right::Attach => {
+                let looks = self.may(peer, Right::Watch);
+                let what = if looks { "may look at statistics but not attach" } else { "may not attach" };
+                format!(
+                    "uid {uid} {what}: it is not the broker's user ({owner}), not on the stream's lists and not in its group; \
+                     start ringd with --allow-uid {uid} or --group GROUP"
+                )
+            }
+            Right::Administer => format!(
+                "uid {uid} may not detach readers: that is for the broker's user ({owner}), root, and whom ringd was started \
+                 with by --admin-uid or --admin-gid; use sudo ringctl detach"
+            ),
+        })
+    }
+
+    fn may(&self, peer: &Peer, right: Right) -> bool {
+        let attach = || self.attach.names(peer) || self.group.is_some_and(|group| is_member(peer, group));
+        match right {
+            Right::Attach => attach(),
+            Right::Administer => self.administer.names(peer),
+            Right::Watch => attach() || self.watch.names(peer) || self.administer.names(peer),
+        }
     }
 }
 
@@ -57,26 +97,39 @@ mod tests {
         Peer { pid: 1, uid, gid, groups: groups.into() }
     }
 
+    fn list(uid: u32, gid: u32) -> List {
+        List { uids: vec![uid], gids: vec![gid] }
+    }
+
     #[test]
-    fn owner_root_group_and_lists_get_in_and_nobody_else() {
-        let access = Access { owner: 1000, group: Some(50), uids: vec![7], gids: vec![60] };
-        for good in [
-            peer(0, 0, &[]),
-            peer(1000, 9, &[]),
-            peer(5, 50, &[]),
-            peer(5, 9, &[1, 50]),
-            peer(7, 9, &[]),
-            peer(5, 9, &[60]),
+    fn each_list_gives_its_right_and_no_other() {
+        let lists = (list(7, 60), list(8, 61), list(9, 62));
+        let access = Access { owner: 1000, group: Some(50), attach: lists.0, watch: lists.1, administer: lists.2 };
+        for (who, rights) in [
+            (peer(0, 0, &[]), [true, true, true]),
+            (peer(1000, 9, &[]), [true, true, true]),
+            (peer(5, 50, &[]), [true, true, false]),
+            (peer(5, 9, &[1, 50]), [true, true, false]),
+            (peer(7, 9, &[]), [true, true, false]),
+            (peer(5, 9, &[60]), [true, true, false]),
+            (peer(8, 9, &[]), [true, false, false]),
+            (peer(5, 61, &[]), [true, false, false]),
+            (peer(9, 9, &[]), [true, false, true]),
+            (peer(5, 9, &[62]), [true, false, true]),
+            (peer(1001, 1000, &[1, 2]), [false, false, false]),
         ] {
-            assert_eq!(access.check(&good), Ok(()), "{good:?}");
+            let found = [Right::Watch, Right::Attach, Right::Administer].map(|right| access.check(&who, right).is_ok());
+            assert_eq!(found, rights, "{who:?}");
         }
-        let refused = access.check(&peer(1001, 1000, &[1, 2])).unwrap_err();
-        assert!(refused.contains("1001") && refused.contains("--allow-uid"), "{refused}");
-        // Who may attach may not send others away.
-        for (uid, may) in [(0, true), (1000, true), (7, false), (5, false)] {
-            assert_eq!(access.check_detach(&peer(uid, 50, &[60])).is_ok(), may, "{uid}");
-        }
+        let refused = |right| access.check(&peer(1001, 1, &[]), right).unwrap_err();
+        assert!(
+            refused(Right::Attach).contains("1001 may not attach") && refused(Right::Attach).contains("--allow-uid")
+        );
+        assert!(refused(Right::Administer).contains("--admin-uid"));
+        let looks = access.check(&peer(8, 1, &[]), Right::Attach).unwrap_err();
+        assert!(looks.contains("may look at statistics but not attach"), "{looks}");
         // No group set: gid 0 of an unset group must not be a way in.
-        assert!(Access { owner: 1000, ..Access::default() }.check(&peer(5, 0, &[0])).is_err());
+        let alone = Access { owner: 1000, ..Access::default() };
+        assert!(alone.check(&peer(5, 0, &[0]), Right::Watch).is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! Contract: every key is typed where it is read; an unknown key, a wrong value or a contradiction is refused with its name
 //! (and line, in a file) before anything is made.
 
+use crate::access::{Access, List};
 use clap::Args;
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::quantity::{Bytes, Extent, Rate, Span};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// One stream. On the command line: `--key value`; in the file: `key = value` under `[[stream]]`.
-#[derive(Args, Clone, Debug, Deserialize)]
+#[derive(Args, Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StreamConfig {
     /// Name of the stream: what readers attach to
@@ -52,7 +53,7 @@ pub struct StreamConfig {
     #[serde(default = "default_readers")]
     pub readers_max: u32,
 
-    /// Permissions of the control socket, octal [default: 0660, or 0666 with --allow-uid or --allow-gid]
+    /// Permissions of the control socket, octal [default: 0660, or 0666 with --allow-…, --watch-… or --admin-…]
     #[arg(long, value_name = "MODE")]
     #[serde(default)]
     pub socket_mode: Option<String>,
@@ -71,6 +72,31 @@ pub struct StreamConfig {
     #[arg(long, value_name = "GID")]
     #[serde(default)]
     pub allow_gid: Vec<u32>,
+
+    /// Users that may look at statistics, but not attach (number, repeatable)
+    #[arg(long, value_name = "UID")]
+    #[serde(default)]
+    pub watch_uid: Vec<u32>,
+
+    /// Groups whose members may look at statistics, but not attach (number, repeatable)
+    #[arg(long, value_name = "GID")]
+    #[serde(default)]
+    pub watch_gid: Vec<u32>,
+
+    /// Users that may detach readers, as root and the broker's user may (number, repeatable)
+    #[arg(long, value_name = "UID")]
+    #[serde(default)]
+    pub admin_uid: Vec<u32>,
+
+    /// Groups whose members may detach readers (number, repeatable)
+    #[arg(long, value_name = "GID")]
+    #[serde(default)]
+    pub admin_gid: Vec<u32>,
+
+    /// Most readers of one user at a time; root and the broker's user have no such limit [default: --readers-max]
+    #[arg(long, value_name = "N")]
+    #[serde(default)]
+    pub readers_per_user: Option<u32>,
 
     /// Metadata for readers, e.g. channels=8 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
@@ -159,6 +185,9 @@ pub struct FileConfig {
     /// Where sockets are made; `--run-dir` wins.
     #[serde(default)]
     pub run_dir: Option<PathBuf>,
+    /// What streams that a reload adds may need beside what the others do: kinds of source, and directories of their files.
+    #[serde(default)]
+    pub later: Vec<String>,
     /// The streams.
     #[serde(rename = "stream", default)]
     pub streams: Vec<StreamConfig>,
@@ -198,6 +227,7 @@ impl StreamConfig {
             self.wait_readers,
             self.readers_max
         );
+        anyhow::ensure!(self.readers_per_user != Some(0), "--readers-per-user 0: nobody could attach; say 1 or more");
         self.mode()?;
         // The description of a stream is one control message: a pair takes 16 bytes beside its text.
         let metadata: usize = self.metadata()?.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
@@ -205,11 +235,24 @@ impl StreamConfig {
         Ok(())
     }
 
+    /// Who may do what, with the socket's group `gid`.
+    pub fn access(&self, gid: Option<u32>) -> Access {
+        let list = |uids: &[u32], gids: &[u32]| List { uids: uids.into(), gids: gids.into() };
+        Access {
+            owner: rustix::process::geteuid().as_raw(),
+            group: gid,
+            attach: list(&self.allow_uid, &self.allow_gid),
+            watch: list(&self.watch_uid, &self.watch_gid),
+            administer: list(&self.admin_uid, &self.admin_gid),
+        }
+    }
+
     /// The socket's mode. Whom the lists name must be able to connect; whoever else does is refused by its credentials.
     pub fn mode(&self) -> anyhow::Result<u32> {
         let Some(text) = &self.socket_mode else {
-            let listed = !self.allow_uid.is_empty() || !self.allow_gid.is_empty();
-            return Ok(if listed { 0o666 } else { 0o660 });
+            let lists =
+                [&self.allow_uid, &self.allow_gid, &self.watch_uid, &self.watch_gid, &self.admin_uid, &self.admin_gid];
+            return Ok(if lists.iter().any(|list| !list.is_empty()) { 0o666 } else { 0o660 });
         };
         match u32::from_str_radix(text.trim_start_matches("0o"), 8) {
             Ok(mode) if mode <= 0o777 && mode & 0o111 == 0 => Ok(mode),
@@ -260,6 +303,8 @@ mod tests {
         assert_eq!(a.metadata().unwrap(), [("channels".to_string(), "8".to_string())]);
         assert_eq!((b.linger, b.depth), (Linger::Forever, None));
         a.check().unwrap();
+        let listed = StreamConfig { admin_gid: vec![7], ..a.clone() };
+        assert_eq!((listed.mode().unwrap(), listed.access(None).administer.gids), (0o666, vec![7]));
     }
 
     #[test]
@@ -279,6 +324,7 @@ mod tests {
             (StreamConfig { name: "a b".into(), ..base.clone() }, "\"a b\""),
             (StreamConfig { readers_max: 0, ..base.clone() }, "--readers-max 0"),
             (StreamConfig { wait_readers: 65, ..base.clone() }, "--wait-readers 65"),
+            (StreamConfig { readers_per_user: Some(0), ..base.clone() }, "--readers-per-user 0"),
             (StreamConfig { socket_mode: Some("0999".into()), ..base.clone() }, "0999"),
             (StreamConfig { meta: vec!["x".into()], ..base.clone() }, "KEY=VALUE"),
         ] {

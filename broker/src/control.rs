@@ -3,8 +3,11 @@
 //! Contract: one thread for all streams, at normal priority; it never blocks on a peer. A reader's death is the hang-up of
 //! its socket, so its place is free at once. A peer that says nothing, nonsense or too much is hung up on.
 
+use crate::access::Right;
 use crate::config::Linger;
 use crate::sampler;
+use crate::service::Manager;
+use crate::signals::Signals;
 use crate::stream::Stream;
 use ringweir_proto::control::{
     AttachRequest, Attached, DecodeError, Description, DetachRequest, LatencyReport, Reason, Reply, Request,
@@ -16,23 +19,22 @@ use ringweir_proto::os::{OsError, event, socket};
 use ringweir_proto::ring::Layer;
 use ringweir_proto::stats::PumpCounter;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How long a peer may take to say what it wants.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections that have not said what they want yet; more are hung up on.
-const STRANGERS_MOST: usize = 256;
+pub mod limits;
+pub mod reload;
+
+use limits::{HANDSHAKE, Rates};
+use reload::Reload;
 
 /// What an epoll key stands for; the number is a stream or a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Key {
     Signal,
+    Reload,
     Listener(usize),
     PumpEnded(usize),
     Connection(u64),
@@ -42,6 +44,7 @@ impl Key {
     fn pack(self) -> EventData {
         EventData::new_u64(match self {
             Key::Signal => 0,
+            Key::Reload => 1 << 2,
             Key::Listener(i) => 1 | (i as u64) << 2,
             Key::PumpEnded(i) => 2 | (i as u64) << 2,
             Key::Connection(n) => 3 | n << 2,
@@ -51,7 +54,8 @@ impl Key {
     fn unpack(data: EventData) -> Self {
         let n = data.u64() >> 2;
         match data.u64() & 3 {
-            0 => Key::Signal,
+            0 if n == 0 => Key::Signal,
+            0 => Key::Reload,
             1 => Key::Listener(n as usize),
             2 => Key::PumpEnded(n as usize),
             _ => Key::Connection(n),
@@ -62,6 +66,7 @@ impl Key {
 struct Connection {
     fd: OwnedFd,
     stream: usize,
+    uid: u32,
     what: Role,
 }
 
@@ -72,43 +77,21 @@ enum Role {
     Viewer,
 }
 
-/// The signals that end the broker, told from the moment this is made.
-pub struct Signals(UnixStream);
-
-impl Signals {
-    /// From now on a signal kills nothing: it is heard by [`Control::run`].
-    pub fn catch() -> anyhow::Result<Self> {
-        let (signals, tell) = UnixStream::pair()?;
-        signals.set_nonblocking(true)?;
-        let second = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
-            // A second one ends the process at once, should a source not let go.
-            signal_hook::flag::register_conditional_default(signal, second.clone())?;
-            signal_hook::flag::register(signal, second.clone())?;
-            signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
-        }
-        Ok(Self(signals))
-    }
-
-    /// Whether one has come.
-    pub fn came(&self) -> bool {
-        let now = event::timespec(Duration::ZERO);
-        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&now)).is_ok_and(|n| n > 0)
-    }
-}
-
 /// The control thread's world.
 pub struct Control {
     epoll: OwnedFd,
-    /// Kept open for the epoll set.
-    _signals: Signals,
+    signals: Signals,
+    manager: Manager,
+    reload: Option<Reload>,
+    /// The file is to be read again, once the events at hand are dealt with.
+    asked: bool,
     /// `None` once a stream is over.
     streams: Vec<Option<Stream>>,
     /// When a stream that has ended goes.
     leave_at: Vec<Option<Instant>>,
     connections: HashMap<u64, Connection>,
     next_connection: u64,
-    strangers: usize,
+    rates: Rates,
     /// Given up for a moment when the process is out of fds, so that a connection can be accepted and refused.
     reserve: Option<OwnedFd>,
     failed: bool,
@@ -116,35 +99,67 @@ pub struct Control {
 
 impl Control {
     /// Takes over running streams.
-    pub fn new(streams: Vec<Stream>, signals: Signals) -> anyhow::Result<Self> {
+    pub fn new(
+        streams: Vec<Stream>,
+        signals: Signals,
+        manager: Manager,
+        reload: Option<Reload>,
+    ) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
         let add = |fd: BorrowedFd<'_>, key: Key| {
             epoll::add(&epoll, fd, key.pack(), EventFlags::IN).map_err(OsError::at("epoll_ctl"))
         };
-        add(signals.0.as_fd(), Key::Signal)?;
-        for (i, stream) in streams.iter().enumerate() {
-            add(stream.listener(), Key::Listener(i))?;
-            add(stream.pump_ended(), Key::PumpEnded(i))?;
+        add(signals.end(), Key::Signal)?;
+        if let Some(signal) = signals.reload() {
+            add(signal, Key::Reload)?;
         }
-        let leave_at = streams.iter().map(|_| None).collect();
-        let streams = streams.into_iter().map(Some).collect();
-        Ok(Self {
+        let mut control = Self {
             epoll,
-            _signals: signals,
-            streams,
-            leave_at,
+            signals,
+            manager,
+            reload,
+            asked: false,
+            streams: Vec::new(),
+            leave_at: Vec::new(),
             connections: HashMap::new(),
             next_connection: 0,
-            strangers: 0,
+            rates: Rates::default(),
             reserve: reserve(),
             failed: false,
-        })
+        };
+        for stream in streams {
+            control.add(stream)?;
+        }
+        Ok(control)
+    }
+
+    /// Takes over one more.
+    fn add(&mut self, stream: Stream) -> Result<(), OsError> {
+        let free = self.streams.iter().position(Option::is_none);
+        let i = free.unwrap_or(self.streams.len());
+        for (fd, key) in [(stream.listener(), Key::Listener(i)), (stream.pump_ended(), Key::PumpEnded(i))] {
+            epoll::add(&self.epoll, fd, key.pack(), EventFlags::IN).map_err(OsError::at("epoll_ctl"))?;
+        }
+        if free.is_none() {
+            self.streams.push(None);
+            self.leave_at.push(None);
+        }
+        (self.streams[i], self.leave_at[i]) = (Some(stream), None);
+        Ok(())
+    }
+
+    /// How many streams there are, for the service manager.
+    fn status(&self) -> String {
+        let names: Vec<_> = self.streams.iter().flatten().map(|s| s.config.name.as_str()).collect();
+        let shown = names[..names.len().min(8)].join(" ");
+        format!("{} streams: {shown}{}", names.len(), if names.len() > 8 { " …" } else { "" })
     }
 
     /// Runs until told to stop or until every stream is over. True: no source failed.
     pub fn run(mut self) -> anyhow::Result<bool> {
         let mut events = Vec::with_capacity(256);
         let mut sample_at = Instant::now();
+        self.manager.ready(&self.status());
         while self.streams.iter().any(Option::is_some) {
             let limit = event::timespec(sample_at.saturating_duration_since(Instant::now()));
             events.clear();
@@ -155,10 +170,15 @@ impl Control {
             for event in &events {
                 match Key::unpack(event.data) {
                     Key::Signal => return Ok(self.stop()),
+                    Key::Reload => self.asked = true,
                     Key::Listener(i) => self.accept(i),
                     Key::PumpEnded(i) => self.pump_ended(i),
                     Key::Connection(n) => self.hear(n),
                 }
+            }
+            // Now that no event at hand means a stream that was in the same place before.
+            if std::mem::take(&mut self.asked) {
+                self.reload();
             }
             if Instant::now() >= sample_at {
                 sample_at = Instant::now() + sampler::PERIOD;
@@ -184,6 +204,8 @@ impl Control {
         let late = |c: &Connection| matches!(c.what, Role::Stranger(until) if now >= until);
         let late: Vec<u64> = self.connections.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect();
         late.into_iter().for_each(|n| self.hang_up(n));
+        self.rates.tidy(now);
+        self.manager.alive(now);
         for i in 0..self.streams.len() {
             if self.leave_at[i].is_some_and(|t| now >= t) {
                 self.remove(i);
@@ -192,6 +214,7 @@ impl Control {
     }
 
     fn stop(mut self) -> bool {
+        self.manager.say("STOPPING=1");
         // All pumps first, so that streams end together.
         self.streams.iter().flatten().for_each(|s| s.pump().stop());
         for i in 0..self.streams.len() {
@@ -239,7 +262,6 @@ impl Control {
         self.leave_at[i] = None;
         self.streams[i] = None;
         self.connections.retain(|_, c| c.stream != i);
-        self.strangers = self.connections.values().filter(|c| matches!(c.what, Role::Stranger(_))).count();
     }
 
     fn accept(&mut self, i: usize) {
@@ -261,10 +283,15 @@ impl Control {
             Err(_) => return,
         };
         // At once, so that nobody who may not attach takes up room.
-        if admit(stream, &fd).is_none() {
+        let Some(peer) = admit(stream, &fd, Right::Watch) else { return };
+        let now = Instant::now();
+        if !stream.access.is_master(peer.uid)
+            && let Err(text) = self.rates.admit(peer.uid, now)
+        {
+            stream.refuse(&fd, Reason::Resources, peer.pid, text);
             return;
         }
-        if self.strangers >= STRANGERS_MOST {
+        if !self.make_room(peer.uid) {
             refuse(&fd, Reason::Resources, "too many connections at a time: try again");
             return;
         }
@@ -274,20 +301,16 @@ impl Control {
             return;
         }
         self.next_connection += 1;
-        self.strangers += 1;
-        self.connections.insert(n, Connection { fd, stream: i, what: Role::Stranger(Instant::now() + HANDSHAKE) });
+        let what = Role::Stranger(now + HANDSHAKE);
+        self.connections.insert(n, Connection { fd, stream: i, uid: peer.uid, what });
     }
 
     fn hang_up(&mut self, n: u64) {
         let Some(connection) = self.connections.remove(&n) else { return };
-        match connection.what {
-            Role::Stranger(_) => self.strangers -= 1,
-            Role::Viewer => {}
-            Role::Reader(index) => {
-                if let Some(stream) = &self.streams[connection.stream] {
-                    stream.readers.detach(index, stream.pump());
-                }
-            }
+        if let Role::Reader(index) = connection.what
+            && let Some(stream) = &self.streams[connection.stream]
+        {
+            stream.readers.detach(index, stream.pump());
         }
     }
 
@@ -317,10 +340,18 @@ impl Control {
             self.detach(n, which);
             return self.hang_up(n);
         }
+        let (uid, is_master) = (connection.uid, stream.access.is_master(connection.uid));
+        if request == Ok(Request::Watch)
+            && let Err(text) = self.check_viewers(uid, is_master)
+        {
+            refuse(&self.connections[&n].fd, Reason::Resources, &text);
+            return self.hang_up(n);
+        }
+        let Some(connection) = self.connections.get_mut(&n) else { return };
+        let Some(stream) = self.streams[connection.stream].as_mut() else { return };
         match answer(stream, &connection.fd, request) {
             Some(role) => {
                 connection.what = role;
-                self.strangers -= 1;
                 let wanted = stream.config.wait_readers;
                 if wanted > 0 && stream.readers.count() >= wanted as usize {
                     stream.pump().release();
@@ -334,10 +365,7 @@ impl Control {
     fn detach(&mut self, n: u64, which: DetachRequest) {
         let asking = &self.connections[&n];
         let Some(stream) = self.streams[asking.stream].as_mut() else { return };
-        let Some(peer) = admit(stream, &asking.fd) else { return };
-        if let Err(text) = stream.access.check_detach(&peer) {
-            return refuse(&asking.fd, Reason::NotAllowed, &text);
-        }
+        let Some(peer) = admit(stream, &asking.fd, Right::Administer) else { return };
         let holds = |c: &Connection| c.stream == asking.stream && matches!(c.what, Role::Reader(i) if i == which.index);
         let there = stream.readers.holds(which.index, which.attached_realtime);
         let Some(reader) = self.connections.iter().find(|(_, c)| there && holds(c)).map(|(r, _)| *r) else {
@@ -368,7 +396,8 @@ fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeErro
             return None;
         }
     };
-    let peer = admit(stream, fd)?;
+    let right = if matches!(request, Request::Attach(_)) { Right::Attach } else { Right::Watch };
+    let peer = admit(stream, fd, right)?;
     match request {
         Request::Attach(request) => attach(stream, fd, peer, &request),
         Request::Watch => {
@@ -411,8 +440,8 @@ fn report(block: &LatencyBlock, since: u64) -> LatencyReport {
     LatencyReport { attached: since, sum_ns, max_ns, places, counts }
 }
 
-/// Who it is, if it may attach; else it has been told.
-fn admit(stream: &mut Stream, fd: &OwnedFd) -> Option<socket::Peer> {
+/// Who it is, if it has that right; else it has been told.
+fn admit(stream: &mut Stream, fd: &OwnedFd, right: Right) -> Option<socket::Peer> {
     let peer = match socket::peer(fd) {
         Ok(peer) => peer,
         Err(e) => {
@@ -420,16 +449,23 @@ fn admit(stream: &mut Stream, fd: &OwnedFd) -> Option<socket::Peer> {
             return None;
         }
     };
-    if let Err(text) = stream.access.check(&peer) {
-        stream.refused += 1;
-        stream.refusal = Some(format!("refused pid {}: {text}", peer.pid));
-        refuse(fd, Reason::NotAllowed, &text);
+    if let Err(text) = stream.access.check(&peer, right) {
+        stream.refuse(fd, Reason::NotAllowed, peer.pid, text);
         return None;
     }
     Some(peer)
 }
 
 fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &AttachRequest) -> Option<Role> {
+    let most = stream.config.readers_per_user.unwrap_or(u32::MAX) as usize;
+    if !stream.access.is_master(peer.uid) && stream.readers.count_of(peer.uid) >= most {
+        let text = format!(
+            "uid {} has the {most} readers a user may have: end one, or start ringd with more --readers-per-user",
+            peer.uid
+        );
+        stream.refuse(fd, Reason::Full, peer.pid, text);
+        return None;
+    }
     let readers = &stream.readers;
     match readers.attach(peer, request.clean_label(), request.parks, stream.pump()) {
         Ok(Some((entry, theirs))) => {
@@ -462,6 +498,15 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
 /// So that a reply stays within a message, whatever was configured.
 fn shorten(text: &str) -> String {
     text[..text.floor_char_boundary(text.len().min(700))].into()
+}
+
+impl Stream {
+    /// Refuses `pid`, counts it and keeps the words for the log.
+    fn refuse(&mut self, fd: &OwnedFd, reason: Reason, pid: u32, text: String) {
+        refuse(fd, reason, &text);
+        self.refused += 1;
+        self.refusal = Some(format!("refused pid {pid}: {text}"));
+    }
 }
 
 fn refuse(fd: &OwnedFd, reason: Reason, text: &str) {

@@ -18,6 +18,8 @@ mod readers;
 mod sampler;
 mod sandbox;
 mod sched;
+mod service;
+mod signals;
 mod source;
 mod stream;
 
@@ -28,6 +30,7 @@ use ringweir_proto::os::paths;
 use sandbox::{Needs, Sandbox};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use stream::Host;
 
 /// Brings datagrams into shared-memory rings that any number of processes read in place.
 #[derive(Parser)]
@@ -70,7 +73,8 @@ Examples:
   ringd run --name daq0 --source chardev:size=4KiB:/dev/daq0 --memory memfd --hugepages
   ringd --config /etc/ringweir.toml
 
-Readers attach with ringcat, the client library, or look with ringstat. SIGTERM and SIGINT end it cleanly.
+Readers attach with ringcat, the client library, or look with ringstat. SIGTERM and SIGINT end it cleanly;
+SIGHUP has it read its --config again: streams that are new there begin, those that are gone end, others notice nothing.
 Exit status: 0 ended well, 1 a source failed or a start was refused, 2 wrong usage.";
 
 /// The program.
@@ -89,16 +93,19 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<bool> {
-    let (mut run_dir, configs) = match (cli.config, cli.command) {
+    // First of all: descriptors are taken by their numbers.
+    let passed = service::Passed::take()?;
+    let manager = service::Manager::find()?;
+    let (mut run_dir, configs, later, file) = match (cli.config, cli.command) {
         (Some(_), Some(_)) => {
             let text = "--config and a command exclude each other: put the stream into the file";
             Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).exit()
         }
         (Some(file), None) => {
-            let file = FileConfig::read(&file)?;
-            (file.run_dir, file.streams)
+            let read = FileConfig::read(&file)?;
+            (read.run_dir, read.streams, read.later, Some(file))
         }
-        (None, Some(Command::Run(stream))) => (None, vec![*stream]),
+        (None, Some(Command::Run(stream))) => (None, vec![*stream], Vec::new(), None),
         (None, Some(Command::Sources)) => {
             for kind in source::SOURCES {
                 println!("{}\n    {}", kind.usage, kind.about);
@@ -112,18 +119,19 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     }
     let run_dir = paths::make_run_dir(run_dir.as_deref())?;
     let open_files = sched::raise_open_files();
-    // Socket, wake and doze of each reader, and what a stream and the process itself hold.
-    let needed: u64 = configs.iter().map(|c| u64::from(c.readers_max) * 3 + 32).sum();
+    // Socket, wake and doze of each reader, what a stream and the process itself hold, and who only looks or says nothing.
+    let needed: u64 =
+        configs.iter().map(|c| u64::from(c.readers_max) * 3 + 32).sum::<u64>() + control::limits::DESCRIPTORS;
     if open_files < needed {
         tracing::warn!("{open_files} open files are allowed, full use takes {needed}: raise LimitNOFILE= or ulimit -n");
     }
     // Before anything is made: a signal during the start, which takes seconds for large rings, must not leave it behind.
-    let signals = control::Signals::catch()?;
+    let signals = signals::Signals::catch(file.is_some())?;
     let sandbox = if cli.no_sandbox { Sandbox::Off } else { Sandbox::On };
+    let mut host = Host { passed, ..Host::new(run_dir, sandbox.clone()) };
     let mut streams = Vec::new();
     for config in &configs {
-        let stream =
-            stream::Stream::start(config, &run_dir, sandbox).with_context(|| format!("stream {:?}", config.name))?;
+        let stream = stream::Stream::start(config, &mut host).with_context(|| format!("stream {:?}", config.name))?;
         tracing::info!("{}", stream.summary);
         streams.push(stream);
         if signals.came() {
@@ -132,8 +140,22 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     }
     // The pumps have inherited the class this process was launched with; everything else is ordinary work.
     sched::become_ordinary();
-    if let Some(missing) = sandbox.enter(&Needs::of_control(&run_dir)).missing() {
+    for socket in host.passed.unclaimed() {
+        tracing::warn!(
+            "{socket}: was passed by the service manager, and is no stream's: FileDescriptorName= says whose"
+        );
+    }
+    let mut needs = Needs::of_control(&host.run_dir);
+    let mut reload = file.map(|file| control::reload::Reload::new(file, host));
+    if let Some(reload) = &reload {
+        needs = needs.and(reload.needs(&configs, &later)?);
+    }
+    let confined = sandbox.enter(&needs);
+    if let Some(missing) = confined.missing() {
         tracing::warn!("what is not needed could not all be given up: {missing}");
     }
-    control::Control::new(streams, signals)?.run()
+    if let Some(reload) = &mut reload {
+        reload.host.sandbox = Sandbox::Inherited(confined);
+    }
+    control::Control::new(streams, signals, manager, reload)?.run()
 }

@@ -269,6 +269,11 @@ impl Readers {
         self.lock().entries.get(index as usize)?.clone()
     }
 
+    /// Readers of one user attached now.
+    pub fn count_of(&self, uid: u32) -> usize {
+        self.lock().entries.iter().flatten().filter(|entry| entry.peer.uid == uid).count()
+    }
+
     /// Readers attached now.
     pub fn count(&self) -> usize {
         self.lock().entries.iter().flatten().count()

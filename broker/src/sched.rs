@@ -25,6 +25,15 @@ impl Class {
         Self { policy, priority: param.sched_priority }
     }
 
+    /// Puts the calling thread into it, where it is real-time and the thread that started this one has given that up.
+    pub fn take(self) {
+        if self.is_realtime() && !Self::current().is_realtime() {
+            let param = libc::sched_param { sched_priority: self.priority };
+            // SAFETY: reads one sched_param through a valid pointer. If it is refused the start message says so.
+            unsafe { libc::sched_setscheduler(0, self.policy, &raw const param) };
+        }
+    }
+
     /// Whether it goes before ordinary threads.
     pub fn is_realtime(self) -> bool {
         self.policy == libc::SCHED_FIFO || self.policy == libc::SCHED_RR

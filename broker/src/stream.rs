@@ -13,6 +13,7 @@ use crate::pump::{Pump, PumpHandle};
 use crate::readers::{Bell, Readers};
 use crate::sandbox::{Confined, Needs, Sandbox};
 use crate::sched::{self, Class};
+use crate::service::Passed;
 use crate::source::{self, OpenFor, SourceError};
 use anyhow::Context;
 use ringweir_proto::layout::LatencyBlock;
@@ -24,10 +25,29 @@ use ringweir_proto::os::{OsError, clock, paths, socket};
 use ringweir_proto::ring::{Publisher, WakeGate};
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// What streams are started with.
+pub struct Host {
+    /// Where their sockets are.
+    pub run_dir: PathBuf,
+    /// How their threads are shut in.
+    pub sandbox: Sandbox,
+    /// Sockets that were opened for them.
+    pub passed: Passed,
+    /// What their pumps are to have.
+    pub class: Class,
+}
+
+impl Host {
+    /// With nothing passed, and the class of the calling thread.
+    pub fn new(run_dir: PathBuf, sandbox: Sandbox) -> Self {
+        Self { run_dir, sandbox, passed: Passed::default(), class: Class::current() }
+    }
+}
 
 /// A running stream.
 pub struct Stream {
@@ -76,8 +96,9 @@ struct Waker {
 }
 
 impl Stream {
-    /// Starts a stream in `run_dir`. The calling thread's class is what its pump inherits; its threads shut themselves in.
-    pub fn start(config: &StreamConfig, run_dir: &Path, sandbox: Sandbox) -> anyhow::Result<Self> {
+    /// Starts a stream. Its threads shut themselves in.
+    pub fn start(config: &StreamConfig, host: &mut Host) -> anyhow::Result<Self> {
+        let (run_dir, sandbox, class) = (&host.run_dir.clone(), host.sandbox.clone(), host.class);
         config.check()?;
         let name = &config.name;
         let metadata = config.metadata()?;
@@ -113,7 +134,11 @@ impl Stream {
         let readers = Arc::new(Readers::new(memory.clone(), gate.clone(), config.readers_max, commands, &waker_bell)?);
         let (notice_queue, notices) = Notices::queue();
 
-        let listener = Socket::listen(paths::socket_path(run_dir, name), config.mode()?, gid)?;
+        let path = paths::socket_path(run_dir, name);
+        let listener = match host.passed.claim(name, &path) {
+            Some(fd) => Socket { fd, path, ours: false },
+            None => Socket::listen(path, config.mode()?, gid)?,
+        };
         let (described, slack, needs) = (source.describe(), source.slack(), source.needs());
         let intake = Intake::new(Publisher::new(memory), notice_queue);
         let drain_gaps = intake.drain_gaps().clone();
@@ -127,8 +152,11 @@ impl Stream {
             pump.clone(),
             config.spin,
         );
-        let waker = Waker::start(name, &readers, waker_bell, sandbox)?;
-        let confine = move || sandbox.enter(&needs);
+        let waker = Waker::start(name, &readers, waker_bell, sandbox.clone())?;
+        let confine = move || {
+            class.take();
+            (Class::current(), sandbox.enter(&needs))
+        };
         let (pump_thread, class, confined) = start_pump(name, pumping, config.cpu, confine, pump_ended.clone())?;
         let summary = format!(
             "{name} gen {}, {plan}, {} in {}, sched {class}, {}, prefault ok; {confined}{}{described}; {}",
@@ -151,12 +179,7 @@ impl Stream {
             config: config.clone(),
             plan,
             summary,
-            access: Access {
-                owner: rustix::process::geteuid().as_raw(),
-                group: gid,
-                uids: config.allow_uid.clone(),
-                gids: config.allow_gid.clone(),
-            },
+            access: config.access(gid),
             readers,
             notices,
             started: clock::realtime_ns(),
@@ -247,7 +270,7 @@ fn start_pump(
     name: &str,
     pump: Pump,
     cpu: Option<usize>,
-    confine: impl FnOnce() -> Confined + Send + 'static,
+    confine: impl FnOnce() -> (Class, Confined) + Send + 'static,
     ended: Arc<Bell>,
 ) -> anyhow::Result<(PumpThread, Class, Confined)> {
     /// Rings even if the pump panics, so that the control thread always learns of its end.
@@ -262,7 +285,7 @@ fn start_pump(
         .name(thread_name("pump", name))
         .spawn(move || {
             let _ring = Ring(ended);
-            let prepared = sched::prepare_pump_thread(cpu).map(|()| (Class::current(), confine()));
+            let prepared = sched::prepare_pump_thread(cpu).map(|()| confine());
             let go_on = prepared.is_ok();
             // The starter waits for this word, so it can be sent.
             let _received = tell.send(prepared);
@@ -282,6 +305,8 @@ fn thread_name(role: &str, name: &str) -> String {
 struct Socket {
     fd: OwnedFd,
     path: PathBuf,
+    /// Made here; else it stays when we go.
+    ours: bool,
 }
 
 impl Socket {
@@ -299,12 +324,14 @@ impl Socket {
             // Bound but not usable: leave nothing behind.
             let _gone = rustix::fs::unlink(&path);
         })?;
-        Ok(Self { fd, path })
+        Ok(Self { fd, path, ours: true })
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _gone = rustix::fs::unlink(&self.path);
+        if self.ours {
+            let _gone = rustix::fs::unlink(&self.path);
+        }
     }
 }

@@ -34,8 +34,13 @@ fn ruleset(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
         .scope(Scope::from_all(NEWEST))?
         .create()?;
     let write = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-    let allowed: [(&[PathBuf], BitFlags<AccessFs>); 3] =
-        [(&needs.read, AccessFs::ReadFile.into()), (&needs.write, write), (&needs.remove, AccessFs::RemoveFile.into())];
+    let make = write | AccessFs::MakeReg | AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::Truncate;
+    let allowed: [(&[PathBuf], BitFlags<AccessFs>); 4] = [
+        (&needs.read, AccessFs::ReadFile.into()),
+        (&needs.write, write),
+        (&needs.make, make),
+        (&needs.remove, AccessFs::RemoveFile.into()),
+    ];
     for (paths, access) in allowed {
         for path in paths {
             // What is not there needs no rule.

@@ -24,6 +24,8 @@ pub struct Needs {
     pub read: Vec<PathBuf>,
     /// The same for reading and writing, device nodes and their ioctls included.
     pub write: Vec<PathBuf>,
+    /// Directories in which files and sockets are made, written and removed, and device nodes opened.
+    pub make: Vec<PathBuf>,
     /// Directories in which files of its own are removed.
     pub remove: Vec<PathBuf>,
     /// Families of sockets it makes, `AF_…`.
@@ -37,8 +39,8 @@ pub struct Needs {
 impl Default for Needs {
     /// Nothing.
     fn default() -> Self {
-        let [read, write, remove, opens] = [const { Vec::new() }; 4];
-        Self { read, write, remove, families: Vec::new(), capabilities: CapabilitySet::empty(), opens }
+        let [read, write, make, remove, opens] = [const { Vec::new() }; 5];
+        Self { read, write, make, remove, families: Vec::new(), capabilities: CapabilitySet::empty(), opens }
     }
 }
 
@@ -50,21 +52,24 @@ pub fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Whether a stream's threads are shut in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a stream's threads are shut in.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sandbox {
     /// Not at all: `--no-sandbox`.
     Off,
     /// Each by itself.
     On,
+    /// By the thread that starts them, which was shut in so.
+    Inherited(Confined),
 }
 
 impl Sandbox {
     /// Has the calling thread shut itself in with no more than it `needs`.
-    pub fn enter(self, needs: &Needs) -> Confined {
+    pub fn enter(&self, needs: &Needs) -> Confined {
         match self {
             Self::Off => Confined::default(),
             Self::On => needs.enter(),
+            Self::Inherited(confined) => confined.clone(),
         }
     }
 }
@@ -78,6 +83,23 @@ impl Needs {
             remove: vec![run_dir.into(), "/dev/shm".into()],
             ..Self::default()
         }
+    }
+
+    /// Both.
+    pub fn and(mut self, more: Self) -> Self {
+        let Self { read, write, make, remove, families, capabilities, opens } = more;
+        for (to, from) in [
+            (&mut self.read, read),
+            (&mut self.write, write),
+            (&mut self.make, make),
+            (&mut self.remove, remove),
+            (&mut self.opens, opens),
+        ] {
+            to.extend(from);
+        }
+        self.families.extend(families);
+        self.capabilities |= capabilities;
+        self
     }
 
     /// Shuts the calling thread in for good.

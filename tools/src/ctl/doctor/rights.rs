@@ -62,8 +62,9 @@ pub(super) fn real_time(m: &Machine) -> Vec<Found> {
 }
 
 pub(super) fn open_files(m: &Machine) -> Vec<Found> {
-    // Socket, wake and doze bell of each reader, and what broker and stream hold themselves. ringd takes the hard limit.
-    let need = m.readers * 3 + 32;
+    // Socket, wake and doze bell of each reader, what broker and stream hold themselves, and connections that only look or
+    // say nothing. ringd takes the hard limit.
+    let need = m.readers * 3 + 32 + 768;
     match m.limit("Max open files") {
         Some((_, hard)) if hard >= need => {
             vec![ok(format!("{hard} open files are possible, {} readers take {need}", m.readers))]

@@ -1,0 +1,302 @@
+//! `ringd` as a service: what it tells its manager, sockets it is handed, streams that come and go by its file, the units and
+//! how they are installed. There is no systemd here: the test is the manager.
+
+use ringweir::{Options, Read};
+use ringweir_proto::os::socket;
+use ringweir_tests::scene::{Process, Scene, wait_for};
+use ringweir_tests::{programs, skipped};
+use rustix::process::Signal;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn until<T>(what: &str, process: &Process, found: impl FnMut() -> Option<T>) -> T {
+    wait_for(LIMIT, found).unwrap_or_else(|| panic!("{what}: {}", process.stderr()))
+}
+
+/// A file of streams: name and whatever else.
+fn put(scene: &Scene, streams: &[(&str, &str)]) -> PathBuf {
+    let path = scene.path("ringd.toml");
+    let one = |(name, more): &(&str, &str)| {
+        format!("[[stream]]\nname = '{name}'\nsource = 'gen:rate=500/s,size=64'\ncapacity = '1MiB'\n{more}\n")
+    };
+    // In place of the old one in one step, as editors do.
+    let new = scene.path("ringd.toml.new");
+    std::fs::write(&new, streams.iter().map(one).collect::<String>()).unwrap();
+    std::fs::rename(&new, &path).unwrap();
+    path
+}
+
+fn serve(scene: &Scene, file: &Path) -> Command {
+    let mut command = scene.command("ringd");
+    command.arg("--config").arg(file).arg("--run-dir").arg(scene.run_dir());
+    command
+}
+
+/// What a manager hears until `last` is among it.
+fn hear(manager: &UnixDatagram, last: &str) -> Vec<String> {
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut heard = Vec::new();
+    loop {
+        let mut room = [0; 512];
+        let n = manager.recv(&mut room).unwrap_or_else(|e| panic!("waiting for {last}: {e}: {heard:?}"));
+        heard.push(String::from_utf8_lossy(&room[..n]).into_owned());
+        if heard.last().is_some_and(|h| h.starts_with(last)) {
+            return heard;
+        }
+    }
+}
+
+/// Ready when readers can attach, alive again and again, reloading, ready again, stopping; by a path and by an abstract name.
+/// Controls: a broker that is stopped says nothing, and one that has no manager runs.
+#[test]
+fn its_manager_is_told_what_it_does() {
+    let scene = Scene::new(2 * LIMIT);
+    let file = put(&scene, &[("service-a", ""), ("service-b", "")]);
+    let path = scene.path("notify");
+    let abstract_name = format!("ringweir-service-{}", std::process::id());
+    let managers = [
+        (UnixDatagram::bind(&path).unwrap(), path.display().to_string()),
+        (
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&abstract_name).unwrap()).unwrap(),
+            format!("@{abstract_name}"),
+        ),
+    ];
+    for (manager, name) in managers {
+        let mut command = serve(&scene, &file);
+        command.env("NOTIFY_SOCKET", &name).env("WATCHDOG_USEC", "200000");
+        let mut broker = scene.start(command);
+        let heard = hear(&manager, "READY=1");
+        assert_eq!(heard, ["READY=1\nSTATUS=2 streams: service-a service-b"]);
+        assert!(socket::connect(&scene.run_dir().join("service-b.sock")).is_ok(), "ready is ready");
+        hear(&manager, "WATCHDOG=1");
+        hear(&manager, "WATCHDOG=1");
+
+        broker.stop();
+        manager.set_nonblocking(true).unwrap();
+        while manager.recv(&mut [0; 512]).is_ok() {}
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(manager.recv(&mut [0; 512]).is_err(), "the control: who does not live says nothing");
+        manager.set_nonblocking(false).unwrap();
+        broker.signal(Signal::CONT);
+        hear(&manager, "WATCHDOG=1");
+
+        broker.signal(Signal::HUP);
+        let reloading = hear(&manager, "RELOADING=1");
+        assert!(reloading.last().unwrap().contains("MONOTONIC_USEC="));
+        hear(&manager, "READY=1");
+        broker.signal(Signal::TERM);
+        hear(&manager, "STOPPING=1");
+        assert!(broker.wait().success(), "{}", broker.stderr());
+    }
+    let mut command = serve(&scene, &file);
+    command.env("NOTIFY_SOCKET", scene.path("nobody"));
+    let refused = scene.start(command).output();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("NOTIFY_SOCKET="), "{}", said(&refused));
+}
+
+/// A file that changes: one stream goes, one comes, the third does not notice: its reader gets every number. A file that is
+/// wrong changes nothing. Controls: without a signal nothing happens; without a file the same signal ends it.
+#[test]
+fn streams_come_and_go_and_the_others_do_not_notice() {
+    let scene = Scene::new(2 * LIMIT);
+    let file = put(&scene, &[("service-stays", ""), ("service-goes", "")]);
+    let mut broker = scene.start(serve(&scene, &file));
+    let socket = |name: &str| scene.run_dir().join(format!("{name}.sock"));
+    let path = |name: &str| socket(name).to_str().unwrap().to_owned();
+    until("both are there", &broker, || broker.stderr().contains("service-goes gen").then_some(()));
+    until("both are there", &broker, || socket("service-goes").exists().then_some(()));
+    let mut stays = Options::new("stays").attach(&path("service-stays")).unwrap();
+    let mut goes = Options::new("goes").attach(&path("service-goes")).unwrap();
+    let mut next = None;
+    let mut follow = |count: u32| {
+        let mut left = count;
+        while left > 0 {
+            match stays.next().unwrap() {
+                Read::Datagram(d) => {
+                    assert_eq!(next.unwrap_or(d.seq()), d.seq());
+                    next = Some(d.seq() + 1);
+                    left -= 1;
+                }
+                Read::Empty => _ = stays.wait(Some(Duration::from_secs(1))).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    follow(100);
+
+    put(&scene, &[("service-comes", ""), ("service-stays", "")]);
+    follow(100);
+    assert!(!socket("service-comes").exists(), "the control: nothing happens unasked");
+    broker.signal(Signal::HUP);
+    until("one comes", &broker, || socket("service-comes").exists().then_some(()));
+    until("one goes", &broker, || (!socket("service-goes").exists()).then_some(()));
+    follow(100);
+    let _end = until("its reader is told", &broker, || match goes.next().unwrap() {
+        Read::Ended(end) => Some(end),
+        Read::Restarted(_) | Read::Empty | Read::Datagram(_) | Read::Gap(_) => None,
+    });
+    let mut comes = Options::new("comes").attach(&path("service-comes")).unwrap();
+    until("it brings datagrams", &broker, || matches!(comes.next().unwrap(), Read::Datagram(_)).then_some(()));
+    // What was started by a thread that is shut in is shut in with it.
+    for task in std::fs::read_dir(format!("/proc/{}/task", broker.pid())).unwrap().flatten() {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+        assert!(status.contains("Seccomp:\t2") && status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+
+    // A stream that cannot start, one whose keys are others, and a file that is no file of streams.
+    put(
+        &scene,
+        &[("service-stays", "readers-max = 3"), ("service-comes", ""), ("service-no", "group = 'service-none'")],
+    );
+    broker.signal(Signal::HUP);
+    for words in ["service-stays: stays as it is", "stream \"service-no\": --group \"service-none\""] {
+        until(words, &broker, || broker.stderr().contains(words).then_some(()));
+    }
+    std::fs::write(&file, "[[stream]]\nnmae = 'x'\n").unwrap();
+    broker.signal(Signal::HUP);
+    until("told", &broker, || broker.stderr().contains("nothing was changed").then_some(()));
+    follow(100);
+    broker.signal(Signal::TERM);
+    assert!(broker.wait().success(), "{}", broker.stderr());
+    drop((stays, goes, comes));
+
+    let plain = scene.broker("service-plain", "gen:rate=10/s,size=64", &[]);
+    plain.process.signal(Signal::HUP);
+    let mut plain = plain;
+    assert!(plain.process.wait().success(), "the control: without a file it ends");
+}
+
+/// A source of a kind that was not there at the start is refused by what was given up, unless the file had said that it might
+/// come; the other streams go on in either case.
+#[test]
+fn what_may_come_later_is_said_at_the_start() {
+    let scene = Scene::new(LIMIT);
+    for (later, comes) in [("", false), ("later = ['udp']\n", true)] {
+        let file = scene.path("later.toml");
+        let one = "[[stream]]\nname = 'service-one'\nsource = 'gen:rate=10/s,size=64'\n";
+        let two = "[[stream]]\nname = 'service-two'\nsource = 'udp:127.0.0.1:0'\n";
+        std::fs::write(&file, format!("{later}{one}")).unwrap();
+        let mut broker = scene.start(serve(&scene, &file));
+        // Ready when the file of the lock and the word are there; a signal that comes earlier is kept.
+        until("it is there", &broker, || broker.stderr().contains("service-one gen").then_some(()));
+        std::fs::write(&file, format!("{later}{one}{two}")).unwrap();
+        broker.signal(Signal::HUP);
+        let words = if comes { "service-two gen 1" } else { "stream \"service-two\": source \"udp:127.0.0.1:0\"" };
+        until(words, &broker, || broker.stderr().contains(words).then_some(()));
+        assert_eq!(broker.stderr().contains("later = ["), !comes, "{}", broker.stderr());
+        let read = scene.run("ringcat", &["service-one", "-n", "2", "--verify"]);
+        assert!(read.status.success(), "{}", said(&read));
+        broker.signal(Signal::TERM);
+        assert!(broker.wait().success(), "{}", broker.stderr());
+    }
+}
+
+/// A socket that was opened before the start is used and left where it is, and who connected before the start is served. Control: another one,
+/// for which there is no stream, is said.
+#[test]
+fn a_socket_that_is_handed_over_is_served_and_stays() {
+    let scene = Scene::new(LIMIT);
+    let path = scene.run_dir().join("service-act.sock");
+    let (ours, other) =
+        (socket::listen(&path, 0o660, None).unwrap(), socket::listen(&scene.path("other.sock"), 0o600, None).unwrap());
+    let early = socket::connect(&path).unwrap();
+    socket::send(&early, &ringweir_proto::control::Request::Describe.encode(), &[]).unwrap();
+    let mut command = scene.command_at("sh".as_ref());
+    command.args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 4<&1 0</dev/null 1>&2", "-"]).arg(programs::path("ringd"));
+    command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "service-act:other").arg("--run-dir").arg(scene.run_dir());
+    command.args(["run", "--name", "service-act", "--source", "gen:rate=100/s,size=64"]);
+    // By way of what a command inherits anyway; the copies here are closed with the command.
+    command.stdin(ours).stdout(other);
+    let broker = scene.broker_of("service-act", command);
+    let answer = ringweir_proto::control::Reply::decode(&socket::receive(&early).unwrap().bytes);
+    assert!(matches!(answer, Ok(ringweir_proto::control::Reply::Described(_))), "{answer:?}");
+    let read = scene.run("ringcat", &["service-act", "-n", "3", "--verify"]);
+    assert!(read.status.success(), "{}", said(&read));
+    let told = broker.process.stderr();
+    assert!(told.contains("other.sock: was passed by the service manager"), "{told}");
+    broker.end();
+    assert!(path.exists(), "it belongs to whoever made it");
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Installed where they belong, found sound by systemd's own judge, and how far they are shut in, in its own figure. Control:
+/// a unit with a fault is noticed.
+#[test]
+fn units_are_installed_and_sound() {
+    let scene = Scene::new(LIMIT);
+    let bins = programs::build();
+    let root = scene.path("root");
+    let install = |target: &str| {
+        let mut make = Command::new("make");
+        make.args(["-C", concat!(env!("CARGO_MANIFEST_DIR"), "/../broker"), target, "PREFIX=/usr"]);
+        make.arg(format!("DESTDIR={}", root.display()));
+        make.arg(format!("CARGO_TARGET_DIR={}", bins.parent().unwrap().display()));
+        make.arg(if bins.ends_with("release") { "PROFILE=release" } else { "PROFILE=dev" });
+        let done = make.env_remove("MAKEFLAGS").output().expect("make");
+        assert!(done.status.success(), "{}", said(&done));
+    };
+    install("install");
+    let units = root.join("usr/lib/systemd/system");
+    for file in
+        ["usr/bin/ringd", "usr/bin/ringcat", "usr/lib/sysusers.d/ringweir.conf", "usr/lib/tmpfiles.d/ringweir.conf"]
+    {
+        assert!(root.join(file).exists(), "{file}");
+    }
+    let test = "units_are_installed_and_sound";
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        skipped(test, "systemd-analyze is not installed (apt-get install systemd)");
+    } else {
+        // An instance of it, with the program where it is at the moment.
+        let dir = scene.path("units");
+        std::fs::create_dir(&dir).unwrap();
+        let service = std::fs::read_to_string(units.join("ringd@.service")).unwrap();
+        assert!(service.contains("ExecStart=/usr/bin/ringd --config"), "{service}");
+        let here = service.replace("/usr/bin/ringd", &programs::path("ringd").display().to_string());
+        let (unit, socket) = (dir.join("ringd@x.service"), dir.join("ringd@x.socket"));
+        std::fs::write(&unit, &here).unwrap();
+        std::fs::copy(units.join("ringd@.socket"), &socket).unwrap();
+        let verify = |files: &[&Path]| {
+            let done = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(files).output().unwrap();
+            (done.status.success(), said(&done))
+        };
+        assert_eq!(verify(&[&unit, &socket]), (true, String::new()));
+        let faulty = dir.join("ringd@y.service");
+        std::fs::write(&faulty, here.replace("UMask=0077", "UMusk=0077")).unwrap();
+        assert!(verify(&[&faulty]).1.contains("UMusk"), "the control");
+        let judged = Command::new("systemd-analyze")
+            .args(["security", "--offline=yes", "--threshold=30"])
+            .arg(&unit)
+            .output()
+            .unwrap();
+        let text = said(&judged);
+        let score = text.lines().find(|l| l.contains("Overall exposure level")).unwrap_or("");
+        assert!(judged.status.success() && !score.is_empty(), "{text}");
+        eprintln!("{}", score.trim());
+    }
+    if Command::new("systemd-sysusers").arg("--version").output().is_err() || !rustix::process::geteuid().is_root() {
+        skipped(test, "systemd-sysusers is not installed, or this is not root");
+    } else {
+        std::fs::create_dir_all(root.join("etc")).unwrap();
+        for (program, args) in [("systemd-sysusers", &[][..]), ("systemd-tmpfiles", &["--create"])] {
+            let mut command = Command::new(program);
+            command.args(args).arg(format!("--root={}", root.display()));
+            let done = command.output().unwrap();
+            assert!(done.status.success(), "{program}: {}", said(&done));
+        }
+        let users = std::fs::read_to_string(root.join("etc/passwd")).unwrap();
+        assert!(users.contains("ringweir:") && users.contains("/run/ringweir"), "{users}");
+        assert!(root.join("run/ringweir").is_dir());
+    }
+    install("uninstall");
+    assert!(!root.join("usr/bin/ringd").exists() && std::fs::read_dir(&units).unwrap().next().is_none());
+}
