@@ -193,11 +193,11 @@ impl Control {
         let now = Instant::now();
         for stream in self.streams.iter_mut().flatten() {
             sampler::sample(stream);
-            while let Ok(notice) = stream.notices.pop() {
-                tracing::warn!("{}: {notice}", stream.config.name);
-            }
+            say_notices(stream, now);
             // The newest of them stands for all since the last look: whoever is refused can ask again at will.
-            if let Some(refusal) = stream.refusal.take() {
+            if let Some(refusal) = stream.refusal.take()
+                && stream.thin.pass(now)
+            {
                 tracing::warn!("{}: {refusal} ({} refused so far)", stream.config.name, stream.refused);
             }
         }
@@ -228,10 +228,12 @@ impl Control {
     fn pump_ended(&mut self, i: usize) {
         let Some(stream) = self.streams[i].as_mut().filter(|s| !s.has_ended()) else { return };
         stream.join_pump();
-        while let Ok(notice) = stream.notices.pop() {
-            tracing::warn!("{}: {notice}", stream.config.name);
-        }
+        say_notices(stream, Instant::now());
         let name = &stream.config.name;
+        let unsaid = stream.thin.rest();
+        if unsaid > 0 {
+            tracing::warn!("{name}: {unsaid} more notices were not shown");
+        }
         if let Some(failure) = &stream.failure {
             tracing::error!("{name}: source {:?} failed: {failure}", stream.config.source);
             self.failed = true;
@@ -383,6 +385,15 @@ impl Control {
         stream.readers.tell_detached(which.index, DetachedBy { pid: peer.pid, uid: peer.uid });
         self.hang_up(reader);
         reply(&self.connections[&n].fd, &Reply::Detached, &[]);
+    }
+}
+
+/// What the pump has to say, thinned.
+fn say_notices(stream: &mut Stream, now: Instant) {
+    while let Ok(notice) = stream.notices.pop() {
+        if let Some(notice) = stream.thin.notice(notice, now) {
+            tracing::warn!("{}: {notice}", stream.config.name);
+        }
     }
 }
 

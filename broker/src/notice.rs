@@ -1,8 +1,10 @@
 //! Words from the pump to the people: a bounded queue that never allocates, blocks or fails.
 //!
-//! Contract: the pump pushes, the control thread drains and logs. What does not fit is dropped and its number told.
+//! Contract: the pump pushes, the control thread drains and logs, some lines a second and stream ([`Thin`]). What does not fit or is too
+//! much is dropped and its number told.
 
 use std::fmt::{Display, Write};
+use std::time::Instant;
 
 /// Notices a stream may have waiting.
 const QUEUE: usize = 64;
@@ -46,6 +48,48 @@ impl Display for Notice {
     }
 }
 
+/// Lines of a stream in a row, and a second after that.
+const BURST: f64 = 50.0;
+const PER_SECOND: f64 = 5.0;
+
+/// Lets so many lines through, and counts the rest.
+pub struct Thin {
+    left: f64,
+    at: Instant,
+    hidden: u64,
+}
+
+impl Thin {
+    /// With a whole burst to say.
+    pub fn new(now: Instant) -> Self {
+        Self { left: BURST, at: now, hidden: 0 }
+    }
+
+    /// Whether another line may be said.
+    pub fn pass(&mut self, now: Instant) -> bool {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * PER_SECOND).min(BURST);
+        self.at = now;
+        let may = self.left >= 1.0;
+        self.left -= f64::from(u8::from(may));
+        may
+    }
+
+    /// The notice, if it may be said; it tells of those that were not.
+    pub fn notice(&mut self, mut notice: Notice, now: Instant) -> Option<Notice> {
+        notice.dropped += std::mem::take(&mut self.hidden);
+        if self.pass(now) {
+            return Some(notice);
+        }
+        self.hidden = notice.dropped + 1;
+        None
+    }
+
+    /// How many nobody was told of; forgets them.
+    pub fn rest(&mut self) -> u64 {
+        std::mem::take(&mut self.hidden)
+    }
+}
+
 /// The pump's end.
 pub struct Notices {
     queue: rtrb::Producer<Notice>,
@@ -84,5 +128,21 @@ mod tests {
         notices.push(Notice::new("after"));
         let last = std::iter::from_fn(|| drain.pop().ok()).last().unwrap();
         assert_eq!(last.to_string(), "after (5 like it not shown)");
+    }
+
+    /// What is shown and what is said not to be shown add up. Control: as many lines as are allowed all come.
+    #[test]
+    fn a_flood_is_thinned_and_every_line_is_accounted_for() {
+        let start = Instant::now();
+        let mut thin = Thin::new(start);
+        let told = |thin: &mut Thin, count: u64, at: u64| {
+            let now = start + std::time::Duration::from_secs(at);
+            let notices = (0..count).filter_map(|i| thin.notice(Notice::new(i), now));
+            notices.map(|n| (1, n.dropped)).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+        };
+        assert_eq!(told(&mut thin, 50, 0), (50, 0), "control");
+        assert_eq!(told(&mut thin, 1000, 0), (0, 0));
+        assert_eq!(told(&mut thin, 100, 2), (10, 1000));
+        assert_eq!((thin.rest(), thin.rest()), (90, 0));
     }
 }

@@ -6,7 +6,7 @@
 use crate::access::Access;
 use crate::config::StreamConfig;
 use crate::intake::Intake;
-use crate::notice::{Notice, Notices};
+use crate::notice::{Notice, Notices, Thin};
 use crate::plan::Plan;
 use crate::privilege;
 use crate::pump::{Pump, PumpHandle};
@@ -28,7 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What streams are started with.
 pub struct Host {
@@ -63,6 +63,8 @@ pub struct Stream {
     pub readers: Arc<Readers>,
     /// What the pump has to say.
     pub notices: rtrb::Consumer<Notice>,
+    /// How much of it is said.
+    pub thin: Thin,
     /// When it began, ns since 1970.
     pub started: u64,
     /// Attaches refused.
@@ -182,6 +184,7 @@ impl Stream {
             access: config.access(gid),
             readers,
             notices,
+            thin: Thin::new(Instant::now()),
             started: clock::realtime_ns(),
             refused: 0,
             refusal: None,

@@ -94,6 +94,9 @@ fn ringd_but(scene: &Scene, more: &[&str]) -> Command {
     command
 }
 
+/// What, behind which program, after what in a shell, with which options, and what is said.
+type Lesser<'c> = (&'c str, &'c [&'c str], &'c str, &'c [&'c str], &'c str);
+
 /// What only costs speed is said in one line, and the stream runs: its reader gets everything.
 #[test]
 fn what_can_do_with_less_says_so_and_runs() {
@@ -105,7 +108,7 @@ fn what_can_do_with_less_says_so_and_runs() {
     let without = |capability: &'static str| ["setpriv", "--bounding-set", capability];
     let (no_lock, no_nice) = (without("-ipc_lock"), without("-sys_nice"));
     let plain: &[&str] = &["env"];
-    let cases: &[(&str, &[&str], &str, &[&str], &str)] = &[
+    let cases: &[Lesser<'_>] = &[
         ("RLIMIT_MEMLOCK", &no_lock, "ulimit -l 64", &[], "mlock refused"),
         ("RLIMIT_RTPRIO", &no_nice, "ulimit -r 0", &[], "sched OTHER (for real time: chrt -f 60 ringd …)"),
         ("no huge pages", plain, ":", &["--hugepages", "--memory", "memfd"], "--hugepages: "),
