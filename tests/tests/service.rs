@@ -26,7 +26,9 @@ fn until<T>(what: &str, process: &Process, found: impl FnMut() -> Option<T>) -> 
 fn put(scene: &Scene, streams: &[(&str, &str)]) -> PathBuf {
     let path = scene.path("ringd.toml");
     let one = |(name, more): &(&str, &str)| {
-        format!("[[stream]]\nname = '{name}'\nsource = 'gen:rate=100/s,size=64'\ndepth = 32768\ncapacity = '4MiB'\n{more}\n")
+        format!(
+            "[[stream]]\nname = '{name}'\nsource = 'gen:rate=100/s,size=64'\ndepth = 32768\ncapacity = '4MiB'\n{more}\n"
+        )
     };
     // In place of the old one in one step, as editors do.
     let new = scene.path("ringd.toml.new");
