@@ -98,6 +98,12 @@ impl Intake {
         self.publisher.lost_upstream(layer, count, exact);
     }
 
+    /// Notes how many numbers the source has accounted for, everything so far committed or told as lost; `None`: that is not
+    /// known any more. Said once when a source begins, and whenever its numbers jump for a reason that nobody can count.
+    pub fn positioned(&mut self, position: Option<u32>) {
+        self.publisher.set_position(position);
+    }
+
     /// The device behind the source is gone: readers are told behind what they read before, and `why` is logged. The ring
     /// stays as it is; [`Self::back`] goes on with it.
     pub fn gone(&mut self, why: impl Display) {

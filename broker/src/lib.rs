@@ -3,6 +3,7 @@
 //! A library only so that fuzzers reach what parses: nobody else depends on it.
 
 mod access;
+mod adopt;
 mod config;
 mod control;
 pub mod framing;

@@ -4,6 +4,7 @@
 //! Dropping a stream removes what it made: socket, ring object, lock file.
 
 use crate::access::Access;
+use crate::adopt;
 use crate::config::StreamConfig;
 use crate::intake::Intake;
 use crate::notice::{Notice, Notices, Thin};
@@ -112,7 +113,7 @@ impl Stream {
         let plan = Plan::new(config, source.rate())?;
 
         let object_name = paths::object_name(run_dir, name);
-        let spec = RingSpec {
+        let mut spec = RingSpec {
             name,
             geometry: plan.geometry,
             generation: object::leftover_generation(&object_name).max(lock.last_generation()).wrapping_add(1).max(1),
@@ -120,11 +121,21 @@ impl Stream {
             memory: config.memory,
             huge_pages: config.hugepages,
         };
-        lock.remember(spec.generation)?;
         if config.memory == Memory::Memfd {
             privilege::forbid_inspection()?;
         }
-        let object = RingObject::create(&object_name, &spec)?;
+        let (object, publisher, adopted) = match adopt::adopt(&object_name, &spec, source.position(), &lock)? {
+            Some((object, publisher, restarted)) => {
+                spec.generation = restarted.generation;
+                (object, publisher, Some(restarted))
+            }
+            None => {
+                lock.remember(spec.generation)?;
+                let object = RingObject::create(&object_name, &spec)?;
+                let publisher = Publisher::new(object.memory().clone());
+                (object, publisher, None)
+            }
+        };
         let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
 
         let gate = Arc::new(WakeGate::default());
@@ -142,7 +153,7 @@ impl Stream {
             None => Socket::listen(path, config.mode()?, gid)?,
         };
         let (described, slack, needs) = (source.describe(), source.slack(), source.needs());
-        let intake = Intake::new(Publisher::new(memory), notice_queue);
+        let intake = Intake::new(publisher, notice_queue);
         let drain_gaps = intake.drain_gaps().clone();
         let pumping = Pump::new(
             intake,
@@ -161,8 +172,9 @@ impl Stream {
         };
         let (pump_thread, class, confined) = start_pump(name, pumping, config.cpu, confine, pump_ended.clone())?;
         let summary = format!(
-            "{name} gen {}, {plan}, {} in {}, sched {class}, {}, prefault ok; {confined}{}{described}; {}",
+            "{name} gen {}{}, {plan}, {} in {}, sched {class}, {}, prefault ok; {confined}{}{described}; {}",
             spec.generation,
+            adopt::words(adopted),
             config.memory,
             object.pages(),
             sched::lock_words(object.locked()),

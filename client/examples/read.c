@@ -68,7 +68,7 @@ int main(int argc, char **argv) {
             rw_wait(r, 1000);
             break;
         case RW_RESTARTED:
-            fprintf(stderr, "generation %llu\n", rw_reader_generation(r));
+            fprintf(stderr, "generation %llu from %llu on, lost %llu by the restart\n", rw_reader_generation(r), g.first, g.count);
             break;
         case RW_ENDED:
             stop = 1;

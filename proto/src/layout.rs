@@ -11,7 +11,7 @@ use crate::sync::AtomicU64;
 /// First eight bytes of a ring object: "RINGWEIR".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGWEIR");
 /// Version of everything in this file.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 /// Distance that keeps two words out of each other's cache line, adjacent-line prefetch included.
 pub const LINE: usize = 128;
 /// Page size the parts of a ring object are aligned to, whatever the machine's page size is.
@@ -98,8 +98,34 @@ pub struct StateLine {
     pub upstream: AtomicU64,
     /// Whether the device behind the source is there: twice the times it went away, plus 1 while it is away.
     pub source: AtomicU64,
-    /// Zero: restart accounting.
-    pub reserved: [u64; 12],
+    /// What a source with numbers of its own makes of them: numbers accounted for minus (write cursor + losses told by slots +
+    /// losses told by restarts), modulo 2^32, with bit 63 set; 0 = not known.
+    pub position: AtomicU64,
+    /// Zero.
+    pub reserved: [u64; 11],
+}
+
+/// Restarts a ring remembers. (Fewer in models: loom makes each word anew for each run.)
+pub const RESTARTS: usize = if cfg!(ringweir_loom) { 3 } else { 16 };
+
+/// How one life of the ring began, if it was adopted. Sums over all restarts: the difference of two is what is between them.
+#[repr(C)]
+pub struct RestartRecord {
+    /// Life that began; the record of another one, or 0, is none.
+    pub generation: AtomicU64,
+    /// Its first seq.
+    pub first: AtomicU64,
+    /// Datagrams that all restarts up to this one cost beyond what readers were told otherwise.
+    pub lost: AtomicU64,
+    /// How many of these restarts cost an unknown number more.
+    pub inexact: AtomicU64,
+}
+
+/// The newest restarts; that of generation `g` is at `g % RESTARTS`.
+#[repr(C, align(128))]
+pub struct RestartLines {
+    /// In turns.
+    pub record: [RestartRecord; RESTARTS],
 }
 
 /// What the pump counts; one writer, read by the statistics sampler. Index with [`crate::stats::PumpCounter`].
@@ -123,7 +149,9 @@ pub struct Header {
     /// Counters.
     pub counters: CounterLines,
     /// Zero: gate of lossless readers.
-    pub reserved: [u64; 112],
+    pub reserved: [u64; 48],
+    /// How its lives began.
+    pub restarts: RestartLines,
     /// Bytes used in `metadata`.
     pub metadata_len: u64,
     /// `key NUL value NUL …`, UTF-8, constant after creation.
@@ -287,9 +315,11 @@ mod asserted {
         realtime_offset_ns = 88, boot_id = 96, broker_pid = 112, owner_uid = 116, name = 120, reserved = 184 } size 512);
     at!(ClaimLine { seq = 0, pos = 8, reserved = 16 } size 128);
     at!(WriteLine { seq = 0, reserved = 8 } size 128);
-    at!(StateLine { ended = 0, generation = 8, upstream = 16, source = 24, reserved = 32 } size 128);
+    at!(StateLine { ended = 0, generation = 8, upstream = 16, source = 24, position = 32, reserved = 40 } size 128);
+    at!(RestartRecord { generation = 0, first = 8, lost = 16, inexact = 24 } size 32);
+    at!(RestartLines { record = 0 } size 512);
     at!(CounterLines { count = 0 } size 256);
-    at!(Header { identity = 0, claim = 512, write = 640, state = 768, counters = 896, reserved = 1152,
+    at!(Header { identity = 0, claim = 512, write = 640, state = 768, counters = 896, reserved = 1152, restarts = 1536,
         metadata_len = 2048, metadata = 2056 } size 4096);
     at!(Slot { stamp = 0, pos = 8, offset = 16, lengths = 24, tags = 32, source_time = 40, publish_time = 48,
         bytes_before = 56 } size 64);

@@ -64,6 +64,8 @@ figures! {
         InterruptsLost "interrupts_lost" Counter "times data was found by looking, though its interrupt should have come";
         Drains "drains" Counter "times a device's FIFO was drained";
         DrainGapMax "drain_gap_max_ns" Gauge "longest time between drains of a device's FIFO while it was filling";
+        Restarts "restarts" Counter "times a new broker adopted the ring of one that died";
+        RestartLost "restart_lost" Counter "datagrams that brokers which died had taken or counted as lost and never told, at least";
         Moved "moved" Counter "datagrams copied a second time because they outgrew their place in a batch";
     }
 }

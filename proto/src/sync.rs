@@ -37,6 +37,10 @@ pub enum Site {
     GoneStore,
     /// P11, reader: load of the source's word before the last look at the write cursor (Acquire). Partner: [`Site::GoneStore`].
     GoneLoad,
+    /// P12, adopter: store of the generation after its record (Release). Partner: [`Site::RestartLoad`].
+    RestartStore,
+    /// P12, reader: load of the generation after the write cursor (Acquire). Partner: [`Site::RestartStore`].
+    RestartLoad,
     /// P8, consumer of a FIFO: fence between allowing interrupts and looking again. Partner: [`Site::RaiseFence`].
     ArmFence,
     /// P8, device: fence between storing and looking at the interrupt mask. Partner: [`Site::ArmFence`].
@@ -55,11 +59,21 @@ pub enum Site {
     LookAgainSkipped,
     /// Not an ordering: a lap is counted one datagram short. Shows that the models check conservation.
     LapMiscounted,
+    /// Not an ordering: an adopter publishes what its predecessor had begun. Shows that the models look at I8.
+    AdoptedHalf,
+    /// Not an ordering: an adopter puts the claim back to what was published. Shows that they look at I7.
+    AdoptedClaimBack,
+    /// Not an ordering: an adopter does not count the generation up.
+    RestartUntold,
+    /// Not an ordering: a reader does not remember that it told a restart.
+    RestartTwice,
+    /// Not an ordering: a reader looks beyond the end of its generation. Shows that they look at I9.
+    BoundaryIgnored,
 }
 
 impl Site {
     /// Every site of the ring, for the test that kills each mutant in turn.
-    pub const RING: [Site; 14] = [
+    pub const RING: [Site; 21] = [
         Site::CommitStore,
         Site::CommitLoad,
         Site::ClaimFence,
@@ -74,6 +88,13 @@ impl Site {
         Site::ValidateSkipped,
         Site::LookAgainSkipped,
         Site::LapMiscounted,
+        Site::RestartStore,
+        Site::RestartLoad,
+        Site::AdoptedHalf,
+        Site::AdoptedClaimBack,
+        Site::RestartUntold,
+        Site::RestartTwice,
+        Site::BoundaryIgnored,
     ];
 
     /// Every site of a device's FIFO.

@@ -17,7 +17,9 @@ struct identity {
 } LINE;
 struct claim_line { uint64_t seq, pos, reserved[14]; } LINE;
 struct write_line { uint64_t seq, reserved[15]; } LINE;
-struct state_line { uint64_t ended, generation, upstream, source, reserved[12]; } LINE;
+struct state_line { uint64_t ended, generation, upstream, source, position, reserved[11]; } LINE;
+struct restart_record { uint64_t generation, first, lost, inexact; };
+struct restart_lines { struct restart_record record[16]; } LINE;
 struct counter_lines { uint64_t count[32]; } LINE;
 struct header {
     struct identity identity;
@@ -25,7 +27,9 @@ struct header {
     struct write_line write;
     struct state_line state;
     struct counter_lines counters;
-    uint64_t reserved[112], metadata_len;
+    uint64_t reserved[48];
+    struct restart_lines restarts;
+    uint64_t metadata_len;
     uint8_t metadata[2040];
 } __attribute__((aligned(4096)));
 struct slot {
@@ -50,11 +54,13 @@ int main(void) {
     AT(identity, name); AT(identity, reserved);
     SIZE(claim_line); AT(claim_line, seq); AT(claim_line, pos); AT(claim_line, reserved);
     SIZE(write_line); AT(write_line, seq); AT(write_line, reserved);
-    SIZE(state_line); AT(state_line, ended); AT(state_line, generation); AT(state_line, upstream); AT(state_line, source); AT(state_line, reserved);
+    SIZE(state_line); AT(state_line, ended); AT(state_line, generation); AT(state_line, upstream); AT(state_line, source); AT(state_line, position); AT(state_line, reserved);
+    SIZE(restart_record); AT(restart_record, generation); AT(restart_record, first); AT(restart_record, lost); AT(restart_record, inexact);
+    SIZE(restart_lines); AT(restart_lines, record);
     SIZE(counter_lines); AT(counter_lines, count);
     SIZE(header);
     AT(header, identity); AT(header, claim); AT(header, write); AT(header, state); AT(header, counters);
-    AT(header, reserved); AT(header, metadata_len); AT(header, metadata);
+    AT(header, reserved); AT(header, restarts); AT(header, metadata_len); AT(header, metadata);
     SIZE(slot);
     AT(slot, stamp); AT(slot, pos); AT(slot, offset); AT(slot, lengths); AT(slot, tags); AT(slot, source_time);
     AT(slot, publish_time); AT(slot, bytes_before);

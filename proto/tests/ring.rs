@@ -443,6 +443,7 @@ impl Run {
         match reader.step().expect("not corrupt") {
             Step::Empty => assert_eq!(told, Told::Empty),
             Step::Gap(gap) => assert_eq!(Told::Gap(gap), told),
+            Step::Restarted(_) => panic!("nobody restarted"),
             Step::Ended => panic!("nobody ended it"),
             Step::Datagram(d) => {
                 assert_eq!(told, Told::Datagram { seq: d.seq });
@@ -711,6 +712,7 @@ fn threads_see_whole_datagrams_and_exact_gaps() {
                     let mut bytes = vec![0; MOST];
                     loop {
                         let gap = match reader.step().expect("not corrupt") {
+                            Step::Restarted(_) => panic!("nobody restarted"),
                             Step::Ended => break,
                             Step::Empty => {
                                 std::thread::yield_now();
@@ -824,6 +826,7 @@ fn losses_after_the_last_datagram_are_told_with_the_end() {
         match reader.step().unwrap() {
             Step::Gap(gap) => told.push((gap.first, gap.count, gap.cause)),
             Step::Datagram(_) => {}
+            Step::Restarted(_) => panic!("nobody restarted"),
             Step::Ended => break,
             Step::Empty => panic!("the stream has ended"),
         }

@@ -37,6 +37,28 @@ pub fn build() -> &'static PathBuf {
     })
 }
 
+/// `ringd` with crash points; builds it first if this process has not done so yet.
+///
+/// # Panics
+/// If it does not build.
+pub fn crashing() -> &'static PathBuf {
+    static CRASHING: OnceLock<PathBuf> = OnceLock::new();
+    CRASHING.get_or_init(|| {
+        let dir = build();
+        let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+        // As the others are built, so that nothing but what knows crash points is built twice.
+        cargo
+            .args(["build", "--workspace", "--features", "ringweir-broker/crash", "--bin", "ringd-crash", "--quiet"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        cargo.arg("--target-dir").arg(dir.parent().expect("a profile lies in a target directory"));
+        if dir.file_name().is_some_and(|n| n == "release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo").success(), "ringd-crash does not build");
+        dir.join("ringd-crash")
+    })
+}
+
 /// Path of one program.
 pub fn path(name: &str) -> PathBuf {
     build().join(name)

@@ -139,12 +139,15 @@ impl Books {
         self.words.tell(|| gap_words(gap));
     }
 
-    /// The account begins anew.
+    /// The broker was restarted: the account goes on, or begins anew with a fresh ring.
     pub(crate) fn restarted(&mut self, restart: Restart) {
-        let Restart { generation, first } = restart;
-        self.words.tell(|| format!("the broker was restarted: generation {generation}, from seq {first}"));
-        self.earlier = self.all();
-        self.window = Window::beginning(first);
+        self.words.tell(|| restart_words(&restart));
+        if restart.adopted {
+            self.window.upstream += restart.lost;
+        } else {
+            self.earlier = self.all();
+            self.window = Window::beginning(restart.first);
+        }
         if let Some(proof) = &mut self.proof {
             proof.restarted();
         }
@@ -290,6 +293,17 @@ impl std::fmt::Display for Proof {
     }
 }
 
+/// A restart with what it cost.
+fn restart_words(restart: &Restart) -> String {
+    let Restart { generation, first, adopted, lost, exact } = *restart;
+    let cost = match (adopted, exact) {
+        (false, _) => ", seqs begin anew".into(),
+        (true, true) => format!(", {lost} datagrams lost by it"),
+        (true, false) => format!(", at least {lost} datagrams lost by it"),
+    };
+    format!("the broker was restarted: generation {generation}, from seq {first}{cost}")
+}
+
 /// A loss with its count, place and cause.
 fn gap_words(gap: &Gap) -> String {
     let Gap { first, count, .. } = *gap;
@@ -371,5 +385,13 @@ mod tests {
         assert_eq!(gap_words(&gap), "lost 4005 datagrams [seq 100..4104] (64 KiB), reader was lapped");
         let gap = Gap { cause: Cause::Upstream { layer: Layer::Device, exact: false }, ..gap };
         assert_eq!(gap_words(&gap), "lost at least 4005 datagrams before seq 100, in the device");
+        let restart = Restart { generation: 2, first: 7, adopted: true, lost: 3, exact: true };
+        let said = "the broker was restarted: generation 2, from seq 7, ";
+        assert_eq!(restart_words(&restart), format!("{said}3 datagrams lost by it"));
+        assert_eq!(
+            restart_words(&Restart { exact: false, ..restart }),
+            format!("{said}at least 3 datagrams lost by it")
+        );
+        assert_eq!(restart_words(&Restart { adopted: false, ..restart }), format!("{said}seqs begin anew"));
     }
 }

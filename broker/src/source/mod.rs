@@ -81,6 +81,12 @@ pub trait Source: Send {
         Needs::default()
     }
 
+    /// How many numbers its consumer has accounted for, modulo 2^32, if the source has numbers that outlive a broker and that
+    /// nobody has begun anew: see [`Intake::positioned`].
+    fn position(&self) -> Option<u32> {
+        None
+    }
+
     /// One line on what was opened, for the start message ("rcvbuf 8 MiB, kernel timestamps").
     fn describe(&self) -> String {
         String::new()

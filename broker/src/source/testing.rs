@@ -83,6 +83,7 @@ impl Bench {
         let (mut all, mut lost_before) = (Vec::new(), Vec::new());
         loop {
             match self.reader.step().unwrap() {
+                Step::Restarted(_) => panic!("nobody restarted"),
                 Step::Empty | Step::Ended => break,
                 Step::Gap(gap) => match gap.cause {
                     Cause::Lapped => panic!("the test's ring is too small: {gap:?}"),

@@ -16,8 +16,8 @@ pub enum rw_code {
     RW_GAP = 2,
     /// Nothing new: wait with rw_wait(), or with rw_arm() and poll().
     RW_EMPTY = 3,
-    /// The broker was restarted and the reader is attached to the new generation. Its account begins anew; metadata and
-    /// geometry may have changed.
+    /// The broker was restarted; what follows is of the new generation. The rw_gap says from which seq on, whether the account
+    /// goes on or begins anew (adopted), and what the restart cost.
     RW_RESTARTED = 4,
     /// Nothing new, and there never will be: the stream has ended.
     RW_ENDED = 5,

@@ -23,7 +23,7 @@ use codes::rw_code;
 
 /// Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16 bits what was added
 /// since. Compare it with rw_abi_version() if the library may be another than the program was compiled with.
-pub const RW_ABI_VERSION: u32 = 3;
+pub const RW_ABI_VERSION: u32 = 4;
 
 /// RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are equal and the lower 16 not
 /// smaller than those of RW_ABI_VERSION.

@@ -47,6 +47,7 @@ impl rw_reader {
 enum Found {
     Code(rw_code),
     Gap(rw_gap),
+    Restarted(rw_gap),
 }
 
 impl Reading {
@@ -65,9 +66,12 @@ impl Reading {
                 },
                 Read::Gap(gap) => Found::Gap(gap.into()),
                 Read::Empty => Found::Code(rw_code::RW_EMPTY),
-                Read::Restarted(_) => {
-                    self.metadata = rw_pairs::of(self.reader.metadata());
-                    Found::Code(rw_code::RW_RESTARTED)
+                Read::Restarted(restart) => {
+                    // Those of a ring that goes on stay valid.
+                    if !restart.adopted {
+                        self.metadata = rw_pairs::of(self.reader.metadata());
+                    }
+                    Found::Restarted(restart.into())
                 }
                 Read::Ended(End::Stream) => Found::Code(rw_code::RW_ENDED),
                 Read::Ended(End::BrokerGone) => Found::Code(rw_code::RW_BROKER_GONE),
@@ -92,6 +96,11 @@ unsafe fn hand_out(found: Found, gap: *mut rw_gap) -> Result<rw_code, Fault> {
             // SAFETY: as the caller promises.
             unsafe { write(gap, "gap", told) }?;
             Ok(rw_code::RW_GAP)
+        }
+        Found::Restarted(told) => {
+            // SAFETY: as the caller promises.
+            unsafe { write(gap, "gap", told) }?;
+            Ok(rw_code::RW_RESTARTED)
         }
     }
 }
@@ -150,7 +159,7 @@ pub unsafe extern "C" fn rw_detach(reader: *mut rw_reader) -> c_int {
 ///
 /// RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
 /// done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
-/// RW_RESTARTED, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
+/// RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
 /// rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_next(reader: *mut rw_reader, datagram: *mut rw_datagram, gap: *mut rw_gap) -> c_int {

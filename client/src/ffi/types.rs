@@ -1,6 +1,6 @@
 //! What the calls fill in. Every struct ends with room to grow, which the library sets to zero.
 
-use crate::{Account, Cause, Gap, Layer};
+use crate::{Account, Cause, Gap, Layer, Restart};
 use std::ffi::c_ulonglong;
 
 /// Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to last are lost.
@@ -9,6 +9,8 @@ pub const RW_LAPPED: u32 = 1;
 pub const RW_UPSTREAM: u32 = 2;
 /// rw_gap.cause: the device behind the stream's source went away; what follows is from after its return.
 pub const RW_SOURCE_GONE: u32 = 3;
+/// rw_gap.cause: the broker was restarted.
+pub const RW_RESTART: u32 = 4;
 
 /// Where it was lost: the publisher lapped this reader.
 pub const RW_LAYER_READER: u32 = 0;
@@ -78,17 +80,34 @@ pub struct rw_gap {
     pub bytes: c_ulonglong,
     /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is none yet.
     pub time: c_ulonglong,
-    /// RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE.
+    /// RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE; with RW_RESTARTED always RW_RESTART.
     pub cause: u32,
     /// Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always _DEVICE.
     pub layer: u32,
     /// 1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count (always so for
     /// RW_SOURCE_GONE).
     pub exact: u32,
-    /// Zero.
-    pub reserved0: u32,
+    /// RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes go on; count is what the restart cost. 0 if
+    /// it made a fresh one: the account begins anew, metadata and geometry may have changed. Otherwise 0.
+    pub adopted: u32,
     /// Zero.
     pub reserved: [c_ulonglong; 2],
+}
+
+impl From<Restart> for rw_gap {
+    fn from(restart: Restart) -> Self {
+        Self {
+            first: restart.first,
+            last: restart.first,
+            count: restart.lost,
+            bytes: RW_UNKNOWN,
+            cause: RW_RESTART,
+            layer: RW_LAYER_BROKER,
+            exact: restart.exact.into(),
+            adopted: restart.adopted.into(),
+            ..Self::default()
+        }
+    }
 }
 
 impl From<Gap> for rw_gap {

@@ -8,6 +8,7 @@ use super::{End, Options, Read, Reader, Restart};
 use crate::Error;
 use crate::connect::Connection;
 use ringweir_proto::control::{AttachRequest, Attached, Mode, Reason, Reply, Request};
+use ringweir_proto::os::OsError;
 use ringweir_proto::os::object::{self, AttachedRing};
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::ring::{RingReader, Start};
@@ -21,10 +22,13 @@ pub(super) struct Link {
     pub wake: OwnedFd,
     pub doze: OwnedFd,
     pub generation: u64,
+    /// Device and inode of the ring.
+    pub ring: (u64, u64),
 }
 
 impl Link {
-    pub fn open(name: &str, options: &Options, start: Start) -> Result<(Self, RingReader, AttachedRing), Error> {
+    /// Gets a place from the broker; also the ring it serves.
+    fn ask(name: &str, options: &Options) -> Result<(Self, OwnedFd), Error> {
         let connection = Connection::open(name)?;
         let request = AttachRequest { label: options.label.clone(), mode: Mode::Lossy, parks: options.parks };
         let (reply, fds) = connection.ask(&Request::Attach(request), 4)?;
@@ -32,10 +36,17 @@ impl Link {
             return Err(connection.unexpected(&reply));
         };
         let [ring, page, wake, doze] = <[OwnedFd; 4]>::try_from(fds).expect("ask checked their number");
-        let seen = object::attach(&ring, options.prefault)?;
         let page = ReaderPage::attach(&page, block_offset)?;
+        let stat = rustix::fs::fstat(&ring).map_err(OsError::at("fstat ring"))?;
+        let which = (stat.st_dev, stat.st_ino);
+        Ok((Self { connection, page, wake, doze, generation, ring: which }, ring))
+    }
+
+    pub fn open(name: &str, options: &Options, start: Start) -> Result<(Self, RingReader, AttachedRing), Error> {
+        let (link, ring) = Self::ask(name, options)?;
+        let seen = object::attach(&ring, options.prefault)?;
         let reader = RingReader::new(seen.memory.clone(), start, options.resume);
-        Ok((Self { connection, page, wake, doze, generation }, reader, seen))
+        Ok((link, reader, seen))
     }
 }
 
@@ -48,7 +59,7 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    const LEAST: Duration = Duration::from_millis(20);
+    pub const LEAST: Duration = Duration::from_millis(20);
     const MOST: Duration = Duration::from_secs(1);
     const REFUSED_MOST: u32 = 10;
 
@@ -71,22 +82,20 @@ impl Reader {
         if !self.retry.remaining().is_zero() {
             return Ok(Read::Empty);
         }
-        match Link::open(&self.name, &self.options, Start::Oldest) {
-            Ok((link, ring, seen)) => {
-                self.link = link;
-                self.ring = ring;
+        match Link::ask(&self.name, &self.options) {
+            Ok((link, _same)) if link.ring == self.link.ring => {
+                self.tie(link)?;
+                Ok(Read::Empty)
+            }
+            Ok((link, ring)) => {
+                let seen = object::attach(&ring, self.options.prefault)?;
+                self.ring = RingReader::new(seen.memory.clone(), Start::Oldest, self.options.resume);
                 self.identity = seen.identity;
                 self.metadata = seen.metadata;
                 self.sample_from = 0;
-                self.broker_gone = false;
-                self.retry = Retry::default();
-                self.retry_timer = None;
-                // Whoever polls keeps the same fd: it only watches other ones now.
-                if let Some(poll_fd) = &self.poll_fd {
-                    watch(poll_fd, &self.link)?;
-                }
-                self.report();
-                Ok(Read::Restarted(Restart { generation: self.link.generation, first: self.ring.read_cursor() }))
+                self.tie(link)?;
+                let (generation, first) = (self.ring.generation(), self.ring.read_cursor());
+                Ok(Read::Restarted(Restart { generation, first, adopted: false, lost: 0, exact: false }))
             }
             Err(
                 Error::StreamNotFound { .. } | Error::NotRunning { .. } | Error::HungUp { .. } | Error::NoAnswer { .. },
@@ -103,6 +112,31 @@ impl Reader {
                 Ok(Read::Empty)
             }
             Err(e) => Err(e),
+        }
+    }
+
+    /// Leaves the broker that died for the next one.
+    fn tie(&mut self, link: Link) -> Result<(), Error> {
+        self.link = link;
+        self.report();
+        self.broker_gone = false;
+        self.retry = Retry::default();
+        self.retry_timer = None;
+        // Whoever polls keeps the same fd: it only watches other ones now.
+        self.poll_fd.as_ref().map_or(Ok(()), |poll_fd| watch(poll_fd, &self.link))
+    }
+
+    /// The same for a reader that has still to read, so long as its own ring is the one that is served: another one, and
+    /// whatever else there is to say, waits until everything is read.
+    #[cold]
+    pub(super) fn attach_meanwhile(&mut self) {
+        if !self.broker_gone || !self.options.reattach || !self.retry.remaining().is_zero() {
+            return;
+        }
+        match Link::ask(&self.name, &self.options) {
+            // One that cannot be watched says so when it is waited for.
+            Ok((link, _same)) if link.ring == self.link.ring => drop(self.tie(link)),
+            _ => self.retry.failed(),
         }
     }
 }

@@ -17,7 +17,7 @@ use link::{Link, Retry};
 use ringweir_proto::layout::{DetachedBy, Geometry, Identity};
 #[cfg(feature = "ffi")]
 use ringweir_proto::ring::Torn;
-use ringweir_proto::ring::{Account, Gap, RingReader, Step};
+use ringweir_proto::ring::{Account, Gap, Restarted, RingReader, Step};
 use ringweir_proto::sync::Ordering;
 use std::os::fd::OwnedFd;
 
@@ -28,7 +28,7 @@ pub enum Read<'r> {
     Datagram(Datagram<'r>),
     /// Datagrams this reader will never see.
     Gap(Gap),
-    /// The broker was restarted; this reader is attached to the new generation. Its account begins anew.
+    /// The broker was restarted; what follows is of the new generation.
     Restarted(Restart),
     /// Nothing new.
     Empty,
@@ -43,6 +43,21 @@ pub struct Restart {
     pub generation: u64,
     /// Seq this reader begins at in it.
     pub first: u64,
+    /// The new broker took over the ring: seqs, books and sizes go on, and everything before `first` has been told. Otherwise
+    /// it made a fresh one: seqs and books begin anew, sizes and metadata may be others.
+    pub adopted: bool,
+    /// Datagrams without a seq that the restart cost: taken from the source, or counted as lost, and never told by the broker
+    /// that died.
+    pub lost: u64,
+    /// False: at least `lost`; always so for a fresh ring.
+    pub exact: bool,
+}
+
+impl From<Restarted> for Restart {
+    fn from(restarted: Restarted) -> Self {
+        let Restarted { generation, first, lost, exact } = restarted;
+        Self { generation, first, adopted: true, lost, exact }
+    }
 }
 
 /// How a stream ended.
@@ -113,6 +128,13 @@ impl Reader {
                 self.report();
                 Ok(Read::Gap(gap))
             }
+            Step::Restarted(restarted) => {
+                // The record may be here before the hang-up is noticed.
+                self.broker_gone |= self.link.generation < restarted.generation;
+                self.attach_meanwhile();
+                self.report();
+                Ok(Read::Restarted(restarted.into()))
+            }
             Step::Ended => Ok(Read::Ended(End::Stream)),
             Step::Empty if self.broker_gone => self.after_broker(),
             _ => {
@@ -147,9 +169,9 @@ impl Reader {
         self.ring.memory().geometry()
     }
 
-    /// Generation it is attached to.
+    /// Generation it reads.
     pub fn generation(&self) -> u64 {
-        self.link.generation
+        self.ring.generation()
     }
 
     /// Key/value metadata of the stream.
@@ -167,7 +189,7 @@ impl Reader {
         publish_time.wrapping_add(self.identity.realtime_offset_ns)
     }
 
-    /// The books of this generation: `start + delivered + lost = read cursor`.
+    /// The books since this reader began in this ring ([`Restart::adopted`]): `start + delivered + lost = read cursor`.
     pub fn account(&self) -> &Account {
         self.ring.account()
     }

@@ -15,6 +15,8 @@ impl Reader {
     pub(super) fn sample_latency(&mut self, published: u64) {
         self.sample_from = published.saturating_add(SAMPLE_EVERY_NS);
         self.link.page.latency().count(clock::monotonic_ns().saturating_sub(published));
+        // One that always has something to read would not come to it elsewhere.
+        self.attach_meanwhile();
     }
 
     /// What changes with every datagram. Relaxed: figures for people, each a word.

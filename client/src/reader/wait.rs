@@ -4,7 +4,7 @@
 //! sleeps uses no processor time. A signal ends a sleep, a broker that hangs up does too.
 
 use super::Reader;
-use super::link::Link;
+use super::link::{Link, Retry};
 use crate::Error;
 use ringweir_proto::os::{OsError, event};
 use ringweir_proto::sync::Ordering;
@@ -36,12 +36,19 @@ impl Reader {
         let over = |limit: Duration| began.elapsed() >= limit;
         let limit = timeout.unwrap_or(Duration::MAX);
         if self.broker_gone {
-            // Not std's sleep: a signal must end it.
-            return Ok(match rustix::thread::nanosleep(&event::timespec(self.retry.remaining().min(limit))) {
-                NanosleepRelativeResult::Interrupted(_) => Waited::Interrupted,
-                _ if self.retry.remaining().is_zero() => Waited::Woken,
-                _ => Waited::TimedOut,
-            });
+            // The next broker may publish before this reader is attached to it.
+            while !self.has_news() && !self.retry.remaining().is_zero() {
+                let left = limit.saturating_sub(began.elapsed());
+                if left.is_zero() {
+                    return Ok(Waited::TimedOut);
+                }
+                // Not std's sleep: a signal must end it.
+                let pause = event::timespec(self.retry.remaining().min(left).min(Retry::LEAST));
+                if let NanosleepRelativeResult::Interrupted(_) = rustix::thread::nanosleep(&pause) {
+                    return Ok(Waited::Interrupted);
+                }
+            }
+            return Ok(Waited::Woken);
         }
         let spin = if self.options.parks { self.options.spin.min(limit) } else { limit };
         let mut rounds = 0u32;
@@ -73,6 +80,7 @@ impl Reader {
         let memory = self.ring.memory();
         self.link.page.block().detached_by.load(Ordering::Relaxed) != 0
             || memory.write_cursor() != self.ring.write_cursor_seen()
+            || memory.generation() != self.ring.generation()
             || memory.has_ended()
             || memory.source_word() != self.ring.source_seen()
             || self.ring.read_cursor() != self.ring.write_cursor_seen()

@@ -6,7 +6,7 @@
 use super::object::ObjectError;
 use super::{OsError, lock, sealed};
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::shm;
 use std::fmt;
@@ -96,6 +96,39 @@ impl Backing {
                 Self::named(object_name, bytes, huge, declined)
             }
         }
+    }
+
+    /// The named object that is there already, if it is ours to write: of this user, a regular file of exactly `bytes`
+    /// bytes that nobody else holds.
+    pub(super) fn adopt(object_name: &str, bytes: u64) -> Result<Self, String> {
+        let path = format!("/dev/shm{object_name}");
+        // Anybody may put anything of that name into /dev/shm: a link, a FIFO, a file of his own.
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| e.to_string())?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| e.to_string())?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(format!("it belongs to uid {}", stat.st_uid));
+        }
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_mode & 0o077 != 0 {
+            return Err("it is no private file".into());
+        }
+        if u64::try_from(stat.st_size) != Ok(bytes) {
+            return Err(format!("it has {} bytes, and this stream takes {bytes}", stat.st_size));
+        }
+        if !lock::hold_object(&fd, Path::new(&path)).map_err(|e| e.to_string())? {
+            return Err("somebody holds its lock".into());
+        }
+        // Whoever could write it may have made holes in it, and a hole without room would be SIGBUS in flight.
+        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(|e| e.to_string())?;
+        let flags = shm::OFlags::RDONLY;
+        let read_only = shm::open(object_name, flags, shm::Mode::empty()).map_err(|e| e.to_string())?;
+        let map = MmapOptions::new().len(bytes as usize).populate().map_raw(&fd).map_err(|e| e.to_string())?;
+        let locked = lock_pages(&map);
+        let pages = match huge_bytes(&map) {
+            0 => Pages::Small,
+            huge => Pages::Transparent(huge),
+        };
+        Ok(Self { map, read_only, pages, declined: Vec::new(), locked, name: Some(Named(object_name.into())) })
     }
 
     fn named(object_name: &str, bytes: u64, huge: bool, mut declined: Vec<String>) -> Result<Self, ObjectError> {

@@ -15,6 +15,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -96,6 +97,24 @@ impl RingObject {
         Ok(Self { memory: Arc::new(memory), read_only, pages, declined, locked, _name: name })
     }
 
+    /// Takes over the ring that a broker left which died, if it is the one that `spec` describes: same name, sizes,
+    /// metadata, owner, layout and boot. Its generation is its own; that of `spec` is not looked at. The ring is not
+    /// written here: [`crate::ring::Publisher::adopt`] does the rest, and whoever gives it up then removes it by dropping this.
+    ///
+    /// # Errors
+    /// Why it is not; `None`: there is none.
+    pub fn adopt(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, Option<String>> {
+        if spec.memory == Memory::Memfd || !Path::new(&format!("/dev/shm{object_name}")).exists() {
+            return Err(None);
+        }
+        let backing = Backing::adopt(object_name, spec.geometry.footprint()).map_err(Some)?;
+        if let Err(why) = describes(&backing.map, spec) {
+            return Err(Some(why));
+        }
+        let Backing { map, read_only, pages, declined, locked, name } = backing;
+        Ok(Self { memory: Arc::new(over(map, spec.geometry)), read_only, pages, declined, locked, _name: name })
+    }
+
     /// The ring in it.
     pub fn memory(&self) -> &Arc<RingMemory> {
         &self.memory
@@ -119,6 +138,24 @@ impl RingObject {
     /// Whether its pages are locked in memory.
     pub fn locked(&self) -> Result<(), rustix::io::Errno> {
         self.locked
+    }
+}
+
+/// Whether the header in `map` is that of the ring of `spec`; else what is not.
+fn describes(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), String> {
+    // SAFETY: at least a page is mapped, of the size the caller has checked; identity is plain integers, valid for any bits.
+    let identity = unsafe { map.as_ptr().cast::<Identity>().read() };
+    let geometry = identity.validate(map.len() as u64).map_err(|e| e.to_string())?;
+    let differs = [
+        ("geometry", geometry != spec.geometry),
+        ("stream name", identity.name() != spec.name),
+        ("owner", identity.owner_uid != rustix::process::geteuid().as_raw()),
+        ("boot", identity.boot_id != clock::boot_id()),
+        ("metadata", read_metadata(map) != spec.metadata),
+    ];
+    match differs.iter().find(|(_, differs)| *differs) {
+        Some((what, _)) => Err(format!("it has another {what}")),
+        None => Ok(()),
     }
 }
 
@@ -174,6 +211,7 @@ fn over(map: MmapRaw, geometry: Geometry) -> RingMemory {
         write: at(offset_of!(Header, write)).cast(),
         state: at(offset_of!(Header, state)).cast(),
         counters: at(offset_of!(Header, counters)).cast(),
+        restarts: at(offset_of!(Header, restarts)).cast(),
         slots,
         payload,
     };

@@ -4,7 +4,7 @@
 //! cast from bytes.
 
 use super::memory::{Parts, RingMemory};
-use crate::layout::{ClaimLine, CounterLines, Geometry, Slot, StateLine, WriteLine};
+use crate::layout::{ClaimLine, CounterLines, Geometry, RestartLines, RestartRecord, Slot, StateLine, WriteLine};
 use crate::sync::AtomicU64;
 use std::ptr::NonNull;
 
@@ -14,6 +14,7 @@ struct Boxes {
     write: *mut WriteLine,
     state: *mut StateLine,
     counters: *mut CounterLines,
+    restarts: *mut RestartLines,
     slots: *mut [Slot],
     payload: *mut [AtomicU64],
 }
@@ -33,6 +34,7 @@ impl Drop for Boxes {
         free(self.write);
         free(self.state);
         free(self.counters);
+        free(self.restarts);
         free(self.slots);
         free(self.payload);
     }
@@ -55,6 +57,10 @@ fn slot() -> Slot {
     }
 }
 
+fn restart() -> RestartRecord {
+    RestartRecord { generation: zero(), first: zero(), lost: zero(), inexact: zero() }
+}
+
 impl RingMemory {
     /// A fresh, empty ring of this geometry on the heap.
     pub fn on_heap(geometry: Geometry) -> Self {
@@ -66,9 +72,11 @@ impl RingMemory {
                 generation: AtomicU64::new(1),
                 upstream: zero(),
                 source: zero(),
-                reserved: [0; 12],
+                position: zero(),
+                reserved: [0; 11],
             })),
             counters: Box::into_raw(Box::new(CounterLines { count: std::array::from_fn(|_| zero()) })),
+            restarts: Box::into_raw(Box::new(RestartLines { record: std::array::from_fn(|_| restart()) })),
             slots: Box::into_raw((0..geometry.depth()).map(|_| slot()).collect()),
             payload: Box::into_raw((0..geometry.capacity() / 8).map(|_| zero()).collect()),
         };
@@ -80,6 +88,7 @@ impl RingMemory {
             write: pointer(boxes.write),
             state: pointer(boxes.state),
             counters: pointer(boxes.counters),
+            restarts: pointer(boxes.restarts),
             slots: pointer(boxes.slots),
             payload: pointer(boxes.payload),
         };

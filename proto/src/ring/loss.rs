@@ -68,6 +68,20 @@ pub struct Gap {
     pub cause: Cause,
 }
 
+/// A new broker took over the ring of one that died. Everything before `first` was told before this, and nothing from `first` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restarted {
+    /// The life of the ring that begins.
+    pub generation: u64,
+    /// Its first seq.
+    pub first: u64,
+    /// Datagrams without a seq that the restart cost: taken from the source, or counted as lost, by the broker that died,
+    /// and never told.
+    pub lost: u64,
+    /// False: at least `lost`.
+    pub exact: bool,
+}
+
 /// A reader's books. `start + delivered + lost = read cursor` at all times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
@@ -85,6 +99,10 @@ pub struct Account {
     pub gaps: u64,
     /// Losses before the ring it was told of.
     pub upstream_lost: u64,
+    /// Restarts it was told of.
+    pub restarts: u64,
+    /// What they cost, at least.
+    pub restart_lost: u64,
     /// Largest lag seen, in datagrams.
     pub lag_max: u64,
     /// The last lap.

@@ -5,7 +5,9 @@
 //! process may be writing.
 
 use super::copy;
-use crate::layout::{ClaimLine, CounterLines, Geometry, Slot, StateLine, WriteLine};
+use crate::layout::{
+    ClaimLine, CounterLines, Geometry, RESTARTS, RestartLines, RestartRecord, Slot, StateLine, WriteLine,
+};
 use crate::seq::Claimed;
 use crate::sync::{AtomicU64, Ordering, Site, fence};
 use std::any::Any;
@@ -18,6 +20,7 @@ pub struct RingMemory {
     write: NonNull<WriteLine>,
     state: NonNull<StateLine>,
     counters: NonNull<CounterLines>,
+    restarts: NonNull<RestartLines>,
     slots: NonNull<[Slot]>,
     payload: NonNull<[AtomicU64]>,
     // Invariant: dropping it is what unmaps or frees all of the above; nothing else may.
@@ -36,6 +39,7 @@ pub(crate) struct Parts {
     pub write: NonNull<WriteLine>,
     pub state: NonNull<StateLine>,
     pub counters: NonNull<CounterLines>,
+    pub restarts: NonNull<RestartLines>,
     pub slots: NonNull<[Slot]>,
     pub payload: NonNull<[AtomicU64]>,
 }
@@ -54,8 +58,8 @@ impl RingMemory {
     /// Every pointer in `parts` is aligned and valid for reads (for writes too, if a [`super::Publisher`] is made of it)
     /// for as long as `backing` lives; `slots` has `geometry.depth()` entries and `payload` `geometry.capacity() / 8`.
     pub(crate) unsafe fn from_parts(geometry: Geometry, parts: Parts, backing: Box<dyn Any + Send + Sync>) -> Self {
-        let Parts { claim, write, state, counters, slots, payload } = parts;
-        Self { geometry, claim, write, state, counters, slots, payload, _backing: backing }
+        let Parts { claim, write, state, counters, restarts, slots, payload } = parts;
+        Self { geometry, claim, write, state, counters, restarts, slots, payload, _backing: backing }
     }
 
     /// Sizes, as validated.
@@ -86,6 +90,13 @@ impl RingMemory {
     pub(crate) fn counters(&self) -> &CounterLines {
         // SAFETY: valid and aligned while the backing lives (from_parts).
         unsafe { self.counters.as_ref() }
+    }
+
+    /// Where the record of the restart that began `generation` is, if it is there at all.
+    pub(super) fn restart(&self, generation: u64) -> &RestartRecord {
+        // SAFETY: valid and aligned while the backing lives (from_parts).
+        let lines = unsafe { self.restarts.as_ref() };
+        &lines.record[(generation % RESTARTS as u64) as usize]
     }
 
     /// The slot of `seq`.
@@ -145,6 +156,12 @@ impl RingMemory {
     /// [`StateLine::source`]: whether the device behind the source is there.
     pub fn source_word(&self) -> u64 {
         self.state_line().source.load(Ordering::Relaxed)
+    }
+
+    /// [`StateLine::position`], if it is known.
+    pub(super) fn position(&self) -> Option<u32> {
+        let word = self.state_line().position.load(Ordering::Relaxed);
+        (word >> 63 != 0).then_some(word as u32)
     }
 
     /// A counter of the pump, for statistics.

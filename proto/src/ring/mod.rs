@@ -5,7 +5,9 @@
 //! ([`crate::os::object`]) or the heap ([`RingMemory::on_heap`]), it does not know, so loom, tests and production run
 //! the same lines.
 
+mod adopt;
 mod copy;
+pub mod crash;
 mod heap;
 mod loss;
 mod memory;
@@ -13,7 +15,8 @@ mod publish;
 mod read;
 mod wake;
 
-pub use loss::{Account, Cause, Gap, Layer};
+pub use adopt::Unfit;
+pub use loss::{Account, Cause, Gap, Layer, Restarted};
 #[cfg(not(ringweir_loom))]
 pub(crate) use memory::Parts;
 pub use memory::{Looked, RingMemory};

@@ -6,6 +6,7 @@
 //!
 //! [`flush`]: Publisher::flush
 
+use super::crash::{self, Point};
 use super::loss::Layer;
 use super::memory::RingMemory;
 use crate::layout::{align8, flags};
@@ -38,29 +39,31 @@ pub struct Meta {
 
 /// The writing end of a ring.
 pub struct Publisher {
-    memory: Arc<RingMemory>,
+    pub(super) memory: Arc<RingMemory>,
     /// Of its geometry.
-    capacity: u64,
+    pub(super) capacity: u64,
     /// Of its geometry.
-    max_span: u64,
+    pub(super) max_span: u64,
     /// Seq of the next commit. Invariant: `flushed <= next <= claim_seq` whenever a slot is written.
-    next: u64,
-    flushed: u64,
+    pub(super) next: u64,
+    pub(super) flushed: u64,
     /// Where the current span begins, virtual and as offset into the payload. Invariant: `span_offset + span_len <= capacity`.
-    span_pos: u64,
-    span_offset: u64,
-    span_len: u64,
+    pub(super) span_pos: u64,
+    pub(super) span_offset: u64,
+    pub(super) span_len: u64,
     /// Bytes of the span that commits have used up, a multiple of 8.
-    used: u64,
+    pub(super) used: u64,
     /// Mirror of the claim line. Invariant: never behind what is being written.
-    claim_seq: u64,
-    claim_pos: u64,
-    bytes: u64,
+    pub(super) claim_seq: u64,
+    pub(super) claim_pos: u64,
+    pub(super) bytes: u64,
     /// Losses before the ring, modulo 2^32, and the flags that describe the last of them.
-    upstream: u32,
-    upstream_flags: u16,
+    pub(super) upstream: u32,
+    pub(super) upstream_flags: u16,
     /// As in [`crate::layout::StateLine::source`].
-    source: u64,
+    pub(super) source: u64,
+    /// What restarts cost before this publisher, modulo 2^32.
+    pub(super) restart_lost: u32,
 }
 
 /// Ring memory that may be filled until the next commit past it: private to the publisher, contiguous, 8-aligned.
@@ -88,6 +91,7 @@ impl Publisher {
             upstream: 0,
             upstream_flags: 0,
             source: 0,
+            restart_lost: 0,
         }
     }
 
@@ -149,10 +153,12 @@ impl Publisher {
         }
         let line = self.memory.claim_line();
         line.seq.store(self.claim_seq, Ordering::Relaxed);
+        crash::at(Point::K1);
         line.pos.store(self.claim_pos, Ordering::Relaxed);
         // P2: all stores to slots and payload that follow are ordered after the claim; partner: the reader's
         // ValidateFence between its loads of them and its re-check of the claim.
         fence(Site::ClaimFence, Ordering::Release);
+        crash::at(Point::K2);
     }
 
     /// Commits `len` bytes at `offset` of the current claim as the next datagram. Readers see it after [`Self::flush`].
@@ -177,10 +183,12 @@ impl Publisher {
         let cut = if u64::from(meta.original_len) > len64 { flags::TRUNCATED } else { 0 };
         let original = if cut == 0 { len64 } else { u64::from(meta.original_len) };
         let tags = u64::from(meta.channel) | u64::from(cut) << 16 | self.upstream_tags();
+        crash::at(Point::K4);
         let slot = self.memory.slot(seq);
         slot.stamp.store(seq + 1, Ordering::Relaxed);
         slot.pos.store(self.span_pos + offset, Ordering::Relaxed);
         slot.offset.store(self.span_offset + offset, Ordering::Relaxed);
+        crash::at(Point::K5);
         slot.lengths.store(len64 | original << 32, Ordering::Relaxed);
         slot.tags.store(tags, Ordering::Relaxed);
         slot.source_time.store(meta.source_time, Ordering::Relaxed);
@@ -194,6 +202,7 @@ impl Publisher {
         self.used = offset + align8(len64);
         self.bytes += len64;
         self.next = seq + 1;
+        crash::at(Point::K6);
     }
 
     /// Shows all commits so far to readers. Does not wake anybody: that is the [`super::WakeGate`]'s decision.
@@ -201,9 +210,11 @@ impl Publisher {
     pub fn flush(&mut self) {
         // P1: slots and payload written before this are visible to whoever loads the cursor with Acquire (CommitLoad).
         self.memory.write_line().seq.store(self.next, ordering(Site::CommitStore, Ordering::Release));
+        crash::at(Point::K7);
         self.flushed = self.next;
         self.set(PumpCounter::Published, self.next);
         self.set(PumpCounter::PublishedBytes, self.bytes);
+        crash::at(Point::K8);
     }
 
     /// One datagram, copied in and flushed.
@@ -226,6 +237,16 @@ impl Publisher {
         self.upstream_flags &= !(flags::LAYER_MASK << flags::LAYER_SHIFT);
         self.upstream_flags |= (layer as u16) << flags::LAYER_SHIFT | unknown;
         self.add(layer.counter(), count);
+        crash::at(Point::K10);
+    }
+
+    /// Notes how many numbers the source's own consumer has accounted for, modulo 2^32, everything up to now committed or
+    /// told as lost: so that who adopts this ring knows exactly what was taken and never published. `None`: it cannot be
+    /// known any more.
+    pub fn set_position(&mut self, position: Option<u32>) {
+        let told = (self.next as u32).wrapping_add(self.upstream).wrapping_add(self.restart_lost);
+        let word = position.map_or(0, |position| 1 << 63 | u64::from(position.wrapping_sub(told)));
+        self.memory.state_line().position.store(word, Ordering::Relaxed);
     }
 
     /// The device behind the source is gone: readers are told where in the stream, as soon as they have read up to there.
@@ -297,7 +318,15 @@ impl Claim<'_> {
     pub fn write(&mut self, at: usize, bytes: &[u8]) {
         let end = at.checked_add(bytes.len());
         assert!(end.is_some_and(|end| end as u64 <= self.publisher.span_len), "write outside its claim");
-        self.publisher.memory.payload().copy_in(self.publisher.span_offset as usize + at, bytes);
+        let (payload, to) = (self.publisher.memory.payload(), self.publisher.span_offset as usize + at);
+        if crash::SEAM {
+            let (first, second) = bytes.split_at((bytes.len() / 2) & !7);
+            payload.copy_in(to, first);
+            crash::at(Point::K3);
+            payload.copy_in(to + first.len(), second);
+        } else {
+            payload.copy_in(to, bytes);
+        }
     }
 
     /// The claimed memory itself, for `read(2)` and friends: the one copy in.
@@ -311,6 +340,9 @@ impl Claim<'_> {
         let start = self.publisher.memory.payload().at(self.publisher.span_offset as usize, len);
         // SAFETY: `at` checked the range; the publisher is the only writer and `self` borrows it exclusively; the
         // memory was zeroed at creation, so it is initialised.
-        unsafe { std::slice::from_raw_parts_mut(start, len) }
+        let bytes = unsafe { std::slice::from_raw_parts_mut(start, len) };
+        #[cfg(feature = "crash")]
+        crash::at_after(Point::K3, || bytes[..len.div_ceil(2)].fill(0xa5));
+        bytes
     }
 }

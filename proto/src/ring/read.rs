@@ -5,9 +5,9 @@
 
 #[cfg(not(ringweir_loom))]
 use super::copy::prefetch;
-use super::loss::{Account, Cause, Gap, Layer};
+use super::loss::{Account, Cause, Gap, Layer, Restarted};
 use super::memory::RingMemory;
-use crate::layout::{Slot, flags};
+use crate::layout::{RESTARTS, Slot, flags};
 use crate::sync::{Ordering, Site, fence, ordering, weakened};
 use std::sync::Arc;
 
@@ -75,6 +75,8 @@ pub enum Step {
     Datagram(Descriptor),
     /// Something was lost.
     Gap(Gap),
+    /// A new broker adopted the ring; this reader has been told of everything before.
+    Restarted(Restarted),
     /// Nothing new.
     Empty,
     /// Nothing new, and there never will be.
@@ -127,14 +129,28 @@ struct Upstream {
     flags: u16,
 }
 
+/// A restart as the ring records it: sums over all restarts up to it.
+struct Record {
+    generation: u64,
+    first: u64,
+    lost: u64,
+    inexact: u64,
+}
+
 /// The reading end of a ring.
 pub struct RingReader {
     memory: Arc<RingMemory>,
     resume: Resume,
     /// Next seq to read.
     seq: u64,
-    /// The write cursor as last loaded. Invariant: `seq <= cached`.
+    /// The write cursor as last loaded, or where `generation` ended if that is less. Invariant: `seq <= cached`.
     cached: u64,
+    /// Whether `generation` has ended, as far as was seen when `cached` was loaded.
+    outlived: bool,
+    /// Life of the ring it is in, and the sums of the restarts up to it.
+    generation: u64,
+    restart_lost: u64,
+    restart_inexact: u64,
     /// `bytes_before` of `seq`, if known.
     bytes: Option<u64>,
     upstream: Option<u32>,
@@ -154,10 +170,14 @@ impl RingReader {
     /// A reader of `memory`.
     pub fn new(memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
         let mut reader = Self {
+            generation: memory.generation(),
             memory,
             resume,
             seq: 0,
             cached: 0,
+            outlived: false,
+            restart_lost: 0,
+            restart_inexact: 0,
             bytes: None,
             upstream: None,
             gone: None,
@@ -173,14 +193,16 @@ impl RingReader {
             Start::Oldest => reader.oldest(),
             Start::Seq(seq) => seq.min(reader.cached),
         };
+        let latest = at == reader.cached;
         reader.seq = at;
         reader.account.start = at;
+        reader.find_generation();
         // A reader that begins at seq 0 knows where it stands in bytes and what was lost before: nothing.
         if at == 0 {
             reader.bytes = Some(0);
             reader.upstream = Some(0);
             reader.gone = Some(0);
-        } else if at == reader.cached {
+        } else if latest {
             // Losses noted on the last datagram happened before it attached.
             reader.upstream = reader.describe(at - 1).map(|d| d.upstream);
             // It went away before that, too, unless it is away now, which is told.
@@ -215,7 +237,12 @@ impl RingReader {
         self.source_seen
     }
 
-    /// The write cursor as this reader last saw it.
+    /// Life of the ring this reader is in.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The write cursor as this reader last saw it, or the end of its generation if that came before.
     pub fn write_cursor_seen(&self) -> u64 {
         self.cached
     }
@@ -224,6 +251,90 @@ impl RingReader {
     fn refresh(&mut self) {
         // P1: everything committed below this cursor is visible; partner: the publisher's CommitStore.
         self.cached = self.memory.write_line().seq.load(ordering(Site::CommitLoad, Ordering::Acquire));
+        self.outlived = self.newest_generation() != self.generation;
+        if self.outlived {
+            self.stop_at_boundary();
+        }
+    }
+
+    #[inline(always)]
+    fn newest_generation(&self) -> u64 {
+        // P12: whoever sees a generation sees its record; partner: the adopter's RestartStore. Behind the load of the cursor,
+        // so that no datagram is seen before its generation.
+        self.memory.state_line().generation.load(ordering(Site::RestartLoad, Ordering::Acquire))
+    }
+
+    /// I9: nothing beyond the end of this reader's generation before that was told.
+    #[cold]
+    fn stop_at_boundary(&mut self) {
+        if !weakened(Site::BoundaryIgnored) {
+            // Without a record the ring is damaged, which the next step says.
+            self.cached = self.cached.min(self.next_life().map_or(self.seq, |record| record.first));
+        }
+    }
+
+    /// How the generation after this reader's began, in sums; after more restarts than are remembered, the oldest that is.
+    fn next_life(&self) -> Option<Record> {
+        loop {
+            let newest = self.newest_generation();
+            // One record more may just be being overwritten by who adopts the ring again.
+            let generation = (self.generation + 1).max((newest + 2).saturating_sub(RESTARTS as u64));
+            let record = self.memory.restart(generation);
+            let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
+            let own = load(&record.generation) == generation;
+            let (first, lost, inexact) = (load(&record.first), load(&record.lost), load(&record.inexact));
+            // As P2: had an adopter begun to overwrite this record, the generation it follows would be seen.
+            fence(Site::ValidateFence, Ordering::Acquire);
+            if self.newest_generation() == newest {
+                return own.then_some(Record { generation, first, lost, inexact });
+            }
+        }
+    }
+
+    /// In which life `seq`, where this reader begins, is or will be published.
+    fn find_generation(&mut self) {
+        let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
+        let newest = self.generation;
+        for generation in (1..=newest).rev().take(RESTARTS - 1) {
+            let record = self.memory.restart(generation);
+            self.generation = generation;
+            if load(&record.generation) != generation {
+                // The ring was made in this one.
+                (self.restart_lost, self.restart_inexact) = (0, 0);
+                break;
+            }
+            (self.restart_lost, self.restart_inexact) = (load(&record.lost), load(&record.inexact));
+            if load(&record.first) <= self.seq {
+                break;
+            }
+        }
+        self.outlived |= self.generation != newest;
+        if self.outlived {
+            self.stop_at_boundary();
+        }
+    }
+
+    /// The restart that this reader has come to, if it has.
+    #[cold]
+    fn restarted(&mut self) -> Result<Option<Restarted>, Corrupt> {
+        let corrupt = |what| Err(Corrupt { seq: self.seq, what });
+        let Some(Record { generation, first, lost, inexact }) = self.next_life() else {
+            return corrupt("a restart without a record");
+        };
+        if first > self.seq {
+            return Ok(None);
+        }
+        if first < self.seq || lost < self.restart_lost {
+            return corrupt("a restart that contradicts those before it");
+        }
+        let (lost_now, exact) = (lost - self.restart_lost, inexact == self.restart_inexact);
+        let told = Restarted { generation, first, lost: lost_now, exact };
+        if !weakened(Site::RestartTwice) {
+            (self.generation, self.restart_lost, self.restart_inexact) = (generation, lost, inexact);
+        }
+        self.account.restarts += 1;
+        self.account.restart_lost += told.lost;
+        Ok(Some(told))
     }
 
     /// The datagram handed out last.
@@ -298,11 +409,14 @@ impl RingReader {
                 let gone = times_gone(self.source_seen.div_ceil(2));
                 // P4: partner: the publisher's EndStore; a cursor loaded after the mark is the last one.
                 let ended = state.ended.load(ordering(Site::EndLoad, Ordering::Acquire)) != 0;
-                if !ended && self.gone == Some(gone) {
+                if !ended && self.gone == Some(gone) && !self.outlived {
                     return Ok(Step::Empty);
                 }
                 self.refresh();
                 if self.seq == self.cached {
+                    if self.outlived {
+                        return Ok(self.restarted()?.map_or(Step::Empty, Step::Restarted));
+                    }
                     if let Some(gap) = self.gone_gap(gone, self.seq, 0) {
                         return Ok(Step::Gap(gap));
                     }

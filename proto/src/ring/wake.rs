@@ -5,6 +5,7 @@
 //! publisher commits, fences, and looks at one word that only the broker writes. So no reader can hide another's sleep,
 //! none can make the publisher do work, and the look costs the same for 1 reader and for 1024 (G4, G5). See I5 and P3.
 
+use super::crash::{self, Point};
 use crate::sync::{AtomicU64, Ordering, Site, fence, weakened};
 
 /// Nobody sleeps.
@@ -46,7 +47,9 @@ impl WakeGate {
         if self.summary.load(Ordering::Relaxed) == NOBODY {
             return Wake::Nobody;
         }
-        match self.summary.swap(NOBODY, Ordering::AcqRel) {
+        let taken = self.summary.swap(NOBODY, Ordering::AcqRel);
+        crash::at(Point::K9);
+        match taken {
             NOBODY => Wake::Nobody,
             SEVERAL => Wake::Several,
             one => Wake::One((one - 1) as u32),

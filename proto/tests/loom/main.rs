@@ -9,13 +9,15 @@
 #![cfg(ringweir_loom)]
 
 mod device;
+mod restart;
 
 use device::{fifo_hands_over, fifo_wakes, gone_wakes_the_sleeper, source_gone};
 use loom::thread;
+use restart::*;
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{
-    Account, Cause, Descriptor, Gap, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step,
-    Wake, WakeGate,
+    Account, Cause, Descriptor, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Sleepers,
+    Start, Step, Wake, WakeGate,
 };
 use ringweir_proto::sync::{AtomicU64, Ordering, Site, mutant};
 use std::cell::Cell;
@@ -87,13 +89,14 @@ struct Watch {
     /// First seq not yet told of.
     next: u64,
     bytes_known: bool,
+    restarts: Vec<Restarted>,
 }
 
 impl Watch {
     fn new(plan: Plan, memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
         let reader = RingReader::new(memory, start, resume);
         let next = reader.read_cursor();
-        Self { plan, reader, next, bytes_known: next == 0 }
+        Self { plan, reader, next, bytes_known: next == 0, restarts: Vec::new() }
     }
 
     fn balanced(&self) -> Account {
@@ -142,6 +145,13 @@ impl Watch {
         self.balanced();
         match step {
             Step::Gap(gap) => self.told(&gap),
+            Step::Restarted(restarted) => {
+                assert_eq!(restarted.first, self.next, "a restart out of order");
+                let told = self.restarts.last().is_some_and(|last| last.generation >= restarted.generation);
+                assert!(!told, "a restart told twice");
+                assert_eq!(self.reader.read_cursor(), restarted.first, "a generation is closed where it ended");
+                self.restarts.push(restarted);
+            }
             Step::Empty => {}
             Step::Ended => {
                 assert_eq!(self.next, self.plan.lengths.len() as u64, "told of the end before everything else")
@@ -509,6 +519,7 @@ fn datagram(reader: &mut RingReader) -> bool {
     match reader.step().unwrap() {
         Step::Datagram(_) => reader.release().unwrap().is_none(),
         Step::Gap(_) => true,
+        Step::Restarted(_) => panic!("nobody died"),
         Step::Empty => false,
         Step::Ended => panic!("nobody ended it"),
     }
@@ -683,6 +694,9 @@ models! {
     upstream_over_a_lap attach_at_the_oldest attach_at_the_latest attach_at_a_seq_that_goes attach_at_a_seq_to_come ended
     batch filled_in_steps read_on_after_validating one_sleeper one_sleeper_with_a_timeout one_sleeper_twice two_sleepers
     end_wakes_the_sleeper source_gone gone_wakes_the_sleeper fifo_hands_over fifo_wakes
+    killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7 killed_at_k8
+    adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4 adopter_killed_at_a5
+    restarted_in_silence ended_after_a_restart
 }
 
 /// Which models must see a site weakened.
@@ -700,6 +714,11 @@ fn killers(site: Site) -> &'static [&'static str] {
         Site::GoneStore | Site::GoneLoad => &["source_gone"],
         Site::ProducerStore | Site::ProducerLoad => &["fifo_hands_over"],
         Site::ArmFence | Site::RaiseFence | Site::ArmLookSkipped => &["fifo_wakes"],
+        Site::RestartStore | Site::RestartLoad => &["restarted_in_silence"],
+        Site::AdoptedHalf => &["killed_at_k5", "killed_at_k6", "restarted_in_silence"],
+        Site::AdoptedClaimBack => &["killed_at_k3", "killed_at_k4", "killed_at_k5"],
+        Site::RestartUntold | Site::RestartTwice => &["killed_at_k2", "restarted_in_silence", "adopter_killed_at_a5"],
+        Site::BoundaryIgnored => &["killed_at_k2", "ended_after_a_restart"],
         Site::LapMiscounted => &["lapped_by_slots", "third_lap"],
     }
 }

@@ -58,7 +58,7 @@ fuzz_target!(|input: &[u8]| {
                     reader.copy_out(&found, 0, &mut buffer[..most]);
                     let _torn = reader.validate();
                 }
-                Ok(Step::Gap(_)) => {}
+                Ok(Step::Gap(_) | Step::Restarted(_)) => {}
                 Ok(Step::Empty | Step::Ended) | Err(_) => break,
             }
             let account = reader.account();

@@ -122,6 +122,8 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
     let mut buffer = vec![0u8; reader.geometry().max_datagram() as usize];
     let mut own = Report { written: 1, ..Report::default() };
     let mut expected = reader.account().start;
+    // The generator counts from 0 in each generation.
+    let mut first = 0;
     let mut spoil = cli.spoil;
     let mut spoiled = |what: Spoil| spoil.take_if(|s| *s == what).is_some();
     own.end = loop {
@@ -149,7 +151,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                     buffer[len / 2] ^= 4;
                 }
                 match numbered::check(&buffer[..len]) {
-                    Ok(h) if (cli.any_number || h.number == seq) && h.channel == channel => own.own_right += 1,
+                    Ok(h) if (cli.any_number || h.number == seq - first) && h.channel == channel => own.own_right += 1,
                     other => {
                         own.own_wrong += 1;
                         eprintln!("ringtest-reader: seq {seq}: {other:?}");
@@ -177,7 +179,13 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
             Read::Restarted(restart) => {
                 own.restarts += 1;
                 own.earlier_cursor = expected;
-                (own.own_told, own.own_delivered, expected) = (0, 0, restart.first);
+                own.own_disorder += u64::from(restart.adopted && restart.first != expected);
+                if restart.adopted {
+                    first = restart.first;
+                } else {
+                    (own.own_told, own.own_delivered, first) = (0, 0, 0);
+                }
+                expected = restart.first;
                 slot.show(Live::Restarts, own.restarts);
             }
             Read::Empty => {

@@ -7,7 +7,7 @@
 //! | 0 | 2 | the characters `RS` |
 //! | 2 | 1 | kind: 1 a datagram, 2 seqs that will never come, 3 losses before the ring, 4 the source's device went away |
 //! | 3 | 1 | of kind 1: 1 if the datagram was cut on its way into the ring, else 0; of the others the reason, see [`Why`] |
-//! | 4 | 2 | generation of the stream, modulo 65536: with another one seqs begin anew |
+//! | 4 | 2 | generation of the stream, modulo 65536: with another one the broker was restarted, and seqs go on or begin anew |
 //! | 6 | 2 | channel (kind 1), else 0 |
 //! | 8 | 8 | seq: of the datagram, of the first one that will not come, or of the one that comes behind the loss |
 //!

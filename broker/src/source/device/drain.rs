@@ -48,6 +48,8 @@ pub(super) struct Link {
     pub(super) shape: Shape,
     rate: Option<f64>,
     phase: Phase,
+    /// The ring knows which of its numbers are accounted for.
+    positioned: bool,
     channels: Vec<Channel>,
     /// The channel whose turn it is.
     turn: u32,
@@ -94,6 +96,7 @@ impl Link {
             shape,
             rate,
             phase: Phase::Found,
+            positioned: false,
             channels: Vec::new(),
             turn: 0,
             armed: false,
@@ -166,8 +169,17 @@ impl Link {
         Ok(None)
     }
 
+    /// Numbers that its consumers have accounted for, over all channels; `None`: it does not run yet, or begins anew.
+    pub(super) fn position(&self) -> Option<u32> {
+        let accounted = self.channels.iter().map(|c| c.drain.accounted());
+        (self.phase == Phase::Running).then(|| accounted.fold(0, u32::wrapping_add))
+    }
+
     pub(super) fn round(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Next, Gone> {
         let now = intake.now();
+        if !std::mem::replace(&mut self.positioned, true) {
+            intake.positioned(self.position());
+        }
         let slept = std::mem::take(&mut self.armed);
         let interrupts = match if slept { self.transport.take() } else { Ok(Interrupts::default()) } {
             Ok(interrupts) => interrupts,
@@ -339,6 +351,8 @@ impl Link {
                 return Err(torn_out());
             }
             if entry.renumbered {
+                intake.positioned(None);
+                self.positioned = false;
                 intake.lost(Layer::Device, 1, false);
                 intake.fault(format_args!("{kind}: channel {index}: its numbers contradict each other: counted anew"));
             }

@@ -117,6 +117,8 @@ impl Device {
     fn gone(&mut self, intake: &mut Intake, why: &str) {
         self.link = None;
         self.away = true;
+        // Who comes back may be another one, or have been reset.
+        intake.positioned(None);
         self.until = Some(intake.now() + LOOK_FOR_NS);
         let path = &self.place.path;
         intake.gone(format_args!("{}: {path} is gone: {why}; looking for it ten times a second", self.kind));
@@ -149,6 +151,10 @@ impl Source for Device {
 
     fn rate(&self) -> Option<Rate> {
         self.place.rate.or((self.shape.rate > 0).then_some(f64::from(self.shape.rate))).map(Rate::Bytes)
+    }
+
+    fn position(&self) -> Option<u32> {
+        self.link.as_ref()?.position()
     }
 
     fn slack(&self) -> Option<Duration> {

@@ -1,0 +1,226 @@
+//! Adopting the ring of a broker that died: `DESIGN.md` §7, step by step.
+//!
+//! Contract: the caller is the only one that may write the ring (it holds the stream's lock), and readers may be reading it
+//! all the while. Few words are trusted, and checked against one another first; whoever is killed in here leaves a
+//! ring that the next one adopts all the same.
+
+use super::crash::{self, Point};
+use super::loss::{Layer, Restarted};
+use super::memory::RingMemory;
+use super::publish::Publisher;
+use crate::layout::{align8, flags};
+use crate::seq::Claimed;
+use crate::stats::PumpCounter;
+use crate::sync::{Ordering, Site, fence, ordering, weakened};
+use std::sync::Arc;
+
+/// Why a ring cannot be adopted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Readers have been told of its end.
+    #[error("its stream has ended")]
+    Ended,
+    /// It was damaged, or is no ring of ours.
+    #[error("its numbers contradict each other: {0}")]
+    Damaged(&'static str),
+}
+
+/// What the ring says of itself, checked.
+struct Left {
+    /// The write cursor.
+    next: u64,
+    /// The claim line: a watermark.
+    claim: Claimed,
+    /// Where the payload of the newest datagram ends, virtual.
+    end: u64,
+    /// Payload bytes of all datagrams.
+    bytes: u64,
+    /// As the newest datagram tells them.
+    upstream: u32,
+    upstream_flags: u16,
+    generation: u64,
+    /// Sums of the restarts so far.
+    lost: u64,
+    inexact: u64,
+    /// Slots from `next` on that the dead broker began to write.
+    begun: u64,
+}
+
+impl Publisher {
+    /// The writing end of a ring whose publisher died. What was flushed stays as it is and the next datagram gets the next
+    /// seq; all that was claimed stays claimed. `position` is how many numbers the source's own consumer has
+    /// accounted for, if the source has such numbers and knows ([`Self::set_position`]).
+    ///
+    /// # Errors
+    /// [`Unfit`], with the ring as it was.
+    pub fn adopt(memory: Arc<RingMemory>, position: Option<u32>) -> Result<(Self, Restarted), Unfit> {
+        let left = Left::of(&memory)?;
+        let geometry = *memory.geometry();
+        let Left { next, end, generation, .. } = left;
+        let claim = if weakened(Site::AdoptedClaimBack) { Claimed { seq: next, pos: end } } else { left.claim };
+        // I7, P2: as if this publisher had claimed it all itself; partner: the reader's ValidateFence.
+        memory.claim_line().seq.store(claim.seq, Ordering::Relaxed);
+        memory.claim_line().pos.store(claim.pos, Ordering::Relaxed);
+        fence(Site::ClaimFence, Ordering::Release);
+        crash::at(Point::A1);
+
+        let known = memory.position().zip(position).map(|(base, position)| {
+            let told = base.wrapping_add(next as u32).wrapping_add(left.upstream).wrapping_add(left.lost as u32);
+            position.wrapping_sub(told)
+        });
+        let exact = known.filter(|lost| *lost < 1 << 31).map(u64::from);
+        let pending = pending(&memory, left.upstream);
+        let record = memory.restart(generation + 1);
+        let (lost, inexact) = match exact {
+            Some(lost) => (left.lost + lost, left.inexact),
+            None => {
+                let (mut lost, inexact) = (left.lost + left.begun + pending, left.inexact + 1);
+                // One who was killed in here may have cleared what it had counted.
+                let stood = [&record.generation, &record.first, &record.inexact].map(|w| w.load(Ordering::Relaxed));
+                if stood == [generation + 1, next, inexact] {
+                    lost = lost.max(record.lost.load(Ordering::Relaxed));
+                }
+                (lost, inexact)
+            }
+        };
+        record.first.store(next, Ordering::Relaxed);
+        record.lost.store(lost, Ordering::Relaxed);
+        crash::at(Point::A2);
+        record.inexact.store(inexact, Ordering::Relaxed);
+        record.generation.store(generation + 1, Ordering::Relaxed);
+        crash::at(Point::A3);
+
+        // I8: all of it goes, and nobody counts it again.
+        let discard = if crash::adopts_half() { 0 } else { left.begun };
+        for seq in next..next + discard {
+            memory.slot(seq).stamp.store(0, Ordering::Relaxed);
+        }
+        settle(&memory, pending);
+        crash::at(Point::A4);
+        if !weakened(Site::RestartUntold) {
+            // P12: the record above is visible to who sees this; partner: the reader's RestartLoad.
+            let store = ordering(Site::RestartStore, Ordering::Release);
+            memory.state_line().generation.store(generation + 1, store);
+        }
+        crash::at(Point::A5);
+
+        let next = if crash::adopts_half() { next + left.begun } else { next };
+        let (capacity, max_span) = (geometry.capacity(), geometry.max_span());
+        let mut publisher = Self {
+            memory: memory.clone(),
+            capacity,
+            max_span,
+            next,
+            flushed: next,
+            span_pos: end,
+            span_offset: end % capacity,
+            span_len: 0,
+            used: 0,
+            claim_seq: claim.seq,
+            claim_pos: claim.pos,
+            bytes: left.bytes,
+            upstream: left.upstream,
+            upstream_flags: left.upstream_flags & !(flags::LOSS_UNKNOWN | flags::TRUNCATED | !0 << flags::GONE_SHIFT),
+            source: memory.source_word(),
+            restart_lost: lost as u32,
+        };
+        // Its counters may be behind (K7).
+        publisher.flush();
+        // The source was opened, so a device that was away is back.
+        publisher.source_back();
+        publisher.add(PumpCounter::Restarts, 1);
+        publisher.set(PumpCounter::RestartLost, lost);
+        let cost = lost - left.lost;
+        Ok((publisher, Restarted { generation: generation + 1, first: next, lost: cost, exact: exact.is_some() }))
+    }
+}
+
+impl Left {
+    fn of(memory: &RingMemory) -> Result<Self, Unfit> {
+        if memory.has_ended() {
+            return Err(Unfit::Ended);
+        }
+        let geometry = memory.geometry();
+        let damaged = |what| Err(Unfit::Damaged(what));
+        let (next, claim, generation) = (memory.write_cursor(), memory.claimed(), memory.generation());
+        // Bounded before anything is added to it: seqs and positions never wrap in a ring of ours.
+        if [next, claim.seq, claim.pos, generation].iter().any(|n| *n >= 1 << 62) || generation == 0 {
+            return damaged("a cursor or the generation is out of range");
+        }
+        // Commits run ahead of the cursor by a batch, the claim of slots ahead of them.
+        if !(next..=next + geometry.depth()).contains(&claim.seq) {
+            return damaged("slots are claimed that cannot be");
+        }
+        let mut left = Self {
+            next,
+            claim,
+            end: 0,
+            bytes: 0,
+            upstream: 0,
+            upstream_flags: 0,
+            generation,
+            lost: 0,
+            inexact: 0,
+            begun: 0,
+        };
+        if let Some(newest) = next.checked_sub(1) {
+            let slot = memory.slot(newest);
+            let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
+            let (pos, len, tags) = (load(&slot.pos), load(&slot.lengths) & 0xffff_ffff, load(&slot.tags));
+            if load(&slot.stamp) != next || pos >= 1 << 62 || len > geometry.max_datagram() {
+                return damaged("the newest datagram is not its own");
+            }
+            if load(&slot.offset) != pos % geometry.capacity()
+                || !pos.is_multiple_of(8)
+                || pos % geometry.capacity() + align8(len) > geometry.capacity()
+            {
+                return damaged("the newest datagram is not in the payload area");
+            }
+            left.end = pos + align8(len);
+            left.bytes = load(&slot.bytes_before).wrapping_add(len);
+            (left.upstream, left.upstream_flags) = ((tags >> 32) as u32, (tags >> 16) as u16);
+            if !claim.spares_slot(geometry, newest) || !claim.spares_payload(geometry, pos) {
+                return damaged("the newest datagram is claimed again");
+            }
+        }
+        if !(left.end..=left.end + 2 * geometry.capacity()).contains(&claim.pos) || !claim.pos.is_multiple_of(8) {
+            return damaged("bytes are claimed that cannot be");
+        }
+        let record = memory.restart(generation);
+        if record.generation.load(Ordering::Relaxed) == generation {
+            if record.first.load(Ordering::Relaxed) > next {
+                return damaged("its last restart is still to come");
+            }
+            left.lost = record.lost.load(Ordering::Relaxed);
+            left.inexact = record.inexact.load(Ordering::Relaxed);
+            if left.lost >= 1 << 62 || left.inexact >= 1 << 62 {
+                return damaged("its restarts cost more than there can have been");
+            }
+        }
+        let begun = (next..claim.seq).take_while(|seq| memory.slot(*seq).stamp.load(Ordering::Relaxed) == seq + 1);
+        left.begun = begun.count() as u64;
+        Ok(left)
+    }
+}
+
+/// The layers' counters.
+const LAYERS: [Layer; 3] = [Layer::Device, Layer::Kernel, Layer::Broker];
+
+/// Losses before the ring that were counted and that no datagram tells of.
+fn pending(memory: &RingMemory, told: u32) -> u64 {
+    let counted = LAYERS.iter().fold(0, |sum: u32, layer| sum.wrapping_add(memory.counter(layer.counter()) as u32));
+    let pending = counted.wrapping_sub(told);
+    // Counters are only counters: where they are behind, there is nothing to tell.
+    if pending < 1 << 31 { pending.into() } else { 0 }
+}
+
+/// Takes `pending` losses back out of the layers' counters: the restart tells of them now.
+fn settle(memory: &RingMemory, mut pending: u64) {
+    for layer in LAYERS {
+        let cell = &memory.counters().count[layer.counter() as usize];
+        let counted = cell.load(Ordering::Relaxed);
+        let taken = pending.min(counted);
+        cell.store(counted - taken, Ordering::Relaxed);
+        pending -= taken;
+    }
+}

@@ -1,0 +1,246 @@
+//! Adoption, beside what loom and the process tests say of it: what a restart costs where the source knows, rings with more
+//! restarts than they remember, and objects with any byte damaged.
+//!
+//! Contract: every number is compared, and each check has its control next to it.
+#![cfg(not(ringweir_loom))]
+
+use proptest::prelude::*;
+use ringweir_proto::layout::{Geometry, RESTARTS};
+use ringweir_proto::os::backing::Memory;
+use ringweir_proto::os::object::{RingObject, RingSpec};
+use ringweir_proto::ring::{
+    Cause, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Start, Step, Unfit,
+};
+use ringweir_proto::stats::PumpCounter;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn geometry() -> Geometry {
+    Geometry::new(64, 4096, 256).unwrap()
+}
+
+fn ring() -> (Arc<RingMemory>, Publisher) {
+    let memory = Arc::new(RingMemory::on_heap(geometry()));
+    (memory.clone(), Publisher::new(memory))
+}
+
+fn publish(publisher: &mut Publisher, count: u64) {
+    for _ in 0..count {
+        publisher.publish(b"datagram", Meta::default()).unwrap();
+    }
+}
+
+/// Takes one in and dies before it is shown.
+fn begin(publisher: &mut Publisher) {
+    publisher.claim(8).unwrap().write(0, b"doomed..");
+    publisher.commit(0, 8, Meta::default());
+}
+
+/// Everything there is to tell: datagrams counted, everything else as it came.
+fn drain(reader: &mut RingReader) -> (u64, Vec<Step>) {
+    let (mut datagrams, mut told) = (0, Vec::new());
+    loop {
+        match reader.step().unwrap() {
+            Step::Datagram(_) => datagrams += 1,
+            Step::Empty | Step::Ended => return (datagrams, told),
+            other => told.push(other),
+        }
+    }
+}
+
+/// A device whose numbers the ring knows: what was taken or lost and never told comes out exactly, whatever it was.
+#[test]
+fn what_a_source_with_numbers_lost_is_known_exactly() {
+    let (memory, mut publisher) = ring();
+    let mut reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
+    // It had accounted for 1000 numbers before we came, which wrap soon.
+    let base = u32::MAX - 10;
+    publisher.set_position(Some(base));
+    publish(&mut publisher, 5);
+    publisher.lost_upstream(Layer::Device, 7, true);
+    publish(&mut publisher, 5);
+    // 17 numbers are accounted for in the ring. Then: two taken and not shown, a loss of 4 before them, and one taken of
+    // which the ring knows nothing.
+    publisher.lost_upstream(Layer::Device, 4, true);
+    begin(&mut publisher);
+    begin(&mut publisher);
+    let position = base.wrapping_add(17 + 4 + 2 + 1);
+    drop(publisher);
+    let (mut publisher, restarted) = Publisher::adopt(memory.clone(), Some(position)).unwrap();
+    let first = Restarted { generation: 2, first: 10, lost: 7, exact: true };
+    assert_eq!(restarted, first);
+    // Again, with losses that the dead one had not told either, and nothing published meanwhile.
+    publisher.lost_upstream(Layer::Device, 3, true);
+    drop(publisher);
+    let (mut publisher, restarted) = Publisher::adopt(memory.clone(), Some(position.wrapping_add(3))).unwrap();
+    let second = Restarted { generation: 3, first: 10, lost: 3, exact: true };
+    assert_eq!(restarted, second);
+    publish(&mut publisher, 1);
+    publisher.lost_upstream(Layer::Device, 2, true);
+    publish(&mut publisher, 1);
+    let (datagrams, told) = drain(&mut reader);
+    assert_eq!(datagrams, 12);
+    assert_eq!((told[1], told[2]), (Step::Restarted(first), Step::Restarted(second)));
+    assert_eq!(reader.account().upstream_lost, 7 + 2);
+    assert_eq!((reader.account().restarts, reader.account().restart_lost), (2, 10));
+    // The layers' counters say what readers were told, and nothing twice.
+    assert_eq!((memory.counter(PumpCounter::DeviceLost), memory.counter(PumpCounter::RestartLost)), (9, 10));
+    // The controls: a source that has begun anew, one that says nothing, and a ring that was not told.
+    drop(publisher);
+    for position in [Some(3), None] {
+        let (_, restarted) = Publisher::adopt(memory.clone(), position).unwrap();
+        assert!(!restarted.exact && restarted.lost == 0, "{position:?}: {restarted:?}");
+    }
+    let (memory, _) = ring();
+    assert!(!Publisher::adopt(memory, Some(7)).unwrap().1.exact);
+}
+
+/// Sources without numbers: at least what was begun, and what was counted and not told (K10).
+#[test]
+fn what_another_source_lost_is_known_at_least() {
+    let (memory, mut publisher) = ring();
+    let mut reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
+    publisher.lost_upstream(Layer::Kernel, 2, true);
+    publish(&mut publisher, 1);
+    publisher.lost_upstream(Layer::Kernel, 5, true);
+    begin(&mut publisher);
+    drop(publisher);
+    let (mut publisher, restarted) = Publisher::adopt(memory.clone(), None).unwrap();
+    assert_eq!(restarted, Restarted { generation: 2, first: 1, lost: 6, exact: false });
+    publish(&mut publisher, 1);
+    let (datagrams, told) = drain(&mut reader);
+    let upstream = Cause::Upstream { layer: Layer::Kernel, exact: true };
+    assert!(
+        matches!(told[..], [Step::Gap(Gap { count: 2, cause, .. }), Step::Restarted(r)] if cause == upstream && r == restarted)
+    );
+    assert_eq!((datagrams, reader.account().upstream_lost, reader.account().restart_lost), (2, 2, 6));
+    assert_eq!((memory.counter(PumpCounter::KernelLost), memory.counter(PumpCounter::RestartLost)), (2, 6));
+    // The control: nothing was begun, nothing is lost.
+    drop(publisher);
+    assert_eq!(Publisher::adopt(memory, None).unwrap().1.lost, 0);
+}
+
+/// One that was stopped for longer than the ring remembers is told the oldest restarts as one, with what they all cost.
+#[test]
+fn more_restarts_than_are_remembered_are_told_as_one() {
+    for restarts in [3, RESTARTS as u64 - 1, RESTARTS as u64 + 5] {
+        let (memory, mut publisher) = ring();
+        let mut reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
+        for _ in 0..restarts {
+            publish(&mut publisher, 1);
+            begin(&mut publisher);
+            publisher = Publisher::adopt(memory.clone(), None).unwrap().0;
+        }
+        let (datagrams, told) = drain(&mut reader);
+        let told: Vec<_> = told.iter().map(|t| if let Step::Restarted(r) = t { *r } else { panic!("{t:?}") }).collect();
+        let remembered = restarts.min(RESTARTS as u64 - 1);
+        assert_eq!((datagrams, told.len() as u64), (restarts, remembered));
+        assert_eq!(
+            told[0],
+            Restarted {
+                generation: restarts + 2 - remembered,
+                first: restarts + 1 - remembered,
+                lost: restarts + 1 - remembered,
+                exact: false
+            }
+        );
+        assert_eq!(told.iter().map(|r| r.lost).sum::<u64>(), restarts);
+        assert_eq!((reader.generation(), reader.read_cursor()), (restarts + 1, restarts));
+        // Who comes now begins in the generation of the datagram it begins with, and is told the rest in the same way.
+        let mut late = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
+        let (datagrams, told) = drain(&mut late);
+        assert_eq!((datagrams, late.generation()), (restarts, restarts + 1));
+        assert!(!told.is_empty() && told.len() as u64 <= remembered, "{told:?}");
+        let mut latest = RingReader::new(memory, Start::Latest, Resume::Oldest);
+        assert_eq!((drain(&mut latest), latest.generation()), ((0, Vec::new()), restarts + 1));
+    }
+}
+
+#[test]
+fn a_ring_whose_stream_has_ended_is_not_adopted() {
+    let (memory, mut publisher) = ring();
+    publisher.end();
+    assert_eq!(Publisher::adopt(memory, None).map(|_| ()), Err(Unfit::Ended));
+}
+
+/// A ring in /dev/shm, as a broker leaves it that dies with a datagram begun.
+struct Corpse {
+    name: String,
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Corpse {
+    fn new() -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let n = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("/ringweir-test-adopt.{}.{n}", std::process::id());
+        let object = RingObject::create(&name, &spec()).unwrap();
+        let mut publisher = Publisher::new(object.memory().clone());
+        publish(&mut publisher, 100);
+        publisher = Publisher::adopt(object.memory().clone(), None).unwrap().0;
+        publish(&mut publisher, 50);
+        begin(&mut publisher);
+        let path = PathBuf::from(format!("/dev/shm{name}"));
+        let bytes = std::fs::read(&path).unwrap();
+        Self { name, path, bytes }
+    }
+
+    /// Adopts it with these bytes, publishes into it and reads it; false: it was refused.
+    fn adopted(&self, bytes: &[u8]) -> bool {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(&self.path, bytes).unwrap();
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let Ok(object) = RingObject::adopt(&self.name, &spec()) else { return false };
+        let memory = object.memory().clone();
+        let Ok((mut publisher, restarted)) = Publisher::adopt(memory.clone(), Some(9)) else { return false };
+        let mut latest = RingReader::new(memory.clone(), Start::Latest, Resume::Oldest);
+        publish(&mut publisher, 200);
+        assert_eq!(publisher.next_seq(), restarted.first + 200);
+        // Whatever an old slot says, a reader is told something or that it is damaged; never does it panic.
+        let mut reader = RingReader::new(memory, Start::Oldest, Resume::Oldest);
+        for _ in 0..300 {
+            if reader.step().is_err() {
+                break;
+            }
+        }
+        let mut had = 0;
+        while let Ok(Step::Datagram(_) | Step::Gap(_) | Step::Restarted(_)) = latest.step() {
+            had += 1;
+        }
+        assert!(had > 0, "what the adopter publishes is read");
+        true
+    }
+}
+
+fn spec() -> RingSpec<'static> {
+    let (memory, huge_pages) = (Memory::Shm, false);
+    RingSpec { name: "adopt", geometry: geometry(), generation: 1, metadata: &[], memory, huge_pages }
+}
+
+/// The control of the next one.
+#[test]
+fn a_ring_as_it_was_left_is_adopted() {
+    let corpse = Corpse::new();
+    assert!(corpse.adopted(&corpse.bytes));
+    assert!(!corpse.path.exists(), "whoever gives it up removes it");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Any words of the header or of the slots damaged: refused or adopted, never a panic, and never outside the memory.
+    #[test]
+    fn no_damage_makes_an_adopter_panic(
+        damage in prop::collection::vec((prop_oneof![3 => 64usize..2048 / 8, 1 => 512usize..1536], any::<u64>(), 0u32..64), 1..4)
+    ) {
+        let corpse = Corpse::new();
+        let mut bytes = corpse.bytes.clone();
+        for (word, value, shift) in damage {
+            let value = (value >> shift).to_le_bytes();
+            bytes[word * 8..word * 8 + 8].copy_from_slice(&value);
+        }
+        corpse.adopted(&bytes);
+    }
+}

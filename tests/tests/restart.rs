@@ -1,0 +1,274 @@
+//! The broker dies, is stopped, or its readers are, at every numbered place of `proto/DESIGN.md` §7; the next broker adopts
+//! the ring, and the readers that were there all the while account for every datagram of every generation.
+//!
+//! A chain of brokers over one ring, each armed with one place and one misfortune, with readers that outlive them all: one
+//! that keeps up, one that looks in place, one that dawdles and is lapped all the time. `RINGWEIR_ROUNDS=N` runs the
+//! chain N times over (1 in CI). Control: `an_adopter_that_publishes_half_a_datagram_is_found`.
+
+use ringweir_proto::ring::crash::Point;
+use ringweir_tests::{Daemon, Live, Mailbox, Process, Scene, proc, programs, wait_for};
+use rustix::process::Signal;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+const NAME: &str = "restart";
+/// Readers that outlive everybody, and the one that does not.
+const STAYERS: usize = 3;
+const VICTIM: usize = STAYERS;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Misfortune {
+    KillBroker,
+    StopBroker,
+    KillReader,
+    StopReader,
+}
+
+const ALL: [Misfortune; 4] =
+    [Misfortune::KillBroker, Misfortune::StopBroker, Misfortune::KillReader, Misfortune::StopReader];
+
+/// A generator loses nothing before the ring, so nothing is counted and not told (K10).
+fn places() -> impl Iterator<Item = Point> {
+    Point::PUBLISH.into_iter().filter(|p| *p != Point::K10)
+}
+
+struct Stage {
+    scene: Scene,
+    mailbox: Mailbox,
+    /// Places in the mailbox whose readers are waited for.
+    stayers: usize,
+}
+
+impl Stage {
+    fn new(stayers: usize, limit: Duration) -> Self {
+        programs::crashing();
+        Self { scene: Scene::new(limit), mailbox: Mailbox::create(stayers + 1), stayers }
+    }
+
+    /// A broker of the chain; `armed` says where what happens to it. Lives that are to end by themselves have a count.
+    fn start(&self, armed: Option<&str>, mutant: bool, count: Option<u64>) -> Process {
+        let count = count.map_or(String::new(), |n| format!(",count={n}"));
+        let source = format!("gen:rate=20000/s,size=24..500,channels=3{count}");
+        let mut command = self.scene.command_at(programs::crashing());
+        command.arg("--run-dir").arg(self.scene.run_dir());
+        command.args(["run", "--name", NAME, "--source", &source, "--wait-readers", &self.stayers.to_string()]);
+        command.args(["--depth", "240", "--capacity", "64KiB", "--max-datagram", "512"]);
+        if let Some(armed) = armed {
+            command.env("RINGWEIR_CRASH", armed);
+        }
+        if mutant {
+            command.env("RINGWEIR_ADOPT", "half");
+        }
+        self.scene.start(command)
+    }
+
+    fn daemon(&self, process: Process) -> Daemon {
+        let socket = ringweir_proto::os::paths::socket_path(&self.scene.run_dir(), NAME);
+        Daemon { process, name: NAME.into(), socket }
+    }
+
+    fn reader(&self, slot: usize, args: &[&str]) -> Process {
+        let socket = ringweir_proto::os::paths::socket_path(&self.scene.run_dir(), NAME);
+        let mut command = self.scene.command("ringtest-reader");
+        command.arg(socket).args(["--mailbox", self.mailbox.id(), "--slot", &slot.to_string()]).args(args);
+        self.scene.start(command)
+    }
+
+    fn until(&self, slot: usize, what: Live, least: u64) {
+        let got = wait_for(PATIENCE, || (self.mailbox.slot(slot).live(what) >= least).then_some(()));
+        assert!(got.is_some(), "reader {slot}: {what:?} has not reached {least}");
+    }
+
+    fn delivered(&self, slot: usize) -> u64 {
+        self.mailbox.slot(slot).live(Live::Delivered)
+    }
+
+    /// Whoever stays has had `more` datagrams than now.
+    fn goes_on(&self, slot: usize, more: u64) {
+        self.until(slot, Live::Delivered, self.delivered(slot) + more);
+    }
+}
+
+fn says(process: &mut Process, what: &str) {
+    let said = wait_for(PATIENCE, || process.stderr().contains(what).then_some(()));
+    assert!(said.is_some(), "no {what:?} from ringd: {}", process.stderr());
+}
+
+/// Waits until the process is dead of SIGKILL, which it sent itself.
+fn dead(process: &mut Process) {
+    let status = wait_for(PATIENCE, || process.ended());
+    assert_eq!(status.and_then(|s| s.signal()), Some(9), "it was not killed: {}", process.stderr());
+}
+
+fn stopped(process: &Process) {
+    let pid = process.pid();
+    let stopped = wait_for(PATIENCE, || (proc::state(pid) == Some('T')).then_some(()));
+    assert!(stopped.is_some(), "it has not stopped: {}", process.stderr());
+}
+
+/// Which passing of a place: never the same twice in a row.
+fn nth(life: u64) -> u64 {
+    1 + life * 37 % 60
+}
+
+#[test]
+fn every_place_and_every_misfortune() {
+    let rounds: u64 = std::env::var("RINGWEIR_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let stage = Stage::new(STAYERS, Duration::from_secs(600 + rounds * 300));
+    let mut lives = Vec::new();
+    for _ in 0..rounds {
+        lives.extend(ALL.into_iter().flat_map(|m| places().map(move |p| (p, m))));
+        lives.extend(Point::ADOPT.map(|p| (p, Misfortune::KillBroker)));
+    }
+    let kinds: [&[&str]; STAYERS] = [&[], &["--view"], &["--slow", "300"]];
+    let mut readers: Vec<Process> = Vec::new();
+    let mut victim: Option<Process> = None;
+    let mut back: Vec<Duration> = Vec::new();
+    let (mut generation, mut fds) = (0, Vec::new());
+    for (life, (place, misfortune)) in (1..).zip(lives) {
+        let how = if misfortune == Misfortune::KillBroker { "kill" } else { "stop" };
+        let adopting = Point::ADOPT.contains(&place);
+        let armed = format!("{place:?}:{}:{how}", if adopting { 1 } else { nth(life) });
+        let before = stage.delivered(0);
+        let mut broker = stage.start(Some(&armed), false, None);
+        if adopting {
+            dead(&mut broker);
+            // What it did not finish, the next one does; only in the last place it was finished.
+            generation += u64::from(place == Point::A5);
+            continue;
+        }
+        generation += 1;
+        says(&mut broker, &format!("{NAME} gen {generation}"));
+        if readers.is_empty() {
+            readers = (0..STAYERS).map(|slot| stage.reader(slot, kinds[slot])).collect();
+            (0..STAYERS).for_each(|slot| stage.until(slot, Live::Attached, 1));
+            fds = readers.iter().map(|r| proc::open_fds(r.pid())).collect();
+        } else {
+            // Nothing is published before all who stay are attached, and nothing at all if its time comes that early.
+            let (began, pid) = (Instant::now(), broker.pid());
+            let reads = || stage.delivered(0) > before;
+            let over =
+                wait_for(PATIENCE, || (reads() || matches!(proc::state(pid), Some('T' | 'Z') | None)).then_some(()));
+            assert!(over.is_some(), "{place:?} {misfortune:?}: nobody reads: {}", broker.stderr());
+            if reads() {
+                back.push(began.elapsed());
+            }
+        }
+        if misfortune == Misfortune::KillBroker {
+            dead(&mut broker);
+            continue;
+        }
+        stopped(&broker);
+        match misfortune {
+            Misfortune::StopReader => readers[1].stop(),
+            Misfortune::KillReader => {
+                if let Some(mut victim) = victim.take() {
+                    victim.kill();
+                }
+            }
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+        broker.signal(Signal::CONT);
+        // More than the ring holds.
+        stage.goes_on(0, 400);
+        if misfortune == Misfortune::StopReader {
+            readers[1].signal(Signal::CONT);
+            stage.goes_on(1, 1);
+        }
+        if victim.is_none() {
+            stage.mailbox.slot(VICTIM).show(Live::Attached, 0);
+            victim = Some(stage.reader(VICTIM, &["--from", "latest", "--any-number"]));
+            stage.until(VICTIM, Live::Attached, 1);
+        }
+        for (reader, fds) in readers.iter().zip(&fds) {
+            let same = wait_for(PATIENCE, || (proc::open_fds(reader.pid()) == *fds).then_some(()));
+            assert!(same.is_some(), "{fds} fds at first, {} in generation {generation}", proc::open_fds(reader.pid()));
+        }
+        broker.kill();
+    }
+    if let Some(mut victim) = victim {
+        victim.kill();
+    }
+    let mut last = stage.start(None, false, Some(5000));
+    generation += 1;
+    says(&mut last, &format!("{NAME} gen {generation} (adopted"));
+    let published = stage.daemon(last).published();
+    for (slot, mut reader) in readers.into_iter().enumerate() {
+        let status = reader.wait();
+        assert!(status.success(), "reader {slot}: {status}: {}", reader.stderr());
+        let report = stage.mailbox.slot(slot).take();
+        report.check(published).unwrap();
+        assert_eq!(
+            (report.start, report.restarts, report.generation),
+            (0, generation - 1, generation),
+            "reader {slot}"
+        );
+        assert_eq!(report.delivered + report.lost, published, "reader {slot}");
+        eprintln!("reader {slot}: {published} published = {} delivered + {} lost", report.delivered, report.lost);
+    }
+    back.sort();
+    let (median, most) = (back[back.len() / 2], back[back.len() - 1]);
+    eprintln!("{generation} generations; attached again and reading: p50 {median:.1?}, max {most:.1?}");
+}
+
+/// The control: what the dead broker had begun is published by a mutant, in a place where half of it is there and in one
+/// where all of it is, and the same reader finds it.
+#[test]
+fn an_adopter_that_publishes_half_a_datagram_is_found() {
+    for place in [Point::K5, Point::K6] {
+        let stage = Stage::new(1, Duration::from_secs(300));
+        let mut broker = stage.start(Some(&format!("{place:?}:300:kill")), false, None);
+        says(&mut broker, &format!("{NAME} gen 1"));
+        let mut reader = stage.reader(0, &[]);
+        dead(&mut broker);
+        let last = stage.start(None, true, Some(2000));
+        let mut last = stage.daemon(last);
+        let status = reader.wait();
+        let found = !status.success() || stage.mailbox.slot(0).take().own_wrong > 0;
+        assert!(found, "{place:?}: nothing was noticed: {:?}", stage.mailbox.slot(0).take());
+        if last.process.ended().is_none() {
+            last.process.signal(Signal::TERM);
+        }
+        last.process.wait();
+    }
+}
+
+/// Another geometry, and an object that is no ring: a fresh ring of the next generation, to which readers move by
+/// themselves, with the reason. Control: the same without a change is adopted.
+#[test]
+fn what_is_not_its_own_ring_is_replaced() {
+    let scene = Scene::new(Duration::from_secs(300));
+    let serve = |depth: &str| {
+        let more = ["--depth", depth, "--max-datagram", "1KiB", "--capacity", "64KiB"];
+        scene.broker("other", "gen:rate=1000/s,size=64", &more)
+    };
+    let mut broker = serve("240");
+    let object = scene.objects().remove(0);
+    broker.process.kill();
+    let mut broker = serve("240");
+    assert!(broker.process.stderr().contains("other gen 2 (adopted"), "{}", broker.process.stderr());
+    broker.process.kill();
+    let mut broker = serve("480");
+    let said = broker.process.stderr();
+    assert!(said.contains("other gen 3,") && said.contains("not adopted but replaced"), "{said}");
+    broker.process.kill();
+    // Name, owner, boot, claim line and write cursor in turn, then half of it, and nothing of it.
+    let cases = [Some(120), Some(116), Some(96), Some(515), Some(646), None, None];
+    for (generation, at) in (4..).zip(cases) {
+        let mut bytes = std::fs::read(&object).unwrap();
+        match at {
+            Some(at) => bytes[at] ^= 1,
+            None if generation == 9 => bytes.truncate(bytes.len() / 2),
+            None => bytes = b"no ring at all".to_vec(),
+        }
+        std::fs::write(&object, bytes).unwrap();
+        let mut broker = serve("480");
+        let said = broker.process.stderr();
+        assert!(said.contains(&format!("other gen {generation},")) && said.contains("not adopted"), "{said}");
+        broker.process.kill();
+    }
+    let broker = serve("480");
+    assert!(broker.process.stderr().contains("(adopted"), "{}", broker.process.stderr());
+    broker.end();
+}
