@@ -13,7 +13,7 @@
  *                               if (rw_release(r) == RW_TORN) undo(d.seq); break;
  *             case RW_GAP:      fprintf(stderr, "lost %llu [%llu..%llu]\n", g.count, g.first, g.last); break;
  *             case RW_EMPTY:    rw_wait(r, -1); break;                    // sleeps
- *             case RW_RESTARTED: break;                                   // new generation, already attached
+ *             case RW_RESTARTED: break;                                   // a new generation begins
  *             default:          rw_detach(r); return 0;                   // the stream has ended, or an error
  *         }
  *     }
@@ -43,7 +43,7 @@
  Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16 bits what was added
  since. Compare it with rw_abi_version() if the library may be another than the program was compiled with.
  */
-#define RW_ABI_VERSION 3
+#define RW_ABI_VERSION 4
 
 /*
  rw_options.start: with what is published from now on.
@@ -105,6 +105,11 @@
  rw_gap.cause: the device behind the stream's source went away; what follows is from after its return.
  */
 #define RW_SOURCE_GONE 3
+
+/*
+ rw_gap.cause: the broker was restarted.
+ */
+#define RW_RESTART 4
 
 /*
  Where it was lost: the publisher lapped this reader.
@@ -193,8 +198,8 @@ typedef enum rw_code {
    */
   RW_EMPTY = 3,
   /*
-   The broker was restarted and the reader is attached to the new generation. Its account begins anew; metadata and
-   geometry may have changed.
+   The broker was restarted; what follows is of the new generation. The rw_gap says from which seq on, whether the account
+   goes on or begins anew (adopted), and what the restart cost.
    */
   RW_RESTARTED = 4,
   /*
@@ -421,7 +426,7 @@ typedef struct rw_gap {
    */
   unsigned long long time;
   /*
-   RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE.
+   RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE; with RW_RESTARTED always RW_RESTART.
    */
   uint32_t cause;
   /*
@@ -434,9 +439,10 @@ typedef struct rw_gap {
    */
   uint32_t exact;
   /*
-   Zero.
+   RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes go on; count is what the restart cost. 0 if
+   it made a fresh one: the account begins anew, metadata and geometry may have changed. Otherwise 0.
    */
-  uint32_t reserved0;
+  uint32_t adopted;
   /*
    Zero.
    */
@@ -651,7 +657,7 @@ int rw_detach(struct rw_reader *reader);
 
  RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
  done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
- RW_RESTARTED, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
+ RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
  rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
  */
 int rw_next(struct rw_reader *reader,
