@@ -4,6 +4,7 @@
 //! (and line, in a file) before anything is made.
 
 use crate::access::{Access, List};
+use crate::holdback::Allowance;
 use clap::Args;
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::quantity::{Bytes, Extent, Rate, Span};
@@ -97,6 +98,12 @@ pub struct StreamConfig {
     #[arg(long, value_name = "N")]
     #[serde(default)]
     pub readers_per_user: Option<u32>,
+
+    /// Let readers attach losslessly, each with this budget: bytes that the stream may be ahead of it [default: the whole ring]
+    /// and time for which it may hold the stream back, e.g. 250ms, 64MiB,2s or forever [default: no reader is waited for]
+    #[arg(long, value_name = "[BYTES,]TIME")]
+    #[serde(default, deserialize_with = "text")]
+    pub lossless: Option<Allowance>,
 
     /// Metadata for readers, e.g. channels=8 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]

@@ -10,7 +10,7 @@ use crate::service::Manager;
 use crate::signals::Signals;
 use crate::stream::Stream;
 use ringweir_proto::control::{
-    AttachRequest, Attached, DecodeError, Description, DetachRequest, LatencyReport, Reason, Reply, Request,
+    AttachRequest, Attached, DecodeError, Description, DetachRequest, LatencyReport, Mode, Reason, Reply, Request,
 };
 use ringweir_proto::latency::Histogram;
 use ringweir_proto::layout::DetachedBy;
@@ -477,8 +477,14 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
         stream.refuse(fd, Reason::Full, peer.pid, text);
         return None;
     }
+    if request.mode != Mode::Lossy && stream.config.lossless.is_none() {
+        let text =
+            "this stream waits for no reader: attach lossy, or start ringd with --lossless and a budget such as 250ms";
+        stream.refuse(fd, Reason::NotAllowed, peer.pid, text.into());
+        return None;
+    }
     let readers = &stream.readers;
-    match readers.attach(peer, request.clean_label(), request.parks, stream.pump()) {
+    match readers.attach(peer, request.clean_label(), request.parks, request.mode, stream.pump()) {
         Ok(Some((entry, theirs))) => {
             let attached = Attached {
                 index: entry.index,

@@ -32,8 +32,11 @@ pub struct Intake {
     notices: Notices,
     now: u64,
     batch_bytes: u64,
+    /// 0 while lossless readers are waited for, so that the hot path asks nothing more than ever.
     batch_most: u64,
+    full_batch: u64,
     batch_bytes_most: u64,
+    longest: usize,
     /// Somebody has to be woken although nothing was committed.
     news: bool,
     drain_gaps: Arc<LatencyBlock>,
@@ -44,8 +47,20 @@ impl Intake {
     pub fn new(publisher: Publisher, notices: Notices) -> Self {
         let geometry = publisher.memory().geometry();
         let (batch_most, batch_bytes_most) = (BATCH_MOST.min(geometry.depth() / 4).max(1), geometry.claim_bytes());
-        let drain_gaps = Arc::default();
-        Self { publisher, notices, now: 0, batch_bytes: 0, batch_most, batch_bytes_most, news: false, drain_gaps }
+        // A character device is asked for a byte more than a datagram can have.
+        let longest = (geometry.max_datagram() + 1).min(geometry.max_span()) as usize;
+        Self {
+            publisher,
+            notices,
+            now: 0,
+            batch_bytes: 0,
+            batch_most,
+            full_batch: batch_most,
+            batch_bytes_most,
+            longest,
+            news: false,
+            drain_gaps: Arc::default(),
+        }
     }
 
     /// Begins a round at `now` (CLOCK_MONOTONIC ns): the publish time of all its datagrams.
@@ -59,10 +74,39 @@ impl Intake {
         self.now
     }
 
-    /// Whether the round may take another datagram.
+    /// Whether the round may take another datagram of whatever size, claimed in one go or in several. Who takes more than
+    /// one without asking again asks [`Self::how_many_fit`].
     #[inline(always)]
     pub fn has_room(&self) -> bool {
-        self.publisher.unflushed() < self.batch_most && self.batch_bytes < self.batch_bytes_most
+        self.publisher.unflushed() < self.batch_most && self.batch_bytes < self.batch_bytes_most || self.fits()
+    }
+
+    #[cold]
+    fn fits(&self) -> bool {
+        self.is_gated()
+            && self.publisher.unflushed() < self.full_batch
+            && self.batch_bytes < self.batch_bytes_most
+            && self.publisher.fits(self.longest)
+    }
+
+    /// How many datagrams of up to `len` bytes each may be taken at once, `most` at most and 1 at least.
+    pub fn how_many_fit(&self, len: usize, most: usize) -> usize {
+        self.publisher.how_many_fit(len, most)
+    }
+
+    /// The longest claim for one datagram.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// Whether lossless readers are waited for.
+    #[inline(always)]
+    pub(crate) fn is_gated(&self) -> bool {
+        self.batch_most == 0
+    }
+
+    pub(crate) fn set_gated(&mut self, gated: bool) {
+        self.batch_most = if gated { 0 } else { self.full_batch };
     }
 
     /// Largest datagram that can be committed.
@@ -151,6 +195,11 @@ impl Intake {
     pub fn fault(&mut self, text: impl Display) {
         self.publisher.add(PumpCounter::SourceFaults, 1);
         self.notices.push(Notice::new(text));
+    }
+
+    /// Has something told on stderr that is nobody's fault.
+    pub(crate) fn say(&mut self, notice: Notice) {
+        self.notices.push(notice);
     }
 
     /// The publisher, for the pump.

@@ -7,6 +7,7 @@ mod adopt;
 mod config;
 mod control;
 pub mod framing;
+mod holdback;
 mod intake;
 mod log;
 #[path = "../../tools/src/manual.rs"]

@@ -5,6 +5,7 @@
 //! its source is idle unless it was told to spin. Housekeeping (readers coming and going, stopping) is one look at a queue
 //! a round.
 
+use crate::holdback::HoldBack;
 use crate::intake::Intake;
 use crate::readers::{Bell, ReaderEntry};
 use crate::source::{Fill, Source, SourceError, WaitFor};
@@ -59,6 +60,7 @@ impl PumpHandle {
 pub struct Pump {
     intake: Intake,
     source: Box<dyn Source>,
+    hold_back: HoldBack,
     gate: Arc<WakeGate>,
     commands: rtrb::Consumer<Command>,
     readers: Vec<Option<Arc<ReaderEntry>>>,
@@ -74,6 +76,7 @@ impl Pump {
     pub fn new(
         intake: Intake,
         source: Box<dyn Source>,
+        hold_back: HoldBack,
         gate: Arc<WakeGate>,
         commands: rtrb::Consumer<Command>,
         readers_max: u32,
@@ -82,7 +85,7 @@ impl Pump {
         spin: bool,
     ) -> Self {
         let readers = (0..readers_max).map(|_| None).collect();
-        Self { intake, source, gate, commands, readers, parkers: 0, waker_bell, handle, spin }
+        Self { intake, source, hold_back, gate, commands, readers, parkers: 0, waker_bell, handle, spin }
     }
 
     /// Pumps until the source ends, fails, or the stream is stopped; then marks the ring as ended and wakes everybody.
@@ -98,6 +101,12 @@ impl Pump {
         while self.handle.stop.load(Ordering::Acquire) == 0 {
             self.housekeeping();
             self.intake.begin(clock::monotonic_ns());
+            if self.intake.is_gated()
+                && let Some(pause) = self.hold_back.look(&mut self.intake, &self.readers)
+            {
+                self.pause(pause);
+                continue;
+            }
             let filled = self.source.fill(&mut self.intake);
             if self.intake.flush() {
                 self.wake();
@@ -139,16 +148,29 @@ impl Pump {
                 Command::Attach(entry) => {
                     self.parkers += u32::from(entry.parks);
                     let index = entry.index as usize;
+                    self.hold_back.attach(&entry, &mut self.intake);
                     entry.now_known();
                     self.readers[index] = Some(entry);
                 }
                 Command::Detach(index) => {
+                    self.hold_back.detach(index, &mut self.intake);
                     if let Some(entry) = self.readers[index as usize].take() {
                         self.parkers -= u32::from(entry.parks);
                     }
                 }
             }
         }
+    }
+
+    /// Blocks until the bell rings or the time is over.
+    #[cold]
+    fn pause(&mut self, time: Duration) {
+        if self.spin {
+            return std::hint::spin_loop();
+        }
+        let bell = self.handle.bell.fd();
+        let _woken = poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], Some(&event::timespec(time)));
+        self.handle.bell.drain();
     }
 
     /// Blocks until the bell rings or, unless the stream is held, what the source waits for happens.

@@ -7,12 +7,13 @@
 use crate::pump::{Command, PumpHandle};
 use crate::sampler::Remembered;
 use eventfd::{EfdFlags, EventFD};
+use ringweir_proto::control::Mode;
 use ringweir_proto::layout::DetachedBy;
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::os::socket::Peer;
-use ringweir_proto::ring::{RingMemory, Sleepers, WakeGate};
-use ringweir_proto::sync::{AtomicU32, Ordering};
+use ringweir_proto::ring::{Resume, RingMemory, RingReader, Sleepers, WakeGate};
+use ringweir_proto::sync::{AtomicU32, AtomicU64, Ordering};
 use rustix::event::epoll;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -64,6 +65,14 @@ pub struct ReaderEntry {
     pub doze: Bell,
     /// Whether it may sleep.
     pub parks: bool,
+    /// How it asked to be attached.
+    pub mode: Mode,
+    /// 1 while the stream waits for it. This and the next two are the pump's to say.
+    pub lossless: AtomicU32,
+    /// For how long it has held the stream back, ns.
+    pub held_ns: AtomicU64,
+    /// When it was demoted, ns since 1970; 0 = never.
+    pub demoted_at: AtomicU64,
     /// The sampler's own.
     pub remembered: Remembered,
     /// 1 once the pump counts it among those that may sleep.
@@ -170,6 +179,7 @@ impl Readers {
         peer: Peer,
         label: String,
         parks: bool,
+        mode: Mode,
         pump: &PumpHandle,
     ) -> Result<Option<(Arc<ReaderEntry>, Handover)>, OsError> {
         let mut state = self.lock();
@@ -192,6 +202,10 @@ impl Readers {
             wake: Bell::new()?,
             doze: Bell::new()?,
             parks,
+            mode,
+            lossless: AtomicU32::new(0),
+            held_ns: AtomicU64::new(0),
+            demoted_at: AtomicU64::new(0),
             remembered: Remembered::default(),
             known_to_pump: AtomicU32::new(0),
         });
@@ -200,6 +214,11 @@ impl Readers {
         epoll::add(&wake, entry.wake.fd(), epoll::EventData::new_u64(0), edge).map_err(OsError::at("epoll_ctl"))?;
         let key = epoll::EventData::new_u64(index.into());
         epoll::add(&self.epoll, entry.doze.fd(), key, edge).map_err(OsError::at("epoll_ctl"))?;
+        if let (true, Mode::Lossless { start }) = (pump_over, mode) {
+            // Nothing will be overwritten any more, and there is nobody to grant anything.
+            let begin = RingReader::new(self.memory.clone(), start, Resume::Oldest).read_cursor();
+            entry.page.block().granted.store(begin + 1, Ordering::Release);
+        }
         if !pump_over {
             let pushed = commands.push(Command::Attach(entry.clone()));
             debug_assert!(pushed.is_ok(), "room was checked under the lock");
@@ -338,7 +357,7 @@ mod tests {
 
     fn attach(readers: &Readers, pump: &PumpHandle) -> Option<(Arc<ReaderEntry>, Handover)> {
         let peer = Peer { pid: 1, uid: 0, gid: 0, groups: Vec::new() };
-        readers.attach(peer, "r".into(), true, pump).unwrap()
+        readers.attach(peer, "r".into(), true, Mode::Lossy, pump).unwrap()
     }
 
     #[test]

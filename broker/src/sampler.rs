@@ -137,6 +137,9 @@ fn reader(entry: &ReaderEntry, cursor: u64, now: &Now<'_>) -> ReaderFigures {
         (ReaderFact::UpstreamLost, load(&block.upstream_lost)),
         (ReaderFact::Waiting, (load(&block.waiting) == 1).into()),
         (ReaderFact::Lapped, lapped.into()),
+        (ReaderFact::Lossless, entry.lossless.load(Ordering::Relaxed).into()),
+        (ReaderFact::Held, load(&entry.held_ns)),
+        (ReaderFact::DemotedRealtime, load(&entry.demoted_at)),
     ] {
         figures.set(fact, value);
     }

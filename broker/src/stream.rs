@@ -6,6 +6,7 @@
 use crate::access::Access;
 use crate::adopt;
 use crate::config::StreamConfig;
+use crate::holdback::HoldBack;
 use crate::intake::Intake;
 use crate::notice::{Notice, Notices, Thin};
 use crate::plan::Plan;
@@ -158,6 +159,7 @@ impl Stream {
         let pumping = Pump::new(
             intake,
             source,
+            HoldBack::new(config.lossless, config.readers_max),
             gate,
             command_queue,
             config.readers_max,
@@ -171,8 +173,9 @@ impl Stream {
             (Class::current(), sandbox.enter(&needs))
         };
         let (pump_thread, class, confined) = start_pump(name, pumping, config.cpu, confine, pump_ended.clone())?;
+        let waits = config.lossless.map_or(String::new(), |a| format!("; each lossless reader may hold it back {a}"));
         let summary = format!(
-            "{name} gen {}{}, {plan}, {} in {}, sched {class}, {}, prefault ok; {confined}{}{described}; {}",
+            "{name} gen {}{}, {plan}, {} in {}, sched {class}, {}, prefault ok; {confined}{waits}{}{described}; {}",
             spec.generation,
             adopt::words(adopted),
             config.memory,

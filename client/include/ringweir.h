@@ -18,7 +18,7 @@
  *         }
  *     }
  *
- * A reader is lossy: the stream never waits for it. What it misses it is told, exactly, in order, as a gap: loss is data,
+ * A reader is lossy, unless attached with RW_LOSSLESS: the stream never waits for it. What it misses it is told, exactly, in order, as a gap: loss is data,
  * not an error. For each reader and generation start + delivered + lost = read_cursor (rw_reader_account()).
  *
  * Calls answer an int: 0 done, above 0 an outcome, below 0 an error (see rw_code). Nothing here throws, exits, logs, or
@@ -90,6 +90,12 @@
  rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its successor.
  */
 #define RW_NO_REATTACH 8
+
+/*
+ rw_options.flags: have the stream wait for this reader, so that it loses nothing, for as long as its budget lasts (--lossless
+ of ringd, without which attaching is refused); then RW_DEMOTED.
+ */
+#define RW_LOSSLESS 16
 
 /*
  Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to last are lost.
@@ -231,6 +237,11 @@ typedef enum rw_code {
    */
   RW_DETACHED = 11,
   /*
+   This reader was attached with RW_LOSSLESS and has used up its budget: the stream does not wait for it any more, and what it
+   misses from now on it is told as gaps. Told once, before the first of them.
+   */
+  RW_DEMOTED = 12,
+  /*
    An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
    */
   RW_INVALID = -1,
@@ -345,7 +356,7 @@ typedef struct rw_options {
    */
   unsigned long long spin_ns;
   /*
-   Any of RW_ALWAYS_SPIN, RW_NO_SPIN, RW_NO_PREFAULT, RW_NO_REATTACH, or'ed.
+   Any of RW_ALWAYS_SPIN, RW_NO_SPIN, RW_NO_PREFAULT, RW_NO_REATTACH, RW_LOSSLESS, or'ed.
    */
   uint32_t flags;
   /*

@@ -5,6 +5,7 @@
 //! once; file descriptors travel beside the answer. An attached reader's socket stays open: its hang-up is the detach.
 //! Pure encoding: no system call here. The golden vectors in the tests are the format.
 
+use crate::ring::Start;
 use bincode::{Decode, Encode};
 
 /// Version of this conversation.
@@ -62,6 +63,11 @@ pub struct AttachRequest {
 pub enum Mode {
     /// The stream never waits for it.
     Lossy,
+    /// The stream waits for it as long as its budget lasts. It begins at what is granted to it in its page.
+    Lossless {
+        /// Where it wants to begin; with a seq, as far back as the budget reaches.
+        start: Start,
+    },
 }
 
 /// What the broker answers.

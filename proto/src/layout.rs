@@ -148,7 +148,7 @@ pub struct Header {
     pub state: StateLine,
     /// Counters.
     pub counters: CounterLines,
-    /// Zero: gate of lossless readers.
+    /// Zero.
     pub reserved: [u64; 48],
     /// How its lives began.
     pub restarts: RestartLines,
@@ -229,14 +229,45 @@ pub struct ReaderBlock {
     /// Who took its place back ([`DetachedBy`]), 0 while attached. The broker writes it, once; on the line that the reader
     /// writes anyway, so that looking at it costs nothing.
     pub detached_by: AtomicU64,
-    /// Zero.
-    pub reserved0: u64,
+    /// That the stream does not wait for this lossless reader any more ([`crate::ring::Demoted`]), 0 while it does. The broker
+    /// writes it, once.
+    pub demoted: AtomicU64,
     /// Doze line: the write cursor the reader had seen when it went to sleep.
     pub seen_seq: AtomicU64,
     /// Doze line: [`StateLine::source`] as the reader had seen it then.
     pub seen_source: AtomicU64,
-    /// Zero: lossless readers.
-    pub reserved1: [u64; 14],
+    /// What a lossless reader begins at, plus 1, 0 until it is known. The broker writes it, once.
+    pub granted: AtomicU64,
+    /// Zero.
+    pub reserved: [u64; 13],
+}
+
+impl Default for ReaderBlock {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            read_seq: zero(),
+            start_seq: zero(),
+            delivered: zero(),
+            lost: zero(),
+            gaps: zero(),
+            bytes_delivered: zero(),
+            bytes_lost: zero(),
+            lag_max: zero(),
+            last_gap_first: zero(),
+            last_gap_count: zero(),
+            last_gap_time: zero(),
+            upstream_lost: zero(),
+            waiting: zero(),
+            read_bytes: zero(),
+            detached_by: zero(),
+            demoted: zero(),
+            seen_seq: zero(),
+            seen_source: zero(),
+            granted: zero(),
+            reserved: [0; 13],
+        }
+    }
 }
 
 /// Buckets of a [`LatencyBlock`]; [`crate::latency`] says which time is in which.
@@ -325,8 +356,8 @@ mod asserted {
         bytes_before = 56 } size 64);
     at!(ReaderBlock { read_seq = 0, start_seq = 8, delivered = 16, lost = 24, gaps = 32, bytes_delivered = 40,
         bytes_lost = 48, lag_max = 56, last_gap_first = 64, last_gap_count = 72, last_gap_time = 80, upstream_lost = 88,
-        waiting = 96, read_bytes = 104, detached_by = 112, reserved0 = 120, seen_seq = 128, seen_source = 136,
-        reserved1 = 144 } size 256);
+        waiting = 96, read_bytes = 104, detached_by = 112, demoted = 120, seen_seq = 128, seen_source = 136,
+        granted = 144, reserved = 152 } size 256);
     at!(LatencyBlock { sum_ns = 0, max_ns = 8, reserved = 16, buckets = 128 } size 3072);
     const _: () = assert!(align_of::<Header>() == PAGE && align_of::<Slot>() == 64);
 }
@@ -447,6 +478,11 @@ impl Geometry {
     #[inline(always)]
     pub const fn claim_bytes(&self) -> u64 {
         self.claim_bytes
+    }
+    /// Bytes that the publisher must be able to be ahead of a reader that has the newest datagram in hand: that one, the
+    /// longest span, and the tail of the area that is skipped for it. Never over the capacity.
+    pub(crate) const fn least_window(&self) -> u64 {
+        align8(self.max_datagram) + 2 * self.max_span()
     }
     /// Largest span one claim may cover: several datagrams that the kernel fills in one call.
     pub const fn max_span(&self) -> u64 {

@@ -66,6 +66,9 @@ figures! {
         DrainGapMax "drain_gap_max_ns" Gauge "longest time between drains of a device's FIFO while it was filling";
         Restarts "restarts" Counter "times a new broker adopted the ring of one that died";
         RestartLost "restart_lost" Counter "datagrams that brokers which died had taken or counted as lost and never told, at least";
+        Holds "holds" Counter "times the stream was held back by a lossless reader";
+        HeldTime "held_ns" Counter "time for which lossless readers held the stream back";
+        Demotions "demotions" Counter "lossless readers that used up their budget and are not waited for any more";
         Moved "moved" Counter "datagrams copied a second time because they outgrew their place in a batch";
     }
 }
@@ -124,6 +127,9 @@ figures! {
         Waiting "waiting" Gauge "1 while it sleeps for want of datagrams";
         LagMaxBytes "lag_max_bytes" Gauge "largest lag seen, payload bytes; looked at ten times a second";
         LagMaxTime "lag_max_ns" Gauge "largest lag seen, age of the datagram it read or had to read next; looked at ten times a second, and by the reader once in a millisecond";
+        Lossless "lossless" Gauge "1 while the stream waits for it";
+        Held "held_ns" Counter "time for which it held the stream back";
+        DemotedRealtime "demoted_realtime" Realtime "when it had used up its budget and became lossy, 0 if never";
         Lapped "lapped" Gauge "1 if what it would read next is gone already and it has not noticed yet";
     }
 }

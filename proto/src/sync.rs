@@ -41,6 +41,9 @@ pub enum Site {
     RestartStore,
     /// P12, reader: load of the generation after the write cursor (Acquire). Partner: [`Site::RestartStore`].
     RestartLoad,
+    /// P14, publisher: fence between telling a reader that it is demoted and claiming what it had not read. Partner:
+    /// [`Site::ValidateFence`].
+    DemoteFence,
     /// P8, consumer of a FIFO: fence between allowing interrupts and looking again. Partner: [`Site::RaiseFence`].
     ArmFence,
     /// P8, device: fence between storing and looking at the interrupt mask. Partner: [`Site::ArmFence`].
@@ -69,11 +72,19 @@ pub enum Site {
     RestartTwice,
     /// Not an ordering: a reader looks beyond the end of its generation. Shows that they look at I9.
     BoundaryIgnored,
+    /// Not an ordering: the publisher does not wait for lossless readers.
+    GateOpen,
+    /// Not an ordering: a reader is granted a seq and the claim is not limited by it.
+    GrantedUnkept,
+    /// Not an ordering: a lossless reader releases the datagram it has in hand.
+    ReleasedEarly,
+    /// Not an ordering: a lossless reader is not waited for any more and not told.
+    DemotionUntold,
 }
 
 impl Site {
     /// Every site of the ring, for the test that kills each mutant in turn.
-    pub const RING: [Site; 21] = [
+    pub const RING: [Site; 26] = [
         Site::CommitStore,
         Site::CommitLoad,
         Site::ClaimFence,
@@ -95,6 +106,11 @@ impl Site {
         Site::RestartUntold,
         Site::RestartTwice,
         Site::BoundaryIgnored,
+        Site::DemoteFence,
+        Site::GateOpen,
+        Site::GrantedUnkept,
+        Site::ReleasedEarly,
+        Site::DemotionUntold,
     ];
 
     /// Every site of a device's FIFO.

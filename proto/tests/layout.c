@@ -37,8 +37,8 @@ struct slot {
 } __attribute__((aligned(64)));
 struct reader_block {
     uint64_t read_seq, start_seq, delivered, lost, gaps, bytes_delivered, bytes_lost, lag_max;
-    uint64_t last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, detached_by, reserved0;
-    uint64_t seen_seq, seen_source, reserved1[14];
+    uint64_t last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, detached_by, demoted;
+    uint64_t seen_seq, seen_source, granted, reserved[13];
 } LINE;
 struct latency_block { uint64_t sum_ns, max_ns, reserved[14], buckets[368]; } LINE;
 
@@ -69,8 +69,8 @@ int main(void) {
     AT(reader_block, gaps); AT(reader_block, bytes_delivered); AT(reader_block, bytes_lost); AT(reader_block, lag_max);
     AT(reader_block, last_gap_first); AT(reader_block, last_gap_count); AT(reader_block, last_gap_time);
     AT(reader_block, upstream_lost); AT(reader_block, waiting); AT(reader_block, read_bytes);
-    AT(reader_block, detached_by); AT(reader_block, reserved0); AT(reader_block, seen_seq);
-    AT(reader_block, seen_source); AT(reader_block, reserved1);
+    AT(reader_block, detached_by); AT(reader_block, demoted); AT(reader_block, seen_seq);
+    AT(reader_block, seen_source); AT(reader_block, granted); AT(reader_block, reserved);
     SIZE(latency_block);
     AT(latency_block, sum_ns); AT(latency_block, max_ns); AT(latency_block, reserved); AT(latency_block, buckets);
     return 0;

@@ -32,7 +32,8 @@ fn ours() -> Vec<String> {
     layout!(Header, "header" { identity, claim, write, state, counters, reserved, restarts, metadata_len, metadata });
     layout!(Slot, "slot" { stamp, pos, offset, lengths, tags, source_time, publish_time, bytes_before });
     layout!(ReaderBlock, "reader_block" { read_seq, start_seq, delivered, lost, gaps, bytes_delivered, bytes_lost, lag_max,
-        last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, detached_by, reserved0, seen_seq, seen_source, reserved1 });
+        last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, detached_by, demoted, seen_seq, seen_source, granted,
+        reserved });
     layout!(LatencyBlock, "latency_block" { sum_ns, max_ns, reserved, buckets });
     lines
 }

@@ -110,6 +110,7 @@ pub fn listen(reader: &mut Reader) -> Result<Story, Error> {
                 story.restarts += 1;
                 expected = restart.first;
             }
+            Read::Demoted(_) => panic!("it is lossy"),
             Read::Empty => {
                 reader.wait(None)?;
             }

@@ -60,6 +60,8 @@ words! {
         own_torn,
         /// Restarts told.
         restarts,
+        /// Times it was told that the stream does not wait for it any more.
+        demotions,
         /// Generation at the end.
         generation,
         /// Where the generation before ended for this reader.

@@ -145,7 +145,7 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     follow(100);
     let _end = until("its reader is told", &broker, || match goes.next().unwrap() {
         Read::Ended(end) => Some(end),
-        Read::Restarted(_) | Read::Empty | Read::Datagram(_) | Read::Gap(_) => None,
+        Read::Restarted(_) | Read::Demoted(_) | Read::Empty | Read::Datagram(_) | Read::Gap(_) => None,
     });
     let mut comes = Options::new("comes").attach(&path("service-comes")).unwrap();
     until("it brings datagrams", &broker, || matches!(comes.next().unwrap(), Read::Datagram(_)).then_some(()));

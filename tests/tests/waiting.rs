@@ -22,7 +22,7 @@ fn poll_loop(reader: &mut Reader, mut over: impl FnMut(&Rounds) -> bool) -> Roun
         match reader.next().unwrap() {
             Read::Datagram(_) => rounds.datagrams += 1,
             Read::Restarted(_) => rounds.restarts += 1,
-            Read::Gap(_) => {}
+            Read::Gap(_) | Read::Demoted(_) => {}
             Read::Ended(end) => panic!("{end:?}"),
             Read::Empty => {
                 rounds.empty += 1;

@@ -5,9 +5,9 @@
 //! into the output, and not faster than anybody can read.
 
 use crate::sink::About;
-use ringweir::{Account, Cause, Gap, Layer, Reader, Restart};
+use ringweir::{Account, Cause, Demoted, Gap, Layer, Reader, Restart};
 use ringweir_proto::numbered::Verifier;
-use ringweir_proto::quantity::Bytes;
+use ringweir_proto::quantity::{Bytes, Span};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -151,6 +151,12 @@ impl Books {
         if let Some(proof) = &mut self.proof {
             proof.restarted();
         }
+    }
+
+    /// It was lossless, and is not any more.
+    pub(crate) fn demoted(&mut self, demoted: Demoted) {
+        let held = Span(Duration::from_nanos(demoted.held_ns));
+        self.words.tell(|| format!("the stream does not wait for this reader any more, which held it back for {held}"));
     }
 
     /// Everything, over all generations.

@@ -38,7 +38,8 @@ fn pumped(source: Box<dyn Source>) -> (u64, u64) {
     let handle = Arc::new(PumpHandle::new(Bell::new().unwrap(), false));
     let gate = Arc::new(WakeGate::default());
     let intake = Intake::new(Publisher::new(memory.clone()), notices);
-    let pump = Pump::new(intake, source, gate, queue, 8, Arc::new(Bell::new().unwrap()), handle, false);
+    let nobody = HoldBack::new(None, 8);
+    let pump = Pump::new(intake, source, nobody, gate, queue, 8, Arc::new(Bell::new().unwrap()), handle, false);
     let before = ALLOCATIONS.with(Cell::get);
     pump.run().unwrap();
     let allocated = ALLOCATIONS.with(Cell::get) - before;
@@ -129,7 +130,8 @@ fn a_pump_that_panics_still_tells_readers_of_the_end() {
     let bell = || Arc::new(Bell::new().unwrap());
     let handle = Arc::new(PumpHandle::new(Bell::new().unwrap(), false));
     let intake = Intake::new(Publisher::new(memory.clone()), Notices::queue().0);
-    let pump = Pump::new(intake, Box::new(Panics), Arc::new(WakeGate::default()), queue, 8, bell(), handle, false);
+    let (nobody, gate) = (HoldBack::new(None, 8), Arc::new(WakeGate::default()));
+    let pump = Pump::new(intake, Box::new(Panics), nobody, gate, queue, 8, bell(), handle, false);
     assert!(std::thread::spawn(move || pump.run()).join().is_err());
     assert!(memory.has_ended());
 }

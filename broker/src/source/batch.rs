@@ -115,6 +115,7 @@ impl Batch {
         let (stride, place) = (self.stride, align8(self.max as u64) as usize);
         // A quarter of the longest claim: history that a thin stream gives up for a batch that does not come.
         let most = (intake.max_span() / 4 / stride.max(1)).clamp(1, self.rooms);
+        let most = intake.how_many_fit(self.max, most);
         let mut claim = intake.claim(most * stride).map_err(|e| BatchError::Source(SourceError::new(e)))?;
         let room = claim.bytes();
         let mut received = [Received::default(); BATCH];

@@ -33,6 +33,9 @@ pub enum rw_code {
     RW_INTERRUPTED = 10,
     /// Nothing more for this reader: somebody who may took its place back (ringctl detach). It does not attach again by itself.
     RW_DETACHED = 11,
+    /// This reader was attached with RW_LOSSLESS and has used up its budget: the stream does not wait for it any more, and what it
+    /// misses from now on it is told as gaps. Told once, before the first of them.
+    RW_DEMOTED = 12,
     /// An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
     RW_INVALID = -1,
     /// rw_read(): the buffer is too small; the datagram stays unread and its length is in the rw_datagram.
@@ -70,7 +73,7 @@ pub enum rw_code {
 use rw_code::*;
 
 impl rw_code {
-    const ALL: [rw_code; 28] = [
+    const ALL: [rw_code; 29] = [
         RW_OK,
         RW_DATAGRAM,
         RW_GAP,
@@ -83,6 +86,7 @@ impl rw_code {
         RW_TIMEOUT,
         RW_INTERRUPTED,
         RW_DETACHED,
+        RW_DEMOTED,
         RW_INVALID,
         RW_TOO_SMALL,
         RW_BUSY,
@@ -115,6 +119,7 @@ impl rw_code {
             RW_TIMEOUT => c"the time is over: look again, or wait again",
             RW_INTERRUPTED => c"a signal came: look at what it asks for, then wait again",
             RW_DETACHED => c"somebody took this reader's place back (ringctl detach): detach; attach again only if that is wanted",
+            RW_DEMOTED => c"the stream waited for this reader for as long as its budget allowed, and does not any more: read on, faster",
             RW_INVALID => c"impossible argument: rw_error_message() names it",
             RW_TOO_SMALL => c"the buffer is too small; the datagram stays unread: call again with room for the length in the rw_datagram",
             RW_BUSY => c"another call is using this reader or watch: use each from one thread at a time, and not from signal handlers",

@@ -26,6 +26,9 @@ pub const RW_NO_SPIN: u32 = 2;
 pub const RW_NO_PREFAULT: u32 = 4;
 /// rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its successor.
 pub const RW_NO_REATTACH: u32 = 8;
+/// rw_options.flags: have the stream wait for this reader, so that it loses nothing, for as long as its budget lasts (--lossless
+/// of ringd, without which attaching is refused); then RW_DEMOTED.
+pub const RW_LOSSLESS: u32 = 16;
 
 /// How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero first, or use a
 /// designated initialiser.
@@ -41,7 +44,7 @@ pub struct rw_options {
     pub start_seq: c_ulonglong,
     /// How long rw_wait() polls before it sleeps, in ns; 0: 5000. The longer, the lower the latency and the more processor time.
     pub spin_ns: c_ulonglong,
-    /// Any of RW_ALWAYS_SPIN, RW_NO_SPIN, RW_NO_PREFAULT, RW_NO_REATTACH, or'ed.
+    /// Any of RW_ALWAYS_SPIN, RW_NO_SPIN, RW_NO_PREFAULT, RW_NO_REATTACH, RW_LOSSLESS, or'ed.
     pub flags: u32,
     /// Zero.
     pub reserved0: u32,
@@ -81,7 +84,7 @@ pub(super) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> 
         other => return Err(Fault::invalid(format!("resume {other}: use RW_RESUME_OLDEST or RW_RESUME_NEWEST"))),
     });
     let has = |flag| given.flags & flag != 0;
-    let unknown = given.flags & !(RW_ALWAYS_SPIN | RW_NO_SPIN | RW_NO_PREFAULT | RW_NO_REATTACH);
+    let unknown = given.flags & !(RW_ALWAYS_SPIN | RW_NO_SPIN | RW_NO_PREFAULT | RW_NO_REATTACH | RW_LOSSLESS);
     if unknown != 0 {
         return Err(Fault::invalid(format!("flags {unknown:#x} are unknown to this release")));
     }
@@ -90,6 +93,9 @@ pub(super) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> 
     }
     if given.reserved0 != 0 || given.reserved != [0; 6] {
         return Err(Fault::invalid("a reserved field of the options is not zero: set the struct to zero first"));
+    }
+    if has(RW_LOSSLESS) {
+        chosen = chosen.lossless();
     }
     if has(RW_ALWAYS_SPIN) {
         chosen = chosen.always_spin();

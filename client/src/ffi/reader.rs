@@ -65,6 +65,7 @@ impl Reading {
                     None => continue,
                 },
                 Read::Gap(gap) => Found::Gap(gap.into()),
+                Read::Demoted(_) => Found::Code(rw_code::RW_DEMOTED),
                 Read::Empty => Found::Code(rw_code::RW_EMPTY),
                 Read::Restarted(restart) => {
                     // Those of a ring that goes on stay valid.

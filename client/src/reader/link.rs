@@ -11,7 +11,7 @@ use ringweir_proto::control::{AttachRequest, Attached, Mode, Reason, Reply, Requ
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::object::{self, AttachedRing};
 use ringweir_proto::os::page::ReaderPage;
-use ringweir_proto::ring::{RingReader, Start};
+use ringweir_proto::ring::{RingMemory, RingReader, Start, gate};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -28,9 +28,9 @@ pub(super) struct Link {
 
 impl Link {
     /// Gets a place from the broker; also the ring it serves.
-    fn ask(name: &str, options: &Options) -> Result<(Self, OwnedFd), Error> {
+    fn ask(name: &str, options: &Options, mode: Mode) -> Result<(Self, OwnedFd), Error> {
         let connection = Connection::open(name)?;
-        let request = AttachRequest { label: options.label.clone(), mode: Mode::Lossy, parks: options.parks };
+        let request = AttachRequest { label: options.label.clone(), mode, parks: options.parks };
         let (reply, fds) = connection.ask(&Request::Attach(request), 4)?;
         let Reply::Attached(Attached { block_offset, generation, .. }) = reply else {
             return Err(connection.unexpected(&reply));
@@ -43,12 +43,38 @@ impl Link {
     }
 
     pub fn open(name: &str, options: &Options, start: Start) -> Result<(Self, RingReader, AttachedRing), Error> {
-        let (link, ring) = Self::ask(name, options)?;
+        let mode = if options.lossless { Mode::Lossless { start } } else { Mode::Lossy };
+        let (link, ring) = Self::ask(name, options, mode)?;
         let seen = object::attach(&ring, options.prefault)?;
+        let start = if options.lossless { link.granted(name, &seen.memory)?.map_or(start, Start::Seq) } else { start };
         let reader = RingReader::new(seen.memory.clone(), start, options.resume);
         Ok((link, reader, seen))
     }
+
+    /// Waits for what the pump, which is at its next look, grants a lossless reader to begin at; `None`: the stream has ended,
+    /// so that nothing goes any more.
+    fn granted(&self, name: &str, memory: &RingMemory) -> Result<Option<u64>, Error> {
+        let began = Instant::now();
+        loop {
+            if let Some(begin) = gate::granted(self.page.block()) {
+                return Ok(Some(begin));
+            }
+            if memory.has_ended() {
+                return Ok(None);
+            }
+            if self.connection.hung_up() {
+                return Err(Error::HungUp { name: name.into() });
+            }
+            if began.elapsed() > GRANT_WITHIN {
+                return Err(Error::NoAnswer { name: name.into() });
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
 }
+
+/// A pump that is at work looks a thousand times a second or is kicked.
+const GRANT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Waiting longer and longer between attempts to attach again.
 #[derive(Default)]
@@ -82,7 +108,7 @@ impl Reader {
         if !self.retry.remaining().is_zero() {
             return Ok(Read::Empty);
         }
-        match Link::ask(&self.name, &self.options) {
+        match Link::ask(&self.name, &self.options, self.mode()) {
             Ok((link, _same)) if link.ring == self.link.ring => {
                 self.tie(link)?;
                 Ok(Read::Empty)
@@ -115,8 +141,18 @@ impl Reader {
         }
     }
 
+    /// How it asks the next broker: as it stands, unless the last one was not waiting for it any more.
+    fn mode(&self) -> Mode {
+        if self.lossless && gate::demoted(self.link.page.block()).is_none() {
+            Mode::Lossless { start: Start::Seq(self.ring.read_cursor()) }
+        } else {
+            Mode::Lossy
+        }
+    }
+
     /// Leaves the broker that died for the next one.
     fn tie(&mut self, link: Link) -> Result<(), Error> {
+        self.demotion = self.demoted();
         self.link = link;
         self.report();
         self.broker_gone = false;
@@ -133,7 +169,7 @@ impl Reader {
         if !self.broker_gone || !self.options.reattach || !self.retry.remaining().is_zero() {
             return;
         }
-        match Link::ask(&self.name, &self.options) {
+        match Link::ask(&self.name, &self.options, self.mode()) {
             // One that cannot be watched says so when it is waited for.
             Ok((link, _same)) if link.ring == self.link.ring => drop(self.tie(link)),
             _ => self.retry.failed(),

@@ -17,7 +17,7 @@ use link::{Link, Retry};
 use ringweir_proto::layout::{DetachedBy, Geometry, Identity};
 #[cfg(feature = "ffi")]
 use ringweir_proto::ring::Torn;
-use ringweir_proto::ring::{Account, Gap, Restarted, RingReader, Step};
+use ringweir_proto::ring::{Account, Cause, Demoted, Gap, Restarted, RingReader, Step, gate};
 use ringweir_proto::sync::Ordering;
 use std::os::fd::OwnedFd;
 
@@ -30,6 +30,9 @@ pub enum Read<'r> {
     Gap(Gap),
     /// The broker was restarted; what follows is of the new generation.
     Restarted(Restart),
+    /// This reader was lossless and has used up its budget: the stream does not wait for it any more. Told before the first gap that
+    /// comes of it.
+    Demoted(Demoted),
     /// Nothing new.
     Empty,
     /// Nothing new, and there never will be.
@@ -75,6 +78,10 @@ pub enum End {
 pub struct Reader {
     name: String,
     options: Options,
+    /// Whether the stream waits for it, as far as it was told.
+    lossless: bool,
+    /// To be told, of a place it does not have any more.
+    demotion: Option<Demoted>,
     link: Link,
     ring: RingReader,
     identity: Identity,
@@ -120,7 +127,16 @@ impl Reader {
 
     #[cold]
     fn other(&mut self) -> Result<Read<'_>, Error> {
+        if let Some(demoted) = self.demoted() {
+            return Ok(Read::Demoted(demoted));
+        }
         let step = self.ring.step()?;
+        if let Step::Gap(gap @ Gap { cause: Cause::Lapped, .. }) = step
+            && let Some(demoted) = self.demoted()
+        {
+            self.ring.tell_later(gap);
+            return Ok(Read::Demoted(demoted));
+        }
         self.report_progress();
         match step {
             Step::Datagram(_) => Ok(self.datagram()),
@@ -146,6 +162,16 @@ impl Reader {
                 Ok(Read::Empty)
             }
         }
+    }
+
+    /// That it is not waited for any more, once.
+    fn demoted(&mut self) -> Option<Demoted> {
+        if self.lossless {
+            let told = gate::demoted(self.link.page.block())?;
+            self.lossless = false;
+            return Some(told);
+        }
+        self.demotion.take()
     }
 
     /// Its place was taken back. What is in the ring is not read any more, or a reader that lags would stay for ever.

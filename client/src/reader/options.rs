@@ -15,6 +15,7 @@ pub struct Options {
     pub(super) parks: bool,
     pub(super) prefault: bool,
     pub(super) reattach: bool,
+    pub(super) lossless: bool,
     pub(super) spin: Duration,
 }
 
@@ -30,6 +31,7 @@ impl Options {
             parks: true,
             prefault: true,
             reattach: true,
+            lossless: false,
             spin: Duration::from_micros(5),
         }
     }
@@ -65,6 +67,14 @@ impl Options {
         self
     }
 
+    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts (`--lossless` of `ringd`, without
+    /// which attaching is refused), then [`Read::Demoted`](crate::Read::Demoted) is told and it is lossy. What the source loses meanwhile
+    /// is lost to everybody. Not before it began is it waited for, nor between the death of a broker and attaching to the next.
+    pub fn lossless(mut self) -> Self {
+        self.lossless = true;
+        self
+    }
+
     /// Whether to attach to the restarted broker when this one dies (default), or to end with [`crate::End::BrokerGone`].
     pub fn reattach(mut self, reattach: bool) -> Self {
         self.reattach = reattach;
@@ -81,6 +91,8 @@ impl Options {
         let mut reader = Reader {
             name: name.into(),
             options: self.clone(),
+            lossless: self.lossless,
+            demotion: None,
             link,
             ring,
             identity: seen.identity,

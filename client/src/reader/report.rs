@@ -6,7 +6,7 @@
 use super::Reader;
 use ringweir_proto::latency::SAMPLE_EVERY_NS;
 use ringweir_proto::os::clock;
-use ringweir_proto::ring::{Cause, Gap};
+use ringweir_proto::ring::{Cause, Gap, gate};
 use ringweir_proto::sync::Ordering;
 
 impl Reader {
@@ -23,7 +23,8 @@ impl Reader {
     #[inline(always)]
     pub(super) fn report_progress(&self) {
         let (block, account) = (self.link.page.block(), self.ring.account());
-        block.read_seq.store(self.ring.read_cursor(), Ordering::Relaxed);
+        // P13: of a lossless reader more than a figure.
+        gate::release(block, self.ring.read_cursor());
         block.delivered.store(account.delivered, Ordering::Relaxed);
         block.bytes_delivered.store(account.bytes_delivered, Ordering::Relaxed);
         block.read_bytes.store(self.ring.read_bytes().unwrap_or(u64::MAX), Ordering::Relaxed);

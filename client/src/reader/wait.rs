@@ -7,6 +7,7 @@ use super::Reader;
 use super::link::{Link, Retry};
 use crate::Error;
 use ringweir_proto::os::{OsError, event};
+use ringweir_proto::ring::gate;
 use ringweir_proto::sync::Ordering;
 use rustix::event::epoll;
 use rustix::thread::NanosleepRelativeResult;
@@ -84,6 +85,7 @@ impl Reader {
             || memory.has_ended()
             || memory.source_word() != self.ring.source_seen()
             || self.ring.read_cursor() != self.ring.write_cursor_seen()
+            || self.lossless && gate::demoted(self.link.page.block()).is_some()
     }
 
     /// Sleeps; `Interrupted` for a signal and for the end of the time, which the caller tells apart.

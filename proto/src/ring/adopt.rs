@@ -123,6 +123,7 @@ impl Publisher {
             upstream_flags: left.upstream_flags & !(flags::LOSS_UNKNOWN | flags::TRUNCATED | !0 << flags::GONE_SHIFT),
             source: memory.source_word(),
             restart_lost: lost as u32,
+            limit: Claimed { seq: u64::MAX, pos: u64::MAX },
         };
         // Its counters may be behind (K7).
         publisher.flush();

@@ -1,8 +1,8 @@
 //! The numbered places of `DESIGN.md` §7 at which a test kills or stops the publisher, or who adopts its ring.
 //!
-//! Contract: in production there is nothing here: [`at`] is an empty inline function and [`SEAM`] a constant. With the
-//! feature `crash` a program arms one place ([`arm`]) with what is to happen there at its n-th passing; under `ringweir_loom` a
-//! model has a piece of code end there ([`killed_at`]).
+//! Contract: in production there is nothing here: `at` is an empty inline function and `SEAM` a constant. With the
+//! feature `crash` a program arms one place (`arm`) with what is to happen there at its n-th passing; under `ringweir_loom` a
+//! model has a piece of code end there (`killed_at`).
 
 /// A place. `K`: in publishing, `A`: in adopting; the table in `DESIGN.md` says what the ring holds then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 mod adopt;
 mod copy;
 pub mod crash;
+pub mod gate;
 mod heap;
 mod loss;
 mod memory;
@@ -16,6 +17,7 @@ mod read;
 mod wake;
 
 pub use adopt::Unfit;
+pub use gate::{Budget, Demoted, LosslessGate};
 pub use loss::{Account, Cause, Gap, Layer, Restarted};
 #[cfg(not(ringweir_loom))]
 pub(crate) use memory::Parts;

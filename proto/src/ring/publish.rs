@@ -10,6 +10,7 @@ use super::crash::{self, Point};
 use super::loss::Layer;
 use super::memory::RingMemory;
 use crate::layout::{align8, flags};
+use crate::seq::Claimed;
 use crate::stats::PumpCounter;
 use crate::sync::{Ordering, Site, fence, ordering, weakened};
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub struct Publisher {
     pub(super) source: u64,
     /// What restarts cost before this publisher, modulo 2^32.
     pub(super) restart_lost: u32,
+    /// How far the claim line may go for lossless readers' sake ([`super::LosslessGate`]).
+    pub(super) limit: Claimed,
 }
 
 /// Ring memory that may be filled until the next commit past it: private to the publisher, contiguous, 8-aligned.
@@ -92,6 +95,7 @@ impl Publisher {
             upstream_flags: 0,
             source: 0,
             restart_lost: 0,
+            limit: Claimed { seq: u64::MAX, pos: u64::MAX },
         }
     }
 
@@ -140,16 +144,21 @@ impl Publisher {
         Ok(Claim { publisher: self })
     }
 
-    /// Announces that slots below `seq` and positions below `pos` may be overwritten, a segment ahead. The cold path:
-    /// 16 times a lap. Waiting for lossless readers will happen here.
+    /// Announces that slots below `seq` and positions below `pos` may be overwritten, a segment ahead, but no further ahead
+    /// than lossless readers allow. The cold path: 16 times a lap.
     #[cold]
     fn extend_claim(&mut self, seq: u64, pos: u64) {
         let geometry = self.memory.geometry();
+        debug_assert!(
+            weakened(Site::GateOpen)
+                || (seq <= self.limit.seq.max(self.claim_seq) && pos <= self.limit.pos.max(self.claim_pos)),
+            "claimed without asking whether it fits"
+        );
         if seq > self.claim_seq {
-            self.claim_seq = seq.max(self.claim_seq + geometry.claim_slots());
+            self.claim_seq = seq.max((self.claim_seq + geometry.claim_slots()).min(self.limit.seq));
         }
         if pos > self.claim_pos {
-            self.claim_pos = pos.max(self.claim_pos + geometry.claim_bytes());
+            self.claim_pos = pos.max((self.claim_pos + geometry.claim_bytes()).min(self.limit.pos));
         }
         let line = self.memory.claim_line();
         line.seq.store(self.claim_seq, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use crate::sync::{Ordering, Site, fence, ordering, weakened};
 use std::sync::Arc;
 
 /// Where a reader begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum Start {
     /// With what is published after it attached.
     Latest,
@@ -163,6 +163,8 @@ pub struct RingReader {
     held: Held,
     /// The datagram handed out last.
     current: Descriptor,
+    /// A gap that was given back ([`Self::tell_later`]).
+    untold: Option<Gap>,
     account: Account,
 }
 
@@ -185,6 +187,7 @@ impl RingReader {
             upstream_stale: false,
             held: Held::Nothing,
             current: Descriptor::default(),
+            untold: None,
             account: Account::default(),
         };
         reader.refresh();
@@ -397,7 +400,7 @@ impl RingReader {
     }
 
     fn step_slowly(&mut self) -> Result<Step, Corrupt> {
-        if let Some(gap) = self.release()? {
+        if let Some(gap) = self.release()?.or_else(|| self.untold.take()) {
             return Ok(Step::Gap(gap));
         }
         if self.seq >= self.cached {
@@ -473,6 +476,14 @@ impl RingReader {
         let layer = Layer::from_bits(now.flags >> flags::LAYER_SHIFT);
         let cause = Cause::Upstream { layer, exact: now.flags & unknown == 0 };
         Some(Gap { first: now.first, count, bytes: None, time: now.time, cause })
+    }
+
+    /// Gives back the gap that the last step told: the next one tells it again. For a reader that has something else to tell
+    /// before it.
+    pub fn tell_later(&mut self, gap: Gap) {
+        self.untold = Some(gap);
+        // So that the next step is not the hot path's; the cursor is looked at again then.
+        self.cached = self.seq;
     }
 
     /// Settles the datagram handed out last. `Some` if it turned out to be torn: the gap then begins with it.

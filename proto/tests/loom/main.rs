@@ -9,10 +9,12 @@
 #![cfg(ringweir_loom)]
 
 mod device;
+mod lossless;
 mod restart;
 
 use device::{fifo_hands_over, fifo_wakes, gone_wakes_the_sleeper, source_gone};
 use loom::thread;
+use lossless::*;
 use restart::*;
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{
@@ -697,6 +699,7 @@ models! {
     killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7 killed_at_k8
     adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4 adopter_killed_at_a5
     restarted_in_silence ended_after_a_restart
+    waits_for_the_lossless waits_for_its_bytes lossy_beside_lossless granted_is_kept demoted_and_told detached_lets_go
 }
 
 /// Which models must see a site weakened.
@@ -719,6 +722,10 @@ fn killers(site: Site) -> &'static [&'static str] {
         Site::AdoptedClaimBack => &["killed_at_k3", "killed_at_k4", "killed_at_k5"],
         Site::RestartUntold | Site::RestartTwice => &["killed_at_k2", "restarted_in_silence", "adopter_killed_at_a5"],
         Site::BoundaryIgnored => &["killed_at_k2", "ended_after_a_restart"],
+        Site::GateOpen => &["waits_for_the_lossless", "waits_for_its_bytes", "lossy_beside_lossless"],
+        Site::ReleasedEarly => &["waits_for_the_lossless"],
+        Site::GrantedUnkept => &["granted_is_kept"],
+        Site::DemoteFence | Site::DemotionUntold => &["demoted_and_told"],
         Site::LapMiscounted => &["lapped_by_slots", "third_lap"],
     }
 }

@@ -110,7 +110,7 @@ fn ring_reader(job: &Job) -> anyhow::Result<Report> {
                 }
                 reader.wait(Some(Duration::from_millis(50)))?;
             }
-            Read::Restarted(_) | Read::Ended(_) => break,
+            Read::Restarted(_) | Read::Demoted(_) | Read::Ended(_) => break,
         }
     }
     let account = reader.account();

@@ -45,6 +45,7 @@ fn main() {
                 }
                 Cause::SourceGone => writeln!(out, "gone {}", gap.first),
             },
+            Read::Demoted(demoted) => writeln!(out, "demoted {}", demoted.held_ns),
             Read::Restarted(restart) => writeln!(out, "restarted {}", restart.generation),
             Read::Empty => {
                 let _settled = reader.release().unwrap_or_else(|e| fail(e));

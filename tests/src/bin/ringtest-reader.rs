@@ -25,6 +25,8 @@ struct Cli {
     view: bool,
     #[arg(long)]
     spin: bool,
+    #[arg(long)]
+    lossless: bool,
     /// Dawdle so many µs over each datagram
     #[arg(long, default_value_t = 0)]
     slow: u64,
@@ -85,6 +87,9 @@ fn main() {
     };
     if matches!(cli.resume, Goes::Newest) {
         options = options.resume(Resume::Newest);
+    }
+    if cli.lossless {
+        options = options.lossless();
     }
     if cli.spin {
         options = options.always_spin();
@@ -188,6 +193,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                 expected = restart.first;
                 slot.show(Live::Restarts, own.restarts);
             }
+            Read::Demoted(_) => own.demotions += 1,
             Read::Empty => {
                 let _settled = reader.release().unwrap_or_else(|e| panic!("{e}"));
                 reader.wait(None).unwrap_or_else(|e| panic!("{e}"));

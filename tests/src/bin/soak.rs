@@ -97,7 +97,7 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
             Read::Empty => {
                 reader.wait(None)?;
             }
-            Read::Restarted(_) => bail!("restarted"),
+            Read::Restarted(_) | Read::Demoted(_) => bail!("restarted, or demoted"),
             Read::Ended(_) => break,
         }
     }

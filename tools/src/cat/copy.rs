@@ -92,6 +92,7 @@ impl<'a> Cat<'a> {
                     }
                 }
                 Read::Gap(gap) => self.books.gap(&gap),
+                Read::Demoted(demoted) => self.books.demoted(demoted),
                 Read::Restarted(restart) => {
                     self.books.restarted(restart);
                     self.date_offset = reader.publish_date(0);

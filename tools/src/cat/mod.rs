@@ -46,6 +46,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     };
 
     let mut options = Options::new(&cli.label).start(cli.from.0);
+    if cli.lossless {
+        options = options.lossless();
+    }
     if cli.spin {
         options = options.always_spin();
     }

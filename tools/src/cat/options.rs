@@ -47,6 +47,9 @@ pub(super) struct Cli {
     /// Check every byte of a numbered stream (ringgen, gen:), and that what is missing is what was told as lost
     #[arg(long)]
     pub(super) verify: bool,
+    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts (--lossless of ringd)
+    #[arg(long)]
+    pub(super) lossless: bool,
     /// Say at the end what was delivered and lost (said anyway with --verify, after a loss or a signal)
     #[arg(long)]
     pub(super) stats: bool,

@@ -172,6 +172,9 @@ impl<'a> Client<'a> {
             cut -= 1;
         }
         let mut options = Options::new(&format!("{}#{number}", &cli.label[..cut])).start(cli.from.0);
+        if cli.lossless {
+            options = options.lossless();
+        }
         if cli.spin {
             options = options.always_spin();
         }
@@ -247,6 +250,7 @@ impl<'a> Client<'a> {
                     }
                 }
                 Read::Gap(gap) => self.books.gap(&gap),
+                Read::Demoted(demoted) => self.books.demoted(demoted),
                 Read::Restarted(restart) => {
                     self.books.restarted(restart);
                     room.resize(reader.geometry().max_datagram() as usize, 0);

@@ -59,6 +59,9 @@ struct Account<'a> {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signals()?;
     let mut options = Options::new(&cli.label).start(cli.from.0);
+    if cli.lossless {
+        options = options.lossless();
+    }
     if cli.spin {
         options = options.always_spin();
     }
@@ -173,6 +176,7 @@ impl Sending<'_> {
                     self.books.gap(&gap);
                     self.pass_on(&gap);
                 }
+                Read::Demoted(demoted) => self.books.demoted(demoted),
                 Read::Restarted(restart) => {
                     self.batch.flush(self.stop, &mut self.books.words)?;
                     self.books.restarted(restart);

@@ -33,6 +33,9 @@ pub(super) struct Cli {
     /// Where to begin: oldest (what the ring still holds), latest (what comes from now on) or a seq
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     pub(super) from: From,
+    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts (--lossless of ringd)
+    #[arg(long)]
+    pub(super) lossless: bool,
     /// Say at the end what was sent and lost (said anyway after a loss, a failure or a signal)
     #[arg(long)]
     pub(super) stats: bool,

@@ -114,10 +114,15 @@ pub const COLUMNS: &[Column] = &[
     Column {
         head: "STATE",
         help: "running; waiting: asleep for want of datagrams; LAPPED: as under LAG; stopped (T): its process is stopped by a \
-               signal (t: by a debugger); gone: its process has died and the broker could not say so",
+               signal (t: by a debugger); gone: its process has died and the broker could not say so; lossless: the stream waits for \
+               it; demoted: it did, until that one's budget was used up",
         right: false,
         leaves: 0,
-        cell: |r, _| r.state.to_string(),
+        cell: |r, at| match (r.get(ReaderFact::Lossless), r.get(ReaderFact::DemotedRealtime)) {
+            (1, _) => format!("{}, lossless", r.state),
+            (_, 0) => r.state.to_string(),
+            (_, time) => format!("{}, demoted {}", r.state, (at.clock)(time, at.now)),
+        },
     },
 ];
 

@@ -65,6 +65,7 @@ impl Collector for Families {
                 match (value, kind) {
                     (Value::Exact(n), MetricType::Counter) => one.encode_counter::<NoLabelSet, _, u64>(n, None)?,
                     (Value::Exact(n), _) => one.encode_gauge(n)?,
+                    (Value::Measured(x), MetricType::Counter) => one.encode_counter::<NoLabelSet, _, u64>(x, None)?,
                     (Value::Measured(x), _) => one.encode_gauge(x)?,
                     (Value::Distribution(h), _) => {
                         let (sum, buckets) = (h.sum_ns as f64 * 1e-9, buckets(h));

@@ -38,7 +38,7 @@ pub trait Seen {
 pub struct Finding {
     /// Layer it belongs to.
     layer: &'static str,
-    /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow.
+    /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow, holding.
     kind: &'static str,
     /// The reader, if it is one.
     label: Option<String>,
@@ -92,7 +92,10 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
     ("limited", "whether anything is being lost, or will be if things go on so"),
     ("window_ns", "time between the two looks it is judged by"),
     ("findings[].layer", "device, kernel, broker or reader; label, pid and index then say which"),
-    ("findings[].kind", "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, slow"),
+    (
+        "findings[].kind",
+        "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, slow, holding",
+    ),
     ("findings[].lost", "lost by it so far; lost_per_second: now"),
     ("findings[].lapped_in_ns", "time until it is lapped if things go on so; 0: it is; null: not in sight"),
     ("findings[].what, advice", "the same in words, and what to do"),
@@ -182,7 +185,7 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
         head: table::name(now),
         flow: super::columns::rates(now.rates),
         ring,
-        earlier: earlier(before.map(|b| b.loss), now.loss, Duration::from_nanos(window_ns)),
+        earlier: [earlier(before.map(|b| b.loss), now.loss, Duration::from_nanos(window_ns)), demoted(now)].concat(),
         findings,
     }
 }
@@ -289,6 +292,9 @@ fn limiting(between: &Between<'_>, reader: &Reader, earlier: &Reader, seen: &imp
     let behind = reader.lag_share >= BEHIND && lapped_in.is_some();
     let too_slow = taken < published * KEEPS_UP && (per_second > 0.0 || age < RECENTLY || behind);
     let stopped = matches!(reader.state, ReaderState::Stopped(_) | ReaderState::Gone);
+    if reader.get(ReaderFact::Lossless) == 1 {
+        return holding(between, reader, earlier);
+    }
     if !(stopped || lapped || per_second > 0.0 || behind || too_slow) {
         return None;
     }
@@ -333,6 +339,56 @@ fn limiting(between: &Between<'_>, reader: &Reader, earlier: &Reader, seen: &imp
         lapped_in_ns,
         ..finding(Layer::Reader, kind, reader.lost(), per_second, what, advice)
     })
+}
+
+/// A lossless reader that the stream had to wait for.
+fn holding(between: &Between<'_>, reader: &Reader, earlier: &Reader) -> Option<Finding> {
+    let (pid, all) = (reader.get(ReaderFact::Pid), reader.get(ReaderFact::Held));
+    let held = all.saturating_sub(earlier.get(ReaderFact::Held));
+    if held == 0 {
+        return None;
+    }
+    let time = |ns| Span(Duration::from_nanos(ns));
+    let window = between.now.get(StreamFact::SampledAt).saturating_sub(between.before.get(StreamFact::SampledAt));
+    let what = format!(
+        "reader {} (pid {pid}) is lossless and {}: the stream waited for it for {} of {} ({} in all)",
+        printable(&reader.figures.label),
+        reader.state,
+        time(held),
+        time(window),
+        time(all),
+    );
+    let advice = match reader.state {
+        ReaderState::Stopped(_) => format!("kill -CONT {pid} lets it go on; if not, it is demoted when its budget is used up"),
+        _ => "what the source loses meanwhile is lost to all: make it faster, the ring deeper (--depth), or let it be lossy".into(),
+    };
+    Some(Finding {
+        label: Some(reader.figures.label.clone()),
+        pid: Some(pid),
+        index: Some(reader.get(ReaderFact::Index)),
+        ..finding(Layer::Reader, "holding", reader.lost(), 0.0, what, advice)
+    })
+}
+
+/// Readers that were lossless once, those that are gone included.
+fn demoted(now: &Stream) -> Vec<String> {
+    let here = now.readers.iter().filter(|r| r.get(ReaderFact::DemotedRealtime) != 0);
+    let said = |r: &Reader| {
+        let ago = now.get(StreamFact::SampledRealtime).saturating_sub(r.get(ReaderFact::DemotedRealtime));
+        format!(
+            "reader {} (pid {}) was demoted {} ago: as a lossless reader it had held the stream back for {}",
+            printable(&r.figures.label),
+            r.get(ReaderFact::Pid),
+            Span(Duration::from_nanos(ago)),
+            Span(Duration::from_nanos(r.get(ReaderFact::Held))),
+        )
+    };
+    let mut all: Vec<String> = here.map(said).collect();
+    let gone = now.snapshot.pump(PumpCounter::Demotions).saturating_sub(all.len() as u64);
+    if gone > 0 {
+        all.push(format!("{gone} lossless readers that are gone were demoted before"));
+    }
+    all
 }
 
 /// Why a reader that runs is slow, by the processor time it uses.

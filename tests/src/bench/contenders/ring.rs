@@ -100,7 +100,7 @@ fn read(job: &Job) -> anyhow::Result<Report> {
                     reader.wait(Some(Duration::from_millis(200)))?;
                 }
             }
-            Read::Restarted(_) => anyhow::bail!("the stream began anew"),
+            Read::Restarted(_) | Read::Demoted(_) => anyhow::bail!("the stream began anew"),
             Read::Ended(_) => break,
         }
     }

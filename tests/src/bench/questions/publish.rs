@@ -182,7 +182,7 @@ fn drain(reader: &mut Reader, piece: &mut Piece) -> anyhow::Result<u64> {
                     return Ok(delivered);
                 }
             }
-            Read::Restarted(_) | Read::Ended(_) => return Ok(delivered),
+            Read::Restarted(_) | Read::Demoted(_) | Read::Ended(_) => return Ok(delivered),
         }
     }
 }

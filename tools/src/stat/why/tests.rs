@@ -119,3 +119,37 @@ fn a_broker_that_does_nothing_is_the_first_to_blame() {
         [("broker", "broker_gone")]
     );
 }
+
+#[test]
+fn who_holds_the_stream_back_or_did_is_named() {
+    let made = |second: u64, held: u64, demoted: u64| {
+        let mut s = snapshot(second * SECOND, second * 100, &[("rec", second * 100, 0, false)]);
+        s.set(StreamFact::SampledRealtime, second * SECOND);
+        for (fact, value) in [
+            (ReaderFact::Lossless, (demoted == 0).into()),
+            (ReaderFact::Held, held),
+            (ReaderFact::DemotedRealtime, demoted),
+        ] {
+            s.readers[0].set(fact, value);
+        }
+        s.set_pump(PumpCounter::Demotions, 2 * u64::from(demoted > 0));
+        s
+    };
+    let judged = |before: &Snapshot, now: &Snapshot| judge(Some(&look(before, None)), &look(now, None), &QUIET);
+    let v = judged(&made(10, 5, 0), &made(11, SECOND / 4 + 5, 0));
+    assert_eq!(kinds(&v), [("rec", "holding")]);
+    assert!(
+        v.text().contains("rec (pid 1000) is lossless and waiting: the stream waited for it for 250 ms of 1 s"),
+        "{}",
+        v.text()
+    );
+    let v = judged(&made(10, 5, 0), &made(11, 5, 0));
+    assert!(!v.limited, "not now: {}", v.text());
+    let v = judged(&made(10, SECOND, 0), &made(12, SECOND, 11 * SECOND));
+    let text = v.text();
+    assert!(
+        text.contains("rec (pid 1000) was demoted 1 s ago: as a lossless reader it had held the stream back for 1 s"),
+        "{text}"
+    );
+    assert!(text.contains("1 lossless readers that are gone were demoted"), "{text}");
+}
