@@ -287,6 +287,21 @@ fn waiting_ends_by_time_signal_and_datagram() {
     slow.end();
 }
 
+#[test]
+fn a_lossless_reader_is_waited_for_and_then_told() {
+    let (_alone, scene) = (alone(), Scene::new(LIMIT));
+    let small = ["--depth", "256", "--capacity", "64KiB", "--max-datagram", "512"];
+    let serve = |name: &str, more: &[&str]| scene.broker(name, "gen:rate=4000/s,size=24..400", &[&small, more].concat());
+    let waits = serve("capi-waits", &["--lossless", "forever"]);
+    let bears = serve("capi-bears", &["--lossless", "200ms"]);
+    let never = serve("capi-never", &[]);
+    for language in [C99, Cpp17] {
+        let program = build(&scene, "tests/tests/capi/lossless.c", language, &[]);
+        passes(&scene, &program, &["capi-waits", "capi-bears", "capi-never"]);
+    }
+    [waits, bears, never].into_iter().for_each(Daemon::end);
+}
+
 /// The stream of `arguments.c`.
 fn described(scene: &Scene, name: &str) -> Daemon {
     scene.broker(name, "gen:rate=500/s,size=24..64", &["--meta", "channels=3", "--meta", "dtype=<i2"])

@@ -9,7 +9,7 @@ static rw_options with(void (*change)(rw_options *)) {
 static void bad_start(rw_options *o) { o->start = 3; }
 static void bad_seq(rw_options *o) { o->start_seq = 1; }
 static void bad_resume(rw_options *o) { o->resume = 2; }
-static void bad_flags(rw_options *o) { o->flags = 16; }
+static void bad_flags(rw_options *o) { o->flags = 32; }
 static void bad_spin(rw_options *o) { o->flags = RW_NO_SPIN; o->spin_ns = 1; }
 static void bad_both(rw_options *o) { o->flags = RW_NO_SPIN | RW_ALWAYS_SPIN; }
 static void bad_reserved0(rw_options *o) { o->reserved0 = 1; }
