@@ -291,7 +291,8 @@ fn waiting_ends_by_time_signal_and_datagram() {
 fn a_lossless_reader_is_waited_for_and_then_told() {
     let (_alone, scene) = (alone(), Scene::new(LIMIT));
     let small = ["--depth", "256", "--capacity", "64KiB", "--max-datagram", "512"];
-    let serve = |name: &str, more: &[&str]| scene.broker(name, "gen:rate=4000/s,size=24..400", &[&small, more].concat());
+    let serve =
+        |name: &str, more: &[&str]| scene.broker(name, "gen:rate=4000/s,size=24..400", &[&small, more].concat());
     let waits = serve("capi-waits", &["--lossless", "forever"]);
     let bears = serve("capi-bears", &["--lossless", "200ms"]);
     let never = serve("capi-never", &[]);
