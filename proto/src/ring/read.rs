@@ -3,11 +3,14 @@
 //! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and whether it stayed whole is
 //! known before anyone counts it as delivered: `start + delivered + lost = read cursor`, always (I4).
 
+mod laps;
+mod lives;
+
 #[cfg(not(ringweir_loom))]
 use super::copy::prefetch;
 use super::loss::{Account, Cause, Gap, Layer, Restarted};
 use super::memory::RingMemory;
-use crate::layout::{RESTARTS, Slot, flags};
+use crate::layout::{Slot, flags};
 use crate::sync::{Ordering, Site, fence, ordering, weakened};
 use std::sync::Arc;
 
@@ -117,9 +120,6 @@ enum Held {
 #[cfg(not(ringweir_loom))]
 const AHEAD: u64 = 8;
 
-/// Searches within one lap before a reader gives up what is left and goes to the write cursor: keeps a step bounded.
-const LAP_ATTEMPTS: u32 = 64;
-
 /// Losses before the ring as a slot or the end mark tells them: the sum so far, modulo 2^32.
 #[derive(Clone, Copy)]
 struct Upstream {
@@ -127,14 +127,6 @@ struct Upstream {
     time: u64,
     count: u32,
     flags: u16,
-}
-
-/// A restart as the ring records it: sums over all restarts up to it.
-struct Record {
-    generation: u64,
-    first: u64,
-    lost: u64,
-    inexact: u64,
 }
 
 /// The reading end of a ring.
@@ -258,86 +250,6 @@ impl RingReader {
         if self.outlived {
             self.stop_at_boundary();
         }
-    }
-
-    #[inline(always)]
-    fn newest_generation(&self) -> u64 {
-        // P12: whoever sees a generation sees its record; partner: the adopter's RestartStore. Behind the load of the cursor,
-        // so that no datagram is seen before its generation.
-        self.memory.state_line().generation.load(ordering(Site::RestartLoad, Ordering::Acquire))
-    }
-
-    /// I9: nothing beyond the end of this reader's generation before that was told.
-    #[cold]
-    fn stop_at_boundary(&mut self) {
-        if !weakened(Site::BoundaryIgnored) {
-            // Without a record the ring is damaged, which the next step says.
-            self.cached = self.cached.min(self.next_life().map_or(self.seq, |record| record.first));
-        }
-    }
-
-    /// How the generation after this reader's began, in sums; after more restarts than are remembered, the oldest that is.
-    fn next_life(&self) -> Option<Record> {
-        loop {
-            let newest = self.newest_generation();
-            // One record more may just be being overwritten by who adopts the ring again.
-            let generation = (self.generation + 1).max((newest + 2).saturating_sub(RESTARTS as u64));
-            let record = self.memory.restart(generation);
-            let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
-            let own = load(&record.generation) == generation;
-            let (first, lost, inexact) = (load(&record.first), load(&record.lost), load(&record.inexact));
-            // As P2: had an adopter begun to overwrite this record, the generation it follows would be seen.
-            fence(Site::ValidateFence, Ordering::Acquire);
-            if self.newest_generation() == newest {
-                return own.then_some(Record { generation, first, lost, inexact });
-            }
-        }
-    }
-
-    /// In which life `seq`, where this reader begins, is or will be published.
-    fn find_generation(&mut self) {
-        let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
-        let newest = self.generation;
-        for generation in (1..=newest).rev().take(RESTARTS - 1) {
-            let record = self.memory.restart(generation);
-            self.generation = generation;
-            if load(&record.generation) != generation {
-                // The ring was made in this one.
-                (self.restart_lost, self.restart_inexact) = (0, 0);
-                break;
-            }
-            (self.restart_lost, self.restart_inexact) = (load(&record.lost), load(&record.inexact));
-            if load(&record.first) <= self.seq {
-                break;
-            }
-        }
-        self.outlived |= self.generation != newest;
-        if self.outlived {
-            self.stop_at_boundary();
-        }
-    }
-
-    /// The restart that this reader has come to, if it has.
-    #[cold]
-    fn restarted(&mut self) -> Result<Option<Restarted>, Corrupt> {
-        let corrupt = |what| Err(Corrupt { seq: self.seq, what });
-        let Some(Record { generation, first, lost, inexact }) = self.next_life() else {
-            return corrupt("a restart without a record");
-        };
-        if first > self.seq {
-            return Ok(None);
-        }
-        if first < self.seq || lost < self.restart_lost {
-            return corrupt("a restart that contradicts those before it");
-        }
-        let (lost_now, exact) = (lost - self.restart_lost, inexact == self.restart_inexact);
-        let told = Restarted { generation, first, lost: lost_now, exact };
-        if !weakened(Site::RestartTwice) {
-            (self.generation, self.restart_lost, self.restart_inexact) = (generation, lost, inexact);
-        }
-        self.account.restarts += 1;
-        self.account.restart_lost += told.lost;
-        Ok(Some(told))
     }
 
     /// The datagram handed out last.
@@ -586,23 +498,6 @@ impl RingReader {
         (self.intact(&found) && own).then_some(found)
     }
 
-    /// Tells damage from a lap: a slot below the write cursor that was never claimed again is its own.
-    #[cold]
-    fn damaged(&self, seq: u64) -> Result<(), Corrupt> {
-        let stamp = self.memory.slot(seq).stamp.load(Ordering::Relaxed);
-        // P2, as in `intact`.
-        fence(Site::ValidateFence, Ordering::Acquire);
-        if stamp != seq + 1 && self.memory.claimed().spares_slot(self.memory.geometry(), seq) {
-            return Err(Corrupt { seq, what: "a slot below the write cursor is not its own" });
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn went_back(&self) -> Corrupt {
-        Corrupt { seq: self.seq, what: "the write cursor went back" }
-    }
-
     /// Bounds every number before anyone uses it: a slot is an allegation, even an intact one.
     #[inline(always)]
     fn is_inside(&self, d: &Descriptor) -> bool {
@@ -614,67 +509,5 @@ impl RingReader {
     fn checked(&self, d: Descriptor) -> Result<Descriptor, Corrupt> {
         let what = "a slot describes a datagram outside the payload area";
         if self.is_inside(&d) { Ok(d) } else { Err(Corrupt { seq: d.seq, what }) }
-    }
-
-    /// First seq whose slot and payload are both still there; the write cursor if none is. Leaves `cached` fresh.
-    ///
-    /// Slots hold their virtual position, which grows with seq, so this is a binary search: at most 26 probes, on the
-    /// lapped reader's time, and the publisher keeps no checkpoints for it.
-    fn oldest(&mut self) -> u64 {
-        self.refresh();
-        let claimed = self.memory.claimed();
-        let geometry = self.memory.geometry();
-        let (mut low, mut high) = (claimed.first_slot(geometry).min(self.cached), self.cached);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let pos = self.memory.slot(middle).pos.load(Ordering::Relaxed);
-            if claimed.spares_payload(geometry, pos) { high = middle } else { low = middle + 1 }
-        }
-        low
-    }
-
-    /// Passes over what is gone, counts it and says so.
-    #[cold]
-    fn lap(&mut self) -> Result<Gap, Corrupt> {
-        let first = self.seq;
-        self.damaged(first)?;
-        let mut attempts = 0;
-        let (at, found) = loop {
-            let oldest = self.oldest();
-            if self.cached <= first {
-                return Err(self.went_back());
-            }
-            let at = match self.resume {
-                Resume::Oldest => oldest + (self.cached - oldest) / 8,
-                Resume::Newest => self.cached.saturating_sub(1).max(oldest),
-            };
-            // `first`, below the cursor, is gone: whatever the search says, go on behind it.
-            let at = at.max(first + 1);
-            if at >= self.cached {
-                break (self.cached, None);
-            }
-            if let Some(found) = self.describe(at) {
-                break (at, Some(self.checked(found)?));
-            }
-            // Lapped again within this search. Where that goes on and on, nothing of what was found is left: the gap may
-            // as well reach up to the cursor.
-            self.damaged(at)?;
-            attempts += 1;
-            if attempts == LAP_ATTEMPTS {
-                break (self.cached, None);
-            }
-        };
-        let count = at - first - u64::from(weakened(Site::LapMiscounted));
-        let bytes = found.and_then(|d| d.bytes_before.checked_sub(self.bytes?));
-        let gap = Gap { first, count, bytes, time: found.map_or(0, |d| d.publish_time), cause: Cause::Lapped };
-        self.seq = at;
-        self.bytes = found.map(|d| d.bytes_before);
-        self.upstream_stale = true;
-        self.account.lost += count;
-        self.account.bytes_lost = self.account.bytes_lost.saturating_add(bytes.unwrap_or(0));
-        self.account.gaps += 1;
-        self.account.lag_max = self.account.lag_max.max(self.cached - first);
-        self.account.last_gap = Some(gap);
-        Ok(gap)
     }
 }

@@ -1,6 +1,7 @@
 //! Models of a device behind the ring: the FIFO that is drained into it, its wake handshake, and its going away.
 
-use super::{Bell, House, Plan, Watch, by_slots, check};
+use super::wake::{Bell, House};
+use super::{Plan, Watch, by_slots, check};
 use loom::thread;
 use ringweir_proto::fifo::{Channel, Drain, Feed, Fifo, Shape, arm, disarm, may_interrupt};
 use ringweir_proto::ring::{Cause, Gap, Publisher, Resume, RingMemory, RingReader, Start, Step};

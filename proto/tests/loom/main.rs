@@ -11,6 +11,7 @@
 mod device;
 mod lossless;
 mod restart;
+mod wake;
 
 use device::{fifo_hands_over, fifo_wakes, gone_wakes_the_sleeper, source_gone};
 use loom::thread;
@@ -18,15 +19,15 @@ use lossless::*;
 use restart::*;
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{
-    Account, Cause, Descriptor, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Sleepers,
-    Start, Step, Wake, WakeGate,
+    Account, Cause, Descriptor, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Start, Step,
 };
-use ringweir_proto::sync::{AtomicU64, Ordering, Site, mutant};
+use ringweir_proto::sync::{Site, mutant};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
+use wake::*;
 
 /// What is published in a model: lengths by seq; everything else of a datagram follows from its seq.
 #[derive(Clone, Copy)]
@@ -440,222 +441,6 @@ fn read_on_after_validating() {
             assert_eq!(reader.account().delivered, u64::from(whole));
         });
         publisher.claim(8).unwrap().write(0, &[0xff; 8]);
-        reader.join().unwrap();
-    });
-}
-
-// ---- (c): no wake-up is lost --------------------------------------------------------------------------------------
-
-/// An eventfd: remembers that it was rung, and is a full synchronisation, as system calls are.
-#[derive(Default)]
-struct Bell {
-    rung: loom::sync::Mutex<bool>,
-    heard: loom::sync::Condvar,
-}
-
-impl Bell {
-    fn ring(&self) {
-        *self.rung.lock().unwrap() = true;
-        self.heard.notify_one();
-    }
-    fn wait(&self) {
-        let mut rung = self.rung.lock().unwrap();
-        while !*rung {
-            rung = self.heard.wait(rung).unwrap();
-        }
-        *rung = false;
-    }
-}
-
-/// Reader pages, bells and the broker's two ends of the gate.
-struct House {
-    memory: Arc<RingMemory>,
-    gate: WakeGate,
-    /// The waker's list; its lock stands for "one thread owns it".
-    sleepers: loom::sync::Mutex<Sleepers>,
-    bells: [Bell; 2],
-    waker: Bell,
-    /// Bell of the readers' dozes, what they had seen, and whether the waker may go home.
-    doze: Bell,
-    seen: AtomicU64,
-    quit: AtomicU64,
-}
-
-impl House {
-    fn new(memory: Arc<RingMemory>) -> Arc<Self> {
-        Arc::new(Self {
-            memory,
-            gate: WakeGate::default(),
-            sleepers: loom::sync::Mutex::new(Sleepers::new(2)),
-            bells: Default::default(),
-            waker: Bell::default(),
-            doze: Bell::default(),
-            seen: AtomicU64::new(0),
-            quit: AtomicU64::new(0),
-        })
-    }
-    /// The publisher's part after a flush.
-    fn after_commit(&self) {
-        match self.gate.after_commit() {
-            Wake::Nobody => {}
-            Wake::One(index) => self.bells[index as usize].ring(),
-            Wake::Several => self.waker.ring(),
-        }
-    }
-    /// The waker's part after a doze bell.
-    fn enter(&self, index: u32, seen: u64) {
-        self.enter_with(index, seen, 0);
-    }
-    /// The same; `source` is the source's word as the reader had seen it.
-    fn enter_with(&self, index: u32, seen: u64, source: u64) {
-        let memory = &self.memory;
-        let news = || memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended();
-        self.sleepers.lock().unwrap().enter(&self.gate, index, news, |i| self.bells[i as usize].ring());
-    }
-    fn settle(&self) {
-        self.sleepers.lock().unwrap().settle(&self.gate, |i| self.bells[i as usize].ring());
-    }
-}
-
-fn datagram(reader: &mut RingReader) -> bool {
-    match reader.step().unwrap() {
-        Step::Datagram(_) => reader.release().unwrap().is_none(),
-        Step::Gap(_) => true,
-        Step::Restarted(_) => panic!("nobody died"),
-        Step::Empty => false,
-        Step::Ended => panic!("nobody ended it"),
-    }
-}
-
-/// Reader, waker and publisher, each a thread of its own. `impatient` sleeps time out at once; the reader dozes again.
-fn sleeper_and_waker(impatient: usize) {
-    check(2, move || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
-        let house = House::new(memory.clone());
-        let reader = thread::spawn({
-            let house = house.clone();
-            move || {
-                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
-                let mut patience = impatient;
-                while !datagram(&mut reader) {
-                    house.seen.store(reader.write_cursor_seen(), Ordering::Relaxed);
-                    house.doze.ring();
-                    match patience {
-                        0 => house.bells[0].wait(),
-                        _ => patience -= 1,
-                    }
-                }
-                house.quit.store(1, Ordering::Relaxed);
-                house.doze.ring();
-            }
-        });
-        let waker = thread::spawn({
-            let house = house.clone();
-            move || loop {
-                house.doze.wait();
-                if house.quit.load(Ordering::Relaxed) == 1 {
-                    return;
-                }
-                house.enter(0, house.seen.load(Ordering::Relaxed));
-            }
-        });
-        publisher.publish(&[], Meta::default()).unwrap();
-        house.after_commit();
-        reader.join().unwrap();
-        waker.join().unwrap();
-    });
-}
-
-fn one_sleeper() {
-    sleeper_and_waker(0);
-}
-
-fn one_sleeper_with_a_timeout() {
-    sleeper_and_waker(1);
-}
-
-/// One sleeper, `datagrams` in a row: an entry the publisher has taken must not count for the next sleep. Entering
-/// follows the doze bell at once, on the reader's thread: the sleeper itself has nothing else to do.
-fn one_sleeper_twice() {
-    check(2, || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
-        let house = House::new(memory.clone());
-        let reader = thread::spawn({
-            let house = house.clone();
-            move || {
-                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
-                while reader.read_cursor() < 2 {
-                    if !datagram(&mut reader) {
-                        house.enter(0, reader.write_cursor_seen());
-                        house.bells[0].wait();
-                    }
-                }
-            }
-        });
-        for _ in 0..2 {
-            publisher.publish(&[], Meta::default()).unwrap();
-            house.after_commit();
-        }
-        reader.join().unwrap();
-    });
-}
-
-/// Two sleepers: the publisher takes one inline or rings the waker's bell for both, who settles it.
-fn two_sleepers() {
-    check(2, || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
-        let house = House::new(memory.clone());
-        let readers = [0, 1].map(|index| {
-            let (house, memory) = (house.clone(), memory.clone());
-            thread::spawn(move || {
-                let mut seen = memory.write_cursor();
-                while seen == 0 {
-                    house.enter(index, seen);
-                    house.bells[index as usize].wait();
-                    seen = memory.write_cursor();
-                }
-            })
-        });
-        let waker = thread::spawn({
-            let house = house.clone();
-            move || loop {
-                house.waker.wait();
-                if house.quit.load(Ordering::Relaxed) == 1 {
-                    return;
-                }
-                house.settle();
-            }
-        });
-        publisher.publish(&[], Meta::default()).unwrap();
-        house.after_commit();
-        readers.into_iter().for_each(|r| r.join().unwrap());
-        house.quit.store(1, Ordering::Relaxed);
-        house.waker.ring();
-        waker.join().unwrap();
-    });
-}
-
-/// The end of the stream is news like a datagram.
-fn end_wakes_the_sleeper() {
-    check(3, || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
-        let house = House::new(memory.clone());
-        let reader = thread::spawn({
-            let house = house.clone();
-            move || {
-                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
-                while reader.step().unwrap() != Step::Ended {
-                    house.enter(0, reader.write_cursor_seen());
-                    house.bells[0].wait();
-                }
-            }
-        });
-        publisher.end();
-        house.after_commit();
         reader.join().unwrap();
     });
 }

@@ -1,0 +1,223 @@
+//! Models of the wake: no wake-up is lost, whoever dozes, is taken along or is entered late.
+//!
+//! Contract: eventfds are bells under a lock; who waits on one for ever is a lost wake-up, which loom tells as a deadlock.
+
+use super::{by_slots, check};
+use loom::thread;
+use ringweir_proto::ring::{Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step, Wake, WakeGate};
+use ringweir_proto::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// An eventfd: remembers that it was rung, and is a full synchronisation, as system calls are.
+#[derive(Default)]
+pub struct Bell {
+    rung: loom::sync::Mutex<bool>,
+    heard: loom::sync::Condvar,
+}
+
+impl Bell {
+    pub fn ring(&self) {
+        *self.rung.lock().unwrap() = true;
+        self.heard.notify_one();
+    }
+    pub fn wait(&self) {
+        let mut rung = self.rung.lock().unwrap();
+        while !*rung {
+            rung = self.heard.wait(rung).unwrap();
+        }
+        *rung = false;
+    }
+}
+
+/// Reader pages, bells and the broker's two ends of the gate.
+pub struct House {
+    pub memory: Arc<RingMemory>,
+    pub gate: WakeGate,
+    /// The waker's list; its lock stands for "one thread owns it".
+    pub sleepers: loom::sync::Mutex<Sleepers>,
+    pub bells: [Bell; 2],
+    pub waker: Bell,
+    /// Bell of the readers' dozes, what they had seen, and whether the waker may go home.
+    pub doze: Bell,
+    pub seen: AtomicU64,
+    pub quit: AtomicU64,
+}
+
+impl House {
+    pub fn new(memory: Arc<RingMemory>) -> Arc<Self> {
+        Arc::new(Self {
+            memory,
+            gate: WakeGate::default(),
+            sleepers: loom::sync::Mutex::new(Sleepers::new(2)),
+            bells: Default::default(),
+            waker: Bell::default(),
+            doze: Bell::default(),
+            seen: AtomicU64::new(0),
+            quit: AtomicU64::new(0),
+        })
+    }
+    /// The publisher's part after a flush.
+    pub fn after_commit(&self) {
+        match self.gate.after_commit() {
+            Wake::Nobody => {}
+            Wake::One(index) => self.bells[index as usize].ring(),
+            Wake::Several => self.waker.ring(),
+        }
+    }
+    /// The waker's part after a doze bell.
+    pub fn enter(&self, index: u32, seen: u64) {
+        self.enter_with(index, seen, 0);
+    }
+    /// The same; `source` is the source's word as the reader had seen it.
+    pub fn enter_with(&self, index: u32, seen: u64, source: u64) {
+        let memory = &self.memory;
+        let news = || memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended();
+        self.sleepers.lock().unwrap().enter(&self.gate, index, news, |i| self.bells[i as usize].ring());
+    }
+    pub fn settle(&self) {
+        self.sleepers.lock().unwrap().settle(&self.gate, |i| self.bells[i as usize].ring());
+    }
+}
+
+pub fn datagram(reader: &mut RingReader) -> bool {
+    match reader.step().unwrap() {
+        Step::Datagram(_) => reader.release().unwrap().is_none(),
+        Step::Gap(_) => true,
+        Step::Restarted(_) => panic!("nobody died"),
+        Step::Empty => false,
+        Step::Ended => panic!("nobody ended it"),
+    }
+}
+
+/// Reader, waker and publisher, each a thread of its own. `impatient` sleeps time out at once; the reader dozes again.
+pub fn sleeper_and_waker(impatient: usize) {
+    check(2, move || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let reader = thread::spawn({
+            let house = house.clone();
+            move || {
+                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
+                let mut patience = impatient;
+                while !datagram(&mut reader) {
+                    house.seen.store(reader.write_cursor_seen(), Ordering::Relaxed);
+                    house.doze.ring();
+                    match patience {
+                        0 => house.bells[0].wait(),
+                        _ => patience -= 1,
+                    }
+                }
+                house.quit.store(1, Ordering::Relaxed);
+                house.doze.ring();
+            }
+        });
+        let waker = thread::spawn({
+            let house = house.clone();
+            move || loop {
+                house.doze.wait();
+                if house.quit.load(Ordering::Relaxed) == 1 {
+                    return;
+                }
+                house.enter(0, house.seen.load(Ordering::Relaxed));
+            }
+        });
+        publisher.publish(&[], Meta::default()).unwrap();
+        house.after_commit();
+        reader.join().unwrap();
+        waker.join().unwrap();
+    });
+}
+
+pub fn one_sleeper() {
+    sleeper_and_waker(0);
+}
+
+pub fn one_sleeper_with_a_timeout() {
+    sleeper_and_waker(1);
+}
+
+/// One sleeper, `datagrams` in a row: an entry the publisher has taken must not count for the next sleep. Entering
+/// follows the doze bell at once, on the reader's thread: the sleeper itself has nothing else to do.
+pub fn one_sleeper_twice() {
+    check(2, || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let reader = thread::spawn({
+            let house = house.clone();
+            move || {
+                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
+                while reader.read_cursor() < 2 {
+                    if !datagram(&mut reader) {
+                        house.enter(0, reader.write_cursor_seen());
+                        house.bells[0].wait();
+                    }
+                }
+            }
+        });
+        for _ in 0..2 {
+            publisher.publish(&[], Meta::default()).unwrap();
+            house.after_commit();
+        }
+        reader.join().unwrap();
+    });
+}
+
+/// Two sleepers: the publisher takes one inline or rings the waker's bell for both, who settles it.
+pub fn two_sleepers() {
+    check(2, || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let readers = [0, 1].map(|index| {
+            let (house, memory) = (house.clone(), memory.clone());
+            thread::spawn(move || {
+                let mut seen = memory.write_cursor();
+                while seen == 0 {
+                    house.enter(index, seen);
+                    house.bells[index as usize].wait();
+                    seen = memory.write_cursor();
+                }
+            })
+        });
+        let waker = thread::spawn({
+            let house = house.clone();
+            move || loop {
+                house.waker.wait();
+                if house.quit.load(Ordering::Relaxed) == 1 {
+                    return;
+                }
+                house.settle();
+            }
+        });
+        publisher.publish(&[], Meta::default()).unwrap();
+        house.after_commit();
+        readers.into_iter().for_each(|r| r.join().unwrap());
+        house.quit.store(1, Ordering::Relaxed);
+        house.waker.ring();
+        waker.join().unwrap();
+    });
+}
+
+/// The end of the stream is news like a datagram.
+pub fn end_wakes_the_sleeper() {
+    check(3, || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let reader = thread::spawn({
+            let house = house.clone();
+            move || {
+                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
+                while reader.step().unwrap() != Step::Ended {
+                    house.enter(0, reader.write_cursor_seen());
+                    house.bells[0].wait();
+                }
+            }
+        });
+        publisher.end();
+        house.after_commit();
+        reader.join().unwrap();
+    });
+}
