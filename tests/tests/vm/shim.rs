@@ -55,7 +55,7 @@ fn every_check(test: &str, flavour: Flavour) {
     guest.run("shim cycle", "10", Duration::from_secs(90)).unwrap();
     // Its transfers take longer than everything else in a round.
     guest.monitor().unwrap().unplug("edu").unwrap();
-    guest.run("shim cycle", &rounds.to_string(), Duration::from_secs(60 + u64::from(rounds))).unwrap();
+    guest.run("shim cycle", &rounds.to_string(), Duration::from_secs(60 + 2 * u64::from(rounds))).unwrap();
     guest.end().unwrap();
 }
 
