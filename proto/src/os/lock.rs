@@ -8,7 +8,7 @@ use super::{OsError, paths};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -170,11 +170,34 @@ fn may_be_taken(content: &str) -> bool {
     content.is_empty() || is_our_word(content)
 }
 
-/// Takes the lock of the ring object at `path`, which lasts as long as `fd` or a mapping of it. False to its broker: gc was
-/// quicker, took the fresh object for a dead one and removes it, so make another. False to gc: its broker lives, or it is
-/// gone already.
+/// For a broker: takes the lock of the ring object at `path`, which lasts as long as `fd`, open for writing, or a mapping of it.
+/// False: another broker holds it, or it is not there any more. A write lock, which only who may write the ring can hold: readers,
+/// one of whom may be hostile, share a descriptor of the same file and can take any other. One that has a read lock keeps a
+/// broker that adopts from marking the ring, and not from having it: the stream's own lock is out of a reader's reach.
 pub fn hold_object(fd: impl AsFd, path: &Path) -> Result<bool, Errno> {
-    Ok(lock(&fd)? && is_at(&fd, path))
+    let took = match whole_file(&fd, libc::F_OFD_SETLK, libc::F_WRLCK) {
+        Err(Errno::AGAIN | Errno::ACCESS) => !object_is_held(&fd)?,
+        other => other.map(|_| true)?,
+    };
+    Ok(took && is_at(&fd, path))
+}
+
+/// Whether a broker holds the ring object that `fd` leads to.
+pub fn object_is_held(fd: impl AsFd) -> Result<bool, Errno> {
+    // Against reading, only a write lock stands.
+    Ok(whole_file(fd, libc::F_OFD_GETLK, libc::F_RDLCK)? != libc::F_UNLCK)
+}
+
+/// One operation on the lock over a whole file, of the open file and not of the process, which rustix does not know; the kind of lock that stands
+/// there afterwards.
+fn whole_file(fd: impl AsFd, operation: i32, kind: i32) -> Result<i32, Errno> {
+    let mut lock = libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+    // SAFETY: the fd is open, the struct lives through the call, and the kernel writes at most that.
+    let rc = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), operation, &raw mut lock) };
+    if rc != 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(lock.l_type.into())
 }
 
 fn lock(fd: impl AsFd) -> Result<bool, Errno> {
@@ -279,11 +302,22 @@ mod tests {
         let make = || std::fs::File::options().create(true).truncate(false).read(true).write(true).open(&path).unwrap();
         let first = make();
         first.set_len(4096).unwrap();
+        assert_eq!(object_is_held(make()), Ok(false));
         assert_eq!(hold_object(&first, &path), Ok(true));
+        assert_eq!(object_is_held(make()), Ok(true));
         let map = memmap2::MmapOptions::new().len(4096).map_raw(&first).unwrap();
         drop(first);
         assert_eq!(hold_object(make(), &path), Ok(false), "the broker lives");
         drop(map);
+        let other = make();
+        assert_eq!(hold_object(&other, &path), Ok(true));
+        // A reader with every lock that it can take keeps nobody from it, and from seeing who has it.
+        drop(other);
+        let reader = std::fs::File::open(&path).unwrap();
+        assert_eq!(rustix::fs::flock(&reader, FlockOperation::NonBlockingLockExclusive), Ok(()));
+        assert!(whole_file(&reader, libc::F_OFD_SETLK, libc::F_RDLCK).is_ok());
+        assert_eq!(whole_file(&reader, libc::F_OFD_SETLK, libc::F_WRLCK), Err(Errno::BADF));
+        assert_eq!(object_is_held(make()), Ok(false));
         let other = make();
         assert_eq!(hold_object(&other, &path), Ok(true));
         std::fs::remove_file(&path).unwrap();

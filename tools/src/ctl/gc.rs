@@ -361,7 +361,7 @@ fn open(path: &Path) -> Result<std::os::fd::OwnedFd, Errno> {
 /// Whether a broker holds the ring's own lock; true if it cannot be told.
 fn is_held(path: &Path) -> bool {
     match open(path) {
-        Ok(fd) => !lock::hold_object(fd, path).unwrap_or(false),
+        Ok(fd) => lock::object_is_held(fd).unwrap_or(true),
         Err(_) => true,
     }
 }
