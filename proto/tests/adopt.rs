@@ -227,6 +227,19 @@ fn a_ring_as_it_was_left_is_adopted() {
     assert!(!corpse.path.exists(), "whoever gives it up removes it");
 }
 
+/// Found by fuzzing: what the adopter adds to must not be about to wrap.
+#[test]
+fn a_sum_that_would_wrap_is_damage() {
+    let corpse = Corpse::new();
+    let next = u64::from_le_bytes(corpse.bytes[640..648].try_into().unwrap());
+    let bytes_before = 4096 + (next as usize - 1) % 64 * 64 + 56;
+    for word in [bytes_before, 768 + 24] {
+        let mut bytes = corpse.bytes.clone();
+        bytes[word..word + 8].copy_from_slice(&(u64::MAX - 3).to_le_bytes());
+        assert!(!corpse.adopted(&bytes), "{word}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

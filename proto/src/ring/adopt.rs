@@ -144,9 +144,11 @@ impl Left {
         let geometry = memory.geometry();
         let damaged = |what| Err(Unfit::Damaged(what));
         let (next, claim, generation) = (memory.write_cursor(), memory.claimed(), memory.generation());
-        // Bounded before anything is added to it: seqs and positions never wrap in a ring of ours.
-        if [next, claim.seq, claim.pos, generation].iter().any(|n| *n >= 1 << 62) || generation == 0 {
-            return damaged("a cursor or the generation is out of range");
+        // Bounded before anything is added to it: nothing of this ever wraps in a ring of ours.
+        if [next, claim.seq, claim.pos, generation, memory.source_word()].iter().any(|n| *n >= 1 << 62)
+            || generation == 0
+        {
+            return damaged("a cursor, the generation or the source's word is out of range");
         }
         // Commits run ahead of the cursor by a batch, the claim of slots ahead of them.
         if !(next..=next + geometry.depth()).contains(&claim.seq) {
@@ -178,7 +180,10 @@ impl Left {
                 return damaged("the newest datagram is not in the payload area");
             }
             left.end = pos + align8(len);
-            left.bytes = load(&slot.bytes_before).wrapping_add(len);
+            left.bytes = load(&slot.bytes_before).saturating_add(len);
+            if left.bytes >= 1 << 62 {
+                return damaged("more bytes were published than there can have been");
+            }
             (left.upstream, left.upstream_flags) = ((tags >> 32) as u32, (tags >> 16) as u16);
             if !claim.spares_slot(geometry, newest) || !claim.spares_payload(geometry, pos) {
                 return damaged("the newest datagram is claimed again");
