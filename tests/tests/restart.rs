@@ -2,8 +2,8 @@
 //! the ring, and the readers that were there all the while account for every datagram of every generation.
 //!
 //! A chain of brokers over one ring, each armed with one place and one misfortune, with readers that outlive them all: one
-//! that keeps up, one that looks in place, one that dawdles and is lapped all the time. `RINGWEIR_ROUNDS=N` runs the
-//! chain N times over (1 in CI). Control: `an_adopter_that_publishes_half_a_datagram_is_found`.
+//! that keeps up, one that looks in place, one that dawdles and, if it is lossy, is lapped all the time. A chain for each
+//! [`Kind`] of readers; `RINGWEIR_ROUNDS=N` runs each N times over (1 in CI). Control: `an_adopter_that_publishes_half_a_datagram_is_found`.
 
 use ringweir_proto::ring::crash::Point;
 use ringweir_tests::{Daemon, Live, Mailbox, Process, Scene, proc, programs, wait_for};
@@ -28,6 +28,33 @@ enum Misfortune {
 const ALL: [Misfortune; 4] =
     [Misfortune::KillBroker, Misfortune::StopBroker, Misfortune::KillReader, Misfortune::StopReader];
 
+/// What the readers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Lossy,
+    Lossless,
+    Both,
+}
+
+impl Kind {
+    /// How those who stay are started.
+    fn stayers(self) -> [&'static [&'static str]; STAYERS] {
+        match self {
+            Kind::Lossy => [&[], &["--view"], &["--slow", "300"]],
+            Kind::Lossless => [&["--lossless"], &["--lossless", "--view"], &["--lossless", "--slow", "50"]],
+            Kind::Both => [&["--lossless"], &["--view"], &["--slow", "300"]],
+        }
+    }
+
+    fn victim(self) -> &'static [&'static str] {
+        if self == Kind::Lossy {
+            &["--from", "latest", "--any-number"]
+        } else {
+            &["--from", "latest", "--any-number", "--lossless"]
+        }
+    }
+}
+
 /// A generator loses nothing before the ring, so nothing is counted and not told (K10).
 fn places() -> impl Iterator<Item = Point> {
     Point::PUBLISH.into_iter().filter(|p| *p != Point::K10)
@@ -36,14 +63,14 @@ fn places() -> impl Iterator<Item = Point> {
 struct Stage {
     scene: Scene,
     mailbox: Mailbox,
-    /// Places in the mailbox whose readers are waited for.
-    stayers: usize,
+    /// Readers that each broker waits for before it publishes: all that are there, or one that is not might be passed.
+    readers: std::cell::Cell<usize>,
 }
 
 impl Stage {
     fn new(stayers: usize, limit: Duration) -> Self {
         programs::crashing();
-        Self { scene: Scene::new(limit), mailbox: Mailbox::create(stayers + 1), stayers }
+        Self { scene: Scene::new(limit), mailbox: Mailbox::create(stayers + 1), readers: stayers.into() }
     }
 
     /// A broker of the chain; `armed` says where what happens to it. Lives that are to end by themselves have a count.
@@ -52,8 +79,9 @@ impl Stage {
         let source = format!("gen:rate=20000/s,size=24..500,channels=3{count}");
         let mut command = self.scene.command_at(programs::crashing());
         command.arg("--run-dir").arg(self.scene.run_dir());
-        command.args(["run", "--name", NAME, "--source", &source, "--wait-readers", &self.stayers.to_string()]);
-        command.args(["--depth", "240", "--capacity", "64KiB", "--max-datagram", "512"]);
+        command.args(["run", "--name", NAME, "--source", &source, "--wait-readers", &self.readers.get().to_string()]);
+        // A budget that has no end, so that nobody is demoted and whoever is lossless must have all of it.
+        command.args(["--depth", "240", "--capacity", "64KiB", "--max-datagram", "512", "--lossless", "forever"]);
         if let Some(armed) = armed {
             command.env("RINGWEIR_CRASH", armed);
         }
@@ -113,7 +141,21 @@ fn nth(life: u64) -> u64 {
 }
 
 #[test]
-fn every_place_and_every_misfortune() {
+fn every_place_and_every_misfortune_of_lossy_readers() {
+    every_place_and_every_misfortune(Kind::Lossy);
+}
+
+#[test]
+fn every_place_and_every_misfortune_of_lossless_readers() {
+    every_place_and_every_misfortune(Kind::Lossless);
+}
+
+#[test]
+fn every_place_and_every_misfortune_of_both() {
+    every_place_and_every_misfortune(Kind::Both);
+}
+
+fn every_place_and_every_misfortune(kind: Kind) {
     let rounds: u64 = std::env::var("RINGWEIR_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let stage = Stage::new(STAYERS, Duration::from_secs(600 + rounds * 300));
     let mut lives = Vec::new();
@@ -121,7 +163,6 @@ fn every_place_and_every_misfortune() {
         lives.extend(ALL.into_iter().flat_map(|m| places().map(move |p| (p, m))));
         lives.extend(Point::ADOPT.map(|p| (p, Misfortune::KillBroker)));
     }
-    let kinds: [&[&str]; STAYERS] = [&[], &["--view"], &["--slow", "300"]];
     let mut readers: Vec<Process> = Vec::new();
     let mut victim: Option<Process> = None;
     let mut back: Vec<Duration> = Vec::new();
@@ -131,6 +172,7 @@ fn every_place_and_every_misfortune() {
         let adopting = Point::ADOPT.contains(&place);
         let armed = format!("{place:?}:{}:{how}", if adopting { 1 } else { nth(life) });
         let before = stage.delivered(0);
+        stage.readers.set(STAYERS + usize::from(victim.is_some()));
         let mut broker = stage.start(Some(&armed), false, None);
         if adopting {
             dead(&mut broker);
@@ -141,7 +183,7 @@ fn every_place_and_every_misfortune() {
         generation += 1;
         says(&mut broker, &format!("{NAME} gen {generation}"));
         if readers.is_empty() {
-            readers = (0..STAYERS).map(|slot| stage.reader(slot, kinds[slot])).collect();
+            readers = (0..STAYERS).map(|slot| stage.reader(slot, kind.stayers()[slot])).collect();
             (0..STAYERS).for_each(|slot| stage.until(slot, Live::Attached, 1));
             fds = readers.iter().map(|r| proc::open_fds(r.pid())).collect();
         } else {
@@ -170,15 +212,21 @@ fn every_place_and_every_misfortune() {
             _ => std::thread::sleep(Duration::from_millis(50)),
         }
         broker.signal(Signal::CONT);
+        let stops = misfortune == Misfortune::StopReader;
+        if stops && kind == Kind::Lossless {
+            // It is waited for, and nobody reads on before it does.
+            std::thread::sleep(Duration::from_millis(50));
+            readers[1].signal(Signal::CONT);
+        }
         // More than the ring holds.
         stage.goes_on(0, 400);
-        if misfortune == Misfortune::StopReader {
+        if stops {
             readers[1].signal(Signal::CONT);
             stage.goes_on(1, 1);
         }
         if victim.is_none() {
             stage.mailbox.slot(VICTIM).show(Live::Attached, 0);
-            victim = Some(stage.reader(VICTIM, &["--from", "latest", "--any-number"]));
+            victim = Some(stage.reader(VICTIM, kind.victim()));
             stage.until(VICTIM, Live::Attached, 1);
         }
         for (reader, fds) in readers.iter().zip(&fds) {
@@ -190,6 +238,7 @@ fn every_place_and_every_misfortune() {
     if let Some(mut victim) = victim {
         victim.kill();
     }
+    stage.readers.set(STAYERS);
     let mut last = stage.start(None, false, Some(5000));
     generation += 1;
     says(&mut last, &format!("{NAME} gen {generation} (adopted"));
@@ -205,11 +254,13 @@ fn every_place_and_every_misfortune() {
             "reader {slot}"
         );
         assert_eq!(report.delivered + report.lost, published, "reader {slot}");
+        let lossless = kind.stayers()[slot].contains(&"--lossless");
+        assert!(!lossless || report.lost + report.demotions == 0, "reader {slot} was waited for: {report:?}");
         eprintln!("reader {slot}: {published} published = {} delivered + {} lost", report.delivered, report.lost);
     }
     back.sort();
     let (median, most) = (back[back.len() / 2], back[back.len() - 1]);
-    eprintln!("{generation} generations; attached again and reading: p50 {median:.1?}, max {most:.1?}");
+    eprintln!("{kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, max {most:.1?}");
 }
 
 /// The control: what the dead broker had begun is published by a mutant, in a place where half of it is there and in one
