@@ -189,7 +189,7 @@ impl Left {
                 return damaged("the newest datagram is claimed again");
             }
         }
-        if !(left.end..=left.end + 2 * geometry.capacity()).contains(&claim.pos) || !claim.pos.is_multiple_of(8) {
+        if !(left.end..=left.end + geometry.capacity()).contains(&claim.pos) || !claim.pos.is_multiple_of(8) {
             return damaged("bytes are claimed that cannot be");
         }
         let record = memory.restart(generation);
