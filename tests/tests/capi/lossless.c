@@ -36,10 +36,16 @@ int main(int argc, char **argv) {
     until_lapped(argv[2], d.seq);
     while (!gaps) {
         rc = rw_next(r, &d, &g);
-        if (rc == RW_DEMOTED) demoted++;
-        else if (rc == RW_GAP) gaps++, CHECK(g.cause == RW_LAPPED && demoted == 1);
-        else if (rc == RW_EMPTY) CHECK(rw_wait(r, 10000) >= 0);
-        else CHECK(rc == RW_DATAGRAM && (rw_release(r) == RW_OK || 1));
+        if (rc == RW_DEMOTED) {
+            demoted++;
+        } else if (rc == RW_GAP) {
+            gaps++;
+            CHECK(g.cause == RW_LAPPED && demoted == 1);
+        } else if (rc == RW_EMPTY) {
+            CHECK(rw_wait(r, 10000) >= 0);
+        } else {
+            CHECK(rc == RW_DATAGRAM);
+        }
     }
     CHECK(demoted == 1 && strstr(rw_strerror(RW_DEMOTED), "budget") != NULL);
     CHECK(rw_detach(r) == RW_OK);
