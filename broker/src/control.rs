@@ -25,9 +25,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 pub mod limits;
+pub mod refusals;
 pub mod reload;
 
 use limits::{HANDSHAKE, Rates};
+use refusals::{Refused, who};
 use reload::Reload;
 
 /// What an epoll key stands for; the number is a stream or a connection.
@@ -66,7 +68,7 @@ impl Key {
 struct Connection {
     fd: OwnedFd,
     stream: usize,
-    uid: u32,
+    who: Refused,
     what: Role,
 }
 
@@ -194,16 +196,14 @@ impl Control {
         for stream in self.streams.iter_mut().flatten() {
             sampler::sample(stream);
             say_notices(stream, now);
-            // The newest of them stands for all since the last look: whoever is refused can ask again at will.
-            if let Some(refusal) = stream.refusal.take()
-                && stream.thin.pass(now)
-            {
-                tracing::warn!("{}: {refusal} ({} refused so far)", stream.config.name, stream.refused);
-            }
+            refusals::say(stream, now);
         }
         let late = |c: &Connection| matches!(c.what, Role::Stranger(until) if now >= until);
         let late: Vec<u64> = self.connections.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect();
-        late.into_iter().for_each(|n| self.hang_up(n));
+        for n in late {
+            self.complain(n, "it connected and said nothing");
+            self.hang_up(n);
+        }
         self.rates.tidy(now);
         self.manager.alive(now);
         for i in 0..self.streams.len() {
@@ -229,6 +229,7 @@ impl Control {
         let Some(stream) = self.streams[i].as_mut().filter(|s| !s.has_ended()) else { return };
         stream.join_pump();
         say_notices(stream, Instant::now());
+        sampler::sample(stream);
         let name = &stream.config.name;
         let unsaid = stream.thin.rest();
         if unsaid > 0 {
@@ -238,7 +239,6 @@ impl Control {
             tracing::error!("{name}: source {:?} failed: {failure}", stream.config.source);
             self.failed = true;
         }
-        sampler::sample(stream);
         let memory = stream.object.memory();
         let lost = |layer: Layer| memory.counter(layer.counter());
         tracing::info!(
@@ -290,7 +290,7 @@ impl Control {
         if !stream.access.is_master(peer.uid)
             && let Err(text) = self.rates.admit(peer.uid, now)
         {
-            stream.refuse(&fd, Reason::Resources, peer.pid, text);
+            stream.refuse(&fd, Reason::Resources, who(&peer), text);
             return;
         }
         if !self.make_room(peer.uid) {
@@ -304,7 +304,15 @@ impl Control {
         }
         self.next_connection += 1;
         let what = Role::Stranger(now + HANDSHAKE);
-        self.connections.insert(n, Connection { fd, stream: i, uid: peer.uid, what });
+        self.connections.insert(n, Connection { fd, stream: i, who: who(&peer), what });
+    }
+
+    /// Counts connection `n` among the refused and keeps for the log who it is and what it did.
+    fn complain(&mut self, n: u64, what: &str) {
+        let Some(connection) = self.connections.get(&n) else { return };
+        if let Some(stream) = &mut self.streams[connection.stream] {
+            stream.note_refusal(connection.who, what.into());
+        }
     }
 
     fn hang_up(&mut self, n: u64) {
@@ -319,30 +327,36 @@ impl Control {
     fn hear(&mut self, n: u64) {
         let Some(connection) = self.connections.get_mut(&n) else { return };
         let stranger = matches!(connection.what, Role::Stranger(_));
+        let of = connection.stream;
         let bytes = match socket::receive_bytes(&connection.fd) {
             Ok(bytes) => bytes,
             Err(Errno::AGAIN | Errno::INTR) => return,
             Err(e) => {
-                if stranger && e == Errno::MSGSIZE {
-                    refuse(
-                        &connection.fd,
-                        Reason::Malformed,
-                        "a request is one short message and brings no file descriptors",
-                    );
+                if e == Errno::MSGSIZE {
+                    let text = "a request is one short message and brings no file descriptors";
+                    if stranger {
+                        refuse(&connection.fd, Reason::Malformed, text);
+                    }
+                    self.complain(n, text);
                 }
                 return self.hang_up(n);
             }
         };
-        let Some(stream) = self.streams[connection.stream].as_mut().filter(|_| stranger && !bytes.is_empty()) else {
-            // Hung up, or talks after it was let in, which nobody of ours does.
+        if bytes.is_empty() {
             return self.hang_up(n);
-        };
+        }
+        if !stranger {
+            self.complain(n, "it talks after it was let in, which no client of ours does");
+            return self.hang_up(n);
+        }
+        let Some(stream) = self.streams[of].as_mut() else { return };
         let request = Request::decode(&bytes);
         if let Ok(Request::Detach(which)) = request {
             self.detach(n, which);
             return self.hang_up(n);
         }
-        let (uid, is_master) = (connection.uid, stream.access.is_master(connection.uid));
+        let uid = self.connections[&n].who.uid;
+        let is_master = stream.access.is_master(uid);
         if request == Ok(Request::Watch)
             && let Err(text) = self.check_viewers(uid, is_master)
         {
@@ -403,7 +417,10 @@ fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeErro
         Ok(request) => request,
         Err(e) => {
             let reason = if matches!(e, DecodeError::Version { .. }) { Reason::Version } else { Reason::Malformed };
-            refuse(fd, reason, &e.to_string());
+            match socket::peer(fd) {
+                Ok(peer) => stream.refuse(fd, reason, who(&peer), e.to_string()),
+                Err(_) => refuse(fd, reason, &e.to_string()),
+            }
             return None;
         }
     };
@@ -461,7 +478,7 @@ fn admit(stream: &mut Stream, fd: &OwnedFd, right: Right) -> Option<socket::Peer
         }
     };
     if let Err(text) = stream.access.check(&peer, right) {
-        stream.refuse(fd, Reason::NotAllowed, peer.pid, text);
+        stream.refuse(fd, Reason::NotAllowed, who(&peer), text);
         return None;
     }
     Some(peer)
@@ -474,7 +491,7 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
             "uid {} has the {most} readers a user may have: end one, or start ringd with more --readers-per-user",
             peer.uid
         );
-        stream.refuse(fd, Reason::Full, peer.pid, text);
+        stream.refuse(fd, Reason::Full, who(&peer), text);
         return None;
     }
     if request.mode != Mode::Lossy && stream.config.lossless.is_none() {
@@ -515,15 +532,6 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
 /// So that a reply stays within a message, whatever was configured.
 fn shorten(text: &str) -> String {
     text[..text.floor_char_boundary(text.len().min(700))].into()
-}
-
-impl Stream {
-    /// Refuses `pid`, counts it and keeps the words for the log.
-    fn refuse(&mut self, fd: &OwnedFd, reason: Reason, pid: u32, text: String) {
-        refuse(fd, reason, &text);
-        self.refused += 1;
-        self.refusal = Some(format!("refused pid {pid}: {text}"));
-    }
 }
 
 fn refuse(fd: &OwnedFd, reason: Reason, text: &str) {

@@ -5,7 +5,6 @@
 //! told, counted and named in a notice. What the source loses meanwhile is counted where it is lost.
 
 use crate::intake::Intake;
-use crate::notice::Notice;
 use crate::readers::ReaderEntry;
 use ringweir_proto::control::Mode;
 use ringweir_proto::os::clock;
@@ -136,13 +135,13 @@ impl HoldBack {
             entry.demoted_at.store(clock::realtime_ns(), Ordering::Relaxed);
             intake.count(PumpCounter::Demotions, 1);
             intake.set_gated(!self.gate.is_empty());
-            intake.say(Notice::new(format_args!(
+            intake.notice(format_args!(
                 "reader {index} {:?} (pid {}, uid {}) held the stream back for {} and is not waited for any more",
                 entry.label,
                 entry.peer.pid,
                 entry.peer.uid,
                 Span(Duration::from_nanos(told.held_ns)),
-            )));
+            ));
         }
         intake.publisher().fits(bytes)
     }

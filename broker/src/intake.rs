@@ -197,9 +197,9 @@ impl Intake {
         self.notices.push(Notice::new(text));
     }
 
-    /// Has something told on stderr that is nobody's fault.
-    pub(crate) fn say(&mut self, notice: Notice) {
-        self.notices.push(notice);
+    /// Has something told on stderr that is no fault of the source.
+    pub fn notice(&mut self, text: impl Display) {
+        self.notices.push(Notice::new(text));
     }
 
     /// The publisher, for the pump.

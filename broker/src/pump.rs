@@ -56,6 +56,39 @@ impl PumpHandle {
     }
 }
 
+/// Processor time from which waking a reader is dear; the usual is a tenth of it.
+const DEAR_NS: u64 = 25_000;
+/// One of so many inline wakes is measured, and so many in a row of one reader must be dear.
+const MEASURED: u32 = 16;
+const DEAR_IN_A_ROW: u32 = 3;
+
+/// Finds out whose wakes are dear. By processor time, so that it does not matter whether the pump is interrupted in one.
+#[derive(Default)]
+struct Dearness {
+    rung: u32,
+    index: u32,
+    in_a_row: u32,
+}
+
+impl Dearness {
+    /// Counts an inline wake; whether it is to be measured.
+    fn rings(&mut self) -> bool {
+        self.rung = self.rung.wrapping_add(1);
+        self.rung.is_multiple_of(MEASURED)
+    }
+
+    /// Whether reader `index`, whose wake took so long just now, has been dear too often.
+    fn is_dear(&mut self, index: u32, took: u64) -> bool {
+        let again = took >= DEAR_NS && (self.in_a_row == 0 || self.index == index);
+        (self.index, self.in_a_row) = (index, if again { self.in_a_row + 1 } else { (took >= DEAR_NS).into() });
+        let found = self.in_a_row >= DEAR_IN_A_ROW;
+        if found {
+            self.in_a_row = 0;
+        }
+        found
+    }
+}
+
 /// One stream's pump.
 pub struct Pump {
     intake: Intake,
@@ -68,6 +101,7 @@ pub struct Pump {
     waker_bell: Arc<Bell>,
     handle: Arc<PumpHandle>,
     spin: bool,
+    dearness: Dearness,
 }
 
 impl Pump {
@@ -85,7 +119,19 @@ impl Pump {
         spin: bool,
     ) -> Self {
         let readers = (0..readers_max).map(|_| None).collect();
-        Self { intake, source, hold_back, gate, commands, readers, parkers: 0, waker_bell, handle, spin }
+        Self {
+            intake,
+            source,
+            hold_back,
+            gate,
+            commands,
+            readers,
+            parkers: 0,
+            waker_bell,
+            handle,
+            spin,
+            dearness: Dearness::default(),
+        }
     }
 
     /// Pumps until the source ends, fails, or the stream is stopped; then marks the ring as ended and wakes everybody.
@@ -131,7 +177,23 @@ impl Pump {
             Wake::One(index) => {
                 self.intake.count(PumpCounter::WakesInline, 1);
                 if let Some(Some(entry)) = self.readers.get(index as usize) {
-                    entry.wake.ring();
+                    if self.dearness.rings() {
+                        let before = clock::thread_cpu_ns();
+                        entry.wake.ring();
+                        if self.dearness.is_dear(index, clock::thread_cpu_ns() - before) {
+                            entry.now_dear();
+                            let (label, peer) = (&entry.label, &entry.peer);
+                            self.intake.notice(format_args!(
+                                "waking reader {label} (place {index}, pid {}, uid {}) takes the pump over {} us each time: \
+                                 the waker does it from now on",
+                                peer.pid,
+                                peer.uid,
+                                DEAR_NS / 1000
+                            ));
+                        }
+                    } else {
+                        entry.wake.ring();
+                    }
                 }
             }
             Wake::Several => {

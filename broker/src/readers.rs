@@ -77,6 +77,10 @@ pub struct ReaderEntry {
     pub remembered: Remembered,
     /// 1 once the pump counts it among those that may sleep.
     known_to_pump: AtomicU32,
+    /// How often the waker heard its doze bell.
+    dozes: AtomicU64,
+    /// 1 once waking it was found to take the pump long.
+    dear: AtomicU32,
 }
 
 impl ReaderEntry {
@@ -84,6 +88,22 @@ impl ReaderEntry {
     pub fn now_known(&self) {
         // P5: partner: the waker's load. All commits after this look at the gate; all before it are visible to who sees it.
         self.known_to_pump.store(1, Ordering::Release);
+    }
+
+    /// The pump: waking it takes too long, so the waker is to do it. A reader may hang its wake fd into hundreds of epoll
+    /// sets, all of which whoever wakes it walks.
+    pub fn now_dear(&self) {
+        self.dear.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether that was found.
+    pub fn is_dear(&self) -> bool {
+        self.dear.load(Ordering::Relaxed) != 0
+    }
+
+    /// How often it said that it goes to sleep.
+    pub fn dozes(&self) -> u64 {
+        self.dozes.load(Ordering::Relaxed)
     }
 }
 
@@ -208,6 +228,8 @@ impl Readers {
             demoted_at: AtomicU64::new(0),
             remembered: Remembered::default(),
             known_to_pump: AtomicU32::new(0),
+            dozes: AtomicU64::new(0),
+            dear: AtomicU32::new(0),
         });
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         let wake = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
@@ -249,8 +271,11 @@ impl Readers {
         // An fd that is closed leaves an epoll set by itself, but this one may live on in the reader's process.
         let _gone = epoll::delete(&self.epoll, entry.doze.fd());
         self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.remove(gate, index, wake));
-        let lost = entry.page.block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
-        state.lost_by_gone = state.lost_by_gone.saturating_add(lost);
+        // Of one whose word is worth nothing nobody knows what it lost.
+        if entry.remembered.implausible() == 0 {
+            let lost = entry.page.block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
+            state.lost_by_gone = state.lost_by_gone.saturating_add(lost);
+        }
         state.retired.push(entry);
         let mut command = Command::Detach(index);
         // The pump empties its queue each round. One that has ended holds no readers any more.
@@ -326,6 +351,7 @@ impl Readers {
 
     fn dozes(&self, state: &mut State, index: u32) {
         let Some(entry) = state.entries.get(index as usize).and_then(Clone::clone) else { return };
+        entry.dozes.fetch_add(1, Ordering::Relaxed);
         // P5: partner: `now_known`. A reader the pump does not count yet must not sleep: it is woken and dozes again.
         if !entry.parks || entry.known_to_pump.load(Ordering::Acquire) == 0 {
             entry.wake.ring();
@@ -334,6 +360,7 @@ impl Readers {
         let block = entry.page.block();
         let (seen, source) = (block.seen_seq.load(Ordering::Relaxed), block.seen_source.load(Ordering::Relaxed));
         let memory = &self.memory;
+        state.sleepers.set_dear(index, entry.is_dear());
         let news = || memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended();
         self.with_wakes(state, |sleepers, gate, wake| sleepers.enter(gate, index, news, wake));
     }

@@ -1,15 +1,16 @@
 //! The sampler: turns counters and reader pages into the snapshot that viewers see, several times a second.
 //!
 //! Contract: runs on the control thread at normal priority, reads each word of a reader's page once and clamps it, and
-//! never disturbs the pump: it only loads what the pump stores anyway.
+//! never disturbs the pump: it only loads what the pump stores anyway. A reader whose page says what cannot be is named, once.
 
 use crate::readers::{Census, ReaderEntry};
 use crate::stream::Stream;
 use ringweir_proto::os::clock;
+use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::ring::{Resume, RingMemory, RingReader, Start};
-use ringweir_proto::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StatsWriter, StreamFact};
+use ringweir_proto::stats::{IMPLAUSIBLE, PumpCounter, ReaderFact, ReaderFigures, Snapshot, StatsWriter, StreamFact};
 use ringweir_proto::sync::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often.
 pub const PERIOD: Duration = Duration::from_millis(100);
@@ -22,6 +23,10 @@ pub struct Remembered {
     /// The datagram it stood at and when that was published: how long a lapped reader has not moved.
     cursor: AtomicU64,
     published: AtomicU64,
+    /// Where its cursor was, to see it go back.
+    furthest: AtomicU64,
+    /// [`ReaderFact::Implausible`]; who lied once is not believed again.
+    implausible: AtomicU64,
 }
 
 /// What a reader's figures are judged by.
@@ -38,7 +43,17 @@ struct Now<'a> {
 }
 
 /// Takes and shows a snapshot of `stream`.
-pub fn sample(stream: &Stream) {
+pub fn sample(stream: &mut Stream) {
+    for caught in show(stream) {
+        if stream.thin.pass(Instant::now()) {
+            tracing::warn!("{}: {caught}", stream.config.name);
+        }
+    }
+}
+
+/// Shows it; which readers were found to say what cannot be, for the first time.
+fn show(stream: &Stream) -> Vec<String> {
+    let mut caught = Vec::new();
     let memory = stream.object.memory();
     let mut snapshot = Snapshot::new(&stream.config.name, &stream.config.source);
     if let Some(failure) = &stream.failure {
@@ -49,7 +64,7 @@ pub fn sample(stream: &Stream) {
     let (monotonic, realtime) = (clock::monotonic_ns(), clock::realtime_ns());
     // Cursors of readers first, then the write cursor: so nobody seems to be ahead of it.
     let Census { entries, ever, woken, lost_by_gone } = stream.readers.census();
-    let cursors: Vec<u64> = entries.iter().map(|e| load(&e.page.block().read_seq)).collect();
+    let claims: Vec<Claim> = entries.iter().map(|e| Claim::of(&e.page)).collect();
     let write = memory.write_cursor();
     snapshot.take_pump(memory);
     let written_bytes = snapshot.pump(PumpCounter::PublishedBytes);
@@ -57,8 +72,13 @@ pub fn sample(stream: &Stream) {
     let history = memory.look(oldest).map_or(0, |o| monotonic.saturating_sub(o.publish_time));
     let since_start = realtime.saturating_sub(stream.started);
     let now = Now { memory, monotonic, write, written_bytes, history, since_start };
-    for (entry, cursor) in entries.iter().zip(cursors) {
-        let mut figures = reader(entry, cursor, &now);
+    for (entry, claim) in entries.iter().zip(claims) {
+        if let Some(what) = entry.remembered.judge(claim, write) {
+            let (label, peer) = (&entry.label, &entry.peer);
+            let who = format!("reader {label} (place {}, pid {}, uid {})", entry.index, peer.pid, peer.uid);
+            caught.push(format!("{who} writes into its page what cannot be: {what}; its figures are not believed"));
+        }
+        let mut figures = reader(entry, claim.cursor, &now);
         figures.label = entry.label.clone();
         figures.set(ReaderFact::Index, entry.index.into());
         figures.set(ReaderFact::Pid, entry.peer.pid.into());
@@ -96,6 +116,25 @@ pub fn sample(stream: &Stream) {
         snapshot.set(fact, value);
     }
     StatsWriter::new(stream.stats.words(), stream.readers.most()).publish(&snapshot);
+    caught
+}
+
+/// What a reader says that can be held against it.
+#[derive(Clone, Copy)]
+struct Claim {
+    cursor: u64,
+    /// Delivered and lost together. Both only grow, so two loads one after the other make no more of them than there were.
+    counted: u64,
+}
+
+impl Claim {
+    fn of(page: &ReaderPage) -> Self {
+        // Acquire: the write cursor is looked at after these, so it is not behind what an honest reader had seen of it.
+        let word = |word: &AtomicU64| word.load(Ordering::Acquire);
+        let block = page.block();
+        let counted = word(&block.delivered).saturating_add(word(&block.lost));
+        Self { cursor: word(&block.read_seq), counted }
+    }
 }
 
 fn load(word: &AtomicU64) -> u64 {
@@ -140,6 +179,9 @@ fn reader(entry: &ReaderEntry, cursor: u64, now: &Now<'_>) -> ReaderFigures {
         (ReaderFact::Lossless, entry.lossless.load(Ordering::Relaxed).into()),
         (ReaderFact::Held, load(&entry.held_ns)),
         (ReaderFact::DemotedRealtime, load(&entry.demoted_at)),
+        (ReaderFact::Dozes, entry.dozes()),
+        (ReaderFact::DearWakes, entry.is_dear().into()),
+        (ReaderFact::Implausible, entry.remembered.implausible()),
     ] {
         figures.set(fact, value);
     }
@@ -151,6 +193,27 @@ fn high_water(mark: &AtomicU64, level: u64) -> u64 {
 }
 
 impl Remembered {
+    /// [`ReaderFact::Implausible`] of this reader so far.
+    pub fn implausible(&self) -> u64 {
+        load(&self.implausible)
+    }
+
+    /// Holds what the reader claims against what was published by then; in words, if it is the first thing found.
+    fn judge(&self, claim: Claim, write: u64) -> Option<&'static str> {
+        let furthest = self.furthest.fetch_max(claim.cursor, Ordering::Relaxed);
+        let found = match claim {
+            Claim { cursor, .. } if cursor > write => 1,
+            Claim { cursor, .. } if cursor < furthest => 2,
+            Claim { counted, .. } if counted > write => 3,
+            _ => return None,
+        };
+        if self.implausible() != 0 {
+            return None;
+        }
+        self.implausible.store(found, Ordering::Relaxed);
+        Some(IMPLAUSIBLE[found as usize])
+    }
+
     /// Age of the datagram at `cursor`, also when it is gone: it was seen while it was there, or it is older than the oldest.
     fn lag_ns(&self, cursor: u64, published: Option<u64>, lapped: bool, now: &Now<'_>) -> u64 {
         if let Some(published) = published {
@@ -189,6 +252,27 @@ mod tests {
         assert_eq!(seen.lag_ns(7, None, true, &at(20_000, 300)), 12_000, "seen before it went");
         assert_eq!(seen.lag_ns(8, None, true, &at(20_000, 300)), 300, "another datagram");
         assert_eq!(seen.lag_ns(8, None, false, &at(20_000, 300)), 0, "nothing to read");
+    }
+
+    /// What cannot be is found whatever follows, and said once. Control: what can be, at its very limits, is not held against
+    /// anybody.
+    #[test]
+    fn a_reader_that_lies_is_found_and_one_that_does_not_is_not() {
+        let judged = |claims: &[(u64, u64)]| {
+            let seen = Remembered::default();
+            let said: Vec<_> =
+                claims.iter().filter_map(|c| seen.judge(Claim { cursor: c.0, counted: c.1 }, 500)).collect();
+            (seen.implausible(), said)
+        };
+        assert_eq!(judged(&[(0, 0), (300, 200), (300, 300), (500, 500)]), (0, vec![]));
+        for (found, claims) in [
+            (1, [(501, 0), (u64::MAX, 0)]),
+            (2, [(300, 0), (299, 0)]),
+            (3, [(7, 501), (6, 0)]),
+            (3, [(7, u64::MAX), (900, 0)]),
+        ] {
+            assert_eq!(judged(&claims), (found, vec![IMPLAUSIBLE[found as usize]]), "{claims:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use crate::access::Access;
 use crate::adopt;
 use crate::config::StreamConfig;
+use crate::control::refusals::Refusals;
 use crate::holdback::HoldBack;
 use crate::intake::Intake;
 use crate::notice::{Notice, Notices, Thin};
@@ -71,8 +72,8 @@ pub struct Stream {
     pub started: u64,
     /// Attaches refused.
     pub refused: u64,
-    /// The newest refusal, in words, until it is logged.
-    pub refusal: Option<String>,
+    /// Who was refused and why, until it is logged.
+    pub refusals: Refusals,
     /// Why its source failed, if it did.
     pub failure: Option<String>,
     /// The ring.
@@ -202,7 +203,7 @@ impl Stream {
             thin: Thin::new(Instant::now()),
             started: clock::realtime_ns(),
             refused: 0,
-            refusal: None,
+            refusals: Refusals::default(),
             failure: None,
             object,
             slack,

@@ -131,8 +131,15 @@ figures! {
         Held "held_ns" Counter "time for which it held the stream back";
         DemotedRealtime "demoted_realtime" Realtime "when it had used up its budget and became lossy, 0 if never";
         Lapped "lapped" Gauge "1 if what it would read next is gone already and it has not noticed yet";
+        Dozes "dozes" Counter "times its doze bell was heard: it said that it goes to sleep";
+        DearWakes "dear_wakes" Gauge "1 once waking it was found to take the pump long, so that the waker does it since";
+        Implausible "implausible" Gauge "0, or what its page said that cannot be, so that nothing it says is to be believed: 1 a cursor ahead of the stream, 2 a cursor that goes back, 3 more datagrams than were published";
     }
 }
+
+/// [`ReaderFact::Implausible`] in words.
+pub const IMPLAUSIBLE: [&str; 4] =
+    ["", "its cursor is ahead of the stream", "its cursor goes back", "it counts more datagrams than were published"];
 
 /// Bytes of a stream name, a source's description and a reader's label in a snapshot.
 const TEXT: usize = 64;

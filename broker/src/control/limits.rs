@@ -66,10 +66,11 @@ impl Control {
     /// has said what it wants by now.
     pub(super) fn make_room(&mut self, uid: u32) -> bool {
         let strangers = || self.connections.iter().filter(|(_, c)| matches!(c.what, Role::Stranger(_)));
-        let theirs = strangers().filter(|(_, c)| c.uid == uid);
+        let theirs = strangers().filter(|(_, c)| c.who.uid == uid);
         if theirs.clone().count() >= STRANGERS_PER_USER
             && let Some(oldest) = theirs.map(|(n, _)| *n).min()
         {
+            self.complain(oldest, "it connected and said nothing, many times over");
             self.hang_up(oldest);
             return true;
         }
@@ -79,7 +80,7 @@ impl Control {
     /// Whether one more of user `uid` may look at statistics; if not, what to tell it.
     pub(super) fn check_viewers(&self, uid: u32, is_master: bool) -> Result<(), String> {
         let viewers = || self.connections.values().filter(|c| matches!(c.what, Role::Viewer));
-        let (all, theirs) = (viewers().count(), viewers().filter(|c| c.uid == uid).count());
+        let (all, theirs) = (viewers().count(), viewers().filter(|c| c.who.uid == uid).count());
         if all >= VIEWERS_MOST || !is_master && theirs >= VIEWERS_PER_USER {
             return Err(format!(
                 "{all} connections look at statistics already, {theirs} of them of uid {uid}: end some"

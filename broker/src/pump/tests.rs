@@ -135,3 +135,18 @@ fn a_pump_that_panics_still_tells_readers_of_the_end() {
     assert!(std::thread::spawn(move || pump.run()).join().is_err());
     assert!(memory.has_ended());
 }
+
+#[test]
+fn a_reader_is_dear_that_takes_long_several_times_in_a_row() {
+    let mut dearness = Dearness::default();
+    assert_eq!((1..=2 * MEASURED).filter(|_| dearness.rings()).count(), 2);
+    let found = |took: &[(u32, u64)]| {
+        let mut dearness = Dearness::default();
+        took.iter().filter(|(index, ns)| dearness.is_dear(*index, *ns)).count()
+    };
+    let (dear, cheap) = (DEAR_NS, DEAR_NS - 1);
+    assert_eq!(found(&[(1, dear), (1, dear), (1, dear)]), 1);
+    assert_eq!(found(&[(1, dear), (1, cheap), (1, dear), (1, dear)]), 0);
+    assert_eq!(found(&[(1, dear), (1, dear), (2, dear), (2, dear), (1, dear)]), 0, "another");
+    assert_eq!(found(&[(1, dear), (2, dear), (2, dear), (2, dear)]), 1);
+}

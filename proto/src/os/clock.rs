@@ -1,4 +1,4 @@
-//! The two clocks: monotonic for ages and lag, realtime for what people and captures call a date. Nanoseconds, u64.
+//! The clocks: monotonic for ages and lag, realtime for what people and captures call a date, and what a thread has used. Nanoseconds, u64.
 
 /// libc's call and not rustix's: rustix looks for the vdso where valgrind has hidden it, and crashes under it.
 fn read(clock: libc::clockid_t) -> u64 {
@@ -19,6 +19,11 @@ pub fn monotonic_ns() -> u64 {
 #[inline]
 pub fn realtime_ns() -> u64 {
     read(libc::CLOCK_REALTIME)
+}
+
+/// Processor time of the calling thread. A system call, unlike the others.
+pub fn thread_cpu_ns() -> u64 {
+    read(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// The kernel's boot id; zero where there is no /proc.

@@ -63,6 +63,8 @@ pub struct Sleepers {
     /// A bit a reader. Invariant: `count` of them are set.
     asleep: Vec<u64>,
     count: usize,
+    /// A bit a reader that the publisher is not to wake itself.
+    dear: Vec<u64>,
     /// What this side stored last; if the gate's word is 0 instead, the publisher has taken it.
     stored: u64,
 }
@@ -70,7 +72,14 @@ pub struct Sleepers {
 impl Sleepers {
     /// A list for readers `0..most`.
     pub fn new(most: u32) -> Self {
-        Self { asleep: vec![0; most.div_ceil(64) as usize], count: 0, stored: NOBODY }
+        let none = vec![0; most.div_ceil(64) as usize];
+        Self { dear: none.clone(), asleep: none, count: 0, stored: NOBODY }
+    }
+
+    /// Whether waking reader `index` takes so long that the publisher is to leave it to this side; from when it is entered next.
+    pub fn set_dear(&mut self, index: u32, dear: bool) {
+        let (word, bit) = (&mut self.dear[index as usize / 64], 1 << (index % 64));
+        *word = if dear { *word | bit } else { *word & !bit };
     }
 
     /// Enters reader `index`, which found nothing and rang its doze bell. Calls `wake` for everyone who has to be woken
@@ -131,6 +140,8 @@ impl Sleepers {
         loop {
             let new = match self.count {
                 0 => NOBODY,
+                // As if there were others: the publisher rings the bell, and it is woken here.
+                1 if self.is_dear(self.first()) => SEVERAL,
                 1 => u64::from(self.first()) + 1,
                 _ => SEVERAL,
             };
@@ -155,6 +166,10 @@ impl Sleepers {
 
     fn is_asleep(&self, index: u32) -> bool {
         self.asleep[index as usize / 64] & (1 << (index % 64)) != 0
+    }
+
+    fn is_dear(&self, index: u32) -> bool {
+        self.dear[index as usize / 64] & (1 << (index % 64)) != 0
     }
 
     fn set(&mut self, index: u32) {
@@ -211,6 +226,20 @@ mod tests {
         assert_eq!(gate.after_commit(), Wake::Nobody, "one bell for all");
         assert_eq!(woken(&mut sleepers, |s, wake| s.settle(&gate, wake)), [3, 5, 900]);
         assert!(sleepers.is_empty());
+    }
+
+    /// Control: the same reader is woken inline before, and once it is not dear any more.
+    #[test]
+    fn one_that_is_dear_to_wake_is_left_to_the_waker() {
+        let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(128));
+        for (dear, told) in [(false, Wake::One(70)), (true, Wake::Several), (false, Wake::One(70))] {
+            sleepers.set_dear(70, dear);
+            sleepers.enter(&gate, 70, || false, |_| panic!("no news"));
+            assert_eq!(gate.after_commit(), told);
+            let here: &[u32] = if dear { &[70] } else { &[] };
+            assert_eq!(woken(&mut sleepers, |s, wake| s.settle(&gate, wake)), here);
+            assert!(sleepers.is_empty());
+        }
     }
 
     #[test]

@@ -59,10 +59,11 @@ pub const COLUMNS: &[Column] = &[
     Column {
         head: "LAG",
         help: "datagrams between it and the newest, and the age of the next one it would read; LAPPED: that one is \
-               overwritten already and the reader has not noticed yet, so its next read is a gap",
+               overwritten already and the reader has not noticed yet, so its next read is a gap; ?: what it says cannot be",
         right: true,
         leaves: 0,
         cell: |r, _| match r.get(ReaderFact::Lag) {
+            _ if r.implausible().is_some() => "?".into(),
             _ if r.is_lapped() => "LAPPED".into(),
             0 => "0".into(),
             n => format!("{n} / {}", Span(Duration::from_nanos(r.get(ReaderFact::LagTime)))),
@@ -114,8 +115,9 @@ pub const COLUMNS: &[Column] = &[
     Column {
         head: "STATE",
         help: "running; waiting: asleep for want of datagrams; LAPPED: as under LAG; stopped (T): its process is stopped by a \
-               signal (t: by a debugger); gone: its process has died and the broker could not say so; lossless: the stream waits for \
-               it; demoted: it did, until that one's budget was used up",
+               signal (t: by a debugger); gone: its process has died and the broker could not say so; implausible: its page says what cannot \
+               be, so that none of its figures is to be believed; lossless: the stream waits for it; demoted: it did, until that one's \
+               budget was used up",
         right: false,
         leaves: 0,
         cell: |r, at| match (r.get(ReaderFact::Lossless), r.get(ReaderFact::DemotedRealtime)) {
@@ -146,7 +148,7 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
     ("counters", "the pump's counters"),
     ("facts", "the other figures of the stream"),
     ("readers[].label", "label the reader gave itself"),
-    ("readers[].state", "running, waiting, lapped, stopped or gone"),
+    ("readers[].state", "running, waiting, lapped, stopped, gone or implausible"),
     ("readers[].lost_pending", "datagrams certainly lost that it was not told of yet; not part of lost"),
     ("readers[].lag_pct", "share of the ring between it and the newest datagram, in slots or bytes, whichever is more"),
     ("readers[].hiwater_pct", "largest lag seen as a share of the ring's depth"),

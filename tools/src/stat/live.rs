@@ -172,7 +172,7 @@ impl Screen {
         match (head, reader.state) {
             ("LOST", _) if reader.lost() > 0 => self.alarm(),
             ("LAG", _) if reader.is_lapped() => self.alarm(),
-            ("STATE", ReaderState::Lapped | ReaderState::Gone) => self.alarm(),
+            ("STATE", ReaderState::Lapped | ReaderState::Gone | ReaderState::Implausible) => self.alarm(),
             ("STATE", ReaderState::Stopped(_)) => self.paint(Color::Yellow, Modifier::BOLD),
             _ => Style::new(),
         }

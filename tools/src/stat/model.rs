@@ -5,7 +5,7 @@
 
 use crate::process::Process;
 use ringweir_proto::quantity::Span;
-use ringweir_proto::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
+use ringweir_proto::stats::{IMPLAUSIBLE, PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
 use std::time::Duration;
 
 /// Figures older than this are called old, and the broker's process is looked at. The sampler's period is a tenth of it.
@@ -139,6 +139,8 @@ pub enum ReaderState {
     Waiting,
     /// What it would read next is gone, and it has not noticed yet.
     Lapped,
+    /// Its page says what cannot be.
+    Implausible,
     /// Its process is stopped: the letter of /proc/PID/stat.
     Stopped(char),
     /// Its process is gone, and the broker could not say so.
@@ -152,6 +154,7 @@ impl ReaderState {
             Self::Running => "running",
             Self::Waiting => "waiting",
             Self::Lapped => "lapped",
+            Self::Implausible => "implausible",
             Self::Stopped(_) => "stopped",
             Self::Gone => "gone",
         }
@@ -200,6 +203,7 @@ impl Reader {
             // A broker that is well lets a reader go the moment it hangs up: in fresh figures everybody is there.
             Process::Gone if old => ReaderState::Gone,
             Process::Stopped(letter) => ReaderState::Stopped(letter),
+            _ if figure(ReaderFact::Implausible) != 0 => ReaderState::Implausible,
             _ if lapped => ReaderState::Lapped,
             _ if figure(ReaderFact::Waiting) == 1 => ReaderState::Waiting,
             _ => ReaderState::Running,
@@ -217,6 +221,10 @@ impl Reader {
     /// A figure.
     pub fn get(&self, fact: ReaderFact) -> u64 {
         self.figures.get(fact)
+    }
+    /// What its page said that cannot be, in words.
+    pub fn implausible(&self) -> Option<&'static str> {
+        IMPLAUSIBLE.get(self.get(ReaderFact::Implausible) as usize).copied().filter(|what| !what.is_empty())
     }
     /// Whether what it would read next is gone.
     pub fn is_lapped(&self) -> bool {
@@ -272,7 +280,8 @@ impl Stream {
             })
             .collect();
         let gone = snapshot.get(StreamFact::LostByGone);
-        let lapped = readers.iter().fold(gone, |sum, r| sum.saturating_add(r.lost()));
+        let believed = readers.iter().filter(|r| r.implausible().is_none());
+        let lapped = believed.fold(gone, |sum, r| sum.saturating_add(r.lost()));
         let lost = |counter| snapshot.pump(counter);
         Self {
             age: age(snapshot, outside),
@@ -428,6 +437,19 @@ pub(crate) mod tests {
         assert!(stream.loss.any());
         let clean = Stream::new(&snapshot(SECOND, 10, &[("a", 10, 0, false)]), None, &outside(SECOND), runs);
         assert!(!clean.loss.any());
+    }
+
+    /// What a reader that lies says it lost is nobody's loss. Control: the same figures of one that does not lie are.
+    #[test]
+    fn what_an_implausible_reader_says_is_not_added_up() {
+        let mut s = snapshot(SECOND, 5000, &[("liar", 5000, 4000, false), ("b", 5000, 7, false)]);
+        let stream = |s: &Snapshot| Stream::new(s, None, &outside(SECOND), runs);
+        assert_eq!(stream(&s).loss.get(Layer::Reader), 4007);
+        s.readers[0].set(ReaderFact::Implausible, 1);
+        let seen = stream(&s);
+        assert_eq!((seen.loss.get(Layer::Reader), seen.readers[0].state), (7, ReaderState::Implausible));
+        s.readers[0].set(ReaderFact::Implausible, 9);
+        assert_eq!(stream(&s).readers[0].implausible(), None, "of a release that knows more");
     }
 
     #[test]

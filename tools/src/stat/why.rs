@@ -25,6 +25,9 @@ const KEEPS_UP: f64 = 0.97;
 /// Beyond this many seconds nobody is warned.
 const FAR: f64 = 3600.0;
 
+/// Kind of the finding that a reader lies: it harms nobody, but whoever looks for what is wrong wants to know.
+const IMPLAUSIBLE: &str = "implausible";
+
 /// What is seen of processes in between.
 pub trait Seen {
     /// Share of one processor that a process used, if it can be seen.
@@ -38,7 +41,7 @@ pub trait Seen {
 pub struct Finding {
     /// Layer it belongs to.
     layer: &'static str,
-    /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow, holding.
+    /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow, holding, implausible.
     kind: &'static str,
     /// The reader, if it is one.
     label: Option<String>,
@@ -94,7 +97,7 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
     ("findings[].layer", "device, kernel, broker or reader; label, pid and index then say which"),
     (
         "findings[].kind",
-        "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, slow, holding",
+        "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, slow, holding, implausible (which limits nothing)",
     ),
     ("findings[].lost", "lost by it so far; lost_per_second: now"),
     ("findings[].lapped_in_ns", "time until it is lapped if things go on so; 0: it is; null: not in sight"),
@@ -164,14 +167,17 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
             .extend([Layer::Device, Layer::Kernel, Layer::Broker].iter().filter_map(|l| losing(&between, *l, seen)));
         // Nobody is lapped any more in a stream that has ended.
         let judged = now.readers.iter().filter(|_| now.health != Health::Ended);
-        let mut readers: Vec<Finding> =
-            judged.filter_map(|r| limiting(&between, r, between.earlier(r)?, seen)).collect();
+        let mut readers: Vec<Finding> = judged
+            .filter(|r| r.implausible().is_none())
+            .filter_map(|r| limiting(&between, r, between.earlier(r)?, seen))
+            .collect();
         readers.sort_by(|a, b| {
             let soon = |f: &Finding| f.lapped_in_ns.unwrap_or(u64::MAX);
             b.lost_per_second.total_cmp(&a.lost_per_second).then(soon(a).cmp(&soon(b)))
         });
         findings.extend(readers);
     }
+    findings.extend(now.readers.iter().filter_map(|r| lying(&now.snapshot.name, r)));
     let ring = match now.get(StreamFact::History) {
         0 => String::new(),
         ns => format!(" of {} in the ring", Span(Duration::from_nanos(ns))),
@@ -179,7 +185,7 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
     Verdict {
         stream: now.snapshot.name.clone(),
         generation: now.get(StreamFact::Generation),
-        limited: !findings.is_empty(),
+        limited: findings.iter().any(|f| f.kind != IMPLAUSIBLE),
         window_ns,
         furthest: furthest(now),
         head: table::name(now),
@@ -191,10 +197,10 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
 }
 
 fn furthest(stream: &Stream) -> Option<Furthest> {
-    let reader = stream
-        .readers
-        .iter()
-        .max_by(|a, b| a.lag_share.total_cmp(&b.lag_share).then(a.get(ReaderFact::Lag).cmp(&b.get(ReaderFact::Lag))))?;
+    let reader =
+        stream.readers.iter().filter(|r| r.implausible().is_none()).max_by(|a, b| {
+            a.lag_share.total_cmp(&b.lag_share).then(a.get(ReaderFact::Lag).cmp(&b.get(ReaderFact::Lag)))
+        })?;
     Some(Furthest {
         label: reader.figures.label.clone(),
         pid: reader.get(ReaderFact::Pid),
@@ -389,6 +395,21 @@ fn demoted(now: &Stream) -> Vec<String> {
         all.push(format!("{gone} lossless readers that are gone were demoted before"));
     }
     all
+}
+
+/// A reader whose page says what cannot be.
+fn lying(stream: &str, reader: &Reader) -> Option<Finding> {
+    let what = reader.implausible()?;
+    let (pid, index) = (reader.get(ReaderFact::Pid), reader.get(ReaderFact::Index));
+    let who = format!("reader {} (pid {pid}, uid {})", printable(&reader.figures.label), reader.get(ReaderFact::Uid));
+    let what = format!("{who} writes into its page what cannot be: {what}; none of its figures is to be believed");
+    let advice = format!("nobody else notices; ringctl detach {stream} pid:{pid} sends it away");
+    Some(Finding {
+        label: Some(reader.figures.label.clone()),
+        pid: Some(pid),
+        index: Some(index),
+        ..finding(Layer::Reader, IMPLAUSIBLE, 0, 0.0, what, advice)
+    })
 }
 
 /// Why a reader that runs is slow, by the processor time it uses.

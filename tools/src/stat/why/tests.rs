@@ -70,6 +70,28 @@ fn a_slow_reader_computes_or_waits() {
     assert!(v.findings[0].advice.contains("a disk, a pipe"));
 }
 
+/// It is named, and limits nothing. Control: the same reader, honest, is one that was lapped.
+#[test]
+fn a_reader_that_lies_is_named_and_not_believed() {
+    let verdict = |lies: u64| {
+        let mut now = snapshot(11 * SECOND, 5000, &[("a", 5000, 0, false), ("liar", 3000, 0, true)]);
+        let before = snapshot(10 * SECOND, 4000, &[("a", 4000, 0, false), ("liar", 3000, 0, true)]);
+        now.readers[1].set(ReaderFact::Implausible, lies);
+        now.readers[1].set(ReaderFact::Uid, 65534);
+        judge(Some(&look(&before, None)), &look(&now, None), &QUIET)
+    };
+    let v = verdict(1);
+    assert_eq!((kinds(&v), v.limited), (vec![("liar", "implausible")], false));
+    assert!(
+        v.text().contains("liar (pid 1001, uid 65534)") && v.text().contains("ahead of the stream"),
+        "{}",
+        v.text()
+    );
+    assert_eq!(v.furthest.as_ref().unwrap().label, "a");
+    let v = verdict(0);
+    assert_eq!((kinds(&v), v.limited), (vec![("liar", "lapped")], true));
+}
+
 #[test]
 fn who_loses_most_comes_first() {
     let v = judged(&[("ok", 4000, 5000), ("slow", 4000, 4400), ("lost", 3000, 3000)], None, &QUIET);
