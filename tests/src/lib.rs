@@ -10,6 +10,7 @@ pub mod mailbox;
 pub mod netns;
 pub mod proc;
 pub mod programs;
+pub mod pry;
 pub mod scene;
 pub mod vm;
 

@@ -22,6 +22,19 @@ pub fn cpu_ns(pid: u32) -> u64 {
     threads.map(used).sum()
 }
 
+/// The same of its one thread whose name begins so; `None`: there is none.
+pub fn thread_cpu_ns(pid: u32, name: &str) -> Option<u64> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let of = |file: &str, thread: &std::fs::DirEntry| std::fs::read_to_string(thread.path().join(file)).ok();
+    let thread = threads.into_iter().find(|t| of("comm", t).is_some_and(|comm| comm.starts_with(name)))?;
+    of("schedstat", &thread)?.split_whitespace().next()?.parse().ok()
+}
+
+/// Memory it has at hand, bytes.
+pub fn resident(pid: u32) -> u64 {
+    status(pid, "VmRSS").expect("a living process") << 10
+}
+
 /// Letter of its state: R, S, T …
 pub fn state(pid: u32) -> Option<char> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

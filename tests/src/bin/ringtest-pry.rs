@@ -4,10 +4,10 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use ringweir_proto::control::{AttachRequest, Mode, Reply, Request};
 use ringweir_proto::os::socket;
+use ringweir_tests::pry;
 use rustix::fs::{FallocateFlags, Mode as Permissions, OFlags};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Prints `what: way = ok` or the name of the error, a line for each way.
@@ -29,17 +29,15 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let attach = Request::Attach(AttachRequest { label: "pry".into(), mode: Mode::Lossy, parks: true });
     let (_reader, fds) = ask(&cli.socket, &attach)?;
-    let [ring, page, ..] = &fds[..] else { bail!("{} fds", fds.len()) };
+    let [ring, page, wake, doze] = &fds[..] else { bail!("{} fds", fds.len()) };
     let (_viewer, stats) = ask(&cli.socket, &Request::Watch)?;
     let stats = stats.first().context("no statistics")?;
 
-    say("ring: map writable", map(ring, true));
-    say("ring: mprotect a read-only mapping", map(ring, false).and_then(make_writable));
-    say("ring: write", rustix::io::write(ring, b"x"));
-    say("ring: truncate", rustix::fs::ftruncate(ring, 0));
-    say("ring: reopen through /proc/self/fd", reopen(ring));
-    if let Ok(again) = reopen(ring) {
-        say("ring reopened: map writable", map(&again, true));
+    for (way, answer) in pry::place([ring, page, wake, doze]).into_iter().chain(pry::statistics(stats)) {
+        say(way, answer);
+    }
+    if let Ok(again) = pry::reopen(ring) {
+        say("ring reopened: map writable", pry::map(&again, true));
         // Reading it first, so that even a write that succeeds changes nothing.
         let mut byte = [0];
         rustix::io::pread(&again, &mut byte, 0)?;
@@ -62,12 +60,6 @@ fn main() -> anyhow::Result<()> {
         );
         say("broker: look at its map", std::fs::read(format!("/proc/{broker}/maps")).map_err(errno));
     }
-    // With the permissions it has, so that even the owner changes nothing.
-    say("ring: chmod", rustix::fs::fchmod(ring, Permissions::RUSR | Permissions::WUSR));
-    say("statistics: map writable", map(stats, true));
-    say("statistics: reopen through /proc/self/fd", reopen(stats));
-    say("page: map writable", map(page, true));
-    say("page: truncate", rustix::fs::ftruncate(page, 0));
     Ok(())
 }
 
@@ -95,20 +87,4 @@ fn ask(path: &Path, request: &Request) -> anyhow::Result<(OwnedFd, Vec<OwnedFd>)
         Reply::Refused(refusal) => bail!("{}", refusal.text),
         _ => Ok((connection, packet.fds)),
     }
-}
-
-/// Maps its first page; the mapping lasts as long as this process.
-fn map(fd: &OwnedFd, writable: bool) -> Result<*mut std::ffi::c_void, Errno> {
-    let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-    // SAFETY: a new mapping at an address of the kernel's choice; nothing is read or written through it.
-    unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE, protection, MapFlags::SHARED, fd, 0) }
-}
-
-fn make_writable(at: *mut std::ffi::c_void) -> Result<(), Errno> {
-    // SAFETY: our own mapping of one page, through which nothing is accessed.
-    unsafe { rustix::mm::mprotect(at, PAGE, MprotectFlags::READ | MprotectFlags::WRITE) }
-}
-
-fn reopen(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), OFlags::RDWR, Permissions::empty())
 }
