@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ pub fn wait_for<T>(limit: Duration, mut found: impl FnMut() -> Option<T>) -> Opt
 pub struct Scene {
     base: tempfile::TempDir,
     started: Arc<Mutex<Vec<OwnedFd>>>,
+    count: AtomicUsize,
     _watchdog: Sender<()>,
     /// Whatever was left behind is no fault of the test.
     pub untidy: bool,
@@ -73,7 +75,7 @@ impl Scene {
                 }
             }
         });
-        Self { base, started, _watchdog: alive, untidy: false }
+        Self { base, started, count: AtomicUsize::new(0), _watchdog: alive, untidy: false }
     }
 
     /// The run directory.
@@ -124,13 +126,16 @@ impl Scene {
                 Ok(())
             });
         }
-        let err = self.path(&format!("err{}", self.started.lock().map_or(0, |s| s.len())));
+        let err = self.path(&format!("err{}", self.count.fetch_add(1, Ordering::Relaxed)));
         let to = File::create(&err).expect("a file for stderr");
         let child = command.stderr(to).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let pid = Pid::from_child(&child);
         let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("pidfd_open");
         let kept = handle.try_clone().expect("dup");
-        self.started.lock().expect("list of processes").push(kept);
+        let mut started = self.started.lock().expect("list of processes");
+        // A soak starts thousands.
+        started.retain(|handle| !has_ended(handle));
+        started.push(kept);
         Process { child, handle, err, what: format!("{command:?}") }
     }
 
@@ -190,6 +195,13 @@ impl Drop for Scene {
             assert!(left.is_empty(), "left in the run directory: {left:?}");
         }
     }
+}
+
+/// Whether the process of a pidfd is dead, waited for or not.
+fn has_ended(handle: &OwnedFd) -> bool {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::new(handle, rustix::event::PollFlags::IN)];
+    matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
 }
 
 fn kill_all(started: &Mutex<Vec<OwnedFd>>) {
