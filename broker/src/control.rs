@@ -497,7 +497,7 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
     if request.mode != Mode::Lossy && stream.config.lossless.is_none() {
         let text =
             "this stream waits for no reader: attach lossy, or start ringd with --lossless and a budget such as 250ms";
-        stream.refuse(fd, Reason::NotAllowed, peer.pid, text.into());
+        stream.refuse(fd, Reason::NotAllowed, who(&peer), text.into());
         return None;
     }
     let readers = &stream.readers;

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+/// For which a lossless reader may hold a stream back.
+pub const BUDGET_NS: u64 = 200_000_000;
+
 /// A line of a reader's books. JSON.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Line {
@@ -18,6 +21,8 @@ pub enum Line {
     Reads { generation: u64, at: u64 },
     /// Closed the books of a generation: began + delivered + lost = ended.
     Closed { generation: u64, began: u64, delivered: u64, lost: u64, ended: u64 },
+    /// The stream does not wait for it any more.
+    Demoted { held_ns: u64 },
     /// Ended in order.
     Left { torn: u64 },
 }
@@ -44,6 +49,8 @@ pub struct Books {
     pub lost: u64,
     pub torn: u64,
     pub told: u64,
+    /// Lossless readers that used up their budget.
+    pub demoted: u64,
 }
 
 /// What one reader said in the end.
@@ -96,6 +103,10 @@ impl Books {
                 self.delivered += delivered;
                 self.lost += lost;
                 story.cursor = ended;
+            }
+            Line::Demoted { held_ns } => {
+                ensure!(held_ns >= BUDGET_NS, "{line:?} before its budget of {BUDGET_NS} ns was used up");
+                self.demoted += 1;
             }
             Line::Left { torn } => {
                 self.torn += torn;

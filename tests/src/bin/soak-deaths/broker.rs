@@ -1,5 +1,6 @@
 //! The broker of both streams, killed and started again, and what is sent to it.
 
+use crate::books::BUDGET_NS;
 use anyhow::{Context, ensure};
 use ringweir_proto::os::{clock, paths};
 use ringweir_proto::{numbered, pace::Pacer, quantity::Rate};
@@ -29,7 +30,8 @@ impl Broker {
         let stream = |name: &str, source: String| {
             format!(
                 "[[stream]]\nname = '{name}'\nsource = '{source}'\ndepth = 4096\ncapacity = '2MiB'\n\
-                 max-datagram = 1024\nreaders-max = 128\n{allow}"
+                 max-datagram = 1024\nreaders-max = 128\nlossless = '{}ms'\n{allow}",
+                BUDGET_NS / 1_000_000
             )
         };
         let text = stream("gen", format!("gen:rate={rate}/s,size=24..1024,channels=3"))

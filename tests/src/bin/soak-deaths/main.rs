@@ -176,7 +176,7 @@ fn play(cli: &Cli, seed: u64, scene: &Scene, port: u16, sent: &AtomicU64) -> any
         "soak-deaths: PASS: {} with seed {seed}: ringd killed {restarts} times, each time adopted, and told once and in \
          order to all who were there ({} times); {} readers: {STAYERS} stayed, {} killed, {} left, {} stopped and \
          continued; {} generations closed by readers, each began + {} delivered + {} lost = ended; published gen {}, udp {} \
-         of {} sent; {} torn and told, 0 wrong; reading again after a kill {}, after the next was up {}; {} hostile, {} \
+         of {} sent; {} torn and told, 0 wrong; {} lossless readers demoted; reading again after a kill {}, after the next was up {}; {} hostile, {} \
          misdeeds",
         Span(Duration::from_secs(took.as_secs())),
         sum(|b| b.told),
@@ -191,6 +191,7 @@ fn play(cli: &Cli, seed: u64, scene: &Scene, port: u16, sent: &AtomicU64) -> any
         published[1],
         sent.load(Ordering::Relaxed),
         sum(|b| b.torn),
+        sum(|b| b.demoted),
         spread(books.iter().flat_map(|b| b.back.iter().map(|t| t.0))),
         spread(books.iter().flat_map(|b| b.back.iter().map(|t| t.1))),
         culprits,

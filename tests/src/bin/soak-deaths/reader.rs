@@ -21,10 +21,12 @@ pub enum Kind {
     InPlace,
     /// Pauses, and is lapped over and over.
     Dawdling,
+    /// As the prompt one, but the stream waits for it.
+    Lossless,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::Prompt, Kind::InPlace, Kind::Dawdling];
+    pub const ALL: [Kind; 4] = [Kind::Prompt, Kind::Lossless, Kind::InPlace, Kind::Dawdling];
 
     /// How a reader of this kind attaches. With the newest: what is older may be of generations that it is told nothing of.
     fn options(self) -> Options {
@@ -32,8 +34,10 @@ impl Kind {
             Kind::Prompt => "prompt",
             Kind::InPlace => "in-place",
             Kind::Dawdling => "dawdling",
+            Kind::Lossless => "lossless",
         };
-        Options::new(label).start(Start::Latest)
+        let options = Options::new(label).start(Start::Latest);
+        if self == Kind::Lossless { options.lossless() } else { options }
     }
 }
 
@@ -124,7 +128,7 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
                 }
                 let whole = match args.kind {
                     Kind::InPlace => datagram.view(|payload| payload.copy_to(0, &mut buffer[..len])).is_ok(),
-                    Kind::Prompt | Kind::Dawdling => datagram.copy_to(&mut buffer).is_ok(),
+                    Kind::Prompt | Kind::Dawdling | Kind::Lossless => datagram.copy_to(&mut buffer).is_ok(),
                 };
                 if !whole {
                     // Told as a gap by the next read.
@@ -135,6 +139,10 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
             }
             Read::Gap(gap) => witness.gap(&gap)?,
             Read::Restarted(restart) => witness.restarted(&restart, &reader)?,
+            Read::Demoted(demoted) => {
+                ensure!(args.kind == Kind::Lossless, "{demoted:?}, and it was lossy");
+                Line::Demoted { held_ns: demoted.held_ns }.say();
+            }
             Read::Empty => {
                 reader.wait(Some(Duration::from_secs(1)))?;
             }

@@ -67,6 +67,7 @@ impl<'s> Troupe<'s> {
             Kind::Prompt => "prompt",
             Kind::InPlace => "in-place",
             Kind::Dawdling => "dawdling",
+            Kind::Lossless => "lossless",
         };
         let numbers = ["generation", "sender"][stream];
         command.args(["be-reader", broker.socket(stream), "--kind", kind_word, "--numbers", numbers]);
