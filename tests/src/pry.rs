@@ -144,7 +144,9 @@ fn remove(at: *mut c_void) -> Result<(), Errno> {
 /// A lease would hold up whoever opens the ring next.
 fn lease(fd: &OwnedFd) -> Result<(), Errno> {
     // SAFETY: no pointers.
-    answer(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) })
+    answer(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) })?;
+    // SAFETY: no pointers. Given back, or opening the ring again would signal this very process.
+    answer(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) })
 }
 
 fn lock(fd: &OwnedFd, kind: i32) -> Result<(), Errno> {
