@@ -23,6 +23,7 @@ mod sched;
 mod service;
 mod signals;
 mod source;
+mod store;
 mod stream;
 
 use anyhow::Context;
@@ -96,8 +97,12 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<bool> {
     // First of all: descriptors are taken by their numbers.
-    let passed = service::Passed::take()?;
+    let (passed, rings) = service::Passed::take()?;
+    if !rings.is_empty() {
+        privilege::forbid_inspection()?;
+    }
     let manager = service::Manager::find()?;
+    let store = store::Store::of(&manager, rings);
     let (mut run_dir, configs, later, file) = match (cli.config, cli.command) {
         (Some(_), Some(_)) => {
             let text = "--config and a command exclude each other: put the stream into the file";
@@ -130,7 +135,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     // Before anything is made: a signal during the start, which takes seconds for large rings, must not leave it behind.
     let signals = signals::Signals::catch(file.is_some())?;
     let sandbox = if cli.no_sandbox { Sandbox::Off } else { Sandbox::On };
-    let mut host = Host { passed, ..Host::new(run_dir, sandbox.clone()) };
+    let mut host = Host { passed, store, ..Host::new(run_dir, sandbox.clone()) };
     let mut streams = Vec::new();
     for config in &configs {
         let stream = stream::Stream::start(config, &mut host).with_context(|| format!("stream {:?}", config.name))?;
@@ -146,6 +151,9 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         tracing::warn!(
             "{socket}: was passed by the service manager, and is no stream's: FileDescriptorName= says whose"
         );
+    }
+    for ring in host.store.let_go() {
+        tracing::warn!("{ring}: was kept by the service manager, and is no stream's any more: let go");
     }
     let mut needs = Needs::of_control(&host.run_dir);
     let mut reload = file.map(|file| control::reload::Reload::new(file, host));

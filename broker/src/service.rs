@@ -1,18 +1,21 @@
-//! What a service manager and the broker say to each other: sockets that were opened before the start, and news of the state.
+//! What a service manager and the broker say to each other: descriptors that were opened before the start, and news of the state.
 //!
 //! Contract: systemd's protocols (sd_notify(3), sd_listen_fds(3)), spoken by whoever speaks them; without their variables in the
 //! environment nothing happens. The way to the manager is opened while there are rights to, and news that cannot be delivered
 //! is dropped: the stream does not depend on it.
 
+use crate::store::Store;
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::clock;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// First descriptor that is passed.
@@ -21,7 +24,9 @@ const FIRST: i32 = 3;
 /// The service manager's ear.
 #[derive(Default)]
 pub struct Manager {
-    socket: Option<UnixDatagram>,
+    socket: Option<Arc<UnixDatagram>>,
+    /// Whether it keeps descriptors for the next of us.
+    keeps: bool,
     /// How often it wants to hear that we live, and when it hears it next.
     watchdog: Option<(Duration, Instant)>,
 }
@@ -50,7 +55,13 @@ impl Manager {
         // Twice as often as it is wanted.
         let every =
             number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(|usec| Duration::from_micros(usec) / 2);
-        Ok(Self { socket: Some(socket), watchdog: every.map(|every| (every, Instant::now())) })
+        let keeps = number("FDSTORE").is_some_and(|most| most > 0);
+        Ok(Self { socket: Some(socket.into()), keeps, watchdog: every.map(|every| (every, Instant::now())) })
+    }
+
+    /// The way to it, if it keeps descriptors.
+    pub fn keeps(&self) -> Option<Arc<UnixDatagram>> {
+        self.socket.clone().filter(|_| self.keeps)
     }
 
     /// Says something: lines of `KEY=value`.
@@ -84,6 +95,9 @@ impl Manager {
 #[derive(Debug, Default)]
 pub struct Passed(Vec<Socket>);
 
+/// What the manager's store gives back: names and rings.
+pub type Rings = Vec<(String, OwnedFd)>;
+
 #[derive(Debug)]
 struct Socket {
     /// As `FileDescriptorName=` says, or empty.
@@ -96,23 +110,27 @@ impl Passed {
     /// Takes what `LISTEN_FDS` names. Once, at the very start, before anything else is opened.
     ///
     /// # Errors
-    /// If one of them is not a listening unix socket of sequenced packets.
-    pub fn take() -> anyhow::Result<Self> {
+    /// If one of them is neither a ring out of the store nor a listening unix socket of sequenced packets.
+    pub fn take() -> anyhow::Result<(Self, Rings)> {
         let number = |key| std::env::var(key).ok()?.parse::<i32>().ok();
         if number("LISTEN_PID") != Some(std::process::id().cast_signed()) {
-            return Ok(Self::default());
+            return Ok(<(Self, Rings)>::default());
         }
         let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, 4096);
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':').map(String::from);
-        let mut sockets = Vec::new();
+        let (mut sockets, mut rings) = (Vec::new(), Rings::new());
         for raw in FIRST..FIRST + count {
             // SAFETY: whoever set LISTEN_FDS for this very process has handed this descriptor over, and nobody else here owns it.
             let fd = unsafe { OwnedFd::from_raw_fd(raw) };
             let name = names.next().unwrap_or_default();
+            if Store::is_ours(&name, &fd) {
+                rings.push((name, fd));
+                continue;
+            }
             sockets.push(Socket::check(fd, name).map_err(|e| anyhow::anyhow!("passed descriptor {raw}: {e}"))?);
         }
-        Ok(Self(sockets))
+        Ok((Self(sockets), rings))
     }
 
     /// The socket for stream `name`: the one of that name, else the one at `path`.
@@ -130,6 +148,11 @@ impl Passed {
         };
         self.0.iter().map(shown).collect()
     }
+}
+
+/// Whether this is a socket.
+pub fn is_socket(fd: impl AsFd) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
 }
 
 impl Socket {
@@ -177,7 +200,8 @@ mod tests {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let now = Instant::now();
-        let mut manager = Manager { socket: Some(ours), watchdog: Some((Duration::from_secs(1), now)) };
+        let watchdog = Some((Duration::from_secs(1), now));
+        let mut manager = Manager { socket: Some(ours.into()), keeps: false, watchdog };
         let heard = || {
             let mut room = [0; 64];
             theirs.recv(&mut room).ok().map(|n| String::from_utf8_lossy(&room[..n]).into_owned())

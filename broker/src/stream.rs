@@ -18,6 +18,7 @@ use crate::sandbox::{Confined, Needs, Sandbox};
 use crate::sched::{self, Class};
 use crate::service::Passed;
 use crate::source::{self, OpenFor, SourceError};
+use crate::store::{Kept, Store};
 use anyhow::Context;
 use ringweir_proto::layout::LatencyBlock;
 use ringweir_proto::os::backing::Memory;
@@ -41,6 +42,8 @@ pub struct Host {
     pub sandbox: Sandbox,
     /// Sockets that were opened for them.
     pub passed: Passed,
+    /// Where their rings outlive this process.
+    pub store: Store,
     /// What their pumps are to have.
     pub class: Class,
 }
@@ -48,7 +51,8 @@ pub struct Host {
 impl Host {
     /// With nothing passed, and the class of the calling thread.
     pub fn new(run_dir: PathBuf, sandbox: Sandbox) -> Self {
-        Self { run_dir, sandbox, passed: Passed::default(), class: Class::current() }
+        let (passed, store) = <(Passed, Store)>::default();
+        Self { run_dir, sandbox, passed, store, class: Class::current() }
     }
 }
 
@@ -78,6 +82,7 @@ pub struct Stream {
     pub failure: Option<String>,
     /// The ring.
     pub object: RingObject,
+    _kept: Option<Kept>,
     /// How long its device's FIFO takes to fill up, if it has one.
     pub slack: Option<Duration>,
     /// How long it had been filling when it was drained.
@@ -120,13 +125,18 @@ impl Stream {
             geometry: plan.geometry,
             generation: object::leftover_generation(&object_name).max(lock.last_generation()).wrapping_add(1).max(1),
             metadata: &metadata,
-            memory: config.memory,
+            memory: if config.memory == Memory::Memfd && host.store.is_open() {
+                Memory::KeptMemfd
+            } else {
+                config.memory
+            },
             huge_pages: config.hugepages,
         };
         if config.memory == Memory::Memfd {
             privilege::forbid_inspection()?;
         }
-        let (object, publisher, adopted) = match adopt::adopt(&object_name, &spec, source.position(), &lock)? {
+        let adopted = adopt::adopt(&object_name, &spec, source.position(), &lock, &mut host.store)?;
+        let (mut object, publisher, adopted) = match adopted {
             Some((object, publisher, restarted)) => {
                 spec.generation = restarted.generation;
                 (object, publisher, Some(restarted))
@@ -137,6 +147,10 @@ impl Stream {
                 let publisher = Publisher::new(object.memory().clone());
                 (object, publisher, None)
             }
+        };
+        let kept = match spec.memory {
+            Memory::KeptMemfd => host.store.keep(name, object.take_kept())?,
+            Memory::Shm | Memory::Memfd => None,
         };
         let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
 
@@ -176,11 +190,12 @@ impl Stream {
         let (pump_thread, class, confined) = start_pump(name, pumping, config.cpu, confine, pump_ended.clone())?;
         let waits = config.lossless.map_or(String::new(), |a| format!("; each lossless reader may hold it back {a}"));
         let summary = format!(
-            "{name} gen {}{}, {plan}, {} in {}, sched {class}, {}, prefault ok; {confined}{waits}{}{described}; {}",
+            "{name} gen {}{}, {plan}, {} in {}{}, sched {class}, {}, prefault ok; {confined}{waits}{}{described}; {}",
             spec.generation,
             adopt::words(adopted),
             config.memory,
             object.pages(),
+            kept_words(kept.as_ref(), &object),
             sched::lock_words(object.locked()),
             if described.is_empty() { "" } else { "; " },
             listener.path.display(),
@@ -206,6 +221,7 @@ impl Stream {
             refusals: Refusals::default(),
             failure: None,
             object,
+            _kept: kept,
             slack,
             drain_gaps,
             stats,
@@ -313,6 +329,15 @@ fn start_pump(
         .context("cannot start the pump thread")?;
     let (class, confined) = told.recv().context("the pump thread died at its start")??;
     Ok((thread, class, confined))
+}
+
+/// For the start message, behind the memory.
+fn kept_words(kept: Option<&Kept>, object: &RingObject) -> String {
+    match (kept, object.immutable()) {
+        (None, _) => String::new(),
+        (Some(_), Ok(())) => " (kept by the service manager)".into(),
+        (Some(_), Err(e)) => format!(" (kept by the service manager, not immutable: {e})"),
+    }
 }
 
 /// Thread names have 15 bytes.

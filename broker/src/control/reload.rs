@@ -51,6 +51,9 @@ impl Reload {
             capabilities: CapabilitySet::IPC_LOCK | CapabilitySet::CHOWN,
             ..Needs::default()
         };
+        if self.host.store.is_open() {
+            needs.capabilities |= CapabilitySet::LINUX_IMMUTABLE;
+        }
         if self.host.class.is_realtime() {
             needs.capabilities |= CapabilitySet::SYS_NICE;
         }

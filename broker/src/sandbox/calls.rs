@@ -47,6 +47,7 @@ const ANY: &[i64] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
     libc::SYS_eventfd2,
+    libc::SYS_pipe2,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_nanosleep,
@@ -126,13 +127,14 @@ const OLD: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[i64] = &[];
 
-/// What drivers, terminals and sockets are asked by `ioctl`; what puts words into a terminal (TIOCSTI) is not among them.
+/// What drivers, terminals, files and sockets are asked by `ioctl`; what puts words into a terminal (TIOCSTI) is not among them.
 fn requests() -> Vec<u64> {
     let [info, doorbell] = ringweir_proto::os::shim::REQUESTS;
     let terminal = [libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF, libc::TIOCGWINSZ];
     let terminal_2 = [libc::TCGETS2, libc::TCSETS2, libc::TCSETSW2, libc::TCSETSF2];
+    let file = [libc::FS_IOC_GETFLAGS, libc::FS_IOC_SETFLAGS];
     let socket = [libc::FIONBIO, libc::FIONREAD, libc::SIOCGIFINDEX as libc::Ioctl];
-    let all = terminal.iter().chain(&terminal_2).chain(&socket);
+    let all = terminal.iter().chain(&terminal_2).chain(&file).chain(&socket);
     // The kernel looks at 32 bits.
     all.map(|request| u64::from(*request as u32)).chain([info.into(), doorbell.into()]).collect()
 }

@@ -4,7 +4,7 @@
 //! and so is every step of the ladder that was not, with what to do about it.
 
 use super::object::ObjectError;
-use super::{OsError, lock, sealed};
+use super::{OsError, kept, lock, sealed};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -24,6 +24,9 @@ pub enum Memory {
     Shm,
     /// A sealed memfd: nobody but the broker can write it, of whatever user.
     Memfd,
+    /// A memfd that a service manager keeps for the next broker, so not sealed against writing: [`super::kept`]. Nobody asks
+    /// for this by name: it is what `memfd` is under such a manager.
+    KeptMemfd,
 }
 
 impl std::str::FromStr for Memory {
@@ -41,7 +44,7 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Shm => "shm",
-            Self::Memfd => "memfd",
+            Self::Memfd | Self::KeptMemfd => "memfd",
         })
     }
 }
@@ -78,6 +81,10 @@ pub(super) struct Backing {
     pub(super) locked: Result<(), Errno>,
     /// Its name in /dev/shm, which goes when this is dropped.
     pub(super) name: Option<Named>,
+    /// What a service manager is to keep, if it has not got it.
+    pub(super) kept: Option<OwnedFd>,
+    /// Whether a memfd that is kept can never be opened for writing again.
+    pub(super) immutable: Result<(), Errno>,
 }
 
 impl Backing {
@@ -88,7 +95,12 @@ impl Backing {
         remove_leftover(object_name)?;
         let mut declined = Vec::new();
         match memory {
-            Memory::Memfd => Self::sealed(bytes, huge, declined),
+            Memory::Memfd => Self::sealed(bytes, huge, declined, SealFlags::FUTURE_WRITE),
+            Memory::KeptMemfd => {
+                let sealed = Self::sealed(bytes, huge, declined, SealFlags::empty())?;
+                let (read_only, immutable) = kept::shut(&sealed.read_only)?;
+                Ok(Self { kept: Some(sealed.read_only), read_only, immutable, ..sealed })
+            }
             Memory::Shm => {
                 if huge {
                     declined.push("reserved 2 MiB pages: only with --memory memfd".into());
@@ -128,7 +140,8 @@ impl Backing {
             0 => Pages::Small,
             huge => Pages::Transparent(huge),
         };
-        Ok(Self { map, read_only, pages, declined: Vec::new(), locked, name: Some(Named(object_name.into())) })
+        let name = Some(Named(object_name.into()));
+        Ok(Self { map, read_only, pages, declined: Vec::new(), locked, name, kept: None, immutable: Ok(()) })
     }
 
     fn named(object_name: &str, bytes: u64, huge: bool, mut declined: Vec<String>) -> Result<Self, ObjectError> {
@@ -156,17 +169,19 @@ impl Backing {
         let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;
         let read_only = shm::open(object_name, shm::OFlags::RDONLY, shm::Mode::empty())
             .map_err(OsError::at(format_args!("cannot open /dev/shm{object_name} read-only")))?;
-        Ok(Self { locked: lock_pages(&map), map, read_only, pages, declined, name: Some(name) })
+        let (locked, name) = (lock_pages(&map), Some(name));
+        Ok(Self { map, read_only, pages, declined, locked, name, kept: None, immutable: Ok(()) })
     }
 
-    fn sealed(bytes: u64, huge: bool, mut declined: Vec<String>) -> Result<Self, ObjectError> {
+    fn sealed(bytes: u64, huge: bool, mut declined: Vec<String>, seals: SealFlags) -> Result<Self, ObjectError> {
         const NAME: &str = "ringweir-ring";
         if huge {
             let kind = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-            match sealed::create(NAME, bytes as usize, SealFlags::FUTURE_WRITE, kind) {
+            match sealed::create(NAME, bytes as usize, seals, kind) {
                 Ok((read_only, map)) => {
-                    let locked = lock_pages(&map);
-                    return Ok(Self { map, read_only, pages: Pages::Reserved, declined, locked, name: None });
+                    let (locked, pages) = (lock_pages(&map), Pages::Reserved);
+                    let (name, kept, immutable) = (None, None, Ok(()));
+                    return Ok(Self { map, read_only, pages, declined, locked, name, kept, immutable });
                 }
                 Err(e) => {
                     let wanted = bytes / HUGE_PAGE;
@@ -182,8 +197,9 @@ impl Backing {
         let early = if huge { transparent(&fd, bytes, &mut declined) } else { None };
         sealed::allocate(&fd, NAME, bytes as usize)?;
         let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;
-        sealed::seal(&fd, NAME, SealFlags::FUTURE_WRITE)?;
-        Ok(Self { locked: lock_pages(&map), map, read_only: fd, pages, declined, name: None })
+        sealed::seal(&fd, NAME, seals)?;
+        let (locked, read_only) = (lock_pages(&map), fd);
+        Ok(Self { map, read_only, pages, declined, locked, name: None, kept: None, immutable: Ok(()) })
     }
 }
 
@@ -222,12 +238,12 @@ fn mapped(
     Ok((map, Pages::Transparent(huge)))
 }
 
-fn lock_pages(map: &MmapRaw) -> Result<(), Errno> {
+pub(super) fn lock_pages(map: &MmapRaw) -> Result<(), Errno> {
     map.lock().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
 }
 
 /// Bytes of a mapping that are in huge pages, as the kernel counts them.
-fn huge_bytes(map: &MmapRaw) -> u64 {
+pub(super) fn huge_bytes(map: &MmapRaw) -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let begins = format!("{:x}-", map.as_ptr() as usize);
     let ours = smaps.lines().skip_while(|l| !l.starts_with(&begins));
@@ -276,14 +292,14 @@ mod tests {
 
     #[test]
     fn the_ladder_ends_in_small_pages_and_says_why() {
-        for memory in [Memory::Shm, Memory::Memfd] {
-            let name = format!("/ringweir-test.{}.{memory}", std::process::id());
+        for memory in [Memory::Shm, Memory::Memfd, Memory::KeptMemfd] {
+            let name = format!("/ringweir-test.{}.{memory:?}", std::process::id());
             let ring = Backing::create(&name, 2 * HUGE_PAGE, memory, true).unwrap();
             assert_eq!(ring.map.len() as u64, 2 * HUGE_PAGE);
             match &ring.pages {
                 Pages::Small => assert!(ring.declined.len() == 2, "{:?}", ring.declined),
                 Pages::Transparent(bytes) => assert!(*bytes > 0 && ring.declined.len() == 1),
-                Pages::Reserved => assert!(memory == Memory::Memfd && ring.declined.is_empty()),
+                Pages::Reserved => assert!(memory != Memory::Shm && ring.declined.is_empty()),
             }
             let plain = Backing::create(&format!("{name}.plain"), 4096, memory, false).unwrap();
             assert_eq!((&plain.pages, plain.declined.len()), (&Pages::Small, 0));

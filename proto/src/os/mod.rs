@@ -7,6 +7,7 @@ pub mod backing;
 pub mod clock;
 pub mod event;
 pub mod ivshmem;
+mod kept;
 pub mod lock;
 pub mod object;
 pub mod page;

@@ -4,7 +4,7 @@
 //! checking every number in the header against the object's real size.
 
 use super::backing::{Backing, Memory, Named, Pages};
-use super::{OsError, clock};
+use super::{OsError, clock, kept};
 use crate::layout::{
     Geometry, Header, Identity, IdentityError, LAYOUT_VERSION, MAGIC, METADATA_MAX, NAME_MAX, PAGE, Slot,
 };
@@ -67,6 +67,8 @@ pub struct RingObject {
     pages: Pages,
     declined: Vec<String>,
     locked: Result<(), rustix::io::Errno>,
+    kept: Option<OwnedFd>,
+    immutable: Result<(), rustix::io::Errno>,
     _name: Option<Named>,
 }
 
@@ -91,10 +93,9 @@ impl RingObject {
         let bytes = spec.geometry.footprint();
         let backing = Backing::create(object_name, bytes, spec.memory, spec.huge_pages)?;
         write_header(&backing.map, spec)?;
-        let Backing { map, read_only, pages, declined, locked, name } = backing;
-        let memory = over(map, spec.geometry);
-        memory.set_generation(spec.generation);
-        Ok(Self { memory: Arc::new(memory), read_only, pages, declined, locked, _name: name })
+        let object = Self::of(backing, spec);
+        object.memory.set_generation(spec.generation);
+        Ok(object)
     }
 
     /// Takes over the ring that a broker left which died, if it is the one that `spec` describes: same name, sizes,
@@ -104,15 +105,38 @@ impl RingObject {
     /// # Errors
     /// Why it is not; `None`: there is none.
     pub fn adopt(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, Option<String>> {
-        if spec.memory == Memory::Memfd || !Path::new(&format!("/dev/shm{object_name}")).exists() {
+        if spec.memory != Memory::Shm || !Path::new(&format!("/dev/shm{object_name}")).exists() {
             return Err(None);
         }
         let backing = Backing::adopt(object_name, spec.geometry.footprint()).map_err(Some)?;
-        if let Err(why) = describes(&backing.map, spec) {
-            return Err(Some(why));
-        }
-        let Backing { map, read_only, pages, declined, locked, name } = backing;
-        Ok(Self { memory: Arc::new(over(map, spec.geometry)), read_only, pages, declined, locked, _name: name })
+        describes(&backing.map, spec).map_err(Some)?;
+        Ok(Self::of(backing, spec))
+    }
+
+    /// The same of a memfd that a service manager kept and passed on.
+    ///
+    /// # Errors
+    /// Why it is not that ring; it is closed then.
+    pub fn adopt_kept(fd: OwnedFd, spec: &RingSpec<'_>) -> Result<Self, String> {
+        let backing = kept::adopt(fd, spec.geometry.footprint())?;
+        describes(&backing.map, spec)?;
+        Ok(Self::of(backing, spec))
+    }
+
+    fn of(backing: Backing, spec: &RingSpec<'_>) -> Self {
+        let Backing { map, read_only, pages, declined, locked, name, kept, immutable } = backing;
+        let memory = Arc::new(over(map, spec.geometry));
+        Self { memory, read_only, pages, declined, locked, kept, immutable, _name: name }
+    }
+
+    /// What a service manager is to keep, once: a ring of [`Memory::KeptMemfd`] that is fresh.
+    pub fn take_kept(&mut self) -> Option<OwnedFd> {
+        self.kept.take()
+    }
+
+    /// Of [`Memory::KeptMemfd`]: whether it can never be opened for writing again; else why not.
+    pub fn immutable(&self) -> Result<(), rustix::io::Errno> {
+        self.immutable
     }
 
     /// The ring in it.

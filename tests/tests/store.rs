@@ -1,0 +1,395 @@
+//! A ring without a name outlives its broker in the service manager's descriptor store (`proto/DESIGN.md` §7). There is no
+//! systemd here: the test is the manager, which takes what it is sent and passes it on to the next broker.
+
+use ringweir::{Options, Read, Reader};
+use ringweir_proto::os::{paths, socket};
+use ringweir_tests::scene::{Daemon, NOBODY, Process, Scene, wait_for};
+use ringweir_tests::{Live, Mailbox, programs, skipped};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use rustix::process::Signal;
+use std::fs::File;
+use std::io::{Read as _, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What a manager has: descriptors by their names, and what it was told.
+#[derive(Default)]
+struct Store {
+    kept: Vec<(String, OwnedFd)>,
+    heard: Vec<String>,
+}
+
+/// A service manager with a store, as systemd has one.
+struct Manager {
+    path: std::path::PathBuf,
+    store: Arc<Mutex<Store>>,
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Manager {
+    fn new(scene: &Scene) -> Self {
+        let path = scene.path("notify");
+        let ear = UnixDatagram::bind(&path).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        ear.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (store, over) = (Arc::<Mutex<Store>>::default(), Arc::<AtomicBool>::default());
+        let (its, stop) = (store.clone(), over.clone());
+        let thread = std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(mut packet) = socket::receive(&ear) else { continue };
+                let text = String::from_utf8(packet.bytes).unwrap();
+                let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored").to_string();
+                let mut store = its.lock().unwrap();
+                if text.starts_with("FDSTORE=1\n") {
+                    store.kept.push((name, packet.fds.pop().expect("a descriptor")));
+                } else if text.starts_with("FDSTOREREMOVE=1\n") {
+                    store.kept.retain(|(kept, _)| *kept != name);
+                }
+                store.heard.push(text);
+            }
+        });
+        Self { path, store, over, thread: Some(thread) }
+    }
+
+    fn kept(&self) -> Vec<String> {
+        self.store.lock().unwrap().kept.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn descriptor(&self, name: &str) -> OwnedFd {
+        let store = self.store.lock().unwrap();
+        let (_, fd) = store.kept.iter().find(|(kept, _)| kept == name).unwrap_or_else(|| panic!("no {name} in it"));
+        fd.try_clone().unwrap()
+    }
+
+    /// Has `command` started with a store, and with what is passed out of it.
+    fn passing(&self, command: &mut Command, passed: Option<(&str, OwnedFd)>) {
+        command.env("NOTIFY_SOCKET", &self.path).env("FDSTORE", "8");
+        if let Some((name, fd)) = passed {
+            command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).stdin(fd);
+        }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking(), "the manager");
+    }
+}
+
+/// `ringd` by way of a shell, so that what is passed gets its number; `pid` is whom it is meant for.
+fn ringd(scene: &Scene, pid: &str) -> Command {
+    let mut command = scene.command_at("sh".as_ref());
+    command.args(["-c", &format!("LISTEN_PID={pid} exec \"$@\" 3<&0 0</dev/null"), "-"]).arg(programs::path("ringd"));
+    command.arg("--run-dir").arg(scene.run_dir());
+    command
+}
+
+fn says(process: &Process, what: &str) {
+    let said = wait_for(LIMIT, || process.stderr().contains(what).then_some(()));
+    assert!(said.is_some(), "no {what:?} from ringd: {}", process.stderr());
+}
+
+/// A chain of brokers, each killed in full flow, over one ring without a name: each reader is told of each restart once, at
+/// the same seq, and accounts for every datagram of every generation. Clean at the end: the store is empty.
+#[test]
+fn a_ring_without_a_name_outlives_its_broker() {
+    const NAME: &str = "store-chain";
+    const READERS: usize = 3;
+    const BROKERS: u64 = 6;
+    let scene = Scene::new(LIMIT);
+    let (manager, mailbox) = (Manager::new(&scene), Mailbox::create(READERS));
+    let start = |passed: Option<OwnedFd>, count: &str| {
+        let mut command = ringd(&scene, "$$");
+        let source = format!("gen:rate=20000/s,size=24..500,channels=3{count}");
+        command.args(["run", "--name", NAME, "--source", &source, "--wait-readers", &READERS.to_string()]);
+        command.args(["--memory", "memfd", "--depth", "240", "--capacity", "64KiB", "--max-datagram", "512"]);
+        manager.passing(&mut command, passed.map(|fd| ("ring-store-chain", fd)));
+        scene.start(command)
+    };
+    let kinds: [&[&str]; READERS] = [&[], &["--view"], &["--slow", "300"]];
+    let mut readers = Vec::new();
+    let delivered = |slot: usize| mailbox.slot(slot).live(Live::Delivered);
+    for generation in 1..=BROKERS {
+        let passed = (generation > 1).then(|| manager.descriptor("ring-store-chain"));
+        let mut broker = start(passed, "");
+        let adopted = if generation > 1 { " (adopted" } else { "," };
+        says(&broker, &format!("{NAME} gen {generation}{adopted}"));
+        says(&broker, "kept by the service manager");
+        assert_eq!(manager.kept(), ["ring-store-chain"]);
+        for (slot, kind) in kinds.iter().enumerate().skip(readers.len()) {
+            let mut command = scene.command("ringtest-reader");
+            command.arg(paths::socket_path(&scene.run_dir(), NAME));
+            command.args(["--mailbox", mailbox.id(), "--slot", &slot.to_string()]).args(*kind);
+            readers.push(scene.start(command));
+        }
+        // More than the ring holds, of each life.
+        let before = delivered(0);
+        let goes_on = wait_for(LIMIT, || (delivered(0) >= before + 400).then_some(()));
+        assert!(goes_on.is_some(), "nobody reads in generation {generation}: {}", broker.stderr());
+        broker.kill();
+    }
+    let last = start(Some(manager.descriptor("ring-store-chain")), ",count=5000");
+    let generation = BROKERS + 1;
+    says(&last, &format!("{NAME} gen {generation} (adopted"));
+    let socket = paths::socket_path(&scene.run_dir(), NAME);
+    let published = Daemon { process: last, name: NAME.into(), socket }.published();
+    for (slot, mut reader) in readers.into_iter().enumerate() {
+        let status = reader.wait();
+        assert!(status.success(), "reader {slot}: {status}: {}", reader.stderr());
+        let report = mailbox.slot(slot).take();
+        report.check(published).unwrap();
+        assert_eq!((report.start, report.restarts, report.generation), (0, BROKERS, generation), "reader {slot}");
+        assert_eq!(report.delivered + report.lost, published, "reader {slot}");
+        eprintln!("reader {slot}: {published} published = {} delivered + {} lost", report.delivered, report.lost);
+    }
+    let empty = wait_for(LIMIT, || manager.kept().is_empty().then_some(()));
+    assert!(empty.is_some(), "what has ended is let go: {:?}", manager.kept());
+}
+
+fn restarted(reader: &mut Reader) -> u64 {
+    let until = Instant::now() + LIMIT;
+    while Instant::now() < until {
+        match reader.next().unwrap() {
+            Read::Restarted(restarted) => return restarted.generation,
+            Read::Empty => _ = reader.wait(Some(Duration::from_millis(100))).unwrap(),
+            Read::Datagram(_) | Read::Gap(_) => {}
+            Read::Ended(end) => panic!("{end:?}"),
+        }
+    }
+    panic!("it is not told of the restart");
+}
+
+/// A memfd with these bytes, sealed like a ring that is kept but for `unsealed`.
+fn copied(bytes: &[u8], unsealed: SealFlags) -> OwnedFd {
+    let fd = rustix::fs::memfd_create("copy", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).unwrap();
+    let mut file = File::from(fd);
+    file.write_all(bytes).unwrap();
+    let fd = OwnedFd::from(file);
+    rustix::fs::fcntl_add_seals(&fd, (SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL) - unsealed).unwrap();
+    fd
+}
+
+fn bytes_of(ring: OwnedFd) -> Vec<u8> {
+    let mut file = File::from(ring);
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Whatever is not the ring of this stream as we leave one is refused with the reason and let go, a fresh ring takes its place, in the
+/// store too, and the reader moves there by itself. Control, at the end: a faithful copy is adopted.
+#[test]
+fn what_is_not_its_own_ring_is_refused_and_replaced() {
+    let scene = Scene::new(2 * LIMIT);
+    let manager = Manager::new(&scene);
+    let serve = |name: &str, depth: &str, pid: &str, passed: Option<(&str, OwnedFd)>| {
+        let mut command = ringd(&scene, pid);
+        command.args(["run", "--name", name, "--source", "gen:rate=1000/s,size=64", "--memory", "memfd"]);
+        command.args(["--depth", depth, "--max-datagram", "1KiB", "--capacity", "64KiB"]);
+        manager.passing(&mut command, passed);
+        scene.broker_of(name, command)
+    };
+    const RING: &str = "ring-store-a";
+    serve("store-b", "240", "$$", None).process.kill();
+    let of_b = manager.descriptor("ring-store-b");
+    let mut broker = serve("store-a", "240", "$$", None);
+    let mut reader = Options::new("stays").attach(broker.path()).unwrap();
+    let first = manager.descriptor(RING);
+    let mut generation = 1;
+    // Where it stands in the header: boot, write cursor.
+    let spoilt = |at: usize| {
+        let mut bytes = bytes_of(manager.descriptor(RING));
+        bytes[at] ^= 1;
+        copied(&bytes, SealFlags::empty())
+    };
+    type Make<'m> = Box<dyn Fn() -> OwnedFd + 'm>;
+    let ours = || manager.descriptor(RING);
+    let other_mode = || {
+        let copy = copied(&bytes_of(ours()), SealFlags::empty());
+        rustix::fs::fchmod(&copy, Mode::from_raw_mode(0o660)).unwrap();
+        copy
+    };
+    let cases: Vec<(&str, &str, Make<'_>)> = vec![
+        ("no ring at all", "not a ring", Box::new(|| copied(&vec![0; bytes_of(ours()).len()], SealFlags::empty()))),
+        ("not even memory", "no memory at all", Box::new(|| File::open("/dev/null").unwrap().into())),
+        (
+            "a file",
+            "it is no memfd",
+            Box::new(|| {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(&bytes_of(ours())).unwrap();
+                rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).unwrap();
+                file.into()
+            }),
+        ),
+        ("one that can be made shorter", "its seals", Box::new(|| copied(&bytes_of(ours()), SealFlags::SHRINK))),
+        ("one that others may open", "mode 0660", Box::new(other_mode)),
+        (
+            "one for readers",
+            "ermission denied",
+            Box::new(|| {
+                let ring = ours();
+                File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&ring))).unwrap().into()
+            }),
+        ),
+        ("another stream's", "another stream name", Box::new(|| of_b.try_clone().unwrap())),
+        ("of another boot", "another boot", Box::new(move || spoilt(96))),
+        ("a damaged one", "contradict", Box::new(move || spoilt(646))),
+        ("one of long ago", "out of date", Box::new(|| first.try_clone().unwrap())),
+    ];
+    for (what, why, make) in cases {
+        let passed = make();
+        broker.process.kill();
+        generation += 1;
+        broker = serve("store-a", "240", "$$", Some((RING, passed)));
+        let said = broker.process.stderr();
+        let fresh = said.contains(&format!("store-a gen {generation},"));
+        assert!(fresh && said.contains("not adopted but replaced: ") && said.contains(why), "{what}: {said}");
+        assert_eq!(restarted(&mut reader), generation, "{what}");
+        assert_eq!(manager.kept(), ["ring-store-b", RING], "{what}");
+    }
+    for (what, depth, pid, why) in
+        [("other sizes", "480", "$$", "bytes, and this stream takes"), ("somebody else's", "480", "1", "store-a gen")]
+    {
+        let passed = manager.descriptor(RING);
+        broker.process.kill();
+        generation += 1;
+        broker = serve("store-a", depth, pid, Some((RING, passed)));
+        let said = broker.process.stderr();
+        assert!(said.contains(&format!("store-a gen {generation},")) && said.contains(why), "{what}: {said}");
+        assert_eq!(restarted(&mut reader), generation, "{what}");
+    }
+    // The control, and what is in the store for nobody is let go.
+    let copy = copied(&bytes_of(manager.descriptor(RING)), SealFlags::empty());
+    broker.process.kill();
+    broker = serve("store-a", "480", "$$", Some((RING, copy)));
+    assert!(broker.process.stderr().contains("(adopted"), "{}", broker.process.stderr());
+    assert_eq!(restarted(&mut reader), generation + 1);
+    broker.process.kill();
+    broker = serve("store-a", "480", "$$", Some(("ring-store-b", of_b)));
+    says(&broker.process, "ring-store-b: was kept by the service manager, and is no stream's any more");
+    let gone = wait_for(LIMIT, || (manager.kept() == [RING]).then_some(()));
+    assert!(gone.is_some(), "{:?}", manager.kept());
+    broker.end();
+    assert!(wait_for(LIMIT, || manager.kept().is_empty().then_some(())).is_some(), "{:?}", manager.kept());
+    std::fs::remove_file(paths::lock_path(&scene.run_dir(), "store-b")).unwrap();
+    std::fs::remove_file(paths::socket_path(&scene.run_dir(), "store-b")).unwrap();
+}
+
+/// A stream that a reload brings is kept as well, by a thread that is shut in, and one that a reload ends is let go. Controls: a ring
+/// with a name is none of the manager's, and without `FDSTORE` nothing is sent.
+#[test]
+fn streams_that_come_and_go_are_kept_and_let_go() {
+    let scene = Scene::new(LIMIT);
+    let manager = Manager::new(&scene);
+    let file = scene.path("ringd.toml");
+    let put = |streams: &[(&str, &str)]| {
+        let one = |(name, memory): &(&str, &str)| {
+            format!("[[stream]]\nname = '{name}'\nsource = 'gen:rate=100/s,size=64'\nmemory = '{memory}'\n")
+        };
+        std::fs::write(&file, streams.iter().map(one).collect::<String>()).unwrap();
+    };
+    let kept = |names: &[&str]| {
+        let found = wait_for(LIMIT, || (manager.kept() == names).then_some(()));
+        assert!(found.is_some(), "{:?} in place of {names:?}", manager.kept());
+    };
+    put(&[("store-one", "memfd"), ("store-named", "shm")]);
+    let start = |fdstore: &str| {
+        let mut command = scene.command("ringd");
+        command.arg("--config").arg(&file).arg("--run-dir").arg(scene.run_dir());
+        manager.passing(&mut command, None);
+        scene.start({
+            command.env("FDSTORE", fdstore);
+            command
+        })
+    };
+    let mut broker = start("8");
+    says(&broker, "store-named gen");
+    kept(&["ring-store-one"]);
+    put(&[("store-two", "memfd"), ("store-one", "memfd"), ("store-named", "shm")]);
+    broker.signal(Signal::HUP);
+    says(&broker, "store-two gen 1");
+    kept(&["ring-store-one", "ring-store-two"]);
+    assert!(!broker.stderr().contains("not immutable") || !rustix::process::geteuid().is_root(), "{}", broker.stderr());
+    put(&[("store-two", "memfd"), ("store-named", "shm")]);
+    broker.signal(Signal::HUP);
+    kept(&["ring-store-two"]);
+    broker.signal(Signal::TERM);
+    assert!(broker.wait().success(), "{}", broker.stderr());
+    kept(&[]);
+    let sent = |store: &Store| store.heard.iter().filter(|text| text.starts_with("FDSTORE=1")).count();
+    assert_eq!(sent(&manager.store.lock().unwrap()), 2);
+    for none in ["0", ""] {
+        let mut broker = start(none);
+        says(&broker, "store-two gen");
+        assert!(!broker.stderr().contains("kept by"), "{}", broker.stderr());
+        broker.signal(Signal::TERM);
+        assert!(broker.wait().success(), "{}", broker.stderr());
+        assert_eq!(sent(&manager.store.lock().unwrap()), 2, "the control");
+    }
+}
+
+/// Who can write a ring that is kept: nobody, if it could be made immutable; else processes of the broker's own user, as documented,
+/// which still cannot make it shorter. The two are each other's control. Another user cannot in either case (`memory.rs`, `cli.rs`).
+#[test]
+fn a_kept_ring_cannot_be_written_where_the_broker_may_forbid_it() {
+    let test = "a kept ring against the same user";
+    if !rustix::process::geteuid().is_root() {
+        return skipped(test, "needs root");
+    }
+    let scene = Scene::new(LIMIT);
+    let manager = Manager::new(&scene);
+    std::os::unix::fs::chown(scene.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let (copy, id) = (scene.path("ringd"), NOBODY.to_string());
+    programs::copy("ringd", &copy);
+    // What it is answered with the capability, and without.
+    let ways = [
+        ("ring: map writable", "EACCES", "EACCES"),
+        ("ring: mprotect a read-only mapping", "EACCES", "EACCES"),
+        ("ring: write", "EBADF", "EBADF"),
+        ("ring: truncate", "EINVAL", "EINVAL"),
+        ("ring: reopen through /proc/self/fd", "EPERM", "ok"),
+        ("ring: chmod", "EPERM", "ok"),
+        ("ring reopened: map writable", "", "ok"),
+        ("ring reopened: write", "", "ok"),
+        ("broker: open its memory", "EACCES", "EACCES"),
+        ("broker: look at its fds", "EACCES", "EACCES"),
+    ];
+    for (name, may) in [("store-shut", true), ("store-open", false)] {
+        let mut command = scene.command_at("setpriv".as_ref());
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+        if may {
+            command.args(["--inh-caps", "+linux_immutable", "--ambient-caps", "+linux_immutable"]);
+        }
+        command.arg(&copy).args(["run", "--name", name, "--source", "gen:rate=max,count=10", "--linger", "forever"]);
+        command.args(["--max-datagram", "2KiB", "--depth", "64", "--memory", "memfd"]);
+        manager.passing(&mut command, None);
+        let broker = scene.broker_of(name, command);
+        let said = broker.process.stderr();
+        assert_eq!(said.contains("(kept by the service manager)"), may, "{said}");
+        assert_eq!(said.contains("(kept by the service manager, not immutable: "), !may, "{said}");
+        assert!(said.contains("no capabilities"), "what it took it gives up: {said}");
+        let mut pry = scene.command_as_nobody("ringtest-pry");
+        pry.arg(broker.path()).args(["--broker", &broker.process.pid().to_string()]).stdout(Stdio::piped());
+        let pry = scene.start(pry).output();
+        assert!(pry.status.success(), "{}", String::from_utf8_lossy(&pry.stderr));
+        let tried = String::from_utf8(pry.stdout).unwrap();
+        for (way, shut, open) in ways {
+            let answer = if may { shut } else { open };
+            let found = tried.contains(&format!("{way} = {answer}\n")) || answer.is_empty() && !tried.contains(way);
+            assert!(found, "{name}: {way} should be {answer:?}:\n{tried}");
+        }
+        broker.end();
+    }
+}
