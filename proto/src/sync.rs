@@ -119,12 +119,12 @@ impl Site {
 }
 
 /// Whether a test has switched this site off. In production: never, and the compiler knows it.
-#[cfg(not(ringweir_loom))]
+#[cfg(not(any(ringweir_loom, ringweir_tsan)))]
 #[inline(always)]
 pub(crate) const fn weakened(_site: Site) -> bool {
     false
 }
-#[cfg(ringweir_loom)]
+#[cfg(any(ringweir_loom, ringweir_tsan))]
 pub(crate) use mutant::weakened;
 
 /// The ordering of an access at `site`.
@@ -178,5 +178,23 @@ pub mod mutant {
 
     pub(crate) fn weakened(site: Site) -> bool {
         WEAKENED.with(|w| w.get()) == Some(site)
+    }
+}
+
+/// The same under ThreadSanitizer (`tests/sanitize`), for all threads of the process.
+#[cfg(ringweir_tsan)]
+pub mod mutant {
+    use super::Site;
+    use core::sync::atomic::{AtomicU32, Ordering};
+
+    static WEAKENED: AtomicU32 = AtomicU32::new(u32::MAX);
+
+    /// Weakens `site` for good.
+    pub fn weaken(site: Site) {
+        WEAKENED.store(site as u32, Ordering::Relaxed);
+    }
+
+    pub(crate) fn weakened(site: Site) -> bool {
+        WEAKENED.load(Ordering::Relaxed) == site as u32
     }
 }

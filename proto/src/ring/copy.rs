@@ -51,24 +51,28 @@ impl Payload {
     /// Copies `src` to `offset`, which is a multiple of 8. Panics if it does not fit: positions come from the publisher itself.
     #[inline]
     pub(super) fn copy_in(&self, offset: usize, src: &[u8]) {
-        #[cfg(all(not(ringweir_loom), target_arch = "x86_64"))]
+        #[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
         moves::copy(self.at(offset, src.len()), src.as_ptr(), src.len());
-        #[cfg(any(ringweir_loom, not(target_arch = "x86_64")))]
+        #[cfg(ringweir_tsan)]
+        plain::copy(self.at(offset, src.len()), src.as_ptr(), src.len());
+        #[cfg(any(ringweir_loom, not(any(ringweir_tsan, target_arch = "x86_64"))))]
         self.words_in(offset, src);
     }
 
     /// Copies out from `offset`, any alignment. Panics if out of range: readers clamp before they come here.
     #[inline]
     pub(super) fn copy_out(&self, offset: usize, dst: &mut [u8]) {
-        #[cfg(all(not(ringweir_loom), target_arch = "x86_64"))]
+        #[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
         moves::copy(dst.as_mut_ptr(), self.at(offset, dst.len()), dst.len());
-        #[cfg(any(ringweir_loom, not(target_arch = "x86_64")))]
+        #[cfg(ringweir_tsan)]
+        plain::copy(dst.as_mut_ptr(), self.at(offset, dst.len()), dst.len());
+        #[cfg(any(ringweir_loom, not(any(ringweir_tsan, target_arch = "x86_64"))))]
         self.words_out(offset, dst);
     }
 }
 
 /// Relaxed atomic words: race-free by the language's own rules; half the speed from 1 KiB up.
-#[cfg(any(ringweir_loom, not(target_arch = "x86_64")))]
+#[cfg(any(ringweir_loom, not(any(ringweir_tsan, target_arch = "x86_64"))))]
 mod words {
     use super::Payload;
     use crate::sync::Ordering;
@@ -102,8 +106,19 @@ mod words {
     }
 }
 
+/// ThreadSanitizer cannot look into assembler, and lets words race: moves that do race wherever P1 does not order them. For tests
+/// in which nobody is lapped; a lapped reader races by design (§6).
+#[cfg(ringweir_tsan)]
+mod plain {
+    /// Copies `len` bytes. Both ranges are valid and do not overlap.
+    pub(super) fn copy(dst: *mut u8, src: *const u8, len: usize) {
+        // SAFETY: valid and apart, by the contract; whether they are raced on is what the test is about.
+        unsafe { dst.copy_from_nonoverlapping(src, len) }
+    }
+}
+
 /// Moves the compiler cannot look into: 32-byte AVX where the machine has it, else the 16-byte moves every x86-64 has.
-#[cfg(all(not(ringweir_loom), target_arch = "x86_64"))]
+#[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
 mod moves {
     use core::arch::asm;
 
