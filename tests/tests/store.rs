@@ -161,7 +161,7 @@ fn restarted(reader: &mut Reader) -> u64 {
         match reader.next().unwrap() {
             Read::Restarted(restarted) => return restarted.generation,
             Read::Empty => _ = reader.wait(Some(Duration::from_millis(100))).unwrap(),
-            Read::Datagram(_) | Read::Gap(_) => {}
+            Read::Datagram(_) | Read::Gap(_) | Read::Demoted(_) => {}
             Read::Ended(end) => panic!("{end:?}"),
         }
     }
@@ -275,7 +275,8 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
     broker.process.kill();
     broker = serve("store-a", "480", "$$", Some((RING, copy)));
     assert!(broker.process.stderr().contains("(adopted"), "{}", broker.process.stderr());
-    assert_eq!(restarted(&mut reader), generation + 1);
+    // A copy is not the ring it has mapped: it begins anew there, with what is left of the generation before.
+    assert_eq!([restarted(&mut reader), restarted(&mut reader)], [generation, generation + 1]);
     broker.process.kill();
     broker = serve("store-a", "480", "$$", Some(("ring-store-b", of_b)));
     says(&broker.process, "ring-store-b: was kept by the service manager, and is no stream's any more");

@@ -3,7 +3,8 @@
 //! Contract: the host boots a guest (`machine`) whose init is `ringtest-init` (`guest`) and sends it one job after another
 //! over a serial port of its own (`talk`; the kernel's messages go to another one and cannot forge an answer). A guest has
 //! passed only if every job was answered "passed", the guest's last word agrees, and QEMU ends with the exit status that
-//! the guest wrote into the debug port: a panic makes QEMU end with status 0, which is a failure like any other.
+//! the guest wrote into the debug port: a panic makes QEMU end with status 0, which is a failure like any other. Only where QEMU
+//! itself crashes does a test begin anew, in a fresh guest.
 //! Emulated time proves function and order, never latency.
 
 pub mod guest;
@@ -12,5 +13,5 @@ pub mod monitor;
 pub mod prepared;
 pub mod talk;
 
-pub use machine::{Guest, Machine};
+pub use machine::{Guest, Machine, in_guests};
 pub use prepared::{Flavour, Prepared};

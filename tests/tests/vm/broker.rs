@@ -1,7 +1,7 @@
 //! Brokers in the guest, on models of an FPGA that run on the host: the seed case, three devices, unplugging, DMA, tools.
 
-use crate::{LIMIT, SOON};
-use anyhow::{Context, bail};
+use crate::{LIMIT, SOON, guests};
+use anyhow::{Context, Result, bail};
 use ringweir_tests::vm::{Flavour, Guest, Prepared};
 use ringweir_tests::{Process, Scene, wait_for};
 use std::collections::HashMap;
@@ -28,19 +28,21 @@ pub fn board(scene: &Scene, name: &str, options: &[&str]) -> (Process, PathBuf) 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn first_datagram() {
-    let Some(vm) = Prepared::get("first_datagram") else { return };
+    guests("first_datagram", to_the_first_datagram);
+}
+
+fn to_the_first_datagram(vm: &'static Prepared) -> Result<()> {
     let began = Instant::now();
     let scene = Scene::new(LIMIT);
     let (_board, socket) = board(&scene, "fpga", &["--rate", "500/s"]);
-    let mut guest = Guest::new(&scene, vm, Flavour::Amd64).ivshmem("fpga", &socket).boot().unwrap();
-    guest.run("first datagram", "", SOON).unwrap();
+    let mut guest = Guest::new(&scene, vm, Flavour::Amd64).ivshmem("fpga", &socket).boot()?;
+    guest.run("first datagram", "", SOON)?;
     let (booted, all) = (guest.booted.as_secs_f64(), began.elapsed().as_secs_f64());
     eprintln!("the first datagram through ringshim.ko and ringd in {all:.1} s, of which {booted:.1} s to boot");
-    guest.end().unwrap();
+    guest.end()
 }
 
-fn brokers(test: &str, flavour: Flavour) {
-    let Some(vm) = Prepared::get(test) else { return };
+fn brokers(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     let seconds = std::env::var("RINGWEIR_SEED_SECONDS").map_or(SEED, |s| s.parse().expect("seconds"));
     let scene = Scene::new(LIMIT + Duration::from_secs(2 * seconds));
     let length = format!("{seconds}s");
@@ -56,7 +58,7 @@ fn brokers(test: &str, flavour: Flavour) {
         models.insert(name, model);
         guest = guest.ivshmem(name, &socket);
     }
-    let mut guest = guest.device("edu", "edu").boot().unwrap();
+    let mut guest = guest.device("edu", "edu").boot()?;
     let mut books = |what: &str| {
         let Some(name) = what.strip_prefix("books ") else { bail!("{what}?") };
         let ended = models.remove(name).with_context(|| format!("no model {name}"))?.output();
@@ -64,26 +66,26 @@ fn brokers(test: &str, flavour: Flavour) {
         Ok(String::from_utf8(ended.stdout)?.trim().to_string())
     };
     let limit = Duration::from_secs(120 + seconds);
-    guest.run_with("three devices", &seconds.to_string(), limit, &mut books).unwrap();
-    guest.run_with("overflow", "", limit, &mut books).unwrap();
-    guest.run("replugged under a broker", "20", Duration::from_secs(120)).unwrap();
-    guest.run("tools", "", Duration::from_secs(60)).unwrap();
-    guest.run("uio under a broker", "", Duration::from_secs(60)).unwrap();
+    guest.run_with("three devices", &seconds.to_string(), limit, &mut books)?;
+    guest.run_with("overflow", "", limit, &mut books)?;
+    guest.run("replugged under a broker", "20", Duration::from_secs(120))?;
+    guest.run("tools", "", Duration::from_secs(60))?;
+    guest.run("uio under a broker", "", Duration::from_secs(60))?;
     let transfers = (TRANSFERS / 2).to_string();
-    guest.run("edu under a broker", &transfers, Duration::from_secs(120)).unwrap();
-    guest.end().unwrap();
+    guest.run("edu under a broker", &transfers, Duration::from_secs(120))?;
+    guest.end()
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_brokers() {
-    brokers("amd64_brokers", Flavour::Amd64);
+    guests("amd64_brokers", |vm| brokers(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_brokers() {
-    brokers("rt_amd64_brokers", Flavour::RtAmd64);
+    guests("rt_amd64_brokers", |vm| brokers(vm, Flavour::RtAmd64));
 }
 
 /// Where the host's own jitter does not reach: time is what the guest's processor has done, some 8 times slower than ours.
@@ -91,16 +93,19 @@ fn rt_amd64_brokers() {
 #[test]
 #[ignore = "boots a virtual machine"]
 fn seed_case_by_instruction_count() {
-    let Some(vm) = Prepared::get("seed_case_by_instruction_count") else { return };
+    guests("seed_case_by_instruction_count", by_instruction_count);
+}
+
+fn by_instruction_count(vm: &'static Prepared) -> Result<()> {
     let (seconds, readers) = match std::env::var("RINGWEIR_ICOUNT_SECONDS") {
         Ok(seconds) => (seconds.parse().expect("RINGWEIR_ICOUNT_SECONDS"), &[1, 2, 8, 32][..]),
         Err(_) => (2, &[1, 8][..]),
     };
     let limit = Duration::from_secs(60 + 100 * seconds);
     let scene = Scene::new(LIMIT + limit * readers.len() as u32);
-    let mut guest = Guest::new(&scene, vm, Flavour::RtAmd64).memory(512).icount(2).boot().unwrap();
+    let mut guest = Guest::new(&scene, vm, Flavour::RtAmd64).memory(512).icount(2).boot()?;
     for readers in readers {
-        guest.run("fifo in the guest", &format!("{seconds} {readers}"), limit).unwrap();
+        guest.run("fifo in the guest", &format!("{seconds} {readers}"), limit)?;
     }
-    guest.end().unwrap();
+    guest.end()
 }

@@ -1,8 +1,10 @@
 //! Negative controls of the harness itself: whatever goes wrong in a guest, or with it, fails here.
 
-use crate::{LIMIT, SOON};
+use crate::{LIMIT, SOON, guests};
 use ringweir_tests::Scene;
 use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 fn boot(scene: &Scene, vm: &'static Prepared) -> Machine {
@@ -64,4 +66,34 @@ fn a_guest_that_is_gone_or_lies_fails() {
     liar.run("lie", "", SOON).unwrap();
     let said = fault(liar.end());
     assert!(said.contains("the verdict was good, but QEMU ended with exit status: 3"), "{said}");
+}
+
+/// A crash of the emulator is not taken for a fault of what runs in it. Controls: it is not forgiven for ever, and what fails
+/// otherwise is not tried twice, a guest's panic least of all.
+#[test]
+#[ignore = "boots virtual machines"]
+fn a_crash_of_the_emulator_is_no_verdict() {
+    let tried = Cell::new(0);
+    let run = |crashes: u32, scenario: &str| {
+        tried.set(0);
+        let test = |vm| {
+            tried.set(tried.get() + 1);
+            let scene = Scene::new(LIMIT);
+            let mut guest = boot(&scene, vm);
+            if tried.get() <= crashes {
+                let qemu = rustix::process::Pid::from_raw(guest.pid().cast_signed()).unwrap();
+                rustix::process::kill_process(qemu, rustix::process::Signal::SEGV)?;
+            }
+            guest.run(scenario, "", SOON)?;
+            guest.end()
+        };
+        std::panic::catch_unwind(AssertUnwindSafe(|| guests("a_crash_of_the_emulator_is_no_verdict", test))).is_ok()
+    };
+    if run(2, "pass") && tried.get() == 0 {
+        return;
+    }
+    assert_eq!(tried.get(), 3, "crashes are not taken for a verdict");
+    for (crashes, scenario, tries) in [(3, "pass", 3), (0, "fail", 1), (0, "panic", 1)] {
+        assert_eq!((run(crashes, scenario), tried.get()), (false, tries), "{scenario} after {crashes} crashes");
+    }
 }

@@ -10,8 +10,16 @@ mod devices;
 mod harness;
 mod shim;
 
+use ringweir_tests::vm::{Prepared, in_guests};
 use std::time::Duration;
 
 /// Of a whole test; each scenario has its own.
 const LIMIT: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(30);
+
+/// One test, whose guests are all its own; skipped, and said so, where none can be had.
+fn guests(test: &str, run: impl Fn(&'static Prepared) -> anyhow::Result<()>) {
+    if let Some(vm) = Prepared::get(test) {
+        in_guests(|| run(vm));
+    }
+}

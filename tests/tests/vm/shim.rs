@@ -1,8 +1,9 @@
 //! `ringshim.ko` on a model of an FPGA and on the teaching device of QEMU, which does DMA: the first datagram, every check of
 //! `ringtest-shim`, and rounds of loading, binding and killing after which the kernel must have in use what it had before.
 
-use crate::LIMIT;
 use crate::broker::board;
+use crate::{LIMIT, guests};
+use anyhow::Result;
 use ringweir_tests::Scene;
 use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
 use std::time::Duration;
@@ -24,12 +25,11 @@ fn number(name: &str, of_both: u32) -> u32 {
 }
 
 /// What `ringtest-shim` has to find, and how many seconds it may take.
-fn check(guest: &mut Machine, arguments: &str, limit: u32) {
-    guest.run("shim", arguments, Duration::from_secs(limit.into())).unwrap();
+fn check(guest: &mut Machine, arguments: &str, limit: u32) -> Result<()> {
+    guest.run("shim", arguments, Duration::from_secs(limit.into()))
 }
 
-fn every_check(test: &str, flavour: Flavour) {
-    let Some(vm) = Prepared::get(test) else { return };
+fn every_check(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     let scene = Scene::new(LIMIT);
     let (_board, socket) = board(&scene, "fpga", &["--rate", "500/s", "--size", "24..1000"]);
     // Slabs with their checks: every object is counted as soon as it is freed, and writing where one may not is found.
@@ -38,84 +38,82 @@ fn every_check(test: &str, flavour: Flavour) {
         .device("edu", "edu")
         .ivshmem("fpga", &socket)
         .append("slub_debug=FZP slab_nomerge");
-    let mut guest = guest.boot().unwrap();
+    let mut guest = guest.boot()?;
     let (rounds, fuzz) = (number("ROUNDS", ROUNDS), number("FUZZ", FUZZ));
     let transfers = number("TRANSFERS", TRANSFERS);
     for what in ["errors fpga", "boundaries fpga", "! boundaries --expect-merge fpga"] {
-        check(&mut guest, what, 60);
+        check(&mut guest, what, 60)?;
     }
-    check(&mut guest, &format!("dma edu {transfers}"), 60 + transfers);
-    check(&mut guest, "! dma --expect-other edu 5", 60);
+    check(&mut guest, &format!("dma edu {transfers}"), 60 + transfers)?;
+    check(&mut guest, "! dma --expect-other edu 5", 60)?;
     for device in ["fpga", "edu"] {
         for what in ["mmap", "revoke", "revoke --unplug"] {
-            check(&mut guest, &format!("{what} {device}"), 60);
+            check(&mut guest, &format!("{what} {device}"), 60)?;
         }
-        check(&mut guest, &format!("fuzz {device} {}", fuzz.div_ceil(2)), 60 + fuzz);
+        check(&mut guest, &format!("fuzz {device} {}", fuzz.div_ceil(2)), 60 + fuzz)?;
     }
-    guest.run("shim cycle", "10", Duration::from_secs(90)).unwrap();
+    guest.run("shim cycle", "10", Duration::from_secs(90))?;
     // Its transfers take longer than everything else in a round.
-    guest.monitor().unwrap().unplug("edu").unwrap();
-    guest.run("shim cycle", &rounds.to_string(), Duration::from_secs(60 + 2 * u64::from(rounds))).unwrap();
-    guest.end().unwrap();
+    guest.monitor()?.unplug("edu")?;
+    guest.run("shim cycle", &rounds.to_string(), Duration::from_secs(60 + 2 * u64::from(rounds)))?;
+    guest.end()
 }
 
-fn shared_line(test: &str, flavour: Flavour) {
-    let Some(vm) = Prepared::get(test) else { return };
+fn shared_line(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     let scene = Scene::new(LIMIT);
     let guest = Guest::new(&scene, vm, flavour).processors(2).device("edu", "edu");
     // Four slots further, on the same bus: the bridge gives it the same line.
-    let mut guest = guest.arguments(&["-device", "edu,bus=pcie.0,addr=5"]).boot().unwrap();
-    guest.run("shim line", "20", Duration::from_secs(60)).unwrap();
-    guest.end().unwrap();
+    let mut guest = guest.arguments(&["-device", "edu,bus=pcie.0,addr=5"]).boot()?;
+    guest.run("shim line", "20", Duration::from_secs(60))?;
+    guest.end()
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_shared_line() {
-    shared_line("amd64_shared_line", Flavour::Amd64);
+    guests("amd64_shared_line", |vm| shared_line(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_shared_line() {
-    shared_line("rt_amd64_shared_line", Flavour::RtAmd64);
+    guests("rt_amd64_shared_line", |vm| shared_line(vm, Flavour::RtAmd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_shim() {
-    every_check("amd64_shim", Flavour::Amd64);
+    guests("amd64_shim", |vm| every_check(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_shim() {
-    every_check("rt_amd64_shim", Flavour::RtAmd64);
+    guests("rt_amd64_shim", |vm| every_check(vm, Flavour::RtAmd64));
 }
 
 /// A16: whoever sleeps in the module's `poll` is woken, whenever the next datagram comes.
-fn wakes(test: &str, flavour: Flavour) {
-    let Some(vm) = Prepared::get(test) else { return };
+fn wakes(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     let count = number("WAKES", WAKES);
     // The longest, on a host where everything has to wait for everything else.
     let limit = 300 + count / 100;
     let scene = Scene::new(LIMIT + Duration::from_secs(limit.into()));
     // Going to sleep takes the guest some ten microseconds.
     let (_board, socket) = board(&scene, "fpga", &["--chase", "50us", "--size", "24"]);
-    let mut guest = Guest::new(&scene, vm, flavour).processors(2).ivshmem("fpga", &socket).boot().unwrap();
-    check(&mut guest, &format!("wakes fpga {count}"), limit);
-    check(&mut guest, "! wakes --edge fpga 1000", 120);
-    guest.end().unwrap();
+    let mut guest = Guest::new(&scene, vm, flavour).processors(2).ivshmem("fpga", &socket).boot()?;
+    check(&mut guest, &format!("wakes fpga {count}"), limit)?;
+    check(&mut guest, "! wakes --edge fpga 1000", 120)?;
+    guest.end()
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_wakes() {
-    wakes("amd64_wakes", Flavour::Amd64);
+    guests("amd64_wakes", |vm| wakes(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_wakes() {
-    wakes("rt_amd64_wakes", Flavour::RtAmd64);
+    guests("rt_amd64_wakes", |vm| wakes(vm, Flavour::RtAmd64));
 }
