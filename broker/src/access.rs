@@ -15,6 +15,8 @@ pub enum Right {
     Attach,
     /// To send readers away.
     Administer,
+    /// To have the broker itself do otherwise.
+    Own,
 }
 
 /// Users and groups.
@@ -76,6 +78,9 @@ impl Access {
                 "uid {uid} may not detach readers: that is for the broker's user ({owner}), root, and whom ringd was started \
                  with by --admin-uid or --admin-gid; use sudo ringctl detach"
             ),
+            Right::Own => format!(
+                "uid {uid} may not have this broker reload: that is for the broker's user ({owner}) and root; use sudo ringctl reload"
+            ),
         })
     }
 
@@ -84,6 +89,7 @@ impl Access {
         match right {
             Right::Attach => attach(),
             Right::Administer => self.administer.names(peer),
+            Right::Own => false,
             Right::Watch => attach() || self.watch.names(peer) || self.administer.names(peer),
         }
     }
@@ -106,19 +112,20 @@ mod tests {
         let lists = (list(7, 60), list(8, 61), list(9, 62));
         let access = Access { owner: 1000, group: Some(50), attach: lists.0, watch: lists.1, administer: lists.2 };
         for (who, rights) in [
-            (peer(0, 0, &[]), [true, true, true]),
-            (peer(1000, 9, &[]), [true, true, true]),
-            (peer(5, 50, &[]), [true, true, false]),
-            (peer(5, 9, &[1, 50]), [true, true, false]),
-            (peer(7, 9, &[]), [true, true, false]),
-            (peer(5, 9, &[60]), [true, true, false]),
-            (peer(8, 9, &[]), [true, false, false]),
-            (peer(5, 61, &[]), [true, false, false]),
-            (peer(9, 9, &[]), [true, false, true]),
-            (peer(5, 9, &[62]), [true, false, true]),
-            (peer(1001, 1000, &[1, 2]), [false, false, false]),
+            (peer(0, 0, &[]), [true, true, true, true]),
+            (peer(1000, 9, &[]), [true, true, true, true]),
+            (peer(5, 50, &[]), [true, true, false, false]),
+            (peer(5, 9, &[1, 50]), [true, true, false, false]),
+            (peer(7, 9, &[]), [true, true, false, false]),
+            (peer(5, 9, &[60]), [true, true, false, false]),
+            (peer(8, 9, &[]), [true, false, false, false]),
+            (peer(5, 61, &[]), [true, false, false, false]),
+            (peer(9, 9, &[]), [true, false, true, false]),
+            (peer(5, 9, &[62]), [true, false, true, false]),
+            (peer(1001, 1000, &[1, 2]), [false, false, false, false]),
         ] {
-            let found = [Right::Watch, Right::Attach, Right::Administer].map(|right| access.check(&who, right).is_ok());
+            let found = [Right::Watch, Right::Attach, Right::Administer, Right::Own]
+                .map(|right| access.check(&who, right).is_ok());
             assert_eq!(found, rights, "{who:?}");
         }
         let refused = |right| access.check(&peer(1001, 1, &[]), right).unwrap_err();

@@ -1,12 +1,16 @@
 //! Finding a stream and talking to its broker: name → socket → answer with fds, everything checked before it is used.
 
 use crate::Error;
-use ringweir_proto::control::{Description, DetachRequest, Reply, Request};
+use ringweir_proto::control::{Description, DetachRequest, Reloaded, Reply, Request};
 use ringweir_proto::os::socket::Packet;
 use ringweir_proto::os::{OsError, paths, socket};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a broker may take to read its file again: a ring of gigabytes takes seconds.
+pub const RELOAD: Duration = Duration::from_secs(120);
 
 /// Streams whose sockets are in the run directories: name and socket. Nobody is asked whether it lives.
 pub fn streams() -> Vec<(String, PathBuf)> {
@@ -45,6 +49,21 @@ pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Erro
     let connection = Connection::open(name)?;
     match connection.ask(&Request::Detach(DetachRequest { index, attached_realtime }), 0)?.0 {
         Reply::Detached => Ok(()),
+        other => Err(connection.unexpected(&other)),
+    }
+}
+
+/// Has the broker of stream `name` read its file again: streams come and go, the others do not notice. Answers when it is done, which
+/// takes as long as new rings take to be made, up to [`RELOAD`].
+///
+/// # Errors
+/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own user, the broker has no
+/// file, or the file is not sound, and then nothing was changed.
+pub fn reload(name: &str) -> Result<Reloaded, Error> {
+    let connection = Connection::open(name)?;
+    socket::answer_within(&connection.fd, RELOAD)?;
+    match connection.ask(&Request::Reload, 0)?.0 {
+        Reply::Reloaded(reloaded) => Ok(reloaded),
         other => Err(connection.unexpected(&other)),
     }
 }

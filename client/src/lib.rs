@@ -32,7 +32,7 @@ mod ffi;
 mod reader;
 mod watch;
 
-pub use connect::{describe, detach, streams};
+pub use connect::{RELOAD, describe, detach, reload, streams};
 pub use datagram::{CopyError, Datagram, Payload};
 pub use error::Error;
 pub use reader::{End, Options, Read, Reader, Restart, Waited};

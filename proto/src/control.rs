@@ -36,6 +36,8 @@ pub enum Request {
     Detach(DetachRequest),
     /// Get the times for which a device's FIFO had been filling when it was drained; answered by [`Reply::Latency`].
     DrainGaps,
+    /// Read the file of streams again and do what it says. For root and the broker's own user.
+    Reload,
 }
 
 /// Which reader is to go. Its place alone would not say: it may have been given to another one meanwhile.
@@ -86,6 +88,60 @@ pub enum Reply {
     Latency(Option<LatencyReport>),
     /// The reader's place is free; the reader finds in its page who wanted it.
     Detached,
+    /// The file was read again.
+    Reloaded(Reloaded),
+}
+
+/// What reading the file again has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Reloaded {
+    /// One stream each; whatever is not named runs on as before.
+    pub changes: Vec<StreamChange>,
+    /// How many more there are than fit into a message.
+    pub left_out: u32,
+}
+
+/// What became of one stream.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct StreamChange {
+    /// Its name.
+    pub stream: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// For people: why, where there is something to say.
+    pub text: String,
+}
+
+/// What a file that was read again made of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Outcome {
+    /// It is not in the file any more.
+    Ended,
+    /// It is new.
+    Begun,
+    /// The file says something else of it, which takes a restart.
+    Stays,
+    /// It is new, and could not be started.
+    Failed,
+}
+
+impl Reloaded {
+    /// As many of `changes` as fit into a message.
+    pub fn of(changes: Vec<StreamChange>) -> Self {
+        let mut fit = Self::default();
+        for change in changes {
+            if fit.left_out == 0 {
+                fit.changes.push(change);
+                // What can be read there is what fits: a list counts for more there than its bytes.
+                if Reply::decode(&Reply::Reloaded(fit.clone()).encode()).is_ok() {
+                    continue;
+                }
+                fit.changes.pop();
+            }
+            fit.left_out += 1;
+        }
+        fit
+    }
 }
 
 /// One reader's latencies ([`crate::latency`]), as it says itself: its occupied buckets. Two lists, since a list of pairs would
@@ -154,6 +210,8 @@ pub enum Reason {
     Resources,
     /// The reader that was named is not, or no longer, attached.
     NoSuchReader,
+    /// The broker was started without a file, or the one it has is not sound; nothing was changed.
+    File,
 }
 
 /// Why a message cannot be understood.
@@ -277,6 +335,7 @@ mod tests {
             (Request::Describe, "5257020002000000".into()),
             (Request::Latency { index: 7 }, "525702000300000007000000".into()),
             (Request::DrainGaps, "5257020005000000".into()),
+            (Request::Reload, "5257020006000000".into()),
             (
                 Request::Detach(DetachRequest { index: 7, attached_realtime: 3 }),
                 "5257020004000000070000000300000000000000".into(),
@@ -302,6 +361,10 @@ mod tests {
             + "010000000000000004000100000000000000"
             + "0500000000000000";
         assert_eq!(hex(&Reply::Latency(Some(report)).encode()), golden);
+        let begun = StreamChange { stream: "a".into(), outcome: Outcome::Begun, text: String::new() };
+        let golden =
+            "525702000600000001000000000000000100000000000000610100000000000000000000000".to_string() + "0000000";
+        assert_eq!(hex(&Reply::Reloaded(Reloaded::of(vec![begun])).encode()), golden);
         let described = Reply::Described(Description {
             name: "demo".into(),
             source: "gen:".into(),
@@ -322,6 +385,20 @@ mod tests {
         };
         assert_eq!(Reply::decode(&report(buckets).encode()), Ok(report(buckets)));
         assert!(Reply::decode(&report(buckets + 64).encode()).is_err(), "the control: a longer one is none");
+    }
+
+    /// A file of very many streams must not make the broker's answer too long.
+    #[test]
+    fn what_was_changed_fits_into_a_message() {
+        let change =
+            |i: usize| StreamChange { stream: format!("{i:064}"), outcome: Outcome::Failed, text: "x".repeat(100) };
+        let some = Reloaded::of((0..5).map(change).collect());
+        assert_eq!((some.changes.len(), some.left_out), (5, 0));
+        let many = Reloaded::of((0..1000).map(change).collect());
+        assert!(many.changes.len() > 10 && many.changes.len() + many.left_out as usize == 1000, "{}", many.left_out);
+        assert!(Reply::decode(&Reply::Reloaded(many).encode()).is_ok());
+        let all = Reloaded { changes: (0..1000).map(change).collect(), left_out: 0 };
+        assert!(Reply::decode(&Reply::Reloaded(all).encode()).is_err(), "the control");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -176,6 +176,57 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     plain.process.signal(Signal::HUP);
     let mut plain = plain;
     assert!(plain.process.wait().success(), "the control: without a file it ends");
+}
+
+/// `ringctl reload`: who asks is told what became of each stream, also by one that has ended by then, and whether the file is what
+/// runs now. Controls: a stranger, a broker without a file, a file that is none; each time nothing changes.
+#[test]
+fn who_asks_for_a_reload_is_told_what_it_changed() {
+    let scene = Scene::new(LIMIT);
+    let file = put(&scene, &[("service-ask", ""), ("service-old", "")]);
+    let mut broker = scene.start(serve(&scene, &file));
+    until("both are there", &broker, || broker.stderr().contains("service-old gen").then_some(()));
+    let reload = |stream: &str, more: &[&str]| {
+        let done = scene.run("ringctl", &[&["reload", stream], more].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), text(&done.stdout), text(&done.stderr))
+    };
+    let ok = |text: &str| (Some(0), text.to_owned(), String::new());
+    assert_eq!(reload("service-ask", &[]), ok("nothing has changed\n"));
+    put(&scene, &[("service-ask", ""), ("service-new", "")]);
+    // Through the stream that ends by it.
+    assert_eq!(reload("service-old", &[]), ok("ended   service-old\nbegun   service-new\n"));
+    put(&scene, &[("service-ask", "readers-max = 3"), ("service-no", "group = 'service-none'"), ("service-new", "")]);
+    let (status, told, _) = reload("service-ask", &[]);
+    assert_eq!(status, Some(1), "the file is not what runs: {told}");
+    assert!(told.starts_with(
+        "stays   service-ask: what changed of it takes a restart\nfailed  service-no: --group \"service-none\""
+    ));
+    let (status, told, _) = reload("service-ask", &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((status, &json["changes"][1]["outcome"]), (Some(1), &"failed".into()), "{told}");
+    std::fs::write(&file, "[[stream]]\nnmae = 'x'\n").unwrap();
+    let (status, told, why) = reload("service-ask", &[]);
+    assert_eq!((status, told.as_str()), (Some(1), ""));
+    assert!(why.contains("nmae") && why.contains("nothing was changed"), "{why}");
+    let (status, _, why) = reload("service-nobody", &[]);
+    assert!(status == Some(1) && why.contains("service-nobody"), "{why}");
+    if rustix::process::geteuid().is_root() {
+        std::fs::write(&file, "").unwrap();
+        let mut stranger = scene.command_as_nobody("ringctl");
+        stranger.args(["reload", "service-ask"]).stdout(Stdio::piped());
+        let stranger = scene.start(stranger).output();
+        assert_eq!(stranger.status.code(), Some(1));
+        assert!(!said(&stranger).is_empty());
+        let read = scene.run("ringcat", &["service-ask", "-n", "2", "--verify"]);
+        assert!(read.status.success(), "it is as before: {}", said(&read));
+    }
+    broker.signal(Signal::TERM);
+    assert!(broker.wait().success(), "{}", broker.stderr());
+    let plain = scene.broker("service-plain-ask", "gen:rate=10/s,size=64", &[]);
+    let (status, _, why) = reload("service-plain-ask", &[]);
+    assert!(status == Some(1) && why.contains("started without --config"), "{why}");
+    plain.end();
 }
 
 /// A source of a kind that was not there at the start is refused by what was given up, unless the file had said that it might

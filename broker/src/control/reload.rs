@@ -5,12 +5,20 @@
 //! a stream that cannot start, changes nothing of the others. Runs on the control thread, which answers nobody while a ring is
 //! made. It is shut in by then: what new streams may need beyond the kinds of source in the file is in its `later`.
 
-use super::Control;
+use super::answer::{admit, shorten};
+use super::{Control, refuse, reply};
+use crate::access::Right;
 use crate::config::{FileConfig, StreamConfig};
 use crate::sandbox::Needs;
 use crate::stream::{Host, Stream};
+use anyhow::Context;
+use ringweir_proto::control::{Outcome, Reason, Reloaded, Reply, StreamChange};
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
+
+/// What to do if a stream that comes later wants what was given up.
+const LATER: &str = "a kind of source or a directory that was not there at the start is named in the file by \
+                     later = [\"packet\", \"/dev\"], before the start";
 
 /// What a reload goes by.
 pub struct Reload {
@@ -95,49 +103,79 @@ fn changes(running: &[&StreamConfig], file: Vec<StreamConfig>) -> Vec<Change> {
 }
 
 impl Control {
-    /// Reads the file again and does what it says.
+    /// Connection `n` asks that the file be read again. Answered when that is done, though its own stream may be gone by then.
+    pub(super) fn ask_to_reload(&mut self, n: u64) {
+        let asking = &self.connections[&n];
+        let Some(stream) = self.streams[asking.stream].as_mut() else { return };
+        let Some(peer) = admit(stream, &asking.fd, Right::Own) else { return self.hang_up(n) };
+        if self.reload.is_none() {
+            let text = "its broker was started without --config: there is no file to read again";
+            refuse(&asking.fd, Reason::File, text);
+            return self.hang_up(n);
+        }
+        tracing::info!("reload: asked for by pid {}, uid {}", peer.pid, peer.uid);
+        self.asked = true;
+        self.asking.extend(self.connections.remove(&n).map(|connection| connection.fd));
+    }
+
+    /// Reads the file again, does what it says, and tells those who asked.
     pub(super) fn reload(&mut self) {
-        let Some(reload) = &self.reload else { return };
         self.signals.take_reload();
         self.manager.reloading();
-        let running: Vec<_> = self.streams.iter().flatten().map(|s| &s.config).collect();
-        let changes = match reload.changes(&running) {
-            Ok(changes) => changes,
+        let answer = match self.changes() {
+            Ok(changes) => Reply::Reloaded(Reloaded::of(changes.into_iter().map(|change| self.make(change)).collect())),
             Err(e) => {
-                tracing::error!("{e:#}; nothing was changed");
-                Vec::new()
+                let text = format!("{e:#}; nothing was changed");
+                tracing::error!("{text}");
+                Reply::refuse(Reason::File, shorten(&text))
             }
         };
-        for change in changes {
-            match change {
-                Change::End(name) => {
-                    tracing::info!("{name}: is not in the file any more");
-                    let place = self.streams.iter().position(|s| s.as_ref().is_some_and(|s| s.config.name == name));
-                    let Some(i) = place else { continue };
+        self.manager.ready(&self.status());
+        for asking in self.asking.drain(..) {
+            reply(&asking, &answer, &[]);
+        }
+    }
+
+    fn changes(&self) -> anyhow::Result<Vec<Change>> {
+        let running: Vec<_> = self.streams.iter().flatten().map(|s| &s.config).collect();
+        self.reload.as_ref().map_or(Ok(Vec::new()), |reload| reload.changes(&running))
+    }
+
+    /// Makes one change.
+    fn make(&mut self, change: Change) -> StreamChange {
+        let (stream, outcome, text) = match change {
+            Change::End(name) => {
+                tracing::info!("{name}: is not in the file any more");
+                let place = self.streams.iter().position(|s| s.as_ref().is_some_and(|s| s.config.name == name));
+                if let Some(i) = place {
                     self.streams[i].iter().for_each(|s| s.pump().stop());
                     self.pump_ended(i);
                     self.remove(i);
                 }
-                Change::Begin(config) => self.begin(&config),
-                Change::Differs(name) => tracing::warn!("{name}: stays as it is: what changed of it takes a restart"),
+                (name, Outcome::Ended, String::new())
             }
-        }
-        self.manager.ready(&self.status());
+            Change::Begin(config) => match self.begin(&config) {
+                Ok(()) => (config.name, Outcome::Begun, String::new()),
+                Err(e) => {
+                    let (name, text) = (&config.name, format!("{e:#}"));
+                    tracing::error!("stream {name:?}: {text}; others go on ({LATER})");
+                    (config.name, Outcome::Failed, text)
+                }
+            },
+            Change::Differs(name) => {
+                let text = "what changed of it takes a restart";
+                tracing::warn!("{name}: stays as it is: {text}");
+                (name, Outcome::Stays, text.into())
+            }
+        };
+        StreamChange { stream, outcome, text: shorten(&text) }
     }
 
-    fn begin(&mut self, config: &StreamConfig) {
-        let Some(reload) = &mut self.reload else { return };
-        let begun = Stream::start(config, &mut reload.host).and_then(|stream| {
-            tracing::info!("{}", stream.summary);
-            Ok(self.add(stream)?)
-        });
-        if let Err(e) = begun {
-            tracing::error!(
-                "stream {:?}: {e:#}; others go on (a kind of source or a directory that was not there at the start is named in \
-                 the file by later = [\"packet\", \"/dev\"], before the start)",
-                config.name
-            );
-        }
+    fn begin(&mut self, config: &StreamConfig) -> anyhow::Result<()> {
+        let reload = self.reload.as_mut().context("there is no file")?;
+        let stream = Stream::start(config, &mut reload.host)?;
+        tracing::info!("{}", stream.summary);
+        Ok(self.add(stream)?)
     }
 }
 

@@ -56,9 +56,9 @@ impl From<Error> for Fault {
             Error::Refused { reason: Reason::Version, .. } | Error::Decode(DecodeError::Version { .. }) => {
                 rw_code::RW_VERSION
             }
-            Error::Refused { reason: Reason::Malformed, .. } | Error::Unexpected { .. } | Error::Decode(_) => {
-                rw_code::RW_PROTOCOL
-            }
+            Error::Refused { reason: Reason::Malformed | Reason::File, .. }
+            | Error::Unexpected { .. }
+            | Error::Decode(_) => rw_code::RW_PROTOCOL,
             Error::NoAnswer { .. } => rw_code::RW_NO_ANSWER,
             Error::HungUp { .. } => rw_code::RW_HUNG_UP,
             Error::Name(_) => rw_code::RW_BAD_NAME,

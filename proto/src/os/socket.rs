@@ -81,11 +81,17 @@ pub fn connect(path: &Path) -> Result<OwnedFd, OsError> {
     let address =
         SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
     let fd = socket()?;
-    for way in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-        sockopt::set_socket_timeout(&fd, way, Some(ANSWER)).map_err(OsError::at("set socket timeout"))?;
-    }
+    answer_within(&fd, ANSWER)?;
     rustix::net::connect(&fd, &address).map_err(OsError::at(format_args!("connect {shown}")))?;
     Ok(fd)
+}
+
+/// From now on receiving, and sending, fail with `AGAIN` if nothing moves for so long.
+pub fn answer_within(fd: impl AsFd, limit: Duration) -> Result<(), OsError> {
+    for way in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+        sockopt::set_socket_timeout(&fd, way, Some(limit)).map_err(OsError::at("set socket timeout"))?;
+    }
+    Ok(())
 }
 
 /// Sends one packet with fds.

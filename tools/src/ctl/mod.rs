@@ -10,6 +10,7 @@ mod doctor;
 mod gc;
 mod ls;
 mod pages;
+mod reload;
 mod show;
 
 use crate::manual;
@@ -44,6 +45,9 @@ enum Command {
     /// Take a reader's place back, and tell it
     #[command(after_help = detach::EXAMPLES)]
     Detach(detach::Options),
+    /// Have a broker read its --config again: streams come and go, the others do not notice
+    #[command(after_help = reload::EXAMPLES)]
+    Reload(reload::Options),
     /// Write shell completions, of one program or all
     #[command(after_help = pages::COMPLETIONS_EXAMPLES)]
     Completions(pages::Completions),
@@ -63,6 +67,7 @@ Examples:
   ringctl doctor             is this machine fit, and if not, which line mends it
   ringctl gc --dry-run       what dead brokers have left
   ringctl detach daq0 4130   take the place of the reader with this pid back
+  ringctl reload daq0        have its broker read its file again: streams come and go
   ringctl demo               see it work, with no root and no device
   ringctl show daq0 --json | jq .description.metadata
 
@@ -80,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options),
         Command::Gc(options) => gc::run(&options),
         Command::Detach(options) => well(detach::run(&options)),
+        Command::Reload(options) => reload::run(&options),
         Command::Completions(options) => well(pages::completions(&options)),
         Command::Man(options) => well(pages::pages(&options)),
         Command::Demo(options) => well(demo::run(&options)),

@@ -1,0 +1,86 @@
+//! `ringctl reload STREAM`: has the broker of a stream read its file again.
+//!
+//! Contract: what became of each stream that is not as before goes to stdout, one line each; the status says whether the file is what
+//! runs now. A broker that does not answer at all is named at once; one that makes large rings is waited for.
+
+use crate::output;
+use crate::reach::Pending;
+use crate::stat::columns::printable;
+use crate::stat::json;
+use clap::Args;
+use ringweir_proto::control::{Outcome, Reloaded, StreamChange};
+use serde::Serialize;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Any stream of that broker, or path of its socket
+    stream: String,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  $ sudo ringctl reload daq0
+  ended   daq1
+  begun   daq2
+  stays   daq0: what changed of it takes a restart
+  failed  tap0: source \"packet:eth7\": no such interface
+
+For root and the broker's own user, of a broker that was started with --config. SIGHUP does the same without an answer.
+Exit status: 0 the file is what runs now; 1 it is not, for the reasons shown, or there is no such stream, or not allowed.";
+
+#[derive(Serialize)]
+struct Change<'a> {
+    stream: &'a str,
+    outcome: &'static str,
+    text: &'a str,
+}
+
+#[derive(Serialize)]
+struct Changes<'a> {
+    changes: Vec<Change<'a>>,
+    left_out: u32,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
+    Pending::ask(&options.stream, ringweir::describe).wait()?;
+    let reloaded = ringweir::reload(&options.stream)?;
+    let text = if options.json {
+        fn shown(change: &StreamChange) -> Change<'_> {
+            Change { stream: &change.stream, outcome: word(change.outcome), text: &change.text }
+        }
+        let changes = reloaded.changes.iter().map(shown).collect();
+        json::line(&Changes { changes, left_out: reloaded.left_out })
+    } else {
+        words(&reloaded)
+    };
+    output::put(&text)?;
+    let differs = |outcome| matches!(outcome, Outcome::Stays | Outcome::Failed);
+    Ok(reloaded.left_out == 0 && !reloaded.changes.iter().any(|change| differs(change.outcome)))
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ended => "ended",
+        Outcome::Begun => "begun",
+        Outcome::Stays => "stays",
+        Outcome::Failed => "failed",
+    }
+}
+
+fn words(reloaded: &Reloaded) -> String {
+    if reloaded.changes.is_empty() {
+        return "nothing has changed\n".into();
+    }
+    let mut text = String::new();
+    for change in &reloaded.changes {
+        let why = if change.text.is_empty() { String::new() } else { format!(": {}", printable(&change.text)) };
+        text += &format!("{:<7} {}{why}\n", word(change.outcome), printable(&change.stream));
+    }
+    if reloaded.left_out > 0 {
+        text += &format!("and {} more: the broker's log names them\n", reloaded.left_out);
+    }
+    text
+}
