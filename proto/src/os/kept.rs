@@ -53,7 +53,7 @@ pub(super) fn adopt(fd: OwnedFd, bytes: u64) -> Result<Backing, String> {
     }
     let (read_only, immutable) = shut(&fd).map_err(|e| e.to_string())?;
     let map = MmapOptions::new().len(bytes as usize).populate().map_raw(&fd).map_err(|e| e.to_string())?;
-    let reserved = rustix::fs::fstatfs(&fd).is_ok_and(|s| s.f_type as i64 == HUGETLBFS);
+    let reserved = rustix::fs::fstatfs(&fd).is_ok_and(|s| s.f_type == HUGETLBFS);
     let pages = match huge_bytes(&map) {
         _ if reserved => Pages::Reserved,
         0 => Pages::Small,
