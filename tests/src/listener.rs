@@ -32,6 +32,8 @@ pub struct Story {
     pub device: u64,
     /// Told as lost by the broker, exactly.
     pub broker: u64,
+    /// Told as lost by restarts, exactly: in a dead broker's hands, or by the device while there was none.
+    pub restart: u64,
     /// Told as lost at least, and by the kernel.
     pub inexact: u64,
     /// Lapped over.
@@ -108,7 +110,13 @@ pub fn listen(reader: &mut Reader) -> Result<Story, Error> {
             },
             Read::Restarted(restart) => {
                 story.restarts += 1;
+                story.disorder += u64::from(restart.adopted && restart.first != expected);
                 expected = restart.first;
+                if restart.exact {
+                    story.restart += restart.lost;
+                } else {
+                    story.inexact += restart.lost;
+                }
             }
             Read::Demoted(_) => panic!("it is lossy"),
             Read::Empty => {

@@ -3,6 +3,8 @@
 
 #[path = "fifo/gone.rs"]
 mod gone;
+#[path = "fifo/killed.rs"]
+mod killed;
 #[path = "fifo/mischief.rs"]
 mod mischief;
 #[path = "fifo/overflow.rs"]

@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// A generator loses nothing before the ring, so nothing is counted and not told (K10).
+/// A generator loses nothing before the ring, so nothing is counted and not told: K10 is in `fifo/killed.rs`.
 fn places() -> impl Iterator<Item = Point> {
     Point::PUBLISH.into_iter().filter(|p| *p != Point::K10)
 }
@@ -209,7 +209,7 @@ fn every_place_and_every_misfortune(kind: Kind) {
                     victim.kill();
                 }
             }
-            _ => std::thread::sleep(Duration::from_millis(50)),
+            _ => std::thread::sleep(Duration::from_secs(2)),
         }
         broker.signal(Signal::CONT);
         let stops = misfortune == Misfortune::StopReader;

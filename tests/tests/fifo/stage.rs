@@ -148,13 +148,27 @@ impl Stage {
 
     /// Kills the broker; another one takes over after `pause`.
     pub fn replace_broker(self, pause: Duration) -> Self {
+        let ringd = self.scene.command("ringd");
+        self.replace_broker_by(pause, ringd, Scene::broker_of)
+    }
+
+    /// The same; the other one is `ringd`, started by `start`.
+    pub fn replace_broker_by(
+        self,
+        pause: Duration,
+        mut ringd: Command,
+        start: fn(&Scene, &str, Command) -> Daemon,
+    ) -> Self {
         let Self { device, mut broker, listeners, polled, scene } = self;
         let name = broker.name.clone();
-        broker.process.kill();
+        if broker.process.ended().is_none() {
+            broker.process.kill();
+        }
         drop(broker);
         std::thread::sleep(pause);
-        let readers = listeners.len().to_string();
-        let broker = scene.broker(&name, &device.source(), &["--max-datagram", "2KiB", "--wait-readers", &readers]);
+        ringd.args(["run", "--name", &name, "--source", &device.source(), "--max-datagram", "2KiB"]);
+        ringd.args(["--wait-readers", &listeners.len().to_string()]);
+        let broker = start(&scene, &name, ringd);
         Self { device, broker, listeners, polled, scene }
     }
 
@@ -235,9 +249,9 @@ impl Outcome {
                 ("every byte was right, no number came twice", s.channels.iter().all(|c| c.wrong + c.repeated == 0)),
                 (
                     "produced = delivered + told + forgotten",
-                    self.books.produced == s.delivered + s.device + s.broker + forgotten,
+                    self.books.produced == s.delivered + s.device + s.broker + s.restart + forgotten,
                 ),
-                ("the device's losses were told as such", s.broker > 0 || self.books.lost == s.device),
+                ("the device's losses were told as such", s.broker + s.restart > 0 || self.books.lost == s.device),
                 // A broker that took over knows of its own time only.
                 (
                     "the broker's counters are the device's and the reader's",
@@ -249,7 +263,7 @@ impl Outcome {
             if let Some((claim, _)) = claims.iter().find(|(_, holds)| !holds) {
                 return Err(format!("not true: {claim}: {story:?} {:?}", self.books));
             }
-            if s.broker + forgotten > 0 {
+            if s.broker + s.restart + forgotten > 0 {
                 continue;
             }
             for (heard, device) in s.channels.iter().zip(&self.books.channels) {

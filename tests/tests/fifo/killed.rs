@@ -1,0 +1,65 @@
+//! A broker of a device is killed at each numbered place of `proto/DESIGN.md` §7: what it had taken and not published, and what the
+//! device lost meanwhile, is told to the datagram by the restart, or by the device's next entry.
+
+use super::stage::{Plan, Stage, report};
+use super::strain::MACHINE;
+use ringweir_proto::os::paths;
+use ringweir_proto::ring::crash::Point;
+use ringweir_tests::programs;
+use ringweir_tests::scene::{Daemon, Scene, wait_for};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// One that may be dead before it can be looked at.
+fn mortal(scene: &Scene, name: &str, ringd: Command) -> Daemon {
+    let socket = paths::socket_path(&scene.run_dir(), name);
+    Daemon { process: scene.start(ringd), name: name.into(), socket }
+}
+
+#[test]
+fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
+    let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    // A FIFO so small that it runs over while no broker is there, so that there is a loss to be counted (K10).
+    let device = "--rate 4000/s --size 24..100 --fifo 2KiB --for 8s";
+    let mut stage = Stage::new(Plan { name: "mortal", device, readers: 2, ..Plan::default() });
+    stage.flows(200);
+    for (round, place) in Point::PUBLISH.into_iter().enumerate() {
+        // The claim line moves each thousandth datagram, and the first loss is that of the time without a broker; other places are passed
+        // with every datagram.
+        let rare = matches!(place, Point::K1 | Point::K2 | Point::K10);
+        let nth = if rare { 1 } else { 20 + 13 * round };
+        let mut ringd = stage.scene.command_at(programs::crashing());
+        ringd.env("RINGWEIR_CRASH", format!("{place:?}:{nth}:kill"));
+        stage = stage.replace_broker_by(Duration::from_millis(60), ringd, mortal);
+        let broker = &mut stage.broker.process;
+        let status = wait_for(SOON, || broker.ended());
+        assert_eq!(status.and_then(|s| s.signal()), Some(9), "{place:?}: {}", broker.stderr());
+    }
+    let outcome = stage.replace_broker(Duration::from_millis(60)).end();
+    outcome.check().unwrap_or_else(|e| panic!("{e}\n{}", outcome.said));
+    let restarts = 1 + Point::PUBLISH.len() as u64;
+    for story in &outcome.stories {
+        assert_eq!((story.restarts, story.inexact, story.lapped), (restarts, 0, 0), "{story:?}");
+        assert!(story.restart > 0, "nobody died with a datagram in hand: {story:?}");
+        // The controls: one more or less, and the accounts do not close.
+        for spoil in [|o: u64| o + 1, |o: u64| o - 1] {
+            let mut spoilt = outcome.clone();
+            spoilt.stories[0].restart = spoil(story.restart);
+            assert!(spoilt.check().is_err(), "not found");
+        }
+    }
+    let story = &outcome.stories[0];
+    report(format_args!(
+        "killed at {} places: {} made = {} delivered + {} told by restarts + {} by the device + {} forgotten",
+        Point::PUBLISH.len(),
+        outcome.books.produced,
+        story.delivered,
+        story.restart,
+        story.device,
+        outcome.books.channels.iter().map(|c| c.reset + c.left).sum::<u64>(),
+    ));
+}
