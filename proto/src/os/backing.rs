@@ -24,7 +24,7 @@ pub enum Memory {
     Shm,
     /// A sealed memfd: nobody but the broker can write it, of whatever user.
     Memfd,
-    /// A memfd that a service manager keeps for the next broker, so not sealed against writing: [`super::kept`]. Nobody asks
+    /// A memfd that a service manager keeps for the next broker, so not sealed against writing (`kept.rs`). Nobody asks
     /// for this by name: it is what `memfd` is under such a manager.
     KeptMemfd,
 }

@@ -213,7 +213,7 @@ pub struct Machine {
 
 /// Runs `test`, with guests of its own, again if an emulator crashed under it. Some versions of QEMU do so once in hundreds of
 /// rounds, when devices go while processors run; that says nothing about what is tested. Said aloud each time, and at most
-/// [`CRASHES`] times; whatever else fails, fails at once.
+/// twice; whatever else fails, fails at once.
 ///
 /// # Panics
 /// With the reason why it failed.

@@ -11,7 +11,7 @@ use ringweir_proto::os::{event, socket};
 use ringweir_proto::sync::Ordering;
 use ringweir_tests::pry;
 use rustix::event::epoll;
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -32,6 +32,8 @@ pub enum Misdeed {
     Scribble,
     /// Random bytes all over its latencies
     Latency,
+    /// Punch holes into its page, so that it has to be faulted in again
+    Holes,
     /// Ring the doze bell as fast as it goes, with all kinds of seqs seen
     Doze,
     /// Have hundreds of epoll sets watch the wake fd, and doze
@@ -110,6 +112,10 @@ impl Culprit<'_> {
             }
             Misdeed::Scribble => self.scribble(place, 0..PAGE),
             Misdeed::Latency => self.scribble(place, PAGE..READER_OBJECT),
+            Misdeed::Holes => {
+                let holes = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let _done = rustix::fs::fallocate(&place.page_fd, holes, 0, READER_OBJECT as u64);
+            }
             // Asleep whenever it can be, so that it is woken as often as there is a datagram.
             Misdeed::Watchers => {
                 block.seen_seq.store(place.written(), Ordering::Relaxed);
