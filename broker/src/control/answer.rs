@@ -105,7 +105,7 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
         stream.refuse(fd, Reason::NotAllowed, who(&peer), text.into());
         return None;
     }
-    let readers = &stream.readers;
+    let (readers, asking) = (&stream.readers, who(&peer));
     match readers.attach(peer, request.clean_label(), request.parks, request.mode, stream.pump()) {
         Ok(Some((entry, theirs))) => {
             let attached = Attached {
@@ -123,13 +123,9 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
         Ok(None) => {
             let text =
                 format!("all {} places for readers are taken: start ringd with more --readers-max", readers.most());
-            refuse(fd, Reason::Full, &text);
-            stream.refused += 1;
+            stream.refuse(fd, Reason::Full, asking, text);
         }
-        Err(e) => {
-            refuse(fd, Reason::Resources, &e.to_string());
-            stream.refused += 1;
-        }
+        Err(e) => stream.refuse(fd, Reason::Resources, asking, e.to_string()),
     }
     None
 }
