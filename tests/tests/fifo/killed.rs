@@ -7,6 +7,7 @@ use ringweir_proto::os::paths;
 use ringweir_proto::ring::crash::Point;
 use ringweir_tests::programs;
 use ringweir_tests::scene::{Daemon, Scene, wait_for};
+use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::sync::PoisonError;
@@ -24,7 +25,8 @@ fn mortal(scene: &Scene, name: &str, ringd: Command) -> Daemon {
 fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     // A FIFO so small that it runs over while no broker is there, so that there is a loss to be counted (K10).
-    let device = "--rate 4000/s --size 24..100 --fifo 2KiB --for 8s";
+    let device = "--rate 4000/s --size 24..100 --fifo 2KiB";
+    programs::crashing();
     let mut stage = Stage::new(Plan { name: "mortal", device, readers: 2, ..Plan::default() });
     stage.flows(200);
     for (round, place) in Point::PUBLISH.into_iter().enumerate() {
@@ -39,7 +41,10 @@ fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
         let status = wait_for(SOON, || broker.ended());
         assert_eq!(status.and_then(|s| s.signal()), Some(9), "{place:?}: {}", broker.stderr());
     }
-    let outcome = stage.replace_broker(Duration::from_millis(60)).end();
+    let stage = stage.replace_broker(Duration::from_millis(60));
+    std::thread::sleep(Duration::from_millis(300));
+    stage.device.process.signal(Signal::TERM);
+    let outcome = stage.end();
     outcome.check().unwrap_or_else(|e| panic!("{e}\n{}", outcome.said));
     let restarts = 1 + Point::PUBLISH.len() as u64;
     for story in &outcome.stories {
