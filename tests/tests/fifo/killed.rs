@@ -41,8 +41,14 @@ fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
         let status = wait_for(SOON, || broker.ended());
         assert_eq!(status.and_then(|s| s.signal()), Some(9), "{place:?}: {}", broker.stderr());
     }
-    let stage = stage.replace_broker(Duration::from_millis(60));
-    std::thread::sleep(Duration::from_millis(300));
+    let mut stage = stage.replace_broker(Duration::from_millis(60));
+    // It ends with nothing in it: what a broker takes while its device goes is in both their books.
+    stage.device.say("stall=60s");
+    let is_drained = || {
+        stage.device.say("books");
+        stage.device.books().channels.iter().all(|channel| channel.left == 0).then_some(())
+    };
+    assert!(wait_for(SOON, is_drained).is_some(), "not drained: {}", stage.broker.process.stderr());
     stage.device.process.signal(Signal::TERM);
     let outcome = stage.end();
     outcome.check().unwrap_or_else(|e| panic!("{e}\n{}", outcome.said));
