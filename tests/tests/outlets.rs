@@ -101,7 +101,8 @@ fn clients_come_and_go() {
     let refused = scene.run("ringcat", &["nosuch", "--unix", &place]);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(scene.run("ringcat", &["x", "--unix", "stream:/x"]).status.code(), Some(2));
-    let broker = kept(&scene, "outlet-few", "gen:rate=max,size=100,count=50", 50);
+    // So slow that the first client has not had all of its own before the second comes, which would be the end by --once.
+    let broker = scene.broker("outlet-few", "gen:rate=10/s,size=100", &["--depth", "64"]);
     std::fs::write(&path, "precious").unwrap();
     let refused = scene.run("ringcat", &["outlet-few", "--unix", &place]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is in the way"), "{refused:?}");
