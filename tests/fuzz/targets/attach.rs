@@ -17,7 +17,14 @@ fn sound() -> &'static [u8] {
     SOUND.get_or_init(|| {
         let geometry = Geometry::new(16, 4096, 256).expect("sound");
         let metadata = [("channels".to_string(), "8".to_string())];
-        let spec = RingSpec { name: "fuzz", geometry, generation: 3, metadata: &metadata, memory: Memory::Memfd, huge_pages: false };
+        let spec = RingSpec {
+            name: "fuzz",
+            geometry,
+            generation: 3,
+            metadata: &metadata,
+            memory: Memory::Memfd,
+            huge_pages: false,
+        };
         let ring = RingObject::create(&format!("/ringweir-fuzz.{}", std::process::id()), &spec).expect("a ring");
         let mut publisher = Publisher::new(ring.memory().clone());
         for i in 0..20u8 {
@@ -47,8 +54,10 @@ fn object_of(input: &[u8]) -> OwnedFd {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let Ok(seen) = object::attach(&object_of(input), false) else { return };
-    for (start, resume) in [(Start::Oldest, Resume::Oldest), (Start::Seq(u64::MAX), Resume::Newest), (Start::Seq(7), Resume::Oldest)] {
+    let Ok(seen) = object::attach(object_of(input), false) else { return };
+    for (start, resume) in
+        [(Start::Oldest, Resume::Oldest), (Start::Seq(u64::MAX), Resume::Newest), (Start::Seq(7), Resume::Oldest)]
+    {
         let mut reader = RingReader::new(seen.memory.clone(), start, resume);
         let mut buffer = [0; 4096];
         for _ in 0..64 {

@@ -46,12 +46,14 @@ fuzz_target!(|input: &[u8]| {
         match step[0] % 8 {
             0..=2 => _ = feed.store(fifo, &vec![step[1]; usize::from(step[1])], u64::from(value)),
             3 => {
-                fifo.words[usize::from(step[1]) % fifo.words.len()].store(u64::from(value) << (step[0] & 32), Ordering::Relaxed);
+                fifo.words[usize::from(step[1]) % fifo.words.len()]
+                    .store(u64::from(value) << (step[0] & 32), Ordering::Relaxed);
                 honest = false;
             }
             4 => {
                 let channel = fifo.registers;
-                let register = [&channel.producer, &channel.consumer, &channel.lost, &channel.produced, &channel.next_sequence];
+                let register =
+                    [&channel.producer, &channel.consumer, &channel.lost, &channel.produced, &channel.next_sequence];
                 register[usize::from(step[1]) % 5].store(value, Ordering::Relaxed);
                 honest = false;
             }

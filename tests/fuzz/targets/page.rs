@@ -22,7 +22,8 @@ const STEP: u64 = 300;
 const LIARS: u32 = 3;
 const HONEST: u32 = 3;
 const PLACES: u32 = 4;
-const VALUES: [u64; 10] = [0, 1, SLOTS, 1 << 32, (1 << 62) - 1, 1 << 62, (1 << 62) + 1, 1 << 63, u64::MAX - 1, u64::MAX];
+const VALUES: [u64; 10] =
+    [0, 1, SLOTS, 1 << 32, (1 << 62) - 1, 1 << 62, (1 << 62) + 1, 1 << 63, u64::MAX - 1, u64::MAX];
 
 struct Stage {
     publisher: Publisher,
@@ -118,7 +119,8 @@ impl Stage {
 
     /// Reader `index` says that it goes to sleep, having seen what its page says; the honest one has seen it all.
     fn doze(&mut self, index: u32) {
-        let seen = if index == HONEST { self.published } else { self.blocks[index as usize].seen_seq.load(Ordering::Acquire) };
+        let seen =
+            if index == HONEST { self.published } else { self.blocks[index as usize].seen_seq.load(Ordering::Acquire) };
         let news = seen != self.published;
         let honest = &mut self.woken;
         *honest &= index != HONEST;

@@ -154,6 +154,7 @@ impl House {
                 say(&Reply::Described(said), &[]);
             }
             Request::DrainGaps => say(&Reply::Latency(None), &[]),
+            Request::Reload => say(&Reply::refuse(Reason::File, "there is no file"), &[]),
             Request::Latency { index } => {
                 let place = self.places.get(index as usize).and_then(Option::as_ref);
                 let report = place.map(|place| {
@@ -224,7 +225,7 @@ impl Broker {
         }
         for n in 0..count {
             let len = (n as usize * 37 + usize::from(seed)) % 257;
-            if n == 3 && seed % 8 == 0 {
+            if n == 3 && seed.is_multiple_of(8) {
                 house.publisher.lost_upstream(Layer::Kernel, seed.into(), seed & 16 == 0);
             }
             let meta =
