@@ -56,6 +56,9 @@ fn the_one_that_is_named_goes_and_nobody_else_notices() {
     wait_for(Duration::from_secs(20), || (mailbox.slot(0).live(Live::Delivered) > 500).then_some(())).expect("flow");
     let full = Options::new("third").attach(broker.path()).expect_err("no place");
     assert!(full.to_string().contains("--readers-max"), "{full}");
+    let named = format!("refused pid {} (uid ", std::process::id());
+    let is_named = || broker.process.stderr().contains(&named).then_some(());
+    assert!(wait_for(Duration::from_secs(20), is_named).is_some(), "{}", broker.process.stderr());
 
     let done = detach(&scene, "det-one", "monitor");
     assert!(done.status.success(), "{}", said(&done));

@@ -8,30 +8,29 @@ use std::collections::VecDeque;
 
 #[derive(Clone, Debug)]
 pub struct Entry {
-    pub seq: u64,
-    pub pos: u64,
+    seq: u64,
+    pos: u64,
     pub bytes: Vec<u8>,
     pub meta: Meta,
-    pub bytes_before: u64,
-    pub lost_before: u64,
-    pub layer: Layer,
+    bytes_before: u64,
+    lost_before: u64,
+    layer: Layer,
     /// Losses noted since the datagram before, and ever, were all exact.
-    pub exact: bool,
-    pub exact_ever: bool,
+    exact: bool,
+    exact_ever: bool,
 }
 
 pub struct Reference {
     pub geometry: Geometry,
     /// What can still be read, flushed or not.
-    pub there: VecDeque<Entry>,
+    there: VecDeque<Entry>,
     pub next: u64,
     pub flushed: u64,
-    pub bytes: u64,
-    pub bytes_flushed: u64,
+    bytes: u64,
     /// Where the next claim begins; positions grow for ever.
-    pub at: u64,
-    pub claim_seq: u64,
-    pub claim_pos: u64,
+    at: u64,
+    claim_seq: u64,
+    claim_pos: u64,
     pub lost: u64,
     pub layer: Layer,
     pub exact: bool,
@@ -46,7 +45,6 @@ impl Reference {
             next: 0,
             flushed: 0,
             bytes: 0,
-            bytes_flushed: 0,
             at: 0,
             claim_seq: 0,
             claim_pos: 0,
@@ -104,10 +102,10 @@ impl Reference {
     }
 
     pub fn flush(&mut self) {
-        (self.flushed, self.bytes_flushed) = (self.next, self.bytes);
+        self.flushed = self.next;
     }
 
-    pub fn entry(&self, seq: u64) -> Option<&Entry> {
+    fn entry(&self, seq: u64) -> Option<&Entry> {
         let first = self.there.front()?.seq;
         self.there.get(usize::try_from(seq.checked_sub(first)?).ok()?).filter(|e| e.seq < self.flushed)
     }
@@ -119,15 +117,15 @@ impl Reference {
 
 /// What a reader must be told, by the reference.
 pub struct Expected {
-    pub resume: Resume,
+    resume: Resume,
     pub seq: u64,
-    pub cached: u64,
+    cached: u64,
     pub bytes: Option<u64>,
     pub upstream: Option<u64>,
-    pub lapped: bool,
+    lapped: bool,
     pub held: Option<Entry>,
-    pub verified: bool,
-    pub torn: bool,
+    verified: bool,
+    torn: bool,
     pub start: u64,
     pub delivered: u64,
     pub lost: u64,

@@ -26,6 +26,7 @@ fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     // A FIFO so small that it runs over while no broker is there, so that there is a loss to be counted (K10).
     let device = "--rate 4000/s --size 24..100 --fifo 2KiB";
+    // Built before the device runs: it may take minutes, and nobody would drain it.
     programs::crashing();
     let mut stage = Stage::new(Plan { name: "mortal", device, readers: 2, ..Plan::default() });
     stage.flows(200);

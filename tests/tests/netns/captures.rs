@@ -19,7 +19,7 @@ impl Packet {
     }
 
     /// Who sent it to whom: link-layer source, and of IPv4 protocol, addresses and, unless it is a fragment, ports.
-    pub fn flow(&self) -> Vec<u8> {
+    fn flow(&self) -> Vec<u8> {
         let bytes = |range: std::ops::Range<usize>| self.bytes.get(range).unwrap_or_default();
         let mut flow = bytes(6..14).to_vec();
         if bytes(12..14) == [8, 0] {
