@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note OR MIT OR Apache-2.0 */
 /*
  * The register map of a ringweir FIFO device, and the ioctls of ringshim.ko. REGISTERS.md explains both; this file and
- * proto/src/fifo/map.rs say the same, which proto/tests/fifo.rs checks.
+ * kmod-shim/device/src/map.rs say the same, which kmod-shim/device/tests/fifo.rs checks.
  *
  * All registers are 32 bits wide, little-endian, and accessed 32 bits at a time.
  */

@@ -1,8 +1,10 @@
-//! Who may do what with a stream: decided by the kernel's word on the peer, not by anything the peer says.
+//! Who may do what with a stream: decided by the kernel's word on the peer, not by anything the
+//! peer says.
 //!
-//! Contract: root and the broker's own user may do everything; members of the socket's group and whoever the stream's lists
-//! for attaching name may attach; whoever a list names for anything may look at statistics, which show who reads and how well,
-//! but no payload. Nobody else gets an answer beyond why not.
+//! Contract: root and the broker's own user may do everything; members of the socket's group and
+//! whoever the stream's lists for attaching name may attach; whoever a list names for anything may
+//! look at statistics, which show who reads and how well, but no payload. Nobody else gets an
+//! answer beyond why not.
 
 use ringweir_proto::os::socket::Peer;
 
@@ -68,24 +70,30 @@ impl Access {
         Err(match right {
             Right::Watch | Right::Attach => {
                 let looks = self.may(peer, Right::Watch);
-                let what = if looks { "may look at statistics but not attach" } else { "may not attach" };
+                let what =
+                    if looks { "may look at statistics but not attach" } else { "may not attach" };
                 format!(
-                    "uid {uid} {what}: it is not the broker's user ({owner}), not on the stream's lists and not in its group; \
+                    "uid {uid} {what}: it is not the broker's user ({owner}), not on the stream's \
+                    lists and not in its group; \
                      start ringd with --allow-uid {uid} or --group GROUP"
                 )
             }
             Right::Administer => format!(
-                "uid {uid} may not detach readers: that is for the broker's user ({owner}), root, and whom ringd was started \
+                "uid {uid} may not detach readers: that is for the broker's user ({owner}), root, \
+                and whom ringd was started \
                  with by --admin-uid or --admin-gid; use sudo ringctl detach"
             ),
             Right::Own => format!(
-                "uid {uid} may not have this broker reload: that is for the broker's user ({owner}) and root; use sudo ringctl reload"
+                "uid {uid} may not have this broker reload: that is for the broker's user \
+                ({owner}) \
+                and root; use sudo ringctl reload"
             ),
         })
     }
 
     fn may(&self, peer: &Peer, right: Right) -> bool {
-        let attach = || self.attach.names(peer) || self.group.is_some_and(|group| is_member(peer, group));
+        let attach =
+            || self.attach.names(peer) || self.group.is_some_and(|group| is_member(peer, group));
         match right {
             Right::Attach => attach(),
             Right::Administer => self.administer.names(peer),
@@ -110,7 +118,13 @@ mod tests {
     #[test]
     fn each_list_gives_its_right_and_no_other() {
         let lists = (list(7, 60), list(8, 61), list(9, 62));
-        let access = Access { owner: 1000, group: Some(50), attach: lists.0, watch: lists.1, administer: lists.2 };
+        let access = Access {
+            owner: 1000,
+            group: Some(50),
+            attach: lists.0,
+            watch: lists.1,
+            administer: lists.2,
+        };
         for (who, rights) in [
             (peer(0, 0, &[]), [true, true, true, true]),
             (peer(1000, 9, &[]), [true, true, true, true]),
@@ -130,7 +144,8 @@ mod tests {
         }
         let refused = |right| access.check(&peer(1001, 1, &[]), right).unwrap_err();
         assert!(
-            refused(Right::Attach).contains("1001 may not attach") && refused(Right::Attach).contains("--allow-uid")
+            refused(Right::Attach).contains("1001 may not attach")
+                && refused(Right::Attach).contains("--allow-uid")
         );
         assert!(refused(Right::Administer).contains("--admin-uid"));
         let looks = access.check(&peer(8, 1, &[]), Right::Attach).unwrap_err();

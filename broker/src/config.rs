@@ -1,13 +1,13 @@
 //! What a stream is told to be: the same keys on the command line and in the TOML file.
 //!
-//! Contract: every key is typed where it is read; an unknown key, a wrong value or a contradiction is refused with its name
-//! (and line, in a file) before anything is made.
+//! Contract: every key is typed where it is read; an unknown key, a wrong value or a contradiction
+//! is refused with its name (and line, in a file) before anything is made.
 
 use crate::access::{Access, List};
-use crate::holdback::Allowance;
+use crate::back_pressure::Allowance;
 use clap::Args;
+use ringweir_cli::quantity::{Bytes, Extent, Rate, Span};
 use ringweir_proto::os::backing::Memory;
-use ringweir_proto::quantity::{Bytes, Extent, Rate, Span};
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -54,7 +54,8 @@ pub struct StreamConfig {
     #[serde(default = "default_readers")]
     pub readers_max: u32,
 
-    /// Permissions of the control socket, octal [default: 0660, or 0666 with --allow-…, --watch-… or --admin-…]
+    /// Permissions of the control socket, octal [default: 0660, or 0666 with --allow-…, --watch-…
+    /// or --admin-…]
     #[arg(long, value_name = "MODE")]
     #[serde(default)]
     pub socket_mode: Option<String>,
@@ -94,13 +95,15 @@ pub struct StreamConfig {
     #[serde(default)]
     pub admin_gid: Vec<u32>,
 
-    /// Most readers of one user at a time; root and the broker's user have no such limit [default: --readers-max]
+    /// Most readers of one user at a time; root and the broker's user have no such limit [default:
+    /// --readers-max]
     #[arg(long, value_name = "N")]
     #[serde(default)]
     pub readers_per_user: Option<u32>,
 
-    /// Let readers attach losslessly, each with this budget: bytes that the stream may be ahead of it [default: the whole ring]
-    /// and time for which it may hold the stream back, e.g. 250ms, 64MiB,2s or forever [default: no reader is waited for]
+    /// Let readers attach losslessly, each with this budget: bytes that the stream may be ahead of
+    /// it [default: the whole ring] and time for which it may hold the stream back, e.g. 250ms,
+    /// 64MiB,2s or forever [default: no reader is waited for]
     #[arg(long, value_name = "[BYTES,]TIME")]
     #[serde(default, deserialize_with = "text")]
     pub lossless: Option<Allowance>,
@@ -110,7 +113,8 @@ pub struct StreamConfig {
     #[serde(default)]
     pub meta: Vec<String>,
 
-    /// What the ring is kept in: shm (named, in /dev/shm) or memfd (sealed: no process can write it but this broker)
+    /// What the ring is kept in: shm (named, in /dev/shm) or memfd (sealed: no process can write it
+    /// but this broker)
     #[arg(long, value_name = "KIND", default_value = "shm")]
     #[serde(default, deserialize_with = "text_or_default")]
     pub memory: Memory,
@@ -154,7 +158,7 @@ pub enum Linger {
 }
 
 impl FromStr for Linger {
-    type Err = ringweir_proto::quantity::QuantityError;
+    type Err = ringweir_cli::quantity::QuantityError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "forever" {
             return Ok(Self::Forever);
@@ -177,11 +181,15 @@ fn parse_text<T: FromStr<Err: std::fmt::Display>>(value: toml::Value) -> Result<
     text.parse().map_err(|e: T::Err| e.to_string())
 }
 
-fn text<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(from: D) -> Result<Option<T>, D::Error> {
+fn text<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
     parse_text(toml::Value::deserialize(from)?).map(Some).map_err(serde::de::Error::custom)
 }
 
-fn text_or_default<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(from: D) -> Result<T, D::Error> {
+fn text_or_default<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
+    from: D,
+) -> Result<T, D::Error> {
     parse_text(toml::Value::deserialize(from)?).map_err(serde::de::Error::custom)
 }
 
@@ -192,7 +200,8 @@ pub struct FileConfig {
     /// Where sockets are made; `--run-dir` wins.
     #[serde(default)]
     pub run_dir: Option<PathBuf>,
-    /// What streams that a reload adds may need beside what the others do: kinds of source, and directories of their files.
+    /// What streams that a reload adds may need beside what the others do: kinds of source, and
+    /// directories of their files.
     #[serde(default)]
     pub later: Vec<String>,
     /// The streams.
@@ -204,7 +213,8 @@ impl FileConfig {
     /// Reads and checks a file; errors carry the path, and line and key where there are any.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        let content = std::fs::read_to_string(path).map_err(|e| anyhow::anyhow!("cannot read {shown}: {e}"))?;
+        let content = std::fs::read_to_string(path)
+            .map_err(|e| anyhow::anyhow!("cannot read {shown}: {e}"))?;
         Self::parse(&content).map_err(|e| anyhow::anyhow!("{shown}: {e}"))
     }
 
@@ -234,11 +244,19 @@ impl StreamConfig {
             self.wait_readers,
             self.readers_max
         );
-        anyhow::ensure!(self.readers_per_user != Some(0), "--readers-per-user 0: nobody could attach; say 1 or more");
+        anyhow::ensure!(
+            self.readers_per_user != Some(0),
+            "--readers-per-user 0: nobody could attach; say 1 or more"
+        );
         self.mode()?;
-        // The description of a stream is one control message: a pair takes 16 bytes beside its text.
-        let metadata: usize = self.metadata()?.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
-        anyhow::ensure!(metadata <= 2500, "--meta: too much of it ({metadata} bytes with 16 a pair, at most 2500)");
+        // The description of a stream is one control message: a pair takes 16 bytes beside its
+        // text.
+        let metadata: usize =
+            self.metadata()?.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
+        anyhow::ensure!(
+            metadata <= 2500,
+            "--meta: too much of it ({metadata} bytes with 16 a pair, at most 2500)"
+        );
         Ok(())
     }
 
@@ -254,11 +272,18 @@ impl StreamConfig {
         }
     }
 
-    /// The socket's mode. Whom the lists name must be able to connect; whoever else does is refused by its credentials.
+    /// The socket's mode. Whom the lists name must be able to connect; whoever else does is refused
+    /// by its credentials.
     pub fn mode(&self) -> anyhow::Result<u32> {
         let Some(text) = &self.socket_mode else {
-            let lists =
-                [&self.allow_uid, &self.allow_gid, &self.watch_uid, &self.watch_gid, &self.admin_uid, &self.admin_gid];
+            let lists = [
+                &self.allow_uid,
+                &self.allow_gid,
+                &self.watch_uid,
+                &self.watch_gid,
+                &self.admin_uid,
+                &self.admin_gid,
+            ];
             return Ok(if lists.iter().any(|list| !list.is_empty()) { 0o666 } else { 0o660 });
         };
         match u32::from_str_radix(text.trim_start_matches("0o"), 8) {
@@ -289,7 +314,9 @@ impl StreamConfig {
         });
         found.map(Some).ok_or_else(|| {
             anyhow::anyhow!(
-                "--group {group:?}: no such group in /etc/group; make it (groupadd {group}) or give a number"
+                "--group {group:?}: no such group in /etc/group; make it (groupadd {group}) or \
+                give \
+                a number"
             )
         })
     }
@@ -299,14 +326,19 @@ impl StreamConfig {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "run-dir = '/tmp/x'\n[[stream]]\nname = 'a'\nsource = 'gen:'\ndepth = '3s'\nrate = '1MB/s'\nmax-datagram = 1500\nmeta = ['channels=8']\n[[stream]]\nname = 'b'\nsource = 'gen:'\nlinger = 'forever'\n";
+    const GOOD: &str = "run-dir = '/tmp/x'\n[[stream]]\nname = 'a'\nsource = 'gen:'\ndepth = \
+        '3s'\nrate = '1MB/s'\nmax-datagram = 1500\nmeta = ['channels=8']\n[[stream]]\nname = \
+        'b'\nsource = 'gen:'\nlinger = 'forever'\n";
 
     #[test]
     fn a_file_with_every_kind_of_value() {
         let config = FileConfig::parse(GOOD).unwrap();
         let [a, b] = &config.streams[..] else { panic!("two streams") };
         assert_eq!(a.depth, Some(Extent::Seconds(3.0)));
-        assert_eq!((a.max_datagram, a.readers_max, a.mode().unwrap()), (Some(Bytes(1500)), 64, 0o660));
+        assert_eq!(
+            (a.max_datagram, a.readers_max, a.mode().unwrap()),
+            (Some(Bytes(1500)), 64, 0o660)
+        );
         assert_eq!(a.metadata().unwrap(), [("channels".to_string(), "8".to_string())]);
         assert_eq!((b.linger, b.depth), (Linger::Forever, None));
         a.check().unwrap();
@@ -338,7 +370,10 @@ mod tests {
             let error = change.check().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
-        let error = StreamConfig { group: Some("nosuchgroup".into()), ..base }.gid().unwrap_err().to_string();
+        let error = StreamConfig { group: Some("nosuchgroup".into()), ..base }
+            .gid()
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("groupadd nosuchgroup"), "{error}");
     }
 }

@@ -1,7 +1,9 @@
-//! The control thread: lets readers in, notices when they go, shows statistics, logs, and ends the broker.
+//! The control thread: lets readers in, notices when they go, shows statistics, logs, and ends the
+//! broker.
 //!
-//! Contract: one thread for all streams, at normal priority; it never blocks on a peer. A reader's death is the hang-up of
-//! its socket, so its place is free at once. A peer that says nothing, nonsense or too much is hung up on.
+//! Contract: one thread for all streams, at normal priority; it never blocks on a peer. A reader's
+//! death is the hang-up of its socket, so its place is free at once. A peer that says nothing,
+//! nonsense or too much is hung up on.
 
 use crate::access::Right;
 use crate::config::Linger;
@@ -71,7 +73,7 @@ struct Connection {
 
 enum Role {
     /// Has not said what it wants; hung up on at this moment.
-    Stranger(Instant),
+    Handshaking(Instant),
     Reader(u32),
     Viewer,
 }
@@ -93,7 +95,8 @@ pub struct Control {
     connections: HashMap<u64, Connection>,
     next_connection: u64,
     rates: Rates,
-    /// Given up for a moment when the process is out of fds, so that a connection can be accepted and refused.
+    /// Given up for a moment when the process is out of fds, so that a connection can be accepted
+    /// and refused.
     reserve: Option<OwnedFd>,
     failed: bool,
 }
@@ -106,7 +109,8 @@ impl Control {
         manager: Manager,
         reload: Option<Reload>,
     ) -> anyhow::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
         let add = |fd: BorrowedFd<'_>, key: Key| {
             epoll::add(&epoll, fd, key.pack(), EventFlags::IN).map_err(OsError::at("epoll_ctl"))
         };
@@ -139,8 +143,11 @@ impl Control {
     fn add(&mut self, stream: Stream) -> Result<(), OsError> {
         let free = self.streams.iter().position(Option::is_none);
         let i = free.unwrap_or(self.streams.len());
-        for (fd, key) in [(stream.listener(), Key::Listener(i)), (stream.pump_ended(), Key::PumpEnded(i))] {
-            epoll::add(&self.epoll, fd, key.pack(), EventFlags::IN).map_err(OsError::at("epoll_ctl"))?;
+        for (fd, key) in
+            [(stream.listener(), Key::Listener(i)), (stream.pump_ended(), Key::PumpEnded(i))]
+        {
+            epoll::add(&self.epoll, fd, key.pack(), EventFlags::IN)
+                .map_err(OsError::at("epoll_ctl"))?;
         }
         if free.is_none() {
             self.streams.push(None);
@@ -165,7 +172,11 @@ impl Control {
         while self.streams.iter().any(Option::is_some) {
             let limit = event::timespec(sample_at.saturating_duration_since(Instant::now()));
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit)) {
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                Some(&limit),
+            ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(OsError { what: "epoll_wait".into(), errno: e }.into()),
             }
@@ -198,8 +209,9 @@ impl Control {
             say_notices(stream, now);
             refusals::say(stream, now);
         }
-        let late = |c: &Connection| matches!(c.what, Role::Stranger(until) if now >= until);
-        let late: Vec<u64> = self.connections.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect();
+        let late = |c: &Connection| matches!(c.what, Role::Handshaking(until) if now >= until);
+        let late: Vec<u64> =
+            self.connections.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect();
         for n in late {
             self.complain(n, "it connected and said nothing");
             self.hang_up(n);
@@ -231,7 +243,7 @@ impl Control {
         say_notices(stream, Instant::now());
         sampler::sample(stream);
         let name = &stream.config.name;
-        let unsaid = stream.thin.rest();
+        let unsaid = stream.rate_limit.rest();
         if unsaid > 0 {
             tracing::warn!("{name}: {unsaid} more notices were not shown");
         }
@@ -242,7 +254,8 @@ impl Control {
         let memory = stream.object.memory();
         let lost = |layer: Layer| memory.counter(layer.counter());
         tracing::info!(
-            "{name} ended: {} datagrams published; lost before the ring: device {}, kernel {}, broker {}",
+            "{name} ended: {} datagrams published; lost before the ring: device {}, kernel {}, \
+            broker {}",
             memory.write_cursor(),
             lost(Layer::Device),
             lost(Layer::Kernel),
@@ -274,9 +287,14 @@ impl Control {
                 // Left in the queue the connection would wake this loop for ever.
                 self.reserve = None;
                 if let Ok(fd) = socket::accept(stream.listener()) {
-                    let text = "the broker is out of file descriptors: raise LimitNOFILE= or ulimit -n for ringd";
+                    let text = "the broker is out of file descriptors: raise LimitNOFILE= or \
+                        ulimit \
+                        -n for ringd";
                     refuse(&fd, Reason::Resources, text);
-                    tracing::warn!("{}: a connection was refused: out of file descriptors", stream.config.name);
+                    tracing::warn!(
+                        "{}: a connection was refused: out of file descriptors",
+                        stream.config.name
+                    );
                 }
                 self.reserve = reserve();
                 return;
@@ -303,7 +321,7 @@ impl Control {
             return;
         }
         self.next_connection += 1;
-        let what = Role::Stranger(now + HANDSHAKE);
+        let what = Role::Handshaking(now + HANDSHAKE);
         self.connections.insert(n, Connection { fd, stream: i, who: who(&peer), what });
     }
 
@@ -326,7 +344,7 @@ impl Control {
 
     fn hear(&mut self, n: u64) {
         let Some(connection) = self.connections.get_mut(&n) else { return };
-        let stranger = matches!(connection.what, Role::Stranger(_));
+        let handshaking = matches!(connection.what, Role::Handshaking(_));
         let of = connection.stream;
         let bytes = match socket::receive_bytes(&connection.fd) {
             Ok(bytes) => bytes,
@@ -334,7 +352,7 @@ impl Control {
             Err(e) => {
                 if e == Errno::MSGSIZE {
                     let text = "a request is one short message and brings no file descriptors";
-                    if stranger {
+                    if handshaking {
                         refuse(&connection.fd, Reason::Malformed, text);
                     }
                     self.complain(n, text);
@@ -345,7 +363,7 @@ impl Control {
         if bytes.is_empty() {
             return self.hang_up(n);
         }
-        if !stranger {
+        if !handshaking {
             self.complain(n, "it talks after it was let in, which no client of ours does");
             return self.hang_up(n);
         }
@@ -385,10 +403,15 @@ impl Control {
         let asking = &self.connections[&n];
         let Some(stream) = self.streams[asking.stream].as_mut() else { return };
         let Some(peer) = admit(stream, &asking.fd, Right::Administer) else { return };
-        let holds = |c: &Connection| c.stream == asking.stream && matches!(c.what, Role::Reader(i) if i == which.index);
+        let holds = |c: &Connection| {
+            c.stream == asking.stream && matches!(c.what, Role::Reader(i) if i == which.index)
+        };
         let there = stream.readers.holds(which.index, which.attached_realtime);
-        let Some(reader) = self.connections.iter().find(|(_, c)| there && holds(c)).map(|(r, _)| *r) else {
-            let text = format!("reader {} is not attached any more: look with ringstat", which.index);
+        let Some(reader) =
+            self.connections.iter().find(|(_, c)| there && holds(c)).map(|(r, _)| *r)
+        else {
+            let text =
+                format!("reader {} is not attached any more: look with ringstat", which.index);
             return refuse(&asking.fd, Reason::NoSuchReader, &text);
         };
         tracing::info!(
@@ -408,7 +431,7 @@ impl Control {
 /// What the pump has to say, thinned.
 fn say_notices(stream: &mut Stream, now: Instant) {
     while let Ok(notice) = stream.notices.pop() {
-        if let Some(notice) = stream.thin.notice(notice, now) {
+        if let Some(notice) = stream.rate_limit.notice(notice, now) {
             tracing::warn!("{}: {notice}", stream.config.name);
         }
     }

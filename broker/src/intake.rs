@@ -1,8 +1,9 @@
 //! What a source sees of the ring: claimed memory to fill, and the books to keep.
 //!
-//! Contract: wraps the one [`Publisher`] of a stream. Commits collect into a batch that the pump flushes after each round
-//! of [`crate::source::Source::fill`]; a round ends when [`Intake::has_room`] is false, so a flood of input cannot keep
-//! readers waiting. Nothing here allocates; a fault's text goes into a preallocated queue that the control thread logs.
+//! Contract: wraps the one [`Publisher`] of a stream. Commits collect into a batch that the pump
+//! flushes after each round of [`crate::source::Source::fill`]; a round ends when
+//! [`Intake::has_room`] is false, so a flood of input cannot keep readers waiting. Nothing here
+//! allocates; a fault's text goes into a preallocated queue that the control thread logs.
 
 use crate::notice::{Notice, Notices};
 use ringweir_proto::layout::LatencyBlock;
@@ -12,7 +13,8 @@ use ringweir_proto::sync::Ordering;
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// Commits a batch holds at most; never more than a quarter of the slots, or the first of it would be gone before it is seen.
+/// Commits a batch holds at most; never more than a quarter of the slots, or the first of it would
+/// be gone before it is seen.
 const BATCH_MOST: u64 = 64;
 
 /// What a source knows of a datagram beside its bytes.
@@ -46,7 +48,8 @@ impl Intake {
     /// An intake into `publisher`'s ring.
     pub fn new(publisher: Publisher, notices: Notices) -> Self {
         let geometry = publisher.memory().geometry();
-        let (batch_most, batch_bytes_most) = (BATCH_MOST.min(geometry.depth() / 4).max(1), geometry.claim_bytes());
+        let (batch_most, batch_bytes_most) =
+            (BATCH_MOST.min(geometry.depth() / 4).max(1), geometry.claim_bytes());
         // A character device is asked for a byte more than a datagram can have.
         let longest = (geometry.max_datagram() + 1).min(geometry.max_span()) as usize;
         Self {
@@ -74,11 +77,12 @@ impl Intake {
         self.now
     }
 
-    /// Whether the round may take another datagram of whatever size, claimed in one go or in several. Who takes more than
-    /// one without asking again asks [`Self::how_many_fit`].
+    /// Whether the round may take another datagram of whatever size, claimed in one go or in
+    /// several. Who takes more than one without asking again asks [`Self::how_many_fit`].
     #[inline(always)]
     pub fn has_room(&self) -> bool {
-        self.publisher.unflushed() < self.batch_most && self.batch_bytes < self.batch_bytes_most || self.fits()
+        self.publisher.unflushed() < self.batch_most && self.batch_bytes < self.batch_bytes_most
+            || self.fits()
     }
 
     #[cold]
@@ -89,7 +93,8 @@ impl Intake {
             && self.publisher.fits(self.longest)
     }
 
-    /// How many datagrams of up to `len` bytes each may be taken at once, `most` at most and 1 at least.
+    /// How many datagrams of up to `len` bytes each may be taken at once, `most` at most and 1 at
+    /// least.
     pub fn how_many_fit(&self, len: usize, most: usize) -> usize {
         self.publisher.how_many_fit(len, most)
     }
@@ -119,37 +124,44 @@ impl Intake {
         self.publisher.memory().geometry().max_span() as usize
     }
 
-    /// Claims `len` contiguous bytes of the ring. Claiming the same length again before a commit gives the same bytes, with
-    /// what was filled in so far.
+    /// Claims `len` contiguous bytes of the ring. Claiming the same length again before a commit
+    /// gives the same bytes, with what was filled in so far.
     #[inline(always)]
     pub fn claim(&mut self, len: usize) -> Result<Claim<'_>, SpanTooLong> {
         self.publisher.claim(len)
     }
 
-    /// Commits `len` bytes at `offset` (a multiple of 8, behind earlier commits) of the current claim as one datagram.
+    /// Commits `len` bytes at `offset` (a multiple of 8, behind earlier commits) of the current
+    /// claim as one datagram.
     #[inline(always)]
     pub fn commit(&mut self, offset: usize, len: usize, arrival: Arrival) {
         let Arrival { original_len, channel, source_time } = arrival;
         if original_len as usize > len {
             self.publisher.add(PumpCounter::Truncated, 1);
         }
-        self.publisher.commit(offset, len, Meta { original_len, channel, source_time, publish_time: self.now });
+        self.publisher.commit(
+            offset,
+            len,
+            Meta { original_len, channel, source_time, publish_time: self.now },
+        );
         self.batch_bytes += len as u64;
     }
 
-    /// `count` datagrams were lost in `layer` before what is committed next; `exact` false: at least so many.
+    /// `count` datagrams were lost in `layer` before what is committed next; `exact` false: at
+    /// least so many.
     pub fn lost(&mut self, layer: Layer, count: u64, exact: bool) {
         self.publisher.lost_upstream(layer, count, exact);
     }
 
-    /// Notes how many numbers the source has accounted for, everything so far committed or told as lost; `None`: that is not
-    /// known any more. Said once when a source begins, and whenever its numbers jump for a reason that nobody can count.
+    /// Notes how many numbers the source has accounted for, everything so far committed or told as
+    /// lost; `None`: that is not known any more. Said once when a source begins, and whenever its
+    /// numbers jump for a reason that nobody can count.
     pub fn positioned(&mut self, position: Option<u32>) {
         self.publisher.set_position(position);
     }
 
-    /// The device behind the source is gone: readers are told behind what they read before, and `why` is logged. The ring
-    /// stays as it is; [`Self::back`] goes on with it.
+    /// The device behind the source is gone: readers are told behind what they read before, and
+    /// `why` is logged. The ring stays as it is; [`Self::back`] goes on with it.
     pub fn gone(&mut self, why: impl Display) {
         self.publisher.source_gone();
         self.news = true;
@@ -167,7 +179,8 @@ impl Intake {
     pub fn drained(&mut self, gap: u64) {
         self.drain_gaps.count(gap);
         self.publisher.add(PumpCounter::Drains, 1);
-        self.publisher.set(PumpCounter::DrainGapMax, self.drain_gaps.max_ns.load(Ordering::Relaxed));
+        self.publisher
+            .set(PumpCounter::DrainGapMax, self.drain_gaps.max_ns.load(Ordering::Relaxed));
     }
 
     /// How long FIFOs had been filling when they were drained.
@@ -191,7 +204,8 @@ impl Intake {
         self.publisher.add(counter, n);
     }
 
-    /// Counts a fault and has it told on stderr by the control thread (the text is cut at 200 bytes, a flood is thinned).
+    /// Counts a fault and has it told on stderr by the control thread (the text is cut at 200
+    /// bytes, a flood is thinned).
     pub fn fault(&mut self, text: impl Display) {
         self.publisher.add(PumpCounter::SourceFaults, 1);
         self.notices.push(Notice::new(text));

@@ -4,14 +4,11 @@
 
 mod access;
 mod adopt;
+mod back_pressure;
 mod config;
 mod control;
 pub mod framing;
-mod holdback;
 mod intake;
-mod log;
-#[path = "../../tools/src/manual.rs"]
-mod manual;
 mod notice;
 mod plan;
 mod privilege;
@@ -29,6 +26,7 @@ mod stream;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use config::{FileConfig, StreamConfig};
+use ringweir_cli::{log, manual};
 use ringweir_proto::os::paths;
 use sandbox::{Needs, Sandbox};
 use std::path::PathBuf;
@@ -43,7 +41,8 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Directory of the control sockets [default: $RINGWEIR_DIR, $XDG_RUNTIME_DIR/ringweir or /run/ringweir]
+    /// Directory of the control sockets [default: $RINGWEIR_DIR, $XDG_RUNTIME_DIR/ringweir or
+    /// /run/ringweir]
     #[arg(long, value_name = "DIR", global = true)]
     run_dir: Option<PathBuf>,
 
@@ -72,12 +71,15 @@ Examples:
   ringd run --name demo --source gen:rate=1MB/s,size=256
   sudo chrt -f 60 ringd run --name tap0 --source packet:eth1 --capacity 256MiB
   ringd run --name feed --source udp:239.1.2.3:26400@eth0 --depth 30s --rate 40MB/s
-  ringgen --rate 350MB/s --size 256KiB | ringd run --name daq0 --source stdin:len32le --depth 3s --rate 350MB/s
+  ringgen --rate 350MB/s --size 256KiB | ringd run --name daq0 --source stdin:len32le --depth 3s \
+  --rate 350MB/s
   ringd run --name daq0 --source chardev:size=4KiB:/dev/daq0 --memory memfd --hugepages
   ringd --config /etc/ringweir.toml
 
-Readers attach with ringcat, the client library, or look with ringstat. SIGTERM and SIGINT end it cleanly;
-SIGHUP has it read its --config again: streams that are new there begin, those that are gone end, others notice nothing.
+Readers attach with ringcat, the client library, or look with ringstat. SIGTERM and SIGINT end it \
+cleanly;
+SIGHUP has it read its --config again: streams that are new there begin, those that are gone end, \
+others notice nothing.
 Exit status: 0 ended well, 1 a source failed or a start was refused, 2 wrong usage.";
 
 /// The program.
@@ -126,34 +128,44 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     }
     let run_dir = paths::make_run_dir(run_dir.as_deref())?;
     let open_files = sched::raise_open_files();
-    // Socket, wake and doze of each reader, what a stream and the process itself hold, and who only looks or says nothing.
-    let needed: u64 =
-        configs.iter().map(|c| u64::from(c.readers_max) * 3 + 32).sum::<u64>() + control::limits::DESCRIPTORS;
+    // Socket, wake and doze of each reader, what a stream and the process itself hold, and who only
+    // looks or says nothing.
+    let needed: u64 = configs.iter().map(|c| u64::from(c.readers_max) * 3 + 32).sum::<u64>()
+        + control::limits::DESCRIPTORS;
     if open_files < needed {
-        tracing::warn!("{open_files} open files are allowed, full use takes {needed}: raise LimitNOFILE= or ulimit -n");
+        tracing::warn!(
+            "{open_files} open files are allowed, full use takes {needed}: raise LimitNOFILE= or \
+            ulimit -n"
+        );
     }
-    // Before anything is made: a signal during the start, which takes seconds for large rings, must not leave it behind.
+    // Before anything is made: a signal during the start, which takes seconds for large rings, must
+    // not leave it behind.
     let signals = signals::Signals::catch(file.is_some())?;
     let sandbox = if cli.no_sandbox { Sandbox::Off } else { Sandbox::On };
     let mut host = Host { passed, store, ..Host::new(run_dir, sandbox.clone()) };
     let mut streams = Vec::new();
     for config in &configs {
-        let stream = stream::Stream::start(config, &mut host).with_context(|| format!("stream {:?}", config.name))?;
+        let stream = stream::Stream::start(config, &mut host)
+            .with_context(|| format!("stream {:?}", config.name))?;
         tracing::info!("{}", stream.summary);
         streams.push(stream);
         if signals.came() {
             break;
         }
     }
-    // The pumps have inherited the class this process was launched with; everything else is ordinary work.
+    // The pumps have inherited the class this process was launched with; everything else is
+    // ordinary work.
     sched::become_ordinary();
     for socket in host.passed.unclaimed() {
         tracing::warn!(
-            "{socket}: was passed by the service manager, and is no stream's: FileDescriptorName= says whose"
+            "{socket}: was passed by the service manager, and is no stream's: FileDescriptorName= \
+            says whose"
         );
     }
     for ring in host.store.let_go() {
-        tracing::warn!("{ring}: was kept by the service manager, and is no stream's any more: let go");
+        tracing::warn!(
+            "{ring}: was kept by the service manager, and is no stream's any more: let go"
+        );
     }
     let mut needs = Needs::of_control(&host.run_dir);
     let mut reload = file.map(|file| control::reload::Reload::new(file, host));

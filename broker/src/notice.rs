@@ -1,7 +1,7 @@
 //! Words from the pump to the people: a bounded queue that never allocates, blocks or fails.
 //!
-//! Contract: the pump pushes, the control thread drains and logs, some lines a second and stream ([`Thin`]). What does not fit or is too
-//! much is dropped and its number told.
+//! Contract: the pump pushes, the control thread drains and logs, some lines a second and stream
+//! ([`RateLimit`]). What does not fit or is too much is dropped and its number told.
 
 use std::fmt::{Display, Write};
 use std::time::Instant;
@@ -53,13 +53,13 @@ const BURST: f64 = 50.0;
 const PER_SECOND: f64 = 5.0;
 
 /// Lets so many lines through, and counts the rest.
-pub struct Thin {
+pub struct RateLimit {
     left: f64,
     at: Instant,
     hidden: u64,
 }
 
-impl Thin {
+impl RateLimit {
     /// With a whole burst to say.
     pub fn new(now: Instant) -> Self {
         Self { left: BURST, at: now, hidden: 0 }
@@ -130,19 +130,20 @@ mod tests {
         assert_eq!(last.to_string(), "after (5 like it not shown)");
     }
 
-    /// What is shown and what is said not to be shown add up. Control: as many lines as are allowed all come.
+    /// What is shown and what is said not to be shown add up. Control: as many lines as are allowed
+    /// all come.
     #[test]
     fn a_flood_is_thinned_and_every_line_is_accounted_for() {
         let start = Instant::now();
-        let mut thin = Thin::new(start);
-        let told = |thin: &mut Thin, count: u64, at: u64| {
+        let mut rate_limit = RateLimit::new(start);
+        let told = |rate_limit: &mut RateLimit, count: u64, at: u64| {
             let now = start + std::time::Duration::from_secs(at);
-            let notices = (0..count).filter_map(|i| thin.notice(Notice::new(i), now));
+            let notices = (0..count).filter_map(|i| rate_limit.notice(Notice::new(i), now));
             notices.map(|n| (1, n.dropped)).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
         };
-        assert_eq!(told(&mut thin, 50, 0), (50, 0), "control");
-        assert_eq!(told(&mut thin, 1000, 0), (0, 0));
-        assert_eq!(told(&mut thin, 100, 2), (10, 1000));
-        assert_eq!((thin.rest(), thin.rest()), (90, 0));
+        assert_eq!(told(&mut rate_limit, 50, 0), (50, 0), "control");
+        assert_eq!(told(&mut rate_limit, 1000, 0), (0, 0));
+        assert_eq!(told(&mut rate_limit, 100, 2), (10, 1000));
+        assert_eq!((rate_limit.rest(), rate_limit.rest()), (90, 0));
     }
 }

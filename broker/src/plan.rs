@@ -1,12 +1,13 @@
-//! From what people say (3 s, 64 MiB, 16384 datagrams) to the geometry of a ring, and back into words.
+//! From what people say (3 s, 64 MiB, 16384 datagrams) to the geometry of a ring, and back into
+//! words.
 //!
-//! Contract: a ring holds at least what was asked for; what it holds is then said in all units. Depth and capacity left
-//! open default to a ring that stays in the last-level cache.
+//! Contract: a ring holds at least what was asked for; what it holds is then said in all units.
+//! Depth and capacity left open default to a ring that stays in the last-level cache.
 
 use crate::config::StreamConfig;
+use ringweir_cli::quantity::{Bytes, Count, Extent, Rate, Span};
 use ringweir_proto::layout::{DATAGRAM_MAX, DEPTH_MAX, Geometry, PAGE, align8};
 use ringweir_proto::os::backing::HUGE_PAGE;
-use ringweir_proto::quantity::{Bytes, Count, Extent, Rate, Span};
 use std::time::Duration;
 
 const DEFAULT_MAX_DATAGRAM: u64 = 64 << 10;
@@ -33,7 +34,8 @@ impl Plan {
             Bytes(max_datagram),
             Bytes(DATAGRAM_MAX)
         );
-        let datagram = config.datagram_size.map_or(DEFAULT_DATAGRAM, |b| b.0).clamp(1, max_datagram);
+        let datagram =
+            config.datagram_size.map_or(DEFAULT_DATAGRAM, |b| b.0).clamp(1, max_datagram);
         let rate = config.rate.or(source_rate);
         let measure = Measure { rate, datagram };
         // The claim ahead takes a sixteenth of the ring: what is left shall be what was asked for.
@@ -52,17 +54,26 @@ impl Plan {
         };
         anyhow::ensure!(
             depth <= DEPTH_MAX as f64,
-            "a ring of {depth:.0} slots: at most {DEPTH_MAX} are possible; say less --depth, or the usual --datagram-size ({} now)",
+            "a ring of {depth:.0} slots: at most {DEPTH_MAX} are possible; say less --depth, or \
+            the \
+            usual --datagram-size ({} now)",
             Bytes(datagram)
         );
-        anyhow::ensure!(capacity <= (1u64 << 40) as f64, "a ring of {} is more than 1 TiB", Bytes(capacity as u64));
+        anyhow::ensure!(
+            capacity <= (1u64 << 40) as f64,
+            "a ring of {} is more than 1 TiB",
+            Bytes(capacity as u64)
+        );
         let depth = (depth as u64).clamp(64, DEPTH_MAX).next_power_of_two();
-        // Four of the largest datagrams, so that one in writing and one in reading leave room for history.
-        let capacity = (capacity as u64).max(4 * align8(max_datagram)).next_multiple_of(PAGE as u64);
+        // Four of the largest datagrams, so that one in writing and one in reading leave room for
+        // history.
+        let capacity =
+            (capacity as u64).max(4 * align8(max_datagram)).next_multiple_of(PAGE as u64);
         let mut geometry = Geometry::new(depth, capacity, max_datagram)?;
         if config.hugepages {
             let whole = geometry.footprint().next_multiple_of(HUGE_PAGE);
-            geometry = Geometry::new(depth, capacity + (whole - geometry.footprint()), max_datagram)?;
+            geometry =
+                Geometry::new(depth, capacity + (whole - geometry.footprint()), max_datagram)?;
         }
         Ok(Self { geometry, rate, datagram })
     }
@@ -104,7 +115,8 @@ impl Measure {
     fn rate(&self, seconds: f64) -> anyhow::Result<Rate> {
         self.rate.ok_or_else(|| {
             anyhow::anyhow!(
-                "a ring of {}: seconds need a rate; add --rate, such as --rate 125kB/s or --rate 976/s",
+                "a ring of {}: seconds need a rate; add --rate, such as --rate 125kB/s or --rate \
+                976/s",
                 Span(Duration::from_secs_f64(seconds))
             )
         })
@@ -162,7 +174,8 @@ mod tests {
         assert_eq!(sizes("--capacity 64MiB"), (131072, 64 << 20));
         assert_eq!(sizes("--depth 16384 --capacity 1MiB"), (32768, 1 << 20));
         // 3 s at 350 MB/s in 256 KiB datagrams: 4006 of them, 1.05 GB.
-        let (depth, capacity) = sizes("--depth 3s --rate 350MB/s --datagram-size 256KiB --max-datagram 256KiB");
+        let (depth, capacity) =
+            sizes("--depth 3s --rate 350MB/s --datagram-size 256KiB --max-datagram 256KiB");
         assert_eq!(depth, 8192);
         assert!(capacity * 15 / 16 >= 1_045_000_000 && capacity < 1_200_000_000, "{capacity}");
         let (depth, _) = sizes("--depth 10s --rate 976/s");
@@ -177,7 +190,10 @@ mod tests {
     #[test]
     fn it_is_said_in_every_unit() {
         let said = plan("--depth 3s --rate 1MB/s").unwrap().to_string();
-        assert!(said.contains("slots") && said.contains("at 1 MB/s") && said.contains("MiB"), "{said}");
+        assert!(
+            said.contains("slots") && said.contains("at 1 MB/s") && said.contains("MiB"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The pump: the hot loop of one stream. Source in, ring out, wake who sleeps.
 //!
-//! Contract: the only thread at real-time priority. In steady state it allocates nothing, takes no lock, logs nothing and
-//! makes no system call but those of its source, its clock, and a wake when somebody sleeps. It blocks in the kernel while
-//! its source is idle unless it was told to spin. Housekeeping (readers coming and going, stopping) is one look at a queue
-//! a round.
+//! Contract: the only thread at real-time priority. In steady state it allocates nothing, takes no
+//! lock, logs nothing and makes no system call but those of its source, its clock, and a wake when
+//! somebody sleeps. It blocks in the kernel while its source is idle unless it was told to spin.
+//! Housekeeping (readers coming and going, stopping) is one look at a queue a round.
 
-use crate::holdback::HoldBack;
+use crate::back_pressure::BackPressure;
 use crate::intake::Intake;
-use crate::readers::{Bell, ReaderEntry};
+use crate::readers::{Event, ReaderEntry};
 use crate::source::{Fill, Source, SourceError, WaitFor};
 use ringweir_proto::os::{clock, event};
 use ringweir_proto::ring::{Wake, WakeGate};
@@ -27,20 +27,20 @@ pub enum Command {
 
 /// What others hold of a pump.
 pub struct PumpHandle {
-    bell: Bell,
+    event: Event,
     stop: AtomicU32,
     hold: AtomicU32,
 }
 
 impl PumpHandle {
     /// A handle; with `hold`, the pump waits for [`Self::release`] before it takes anything in.
-    pub fn new(bell: Bell, hold: bool) -> Self {
-        Self { bell, stop: AtomicU32::new(0), hold: AtomicU32::new(u32::from(hold)) }
+    pub fn new(event: Event, hold: bool) -> Self {
+        Self { event, stop: AtomicU32::new(0), hold: AtomicU32::new(u32::from(hold)) }
     }
 
     /// Has the pump look at its queue, even if its source is silent.
     pub fn kick(&self) {
-        self.bell.ring();
+        self.event.ring();
     }
 
     /// Ends the stream: what was taken in is published, then the pump returns.
@@ -57,20 +57,21 @@ impl PumpHandle {
 }
 
 /// Processor time from which waking a reader is dear; the usual is a tenth of it.
-const DEAR_NS: u64 = 25_000;
+const SLOW_WAKE_NS: u64 = 25_000;
 /// One of so many inline wakes is measured, and so many in a row of one reader must be dear.
 const MEASURED: u32 = 16;
-const DEAR_IN_A_ROW: u32 = 3;
+const SLOW_WAKES_IN_A_ROW: u32 = 3;
 
-/// Finds out whose wakes are dear. By processor time, so that it does not matter whether the pump is interrupted in one.
+/// Finds out whose wakes are dear. By processor time, so that it does not matter whether the pump
+/// is interrupted in one.
 #[derive(Default)]
-struct Dearness {
+struct SlowWakeDetector {
     rung: u32,
     index: u32,
     in_a_row: u32,
 }
 
-impl Dearness {
+impl SlowWakeDetector {
     /// Counts an inline wake; whether it is to be measured.
     fn rings(&mut self) -> bool {
         self.rung = self.rung.wrapping_add(1);
@@ -78,10 +79,11 @@ impl Dearness {
     }
 
     /// Whether reader `index`, whose wake took so long just now, has been dear too often.
-    fn is_dear(&mut self, index: u32, took: u64) -> bool {
-        let again = took >= DEAR_NS && (self.in_a_row == 0 || self.index == index);
-        (self.index, self.in_a_row) = (index, if again { self.in_a_row + 1 } else { (took >= DEAR_NS).into() });
-        let found = self.in_a_row >= DEAR_IN_A_ROW;
+    fn is_slow_to_wake(&mut self, index: u32, took: u64) -> bool {
+        let again = took >= SLOW_WAKE_NS && (self.in_a_row == 0 || self.index == index);
+        (self.index, self.in_a_row) =
+            (index, if again { self.in_a_row + 1 } else { (took >= SLOW_WAKE_NS).into() });
+        let found = self.in_a_row >= SLOW_WAKES_IN_A_ROW;
         if found {
             self.in_a_row = 0;
         }
@@ -93,15 +95,15 @@ impl Dearness {
 pub struct Pump {
     intake: Intake,
     source: Box<dyn Source>,
-    hold_back: HoldBack,
+    back_pressure: BackPressure,
     gate: Arc<WakeGate>,
     commands: rtrb::Consumer<Command>,
     readers: Vec<Option<Arc<ReaderEntry>>>,
     parkers: u32,
-    waker_bell: Arc<Bell>,
+    waker_event: Arc<Event>,
     handle: Arc<PumpHandle>,
     spin: bool,
-    dearness: Dearness,
+    slow_wakes: SlowWakeDetector,
 }
 
 impl Pump {
@@ -110,11 +112,11 @@ impl Pump {
     pub fn new(
         intake: Intake,
         source: Box<dyn Source>,
-        hold_back: HoldBack,
+        back_pressure: BackPressure,
         gate: Arc<WakeGate>,
         commands: rtrb::Consumer<Command>,
         readers_max: u32,
-        waker_bell: Arc<Bell>,
+        waker_event: Arc<Event>,
         handle: Arc<PumpHandle>,
         spin: bool,
     ) -> Self {
@@ -122,25 +124,28 @@ impl Pump {
         Self {
             intake,
             source,
-            hold_back,
+            back_pressure,
             gate,
             commands,
             readers,
             parkers: 0,
-            waker_bell,
+            waker_event,
             handle,
             spin,
-            dearness: Dearness::default(),
+            slow_wakes: SlowWakeDetector::default(),
         }
     }
 
-    /// Pumps until the source ends, fails, or the stream is stopped; then marks the ring as ended and wakes everybody.
+    /// Pumps until the source ends, fails, or the stream is stopped; then marks the ring as ended
+    /// and wakes everybody.
     pub fn run(mut self) -> Result<(), SourceError> {
         self.pump()
     }
 
     fn pump(&mut self) -> Result<(), SourceError> {
-        while self.handle.hold.load(Ordering::Acquire) != 0 && self.handle.stop.load(Ordering::Acquire) == 0 {
+        while self.handle.hold.load(Ordering::Acquire) != 0
+            && self.handle.stop.load(Ordering::Acquire) == 0
+        {
             self.housekeeping();
             self.sleep(true);
         }
@@ -148,7 +153,7 @@ impl Pump {
             self.housekeeping();
             self.intake.begin(clock::monotonic_ns());
             if self.intake.is_gated()
-                && let Some(pause) = self.hold_back.look(&mut self.intake, &self.readers)
+                && let Some(pause) = self.back_pressure.look(&mut self.intake, &self.readers)
             {
                 self.pause(pause);
                 continue;
@@ -177,18 +182,19 @@ impl Pump {
             Wake::One(index) => {
                 self.intake.count(PumpCounter::WakesInline, 1);
                 if let Some(Some(entry)) = self.readers.get(index as usize) {
-                    if self.dearness.rings() {
+                    if self.slow_wakes.rings() {
                         let before = clock::thread_cpu_ns();
                         entry.wake.ring();
-                        if self.dearness.is_dear(index, clock::thread_cpu_ns() - before) {
-                            entry.now_dear();
+                        if self.slow_wakes.is_slow_to_wake(index, clock::thread_cpu_ns() - before) {
+                            entry.mark_slow_to_wake();
                             let (label, peer) = (&entry.label, &entry.peer);
                             self.intake.notice(format_args!(
-                                "waking reader {label} (place {index}, pid {}, uid {}) takes the pump over {} us each time: \
+                                "waking reader {label} (place {index}, pid {}, uid {}) takes the \
+                                pump over {} us each time: \
                                  the waker does it from now on",
                                 peer.pid,
                                 peer.uid,
-                                DEAR_NS / 1000
+                                SLOW_WAKE_NS / 1000
                             ));
                         }
                     } else {
@@ -197,8 +203,8 @@ impl Pump {
                 }
             }
             Wake::Several => {
-                self.intake.count(PumpCounter::WakeBells, 1);
-                self.waker_bell.ring();
+                self.intake.count(PumpCounter::WakeEvents, 1);
+                self.waker_event.ring();
             }
         }
     }
@@ -210,12 +216,12 @@ impl Pump {
                 Command::Attach(entry) => {
                     self.parkers += u32::from(entry.parks);
                     let index = entry.index as usize;
-                    self.hold_back.attach(&entry, &mut self.intake);
+                    self.back_pressure.attach(&entry, &mut self.intake);
                     entry.now_known();
                     self.readers[index] = Some(entry);
                 }
                 Command::Detach(index) => {
-                    self.hold_back.detach(index, &mut self.intake);
+                    self.back_pressure.detach(index, &mut self.intake);
                     if let Some(entry) = self.readers[index as usize].take() {
                         self.parkers -= u32::from(entry.parks);
                     }
@@ -230,26 +236,34 @@ impl Pump {
         if self.spin {
             return std::hint::spin_loop();
         }
-        let bell = self.handle.bell.fd();
-        let _woken = poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], Some(&event::timespec(time)));
-        self.handle.bell.drain();
+        let event = self.handle.event.fd();
+        let _woken = poll(
+            &mut [PollFd::from_borrowed_fd(event, PollFlags::IN)],
+            Some(&event::timespec(time)),
+        );
+        self.handle.event.drain();
     }
 
-    /// Blocks until the bell rings or, unless the stream is held, what the source waits for happens.
+    /// Blocks until the bell rings or, unless the stream is held, what the source waits for
+    /// happens.
     fn sleep(&mut self, held: bool) {
         let wait_for = if held { WaitFor::default() } else { self.source.wait_for() };
-        let limit = wait_for.until.map(|t| Duration::from_nanos(t.saturating_sub(clock::monotonic_ns())));
+        let limit =
+            wait_for.until.map(|t| Duration::from_nanos(t.saturating_sub(clock::monotonic_ns())));
         if limit == Some(Duration::ZERO) {
             return;
         }
         let limit = limit.map(event::timespec);
-        let bell = self.handle.bell.fd();
-        let source = wait_for.readable.unwrap_or(bell);
-        let mut fds = [PollFd::from_borrowed_fd(bell, PollFlags::IN), PollFd::from_borrowed_fd(source, PollFlags::IN)];
+        let event = self.handle.event.fd();
+        let source = wait_for.readable.unwrap_or(event);
+        let mut fds = [
+            PollFd::from_borrowed_fd(event, PollFlags::IN),
+            PollFd::from_borrowed_fd(source, PollFlags::IN),
+        ];
         // A failed poll (a signal, say) is a wake-up like any other: the loop looks again.
         let _woken = poll(&mut fds, limit.as_ref());
         if !fds[0].revents().is_empty() {
-            self.handle.bell.drain();
+            self.handle.event.drain();
         }
         self.intake.count(PumpCounter::Sleeps, 1);
     }

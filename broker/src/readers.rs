@@ -1,8 +1,9 @@
 //! The readers of one stream: who has which place, and who sleeps.
 //!
-//! Contract: the control thread attaches and detaches, the waker wakes, both at normal priority under one lock; the pump
-//! never takes it. The pump learns of readers through its bounded queue and holds its own references, which the control
-//! thread outlives (`retired`), so that the pump never frees, unmaps or closes anything.
+//! Contract: the control thread attaches and detaches, the waker wakes, both at normal priority
+//! under one lock; the pump never takes it. The pump learns of readers through its bounded queue
+//! and holds its own references, which the control thread outlives (`retired`), so that the pump
+//! never frees, unmaps or closes anything.
 
 use crate::pump::{Command, PumpHandle};
 use crate::sampler::Remembered;
@@ -19,13 +20,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 /// An eventfd of the broker. Never cloned: `EventFD::clone` loses close-on-exec.
-pub struct Bell(EventFD);
+pub struct Event(EventFD);
 
-impl Bell {
+impl Event {
     /// A fresh one, non-blocking, close-on-exec.
     pub fn new() -> Result<Self, OsError> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let made = EventFD::new(0, flags).map_err(OsError::io("eventfd (raise the limit of open files: ulimit -n)"))?;
+        let made = EventFD::new(0, flags)
+            .map_err(OsError::io("eventfd (raise the limit of open files: ulimit -n)"))?;
         Ok(Self(made))
     }
 
@@ -58,11 +60,13 @@ pub struct ReaderEntry {
     pub attached: u64,
     /// Its page.
     pub page: ReaderPage,
-    /// Rung by the broker. Never handed out: a holder could make it blocking and full, and so stop the pump in its write.
-    /// The reader gets an epoll fd that watches it, edge-triggered, so that nobody ever needs to read it.
-    pub wake: Bell,
-    /// Rung by the reader, which may do anything to it: so it is watched, edge-triggered, and never read or written here.
-    pub doze: Bell,
+    /// Rung by the broker. Never handed out: a holder could make it blocking and full, and so stop
+    /// the pump in its write. The reader gets an epoll fd that watches it, edge-triggered, so that
+    /// nobody ever needs to read it.
+    pub wake: Event,
+    /// Rung by the reader, which may do anything to it: so it is watched, edge-triggered, and never
+    /// read or written here.
+    pub sleep_request: Event,
     /// Whether it may sleep.
     pub parks: bool,
     /// How it asked to be attached.
@@ -77,33 +81,34 @@ pub struct ReaderEntry {
     pub remembered: Remembered,
     /// 1 once the pump counts it among those that may sleep.
     known_to_pump: AtomicU32,
-    /// How often the waker heard its doze bell.
-    dozes: AtomicU64,
+    /// How often the waker heard its sleep request.
+    sleep_requests: AtomicU64,
     /// 1 once waking it was found to take the pump long.
-    dear: AtomicU32,
+    slow_to_wake: AtomicU32,
 }
 
 impl ReaderEntry {
     /// The pump: from now on every commit fences and looks at the gate.
     pub fn now_known(&self) {
-        // P5: partner: the waker's load. All commits after this look at the gate; all before it are visible to who sees it.
+        // P5: partner: the waker's load. All commits after this look at the gate; all before it are
+        // visible to who sees it.
         self.known_to_pump.store(1, Ordering::Release);
     }
 
-    /// The pump: waking it takes too long, so the waker is to do it. A reader may hang its wake fd into hundreds of epoll
-    /// sets, all of which whoever wakes it walks.
-    pub fn now_dear(&self) {
-        self.dear.store(1, Ordering::Relaxed);
+    /// The pump: waking it takes too long, so the waker is to do it. A reader may hang its wake fd
+    /// into hundreds of epoll sets, all of which whoever wakes it walks.
+    pub fn mark_slow_to_wake(&self) {
+        self.slow_to_wake.store(1, Ordering::Relaxed);
     }
 
     /// Whether that was found.
-    pub fn is_dear(&self) -> bool {
-        self.dear.load(Ordering::Relaxed) != 0
+    pub fn is_slow_to_wake(&self) -> bool {
+        self.slow_to_wake.load(Ordering::Relaxed) != 0
     }
 
     /// How often it said that it goes to sleep.
-    pub fn dozes(&self) -> u64 {
-        self.dozes.load(Ordering::Relaxed)
+    pub fn sleep_requests(&self) -> u64 {
+        self.sleep_requests.load(Ordering::Relaxed)
     }
 }
 
@@ -143,7 +148,8 @@ pub struct Census {
     pub ever: u64,
     /// Woken by the waker.
     pub woken: u64,
-    /// Datagrams that those who are gone said they were lapped over, each clamped to what was published.
+    /// Datagrams that those who are gone said they were lapped over, each clamped to what was
+    /// published.
     pub lost_by_gone: u64,
 }
 
@@ -157,7 +163,7 @@ impl State {
 }
 
 /// Key of the waker's own bell in its epoll set; readers have their index.
-const BELL_KEY: u64 = u64::MAX;
+const EVENT_KEY: u64 = u64::MAX;
 
 impl Readers {
     /// Places for `most` readers.
@@ -166,10 +172,11 @@ impl Readers {
         gate: Arc<WakeGate>,
         most: u32,
         commands: rtrb::Producer<Command>,
-        bell: &Bell,
+        event: &Event,
     ) -> Result<Self, OsError> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
-        epoll::add(&epoll, bell.fd(), epoll::EventData::new_u64(BELL_KEY), epoll::EventFlags::IN)
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        epoll::add(&epoll, event.fd(), epoll::EventData::new_u64(EVENT_KEY), epoll::EventFlags::IN)
             .map_err(OsError::at("epoll_ctl"))?;
         let state = State {
             entries: (0..most).map(|_| None).collect(),
@@ -205,9 +212,13 @@ impl Readers {
         let mut state = self.lock();
         state.free_retired();
         let State { entries, retired, commands, .. } = &mut *state;
-        // A stream that lingers has no pump any more: nobody would empty the queue, and nobody has to know.
+        // A stream that lingers has no pump any more: nobody would empty the queue, and nobody has
+        // to know.
         let pump_over = commands.is_abandoned();
-        let free = entries.iter().zip(0u32..).find(|(e, i)| e.is_none() && !retired.iter().any(|r| r.index == *i));
+        let free = entries
+            .iter()
+            .zip(0u32..)
+            .find(|(e, i)| e.is_none() && !retired.iter().any(|r| r.index == *i));
         let Some((_, index)) = free else { return Ok(None) };
         if !pump_over && commands.is_full() {
             return Ok(None);
@@ -219,8 +230,8 @@ impl Readers {
             label,
             attached: ringweir_proto::os::clock::realtime_ns(),
             page,
-            wake: Bell::new()?,
-            doze: Bell::new()?,
+            wake: Event::new()?,
+            sleep_request: Event::new()?,
             parks,
             mode,
             lossless: AtomicU32::new(0),
@@ -228,14 +239,17 @@ impl Readers {
             demoted_at: AtomicU64::new(0),
             remembered: Remembered::default(),
             known_to_pump: AtomicU32::new(0),
-            dozes: AtomicU64::new(0),
-            dear: AtomicU32::new(0),
+            sleep_requests: AtomicU64::new(0),
+            slow_to_wake: AtomicU32::new(0),
         });
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        let wake = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
-        epoll::add(&wake, entry.wake.fd(), epoll::EventData::new_u64(0), edge).map_err(OsError::at("epoll_ctl"))?;
+        let wake =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        epoll::add(&wake, entry.wake.fd(), epoll::EventData::new_u64(0), edge)
+            .map_err(OsError::at("epoll_ctl"))?;
         let key = epoll::EventData::new_u64(index.into());
-        epoll::add(&self.epoll, entry.doze.fd(), key, edge).map_err(OsError::at("epoll_ctl"))?;
+        epoll::add(&self.epoll, entry.sleep_request.fd(), key, edge)
+            .map_err(OsError::at("epoll_ctl"))?;
         if let (true, Mode::Lossless { start }) = (pump_over, mode) {
             // Nothing will be overwritten any more, and there is nobody to grant anything.
             let begin = RingReader::new(self.memory.clone(), start, Resume::Oldest).read_cursor();
@@ -254,10 +268,15 @@ impl Readers {
     /// Whether the reader that attached to place `index` at that moment still has it.
     pub fn holds(&self, index: u32, attached: u64) -> bool {
         let state = self.lock();
-        state.entries.get(index as usize).and_then(Option::as_ref).is_some_and(|e| e.attached == attached)
+        state
+            .entries
+            .get(index as usize)
+            .and_then(Option::as_ref)
+            .is_some_and(|e| e.attached == attached)
     }
 
-    /// Tells reader `index` in its page that `by` takes its place back; its socket is to be hung up after this.
+    /// Tells reader `index` in its page that `by` takes its place back; its socket is to be hung up
+    /// after this.
     pub fn tell_detached(&self, index: u32, by: DetachedBy) {
         if let Some(Some(entry)) = self.lock().entries.get(index as usize) {
             entry.page.block().detached_by.store(by.pack(), Ordering::Relaxed);
@@ -268,12 +287,14 @@ impl Readers {
     pub fn detach(&self, index: u32, pump: &PumpHandle) {
         let mut state = self.lock();
         let Some(entry) = state.entries[index as usize].take() else { return };
-        // An fd that is closed leaves an epoll set by itself, but this one may live on in the reader's process.
-        let _gone = epoll::delete(&self.epoll, entry.doze.fd());
+        // An fd that is closed leaves an epoll set by itself, but this one may live on in the
+        // reader's process.
+        let _gone = epoll::delete(&self.epoll, entry.sleep_request.fd());
         self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.remove(gate, index, wake));
         // Of one whose word is worth nothing nobody knows what it lost.
         if entry.remembered.implausible() == 0 {
-            let lost = entry.page.block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
+            let lost =
+                entry.page.block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
             state.lost_by_gone = state.lost_by_gone.saturating_add(lost);
         }
         state.retired.push(entry);
@@ -290,7 +311,11 @@ impl Readers {
     }
 
     /// Runs `act` on the sleepers and rings for everyone it names.
-    fn with_wakes(&self, state: &mut State, act: impl FnOnce(&mut Sleepers, &WakeGate, &mut dyn FnMut(u32))) {
+    fn with_wakes(
+        &self,
+        state: &mut State,
+        act: impl FnOnce(&mut Sleepers, &WakeGate, &mut dyn FnMut(u32)),
+    ) {
         let State { entries, sleepers, woken, .. } = state;
         act(sleepers, &self.gate, &mut |index| {
             if let Some(entry) = &entries[index as usize] {
@@ -323,9 +348,9 @@ impl Readers {
         self.lock().entries.iter().flatten().count()
     }
 
-    /// The waker thread: enters dozing readers, and wakes sleepers when the pump rings. Returns when `stop` is set and the
-    /// bell rings.
-    pub fn run_waker(&self, bell: &Bell, stop: &AtomicU32) {
+    /// The waker thread: enters dozing readers, and wakes sleepers when the pump rings. Returns
+    /// when `stop` is set and the bell rings.
+    pub fn run_waker(&self, event: &Event, stop: &AtomicU32) {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
         while stop.load(Ordering::Acquire) == 0 {
             events.clear();
@@ -337,31 +362,37 @@ impl Readers {
                 }
             }
             let mut state = self.lock();
-            for event in &events {
-                match event.data.u64() {
-                    BELL_KEY => {
-                        bell.drain();
-                        self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.settle(gate, wake));
+            for ready in &events {
+                match ready.data.u64() {
+                    EVENT_KEY => {
+                        event.drain();
+                        self.with_wakes(&mut state, |sleepers, gate, wake| {
+                            sleepers.settle(gate, wake)
+                        });
                     }
-                    index => self.dozes(&mut state, index as u32),
+                    index => self.sleep_requests(&mut state, index as u32),
                 }
             }
         }
     }
 
-    fn dozes(&self, state: &mut State, index: u32) {
+    fn sleep_requests(&self, state: &mut State, index: u32) {
         let Some(entry) = state.entries.get(index as usize).and_then(Clone::clone) else { return };
-        entry.dozes.fetch_add(1, Ordering::Relaxed);
-        // P5: partner: `now_known`. A reader the pump does not count yet must not sleep: it is woken and dozes again.
+        entry.sleep_requests.fetch_add(1, Ordering::Relaxed);
+        // P5: partner: `now_known`. A reader the pump does not count yet must not sleep: it is
+        // woken and sleep requests again.
         if !entry.parks || entry.known_to_pump.load(Ordering::Acquire) == 0 {
             entry.wake.ring();
             return;
         }
         let block = entry.page.block();
-        let (seen, source) = (block.seen_seq.load(Ordering::Relaxed), block.seen_source.load(Ordering::Relaxed));
+        let (seen, source) =
+            (block.seen_seq.load(Ordering::Relaxed), block.seen_source.load(Ordering::Relaxed));
         let memory = &self.memory;
-        state.sleepers.set_dear(index, entry.is_dear());
-        let news = || memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended();
+        state.sleepers.set_slow_to_wake(index, entry.is_slow_to_wake());
+        let news = || {
+            memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended()
+        };
         self.with_wakes(state, |sleepers, gate, wake| sleepers.enter(gate, index, news, wake));
     }
 }
@@ -377,9 +408,10 @@ mod tests {
     fn some(most: u32) -> (Readers, rtrb::Consumer<Command>, PumpHandle) {
         let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap()));
         let (commands, queue) = rtrb::RingBuffer::new(most as usize * 4 + 16);
-        let bell = Bell::new().unwrap();
-        let readers = Readers::new(memory, Arc::new(WakeGate::default()), most, commands, &bell).unwrap();
-        (readers, queue, PumpHandle::new(Bell::new().unwrap(), false))
+        let event = Event::new().unwrap();
+        let readers =
+            Readers::new(memory, Arc::new(WakeGate::default()), most, commands, &event).unwrap();
+        (readers, queue, PumpHandle::new(Event::new().unwrap(), false))
     }
 
     fn attach(readers: &Readers, pump: &PumpHandle) -> Option<(Arc<ReaderEntry>, Handover)> {
@@ -396,7 +428,8 @@ mod tests {
                 if i == ends_after {
                     queue = None;
                 }
-                let (entry, _) = attach(&readers, &pump).unwrap_or_else(|| panic!("no place left after {i}"));
+                let (entry, _) =
+                    attach(&readers, &pump).unwrap_or_else(|| panic!("no place left after {i}"));
                 readers.detach(entry.index, &pump);
             }
             assert!(queue.is_none());
@@ -416,14 +449,14 @@ mod tests {
         assert!(attach(&readers, &pump).is_some());
     }
 
-    /// Flags belong to the open file, not to the descriptor: a reader that makes what it was handed blocking must not be
-    /// able to stop whoever rings or listens.
+    /// Flags belong to the open file, not to the descriptor: a reader that makes what it was handed
+    /// blocking must not be able to stop whoever rings or listens.
     #[test]
     fn nothing_a_reader_does_to_its_fds_blocks_the_broker() {
         let (readers, _queue, pump) = some(1);
         let (entry, theirs) = attach(&readers, &pump).unwrap();
-        let doze = rustix::io::dup(entry.doze.fd()).unwrap();
-        rustix::fs::fcntl_setfl(&doze, rustix::fs::OFlags::empty()).unwrap();
+        let sleep_request = rustix::io::dup(entry.sleep_request.fd()).unwrap();
+        rustix::fs::fcntl_setfl(&sleep_request, rustix::fs::OFlags::empty()).unwrap();
         rustix::fs::fcntl_setfl(&theirs.wake, rustix::fs::OFlags::empty()).unwrap();
         assert!(
             rustix::io::write(&theirs.wake, &(u64::MAX - 1).to_ne_bytes()).is_err(),
@@ -434,7 +467,7 @@ mod tests {
         let rings = entry.clone();
         std::thread::spawn(move || {
             // As if the reader had rung and then taken its ring back.
-            readers.dozes(&mut readers.lock(), 0);
+            readers.sleep_requests(&mut readers.lock(), 0);
             rings.wake.ring();
             tell.send(()).unwrap();
         });
@@ -442,6 +475,10 @@ mod tests {
         assert_eq!(event::take(&theirs.wake), Ok(true));
         assert_eq!(event::take(&theirs.wake), Ok(false));
         entry.wake.ring();
-        assert_eq!(event::take(&theirs.wake), Ok(true), "every ring is an edge, though nobody reads the bell");
+        assert_eq!(
+            event::take(&theirs.wake),
+            Ok(true),
+            "every ring is an edge, though nobody reads the bell"
+        );
     }
 }

@@ -1,26 +1,32 @@
-//! The sampler: turns counters and reader pages into the snapshot that viewers see, several times a second.
+//! The sampler: turns counters and reader pages into the snapshot that viewers see, several times a
+//! second.
 //!
-//! Contract: runs on the control thread at normal priority, reads each word of a reader's page once and clamps it, and
-//! never disturbs the pump: it only loads what the pump stores anyway. A reader whose page says what cannot be is named, once.
+//! Contract: runs on the control thread at normal priority, reads each word of a reader's page once
+//! and clamps it, and never disturbs the pump: it only loads what the pump stores anyway. A reader
+//! whose page says what cannot be is named, once.
 
 use crate::readers::{Census, ReaderEntry};
 use crate::stream::Stream;
 use ringweir_proto::os::clock;
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::ring::{Resume, RingMemory, RingReader, Start};
-use ringweir_proto::stats::{IMPLAUSIBLE, PumpCounter, ReaderFact, ReaderFigures, Snapshot, StatsWriter, StreamFact};
+use ringweir_proto::stats::{
+    IMPLAUSIBLE, PumpCounter, ReaderFact, ReaderFigures, Snapshot, StatsWriter, StreamFact,
+};
 use ringweir_proto::sync::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often.
 pub const PERIOD: Duration = Duration::from_millis(100);
 
-/// What the sampler keeps of a reader from one look to the next; only the control thread touches it.
+/// What the sampler keeps of a reader from one look to the next; only the control thread touches
+/// it.
 #[derive(Debug, Default)]
 pub struct Remembered {
     lag_bytes: AtomicU64,
     lag_ns: AtomicU64,
-    /// The datagram it stood at and when that was published: how long a lapped reader has not moved.
+    /// The datagram it stood at and when that was published: how long a lapped reader has not
+    /// moved.
     cursor: AtomicU64,
     published: AtomicU64,
     /// Where its cursor was, to see it go back.
@@ -45,7 +51,7 @@ struct Now<'a> {
 /// Takes and shows a snapshot of `stream`.
 pub fn sample(stream: &mut Stream) {
     for caught in show(stream) {
-        if stream.thin.pass(Instant::now()) {
+        if stream.rate_limit.pass(Instant::now()) {
             tracing::warn!("{}: {caught}", stream.config.name);
         }
     }
@@ -75,8 +81,13 @@ fn show(stream: &Stream) -> Vec<String> {
     for (entry, claim) in entries.iter().zip(claims) {
         if let Some(what) = entry.remembered.judge(claim, write) {
             let (label, peer) = (&entry.label, &entry.peer);
-            let who = format!("reader {label} (place {}, pid {}, uid {})", entry.index, peer.pid, peer.uid);
-            caught.push(format!("{who} writes into its page what cannot be: {what}; its figures are not believed"));
+            let who = format!(
+                "reader {label} (place {}, pid {}, uid {})",
+                entry.index, peer.pid, peer.uid
+            );
+            caught.push(format!(
+                "{who} writes into its page what cannot be: {what}; its figures are not believed"
+            ));
         }
         let mut figures = reader(entry, claim.cursor, &now);
         figures.label = entry.label.clone();
@@ -123,13 +134,15 @@ fn show(stream: &Stream) -> Vec<String> {
 #[derive(Clone, Copy)]
 struct Claim {
     cursor: u64,
-    /// Delivered and lost together. Both only grow, so two loads one after the other make no more of them than there were.
+    /// Delivered and lost together. Both only grow, so two loads one after the other make no more
+    /// of them than there were.
     counted: u64,
 }
 
 impl Claim {
     fn of(page: &ReaderPage) -> Self {
-        // Acquire: the write cursor is looked at after these, so it is not behind what an honest reader had seen of it.
+        // Acquire: the write cursor is looked at after these, so it is not behind what an honest
+        // reader had seen of it.
         let word = |word: &AtomicU64| word.load(Ordering::Acquire);
         let block = page.block();
         let counted = word(&block.delivered).saturating_add(word(&block.lost));
@@ -149,7 +162,8 @@ fn reader(entry: &ReaderEntry, cursor: u64, now: &Now<'_>) -> ReaderFigures {
     let start = load(&block.start_seq).min(cursor);
     let next = memory.look(cursor);
     let behind = cursor < write;
-    // Gone already, and the reader still stands there: one that has moved on since was only looked at too late.
+    // Gone already, and the reader still stands there: one that has moved on since was only looked
+    // at too late.
     let lapped = behind && next.is_none() && load(&block.read_seq) == cursor;
     // Bytes: exact from the ring if its next datagram is still there, else from its own word.
     let read_bytes = next.map_or(load(&block.read_bytes), |n| n.bytes_before);
@@ -179,8 +193,8 @@ fn reader(entry: &ReaderEntry, cursor: u64, now: &Now<'_>) -> ReaderFigures {
         (ReaderFact::Lossless, entry.lossless.load(Ordering::Relaxed).into()),
         (ReaderFact::Held, load(&entry.held_ns)),
         (ReaderFact::DemotedRealtime, load(&entry.demoted_at)),
-        (ReaderFact::Dozes, entry.dozes()),
-        (ReaderFact::DearWakes, entry.is_dear().into()),
+        (ReaderFact::SleepRequests, entry.sleep_requests()),
+        (ReaderFact::SlowWakes, entry.is_slow_to_wake().into()),
         (ReaderFact::Implausible, entry.remembered.implausible()),
     ] {
         figures.set(fact, value);
@@ -198,7 +212,8 @@ impl Remembered {
         load(&self.implausible)
     }
 
-    /// Holds what the reader claims against what was published by then; in words, if it is the first thing found.
+    /// Holds what the reader claims against what was published by then; in words, if it is the
+    /// first thing found.
     fn judge(&self, claim: Claim, write: u64) -> Option<&'static str> {
         let furthest = self.furthest.fetch_max(claim.cursor, Ordering::Relaxed);
         let found = match claim {
@@ -214,7 +229,8 @@ impl Remembered {
         Some(IMPLAUSIBLE[found as usize])
     }
 
-    /// Age of the datagram at `cursor`, also when it is gone: it was seen while it was there, or it is older than the oldest.
+    /// Age of the datagram at `cursor`, also when it is gone: it was seen while it was there, or it
+    /// is older than the oldest.
     fn lag_ns(&self, cursor: u64, published: Option<u64>, lapped: bool, now: &Now<'_>) -> u64 {
         if let Some(published) = published {
             self.cursor.store(cursor, Ordering::Relaxed);
@@ -247,21 +263,27 @@ mod tests {
             since_start: u64::MAX,
         };
         let seen = Remembered::default();
-        assert_eq!(seen.lag_ns(7, None, true, &at(9000, 300)), 300, "never seen: at least as old as the oldest");
+        assert_eq!(
+            seen.lag_ns(7, None, true, &at(9000, 300)),
+            300,
+            "never seen: at least as old as the oldest"
+        );
         assert_eq!(seen.lag_ns(7, Some(8000), false, &at(9000, 300)), 1000);
         assert_eq!(seen.lag_ns(7, None, true, &at(20_000, 300)), 12_000, "seen before it went");
         assert_eq!(seen.lag_ns(8, None, true, &at(20_000, 300)), 300, "another datagram");
         assert_eq!(seen.lag_ns(8, None, false, &at(20_000, 300)), 0, "nothing to read");
     }
 
-    /// What cannot be is found whatever follows, and said once. Control: what can be, at its very limits, is not held against
-    /// anybody.
+    /// What cannot be is found whatever follows, and said once. Control: what can be, at its very
+    /// limits, is not held against anybody.
     #[test]
     fn a_reader_that_lies_is_found_and_one_that_does_not_is_not() {
         let judged = |claims: &[(u64, u64)]| {
             let seen = Remembered::default();
-            let said: Vec<_> =
-                claims.iter().filter_map(|c| seen.judge(Claim { cursor: c.0, counted: c.1 }, 500)).collect();
+            let said: Vec<_> = claims
+                .iter()
+                .filter_map(|c| seen.judge(Claim { cursor: c.0, counted: c.1 }, 500))
+                .collect();
             (seen.implausible(), said)
         };
         assert_eq!(judged(&[(0, 0), (300, 200), (300, 300), (500, 500)]), (0, vec![]));

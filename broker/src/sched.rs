@@ -1,8 +1,9 @@
-//! What the operating system grants a real-time broker: scheduling class, affinity, locked memory, open files; and the
-//! words that say so.
+//! What the operating system grants a real-time broker: scheduling class, affinity, locked memory,
+//! open files; and the words that say so.
 //!
-//! Contract: launched with `chrt -f N`, only pump threads keep the real-time class: they are started before the other
-//! threads give it up. Nothing here fails a start: what is not granted is said, with what to do about it.
+//! Contract: launched with `chrt -f N`, only pump threads keep the real-time class: they are
+//! started before the other threads give it up. Nothing here fails a start: what is not granted is
+//! said, with what to do about it.
 
 use ringweir_proto::os::OsError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -25,11 +26,13 @@ impl Class {
         Self { policy, priority: param.sched_priority }
     }
 
-    /// Puts the calling thread into it, where it is real-time and the thread that started this one has given that up.
+    /// Puts the calling thread into it, where it is real-time and the thread that started this one
+    /// has given that up.
     pub fn take(self) {
         if self.is_realtime() && !Self::current().is_realtime() {
             let param = libc::sched_param { sched_priority: self.priority };
-            // SAFETY: reads one sched_param through a valid pointer. If it is refused the start message says so.
+            // SAFETY: reads one sched_param through a valid pointer. If it is refused the start
+            // message says so.
             unsafe { libc::sched_setscheduler(0, self.policy, &raw const param) };
         }
     }
@@ -59,7 +62,8 @@ pub fn become_ordinary() {
 
 /// Ties the calling thread to one processor, and has its timers fire on time.
 pub fn prepare_pump_thread(cpu: Option<usize>) -> Result<(), OsError> {
-    // SAFETY: PR_SET_TIMERSLACK takes one number. 1 ns instead of 50 µs: the pump sleeps until a datagram is due.
+    // SAFETY: PR_SET_TIMERSLACK takes one number. 1 ns instead of 50 µs: the pump sleeps until a
+    // datagram is due.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1u64) };
     if let Some(cpu) = cpu {
         let mut set = rustix::thread::CpuSet::new();
@@ -88,8 +92,9 @@ pub fn lock_words(locked: Result<(), rustix::io::Errno>) -> String {
     match locked {
         Ok(()) => "mlock ok".into(),
         Err(e) => {
-            let limit =
-                getrlimit(Resource::Memlock).current.map_or("no limit".into(), |l| format!("limit {} KiB", l >> 10));
+            let limit = getrlimit(Resource::Memlock)
+                .current
+                .map_or("no limit".into(), |l| format!("limit {} KiB", l >> 10));
             format!("mlock refused ({e}, {limit}: raise it with ulimit -l or LimitMEMLOCK=)")
         }
     }
@@ -102,7 +107,9 @@ pub fn spin_warning(class: Class) -> Option<String> {
     (class.is_realtime() && runtime >= 0).then(|| {
         format!(
             "--spin with real-time class: the kernel stops such a thread for {} ms in each second \
-             (kernel.sched_rt_runtime_us = {runtime}); leave out --spin, or isolate a processor and set it to -1",
+             (kernel.sched_rt_runtime_us = {runtime}); leave out --spin, or isolate a processor \
+             and \
+             set it to -1",
             (1_000_000 - runtime.min(1_000_000)) / 1000
         )
     })

@@ -1,8 +1,10 @@
-//! What a service manager and the broker say to each other: descriptors that were opened before the start, and news of the state.
+//! What a service manager and the broker say to each other: descriptors that were opened before the
+//! start, and news of the state.
 //!
-//! Contract: systemd's protocols (sd_notify(3), sd_listen_fds(3)), spoken by whoever speaks them; without their variables in the
-//! environment nothing happens. The way to the manager is opened while there are rights to, and news that cannot be delivered
-//! is dropped: the stream does not depend on it.
+//! Contract: systemd's protocols (sd_notify(3), sd_listen_fds(3)), spoken by whoever speaks them;
+//! without their variables in the environment nothing happens. The way to the manager is opened
+//! while there are rights to, and news that cannot be delivered is dropped: the stream does not
+//! depend on it.
 
 use crate::store::Store;
 use ringweir_proto::os::OsError;
@@ -43,20 +45,28 @@ impl Manager {
         let connect = || {
             let socket = UnixDatagram::unbound()?;
             match name.as_bytes().split_first() {
-                Some((b'@', rest)) => socket.connect_addr(&SocketAddr::from_abstract_name(rest)?)?,
+                Some((b'@', rest)) => {
+                    socket.connect_addr(&SocketAddr::from_abstract_name(rest)?)?
+                }
                 _ => socket.connect(&name)?,
             }
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
-        let socket = connect().map_err(OsError::io(format_args!("NOTIFY_SOCKET={}", name.display())))?;
+        let socket =
+            connect().map_err(OsError::io(format_args!("NOTIFY_SOCKET={}", name.display())))?;
         let number = |key| std::env::var(key).ok()?.parse::<u64>().ok();
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         // Twice as often as it is wanted.
-        let every =
-            number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(|usec| Duration::from_micros(usec) / 2);
+        let every = number("WATCHDOG_USEC")
+            .filter(|usec| ours && *usec > 0)
+            .map(|usec| Duration::from_micros(usec) / 2);
         let keeps = number("FDSTORE").is_some_and(|most| most > 0);
-        Ok(Self { socket: Some(socket.into()), keeps, watchdog: every.map(|every| (every, Instant::now())) })
+        Ok(Self {
+            socket: Some(socket.into()),
+            keeps,
+            watchdog: every.map(|every| (every, Instant::now())),
+        })
     }
 
     /// The way to it, if it keeps descriptors.
@@ -84,7 +94,11 @@ impl Manager {
 
     /// Says that we live, when that is due.
     pub fn alive(&mut self, now: Instant) {
-        let due = self.watchdog.as_mut().filter(|(_, at)| now >= *at).map(|(every, at)| *at = now + *every);
+        let due = self
+            .watchdog
+            .as_mut()
+            .filter(|(_, at)| now >= *at)
+            .map(|(every, at)| *at = now + *every);
         if due.is_some() {
             self.say("WATCHDOG=1");
         }
@@ -110,7 +124,8 @@ impl Passed {
     /// Takes what `LISTEN_FDS` names. Once, at the very start, before anything else is opened.
     ///
     /// # Errors
-    /// If one of them is neither a ring out of the store nor a listening unix socket of sequenced packets.
+    /// If one of them is neither a ring out of the store nor a listening unix socket of sequenced
+    /// packets.
     pub fn take() -> anyhow::Result<(Self, Rings)> {
         let number = |key| std::env::var(key).ok()?.parse::<i32>().ok();
         if number("LISTEN_PID") != Some(std::process::id().cast_signed()) {
@@ -121,14 +136,18 @@ impl Passed {
         let mut names = names.split(':').map(String::from);
         let (mut sockets, mut rings) = (Vec::new(), Rings::new());
         for raw in FIRST..FIRST + count {
-            // SAFETY: whoever set LISTEN_FDS for this very process has handed this descriptor over, and nobody else here owns it.
+            // SAFETY: whoever set LISTEN_FDS for this very process has handed this descriptor over,
+            // and nobody else here owns it.
             let fd = unsafe { OwnedFd::from_raw_fd(raw) };
             let name = names.next().unwrap_or_default();
             if Store::is_ours(&name, &fd) {
                 rings.push((name, fd));
                 continue;
             }
-            sockets.push(Socket::check(fd, name).map_err(|e| anyhow::anyhow!("passed descriptor {raw}: {e}"))?);
+            sockets.push(
+                Socket::check(fd, name)
+                    .map_err(|e| anyhow::anyhow!("passed descriptor {raw}: {e}"))?,
+            );
         }
         Ok((Self(sockets), rings))
     }
@@ -136,7 +155,8 @@ impl Passed {
     /// The socket for stream `name`: the one of that name, else the one at `path`.
     pub fn claim(&mut self, name: &str, path: &Path) -> Option<OwnedFd> {
         let named = self.0.iter().position(|s| s.name == name);
-        let found = named.or_else(|| self.0.iter().position(|s| s.path.as_deref() == Some(path)))?;
+        let found =
+            named.or_else(|| self.0.iter().position(|s| s.path.as_deref() == Some(path)))?;
         Some(self.0.swap_remove(found).fd)
     }
 
@@ -152,7 +172,8 @@ impl Passed {
 
 /// Whether this is a socket.
 pub fn is_socket(fd: impl AsFd) -> bool {
-    rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
+    rustix::fs::fstat(fd)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
 }
 
 impl Socket {
@@ -160,12 +181,20 @@ impl Socket {
         let failed = |e: Errno| e.to_string();
         let kind = sockopt::socket_type(&fd).map_err(failed)?;
         let unix = sockopt::socket_domain(&fd).map_err(failed)? == AddressFamily::UNIX;
-        if !unix || kind != SocketType::SEQPACKET || !sockopt::socket_acceptconn(&fd).map_err(failed)? {
-            return Err("is no listening unix socket of sequenced packets: use ListenSequentialPacket=".into());
+        if !unix
+            || kind != SocketType::SEQPACKET
+            || !sockopt::socket_acceptconn(&fd).map_err(failed)?
+        {
+            return Err(
+                "is no listening unix socket of sequenced packets: use ListenSequentialPacket="
+                    .into(),
+            );
         }
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
         rustix::io::ioctl_fionbio(&fd, true).map_err(failed)?;
-        let bound = rustix::net::getsockname(&fd).ok().and_then(|bound| SocketAddrUnix::try_from(bound).ok());
+        let bound = rustix::net::getsockname(&fd)
+            .ok()
+            .and_then(|bound| SocketAddrUnix::try_from(bound).ok());
         let path = bound.and_then(|bound| bound.path_bytes().map(<[u8]>::to_vec));
         Ok(Self { name, path: path.map(|p| std::ffi::OsString::from_vec(p).into()), fd })
     }
@@ -179,7 +208,8 @@ mod tests {
     fn a_socket_goes_to_the_stream_it_is_for() {
         let dir = tempfile::tempdir().unwrap();
         let make = |file: &str, name: &str| {
-            let fd = ringweir_proto::os::socket::listen(&dir.path().join(file), 0o600, None).unwrap();
+            let fd =
+                ringweir_proto::os::socket::listen(&dir.path().join(file), 0o600, None).unwrap();
             Socket::check(fd, name.into()).unwrap()
         };
         let mut passed = Passed(vec![make("a.sock", "ringd.socket"), make("x.sock", "b")]);
@@ -189,7 +219,11 @@ mod tests {
         assert!(passed.claim("a", &dir.path().join("a.sock")).is_some(), "by its place");
         assert!(passed.claim("a", &dir.path().join("a.sock")).is_none(), "once");
         let stream = std::os::unix::net::UnixListener::bind(dir.path().join("stream")).unwrap();
-        assert!(Socket::check(stream.into(), String::new()).unwrap_err().contains("ListenSequentialPacket="));
+        assert!(
+            Socket::check(stream.into(), String::new())
+                .unwrap_err()
+                .contains("ListenSequentialPacket=")
+        );
     }
 
     #[test]
@@ -208,9 +242,16 @@ mod tests {
         };
         manager.alive(now);
         manager.alive(now + Duration::from_millis(500));
-        assert_eq!((heard().as_deref(), heard()), (Some("WATCHDOG=1"), None), "not before it is due again");
+        assert_eq!(
+            (heard().as_deref(), heard()),
+            (Some("WATCHDOG=1"), None),
+            "not before it is due again"
+        );
         manager.alive(now + Duration::from_secs(1));
         manager.ready("2 streams");
-        assert_eq!((heard().as_deref(), heard().as_deref()), (Some("WATCHDOG=1"), Some("READY=1\nSTATUS=2 streams")));
+        assert_eq!(
+            (heard().as_deref(), heard().as_deref()),
+            (Some("WATCHDOG=1"), Some("READY=1\nSTATUS=2 streams"))
+        );
     }
 }

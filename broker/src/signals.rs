@@ -1,7 +1,7 @@
 //! Signals, as something to wait for.
 //!
-//! Contract: SIGTERM and SIGINT end the broker, the second one at once. SIGHUP has a broker with a file read it again, and ends
-//! one without, as when its terminal goes.
+//! Contract: SIGTERM and SIGINT end the broker, the second one at once. SIGHUP has a broker with a
+//! file read it again, and ends one without, as when its terminal goes.
 
 use ringweir_proto::os::event;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,7 +11,8 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// The signals that end the broker, told from the moment this is made, and the one that has it read its file again.
+/// The signals that end the broker, told from the moment this is made, and the one that has it read
+/// its file again.
 pub struct Signals {
     end: UnixStream,
     reload: Option<UnixStream>,

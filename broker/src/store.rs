@@ -1,7 +1,9 @@
-//! The service manager's descriptor store: a ring without a name outlives its broker there (`proto/DESIGN.md` §7).
+//! The service manager's descriptor store: a ring without a name outlives its broker there
+//! (`proto/DESIGN.md` §7).
 //!
-//! Contract: used only where the manager says that it keeps descriptors (`FDSTORE`). A ring is in its hands before anybody can
-//! attach, under `ring-NAME`, and is taken back when the stream ends, for whatever reason but the death of this process.
+//! Contract: used only where the manager says that it keeps descriptors (`FDSTORE`). A ring is in
+//! its hands before anybody can attach, under `ring-NAME`, and is taken back when the stream ends,
+//! for whatever reason but the death of this process.
 
 use crate::service::{Manager, is_socket};
 use anyhow::Context;
@@ -27,7 +29,7 @@ pub struct Store {
 }
 
 /// A ring in the store. Dropped, it is taken back.
-pub struct Kept {
+pub struct StoredRing {
     manager: Arc<UnixDatagram>,
     name: String,
 }
@@ -55,22 +57,23 @@ impl Store {
         Some(self.rings.swap_remove(found).1)
     }
 
-    /// Has the ring of stream `name` kept: `ring`, in place of any other; without one, that which is there.
+    /// Has the ring of stream `name` kept: `ring`, in place of any other; without one, that which
+    /// is there.
     ///
     /// # Errors
     /// If the manager does not take it.
-    pub fn keep(&self, name: &str, ring: Option<OwnedFd>) -> anyhow::Result<Option<Kept>> {
+    pub fn keep(&self, name: &str, ring: Option<OwnedFd>) -> anyhow::Result<Option<StoredRing>> {
         let Some(manager) = &self.manager else { return Ok(None) };
-        let kept = Kept { manager: manager.clone(), name: format!("{PREFIX}{name}") };
+        let stored = StoredRing { manager: manager.clone(), name: format!("{PREFIX}{name}") };
         if let Some(ring) = ring {
-            kept.take_back();
-            let state = format!("FDSTORE=1\nFDNAME={}", kept.name);
+            stored.take_back();
+            let state = format!("FDSTORE=1\nFDNAME={}", stored.name);
             send(manager, &state, &[ring.as_fd()])
                 .and_then(|()| barrier(manager))
                 .map_err(OsError::at("passing the ring to the service manager"))
                 .context("FDSTORE says that it keeps descriptors: unset it to go without")?;
         }
-        Ok(Some(kept))
+        Ok(Some(stored))
     }
 
     /// Lets go of what is no stream's any more; names.
@@ -78,7 +81,7 @@ impl Store {
         let rings = std::mem::take(&mut self.rings);
         let gone = |(name, _fd): (String, OwnedFd)| {
             if let Some(manager) = &self.manager {
-                drop(Kept { manager: manager.clone(), name: name.clone() });
+                drop(StoredRing { manager: manager.clone(), name: name.clone() });
             }
             name
         };
@@ -86,14 +89,15 @@ impl Store {
     }
 }
 
-impl Kept {
+impl StoredRing {
     fn take_back(&self) {
-        // One that cannot be told keeps a ring that nobody serves; the next broker finds it out of date.
+        // One that cannot be told keeps a ring that nobody serves; the next broker finds it out of
+        // date.
         let _missed = send(&self.manager, &format!("FDSTOREREMOVE=1\nFDNAME={}", self.name), &[]);
     }
 }
 
-impl Drop for Kept {
+impl Drop for StoredRing {
     fn drop(&mut self) {
         self.take_back();
     }
@@ -110,7 +114,8 @@ fn send(manager: &UnixDatagram, state: &str, fds: &[BorrowedFd<'_>]) -> Result<(
     }
 }
 
-/// Waits until everything said so far was heard: the manager closes a descriptor that comes behind it.
+/// Waits until everything said so far was heard: the manager closes a descriptor that comes behind
+/// it.
 fn barrier(manager: &UnixDatagram) -> Result<(), Errno> {
     let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
     send(manager, "BARRIER=1", &[theirs.as_fd()])?;

@@ -1,24 +1,24 @@
 //! One stream put together: lock, ring object, socket, source, pump, waker; and taken apart again.
 //!
-//! Contract: everything that can fail fails in [`Stream::start`], before anybody can attach, and leaves nothing behind.
-//! Dropping a stream removes what it made: socket, ring object, lock file.
+//! Contract: everything that can fail fails in [`Stream::start`], before anybody can attach, and
+//! leaves nothing behind. Dropping a stream removes what it made: socket, ring object, lock file.
 
 use crate::access::Access;
 use crate::adopt;
+use crate::back_pressure::BackPressure;
 use crate::config::StreamConfig;
 use crate::control::refusals::Refusals;
-use crate::holdback::HoldBack;
 use crate::intake::Intake;
-use crate::notice::{Notice, Notices, Thin};
+use crate::notice::{Notice, Notices, RateLimit};
 use crate::plan::Plan;
 use crate::privilege;
 use crate::pump::{Pump, PumpHandle};
-use crate::readers::{Bell, Readers};
+use crate::readers::{Event, Readers};
 use crate::sandbox::{Confined, Needs, Sandbox};
 use crate::sched::{self, Class};
 use crate::service::Passed;
 use crate::source::{self, OpenFor, SourceError};
-use crate::store::{Kept, Store};
+use crate::store::{Store, StoredRing};
 use anyhow::Context;
 use ringweir_proto::layout::LatencyBlock;
 use ringweir_proto::os::backing::Memory;
@@ -71,7 +71,7 @@ pub struct Stream {
     /// What the pump has to say.
     pub notices: rtrb::Consumer<Notice>,
     /// How much of it is said.
-    pub thin: Thin,
+    pub rate_limit: RateLimit,
     /// When it began, ns since 1970.
     pub started: u64,
     /// Attaches refused.
@@ -82,7 +82,7 @@ pub struct Stream {
     pub failure: Option<String>,
     /// The ring.
     pub object: RingObject,
-    _kept: Option<Kept>,
+    _stored: Option<StoredRing>,
     /// How long its device's FIFO takes to fill up, if it has one.
     pub slack: Option<Duration>,
     /// How long it had been filling when it was drained.
@@ -91,7 +91,7 @@ pub struct Stream {
     pub stats: StatsArea,
     stats_fd: OwnedFd,
     pump: Arc<PumpHandle>,
-    pump_ended: Arc<Bell>,
+    pump_ended: Arc<Event>,
     pump_thread: Option<PumpThread>,
     waker: Waker,
     // Dropped last of all, in this order: nobody can connect, then nobody else may begin.
@@ -100,7 +100,7 @@ pub struct Stream {
 }
 
 struct Waker {
-    bell: Arc<Bell>,
+    event: Arc<Event>,
     stop: Arc<AtomicU32>,
     thread: Option<JoinHandle<()>>,
 }
@@ -115,18 +115,24 @@ impl Stream {
         let gid = config.gid()?;
         let lock = StreamLock::take(run_dir, name)?;
 
-        let max_datagram = Plan::new(config, Some(ringweir_proto::quantity::Rate::Bytes(1.0)))?.geometry.max_datagram();
-        let source = source::open(&config.source, &OpenFor { max_datagram: max_datagram as usize })?;
+        let max_datagram = Plan::new(config, Some(ringweir_cli::quantity::Rate::Bytes(1.0)))?
+            .geometry
+            .max_datagram();
+        let source =
+            source::open(&config.source, &OpenFor { max_datagram: max_datagram as usize })?;
         let plan = Plan::new(config, source.rate())?;
 
         let object_name = paths::object_name(run_dir, name);
         let mut spec = RingSpec {
             name,
             geometry: plan.geometry,
-            generation: object::leftover_generation(&object_name).max(lock.last_generation()).wrapping_add(1).max(1),
+            generation: object::leftover_generation(&object_name)
+                .max(lock.last_generation())
+                .wrapping_add(1)
+                .max(1),
             metadata: &metadata,
             memory: if config.memory == Memory::Memfd && host.store.is_open() {
-                Memory::KeptMemfd
+                Memory::StoredMemfd
             } else {
                 config.memory
             },
@@ -148,19 +154,25 @@ impl Stream {
                 (object, publisher, None)
             }
         };
-        let kept = match spec.memory {
-            Memory::KeptMemfd => host.store.keep(name, object.take_kept())?,
+        let stored = match spec.memory {
+            Memory::StoredMemfd => host.store.keep(name, object.take_for_store())?,
             Memory::Shm | Memory::Memfd => None,
         };
         let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
 
         let gate = Arc::new(WakeGate::default());
-        let waker_bell = Arc::new(Bell::new()?);
-        let pump = Arc::new(PumpHandle::new(Bell::new()?, config.wait_readers > 0));
-        let pump_ended = Arc::new(Bell::new()?);
+        let waker_event = Arc::new(Event::new()?);
+        let pump = Arc::new(PumpHandle::new(Event::new()?, config.wait_readers > 0));
+        let pump_ended = Arc::new(Event::new()?);
         let (commands, command_queue) = rtrb::RingBuffer::new(config.readers_max as usize * 4 + 16);
         let memory = object.memory().clone();
-        let readers = Arc::new(Readers::new(memory.clone(), gate.clone(), config.readers_max, commands, &waker_bell)?);
+        let readers = Arc::new(Readers::new(
+            memory.clone(),
+            gate.clone(),
+            config.readers_max,
+            commands,
+            &waker_event,
+        )?);
         let (notice_queue, notices) = Notices::queue();
 
         let path = paths::socket_path(run_dir, name);
@@ -174,28 +186,32 @@ impl Stream {
         let pumping = Pump::new(
             intake,
             source,
-            HoldBack::new(config.lossless, config.readers_max),
+            BackPressure::new(config.lossless, config.readers_max),
             gate,
             command_queue,
             config.readers_max,
-            waker_bell.clone(),
+            waker_event.clone(),
             pump.clone(),
             config.spin,
         );
-        let waker = Waker::start(name, &readers, waker_bell, sandbox.clone())?;
+        let waker = Waker::start(name, &readers, waker_event, sandbox.clone())?;
         let confine = move || {
             class.take();
             (Class::current(), sandbox.enter(&needs))
         };
-        let (pump_thread, class, confined) = start_pump(name, pumping, config.cpu, confine, pump_ended.clone())?;
-        let waits = config.lossless.map_or(String::new(), |a| format!("; each lossless reader may hold it back {a}"));
+        let (pump_thread, class, confined) =
+            start_pump(name, pumping, config.cpu, confine, pump_ended.clone())?;
+        let waits = config
+            .lossless
+            .map_or(String::new(), |a| format!("; each lossless reader may hold it back {a}"));
         let summary = format!(
-            "{name} gen {}{}, {plan}, {} in {}{}, sched {class}, {}, prefault ok; {confined}{waits}{}{described}; {}",
+            "{name} gen {}{}, {plan}, {} in {}{}, sched {class}, {}, prefault ok; \
+            {confined}{waits}{}{described}; {}",
             spec.generation,
             adopt::words(adopted),
             config.memory,
             object.pages(),
-            kept_words(kept.as_ref(), &object),
+            stored_words(stored.as_ref(), &object),
             sched::lock_words(object.locked()),
             if described.is_empty() { "" } else { "; " },
             listener.path.display(),
@@ -215,13 +231,13 @@ impl Stream {
             access: config.access(gid),
             readers,
             notices,
-            thin: Thin::new(Instant::now()),
+            rate_limit: RateLimit::new(Instant::now()),
             started: clock::realtime_ns(),
             refused: 0,
             refusals: Refusals::default(),
             failure: None,
             object,
-            _kept: kept,
+            _stored: stored,
             slack,
             drain_gaps,
             stats,
@@ -261,7 +277,9 @@ impl Stream {
             match thread.join() {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => self.failure = Some(e.to_string()),
-                Err(_panic) => self.failure = Some("the pump thread panicked: this is a bug in ringd".into()),
+                Err(_panic) => {
+                    self.failure = Some("the pump thread panicked: this is a bug in ringd".into())
+                }
             }
         }
     }
@@ -277,7 +295,7 @@ impl Drop for Stream {
         self.pump.stop();
         self.join_pump();
         self.waker.stop.store(1, Ordering::Release);
-        self.waker.bell.ring();
+        self.waker.event.ring();
         if let Some(thread) = self.waker.thread.take() {
             // A waker that panicked has said so on stderr; the stream is over either way.
             let _over = thread.join();
@@ -286,15 +304,20 @@ impl Drop for Stream {
 }
 
 impl Waker {
-    fn start(name: &str, readers: &Arc<Readers>, bell: Arc<Bell>, sandbox: Sandbox) -> anyhow::Result<Self> {
+    fn start(
+        name: &str,
+        readers: &Arc<Readers>,
+        event: Arc<Event>,
+        sandbox: Sandbox,
+    ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicU32::new(0));
-        let (readers, its_bell, its_stop) = (readers.clone(), bell.clone(), stop.clone());
+        let (readers, its_event, its_stop) = (readers.clone(), event.clone(), stop.clone());
         let thread = std::thread::Builder::new().name(thread_name("wake", name)).spawn(move || {
             sched::become_ordinary();
             sandbox.enter(&Needs::default());
-            readers.run_waker(&its_bell, &its_stop);
+            readers.run_waker(&its_event, &its_stop);
         });
-        Ok(Self { bell, stop, thread: Some(thread.context("cannot start the waker thread")?) })
+        Ok(Self { event, stop, thread: Some(thread.context("cannot start the waker thread")?) })
     }
 }
 
@@ -306,10 +329,10 @@ fn start_pump(
     pump: Pump,
     cpu: Option<usize>,
     confine: impl FnOnce() -> (Class, Confined) + Send + 'static,
-    ended: Arc<Bell>,
+    ended: Arc<Event>,
 ) -> anyhow::Result<(PumpThread, Class, Confined)> {
     /// Rings even if the pump panics, so that the control thread always learns of its end.
-    struct Ring(Arc<Bell>);
+    struct Ring(Arc<Event>);
     impl Drop for Ring {
         fn drop(&mut self) {
             self.0.ring();
@@ -332,8 +355,8 @@ fn start_pump(
 }
 
 /// For the start message, behind the memory.
-fn kept_words(kept: Option<&Kept>, object: &RingObject) -> String {
-    match (kept, object.immutable()) {
+fn stored_words(stored: Option<&StoredRing>, object: &RingObject) -> String {
+    match (stored, object.immutable()) {
         (None, _) => String::new(),
         (Some(_), Ok(())) => " (kept by the service manager)".into(),
         (Some(_), Err(e)) => format!(" (kept by the service manager, not immutable: {e})"),
@@ -357,11 +380,16 @@ impl Socket {
     fn listen(path: PathBuf, mode: u32, gid: Option<u32>) -> anyhow::Result<Self> {
         // The stream's lock is held: a socket that is still there belongs to a broker that died.
         match rustix::fs::lstat(&path) {
-            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket => {
+            Ok(stat)
+                if rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                    == rustix::fs::FileType::Socket =>
+            {
                 rustix::fs::unlink(&path)
                     .map_err(OsError::at(format_args!("cannot remove stale {}", path.display())))?;
             }
-            Ok(_) => anyhow::bail!("{} is in the way and is not a socket: remove it", path.display()),
+            Ok(_) => {
+                anyhow::bail!("{} is in the way and is not a socket: remove it", path.display())
+            }
             Err(_) => {}
         }
         let fd = socket::listen(&path, mode, gid).inspect_err(|_| {

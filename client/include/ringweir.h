@@ -40,8 +40,9 @@
 #include <stdint.h>
 
 /*
- Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16 bits what was added
- since. Compare it with rw_abi_version() if the library may be another than the program was compiled with.
+ Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16
+ bits what was added since. Compare it with rw_abi_version() if the library may be another than
+ the program was compiled with.
  */
 #define RW_ABI_VERSION 4
 
@@ -56,8 +57,8 @@
 #define RW_OLDEST 1
 
 /*
- rw_options.start: with the seq in start_seq. What of it is gone is told as a gap; one still to come is waited for from
- the write cursor.
+ rw_options.start: with the seq in start_seq. What of it is gone is told as a gap; one still to
+ come is waited for from the write cursor.
  */
 #define RW_SEQ 2
 
@@ -72,7 +73,8 @@
 #define RW_RESUME_NEWEST 1
 
 /*
- rw_options.flags: rw_wait() never sleeps but polls until there is something. It notices no signals: give it a timeout.
+ rw_options.flags: rw_wait() never sleeps but polls until there is something. It notices no
+ signals: give it a timeout.
  */
 #define RW_ALWAYS_SPIN 1
 
@@ -82,33 +84,38 @@
 #define RW_NO_SPIN 2
 
 /*
- rw_options.flags: do not fill this process's page tables now: attaching is quicker, reading takes page faults.
+ rw_options.flags: do not fill this process's page tables now: attaching is quicker, reading
+ takes page faults.
  */
 #define RW_NO_PREFAULT 4
 
 /*
- rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its successor.
+ rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its
+ successor.
  */
 #define RW_NO_REATTACH 8
 
 /*
- rw_options.flags: have the stream wait for this reader, so that it loses nothing, for as long as its budget lasts (--lossless
- of ringd, without which attaching is refused); then RW_DEMOTED.
+ rw_options.flags: have the stream wait for this reader, so that it loses nothing, for as long as
+ its budget lasts (--lossless of ringd, without which attaching is refused); then RW_DEMOTED.
  */
 #define RW_LOSSLESS 16
 
 /*
- Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to last are lost.
+ Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to
+ last are lost.
  */
 #define RW_LAPPED 1
 
 /*
- Losses with this cause: lost before they were published, so they have no seq; they were due before seq first.
+ Losses with this cause: lost before they were published, so they have no seq; they were due
+ before seq first.
  */
 #define RW_UPSTREAM 2
 
 /*
- rw_gap.cause: the device behind the stream's source went away; what follows is from after its return.
+ rw_gap.cause: the device behind the stream's source went away; what follows is from after its
+ return.
  */
 #define RW_SOURCE_GONE 3
 
@@ -183,8 +190,9 @@
 #define RW_TEXT_NOTE 2
 
 /*
- What a call answers, as an int. Zero: done. Above zero: an outcome, no error. Below zero: an error; rw_strerror() says
- what it means and what to do, rw_error_message() says which value was wrong.
+ What a call answers, as an int. Zero: done. Above zero: an outcome, no error. Below zero: an
+ error; rw_strerror() says what it means and what to do, rw_error_message() says which value was
+ wrong.
  */
 typedef enum rw_code {
   /*
@@ -204,8 +212,8 @@ typedef enum rw_code {
    */
   RW_EMPTY = 3,
   /*
-   The broker was restarted; what follows is of the new generation. The rw_gap says from which seq on, whether the account
-   goes on or begins anew (adopted), and what the restart cost.
+   The broker was restarted; what follows is of the new generation. The rw_gap says from which
+   seq on, whether the account goes on or begins anew (adopted), and what the restart cost.
    */
   RW_RESTARTED = 4,
   /*
@@ -217,7 +225,8 @@ typedef enum rw_code {
    */
   RW_BROKER_GONE = 6,
   /*
-   The datagram was overwritten while it was being read: undo what came of it. The next call tells the gap that begins with it.
+   The datagram was overwritten while it was being read: undo what came of it. The next call
+   tells the gap that begins with it.
    */
   RW_TORN = 7,
   /*
@@ -233,20 +242,24 @@ typedef enum rw_code {
    */
   RW_INTERRUPTED = 10,
   /*
-   Nothing more for this reader: somebody who may took its place back (ringctl detach). It does not attach again by itself.
+   Nothing more for this reader: somebody who may took its place back (ringctl detach). It does
+   not attach again by itself.
    */
   RW_DETACHED = 11,
   /*
-   This reader was attached with RW_LOSSLESS and has used up its budget: the stream does not wait for it any more, and what it
-   misses from now on it is told as gaps. Told once, before the first of them.
+   This reader was attached with RW_LOSSLESS and has used up its budget: the stream does not
+   wait for it any more, and what it misses from now on it is told as gaps. Told once, before
+   the first of them.
    */
   RW_DEMOTED = 12,
   /*
-   An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
+   An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not
+   zero.
    */
   RW_INVALID = -1,
   /*
-   rw_read(): the buffer is too small; the datagram stays unread and its length is in the rw_datagram.
+   rw_read(): the buffer is too small; the datagram stays unread and its length is in the
+   rw_datagram.
    */
   RW_TOO_SMALL = -2,
   /*
@@ -308,8 +321,8 @@ typedef enum rw_code {
 } rw_code;
 
 /*
- Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond at most. Constant, so any
- number of threads may look at it.
+ Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond
+ at most. Constant, so any number of threads may look at it.
  */
 typedef struct rw_latency rw_latency;
 
@@ -319,24 +332,25 @@ typedef struct rw_latency rw_latency;
 typedef struct rw_pairs rw_pairs;
 
 /*
- The reading end of a stream. Made by rw_attach(), ended by rw_detach(); used by one thread at a time, which need not be
- the one that made it, and not by a child of fork().
+ The reading end of a stream. Made by rw_attach(), ended by rw_detach(); used by one thread at a
+ time, which need not be the one that made it, and not by a child of fork().
  */
 typedef struct rw_reader rw_reader;
 
 /*
- A view of one stream's statistics; goes on while the broker is busy, stopped or dead, and costs it nothing. Used by one
- thread at a time.
+ A view of one stream's statistics; goes on while the broker is busy, stopped or dead, and costs
+ it nothing. Used by one thread at a time.
  */
 typedef struct rw_watch rw_watch;
 
 /*
- How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero first, or use a
- designated initialiser.
+ How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero
+ first, or use a designated initialiser.
  */
 typedef struct rw_options {
   /*
-   What ringstat calls this reader, UTF-8, at most 32 bytes are kept; NULL: the name of the program.
+   What ringstat calls this reader, UTF-8, at most 32 bytes are kept; NULL: the name of the
+   program.
    */
   const char *label;
   /*
@@ -352,7 +366,8 @@ typedef struct rw_options {
    */
   unsigned long long start_seq;
   /*
-   How long rw_wait() polls before it sleeps, in ns; 0: 5000. The longer, the lower the latency and the more processor time.
+   How long rw_wait() polls before it sleeps, in ns; 0: 5000. The longer, the lower the latency
+   and the more processor time.
    */
   unsigned long long spin_ns;
   /*
@@ -374,8 +389,9 @@ typedef struct rw_options {
  */
 typedef struct rw_datagram {
   /*
-   Its first byte: from rw_next() in the shared ring, 8-aligned, read-only, and valid until the next call on this
-   reader; the bytes may be overwritten at any moment, and rw_release() says whether they were. From rw_read() your buffer.
+   Its first byte: from rw_next() in the shared ring, 8-aligned, read-only, and valid until the
+   next call on this reader; the bytes may be overwritten at any moment, and rw_release() says
+   whether they were. From rw_read() your buffer.
    */
   const uint8_t *data;
   /*
@@ -425,7 +441,8 @@ typedef struct rw_gap {
    */
   unsigned long long last;
   /*
-   How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, of which nobody knows.
+   How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, of which nobody
+   knows.
    */
   unsigned long long count;
   /*
@@ -433,7 +450,8 @@ typedef struct rw_gap {
    */
   unsigned long long bytes;
   /*
-   Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is none yet.
+   Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is
+   none yet.
    */
   unsigned long long time;
   /*
@@ -441,17 +459,19 @@ typedef struct rw_gap {
    */
   uint32_t cause;
   /*
-   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always _DEVICE.
+   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always
+   _DEVICE.
    */
   uint32_t layer;
   /*
-   1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count (always so for
-   RW_SOURCE_GONE).
+   1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not
+   count (always so for RW_SOURCE_GONE).
    */
   uint32_t exact;
   /*
-   RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes go on; count is what the restart cost. 0 if
-   it made a fresh one: the account begins anew, metadata and geometry may have changed. Otherwise 0.
+   RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes go on;
+   count is what the restart cost. 0 if it made a fresh one: the account begins anew, metadata
+   and geometry may have changed. Otherwise 0.
    */
   uint32_t adopted;
   /*
@@ -581,7 +601,8 @@ typedef struct rw_bucket {
    */
   unsigned long long from_ns;
   /*
-   The shortest time above it, ns: at most an eighth above from_ns, or 1 above it. UINT64_MAX for the last one.
+   The shortest time above it, ns: at most an eighth above from_ns, or 1 above it. UINT64_MAX
+   for the last one.
    */
   unsigned long long to_ns;
   /*
@@ -629,8 +650,8 @@ extern "C" {
 #endif // __cplusplus
 
 /*
- RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are equal and the lower 16 not
- smaller than those of RW_ABI_VERSION.
+ RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are
+ equal and the lower 16 not smaller than those of RW_ABI_VERSION.
  */
 uint32_t rw_abi_version(void);
 
@@ -640,54 +661,56 @@ uint32_t rw_abi_version(void);
 const char *rw_strerror(int code);
 
 /*
- Words about the last error of this thread: what was wrong, with which value, what to do. For example: no stream "daq9";
- running: daq0. Empty if there was none. Valid until the next call of this thread that returns an error; a call that
- succeeds leaves it as it is.
+ Words about the last error of this thread: what was wrong, with which value, what to do. For
+ example: no stream "daq9"; running: daq0. Empty if there was none. Valid until the next call of
+ this thread that returns an error; a call that succeeds leaves it as it is.
  */
 const char *rw_error_message(void);
 
 /*
- Attaches to the stream name, or to the control socket at a path (anything with a '/'). options may be NULL. On RW_OK
- *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 10 s at most.
- Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING, RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION,
- RW_PROTOCOL, RW_BAD_NAME, RW_RESOURCES, RW_SYSTEM, RW_PANIC.
+ Attaches to the stream name, or to the control socket at a path (anything with a '/'). options
+ may be NULL. On RW_OK *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks
+ until the broker answers, for 10 s at most. Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING,
+ RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION, RW_PROTOCOL, RW_BAD_NAME,
+ RW_RESOURCES, RW_SYSTEM, RW_PANIC.
  */
-int rw_attach(const char *name,
-              const struct rw_options *options,
-              struct rw_reader **reader);
+int rw_attach(const char *name, const struct rw_options *options, struct rw_reader **reader);
 
 /*
- Ends a reader: frees its place in the stream and everything it handed out. NULL is fine. RW_BUSY: another call is using
- it, and nothing was done.
+ Ends a reader: frees its place in the stream and everything it handed out. NULL is fine.
+ RW_BUSY: another call is using it, and nothing was done.
  */
 int rw_detach(struct rw_reader *reader);
 
 /*
- Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no system call while datagrams
- come. A datagram still in hand is released first; if it turns out to be torn, the gap that begins with it comes now.
+ Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no
+ system call while datagrams come. A datagram still in hand is released first; if it turns out to
+ be torn, the gap that begins with it comes now.
 
- RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
- done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
- RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
- rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
+ RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads.
+ Call rw_release() when done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP:
+ *gap says what is lost. RW_EMPTY, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched.
+ Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of rw_attach() if attaching to a restarted
+ broker fails for a reason that will not pass.
  */
-int rw_next(struct rw_reader *reader,
-            struct rw_datagram *datagram,
-            struct rw_gap *gap);
+int rw_next(struct rw_reader *reader, struct rw_datagram *datagram, struct rw_gap *gap);
 
 /*
- Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it counts as delivered (also if
- nothing was in hand). RW_TORN: the publisher overwrote it meanwhile; undo what came of it, and the next call tells the
- gap that begins with it. Errors: RW_INVALID, RW_BUSY.
+ Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it
+ counts as delivered (also if nothing was in hand). RW_TORN: the publisher overwrote it
+ meanwhile; undo what came of it, and the next call tells the gap that begins with it. Errors:
+ RW_INVALID, RW_BUSY.
  */
 int rw_release(struct rw_reader *reader);
 
 /*
- As rw_next(), but copies the datagram into the size bytes at buffer, found whole, and it counts as delivered at once: no
- rw_release(), and never RW_TORN. A buffer of rw_geometry.max_datagram bytes is never too small; align it to 64.
+ As rw_next(), but copies the datagram into the size bytes at buffer, found whole, and it counts
+ as delivered at once: no rw_release(), and never RW_TORN. A buffer of rw_geometry.max_datagram
+ bytes is never too small; align it to 64.
 
- RW_TOO_SMALL: datagram->len is the room it takes (data is NULL, buffer untouched) and it stays unread: the next rw_read()
- or rw_next() finds it again, or, if it was overwritten by then, the gap that begins with it. buffer may be NULL if size is 0.
+ RW_TOO_SMALL: datagram->len is the room it takes (data is NULL, buffer untouched) and it stays
+ unread: the next rw_read() or rw_next() finds it again, or, if it was overwritten by then, the
+ gap that begins with it. buffer may be NULL if size is 0.
  */
 int rw_read(struct rw_reader *reader,
             void *buffer,
@@ -696,41 +719,46 @@ int rw_read(struct rw_reader *reader,
             struct rw_gap *gap);
 
 /*
- Sleeps until there is something to read, a signal comes, or timeout_ms milliseconds are over (-1: for ever, 0: just
- looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next() (now and then there is nothing after all). RW_TIMEOUT,
- RW_INTERRUPTED: as they say. A signal that comes just before this call does not end it; where that matters, block the
- signal and use rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+ Sleeps until there is something to read, a signal comes, or timeout_ms milliseconds are over
+ (-1: for ever, 0: just looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next() (now
+ and then there is nothing after all). RW_TIMEOUT, RW_INTERRUPTED: as they say. A signal that
+ comes just before this call does not end it; where that matters, block the signal and use
+ rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors: RW_INVALID, RW_BUSY,
+ RW_SYSTEM.
  */
-int rw_wait(struct rw_reader *reader,
-            int timeout_ms);
+int rw_wait(struct rw_reader *reader, int timeout_ms);
 
 /*
- A file descriptor for poll(), select() or epoll: readable when a reader that was armed with rw_arm() has something to
- read, or its broker is gone. It stays the same when the broker restarts, and belongs to the reader: never read from it
- or close it. Errors, below zero: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
+ A file descriptor for poll(), select() or epoll: readable when a reader that was armed with
+ rw_arm() has something to read, or its broker is gone. It stays the same when the broker
+ restarts, and belongs to the reader: never read from it or close it. Errors, below zero:
+ RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
  */
 int rw_fd(struct rw_reader *reader);
 
 /*
- Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next() has said RW_EMPTY. RW_OK:
- sleep, and the descriptor will become readable (while the broker is gone: when attaching again is due). RW_READY: do not
- sleep, call rw_next(). Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
+ Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next()
+ has said RW_EMPTY. RW_OK: sleep, and the descriptor will become readable (while the broker is
+ gone: when attaching again is due). RW_READY: do not sleep, call rw_next(). Errors: RW_INVALID,
+ RW_BUSY, RW_RESOURCES, RW_SYSTEM.
  */
 int rw_arm(struct rw_reader *reader);
 
 /*
- Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another call.
+ Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another
+ call.
  */
 const char *rw_reader_name(const struct rw_reader *reader);
 
 /*
- Generation of the stream it is attached to, from 1; 0 if reader is NULL or in use by another call.
+ Generation of the stream it is attached to, from 1; 0 if reader is NULL or in use by another
+ call.
  */
 unsigned long long rw_reader_generation(const struct rw_reader *reader);
 
 /*
- Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until RW_RESTARTED or rw_detach(), do
- not free it. NULL if reader is NULL or in use by another call.
+ Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until
+ RW_RESTARTED or rw_detach(), do not free it. NULL if reader is NULL or in use by another call.
  */
 const struct rw_pairs *rw_reader_metadata(const struct rw_reader *reader);
 
@@ -745,29 +773,30 @@ int rw_reader_geometry(const struct rw_reader *reader, struct rw_geometry *geome
 int rw_reader_account(const struct rw_reader *reader, struct rw_account *account);
 
 /*
- The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors: RW_INVALID, RW_BUSY.
+ The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors:
+ RW_INVALID, RW_BUSY.
  */
 int rw_reader_last_gap(const struct rw_reader *reader, struct rw_gap *gap);
 
 /*
- Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if reader is NULL or in use by
- another call.
+ Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if
+ reader is NULL or in use by another call.
  */
-unsigned long long rw_reader_date(const struct rw_reader *reader,
-                                  unsigned long long publish_time);
+unsigned long long rw_reader_date(const struct rw_reader *reader, unsigned long long publish_time);
 
 /*
- The streams whose sockets are in the run directories: key is the name, value the path of its control socket. Nobody is
- asked whether it lives. On RW_OK free *pairs with rw_pairs_free(). Errors: RW_INVALID.
+ The streams whose sockets are in the run directories: key is the name, value the path of its
+ control socket. Nobody is asked whether it lives. On RW_OK free *pairs with rw_pairs_free().
+ Errors: RW_INVALID.
  */
 int rw_streams(struct rw_pairs **pairs);
 
 /*
- A stream in words: "name", "source", "summary" (what the broker said at its start), "broker_version", and its metadata
- with "meta." before each key. On RW_OK free *pairs with rw_pairs_free(). Errors: those of rw_attach().
+ A stream in words: "name", "source", "summary" (what the broker said at its start),
+ "broker_version", and its metadata with "meta." before each key. On RW_OK free *pairs with
+ rw_pairs_free(). Errors: those of rw_attach().
  */
-int rw_describe(const char *name,
-                struct rw_pairs **pairs);
+int rw_describe(const char *name, struct rw_pairs **pairs);
 
 /*
  How many pairs there are; 0 for NULL.
@@ -790,45 +819,43 @@ const char *rw_pairs_value(const struct rw_pairs *pairs, size_t i);
 const char *rw_pairs_find(const struct rw_pairs *pairs, const char *key);
 
 /*
- Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for rw_reader_metadata().
+ Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for
+ rw_reader_metadata().
  */
 void rw_pairs_free(struct rw_pairs *pairs);
 
 /*
- Takes the place of a reader of the stream name back, for root and the broker's own user. It is told so, and ends with
- RW_DETACHED. index and attached_realtime are its figures in rw_watch_get(), both, so that nobody else is hit who got the
- place meanwhile. RW_NOT_FOUND: no such stream, or the reader is gone. Errors: those of rw_attach().
+ Takes the place of a reader of the stream name back, for root and the broker's own user. It is
+ told so, and ends with RW_DETACHED. index and attached_realtime are its figures in
+ rw_watch_get(), both, so that nobody else is hit who got the place meanwhile. RW_NOT_FOUND: no
+ such stream, or the reader is gone. Errors: those of rw_attach().
  */
-int rw_detach_reader(const char *name,
-                     uint32_t index,
-                     unsigned long long attached_realtime);
+int rw_detach_reader(const char *name, uint32_t index, unsigned long long attached_realtime);
 
 /*
- After RW_DETACHED: who it was. RW_EMPTY: the reader was not told RW_DETACHED, *by is untouched. Errors: RW_INVALID, RW_BUSY.
+ After RW_DETACHED: who it was. RW_EMPTY: the reader was not told RW_DETACHED, *by is untouched.
+ Errors: RW_INVALID, RW_BUSY.
  */
-int rw_reader_detached_by(const struct rw_reader *reader,
-                          struct rw_detached_by *by);
+int rw_reader_detached_by(const struct rw_reader *reader, struct rw_detached_by *by);
 
 /*
- Asks the broker of the stream name for the latencies of the reader whose figure "index" (rw_watch_get()) is index. On
- RW_OK free *latency with rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or no reader in that
- place. Errors: those of rw_attach().
+ Asks the broker of the stream name for the latencies of the reader whose figure "index"
+ (rw_watch_get()) is index. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL.
+ RW_NOT_FOUND: no such stream, or no reader in that place. Errors: those of rw_attach().
  */
-int rw_latency_ask(const char *name,
-                   uint32_t index,
-                   struct rw_latency **latency);
+int rw_latency_ask(const char *name, uint32_t index, struct rw_latency **latency);
 
 /*
- Asks the broker of the stream name how long its device's FIFO had been filling each time it was drained, since the stream
- began. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or its source
- has no FIFO. Errors: those of rw_attach().
+ Asks the broker of the stream name how long its device's FIFO had been filling each time it was
+ drained, since the stream began. On RW_OK free *latency with rw_latency_free(), otherwise it is
+ NULL. RW_NOT_FOUND: no such stream, or its source has no FIFO. Errors: those of rw_attach().
  */
-int rw_drain_gaps_ask(const char *name,
-                      struct rw_latency **latency);
+int rw_drain_gaps_ask(const char *name, struct rw_latency **latency);
 
 /*
- What was added from before to latency, both of one reader: a histogram of its own, its longest known as exactly as its
- bucket. On RW_OK free *since with rw_latency_free(), otherwise it is NULL. Errors: RW_INVALID (also: of two readers).
+ What was added from before to latency, both of one reader: a histogram of its own, its longest
+ known as exactly as its bucket. On RW_OK free *since with rw_latency_free(), otherwise it is
+ NULL. Errors: RW_INVALID (also: of two readers).
  */
 int rw_latency_since(const struct rw_latency *latency,
                      const struct rw_latency *before,
@@ -840,20 +867,17 @@ int rw_latency_since(const struct rw_latency *latency,
 int rw_latency_all(const struct rw_latency *latency, struct rw_latency_total *total);
 
 /*
- The time that a share, 0 to 1, of the samples do not exceed (0.99: the 99th percentile), in ns: at most 12.5 % too high,
- never too low, and never over the longest. RW_EMPTY: there are no samples, *ns is untouched. Errors: RW_INVALID.
+ The time that a share, 0 to 1, of the samples do not exceed (0.99: the 99th percentile), in ns:
+ at most 12.5 % too high, never too low, and never over the longest. RW_EMPTY: there are no
+ samples, *ns is untouched. Errors: RW_INVALID.
  */
-int rw_latency_quantile(const struct rw_latency *latency,
-                        double share,
-                        unsigned long long *ns);
+int rw_latency_quantile(const struct rw_latency *latency, double share, unsigned long long *ns);
 
 /*
- Bucket i, from 0, of those that are not empty, in rising order. RW_EMPTY past the last one: *bucket is untouched. Errors:
- RW_INVALID.
+ Bucket i, from 0, of those that are not empty, in rising order. RW_EMPTY past the last one:
+ *bucket is untouched. Errors: RW_INVALID.
  */
-int rw_latency_bucket(const struct rw_latency *latency,
-                      size_t i,
-                      struct rw_bucket *bucket);
+int rw_latency_bucket(const struct rw_latency *latency, size_t i, struct rw_bucket *bucket);
 
 /*
  Frees a histogram. NULL is fine.
@@ -861,25 +885,27 @@ int rw_latency_bucket(const struct rw_latency *latency,
 void rw_latency_free(struct rw_latency *latency);
 
 /*
- Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with rw_watch_detach(), otherwise it is
- NULL. Errors: those of rw_attach().
+ Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with
+ rw_watch_detach(), otherwise it is NULL. Errors: those of rw_attach().
  */
-int rw_watch_attach(const char *name,
-                    struct rw_watch **watch);
+int rw_watch_attach(const char *name, struct rw_watch **watch);
 
 /*
- Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using it, nothing was done.
+ Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using
+ it, nothing was done.
  */
 int rw_watch_detach(struct rw_watch *watch);
 
 /*
- Takes the newest snapshot, which all calls below then show; the broker makes several a second, and sampled_at says when.
- No system call. RW_EMPTY: there is none yet, the last one stays. Errors: RW_INVALID, RW_BUSY.
+ Takes the newest snapshot, which all calls below then show; the broker makes several a second,
+ and sampled_at says when. No system call. RW_EMPTY: there is none yet, the last one stays.
+ Errors: RW_INVALID, RW_BUSY.
  */
 int rw_watch_refresh(struct rw_watch *watch);
 
 /*
- 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors: RW_INVALID, RW_BUSY.
+ 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors:
+ RW_INVALID, RW_BUSY.
  */
 int rw_watch_hung_up(struct rw_watch *watch);
 
@@ -889,35 +915,29 @@ int rw_watch_hung_up(struct rw_watch *watch);
 int rw_watch_readers(struct rw_watch *watch);
 
 /*
- Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is untouched. Which figures
- there are does not change within a release. Errors: RW_INVALID (also: no such reader, no snapshot yet), RW_BUSY.
+ Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is
+ untouched. Which figures there are does not change within a release. Errors: RW_INVALID (also:
+ no such reader, no snapshot yet), RW_BUSY.
  */
-int rw_watch_figure(struct rw_watch *watch,
-                    int reader,
-                    size_t i,
-                    struct rw_figure *figure);
+int rw_watch_figure(struct rw_watch *watch, int reader, size_t i, struct rw_figure *figure);
 
 /*
- The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID (also: no such figure or
- reader, no snapshot yet), RW_BUSY.
+ The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID
+ (also: no such figure or reader, no snapshot yet), RW_BUSY.
  */
-int rw_watch_get(struct rw_watch *watch,
-                 int reader,
-                 const char *name,
-                 unsigned long long *value);
+int rw_watch_get(struct rw_watch *watch, int reader, const char *name, unsigned long long *value);
 
 /*
- Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next rw_watch_refresh(). NULL if
- there are none.
+ Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next
+ rw_watch_refresh(). NULL if there are none.
  */
-const char *rw_watch_text(struct rw_watch *watch,
-                          int which);
+const char *rw_watch_text(struct rw_watch *watch, int which);
 
 /*
- What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is no such reader.
+ What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is
+ no such reader.
  */
-const char *rw_watch_label(struct rw_watch *watch,
-                           int reader);
+const char *rw_watch_label(struct rw_watch *watch, int reader);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,4 +1,5 @@
-//! Finding a stream and talking to its broker: name → socket → answer with fds, everything checked before it is used.
+//! Finding a stream and talking to its broker: name → socket → answer with fds, everything checked
+//! before it is used.
 
 use crate::Error;
 use ringweir_proto::control::{Description, DetachRequest, Reloaded, Reply, Request};
@@ -12,7 +13,8 @@ use std::time::Duration;
 /// How long a broker may take to read its file again: a ring of gigabytes takes seconds.
 pub const RELOAD: Duration = Duration::from_secs(120);
 
-/// Streams whose sockets are in the run directories: name and socket. Nobody is asked whether it lives.
+/// Streams whose sockets are in the run directories: name and socket. Nobody is asked whether it
+/// lives.
 pub fn streams() -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for dir in paths::search_dirs() {
@@ -39,12 +41,14 @@ pub fn describe(name: &str) -> Result<Description, Error> {
     }
 }
 
-/// Takes the place of a reader of stream `name` back. It is told so, and ends with [`crate::End::Detached`]; if it does not
-/// listen it keeps a mapping it can read from, but neither place nor wake-ups. `index` and `attached_realtime` are its
-/// figures in a [`crate::stats::Snapshot`], both, so that nobody else is hit who got the place meanwhile.
+/// Takes the place of a reader of stream `name` back. It is told so, and ends with
+/// [`crate::End::Detached`]; if it does not listen it keeps a mapping it can read from, but neither
+/// place nor wake-ups. `index` and `attached_realtime` are its figures in a
+/// [`crate::stats::Snapshot`], both, so that nobody else is hit who got the place meanwhile.
 ///
 /// # Errors
-/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own user, or the reader is gone.
+/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own
+/// user, or the reader is gone.
 pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Error> {
     let connection = Connection::open(name)?;
     match connection.ask(&Request::Detach(DetachRequest { index, attached_realtime }), 0)?.0 {
@@ -53,12 +57,13 @@ pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Erro
     }
 }
 
-/// Has the broker of stream `name` read its file again: streams come and go, the others do not notice. Answers when it is done, which
-/// takes as long as new rings take to be made, up to [`RELOAD`].
+/// Has the broker of stream `name` read its file again: streams come and go, the others do not
+/// notice. Answers when it is done, which takes as long as new rings take to be made, up to
+/// [`RELOAD`].
 ///
 /// # Errors
-/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own user, the broker has no
-/// file, or the file is not sound, and then nothing was changed.
+/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own
+/// user, the broker has no file, or the file is not sound, and then nothing was changed.
 pub fn reload(name: &str) -> Result<Reloaded, Error> {
     let connection = Connection::open(name)?;
     socket::answer_within(&connection.fd, RELOAD)?;
@@ -93,15 +98,19 @@ impl Connection {
         let gone = |errno: Errno| match errno {
             Errno::PIPE | Errno::CONNRESET => Error::HungUp { name: self.name.clone() },
             Errno::AGAIN => Error::NoAnswer { name: self.name.clone() },
-            errno => OsError { what: format!("control socket of stream {:?}", self.name), errno }.into(),
+            errno => {
+                OsError { what: format!("control socket of stream {:?}", self.name), errno }.into()
+            }
         };
-        // A broker that refuses at once may have closed already: its answer is still there to be read.
+        // A broker that refuses at once may have closed already: its answer is still there to be
+        // read.
         let sent = socket::send(&self.fd, &request.encode(), &[]);
         let mut reset = false;
         let Packet { bytes, fds: received } = loop {
             match socket::receive(&self.fd) {
                 Err(Errno::INTR) => {}
-                // It closed with our question unread: the kernel says so once, and then gives the answer.
+                // It closed with our question unread: the kernel says so once, and then gives the
+                // answer.
                 Err(Errno::CONNRESET) if !reset => reset = true,
                 other => break other.map_err(gone)?,
             }
@@ -111,9 +120,11 @@ impl Connection {
             return Err(Error::HungUp { name: self.name.clone() });
         }
         match Reply::decode(&bytes)? {
-            Reply::Refused(refusal) => {
-                Err(Error::Refused { name: self.name.clone(), reason: refusal.reason, text: refusal.text })
-            }
+            Reply::Refused(refusal) => Err(Error::Refused {
+                name: self.name.clone(),
+                reason: refusal.reason,
+                text: refusal.text,
+            }),
             _ if received.len() != fds => Err(Error::Unexpected {
                 name: self.name.clone(),
                 what: format!("{} file descriptors, expected {fds}", received.len()),
@@ -140,7 +151,10 @@ fn locate(name: &str) -> Result<PathBuf, Error> {
         return Ok(Path::new(name).into());
     }
     paths::check_name(name)?;
-    let found = paths::search_dirs().into_iter().map(|dir| paths::socket_path(&dir, name)).find(|path| exists(path));
+    let found = paths::search_dirs()
+        .into_iter()
+        .map(|dir| paths::socket_path(&dir, name))
+        .find(|path| exists(path));
     found.ok_or_else(|| Error::StreamNotFound {
         name: name.into(),
         running: streams().into_iter().map(|(name, _)| name).collect(),

@@ -1,8 +1,8 @@
 //! One datagram in a reader's hand: borrowed in place, or copied out.
 //!
-//! Contract: the stream may overwrite a datagram while it is being read. Everything here either validates before it hands
-//! bytes out (copying) or discards its result if validation at the end fails (viewing); torn bytes never reach safe code
-//! as anything that counts.
+//! Contract: the stream may overwrite a datagram while it is being read. Everything here either
+//! validates before it hands bytes out (copying) or discards its result if validation at the end
+//! fails (viewing); torn bytes never reach safe code as anything that counts.
 
 use ringweir_proto::ring::{Descriptor, RingReader, Torn};
 use std::marker::PhantomData;
@@ -18,8 +18,9 @@ pub enum CopyError {
     /// It was overwritten: the next read is a gap that begins with it.
     #[error(transparent)]
     Torn(#[from] Torn),
-    /// The buffer is too small; the datagram stays unread: it can be copied into a larger one, and if it is not, the next
-    /// read finds it again (or, if it was overwritten by then, the gap that begins with it).
+    /// The buffer is too small; the datagram stays unread: it can be copied into a larger one, and
+    /// if it is not, the next read finds it again (or, if it was overwritten by then, the gap that
+    /// begins with it).
     #[error("datagram of {needed} bytes does not fit the buffer of {given}")]
     TooSmall {
         /// Bytes it takes.
@@ -41,7 +42,10 @@ impl Datagram<'_> {
         self.what().seq
     }
     /// Length in bytes.
-    #[allow(clippy::len_without_is_empty, reason = "an empty datagram is a datagram; nobody asks whether it is empty")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "an empty datagram is a datagram; nobody asks whether it is empty"
+    )]
     #[inline]
     pub fn len(&self) -> usize {
         self.what().len
@@ -106,8 +110,9 @@ impl Datagram<'_> {
         Ok(bytes)
     }
 
-    /// Reads it in place: `look` computes something from the payload, and what it computed is handed out only if the
-    /// datagram was still whole at the end. `look` may see torn bytes and must bear them: any values, never out of bounds.
+    /// Reads it in place: `look` computes something from the payload, and what it computed is
+    /// handed out only if the datagram was still whole at the end. `look` may see torn bytes and
+    /// must bear them: any values, never out of bounds.
     ///
     /// # Errors
     /// [`Torn`] if it was overwritten meanwhile.
@@ -145,8 +150,8 @@ impl Payload<'_> {
         self.what().len
     }
 
-    /// Address of the first byte, 8-aligned, for code that reads in place on its own responsibility: the bytes may change
-    /// at any moment, so no `&[u8]` may be made of them.
+    /// Address of the first byte, 8-aligned, for code that reads in place on its own
+    /// responsibility: the bytes may change at any moment, so no `&[u8]` may be made of them.
     pub fn as_ptr(&self) -> *const u8 {
         self.ring.payload_ptr(self.what())
     }
@@ -160,8 +165,9 @@ impl Payload<'_> {
         self.ring.copy_out(self.what(), at, buffer);
     }
 
-    /// Passes the payload through `step` in pieces of at most 4 KiB, each a private copy that stays in the first-level
-    /// cache: the speed of reading in place for code that wants slices (checksums, parsers, writers).
+    /// Passes the payload through `step` in pieces of at most 4 KiB, each a private copy that stays
+    /// in the first-level cache: the speed of reading in place for code that wants slices
+    /// (checksums, parsers, writers).
     #[inline]
     pub fn fold<A>(&self, start: A, mut step: impl FnMut(A, &[u8]) -> A) -> A {
         #[repr(align(64))]

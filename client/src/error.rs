@@ -1,4 +1,5 @@
-//! What can go wrong on the way to a stream, said so that the reader of the message knows what to do.
+//! What can go wrong on the way to a stream, said so that the reader of the message knows what to
+//! do.
 
 use ringweir_proto::control::{DecodeError, Reason};
 use ringweir_proto::os::OsError;
@@ -20,7 +21,8 @@ pub enum Error {
         running: Vec<String>,
     },
     /// A socket is there, but its broker is not.
-    #[error("stream {name:?}: no broker answers at {} (it died, or was stopped): start ringd again", .path.display())]
+    #[error("stream {name:?}: no broker answers at {} (it died, or was stopped): start ringd \
+        again", .path.display())]
     NotRunning {
         /// Stream.
         name: String,
@@ -28,7 +30,8 @@ pub enum Error {
         path: PathBuf,
     },
     /// The socket's mode or directory does not let this user in.
-    #[error("stream {name:?}: not allowed to connect to {}: join the socket's group, or ask for --socket-mode or --group on ringd", .path.display())]
+    #[error("stream {name:?}: not allowed to connect to {}: join the socket's group, or ask for \
+        --socket-mode or --group on ringd", .path.display())]
     NoAccess {
         /// Stream.
         name: String,

@@ -19,9 +19,10 @@
 //! # Ok::<(), ringweir::Error>(())
 //! ```
 //!
-//! A reader is lossy, unless it asks to be lossless: the stream never waits for it. It never takes a lock another process holds, needs no rights but
-//! those of the control socket, has no write access to the stream, and costs nothing while it sleeps. What it misses it
-//! is told, exactly, in order, as [`Gap`]. Several readers of several streams may live in one process; each is used by
+//! A reader is lossy, unless it asks to be lossless: the stream never waits for it. It never takes
+//! a lock another process holds, needs no rights but those of the control socket, has no write
+//! access to the stream, and costs nothing while it sleeps. What it misses it is told, exactly, in
+//! order, as [`Gap`]. Several readers of several streams may live in one process; each is used by
 //! one thread at a time.
 
 mod connect;

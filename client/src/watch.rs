@@ -1,4 +1,5 @@
-//! Looking at a stream's statistics without reading it, and without asking the broker more than once; and asking for latencies.
+//! Looking at a stream's statistics without reading it, and without asking the broker more than
+//! once; and asking for latencies.
 
 use crate::Error;
 use crate::connect::Connection;
@@ -25,8 +26,9 @@ impl Watch {
         let (reply, fds) = connection.ask(&Request::Watch, 1)?;
         let Reply::Watching = reply else { return Err(connection.unexpected(&reply)) };
         let area = StatsArea::attach(&fds[0])?;
-        StatsView::new(area.words())
-            .map_err(|e| Error::Os(OsError { what: e.to_string(), errno: rustix::io::Errno::INVAL }))?;
+        StatsView::new(area.words()).map_err(|e| {
+            Error::Os(OsError { what: e.to_string(), errno: rustix::io::Errno::INVAL })
+        })?;
         Ok(Self { connection, area })
     }
 
@@ -52,8 +54,8 @@ pub struct Latency {
     pub histogram: Histogram,
 }
 
-/// Asks the broker of `name` for how long its device's FIFO had been filling each time it was drained, since the stream
-/// began; `None` if its source has no FIFO.
+/// Asks the broker of `name` for how long its device's FIFO had been filling each time it was
+/// drained, since the stream began; `None` if its source has no FIFO.
 ///
 /// # Errors
 /// As [`crate::Options::attach`].
@@ -70,7 +72,8 @@ fn histogram(report: LatencyReport) -> Histogram {
     Histogram::from_occupied(places.into_iter().zip(counts), sum_ns, max_ns)
 }
 
-/// Asks the broker of `name` for the latencies of the readers in the places `indices`; those that are gone are left out.
+/// Asks the broker of `name` for the latencies of the readers in the places `indices`; those that
+/// are gone are left out.
 ///
 /// # Errors
 /// As [`crate::Options::attach`].
@@ -80,7 +83,11 @@ pub fn latencies(name: &str, indices: &[u32]) -> Result<Vec<Latency>, Error> {
         let connection = Connection::open(name)?;
         match connection.ask(&Request::Latency { index }, 0)?.0 {
             Reply::Latency(Some(report)) => {
-                found.push(Latency { index, attached: report.attached, histogram: histogram(report) });
+                found.push(Latency {
+                    index,
+                    attached: report.attached,
+                    histogram: histogram(report),
+                });
             }
             Reply::Latency(None) => {}
             other => return Err(connection.unexpected(&other)),

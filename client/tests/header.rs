@@ -1,6 +1,7 @@
 //! The committed C header is what cbindgen makes of `src/ffi/` today.
 //!
-//! `RINGWEIR_HEADER=write cargo test -p ringweir --test header` writes it anew. Control: `a_changed_entry_is_noticed`.
+//! `RINGWEIR_HEADER=write cargo test -p ringweir --test header` writes it anew. Control:
+//! `a_changed_entry_is_noticed`.
 
 use std::path::PathBuf;
 
@@ -29,7 +30,8 @@ fn header(edit: impl Fn(String) -> String) -> String {
     let mut builder = cbindgen::Builder::new().with_config(config);
     let dir = tempfile::tempdir().expect("a temporary directory");
     for (n, source) in SOURCES.iter().chain([&LAST]).enumerate() {
-        // Each in a directory of its own: where `mod` finds nothing, nothing is declared a second time.
+        // Each in a directory of its own: where `mod` finds nothing, nothing is declared a second
+        // time.
         let alone = dir.path().join(n.to_string());
         std::fs::create_dir(&alone).expect("a directory");
         let text = std::fs::read_to_string(here("src/ffi").join(source)).expect("a source");
@@ -56,7 +58,8 @@ fn the_committed_header_is_that_of_the_sources() {
     }
     assert!(
         committed == made,
-        "client/include/ringweir.h is not that of client/src/ffi; write it anew and look at the difference:\n\
+        "client/include/ringweir.h is not that of client/src/ffi; write it anew and look at the \
+        difference:\n\
          RINGWEIR_HEADER=write cargo test -p ringweir --test header && git diff client/include"
     );
 }
@@ -65,13 +68,18 @@ fn the_committed_header_is_that_of_the_sources() {
 #[test]
 fn a_changed_entry_is_noticed() {
     let made = header(|source| source);
-    let edit = |source: String| source.replacen("reader: c_int) -> *const c_char", "reader: u64) -> *const c_char", 1);
+    let edit = |source: String| {
+        source.replacen("reader: c_int) -> *const c_char", "reader: u64) -> *const c_char", 1)
+    };
     assert_ne!(made, header(edit));
     let mut entries = 0;
     for file in std::fs::read_dir(here("src/ffi")).expect("src/ffi").flatten() {
         let source = std::fs::read_to_string(file.path()).expect("a source");
-        for name in source.split("extern \"C\" fn ").skip(1).filter_map(|rest| rest.split('(').next()) {
-            let declared = |line: &&str| !line.starts_with(' ') && line.contains(&format!("{name}("));
+        for name in
+            source.split("extern \"C\" fn ").skip(1).filter_map(|rest| rest.split('(').next())
+        {
+            let declared =
+                |line: &&str| !line.starts_with(' ') && line.contains(&format!("{name}("));
             let times = made.lines().filter(declared).count();
             assert_eq!(times, 1, "{name} of {:?} is in the header {times} times", file.file_name());
             entries += 1;

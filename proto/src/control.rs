@@ -1,9 +1,10 @@
 //! The control conversation: what a client and the broker say to each other over the unix socket.
 //!
-//! Contract: one SEQPACKET packet is one message: `"RW"`, protocol version (u16 LE), then a bincode body (little-endian,
-//! fixed-width integers, never more than [`MESSAGE_MAX`] bytes, nothing behind it). The client asks, the broker answers
-//! once; file descriptors travel beside the answer. An attached reader's socket stays open: its hang-up is the detach.
-//! Pure encoding: no system call here. The golden vectors in the tests are the format.
+//! Contract: one SEQPACKET packet is one message: `"RW"`, protocol version (u16 LE), then a bincode
+//! body (little-endian, fixed-width integers, never more than [`MESSAGE_MAX`] bytes, nothing behind
+//! it). The client asks, the broker answers once; file descriptors travel beside the answer. An
+//! attached reader's socket stays open: its hang-up is the detach. Pure encoding: no system call
+//! here. The golden vectors in the tests are the format.
 
 use crate::ring::Start;
 use bincode::{Decode, Encode};
@@ -34,13 +35,15 @@ pub enum Request {
     },
     /// Take a reader's place back. For root and the broker's own user.
     Detach(DetachRequest),
-    /// Get the times for which a device's FIFO had been filling when it was drained; answered by [`Reply::Latency`].
+    /// Get the times for which a device's FIFO had been filling when it was drained; answered by
+    /// [`Reply::Latency`].
     DrainGaps,
     /// Read the file of streams again and do what it says. For root and the broker's own user.
     Reload,
 }
 
-/// Which reader is to go. Its place alone would not say: it may have been given to another one meanwhile.
+/// Which reader is to go. Its place alone would not say: it may have been given to another one
+/// meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct DetachRequest {
     /// Its place among the readers.
@@ -65,7 +68,8 @@ pub struct AttachRequest {
 pub enum Mode {
     /// The stream never waits for it.
     Lossy,
-    /// The stream waits for it as long as its budget lasts. It begins at what is granted to it in its page.
+    /// The stream waits for it as long as its budget lasts. It begins at what is granted to it in
+    /// its page.
     Lossless {
         /// Where it wants to begin; with a seq, as far back as the budget reaches.
         start: Start,
@@ -84,7 +88,8 @@ pub enum Reply {
     Described(Description),
     /// No.
     Refused(Refusal),
-    /// What the reader in that place has sampled, or the pump of a device; `None`: there is no such reader or device.
+    /// What the reader in that place has sampled, or the pump of a device; `None`: there is no such
+    /// reader or device.
     Latency(Option<LatencyReport>),
     /// The reader's place is free; the reader finds in its page who wanted it.
     Detached,
@@ -144,8 +149,8 @@ impl Reloaded {
     }
 }
 
-/// One reader's latencies ([`crate::latency`]), as it says itself: its occupied buckets. Two lists, since a list of pairs would
-/// count as more than a message may hold.
+/// One reader's latencies ([`crate::latency`]), as it says itself: its occupied buckets. Two lists,
+/// since a list of pairs would count as more than a message may hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct LatencyReport {
     /// When the reader attached, ns since 1970: with its place, who it is.
@@ -221,7 +226,10 @@ pub enum DecodeError {
     #[error("not a ringweir control message ({0} bytes)")]
     NotOurs(usize),
     /// Another version.
-    #[error("control protocol version {found}, this program speaks {PROTOCOL_VERSION}: use programs of one release")]
+    #[error(
+        "control protocol version {found}, this program speaks {PROTOCOL_VERSION}: use programs of \
+        one release"
+    )]
     Version {
         /// What the peer speaks.
         found: u16,
@@ -242,13 +250,17 @@ const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Fixint,
     bincode::config::Limit<MESSAGE_MAX>,
-> = bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<MESSAGE_MAX>();
+> = bincode::config::standard()
+    .with_little_endian()
+    .with_fixed_int_encoding()
+    .with_limit::<MESSAGE_MAX>();
 
 fn encode(body: &impl Encode) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(128);
     bytes.extend(PREFIX);
     bytes.extend(PROTOCOL_VERSION.to_le_bytes());
-    bincode::encode_into_std_write(body, &mut bytes, CONFIG).expect("writing to a Vec, of types that always encode");
+    bincode::encode_into_std_write(body, &mut bytes, CONFIG)
+        .expect("writing to a Vec, of types that always encode");
     bytes
 }
 
@@ -256,14 +268,16 @@ fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
     if bytes.len() > MESSAGE_MAX {
         return Err(DecodeError::TooLong(bytes.len()));
     }
-    let Some((header, body)) = bytes.split_at_checked(HEADER).filter(|(h, _)| h[..2] == PREFIX) else {
+    let Some((header, body)) = bytes.split_at_checked(HEADER).filter(|(h, _)| h[..2] == PREFIX)
+    else {
         return Err(DecodeError::NotOurs(bytes.len()));
     };
     let found = u16::from_le_bytes([header[2], header[3]]);
     if found != PROTOCOL_VERSION {
         return Err(DecodeError::Version { found });
     }
-    let (message, used) = bincode::decode_from_slice(body, CONFIG).map_err(|e| DecodeError::Body(e.to_string()))?;
+    let (message, used) =
+        bincode::decode_from_slice(body, CONFIG).map_err(|e| DecodeError::Body(e.to_string()))?;
     if used != body.len() {
         return Err(DecodeError::Trailing(body.len() - used));
     }
@@ -305,7 +319,8 @@ fn unprintable(c: char) -> bool {
 impl AttachRequest {
     /// The label as it may be shown: printable, not longer than [`LABEL_MAX`], never empty.
     pub fn clean_label(&self) -> String {
-        let mut clean: String = self.label.chars().map(|c| if unprintable(c) { '?' } else { c }).collect();
+        let mut clean: String =
+            self.label.chars().map(|c| if unprintable(c) { '?' } else { c }).collect();
         clean.truncate(clean.floor_char_boundary(LABEL_MAX.min(clean.len())));
         if clean.is_empty() { "reader".into() } else { clean }
     }
@@ -323,7 +338,8 @@ mod tests {
     /// The format itself, byte by byte. A change here is a new [`PROTOCOL_VERSION`].
     #[test]
     fn golden_vectors() {
-        let attach = Request::Attach(AttachRequest { label: "ids".into(), mode: Mode::Lossy, parks: true });
+        let attach =
+            Request::Attach(AttachRequest { label: "ids".into(), mode: Mode::Lossy, parks: true });
         for (request, golden) in [
             (
                 attach,
@@ -355,15 +371,18 @@ mod tests {
             assert_eq!(hex(&reply.encode()), golden);
             assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
         }
-        let report = LatencyReport { attached: 1, sum_ns: 2, max_ns: 3, places: vec![4], counts: vec![5] };
+        let report =
+            LatencyReport { attached: 1, sum_ns: 2, max_ns: 3, places: vec![4], counts: vec![5] };
         let golden = "5257020004000000".to_string()
             + "01010000000000000002000000000000000300000000000000"
             + "010000000000000004000100000000000000"
             + "0500000000000000";
         assert_eq!(hex(&Reply::Latency(Some(report)).encode()), golden);
-        let begun = StreamChange { stream: "a".into(), outcome: Outcome::Begun, text: String::new() };
-        let golden =
-            "525702000600000001000000000000000100000000000000610100000000000000000000000".to_string() + "0000000";
+        let begun =
+            StreamChange { stream: "a".into(), outcome: Outcome::Begun, text: String::new() };
+        let golden = "525702000600000001000000000000000100000000000000610100000000000000000000000"
+            .to_string()
+            + "0000000";
         assert_eq!(hex(&Reply::Reloaded(Reloaded::of(vec![begun])).encode()), golden);
         let described = Reply::Described(Description {
             name: "demo".into(),
@@ -381,21 +400,37 @@ mod tests {
         let buckets = crate::layout::LATENCY_BUCKETS as u16;
         let report = |most: u16| {
             let (places, counts) = ((0..most).collect(), vec![u64::MAX; most.into()]);
-            Reply::Latency(Some(LatencyReport { attached: 1, sum_ns: u64::MAX, max_ns: u64::MAX, places, counts }))
+            Reply::Latency(Some(LatencyReport {
+                attached: 1,
+                sum_ns: u64::MAX,
+                max_ns: u64::MAX,
+                places,
+                counts,
+            }))
         };
         assert_eq!(Reply::decode(&report(buckets).encode()), Ok(report(buckets)));
-        assert!(Reply::decode(&report(buckets + 64).encode()).is_err(), "the control: a longer one is none");
+        assert!(
+            Reply::decode(&report(buckets + 64).encode()).is_err(),
+            "the control: a longer one is none"
+        );
     }
 
     /// A file of very many streams must not make the broker's answer too long.
     #[test]
     fn what_was_changed_fits_into_a_message() {
-        let change =
-            |i: usize| StreamChange { stream: format!("{i:064}"), outcome: Outcome::Failed, text: "x".repeat(100) };
+        let change = |i: usize| StreamChange {
+            stream: format!("{i:064}"),
+            outcome: Outcome::Failed,
+            text: "x".repeat(100),
+        };
         let some = Reloaded::of((0..5).map(change).collect());
         assert_eq!((some.changes.len(), some.left_out), (5, 0));
         let many = Reloaded::of((0..1000).map(change).collect());
-        assert!(many.changes.len() > 10 && many.changes.len() + many.left_out as usize == 1000, "{}", many.left_out);
+        assert!(
+            many.changes.len() > 10 && many.changes.len() + many.left_out as usize == 1000,
+            "{}",
+            many.left_out
+        );
         assert!(Reply::decode(&Reply::Reloaded(many).encode()).is_ok());
         let all = Reloaded { changes: (0..1000).map(change).collect(), left_out: 0 };
         assert!(Reply::decode(&Reply::Reloaded(all).encode()).is_err(), "the control");
@@ -415,10 +450,19 @@ mod tests {
         assert!(matches!(with(4, 99), Err(DecodeError::Body(_))), "no such request");
         assert!(matches!(Request::decode(&good[..6]), Err(DecodeError::Body(_))), "cut");
         assert_eq!(Request::decode(&[&good[..], b"x"].concat()), Err(DecodeError::Trailing(1)));
-        assert_eq!(Request::decode(&vec![0; MESSAGE_MAX + 1]), Err(DecodeError::TooLong(MESSAGE_MAX + 1)));
-        // A label that claims to be 2^63 bytes long: without the limit this would abort the process.
+        assert_eq!(
+            Request::decode(&vec![0; MESSAGE_MAX + 1]),
+            Err(DecodeError::TooLong(MESSAGE_MAX + 1))
+        );
+        // A label that claims to be 2^63 bytes long: without the limit this would abort the
+        // process.
         let hostile = [
-            &Request::Attach(AttachRequest { label: String::new(), mode: Mode::Lossy, parks: true }).encode()[..8],
+            &Request::Attach(AttachRequest {
+                label: String::new(),
+                mode: Mode::Lossy,
+                parks: true,
+            })
+            .encode()[..8],
             &[0xff; 8],
         ]
         .concat();
@@ -427,7 +471,9 @@ mod tests {
 
     #[test]
     fn labels_are_made_fit_to_be_shown() {
-        let clean = |label: &str| AttachRequest { label: label.into(), mode: Mode::Lossy, parks: true }.clean_label();
+        let clean = |label: &str| {
+            AttachRequest { label: label.into(), mode: Mode::Lossy, parks: true }.clean_label()
+        };
         assert_eq!(clean("ids"), "ids");
         assert_eq!(clean(""), "reader");
         assert_eq!(clean("a\x1b[2Jb\n"), "a?[2Jb?");

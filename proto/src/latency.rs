@@ -1,14 +1,17 @@
-//! The latency histogram: which bucket a time belongs to, how a reader counts into its [`LatencyBlock`], and what the counts say.
+//! The latency histogram: which bucket a time belongs to, how a reader counts into its
+//! [`LatencyBlock`], and what the counts say.
 //!
-//! Contract: log-linear. Times below 8 ns have a bucket each, every octave above has eight, so what is read from a bucket's
-//! upper end is at most 12.5 % too high and never too low; from 2^48 ns (78 h) on everything is in the last one. One writer per
-//! block, any number of viewers, each word relaxed: a viewer may see a sample in one word and not yet in another, and a
-//! reader may write anything, so nothing here can overflow or index out of range.
+//! Contract: log-linear. Times below 8 ns have a bucket each, every octave above has eight, so what
+//! is read from a bucket's upper end is at most 12.5 % too high and never too low; from 2^48 ns (78
+//! h) on everything is in the last one. One writer per block, any number of viewers, each word
+//! relaxed: a viewer may see a sample in one word and not yet in another, and a reader may write
+//! anything, so nothing here can overflow or index out of range.
 
 use crate::layout::{LATENCY_BUCKETS, LatencyBlock};
 use crate::sync::{AtomicU64, Ordering};
 
-/// A reader samples the first datagram published so many nanoseconds or more after the one it sampled last.
+/// A reader samples the first datagram published so many nanoseconds or more after the one it
+/// sampled last.
 pub const SAMPLE_EVERY_NS: u64 = 1_000_000;
 
 const SUB_BITS: u32 = 3;
@@ -34,7 +37,8 @@ pub const fn above(place: usize) -> u64 {
 }
 
 impl LatencyBlock {
-    /// Counts one sample. For the one process that owns the block: a load and a store, not an atomic addition.
+    /// Counts one sample. For the one process that owns the block: a load and a store, not an
+    /// atomic addition.
     pub fn count(&self, ns: u64) {
         let add = |word: &AtomicU64, more: u64| {
             word.store(word.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
@@ -72,7 +76,11 @@ impl Histogram {
     }
 
     /// From its occupied buckets; places that do not exist are left out.
-    pub fn from_occupied(occupied: impl IntoIterator<Item = (u16, u64)>, sum_ns: u64, max_ns: u64) -> Self {
+    pub fn from_occupied(
+        occupied: impl IntoIterator<Item = (u16, u64)>,
+        sum_ns: u64,
+        max_ns: u64,
+    ) -> Self {
         let mut histogram = Self { sum_ns, max_ns, ..Self::default() };
         for (place, count) in occupied {
             if let Some(bucket) = histogram.counts.get_mut(usize::from(place)) {
@@ -98,8 +106,8 @@ impl Histogram {
         within.fold(0, |sum, (_, n)| sum.saturating_add(*n))
     }
 
-    /// The time that `share` (0 to 1) of the samples do not exceed, ns: the upper end of its bucket, so at most 12.5 % too
-    /// high, and never over the longest. `None` without samples.
+    /// The time that `share` (0 to 1) of the samples do not exceed, ns: the upper end of its
+    /// bucket, so at most 12.5 % too high, and never over the longest. `None` without samples.
     pub fn quantile(&self, share: f64) -> Option<u64> {
         let samples = self.samples();
         let rank = ((samples as f64 * share).ceil() as u64).clamp(1, samples.max(1));
@@ -111,11 +119,17 @@ impl Histogram {
         Some((above(place) - 1).min(self.max_ns))
     }
 
-    /// What was added since `before` of the same reader. Its longest is known as exactly as its bucket.
+    /// What was added since `before` of the same reader. Its longest is known as exactly as its
+    /// bucket.
     pub fn since(&self, before: &Histogram) -> Histogram {
-        let counts: Vec<u64> = self.counts.iter().zip(&before.counts).map(|(n, b)| n.saturating_sub(*b)).collect();
+        let counts: Vec<u64> =
+            self.counts.iter().zip(&before.counts).map(|(n, b)| n.saturating_sub(*b)).collect();
         let longest = counts.iter().rposition(|n| *n > 0).map_or(0, |place| above(place) - 1);
-        Histogram { counts, sum_ns: self.sum_ns.wrapping_sub(before.sum_ns), max_ns: longest.min(self.max_ns) }
+        Histogram {
+            counts,
+            sum_ns: self.sum_ns.wrapping_sub(before.sum_ns),
+            max_ns: longest.min(self.max_ns),
+        }
     }
 }
 
@@ -157,7 +171,9 @@ mod tests {
         (1..=1000).for_each(|us| block.count(us * 1000));
         let h = Histogram::of(&block);
         assert_eq!((h.samples(), h.sum_ns, h.max_ns), (1000, 500_500_000, 1_000_000));
-        for (share, exact) in [(0.5, 500_000), (0.9, 900_000), (0.99, 990_000), (0.001, 1000), (0.0, 1000)] {
+        for (share, exact) in
+            [(0.5, 500_000), (0.9, 900_000), (0.99, 990_000), (0.001, 1000), (0.0, 1000)]
+        {
             let told = h.quantile(share).unwrap();
             assert!((exact..=exact + exact / 8).contains(&told), "{share}: {told}");
         }

@@ -1,10 +1,12 @@
-//! The bytes that processes share: every struct of the ring object and of the reader page, and the checked geometry.
+//! The bytes that processes share: every struct of the ring object and of the reader page, and the
+//! checked geometry.
 //!
-//! Contract: what is `repr(C)` here is the ABI. Each field's offset is asserted below and compared with a C program in
-//! `tests/`; a change of any of them is a new [`LAYOUT_VERSION`]. Integers are little-endian by the machines we run on.
-//! A ring object is: one [`Header`] page, `depth` [`Slot`]s, `capacity` payload bytes, each part on a page boundary.
-//! A reader's page object is two pages: the first holds one [`ReaderBlock`] at an offset which differs from reader to reader,
-//! the second begins with its [`LatencyBlock`].
+//! Contract: what is `repr(C)` here is the ABI. Each field's offset is asserted below and compared
+//! with a C program in `tests/`; a change of any of them is a new [`LAYOUT_VERSION`]. Integers are
+//! little-endian by the machines we run on. A ring object is: one [`Header`] page, `depth`
+//! [`Slot`]s, `capacity` payload bytes, each part on a page boundary. A reader's page object is two
+//! pages: the first holds one [`ReaderBlock`] at an offset which differs from reader to reader, the
+//! second begins with its [`LatencyBlock`].
 
 use crate::sync::AtomicU64;
 
@@ -67,7 +69,8 @@ pub struct Identity {
     pub reserved: [u64; 41],
 }
 
-/// What may be overwritten at any moment: seqs below `seq - depth`, positions below `pos - capacity`. One line, both words.
+/// What may be overwritten at any moment: seqs below `seq - depth`, positions below `pos -
+/// capacity`. One line, both words.
 #[repr(C, align(128))]
 pub struct ClaimLine {
     /// Seqs below this one are committed or may be being written.
@@ -96,10 +99,12 @@ pub struct StateLine {
     pub generation: AtomicU64,
     /// When ended: losses before the ring up to the end, as in [`Slot::tags`] from bit 16 on.
     pub upstream: AtomicU64,
-    /// Whether the device behind the source is there: twice the times it went away, plus 1 while it is away.
+    /// Whether the device behind the source is there: twice the times it went away, plus 1 while it
+    /// is away.
     pub source: AtomicU64,
-    /// What a source with numbers of its own makes of them: numbers accounted for minus (write cursor + losses told by slots +
-    /// losses told by restarts), modulo 2^32, with bit 63 set; 0 = not known.
+    /// What a source with numbers of its own makes of them: numbers accounted for minus (write
+    /// cursor + losses told by slots + losses told by restarts), modulo 2^32, with bit 63 set; 0 =
+    /// not known.
     pub position: AtomicU64,
     /// Zero.
     pub reserved: [u64; 11],
@@ -108,7 +113,8 @@ pub struct StateLine {
 /// Restarts a ring remembers. (Fewer in models: loom makes each word anew for each run.)
 pub const RESTARTS: usize = if cfg!(ringweir_loom) { 3 } else { 16 };
 
-/// How one life of the ring began, if it was adopted. Sums over all restarts: the difference of two is what is between them.
+/// How one life of the ring began, if it was adopted. Sums over all restarts: the difference of two
+/// is what is between them.
 #[repr(C)]
 pub struct RestartRecord {
     /// Life that began; the record of another one, or 0, is none.
@@ -128,7 +134,8 @@ pub struct RestartLines {
     pub record: [RestartRecord; RESTARTS],
 }
 
-/// What the pump counts; one writer, read by the statistics sampler. Index with [`crate::stats::PumpCounter`].
+/// What the pump counts; one writer, read by the statistics sampler. Index with
+/// [`crate::stats::PumpCounter`].
 #[repr(C, align(128))]
 pub struct CounterLines {
     /// Counts from 0.
@@ -169,7 +176,8 @@ pub struct Slot {
     pub offset: AtomicU64,
     /// Length in the low, original length in the high 32 bits.
     pub lengths: AtomicU64,
-    /// Channel in bits 0..16, [`flags`] in bits 16..32, count of datagrams lost before the ring, modulo 2^32, above.
+    /// Channel in bits 0..16, [`flags`] in bits 16..32, count of datagrams lost before the ring,
+    /// modulo 2^32, above.
     pub tags: AtomicU64,
     /// When the source saw it: CLOCK_REALTIME ns, 0 = unknown.
     pub source_time: AtomicU64,
@@ -183,19 +191,23 @@ pub struct Slot {
 pub mod flags {
     /// The datagram was cut; the original length says what it was.
     pub const TRUNCATED: u16 = 1 << 0;
-    /// The count of losses since the datagram before is a lower bound (the layer below does not count).
+    /// The count of losses since the datagram before is a lower bound (the layer below does not
+    /// count).
     pub const LOSS_UNKNOWN: u16 = 1 << 1;
     /// Which layer lost last: 0 none, 1 device, 2 kernel, 3 broker.
     pub const LAYER_SHIFT: u16 = 2;
     /// Mask of the layer after shifting.
     pub const LAYER_MASK: u16 = 3;
-    /// The count of losses since the stream began is a lower bound: holds for a reader that was lapped in between.
+    /// The count of losses since the stream began is a lower bound: holds for a reader that was
+    /// lapped in between.
     pub const LOSS_EVER_UNKNOWN: u16 = 1 << 4;
-    /// From this bit up: how often the source's device had gone away before this datagram, modulo 2^11.
+    /// From this bit up: how often the source's device had gone away before this datagram, modulo
+    /// 2^11.
     pub const GONE_SHIFT: u16 = 5;
 }
 
-/// What one reader says of itself. The only memory of ours that a reader can write; the broker reads it once, clamps, never trusts.
+/// What one reader says of itself. The only memory of ours that a reader can write; the broker
+/// reads it once, clamps, never trusts.
 #[repr(C, align(128))]
 pub struct ReaderBlock {
     /// Read cursor: next seq to read. `start + delivered + lost` at any rest.
@@ -226,11 +238,11 @@ pub struct ReaderBlock {
     pub waiting: AtomicU64,
     /// `bytes_before` of the next datagram: where it stands in bytes.
     pub read_bytes: AtomicU64,
-    /// Who took its place back ([`DetachedBy`]), 0 while attached. The broker writes it, once; on the line that the reader
-    /// writes anyway, so that looking at it costs nothing.
+    /// Who took its place back ([`DetachedBy`]), 0 while attached. The broker writes it, once; on
+    /// the line that the reader writes anyway, so that looking at it costs nothing.
     pub detached_by: AtomicU64,
-    /// That the stream does not wait for this lossless reader any more ([`crate::ring::Demoted`]), 0 while it does. The broker
-    /// writes it, once.
+    /// That the stream does not wait for this lossless reader any more ([`crate::ring::Demoted`]),
+    /// 0 while it does. The broker writes it, once.
     pub demoted: AtomicU64,
     /// Doze line: the write cursor the reader had seen when it went to sleep.
     pub seen_seq: AtomicU64,
@@ -273,8 +285,9 @@ impl Default for ReaderBlock {
 /// Buckets of a [`LatencyBlock`]; [`crate::latency`] says which time is in which.
 pub const LATENCY_BUCKETS: usize = 368;
 
-/// How long datagrams took from publishing to being handed out, as the reader itself sampled it. At the beginning of the second
-/// page of its page object, away from what it writes with every datagram. As little to be trusted as [`ReaderBlock`].
+/// How long datagrams took from publishing to being handed out, as the reader itself sampled it. At
+/// the beginning of the second page of its page object, away from what it writes with every
+/// datagram. As little to be trusted as [`ReaderBlock`].
 #[repr(C, align(128))]
 pub struct LatencyBlock {
     /// Sum of all samples, ns.
@@ -290,7 +303,12 @@ pub struct LatencyBlock {
 impl Default for LatencyBlock {
     fn default() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { sum_ns: zero(), max_ns: zero(), reserved: [0; 14], buckets: core::array::from_fn(|_| zero()) }
+        Self {
+            sum_ns: zero(),
+            max_ns: zero(),
+            reserved: [0; 14],
+            buckets: core::array::from_fn(|_| zero()),
+        }
     }
 }
 
@@ -321,7 +339,8 @@ impl DetachedBy {
     }
 }
 
-/// Reader blocks start at multiples of this in their pages, so that 1024 pages do not fall into one cache set.
+/// Reader blocks start at multiples of this in their pages, so that 1024 pages do not fall into one
+/// cache set.
 pub const READER_STAGGER: usize = core::mem::size_of::<ReaderBlock>();
 
 /// Where the block of reader `index` lies in its page.
@@ -386,7 +405,8 @@ pub enum GeometryError {
     MaxDatagram(u64),
     /// Capacity too small or not aligned.
     #[error(
-        "capacity {capacity} bytes: must be a multiple of 8, at least {least} for this largest datagram, and at most 2^40"
+        "capacity {capacity} bytes: must be a multiple of 8, at least {least} for this largest \
+        datagram, and at most 2^40"
     )]
     Capacity {
         /// What was asked for.
@@ -411,12 +431,20 @@ pub const fn align8(n: u64) -> u64 {
 }
 
 impl Geometry {
-    /// A ring of `depth` slots and `capacity` payload bytes for datagrams of up to `max_datagram` bytes; claims are 1/16 of it.
+    /// A ring of `depth` slots and `capacity` payload bytes for datagrams of up to `max_datagram`
+    /// bytes; claims are 1/16 of it.
     pub fn new(depth: u64, capacity: u64, max_datagram: u64) -> Result<Self, GeometryError> {
-        Self::with_claims(depth, capacity, max_datagram, (depth / 16).max(1), ((capacity / 16) & !7).max(8))
+        Self::with_claims(
+            depth,
+            capacity,
+            max_datagram,
+            (depth / 16).max(1),
+            ((capacity / 16) & !7).max(8),
+        )
     }
 
-    /// The same with the size of a claim stated (a header read from a peer; models with a depth of 2).
+    /// The same with the size of a claim stated (a header read from a peer; models with a depth of
+    /// 2).
     pub fn with_claims(
         depth: u64,
         capacity: u64,
@@ -445,13 +473,18 @@ impl Geometry {
         Ok(Self { depth, capacity, max_datagram, claim_slots, claim_bytes })
     }
 
-    /// A datagram of the largest size must stay readable while the next span is claimed behind it: the span, the tail of
-    /// the area that is skipped where the span does not fit (shorter than the span), and what is claimed ahead of it.
-    /// A span is the largest datagram or a quarter of the capacity, so: `3 * datagram + claim`, `2 * (datagram + claim)`.
+    /// A datagram of the largest size must stay readable while the next span is claimed behind it:
+    /// the span, the tail of the area that is skipped where the span does not fit (shorter than the
+    /// span), and what is claimed ahead of it. A span is the largest datagram or a quarter of the
+    /// capacity, so: `3 * datagram + claim`, `2 * (datagram + claim)`.
     const fn least_capacity(max_datagram: u64, claim_bytes: u64) -> u64 {
         let one = align8(max_datagram);
         // Saturating: the header of a peer may say anything.
-        (2 * one).saturating_add(claim_bytes).saturating_add(if one > claim_bytes { one } else { claim_bytes })
+        (2 * one).saturating_add(claim_bytes).saturating_add(if one > claim_bytes {
+            one
+        } else {
+            claim_bytes
+        })
     }
 
     /// Number of slots, a power of two.
@@ -479,8 +512,9 @@ impl Geometry {
     pub const fn claim_bytes(&self) -> u64 {
         self.claim_bytes
     }
-    /// Bytes that the publisher must be able to be ahead of a reader that has the newest datagram in hand: that one, the
-    /// longest span, and the tail of the area that is skipped for it. Never over the capacity.
+    /// Bytes that the publisher must be able to be ahead of a reader that has the newest datagram
+    /// in hand: that one, the longest span, and the tail of the area that is skipped for it. Never
+    /// over the capacity.
     pub(crate) const fn least_window(&self) -> u64 {
         align8(self.max_datagram) + 2 * self.max_span()
     }
@@ -515,7 +549,10 @@ pub enum IdentityError {
     #[error("not a ringweir ring: magic is {0:#018x}")]
     Magic(u64),
     /// Another version of the layout.
-    #[error("ring layout version {found}, this program reads version {LAYOUT_VERSION}: use programs of one release")]
+    #[error(
+        "ring layout version {found}, this program reads version {LAYOUT_VERSION}: use programs of \
+        one release"
+    )]
     Version {
         /// What the object says.
         found: u32,
@@ -536,7 +573,8 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// The geometry that this header alleges, if everything in it agrees with an object of `object_bytes` bytes.
+    /// The geometry that this header alleges, if everything in it agrees with an object of
+    /// `object_bytes` bytes.
     pub fn validate(&self, object_bytes: u64) -> Result<Geometry, IdentityError> {
         if self.magic != MAGIC {
             return Err(IdentityError::Magic(self.magic));
@@ -544,10 +582,19 @@ impl Identity {
         if self.layout_version != LAYOUT_VERSION {
             return Err(IdentityError::Version { found: self.layout_version });
         }
-        let geometry =
-            Geometry::with_claims(self.depth, self.capacity, self.max_datagram, self.claim_slots, self.claim_bytes)?;
+        let geometry = Geometry::with_claims(
+            self.depth,
+            self.capacity,
+            self.max_datagram,
+            self.claim_slots,
+            self.claim_bytes,
+        )?;
         let field = |field, found: u64, expected: u64| {
-            if found == expected { Ok(()) } else { Err(IdentityError::Field { field, found, expected }) }
+            if found == expected {
+                Ok(())
+            } else {
+                Err(IdentityError::Field { field, found, expected })
+            }
         };
         field("header_bytes", u64::from(self.header_bytes), PAGE as u64)?;
         field("slots_offset", self.slots_offset, geometry.slots_offset())?;

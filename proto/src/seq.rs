@@ -1,7 +1,7 @@
 //! What is still safe to read: the one rule that publisher, reader and statistics share.
 //!
-//! Contract: seqs and virtual positions are 64-bit and never wrap (at 10^9 a second for 500 years). Nothing here loads
-//! memory; it only compares what was loaded.
+//! Contract: seqs and virtual positions are 64-bit and never wrap (at 10^9 a second for 500 years).
+//! Nothing here loads memory; it only compares what was loaded.
 
 use crate::layout::Geometry;
 
@@ -17,13 +17,13 @@ pub struct Claimed {
 impl Claimed {
     /// Whether the slot of `seq` cannot have been touched.
     #[inline(always)]
-    pub const fn spares_slot(&self, geometry: &Geometry, seq: u64) -> bool {
+    pub const fn slot_is_valid(&self, geometry: &Geometry, seq: u64) -> bool {
         self.seq <= seq.saturating_add(geometry.depth())
     }
 
     /// Whether payload at virtual position `pos` and after cannot have been touched.
     #[inline(always)]
-    pub const fn spares_payload(&self, geometry: &Geometry, pos: u64) -> bool {
+    pub const fn payload_is_valid(&self, geometry: &Geometry, pos: u64) -> bool {
         self.pos <= pos.saturating_add(geometry.capacity())
     }
 

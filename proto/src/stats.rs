@@ -1,10 +1,12 @@
-//! What is counted, once: the lists that feed table, JSON and Prometheus, and the page in which the broker shows them.
+//! What is counted, once: the lists that feed table, JSON and Prometheus, and the page in which the
+//! broker shows them.
 //!
-//! Contract: a new counter is one line in one of the lists. The broker's sampler writes whole snapshots into the
-//! statistics area several times a second ([`StatsWriter`]); a viewer maps it read-only and copies a snapshot out
-//! ([`StatsView`]), without a system call and without asking anybody, so it goes on while the broker is busy, stopped or
-//! dead; [`StreamFact::SampledAt`] says how old the figures are. Two copies take turns, so a writer stopped in the middle
-//! of one leaves the other readable.
+//! Contract: a new counter is one line in one of the lists. The broker's sampler writes whole
+//! snapshots into the statistics area several times a second ([`StatsWriter`]); a viewer maps it
+//! read-only and copies a snapshot out ([`StatsView`]), without a system call and without asking
+//! anybody, so it goes on while the broker is busy, stopped or dead; [`StreamFact::SampledAt`] says
+//! how old the figures are. Two copies take turns, so a writer stopped in the middle of one leaves
+//! the other readable.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -49,27 +51,38 @@ figures! {
         Published "published" Counter "datagrams published";
         PublishedBytes "published_bytes" Counter "payload bytes published";
         DeviceLost "device_lost" Counter "datagrams the device lost because its buffer overflowed";
-        KernelLost "kernel_lost" Counter "datagrams the kernel dropped before the broker could take them";
-        BrokerLost "broker_lost" Counter "datagrams the broker received and could not publish: too long or malformed";
+        KernelLost "kernel_lost" Counter "datagrams the kernel dropped before the broker could \
+            take \
+            them";
+        BrokerLost "broker_lost" Counter "datagrams the broker received and could not publish: too \
+            long or malformed";
         Truncated "truncated" Counter "datagrams published cut, with their original length";
         Batches "batches" Counter "commits of the write cursor";
         Sleeps "pump_sleeps" Counter "times the pump went to sleep waiting for its source";
         WakesInline "wakes_inline" Counter "readers woken by the pump itself (a single sleeper)";
-        WakeBells "wake_bells" Counter "times the pump rang for the waker (several sleepers)";
+        WakeEvents "wake_events" Counter "times the pump rang for the waker (several sleepers)";
         SourceFaults "source_faults" Counter "faults of the source: wrong lengths, errors of calls";
         SourceGone "source_gone" Counter "times the device behind the source went away";
-        Interrupts "interrupts" Counter "interrupts of the device, as far as they are counted below the broker";
+        Interrupts "interrupts" Counter "interrupts of the device, as far as they are counted \
+            below \
+            the broker";
         InterruptJumps "interrupt_jumps" Counter "times that several interrupts were seen as one";
         InterruptsIdle "interrupts_idle" Counter "awakenings by an interrupt that found nothing";
-        InterruptsLost "interrupts_lost" Counter "times data was found by looking, though its interrupt should have come";
+        InterruptsLost "interrupts_lost" Counter "times data was found by looking, though its \
+            interrupt should have come";
         Drains "drains" Counter "times a device's FIFO was drained";
-        DrainGapMax "drain_gap_max_ns" Gauge "longest time between drains of a device's FIFO while it was filling";
+        DrainGapMax "drain_gap_max_ns" Gauge "longest time between drains of a device's FIFO while \
+            it was filling";
         Restarts "restarts" Counter "times a new broker adopted the ring of one that died";
-        RestartLost "restart_lost" Counter "datagrams that brokers which died had taken or counted as lost and never told, at least";
+        RestartLost "restart_lost" Counter "datagrams that brokers which died had taken or counted \
+            as lost and never told, at least";
         Holds "holds" Counter "times the stream was held back by a lossless reader";
         HeldTime "held_ns" Counter "time for which lossless readers held the stream back";
-        Demotions "demotions" Counter "lossless readers that used up their budget and are not waited for any more";
-        Moved "moved" Counter "datagrams copied a second time because they outgrew their place in a batch";
+        Demotions "demotions" Counter "lossless readers that used up their budget and are not \
+            waited for any more";
+        Moved "moved" Counter "datagrams copied a second time because they outgrew their place in \
+            a \
+            batch";
     }
 }
 
@@ -91,19 +104,25 @@ figures! {
         Readers "readers" Gauge "readers attached";
         ReadersMost "readers_max" Gauge "readers that may attach";
         ReadersEver "readers_ever" Counter "readers that ever attached";
-        LostByGone "lost_by_gone_readers" Counter "datagrams that readers no longer attached were lapped over";
+        LostByGone "lost_by_gone_readers" Counter "datagrams that readers no longer attached were \
+            lapped over";
         Refused "refused" Counter "attaches refused";
         WakesByWaker "wakes_by_waker" Counter "readers woken by the waker";
-        NominalRate "nominal_rate" Gauge "bytes per second the stream was sized for, 0 if not stated";
+        NominalRate "nominal_rate" Gauge "bytes per second the stream was sized for, 0 if not \
+            stated";
         OldestSeq "oldest_seq" Counter "oldest seq that is still in the ring";
-        History "history_ns" Gauge "age of the oldest datagram that is still in the ring, 0 if there is none";
+        History "history_ns" Gauge "age of the oldest datagram that is still in the ring, 0 if \
+            there is none";
         SourceAway "source_away" Gauge "1 while the device behind the source is gone";
-        DrainSlack "drain_slack_ns" Gauge "time in which a device's FIFO fills up at its configured rate, 0 if it has none";
+        DrainSlack "drain_slack_ns" Gauge "time in which a device's FIFO fills up at its \
+            configured \
+            rate, 0 if it has none";
     }
 }
 
 figures! {
-    /// One reader, as the sampler found it. What the reader says of itself is clamped, not believed.
+    /// One reader, as the sampler found it. What the reader says of itself is clamped, not
+    /// believed.
     ReaderFact, most 32 {
         Index "index" Gauge "reader's place";
         Pid "pid" Gauge "process that attached";
@@ -118,28 +137,44 @@ figures! {
         BytesLost "bytes_lost" Counter "payload bytes lost, where known";
         Lag "lag" Gauge "datagrams behind the write cursor";
         LagBytes "lag_bytes" Gauge "payload bytes behind the write cursor";
-        LagTime "lag_ns" Gauge "age of the next datagram it would read, 0 if it has read all; once that one is gone, at least so much";
+        LagTime "lag_ns" Gauge "age of the next datagram it would read, 0 if it has read all; once \
+            that one is gone, at least so much";
         LagMax "lag_max" Gauge "largest lag seen, datagrams (high-water mark)";
         LastGapFirst "last_gap_first" Counter "first seq of its last loss";
         LastGapCount "last_gap_count" Gauge "datagrams of its last loss";
         LastGapRealtime "last_gap_realtime" Realtime "when it noticed its last loss, 0 if never";
         UpstreamLost "upstream_lost" Counter "losses before the ring it was told of";
         Waiting "waiting" Gauge "1 while it sleeps for want of datagrams";
-        LagMaxBytes "lag_max_bytes" Gauge "largest lag seen, payload bytes; looked at ten times a second";
-        LagMaxTime "lag_max_ns" Gauge "largest lag seen, age of the datagram it read or had to read next; looked at ten times a second, and by the reader once in a millisecond";
+        LagMaxBytes "lag_max_bytes" Gauge "largest lag seen, payload bytes; looked at ten times a \
+            second";
+        LagMaxTime "lag_max_ns" Gauge "largest lag seen, age of the datagram it read or had to \
+            read \
+            next; looked at ten times a second, and by the reader once in a millisecond";
         Lossless "lossless" Gauge "1 while the stream waits for it";
         Held "held_ns" Counter "time for which it held the stream back";
-        DemotedRealtime "demoted_realtime" Realtime "when it had used up its budget and became lossy, 0 if never";
-        Lapped "lapped" Gauge "1 if what it would read next is gone already and it has not noticed yet";
-        Dozes "dozes" Counter "times its doze bell was heard: it said that it goes to sleep";
-        DearWakes "dear_wakes" Gauge "1 once waking it was found to take the pump long, so that the waker does it since";
-        Implausible "implausible" Gauge "0, or what its page said that cannot be, so that nothing it says is to be believed: 1 a cursor ahead of the stream, 2 a cursor that goes back, 3 more datagrams than were published";
+        DemotedRealtime "demoted_realtime" Realtime "when it had used up its budget and became \
+            lossy, 0 if never";
+        Lapped "lapped" Gauge "1 if what it would read next is gone already and it has not noticed \
+            yet";
+        SleepRequests "sleep_requests" Counter "times its sleep request was heard: it said that it \
+            goes to sleep";
+        SlowWakes "slow_wakes" Gauge "1 once waking it was found to take the pump long, so that \
+            the \
+            waker does it since";
+        Implausible "implausible" Gauge "0, or what its page said that cannot be, so that nothing \
+            it says is to be believed: 1 a cursor ahead of the stream, 2 a cursor that goes back, \
+            3 \
+            more datagrams than were published";
     }
 }
 
 /// [`ReaderFact::Implausible`] in words.
-pub const IMPLAUSIBLE: [&str; 4] =
-    ["", "its cursor is ahead of the stream", "its cursor goes back", "it counts more datagrams than were published"];
+pub const IMPLAUSIBLE: [&str; 4] = [
+    "",
+    "its cursor is ahead of the stream",
+    "its cursor goes back",
+    "it counts more datagrams than were published",
+];
 
 /// Bytes of a stream name, a source's description and a reader's label in a snapshot.
 const TEXT: usize = 64;
@@ -240,7 +275,8 @@ pub enum AreaError {
     Size(usize),
 }
 
-// Header words: magic, places for readers, number of snapshots published (the newest lies in copy `n % 2`).
+// Header words: magic, places for readers, number of snapshots published (the newest lies in copy
+// `n % 2`).
 const MAGIC_AT: usize = 0;
 const MOST_AT: usize = 1;
 const TURN_AT: usize = 2;
@@ -274,7 +310,8 @@ impl<'a> StatsWriter<'a> {
         let size = copy_words(self.readers_max);
         let start = HEADER_WORDS + (turn as usize % 2) * size;
         let mut cells = self.words[start..start + size].iter();
-        // The turn goes up first by way of the fence: a viewer that reads any word of this copy finds a newer turn.
+        // The turn goes up first by way of the fence: a viewer that reads any word of this copy
+        // finds a newer turn.
         self.words[TURN_AT + 1].store(turn, Ordering::Relaxed);
         crate::sync::fence_release();
         let mut put = |value: u64| {
@@ -286,7 +323,9 @@ impl<'a> StatsWriter<'a> {
             let mut bytes = [0; TEXT];
             let cut = s.floor_char_boundary(TEXT.min(s.len()));
             bytes[..cut].copy_from_slice(&s.as_bytes()[..cut]);
-            std::array::from_fn(|i| u64::from_le_bytes(bytes[i * 8..i * 8 + 8].try_into().expect("8 bytes")))
+            std::array::from_fn(|i| {
+                u64::from_le_bytes(bytes[i * 8..i * 8 + 8].try_into().expect("8 bytes"))
+            })
         };
         let shown = snapshot.readers.len().min(self.readers_max);
         snapshot.pump.iter().for_each(|v| put(*v));
@@ -325,7 +364,8 @@ impl<'a> StatsView<'a> {
         Ok(Self { words, readers_max: most as usize })
     }
 
-    /// The newest whole snapshot; `None` before the first, or if the sampler laps this viewer a thousand times.
+    /// The newest whole snapshot; `None` before the first, or if the sampler laps this viewer a
+    /// thousand times.
     pub fn read(&self) -> Option<Snapshot> {
         for _ in 0..1000 {
             let turn = self.words[TURN_AT].load(Ordering::Acquire);

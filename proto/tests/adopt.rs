@@ -1,5 +1,5 @@
-//! Adoption, beside what loom and the process tests say of it: what a restart costs where the source knows, rings with more
-//! restarts than they remember, and objects with any byte damaged.
+//! Adoption, beside what loom and the process tests say of it: what a restart costs where the
+//! source knows, rings with more restarts than they remember, and objects with any byte damaged.
 //!
 //! Contract: every number is compared, and each check has its control next to it.
 #![cfg(not(ringweir_loom))]
@@ -9,7 +9,8 @@ use ringweir_proto::layout::{Geometry, RESTARTS};
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::object::{RingObject, RingSpec};
 use ringweir_proto::ring::{
-    Cause, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Start, Step, Unfit,
+    Cause, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Start, Step,
+    Unfit,
 };
 use ringweir_proto::stats::PumpCounter;
 use std::path::PathBuf;
@@ -49,7 +50,8 @@ fn drain(reader: &mut RingReader) -> (u64, Vec<Step>) {
     }
 }
 
-/// A device whose numbers the ring knows: what was taken or lost and never told comes out exactly, whatever it was.
+/// A device whose numbers the ring knows: what was taken or lost and never told comes out exactly,
+/// whatever it was.
 #[test]
 fn what_a_source_with_numbers_lost_is_known_exactly() {
     let (memory, mut publisher) = ring();
@@ -60,8 +62,8 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
     publish(&mut publisher, 5);
     publisher.lost_upstream(Layer::Device, 7, true);
     publish(&mut publisher, 5);
-    // 17 numbers are accounted for in the ring. Then: two taken and not shown, a loss of 4 before them, and one taken of
-    // which the ring knows nothing.
+    // 17 numbers are accounted for in the ring. Then: two taken and not shown, a loss of 4 before
+    // them, and one taken of which the ring knows nothing.
     publisher.lost_upstream(Layer::Device, 4, true);
     begin(&mut publisher);
     begin(&mut publisher);
@@ -73,7 +75,8 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
     // Again, with losses that the dead one had not told either, and nothing published meanwhile.
     publisher.lost_upstream(Layer::Device, 3, true);
     drop(publisher);
-    let (mut publisher, restarted) = Publisher::adopt(memory.clone(), Some(position.wrapping_add(3))).unwrap();
+    let (mut publisher, restarted) =
+        Publisher::adopt(memory.clone(), Some(position.wrapping_add(3))).unwrap();
     let second = Restarted { generation: 3, first: 10, lost: 3, exact: true };
     assert_eq!(restarted, second);
     publish(&mut publisher, 1);
@@ -85,8 +88,12 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
     assert_eq!(reader.account().upstream_lost, 7 + 2);
     assert_eq!((reader.account().restarts, reader.account().restart_lost), (2, 10));
     // The layers' counters say what readers were told, and nothing twice.
-    assert_eq!((memory.counter(PumpCounter::DeviceLost), memory.counter(PumpCounter::RestartLost)), (9, 10));
-    // The controls: a source that has begun anew, one that says nothing, and a ring that was not told.
+    assert_eq!(
+        (memory.counter(PumpCounter::DeviceLost), memory.counter(PumpCounter::RestartLost)),
+        (9, 10)
+    );
+    // The controls: a source that has begun anew, one that says nothing, and a ring that was not
+    // told.
     drop(publisher);
     for position in [Some(3), None] {
         let (_, restarted) = Publisher::adopt(memory.clone(), position).unwrap();
@@ -114,14 +121,21 @@ fn what_another_source_lost_is_known_at_least() {
     assert!(
         matches!(told[..], [Step::Gap(Gap { count: 2, cause, .. }), Step::Restarted(r)] if cause == upstream && r == restarted)
     );
-    assert_eq!((datagrams, reader.account().upstream_lost, reader.account().restart_lost), (2, 2, 6));
-    assert_eq!((memory.counter(PumpCounter::KernelLost), memory.counter(PumpCounter::RestartLost)), (2, 6));
+    assert_eq!(
+        (datagrams, reader.account().upstream_lost, reader.account().restart_lost),
+        (2, 2, 6)
+    );
+    assert_eq!(
+        (memory.counter(PumpCounter::KernelLost), memory.counter(PumpCounter::RestartLost)),
+        (2, 6)
+    );
     // The control: nothing was begun, nothing is lost.
     drop(publisher);
     assert_eq!(Publisher::adopt(memory, None).unwrap().1.lost, 0);
 }
 
-/// One that was stopped for longer than the ring remembers is told the oldest restarts as one, with what they all cost.
+/// One that was stopped for longer than the ring remembers is told the oldest restarts as one, with
+/// what they all cost.
 #[test]
 fn more_restarts_than_are_remembered_are_told_as_one() {
     for restarts in [3, RESTARTS as u64 - 1, RESTARTS as u64 + 5] {
@@ -133,7 +147,10 @@ fn more_restarts_than_are_remembered_are_told_as_one() {
             publisher = Publisher::adopt(memory.clone(), None).unwrap().0;
         }
         let (datagrams, told) = drain(&mut reader);
-        let told: Vec<_> = told.iter().map(|t| if let Step::Restarted(r) = t { *r } else { panic!("{t:?}") }).collect();
+        let told: Vec<_> = told
+            .iter()
+            .map(|t| if let Step::Restarted(r) = t { *r } else { panic!("{t:?}") })
+            .collect();
         let remembered = restarts.min(RESTARTS as u64 - 1);
         assert_eq!((datagrams, told.len() as u64), (restarts, remembered));
         assert_eq!(
@@ -147,7 +164,8 @@ fn more_restarts_than_are_remembered_are_told_as_one() {
         );
         assert_eq!(told.iter().map(|r| r.lost).sum::<u64>(), restarts);
         assert_eq!((reader.generation(), reader.read_cursor()), (restarts + 1, restarts));
-        // Who comes now begins in the generation of the datagram it begins with, and is told the rest in the same way.
+        // Who comes now begins in the generation of the datagram it begins with, and is told the
+        // rest in the same way.
         let mut late = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
         let (datagrams, told) = drain(&mut late);
         assert_eq!((datagrams, late.generation()), (restarts, restarts + 1));
@@ -194,11 +212,14 @@ impl Corpse {
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let Ok(object) = RingObject::adopt(&self.name, &spec()) else { return false };
         let memory = object.memory().clone();
-        let Ok((mut publisher, restarted)) = Publisher::adopt(memory.clone(), Some(9)) else { return false };
+        let Ok((mut publisher, restarted)) = Publisher::adopt(memory.clone(), Some(9)) else {
+            return false;
+        };
         let mut latest = RingReader::new(memory.clone(), Start::Latest, Resume::Oldest);
         publish(&mut publisher, 200);
         assert_eq!(publisher.next_seq(), restarted.first + 200);
-        // Whatever an old slot says, a reader is told something or that it is damaged; never does it panic.
+        // Whatever an old slot says, a reader is told something or that it is damaged; never does
+        // it panic.
         let mut reader = RingReader::new(memory, Start::Oldest, Resume::Oldest);
         for _ in 0..300 {
             if reader.step().is_err() {
@@ -216,7 +237,14 @@ impl Corpse {
 
 fn spec() -> RingSpec<'static> {
     let (memory, huge_pages) = (Memory::Shm, false);
-    RingSpec { name: "adopt", geometry: geometry(), generation: 1, metadata: &[], memory, huge_pages }
+    RingSpec {
+        name: "adopt",
+        geometry: geometry(),
+        generation: 1,
+        metadata: &[],
+        memory,
+        huge_pages,
+    }
 }
 
 /// The control of the next one.
@@ -243,7 +271,8 @@ fn a_sum_that_would_wrap_is_damage() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Any words of the header or of the slots damaged: refused or adopted, never a panic, and never outside the memory.
+    /// Any words of the header or of the slots damaged: refused or adopted, never a panic, and
+    /// never outside the memory.
     #[test]
     fn no_damage_makes_an_adopter_panic(
         damage in prop::collection::vec((prop_oneof![3 => 64usize..2048 / 8, 1 => 512usize..1536], any::<u64>(), 0u32..64), 1..4)

@@ -1,11 +1,13 @@
-//! The gate by random: whatever is claimed, a lossless reader that is waited for loses nothing, and one that has read all but
-//! the datagram in its hand never holds the publisher up.
+//! The gate by random: whatever is claimed, a lossless reader that is waited for loses nothing, and
+//! one that has read all but the datagram in its hand never holds the publisher up.
 #![cfg(not(ringweir_loom))]
 
 use proptest::prelude::*;
 use ringweir_proto::layout::{Geometry, ReaderBlock};
 use ringweir_proto::ring::gate::{demoted, granted, release};
-use ringweir_proto::ring::{Budget, LosslessGate, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step};
+use ringweir_proto::ring::{
+    Budget, LosslessGate, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step,
+};
 use std::sync::Arc;
 
 const SECOND: u64 = 1_000_000_000;
@@ -32,7 +34,8 @@ impl Bench {
         let (block, index) = (ReaderBlock::default(), self.readers.len() as u32);
         self.gate.admit(&mut self.publisher, index, start, &block);
         let begin = granted(&block).expect("admitted");
-        let reader = RingReader::new(self.publisher.memory().clone(), Start::Seq(begin), Resume::Oldest);
+        let reader =
+            RingReader::new(self.publisher.memory().clone(), Start::Seq(begin), Resume::Oldest);
         self.readers.push(Lossless { block, reader });
         self.readers.last_mut().unwrap()
     }
@@ -44,7 +47,8 @@ impl Bench {
         publisher.fits(bytes)
     }
 
-    /// As a source that receives several at once does: `most` claimed in one go, then those that did not fit one by one.
+    /// As a source that receives several at once does: `most` claimed in one go, then those that
+    /// did not fit one by one.
     fn batch(&mut self, lengths: &[usize], stride: usize, max: usize) {
         let span = self.publisher.memory().geometry().max_span() as usize;
         let most = self.publisher.how_many_fit(max, lengths.len().min(span / 4 / stride).max(1));
@@ -133,7 +137,8 @@ proptest! {
         }
         // All but the one in hand are read: the longest claim fits.
         let longest = geometry.max_span() as usize;
-        prop_assert!(bench.fits(longest), "a reader with one datagram in hand holds the publisher up");
+        prop_assert!(bench.fits(longest), "a reader with one datagram in hand holds the publisher \
+            up");
     }
 }
 
@@ -215,11 +220,14 @@ fn a_cursor_that_lies_holds_nothing_and_frees_nothing_of_others() {
 #[test]
 fn the_oldest_that_is_granted_leaves_room_to_go_on() {
     // The least that can be: 64 + 2 * 1024 bytes, half of which is 16 datagrams.
-    let mut bench = Bench::new(Geometry::new(64, 4096, 64).unwrap(), Budget { bytes: 0, time_ns: SECOND });
+    let mut bench =
+        Bench::new(Geometry::new(64, 4096, 64).unwrap(), Budget { bytes: 0, time_ns: SECOND });
     for _ in 0..50 {
         bench.publisher.publish(&[7; 64], Meta::default()).unwrap();
     }
-    for (start, begin) in [(Start::Latest, 50), (Start::Oldest, 34), (Start::Seq(45), 45), (Start::Seq(99), 50)] {
+    for (start, begin) in
+        [(Start::Latest, 50), (Start::Oldest, 34), (Start::Seq(45), 45), (Start::Seq(99), 50)]
+    {
         assert_eq!(bench.attach(start).reader.read_cursor(), begin, "{start:?}");
     }
     assert!(bench.fits(64));

@@ -1,5 +1,6 @@
-//! The layout as another language sees it: a C program prints every size and offset, and each must be ours.
-//! Negative control: `a_shifted_field_is_noticed` compiles the same program with one field moved.
+//! The layout as another language sees it: a C program prints every size and offset, and each must
+//! be ours. Negative control: `a_shifted_field_is_noticed` compiles the same program with one field
+//! moved.
 #![cfg(not(ringweir_loom))]
 
 mod c;
@@ -45,7 +46,8 @@ fn c_agrees_on_every_size_and_offset() {
 
 #[test]
 fn a_shifted_field_is_noticed() {
-    let shifted = printed_by_c(|source| source.replace("uint64_t stamp, pos,", "uint64_t pos, stamp,"));
+    let shifted =
+        printed_by_c(|source| source.replace("uint64_t stamp, pos,", "uint64_t pos, stamp,"));
     assert_ne!(shifted, ours());
 }
 

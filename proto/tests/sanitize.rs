@@ -1,8 +1,11 @@
-//! The ring between the kernel's own threads, for `tests/sanitize`, and faults that a sanitizer must find.
+//! The ring between the kernel's own threads, for `tests/sanitize`, and faults that a sanitizer
+//! must find.
 //!
-//! Contract: neither the standard library nor its test harness is instrumented, and their ways to hand things over would look like races: so
-//! threads are made by `pthread_create`, and `main` is ours. Nobody is lapped: what a lapped reader reads races by design (`DESIGN.md`
-//! §6), and that it is thrown away is loom's matter (P2), for ThreadSanitizer knows no fences. An argument names a fault.
+//! Contract: neither the standard library nor its test harness is instrumented, and their ways to
+//! hand things over would look like races: so threads are made by `pthread_create`, and `main` is
+//! ours. Nobody is lapped: what a lapped reader reads races by design (`DESIGN.md` §6), and that it
+//! is thrown away is loom's matter (P2), for ThreadSanitizer knows no fences. An argument names a
+//! fault.
 
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Meta, Publisher, Resume, RingMemory, RingReader, Start, Step};
@@ -41,7 +44,8 @@ fn length(seq: u64) -> usize {
     1 + (seq as usize * 7) % MOST
 }
 
-/// A publisher that waits for all readers where it would lap one, filling in place and copying in by turns.
+/// A publisher that waits for all readers where it would lap one, filling in place and copying in
+/// by turns.
 fn hand_over(count: u64) {
     let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 64 << 10, MOST as u64).unwrap()));
     let done: Arc<[AtomicU64; READERS]> = Arc::default();
@@ -66,14 +70,18 @@ fn hand_over(count: u64) {
         publisher.end();
     }));
     for place in 0..READERS {
-        let (mut reader, done) = (RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest), done.clone());
+        let (mut reader, done) =
+            (RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest), done.clone());
         bodies.push(Box::new(move || {
             let mut bytes = vec![0; MOST];
             loop {
                 match reader.step().unwrap() {
                     Step::Datagram(d) => {
                         reader.copy_out(&d, 0, &mut bytes[..d.len]);
-                        assert!(bytes[..d.len].iter().all(|b| *b == d.seq as u8) && d.len == length(d.seq));
+                        assert!(
+                            bytes[..d.len].iter().all(|b| *b == d.seq as u8)
+                                && d.len == length(d.seq)
+                        );
                         assert_eq!(reader.release().unwrap(), None);
                         done[place].store(d.seq + 1, Ordering::Release);
                     }
@@ -88,13 +96,14 @@ fn hand_over(count: u64) {
     threads(bodies);
 }
 
-/// P1, between threads and over hundreds of laps: what is published is ordered before what is read of it. Or a planted fault.
+/// P1, between threads and over hundreds of laps: what is published is ordered before what is read
+/// of it. Or a planted fault.
 fn main() {
     match std::env::args().nth(1).as_deref() {
         #[cfg(ringweir_tsan)]
-        Some("commit-not-released") => faults::weakened(ringweir_proto::sync::Site::CommitStore),
+        Some("commit-not-released") => faults::weakened(ringweir_proto::sync::site::COMMIT_STORE),
         #[cfg(ringweir_tsan)]
-        Some("cursor-not-acquired") => faults::weakened(ringweir_proto::sync::Site::CommitLoad),
+        Some("cursor-not-acquired") => faults::weakened(ringweir_proto::sync::site::COMMIT_LOAD),
         #[cfg(ringweir_asan)]
         Some("read-beyond-the-end") => faults::read_beyond_the_end(),
         #[cfg(ringweir_asan)]

@@ -1,7 +1,7 @@
 //! Has a running thread make a system call: what it then may, not what a copy of its policy may.
 //!
-//! Contract: the thread is stopped inside a system call, makes ours by the very same instruction, and goes on in its own as if
-//! nothing had been. x86-64 only; needs the right to trace.
+//! Contract: the thread is stopped inside a system call, makes ours by the very same instruction,
+//! and goes on in its own as if nothing had been. x86-64 only; needs the right to trace.
 
 use std::io;
 
@@ -12,7 +12,8 @@ pub struct Stopped {
 }
 
 fn ptrace(request: libc::c_uint, tid: libc::pid_t, address: usize, data: usize) -> io::Result<()> {
-    // SAFETY: each request here takes numbers, or a pointer to registers that lives through the call.
+    // SAFETY: each request here takes numbers, or a pointer to registers that lives through the
+    // call.
     let outcome = unsafe { libc::ptrace(request, tid, address, data) };
     if outcome == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -22,7 +23,11 @@ fn stopped(tid: libc::pid_t) -> io::Result<()> {
     let mut status = 0;
     // SAFETY: writes one number.
     let outcome = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL) };
-    if outcome == tid && libc::WIFSTOPPED(status) { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if outcome == tid && libc::WIFSTOPPED(status) {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 impl Stopped {
@@ -64,16 +69,22 @@ impl Stopped {
         Ok(u64::from_ne_bytes(word))
     }
 
-    /// Makes it call `number`; what the kernel answers, a negative error included. `text` lies where the argument of that
-    /// place would stand.
+    /// Makes it call `number`; what the kernel answers, a negative error included. `text` lies
+    /// where the argument of that place would stand.
     ///
     /// # Errors
     /// If it cannot be made to.
-    pub fn call(&self, number: i64, mut arguments: [u64; 4], text: Option<(usize, &str)>) -> io::Result<i64> {
+    pub fn call(
+        &self,
+        number: i64,
+        mut arguments: [u64; 4],
+        text: Option<(usize, &str)>,
+    ) -> io::Result<i64> {
         if let Some((place, text)) = text {
             // Below what its stack holds, and below what it may hold without saying so.
             let room = self.found.rsp - 4096;
-            for (at, bytes) in (room..).step_by(8).zip([text.as_bytes(), b"\0"].concat().chunks(8)) {
+            for (at, bytes) in (room..).step_by(8).zip([text.as_bytes(), b"\0"].concat().chunks(8))
+            {
                 let mut word = [0; 8];
                 word[..bytes.len()].copy_from_slice(bytes);
                 ptrace(libc::PTRACE_POKEDATA, self.tid, at as usize, usize::from_ne_bytes(word))?;
@@ -83,8 +94,18 @@ impl Stopped {
         let [rdi, rsi, rdx, r10] = arguments;
         let (rip, rax) = (self.found.rip - 2, number as u64);
         // No system call is under way that would be begun anew.
-        let ours =
-            libc::user_regs_struct { rip, rax, orig_rax: u64::MAX, rdi, rsi, rdx, r10, r8: 0, r9: 0, ..self.found };
+        let ours = libc::user_regs_struct {
+            rip,
+            rax,
+            orig_rax: u64::MAX,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8: 0,
+            r9: 0,
+            ..self.found
+        };
         self.set(&ours)?;
         ptrace(libc::PTRACE_SINGLESTEP, self.tid, 0, 0)?;
         stopped(self.tid)?;

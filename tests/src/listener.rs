@@ -1,11 +1,12 @@
-//! A reader of what a device sent: it hears the stream to its end, and writes down per channel what came and what it was told.
+//! A reader of what a device sent: it hears the stream to its end, and writes down per channel what
+//! came and what it was told.
 //!
-//! Contract: takes nothing for granted: every byte is checked, every seq, and each channel's own numbers; only in books of its
-//! own, which are to be compared with the device's.
+//! Contract: takes nothing for granted: every byte is checked, every seq, and each channel's own
+//! numbers; only in books of its own, which are to be compared with the device's.
 
 use crate::fpga::Digest;
 use ringweir::{Cause, End, Error, Gap, Layer, Read, Reader};
-use ringweir_proto::numbered::Verifier;
+use ringweir_pattern::crc::Verifier;
 use serde::{Deserialize, Serialize};
 
 /// One channel.
@@ -32,7 +33,8 @@ pub struct Story {
     pub device: u64,
     /// Told as lost by the broker, exactly.
     pub broker: u64,
-    /// Told as lost by restarts, exactly: in a dead broker's hands, or by the device while there was none.
+    /// Told as lost by restarts, exactly: in a dead broker's hands, or by the device while there
+    /// was none.
     pub restart: u64,
     /// Told as lost at least, and by the kernel.
     pub inexact: u64,

@@ -1,9 +1,11 @@
 //! Where test processes meet: a scratch segment with a start gate and one mailbox a reader.
 //!
-//! Contract: only for tests. `shared_memory` and `raw_sync` have limits that the ring cannot live with and a bench can:
-//! one owner of the mapping (dropped last), waits only with `Timeout::Infinite`, no link files. A process that dies with a
-//! lock held cannot hang anybody: each mailbox has its own lock, and the parent takes it only after that reader has ended
-//! by itself. The gate's own lock could be held by a reader that was killed at that moment: the scene's watchdog ends it.
+//! Contract: only for tests. `shared_memory` and `raw_sync` have limits that the ring cannot live
+//! with and a bench can: one owner of the mapping (dropped last), waits only with
+//! `Timeout::Infinite`, no link files. A process that dies with a lock held cannot hang anybody:
+//! each mailbox has its own lock, and the parent takes it only after that reader has ended by
+//! itself. The gate's own lock could be held by a reader that was killed at that moment: the
+//! scene's watchdog ends it.
 
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit, EventState};
@@ -24,7 +26,8 @@ macro_rules! words {
 }
 
 words! {
-    /// What a reader has to say at its end. `own_*` it counted itself, the rest is the library's account.
+    /// What a reader has to say at its end. `own_*` it counted itself, the rest is the library's
+    /// account.
     Report {
         /// 1 once it is written.
         written,
@@ -78,7 +81,10 @@ impl Report {
             ("it wrote a report", self.written == 1),
             ("no byte was wrong", self.own_wrong == 0),
             ("every seq came in order", self.own_disorder == 0),
-            ("start + delivered + lost = cursor", self.start + self.delivered + self.lost == self.cursor),
+            (
+                "start + delivered + lost = cursor",
+                self.start + self.delivered + self.lost == self.cursor,
+            ),
             ("cursor = published", self.cursor == published),
             ("lost is what was told", self.lost == self.own_told),
             ("delivered is what came", self.delivered == self.own_delivered),
@@ -104,14 +110,20 @@ pub struct Mailbox {
 impl Mailbox {
     /// A fresh one.
     pub fn create(slots: usize) -> Self {
-        let segment = ShmemConf::new().size(GATE_BYTES + slots * SLOT_BYTES).create().expect("a scratch segment");
+        let segment = ShmemConf::new()
+            .size(GATE_BYTES + slots * SLOT_BYTES)
+            .create()
+            .expect("a scratch segment");
         let mailbox = Self { segment, slots };
-        // SAFETY: fresh zeroed memory of GATE_BYTES, which nobody else knows yet; the event takes about 100.
-        let (_gate, used) = unsafe { Event::new(mailbox.segment.as_ptr(), false) }.expect("an event");
+        // SAFETY: fresh zeroed memory of GATE_BYTES, which nobody else knows yet; the event takes
+        // about 100.
+        let (_gate, used) =
+            unsafe { Event::new(mailbox.segment.as_ptr(), false) }.expect("an event");
         assert!(used <= GATE_BYTES);
         for i in 0..slots {
             // SAFETY: fresh zeroed memory of LOCK_BYTES inside the segment.
-            let (_lock, used) = unsafe { Mutex::new(mailbox.at(i, 0), std::ptr::null_mut()) }.expect("a lock");
+            let (_lock, used) =
+                unsafe { Mutex::new(mailbox.at(i, 0), std::ptr::null_mut()) }.expect("a lock");
             assert!(used <= LOCK_BYTES);
         }
         mailbox
@@ -136,7 +148,8 @@ impl Mailbox {
     }
 
     fn gate(&self) -> Box<dyn EventImpl> {
-        // SAFETY: the creator made an event there; it is dropped before the mapping, which self owns.
+        // SAFETY: the creator made an event there; it is dropped before the mapping, which self
+        // owns.
         unsafe { Event::from_existing(self.segment.as_ptr()) }.expect("the gate").0
     }
 
@@ -182,7 +195,8 @@ impl Slot<'_> {
     fn words(&self) -> &[AtomicU64] {
         let count = (SLOT_BYTES - LOCK_BYTES) / 8;
         let at = self.mailbox.at(self.index, LOCK_BYTES).cast::<AtomicU64>();
-        // SAFETY: aligned (page-aligned segment, offsets of 128), inside it, alive as long as the mailbox; atomics.
+        // SAFETY: aligned (page-aligned segment, offsets of 128), inside it, alive as long as the
+        // mailbox; atomics.
         unsafe { std::slice::from_raw_parts(at, count) }
     }
 

@@ -1,8 +1,9 @@
 //! Network namespaces for tests: two of them joined by a wire, on which nothing but the test sends.
 //!
-//! Contract: a namespace has no name, only fds and processes in it; the kernel removes it, with its interfaces, when the
-//! last of them is gone, however the test ends. Interfaces have fixed addresses and know their neighbour's (no ARP),
-//! IPv6 is off (no router solicitations): the counters of a wire at rest stand still.
+//! Contract: a namespace has no name, only fds and processes in it; the kernel removes it, with its
+//! interfaces, when the last of them is gone, however the test ends. Interfaces have fixed
+//! addresses and know their neighbour's (no ARP), IPv6 is off (no router solicitations): the
+//! counters of a wire at rest stand still.
 
 use rustix::thread::{CpuSet, LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::fs::File;
@@ -23,7 +24,8 @@ impl Namespace {
     /// If this process may not make one.
     pub fn new() -> io::Result<Self> {
         let made = || {
-            // SAFETY: gives this thread, and nobody else, another network namespace; no file descriptor is concerned.
+            // SAFETY: gives this thread, and nobody else, another network namespace; no file
+            // descriptor is concerned.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
             for of in ["all", "default"] {
                 let path = format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6");
@@ -45,7 +47,8 @@ impl Namespace {
         // SAFETY: one system call between fork and exec, with an fd that the closure keeps open.
         unsafe {
             command.pre_exec(move || {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(io::Error::from)
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    .map_err(io::Error::from)
             })
         }
     }
@@ -53,10 +56,12 @@ impl Namespace {
     /// Runs `act` in it, on a thread of its own. Sockets made there stay in it.
     pub fn within<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
         let in_it = || {
-            move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
+            move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("setns");
             act()
         };
-        std::thread::scope(|scope| scope.spawn(in_it).join()).unwrap_or_else(|e| std::panic::resume_unwind(e))
+        std::thread::scope(|scope| scope.spawn(in_it).join())
+            .unwrap_or_else(|e| std::panic::resume_unwind(e))
     }
 
     /// Runs shell lines in it; what they print.
@@ -79,9 +84,15 @@ impl Namespace {
         let text = self.shell(&format!("ip -s -j link show dev {interface}"));
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON of ip");
         let of = |way: &str, what: &str| {
-            json[0]["stats64"][way][what].as_u64().unwrap_or_else(|| panic!("no {way} {what} in {text}"))
+            json[0]["stats64"][way][what]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no {way} {what} in {text}"))
         };
-        Counters { received: of("rx", "packets"), sent: of("tx", "packets"), unsent: of("tx", "dropped") }
+        Counters {
+            received: of("rx", "packets"),
+            sent: of("tx", "packets"),
+            unsent: of("tx", "dropped"),
+        }
     }
 }
 
@@ -92,19 +103,22 @@ pub struct Counters {
     pub received: u64,
     /// Packets that the other end took.
     pub sent: u64,
-    /// Packets that the other end had no room for. Whoever captures on this interface has seen them go out all the same.
+    /// Packets that the other end had no room for. Whoever captures on this interface has seen them
+    /// go out all the same.
     pub unsent: u64,
 }
 
 impl Counters {
     /// Packets somebody who captured everything in between must have seen.
     pub fn seen_since(&self, earlier: &Self) -> u64 {
-        (self.received - earlier.received) + (self.sent - earlier.sent) + (self.unsent - earlier.unsent)
+        (self.received - earlier.received)
+            + (self.sent - earlier.sent)
+            + (self.unsent - earlier.unsent)
     }
 }
 
-/// Two namespaces and a wire: `va` ([`Wire::FAR`]) in the one, `vb` ([`Wire::NEAR`]) in the other. MTU and offloads are
-/// what the kernel makes them.
+/// Two namespaces and a wire: `va` ([`Wire::FAR`]) in the one, `vb` ([`Wire::NEAR`]) in the other.
+/// MTU and offloads are what the kernel makes them.
 pub struct Wire {
     /// Where packets come from.
     pub far: Namespace,
@@ -133,17 +147,20 @@ impl Wire {
         let (far, near) = (Self::FAR, Self::NEAR);
         let (va, vb) = ("02:00:00:00:77:01", "02:00:00:00:77:02");
         self.near.shell(&format!(
-            "ip link add vb address {vb} type veth peer name va address {va} netns {}; ip address add {near}/24 dev vb; \
+            "ip link add vb address {vb} type veth peer name va address {va} netns {}; ip address \
+            add {near}/24 dev vb; \
              ip neighbour add {far} lladdr {va} dev vb nud permanent; ip link set vb up",
             self.far.path()
         ));
         self.far.shell(&format!(
-            "ip address add {far}/24 dev va; ip neighbour add {near} lladdr {vb} dev va nud permanent; ip link set va up"
+            "ip address add {far}/24 dev va; ip neighbour add {near} lladdr {vb} dev va nud \
+            permanent; ip link set va up"
         ));
     }
 }
 
-/// Why tests of this kind cannot run here, if they cannot: the rights, and the programs beside `ip`.
+/// Why tests of this kind cannot run here, if they cannot: the rights, and the programs beside
+/// `ip`.
 ///
 /// # Errors
 /// The reason.
@@ -158,13 +175,17 @@ pub fn missing(programs: &[&str]) -> Result<Wire, String> {
     Wire::new().map_err(|e| format!("network namespaces need root (CAP_SYS_ADMIN): {e}"))
 }
 
-/// Has `command` run on one processor, always the same one: packets that processes on it send are received on it as well,
-/// one by one, so that two captures have the same order.
+/// Has `command` run on one processor, always the same one: packets that processes on it send are
+/// received on it as well, one by one, so that two captures have the same order.
 pub fn pin(command: &mut Command) -> &mut Command {
     let allowed = rustix::thread::sched_getaffinity(None).expect("sched_getaffinity");
     let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).expect("a processor");
     let mut one = CpuSet::new();
     one.set(first);
     // SAFETY: one system call between fork and exec.
-    unsafe { command.pre_exec(move || rustix::thread::sched_setaffinity(None, &one).map_err(io::Error::from)) }
+    unsafe {
+        command.pre_exec(move || {
+            rustix::thread::sched_setaffinity(None, &one).map_err(io::Error::from)
+        })
+    }
 }

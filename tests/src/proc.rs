@@ -14,7 +14,8 @@ pub fn context_switches(pid: u32) -> (u64, u64) {
 
 /// Processor time all its threads have used, ns (the scheduler's own count, no ticks).
 pub fn cpu_ns(pid: u32) -> u64 {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process").flatten();
+    let threads =
+        std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process").flatten();
     let used = |thread: std::fs::DirEntry| {
         let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
         text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
@@ -25,8 +26,11 @@ pub fn cpu_ns(pid: u32) -> u64 {
 /// The same of its one thread whose name begins so; `None`: there is none.
 pub fn thread_cpu_ns(pid: u32, name: &str) -> Option<u64> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-    let of = |file: &str, thread: &std::fs::DirEntry| std::fs::read_to_string(thread.path().join(file)).ok();
-    let thread = threads.into_iter().find(|t| of("comm", t).is_some_and(|comm| comm.starts_with(name)))?;
+    let of = |file: &str, thread: &std::fs::DirEntry| {
+        std::fs::read_to_string(thread.path().join(file)).ok()
+    };
+    let thread =
+        threads.into_iter().find(|t| of("comm", t).is_some_and(|comm| comm.starts_with(name)))?;
     of("schedstat", &thread)?.split_whitespace().next()?.parse().ok()
 }
 

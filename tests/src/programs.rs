@@ -1,4 +1,5 @@
-//! The project's own programs, built once per test process with the profile and target directory of the running test.
+//! The project's own programs, built once per test process with the profile and target directory of
+//! the running test.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,8 +23,11 @@ pub fn build() -> &'static PathBuf {
     BUILT.get_or_init(|| {
         // target/PROFILE/deps/test-… or target/PROFILE/soak
         let this = std::env::current_exe().expect("path of the running program");
-        let dir =
-            this.ancestors().skip(1).find(|d| d.file_name().is_none_or(|n| n != "deps")).expect("a target directory");
+        let dir = this
+            .ancestors()
+            .skip(1)
+            .find(|d| d.file_name().is_none_or(|n| n != "deps"))
+            .expect("a target directory");
         let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
         cargo
             .args(["build", "--workspace", "--bins", "--quiet"])
@@ -48,7 +52,15 @@ pub fn crashing() -> &'static PathBuf {
         let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
         // As the others are built, so that nothing but what knows crash points is built twice.
         cargo
-            .args(["build", "--workspace", "--features", "ringweir-broker/crash", "--bin", "ringd-crash", "--quiet"])
+            .args([
+                "build",
+                "--workspace",
+                "--features",
+                "ringweir-broker/crash",
+                "--bin",
+                "ringd-crash",
+                "--quiet",
+            ])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         cargo.arg("--target-dir").arg(dir.parent().expect("a profile lies in a target directory"));
         if dir.file_name().is_some_and(|n| n == "release") {
@@ -64,8 +76,8 @@ pub fn path(name: &str) -> PathBuf {
     build().join(name)
 }
 
-/// Copies a program to where other users reach it. By another process: a file that is open for writing here while another
-/// thread forks could not be executed ("text file busy").
+/// Copies a program to where other users reach it. By another process: a file that is open for
+/// writing here while another thread forks could not be executed ("text file busy").
 ///
 /// # Panics
 /// If it cannot be copied.

@@ -1,6 +1,8 @@
-//! Every way to write, shorten, seal or hold what a reader is handed, and what the kernel answers to each.
+//! Every way to write, shorten, seal or hold what a reader is handed, and what the kernel answers
+//! to each.
 //!
-//! Contract: nothing is changed, even by a way that succeeds: bytes are written as they were, holes are made where there is zero.
+//! Contract: nothing is changed, even by a way that succeeds: bytes are written as they were, holes
+//! are made where there is zero.
 
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -13,7 +15,8 @@ const PAGE: usize = 4096;
 /// A way, and the answer.
 pub type Tried = (&'static str, Result<(), Errno>);
 
-/// What another user than the broker's is answered to each; `None`: it may, and harms nobody but itself.
+/// What another user than the broker's is answered to each; `None`: it may, and harms nobody but
+/// itself.
 pub const REFUSED: &[(&str, Option<Errno>)] = &[
     ("ring: map writable", Some(Errno::ACCESS)),
     ("ring: mprotect a read-only mapping", Some(Errno::ACCESS)),
@@ -49,13 +52,15 @@ pub const REFUSED: &[(&str, Option<Errno>)] = &[
 
 /// What was answered otherwise than another user than the broker's is to be answered.
 pub fn wrong(tried: &[Tried]) -> Vec<String> {
-    let expected = |way: &str| REFUSED.iter().find(|(known, _)| *known == way).expect("every way is in the list").1;
+    let expected = |way: &str| {
+        REFUSED.iter().find(|(known, _)| *known == way).expect("every way is in the list").1
+    };
     let wrong = tried.iter().filter(|(way, answer)| answer.err() != expected(way));
     wrong.map(|(way, answer)| format!("{way}: {answer:?} instead of {:?}", expected(way))).collect()
 }
 
-/// All ways into what came with a place: ring, page, wake fd, doze bell.
-pub fn place([ring, page, wake, doze]: [&OwnedFd; 4]) -> Vec<Tried> {
+/// All ways into what came with a place: ring, page, wake fd, sleep request.
+pub fn place([ring, page, wake, sleep_request]: [&OwnedFd; 4]) -> Vec<Tried> {
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let size = |fd| rustix::fs::fstat(fd).map_or(0, |stat| stat.st_size as u64);
     // The last bytes of the header, and of the second page of a reader: reserved, zero.
@@ -83,12 +88,13 @@ pub fn place([ring, page, wake, doze]: [&OwnedFd; 4]) -> Vec<Tried> {
         ("wake: read", rustix::io::read(wake, &mut bytes).map(drop)),
         ("wake: truncate", rustix::fs::ftruncate(wake, 0)),
         ("wake: map writable", map(wake, true).map(unmap)),
-        ("doze: truncate", rustix::fs::ftruncate(doze, 0)),
-        ("doze: map writable", map(doze, true).map(unmap)),
+        ("doze: truncate", rustix::fs::ftruncate(sleep_request, 0)),
+        ("doze: map writable", map(sleep_request, true).map(unmap)),
     ]
 }
 
-/// Takes every lock of a ring that a reader can have: it gets some of them once the broker is dead. They stay.
+/// Takes every lock of a ring that a reader can have: it gets some of them once the broker is dead.
+/// They stay.
 pub fn take_locks(ring: &OwnedFd) {
     let _held_by_the_broker = lock(ring, libc::F_RDLCK);
     let _held = rustix::fs::flock(ring, FlockOperation::NonBlockingLockExclusive);
@@ -110,7 +116,8 @@ pub fn statistics(stats: &OwnedFd) -> Vec<Tried> {
 /// Maps its first page.
 pub fn map(fd: &OwnedFd, writable: bool) -> Result<*mut c_void, Errno> {
     let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-    // SAFETY: a new mapping at an address of the kernel's choice; nothing is read or written through it.
+    // SAFETY: a new mapping at an address of the kernel's choice; nothing is read or written
+    // through it.
     unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE, protection, MapFlags::SHARED, fd, 0) }
 }
 
@@ -150,7 +157,8 @@ fn lease(fd: &OwnedFd) -> Result<(), Errno> {
 }
 
 fn lock(fd: &OwnedFd, kind: i32) -> Result<(), Errno> {
-    let mut whole = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    let mut whole =
+        libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
     // SAFETY: the struct lives through the call, and the kernel writes at most that.
     answer(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw mut whole) })
 }

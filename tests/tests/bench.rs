@@ -1,15 +1,15 @@
-//! `ringbench` end to end, small: it runs, all of it, its output is what it should be; and its negative controls: faults
-//! planted in every contender's path are caught.
+//! `ringbench` end to end, small: it runs, all of it, its output is what it should be; and its
+//! negative controls: faults planted in every contender's path are caught.
 
-use ringweir_tests::Scene;
+use ringweir_tests::Environment;
 use ringweir_tests::bench::contenders::CONTENDERS;
 use ringweir_tests::bench::questions::QUESTIONS;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-fn ringbench(scene: &Scene, args: &[&str]) -> (bool, String, String) {
-    let Output { status, stdout, stderr } = scene.run("ringbench", args);
+fn ringbench(env: &Environment, args: &[&str]) -> (bool, String, String) {
+    let Output { status, stdout, stderr } = env.run("ringbench", args);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (status.success(), text(stdout), text(stderr))
 }
@@ -19,56 +19,75 @@ fn read(path: &Path) -> String {
 }
 
 /// Whether another program's XML parser takes it, and what it finds in it.
-fn parses_as_svg(scene: &Scene, file: &Path) {
+fn parses_as_svg(env: &Environment, file: &Path) {
     let program = "import sys, xml.etree.ElementTree as x\n\
                    root = x.parse(sys.argv[1]).getroot()\n\
-                   assert root.tag.endswith('svg') and root.find('.//{*}circle') is not None, root.tag";
-    let Some(python) = ["/usr/bin/python3", "/usr/local/bin/python3"].iter().find(|p| Path::new(p).exists()) else {
+                   assert root.tag.endswith('svg') and root.find('.//{*}circle') is not None, \
+                   root.tag";
+    let Some(python) =
+        ["/usr/bin/python3", "/usr/local/bin/python3"].iter().find(|p| Path::new(p).exists())
+    else {
         return ringweir_tests::skipped("charts are well-formed", "there is no python3");
     };
-    let mut command = scene.command_at(Path::new(python));
+    let mut command = env.command_at(Path::new(python));
     command.args(["-c", program]).arg(file);
-    let done = scene.start(command).output();
+    let done = env.start(command).output();
     assert!(done.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&done.stderr));
 }
 
 #[test]
 fn a_quick_bench_runs_everything_and_writes_what_it_found() {
-    let scene = Scene::new(Duration::from_secs(400));
-    let (out, again) = (scene.path("out"), scene.path("again"));
-    let (ok, _, said) = ringbench(&scene, &["--quick", "--out", out.to_str().unwrap()]);
+    let env = Environment::new(Duration::from_secs(400));
+    let (out, again) = (env.path("out"), env.path("again"));
+    let (ok, _, said) = ringbench(&env, &["--quick", "--out", out.to_str().unwrap()]);
     assert!(ok, "{said}");
-    let records: Vec<serde_json::Value> =
-        read(&out.join("results.jsonl")).lines().map(|l| serde_json::from_str(l).expect(l)).collect();
+    let records: Vec<serde_json::Value> = read(&out.join("results.jsonl"))
+        .lines()
+        .map(|l| serde_json::from_str(l).expect(l))
+        .collect();
     assert_eq!(records[0]["kind"], "machine");
-    for key in ["cpu", "cores", "kernel", "governor", "virtual", "commit", "command", "time", "line_ns"] {
+    for key in
+        ["cpu", "cores", "kernel", "governor", "virtual", "commit", "command", "time", "line_ns"]
+    {
         assert!(!records[0][key].is_null(), "no {key} of the machine");
     }
     let is = |question: &str, contender: &str| {
-        records.iter().any(|r| r["kind"] == "run" && r["question"] == question && r["contender"] == contender)
+        records
+            .iter()
+            .any(|r| r["kind"] == "run" && r["question"] == question && r["contender"] == contender)
     };
     for contender in CONTENDERS {
         let question = if contender.floor { "latency" } else { "throughput" };
         assert!(is(question, contender.name), "{} has not run", contender.name);
     }
-    let runs = |question: &str| records.iter().filter(|r| r["kind"] == "run" && r["question"] == question).count();
+    let runs = |question: &str| {
+        records.iter().filter(|r| r["kind"] == "run" && r["question"] == question).count()
+    };
     for question in QUESTIONS {
-        let skipped = records.iter().any(|r| r["kind"] == "skipped" && r["question"] == question.name);
+        let skipped =
+            records.iter().any(|r| r["kind"] == "skipped" && r["question"] == question.name);
         assert!(runs(question.name) > 0 || skipped, "{} was not asked", question.name);
     }
     for record in records.iter().filter(|r| r["question"] == "throughput" && r["kind"] == "run") {
-        assert!(record["published"].as_u64() > Some(0) && record["line_ns"][1].is_number(), "{record}");
+        assert!(
+            record["published"].as_u64() > Some(0) && record["line_ns"][1].is_number(),
+            "{record}"
+        );
     }
     // The same from the records alone.
     let from = out.join("results.jsonl");
-    let (ok, _, said) = ringbench(&scene, &["chart", from.to_str().unwrap(), "--out", again.to_str().unwrap()]);
+    let (ok, _, said) =
+        ringbench(&env, &["chart", from.to_str().unwrap(), "--out", again.to_str().unwrap()]);
     assert!(ok, "{said}");
     let table = read(&out.join("results.md"));
-    assert!(table.contains("| asked | target | found | met |") && table.contains("A quick run"), "{table}");
+    assert!(
+        table.contains("| asked | target | found | met |") && table.contains("A quick run"),
+        "{table}"
+    );
     assert_eq!(table, read(&again.join("results.md")));
     for question in QUESTIONS.iter().filter(|q| runs(q.name) > 0) {
         let chart = again.join(format!("{}.svg", question.name));
-        parses_as_svg(&scene, &chart);
+        parses_as_svg(&env, &chart);
         assert_eq!(read(&chart), read(&out.join(format!("{}.svg", question.name))));
     }
 }
@@ -76,11 +95,14 @@ fn a_quick_bench_runs_everything_and_writes_what_it_found() {
 /// Without this the other test would prove nothing: a bench that checks nothing is green, too.
 #[test]
 fn a_planted_fault_is_caught_whoever_carries_the_datagram() {
-    let scene = Scene::new(Duration::from_secs(400));
+    let env = Environment::new(Duration::from_secs(400));
     let caught = |args: &[&str], inject: &str| {
         for _ in 0..5 {
-            let (ok, _, said) = ringbench(&scene, &[&["--quick", "--inject", inject], args].concat());
-            assert!(!ok && said.contains("ringbench: FAIL"), "{inject} {args:?} was not noticed: {said}");
+            let (ok, _, said) = ringbench(&env, &[&["--quick", "--inject", inject], args].concat());
+            assert!(
+                !ok && said.contains("ringbench: FAIL"),
+                "{inject} {args:?} was not noticed: {said}"
+            );
             if !said.contains("too few datagrams came") {
                 return said;
             }
@@ -110,13 +132,13 @@ fn a_planted_fault_is_caught_whoever_carries_the_datagram() {
 
 #[test]
 fn wrong_usage_is_refused_with_what_there_is() {
-    let scene = Scene::new(Duration::from_secs(60));
-    let (ok, _, said) = ringbench(&scene, &["--only", "speed"]);
+    let env = Environment::new(Duration::from_secs(60));
+    let (ok, _, said) = ringbench(&env, &["--only", "speed"]);
     assert!(!ok && said.contains("no question \"speed\"; there are copy, throughput"), "{said}");
-    let (ok, _, said) = ringbench(&scene, &["--rounds", "0"]);
+    let (ok, _, said) = ringbench(&env, &["--rounds", "0"]);
     assert!(!ok && said.contains("--rounds 0"), "{said}");
-    let (ok, _, said) = ringbench(&scene, &["chart", "/nowhere/x.jsonl"]);
+    let (ok, _, said) = ringbench(&env, &["chart", "/nowhere/x.jsonl"]);
     assert!(!ok && said.contains("/nowhere/x.jsonl"), "{said}");
-    let (ok, list, _) = ringbench(&scene, &["--list"]);
+    let (ok, list, _) = ringbench(&env, &["--list"]);
     assert!(ok && list.contains("device+fanout") && list.contains("publish"), "{list}");
 }

@@ -1,8 +1,9 @@
-//! The C library as C programs meet it: installed into a prefix, found by pkg-config, linked by cc and c++, run against live
-//! brokers, and looked at by valgrind and AddressSanitizer. The C sources are in `capi/` and in `client/examples/`.
+//! The C library as C programs meet it: installed into a prefix, found by pkg-config, linked by cc
+//! and c++, run against live brokers, and looked at by valgrind and AddressSanitizer. The C sources
+//! are in `capi/` and in `client/examples/`.
 
-use ringweir_proto::numbered;
-use ringweir_tests::{Daemon, Process, Scene, skipped, wait_for};
+use ringweir_pattern::crc;
+use ringweir_tests::{Daemon, Environment, Process, skipped, wait_for};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// One test at a time: they wait for laps and for wake-ups on machines that may have two processors.
+/// One test at a time: they wait for laps and for wake-ups on machines that may have two
+/// processors.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -29,7 +31,10 @@ fn said(output: &Output) -> String {
 /// `make -C client` with the profile and target directory of this test.
 fn make(args: &[String]) -> Output {
     let this = std::env::current_exe().expect("path of the test");
-    let dir = this.ancestors().find(|d| d.file_name().is_some_and(|n| n == "deps")).expect("target/PROFILE/deps");
+    let dir = this
+        .ancestors()
+        .find(|d| d.file_name().is_some_and(|n| n == "deps"))
+        .expect("target/PROFILE/deps");
     let built = dir.parent().expect("target/PROFILE");
     let profile = if built.file_name().is_some_and(|n| n == "release") { "release" } else { "dev" };
     let mut make = Command::new("make");
@@ -69,13 +74,14 @@ enum Language {
 use Language::{C99, Cpp17};
 
 /// Compiles and links a program with nothing but the compiler and pkg-config.
-fn build(scene: &Scene, source: &str, language: Language, extra: &[&str]) -> PathBuf {
+fn build(env: &Environment, source: &str, language: Language, extra: &[&str]) -> PathBuf {
     let (compiler, standard) = match language {
         C99 => ("cc", ["-xc", "-std=c99"]),
         Cpp17 => ("c++", ["-xc++", "-std=c++17"]),
     };
     let stem = Path::new(source).file_stem().unwrap().to_string_lossy().into_owned();
-    let program = scene.path(&format!("{stem}-{language:?}{}", extra.concat().replace(['/', '=', ','], "_")));
+    let program =
+        env.path(&format!("{stem}-{language:?}{}", extra.concat().replace(['/', '=', ','], "_")));
     let mut command = Command::new(compiler);
     command.args(standard).args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O1"]);
     // What strict C99 leaves out and the tests (not the samples) need: sleeping.
@@ -90,39 +96,47 @@ fn build(scene: &Scene, source: &str, language: Language, extra: &[&str]) -> Pat
     program
 }
 
-fn start(scene: &Scene, program: &Path, args: &[&str], stdout: Stdio) -> Process {
-    let mut command = scene.command_at(program);
+fn start(env: &Environment, program: &Path, args: &[&str], stdout: Stdio) -> Process {
+    let mut command = env.command_at(program);
     command.args(args).stdout(stdout).env("LD_LIBRARY_PATH", prefix().join("lib"));
-    scene.start(command)
+    env.start(command)
 }
 
-fn run(scene: &Scene, program: &Path, args: &[&str]) -> Output {
-    start(scene, program, args, Stdio::piped()).output()
+fn run(env: &Environment, program: &Path, args: &[&str]) -> Output {
+    start(env, program, args, Stdio::piped()).output()
 }
 
-fn passes(scene: &Scene, program: &Path, args: &[&str]) -> String {
-    let output = run(scene, program, args);
+fn passes(env: &Environment, program: &Path, args: &[&str]) -> String {
+    let output = run(env, program, args);
     assert!(output.status.success(), "{program:?} {args:?}: {}: {}", output.status, said(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A stream that has ended with all its 600 datagrams in the ring.
-fn kept(scene: &Scene, name: &str) -> Daemon {
+fn kept(env: &Environment, name: &str) -> Daemon {
     let source = "gen:rate=max,size=24..1500,count=600,channels=3";
-    let broker = scene.broker(name, source, &["--linger", "forever", "--wait-readers", "0", "--max-datagram", "2KiB"]);
-    let full = wait_for(LIMIT, || broker.process.stderr().contains("600 datagrams published").then_some(()));
+    let broker = env.broker(
+        name,
+        source,
+        &["--linger", "forever", "--wait-readers", "0", "--max-datagram", "2KiB"],
+    );
+    let full = wait_for(LIMIT, || {
+        broker.process.stderr().contains("600 datagrams published").then_some(())
+    });
     assert!(full.is_some(), "{}", broker.process.stderr());
     broker
 }
 
 /// A stream whose ring holds a twentieth of a second.
-fn flowing(scene: &Scene, name: &str) -> Daemon {
+fn flowing(env: &Environment, name: &str) -> Daemon {
     let small = ["--depth", "256", "--capacity", "64KiB", "--max-datagram", "512"];
-    scene.broker(name, "gen:rate=4000/s,size=24..400", &small)
+    env.broker(name, "gen:rate=4000/s,size=24..400", &small)
 }
 
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Length-prefixed datagrams, apart.
@@ -137,17 +151,19 @@ fn datagrams(mut rest: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// Each sample, in each language, shared and static, gives what another program of the project gives.
+/// Each sample, in each language, shared and static, gives what another program of the project
+/// gives.
 #[test]
 fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
-    let broker = kept(&scene, "capi-samples");
-    let cat = scene.run("ringcat", &["capi-samples", "--from", "oldest", "--len-prefix"]).stdout;
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let broker = kept(&env, "capi-samples");
+    let cat = env.run("ringcat", &["capi-samples", "--from", "oldest", "--len-prefix"]).stdout;
     let cat = datagrams(&cat);
     assert_eq!(cat.len(), 600);
-    let channel = |d: &[u8]| numbered::check(d).unwrap().channel;
-    let lines: String =
-        (cat.iter().enumerate()).map(|(i, d)| format!("{i} {} {} {:016x}\n", d.len(), channel(d), fnv1a(d))).collect();
+    let channel = |d: &[u8]| crc::check(d).unwrap().channel;
+    let lines: String = (cat.iter().enumerate())
+        .map(|(i, d)| format!("{i} {} {} {:016x}\n", d.len(), channel(d), fnv1a(d)))
+        .collect();
     let mut sums = String::new();
     for c in 0..3 {
         let of: Vec<_> = cat.iter().filter(|d| channel(d) == c).collect();
@@ -159,19 +175,28 @@ fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
     let links: [&[&str]; 3] = [&[], &["-static"], &["-Wl,--as-needed", archive.to_str().unwrap()]];
     for language in [C99, Cpp17] {
         for link in links {
-            let sample = |name: &str| build(&scene, &format!("client/examples/{name}.c"), language, link);
+            let sample =
+                |name: &str| build(&env, &format!("client/examples/{name}.c"), language, link);
             let read = sample("read");
-            assert_eq!(passes(&scene, &read, &["capi-samples", "oldest"]), lines, "{language:?} {link:?}");
-            assert_eq!(passes(&scene, &read, &["capi-samples", "oldest", "2"]).lines().count(), 2);
-            assert_eq!(passes(&scene, &sample("channels"), &["capi-samples"]), sums, "{language:?} {link:?}");
-            let books = passes(&scene, &sample("poll"), &["capi-samples"]);
-            assert_eq!(books, "capi-samples start 0 delivered 600 lost 0 read 600\n");
+            assert_eq!(
+                passes(&env, &read, &["capi-samples", "oldest"]),
+                lines,
+                "{language:?} {link:?}"
+            );
+            assert_eq!(passes(&env, &read, &["capi-samples", "oldest", "2"]).lines().count(), 2);
+            assert_eq!(
+                passes(&env, &sample("channels"), &["capi-samples"]),
+                sums,
+                "{language:?} {link:?}"
+            );
+            let account = passes(&env, &sample("poll"), &["capi-samples"]);
+            assert_eq!(account, "capi-samples start 0 delivered 600 lost 0 read 600\n");
         }
     }
     // What a new user does first: no argument, and the name of no stream.
-    let read = build(&scene, "client/examples/read.c", C99, &[]);
-    assert_eq!(run(&scene, &read, &[]).status.code(), Some(2));
-    let lost = run(&scene, &read, &["capi-none"]);
+    let read = build(&env, "client/examples/read.c", C99, &[]);
+    assert_eq!(run(&env, &read, &[]).status.code(), Some(2));
+    let lost = run(&env, &read, &["capi-none"]);
     assert_eq!(lost.status.code(), Some(1));
     for part in ["no stream \"capi-none\"; running: capi-samples", "ringctl ls"] {
         assert!(said(&lost).contains(part), "{part}: {}", said(&lost));
@@ -182,11 +207,11 @@ fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
 /// Ctrl-C ends the samples with their books told.
 #[test]
 fn samples_end_on_a_signal() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
-    let broker = scene.broker("capi-int", "gen:rate=500/s,size=64", &[]);
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let broker = env.broker("capi-int", "gen:rate=500/s,size=64", &[]);
     for name in ["read", "poll"] {
-        let program = build(&scene, &format!("client/examples/{name}.c"), C99, &[]);
-        let process = start(&scene, &program, &["capi-int"], Stdio::piped());
+        let program = build(&env, &format!("client/examples/{name}.c"), C99, &[]);
+        let process = start(&env, &program, &["capi-int"], Stdio::piped());
         std::thread::sleep(Duration::from_millis(500));
         process.signal(rustix::process::Signal::INT);
         let output = process.output();
@@ -198,77 +223,104 @@ fn samples_end_on_a_signal() {
 }
 
 /// What the driver says of one generation: got, lost, torn.
-fn books(stderr: &str, what: &str) -> [u64; 3] {
-    let line = stderr.lines().find(|l| l.starts_with(what)).unwrap_or_else(|| panic!("no {what}: {stderr}"));
+fn account(stderr: &str, what: &str) -> [u64; 3] {
+    let line = stderr
+        .lines()
+        .find(|l| l.starts_with(what))
+        .unwrap_or_else(|| panic!("no {what}: {stderr}"));
     let mut numbers = line.split_whitespace().filter_map(|w| w.parse().ok());
     std::array::from_fn(|_| numbers.next().expect("three numbers"))
 }
 
-/// Published = delivered + lost, and every byte handed out is right: borrowed and copied, by each way of waiting, for readers
-/// that keep up and readers that are lapped. Each is the other's control.
+/// Published = delivered + lost, and every byte handed out is right: borrowed and copied, by each
+/// way of waiting, for readers that keep up and readers that are lapped. Each is the other's
+/// control.
 #[test]
 fn what_is_published_is_delivered_or_told() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
-    let small = ["--depth", "256", "--capacity", "256KiB", "--max-datagram", "1KiB", "--wait-readers", "1"];
-    let large = ["--depth", "32768", "--capacity", "16MiB", "--max-datagram", "1KiB", "--wait-readers", "1"];
-    let ways = [("next", "wait", C99), ("next", "spin", Cpp17), ("read", "poll", C99), ("read", "wait", Cpp17)];
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let small =
+        ["--depth", "256", "--capacity", "256KiB", "--max-datagram", "1KiB", "--wait-readers", "1"];
+    let large = [
+        "--depth",
+        "32768",
+        "--capacity",
+        "16MiB",
+        "--max-datagram",
+        "1KiB",
+        "--wait-readers",
+        "1",
+    ];
+    let ways = [
+        ("next", "wait", C99),
+        ("next", "spin", Cpp17),
+        ("read", "poll", C99),
+        ("read", "wait", Cpp17),
+    ];
     for (n, (how, wait, language)) in ways.into_iter().enumerate() {
-        let driver = build(&scene, "tests/tests/capi/stream.c", language, &[]);
+        let driver = build(&env, "tests/tests/capi/stream.c", language, &[]);
         for slow in [false, true] {
             let name = format!("capi-all{n}{slow}");
             let source = format!("gen:rate=20000/s,size=24..1000,count=20000,seed={n}");
-            let broker = scene.broker(&name, &source, if slow { &small } else { &large });
-            let out = scene.path(&format!("out{n}"));
+            let broker = env.broker(&name, &source, if slow { &small } else { &large });
+            let out = env.path(&format!("out{n}"));
             let to = std::fs::File::create(&out).unwrap();
             let ms = if slow { "25" } else { "0" };
-            let mut process = start(&scene, &driver, &[&name, how, wait, ms], to.into());
+            let mut process = start(&env, &driver, &[&name, how, wait, ms], to.into());
             let published = broker.published();
             assert!(process.wait().success(), "{how} {wait}: {}", process.stderr());
-            let [got, lost, torn] = books(&process.stderr(), "last ");
+            let [got, lost, torn] = account(&process.stderr(), "last ");
             assert_eq!((published, got + lost), (20_000, 20_000), "{how} {wait} {slow}");
-            assert_eq!((lost > 0, torn > 0), (slow, slow && how == "next"), "{how} {wait} {slow}: {lost} {torn}");
+            assert_eq!(
+                (lost > 0, torn > 0),
+                (slow, slow && how == "next"),
+                "{how} {wait} {slow}: {lost} {torn}"
+            );
             let bytes = std::fs::read(&out).unwrap();
-            let numbers: Vec<u64> = datagrams(&bytes).iter().map(|d| numbered::check(d).unwrap().number).collect();
+            let numbers: Vec<u64> =
+                datagrams(&bytes).iter().map(|d| crc::check(d).unwrap().number).collect();
             assert_eq!(numbers.len() as u64, got);
             assert!(numbers.is_sorted_by(|a, b| a < b), "out of order");
         }
     }
 }
 
-/// The broker is killed and started again: the C reader reads what is left, is told once, and carries on.
+/// The broker is killed and started again: the C reader reads what is left, is told once, and
+/// carries on.
 #[test]
 fn a_reader_outlives_its_broker() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
     let source = "gen:rate=5000/s,size=64..512,count=20000";
-    let more = ["--max-datagram", "512", "--depth", "32768", "--capacity", "16MiB", "--wait-readers", "1"];
-    let mut broker = scene.broker("capi-phoenix", source, &more);
-    let driver = build(&scene, "tests/tests/capi/stream.c", C99, &[]);
-    let out = scene.path("out");
+    let more =
+        ["--max-datagram", "512", "--depth", "32768", "--capacity", "16MiB", "--wait-readers", "1"];
+    let mut broker = env.broker("capi-phoenix", source, &more);
+    let driver = build(&env, "tests/tests/capi/stream.c", C99, &[]);
+    let out = env.path("out");
     let to = std::fs::File::create(&out).unwrap();
-    let mut process = start(&scene, &driver, &["capi-phoenix", "read", "poll", "0"], to.into());
+    let mut process = start(&env, &driver, &["capi-phoenix", "read", "poll", "0"], to.into());
     let flows = || std::fs::metadata(&out).is_ok_and(|m| m.len() > 200_000).then_some(());
     assert!(wait_for(LIMIT, flows).is_some(), "{}", process.stderr());
     broker.process.kill();
     drop(broker);
-    let published = scene.broker("capi-phoenix", source, &more).published();
+    let published = env.broker("capi-phoenix", source, &more).published();
     assert!(process.wait().success(), "{}", process.stderr());
     let text = process.stderr();
-    let ([before, ..], [after, lost, _]) = (books(&text, "earlier "), books(&text, "last "));
+    let ([before, ..], [after, lost, _]) = (account(&text, "earlier "), account(&text, "last "));
     assert!(text.contains(&format!("generation 2 start {before} adopted 1")), "{text}");
     assert_eq!((published, after, lost), (before + 20_000, 20_000, 0), "{text}");
     let bytes = std::fs::read(&out).unwrap();
-    let numbers = datagrams(&bytes).into_iter().map(|d| numbered::check(d).unwrap().number);
+    let numbers = datagrams(&bytes).into_iter().map(|d| crc::check(d).unwrap().number);
     assert!(numbers.eq((0..before).chain(0..after)), "{text}");
 }
 
-/// Too small a buffer leaves the datagram unread; what is overwritten in hand is torn; either becomes a gap when it is lapped.
+/// Too small a buffer leaves the datagram unread; what is overwritten in hand is torn; either
+/// becomes a gap when it is lapped.
 #[test]
 fn nothing_is_lost_to_a_small_buffer_and_nothing_torn_is_whole() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
-    let (one, two) = (kept(&scene, "capi-kept"), flowing(&scene, "capi-flow"));
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let (one, two) = (kept(&env, "capi-kept"), flowing(&env, "capi-flow"));
     for language in [C99, Cpp17] {
-        let program = build(&scene, "tests/tests/capi/sizes.c", language, &[]);
-        passes(&scene, &program, &["capi-kept", "capi-flow"]);
+        let program = build(&env, "tests/tests/capi/sizes.c", language, &[]);
+        passes(&env, &program, &["capi-kept", "capi-flow"]);
     }
     one.end();
     two.end();
@@ -276,12 +328,12 @@ fn nothing_is_lost_to_a_small_buffer_and_nothing_torn_is_whole() {
 
 #[test]
 fn waiting_ends_by_time_signal_and_datagram() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
-    let idle = scene.broker("capi-idle", "gen:rate=1/s,size=100", &[]);
-    let slow = scene.broker("capi-slow", "gen:rate=200/s,size=24..400", &[]);
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let idle = env.broker("capi-idle", "gen:rate=1/s,size=100", &[]);
+    let slow = env.broker("capi-slow", "gen:rate=200/s,size=24..400", &[]);
     for language in [C99, Cpp17] {
-        let program = build(&scene, "tests/tests/capi/waits.c", language, &[]);
-        passes(&scene, &program, &["capi-idle", "capi-slow"]);
+        let program = build(&env, "tests/tests/capi/waits.c", language, &[]);
+        passes(&env, &program, &["capi-idle", "capi-slow"]);
     }
     idle.end();
     slow.end();
@@ -289,41 +341,46 @@ fn waiting_ends_by_time_signal_and_datagram() {
 
 #[test]
 fn a_lossless_reader_is_waited_for_and_then_told() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
     let small = ["--depth", "256", "--capacity", "64KiB", "--max-datagram", "512"];
-    let serve =
-        |name: &str, more: &[&str]| scene.broker(name, "gen:rate=4000/s,size=24..400", &[&small, more].concat());
+    let serve = |name: &str, more: &[&str]| {
+        env.broker(name, "gen:rate=4000/s,size=24..400", &[&small, more].concat())
+    };
     let waits = serve("capi-waits", &["--lossless", "forever"]);
     let bears = serve("capi-bears", &["--lossless", "200ms"]);
     let never = serve("capi-never", &[]);
     for language in [C99, Cpp17] {
-        let program = build(&scene, "tests/tests/capi/lossless.c", language, &[]);
-        passes(&scene, &program, &["capi-waits", "capi-bears", "capi-never"]);
+        let program = build(&env, "tests/tests/capi/lossless.c", language, &[]);
+        passes(&env, &program, &["capi-waits", "capi-bears", "capi-never"]);
     }
     [waits, bears, never].into_iter().for_each(Daemon::end);
 }
 
 /// The stream of `arguments.c`.
-fn described(scene: &Scene, name: &str) -> Daemon {
-    scene.broker(name, "gen:rate=500/s,size=24..64", &["--meta", "channels=3", "--meta", "dtype=<i2"])
+fn described(env: &Environment, name: &str) -> Daemon {
+    env.broker(name, "gen:rate=500/s,size=24..64", &["--meta", "channels=3", "--meta", "dtype=<i2"])
 }
 
-/// Everything wrong is refused by name (a C++ program that something was thrown into would end by `terminate`); each code of
-/// the header has words of its own, and no other number has.
+/// Everything wrong is refused by name (a C++ program that something was thrown into would end by
+/// `terminate`); each code of the header has words of its own, and no other number has.
 #[test]
 fn wrong_arguments_are_refused_and_every_code_has_words() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
-    let broker = described(&scene, "capi-args");
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let broker = described(&env, "capi-args");
     let header = std::fs::read_to_string(prefix().join("include/ringweir.h")).unwrap();
-    let codes = header.split("typedef enum rw_code {").nth(1).and_then(|s| s.split("} rw_code;").next()).unwrap();
+    let codes = header
+        .split("typedef enum rw_code {")
+        .nth(1)
+        .and_then(|s| s.split("} rw_code;").next())
+        .unwrap();
     let numbers: BTreeSet<i32> = codes
         .lines()
         .filter(|l| l.trim_start().starts_with("RW_"))
         .map(|l| l.trim_end_matches(',').rsplit(' ').next().unwrap().parse().unwrap())
         .collect();
     for language in [C99, Cpp17] {
-        let program = build(&scene, "tests/tests/capi/arguments.c", language, &[]);
-        let table = passes(&scene, &program, &["capi-args"]);
+        let program = build(&env, "tests/tests/capi/arguments.c", language, &[]);
+        let table = passes(&env, &program, &["capi-args"]);
         let (mut words, mut known) = (BTreeSet::new(), BTreeSet::new());
         for (code, text) in table.lines().map(|l| l.split_once(' ').expect("code and words")) {
             if !text.starts_with("not a return code") {
@@ -337,42 +394,53 @@ fn wrong_arguments_are_refused_and_every_code_has_words() {
     broker.end();
 }
 
-/// Another reader's latencies add up, and it can be sent away by who may; it is told by whom, and nobody else goes.
+/// Another reader's latencies add up, and it can be sent away by who may; it is told by whom, and
+/// nobody else goes.
 #[test]
 fn other_readers_are_looked_at_and_sent_away() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
-    let broker = flowing(&scene, "capi-others");
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let broker = flowing(&env, "capi-others");
     let uid = rustix::process::geteuid().as_raw();
     for language in [C99, Cpp17] {
-        let program = build(&scene, "tests/tests/capi/others.c", language, &[]);
-        let process = start(&scene, &program, &["capi-others"], Stdio::piped());
+        let program = build(&env, "tests/tests/capi/others.c", language, &[]);
+        let process = start(&env, &program, &["capi-others"], Stdio::piped());
         let pid = process.pid();
         let output = process.output();
         assert!(output.status.success(), "{language:?}: {}", said(&output));
-        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("pid {pid} uid {uid}\n"), "{language:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!("pid {pid} uid {uid}\n"),
+            "{language:?}"
+        );
     }
     broker.end();
 }
 
-/// No error and no leak in any driver, by valgrind and by AddressSanitizer. Controls: a leak, and a write or read past the
-/// end of a buffer, are found. (Sanitizers do not see into the library's own code; valgrind does.)
+/// No error and no leak in any driver, by valgrind and by AddressSanitizer. Controls: a leak, and a
+/// write or read past the end of a buffer, are found. (Sanitizers do not see into the library's own
+/// code; valgrind does.)
 #[test]
 fn memory_checkers_find_nothing_but_what_was_planted() {
-    let (_alone, scene) = (alone(), Scene::new(LIMIT));
-    let has_valgrind = Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success());
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let has_valgrind =
+        Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success());
     if !has_valgrind {
-        skipped("memory_checkers_find_nothing_but_what_was_planted", "no valgrind (apt-get install valgrind)");
+        skipped(
+            "memory_checkers_find_nothing_but_what_was_planted",
+            "no valgrind (apt-get install valgrind)",
+        );
     }
     let asan = ["-fsanitize=address"];
     let brokers = [
-        kept(&scene, "capi-kept"),
-        flowing(&scene, "capi-flow"),
-        described(&scene, "capi-args"),
-        kept(&scene, "capi-two"),
-        scene.broker("capi-idle", "gen:rate=1/s,size=100", &[]),
-        scene.broker("capi-slow", "gen:rate=200/s,size=24..400", &[]),
+        kept(&env, "capi-kept"),
+        flowing(&env, "capi-flow"),
+        described(&env, "capi-args"),
+        kept(&env, "capi-two"),
+        env.broker("capi-idle", "gen:rate=1/s,size=100", &[]),
+        env.broker("capi-slow", "gen:rate=200/s,size=24..400", &[]),
     ];
-    let (pair, one, table): (&[&str], &[&str], &[&str]) = (&["capi-kept", "capi-flow"], &["capi-kept"], &["capi-args"]);
+    let (pair, one, table): (&[&str], &[&str], &[&str]) =
+        (&["capi-kept", "capi-flow"], &["capi-kept"], &["capi-args"]);
     let clean: [(&str, &[&str]); 10] = [
         ("client/examples/read.c", &["capi-kept", "oldest"]),
         ("client/examples/channels.c", one),
@@ -388,19 +456,24 @@ fn memory_checkers_find_nothing_but_what_was_planted() {
     let planted: [(&str, bool); 3] = [("leak", true), ("library", false), ("program", true)];
     for (source, args) in clean {
         if has_valgrind {
-            let output = valgrind(&scene, &build(&scene, source, C99, &[]), args);
+            let output = valgrind(&env, &build(&env, source, C99, &[]), args);
             assert!(output.status.success(), "{source}: {}", said(&output));
         }
-        passes(&scene, &build(&scene, source, C99, &asan), args);
+        passes(&env, &build(&env, source, C99, &asan), args);
     }
     for (what, by_asan) in planted {
         let source = "tests/tests/capi/planted.c";
         if has_valgrind {
-            let output = valgrind(&scene, &build(&scene, source, C99, &[]), &["capi-kept", what]);
-            assert_eq!(output.status.code(), Some(9), "valgrind did not find {what}: {}", said(&output));
+            let output = valgrind(&env, &build(&env, source, C99, &[]), &["capi-kept", what]);
+            assert_eq!(
+                output.status.code(),
+                Some(9),
+                "valgrind did not find {what}: {}",
+                said(&output)
+            );
         }
         if by_asan {
-            let output = run(&scene, &build(&scene, source, C99, &asan), &["capi-kept", what]);
+            let output = run(&env, &build(&env, source, C99, &asan), &["capi-kept", what]);
             let found = !output.status.success() && said(&output).contains("Sanitizer");
             assert!(found, "AddressSanitizer did not find {what}: {}", said(&output));
         }
@@ -408,36 +481,54 @@ fn memory_checkers_find_nothing_but_what_was_planted() {
     brokers.into_iter().for_each(Daemon::end);
 }
 
-fn valgrind(scene: &Scene, program: &Path, args: &[&str]) -> Output {
+fn valgrind(env: &Environment, program: &Path, args: &[&str]) -> Output {
     let checks = ["--quiet", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=all"];
     let kinds = ["--errors-for-leak-kinds=all", program.to_str().unwrap()];
-    run(scene, Path::new("valgrind"), &[&checks[..], &kinds, args].concat())
+    run(env, Path::new("valgrind"), &[&checks[..], &kinds, args].concat())
 }
 
-/// The library shows the names of the header and no others; what is installed is uninstalled; a package is staged in
-/// DESTDIR with the paths of its PREFIX; without cargo it is said what is missing.
+/// The library shows the names of the header and no others; what is installed is uninstalled; a
+/// package is staged in DESTDIR with the paths of its PREFIX; without cargo it is said what is
+/// missing.
 #[test]
 fn installing_is_tidy() {
     let _alone = alone();
     let library = prefix().join("lib/libringweir.so");
     let nm = Command::new("nm").args(["-D", "--defined-only"]).arg(&library).output().expect("nm");
-    let shown: BTreeSet<String> =
-        String::from_utf8(nm.stdout).unwrap().lines().filter_map(|l| l.rsplit(' ').next()).map(String::from).collect();
+    let shown: BTreeSet<String> = String::from_utf8(nm.stdout)
+        .unwrap()
+        .lines()
+        .filter_map(|l| l.rsplit(' ').next())
+        .map(String::from)
+        .collect();
     let header = std::fs::read_to_string(prefix().join("include/ringweir.h")).unwrap();
     assert!(shown.len() > 30);
-    assert!(shown.iter().all(|name| name.starts_with("rw_") && header.contains(&format!("{name}("))), "{shown:?}");
+    assert!(
+        shown.iter().all(|name| name.starts_with("rw_") && header.contains(&format!("{name}("))),
+        "{shown:?}"
+    );
     assert_eq!(std::fs::read_link(&library).unwrap(), Path::new("libringweir.so.0"));
 
     let stage = tempfile::tempdir().unwrap();
-    let args =
-        |goal: &str| [goal.to_string(), "PREFIX=/opt/ringweir".into(), format!("DESTDIR={}", stage.path().display())];
+    let args = |goal: &str| {
+        [
+            goal.to_string(),
+            "PREFIX=/opt/ringweir".into(),
+            format!("DESTDIR={}", stage.path().display()),
+        ]
+    };
     let files = || {
-        let find = Command::new("find").arg(stage.path()).args(["!", "-type", "d"]).output().expect("find");
+        let find = Command::new("find")
+            .arg(stage.path())
+            .args(["!", "-type", "d"])
+            .output()
+            .expect("find");
         String::from_utf8(find.stdout).unwrap().lines().count()
     };
     let made = make(&args("install"));
     assert!(made.status.success(), "{}", said(&made));
-    let pc = std::fs::read_to_string(stage.path().join("opt/ringweir/lib/pkgconfig/ringweir.pc")).unwrap();
+    let pc = std::fs::read_to_string(stage.path().join("opt/ringweir/lib/pkgconfig/ringweir.pc"))
+        .unwrap();
     assert!(pc.contains("libdir=/opt/ringweir/lib\n") && !pc.contains('@'), "{pc}");
     assert_eq!(files(), 6);
     assert!(make(&args("uninstall")).status.success());

@@ -1,9 +1,10 @@
-//! The programs from outside: arguments good and bad, words on stderr, exit statuses, pipes that close, brokers that died,
-//! users that may not, and peers that talk nonsense. (`ringstat` and `ringctl` have room in a file of their own.)
+//! The programs from outside: arguments good and bad, words on stderr, exit statuses, pipes that
+//! close, brokers that died, users that may not, and peers that talk nonsense. (`ringstat` and
+//! `ringctl` have room in a file of their own.)
 
 use ringweir_proto::control::{AttachRequest, MESSAGE_MAX, Mode, Reply, Request};
 use ringweir_proto::os::socket;
-use ringweir_tests::{Daemon, Live, Mailbox, Scene, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, skipped, wait_for};
 use rustix::process::Signal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Output, Stdio};
@@ -17,21 +18,23 @@ fn said(output: &Output) -> String {
 }
 
 /// A short stream that stays: `count` datagrams, all in the ring.
-fn kept(scene: &Scene, name: &str, count: u64, more: &[&str]) -> Daemon {
-    let args = [&["--linger", "forever", "--wait-readers", "0", "--max-datagram", "2KiB"], more].concat();
-    let broker = scene.broker(name, &format!("gen:rate=max,size=24..1500,count={count}"), &args);
+fn kept(env: &Environment, name: &str, count: u64, more: &[&str]) -> Daemon {
+    let args =
+        [&["--linger", "forever", "--wait-readers", "0", "--max-datagram", "2KiB"], more].concat();
+    let broker = env.broker(name, &format!("gen:rate=max,size=24..1500,count={count}"), &args);
     let done = format!("{count} datagrams published");
-    let full = wait_for(Duration::from_secs(10), || broker.process.stderr().contains(&done).then_some(()));
+    let full =
+        wait_for(Duration::from_secs(10), || broker.process.stderr().contains(&done).then_some(()));
     assert!(full.is_some(), "{}", broker.process.stderr());
     broker
 }
 
-/// Each bad argument: its exit status, and that stderr names the value and what to do. Control: the same programs with
-/// good arguments end with 0.
+/// Each bad argument: its exit status, and that stderr names the value and what to do. Control: the
+/// same programs with good arguments end with 0.
 #[test]
 fn bad_arguments_are_refused_by_name_and_with_a_remedy() {
-    let scene = Scene::new(LIMIT);
-    let run = scene.run_dir().to_str().unwrap().to_string();
+    let env = Environment::new(LIMIT);
+    let run = env.run_dir().to_str().unwrap().to_string();
     let ringd = |args: &str| format!("ringd --run-dir {run} {args}");
     let table: Vec<(String, i32, &[&str])> = vec![
         (ringd("run --name a"), 2, &["--source"]),
@@ -53,7 +56,11 @@ fn bad_arguments_are_refused_by_name_and_with_a_remedy() {
         (ringd("run --name a --source gen: --meta x"), 1, &["\"x\"", "KEY=VALUE"]),
         (ringd("run --name a --source gen: --max-datagram 17MiB"), 1, &["17 MiB", "16 MiB"]),
         (ringd("--config /nonexistent.toml"), 1, &["/nonexistent.toml"]),
-        ("ringd --run-dir /proc/nowhere/x run --name a --source gen:".into(), 1, &["/proc/nowhere/x", "--run-dir"]),
+        (
+            "ringd --run-dir /proc/nowhere/x run --name a --source gen:".into(),
+            1,
+            &["/proc/nowhere/x", "--run-dir"],
+        ),
         ("ringcat".into(), 2, &["NAME"]),
         ("ringcat nosuch".into(), 1, &["no stream \"nosuch\"", "running: none"]),
         ("ringcat no/such.sock".into(), 1, &["no/such.sock", "start ringd"]),
@@ -68,33 +75,41 @@ fn bad_arguments_are_refused_by_name_and_with_a_remedy() {
     ];
     for (line, status, says) in &table {
         let mut words = line.split_whitespace();
-        let output = scene.run(words.next().unwrap(), &words.collect::<Vec<_>>());
+        let output = env.run(words.next().unwrap(), &words.collect::<Vec<_>>());
         let text = said(&output);
         assert_eq!(output.status.code(), Some(*status), "{line}: {text}");
         assert!(says.iter().all(|s| text.contains(s)), "{line}: {text}");
         assert!(output.stdout.is_empty(), "{line}: something on stdout");
         assert!(!text.contains("panicked"), "{line}: {text}");
     }
-    for line in
-        ["ringd --help", "ringd sources", "ringcat --help", "ringgen --help", "ringd --version", "ringgen --count 3"]
-    {
+    for line in [
+        "ringd --help",
+        "ringd sources",
+        "ringcat --help",
+        "ringgen --help",
+        "ringd --version",
+        "ringgen --count 3",
+    ] {
         let mut words = line.split_whitespace();
-        let output = scene.run(words.next().unwrap(), &words.collect::<Vec<_>>());
+        let output = env.run(words.next().unwrap(), &words.collect::<Vec<_>>());
         assert_eq!(output.status.code(), Some(0), "{line}: {}", said(&output));
         assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{line}: {}", said(&output));
     }
-    assert!(String::from_utf8(scene.run("ringcat", &["--help"]).stdout).unwrap().contains("Examples:"));
+    assert!(
+        String::from_utf8(env.run("ringcat", &["--help"]).stdout).unwrap().contains("Examples:")
+    );
 }
 
-/// Every format carries the same datagrams, whole. Control: each is read back by something that did not write it.
+/// Every format carries the same datagrams, whole. Control: each is read back by something that did
+/// not write it.
 #[test]
 fn every_format_can_be_read_back() {
     use pcap_parser::traits::PcapReaderIterator;
     use pcap_parser::{LegacyPcapReader, PcapBlockOwned, PcapError};
-    let scene = Scene::new(LIMIT);
-    let broker = kept(&scene, "formats", 500, &[]);
+    let env = Environment::new(LIMIT);
+    let broker = kept(&env, "formats", 500, &[]);
     let cat = |args: &[&str]| {
-        let output = scene.run("ringcat", &[&["formats", "--from", "oldest"], args].concat());
+        let output = env.run("ringcat", &[&["formats", "--from", "oldest"], args].concat());
         assert!(output.status.success(), "{args:?}: {}", said(&output));
         output.stdout
     };
@@ -103,7 +118,7 @@ fn every_format_can_be_read_back() {
     let mut rest = &prefixed[..];
     while let Some((len, behind)) = rest.split_first_chunk::<4>() {
         let (datagram, behind) = behind.split_at(u32::from_le_bytes(*len) as usize);
-        ringweir_proto::numbered::check(datagram).unwrap();
+        ringweir_pattern::crc::check(datagram).unwrap();
         datagrams.push(datagram.to_vec());
         rest = behind;
     }
@@ -111,11 +126,17 @@ fn every_format_can_be_read_back() {
     assert_eq!(cat(&["--format", "raw"]), datagrams.concat());
     assert_eq!(cat(&["-f", "raw", "-n", "3"]), datagrams[..3].concat());
     let hex = String::from_utf8(cat(&["--format", "hex", "-n", "2"])).unwrap();
-    assert!(hex.starts_with("seq 0  ") && hex.contains("52 57 67 31") && hex.contains("|RWg1"), "{hex}");
+    assert!(
+        hex.starts_with("seq 0  ") && hex.contains("52 57 67 31") && hex.contains("|RWg1"),
+        "{hex}"
+    );
 
-    let file = scene.path("x.pcap");
-    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    assert!(cat(&["--format", "pcap", "--link-type", "USER0", "-w", file.to_str().unwrap()]).is_empty());
+    let file = env.path("x.pcap");
+    let began =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(
+        cat(&["--format", "pcap", "--link-type", "USER0", "-w", file.to_str().unwrap()]).is_empty()
+    );
     let mut reader = LegacyPcapReader::new(1 << 20, std::fs::File::open(&file).unwrap()).unwrap();
     let mut packets = 0;
     loop {
@@ -123,12 +144,18 @@ fn every_format_can_be_read_back() {
             Ok((used, block)) => {
                 match block {
                     PcapBlockOwned::LegacyHeader(header) => {
-                        assert_eq!((header.network.0, header.is_nanosecond_precision()), (147, true));
+                        assert_eq!(
+                            (header.network.0, header.is_nanosecond_precision()),
+                            (147, true)
+                        );
                     }
                     PcapBlockOwned::Legacy(packet) => {
                         let whole: &[u8] = &datagrams[packets];
                         assert_eq!(packet.data, whole);
-                        assert_eq!((packet.caplen as usize, packet.origlen as usize), (whole.len(), whole.len()));
+                        assert_eq!(
+                            (packet.caplen as usize, packet.origlen as usize),
+                            (whole.len(), whole.len())
+                        );
                         assert!(
                             (began - 60..=began + 1).contains(&u64::from(packet.ts_sec))
                                 && packet.ts_usec < 1_000_000_000
@@ -148,14 +175,14 @@ fn every_format_can_be_read_back() {
     broker.end();
 }
 
-/// `--verify` proves a numbered stream and its losses. Control: a stream that lacks a number, or has a wrong byte, does
-/// not pass.
+/// `--verify` proves a numbered stream and its losses. Control: a stream that lacks a number, or
+/// has a wrong byte, does not pass.
 #[test]
 fn verify_passes_what_is_right_and_only_that() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     // A ring that holds a part: from seq 0 on, the rest is told as lost.
-    let broker = kept(&scene, "proof", 20_000, &["--depth", "1024", "--capacity", "256KiB"]);
-    let output = scene.run("ringcat", &["proof", "--from", "0", "--verify"]);
+    let broker = kept(&env, "proof", 20_000, &["--depth", "1024", "--capacity", "256KiB"]);
+    let output = env.run("ringcat", &["proof", "--from", "0", "--verify"]);
     let text = said(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(output.stdout.is_empty());
@@ -170,25 +197,29 @@ fn verify_passes_what_is_right_and_only_that() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let quiet = scene.run("ringcat", &["proof", "--from", "0", "--verify", "--quiet"]);
+    let quiet = env.run("ringcat", &["proof", "--from", "0", "--verify", "--quiet"]);
     assert_eq!((quiet.status.code(), said(&quiet).as_str()), (Some(0), ""));
     broker.end();
 
-    let good = scene.run("ringgen", &["--count", "9", "--size", "40", "--rate", "max"]).stdout;
+    let good = env.run("ringgen", &["--count", "9", "--size", "40", "--rate", "max"]).stdout;
     let mut lacking = good.clone();
     lacking.drain(44 * 4..44 * 5);
     let mut damaged = good.clone();
     damaged[44 * 4 + 30] ^= 1;
-    let cases = [(good, 0, "verified: 9 right"), (lacking, 1, "1 unexplained"), (damaged, 1, "1 wrong")];
+    let cases =
+        [(good, 0, "verified: 9 right"), (lacking, 1, "1 unexplained"), (damaged, 1, "1 wrong")];
     for (i, (bytes, status, says)) in cases.into_iter().enumerate() {
         let name = format!("fed{i}");
-        let mut command = scene.command("ringd");
-        command.arg("--run-dir").arg(scene.run_dir()).stdin(Stdio::piped());
+        let mut command = env.command("ringd");
+        command.arg("--run-dir").arg(env.run_dir()).stdin(Stdio::piped());
         command.args(["run", "--name", &name, "--source", "stdin:len32le", "--linger", "forever"]);
-        let mut broker = scene.broker_of(&name, command);
+        let mut broker = env.broker_of(&name, command);
         std::io::Write::write_all(&mut broker.process.stdin().unwrap(), &bytes).unwrap();
-        wait_for(Duration::from_secs(5), || broker.process.stderr().contains(" ended: ").then_some(())).unwrap();
-        let output = scene.run("ringcat", &[&name, "--from", "oldest", "--verify"]);
+        wait_for(Duration::from_secs(5), || {
+            broker.process.stderr().contains(" ended: ").then_some(())
+        })
+        .unwrap();
+        let output = env.run("ringcat", &[&name, "--from", "oldest", "--verify"]);
         let text = said(&output);
         assert_eq!(output.status.code(), Some(status), "{text}");
         assert!(text.contains(says), "{text}");
@@ -196,26 +227,31 @@ fn verify_passes_what_is_right_and_only_that() {
     }
 }
 
-/// How it ends: by count, idleness, time, a signal, a closed pipe. Control: without any of them it does not end.
+/// How it ends: by count, idleness, time, a signal, a closed pipe. Control: without any of them it
+/// does not end.
 #[test]
 fn ringcat_ends_when_told_to_and_with_the_right_status() {
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("ends", "gen:rate=200/s,size=100", &[]);
-    let output = scene.run("ringcat", &["ends", "-n", "20", "--stats", "--format", "raw"]);
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("ends", "gen:rate=200/s,size=100", &[]);
+    let output = env.run("ringcat", &["ends", "-n", "20", "--stats", "--format", "raw"]);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 2000));
-    assert!(said(&output).contains("20 published = 20 delivered (1.95 KiB) + 0 lost in 0 gaps"), "{}", said(&output));
+    assert!(
+        said(&output).contains("20 published = 20 delivered (1.95 KiB) + 0 lost in 0 gaps"),
+        "{}",
+        said(&output)
+    );
     // No summary where nobody asked and nothing was lost.
-    assert_eq!(said(&scene.run("ringcat", &["ends", "-n", "2"])), "");
+    assert_eq!(said(&env.run("ringcat", &["ends", "-n", "2"])), "");
 
-    let output = scene.run("ringcat", &["ends", "-n", "100000", "--timeout", "300ms"]);
+    let output = env.run("ringcat", &["ends", "-n", "100000", "--timeout", "300ms"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("of 100000 datagrams came"), "{}", said(&output));
-    assert_eq!(scene.run("ringcat", &["ends", "--timeout", "0.3"]).status.code(), Some(0));
+    assert_eq!(env.run("ringcat", &["ends", "--timeout", "0.3"]).status.code(), Some(0));
 
     for (signal, spin) in [(Signal::INT, false), (Signal::TERM, false), (Signal::INT, true)] {
-        let mut command = scene.command("ringcat");
+        let mut command = env.command("ringcat");
         command.args(["ends", "--verify"]).args(spin.then_some("--spin"));
-        let mut cat = scene.start(command);
+        let mut cat = env.start(command);
         std::thread::sleep(Duration::from_millis(400));
         assert!(cat.ended().is_none(), "the control: it ended by itself: {}", cat.stderr());
         cat.signal(signal);
@@ -224,69 +260,82 @@ fn ringcat_ends_when_told_to_and_with_the_right_status() {
         assert!(cat.stderr().contains("verified: "), "{signal:?}: {}", cat.stderr());
     }
 
-    let mut command = scene.command("ringcat");
+    let mut command = env.command("ringcat");
     command.args(["ends", "--format", "raw"]).stdout(Stdio::piped());
-    let mut cat = scene.start(command);
+    let mut cat = env.start(command);
     let mut ten = [0; 10];
     std::io::Read::read_exact(&mut cat.stdout().unwrap(), &mut ten).unwrap();
     assert_eq!((cat.wait().code(), cat.stderr().as_str()), (Some(0), ""), "its pipe was closed");
     assert_eq!(&ten[..4], b"RWg1");
 
-    let output = scene.run("ringcat", &["ends", "-n", "3", "-w", "/dev/full"]);
+    let output = env.run("ringcat", &["ends", "-n", "3", "-w", "/dev/full"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("/dev/full"), "{}", said(&output));
     broker.end();
 
-    let broker = scene.broker("silent", "gen:rate=0.1/s", &[]);
+    let broker = env.broker("silent", "gen:rate=0.1/s", &[]);
     let began = Instant::now();
-    assert_eq!(scene.run("ringcat", &["silent", "--from", "oldest", "--until-idle", "300ms"]).status.code(), Some(0));
+    assert_eq!(
+        env.run("ringcat", &["silent", "--from", "oldest", "--until-idle", "300ms"]).status.code(),
+        Some(0)
+    );
     assert!((0.3..5.0).contains(&began.elapsed().as_secs_f64()));
     broker.end();
 }
 
-/// Two brokers of one name: the second is refused and the first goes on. After SIGKILL the third takes everything over.
-/// Control: in another run directory the same name is free.
+/// Two brokers of one name: the second is refused and the first goes on. After SIGKILL the third
+/// takes everything over. Control: in another run directory the same name is free.
 #[test]
 fn a_name_is_served_once_and_taken_over_after_death() {
-    let scene = Scene::new(LIMIT);
-    let mut first = scene.broker("once", "gen:", &[]);
-    let run = scene.run_dir();
-    let second = scene.run("ringd", &["--run-dir", run.to_str().unwrap(), "run", "--name", "once", "--source", "gen:"]);
+    let env = Environment::new(LIMIT);
+    let mut first = env.broker("once", "gen:", &[]);
+    let run = env.run_dir();
+    let second = env.run(
+        "ringd",
+        &["--run-dir", run.to_str().unwrap(), "run", "--name", "once", "--source", "gen:"],
+    );
     let text = said(&second);
     assert_eq!(second.status.code(), Some(1), "{text}");
     let pid = format!("pid {}", first.process.pid());
-    assert!([pid.as_str(), "already served", "--name or --run-dir"].iter().all(|s| text.contains(s)), "{text}");
-    let other = Scene::new(LIMIT);
+    assert!(
+        [pid.as_str(), "already served", "--name or --run-dir"].iter().all(|s| text.contains(s)),
+        "{text}"
+    );
+    let other = Environment::new(LIMIT);
     other.broker("once", "gen:", &[]).end();
     // The refused one has not taken the first one's socket with it.
-    assert!(scene.run("ringcat", &["once", "-n", "1"]).status.success());
+    assert!(env.run("ringcat", &["once", "-n", "1"]).status.success());
 
     first.process.kill();
-    assert_eq!((scene.left().len(), scene.objects().len()), (2, 1), "socket, lock, object");
-    let output = scene.run("ringcat", &["once", "-n", "1"]);
+    assert_eq!((env.left().len(), env.objects().len()), (2, 1), "socket, lock, object");
+    let output = env.run("ringcat", &["once", "-n", "1"]);
     let text = said(&output);
     assert_eq!(output.status.code(), Some(1));
     assert!(text.contains("no broker answers") && text.contains("start ringd again"), "{text}");
     drop(first);
-    let third = scene.broker("once", "gen:", &[]);
+    let third = env.broker("once", "gen:", &[]);
     assert!(third.process.stderr().contains("once gen 2"), "{}", third.process.stderr());
-    assert!(scene.run("ringcat", &["once", "-n", "1"]).status.success());
+    assert!(env.run("ringcat", &["once", "-n", "1"]).status.success());
     third.end();
 }
 
-/// Something that is not a socket is not removed. Control: a dead broker's socket is (the test above).
+/// Something that is not a socket is not removed. Control: a dead broker's socket is (the test
+/// above).
 #[test]
 fn what_is_in_the_way_is_named_and_left_alone() {
-    let mut scene = Scene::new(LIMIT);
-    scene.untidy = true;
-    let path = scene.run_dir().join("way.sock");
+    let mut env = Environment::new(LIMIT);
+    env.untidy = true;
+    let path = env.run_dir().join("way.sock");
     std::fs::write(&path, "precious").unwrap();
-    let run = scene.run_dir();
-    let output = scene.run("ringd", &["--run-dir", run.to_str().unwrap(), "run", "--name", "way", "--source", "gen:"]);
+    let run = env.run_dir();
+    let output = env.run(
+        "ringd",
+        &["--run-dir", run.to_str().unwrap(), "run", "--name", "way", "--source", "gen:"],
+    );
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("way.sock is in the way"), "{}", said(&output));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-    assert!(scene.objects().is_empty(), "a ring was left by a start that failed");
+    assert!(env.objects().is_empty(), "a ring was left by a start that failed");
 }
 
 fn root() -> bool {
@@ -297,59 +346,63 @@ fn root() -> bool {
     root
 }
 
-fn as_nobody(scene: &Scene, program: &str, args: &[&str]) -> Output {
-    let mut command = scene.command_as_nobody(program);
+fn as_nobody(env: &Environment, program: &str, args: &[&str]) -> Output {
+    let mut command = env.command_as_nobody(program);
     command.args(args).stdout(Stdio::piped());
-    scene.start(command).output()
+    env.start(command).output()
 }
 
-/// Another user gets in only if the stream says so, and is told what to ask for. Controls: root gets in to all of them,
-/// and that user to the one that lists it.
+/// Another user gets in only if the stream says so, and is told what to ask for. Controls: root
+/// gets in to all of them, and that user to the one that lists it.
 #[test]
 fn another_user_gets_in_only_where_it_is_let() {
     if !root() {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let closed = kept(&scene, "closed", 10, &[]);
-    let strangers = kept(&scene, "open", 10, &["--socket-mode", "0666"]);
-    let listed = kept(&scene, "listed", 10, &["--allow-uid", NOBODY]);
+    let env = Environment::new(LIMIT);
+    let closed = kept(&env, "closed", 10, &[]);
+    let handshaking = kept(&env, "open", 10, &["--socket-mode", "0666"]);
+    let listed = kept(&env, "listed", 10, &["--allow-uid", NOBODY]);
     let cat = ["--from", "oldest", "-n", "10", "--verify"];
     for (name, status, says) in [
         ("closed", 1, "not allowed to connect"),
         ("open", 1, "uid 65534 may not attach"),
         ("listed", 0, "verified: 10 right"),
     ] {
-        let output = as_nobody(&scene, "ringcat", &[&[name], &cat[..]].concat());
+        let output = as_nobody(&env, "ringcat", &[&[name], &cat[..]].concat());
         assert_eq!(output.status.code(), Some(status), "{name}: {}", said(&output));
         assert!(said(&output).contains(says), "{name}: {}", said(&output));
         if status == 1 {
-            assert!(said(&output).contains("--allow-uid") || said(&output).contains("--group"), "{}", said(&output));
+            assert!(
+                said(&output).contains("--allow-uid") || said(&output).contains("--group"),
+                "{}",
+                said(&output)
+            );
         }
-        assert!(scene.run("ringcat", &[&[name], &cat[..]].concat()).status.success(), "{name}: root");
+        assert!(env.run("ringcat", &[&[name], &cat[..]].concat()).status.success(), "{name}: root");
     }
-    for broker in [closed, strangers, listed] {
+    for broker in [closed, handshaking, listed] {
         broker.end();
     }
 }
 
-/// G6: what a reader of another user is handed cannot be made writable by any of the ways there are. Controls: the reader's
-/// own page can be mapped writable; and the broker's own user *can* open the ring again for writing, as documented: the
-/// line is drawn between users.
+/// G6: what a reader of another user is handed cannot be made writable by any of the ways there
+/// are. Controls: the reader's own page can be mapped writable; and the broker's own user *can*
+/// open the ring again for writing, as documented: the line is drawn between users.
 #[test]
 fn what_is_handed_over_cannot_be_written_by_another_user() {
     if !root() {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let broker = kept(&scene, "sealed", 10, &["--allow-uid", NOBODY]);
-    let object = scene.objects().remove(0);
+    let env = Environment::new(LIMIT);
+    let broker = kept(&env, "sealed", 10, &["--allow-uid", NOBODY]);
+    let object = env.objects().remove(0);
     let args = [broker.path(), "--object", object.to_str().unwrap()];
     let pry = |output: Output| {
         assert!(output.status.success(), "{}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     };
-    let other = pry(as_nobody(&scene, "ringtest-pry", &args));
+    let other = pry(as_nobody(&env, "ringtest-pry", &args));
     for (way, answer) in [
         ("ring: map writable", "EACCES"),
         ("ring: mprotect a read-only mapping", "EACCES"),
@@ -363,13 +416,20 @@ fn what_is_handed_over_cannot_be_written_by_another_user() {
         ("page: map writable", "ok"),
         ("page: truncate", "EPERM"),
     ] {
-        assert!(other.contains(&format!("{way} = {answer}\n")), "{way} should be {answer}:\n{other}");
+        assert!(
+            other.contains(&format!("{way} = {answer}\n")),
+            "{way} should be {answer}:\n{other}"
+        );
     }
-    let same = pry(scene.run("ringtest-pry", &args));
+    let same = pry(env.run("ringtest-pry", &args));
     assert!(same.contains("ring: reopen through /proc/self/fd = ok\n"), "{same}");
     assert!(same.contains("ring: map writable = EACCES\n"), "{same}");
     // Nobody has changed anything.
-    assert!(scene.run("ringcat", &["sealed", "--from", "oldest", "-n", "10", "--verify"]).status.success());
+    assert!(
+        env.run("ringcat", &["sealed", "--from", "oldest", "-n", "10", "--verify"])
+            .status
+            .success()
+    );
     broker.end();
 }
 
@@ -383,21 +443,32 @@ fn answer(to: &OwnedFd) -> Option<Reply> {
     (!bytes.is_empty()).then(|| Reply::decode(&bytes).unwrap())
 }
 
-/// Nonsense of every kind, and 300 connections that say nothing: the running reader loses nothing, and who comes
-/// afterwards is served. Control: the well-formed message at the end of the list is answered with a place.
+/// Nonsense of every kind, and 300 connections that say nothing: the running reader loses nothing,
+/// and who comes afterwards is served. Control: the well-formed message at the end of the list is
+/// answered with a place.
 #[test]
 fn hostile_peers_disturb_nobody() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
-    let broker = scene.broker(
+    let broker = env.broker(
         "siege",
         "gen:rate=3000/s,size=64..512,count=24000",
-        &["--wait-readers", "1", "--max-datagram", "512", "--depth", "32768", "--capacity", "16MiB"],
+        &[
+            "--wait-readers",
+            "1",
+            "--max-datagram",
+            "512",
+            "--depth",
+            "32768",
+            "--capacity",
+            "16MiB",
+        ],
     );
-    let mut command = scene.command("ringtest-reader");
+    let mut command = env.command("ringtest-reader");
     command.args(["siege", "--mailbox", mailbox.id()]);
-    let mut reader = scene.start(command);
-    wait_for(Duration::from_secs(10), || (mailbox.slot(0).live(Live::Delivered) > 0).then_some(())).expect("it reads");
+    let mut reader = env.start(command);
+    wait_for(Duration::from_secs(10), || (mailbox.slot(0).live(Live::Delivered) > 0).then_some(()))
+        .expect("it reads");
 
     let connect = || socket::connect(&broker.socket).unwrap();
     let good = attach_request();
@@ -421,7 +492,9 @@ fn hostile_peers_disturb_nobody() {
         let fd = connect();
         socket::send(&fd, bytes, &[]).unwrap();
         match answer(&fd) {
-            Some(Reply::Refused(r)) => assert_eq!(format!("{:?}", r.reason), reason, "{what}: {}", r.text),
+            Some(Reply::Refused(r)) => {
+                assert_eq!(format!("{:?}", r.reason), reason, "{what}: {}", r.text)
+            }
             other => panic!("{what}: {other:?}"),
         }
         assert!(answer(&fd).is_none(), "{what}: not hung up on");
@@ -441,7 +514,9 @@ fn hostile_peers_disturb_nobody() {
         let fd = connect();
         socket::send(&fd, &good, &[null.as_fd(); 4]).unwrap();
         match answer(&fd) {
-            Some(Reply::Refused(r)) => assert!(r.text.contains("no file descriptors"), "{}", r.text),
+            Some(Reply::Refused(r)) => {
+                assert!(r.text.contains("no file descriptors"), "{}", r.text)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -456,11 +531,12 @@ fn hostile_peers_disturb_nobody() {
     socket::send(&fd, &good, &[]).unwrap();
     assert!(answer(&fd).is_none());
 
-    // Half-open connections: over the limit they are refused, and all are hung up on after some seconds.
+    // Half-open connections: over the limit they are refused, and all are hung up on after some
+    // seconds.
     let half_open: Vec<_> = (0..300).map(|_| connect()).collect();
     let began = Instant::now();
     let served = wait_for(Duration::from_secs(9), || {
-        let output = scene.run("ringcat", &["siege", "-n", "1", "--timeout", "5s"]);
+        let output = env.run("ringcat", &["siege", "-n", "1", "--timeout", "5s"]);
         output.status.success().then_some(())
     });
     assert!(served.is_some(), "nobody is served any more");

@@ -1,7 +1,8 @@
-//! A reader in a container, shown with `unshare`: namespaces of its own for users, mounts, processes, ipc and network. It needs
-//! the socket, mounted there, and membership of its group, and nothing else.
+//! A reader in a container, shown with `unshare`: namespaces of its own for users, mounts,
+//! processes, ipc and network. It needs the socket, mounted there, and membership of its group, and
+//! nothing else.
 
-use ringweir_tests::scene::{NOBODY, Scene};
+use ringweir_tests::environment::{Environment, NOBODY};
 use ringweir_tests::{programs, skipped};
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -14,8 +15,8 @@ fn said(output: &Output) -> String {
 }
 
 /// Runs `script` in a container as [`NOBODY`] with these supplementary groups.
-fn contained(scene: &Scene, groups: &[&str], script: &str) -> Output {
-    let mut command = scene.command_at("setpriv".as_ref());
+fn contained(env: &Environment, groups: &[&str], script: &str) -> Output {
+    let mut command = env.command_at("setpriv".as_ref());
     let id = NOBODY.to_string();
     command.args(["--reuid", &id, "--regid", &id]).args(groups);
     command.args([
@@ -30,28 +31,36 @@ fn contained(scene: &Scene, groups: &[&str], script: &str) -> Output {
         "--net",
     ]);
     command.args(["sh", "-ec", script]).stdout(Stdio::piped());
-    scene.start(command).output()
+    env.start(command).output()
 }
 
-/// With the socket alone it reads, verifies and looks; it sees neither the broker, nor its /dev/shm, nor its network. Controls:
-/// without the group it is refused, and outside the container there is all of that to see.
+/// With the socket alone it reads, verifies and looks; it sees neither the broker, nor its
+/// /dev/shm, nor its network. Controls: without the group it is refused, and outside the container
+/// there is all of that to see.
 #[test]
 fn a_reader_in_a_container_needs_the_socket_and_its_group() {
     let test = "a_reader_in_a_container_needs_the_socket_and_its_group";
     if !rustix::process::geteuid().is_root() {
         return skipped(test, "needs root to make a broker of another user");
     }
-    let scene = Scene::new(LIMIT);
-    let probe = contained(&scene, &["--clear-groups"], "true");
+    let env = Environment::new(LIMIT);
+    let probe = contained(&env, &["--clear-groups"], "true");
     if !probe.status.success() {
-        return skipped(test, format_args!("users may not make namespaces here: {}", said(&probe).trim()));
+        return skipped(
+            test,
+            format_args!("users may not make namespaces here: {}", said(&probe).trim()),
+        );
     }
     for program in ["ringcat", "ringctl"] {
-        programs::copy(program, &scene.path(program));
+        programs::copy(program, &env.path(program));
     }
-    let broker = scene.broker("service-box", "gen:rate=1000/s,size=64", &["--group", GROUP, "--linger", "forever"]);
-    let (bin, socket, run) = (scene.path(""), broker.path().to_owned(), scene.run_dir());
-    let mounted = scene.path("mounted.sock");
+    let broker = env.broker(
+        "service-box",
+        "gen:rate=1000/s,size=64",
+        &["--group", GROUP, "--linger", "forever"],
+    );
+    let (bin, socket, run) = (env.path(""), broker.path().to_owned(), env.run_dir());
+    let mounted = env.path("mounted.sock");
     std::fs::write(&mounted, "").unwrap();
     let script = format!(
         "mount --bind {socket} {mounted}\n\
@@ -63,11 +72,18 @@ fn a_reader_in_a_container_needs_the_socket_and_its_group() {
         run = run.display(),
         bin = bin.display(),
     );
-    let inside = contained(&scene, &["--groups", GROUP], &script);
+    let inside = contained(&env, &["--groups", GROUP], &script);
     let text = said(&inside);
-    assert!(inside.status.success() && text.contains("verified: 20 right") && text.contains("looked"), "{text}");
-    let outside = contained(&scene, &["--clear-groups"], &script);
-    assert!(!outside.status.success() && said(&outside).contains("not allowed to connect"), "{}", said(&outside));
-    assert_eq!(scene.objects().len(), 1, "the control: outside there is a ring to see");
+    assert!(
+        inside.status.success() && text.contains("verified: 20 right") && text.contains("looked"),
+        "{text}"
+    );
+    let outside = contained(&env, &["--clear-groups"], &script);
+    assert!(
+        !outside.status.success() && said(&outside).contains("not allowed to connect"),
+        "{}",
+        said(&outside)
+    );
+    assert_eq!(env.objects().len(), 1, "the control: outside there is a ring to see");
     broker.end();
 }

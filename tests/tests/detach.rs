@@ -1,7 +1,7 @@
 //! `ringctl detach`: exactly one reader goes, knows why, and nobody else notices.
 
 use ringweir::{End, Options, Read, Reader, Start};
-use ringweir_tests::{Daemon, Live, Mailbox, Process, Scene, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, skipped, wait_for};
 use rustix::process::Signal;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -13,22 +13,24 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn detach(scene: &Scene, stream: &str, reader: &str) -> Output {
-    scene.run("ringctl", &["detach", stream, reader])
+fn detach(env: &Environment, stream: &str, reader: &str) -> Output {
+    env.run("ringctl", &["detach", stream, reader])
 }
 
-fn cat(scene: &Scene, stream: &str, label: &str) -> Process {
-    let mut command = scene.command("ringcat");
+fn cat(env: &Environment, stream: &str, label: &str) -> Process {
+    let mut command = env.command("ringcat");
     command.args([stream, "--label", label, "--verify"]).stdout(Stdio::null());
-    scene.start(command)
+    env.start(command)
 }
 
 /// Labels, pids and indices of who is attached.
 fn attached(broker: &Daemon) -> Vec<(String, u64, u64)> {
     use ringweir::stats::ReaderFact;
-    let snapshot = ringweir::Watch::attach(broker.path()).expect("watch").snapshot().expect("figures");
-    let facts =
-        |r: &ringweir::stats::ReaderFigures| (r.label.clone(), r.get(ReaderFact::Pid), r.get(ReaderFact::Index));
+    let snapshot =
+        ringweir::Watch::attach(broker.path()).expect("watch").snapshot().expect("figures");
+    let facts = |r: &ringweir::stats::ReaderFigures| {
+        (r.label.clone(), r.get(ReaderFact::Pid), r.get(ReaderFact::Index))
+    };
     snapshot.readers.iter().map(facts).collect()
 }
 
@@ -37,42 +39,53 @@ fn until_attached(broker: &Daemon, count: usize) -> Vec<(String, u64, u64)> {
         .unwrap_or_else(|| panic!("{count} readers expected: {:?}", attached(broker)))
 }
 
-/// The one that is named goes with status 3 and a word; its books are closed; the other reads on to the end and loses
-/// nothing; the place can be had again. Control: with no detach, the same reader ends with status 0.
+/// The one that is named goes with status 3 and a word; its books are closed; the other reads on to
+/// the end and loses nothing; the place can be had again. Control: with no detach, the same reader
+/// ends with status 0.
 #[test]
 fn the_one_that_is_named_goes_and_nobody_else_notices() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
-    let broker = scene.broker(
+    let broker = env.broker(
         "det-one",
         "gen:rate=2000/s,size=64..256,count=12000",
         &["--readers-max", "2", "--wait-readers", "2"],
     );
-    let mut command = scene.command("ringtest-reader");
+    let mut command = env.command("ringtest-reader");
     command.args(["det-one", "--mailbox", mailbox.id(), "--slot", "0", "--from", "oldest"]);
-    let mut steady = scene.start(command);
-    let goes = cat(&scene, "det-one", "monitor");
+    let mut steady = env.start(command);
+    let goes = cat(&env, "det-one", "monitor");
     until_attached(&broker, 2);
-    wait_for(Duration::from_secs(20), || (mailbox.slot(0).live(Live::Delivered) > 500).then_some(())).expect("flow");
+    wait_for(Duration::from_secs(20), || {
+        (mailbox.slot(0).live(Live::Delivered) > 500).then_some(())
+    })
+    .expect("flow");
     let full = Options::new("third").attach(broker.path()).expect_err("no place");
     assert!(full.to_string().contains("--readers-max"), "{full}");
     let named = format!("refused pid {} (uid ", std::process::id());
     let is_named = || broker.process.stderr().contains(&named).then_some(());
     assert!(wait_for(Duration::from_secs(20), is_named).is_some(), "{}", broker.process.stderr());
 
-    let done = detach(&scene, "det-one", "monitor");
+    let done = detach(&env, "det-one", "monitor");
     assert!(done.status.success(), "{}", said(&done));
     let out = String::from_utf8(done.stdout).unwrap();
-    assert!(out.contains("detached from det-one: index:") && out.contains("label:monitor"), "{out}");
+    assert!(
+        out.contains("detached from det-one: index:") && out.contains("label:monitor"),
+        "{out}"
+    );
     let pid = goes.pid();
     let end = goes.output();
     assert_eq!(end.status.code(), Some(3), "{}", said(&end));
-    assert!(said(&end).contains("detached by pid ") && said(&end).contains("(uid "), "{}", said(&end));
+    assert!(
+        said(&end).contains("detached by pid ") && said(&end).contains("(uid "),
+        "{}",
+        said(&end)
+    );
     assert!(said(&end).contains("+ 0 lost in 0 gaps"), "its account closes: {}", said(&end));
     assert!(attached(&broker).iter().all(|(_, p, _)| *p != u64::from(pid)));
 
     // The place is free at once.
-    let mut again = cat(&scene, "det-one", "again");
+    let mut again = cat(&env, "det-one", "again");
     until_attached(&broker, 2);
     let said_by_broker = broker.process.stderr();
     assert!(said_by_broker.contains("is detached by pid"), "{said_by_broker}");
@@ -99,12 +112,13 @@ fn end_of(reader: &mut Reader) -> Option<End> {
     None
 }
 
-/// However it reads: asleep, by an fd of its own, spinning, or so far behind that it never comes to the end of the ring.
+/// However it reads: asleep, by an fd of its own, spinning, or so far behind that it never comes to
+/// the end of the ring.
 #[test]
 fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("det-ways", "gen:rate=200000/s,size=64", &["--capacity", "1MiB"]);
-    let silent = scene.broker("det-silent", "gen:rate=1/s,size=64", &[]);
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("det-ways", "gen:rate=200000/s,size=64", &["--capacity", "1MiB"]);
+    let silent = env.broker("det-silent", "gen:rate=1/s,size=64", &[]);
     let me = rustix::process::geteuid().as_raw();
     let check = |reader: &mut Reader, how: &str| {
         let Some(End::Detached(by)) = end_of(reader) else { panic!("{how}: not told") };
@@ -120,7 +134,7 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
         assert!(!matches!(slow.next().unwrap(), Read::Ended(_)));
         std::thread::sleep(Duration::from_micros(200));
     }
-    assert!(detach(&scene, "det-ways", "slow").status.success());
+    assert!(detach(&env, "det-ways", "slow").status.success());
     let mut told = None;
     for _ in 0..1000 {
         if let Read::Ended(end) = slow.next().unwrap() {
@@ -132,14 +146,14 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
     check(&mut slow, "behind");
 
     let mut spins = Options::new("spins").always_spin().attach(silent.path()).unwrap();
-    assert!(detach(&scene, "det-silent", "spins").status.success());
+    assert!(detach(&env, "det-silent", "spins").status.success());
     check(&mut spins, "spinning");
 
     let mut polls = Options::new("polls").attach(silent.path()).unwrap();
     while !polls.arm().unwrap() {
         polls.next().unwrap();
     }
-    assert!(detach(&scene, "det-silent", "label:polls").status.success());
+    assert!(detach(&env, "det-silent", "label:polls").status.success());
     let fd = polls.fd().unwrap();
     let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)];
     let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
@@ -164,7 +178,7 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
         }
     });
     until_attached(&silent, 1);
-    assert!(detach(&scene, "det-silent", "sleeps").status.success());
+    assert!(detach(&env, "det-silent", "sleeps").status.success());
     assert!(matches!(sleeper.join().unwrap(), Some(End::Detached(_))));
     broker.end();
     silent.end();
@@ -173,13 +187,13 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
 /// A stopped process cannot object, and learns of it when it goes on.
 #[test]
 fn a_stopped_reader_can_be_detached() {
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("det-stop", "gen:rate=1000/s,size=64", &["--readers-max", "1"]);
-    let reader = cat(&scene, "det-stop", "stuck");
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("det-stop", "gen:rate=1000/s,size=64", &["--readers-max", "1"]);
+    let reader = cat(&env, "det-stop", "stuck");
     until_attached(&broker, 1);
     reader.stop();
-    assert!(detach(&scene, "det-stop", &reader.pid().to_string()).status.success());
-    let read = scene.run("ringcat", &["det-stop", "-n", "20", "--verify"]);
+    assert!(detach(&env, "det-stop", &reader.pid().to_string()).status.success());
+    let read = env.run("ringcat", &["det-stop", "-n", "20", "--verify"]);
     assert!(read.status.success(), "the place is free: {}", said(&read));
     reader.signal(Signal::CONT);
     assert_eq!(reader.output().status.code(), Some(3));
@@ -188,24 +202,28 @@ fn a_stopped_reader_can_be_detached() {
 
 #[test]
 fn what_is_not_exactly_one_reader_is_refused_with_a_list() {
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("det-two", "gen:rate=100/s,size=64", &[]);
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("det-two", "gen:rate=100/s,size=64", &[]);
     let run = |reader: &str, status: i32, says: &[&str]| {
-        let output = detach(&scene, "det-two", reader);
+        let output = detach(&env, "det-two", reader);
         assert_eq!(output.status.code(), Some(status), "{reader}: {}", said(&output));
         assert!(says.iter().all(|s| said(&output).contains(s)), "{reader}: {}", said(&output));
         assert!(output.stdout.is_empty());
     };
     run("x", 1, &["has no readers"]);
-    let _twins = [cat(&scene, "det-two", "twin"), cat(&scene, "det-two", "twin")];
+    let _twins = [cat(&env, "det-two", "twin"), cat(&env, "det-two", "twin")];
     let there = until_attached(&broker, 2);
     run("twin", 2, &["2 readers", "index:0 pid:", "index:1 pid:"]);
     run("other", 1, &["no reader \"other\"", "label:twin"]);
     run("index:9", 1, &["no reader"]);
     assert_eq!(attached(&broker), there, "nobody went");
-    let unknown = detach(&scene, "det-nosuch", "twin");
+    let unknown = detach(&env, "det-nosuch", "twin");
     assert_eq!(unknown.status.code(), Some(1));
-    assert!(said(&unknown).contains("no stream \"det-nosuch\"; running: det-two"), "{}", said(&unknown));
+    assert!(
+        said(&unknown).contains("no stream \"det-nosuch\"; running: det-two"),
+        "{}",
+        said(&unknown)
+    );
 
     // Its place given to another since it was looked up: nobody goes.
     let refused = ringweir::detach(broker.path(), 0, 12345).unwrap_err().to_string();
@@ -214,7 +232,7 @@ fn what_is_not_exactly_one_reader_is_refused_with_a_list() {
     assert!(beyond.contains("not attached any more"), "{beyond}");
     assert_eq!(attached(&broker), there);
     // Control: the same two with the index are told apart.
-    assert!(detach(&scene, "det-two", "index:1").status.success());
+    assert!(detach(&env, "det-two", "index:1").status.success());
     until_attached(&broker, 1);
     broker.end();
 }
@@ -225,21 +243,21 @@ fn only_root_and_the_brokers_user_may() {
     if !rustix::process::geteuid().is_root() {
         return skipped("only_root_and_the_brokers_user_may", "needs root");
     }
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("det-uid", "gen:rate=100/s,size=64", &["--allow-uid", NOBODY]);
-    let reader = cat(&scene, "det-uid", "mine");
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("det-uid", "gen:rate=100/s,size=64", &["--allow-uid", NOBODY]);
+    let reader = cat(&env, "det-uid", "mine");
     until_attached(&broker, 1);
     // A copy that nobody can reach: the target directory may be root's alone.
-    let ringctl = scene.path("ringctl");
+    let ringctl = env.path("ringctl");
     ringweir_tests::programs::copy("ringctl", &ringctl);
-    let mut command: Command = scene.command_at("setpriv".as_ref());
+    let mut command: Command = env.command_at("setpriv".as_ref());
     command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(&ringctl);
     command.args(["detach", "det-uid", "mine"]).stdout(Stdio::piped());
-    let output = scene.start(command).output();
+    let output = env.start(command).output();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("uid 65534 may not detach readers"), "{}", said(&output));
     assert_eq!(attached(&broker).len(), 1);
-    assert!(detach(&scene, "det-uid", "mine").status.success());
+    assert!(detach(&env, "det-uid", "mine").status.success());
     assert_eq!(reader.output().status.code(), Some(3));
     broker.end();
 }

@@ -1,7 +1,8 @@
-//! `ringctl devices` on planted machines: each state of a device with what makes it so, and beside it the same machine
-//! without. Nodes are real ones, of a device number that no driver has, so that nothing of this machine can be opened.
+//! `ringctl devices` on planted machines: each state of a device with what makes it so, and beside
+//! it the same machine without. Nodes are real ones, of a device number that no driver has, so that
+//! nothing of this machine can be opened.
 
-use ringweir_tests::{Scene, programs, skipped};
+use ringweir_tests::{Environment, programs, skipped};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::Value;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -17,13 +18,13 @@ const NOBODY: u32 = 65_534;
 
 /// A machine with ringshim, no device, and nobody but root and nobody.
 struct Tree<'s> {
-    scene: &'s Scene,
+    env: &'s Environment,
     root: PathBuf,
 }
 
 impl<'s> Tree<'s> {
-    fn new(scene: &'s Scene, name: &str) -> Self {
-        let tree = Self { scene, root: scene.path(name) };
+    fn new(env: &'s Environment, name: &str) -> Self {
+        let tree = Self { env, root: env.path(name) };
         tree.put("etc/passwd", "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n");
         tree.put("etc/group", "root:x:0:\nringweir:x:54321:\n");
         tree.put("proc/interrupts", "  CPU0\n  1:   0   IO-APIC   1-edge      i8042\n");
@@ -49,7 +50,8 @@ impl<'s> Tree<'s> {
 
     fn node(&self, name: &str, mode: u32, group: u32, (major, minor): (u32, u32)) -> PathBuf {
         let path = self.root.join("dev").join(name);
-        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from(0o600), makedev(major, minor)).unwrap();
+        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from(0o600), makedev(major, minor))
+            .unwrap();
         chown(&path, Some(0), Some(group)).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         path
@@ -75,7 +77,10 @@ impl<'s> Tree<'s> {
         let bus = format!("0000:00:0{n}.0");
         self.pci(&bus, ("0x1af4", "0x1110"), Some("ringshim"));
         self.put(&format!("sys/class/ringshim/ringshim{n}/dev"), &format!("{MAJOR}:{n}\n"));
-        self.link(&format!("sys/class/ringshim/ringshim{n}/device"), format!("../../../bus/pci/devices/{bus}"));
+        self.link(
+            &format!("sys/class/ringshim/ringshim{n}/device"),
+            format!("../../../bus/pci/devices/{bus}"),
+        );
         self.node(&format!("ringshim{n}"), mode, group, (MAJOR, n))
     }
 
@@ -105,20 +110,20 @@ impl<'s> Tree<'s> {
     /// Exit status, standard output and error.
     fn said(&self, front: &[&str], args: &[&str]) -> (i32, String, String) {
         let mut command = match front {
-            [] => self.scene.command_at(&programs::path("ringctl")),
+            [] => self.env.command_at(&programs::path("ringctl")),
             [program, rest @ ..] => {
                 // Where other users reach it.
-                let copy = self.scene.path("ringctl");
+                let copy = self.env.path("ringctl");
                 if !copy.exists() {
                     programs::copy("ringctl", &copy);
                 }
-                let mut command = self.scene.command_at(Path::new(program));
+                let mut command = self.env.command_at(Path::new(program));
                 command.args(rest).arg(copy);
                 command
             }
         };
         command.args(["devices", "--root"]).arg(&self.root).args(args).stdout(Stdio::piped());
-        let output = self.scene.start(command).output();
+        let output = self.env.start(command).output();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().expect("an exit"), text(&output.stdout), text(&output.stderr))
     }
@@ -158,8 +163,8 @@ fn nobody(groups: &'static str) -> [&'static str; 6] {
 
 #[test]
 fn without_devices_one_line_says_where_was_looked_and_what_to_do() {
-    let scene = Scene::new(LIMIT);
-    let tree = Tree::new(&scene, "empty");
+    let env = Environment::new(LIMIT);
+    let tree = Tree::new(&env, "empty");
     // Neither ours: another device of the same vendor.
     tree.pci("0000:00:04.0", ("0x1af4", "0x1000"), Some("virtio-pci"));
     let (status, out, err) = tree.said(&[], &[]);
@@ -177,19 +182,23 @@ fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
     if !is_root("devices: ready and busy") {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let tree = Tree::new(&scene, "shim");
+    let env = Environment::new(LIMIT);
+    let tree = Tree::new(&env, "shim");
     let first = tree.shim(0, 0o660, GROUP);
     tree.shim(1, 0o660, GROUP);
     tree.refcnt(0);
     tree.put(
         "proc/interrupts",
-        "CPU0\n 24:  2  PCI-MSI 65536-edge   ringshim0\n 11:  0  IO-APIC 11-fasteoi   eth0, ringshim1\n",
+        "CPU0\n 24:  2  PCI-MSI 65536-edge   ringshim0\n 11:  0  IO-APIC 11-fasteoi   eth0, \
+        ringshim1\n",
     );
     tree.put("sys/bus/pci/devices/0000:00:00.0/msi_irqs/24", "msix\n");
 
     let rows = tree.rows(&[], &[]);
-    assert_eq!((&rows[0]["source"], &rows[0]["bus"]), (&"shim:/dev/ringshim0".into(), &"0000:00:00.0".into()));
+    assert_eq!(
+        (&rows[0]["source"], &rows[0]["bus"]),
+        (&"shim:/dev/ringshim0".into(), &"0000:00:00.0".into())
+    );
     assert_eq!((&rows[0]["id"], &rows[0]["driver"]), (&"1af4:1110".into(), &"ringshim".into()));
     assert_eq!(rows[0]["memory"], serde_json::json!([{ "name": "BAR2", "bytes": 1 << 20 }]));
     assert_eq!((&rows[0]["mode"], &rows[0]["group"]), (&"crw-rw----".into(), &"ringweir".into()));
@@ -199,7 +208,10 @@ fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
     tree.opens(4121, "ringd", &first);
     tree.refcnt(1);
     let (status, out, _) = tree.said(&[], &[]);
-    assert!(status == 0 && out.lines().nth(1).unwrap().ends_with("  busy: drained by 4121 ringd"), "{out}");
+    assert!(
+        status == 0 && out.lines().nth(1).unwrap().ends_with("  busy: drained by 4121 ringd"),
+        "{out}"
+    );
     assert!(out.lines().nth(2).unwrap().ends_with("  ready"), "only the one that is open: {out}");
     assert_eq!(tree.rows(&[], &[])[0]["held_by"][0]["pid"], 4121);
 
@@ -222,12 +234,13 @@ fn without_the_modules_count_processes_that_cannot_be_seen_make_it_unsure() {
     if !is_root("devices: unseen processes") {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let tree = Tree::new(&scene, "unseen");
+    let env = Environment::new(LIMIT);
+    let tree = Tree::new(&env, "unseen");
     tree.shim(0, 0o666, 0);
     let user = nobody("");
     assert_eq!(tree.state(&user, &[]), pair("ready", ""));
-    std::fs::set_permissions(tree.root.join("proc/1/fd"), PermissionsExt::from_mode(0o500)).unwrap();
+    std::fs::set_permissions(tree.root.join("proc/1/fd"), PermissionsExt::from_mode(0o500))
+        .unwrap();
     assert_eq!(tree.state(&user, &[]), pair("perhaps-busy", "sudo ringctl devices"));
     tree.refcnt(0);
     assert_eq!(tree.state(&user, &[]), pair("ready", ""), "the count needs no rights");
@@ -240,8 +253,8 @@ fn who_may_not_open_it_is_told_the_way_in() {
     if !is_root("devices: permission") {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let tree = Tree::new(&scene, "group");
+    let env = Environment::new(LIMIT);
+    let tree = Tree::new(&env, "group");
     tree.shim(0, 0o660, GROUP);
     tree.refcnt(0);
     let join = "sudo usermod -aG ringweir \"$(id -un)\" && newgrp ringweir";
@@ -250,7 +263,7 @@ fn who_may_not_open_it_is_told_the_way_in() {
     tree.put("etc/group", "ringweir:x:54321:daemon,nobody\n");
     assert_eq!(tree.state(&nobody(""), &[]).1, "newgrp ringweir", "in it since the last login");
 
-    let tree = Tree::new(&scene, "root-only");
+    let tree = Tree::new(&env, "root-only");
     tree.shim(0, 0o600, 0);
     tree.refcnt(0);
     let fix = tree.state(&nobody(""), &[]).1;
@@ -265,8 +278,8 @@ fn a_node_that_is_missing_or_anothers_is_told() {
     if !is_root("devices: nodes") {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let tree = Tree::new(&scene, "node");
+    let env = Environment::new(LIMIT);
+    let tree = Tree::new(&env, "node");
     let node = tree.shim(3, 0o660, GROUP);
     tree.refcnt(0);
     assert_eq!(tree.state(&[], &[]).0, "ready");
@@ -284,24 +297,27 @@ fn a_node_that_is_missing_or_anothers_is_told() {
 
 #[test]
 fn what_ringshim_could_take_comes_with_the_line_that_gives_it() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let root = rustix::process::geteuid().is_root();
     let sudo = |line: &str| match root {
         true => line.to_owned(),
         false if line.contains(['>', '&']) => format!("sudo sh -c '{line}'"),
         false => format!("sudo {line}"),
     };
-    let tree = Tree::new(&scene, "unbound");
+    let tree = Tree::new(&env, "unbound");
     let bus = "0000:00:04.0";
     tree.pci(bus, ("0x1234", "0x11e8"), None);
-    assert_eq!(tree.state(&[], &[]), pair("not-bound", &sudo("make -C kmod-shim install && modprobe ringshim")));
+    assert_eq!(
+        tree.state(&[], &[]),
+        pair("not-bound", &sudo("make -C kmod-shim install && modprobe ringshim"))
+    );
     tree.put("lib/modules/6.1.0/modules.dep", "extra/ringshim.ko:\n");
     assert_eq!(tree.state(&[], &[]), pair("not-bound", &sudo("modprobe ringshim")));
     std::fs::create_dir_all(tree.root.join("sys/bus/pci/drivers/ringshim")).unwrap();
     let bind = format!("echo {bus} > /sys/bus/pci/drivers/ringshim/bind");
     assert_eq!(tree.state(&[], &[]), pair("not-bound", &sudo(&bind)));
 
-    let tree = Tree::new(&scene, "bound");
+    let tree = Tree::new(&env, "bound");
     tree.pci(bus, ("0x1af4", "0x1110"), Some("vfio-pci"));
     std::fs::create_dir_all(tree.root.join("sys/bus/pci/drivers/ringshim")).unwrap();
     let unbind = format!("echo {bus} > /sys/bus/pci/drivers/vfio-pci/unbind && {bind}");
@@ -312,7 +328,10 @@ fn what_ringshim_could_take_comes_with_the_line_that_gives_it() {
     tree.put(&dir, "vfio-pci\n");
     assert_eq!(tree.state(&[], &[]).1, sudo(&format!("echo > /{dir} && {unbind}")));
     // Without BAR 2 it has no place for the map.
-    tree.put(&format!("sys/bus/pci/devices/{bus}/resource"), "0x0 0x0 0x0\n0x0 0x0 0x0\n0x0 0x0 0x0\n");
+    tree.put(
+        &format!("sys/bus/pci/devices/{bus}/resource"),
+        "0x0 0x0 0x0\n0x0 0x0 0x0\n0x0 0x0 0x0\n",
+    );
     assert_eq!(tree.said(&[], &[]).0, 1);
 }
 
@@ -321,9 +340,9 @@ fn uio_devices_are_not_read_unless_that_is_asked_for() {
     if !is_root("devices: UIO") {
         return;
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     // What /dev/zero is: a device that can be mapped, and has no register map.
-    let tree = Tree::new(&scene, "uio");
+    let tree = Tree::new(&env, "uio");
     let node = tree.uio((1, 5), "0x0000000000010000\n");
     let row = &tree.rows(&[], &[])[0];
     assert_eq!((&row["source"], &row["state"]), (&"uio:/dev/uio0".into(), &"not-looked-at".into()));
@@ -332,7 +351,8 @@ fn uio_devices_are_not_read_unless_that_is_asked_for() {
     assert_eq!(row["fix"], "ringctl devices --probe");
     let row = &tree.rows(&[], &["--probe"])[0];
     assert!(
-        row["state"] == "unusable" && row["text"].as_str().unwrap().contains("first register is 0x00000000"),
+        row["state"] == "unusable"
+            && row["text"].as_str().unwrap().contains("first register is 0x00000000"),
         "{row}"
     );
     let fix = format!("sudo setfacl -m u:{NOBODY}:rw /dev/uio0");

@@ -1,8 +1,9 @@
-//! `ringctl doctor` on a machine with each fault planted in turn: first in a tree of files, where everything can be planted
-//! and a healthy tree gives no finding at all; then for real, where the line it names is carried out and the finding goes.
+//! `ringctl doctor` on a machine with each fault planted in turn: first in a tree of files, where
+//! everything can be planted and a healthy tree gives no finding at all; then for real, where the
+//! line it names is carried out and the finding goes.
 
 use ringweir_proto::os::paths;
-use ringweir_tests::{Scene, programs, skipped, wait_for};
+use ringweir_tests::{Environment, programs, skipped, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -39,13 +40,13 @@ fn of<'r>(rows: &'r [Value], check: &str) -> &'r Value {
 
 /// A healthy machine as a tree of files.
 struct Tree<'s> {
-    scene: &'s Scene,
+    env: &'s Environment,
     root: PathBuf,
 }
 
 impl<'s> Tree<'s> {
-    fn healthy(scene: &'s Scene, name: &str) -> Self {
-        let tree = Self { scene, root: scene.path(name) };
+    fn healthy(env: &'s Environment, name: &str) -> Self {
+        let tree = Self { env, root: env.path(name) };
         std::fs::create_dir_all(tree.root.join("dev/shm")).unwrap();
         tree.put("proc/self/status", ALL);
         tree.limits("unlimited", "99", "1048576");
@@ -64,7 +65,10 @@ impl<'s> Tree<'s> {
         let clock = "sys/devices/system/clocksource/clocksource0";
         tree.put(&format!("{clock}/current_clocksource"), "tsc\n");
         tree.put(&format!("{clock}/available_clocksource"), "tsc hpet acpi_pm\n");
-        tree.put("proc/meminfo", "HugePages_Total: 64\nHugePages_Free: 64\nHugePages_Rsvd: 0\nHugepagesize: 2048 kB\n");
+        tree.put(
+            "proc/meminfo",
+            "HugePages_Total: 64\nHugePages_Free: 64\nHugePages_Rsvd: 0\nHugepagesize: 2048 kB\n",
+        );
         tree
     }
 
@@ -83,18 +87,22 @@ impl<'s> Tree<'s> {
     fn doctor(&self, front: &[&str], args: &[&str]) -> (i32, Vec<Value>) {
         let ringctl = programs::path("ringctl");
         let mut command = match front {
-            [] => self.scene.command_at(&ringctl),
+            [] => self.env.command_at(&ringctl),
             [program, rest @ ..] => {
                 // Where other users reach it.
-                let copy = self.scene.path("ringctl");
+                let copy = self.env.path("ringctl");
                 programs::copy("ringctl", &copy);
-                let mut command = self.scene.command_at(Path::new(program));
+                let mut command = self.env.command_at(Path::new(program));
                 command.args(rest).arg(copy);
                 command
             }
         };
-        command.args(["doctor", "--json", "--root"]).arg(&self.root).args(args).stdout(Stdio::piped());
-        let output = self.scene.start(command).output();
+        command
+            .args(["doctor", "--json", "--root"])
+            .arg(&self.root)
+            .args(args)
+            .stdout(Stdio::piped());
+        let output = self.env.start(command).output();
         (output.status.code().expect("an exit"), rows(&output.stdout))
     }
 }
@@ -104,9 +112,9 @@ type Plant = fn(&Tree);
 /// Each fault gives exactly its finding, with its line; `healthy` is the control of them all.
 #[test]
 fn each_planted_fault_gives_its_finding_and_no_other() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let huge = ["--hugepages"];
-    let healthy = Tree::healthy(&scene, "healthy");
+    let healthy = Tree::healthy(&env, "healthy");
     assert_eq!(healthy.doctor(&[], &huge), (0, healthy.doctor(&[], &huge).1));
     assert_eq!(bad(&healthy.doctor(&[], &huge).1), [], "a healthy machine has no finding");
 
@@ -119,7 +127,9 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
             t.put("proc/self/status", &ALL.replace("ffffffffff\n", "ffff7fffff\n"));
             t.limits("unlimited", "0", "1048576");
         }),
-        ("open-files", "warn", "prlimit --pid $$ --nofile=992:992", |t| t.limits("unlimited", "99", "128")),
+        ("open-files", "warn", "prlimit --pid $$ --nofile=992:992", |t| {
+            t.limits("unlimited", "99", "128")
+        }),
         ("packet-capture", "warn", "setcap cap_net_raw+ep", |t| t.put("proc/self/status", NONE)),
         ("receive-buffers", "warn", "sysctl -w net.core.rmem_max=8388608", |t| {
             t.put("proc/self/status", &ALL.replace("ffffffffff\n", "ffffffefff\n"));
@@ -136,12 +146,18 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
         }),
         ("real-time-group", "fail", "echo 950000 > /cg/cpu/x/cpu.rt_runtime_us", |t| {
             t.put("proc/self/cgroup", "1:cpuacct,cpu:/x\n");
-            t.put("proc/self/mounts", "tmpfs /dev/shm tmpfs rw 0 0\ncgroup /cg/cpu cgroup rw,cpu,cpuacct 0 0\n");
+            t.put(
+                "proc/self/mounts",
+                "tmpfs /dev/shm tmpfs rw 0 0\ncgroup /cg/cpu cgroup rw,cpu,cpuacct 0 0\n",
+            );
             t.put("cg/cpu/x/cpu.rt_runtime_us", "0\n");
         }),
         ("cpu-limit", "warn", "echo -1 > /cg/cpu/x/cpu.cfs_quota_us", |t| {
             t.put("proc/self/cgroup", "1:cpu:/x\n");
-            t.put("proc/self/mounts", "tmpfs /dev/shm tmpfs rw 0 0\ncgroup /cg/cpu cgroup rw,cpu 0 0\n");
+            t.put(
+                "proc/self/mounts",
+                "tmpfs /dev/shm tmpfs rw 0 0\ncgroup /cg/cpu cgroup rw,cpu 0 0\n",
+            );
             t.put("cg/cpu/x/cpu.cfs_quota_us", "50000\n");
             t.put("cg/cpu/x/cpu.cfs_period_us", "100000\n");
         }),
@@ -152,24 +168,45 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
             t.put("sys/fs/cgroup/a/b/memory.max", "67108864\n");
             t.put("sys/fs/cgroup/a/b/memory.current", "66000000\n");
         }),
-        ("processors", "warn", "taskset -pc 0-3 $$", |t| t.put("proc/self/status", &ALL.replace("0-3", "2"))),
-        ("governor", "warn", "echo performance | tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor", |t| {
-            t.put("sys/devices/system/cpu/cpu1/cpufreq/scaling_governor", "powersave\n");
+        ("processors", "warn", "taskset -pc 0-3 $$", |t| {
+            t.put("proc/self/status", &ALL.replace("0-3", "2"))
         }),
-        ("clock", "warn", "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource", |t| {
-            t.put("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n");
-        }),
+        (
+            "governor",
+            "warn",
+            "echo performance | tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
+            |t| {
+                t.put("sys/devices/system/cpu/cpu1/cpufreq/scaling_governor", "powersave\n");
+            },
+        ),
+        (
+            "clock",
+            "warn",
+            "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource",
+            |t| {
+                t.put("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n");
+            },
+        ),
         ("shared-memory", "fail", "mount -t tmpfs", |t| t.put("proc/self/mounts", "")),
         ("shared-memory", "fail", "mount -o remount,rw /dev/shm", |t| {
-            t.put("proc/self/mounts", "tmpfs /dev/shm tmpfs rw 0 0\ntmpfs /dev/shm tmpfs ro,nosuid 0 0\n");
+            t.put(
+                "proc/self/mounts",
+                "tmpfs /dev/shm tmpfs rw 0 0\ntmpfs /dev/shm tmpfs ro,nosuid 0 0\n",
+            );
         }),
-        ("shared-memory", "fail", "mount -t tmpfs", |t| t.put("proc/self/mounts", "/dev/sda1 /dev/shm ext4 rw 0 0\n")),
+        ("shared-memory", "fail", "mount -t tmpfs", |t| {
+            t.put("proc/self/mounts", "/dev/sda1 /dev/shm ext4 rw 0 0\n")
+        }),
         ("huge-pages", "warn", "sysctl -w vm.nr_hugepages=67", |t| {
-            t.put("proc/meminfo", "HugePages_Total: 64\nHugePages_Free: 2\nHugePages_Rsvd: 0\nHugepagesize: 2048 kB\n");
+            t.put(
+                "proc/meminfo",
+                "HugePages_Total: 64\nHugePages_Free: 2\nHugePages_Rsvd: \
+                0\nHugepagesize: 2048 kB\n",
+            );
         }),
     ];
     for (i, (check, state, fix, plant)) in faults.iter().enumerate() {
-        let tree = Tree::healthy(&scene, &format!("fault{i}"));
+        let tree = Tree::healthy(&env, &format!("fault{i}"));
         plant(&tree);
         let (status, rows) = tree.doctor(&[], &huge);
         let found = bad(&rows);
@@ -182,7 +219,7 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
         assert_eq!(tree.doctor(&[], &["--hugepages", "--strict"]).0, 1, "{check}: --strict");
     }
     // A limit with room, and the servers off, are no faults.
-    let roomy = Tree::healthy(&scene, "roomy");
+    let roomy = Tree::healthy(&env, "roomy");
     roomy.put("sys/fs/cgroup/a/b/memory.max", "1073741824\n");
     roomy.put("proc/sys/kernel/sched_rt_runtime_us", "950000\n");
     roomy.put("proc/sys/kernel/osrelease", "6.12.1\n");
@@ -191,13 +228,14 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
     assert_eq!(bad(&roomy.doctor(&[], &["--ring", "2GiB"]).1)[0].0, "memory-limit");
 }
 
-/// logind's configuration in all the places where it may stand; the last word counts, and only for people.
+/// logind's configuration in all the places where it may stand; the last word counts, and only for
+/// people.
 #[test]
 fn remove_ipc_is_found_wherever_it_is_said() {
     if !is_root("remove_ipc_is_found_wherever_it_is_said") {
         return;
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let user = ["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups"];
     let (yes, no) = ("[Login]\nRemoveIPC=yes\n", "[Login]\n#RemoveIPC=yes\n RemoveIPC = no\n");
     let conf = "etc/systemd/logind.conf";
@@ -213,25 +251,38 @@ fn remove_ipc_is_found_wherever_it_is_said() {
         (vec![(drop("etc", "10-a.txt"), no)], true),
     ];
     for (i, (files, removes)) in table.into_iter().enumerate() {
-        let tree = Tree::healthy(&scene, &format!("logind{i}"));
+        let tree = Tree::healthy(&env, &format!("logind{i}"));
         tree.put("run/systemd/seats/seat0", "");
         files.iter().for_each(|(path, content)| tree.put(path, content));
         let (_, rows) = tree.doctor(&user, &[]);
         let found = of(&rows, "remove-ipc");
         assert_eq!(found["state"], if removes { "warn" } else { "ok" }, "{files:?}: {found}");
         assert_eq!(
-            found["fix"].as_str().is_some_and(|f| f.contains("RemoveIPC=no") && f.contains("zz-ringweir")),
+            found["fix"]
+                .as_str()
+                .is_some_and(|f| f.contains("RemoveIPC=no") && f.contains("zz-ringweir")),
             removes
         );
-        assert_eq!(of(&tree.doctor(&[], &[]).1, "remove-ipc")["state"], "ok", "root is a system user");
+        assert_eq!(
+            of(&tree.doctor(&[], &[]).1, "remove-ipc")["state"],
+            "ok",
+            "root is a system user"
+        );
         std::fs::remove_dir_all(tree.root.join("run")).unwrap();
         assert_eq!(of(&tree.doctor(&user, &[]).1, "remove-ipc")["state"], "ok", "no logind");
     }
 }
 
-/// Runs `plant` in a shell, doctor, the line it names for `check`, and doctor again in the same shell; what both found.
-fn mended(scene: &Scene, front: &[&str], plant: &str, check: &str, args: &str) -> (Vec<Value>, String, Vec<Value>) {
-    let dir = scene.path(&format!("mended-{check}"));
+/// Runs `plant` in a shell, doctor, the line it names for `check`, and doctor again in the same
+/// shell; what both found.
+fn mended(
+    env: &Environment,
+    front: &[&str],
+    plant: &str,
+    check: &str,
+    args: &str,
+) -> (Vec<Value>, String, Vec<Value>) {
+    let dir = env.path(&format!("mended-{check}"));
     std::fs::create_dir_all(&dir).unwrap();
     let script = format!(
         "{plant}\n\
@@ -243,13 +294,20 @@ fn mended(scene: &Scene, front: &[&str], plant: &str, check: &str, args: &str) -
         dir.display()
     );
     let words = [front, &["bash", "-ec", &script]].concat();
-    let mut command: Command = scene.command_at(Path::new(words[0]));
+    let mut command: Command = env.command_at(Path::new(words[0]));
     let path = std::env::var("PATH").unwrap_or_default();
-    command.args(&words[1..]).env("PATH", format!("{}:{path}", programs::build().display())).stdout(Stdio::piped());
-    let output: Output = scene.start(command).output();
+    command
+        .args(&words[1..])
+        .env("PATH", format!("{}:{path}", programs::build().display()))
+        .stdout(Stdio::piped());
+    let output: Output = env.start(command).output();
     assert!(output.status.success(), "{plant}: {}", String::from_utf8_lossy(&output.stderr));
     let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
-    (rows(&read("before")), String::from_utf8_lossy(&read("mending")).into_owned(), rows(&read("after")))
+    (
+        rows(&read("before")),
+        String::from_utf8_lossy(&read("mending")).into_owned(),
+        rows(&read("after")),
+    )
 }
 
 /// Planted for real, mended by the very line. Control: on the machine as it is each of them is ok.
@@ -258,13 +316,15 @@ fn the_line_it_names_mends_what_is_planted() {
     if !is_root("the_line_it_names_mends_what_is_planted") {
         return;
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let mount = ["unshare", "--mount", "--propagation", "private"];
     let without = |capability: &'static str| ["setpriv", "--bounding-set", capability];
-    let missing = format!("export {}={}/x/y", paths::RUN_DIR_ENV, scene.path("nowhere").display());
+    let missing = format!("export {}={}/x/y", paths::RUN_DIR_ENV, env.path("nowhere").display());
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     // May a hard limit be raised again? Containers' root may not.
-    let raise = Command::new("bash").args(["-c", "ulimit -n 100 && prlimit --pid $$ --nofile=200:200"]).output();
+    let raise = Command::new("bash")
+        .args(["-c", "ulimit -n 100 && prlimit --pid $$ --nofile=200:200"])
+        .output();
     let raise = raise.is_ok_and(|o| o.status.success());
     let mut plants: Vec<(&[&str], &str, &str, &str, &str)> = vec![
         (&mount, "mount -t tmpfs -o size=4m tmpfs /dev/shm", "shared-memory", "fail", ""),
@@ -278,8 +338,10 @@ fn the_line_it_names_mends_what_is_planted() {
     if online.trim() != "0" {
         plants.push((&["taskset", "-c", "0"], ":", "processors", "warn", ""));
     }
-    let raw =
-        format!("mkdir -p {0}; cp $(command -v ringd) {0}/ringd; PATH={0}:$PATH", scene.path("capable").display());
+    let raw = format!(
+        "mkdir -p {0}; cp $(command -v ringd) {0}/ringd; PATH={0}:$PATH",
+        env.path("capable").display()
+    );
     if Command::new("setcap").arg("-h").output().is_ok() {
         plants.push((&no_raw, &raw, "packet-capture", "warn", ""));
     } else {
@@ -289,18 +351,26 @@ fn the_line_it_names_mends_what_is_planted() {
         plants.push((&["env"], "ulimit -n 128", "open-files", "warn", ""));
         plants.push((&no_nice, "ulimit -r 0", "real-time", "warn", ""));
     } else {
-        skipped("open-files and real-time are mended", "hard limits cannot be raised here (no CAP_SYS_RESOURCE)");
-        let (before, ..) = mended(&scene, &["env"], "ulimit -n 128", "open-files", "");
+        skipped(
+            "open-files and real-time are mended",
+            "hard limits cannot be raised here (no CAP_SYS_RESOURCE)",
+        );
+        let (before, ..) = mended(&env, &["env"], "ulimit -n 128", "open-files", "");
         assert_eq!(of(&before, "open-files")["state"], "warn");
-        let (before, ..) = mended(&scene, &no_nice, "ulimit -r 0", "real-time", "");
+        let (before, ..) = mended(&env, &no_nice, "ulimit -r 0", "real-time", "");
         assert_eq!(of(&before, "real-time")["state"], "warn");
     }
-    let as_it_is = rows(&scene.run("ringctl", &["doctor", "--json", "--ring", "1MiB"]).stdout);
+    let as_it_is = rows(&env.run("ringctl", &["doctor", "--json", "--ring", "1MiB"]).stdout);
     for (front, plant, check, state, args) in plants {
         assert_eq!(of(&as_it_is, check)["state"], "ok", "control");
-        let (before, mending, after) = mended(&scene, front, plant, check, args);
+        let (before, mending, after) = mended(&env, front, plant, check, args);
         assert_eq!(of(&before, check)["state"], state, "{plant}: {before:?}");
-        assert_eq!(of(&after, check)["state"], "ok", "{plant}: {} said {mending}", of(&before, check)["fix"]);
+        assert_eq!(
+            of(&after, check)["state"],
+            "ok",
+            "{plant}: {} said {mending}",
+            of(&before, check)["fix"]
+        );
     }
 }
 
@@ -311,22 +381,31 @@ fn limits_of_control_groups_are_found_and_lifted() {
     if !is_root(test) {
         return;
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for (controller, plant, check, state, args) in [
         ("memory", "echo 64M > $g/memory.limit_in_bytes", "memory-limit", "fail", "--ring 100MiB"),
         ("cpu", ":", "real-time-group", "fail", ""),
         ("cpu", "echo 50000 > $g/cpu.cfs_quota_us", "cpu-limit", "warn", ""),
     ] {
-        let group = PathBuf::from(format!("/sys/fs/cgroup/{controller}/ringweir-test-{}", std::process::id()));
+        let group = PathBuf::from(format!(
+            "/sys/fs/cgroup/{controller}/ringweir-test-{}",
+            std::process::id()
+        ));
         if std::fs::create_dir(&group).is_err() {
-            skipped(test, format_args!("{} cannot be made (no control groups of version 1)", group.display()));
+            skipped(
+                test,
+                format_args!("{} cannot be made (no control groups of version 1)", group.display()),
+            );
             continue;
         }
         let plant = format!("g={}; echo $$ > $g/cgroup.procs; {plant}", group.display());
-        let known = controller != "cpu" || check != "real-time-group" || group.join("cpu.rt_runtime_us").exists();
-        let done = std::panic::catch_unwind(|| mended(&scene, &["env"], &plant, check, args));
+        let known = controller != "cpu"
+            || check != "real-time-group"
+            || group.join("cpu.rt_runtime_us").exists();
+        let done = std::panic::catch_unwind(|| mended(&env, &["env"], &plant, check, args));
         // The kernel lets go of a process's group a moment after it has ended.
-        wait_for(Duration::from_secs(10), || std::fs::remove_dir(&group).is_ok().then_some(())).expect("rmdir");
+        wait_for(Duration::from_secs(10), || std::fs::remove_dir(&group).is_ok().then_some(()))
+            .expect("rmdir");
         let (before, mending, after) = done.unwrap_or_else(|e| std::panic::resume_unwind(e));
         if !known {
             skipped(test, "this kernel does not ration real time by groups");
@@ -337,8 +416,8 @@ fn limits_of_control_groups_are_found_and_lifted() {
     }
 }
 
-fn doctor(scene: &Scene, args: &[&str]) -> Vec<Value> {
-    rows(&scene.run("ringctl", &[&["doctor", "--json", "--window", "0.3"], args].concat()).stdout)
+fn doctor(env: &Environment, args: &[&str]) -> Vec<Value> {
+    rows(&env.run("ringctl", &[&["doctor", "--json", "--window", "0.3"], args].concat()).stdout)
 }
 
 fn shell(line: &str) {
@@ -346,26 +425,30 @@ fn shell(line: &str) {
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A running stream: class of its pump, its memory, its readers, its broker; each mended by the line.
+/// A running stream: class of its pump, its memory, its readers, its broker; each mended by the
+/// line.
 #[test]
 fn what_ails_a_running_stream_is_said_and_mended() {
     if !is_root("what_ails_a_running_stream_is_said_and_mended") {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let nothing = scene.run("ringctl", &["doctor", "doc-none"]);
+    let env = Environment::new(LIMIT);
+    let nothing = env.run("ringctl", &["doctor", "doc-none"]);
     assert_eq!(nothing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("no stream \"doc-none\""));
-    let fix = |rows: &[Value], check: &str| of(rows, check)["fix"].as_str().expect("a line").to_owned();
+    let fix =
+        |rows: &[Value], check: &str| of(rows, check)["fix"].as_str().expect("a line").to_owned();
 
     let args = ["--depth", "1024", "--capacity", "256KiB", "--max-datagram", "1KiB"];
-    let broker = scene.broker("doc-run", "gen:rate=2000/s,size=64", &args);
-    let mut command = scene.command("ringcat");
+    let broker = env.broker("doc-run", "gen:rate=2000/s,size=64", &args);
+    let mut command = env.command("ringcat");
     command.args(["doc-run", "--verify", "--label", "monitor"]).stdout(Stdio::null());
-    let reader = scene.start(command);
-    let attached = || doctor(&scene, &["doc-run"]).iter().any(|r| r["text"].as_str().unwrap().contains("1 readers"));
+    let reader = env.start(command);
+    let attached = || {
+        doctor(&env, &["doc-run"]).iter().any(|r| r["text"].as_str().unwrap().contains("1 readers"))
+    };
     wait_for(Duration::from_secs(20), || attached().then_some(())).expect("attached");
-    let before = doctor(&scene, &["doc-run"]);
+    let before = doctor(&env, &["doc-run"]);
     for check in ["pump-faults", "ring-memory", "readers", "sockets", "leftovers"] {
         assert_eq!(of(&before, check)["state"], "ok", "{before:?}");
     }
@@ -373,7 +456,7 @@ fn what_ails_a_running_stream_is_said_and_mended() {
     assert_eq!(of(&before, "pump-class")["state"], "warn");
     if Command::new("chrt").args(["-f", "1", "true"]).status().is_ok_and(|s| s.success()) {
         shell(&fix(&before, "pump-class"));
-        let after = doctor(&scene, &["doc-run"]);
+        let after = doctor(&env, &["doc-run"]);
         assert_eq!(of(&after, "pump-class")["state"], "ok");
         assert!(of(&after, "pump-class")["text"].as_str().unwrap().contains("FIFO/60"));
     } else {
@@ -381,7 +464,8 @@ fn what_ails_a_running_stream_is_said_and_mended() {
     }
 
     reader.stop();
-    let behind = || Some(doctor(&scene, &["doc-run"])).filter(|r| of(r, "readers")["state"] == "warn");
+    let behind =
+        || Some(doctor(&env, &["doc-run"])).filter(|r| of(r, "readers")["state"] == "warn");
     let found = wait_for(Duration::from_secs(20), behind).expect("a stopped reader is found");
     assert!(of(&found, "readers")["text"].as_str().unwrap().contains("monitor"));
     assert_eq!(fix(&found, "readers"), format!("kill -CONT {}", reader.pid()));
@@ -390,29 +474,37 @@ fn what_ails_a_running_stream_is_said_and_mended() {
 
     // A stopped broker answers nobody, until it is told to go on.
     broker.process.stop();
-    let found = doctor(&scene, &[]);
+    let found = doctor(&env, &[]);
     assert_eq!(of(&found, "sockets")["state"], "fail");
     assert_eq!(fix(&found, "sockets"), format!("kill -CONT {}", broker.process.pid()));
     shell(&fix(&found, "sockets"));
-    wait_for(Duration::from_secs(20), || (of(&doctor(&scene, &[]), "sockets")["state"] == "ok").then_some(()))
-        .expect("on");
+    wait_for(Duration::from_secs(20), || {
+        (of(&doctor(&env, &[]), "sockets")["state"] == "ok").then_some(())
+    })
+    .expect("on");
     drop(reader);
     broker.end();
 
     // A broker that may not lock, and one that is dead.
-    let mut command = scene.command_at(Path::new("setpriv"));
+    let mut command = env.command_at(Path::new("setpriv"));
     command.args(["--bounding-set", "-ipc_lock", "bash", "-c", "ulimit -l 64; exec \"$@\"", "-"]);
-    command.arg(programs::path("ringd")).args(["run", "--name", "doc-swap", "--source", "gen:rate=100/s,size=64"]);
-    let mut loose = scene.broker_of("doc-swap", command);
-    let found = doctor(&scene, &["doc-swap"]);
+    command.arg(programs::path("ringd")).args([
+        "run",
+        "--name",
+        "doc-swap",
+        "--source",
+        "gen:rate=100/s,size=64",
+    ]);
+    let mut loose = env.broker_of("doc-swap", command);
+    let found = doctor(&env, &["doc-swap"]);
     assert_eq!(of(&found, "ring-memory")["state"], "warn", "{found:?}");
     assert!(fix(&found, "ring-memory").starts_with("ulimit -l unlimited"));
     loose.process.signal(Signal::KILL);
     loose.process.wait();
-    let found = doctor(&scene, &[]);
+    let found = doctor(&env, &[]);
     assert_eq!(fix(&found, "leftovers"), "ringctl gc");
-    assert!(scene.run("ringctl", &["gc"]).status.success());
-    assert_eq!(of(&doctor(&scene, &[]), "leftovers")["state"], "ok");
+    assert!(env.run("ringctl", &["gc"]).status.success());
+    assert_eq!(of(&doctor(&env, &[]), "leftovers")["state"], "ok");
 }
 
 /// Sockets that keep this user out: by mode, by group, by the broker's list.
@@ -421,16 +513,19 @@ fn a_user_who_may_not_attach_is_told_how_he_might() {
     if !is_root("a_user_who_may_not_attach_is_told_how_he_might") {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let _closed = scene.broker("doc-closed", "gen:rate=10/s,size=64", &[]);
-    let _grouped = scene.broker("doc-group", "gen:rate=10/s,size=64", &["--group", "daemon"]);
-    let _listed = scene.broker("doc-listed", "gen:rate=10/s,size=64", &["--socket-mode", "0666"]);
-    let _open = scene.broker("doc-open", "gen:rate=10/s,size=64", &["--allow-uid", "1234"]);
-    let tree = Tree::healthy(&scene, "sockets");
+    let env = Environment::new(LIMIT);
+    let _closed = env.broker("doc-closed", "gen:rate=10/s,size=64", &[]);
+    let _grouped = env.broker("doc-group", "gen:rate=10/s,size=64", &["--group", "daemon"]);
+    let _listed = env.broker("doc-listed", "gen:rate=10/s,size=64", &["--socket-mode", "0666"]);
+    let _open = env.broker("doc-open", "gen:rate=10/s,size=64", &["--allow-uid", "1234"]);
+    let tree = Tree::healthy(&env, "sockets");
     tree.put("etc/group", "root:x:0:\ndaemon:x:1:\n");
-    let (_, rows) = tree.doctor(&["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups"], &[]);
+    let (_, rows) =
+        tree.doctor(&["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups"], &[]);
     let fix = |name: &str| {
-        let found = rows.iter().find(|r| r["check"] == "sockets" && r["text"].as_str().unwrap().contains(name));
+        let found = rows
+            .iter()
+            .find(|r| r["check"] == "sockets" && r["text"].as_str().unwrap().contains(name));
         found.map(|r| r["fix"].as_str().expect("a line").to_owned())
     };
     assert!(fix("doc-closed").is_some_and(|f| f.contains("--group")), "{rows:?}");

@@ -1,12 +1,13 @@
-//! `fifo:` sources from outside: the model of an FPGA, a real `ringd`, readers in processes of their own, and three accounts that
-//! must close against each other to the datagram: the device's, the broker's, and each reader's.
+//! `fifo:` sources from outside: the model of an FPGA, a real `ringd`, readers in processes of
+//! their own, and three accounts that must close against each other to the datagram: the device's,
+//! the broker's, and each reader's.
 
+#[path = "fifo/faults.rs"]
+mod faults;
 #[path = "fifo/gone.rs"]
 mod gone;
 #[path = "fifo/killed.rs"]
 mod killed;
-#[path = "fifo/mischief.rs"]
-mod mischief;
 #[path = "fifo/overflow.rs"]
 mod overflow;
 #[path = "fifo/polled.rs"]

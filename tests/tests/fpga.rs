@@ -1,4 +1,5 @@
-//! The FPGA model: its books against those of a consumer that counts for itself, well-behaved and not.
+//! The FPGA model: its books against those of a consumer that counts for itself, well-behaved and
+//! not.
 
 #[path = "fpga/consumer.rs"]
 mod consumer;
@@ -6,13 +7,13 @@ mod consumer;
 mod wakes;
 
 use consumer::{Account, Consumer};
-use ringweir_proto::fifo::{DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window};
-use ringweir_proto::generate::Lengths;
-use ringweir_tests::fpga::board::{Fate, Spoil};
-use ringweir_tests::fpga::books::ChannelBooks;
+use ringweir_device::{DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window};
+use ringweir_pattern::generate::Lengths;
+use ringweir_tests::environment::{Environment, Process, wait_for};
+use ringweir_tests::fpga::account::ChannelAccount;
+use ringweir_tests::fpga::model::{Fate, Spoil};
 use ringweir_tests::fpga::spec::DeviceTime;
-use ringweir_tests::fpga::{Board, Books, Spec};
-use ringweir_tests::scene::{Process, Scene, wait_for};
+use ringweir_tests::fpga::{DeviceAccount, DeviceModel, Spec};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -38,33 +39,37 @@ fn spec() -> Spec {
 }
 
 /// A board on the heap, a drain of its first channel, and the account of that.
-fn board(spec: Spec) -> (Board, Drain, Account) {
+fn model(spec: Spec) -> (DeviceModel, Drain, Account) {
     let window = Window::on_heap(&spec.shape().unwrap()).unwrap();
     let drain = Drain::new(window.shape(), window.fifo(0));
-    (Board::new(window, spec), drain, Account::default())
+    (DeviceModel::new(window, spec), drain, Account::default())
 }
 
-/// Whatever the rhythm of the two, nothing is unaccounted for; a hash that is equal with nothing lost is equal with losses,
-/// for it is that of what was stored.
+/// Whatever the rhythm of the two, nothing is unaccounted for; a hash that is equal with nothing
+/// lost is equal with losses, for it is that of what was stored.
 #[test]
 fn produced_is_delivered_and_lost_at_any_rhythm() {
     for every in [1, 3, 7, 40, 1000] {
-        let (mut board, mut drain, mut account) = board(Spec { time: DeviceTime::Counter, ..spec() });
+        let (mut model, mut drain, mut account) =
+            model(Spec { time: DeviceTime::Counter, ..spec() });
         for n in 1..=5000 {
-            board.produce(n);
+            model.produce(n);
             if n % every == 0 {
-                account.drain(board.window(), 0, &mut drain);
-                assert_eq!(board.window().registers().status.ready.load(Ordering::Relaxed), 1);
-                board.look(n);
-                assert_eq!(board.window().registers().status.ready.load(Ordering::Relaxed), 0);
+                account.drain(model.window(), 0, &mut drain);
+                assert_eq!(model.window().registers().status.ready.load(Ordering::Relaxed), 1);
+                model.look(n);
+                assert_eq!(model.window().registers().status.ready.load(Ordering::Relaxed), 0);
             }
         }
-        account.drain(board.window(), 0, &mut drain);
-        assert!(board.is_drained());
-        let books = board.books().remove(0);
-        assert_eq!((books.produced, books.drained, books.left), (5000, books.stored, 0));
-        account.check(&books).unwrap();
-        assert_eq!(books.lost > 0, every >= 7, "every {every}: {books:?}");
+        account.drain(model.window(), 0, &mut drain);
+        assert!(model.is_drained());
+        let device_account = model.device_account().remove(0);
+        assert_eq!(
+            (device_account.produced, device_account.drained, device_account.left),
+            (5000, device_account.stored, 0)
+        );
+        account.check(&device_account).unwrap();
+        assert_eq!(device_account.lost > 0, every >= 7, "every {every}: {device_account:?}");
         assert!(account.verifier.missing <= account.lost);
         // The controls: one datagram, one loss or one byte more or less, and it is found.
         let wrong: [fn(&mut Account); 4] = [
@@ -76,29 +81,35 @@ fn produced_is_delivered_and_lost_at_any_rhythm() {
         for spoil in wrong {
             let mut account = account.clone();
             spoil(&mut account);
-            assert!(account.check(&books).is_err());
+            assert!(account.check(&device_account).is_err());
         }
     }
 }
 
 /// Stores `n`, none of which is lost.
-fn store(board: &mut Board, n: u64) {
+fn store(model: &mut DeviceModel, n: u64) {
     for _ in 0..n {
-        assert_eq!(board.produce(0), Fate::Stored);
+        assert_eq!(model.produce(0), Fate::Stored);
     }
 }
 
-/// Every misbehaviour is refused by its own name, and what was thrown away is known to the datagram. Control: with none of
-/// them, nothing is refused or thrown away.
+/// Every misbehaviour is refused by its own name, and what was thrown away is known to the
+/// datagram. Control: with none of them, nothing is refused or thrown away.
 #[test]
 fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
-    type Act = fn(&mut Board);
+    type Act = fn(&mut DeviceModel);
     type Named = fn(&[Garbage]) -> bool;
-    // What it does, what it stores itself, what is thrown away of three stored before and two behind.
+    // What it does, what it stores itself, what is thrown away of three stored before and two
+    // behind.
     let cases: [(Act, u64, u32, Named); 5] = [
         (|_| (), 0, 0, |g| g.is_empty()),
         (|b| b.spoil_next(Spoil::Mark), 1, 3, |g| matches!(g, [Garbage::Mark { .. }])),
-        (|b| b.spoil_next(Spoil::Length), 1, 3, |g| matches!(g, [Garbage::Length { len: 1025, .. }])),
+        (
+            |b| b.spoil_next(Spoil::Length),
+            1,
+            3,
+            |g| matches!(g, [Garbage::Length { len: 1025, .. }]),
+        ),
         (
             |b| assert_eq!(b.upset(false), 3),
             0,
@@ -114,143 +125,182 @@ fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
         ),
     ];
     for (index, (act, spoils, discarded, named)) in cases.into_iter().enumerate() {
-        let (mut board, mut drain, mut account) = board(Spec { sizes: "100".parse().unwrap(), ..spec() });
-        store(&mut board, 3);
-        act(&mut board);
-        let fates: Vec<Fate> = (0..3).map(|_| board.produce(0)).collect();
+        let (mut model, mut drain, mut account) =
+            model(Spec { sizes: "100".parse().unwrap(), ..spec() });
+        store(&mut model, 3);
+        act(&mut model);
+        let fates: Vec<Fate> = (0..3).map(|_| model.produce(0)).collect();
         let spoiled = fates.iter().filter(|fate| matches!(fate, Fate::Spoiled(_))).count() as u64;
         assert_eq!(spoiled, spoils, "case {index}: {fates:?}");
-        account.drain(board.window(), 0, &mut drain);
+        account.drain(model.window(), 0, &mut drain);
         assert!(named(&account.garbage), "case {index}: {:?}", account.garbage);
         assert_eq!(account.discarded, 0, "not known before the next good entry");
-        // The board sees where the consumer has gone; off the words, it goes on from there by another jump.
-        board.look(0);
-        if board.has_jumped() {
-            account.drain(board.window(), 0, &mut drain);
-            board.look(0);
+        // The board sees where the consumer has gone; off the words, it goes on from there by
+        // another jump.
+        model.look(0);
+        if model.has_jumped() {
+            account.drain(model.window(), 0, &mut drain);
+            model.look(0);
         }
         let garbage = account.garbage.len();
-        store(&mut board, 4);
-        account.drain(board.window(), 0, &mut drain);
-        assert_eq!((account.discarded, account.garbage.len()), (discarded.into(), garbage), "case {index}");
+        store(&mut model, 4);
+        account.drain(model.window(), 0, &mut drain);
+        assert_eq!(
+            (account.discarded, account.garbage.len()),
+            (discarded.into(), garbage),
+            "case {index}"
+        );
         assert_eq!(garbage, [0, 1, 1, 1, 2][index], "case {index}: {:?}", account.garbage);
         assert_eq!((account.renumbered, account.verifier.bad), (0, 0), "case {index}");
-        let books = board.books().remove(0);
-        account.check(&books).unwrap_or_else(|e| panic!("case {index}: {e}"));
-        assert_eq!((books.spoiled, books.left), (spoils, 0), "case {index}");
+        let device_account = model.device_account().remove(0);
+        account.check(&device_account).unwrap_or_else(|e| panic!("case {index}: {e}"));
+        assert_eq!((device_account.spoiled, device_account.left), (spoils, 0), "case {index}");
     }
 }
 
-/// Numbers that were left out belong to no datagram: the consumer says that the numbers contradict each other, and all that
-/// was stored is delivered.
+/// Numbers that were left out belong to no datagram: the consumer says that the numbers contradict
+/// each other, and all that was stored is delivered.
 #[test]
 fn left_out_numbers_are_no_losses() {
-    let (mut board, mut drain, mut account) = board(Spec { sizes: "100".parse().unwrap(), ..spec() });
-    store(&mut board, 2);
-    board.skip(5);
-    store(&mut board, 2);
-    account.drain(board.window(), 0, &mut drain);
-    assert_eq!((account.delivered, account.renumbered, account.lost + account.discarded), (4, 1, 0));
+    let (mut model, mut drain, mut account) =
+        model(Spec { sizes: "100".parse().unwrap(), ..spec() });
+    store(&mut model, 2);
+    model.skip(5);
+    store(&mut model, 2);
+    account.drain(model.window(), 0, &mut drain);
+    assert_eq!(
+        (account.delivered, account.renumbered, account.lost + account.discarded),
+        (4, 1, 0)
+    );
     assert_eq!((account.verifier.missing, account.verifier.last), (5, Some(8)));
-    account.check(&board.books()[0]).unwrap();
+    account.check(&model.device_account()[0]).unwrap();
 }
 
-/// Any mixture of datagrams, misbehaviour and drains, in any rhythm: the account of the two sides closes, and nothing that
-/// comes out is wrong.
+/// Any mixture of datagrams, misbehaviour and drains, in any rhythm: the account of the two sides
+/// closes, and nothing that comes out is wrong.
 #[test]
 fn any_mixture_of_misbehaviour_is_accounted_for() {
     let (mut garbage, mut lost) = (0, 0);
     for seed in 0..200 {
-        let (mut board, mut drain, mut account) = board(Spec { seed, ..spec() });
+        let (mut model, mut drain, mut account) = model(Spec { seed, ..spec() });
         let mut dice = Lengths::new("24..1023".parse().unwrap(), seed);
         for _ in 0..500 {
             match dice.draw() % 64 {
-                0 => board.spoil_next(Spoil::Mark),
-                1 => board.spoil_next(Spoil::Length),
-                2 => assert!(board.upset(false) <= 25),
-                3 => assert!(board.upset(true) <= 25),
-                4..12 => account.drain(board.window(), 0, &mut drain),
-                12..20 => board.look(0),
+                0 => model.spoil_next(Spoil::Mark),
+                1 => model.spoil_next(Spoil::Length),
+                2 => assert!(model.upset(false) <= 25),
+                3 => assert!(model.upset(true) <= 25),
+                4..12 => account.drain(model.window(), 0, &mut drain),
+                12..20 => model.look(0),
                 _ => {
-                    board.produce(0);
+                    model.produce(0);
                 }
             }
         }
-        settle(&mut board, &mut drain, &mut account);
-        let books = board.books().remove(0);
-        account.check(&books).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        assert_eq!((account.renumbered, account.verifier.bad, books.left), (0, 0, 0), "seed {seed}");
-        (garbage, lost) = (garbage + account.garbage.len(), lost + books.lost);
+        settle(&mut model, &mut drain, &mut account);
+        let device_account = model.device_account().remove(0);
+        account.check(&device_account).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        assert_eq!(
+            (account.renumbered, account.verifier.bad, device_account.left),
+            (0, 0, 0),
+            "seed {seed}"
+        );
+        (garbage, lost) = (garbage + account.garbage.len(), lost + device_account.lost);
     }
-    assert!(garbage > 1000 && lost > 1000, "{garbage} faults and {lost} losses are too few to show anything");
+    assert!(
+        garbage > 1000 && lost > 1000,
+        "{garbage} faults and {lost} losses are too few to show anything"
+    );
 }
 
 /// Ends whatever goes on, with a good datagram.
-fn settle(board: &mut Board, drain: &mut Drain, account: &mut Account) {
+fn settle(model: &mut DeviceModel, drain: &mut Drain, account: &mut Account) {
     loop {
-        account.drain(board.window(), 0, drain);
-        board.look(0);
-        account.drain(board.window(), 0, drain);
-        if board.produce(0) == Fate::Stored {
+        account.drain(model.window(), 0, drain);
+        model.look(0);
+        account.drain(model.window(), 0, drain);
+        if model.produce(0) == Fate::Stored {
             break;
         }
     }
-    account.drain(board.window(), 0, drain);
+    account.drain(model.window(), 0, drain);
 }
 
 /// A consumer that writes anything into its registers gets datagrams lost, and no more than that.
 #[test]
 fn a_broken_consumer_breaks_nothing_but_itself() {
-    let (mut board, _, _) = board(Spec { channels: 3, ..spec() });
+    let (mut model, _, _) = model(Spec { channels: 3, ..spec() });
     let mut dice = Lengths::new("24..4000000000".parse().unwrap(), 1);
     for _ in 0..50_000 {
-        let registers = board.window().registers();
+        let registers = model.window().registers();
         let (channel, control) = (&registers.channel[dice.draw() as usize % 3], &registers.control);
         let all = [&channel.consumer, &channel.next_sequence, &channel.lost_told, &control.control];
-        let more = [&control.interrupt_mask, &control.interrupt_clear, &control.doorbell, &channel.producer];
+        let more = [
+            &control.interrupt_mask,
+            &control.interrupt_clear,
+            &control.doorbell,
+            &channel.producer,
+        ];
         let value = match dice.draw() % 4 {
             0 => dice.draw() & 3,
             1 => channel.producer.load(Ordering::Relaxed).wrapping_sub(dice.draw() % 1024),
             _ => dice.draw() ^ dice.draw() << 9,
         };
-        all.iter().chain(&more).nth(dice.draw() as usize % 8).unwrap().store(value, Ordering::Relaxed);
-        board.look(0);
-        board.produce(0);
-        board.raises();
+        all.iter()
+            .chain(&more)
+            .nth(dice.draw() as usize % 8)
+            .unwrap()
+            .store(value, Ordering::Relaxed);
+        model.look(0);
+        model.produce(0);
+        model.raises();
     }
-    let books = Books { channels: board.books(), ..Books::default() };
-    let sum = |of: fn(&ChannelBooks) -> u64| books.channels.iter().map(of).sum::<u64>();
-    let (produced, stored, lost, left) = (sum(|c| c.produced), sum(|c| c.stored), sum(|c| c.lost), sum(|c| c.left));
-    Books { produced, stored, lost, left, ..books.clone() }.check().unwrap();
-    assert!(produced == 50_000 && stored > 1000 && lost > 1000, "{books:?}");
+    let device_account =
+        DeviceAccount { channels: model.device_account(), ..DeviceAccount::default() };
+    let sum = |of: fn(&ChannelAccount) -> u64| device_account.channels.iter().map(of).sum::<u64>();
+    let (produced, stored, lost, left) =
+        (sum(|c| c.produced), sum(|c| c.stored), sum(|c| c.lost), sum(|c| c.left));
+    DeviceAccount { produced, stored, lost, left, ..device_account.clone() }.check().unwrap();
+    assert!(produced == 50_000 && stored > 1000 && lost > 1000, "{device_account:?}");
 }
 
 /// A reset empties everything; what was in the FIFO is in the books, and numbers begin anew.
 #[test]
 fn a_reset_begins_anew_and_forgets_nothing_in_the_books() {
-    let (mut board, _, _) = board(Spec { autostart: false, sizes: "100".parse().unwrap(), ..spec() });
-    let status = |board: &Board| board.window().registers().status.status.load(Ordering::Relaxed);
-    let command = |board: &mut Board, control: u32| {
-        board.window().registers().control.control.store(control, Ordering::Relaxed);
-        board.look(0);
+    let (mut model, _, _) =
+        model(Spec { autostart: false, sizes: "100".parse().unwrap(), ..spec() });
+    let status =
+        |model: &DeviceModel| model.window().registers().status.status.load(Ordering::Relaxed);
+    let command = |model: &mut DeviceModel, control: u32| {
+        model.window().registers().control.control.store(control, Ordering::Relaxed);
+        model.look(0);
     };
-    board.look(0);
-    assert_eq!((status(&board), board.is_running()), (0, false));
-    command(&mut board, DO_RUN);
-    assert_eq!(status(&board), IS_RUNNING);
-    store(&mut board, 3);
-    command(&mut board, DO_RESET | DO_RUN);
-    assert_eq!((status(&board), board.is_running()), (IS_RESETTING, false));
-    command(&mut board, DO_RUN);
-    assert_eq!((status(&board), board.resets()), (IS_RUNNING, 1));
-    let (mut drain, mut account) = (Drain::new(board.window().shape(), board.window().fifo(0)), Account::default());
-    store(&mut board, 2);
-    account.drain(board.window(), 0, &mut drain);
+    model.look(0);
+    assert_eq!((status(&model), model.is_running()), (0, false));
+    command(&mut model, DO_RUN);
+    assert_eq!(status(&model), IS_RUNNING);
+    store(&mut model, 3);
+    command(&mut model, DO_RESET | DO_RUN);
+    assert_eq!((status(&model), model.is_running()), (IS_RESETTING, false));
+    command(&mut model, DO_RUN);
+    assert_eq!((status(&model), model.resets()), (IS_RUNNING, 1));
+    let (mut drain, mut account) =
+        (Drain::new(model.window().shape(), model.window().fifo(0)), Account::default());
+    store(&mut model, 2);
+    account.drain(model.window(), 0, &mut drain);
     assert_eq!((account.delivered, account.verifier.first), (2, Some(0)));
-    let books = board.books().remove(0);
-    assert_eq!((books.produced, books.stored, books.reset, books.drained), (5, 5, 3, 2));
-    command(&mut board, 0);
-    assert_eq!(status(&board), 0);
+    let device_account = model.device_account().remove(0);
+    assert_eq!(
+        (
+            device_account.produced,
+            device_account.stored,
+            device_account.reset,
+            device_account.drained
+        ),
+        (5, 5, 3, 2)
+    );
+    command(&mut model, 0);
+    assert_eq!(status(&model), 0);
 }
 
 /// A running `ringfpga`.
@@ -262,9 +312,9 @@ struct Device {
 }
 
 impl Device {
-    fn start(scene: &Scene, place: &str, more: &str) -> Self {
-        let at = scene.path("fpga");
-        let mut command = scene.command("ringfpga");
+    fn start(env: &Environment, place: &str, more: &str) -> Self {
+        let at = env.path("fpga");
+        let mut command = env.command("ringfpga");
         command
             .arg(place)
             .arg(&at)
@@ -272,7 +322,7 @@ impl Device {
             .args(more.split_whitespace())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut process = scene.start(command);
+        let mut process = env.start(command);
         let (stdin, stdout) = (process.stdin().unwrap(), BufReader::new(process.stdout().unwrap()));
         let device = Self { process, at, stdin, stdout };
         device.wait_until_there(1);
@@ -281,7 +331,9 @@ impl Device {
 
     /// Waits until it has said so many times that it is there.
     fn wait_until_there(&self, times: usize) {
-        let there = || (self.process.stderr().matches("there is a device at").count() == times).then_some(());
+        let there = || {
+            (self.process.stderr().matches("there is a device at").count() == times).then_some(())
+        };
         assert!(wait_for(LIMIT, there).is_some(), "no device: {}", self.process.stderr());
     }
 
@@ -293,54 +345,63 @@ impl Device {
         writeln!(self.stdin, "{line}").unwrap();
     }
 
-    fn books(&mut self) -> Books {
+    fn device_account(&mut self) -> DeviceAccount {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
-        let books: Books =
-            serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?} {}", self.process.stderr()));
-        books.check().unwrap();
-        books
+        let device_account: DeviceAccount = serde_json::from_str(&line)
+            .unwrap_or_else(|e| panic!("{e}: {line:?} {}", self.process.stderr()));
+        device_account.check().unwrap();
+        device_account
     }
 
-    fn end(mut self) -> Books {
-        let books = self.books();
+    fn end(mut self) -> DeviceAccount {
+        let device_account = self.device_account();
         let status = self.process.wait();
         assert!(status.success(), "{status}: {}", self.process.stderr());
-        books
+        device_account
     }
 
-    fn stop(self) -> Books {
+    fn stop(self) -> DeviceAccount {
         self.process.signal(Signal::TERM);
         self.end()
     }
 }
 
-/// Over a socket with interrupts: a consumer that keeps up gets everything, one that dawdles is told what it missed, and in
-/// both cases what it has is what was stored, in order.
+/// Over a socket with interrupts: a consumer that keeps up gets everything, one that dawdles is
+/// told what it missed, and in both cases what it has is what was stored, in order.
 #[test]
 fn fast_and_slow_consumers_account_for_everything() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for (more, dawdle, loses) in [
         ("--rate 2000/s --size 24..300 --fifo 1MiB --for 2s --device-time date", 0, Some(false)),
         ("--rate 2000/s --size 24..300 --fifo 1KiB --burst 3 --for 2s", 30, Some(true)),
         ("--rate 1Mbit/s --size 128 --fifo 2KiB --channels 3 --for 2s --device-time", 5, None),
         ("--rate max --size 24..300 --fifo 4KiB --count 300000", 0, None),
     ] {
-        let device = Device::start(&scene, "--socket", more);
+        let device = Device::start(&env, "--socket", more);
         let mut consumer = device.connect();
         consumer.drain_to_the_end(Duration::from_millis(dawdle));
-        let books = device.end();
-        for (account, channel) in consumer.accounts.iter().zip(&books.channels) {
+        let device_account = device.end();
+        for (account, channel) in consumer.accounts.iter().zip(&device_account.channels) {
             account.check(channel).unwrap_or_else(|e| panic!("{more}: {e}"));
             assert!(account.garbage.is_empty() && account.verifier.bad == 0, "{more}");
             assert_eq!(account.time.is_some(), more.contains("--device-time"));
         }
         if let Some(loses) = loses {
-            assert_eq!(books.lost > 0, loses, "{more}: {books:?}");
+            assert_eq!(device_account.lost > 0, loses, "{more}: {device_account:?}");
         }
-        assert_eq!((books.left, books.resets, books.consumers), (0, 1, 1), "{more}");
-        // Interrupts coalesce: the consumer sees no more than there were, and there is work behind few of them.
-        assert!(consumer.interrupts <= books.interrupts && books.interrupts <= books.stored, "{more}: {books:?}");
+        assert_eq!(
+            (device_account.left, device_account.resets, device_account.consumers),
+            (0, 1, 1),
+            "{more}"
+        );
+        // Interrupts coalesce: the consumer sees no more than there were, and there is work behind
+        // few of them.
+        assert!(
+            consumer.interrupts <= device_account.interrupts
+                && device_account.interrupts <= device_account.stored,
+            "{more}: {device_account:?}"
+        );
         assert!(consumer.interrupts > 0 || loses.is_none(), "{more}");
     }
 }
@@ -348,9 +409,9 @@ fn fast_and_slow_consumers_account_for_everything() {
 /// What it does wrong over a socket, while it runs; the consumer goes on, and the sums still close.
 #[test]
 fn a_consumer_survives_all_of_it_and_accounts_for_it() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let more = "--rate 2000/s --size 24..300 --fifo 4KiB --misbehave bad-mark@50ms";
-    let mut device = Device::start(&scene, "--socket", more);
+    let mut device = Device::start(&env, "--socket", more);
     let mut consumer = device.connect();
     let until = |consumer: &mut Consumer, garbage: usize| {
         let mut enough = u64::MAX;
@@ -363,40 +424,50 @@ fn a_consumer_survives_all_of_it_and_accounts_for_it() {
             }
             (account.delivered >= enough).then_some(())
         });
-        assert!(seen.is_some() && consumer.accounts[0].garbage.len() == garbage, "{:?}", consumer.accounts[0].garbage);
+        assert!(
+            seen.is_some() && consumer.accounts[0].garbage.len() == garbage,
+            "{:?}",
+            consumer.accounts[0].garbage
+        );
     };
     until(&mut consumer, 1);
     device.say("no such thing");
-    for (word, garbage) in
-        [("producer-out-of-range", 2), ("producer-unaligned", 4), ("length-over", 5), ("bad-mark", 6)]
-    {
+    for (word, garbage) in [
+        ("producer-out-of-range", 2),
+        ("producer-unaligned", 4),
+        ("length-over", 5),
+        ("bad-mark", 6),
+    ] {
         device.say(word);
         until(&mut consumer, garbage);
     }
     consumer.command(0, 0);
     consumer.drain();
     let said = device.process.stderr();
-    let books = device.stop();
+    let device_account = device.stop();
     assert!(said.contains("\"no such thing\" is none of: books, producer-out-of-range"), "{said}");
     let account = &consumer.accounts[0];
-    account.check(&books.channels[0]).unwrap();
-    assert!(account.discarded >= 3, "{books:?}");
+    account.check(&device_account.channels[0]).unwrap();
+    assert!(account.discarded >= 3, "{device_account:?}");
     let kinds = account.garbage.iter().map(|garbage| match garbage {
         Garbage::Producer { .. } => 'p',
         Garbage::Mark { .. } => 'm',
         Garbage::Length { .. } => 'l',
     });
     assert_eq!(kinds.collect::<String>(), "mppplm");
-    let of = |name: &str| (books.mischief[name].times, books.mischief[name].spoiled);
-    assert_eq!((of("bad-mark"), of("length-over"), of("producer-unaligned")), ((2, 2), (1, 1), (1, 0)));
+    let of = |name: &str| (device_account.faults[name].times, device_account.faults[name].spoiled);
+    assert_eq!(
+        (of("bad-mark"), of("length-over"), of("producer-unaligned")),
+        ((2, 2), (1, 1), (1, 0))
+    );
 }
 
-/// Storms interrupt who has forbidden it, withheld interrupts let who waits for them sleep. Controls: without a storm the
-/// same consumer is left alone, and without withholding it is woken.
+/// Storms interrupt who has forbidden it, withheld interrupts let who waits for them sleep.
+/// Controls: without a storm the same consumer is left alone, and without withholding it is woken.
 #[test]
 fn interrupts_come_unasked_and_do_not_come() {
-    let scene = Scene::new(LIMIT);
-    let mut device = Device::start(&scene, "--socket", "--rate 100/s --size 24 --fifo 1MiB");
+    let env = Environment::new(LIMIT);
+    let mut device = Device::start(&env, "--socket", "--rate 100/s --size 24 --fifo 1MiB");
     let mut consumer = device.connect();
     consumer.drain();
     while consumer.is_interrupted() {}
@@ -420,17 +491,21 @@ fn interrupts_come_unasked_and_do_not_come() {
     assert!(slept.is_some(), "every interrupt came");
     assert!(wakes(&mut consumer, 10_000) && (0..20).all(|_| wakes(&mut consumer, 10_000)));
     device.say("books");
-    let books = device.books();
-    assert!(books.interrupts_stormed > 10 && books.interrupts_withheld > 0, "{books:?}");
+    let device_account = device.device_account();
+    assert!(
+        device_account.interrupts_stormed > 10 && device_account.interrupts_withheld > 0,
+        "{device_account:?}"
+    );
     drop(consumer);
     assert_eq!(device.stop().lost, 0);
 }
 
-/// One consumer at a time. When it hangs up the device goes on and overflows, and the next one goes on where it stopped.
+/// One consumer at a time. When it hangs up the device goes on and overflows, and the next one goes
+/// on where it stopped.
 #[test]
 fn the_next_consumer_goes_on_where_the_last_one_stopped() {
-    let scene = Scene::new(LIMIT);
-    let mut device = Device::start(&scene, "--socket", "--rate 1000/s --size 100 --fifo 1KiB");
+    let env = Environment::new(LIMIT);
+    let mut device = Device::start(&env, "--socket", "--rate 1000/s --size 100 --fifo 1KiB");
     let mut first = device.connect();
     let refused = Consumer::connect(&device.at).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("one consumer at a time"), "{refused}");
@@ -444,7 +519,7 @@ fn the_next_consumer_goes_on_where_the_last_one_stopped() {
     drop(first);
     let overflows = wait_for(LIMIT, || {
         device.say("books");
-        (device.books().lost > so_far + 50).then_some(())
+        (device.device_account().lost > so_far + 50).then_some(())
     });
     assert!(overflows.is_some(), "it does not go on while nobody is there");
     let mut second = device.connect();
@@ -457,18 +532,19 @@ fn the_next_consumer_goes_on_where_the_last_one_stopped() {
     assert!(more.is_some());
     second.command(0, 0);
     second.drain();
-    let books = device.stop();
-    second.accounts[0].check(&books.channels[0]).unwrap();
-    assert_eq!((books.resets, books.consumers), (1, 2));
-    assert!(books.refused >= 1);
+    let device_account = device.stop();
+    second.accounts[0].check(&device_account.channels[0]).unwrap();
+    assert_eq!((device_account.resets, device_account.consumers), (1, 2));
+    assert!(device_account.refused >= 1);
 }
 
-/// Unplugged: hung up on, the mapping stays readable, the path is gone. Plugged in again: another device, from 0.
+/// Unplugged: hung up on, the mapping stays readable, the path is gone. Plugged in again: another
+/// device, from 0.
 #[test]
 fn a_device_that_disappears_comes_back_empty() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for place in ["--socket", "--file"] {
-        let mut device = Device::start(&scene, place, "--rate 1000/s --size 100 --fifo 2KiB");
+        let mut device = Device::start(&env, place, "--rate 1000/s --size 100 --fifo 2KiB");
         let connect = |device: &Device| match place {
             "--socket" => device.connect(),
             _ => Consumer::open(&device.at),
@@ -493,39 +569,49 @@ fn a_device_that_disappears_comes_back_empty() {
         drained(&mut second, 100);
         second.command(0, 0);
         second.drain();
-        let books = device.stop();
+        let device_account = device.stop();
         assert_eq!(second.accounts[0].verifier.first, Some(0), "numbers go on");
         let sum = |of: fn(&Account) -> u64| of(&first.accounts[0]) + of(&second.accounts[0]);
         // What was in the FIFO when it went, the consumer has drained from its mapping.
-        assert_eq!(books.produced, sum(|a| a.delivered) + sum(|a| a.lost), "{place}: {books:?}");
-        assert!(!scene.path("fpga").exists());
+        assert_eq!(
+            device_account.produced,
+            sum(|a| a.delivered) + sum(|a| a.lost),
+            "{place}: {device_account:?}"
+        );
+        assert!(!env.path("fpga").exists());
     }
 }
 
-/// Without interrupts, polled, with a device that does nothing for a while: it makes up for nothing.
+/// Without interrupts, polled, with a device that does nothing for a while: it makes up for
+/// nothing.
 #[test]
 fn a_polled_device_in_a_file_may_stall() {
-    let scene = Scene::new(LIMIT);
-    let mut device = Device::start(&scene, "--file", "--rate 1000/s --size 100 --fifo 64KiB --autostart");
+    let env = Environment::new(LIMIT);
+    let mut device =
+        Device::start(&env, "--file", "--rate 1000/s --size 100 --fifo 64KiB --autostart");
     let mut consumer = Consumer::open(&device.at);
     device.say("stall=3s");
     device.say("books");
-    let before = device.books();
+    let before = device.device_account();
     std::thread::sleep(Duration::from_millis(300));
     device.say("books");
-    let during = device.books();
+    let during = device.device_account();
     assert!(during.produced - before.produced <= 1, "{before:?} {during:?}");
     let went_on = wait_for(LIMIT, || {
         device.say("books");
-        let books = device.books();
+        let device_account = device.device_account();
         consumer.drain();
-        (books.produced > during.produced + 100).then_some(books)
+        (device_account.produced > during.produced + 100).then_some(device_account)
     });
-    let books = went_on.expect("it goes on");
-    assert!(books.running_s > 3.0 && books.produced < (books.running_s * 1000.0) as u64 - 2000, "{books:?}");
+    let device_account = went_on.expect("it goes on");
+    assert!(
+        device_account.running_s > 3.0
+            && device_account.produced < (device_account.running_s * 1000.0) as u64 - 2000,
+        "{device_account:?}"
+    );
     consumer.command(0, 0);
     consumer.drain();
-    let books = device.stop();
-    consumer.accounts[0].check(&books.channels[0]).unwrap();
-    assert_eq!((books.interrupts, books.doorbells), (0, 0));
+    let device_account = device.stop();
+    consumer.accounts[0].check(&device_account.channels[0]).unwrap();
+    assert_eq!((device_account.interrupts, device_account.doorbells), (0, 0));
 }

@@ -1,7 +1,8 @@
-//! `ringctl gc`: what dead brokers left goes, nothing else does, and a broker that starts meanwhile keeps its ring.
+//! `ringctl gc`: what dead brokers left goes, nothing else does, and a broker that starts meanwhile
+//! keeps its ring.
 
 use ringweir_proto::os::paths;
-use ringweir_tests::{Scene, skipped, wait_for};
+use ringweir_tests::{Environment, skipped, wait_for};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,64 +12,72 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(120);
 const SMALL: &[&str] = &["--depth", "64", "--capacity", "64KiB", "--max-datagram", "1KiB"];
 
-fn gc(scene: &Scene, args: &[&str]) -> (i32, String, String) {
-    let output = scene.run("ringctl", &[&["gc"], args].concat());
+fn gc(env: &Environment, args: &[&str]) -> (i32, String, String) {
+    let output = env.run("ringctl", &[&["gc"], args].concat());
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code().expect("an exit"), text(output.stdout), text(output.stderr))
 }
 
 /// Starts a broker and kills it: ring, socket and lock stay.
-fn corpse(scene: &Scene, name: &str) -> [PathBuf; 3] {
-    let mut broker = scene.broker(name, "gen:rate=100/s,size=64", SMALL);
+fn corpse(env: &Environment, name: &str) -> [PathBuf; 3] {
+    let mut broker = env.broker(name, "gen:rate=100/s,size=64", SMALL);
     broker.process.kill();
-    let ring = PathBuf::from(format!("/dev/shm{}", paths::object_name(&scene.run_dir(), name)));
-    let left = [ring, paths::socket_path(&scene.run_dir(), name), paths::lock_path(&scene.run_dir(), name)];
+    let ring = PathBuf::from(format!("/dev/shm{}", paths::object_name(&env.run_dir(), name)));
+    let left =
+        [ring, paths::socket_path(&env.run_dir(), name), paths::lock_path(&env.run_dir(), name)];
     assert!(left.iter().all(|p| p.exists()), "a killed broker leaves all three: {left:?}");
     left
 }
 
 #[test]
 fn what_a_dead_broker_left_goes_and_a_running_one_notices_nothing() {
-    let scene = Scene::new(LIMIT);
-    let live = scene.broker("gc-live", "gen:rate=1000/s,size=64", SMALL);
-    let dead = corpse(&scene, "gc-dead");
+    let env = Environment::new(LIMIT);
+    let live = env.broker("gc-live", "gen:rate=1000/s,size=64", SMALL);
+    let dead = corpse(&env, "gc-dead");
     let bytes = std::fs::metadata(&dead[0]).unwrap().blocks() * 512;
 
-    let (status, out, _) = gc(&scene, &["--dry-run"]);
+    let (status, out, _) = gc(&env, &["--dry-run"]);
     assert_eq!((status, out.matches("would remove  ").count()), (0, 3), "{out}");
     assert!(dead.iter().all(|p| p.exists()), "{out}");
 
-    let (status, out, _) = gc(&scene, &["--json"]);
+    let (status, out, _) = gc(&env, &["--json"]);
     assert_eq!(status, 0);
-    let rows: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let rows: Vec<serde_json::Value> =
+        out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let paths_of = |action: &str| -> Vec<&str> {
         rows.iter().filter(|r| r["action"] == action).map(|r| r["path"].as_str().unwrap()).collect()
     };
     assert_eq!(paths_of("removed"), dead.each_ref().map(|p| p.to_str().unwrap()));
     assert_eq!(paths_of("live").len(), 3, "{out}");
-    assert!(rows.iter().any(|r| r["kind"] == "ring" && r["stream"] == "gc-dead" && r["bytes"] == bytes), "{out}");
+    assert!(
+        rows.iter().any(|r| r["kind"] == "ring" && r["stream"] == "gc-dead" && r["bytes"] == bytes),
+        "{out}"
+    );
     assert!(dead.iter().all(|p| !p.exists()));
 
-    let (status, out, said) = gc(&scene, &[]);
+    let (status, out, said) = gc(&env, &[]);
     assert!(status == 0 && !out.contains("removed"), "{out}");
     assert!(said.contains("nothing to remove"), "{said}");
     // The running one is whole: it takes a reader, which verifies.
-    let read = scene.run("ringcat", &["gc-live", "-n", "50", "--verify"]);
+    let read = env.run("ringcat", &["gc-live", "-n", "50", "--verify"]);
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
     live.end();
 }
 
-/// Everything that only looks like ours stays, and gc does not hang on it. Control: the corpse beside it goes.
+/// Everything that only looks like ours stays, and gc does not hang on it. Control: the corpse
+/// beside it goes.
 #[test]
 fn what_only_looks_like_ours_is_not_touched() {
-    let scene = Scene::new(LIMIT);
-    let dead = corpse(&scene, "gc-real");
-    let shm = |name: &str| PathBuf::from(format!("/dev/shm{}", paths::object_name(&scene.run_dir(), name)));
-    let run = |name: &str| scene.run_dir().join(name);
-    let target = scene.path("target");
+    let env = Environment::new(LIMIT);
+    let dead = corpse(&env, "gc-real");
+    let shm =
+        |name: &str| PathBuf::from(format!("/dev/shm{}", paths::object_name(&env.run_dir(), name)));
+    let run = |name: &str| env.run_dir().join(name);
+    let target = env.path("target");
     std::fs::write(&target, "precious").unwrap();
     let fifo = |path: &Path| {
-        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("mkfifo");
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("mkfifo");
     };
     std::fs::write(shm("gc-foreign"), [b'X'; 8192]).unwrap();
     fifo(&shm("gc-fifo"));
@@ -85,11 +94,15 @@ fn what_only_looks_like_ours_is_not_touched() {
     fifo(&run("gc-fifo.lock"));
     drop(std::os::unix::net::UnixListener::bind(run("gc-lone.sock")).unwrap());
     let mut kept = vec![shm("gc-foreign"), shm("gc-fifo"), shm("gc-link"), shm("gc-dir")];
-    kept.extend(["gc-file.sock", "gc-word.lock", "gc-link.lock", "gc-fifo.lock", "gc-lone.sock"].map(run));
+    kept.extend(
+        ["gc-file.sock", "gc-word.lock", "gc-link.lock", "gc-fifo.lock", "gc-lone.sock"].map(run),
+    );
     kept.extend(["gc-pid.lock", "gc-empty.lock"].map(run));
     if rustix::process::geteuid().is_root() {
         // Another user's: of its own name, and of a name that says it is ours.
-        let theirs = PathBuf::from(shm("gc-theirs").to_str().unwrap().replace("ringweir.0.", "ringweir.65534."));
+        let theirs = PathBuf::from(
+            shm("gc-theirs").to_str().unwrap().replace("ringweir.0.", "ringweir.65534."),
+        );
         for path in [&theirs, &shm("gc-planted")] {
             std::fs::write(path, [0; 4096]).unwrap();
             std::os::unix::fs::chown(path, Some(65534), None).unwrap();
@@ -99,7 +112,7 @@ fn what_only_looks_like_ours_is_not_touched() {
         skipped("gc and other users' objects", "needs root");
     }
 
-    let (status, out, _) = gc(&scene, &[]);
+    let (status, out, _) = gc(&env, &[]);
     assert_eq!(status, 0, "{out}");
     for path in &kept {
         let line = out.lines().find(|l| l.contains(&format!("{}  ", path.display())));
@@ -111,10 +124,14 @@ fn what_only_looks_like_ours_is_not_touched() {
     assert!(dead.iter().all(|p| !p.exists()), "the real one went: {out}");
 
     if rustix::process::geteuid().is_root() {
-        // Root may ask for everybody's: what a nobody's broker left half made goes, what lies about its owner stays.
-        let (_, out, _) = gc(&scene, &["--all-users"]);
+        // Root may ask for everybody's: what a nobody's broker left half made goes, what lies about
+        // its owner stays.
+        let (_, out, _) = gc(&env, &["--all-users"]);
         let theirs = &kept[kept.len() - 2];
-        assert!(out.contains(&format!("removed  {}", theirs.display())) && !theirs.exists(), "{out}");
+        assert!(
+            out.contains(&format!("removed  {}", theirs.display())) && !theirs.exists(),
+            "{out}"
+        );
         assert!(shm("gc-planted").exists(), "{out}");
     }
     std::fs::remove_dir(shm("gc-dir")).unwrap();
@@ -126,37 +143,39 @@ fn what_only_looks_like_ours_is_not_touched() {
 /// A live ring whose lock file and socket somebody removed is still held by its broker.
 #[test]
 fn a_ring_without_its_lock_file_is_still_its_brokers() {
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("gc-bare", "gen:rate=1000/s,size=64", SMALL);
-    let ring = scene.objects();
-    std::fs::remove_file(paths::lock_path(&scene.run_dir(), "gc-bare")).unwrap();
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("gc-bare", "gen:rate=1000/s,size=64", SMALL);
+    let ring = env.objects();
+    std::fs::remove_file(paths::lock_path(&env.run_dir(), "gc-bare")).unwrap();
     std::fs::remove_file(&broker.socket).unwrap();
-    let (status, out, _) = gc(&scene, &["--json"]);
+    let (status, out, _) = gc(&env, &["--json"]);
     assert!(status == 0 && out.contains("a broker holds it") && !out.contains("removed"), "{out}");
-    assert_eq!(scene.objects(), ring);
+    assert_eq!(env.objects(), ring);
     broker.end();
 }
 
-/// A run directory that is gone: its rings are said, and go when it is named. It does not come back by that.
+/// A run directory that is gone: its rings are said, and go when it is named. It does not come back
+/// by that.
 #[test]
 fn rings_of_a_run_directory_that_is_gone_go_when_it_is_named() {
-    let scene = Scene::new(LIMIT);
-    let [ring, socket, lock] = corpse(&scene, "gc-old");
-    let elsewhere = scene.path("elsewhere");
+    let env = Environment::new(LIMIT);
+    let [ring, socket, lock] = corpse(&env, "gc-old");
+    let elsewhere = env.path("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     std::fs::remove_file(socket).unwrap();
     std::fs::remove_file(lock).unwrap();
-    let dir = scene.run_dir();
+    let dir = env.run_dir();
     std::fs::remove_dir(&dir).unwrap();
-    let (_, out, _) = gc(&scene, &["--run-dir", elsewhere.to_str().unwrap()]);
+    let (_, out, _) = gc(&env, &["--run-dir", elsewhere.to_str().unwrap()]);
     let line = out.lines().find(|l| l.contains(ring.to_str().unwrap())).expect("it is said");
     assert!(line.starts_with("kept") && line.contains("--run-dir DIR"), "{line}");
-    let (status, out, _) = gc(&scene, &["--run-dir", dir.to_str().unwrap()]);
+    let (status, out, _) = gc(&env, &["--run-dir", dir.to_str().unwrap()]);
     assert!(status == 0 && out.starts_with("removed") && !ring.exists() && !dir.exists(), "{out}");
     std::fs::create_dir(&dir).unwrap();
 }
 
-/// What a sweeper does that asks the socket and takes no lock: the negative control of the race below.
+/// What a sweeper does that asks the socket and takes no lock: the negative control of the race
+/// below.
 fn naive_sweep(dir: &Path, name: &str) {
     let socket = paths::socket_path(dir, name);
     let dead = std::os::unix::net::UnixStream::connect(&socket)
@@ -174,16 +193,23 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Starts and kills brokers of one name while `sweep` runs without pause; how many lost their fresh ring or socket.
-fn losses(scene: &Scene, name: &str, limit: Duration, least: u32, sweep: &(dyn Fn() + Sync)) -> (u32, u32) {
-    let ring = PathBuf::from(format!("/dev/shm{}", paths::object_name(&scene.run_dir(), name)));
+/// Starts and kills brokers of one name while `sweep` runs without pause; how many lost their fresh
+/// ring or socket.
+fn losses(
+    env: &Environment,
+    name: &str,
+    limit: Duration,
+    least: u32,
+    sweep: &(dyn Fn() + Sync),
+) -> (u32, u32) {
+    let ring = PathBuf::from(format!("/dev/shm{}", paths::object_name(&env.run_dir(), name)));
     let over = AtomicBool::new(false);
     let sweeps = AtomicU64::new(0);
-    let socket = paths::socket_path(&scene.run_dir(), name);
+    let socket = paths::socket_path(&env.run_dir(), name);
     let whole = || {
         ring.exists()
             && socket.symlink_metadata().is_ok_and(|m| m.file_type().is_socket())
-            && paths::lock_path(&scene.run_dir(), name).exists()
+            && paths::lock_path(&env.run_dir(), name).exists()
     };
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -200,14 +226,27 @@ fn losses(scene: &Scene, name: &str, limit: Duration, least: u32, sweep: &(dyn F
         let (mut rounds, mut lost) = (0, 0);
         while began.elapsed() < limit || rounds < least {
             // A ring of some size, so that there is time between its making and its listening.
-            let mut command = scene.command("ringd");
-            command.args(["run", "--name", name, "--source", "gen:rate=100/s,size=64", "--capacity", "32MiB"]);
-            let mut broker = scene.start(command);
-            let says = || (broker.stderr().contains(" gen ") || broker.stderr().contains("error")).then_some(());
+            let mut command = env.command("ringd");
+            command.args([
+                "run",
+                "--name",
+                name,
+                "--source",
+                "gen:rate=100/s,size=64",
+                "--capacity",
+                "32MiB",
+            ]);
+            let mut broker = env.start(command);
+            let says = || {
+                (broker.stderr().contains(" gen ") || broker.stderr().contains("error"))
+                    .then_some(())
+            };
             wait_for(Duration::from_secs(20), says).expect("it starts, or says why not");
             let before = sweeps.load(Ordering::Relaxed);
             let fine = whole();
-            wait_for(Duration::from_secs(10), || (sweeps.load(Ordering::Relaxed) > before + 2).then_some(()));
+            wait_for(Duration::from_secs(10), || {
+                (sweeps.load(Ordering::Relaxed) > before + 2).then_some(())
+            });
             if !(fine && whole()) {
                 lost += 1;
                 eprintln!("lost: {}", broker.stderr().trim());
@@ -225,24 +264,32 @@ fn losses(scene: &Scene, name: &str, limit: Duration, least: u32, sweep: &(dyn F
 
 #[test]
 fn a_broker_that_starts_while_gc_runs_keeps_its_ring() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let ringctl = ringweir_tests::programs::path("ringctl");
-    let run_dir = scene.run_dir();
+    let run_dir = env.run_dir();
     let removed = AtomicU64::new(0);
     let sweep = || {
-        let output = Command::new(&ringctl).arg("gc").env(paths::RUN_DIR_ENV, &run_dir).output().expect("ringctl");
+        let output = Command::new(&ringctl)
+            .arg("gc")
+            .env(paths::RUN_DIR_ENV, &run_dir)
+            .output()
+            .expect("ringctl");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let lines = String::from_utf8_lossy(&output.stdout).matches("removed  ").count();
         removed.fetch_add(lines as u64, Ordering::Relaxed);
     };
-    let (rounds, lost) = losses(&scene, "gc-race", Duration::from_secs(8), 10, &sweep);
-    eprintln!("{rounds} brokers started and killed under gc, which removed {removed:?} things; {lost} lost theirs");
+    let (rounds, lost) = losses(&env, "gc-race", Duration::from_secs(8), 10, &sweep);
+    eprintln!(
+        "{rounds} brokers started and killed under gc, which removed {removed:?} things; {lost} \
+        lost theirs"
+    );
     assert_eq!(lost, 0, "of {rounds}");
     assert!(removed.load(Ordering::Relaxed) > 0, "gc had something to do");
-    gc(&scene, &[]);
+    gc(&env, &[]);
 
-    let (rounds, lost) = losses(&scene, "gc-naive", Duration::from_secs(2), 5, &|| naive_sweep(&run_dir, "gc-naive"));
+    let (rounds, lost) =
+        losses(&env, "gc-naive", Duration::from_secs(2), 5, &|| naive_sweep(&run_dir, "gc-naive"));
     eprintln!("control, no lock taken: {lost} of {rounds} brokers lost their ring");
     assert!(lost > 0, "the check would not notice a lost ring ({rounds} rounds)");
-    gc(&scene, &[]);
+    gc(&env, &[]);
 }

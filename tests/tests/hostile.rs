@@ -1,12 +1,12 @@
-//! A reader that came by its place honestly and does everything wrong with it: the stream, the other readers and the broker do not
-//! notice, and it is named.
+//! A reader that came by its place honestly and does everything wrong with it: the stream, the
+//! other readers and the broker do not notice, and it is named.
 
 use ringweir::Options;
 use ringweir::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
 use ringweir::{Watch, describe};
 use ringweir_proto::control::{AttachRequest, Mode, Request};
 use ringweir_proto::os::{lock, socket};
-use ringweir_tests::scene::{Daemon, NOBODY, Process, Scene, wait_for};
+use ringweir_tests::environment::{Daemon, Environment, NOBODY, Process, wait_for};
 use ringweir_tests::{Live, Mailbox, proc, pry, skipped};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -21,21 +21,21 @@ enum Named {
     NotNeeded,
     /// Its page is said to be implausible, by the figures and in the log.
     Implausible,
-    /// The figures say that its doze bell is heard again and again.
-    Dozes,
+    /// The figures say that its sleep request is heard again and again.
+    SleepRequests,
     /// The log says one of these of its process and its user.
     Log(&'static [&'static str]),
 }
 
 /// What it is told on a machine that is quick enough for it to reach that limit first.
 const FAST: &str = "times a second";
-const MISDEEDS: [(&str, Named); 13] = [
+const ATTACKS: [(&str, Named); 13] = [
     ("cursors", Named::Implausible),
     ("future", Named::Implausible),
     ("scribble", Named::Implausible),
     ("latency", Named::NotNeeded),
-    ("doze", Named::Dozes),
-    ("watchers", Named::Dozes),
+    ("doze", Named::SleepRequests),
+    ("watchers", Named::SleepRequests),
     ("fill", Named::NotNeeded),
     ("lock", Named::NotNeeded),
     ("pry", Named::NotNeeded),
@@ -46,7 +46,7 @@ const MISDEEDS: [(&str, Named); 13] = [
 ];
 
 struct Siege {
-    scene: Scene,
+    env: Environment,
     mailbox: Mailbox,
     broker: Daemon,
     watch: Watch,
@@ -54,21 +54,32 @@ struct Siege {
 }
 
 impl Siege {
-    /// A stream that reaches back further than any test machine pauses, and two readers of it that keep up.
+    /// A stream that reaches back further than any test machine pauses, and two readers of it that
+    /// keep up.
     fn lay(name: &str) -> Self {
-        let scene = Scene::new(LIMIT * 4);
+        let env = Environment::new(LIMIT * 4);
         let mailbox = Mailbox::create(2);
         let id = NOBODY.to_string();
-        let more = ["--allow-uid", &id, "--wait-readers", "2", "--depth", "131072", "--capacity", "16MiB"];
-        let broker =
-            scene.broker(name, "gen:rate=1000/s,size=24..256", &[&more[..], &["--max-datagram", "256"]].concat());
+        let more =
+            ["--allow-uid", &id, "--wait-readers", "2", "--depth", "131072", "--capacity", "16MiB"];
+        let broker = env.broker(
+            name,
+            "gen:rate=1000/s,size=24..256",
+            &[&more[..], &["--max-datagram", "256"]].concat(),
+        );
         let watch = Watch::attach(broker.path()).unwrap();
-        let mut siege = Self { scene, mailbox, broker, watch, honest: Vec::new() };
+        let mut siege = Self { env, mailbox, broker, watch, honest: Vec::new() };
         for (slot, kind) in ["--from=start", "--view"].into_iter().enumerate() {
-            let mut command = siege.scene.command("ringtest-reader");
-            command.args([siege.broker.path(), "--mailbox", siege.mailbox.id(), "--slot", &slot.to_string()]);
+            let mut command = siege.env.command("ringtest-reader");
+            command.args([
+                siege.broker.path(),
+                "--mailbox",
+                siege.mailbox.id(),
+                "--slot",
+                &slot.to_string(),
+            ]);
             command.args(["--label", "honest", kind]);
-            siege.honest.push(siege.scene.start(command));
+            siege.honest.push(siege.env.start(command));
         }
         (0..2).for_each(|slot| siege.goes_on(slot));
         siege
@@ -76,9 +87,9 @@ impl Siege {
 
     /// Another user's, with its seed in `stderr`.
     fn hostile(&self, args: &[&str]) -> Process {
-        let mut command = self.scene.command_as_nobody("ringtest-hostile");
+        let mut command = self.env.command_as_nobody("ringtest-hostile");
         command.args(["run", self.broker.path()]).args(args).stdout(Stdio::piped());
-        self.scene.start(command)
+        self.env.start(command)
     }
 
     /// Reader `slot` has had more than it had when this was called.
@@ -93,13 +104,21 @@ impl Siege {
     fn all_is_well(&self, during: &str) {
         (0..2).for_each(|slot| self.goes_on(slot));
         describe(self.broker.path()).unwrap_or_else(|e| panic!("{during}: {e}"));
-        let shown = self.scene.run("ringstat", &[&self.broker.name, "--json"]);
+        let shown = self.env.run("ringstat", &[&self.broker.name, "--json"]);
         assert!(shown.status.success(), "{during}: {}", String::from_utf8_lossy(&shown.stderr));
         let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
         // Not the sum over all readers: a lie that could be true is believed.
-        let honest: Vec<_> = shown["readers"].as_array().unwrap().iter().filter(|r| r["label"] == "honest").collect();
+        let honest: Vec<_> = shown["readers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|r| r["label"] == "honest")
+            .collect();
         assert_eq!(honest.len(), 2, "{during}: {shown}");
-        assert!(honest.iter().all(|r| r["lost"] == 0 && r["lost_pending"] == 0), "{during}: {shown}");
+        assert!(
+            honest.iter().all(|r| r["lost"] == 0 && r["lost_pending"] == 0),
+            "{during}: {shown}"
+        );
         let fresh = Options::new("fresh").attach(self.broker.path());
         fresh.unwrap_or_else(|e| panic!("{during}: {e}"));
     }
@@ -108,25 +127,31 @@ impl Siege {
         wait_for(LIMIT, || self.watch.snapshot()).expect("figures")
     }
 
-    /// Waits until `shown` of it; fails at once if it has ended, which it only does if it could do what it must not.
+    /// Waits until `shown` of it; fails at once if it has ended, which it only does if it could do
+    /// what it must not.
     fn until(&self, culprit: &Process, during: &str, shown: impl Fn(&Self) -> bool) {
         let over = || matches!(proc::state(culprit.pid()), Some('Z') | None);
         let found = wait_for(LIMIT, || (shown(self) || over()).then_some(()));
         let (its, log) = (culprit.stderr(), self.broker.process.stderr());
-        assert!(found.is_some() && !over(), "{during}: not shown: {:?}\n{log}\n{its}", self.snapshot().readers);
+        assert!(
+            found.is_some() && !over(),
+            "{during}: not shown: {:?}\n{log}\n{its}",
+            self.snapshot().readers
+        );
     }
 
-    fn named(&self, culprit: &Process, misdeed: &str, how: &Named) {
+    fn named(&self, culprit: &Process, attack: &str, how: &Named) {
         let (pid, uid) = (format!("pid {},", culprit.pid()), format!("uid {NOBODY})"));
         let by_log = |says: &[&str]| {
             let who = |line: &str| line.replace(" (uid", ", uid").contains(&format!("{pid} {uid}"));
             let line = |l: &str| says.iter().any(|says| l.contains(says)) && who(l);
-            self.until(culprit, misdeed, |s| s.broker.process.stderr().lines().any(line));
+            self.until(culprit, attack, |s| s.broker.process.stderr().lines().any(line));
         };
-        let its = |r: &ReaderFigures| r.label == "hostile" && r.get(ReaderFact::Uid) == u64::from(NOBODY);
+        let its =
+            |r: &ReaderFigures| r.label == "hostile" && r.get(ReaderFact::Uid) == u64::from(NOBODY);
         let by_figure = |fact: Option<ReaderFact>, least: u64| {
             let one = |r: &ReaderFigures| its(r) && fact.is_none_or(|fact| r.get(fact) >= least);
-            self.until(culprit, misdeed, |s| s.snapshot().readers.iter().any(one));
+            self.until(culprit, attack, |s| s.snapshot().readers.iter().any(one));
         };
         match how {
             Named::NotNeeded => by_figure(None, 0),
@@ -134,7 +159,7 @@ impl Siege {
                 by_figure(Some(ReaderFact::Implausible), 1);
                 by_log(&["reader hostile (place "]);
             }
-            Named::Dozes => by_figure(Some(ReaderFact::Dozes), 100),
+            Named::SleepRequests => by_figure(Some(ReaderFact::SleepRequests), 100),
             Named::Log(says) => by_log(says),
         }
     }
@@ -143,7 +168,8 @@ impl Siege {
     fn enough(&self, culprit: Process) -> String {
         culprit.signal(Signal::TERM);
         let output = culprit.output();
-        let (said, did) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        let (said, did) =
+            (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
         assert!(output.status.success(), "{}: {said}", output.status);
         did.lines().filter(|line| !line.ends_with(" 0")).collect::<Vec<_>>().join(", ")
     }
@@ -157,7 +183,11 @@ impl Siege {
             assert!(status.success(), "reader {slot}: {status}: {}", process.stderr());
             let report = self.mailbox.slot(slot).take();
             report.check(published).unwrap();
-            assert_eq!((report.delivered, report.lost, report.end), (published, 0, 1), "reader {slot}: {report:?}");
+            assert_eq!(
+                (report.delivered, report.lost, report.end),
+                (published, 0, 1),
+                "reader {slot}: {report:?}"
+            );
         }
         published
     }
@@ -171,9 +201,10 @@ fn root(test: &str) -> bool {
     root
 }
 
-/// Each misdeed by itself, then all at random with its process stopped and continued, then its death: nobody loses anything,
-/// the pump writes at most one wake-up a batch, the culprit is named, and the broker has in the end what it had before. Controls:
-/// the honest readers beside it are never named, and what is expected of the kernel is not what the broker's own user is answered.
+/// Each misdeed by itself, then all at random with its process stopped and continued, then its
+/// death: nobody loses anything, the pump writes at most one wake-up a batch, the culprit is named,
+/// and the broker has in the end what it had before. Controls: the honest readers beside it are
+/// never named, and what is expected of the kernel is not what the broker's own user is answered.
 #[test]
 fn a_hostile_reader_harms_nobody_and_is_named() {
     let test = "a_hostile_reader_harms_nobody_and_is_named";
@@ -183,10 +214,10 @@ fn a_hostile_reader_harms_nobody_and_is_named() {
     let siege = Siege::lay("hostile-siege");
     let pid = siege.broker.process.pid();
     let (fds, memory) = (proc::open_fds(pid), proc::resident(pid));
-    for (misdeed, how) in &MISDEEDS {
-        let culprit = siege.hostile(&["--only", misdeed, "--slice", "100ms"]);
-        siege.named(&culprit, misdeed, how);
-        siege.all_is_well(misdeed);
+    for (attack, how) in &ATTACKS {
+        let culprit = siege.hostile(&["--only", attack, "--slice", "100ms"]);
+        siege.named(&culprit, attack, how);
+        siege.all_is_well(attack);
         eprintln!("{}", siege.enough(culprit));
     }
     let mut culprit = siege.hostile(&["--slice", "50ms"]);
@@ -202,8 +233,10 @@ fn a_hostile_reader_harms_nobody_and_is_named() {
     culprit.kill();
 
     let now = siege.snapshot();
-    let (batches, wakes) =
-        (now.pump(PumpCounter::Batches), now.pump(PumpCounter::WakesInline) + now.pump(PumpCounter::WakeBells));
+    let (batches, wakes) = (
+        now.pump(PumpCounter::Batches),
+        now.pump(PumpCounter::WakesInline) + now.pump(PumpCounter::WakeEvents),
+    );
     assert!(wakes <= batches, "{wakes} wake-ups for {batches} batches");
     let back = wait_for(LIMIT, || {
         (siege.snapshot().get(StreamFact::Readers) == 2 && proc::open_fds(pid) == fds).then_some(())
@@ -214,34 +247,38 @@ fn a_hostile_reader_harms_nobody_and_is_named() {
 
     let honest = |r: &ReaderFigures| r.label == "honest" && r.get(ReaderFact::Implausible) == 0;
     assert!(siege.snapshot().readers.iter().all(honest), "{:?}", siege.snapshot().readers);
-    let mut owner = siege.scene.command("ringtest-hostile");
+    let mut owner = siege.env.command("ringtest-hostile");
     owner.args(["run", siege.broker.path(), "--only", "pry", "--judge"]);
-    let owner = siege.scene.start(owner).output();
+    let owner = siege.env.start(owner).output();
     let said = String::from_utf8_lossy(&owner.stderr);
-    assert!(!owner.status.success() && said.contains("ring: reopen through /proc/self/fd: Ok(())"), "{said}");
+    assert!(
+        !owner.status.success() && said.contains("ring: reopen through /proc/self/fd: Ok(())"),
+        "{said}"
+    );
     eprintln!("{} published, nothing lost", siege.close());
 }
 
-/// One that never reads is lapped, one whose cursor is ahead is not believed, and `ringstat --why` says so of each. Control: an honest
-/// reader beside them is not among those named.
+/// One that never reads is lapped, one whose cursor is ahead is not believed, and `ringstat --why`
+/// says so of each. Control: an honest reader beside them is not among those named.
 #[test]
 fn one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed() {
     let test = "one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed";
     if !root(test) {
         return;
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let id = NOBODY.to_string();
-    let small = ["--allow-uid", &id, "--depth", "64", "--capacity", "64KiB", "--max-datagram", "256"];
-    let broker = scene.broker("hostile-mute", "gen:rate=1000/s,size=24..256", &small);
-    let start = |misdeed: &str| {
-        let mut command = scene.command_as_nobody("ringtest-hostile");
-        command.args(["run", broker.path(), "--only", misdeed]).stdout(Stdio::null());
-        scene.start(command)
+    let small =
+        ["--allow-uid", &id, "--depth", "64", "--capacity", "64KiB", "--max-datagram", "256"];
+    let broker = env.broker("hostile-mute", "gen:rate=1000/s,size=24..256", &small);
+    let start = |attack: &str| {
+        let mut command = env.command_as_nobody("ringtest-hostile");
+        command.args(["run", broker.path(), "--only", attack]).stdout(Stdio::null());
+        env.start(command)
     };
     let (mute, liar) = (start("mute"), start("future"));
-    let mut command = scene.command("ringcat");
-    let honest = scene.start({
+    let mut command = env.command("ringcat");
+    let honest = env.start({
         command.args([broker.path(), "--verify"]).stdout(Stdio::null());
         command
     });
@@ -252,7 +289,7 @@ fn one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed() {
     };
     let mut last = Value::Null;
     let told = wait_for(LIMIT, || {
-        let why = scene.run("ringstat", &[&broker.name, "--why", "--json"]);
+        let why = env.run("ringstat", &[&broker.name, "--why", "--json"]);
         last = serde_json::from_slice(&why.stdout).ok()?;
         let named = (kind(&last, &mute)?, kind(&last, &liar)?);
         (named == ("lapped".into(), "implausible".into())).then_some(())
@@ -262,25 +299,32 @@ fn one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed() {
     broker.end();
 }
 
-/// Whatever locks a reader holds on the ring when the broker is dead, the next one adopts it, and a dead ring does not look alive.
-/// Control: `proto/src/os/lock.rs`, where the lock of a broker does keep another from it.
+/// Whatever locks a reader holds on the ring when the broker is dead, the next one adopts it, and a
+/// dead ring does not look alive. Control: `proto/src/os/lock.rs`, where the lock of a broker does
+/// keep another from it.
 #[test]
 fn the_locks_of_a_reader_keep_nobody_from_a_dead_ring() {
-    let scene = Scene::new(LIMIT);
-    let serve = || scene.broker("hostile-locks", "gen:rate=1000/s,size=24..256", &["--max-datagram", "256"]);
+    let env = Environment::new(LIMIT);
+    let serve =
+        || env.broker("hostile-locks", "gen:rate=1000/s,size=24..256", &["--max-datagram", "256"]);
     let mut broker = serve();
-    let attach = Request::Attach(AttachRequest { label: "locks".into(), mode: Mode::Lossy, parks: true });
+    let attach =
+        Request::Attach(AttachRequest { label: "locks".into(), mode: Mode::Lossy, parks: true });
     let connection = socket::connect(&broker.socket).unwrap();
     socket::send(&connection, &attach.encode(), &[]).unwrap();
     let ring = socket::receive(&connection).unwrap().fds.remove(0);
     broker.process.kill();
     pry::take_locks(&ring);
-    let again = std::fs::File::open(scene.objects().remove(0)).unwrap();
+    let again = std::fs::File::open(env.objects().remove(0)).unwrap();
     let free = rustix::fs::flock(&again, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     assert_eq!(free, Err(rustix::io::Errno::WOULDBLOCK), "it holds what it can");
     assert!(!lock::object_is_held(&again).unwrap(), "the lock of a reader passes for a broker's");
     let broker = serve();
-    assert!(broker.process.stderr().contains("hostile-locks gen 2 (adopted"), "{}", broker.process.stderr());
+    assert!(
+        broker.process.stderr().contains("hostile-locks gen 2 (adopted"),
+        "{}",
+        broker.process.stderr()
+    );
     drop((ring, again));
     broker.end();
 }

@@ -1,20 +1,22 @@
 //! What a broker says on stderr is bounded, however much there is to say.
 
 use ringweir_proto::os::socket;
-use ringweir_tests::scene::{Scene, wait_for};
+use ringweir_tests::environment::{Environment, wait_for};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A sender that is one too many is a fault, thousands of times: some are shown, and how many were not; together they are all
-/// there were. Control: the first few are all shown.
+/// A sender that is one too many is a fault, thousands of times: some are shown, and how many were
+/// not; together they are all there were. Control: the first few are all shown.
 #[test]
 fn a_flood_of_faults_is_thinned_and_accounted_for() {
-    let scene = Scene::new(LIMIT);
-    let path = scene.path("in.sock");
-    let broker = scene.broker("service-flood", &format!("unix:seqpacket,senders=1:{}", path.display()), &[]);
+    let env = Environment::new(LIMIT);
+    let path = env.path("in.sock");
+    let broker =
+        env.broker("service-flood", &format!("unix:seqpacket,senders=1:{}", path.display()), &[]);
     let watch = ringweir::Watch::attach(broker.path()).unwrap();
-    let faults = || watch.snapshot().map_or(0, |s| s.pump(ringweir::stats::PumpCounter::SourceFaults));
+    let faults =
+        || watch.snapshot().map_or(0, |s| s.pump(ringweir::stats::PumpCounter::SourceFaults));
     let _first = socket::connect(&path).unwrap();
     let shown = |text: &str| text.matches("senders are there").count() as u64;
     let (began, mut sent) = (Instant::now(), 0);
@@ -30,7 +32,8 @@ fn a_flood_of_faults_is_thinned_and_accounted_for() {
             wait_for(LIMIT, || (sampled() != before).then_some(())).expect("it samples");
         }
         if sent == 5 {
-            wait_for(LIMIT, || (shown(&broker.process.stderr()) == 5).then_some(())).expect("the control");
+            wait_for(LIMIT, || (shown(&broker.process.stderr()) == 5).then_some(()))
+                .expect("the control");
         }
     }
     let mut broker = broker;
@@ -38,13 +41,18 @@ fn a_flood_of_faults_is_thinned_and_accounted_for() {
     assert!(broker.process.wait().success());
     let (text, seconds) = (broker.process.stderr(), began.elapsed().as_secs());
     let number = |line: &str, behind: &str| {
-        line.split(behind).next().and_then(|l| l.rsplit([' ', '(']).next()?.parse::<u64>().ok()).unwrap_or(0)
+        line.split(behind)
+            .next()
+            .and_then(|l| l.rsplit([' ', '(']).next()?.parse::<u64>().ok())
+            .unwrap_or(0)
     };
     let unshown: u64 = text
         .lines()
         .map(|line| match line {
             l if l.contains(" like it not shown") => number(l, " like it not shown"),
-            l if l.contains(" more notices were not shown") => number(l, " more notices were not shown"),
+            l if l.contains(" more notices were not shown") => {
+                number(l, " more notices were not shown")
+            }
             _ => 0,
         })
         .sum();

@@ -1,9 +1,10 @@
-//! Lossless readers: the stream waits for them, for each as long as its budget lasts and for nobody else, and everyone's account
-//! closes. Controls: the same reader is lapped where it is lossy; one that is stopped is waited for where its budget has no end.
+//! Lossless readers: the stream waits for them, for each as long as its budget lasts and for nobody
+//! else, and everyone's account closes. Controls: the same reader is lapped where it is lossy; one
+//! that is stopped is waited for where its budget has no end.
 
 use ringweir::stats::{PumpCounter, ReaderFact, Snapshot};
 use ringweir::{Options, Read, Start};
-use ringweir_tests::{Daemon, Live, Mailbox, Process, Report, Scene, proc, wait_for};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, Report, proc, wait_for};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,25 +17,28 @@ const RING: [&str; 6] = ["--depth", "256", "--capacity", "64KiB", "--max-datagra
 type Send = Box<dyn FnMut(&[u8])>;
 
 struct Stage {
-    scene: Scene,
+    env: Environment,
     mailbox: Mailbox,
     name: &'static str,
 }
 
 impl Stage {
     fn new(name: &'static str, readers: usize) -> Self {
-        Self { scene: Scene::new(LIMIT), mailbox: Mailbox::create(readers), name }
+        Self { env: Environment::new(LIMIT), mailbox: Mailbox::create(readers), name }
     }
 
     fn broker(&self, source: &str, more: &[&str]) -> Daemon {
-        self.scene.broker(self.name, source, &[&RING, more].concat())
+        self.env.broker(self.name, source, &[&RING, more].concat())
     }
 
     fn reader(&self, slot: usize, args: &[&str]) -> Process {
-        let mut command = self.scene.command("ringtest-reader");
-        let socket = ringweir_proto::os::paths::socket_path(&self.scene.run_dir(), self.name);
-        command.arg(socket).args(["--mailbox", self.mailbox.id(), "--slot", &slot.to_string()]).args(args);
-        self.scene.start(command)
+        let mut command = self.env.command("ringtest-reader");
+        let socket = ringweir_proto::os::paths::socket_path(&self.env.run_dir(), self.name);
+        command
+            .arg(socket)
+            .args(["--mailbox", self.mailbox.id(), "--slot", &slot.to_string()])
+            .args(args);
+        self.env.start(command)
     }
 
     fn delivered(&self, slot: usize) -> u64 {
@@ -75,10 +79,15 @@ fn the_slowest_lossless_reader_sets_the_pace() {
     let source = format!("gen:rate=max,size=24..500,channels=3,count={count}");
     let more = ["--lossless", "forever", "--wait-readers", "4", "--linger", "30s"];
     let broker = stage.broker(&source, &more);
-    let kinds: [&[&str]; 4] =
-        [&["--lossless"], &["--lossless", "--view", "--slow", "20"], &["--lossless", "--spin"], &["--slow", "20"]];
+    let kinds: [&[&str]; 4] = [
+        &["--lossless"],
+        &["--lossless", "--view", "--slow", "20"],
+        &["--lossless", "--spin"],
+        &["--slow", "20"],
+    ];
     let mut readers: Vec<Process> = (0..4).map(|slot| stage.reader(slot, kinds[slot])).collect();
-    let reports: Vec<Report> = readers.iter_mut().enumerate().map(|(i, r)| stage.report(i, r, COUNT)).collect();
+    let reports: Vec<Report> =
+        readers.iter_mut().enumerate().map(|(i, r)| stage.report(i, r, COUNT)).collect();
     for report in &reports[..3] {
         assert_eq!((report.delivered, report.lost, report.demotions), (COUNT, 0, 0));
     }
@@ -95,8 +104,8 @@ fn the_slowest_lossless_reader_sets_the_pace() {
     assert_eq!(broker.published(), COUNT);
 }
 
-/// Stopped, it holds the stream back for its budget; then it is demoted, told and named, the stream goes on, and all books
-/// close.
+/// Stopped, it holds the stream back for its budget; then it is demoted, told and named, the stream
+/// goes on, and all books close.
 #[test]
 fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
     const BUDGET_NS: u64 = 300_000_000;
@@ -121,10 +130,16 @@ fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
     stage.until_delivered(0, stage.delivered(0) + 1000);
     assert_eq!(look(&broker).pump(PumpCounter::HeldTime), held_then, "nothing is held back now");
     let log = broker.process.stderr();
-    assert!(log.contains(&format!("pid {}", stopped.pid())) && log.contains("not waited for any more"), "{log}");
-    let why = stage.scene.run("ringstat", &["--why", broker.path()]);
+    assert!(
+        log.contains(&format!("pid {}", stopped.pid())) && log.contains("not waited for any more"),
+        "{log}"
+    );
+    let why = stage.env.run("ringstat", &["--why", broker.path()]);
     let said = String::from_utf8_lossy(&why.stdout).into_owned();
-    assert!(said.contains("was demoted") && said.contains(&format!("(pid {})", stopped.pid())), "{said}");
+    assert!(
+        said.contains("was demoted") && said.contains(&format!("(pid {})", stopped.pid())),
+        "{said}"
+    );
 
     stopped.signal(Signal::CONT);
     stage.until_delivered(1, stage.delivered(1) + 2000);
@@ -136,7 +151,8 @@ fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
     assert!(demoted.lost > 0, "it was passed");
 }
 
-/// Killed, stopped and detached, or gone by itself: the stream goes on at once, whatever the budget is.
+/// Killed, stopped and detached, or gone by itself: the stream goes on at once, whatever the budget
+/// is.
 #[test]
 fn who_goes_lets_the_stream_go() {
     let stage = Stage::new("goes", 2);
@@ -155,13 +171,19 @@ fn who_goes_lets_the_stream_go() {
                 // The control: it does hold the stream back.
                 until(&broker, "held", |s| s.pump(PumpCounter::HeldTime) > holds + 200_000_000);
                 let seq = look(&broker).pump(PumpCounter::Published);
-                until(&broker, "still held", |s| s.pump(PumpCounter::HeldTime) > holds + 400_000_000);
-                assert_eq!(look(&broker).pump(PumpCounter::Published), seq, "nothing was published meanwhile");
+                until(&broker, "still held", |s| {
+                    s.pump(PumpCounter::HeldTime) > holds + 400_000_000
+                });
+                assert_eq!(
+                    look(&broker).pump(PumpCounter::Published),
+                    seq,
+                    "nothing was published meanwhile"
+                );
                 if ends == "killed" {
                     holder.kill();
                 } else {
                     let pid = holder.pid().to_string();
-                    let done = stage.scene.run("ringctl", &["detach", broker.path(), &pid]);
+                    let done = stage.env.run("ringctl", &["detach", broker.path(), &pid]);
                     assert!(done.status.success(), "{done:?}");
                     holder.signal(Signal::CONT);
                     holder.wait();
@@ -180,24 +202,27 @@ fn who_goes_lets_the_stream_go() {
 fn it_is_the_streams_choice() {
     let stage = Stage::new("choice", 1);
     let broker = stage.broker("gen:rate=1000/s,size=64", &[]);
-    let mut command = stage.scene.command("ringcat");
+    let mut command = stage.env.command("ringcat");
     command.args([broker.path(), "--lossless", "-n", "1"]).stdout(Stdio::piped());
-    let refused = stage.scene.start(command).output();
+    let refused = stage.env.start(command).output();
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("--lossless and a budget"), "{said}");
     broker.end();
     let broker = stage.broker("gen:rate=1000/s,size=64", &["--lossless", "16KiB,1s"]);
-    let mut command = stage.scene.command("ringcat");
-    command.args([broker.path(), "--lossless", "--from", "oldest", "-n", "5", "--verify"]).stdout(Stdio::piped());
-    let done = stage.scene.start(command).output();
+    let mut command = stage.env.command("ringcat");
+    command
+        .args([broker.path(), "--lossless", "--from", "oldest", "-n", "5", "--verify"])
+        .stdout(Stdio::piped());
+    let done = stage.env.start(command).output();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     broker.end();
-    let wrong = stage.scene.run("ringd", &["run", "--name", "x", "--source", "gen:", "--lossless", "much"]);
+    let wrong =
+        stage.env.run("ringd", &["run", "--name", "x", "--source", "gen:", "--lossless", "much"]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }
 
-/// What the ring holds when it attaches is granted, as far as half the budget goes, and is there when it comes to read it; and
-/// a stream that has ended and lingers grants all it has.
+/// What the ring holds when it attaches is granted, as far as half the budget goes, and is there
+/// when it comes to read it; and a stream that has ended and lingers grants all it has.
 #[test]
 fn what_is_granted_at_the_attach_is_kept() {
     let stage = Stage::new("grant", 1);
@@ -218,7 +243,8 @@ fn what_is_granted_at_the_attach_is_kept() {
         }
     }
     broker.end();
-    let broker = stage.broker("gen:rate=max,size=64,count=100", &["--lossless", "1s", "--linger", "forever"]);
+    let broker = stage
+        .broker("gen:rate=max,size=64,count=100", &["--lossless", "1s", "--linger", "forever"]);
     let options = Options::new("after").start(Start::Oldest).lossless();
     until(&broker, "ended", |s| s.pump(PumpCounter::Published) == 100);
     let mut reader = options.attach(broker.path()).expect("attach");
@@ -230,8 +256,8 @@ fn what_is_granted_at_the_attach_is_kept() {
     broker.end();
 }
 
-/// Brokers die one after the other; a lossless reader is attached as one to each, and where all are waited for it loses nothing
-/// but what the deaths cost.
+/// Brokers die one after the other; a lossless reader is attached as one to each, and where all are
+/// waited for it loses nothing but what the deaths cost.
 #[test]
 fn it_stays_lossless_over_restarts() {
     const LIVES: u64 = 6;
@@ -250,24 +276,33 @@ fn it_stays_lossless_over_restarts() {
         let now = stage.delivered(0);
         stage.until_delivered(0, now + 2000);
         broker.process.kill();
-        assert!(broker.process.stderr().contains(&format!("again gen {life}")), "{}", broker.process.stderr());
+        assert!(
+            broker.process.stderr().contains(&format!("again gen {life}")),
+            "{}",
+            broker.process.stderr()
+        );
     }
     let broker = stage.broker("gen:rate=max,size=24..500,count=5000", &more);
     let published = broker.published();
     for (slot, reader) in readers.iter_mut().enumerate() {
         let report = stage.report(slot, reader, published);
-        assert_eq!((report.lost, report.delivered, report.restarts), (0, published, LIVES - 1), "reader {slot}");
+        assert_eq!(
+            (report.lost, report.delivered, report.restarts),
+            (0, published, LIVES - 1),
+            "reader {slot}"
+        );
     }
     assert_eq!(proc::state(readers[0].pid()), None);
 }
 
-/// Every source asks before it claims, also one that takes many at once: a dawdling lossless reader gets every datagram in order,
-/// and what did not come was lost in the kernel and is told there. (In a debug build a claim over a lossless reader panics.)
+/// Every source asks before it claims, also one that takes many at once: a dawdling lossless reader
+/// gets every datagram in order, and what did not come was lost in the kernel and is told there.
+/// (In a debug build a claim over a lossless reader panics.)
 #[test]
 fn sources_that_take_many_at_once_are_held_back_in_time() {
     const COUNT: u64 = 8000;
     let stage = Stage::new("sources", 1);
-    let path = |name: &str| stage.scene.path(name).display().to_string();
+    let path = |name: &str| stage.env.path(name).display().to_string();
     let (dgram, seqpacket, port) = (path("d"), path("s"), free_port());
     for source in [
         "stdin:len32le".to_string(),
@@ -275,11 +310,21 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
         format!("unix:seqpacket:{seqpacket}"),
         format!("udp:127.0.0.1:{port}"),
     ] {
-        let mut command = stage.scene.command("ringd");
-        command.arg("--run-dir").arg(stage.scene.run_dir()).args(["run", "--name", "sources", "--source", &source]);
-        command.args(RING).args(["--lossless", "forever", "--linger", "forever"]).stdin(Stdio::piped());
-        let mut broker = stage.scene.broker_of("sources", command);
-        let mut reader = Options::new("slow").start(Start::Oldest).lossless().attach(broker.path()).expect("attach");
+        let mut command = stage.env.command("ringd");
+        command
+            .arg("--run-dir")
+            .arg(stage.env.run_dir())
+            .args(["run", "--name", "sources", "--source", &source]);
+        command
+            .args(RING)
+            .args(["--lossless", "forever", "--linger", "forever"])
+            .stdin(Stdio::piped());
+        let mut broker = stage.env.broker_of("sources", command);
+        let mut reader = Options::new("slow")
+            .start(Start::Oldest)
+            .lossless()
+            .attach(broker.path())
+            .expect("attach");
         let stdin = broker.process.stdin();
         let (source, dgram, seqpacket) = (source.clone(), dgram.clone(), seqpacket.clone());
         let sender = std::thread::spawn(move || {
@@ -287,10 +332,14 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
                 ["unix", kind] => {
                     use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
                     let is_dgram = kind == "dgram";
-                    let (kind, to) =
-                        if is_dgram { (SocketType::DGRAM, dgram) } else { (SocketType::SEQPACKET, seqpacket) };
+                    let (kind, to) = if is_dgram {
+                        (SocketType::DGRAM, dgram)
+                    } else {
+                        (SocketType::SEQPACKET, seqpacket)
+                    };
                     let fd = rustix::net::socket(AddressFamily::UNIX, kind, None).expect("socket");
-                    rustix::net::connect(&fd, &SocketAddrUnix::new(to).expect("path")).expect("connect");
+                    rustix::net::connect(&fd, &SocketAddrUnix::new(to).expect("path"))
+                        .expect("connect");
                     Box::new(move |bytes| {
                         rustix::net::send(&fd, bytes, SendFlags::NOSIGNAL).expect("send");
                     })
@@ -315,7 +364,7 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
             for number in 0..COUNT {
                 // Short and long ones in turns, so that batches outgrow their places.
                 let len = if number % 5 == 0 { 500 } else { 24 + number as usize % 200 };
-                ringweir_proto::numbered::fill(&mut buffer[..len], number, 0);
+                ringweir_pattern::crc::fill(&mut buffer[..len], number, 0);
                 send(&buffer[..len]);
             }
         });
@@ -324,18 +373,23 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
             match reader.next().expect("next") {
                 Read::Datagram(mut datagram) => {
                     let len = datagram.copy_to(&mut buffer).expect("whole");
-                    let header = ringweir_proto::numbered::check(&buffer[..len]).expect("right");
+                    let header = ringweir_pattern::crc::check(&buffer[..len]).expect("right");
                     assert_eq!(header.number, delivered + lost, "{}", reader.name());
                     delivered += 1;
                     if delivered % 16 == 0 {
                         std::thread::sleep(Duration::from_micros(300));
                     }
                 }
-                Read::Gap(gap) if matches!(gap.cause, ringweir::Cause::Upstream { exact: true, .. }) => {
+                Read::Gap(gap)
+                    if matches!(gap.cause, ringweir::Cause::Upstream { exact: true, .. }) =>
+                {
                     lost += gap.count
                 }
                 // What was lost behind the last datagram is told with the next, and there is none.
-                Read::Empty if sender.is_finished() && look(&broker).pump(PumpCounter::KernelLost) > lost => {
+                Read::Empty
+                    if sender.is_finished()
+                        && look(&broker).pump(PumpCounter::KernelLost) > lost =>
+                {
                     lost = look(&broker).pump(PumpCounter::KernelLost);
                 }
                 Read::Empty => drop(reader.wait(Some(Duration::from_millis(100))).expect("wait")),
@@ -344,7 +398,10 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
         }
         sender.join().expect("sender");
         let figures = look(&broker);
-        assert_eq!((figures.pump(PumpCounter::Published), figures.pump(PumpCounter::KernelLost)), (delivered, lost));
+        assert_eq!(
+            (figures.pump(PumpCounter::Published), figures.pump(PumpCounter::KernelLost)),
+            (delivered, lost)
+        );
         assert!(figures.pump(PumpCounter::Holds) > 0, "never held back");
         drop(reader);
         broker.end();

@@ -1,8 +1,9 @@
-//! What a ring is kept in: a sealed memfd that nobody else can write, huge pages, and how each is said.
+//! What a ring is kept in: a sealed memfd that nobody else can write, huge pages, and how each is
+//! said.
 
 use ringweir::Read;
 use ringweir_proto::os::backing::HUGE_PAGE;
-use ringweir_tests::scene::{Daemon, NOBODY, Scene, wait_for};
+use ringweir_tests::environment::{Daemon, Environment, NOBODY, wait_for};
 use ringweir_tests::skipped;
 use std::path::Path;
 use std::process::Stdio;
@@ -19,34 +20,48 @@ fn root(test: &str) -> bool {
 }
 
 /// A broker of [`NOBODY`] that has published ten datagrams and keeps them.
-fn of_nobody(scene: &Scene, name: &str, memory: &str) -> Daemon {
-    std::os::unix::fs::chown(scene.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
-    let mut command = scene.command_as_nobody("ringd");
-    command.args(["run", "--name", name, "--source", "gen:rate=max,count=10", "--linger", "forever"]);
+fn of_nobody(env: &Environment, name: &str, memory: &str) -> Daemon {
+    std::os::unix::fs::chown(env.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut command = env.command_as_nobody("ringd");
+    command.args([
+        "run",
+        "--name",
+        name,
+        "--source",
+        "gen:rate=max,count=10",
+        "--linger",
+        "forever",
+    ]);
     command.args(["--max-datagram", "2KiB", "--depth", "64", "--memory", memory]);
-    let broker = scene.broker_of(name, command);
-    let full = wait_for(LIMIT, || broker.process.stderr().contains("10 datagrams published").then_some(()));
+    let broker = env.broker_of(name, command);
+    let full = wait_for(LIMIT, || {
+        broker.process.stderr().contains("10 datagrams published").then_some(())
+    });
     assert!(full.is_some(), "{}", broker.process.stderr());
     broker
 }
 
 /// What [`NOBODY`] is told when it tries to write the ring of its own broker.
-fn pry(scene: &Scene, broker: &Daemon) -> String {
-    let mut command = scene.command_as_nobody("ringtest-pry");
-    command.arg(broker.path()).args(["--broker", &broker.process.pid().to_string()]).stdout(Stdio::piped());
-    let output = scene.start(command).output();
+fn pry(env: &Environment, broker: &Daemon) -> String {
+    let mut command = env.command_as_nobody("ringtest-pry");
+    command
+        .arg(broker.path())
+        .args(["--broker", &broker.process.pid().to_string()])
+        .stdout(Stdio::piped());
+    let output = env.start(command).output();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// G6 with --memory memfd: no process can write the stream, not even one of the broker's own user. Control: with --memory
-/// shm the same process of the same user can, in every one of these ways, as documented.
+/// G6 with --memory memfd: no process can write the stream, not even one of the broker's own user.
+/// Control: with --memory shm the same process of the same user can, in every one of these ways, as
+/// documented.
 #[test]
 fn a_sealed_ring_cannot_be_written_by_its_own_user() {
     if !root("memfd against the same user") {
         return;
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let ways = [
         ("ring: map writable", "EPERM", "EACCES"),
         ("ring: mprotect a read-only mapping", "EACCES", "EACCES"),
@@ -61,28 +76,36 @@ fn a_sealed_ring_cannot_be_written_by_its_own_user() {
         ("statistics: map writable", "EPERM", "EPERM"),
     ];
     for (name, memory) in [("sealed", "memfd"), ("named", "shm")] {
-        let broker = of_nobody(&scene, name, memory);
-        assert!(broker.process.stderr().contains(&format!("{memory} in 4 KiB pages")), "{}", broker.process.stderr());
-        let said = pry(&scene, &broker);
+        let broker = of_nobody(&env, name, memory);
+        assert!(
+            broker.process.stderr().contains(&format!("{memory} in 4 KiB pages")),
+            "{}",
+            broker.process.stderr()
+        );
+        let said = pry(&env, &broker);
         for (way, sealed, named) in ways {
             let answer = if memory == "memfd" { sealed } else { named };
-            assert!(said.contains(&format!("{way} = {answer}\n")), "{memory}: {way} should be {answer}:\n{said}");
+            assert!(
+                said.contains(&format!("{way} = {answer}\n")),
+                "{memory}: {way} should be {answer}:\n{said}"
+            );
         }
-        let mut cat = scene.command_as_nobody("ringcat");
+        let mut cat = env.command_as_nobody("ringcat");
         cat.args([name, "--from", "oldest", "-n", "10", "--verify"]).stdout(Stdio::null());
-        let cat = scene.start(cat).output();
+        let cat = env.start(cat).output();
         assert!(cat.status.success(), "{}", String::from_utf8_lossy(&cat.stderr));
         broker.end();
     }
 }
 
-/// A memfd leaves nothing behind that a new broker could find, and yet the generation goes on, by the lock file.
+/// A memfd leaves nothing behind that a new broker could find, and yet the generation goes on, by
+/// the lock file.
 #[test]
 fn a_memfd_broker_that_was_killed_is_followed_by_the_next_generation() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let args = ["--memory", "memfd", "--max-datagram", "2KiB"];
-    let mut first = scene.broker("mem", "gen:rate=1000/s", &args);
-    assert!(scene.objects().is_empty());
+    let mut first = env.broker("mem", "gen:rate=1000/s", &args);
+    assert!(env.objects().is_empty());
     let mut reader = ringweir::Options::new("stays").attach(first.path()).unwrap();
     let mut until = |wanted: fn(&Read) -> bool| {
         for _ in 0..1000 {
@@ -98,7 +121,7 @@ fn a_memfd_broker_that_was_killed_is_followed_by_the_next_generation() {
     };
     until(|read| matches!(read, Read::Datagram(_)));
     first.process.kill();
-    let second = scene.broker("mem", "gen:rate=1000/s", &args);
+    let second = env.broker("mem", "gen:rate=1000/s", &args);
     assert!(second.process.stderr().contains("mem gen 2"), "{}", second.process.stderr());
     let restart = until(|read| matches!(read, Read::Restarted(_)));
     assert!(restart.contains("generation: 2"), "{restart}");
@@ -130,29 +153,36 @@ impl Drop for Reserved {
 
 /// KiB a page in the mapping of `what` in process `pid`.
 fn page_kib(pid: u32, what: &str) -> u64 {
-    let smaps = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("smaps")).unwrap();
+    let smaps =
+        std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("smaps")).unwrap();
     let mut lines = smaps.lines().skip_while(|l| !l.contains(what));
-    let size = lines.find_map(|l| l.strip_prefix("KernelPageSize:")).unwrap_or_else(|| panic!("no {what} in {smaps}"));
+    let size = lines
+        .find_map(|l| l.strip_prefix("KernelPageSize:"))
+        .unwrap_or_else(|| panic!("no {what} in {smaps}"));
     size.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// --hugepages: what was asked for and not granted is said step by step with its remedy, and the stream runs all the same;
-/// with pages reserved it gets them, and readers map the same ones. The two are each other's control.
+/// --hugepages: what was asked for and not granted is said step by step with its remedy, and the
+/// stream runs all the same; with pages reserved it gets them, and readers map the same ones. The
+/// two are each other's control.
 #[test]
 fn huge_pages_are_used_where_there_are_some_and_else_it_says_why_not() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let serve = |name: &str, memory: &str| {
         let args = ["--memory", memory, "--hugepages", "--capacity", "3MiB", "--linger", "forever"];
-        scene.broker(name, "gen:rate=max,count=1000", &args)
+        env.broker(name, "gen:rate=max,count=1000", &args)
     };
     let verify = |name: &str| {
-        let cat = scene.run("ringcat", &[name, "--from", "oldest", "-n", "1000", "--verify"]);
+        let cat = env.run("ringcat", &[name, "--from", "oldest", "-n", "1000", "--verify"]);
         assert!(cat.status.success(), "{}", String::from_utf8_lossy(&cat.stderr));
     };
     let named = serve("named", "shm");
     let said = named.process.stderr();
     assert!(said.contains("--hugepages: reserved 2 MiB pages: only with --memory memfd"), "{said}");
-    assert!(said.contains("2 MiB pages (transparent") || said.contains("shmem_enabled is"), "{said}");
+    assert!(
+        said.contains("2 MiB pages (transparent") || said.contains("shmem_enabled is"),
+        "{said}"
+    );
     verify("named");
     named.end();
 
@@ -170,7 +200,10 @@ fn huge_pages_are_used_where_there_are_some_and_else_it_says_why_not() {
         Some(_given_back) => {
             let with = serve("with", "memfd");
             let said = with.process.stderr();
-            assert!(said.contains("memfd in 2 MiB pages") && !said.contains("--hugepages:"), "{said}");
+            assert!(
+                said.contains("memfd in 2 MiB pages") && !said.contains("--hugepages:"),
+                "{said}"
+            );
             assert_eq!(page_kib(with.process.pid(), "memfd:ringweir-ring"), HUGE_PAGE >> 10);
             verify("with");
             with.end();

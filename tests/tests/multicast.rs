@@ -1,12 +1,14 @@
-//! A stream over Ethernet: `ringsend` to UDP multicast, IPv4 and IPv6, in one network namespace, and in another one a
-//! receiver of twenty lines that knows nothing of ringweir but the header `ringsend --help` describes.
+//! A stream over Ethernet: `ringsend` to UDP multicast, IPv4 and IPv6, in one network namespace,
+//! and in another one a receiver of twenty lines that knows nothing of ringweir but the header
+//! `ringsend --help` describes.
 //!
-//! Contract: root and `python3` are needed; without them a test says `SKIPPED name: reason` and returns.
+//! Contract: root and `python3` are needed; without them a test says `SKIPPED name: reason` and
+//! returns.
 
 use ringweir::Watch;
 use ringweir::stats::PumpCounter;
 use ringweir_tests::netns::{Namespace, Wire, missing};
-use ringweir_tests::{Daemon, Process, Scene, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Process, skipped, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -17,7 +19,8 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(180);
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Says "ready", and for each datagram [kind, detail, seq, count or payload's length], until one says END.
+/// Says "ready", and for each datagram [kind, detail, seq, count or payload's length], until one
+/// says END.
 const RECEIVER: &str = r#"
 import json, socket, struct, sys
 group, port, interface = sys.argv[1], 26400, "vb"
@@ -41,7 +44,8 @@ while (d := s.recv(1 << 16)) != b"END":
 print(json.dumps(seen))
 "#;
 
-/// Tells the sender for each of the first datagrams that the way carries only 600 bytes, as a router would, and counts.
+/// Tells the sender for each of the first datagrams that the way carries only 600 bytes, as a
+/// router would, and counts.
 const ROUTER: &str = r#"
 import json, socket, struct, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -69,28 +73,38 @@ fn wire(test: &str) -> Option<Wire> {
     missing(&["python3"]).inspect_err(|reason| skipped(test, reason)).ok()
 }
 
-fn python(scene: &Scene, namespace: &Namespace, text: &str, argument: &str) -> Process {
-    let mut command = scene.command_at(Path::new("python3"));
+fn python(env: &Environment, namespace: &Namespace, text: &str, argument: &str) -> Process {
+    let mut command = env.command_at(Path::new("python3"));
     command.args(["-c", text, argument]).stdout(Stdio::piped());
     namespace.enter(&mut command);
-    let process = scene.start(command);
+    let process = env.start(command);
     let ready = wait_for(PATIENCE, || process.stderr().contains("ready").then_some(()));
     assert!(ready.is_some(), "{}", process.stderr());
     process
 }
 
-fn ringsend(scene: &Scene, namespace: &Namespace, args: &[&str]) -> Process {
-    let mut command = scene.command("ringsend");
+fn ringsend(env: &Environment, namespace: &Namespace, args: &[&str]) -> Process {
+    let mut command = env.command("ringsend");
     command.args(args).args(["--header", "seq", "--from", "0", "--json"]).stdout(Stdio::piped());
     namespace.enter(&mut command);
-    scene.start(command)
+    env.start(command)
 }
 
-fn broker(scene: &Scene, namespace: &Namespace, name: &str, source: &str, more: &[&str]) -> Daemon {
-    let mut command = scene.command("ringd");
-    command.arg("--run-dir").arg(scene.run_dir()).args(["run", "--name", name, "--source", source]).args(more);
+fn broker(
+    env: &Environment,
+    namespace: &Namespace,
+    name: &str,
+    source: &str,
+    more: &[&str],
+) -> Daemon {
+    let mut command = env.command("ringd");
+    command
+        .arg("--run-dir")
+        .arg(env.run_dir())
+        .args(["run", "--name", name, "--source", source])
+        .args(more);
     namespace.enter(&mut command);
-    scene.broker_of(name, command)
+    env.broker_of(name, command)
 }
 
 fn json(process: Process) -> Value {
@@ -104,8 +118,9 @@ fn seen(receiver: Process) -> Vec<[u64; 4]> {
     serde_json::from_value(json(receiver)).unwrap()
 }
 
-/// What a receiver knows who expects every seq from 0: the seq after the last, datagrams, seqs that were said not to come,
-/// and losses before the ring. An error where a seq is missing without a word.
+/// What a receiver knows who expects every seq from 0: the seq after the last, datagrams, seqs that
+/// were said not to come, and losses before the ring. An error where a seq is missing without a
+/// word.
 fn account(events: &[[u64; 4]]) -> Result<[u64; 4], u64> {
     let [mut next, mut came, mut never, mut upstream] = [0; 4];
     for &[kind, _, seq, number] in events {
@@ -122,12 +137,13 @@ fn account(events: &[[u64; 4]]) -> Result<[u64; 4], u64> {
     Ok([next, came, never, upstream])
 }
 
-/// Every seq arrives or is said not to: of a stream with losses of the kernel before the ring and a datagram that is too
-/// long for IPv4 with its header. Controls: with any one datagram or record of seqs taken out the same check fails.
-fn every_seq(scene: &Scene, wire: &Wire, name: &str, group: &str, to: &str, too_long: u64) {
-    let receiver = python(scene, &wire.near, RECEIVER, group);
+/// Every seq arrives or is said not to: of a stream with losses of the kernel before the ring and a
+/// datagram that is too long for IPv4 with its header. Controls: with any one datagram or record of
+/// seqs taken out the same check fails.
+fn every_seq(env: &Environment, wire: &Wire, name: &str, group: &str, to: &str, too_long: u64) {
+    let receiver = python(env, &wire.near, RECEIVER, group);
     let ring = ["--max-datagram", "65507", "--capacity", "16MiB"];
-    let broker = broker(scene, &wire.far, name, "udp:127.0.0.1:5001,rcvbuf=256KiB", &ring);
+    let broker = broker(env, &wire.far, name, "udp:127.0.0.1:5001,rcvbuf=256KiB", &ring);
     let watch = Watch::attach(broker.path()).unwrap();
     let counters = || {
         let shown = watch.snapshot()?;
@@ -135,9 +151,13 @@ fn every_seq(scene: &Scene, wire: &Wire, name: &str, group: &str, to: &str, too_
     };
     let sender = wire.far.within(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
     sender.connect("127.0.0.1:5001").unwrap();
-    let send = |count: u64, len: usize| (0..count).for_each(|_| assert_eq!(sender.send(&vec![1; len]).unwrap(), len));
-    let published =
-        |n: u64| wait_for(PATIENCE, || counters().filter(|c| c[0] >= n)).unwrap_or_else(|| panic!("{n} published"));
+    let send = |count: u64, len: usize| {
+        (0..count).for_each(|_| assert_eq!(sender.send(&vec![1; len]).unwrap(), len))
+    };
+    let published = |n: u64| {
+        wait_for(PATIENCE, || counters().filter(|c| c[0] >= n))
+            .unwrap_or_else(|| panic!("{n} published"))
+    };
     send(100, 100);
     published(100);
     broker.process.stop();
@@ -152,10 +172,12 @@ fn every_seq(scene: &Scene, wire: &Wire, name: &str, group: &str, to: &str, too_
         .unwrap_or_else(|| panic!("{:?}", counters()));
     assert!(kernel > 100, "the kernel had room for nearly all");
 
-    let sent = json(ringsend(scene, &wire.far, &[name, "--to", to, "--until-idle", "1s"]));
+    let sent = json(ringsend(env, &wire.far, &[name, "--to", to, "--until-idle", "1s"]));
     // Behind everything that is on its way.
     std::thread::sleep(Duration::from_millis(500));
-    let end = |from: &str, at: SocketAddr| wire.near.within(|| UdpSocket::bind(from)?.send_to(b"END", at)).unwrap();
+    let end = |from: &str, at: SocketAddr| {
+        wire.near.within(|| UdpSocket::bind(from)?.send_to(b"END", at)).unwrap()
+    };
     match group.parse().unwrap() {
         // From an address of the interface it is to leave by, as are those of IPv6 that name it.
         IpAddr::V4(_) => end("10.77.0.2:0", (group.parse::<IpAddr>().unwrap(), 26400).into()),
@@ -166,7 +188,9 @@ fn every_seq(scene: &Scene, wire: &Wire, name: &str, group: &str, to: &str, too_
     };
     let events = seen(receiver);
     assert_eq!(account(&events), Ok([all, all - too_long, too_long, kernel]), "{sent}");
-    for (key, value) in [("sent", all - too_long), ("too_long", too_long), ("upstream_lost", kernel), ("failed", 0)] {
+    for (key, value) in
+        [("sent", all - too_long), ("too_long", too_long), ("upstream_lost", kernel), ("failed", 0)]
+    {
         assert_eq!(sent[key].as_u64(), Some(value), "{key}: {sent}");
     }
     let records: Vec<_> = events.iter().filter(|e| e[0] != 1).map(|e| [e[0], e[1]]).collect();
@@ -182,8 +206,8 @@ fn every_seq(scene: &Scene, wire: &Wire, name: &str, group: &str, to: &str, too_
 #[test]
 fn a_multicast_receiver_sees_every_seq() {
     let Some(wire) = wire("a_multicast_receiver_sees_every_seq") else { return };
-    let scene = Scene::new(LIMIT);
-    every_seq(&scene, &wire, "mc-four", "239.77.0.1", "udp:239.77.0.1:26400@va,ttl=1", 1);
+    let env = Environment::new(LIMIT);
+    every_seq(&env, &wire, "mc-four", "239.77.0.1", "udp:239.77.0.1:26400@va,ttl=1", 1);
 }
 
 #[test]
@@ -192,7 +216,7 @@ fn a_multicast_receiver_sees_every_seq_by_ipv6() {
     if !Path::new("/proc/sys/net/ipv6").exists() {
         return skipped("a_multicast_receiver_sees_every_seq_by_ipv6", "this kernel has no IPv6");
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for (namespace, interface) in [(&wire.far, "va"), (&wire.near, "vb")] {
         let conf = format!("/proc/sys/net/ipv6/conf/{interface}");
         // Addresses hold at once.
@@ -204,18 +228,25 @@ fn a_multicast_receiver_sees_every_seq_by_ipv6() {
         };
         wait_for(PATIENCE, has).expect("an address of its own");
     }
-    every_seq(&scene, &wire, "mc-six", "ff02::77", "udp:[ff02::77]:26400@va", 0);
+    every_seq(&env, &wire, "mc-six", "ff02::77", "udp:[ff02::77]:26400@va", 0);
 }
 
-/// What a router says of one datagram comes as an error of a later one, which it does not mean: none is left out for it.
-/// Control: the news did reach this socket, whose route is as narrow as was said.
+/// What a router says of one datagram comes as an error of a later one, which it does not mean:
+/// none is left out for it. Control: the news did reach this socket, whose route is as narrow as
+/// was said.
 #[test]
 fn a_router_that_says_too_long_costs_no_datagram() {
     let Some(wire) = wire("a_router_that_says_too_long_costs_no_datagram") else { return };
-    let scene = Scene::new(LIMIT);
-    let router = python(&scene, &wire.near, ROUTER, "40");
-    let broker = broker(&scene, &wire.far, "mc-icmp", "gen:rate=20/s,size=100,count=40", &["--wait-readers", "1"]);
-    let sent = json(ringsend(&scene, &wire.far, &["mc-icmp", "--to", "udp:10.77.0.2:26401"]));
+    let env = Environment::new(LIMIT);
+    let router = python(&env, &wire.near, ROUTER, "40");
+    let broker = broker(
+        &env,
+        &wire.far,
+        "mc-icmp",
+        "gen:rate=20/s,size=100,count=40",
+        &["--wait-readers", "1"],
+    );
+    let sent = json(ringsend(&env, &wire.far, &["mc-icmp", "--to", "udp:10.77.0.2:26401"]));
     assert_eq!(account(&seen(router)), Ok([40, 40, 0, 0]), "{sent}");
     assert!(sent["too_long"] == 0 && sent["sent"] == 40 && sent["records"] == 0, "{sent}");
     let route = wire.far.shell("ip route get 10.77.0.2");

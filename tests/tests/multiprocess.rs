@@ -1,9 +1,13 @@
-//! Brokers and readers as processes: conservation, independence, death, sleep and waking, each with its negative control.
+//! Brokers and readers as processes: conservation, independence, death, sleep and waking, each with
+//! its negative control.
 //!
-//! One test at a time: they measure time and processor use on machines that may have two processors.
+//! One test at a time: they measure time and processor use on machines that may have two
+//! processors.
 
 use ringweir::{Options, Read, Resume, Start};
-use ringweir_tests::{Daemon, Live, Mailbox, Process, Report, Scene, proc, skipped, wait_for};
+use ringweir_tests::{
+    Daemon, Environment, Live, Mailbox, Process, Report, proc, skipped, wait_for,
+};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A scene with mailboxes, and nobody else running.
 struct Stage {
-    scene: Scene,
+    env: Environment,
     mailbox: Mailbox,
     _alone: MutexGuard<'static, ()>,
 }
@@ -23,13 +27,15 @@ struct Stage {
 impl Stage {
     fn new(slots: usize) -> Self {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { scene: Scene::new(LIMIT), mailbox: Mailbox::create(slots), _alone: alone }
+        Self { env: Environment::new(LIMIT), mailbox: Mailbox::create(slots), _alone: alone }
     }
 
     fn reader(&self, broker: &Daemon, slot: usize, args: &[&str]) -> Process {
-        let mut command = self.scene.command("ringtest-reader");
-        command.args([&broker.name, "--mailbox", self.mailbox.id(), "--slot", &slot.to_string()]).args(args);
-        self.scene.start(command)
+        let mut command = self.env.command("ringtest-reader");
+        command
+            .args([&broker.name, "--mailbox", self.mailbox.id(), "--slot", &slot.to_string()])
+            .args(args);
+        self.env.start(command)
     }
 
     fn attached(&self, slots: std::ops::Range<usize>) {
@@ -39,7 +45,9 @@ impl Stage {
     }
 
     fn until(&self, slot: usize, what: Live, least: u64) {
-        let got = wait_for(Duration::from_secs(20), || (self.mailbox.slot(slot).live(what) >= least).then_some(()));
+        let got = wait_for(Duration::from_secs(20), || {
+            (self.mailbox.slot(slot).live(what) >= least).then_some(())
+        });
         assert!(got.is_some(), "reader {slot}: {what:?} has not reached {least}");
     }
 
@@ -50,22 +58,31 @@ impl Stage {
     }
 }
 
-/// N readers in processes that were there from the start: `delivered + lost = published`, every byte right. Half look at
-/// payloads in place, half copy them. Control: `false_books_and_damaged_bytes_are_found`.
+/// N readers in processes that were there from the start: `delivered + lost = published`, every
+/// byte right. Half look at payloads in place, half copy them. Control:
+/// `false_books_and_damaged_bytes_are_found`.
 fn every_reader_gets_or_is_told(readers: usize, count: u64) {
     let stage = Stage::new(readers);
     let source = format!("gen:rate=max,size=24..4096,channels=3,count={count},seed={readers}");
     let wait = readers.to_string();
-    let broker =
-        stage.scene.broker("many", &source, &["--wait-readers", &wait, "--capacity", "4MiB", "--max-datagram", "4KiB"]);
-    let kinds: [&[&str]; 4] = [&[], &["--view"], &["--resume", "newest"], &["--view", "--slow", "1"]];
+    let broker = stage.env.broker(
+        "many",
+        &source,
+        &["--wait-readers", &wait, "--capacity", "4MiB", "--max-datagram", "4KiB"],
+    );
+    let kinds: [&[&str]; 4] =
+        [&[], &["--view"], &["--resume", "newest"], &["--view", "--slow", "1"]];
     let processes: Vec<_> = (0..readers).map(|i| stage.reader(&broker, i, kinds[i % 4])).collect();
     let published = broker.published();
     assert_eq!(published, count);
     for (i, process) in processes.into_iter().enumerate() {
         let report = stage.report(i, process);
         report.check(published).unwrap();
-        assert_eq!((report.start, report.delivered + report.lost, report.end), (0, published, 1), "{report:?}");
+        assert_eq!(
+            (report.start, report.delivered + report.lost, report.end),
+            (0, published, 1),
+            "{report:?}"
+        );
         assert!(report.delivered > 0);
     }
 }
@@ -90,13 +107,14 @@ fn thirty_two_readers_get_or_are_told_everything() {
     every_reader_gets_or_is_told(32, 20_000);
 }
 
-/// The control of everything that calls `Report::check`: a reader that is wrong in one bit, one datagram or one gap is
-/// found, on a stream on which an honest one is not.
+/// The control of everything that calls `Report::check`: a reader that is wrong in one bit, one
+/// datagram or one gap is found, on a stream on which an honest one is not.
 #[test]
 fn false_books_and_damaged_bytes_are_found() {
     let stage = Stage::new(4);
-    // The honest one and three liars; the ring is tiny and the liars are slow, so that there are gaps to lie about.
-    let broker = stage.scene.broker(
+    // The honest one and three liars; the ring is tiny and the liars are slow, so that there are
+    // gaps to lie about.
+    let broker = stage.env.broker(
         "liars",
         "gen:rate=20000/s,size=100..500,count=10000",
         &["--wait-readers", "4", "--depth", "64", "--capacity", "16KiB", "--max-datagram", "512"],
@@ -118,8 +136,8 @@ fn false_books_and_damaged_bytes_are_found() {
     assert!(report.gaps > 0, "no gaps: the liar about gaps had nothing to lie about");
 }
 
-/// One reader is stopped for 5 s: it is told one exact gap; nobody else loses anything and the stream keeps its pace.
-/// Control: the other three are in the same run and were not stopped.
+/// One reader is stopped for 5 s: it is told one exact gap; nobody else loses anything and the
+/// stream keeps its pace. Control: the other three are in the same run and were not stopped.
 #[test]
 fn a_stopped_reader_costs_nobody_anything_and_is_told_one_exact_gap() {
     const RATE: u64 = 4000;
@@ -127,7 +145,7 @@ fn a_stopped_reader_costs_nobody_anything_and_is_told_one_exact_gap() {
     let stage = Stage::new(4);
     // 2.2 MB/s into 6 MiB: nearly 3 s of history.
     let source = format!("gen:rate={RATE}/s,size=64..1024,count={COUNT}");
-    let broker = stage.scene.broker(
+    let broker = stage.env.broker(
         "stopped",
         &source,
         &["--wait-readers", "4", "--capacity", "6MiB", "--max-datagram", "1KiB"],
@@ -153,21 +171,28 @@ fn a_stopped_reader_costs_nobody_anything_and_is_told_one_exact_gap() {
         assert_eq!(report.bytes_delivered, stopped.bytes_delivered + stopped.bytes_lost);
     }
     stopped.check(published).unwrap();
-    assert_eq!((stopped.gaps, stopped.first_gap_count), (1, published - stopped.delivered), "{stopped:?}");
+    assert_eq!(
+        (stopped.gaps, stopped.first_gap_count),
+        (1, published - stopped.delivered),
+        "{stopped:?}"
+    );
     // Where it was stopped, or one further: it may have been stopped with one in its hand.
     assert!((had..=had + 1).contains(&stopped.first_gap_first), "stopped at {had}: {stopped:?}");
 }
 
-/// Readers are killed with SIGKILL over and over on a stream with room for three: their places come back, more readers
-/// attach than there are places many times over, and the survivors' books close. Control: while nobody is killed, the
-/// place is not given away twice.
+/// Readers are killed with SIGKILL over and over on a stream with room for three: their places come
+/// back, more readers attach than there are places many times over, and the survivors' books close.
+/// Control: while nobody is killed, the place is not given away twice.
 #[test]
 fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
     const PLACES: u64 = 3;
     let stage = Stage::new(3);
     let source = "gen:rate=20000/s,size=64..512,count=100000";
-    let broker =
-        stage.scene.broker("deaths", source, &["--wait-readers", "2", "--readers-max", "3", "--max-datagram", "512"]);
+    let broker = stage.env.broker(
+        "deaths",
+        source,
+        &["--wait-readers", "2", "--readers-max", "3", "--max-datagram", "512"],
+    );
     let survivors = [stage.reader(&broker, 0, &[]), stage.reader(&broker, 1, &["--view"])];
     stage.attached(0..2);
     let mut victim = stage.reader(&broker, 2, &["--from", "latest"]);
@@ -196,16 +221,26 @@ fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
     }
 }
 
-/// Attach and detach as fast as four threads can: a reader that stays is not disturbed, and the broker keeps no fd, of
-/// which it makes three for each. Control: while eight more are attached, it has more fds.
+/// Attach and detach as fast as four threads can: a reader that stays is not disturbed, and the
+/// broker keeps no fd, of which it makes three for each. Control: while eight more are attached, it
+/// has more fds.
 #[test]
 fn a_storm_of_attaches_leaves_no_trace() {
     let stage = Stage::new(1);
     let source = "gen:rate=5000/s,size=64..512,count=25000";
-    let broker = stage.scene.broker(
+    let broker = stage.env.broker(
         "storm",
         source,
-        &["--wait-readers", "1", "--max-datagram", "512", "--depth", "32768", "--capacity", "16MiB"],
+        &[
+            "--wait-readers",
+            "1",
+            "--max-datagram",
+            "512",
+            "--depth",
+            "32768",
+            "--capacity",
+            "16MiB",
+        ],
     );
     let pid = broker.process.pid();
     let stayer = stage.reader(&broker, 0, &[]);
@@ -219,7 +254,10 @@ fn a_storm_of_attaches_leaves_no_trace() {
             scope.spawn(move || {
                 let mut done = 0;
                 while Instant::now() < until {
-                    let mut reader = Options::new(&format!("storm{n}")).start(Start::Oldest).attach(path).unwrap();
+                    let mut reader = Options::new(&format!("storm{n}"))
+                        .start(Start::Oldest)
+                        .attach(path)
+                        .unwrap();
                     for _ in 0..n {
                         reader.next().unwrap();
                     }
@@ -232,8 +270,14 @@ fn a_storm_of_attaches_leaves_no_trace() {
     });
     assert!(attaches > 100, "only {attaches}");
     let same = wait_for(Duration::from_secs(3), || (proc::open_fds(pid) == before).then_some(()));
-    assert!(same.is_some(), "{} fds before {attaches} attaches, {} after", before, proc::open_fds(pid));
-    let more: Vec<_> = (0..8).map(|_| Options::new("control").attach(broker.path()).unwrap()).collect();
+    assert!(
+        same.is_some(),
+        "{} fds before {attaches} attaches, {} after",
+        before,
+        proc::open_fds(pid)
+    );
+    let more: Vec<_> =
+        (0..8).map(|_| Options::new("control").attach(broker.path()).unwrap()).collect();
     assert!(proc::open_fds(pid) >= before + more.len());
     drop(more);
     let published = broker.published();
@@ -242,12 +286,13 @@ fn a_storm_of_attaches_leaves_no_trace() {
     assert_eq!(report.lost, 0, "{report:?}");
 }
 
-/// Unpaced into a tiny ring: readers are lapped a thousand times and more, hand out nothing torn, and their books close.
-/// Control: the reader that is stopped once in another test has one gap, and readers that keep up have none.
+/// Unpaced into a tiny ring: readers are lapped a thousand times and more, hand out nothing torn,
+/// and their books close. Control: the reader that is stopped once in another test has one gap, and
+/// readers that keep up have none.
 #[test]
 fn a_reader_lapped_a_thousand_times_is_told_each_time() {
     let stage = Stage::new(3);
-    let broker = stage.scene.broker(
+    let broker = stage.env.broker(
         "laps",
         "gen:rate=max,size=24..500,count=4000000",
         &["--wait-readers", "3", "--depth", "64", "--capacity", "4KiB", "--max-datagram", "512"],
@@ -268,21 +313,23 @@ fn a_reader_lapped_a_thousand_times_is_told_each_time() {
     assert!(gaps > 1000, "only {gaps}: nothing was proved");
 }
 
-/// While the stream is silent, readers that sleep are not scheduled at all; then one datagram wakes them. Controls: a
-/// reader that spins uses the processor meanwhile, and the count of switches moves when they are woken.
+/// While the stream is silent, readers that sleep are not scheduled at all; then one datagram wakes
+/// them. Controls: a reader that spins uses the processor meanwhile, and the count of switches
+/// moves when they are woken.
 #[test]
 fn an_idle_reader_costs_nothing() {
     let stage = Stage::new(4);
     // One datagram, 4 s of silence, another.
-    let broker = stage.scene.broker("idle", "gen:rate=0.25/s,count=2", &["--wait-readers", "4"]);
+    let broker = stage.env.broker("idle", "gen:rate=0.25/s,count=2", &["--wait-readers", "4"]);
     let sleepers: Vec<_> = (0..3).map(|i| stage.reader(&broker, i, &[])).collect();
     let spinner = stage.reader(&broker, 3, &["--spin"]);
     for slot in 0..4 {
         stage.until(slot, Live::Delivered, 1);
     }
     std::thread::sleep(Duration::from_millis(500));
-    let look =
-        || -> Vec<_> { sleepers.iter().map(|p| (proc::context_switches(p.pid()), proc::cpu_ns(p.pid()))).collect() };
+    let look = || -> Vec<_> {
+        sleepers.iter().map(|p| (proc::context_switches(p.pid()), proc::cpu_ns(p.pid()))).collect()
+    };
     let (before, spun) = (look(), proc::cpu_ns(spinner.pid()));
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(look(), before, "a sleeper was scheduled");
@@ -299,14 +346,24 @@ fn an_idle_reader_costs_nothing() {
     }
 }
 
-/// An awake reader makes no system call: the kernel would kill it. Control: one `getppid` in the middle, and it is killed.
+/// An awake reader makes no system call: the kernel would kill it. Control: one `getppid` in the
+/// middle, and it is killed.
 #[test]
 fn an_awake_reader_makes_no_system_call() {
     let stage = Stage::new(2);
-    let broker = stage.scene.broker(
+    let broker = stage.env.broker(
         "strict",
         "gen:rate=max,size=64..256,count=60000",
-        &["--depth", "131072", "--capacity", "32MiB", "--max-datagram", "256", "--linger", "forever"],
+        &[
+            "--depth",
+            "131072",
+            "--capacity",
+            "32MiB",
+            "--max-datagram",
+            "256",
+            "--linger",
+            "forever",
+        ],
     );
     let full = wait_for(Duration::from_secs(10), || {
         broker.process.stderr().contains("60000 datagrams published").then_some(())
@@ -317,18 +374,26 @@ fn an_awake_reader_makes_no_system_call() {
     assert!(status.success(), "{status}: {}", good.stderr());
     let mut bad = stage.reader(&broker, 1, &["--spin", "--strict", "60000", "--spoil", "syscall"]);
     let status = bad.wait();
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGSYS), "{status}");
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(libc::SIGSYS),
+        "{status}"
+    );
     broker.end();
 }
 
-/// 1024 readers sleep in one process; one datagram wakes every one of them, three times. Control: before each datagram
-/// none is awake.
+/// 1024 readers sleep in one process; one datagram wakes every one of them, three times. Control:
+/// before each datagram none is awake.
 #[test]
 fn a_thousand_readers_are_all_woken() {
     const READERS: usize = 1024;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let limit =
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     if limit < 8192 {
-        skipped("a_thousand_readers_are_all_woken", format_args!("needs 8192 open files, {limit} are allowed"));
+        skipped(
+            "a_thousand_readers_are_all_woken",
+            format_args!("needs 8192 open files, {limit} are allowed"),
+        );
         return;
     }
     rustix::process::setrlimit(
@@ -337,8 +402,8 @@ fn a_thousand_readers_are_all_woken() {
     )
     .unwrap();
     let stage = Stage::new(1);
-    let mut command = stage.scene.command("ringd");
-    command.arg("--run-dir").arg(stage.scene.run_dir()).stdin(Stdio::piped());
+    let mut command = stage.env.command("ringd");
+    command.arg("--run-dir").arg(stage.env.run_dir()).stdin(Stdio::piped());
     command.args([
         "run",
         "--name",
@@ -350,18 +415,25 @@ fn a_thousand_readers_are_all_woken() {
         "--capacity",
         "256KiB",
     ]);
-    let mut broker = stage.scene.broker_of("crowd", command);
+    let mut broker = stage.env.broker_of("crowd", command);
     let mut feed = broker.process.stdin().unwrap();
     let began = Instant::now();
     let options = Options::new("crowd").prefault(false);
-    let mut readers: Vec<_> = (0..READERS).map(|_| options.attach(broker.path()).unwrap()).collect();
+    let mut readers: Vec<_> =
+        (0..READERS).map(|_| options.attach(broker.path()).unwrap()).collect();
     let attached = began.elapsed();
     let refused = options.attach(broker.path()).unwrap_err().to_string();
     assert!(refused.contains("all 1024 places"), "{refused}");
     let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
     for (i, reader) in readers.iter_mut().enumerate() {
         let data = rustix::event::epoll::EventData::new_u64(i as u64);
-        rustix::event::epoll::add(&epoll, reader.fd().unwrap(), data, rustix::event::epoll::EventFlags::IN).unwrap();
+        rustix::event::epoll::add(
+            &epoll,
+            reader.fd().unwrap(),
+            data,
+            rustix::event::epoll::EventFlags::IN,
+        )
+        .unwrap();
     }
     for round in 0..3u8 {
         assert!(matches!(readers[0].next().unwrap(), Read::Empty));
@@ -369,12 +441,18 @@ fn a_thousand_readers_are_all_woken() {
             assert!(matches!(reader.next().unwrap(), Read::Empty));
         }
         readers.iter_mut().for_each(|r| assert!(r.arm().unwrap()));
-        // The control. Whoever dozed before the pump knew of it is woken once for nothing: arm again until all sleep.
+        // The control. Whoever dozed before the pump knew of it is woken once for nothing: arm
+        // again until all sleep.
         let mut events = Vec::with_capacity(READERS);
         let quiet = wait_for(Duration::from_secs(5), || {
             let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             events.clear();
-            rustix::event::epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&none)).unwrap();
+            rustix::event::epoll::wait(
+                &epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                Some(&none),
+            )
+            .unwrap();
             for event in &events {
                 assert!(readers[event.data.u64() as usize].arm().unwrap());
             }
@@ -385,7 +463,12 @@ fn a_thousand_readers_are_all_woken() {
         let woken = wait_for(Duration::from_secs(5), || {
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
             events.clear();
-            rustix::event::epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)).unwrap();
+            rustix::event::epoll::wait(
+                &epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                Some(&now),
+            )
+            .unwrap();
             (events.len() == READERS).then_some(())
         });
         assert!(woken.is_some(), "round {round}: {} of {READERS} woken", events.len());
@@ -402,25 +485,30 @@ fn a_thousand_readers_are_all_woken() {
     assert_eq!(broker.published(), 3);
 }
 
-/// The broker is killed: readers read what is left, all to the same seq, and attach to the next broker by themselves, told
-/// once. Control: a reader that was told not to wait for the next ends, and is told of no restart.
+/// The broker is killed: readers read what is left, all to the same seq, and attach to the next
+/// broker by themselves, told once. Control: a reader that was told not to wait for the next ends,
+/// and is told of no restart.
 #[test]
 fn readers_outlive_their_broker() {
     let stage = Stage::new(4);
     let source = "gen:rate=5000/s,size=64..512,count=20000";
-    let more = ["--max-datagram", "512", "--depth", "32768", "--capacity", "16MiB", "--wait-readers", "4"];
-    let mut broker = stage.scene.broker("phoenix", source, &more);
+    let more =
+        ["--max-datagram", "512", "--depth", "32768", "--capacity", "16MiB", "--wait-readers", "4"];
+    let mut broker = stage.env.broker("phoenix", source, &more);
     let control = stage.reader(&broker, 3, &["--no-reattach"]);
     // The last is stopped while its broker dies and has everything still to read.
-    let readers =
-        [stage.reader(&broker, 0, &[]), stage.reader(&broker, 1, &["--spin", "--view"]), stage.reader(&broker, 2, &[])];
+    let readers = [
+        stage.reader(&broker, 0, &[]),
+        stage.reader(&broker, 1, &["--spin", "--view"]),
+        stage.reader(&broker, 2, &[]),
+    ];
     stage.attached(0..4);
     stage.until(2, Live::Delivered, 100);
     readers[2].stop();
     stage.until(0, Live::Delivered, 5000);
     broker.process.kill();
     // What a dead broker leaves in place is what the next one takes over.
-    assert_eq!((stage.scene.objects().len(), stage.scene.left().len()), (1, 2));
+    assert_eq!((stage.env.objects().len(), stage.env.left().len()), (1, 2));
     let alone = stage.report(3, control);
     assert_eq!((alone.end, alone.restarts, alone.generation), (2, 0, 1), "{alone:?}");
     alone.check(alone.cursor).unwrap();
@@ -429,7 +517,7 @@ fn readers_outlive_their_broker() {
     drop(broker);
 
     let more = [&more[..6], &["--wait-readers", "3"]].concat();
-    let broker = stage.scene.broker("phoenix", source, &more);
+    let broker = stage.env.broker("phoenix", source, &more);
     assert!(broker.process.stderr().contains("phoenix gen 2"), "{}", broker.process.stderr());
     let published = broker.published();
     assert_eq!(published, alone.cursor + 20_000, "seqs go on");
@@ -437,16 +525,20 @@ fn readers_outlive_their_broker() {
         let report = stage.report(i, process);
         report.check(published).unwrap();
         assert_eq!((report.restarts, report.generation, report.end), (1, 2, 1), "reader {i}");
-        assert_eq!(report.earlier_cursor, alone.cursor, "reader {i} has not read all its dead broker left");
+        assert_eq!(
+            report.earlier_cursor, alone.cursor,
+            "reader {i} has not read all its dead broker left"
+        );
         assert_eq!(report.own_right, report.delivered, "reader {i}");
     }
 }
 
-/// A lapped reader goes on where it was told to: near the oldest, or with the newest. Each is the other's control.
+/// A lapped reader goes on where it was told to: near the oldest, or with the newest. Each is the
+/// other's control.
 #[test]
 fn a_lapped_reader_goes_on_where_it_was_told_to() {
     let stage = Stage::new(1);
-    let broker = stage.scene.broker(
+    let broker = stage.env.broker(
         "resume",
         "gen:rate=max,size=100,count=10000",
         &[
@@ -463,7 +555,11 @@ fn a_lapped_reader_goes_on_where_it_was_told_to() {
         ],
     );
     let left = |resume: Resume| {
-        let mut reader = Options::new("resume").start(Start::Seq(0)).resume(resume).attach(broker.path()).unwrap();
+        let mut reader = Options::new("resume")
+            .start(Start::Seq(0))
+            .resume(resume)
+            .attach(broker.path())
+            .unwrap();
         let depth = reader.geometry().depth();
         let left = move || {
             let Read::Gap(gap) = reader.next().unwrap() else { panic!("lapped") };
@@ -477,7 +573,8 @@ fn a_lapped_reader_goes_on_where_it_was_told_to() {
     });
     assert!(ended.is_some());
     assert_eq!(newest(), 1);
-    // All slots but the claim ahead (a sixteenth), less the eighth that keeps it from being lapped again at once.
+    // All slots but the claim ahead (a sixteenth), less the eighth that keeps it from being lapped
+    // again at once.
     let kept = oldest();
     assert!((depth * 3 / 4..depth).contains(&kept), "{kept} of {depth}");
     broker.end();

@@ -1,7 +1,8 @@
-//! No room, no rights: each start is refused with one line that names the value and the remedy and leaves nothing behind, or
-//! the broker runs with less and says so in one line. Control of all: the same start with room and rights.
+//! No room, no rights: each start is refused with one line that names the value and the remedy and
+//! leaves nothing behind, or the broker runs with less and says so in one line. Control of all: the
+//! same start with room and rights.
 
-use ringweir_tests::scene::{Scene, wait_for};
+use ringweir_tests::environment::{Environment, wait_for};
 use ringweir_tests::{programs, skipped};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -21,12 +22,14 @@ fn is_root(test: &str) -> bool {
 }
 
 /// `ringd run …` behind `front`, in a shell in which `before` was done.
-fn ringd(scene: &Scene, front: &[&str], before: &str, more: &[&str]) -> Command {
+fn ringd(env: &Environment, front: &[&str], before: &str, more: &[&str]) -> Command {
     let script = format!("{before}\nexec \"$@\"");
     let words = [front, &["bash", "-ec", &script, "-"]].concat();
-    let mut command = scene.command_at(words[0].as_ref());
-    command.args(&words[1..]).arg(programs::path("ringd")).arg("--run-dir").arg(scene.run_dir());
-    command.args(["run", "--name", "service-nr", "--source", "gen:rate=1000/s,size=64,count=2000"]).args(more);
+    let mut command = env.command_at(words[0].as_ref());
+    command.args(&words[1..]).arg(programs::path("ringd")).arg("--run-dir").arg(env.run_dir());
+    command
+        .args(["run", "--name", "service-nr", "--source", "gen:rate=1000/s,size=64,count=2000"])
+        .args(more);
     command.stdout(Stdio::piped());
     command
 }
@@ -38,15 +41,18 @@ fn what_cannot_be_is_refused_at_the_start() {
     if !is_root(test) {
         return;
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let mount: &[&str] = &["unshare", "--mount", "--propagation", "private"];
     if !Command::new(mount[0]).args(&mount[1..]).arg("true").status().is_ok_and(|s| s.success()) {
         return skipped(test, "no mount namespaces here");
     }
     let shm = |options: &str| format!("mount -t tmpfs -o {options} tmpfs /dev/shm");
-    let full = "mount -t tmpfs -o size=1m tmpfs /dev/shm; head -c 1048576 /dev/zero > /dev/shm/full || true";
-    let read_only = format!("mount --bind {0} {0}; mount -o remount,bind,ro {0}", scene.run_dir().display());
-    let long = format!("{}/{}", scene.run_dir().display(), "d".repeat(90));
+    let full = "mount -t tmpfs -o size=1m tmpfs /dev/shm; head -c 1048576 /dev/zero > \
+        /dev/shm/full \
+        || true";
+    let read_only =
+        format!("mount --bind {0} {0}; mount -o remount,bind,ro {0}", env.run_dir().display());
+    let long = format!("{}/{}", env.run_dir().display(), "d".repeat(90));
     std::fs::create_dir(&long).unwrap();
     let cases: &[(&str, &str, &[&str], &[&str])] = &[
         ("a full /dev/shm", full, &[], &["no room in /dev/shm", "--capacity", "remount,size="]),
@@ -59,24 +65,24 @@ fn what_cannot_be_is_refused_at_the_start() {
     ];
     for (what, before, more, says) in cases {
         // The last word counts where an option is given twice.
-        let mut command = ringd(&scene, mount, before, &[]);
+        let mut command = ringd(&env, mount, before, &[]);
         let given = ["--name", "--run-dir"].iter().find(|option| more.first() == Some(option));
         if given.is_some() {
-            command = ringd_but(&scene, more);
+            command = ringd_but(&env, more);
         } else {
             command.args(*more);
         }
-        let output = scene.start(command).output();
+        let output = env.start(command).output();
         let text = said(&output);
         assert_eq!(output.status.code(), Some(1), "{what}: {text}");
         assert!(says.iter().all(|words| text.contains(words)), "{what}: {text}");
         assert!(text.lines().count() <= 2, "{what}: {text}");
-        assert!(scene.objects().is_empty(), "{what}: {:?}", scene.objects());
-        let left: Vec<_> = scene.left().into_iter().filter(|p| !p.is_dir()).collect();
+        assert!(env.objects().is_empty(), "{what}: {:?}", env.objects());
+        let left: Vec<_> = env.left().into_iter().filter(|p| !p.is_dir()).collect();
         assert!(left.is_empty(), "{what}: {left:?}");
     }
     std::fs::remove_dir(&long).unwrap();
-    let output = scene.start(ringd(&scene, mount, "", &[])).output();
+    let output = env.start(ringd(&env, mount, "", &[])).output();
     assert!(
         output.status.success() && said(&output).contains("ended: 2000 datagrams"),
         "the control: {}",
@@ -85,11 +91,20 @@ fn what_cannot_be_is_refused_at_the_start() {
 }
 
 /// With another name or another run directory.
-fn ringd_but(scene: &Scene, more: &[&str]) -> Command {
-    let mut command = scene.command("ringd");
-    let dir = scene.run_dir().display().to_string();
-    let (name, run_dir) = if more[0] == "--name" { (more[1], dir.as_str()) } else { ("service-nr", more[1]) };
-    command.args(["--run-dir", run_dir, "run", "--name", name, "--source", "gen:rate=10/s,size=64"]);
+fn ringd_but(env: &Environment, more: &[&str]) -> Command {
+    let mut command = env.command("ringd");
+    let dir = env.run_dir().display().to_string();
+    let (name, run_dir) =
+        if more[0] == "--name" { (more[1], dir.as_str()) } else { ("service-nr", more[1]) };
+    command.args([
+        "--run-dir",
+        run_dir,
+        "run",
+        "--name",
+        name,
+        "--source",
+        "gen:rate=10/s,size=64",
+    ]);
     command.stdout(Stdio::piped());
     command
 }
@@ -104,22 +119,28 @@ fn what_can_do_with_less_says_so_and_runs() {
     if !is_root(test) {
         return;
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let without = |capability: &'static str| ["setpriv", "--bounding-set", capability];
     let (no_lock, no_nice) = (without("-ipc_lock"), without("-sys_nice"));
     let plain: &[&str] = &["env"];
     let cases: &[Lesser<'_>] = &[
         ("RLIMIT_MEMLOCK", &no_lock, "ulimit -l 64", &[], "mlock refused"),
-        ("RLIMIT_RTPRIO", &no_nice, "ulimit -r 0", &[], "sched OTHER (for real time: chrt -f 60 ringd …)"),
+        (
+            "RLIMIT_RTPRIO",
+            &no_nice,
+            "ulimit -r 0",
+            &[],
+            "sched OTHER (for real time: chrt -f 60 ringd …)",
+        ),
         ("no huge pages", plain, ":", &["--hugepages", "--memory", "memfd"], "--hugepages: "),
         ("RLIMIT_NOFILE", plain, "ulimit -n 300", &[], "300 open files are allowed"),
         ("the control", plain, ":", &[], "mlock ok"),
     ];
     for (what, front, before, more, says) in cases {
         let more = [&["--wait-readers", "1"], *more].concat();
-        let mut command = ringd(&scene, front, before, &more);
+        let mut command = ringd(&env, front, before, &more);
         command.stdout(Stdio::null());
-        let broker = scene.broker_of("service-nr", command);
+        let broker = env.broker_of("service-nr", command);
         let text = broker.process.stderr();
         if *what == "no huge pages" && !text.contains("--hugepages:") {
             assert!(text.contains("2 MiB pages"), "{text}");
@@ -130,52 +151,74 @@ fn what_can_do_with_less_says_so_and_runs() {
         // One line for each kind of huge page, of which there are two.
         let lines = if *what == "no huge pages" { 2 } else { 1 };
         assert!(text.matches(says).count() <= lines && text.lines().count() <= 3, "{what}: {text}");
-        let read = scene.run("ringcat", &["service-nr", "--from", "0", "--verify", "-n", "2000"]);
-        let verified = String::from_utf8_lossy(&read.stderr).into_owned() + &String::from_utf8_lossy(&read.stdout);
+        let read = env.run("ringcat", &["service-nr", "--from", "0", "--verify", "-n", "2000"]);
+        let verified = String::from_utf8_lossy(&read.stderr).into_owned()
+            + &String::from_utf8_lossy(&read.stdout);
         assert!(read.status.success() && verified.contains("2000 right"), "{what}: {verified}");
         assert_eq!(broker.published(), 2000, "{what}");
     }
 }
 
-/// A wall clock that is set forward by years and back while the stream runs: pace, sleep and lag go by the monotonic one, and
-/// every datagram is there. Control: the broker does see the clock jump.
+/// A wall clock that is set forward by years and back while the stream runs: pace, sleep and lag go
+/// by the monotonic one, and every datagram is there. Control: the broker does see the clock jump.
 #[test]
 fn a_clock_that_jumps_moves_nothing_but_dates() {
     let test = "a_clock_that_jumps_moves_nothing_but_dates";
-    let library =
-        ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+    let library = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+    ];
     let Some(library) = library.iter().find(|l| std::path::Path::new(l).exists()) else {
         return skipped(test, "libfaketime is not installed (apt-get install faketime)");
     };
-    let scene = Scene::new(LIMIT);
-    let jumps = scene.path("jumps");
+    let env = Environment::new(LIMIT);
+    let jumps = env.path("jumps");
     std::fs::write(&jumps, "+0").unwrap();
-    let mut command = scene.command("ringd");
-    command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &jumps).env("FAKETIME_NO_CACHE", "1");
+    let mut command = env.command("ringd");
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", &jumps)
+        .env("FAKETIME_NO_CACHE", "1");
     // The wall clock alone.
-    command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1").arg("--no-sandbox");
-    command.args(["run", "--name", "service-jump", "--source", "gen:rate=500/s,size=64,count=3000"]);
+    command
+        .env("DONT_FAKE_MONOTONIC", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .arg("--no-sandbox");
+    command.args([
+        "run",
+        "--name",
+        "service-jump",
+        "--source",
+        "gen:rate=500/s,size=64,count=3000",
+    ]);
     command.args(["--wait-readers", "1", "--linger", "forever"]);
-    let broker = scene.broker_of("service-jump", command);
-    let mut reader = scene.command("ringcat");
+    let broker = env.broker_of("service-jump", command);
+    let mut reader = env.command("ringcat");
     reader.args(["service-jump", "--from", "0", "--verify"]).stdout(Stdio::null());
-    let reader = scene.start(reader);
+    let reader = env.start(reader);
     let watch = ringweir::Watch::attach(broker.path()).unwrap();
     let at = || watch.snapshot().map_or(0, |s| s.pump(ringweir::stats::PumpCounter::Published));
-    let seen = || watch.snapshot().map_or(0, |s| s.get(ringweir::stats::StreamFact::SampledRealtime) / 1_000_000_000);
-    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let seen = || {
+        watch
+            .snapshot()
+            .map_or(0, |s| s.get(ringweir::stats::StreamFact::SampledRealtime) / 1_000_000_000)
+    };
+    let now =
+        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let (mut published, days) = (at(), 86_400);
     for (offset, jump) in [("+1000d", 1000 * days), ("-1000d", -1000 * days), ("+0d", 0)] {
         std::fs::write(&jumps, offset).unwrap();
         let jumped = || (seen().abs_diff(now().saturating_add_signed(jump)) < 3600).then_some(());
         wait_for(LIMIT, jumped).expect("the control: its clock has jumped");
         let before = std::mem::replace(&mut published, at());
-        wait_for(LIMIT, || (at() > before.max(published) || at() == 3000).then_some(())).expect("it goes on");
+        wait_for(LIMIT, || (at() > before.max(published) || at() == 3000).then_some(()))
+            .expect("it goes on");
     }
     let read = reader.output();
     let text = said(&read);
     assert!(read.status.success() && text.contains("3000 right"), "{text}");
-    let ended = || broker.process.stderr().contains("ended: 3000 datagrams published").then_some(());
+    let ended =
+        || broker.process.stderr().contains("ended: 3000 datagrams published").then_some(());
     wait_for(LIMIT, ended).unwrap_or_else(|| panic!("{}", broker.process.stderr()));
     broker.end();
 }

@@ -1,9 +1,10 @@
-//! Who may do what, and how much one user may take: seen by users of other uids, one of them hostile.
+//! Who may do what, and how much one user may take: seen by users of other uids, one of them
+//! hostile.
 
 use ringweir::{Error, Options, Watch};
 use ringweir_proto::control::Reason;
 use ringweir_proto::os::socket;
-use ringweir_tests::scene::{Daemon, Scene, wait_for};
+use ringweir_tests::environment::{Daemon, Environment, wait_for};
 use ringweir_tests::{proc, skipped};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -32,7 +33,8 @@ fn becoming<R: Send>(uid: u32, act: impl FnOnce() -> R + Send) -> R {
         assert_eq!((groups, group, user), (0, 0, 0), "{}", std::io::Error::last_os_error());
         act()
     };
-    std::thread::scope(|scope| scope.spawn(in_it).join()).unwrap_or_else(|e| std::panic::resume_unwind(e))
+    std::thread::scope(|scope| scope.spawn(in_it).join())
+        .unwrap_or_else(|e| std::panic::resume_unwind(e))
 }
 
 fn reason(error: &Error) -> String {
@@ -48,35 +50,61 @@ fn each_list_gives_its_right() {
     if !root("each_list_gives_its_right") {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let lists = ["--allow-uid", "5001", "--watch-uid", "5002", "--watch-gid", "5003", "--admin-uid", "5004"];
-    let broker = scene.broker("service-lists", "gen:rate=100/s,size=64", &lists);
+    let env = Environment::new(LIMIT);
+    let lists = [
+        "--allow-uid",
+        "5001",
+        "--watch-uid",
+        "5002",
+        "--watch-gid",
+        "5003",
+        "--admin-uid",
+        "5004",
+    ];
+    let broker = env.broker("service-lists", "gen:rate=100/s,size=64", &lists);
     let path = broker.path();
     let victim = Options::new("victim").attach(path).unwrap();
     let watch = Watch::attach(path).unwrap();
     let (index, attached) = wait_for(LIMIT, || {
         let readers = watch.snapshot()?.readers;
         let of = |r: &ringweir::stats::ReaderFigures| {
-            (r.get(ringweir::stats::ReaderFact::Index) as u32, r.get(ringweir::stats::ReaderFact::AttachedRealtime))
+            (
+                r.get(ringweir::stats::ReaderFact::Index) as u32,
+                r.get(ringweir::stats::ReaderFact::AttachedRealtime),
+            )
         };
         readers.iter().find(|r| r.label == "victim").map(of)
     })
     .expect("it is shown");
-    for (uid, looks, attaches, detaches) in
-        [(5001, true, true, false), (5002, true, false, false), (5003, true, false, false), (5005, false, false, false)]
-    {
+    for (uid, looks, attaches, detaches) in [
+        (5001, true, true, false),
+        (5002, true, false, false),
+        (5003, true, false, false),
+        (5005, false, false, false),
+    ] {
         let found = becoming(uid, || {
             let detached = ringweir::detach(path, index, attached).map_err(|e| reason(&e));
-            (Watch::attach(path).is_ok(), Options::new("x").attach(path).map(drop).map_err(|e| reason(&e)), detached)
+            (
+                Watch::attach(path).is_ok(),
+                Options::new("x").attach(path).map(drop).map_err(|e| reason(&e)),
+                detached,
+            )
         });
-        assert_eq!((found.0, found.1.is_ok(), found.2.is_ok()), (looks, attaches, detaches), "{uid}: {found:?}");
+        assert_eq!(
+            (found.0, found.1.is_ok(), found.2.is_ok()),
+            (looks, attaches, detaches),
+            "{uid}: {found:?}"
+        );
         assert!(found.2.unwrap_err().starts_with("NotAllowed"));
         if looks && !attaches {
             assert!(found.1.unwrap_err().contains("may look at statistics but not attach"));
         }
     }
     let (attaches, detached) = becoming(5004, || {
-        (Options::new("x").attach(path).is_ok(), ringweir::detach(path, index, attached).map_err(|e| reason(&e)))
+        (
+            Options::new("x").attach(path).is_ok(),
+            ringweir::detach(path, index, attached).map_err(|e| reason(&e)),
+        )
     });
     assert_eq!((attaches, detached), (false, Ok(())));
     drop((victim, watch));
@@ -85,36 +113,50 @@ fn each_list_gives_its_right() {
 
 /// How many of these were hung up on.
 fn hung_up(connections: &[OwnedFd]) -> usize {
-    let mut all: Vec<_> =
-        connections.iter().map(|fd| rustix::event::PollFd::new(fd, rustix::event::PollFlags::empty())).collect();
+    let mut all: Vec<_> = connections
+        .iter()
+        .map(|fd| rustix::event::PollFd::new(fd, rustix::event::PollFlags::empty()))
+        .collect();
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     let _some = rustix::event::poll(&mut all, Some(&now));
     all.iter().filter(|fd| fd.revents().contains(rustix::event::PollFlags::HUP)).count()
 }
 
-/// One user takes all it can get: silence, places, looks, and connections without end. It gets its share; another user and root
-/// are served meanwhile, and the broker's descriptors stay within bounds. Controls: each limit is reached, and root, to whom
-/// the ones on a single user do not apply, gets beyond.
+/// One user takes all it can get: silence, places, looks, and connections without end. It gets its
+/// share; another user and root are served meanwhile, and the broker's descriptors stay within
+/// bounds. Controls: each limit is reached, and root, to whom the ones on a single user do not
+/// apply, gets beyond.
 #[test]
 fn one_user_cannot_take_what_others_need() {
     let test = "one_user_cannot_take_what_others_need";
     if !root(test) {
         return;
     }
-    let scene = Scene::new(LIMIT);
-    let args = ["--allow-uid", "4711", "--allow-uid", "4712", "--readers-per-user", "3", "--readers-max", "12"];
-    let broker = scene.broker("service-share", "gen:rate=1000/s,size=64", &args);
+    let env = Environment::new(LIMIT);
+    let args = [
+        "--allow-uid",
+        "4711",
+        "--allow-uid",
+        "4712",
+        "--readers-per-user",
+        "3",
+        "--readers-max",
+        "12",
+    ];
+    let broker = env.broker("service-share", "gen:rate=1000/s,size=64", &args);
     let path = broker.path().to_owned();
     let served = |uid: u32| {
         becoming(uid, || {
-            let reader = Options::new("served").attach(&path).map_err(|e| reason(&e)).expect("served");
+            let reader =
+                Options::new("served").attach(&path).map_err(|e| reason(&e)).expect("served");
             drop((reader, Watch::attach(&path).map_err(|e| reason(&e)).expect("served")));
         });
     };
     served(OTHER);
     let before = proc::open_fds(broker.process.pid());
 
-    let silent: Vec<_> = becoming(HOSTILE, || (0..200).map(|_| socket::connect(&broker.socket).unwrap()).collect());
+    let silent: Vec<_> =
+        becoming(HOSTILE, || (0..200).map(|_| socket::connect(&broker.socket).unwrap()).collect());
     served(OTHER);
     served(HOSTILE);
     wait_for(LIMIT, || (hung_up(&silent) >= 200 - 32).then_some(())).expect("the oldest make room");
@@ -125,12 +167,17 @@ fn one_user_cannot_take_what_others_need() {
         (kept, refused.into_iter().filter_map(Result::err).map(|e| reason(&e)).collect::<Vec<_>>())
     });
     assert_eq!((kept.len(), refused.len()), (3, 3));
-    assert!(refused[0].starts_with("Full") && refused[0].contains("--readers-per-user"), "{refused:?}");
+    assert!(
+        refused[0].starts_with("Full") && refused[0].contains("--readers-per-user"),
+        "{refused:?}"
+    );
     let roots: Vec<_> = (0..5).map(|_| Options::new("root").attach(&path)).collect();
     assert!(roots.iter().all(Result::is_ok), "the control");
     served(OTHER);
 
-    let looks = |count: usize| (0..count).map(|_| Watch::attach(&path).map_err(|e| reason(&e))).collect::<Vec<_>>();
+    let looks = |count: usize| {
+        (0..count).map(|_| Watch::attach(&path).map_err(|e| reason(&e))).collect::<Vec<_>>()
+    };
     let views = becoming(HOSTILE, || looks(80));
     assert_eq!(views.iter().filter(|v| v.is_ok()).count(), 64);
     let told = views.iter().find_map(|v| v.as_ref().err()).unwrap();
@@ -155,7 +202,9 @@ fn flood(test: &str, broker: &Daemon, path: &str) {
     let (began, refused) = (Instant::now(), std::sync::atomic::AtomicBool::new(false));
     let tries = std::sync::atomic::AtomicU32::new(0);
     let one = || {
-        while !refused.load(std::sync::atomic::Ordering::Relaxed) && began.elapsed() < Duration::from_secs(30) {
+        while !refused.load(std::sync::atomic::Ordering::Relaxed)
+            && began.elapsed() < Duration::from_secs(30)
+        {
             tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if let Err(e) = ringweir::describe(path)
                 && reason(&e).contains("times a second")
@@ -170,7 +219,12 @@ fn flood(test: &str, broker: &Daemon, path: &str) {
     if !refused.into_inner() {
         let rate = f64::from(tries) / began.elapsed().as_secs_f64();
         assert!(rate < 400.0, "{tries} connections, none refused: {}", broker.process.stderr());
-        return skipped(test, format_args!("this machine makes {rate:.0} connections a second, too few to be refused"));
+        return skipped(
+            test,
+            format_args!(
+                "this machine makes {rate:.0} connections a second, too few to be refused"
+            ),
+        );
     }
     // Root is not held to that: as many again.
     for _ in 0..1200 {

@@ -1,8 +1,9 @@
-//! A broker launched with `chrt -f 60` at the pace of a slow device (1 Mbit/s), with a reader stopped for 5 s and another
-//! killed every 100 ms: nobody else loses anything, the stopped one is told one exact gap, nothing is left behind.
-//! Negative control: the stopped reader itself, in the same run; and `launched_plainly_it_says_so` for the class.
+//! A broker launched with `chrt -f 60` at the pace of a slow device (1 Mbit/s), with a reader
+//! stopped for 5 s and another killed every 100 ms: nobody else loses anything, the stopped one is
+//! told one exact gap, nothing is left behind. Negative control: the stopped reader itself, in the
+//! same run; and `launched_plainly_it_says_so` for the class.
 
-use ringweir_tests::{Daemon, Live, Mailbox, Process, Scene, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, skipped, wait_for};
 use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
@@ -12,22 +13,44 @@ const RATE: u64 = 488; // × 256 B = 125 kB/s
 const SECONDS: u64 = 9;
 
 fn may_be_realtime() -> bool {
-    let can = Command::new("chrt").args(["-f", "60", "true"]).stderr(std::process::Stdio::null()).status();
+    let can = Command::new("chrt")
+        .args(["-f", "60", "true"])
+        .stderr(std::process::Stdio::null())
+        .status();
     let can = can.is_ok_and(|s| s.success());
     if !can {
-        skipped("at real time", "`chrt -f 60` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)");
+        skipped(
+            "at real time",
+            "`chrt -f 60` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)",
+        );
     }
     can
 }
 
-fn reader(scene: &Scene, mailbox: &Mailbox, broker: &Daemon, slot: usize, from: &str) -> Process {
-    let mut command = scene.command("ringtest-reader");
-    command.args([&broker.name, "--mailbox", mailbox.id(), "--slot", &slot.to_string(), "--from", from]);
-    scene.start(command)
+fn reader(
+    env: &Environment,
+    mailbox: &Mailbox,
+    broker: &Daemon,
+    slot: usize,
+    from: &str,
+) -> Process {
+    let mut command = env.command("ringtest-reader");
+    command.args([
+        &broker.name,
+        "--mailbox",
+        mailbox.id(),
+        "--slot",
+        &slot.to_string(),
+        "--from",
+        from,
+    ]);
+    env.start(command)
 }
 
 fn until(mailbox: &Mailbox, slot: usize, what: Live, least: u64) {
-    let got = wait_for(Duration::from_secs(20), || (mailbox.slot(slot).live(what) >= least).then_some(()));
+    let got = wait_for(Duration::from_secs(20), || {
+        (mailbox.slot(slot).live(what) >= least).then_some(())
+    });
     assert!(got.is_some(), "reader {slot}: {what:?} has not reached {least}");
 }
 
@@ -40,7 +63,8 @@ fn classes(pid: u32) -> Vec<(String, String)> {
             let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
             let said = Command::new("chrt").args(["-p", &id]).output().expect("chrt").stdout;
             let said = String::from_utf8_lossy(&said).into_owned();
-            let class = ["SCHED_FIFO", "SCHED_OTHER"].into_iter().find(|c| said.contains(c)).unwrap_or("?");
+            let class =
+                ["SCHED_FIFO", "SCHED_OTHER"].into_iter().find(|c| said.contains(c)).unwrap_or("?");
             (name.trim().to_string(), class.to_string())
         })
         .collect();
@@ -48,18 +72,18 @@ fn classes(pid: u32) -> Vec<(String, String)> {
     found
 }
 
-fn launch(scene: &Scene, front: &[&str], args: &[&str]) -> Daemon {
+fn launch(env: &Environment, front: &[&str], args: &[&str]) -> Daemon {
     let ringd = ringweir_tests::programs::path("ringd");
     let mut command = match front {
-        [] => scene.command_at(&ringd),
+        [] => env.command_at(&ringd),
         [program, rest @ ..] => {
-            let mut command = scene.command_at(Path::new(program));
+            let mut command = env.command_at(Path::new(program));
             command.args(rest).arg(&ringd);
             command
         }
     };
-    command.arg("--run-dir").arg(scene.run_dir()).args(["run", "--name", "slow"]).args(args);
-    scene.broker_of("slow", command)
+    command.arg("--run-dir").arg(env.run_dir()).args(["run", "--name", "slow"]).args(args);
+    env.broker_of("slow", command)
 }
 
 #[test]
@@ -67,7 +91,7 @@ fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
     if !may_be_realtime() {
         return;
     }
-    let scene = Scene::new(Duration::from_secs(60));
+    let env = Environment::new(Duration::from_secs(60));
     let mailbox = Mailbox::create(4);
     let count = RATE * SECONDS;
     let source = format!("gen:rate={RATE}/s,size=256,count={count}");
@@ -84,7 +108,7 @@ fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
         "--max-datagram",
         "1KiB",
     ];
-    let broker = launch(&scene, &["chrt", "-f", "60"], &args);
+    let broker = launch(&env, &["chrt", "-f", "60"], &args);
     let said = broker.process.stderr();
     assert!(said.contains("sched FIFO/60 ok") && said.contains("prefault ok"), "{said}");
     // Only the pump is at real-time priority.
@@ -95,14 +119,14 @@ fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
     }
     assert!(classes.len() >= 3, "{classes:?}");
 
-    let steady: Vec<_> = (0..2).map(|i| reader(&scene, &mailbox, &broker, i, "oldest")).collect();
-    let stopped = reader(&scene, &mailbox, &broker, 2, "oldest");
+    let steady: Vec<_> = (0..2).map(|i| reader(&env, &mailbox, &broker, i, "oldest")).collect();
+    let stopped = reader(&env, &mailbox, &broker, 2, "oldest");
     until(&mailbox, 2, Live::Delivered, RATE / 2);
     stopped.stop();
     let began = Instant::now();
     let mut killed = 0;
     while began.elapsed() < Duration::from_secs(5) {
-        let mut victim = reader(&scene, &mailbox, &broker, 3, "latest");
+        let mut victim = reader(&env, &mailbox, &broker, 3, "latest");
         std::thread::sleep(Duration::from_millis(100));
         victim.kill();
         killed += 1;
@@ -120,36 +144,48 @@ fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
     assert!(stopped.wait().success(), "{}", stopped.stderr());
     let report = mailbox.slot(2).take();
     report.check(published).unwrap();
-    assert_eq!((report.gaps, report.first_gap_count), (1, published - report.delivered), "one exact gap: {report:?}");
+    assert_eq!(
+        (report.gaps, report.first_gap_count),
+        (1, published - report.delivered),
+        "one exact gap: {report:?}"
+    );
     assert!(killed > 20, "{killed} killed");
-    eprintln!("published {published}, {killed} readers killed, the stopped one was told of {} lost", report.lost);
+    eprintln!(
+        "published {published}, {killed} readers killed, the stopped one was told of {} lost",
+        report.lost
+    );
     // Dropping the scene checks that /dev/shm and the run directory are empty.
 }
 
 #[test]
 fn launched_plainly_it_says_so() {
-    let scene = Scene::new(Duration::from_secs(30));
-    let broker = launch(&scene, &[], &["--source", "gen:rate=100/s,size=64"]);
+    let env = Environment::new(Duration::from_secs(30));
+    let broker = launch(&env, &[], &["--source", "gen:rate=100/s,size=64"]);
     let said = broker.process.stderr();
     assert!(said.contains("sched OTHER (for real time: chrt -f 60 ringd"), "{said}");
     assert!(classes(broker.process.pid()).iter().all(|(_, class)| class == "SCHED_OTHER"));
     broker.end();
 }
 
-/// `--spin` at real-time priority would be stopped by the kernel for 50 ms in each second: it is warned about.
+/// `--spin` at real-time priority would be stopped by the kernel for 50 ms in each second: it is
+/// warned about.
 #[test]
 fn spinning_at_real_time_is_warned_about() {
     if !may_be_realtime() {
         return;
     }
-    let throttled = std::fs::read_to_string("/proc/sys/kernel/sched_rt_runtime_us").is_ok_and(|t| t.trim() != "-1");
+    let throttled = std::fs::read_to_string("/proc/sys/kernel/sched_rt_runtime_us")
+        .is_ok_and(|t| t.trim() != "-1");
     if !throttled {
-        skipped("spinning_at_real_time_is_warned_about", "real-time throttling is off on this machine");
+        skipped(
+            "spinning_at_real_time_is_warned_about",
+            "real-time throttling is off on this machine",
+        );
         return;
     }
-    let scene = Scene::new(Duration::from_secs(30));
+    let env = Environment::new(Duration::from_secs(30));
     let broker = launch(
-        &scene,
+        &env,
         &["chrt", "-f", "1"],
         &["--source", "gen:rate=100/s,size=64,count=10", "--spin", "--linger", "5s"],
     );

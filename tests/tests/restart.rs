@@ -1,12 +1,14 @@
-//! The broker dies, is stopped, or its readers are, at every numbered place of `proto/DESIGN.md` §7; the next broker adopts
-//! the ring, and the readers that were there all the while account for every datagram of every generation.
+//! The broker dies, is stopped, or its readers are, at every numbered place of `proto/DESIGN.md`
+//! §7; the next broker adopts the ring, and the readers that were there all the while account for
+//! every datagram of every generation.
 //!
-//! A chain of brokers over one ring, each armed with one place and one misfortune, with readers that outlive them all: one
-//! that keeps up, one that looks in place, one that dawdles and, if it is lossy, is lapped all the time. A chain for each
-//! [`Kind`] of readers; `RINGWEIR_ROUNDS=N` runs each N times over (1 in CI). Control: `an_adopter_that_publishes_half_a_datagram_is_found`.
+//! A chain of brokers over one ring, each armed with one place and one misfortune, with readers
+//! that outlive them all: one that keeps up, one that looks in place, one that dawdles and, if it
+//! is lossy, is lapped all the time. A chain for each [`Kind`] of readers; `RINGWEIR_ROUNDS=N` runs
+//! each N times over (1 in CI). Control: `an_adopter_that_publishes_half_a_datagram_is_found`.
 
 use ringweir_proto::ring::crash::Point;
-use ringweir_tests::{Daemon, Live, Mailbox, Process, Scene, proc, programs, wait_for};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, proc, programs, wait_for};
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
@@ -25,8 +27,12 @@ enum Misfortune {
     StopReader,
 }
 
-const ALL: [Misfortune; 4] =
-    [Misfortune::KillBroker, Misfortune::StopBroker, Misfortune::KillReader, Misfortune::StopReader];
+const ALL: [Misfortune; 4] = [
+    Misfortune::KillBroker,
+    Misfortune::StopBroker,
+    Misfortune::KillReader,
+    Misfortune::StopReader,
+];
 
 /// What the readers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +47,9 @@ impl Kind {
     fn stayers(self) -> [&'static [&'static str]; STAYERS] {
         match self {
             Kind::Lossy => [&[], &["--view"], &["--slow", "300"]],
-            Kind::Lossless => [&["--lossless"], &["--lossless", "--view"], &["--lossless", "--slow", "50"]],
+            Kind::Lossless => {
+                [&["--lossless"], &["--lossless", "--view"], &["--lossless", "--slow", "50"]]
+            }
             Kind::Both => [&["--lossless"], &["--view"], &["--slow", "300"]],
         }
     }
@@ -55,56 +63,85 @@ impl Kind {
     }
 }
 
-/// A generator loses nothing before the ring, so nothing is counted and not told: K10 is in `fifo/killed.rs`.
+/// A generator loses nothing before the ring, so nothing is counted and not told: K10 is in
+/// `fifo/killed.rs`.
 fn places() -> impl Iterator<Item = Point> {
     Point::PUBLISH.into_iter().filter(|p| *p != Point::K10)
 }
 
 struct Stage {
-    scene: Scene,
+    env: Environment,
     mailbox: Mailbox,
-    /// Readers that each broker waits for before it publishes: all that are there, or one that is not might be passed.
+    /// Readers that each broker waits for before it publishes: all that are there, or one that is
+    /// not might be passed.
     readers: std::cell::Cell<usize>,
 }
 
 impl Stage {
     fn new(stayers: usize, limit: Duration) -> Self {
         programs::crashing();
-        Self { scene: Scene::new(limit), mailbox: Mailbox::create(stayers + 1), readers: stayers.into() }
+        Self {
+            env: Environment::new(limit),
+            mailbox: Mailbox::create(stayers + 1),
+            readers: stayers.into(),
+        }
     }
 
-    /// A broker of the chain; `armed` says where what happens to it. Lives that are to end by themselves have a count.
+    /// A broker of the chain; `armed` says where what happens to it. Lives that are to end by
+    /// themselves have a count.
     fn start(&self, armed: Option<&str>, mutant: bool, count: Option<u64>) -> Process {
         let count = count.map_or(String::new(), |n| format!(",count={n}"));
         let source = format!("gen:rate=20000/s,size=24..500,channels=3{count}");
-        let mut command = self.scene.command_at(programs::crashing());
-        command.arg("--run-dir").arg(self.scene.run_dir());
-        command.args(["run", "--name", NAME, "--source", &source, "--wait-readers", &self.readers.get().to_string()]);
-        // A budget that has no end, so that nobody is demoted and whoever is lossless must have all of it.
-        command.args(["--depth", "240", "--capacity", "64KiB", "--max-datagram", "512", "--lossless", "forever"]);
+        let mut command = self.env.command_at(programs::crashing());
+        command.arg("--run-dir").arg(self.env.run_dir());
+        command.args([
+            "run",
+            "--name",
+            NAME,
+            "--source",
+            &source,
+            "--wait-readers",
+            &self.readers.get().to_string(),
+        ]);
+        // A budget that has no end, so that nobody is demoted and whoever is lossless must have all
+        // of it.
+        command.args([
+            "--depth",
+            "240",
+            "--capacity",
+            "64KiB",
+            "--max-datagram",
+            "512",
+            "--lossless",
+            "forever",
+        ]);
         if let Some(armed) = armed {
             command.env("RINGWEIR_CRASH", armed);
         }
         if mutant {
             command.env("RINGWEIR_ADOPT", "half");
         }
-        self.scene.start(command)
+        self.env.start(command)
     }
 
     fn daemon(&self, process: Process) -> Daemon {
-        let socket = ringweir_proto::os::paths::socket_path(&self.scene.run_dir(), NAME);
+        let socket = ringweir_proto::os::paths::socket_path(&self.env.run_dir(), NAME);
         Daemon { process, name: NAME.into(), socket }
     }
 
     fn reader(&self, slot: usize, args: &[&str]) -> Process {
-        let socket = ringweir_proto::os::paths::socket_path(&self.scene.run_dir(), NAME);
-        let mut command = self.scene.command("ringtest-reader");
-        command.arg(socket).args(["--mailbox", self.mailbox.id(), "--slot", &slot.to_string()]).args(args);
-        self.scene.start(command)
+        let socket = ringweir_proto::os::paths::socket_path(&self.env.run_dir(), NAME);
+        let mut command = self.env.command("ringtest-reader");
+        command
+            .arg(socket)
+            .args(["--mailbox", self.mailbox.id(), "--slot", &slot.to_string()])
+            .args(args);
+        self.env.start(command)
     }
 
     fn until(&self, slot: usize, what: Live, least: u64) {
-        let got = wait_for(PATIENCE, || (self.mailbox.slot(slot).live(what) >= least).then_some(()));
+        let got =
+            wait_for(PATIENCE, || (self.mailbox.slot(slot).live(what) >= least).then_some(()));
         assert!(got.is_some(), "reader {slot}: {what:?} has not reached {least}");
     }
 
@@ -135,7 +172,8 @@ fn stopped(process: &Process) {
     assert!(stopped.is_some(), "it has not stopped: {}", process.stderr());
 }
 
-/// Which passing of a place: never the same twice in a row, and not the first, which may be the adopter's.
+/// Which passing of a place: never the same twice in a row, and not the first, which may be the
+/// adopter's.
 fn nth(life: u64) -> u64 {
     2 + life * 37 % 60
 }
@@ -156,18 +194,19 @@ fn every_place_and_every_misfortune_of_both() {
 }
 
 fn every_place_and_every_misfortune(kind: Kind) {
-    let rounds: u64 = std::env::var("RINGWEIR_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let rounds: u64 =
+        std::env::var("RINGWEIR_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let stage = Stage::new(STAYERS, Duration::from_secs(600 + rounds * 300));
-    let mut lives = Vec::new();
+    let mut generations = Vec::new();
     for _ in 0..rounds {
-        lives.extend(ALL.into_iter().flat_map(|m| places().map(move |p| (p, m))));
-        lives.extend(Point::ADOPT.map(|p| (p, Misfortune::KillBroker)));
+        generations.extend(ALL.into_iter().flat_map(|m| places().map(move |p| (p, m))));
+        generations.extend(Point::ADOPT.map(|p| (p, Misfortune::KillBroker)));
     }
     let mut readers: Vec<Process> = Vec::new();
     let mut victim: Option<Process> = None;
     let mut back: Vec<Duration> = Vec::new();
     let (mut generation, mut fds) = (0, Vec::new());
-    for (life, (place, misfortune)) in (1..).zip(lives) {
+    for (life, (place, misfortune)) in (1..).zip(generations) {
         let how = if misfortune == Misfortune::KillBroker { "kill" } else { "stop" };
         let adopting = Point::ADOPT.contains(&place);
         let armed = format!("{place:?}:{}:{how}", if adopting { 1 } else { nth(life) });
@@ -187,11 +226,13 @@ fn every_place_and_every_misfortune(kind: Kind) {
             (0..STAYERS).for_each(|slot| stage.until(slot, Live::Attached, 1));
             fds = readers.iter().map(|r| proc::open_fds(r.pid())).collect();
         } else {
-            // Nothing is published before all who stay are attached, and nothing at all if its time comes that early.
+            // Nothing is published before all who stay are attached, and nothing at all if its time
+            // comes that early.
             let (began, pid) = (Instant::now(), broker.pid());
             let reads = || stage.delivered(0) > before;
-            let over =
-                wait_for(PATIENCE, || (reads() || matches!(proc::state(pid), Some('T' | 'Z') | None)).then_some(()));
+            let over = wait_for(PATIENCE, || {
+                (reads() || matches!(proc::state(pid), Some('T' | 'Z') | None)).then_some(())
+            });
             assert!(over.is_some(), "{place:?} {misfortune:?}: nobody reads: {}", broker.stderr());
             if reads() {
                 back.push(began.elapsed());
@@ -231,7 +272,11 @@ fn every_place_and_every_misfortune(kind: Kind) {
         }
         for (reader, fds) in readers.iter().zip(&fds) {
             let same = wait_for(PATIENCE, || (proc::open_fds(reader.pid()) == *fds).then_some(()));
-            assert!(same.is_some(), "{fds} fds at first, {} in generation {generation}", proc::open_fds(reader.pid()));
+            assert!(
+                same.is_some(),
+                "{fds} fds at first, {} in generation {generation}",
+                proc::open_fds(reader.pid())
+            );
         }
         broker.kill();
     }
@@ -255,16 +300,25 @@ fn every_place_and_every_misfortune(kind: Kind) {
         );
         assert_eq!(report.delivered + report.lost, published, "reader {slot}");
         let lossless = kind.stayers()[slot].contains(&"--lossless");
-        assert!(!lossless || report.lost + report.demotions == 0, "reader {slot} was waited for: {report:?}");
-        eprintln!("reader {slot}: {published} published = {} delivered + {} lost", report.delivered, report.lost);
+        assert!(
+            !lossless || report.lost + report.demotions == 0,
+            "reader {slot} was waited for: {report:?}"
+        );
+        eprintln!(
+            "reader {slot}: {published} published = {} delivered + {} lost",
+            report.delivered, report.lost
+        );
     }
     back.sort();
     let (median, most) = (back[back.len() / 2], back[back.len() - 1]);
-    eprintln!("{kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, max {most:.1?}");
+    eprintln!(
+        "{kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, max \
+        {most:.1?}"
+    );
 }
 
-/// The control: what the dead broker had begun is published by a mutant, in a place where half of it is there and in one
-/// where all of it is, and the same reader finds it.
+/// The control: what the dead broker had begun is published by a mutant, in a place where half of
+/// it is there and in one where all of it is, and the same reader finds it.
 #[test]
 fn an_adopter_that_publishes_half_a_datagram_is_found() {
     for place in [Point::K5, Point::K6] {
@@ -285,20 +339,24 @@ fn an_adopter_that_publishes_half_a_datagram_is_found() {
     }
 }
 
-/// Another geometry, and an object that is no ring: a fresh ring of the next generation, to which readers move by
-/// themselves, with the reason. Control: the same without a change is adopted.
+/// Another geometry, and an object that is no ring: a fresh ring of the next generation, to which
+/// readers move by themselves, with the reason. Control: the same without a change is adopted.
 #[test]
 fn what_is_not_its_own_ring_is_replaced() {
-    let scene = Scene::new(Duration::from_secs(300));
+    let env = Environment::new(Duration::from_secs(300));
     let serve = |depth: &str| {
         let more = ["--depth", depth, "--max-datagram", "1KiB", "--capacity", "64KiB"];
-        scene.broker("other", "gen:rate=1000/s,size=64", &more)
+        env.broker("other", "gen:rate=1000/s,size=64", &more)
     };
     let mut broker = serve("240");
-    let object = scene.objects().remove(0);
+    let object = env.objects().remove(0);
     broker.process.kill();
     let mut broker = serve("240");
-    assert!(broker.process.stderr().contains("other gen 2 (adopted"), "{}", broker.process.stderr());
+    assert!(
+        broker.process.stderr().contains("other gen 2 (adopted"),
+        "{}",
+        broker.process.stderr()
+    );
     broker.process.kill();
     let mut broker = serve("480");
     let said = broker.process.stderr();
@@ -316,7 +374,10 @@ fn what_is_not_its_own_ring_is_replaced() {
         std::fs::write(&object, bytes).unwrap();
         let mut broker = serve("480");
         let said = broker.process.stderr();
-        assert!(said.contains(&format!("other gen {generation},")) && said.contains("not adopted"), "{said}");
+        assert!(
+            said.contains(&format!("other gen {generation},")) && said.contains("not adopted"),
+            "{said}"
+        );
         broker.process.kill();
     }
     let broker = serve("480");

@@ -1,6 +1,7 @@
-//! What `ringctl` writes about the programs themselves: completions that complete, pages that roff takes.
+//! What `ringctl` writes about the programs themselves: completions that complete, pages that roff
+//! takes.
 
-use ringweir_tests::{Scene, programs, skipped};
+use ringweir_tests::{Environment, programs, skipped};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -23,7 +24,8 @@ fn said(output: &Output) -> String {
 /// What bash would offer behind `words`, the last of which is being typed.
 fn offers(script: &Path, words: &[&str]) -> Vec<String> {
     let line = format!(
-        "source {}; COMP_WORDS=({}); COMP_CWORD={}; f=$(complete -p {} | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
+        "source {}; COMP_WORDS=({}); COMP_CWORD={}; f=$(complete -p {} | sed 's/.*-F \\([^ \
+        ]*\\).*/\\1/'); \
          $f {} '{}' '{}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
         script.display(),
         words.iter().map(|w| format!("'{w}'")).collect::<Vec<_>>().join(" "),
@@ -35,20 +37,25 @@ fn offers(script: &Path, words: &[&str]) -> Vec<String> {
     );
     let output = Command::new("bash").args(["--norc", "-c", &line]).output().expect("bash");
     assert!(output.status.success(), "{}", said(&output));
-    String::from_utf8(output.stdout).unwrap().lines().filter(|l| !l.is_empty()).map(String::from).collect()
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .filter(|l| !l.is_empty())
+        .map(String::from)
+        .collect()
 }
 
-/// Through bash's own machinery: commands, options, values. Control: what cannot follow is not offered, and without the
-/// script there is no completion at all.
+/// Through bash's own machinery: commands, options, values. Control: what cannot follow is not
+/// offered, and without the script there is no completion at all.
 #[test]
 fn bash_completes_commands_options_and_values_of_every_program() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     if !there("bash", "bash completions") {
         return;
     }
-    let all = scene.run("ringctl", &["completions", "bash"]);
+    let all = env.run("ringctl", &["completions", "bash"]);
     assert!(all.status.success(), "{}", said(&all));
-    let script = scene.path("ringweir.bash");
+    let script = env.path("ringweir.bash");
     std::fs::write(&script, &all.stdout).unwrap();
     let check = Command::new("bash").arg("-n").arg(&script).output().unwrap();
     assert!(check.status.success() && check.stderr.is_empty(), "{}", said(&check));
@@ -65,24 +72,29 @@ fn bash_completes_commands_options_and_values_of_every_program() {
     ] {
         assert_eq!(offers(&script, words), offered, "{words:?}");
     }
-    let without = Command::new("bash").args(["--norc", "-c", "complete -p ringctl"]).output().unwrap();
+    let without =
+        Command::new("bash").args(["--norc", "-c", "complete -p ringctl"]).output().unwrap();
     assert!(!without.status.success());
     // One program alone says nothing of the others.
-    let one = scene.run("ringctl", &["completions", "bash", "ringd"]);
+    let one = env.run("ringctl", &["completions", "bash", "ringd"]);
     let one = String::from_utf8(one.stdout).unwrap();
     assert!(one.contains("_ringd()") && !one.contains("_ringcat()"));
 }
 
 #[test]
 fn every_shell_gets_a_script_that_names_every_program() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let output = scene.run("ringctl", &["completions", shell]);
+        let output = env.run("ringctl", &["completions", shell]);
         let text = String::from_utf8(output.stdout.clone()).unwrap();
-        assert!(output.status.success() && PROGRAMS.iter().all(|p| text.contains(p)), "{shell}: {}", said(&output));
+        assert!(
+            output.status.success() && PROGRAMS.iter().all(|p| text.contains(p)),
+            "{shell}: {}",
+            said(&output)
+        );
         let check = match shell {
             "zsh" | "fish" if there(shell, "completions checked by their shell") => {
-                let script = scene.path("script");
+                let script = env.path("script");
                 std::fs::write(&script, &text).unwrap();
                 Command::new(shell).arg("-n").arg(script).output().unwrap()
             }
@@ -90,21 +102,26 @@ fn every_shell_gets_a_script_that_names_every_program() {
         };
         assert!(check.status.success() && check.stderr.is_empty(), "{shell}: {}", said(&check));
     }
-    let wrong = scene.run("ringctl", &["completions", "tcsh"]);
+    let wrong = env.run("ringctl", &["completions", "tcsh"]);
     assert!(wrong.status.code() == Some(2) && said(&wrong).contains("bash"), "{}", said(&wrong));
 }
 
-/// Every page has its sections, is taken by roff without a word, and shows in man. Control: a broken page is noticed.
+/// Every page has its sections, is taken by roff without a word, and shows in man. Control: a
+/// broken page is noticed.
 #[test]
 fn every_program_has_a_page_that_roff_takes_without_a_word() {
-    let scene = Scene::new(LIMIT);
-    let dir = scene.path("man1");
-    let output = scene.run("ringctl", &["man", "--dir", dir.to_str().unwrap()]);
+    let env = Environment::new(LIMIT);
+    let dir = env.path("man1");
+    let output = env.run("ringctl", &["man", "--dir", dir.to_str().unwrap()]);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), PROGRAMS.len());
     let lint = |path: &Path| {
         // Pages are as old as the program: they have no date of their own.
-        let output = Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(path).output().expect("mandoc");
+        let output = Command::new("mandoc")
+            .args(["-T", "lint", "-W", "warning"])
+            .arg(path)
+            .output()
+            .expect("mandoc");
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &said(&output);
         text.lines().filter(|l| !l.contains("missing date")).collect::<Vec<_>>().join("\n")
     };
@@ -113,49 +130,75 @@ fn every_program_has_a_page_that_roff_takes_without_a_word() {
     for program in PROGRAMS {
         let path = dir.join(format!("{program}.1"));
         let page = std::fs::read_to_string(&path).unwrap();
-        for section in
-            ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "\"EXIT STATUS\"", "FILES", "\"SEE ALSO\""]
-        {
-            let (_, behind) =
-                page.split_once(&format!(".SH {section}\n")).unwrap_or_else(|| panic!("{program}: {section}"));
-            assert!(behind.len() > 10 && !behind.starts_with(".SH"), "{program}: {section} is empty");
+        for section in [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "EXAMPLES",
+            "\"EXIT STATUS\"",
+            "FILES",
+            "\"SEE ALSO\"",
+        ] {
+            let (_, behind) = page
+                .split_once(&format!(".SH {section}\n"))
+                .unwrap_or_else(|| panic!("{program}: {section}"));
+            assert!(
+                behind.len() > 10 && !behind.starts_with(".SH"),
+                "{program}: {section} is empty"
+            );
         }
         assert!(page.is_ascii() && !page.contains("\n\n"), "{program}");
-        assert_eq!(scene.run("ringctl", &["man", program]).stdout, page.as_bytes(), "{program}");
+        assert_eq!(env.run("ringctl", &["man", program]).stdout, page.as_bytes(), "{program}");
         if mandoc {
             assert_eq!(lint(&path), "", "{program}");
         }
         if groff {
-            let output = Command::new("groff").args(["-man", "-ww", "-Tutf8", "-z"]).arg(&path).output().unwrap();
-            assert!(output.status.success() && output.stderr.is_empty(), "{program}: {}", said(&output));
+            let output = Command::new("groff")
+                .args(["-man", "-ww", "-Tutf8", "-z"])
+                .arg(&path)
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success() && output.stderr.is_empty(),
+                "{program}: {}",
+                said(&output)
+            );
         }
     }
     let page = std::fs::read_to_string(dir.join("ringctl.1")).unwrap();
-    for command in ["ls", "show", "devices", "doctor", "gc", "detach", "completions", "man", "demo"] {
+    for command in ["ls", "show", "devices", "doctor", "gc", "detach", "completions", "man", "demo"]
+    {
         assert!(page.contains(&format!(".SS ringctl {command} ")), "{command}");
     }
     if mandoc {
-        let broken = scene.path("broken.1");
+        let broken = env.path("broken.1");
         std::fs::write(&broken, page + ".SH\n.RE\n.nosuchmacro\n").unwrap();
         assert_ne!(lint(&broken), "");
     }
 }
 
-/// What programs are asked for with is nothing people can type by mistake: wrong uses are refused like any wrong option.
+/// What programs are asked for with is nothing people can type by mistake: wrong uses are refused
+/// like any wrong option.
 #[test]
 fn pages_are_asked_for_exactly_or_not_at_all() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for program in PROGRAMS {
         for args in [&["--man", "x"][..], &["--completions"], &["--completions", "tcsh"]] {
-            let output = scene.run(program, args);
+            let output = env.run(program, args);
             assert_eq!(output.status.code(), Some(2), "{program} {args:?}: {}", said(&output));
         }
     }
-    // Programs are asked where this ringctl lies; alone in a directory and on no path it says what is missing.
-    let alone = scene.path("ringctl");
+    // Programs are asked where this ringctl lies; alone in a directory and on no path it says what
+    // is missing.
+    let alone = env.path("ringctl");
     programs::copy("ringctl", &alone);
-    let mut command = scene.command_at(&alone);
+    let mut command = env.command_at(&alone);
     command.env("PATH", "/nonexistent").args(["man", "ringd"]);
-    let output = scene.start(command).output();
-    assert!(output.status.code() == Some(1) && said(&output).contains("ringd is neither"), "{}", said(&output));
+    let output = env.start(command).output();
+    assert!(
+        output.status.code() == Some(1) && said(&output).contains("ringd is neither"),
+        "{}",
+        said(&output)
+    );
 }

@@ -1,9 +1,10 @@
-//! `ringstat` from outside: the exposition and its server under `curl`, a parser that is not ours, and hostile clients; what
-//! `--why` says of streams with one known trouble each; what `--latency` says of readers that are known to be late.
+//! `ringstat` from outside: the exposition and its server under `curl`, a parser that is not ours,
+//! and hostile clients; what `--why` says of streams with one known trouble each; what `--latency`
+//! says of readers that are known to be late.
 
 use ringweir::Watch;
 use ringweir::stats::{ReaderFact, StreamFact};
-use ringweir_tests::{Daemon, Live, Mailbox, Process, Scene, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, skipped, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -24,15 +25,16 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn json(scene: &Scene, args: &[&str]) -> Value {
-    let output = scene.run("ringstat", &[args, &["--json"]].concat());
-    serde_json::from_str(&told(&output)).unwrap_or_else(|e| panic!("{e}: {} {}", told(&output), said(&output)))
+fn json(env: &Environment, args: &[&str]) -> Value {
+    let output = env.run("ringstat", &[args, &["--json"]].concat());
+    serde_json::from_str(&told(&output))
+        .unwrap_or_else(|e| panic!("{e}: {} {}", told(&output), said(&output)))
 }
 
-fn cat(scene: &Scene, stream: &str, label: &str) -> Process {
-    let mut command = scene.command("ringcat");
+fn cat(env: &Environment, stream: &str, label: &str) -> Process {
+    let mut command = env.command("ringcat");
     command.args([stream, "--format", "none", "--label", label]);
-    scene.start(command)
+    env.start(command)
 }
 
 /// Waits until `count` readers are there and have read something.
@@ -40,7 +42,8 @@ fn reading(broker: &Daemon, count: usize) -> Watch {
     let watch = Watch::attach(broker.path()).unwrap();
     let there = wait_for(PATIENCE, || {
         let snapshot = watch.snapshot()?;
-        let all = snapshot.readers.iter().filter(|r| r.get(ReaderFact::Delivered) > 0).count() >= count;
+        let all =
+            snapshot.readers.iter().filter(|r| r.get(ReaderFact::Delivered) > 0).count() >= count;
         all.then_some(())
     });
     there.unwrap_or_else(|| panic!("{count} readers are not there: {:?}", watch.snapshot()));
@@ -64,8 +67,13 @@ fn findings(verdict: &Value) -> Vec<(&str, &str, &str)> {
 /// A Python that has the parser of Prometheus' own client library.
 fn parser() -> Option<&'static str> {
     ["python3", "/usr/bin/python3"].into_iter().find(|python| {
-        let import = "from prometheus_client.openmetrics.parser import text_string_to_metric_families";
-        Command::new(python).args(["-c", import]).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+        let import =
+            "from prometheus_client.openmetrics.parser import text_string_to_metric_families";
+        Command::new(python)
+            .args(["-c", import])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
     })
 }
 
@@ -97,20 +105,25 @@ fn parse(python: &str, text: &str) -> Result<BTreeMap<String, f64>, String> {
     Ok(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// The parser of Prometheus' Python client takes all of it and finds the values of `--json`. Control: it refuses the same
-/// text with one label not escaped, one line away from its family, or its end cut off.
+/// The parser of Prometheus' Python client takes all of it and finds the values of `--json`.
+/// Control: it refuses the same text with one label not escaped, one line away from its family, or
+/// its end cut off.
 #[test]
 fn the_exposition_is_understood_by_a_strict_parser() {
     let Some(python) = parser() else {
-        return skipped("the_exposition_is_understood_by_a_strict_parser", "no python3-prometheus-client");
+        return skipped(
+            "the_exposition_is_understood_by_a_strict_parser",
+            "no python3-prometheus-client",
+        );
     };
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let hostile = r#"a"b\c{d}=","#;
-    let broker = scene.broker("stat-prom", "gen:rate=2000/s,size=256,count=3000", &["--linger", "forever"]);
-    let readers = [cat(&scene, "stat-prom", hostile), cat(&scene, "stat-prom", "plain")];
+    let broker =
+        env.broker("stat-prom", "gen:rate=2000/s,size=256,count=3000", &["--linger", "forever"]);
+    let readers = [cat(&env, "stat-prom", hostile), cat(&env, "stat-prom", "plain")];
     let watch = reading(&broker, 2);
     // Flowing, with readers and their histograms.
-    let text = told(&scene.run("ringstat", &["stat-prom", "--prom"]));
+    let text = told(&env.run("ringstat", &["stat-prom", "--prom"]));
     let flowing = parse(python, &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let of = |label: &str| serde_json::json!({"reader": label, "stream": "stat-prom"});
     let key = |name: &str, labels: Value| format!("{name}{labels}");
@@ -119,10 +132,11 @@ fn the_exposition_is_understood_by_a_strict_parser() {
     assert_eq!(flowing[&key("ringweir_up", serde_json::json!({"stream": "stat-prom"}))], 1.0);
     // At rest: the values are those of JSON.
     drop(readers);
-    let over = || watch.snapshot().filter(|s| s.get(StreamFact::Ended) == 1 && s.readers.is_empty());
+    let over =
+        || watch.snapshot().filter(|s| s.get(StreamFact::Ended) == 1 && s.readers.is_empty());
     wait_for(PATIENCE, over).expect("the end of the stream");
-    let text = told(&scene.run("ringstat", &["--prom"]));
-    let (rest, shown) = (parse(python, &text).unwrap(), json(&scene, &["stat-prom"]));
+    let text = told(&env.run("ringstat", &["--prom"]));
+    let (rest, shown) = (parse(python, &text).unwrap(), json(&env, &["stat-prom"]));
     for (name, value) in [
         ("ringweir_published_total", &shown["counters"]["published"]),
         ("ringweir_published_bytes_total", &shown["counters"]["published_bytes"]),
@@ -134,7 +148,10 @@ fn the_exposition_is_understood_by_a_strict_parser() {
         let told = rest[&key(name, serde_json::json!({"stream": "stat-prom"}))];
         assert_eq!(Some(told), value.as_f64(), "{name}");
     }
-    assert_eq!(rest[&key("ringweir_published_total", serde_json::json!({"stream": "stat-prom"}))], 3000.0);
+    assert_eq!(
+        rest[&key("ringweir_published_total", serde_json::json!({"stream": "stat-prom"}))],
+        3000.0
+    );
     let published = text.lines().find(|l| l.starts_with("ringweir_published_total")).unwrap();
     for broken in [
         text.replace("stream=\"stat-prom\"", "stream=\"stat\"prom\""),
@@ -151,10 +168,10 @@ struct Exporter {
     port: u16,
 }
 
-fn exporter(scene: &Scene, more: &[&str]) -> Exporter {
-    let mut command = scene.command("ringstat");
+fn exporter(env: &Environment, more: &[&str]) -> Exporter {
+    let mut command = env.command("ringstat");
     command.args(["--listen", "127.0.0.1:0"]).args(more);
-    let process = scene.start(command);
+    let process = env.start(command);
     let port = || {
         let said = process.stderr();
         let behind = said.split("http://127.0.0.1:").nth(1)?;
@@ -163,7 +180,8 @@ fn exporter(scene: &Scene, more: &[&str]) -> Exporter {
     let port = wait_for(PATIENCE, port).unwrap_or_else(|| panic!("no port: {}", process.stderr()));
     // The line of the last listener comes last.
     let all = 1 + more.iter().filter(|m| **m == "--listen").count();
-    wait_for(PATIENCE, || (process.stderr().matches("serving").count() == all).then_some(())).expect("all listen");
+    wait_for(PATIENCE, || (process.stderr().matches("serving").count() == all).then_some(()))
+        .expect("all listen");
     Exporter { process, port }
 }
 
@@ -171,33 +189,44 @@ fn curl(args: &[&str]) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "30"]).args(args).output().expect("curl")
 }
 
-/// `curl` gets it over TCP and over a unix socket; streams come and go; the server ends with its signal and takes its
-/// socket along. Control: other paths, methods and addresses are refused.
+/// `curl` gets it over TCP and over a unix socket; streams come and go; the server ends with its
+/// signal and takes its socket along. Control: other paths, methods and addresses are refused.
 #[test]
 fn curl_scrapes_over_tcp_and_a_unix_socket() {
-    let scene = Scene::new(LIMIT);
-    let socket = scene.path("metrics.sock");
+    let env = Environment::new(LIMIT);
+    let socket = env.path("metrics.sock");
     let unix = format!("unix:{}", socket.display());
     // Nothing runs yet: an exporter is started with the machine.
-    let mut exporter = exporter(&scene, &["--listen", &unix]);
+    let mut exporter = exporter(&env, &["--listen", &unix]);
     let url = format!("http://127.0.0.1:{}/metrics", exporter.port);
     assert_eq!(told(&curl(&[&url])), "# EOF\n");
-    let broker = scene.broker("stat-curl", "gen:rate=500/s,size=64", &[]);
-    let reader = cat(&scene, "stat-curl", "ids");
+    let broker = env.broker("stat-curl", "gen:rate=500/s,size=64", &[]);
+    let reader = cat(&env, "stat-curl", "ids");
     reading(&broker, 1);
     let published = |text: &str| {
-        let line = text.lines().find(|l| l.starts_with("ringweir_published_total{stream=\"stat-curl\""))?;
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("ringweir_published_total{stream=\"stat-curl\""))?;
         line.rsplit_once(' ')?.1.parse::<u64>().ok()
     };
-    let first = wait_for(PATIENCE, || published(&told(&curl(&[&url])))).expect("the new stream is found");
+    let first =
+        wait_for(PATIENCE, || published(&told(&curl(&[&url])))).expect("the new stream is found");
     std::thread::sleep(Duration::from_millis(300));
     let by_socket = curl(&["--unix-socket", socket.to_str().unwrap(), "http://x/metrics"]);
     let text = told(&by_socket);
     assert!(published(&text).unwrap() > first, "{text}");
-    assert!(text.contains("ringweir_reader_latency_seconds_bucket{le=\"") && text.contains("reader=\"ids\""), "{text}");
+    assert!(
+        text.contains("ringweir_reader_latency_seconds_bucket{le=\"")
+            && text.contains("reader=\"ids\""),
+        "{text}"
+    );
     let head = told(&curl(&["-I", &url]));
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("application/openmetrics-text"), "{head}");
-    let status = |args: &[&str]| told(&curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], args].concat()));
+    assert!(
+        head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("application/openmetrics-text"),
+        "{head}"
+    );
+    let status =
+        |args: &[&str]| told(&curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], args].concat()));
     assert_eq!(status(&[&url, "--http1.0"]), "200");
     assert_eq!(status(&[&url.replace("/metrics", "/nothing")]), "404");
     assert_eq!(status(&[&url, "-X", "POST"]), "405");
@@ -209,7 +238,7 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
         (&unix, 1, "in use by another process"),
         ("stat-curl", 2, "unix:PATH"),
     ] {
-        let output = scene.run("ringstat", &["--listen", address]);
+        let output = env.run("ringstat", &["--listen", address]);
         assert_eq!(output.status.code(), Some(status), "{address}: {}", said(&output));
         assert!(said(&output).contains(says), "{address}: {}", said(&output));
     }
@@ -222,20 +251,21 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     assert_eq!(exporter.process.wait().code(), Some(0), "{}", exporter.process.stderr());
     assert!(!socket.exists(), "it removes its socket");
     // The control: with another one's socket file left by SIGKILL the next one starts all the same.
-    let mut killed = self::exporter(&scene, &["--listen", &unix]);
+    let mut killed = self::exporter(&env, &["--listen", &unix]);
     killed.process.kill();
     assert!(socket.exists());
-    let mut next = self::exporter(&scene, &["--listen", &unix]);
+    let mut next = self::exporter(&env, &["--listen", &unix]);
     next.process.signal(Signal::INT);
     assert_eq!(next.process.wait().code(), Some(0));
 }
 
-/// Clients that say nothing, trickle, flood, talk nonsense or do not read keep nobody out, and cost threads within limits.
+/// Clients that say nothing, trickle, flood, talk nonsense or do not read keep nobody out, and cost
+/// threads within limits.
 #[test]
 fn hostile_clients_keep_nobody_out() {
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("stat-hostile", "gen:rate=500/s,size=64", &[]);
-    let exporter = exporter(&scene, &[]);
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("stat-hostile", "gen:rate=500/s,size=64", &[]);
+    let exporter = exporter(&env, &[]);
     let connect = || TcpStream::connect(("127.0.0.1", exporter.port)).unwrap();
     let answer = |bytes: &[u8]| {
         let mut client = connect();
@@ -269,14 +299,24 @@ fn hostile_clients_keep_nobody_out() {
         let url = format!("http://127.0.0.1:{}/metrics", exporter.port);
         for round in 0..5 {
             let output = curl(&[&url]);
-            assert!(told(&output).ends_with("# EOF\n"), "round {round}: {} {}", told(&output), said(&output));
-            let threads = std::fs::read_dir(format!("/proc/{}/task", exporter.process.pid())).unwrap().count();
+            assert!(
+                told(&output).ends_with("# EOF\n"),
+                "round {round}: {} {}",
+                told(&output),
+                said(&output)
+            );
+            let threads = std::fs::read_dir(format!("/proc/{}/task", exporter.process.pid()))
+                .unwrap()
+                .count();
             assert!(threads < 80, "{threads} threads");
         }
         let flood = [b"GET /metrics HTTP/1.1\r\nX: ".as_slice(), &[b'x'; 20_000]].concat();
         assert!(answer(&flood).starts_with("HTTP/1.1 431 "), "{}", answer(&flood));
         assert!(answer(b"\x16\x03\x01\x02\n\n").starts_with("HTTP/1.1 400 "));
-        assert!(answer(b"GET /metrics HTTP/1.1\nHost: x\n\n").starts_with("HTTP/1.1 200 "), "the control");
+        assert!(
+            answer(b"GET /metrics HTTP/1.1\nHost: x\n\n").starts_with("HTTP/1.1 200 "),
+            "the control"
+        );
         stop.store(true, Ordering::Relaxed);
     });
     // Who said nothing was told so, or dismissed.
@@ -287,27 +327,36 @@ fn hostile_clients_keep_nobody_out() {
         assert!(text.is_empty() || text.starts_with("HTTP/1.1 408 "), "{text}");
     }
     drop(deaf);
-    assert_eq!(exporter.process.stderr().matches("panicked").count(), 0, "{}", exporter.process.stderr());
+    assert_eq!(
+        exporter.process.stderr().matches("panicked").count(),
+        0,
+        "{}",
+        exporter.process.stderr()
+    );
     broker.end();
 }
 
-/// The stopped reader is named, when it will be lapped comes true, what it loses is counted; when it goes on nothing limits
-/// the stream. Control: before, nothing does, and the reader beside it is never named.
+/// The stopped reader is named, when it will be lapped comes true, what it loses is counted; when
+/// it goes on nothing limits the stream. Control: before, nothing does, and the reader beside it is
+/// never named.
 #[test]
 fn why_names_the_reader_that_is_stopped() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let ring = ["--depth", "8192", "--capacity", "4MiB", "--max-datagram", "1KiB"];
-    let broker = scene.broker("stat-why", "gen:rate=1000/s,size=64", &ring);
-    let (_fine, stopped) = (cat(&scene, "stat-why", "fine"), cat(&scene, "stat-why", "monitor"));
+    let broker = env.broker("stat-why", "gen:rate=1000/s,size=64", &ring);
+    let (_fine, stopped) = (cat(&env, "stat-why", "fine"), cat(&env, "stat-why", "monitor"));
     let watch = reading(&broker, 2);
-    let output = scene.run("ringstat", &["stat-why", "--why"]);
+    let output = env.run("ringstat", &["stat-why", "--why"]);
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
     assert!(told(&output).contains("nothing limits it: "), "{}", told(&output));
 
     stopped.stop();
-    let verdict = json(&scene, &["stat-why", "--why"]);
+    let verdict = json(&env, &["stat-why", "--why"]);
     let judged = Instant::now();
-    assert_eq!((findings(&verdict), &verdict["limited"]), (vec![("reader", "stopped", "monitor")], &true.into()));
+    assert_eq!(
+        (findings(&verdict), &verdict["limited"]),
+        (vec![("reader", "stopped", "monitor")], &true.into())
+    );
     let finding = &verdict["findings"][0];
     assert_eq!(finding["pid"], stopped.pid());
     assert_eq!((&finding["lost"], &verdict["furthest"]["label"]), (&0.into(), &"monitor".into()));
@@ -320,7 +369,7 @@ fn why_names_the_reader_that_is_stopped() {
     let actual = judged.elapsed().as_secs_f64();
     assert!((0.6..1.6).contains(&(actual / predicted)), "predicted {predicted} s, was {actual} s");
 
-    let output = scene.run("ringstat", &["stat-why", "--why"]);
+    let output = env.run("ringstat", &["stat-why", "--why"]);
     let text = told(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     for part in [
@@ -330,23 +379,24 @@ fn why_names_the_reader_that_is_stopped() {
         assert!(text.contains(&part), "{part}: {text}");
     }
     assert!(!text.contains("fine"), "{text}");
-    let verdict = json(&scene, &["stat-why", "--why"]);
+    let verdict = json(&env, &["stat-why", "--why"]);
     let finding = &verdict["findings"][0];
     assert_eq!(finding["lapped_in_ns"], 0);
     let rate = finding["lost_per_second"].as_f64().unwrap();
     assert!((500.0..2000.0).contains(&rate), "1000 are published a second: {verdict}");
     // A lapped reader's lag has a time, and its high-water mark too.
-    let shown = json(&scene, &["stat-why"]);
+    let shown = json(&env, &["stat-why"]);
     let it = reader(&shown, "monitor");
     assert!(it["lapped"] == 1 && it["lag_ns"].as_u64().unwrap() > 7_000_000_000, "{it}");
     assert!(
-        it["lag_max_ns"].as_u64() >= it["lag_ns"].as_u64() && it["lag_max_bytes"].as_u64().unwrap() > 400_000,
+        it["lag_max_ns"].as_u64() >= it["lag_ns"].as_u64()
+            && it["lag_max_bytes"].as_u64().unwrap() > 400_000,
         "{it}"
     );
 
     stopped.signal(Signal::CONT);
     let well = || {
-        let output = scene.run("ringstat", &["stat-why", "--why"]);
+        let output = env.run("ringstat", &["stat-why", "--why"]);
         (output.status.success()).then(|| told(&output))
     };
     let text = wait_for(PATIENCE, well).expect("it catches up");
@@ -354,20 +404,32 @@ fn why_names_the_reader_that_is_stopped() {
     broker.end();
 }
 
-/// A slow reader is named with what it takes, and `--latency` shows it late, while the one beside it is neither.
+/// A slow reader is named with what it takes, and `--latency` shows it late, while the one beside
+/// it is neither.
 #[test]
 fn a_slow_reader_shows_in_why_and_in_latency() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
     let ring = ["--depth", "4096", "--capacity", "4MiB", "--max-datagram", "1KiB"];
-    let broker = scene.broker("stat-slow", "gen:rate=1000/s,size=64", &ring);
-    let _fine = cat(&scene, "stat-slow", "fine");
-    let mut command = scene.command("ringtest-reader");
-    command.args(["stat-slow", "--mailbox", mailbox.id(), "--slow", "20000", "--label", "slow", "--from", "latest"]);
-    let _slow = scene.start(command);
-    wait_for(PATIENCE, || (mailbox.slot(0).live(Live::Delivered) > 150).then_some(())).expect("the slow one reads");
+    let broker = env.broker("stat-slow", "gen:rate=1000/s,size=64", &ring);
+    let _fine = cat(&env, "stat-slow", "fine");
+    let mut command = env.command("ringtest-reader");
+    command.args([
+        "stat-slow",
+        "--mailbox",
+        mailbox.id(),
+        "--slow",
+        "20000",
+        "--label",
+        "slow",
+        "--from",
+        "latest",
+    ]);
+    let _slow = env.start(command);
+    wait_for(PATIENCE, || (mailbox.slot(0).live(Live::Delivered) > 150).then_some(()))
+        .expect("the slow one reads");
     reading(&broker, 2);
-    let verdict = json(&scene, &["stat-slow", "--why"]);
+    let verdict = json(&env, &["stat-slow", "--why"]);
     assert_eq!(findings(&verdict).len(), 1, "{verdict}");
     let (layer, kind, label) = findings(&verdict)[0];
     assert_eq!((layer, label), ("reader", "slow"));
@@ -375,67 +437,78 @@ fn a_slow_reader_shows_in_why_and_in_latency() {
     let what = verdict["findings"][0]["what"].as_str().unwrap();
     assert!(what.contains("dg/s and waits for something else (uses "), "{what}");
 
-    let latencies = json(&scene, &["stat-slow", "--latency"]);
+    let latencies = json(&env, &["stat-slow", "--latency"]);
     let figure = |label: &str, key: &str| reader(&latencies, label)[key].as_u64().unwrap();
     assert!(figure("slow", "samples") > 10 && figure("fine", "samples") > 200, "{latencies}");
     assert!(figure("slow", "p50_ns") > 5_000_000, "{latencies}");
     assert!(figure("fine", "p50_ns") < figure("slow", "p50_ns") / 2, "{latencies}");
     for label in ["slow", "fine"] {
-        let quantiles = ["p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "max_ns"].map(|key| figure(label, key));
+        let quantiles =
+            ["p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "max_ns"].map(|key| figure(label, key));
         assert!(quantiles.is_sorted(), "{quantiles:?}");
         let counted = reader(&latencies, label)["buckets"].as_array().unwrap().iter();
         assert_eq!(counted.map(|b| b[1].as_u64().unwrap()).sum::<u64>(), figure(label, "samples"));
     }
     // In intervals: only what came in each.
-    let output = scene.run("ringstat", &["stat-slow", "--latency", "-w", "0.5", "--count", "2", "--json"]);
-    let intervals: Vec<Value> = told(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let output =
+        env.run("ringstat", &["stat-slow", "--latency", "-w", "0.5", "--count", "2", "--json"]);
+    let intervals: Vec<Value> =
+        told(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(intervals.len(), 2, "{}", told(&output));
     for interval in &intervals {
         let samples = reader(interval, "fine")["samples"].as_u64().unwrap();
-        assert!((50..2000).contains(&samples) && interval["window_ns"].as_u64() >= Some(500_000_000), "{interval}");
+        assert!(
+            (50..2000).contains(&samples) && interval["window_ns"].as_u64() >= Some(500_000_000),
+            "{interval}"
+        );
     }
     broker.end();
 }
 
-/// A reader stopped for two seconds has been two seconds late for what was published meanwhile, and says so for every
-/// millisecond of it; the one beside it has not.
+/// A reader stopped for two seconds has been two seconds late for what was published meanwhile, and
+/// says so for every millisecond of it; the one beside it has not.
 #[test]
 fn a_pause_is_in_the_latency_of_who_paused() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let ring = ["--depth", "16384", "--capacity", "4MiB", "--max-datagram", "1KiB"];
-    let broker = scene.broker("stat-pause", "gen:rate=1000/s,size=64", &ring);
-    let (_fine, paused) = (cat(&scene, "stat-pause", "fine"), cat(&scene, "stat-pause", "paused"));
+    let broker = env.broker("stat-pause", "gen:rate=1000/s,size=64", &ring);
+    let (_fine, paused) = (cat(&env, "stat-pause", "fine"), cat(&env, "stat-pause", "paused"));
     let watch = reading(&broker, 2);
     paused.stop();
     std::thread::sleep(Duration::from_secs(2));
     paused.signal(Signal::CONT);
     let caught_up = || {
         let snapshot = watch.snapshot()?;
-        let late = |r: &ringweir::stats::ReaderFigures| r.get(ReaderFact::LagMaxTime) >= 1_900_000_000;
+        let late =
+            |r: &ringweir::stats::ReaderFigures| r.get(ReaderFact::LagMaxTime) >= 1_900_000_000;
         snapshot.readers.iter().any(|r| late(r) && r.get(ReaderFact::Lag) < 50).then_some(())
     };
     wait_for(PATIENCE, caught_up).expect("it catches up, and its high-water mark tells");
-    let latencies = json(&scene, &["stat-pause", "--latency"]);
+    let latencies = json(&env, &["stat-pause", "--latency"]);
     let late = |label: &str| {
         let buckets = reader(&latencies, label)["buckets"].as_array().unwrap();
         let over = buckets.iter().filter(|b| b[0].as_u64().unwrap() > 1_000_000_000);
         over.map(|b| b[1].as_u64().unwrap()).sum::<u64>()
     };
     let longest = |label: &str| reader(&latencies, label)["max_ns"].as_u64().unwrap();
-    assert!(longest("paused") >= 1_900_000_000 && longest("paused") > longest("fine"), "{latencies}");
+    assert!(
+        longest("paused") >= 1_900_000_000 && longest("paused") > longest("fine"),
+        "{latencies}"
+    );
     // One second of the two was published more than a second before it was read.
     assert!(late("paused") > 500 && late("fine") < late("paused") / 2, "{latencies}");
     broker.end();
 }
 
-/// What the kernel drops before a broker whose socket buffer is too small is named, with the remedy. Control: when the flood
-/// is over nothing limits the stream, and what was lost is called earlier.
+/// What the kernel drops before a broker whose socket buffer is too small is named, with the
+/// remedy. Control: when the flood is over nothing limits the stream, and what was lost is called
+/// earlier.
 #[test]
 fn why_names_the_kernel_when_it_drops() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let source = format!("udp:127.0.0.1:{port},rcvbuf=4KiB");
-    let broker = scene.broker("stat-udp", &source, &[]);
+    let broker = env.broker("stat-udp", &source, &[]);
     let watch = Watch::attach(broker.path()).unwrap();
     let stop = AtomicBool::new(false);
     let verdict = std::thread::scope(|scope| {
@@ -449,41 +522,58 @@ fn why_names_the_kernel_when_it_drops() {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        let lost = || watch.snapshot().is_some_and(|s| s.pump(ringweir::stats::PumpCounter::KernelLost) > 0);
+        let lost = || {
+            watch.snapshot().is_some_and(|s| s.pump(ringweir::stats::PumpCounter::KernelLost) > 0)
+        };
         let drops = wait_for(PATIENCE, || lost().then_some(()));
-        let verdict = json(&scene, &["stat-udp", "--why"]);
+        let verdict = json(&env, &["stat-udp", "--why"]);
         stop.store(true, Ordering::Relaxed);
         drops.expect("the kernel drops");
         verdict
     });
     assert_eq!(findings(&verdict), [("kernel", "losing", "")], "{verdict}");
     let finding = &verdict["findings"][0];
-    assert!(finding["lost_per_second"].as_f64().unwrap() > 0.0 && finding["lost"].as_u64().unwrap() > 0, "{verdict}");
+    assert!(
+        finding["lost_per_second"].as_f64().unwrap() > 0.0 && finding["lost"].as_u64().unwrap() > 0,
+        "{verdict}"
+    );
     assert!(finding["advice"].as_str().unwrap().contains("rcvbuf="), "{verdict}");
     std::thread::sleep(Duration::from_millis(300));
-    let output = scene.run("ringstat", &["stat-udp", "--why"]);
+    let output = env.run("ringstat", &["stat-udp", "--why"]);
     let text = told(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("nothing limits it") && text.contains("kernel lost ") && text.contains(" earlier"), "{text}");
+    assert!(
+        text.contains("nothing limits it")
+            && text.contains("kernel lost ")
+            && text.contains(" earlier"),
+        "{text}"
+    );
     broker.end();
 }
 
-/// A stopped broker is named too, and does not hang whoever asks. Control: when it goes on it is not.
+/// A stopped broker is named too, and does not hang whoever asks. Control: when it goes on it is
+/// not.
 #[test]
 fn a_stopped_broker_hangs_nobody() {
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("stat-halt", "gen:rate=500/s,size=64", &[]);
-    let _reader = cat(&scene, "stat-halt", "ids");
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("stat-halt", "gen:rate=500/s,size=64", &[]);
+    let _reader = cat(&env, "stat-halt", "ids");
     reading(&broker, 1);
-    let exporter = exporter(&scene, &["stat-halt"]);
+    let exporter = exporter(&env, &["stat-halt"]);
     let url = format!("http://127.0.0.1:{}/metrics", exporter.port);
-    let up = |text: &str| text.lines().find(|l| l.starts_with("ringweir_up{")).map(|l| l.ends_with(" 1"));
+    let up = |text: &str| {
+        text.lines().find(|l| l.starts_with("ringweir_up{")).map(|l| l.ends_with(" 1"))
+    };
     assert_eq!(up(&told(&curl(&[&url]))), Some(true));
     broker.process.stop();
     let halted = || (up(&told(&curl(&[&url]))) == Some(false)).then_some(());
     wait_for(PATIENCE, halted).expect("its last figures are told, as such");
-    let output = scene.run("ringstat", &["stat-halt", "--latency"]);
-    assert!(said(&output).contains("is stopped (T)"), "a new viewer is told why: {}", said(&output));
+    let output = env.run("ringstat", &["stat-halt", "--latency"]);
+    assert!(
+        said(&output).contains("is stopped (T)"),
+        "a new viewer is told why: {}",
+        said(&output)
+    );
     broker.process.signal(Signal::CONT);
     let again = || (up(&told(&curl(&[&url]))) == Some(true)).then_some(());
     wait_for(PATIENCE, again).expect("it goes on");
@@ -493,7 +583,7 @@ fn a_stopped_broker_hangs_nobody() {
 /// Arguments that contradict each other are refused.
 #[test]
 fn ways_to_show_exclude_each_other() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for (line, status) in [
         ("--prom --json", 2),
         ("--why -w 1", 2),
@@ -506,10 +596,13 @@ fn ways_to_show_exclude_each_other() {
         ("--help", 0),
         ("--columns", 0),
     ] {
-        let output = scene.run("ringstat", &line.split(' ').collect::<Vec<_>>());
+        let output = env.run("ringstat", &line.split(' ').collect::<Vec<_>>());
         assert_eq!(output.status.code(), Some(status), "{line}: {}", said(&output));
-        assert!(status == 0 || (output.stdout.is_empty() && !said(&output).contains("panicked")), "{line}");
+        assert!(
+            status == 0 || (output.stdout.is_empty() && !said(&output).contains("panicked")),
+            "{line}"
+        );
     }
-    let help = told(&scene.run("ringstat", &["--help"]));
+    let help = told(&env.run("ringstat", &["--help"]));
     assert!(help.contains("--listen") && help.contains("The reader samples the"), "{help}");
 }

@@ -1,7 +1,8 @@
-//! What a running broker has given up: as the kernel shows it, as `ringctl doctor` says it, and as its own threads find when
-//! they are made to try. Control of all of it: the same broker with `--no-sandbox`.
+//! What a running broker has given up: as the kernel shows it, as `ringctl doctor` says it, and as
+//! its own threads find when they are made to try. Control of all of it: the same broker with
+//! `--no-sandbox`.
 
-use ringweir_tests::scene::{Daemon, NOBODY, Scene, wait_for};
+use ringweir_tests::environment::{Daemon, Environment, NOBODY, wait_for};
 use ringweir_tests::skipped;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -17,13 +18,15 @@ fn threads(pid: u32, key: &str) -> Vec<(String, String)> {
     let read = |t: std::fs::DirEntry| {
         let name = std::fs::read_to_string(t.path().join("comm")).ok()?.trim().to_owned();
         let status = std::fs::read_to_string(t.path().join("status")).ok()?;
-        let value = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?.trim().to_owned();
+        let value =
+            status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?.trim().to_owned();
         Some((name, value))
     };
     tasks.filter_map(read).collect()
 }
 
-/// Whether all of its threads have given everything up; capabilities of the pump as the kernel prints them.
+/// Whether all of its threads have given everything up; capabilities of the pump as the kernel
+/// prints them.
 fn shut_in(broker: &Daemon) -> Result<String, String> {
     let pid = broker.process.pid();
     let mut pump = String::new();
@@ -48,8 +51,8 @@ fn shut_in(broker: &Daemon) -> Result<String, String> {
 }
 
 /// What `ringctl doctor` finds under `check`.
-fn doctor(scene: &Scene, name: &str, check: &str) -> Value {
-    let output = scene.run("ringctl", &["doctor", "--json", "--window", "0.2", name]);
+fn doctor(env: &Environment, name: &str, check: &str) -> Value {
+    let output = env.run("ringctl", &["doctor", "--json", "--window", "0.2", name]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let rows = text.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON"));
     rows.into_iter().find(|r| r["check"] == check).unwrap_or_else(|| panic!("no {check} in {text}"))
@@ -60,14 +63,15 @@ fn has_landlock() -> bool {
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) >= 1 }
 }
 
-/// Whatever a stream is made of, no thread of its broker keeps more than its source needs, it can be read, and it leaves
-/// nothing behind. Control: with `--no-sandbox` none of it, and doctor finds that.
+/// Whatever a stream is made of, no thread of its broker keeps more than its source needs, it can
+/// be read, and it leaves nothing behind. Control: with `--no-sandbox` none of it, and doctor finds
+/// that.
 #[test]
 fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
-    let scene = Scene::new(LIMIT);
-    let socket = scene.path("in.sock");
+    let env = Environment::new(LIMIT);
+    let socket = env.path("in.sock");
     let unix = format!("unix:{}", socket.display());
-    let seqpacket = format!("unix:seqpacket:{}", scene.path("seq.sock").display());
+    let seqpacket = format!("unix:seqpacket:{}", env.path("seq.sock").display());
     for (i, (source, more)) in [
         ("gen:rate=1000/s,size=64", &[][..]),
         ("gen:rate=1000/s,size=64", &["--memory", "memfd", "--hugepages", "--cpu", "0"]),
@@ -80,7 +84,7 @@ fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
     .enumerate()
     {
         let name = format!("service-shut{i}");
-        let broker = scene.broker(&name, source, more);
+        let broker = env.broker(&name, source, more);
         // The control thread shuts itself in a moment after it has said that it is there.
         let found = wait_for(LIMIT, || shut_in(&broker).ok());
         assert_eq!(found.as_deref(), Some("0000000000000000"), "{source}: {:?}", shut_in(&broker));
@@ -88,11 +92,11 @@ fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
         assert!(said.contains("confined: no capabilities, seccomp"), "{said}");
         assert_eq!(said.contains(", landlock "), has_landlock(), "{said}");
         if source.starts_with("gen:") {
-            let read = scene.run("ringcat", &[&name, "-n", "5", "--verify"]);
+            let read = env.run("ringcat", &[&name, "-n", "5", "--verify"]);
             assert!(read.status.success(), "{source}: {}", String::from_utf8_lossy(&read.stderr));
         }
         if i == 0 {
-            let found = doctor(&scene, &name, "sandbox");
+            let found = doctor(&env, &name, "sandbox");
             let (state, text) = (found["state"].as_str(), found["text"].as_str().unwrap());
             assert!(text.contains("threads") && text.contains("seccomp"), "{text}");
             assert_eq!(state, Some(if has_landlock() { "ok" } else { "warn" }), "{text}");
@@ -101,34 +105,41 @@ fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
     }
     assert!(!socket.exists(), "its own socket is still taken away");
 
-    let mut command = scene.command("ringd");
-    command.args(["--no-sandbox", "run", "--name", "service-free", "--source", "gen:rate=10/s,size=64"]);
-    let free = scene.broker_of("service-free", command);
+    let mut command = env.command("ringd");
+    command.args([
+        "--no-sandbox",
+        "run",
+        "--name",
+        "service-free",
+        "--source",
+        "gen:rate=10/s,size=64",
+    ]);
+    let free = env.broker_of("service-free", command);
     assert!(shut_in(&free).unwrap_err().contains("NoNewPrivs"));
     assert!(free.process.stderr().contains("not confined (--no-sandbox)"));
-    let found = doctor(&scene, "service-free", "sandbox");
+    let found = doctor(&env, "service-free", "sandbox");
     assert_eq!(found["state"], "warn");
     assert!(found["fix"].as_str().unwrap().contains("without --no-sandbox"), "{found}");
     free.end();
 }
 
-/// A source that needs a capability again keeps that one, in its own thread alone; one that needs none for that keeps none,
-/// though it could not have been opened without. Root only.
+/// A source that needs a capability again keeps that one, in its own thread alone; one that needs
+/// none for that keeps none, though it could not have been opened without. Root only.
 #[test]
 fn a_capability_that_is_needed_again_is_kept() {
     let test = "a_capability_that_is_needed_again_is_kept";
     if !rustix::process::geteuid().is_root() {
         return skipped(test, "needs root");
     }
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for (name, source, kept) in [
         ("service-packet", "packet:lo", "0000000000000000"),
         ("service-rejoin", "udp:[ff02::114:77]:26400@lo", "0000000000002000"),
     ] {
-        let mut command = scene.command("ringd");
+        let mut command = env.command("ringd");
         command.args(["run", "--name", name, "--source", source]);
-        let mut probe = scene.start(command);
-        let socket = scene.run_dir().join(format!("{name}.sock"));
+        let mut probe = env.start(command);
+        let socket = env.run_dir().join(format!("{name}.sock"));
         let up = wait_for(LIMIT, || {
             let ready = socket.exists() && probe.stderr().contains(" gen 1");
             (ready || probe.ended().is_some()).then_some(ready)
@@ -144,15 +155,16 @@ fn a_capability_that_is_needed_again_is_kept() {
     }
 }
 
-/// In a directory that belongs to somebody else root's broker needs root's privilege to clear up, keeps that one, and does.
+/// In a directory that belongs to somebody else root's broker needs root's privilege to clear up,
+/// keeps that one, and does.
 #[test]
 fn a_run_directory_of_somebody_else_is_cleared_up() {
     if !rustix::process::geteuid().is_root() {
         return skipped("a_run_directory_of_somebody_else_is_cleared_up", "needs root");
     }
-    let scene = Scene::new(LIMIT);
-    std::os::unix::fs::chown(scene.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
-    let broker = scene.broker("service-theirs", "gen:rate=10/s,size=64", &[]);
+    let env = Environment::new(LIMIT);
+    std::os::unix::fs::chown(env.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let broker = env.broker("service-theirs", "gen:rate=10/s,size=64", &[]);
     let kept = wait_for(LIMIT, || {
         let all = threads(broker.process.pid(), "CapEff");
         (all.iter().filter(|(_, value)| value == "0000000000000002").count() == 1).then_some(())
@@ -165,20 +177,26 @@ fn a_run_directory_of_somebody_else_is_cleared_up() {
 /// A device that is a program goes and comes back while its broker is shut in.
 #[test]
 fn a_device_that_comes_back_is_found_again() {
-    let scene = Scene::new(LIMIT);
-    let socket = scene.path("fpga.sock");
+    let env = Environment::new(LIMIT);
+    let socket = env.path("fpga.sock");
     let device = || {
-        let mut command = scene.command("ringfpga");
+        let mut command = env.command("ringfpga");
         command.arg("--socket").arg(&socket).args(["--rate", "1Mbit/s", "--for", "100s"]);
-        let process = scene.start(command);
-        assert!(wait_for(LIMIT, || socket.exists().then_some(())).is_some(), "{}", process.stderr());
+        let process = env.start(command);
+        assert!(
+            wait_for(LIMIT, || socket.exists().then_some(())).is_some(),
+            "{}",
+            process.stderr()
+        );
         process
     };
     let mut first = device();
-    let broker = scene.broker("service-fifo", &format!("fifo:{}", socket.display()), &[]);
+    let broker = env.broker("service-fifo", &format!("fifo:{}", socket.display()), &[]);
     assert!(wait_for(LIMIT, || shut_in(&broker).ok()).is_some(), "{:?}", shut_in(&broker));
     first.kill();
-    assert!(wait_for(LIMIT, || broker.process.stderr().contains("is gone").then_some(())).is_some());
+    assert!(
+        wait_for(LIMIT, || broker.process.stderr().contains("is gone").then_some(())).is_some()
+    );
     let _gone = std::fs::remove_file(&socket);
     let _second = device();
     let back = wait_for(LIMIT, || broker.process.stderr().contains("is back").then_some(()));
@@ -199,56 +217,97 @@ mod made_to {
         Ok(vec![
             ("getpid", thread.call(libc::SYS_getpid, [0; 4], None)?),
             ("open", thread.call(libc::SYS_openat, [here, 0, libc::O_RDONLY as u64, 0], file)?),
-            ("unlink", thread.call(libc::SYS_unlinkat, [here, 0, 0, 0], Some((1, "/etc/none-such/x")))?),
+            (
+                "unlink",
+                thread.call(libc::SYS_unlinkat, [here, 0, 0, 0], Some((1, "/etc/none-such/x")))?,
+            ),
             ("execve", thread.call(libc::SYS_execve, [0; 4], None)?),
-            ("ptrace", thread.call(libc::SYS_ptrace, [libc::PTRACE_PEEKDATA.into(), u64::MAX, 0, 0], None)?),
-            ("socket", thread.call(libc::SYS_socket, [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0], None)?),
+            (
+                "ptrace",
+                thread.call(
+                    libc::SYS_ptrace,
+                    [libc::PTRACE_PEEKDATA.into(), u64::MAX, 0, 0],
+                    None,
+                )?,
+            ),
+            (
+                "socket",
+                thread.call(
+                    libc::SYS_socket,
+                    [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0],
+                    None,
+                )?,
+            ),
             ("mount", thread.call(libc::SYS_mount, [0; 4], None)?),
         ])
     }
 
-    /// A broker of its own: the threads of a running one are made to make forbidden calls. Control: with `--no-sandbox` the same
-    /// calls by the same means get as far as their arguments.
+    /// A broker of its own: the threads of a running one are made to make forbidden calls. Control:
+    /// with `--no-sandbox` the same calls by the same means get as far as their arguments.
     #[test]
     fn a_running_broker_cannot_make_a_forbidden_call() {
         let test = "a_running_broker_cannot_make_a_forbidden_call";
-        let scene = Scene::new(LIMIT);
-        for (name, first) in [("service-made", &["--quiet"][..]), ("service-may", &["--no-sandbox"])] {
-            let mut command = scene.command("ringd");
+        let env = Environment::new(LIMIT);
+        for (name, first) in
+            [("service-made", &["--quiet"][..]), ("service-may", &["--no-sandbox"])]
+        {
+            let mut command = env.command("ringd");
             command.args(["run", "--name", name, "--source", "gen:rate=100/s,size=64"]).args(first);
-            let process = scene.start(command);
-            let socket = scene.run_dir().join(format!("{name}.sock"));
-            assert!(wait_for(LIMIT, || socket.exists().then_some(())).is_some(), "{}", process.stderr());
+            let process = env.start(command);
+            let socket = env.run_dir().join(format!("{name}.sock"));
+            assert!(
+                wait_for(LIMIT, || socket.exists().then_some(())).is_some(),
+                "{}",
+                process.stderr()
+            );
             let broker = Daemon { process, name: name.into(), socket };
             let free = first == ["--no-sandbox"];
             if !free {
-                assert!(wait_for(LIMIT, || shut_in(&broker).ok()).is_some(), "{:?}", shut_in(&broker));
+                assert!(
+                    wait_for(LIMIT, || shut_in(&broker).ok()).is_some(),
+                    "{:?}",
+                    shut_in(&broker)
+                );
             }
             let pid = broker.process.pid();
             for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
                 let tid: i32 = task.file_name().to_str().unwrap().parse().unwrap();
                 let answers = match tries(tid) {
-                    Err(e) if e.raw_os_error() == Some(libc::EPERM) => return skipped(test, "may not trace here"),
+                    Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+                        return skipped(test, "may not trace here");
+                    }
                     other => other.unwrap(),
                 };
                 for (what, answer) in answers {
                     let error = i32::try_from(-answer).unwrap_or(0);
                     match (what, free) {
                         ("getpid", _) => {
-                            assert_eq!(answer, i64::from(pid), "the call that is made is the one that is meant")
+                            assert_eq!(
+                                answer,
+                                i64::from(pid),
+                                "the call that is made is the one that is meant"
+                            )
                         }
-                        ("open", false) if has_landlock() => assert_eq!(error, libc::EACCES, "{what}"),
-                        ("unlink", false) if has_landlock() => assert!([libc::EACCES, libc::ENOENT].contains(&error)),
+                        ("open", false) if has_landlock() => {
+                            assert_eq!(error, libc::EACCES, "{what}")
+                        }
+                        ("unlink", false) if has_landlock() => {
+                            assert!([libc::EACCES, libc::ENOENT].contains(&error))
+                        }
                         ("open" | "unlink", false) => {}
                         (_, false) => assert_eq!(error, libc::ENOSYS, "{what} by thread {tid}"),
-                        ("open", true) => assert!(answer >= 0 || error == libc::EACCES, "{what}: {answer}"),
+                        ("open", true) => {
+                            assert!(answer >= 0 || error == libc::EACCES, "{what}: {answer}")
+                        }
                         ("socket", true) => assert!(answer >= 0, "{what}: {answer}"),
-                        (_, true) => assert!(error > 0 && error != libc::ENOSYS, "{what}: {answer}"),
+                        (_, true) => {
+                            assert!(error > 0 && error != libc::ENOSYS, "{what}: {answer}")
+                        }
                     }
                 }
             }
             // It goes on as if nothing had been.
-            let read = scene.run("ringcat", &[name, "-n", "5", "--verify"]);
+            let read = env.run("ringcat", &[name, "-n", "5", "--verify"]);
             assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
             broker.end();
         }
@@ -258,17 +317,17 @@ mod made_to {
 /// Signals still end it, twice at once too, and stdin is still read.
 #[test]
 fn it_still_ends_as_it_is_told_to() {
-    let scene = Scene::new(LIMIT);
-    let broker = scene.broker("service-int", "gen:rate=10/s,size=64", &[]);
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("service-int", "gen:rate=10/s,size=64", &[]);
     broker.process.signal(Signal::INT);
     let mut broker = broker;
     assert!(broker.process.wait().success());
-    let mut command: Command = scene.command("ringd");
+    let mut command: Command = env.command("ringd");
     command.args(["run", "--name", "service-in", "--source", "stdin:lines"]);
-    let file = scene.path("lines");
+    let file = env.path("lines");
     std::fs::write(&file, "one\ntwo\n").unwrap();
     command.stdin(Stdio::from(std::fs::File::open(Path::new(&file)).unwrap()));
-    let output = scene.start(command).output();
+    let output = env.start(command).output();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("ended: 2 datagrams"), "{said}");
 }

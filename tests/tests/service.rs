@@ -1,9 +1,10 @@
-//! `ringd` as a service: what it tells its manager, sockets it is handed, streams that come and go by its file, the units and
-//! how they are installed. There is no systemd here: the test is the manager.
+//! `ringd` as a service: what it tells its manager, sockets it is handed, streams that come and go
+//! by its file, the units and how they are installed. There is no systemd here: the test is the
+//! manager.
 
 use ringweir::{Options, Read};
 use ringweir_proto::os::socket;
-use ringweir_tests::scene::{Process, Scene, wait_for};
+use ringweir_tests::environment::{Environment, Process, wait_for};
 use ringweir_tests::{programs, skipped};
 use rustix::process::Signal;
 use std::os::linux::net::SocketAddrExt;
@@ -23,23 +24,24 @@ fn until<T>(what: &str, process: &Process, found: impl FnMut() -> Option<T>) -> 
 }
 
 /// A file of streams: name and whatever else.
-fn put(scene: &Scene, streams: &[(&str, &str)]) -> PathBuf {
-    let path = scene.path("ringd.toml");
+fn put(env: &Environment, streams: &[(&str, &str)]) -> PathBuf {
+    let path = env.path("ringd.toml");
     let one = |(name, more): &(&str, &str)| {
         format!(
-            "[[stream]]\nname = '{name}'\nsource = 'gen:rate=100/s,size=64'\ndepth = 32768\ncapacity = '4MiB'\n{more}\n"
+            "[[stream]]\nname = '{name}'\nsource = 'gen:rate=100/s,size=64'\ndepth = \
+            32768\ncapacity = '4MiB'\n{more}\n"
         )
     };
     // In place of the old one in one step, as editors do.
-    let new = scene.path("ringd.toml.new");
+    let new = env.path("ringd.toml.new");
     std::fs::write(&new, streams.iter().map(one).collect::<String>()).unwrap();
     std::fs::rename(&new, &path).unwrap();
     path
 }
 
-fn serve(scene: &Scene, file: &Path) -> Command {
-    let mut command = scene.command("ringd");
-    command.arg("--config").arg(file).arg("--run-dir").arg(scene.run_dir());
+fn serve(env: &Environment, file: &Path) -> Command {
+    let mut command = env.command("ringd");
+    command.arg("--config").arg(file).arg("--run-dir").arg(env.run_dir());
     command
 }
 
@@ -49,7 +51,9 @@ fn hear(manager: &UnixDatagram, last: &str) -> Vec<String> {
     let mut heard = Vec::new();
     loop {
         let mut room = [0; 512];
-        let n = manager.recv(&mut room).unwrap_or_else(|e| panic!("waiting for {last}: {e}: {heard:?}"));
+        let n = manager
+            .recv(&mut room)
+            .unwrap_or_else(|e| panic!("waiting for {last}: {e}: {heard:?}"));
         heard.push(String::from_utf8_lossy(&room[..n]).into_owned());
         if heard.last().is_some_and(|h| h.starts_with(last)) {
             return heard;
@@ -57,28 +61,30 @@ fn hear(manager: &UnixDatagram, last: &str) -> Vec<String> {
     }
 }
 
-/// Ready when readers can attach, alive again and again, reloading, ready again, stopping; by a path and by an abstract name.
-/// Controls: a broker that is stopped says nothing, and one that has no manager runs.
+/// Ready when readers can attach, alive again and again, reloading, ready again, stopping; by a
+/// path and by an abstract name. Controls: a broker that is stopped says nothing, and one that has
+/// no manager runs.
 #[test]
 fn its_manager_is_told_what_it_does() {
-    let scene = Scene::new(2 * LIMIT);
-    let file = put(&scene, &[("service-a", ""), ("service-b", "")]);
-    let path = scene.path("notify");
+    let env = Environment::new(2 * LIMIT);
+    let file = put(&env, &[("service-a", ""), ("service-b", "")]);
+    let path = env.path("notify");
     let abstract_name = format!("ringweir-service-{}", std::process::id());
     let managers = [
         (UnixDatagram::bind(&path).unwrap(), path.display().to_string()),
         (
-            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&abstract_name).unwrap()).unwrap(),
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&abstract_name).unwrap())
+                .unwrap(),
             format!("@{abstract_name}"),
         ),
     ];
     for (manager, name) in managers {
-        let mut command = serve(&scene, &file);
+        let mut command = serve(&env, &file);
         command.env("NOTIFY_SOCKET", &name).env("WATCHDOG_USEC", "200000");
-        let mut broker = scene.start(command);
+        let mut broker = env.start(command);
         let heard = hear(&manager, "READY=1");
         assert_eq!(heard, ["READY=1\nSTATUS=2 streams: service-a service-b"]);
-        assert!(socket::connect(&scene.run_dir().join("service-b.sock")).is_ok(), "ready is ready");
+        assert!(socket::connect(&env.run_dir().join("service-b.sock")).is_ok(), "ready is ready");
         hear(&manager, "WATCHDOG=1");
         hear(&manager, "WATCHDOG=1");
 
@@ -86,7 +92,10 @@ fn its_manager_is_told_what_it_does() {
         manager.set_nonblocking(true).unwrap();
         while manager.recv(&mut [0; 512]).is_ok() {}
         std::thread::sleep(Duration::from_millis(500));
-        assert!(manager.recv(&mut [0; 512]).is_err(), "the control: who does not live says nothing");
+        assert!(
+            manager.recv(&mut [0; 512]).is_err(),
+            "the control: who does not live says nothing"
+        );
         manager.set_nonblocking(false).unwrap();
         broker.signal(Signal::CONT);
         hear(&manager, "WATCHDOG=1");
@@ -99,21 +108,22 @@ fn its_manager_is_told_what_it_does() {
         hear(&manager, "STOPPING=1");
         assert!(broker.wait().success(), "{}", broker.stderr());
     }
-    let mut command = serve(&scene, &file);
-    command.env("NOTIFY_SOCKET", scene.path("nobody"));
-    let refused = scene.start(command).output();
+    let mut command = serve(&env, &file);
+    command.env("NOTIFY_SOCKET", env.path("nobody"));
+    let refused = env.start(command).output();
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("NOTIFY_SOCKET="), "{}", said(&refused));
 }
 
-/// A file that changes: one stream goes, one comes, the third does not notice: its reader gets every number. A file that is
-/// wrong changes nothing. Controls: without a signal nothing happens; without a file the same signal ends it.
+/// A file that changes: one stream goes, one comes, the third does not notice: its reader gets
+/// every number. A file that is wrong changes nothing. Controls: without a signal nothing happens;
+/// without a file the same signal ends it.
 #[test]
 fn streams_come_and_go_and_the_others_do_not_notice() {
-    let scene = Scene::new(2 * LIMIT);
-    let file = put(&scene, &[("service-stays", ""), ("service-goes", "")]);
-    let mut broker = scene.start(serve(&scene, &file));
-    let socket = |name: &str| scene.run_dir().join(format!("{name}.sock"));
+    let env = Environment::new(2 * LIMIT);
+    let file = put(&env, &[("service-stays", ""), ("service-goes", "")]);
+    let mut broker = env.start(serve(&env, &file));
+    let socket = |name: &str| env.run_dir().join(format!("{name}.sock"));
     let path = |name: &str| socket(name).to_str().unwrap().to_owned();
     until("both are there", &broker, || broker.stderr().contains("service-goes gen").then_some(()));
     until("both are there", &broker, || socket("service-goes").exists().then_some(()));
@@ -136,7 +146,7 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     };
     follow(100);
 
-    put(&scene, &[("service-comes", ""), ("service-stays", "")]);
+    put(&env, &[("service-comes", ""), ("service-stays", "")]);
     follow(100);
     assert!(!socket("service-comes").exists(), "the control: nothing happens unasked");
     broker.signal(Signal::HUP);
@@ -145,10 +155,14 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     follow(100);
     let _end = until("its reader is told", &broker, || match goes.next().unwrap() {
         Read::Ended(end) => Some(end),
-        Read::Restarted(_) | Read::Demoted(_) | Read::Empty | Read::Datagram(_) | Read::Gap(_) => None,
+        Read::Restarted(_) | Read::Demoted(_) | Read::Empty | Read::Datagram(_) | Read::Gap(_) => {
+            None
+        }
     });
     let mut comes = Options::new("comes").attach(&path("service-comes")).unwrap();
-    until("it brings datagrams", &broker, || matches!(comes.next().unwrap(), Read::Datagram(_)).then_some(()));
+    until("it brings datagrams", &broker, || {
+        matches!(comes.next().unwrap(), Read::Datagram(_)).then_some(())
+    });
     // What was started by a thread that is shut in is shut in with it.
     for task in std::fs::read_dir(format!("/proc/{}/task", broker.pid())).unwrap().flatten() {
         let status = std::fs::read_to_string(task.path().join("status")).unwrap();
@@ -157,11 +171,17 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
 
     // A stream that cannot start, one whose keys are others, and a file that is no file of streams.
     put(
-        &scene,
-        &[("service-stays", "readers-max = 3"), ("service-comes", ""), ("service-no", "group = 'service-none'")],
+        &env,
+        &[
+            ("service-stays", "readers-max = 3"),
+            ("service-comes", ""),
+            ("service-no", "group = 'service-none'"),
+        ],
     );
     broker.signal(Signal::HUP);
-    for words in ["service-stays: stays as it is", "stream \"service-no\": --group \"service-none\""] {
+    for words in
+        ["service-stays: stays as it is", "stream \"service-no\": --group \"service-none\""]
+    {
         until(words, &broker, || broker.stderr().contains(words).then_some(()));
     }
     std::fs::write(&file, "[[stream]]\nnmae = 'x'\n").unwrap();
@@ -172,35 +192,44 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     assert!(broker.wait().success(), "{}", broker.stderr());
     drop((stays, goes, comes));
 
-    let plain = scene.broker("service-plain", "gen:rate=10/s,size=64", &[]);
+    let plain = env.broker("service-plain", "gen:rate=10/s,size=64", &[]);
     plain.process.signal(Signal::HUP);
     let mut plain = plain;
     assert!(plain.process.wait().success(), "the control: without a file it ends");
 }
 
-/// `ringctl reload`: who asks is told what became of each stream, also by one that has ended by then, and whether the file is what
-/// runs now. Controls: a stranger, a broker without a file, a file that is none; each time nothing changes.
+/// `ringctl reload`: who asks is told what became of each stream, also by one that has ended by
+/// then, and whether the file is what runs now. Controls: a stranger, a broker without a file, a
+/// file that is none; each time nothing changes.
 #[test]
 fn who_asks_for_a_reload_is_told_what_it_changed() {
-    let scene = Scene::new(LIMIT);
-    let file = put(&scene, &[("service-ask", ""), ("service-old", "")]);
-    let mut broker = scene.start(serve(&scene, &file));
+    let env = Environment::new(LIMIT);
+    let file = put(&env, &[("service-ask", ""), ("service-old", "")]);
+    let mut broker = env.start(serve(&env, &file));
     until("both are there", &broker, || broker.stderr().contains("service-old gen").then_some(()));
     let reload = |stream: &str, more: &[&str]| {
-        let done = scene.run("ringctl", &[&["reload", stream], more].concat());
+        let done = env.run("ringctl", &[&["reload", stream], more].concat());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (done.status.code(), text(&done.stdout), text(&done.stderr))
     };
     let ok = |text: &str| (Some(0), text.to_owned(), String::new());
     assert_eq!(reload("service-ask", &[]), ok("nothing has changed\n"));
-    put(&scene, &[("service-ask", ""), ("service-new", "")]);
+    put(&env, &[("service-ask", ""), ("service-new", "")]);
     // Through the stream that ends by it.
     assert_eq!(reload("service-old", &[]), ok("ended   service-old\nbegun   service-new\n"));
-    put(&scene, &[("service-ask", "readers-max = 3"), ("service-no", "group = 'service-none'"), ("service-new", "")]);
+    put(
+        &env,
+        &[
+            ("service-ask", "readers-max = 3"),
+            ("service-no", "group = 'service-none'"),
+            ("service-new", ""),
+        ],
+    );
     let (status, told, _) = reload("service-ask", &[]);
     assert_eq!(status, Some(1), "the file is not what runs: {told}");
     assert!(told.starts_with(
-        "stays   service-ask: what changed of it takes a restart\nfailed  service-no: --group \"service-none\""
+        "stays   service-ask: what changed of it takes a restart\nfailed  service-no: \
+        --group \"service-none\""
     ));
     let (status, told, _) = reload("service-ask", &["--json"]);
     let json: serde_json::Value = serde_json::from_str(&told).unwrap();
@@ -213,67 +242,80 @@ fn who_asks_for_a_reload_is_told_what_it_changed() {
     assert!(status == Some(1) && why.contains("service-nobody"), "{why}");
     if rustix::process::geteuid().is_root() {
         std::fs::write(&file, "").unwrap();
-        let mut stranger = scene.command_as_nobody("ringctl");
-        stranger.args(["reload", "service-ask"]).stdout(Stdio::piped());
-        let stranger = scene.start(stranger).output();
-        assert_eq!(stranger.status.code(), Some(1));
-        assert!(!said(&stranger).is_empty());
-        let read = scene.run("ringcat", &["service-ask", "-n", "2", "--verify"]);
+        let mut handshaking = env.command_as_nobody("ringctl");
+        handshaking.args(["reload", "service-ask"]).stdout(Stdio::piped());
+        let handshaking = env.start(handshaking).output();
+        assert_eq!(handshaking.status.code(), Some(1));
+        assert!(!said(&handshaking).is_empty());
+        let read = env.run("ringcat", &["service-ask", "-n", "2", "--verify"]);
         assert!(read.status.success(), "it is as before: {}", said(&read));
     }
     broker.signal(Signal::TERM);
     assert!(broker.wait().success(), "{}", broker.stderr());
-    let plain = scene.broker("service-plain-ask", "gen:rate=10/s,size=64", &[]);
+    let plain = env.broker("service-plain-ask", "gen:rate=10/s,size=64", &[]);
     let (status, _, why) = reload("service-plain-ask", &[]);
     assert!(status == Some(1) && why.contains("started without --config"), "{why}");
     plain.end();
 }
 
-/// A source of a kind that was not there at the start is refused by what was given up, unless the file had said that it might
-/// come; the other streams go on in either case.
+/// A source of a kind that was not there at the start is refused by what was given up, unless the
+/// file had said that it might come; the other streams go on in either case.
 #[test]
 fn what_may_come_later_is_said_at_the_start() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for (later, comes) in [("", false), ("later = ['udp']\n", true)] {
-        let file = scene.path("later.toml");
+        let file = env.path("later.toml");
         let one = "[[stream]]\nname = 'service-one'\nsource = 'gen:rate=10/s,size=64'\n";
         let two = "[[stream]]\nname = 'service-two'\nsource = 'udp:127.0.0.1:0'\n";
         std::fs::write(&file, format!("{later}{one}")).unwrap();
-        let mut broker = scene.start(serve(&scene, &file));
-        // Ready when the file of the lock and the word are there; a signal that comes earlier is kept.
+        let mut broker = env.start(serve(&env, &file));
+        // Ready when the file of the lock and the word are there; a signal that comes earlier is
+        // kept.
         until("it is there", &broker, || broker.stderr().contains("service-one gen").then_some(()));
         std::fs::write(&file, format!("{later}{one}{two}")).unwrap();
         broker.signal(Signal::HUP);
-        let words = if comes { "service-two gen 1" } else { "stream \"service-two\": source \"udp:127.0.0.1:0\"" };
+        let words = if comes {
+            "service-two gen 1"
+        } else {
+            "stream \"service-two\": source \"udp:127.0.0.1:0\""
+        };
         until(words, &broker, || broker.stderr().contains(words).then_some(()));
         assert_eq!(broker.stderr().contains("later = ["), !comes, "{}", broker.stderr());
-        let read = scene.run("ringcat", &["service-one", "-n", "2", "--verify"]);
+        let read = env.run("ringcat", &["service-one", "-n", "2", "--verify"]);
         assert!(read.status.success(), "{}", said(&read));
         broker.signal(Signal::TERM);
         assert!(broker.wait().success(), "{}", broker.stderr());
     }
 }
 
-/// A socket that was opened before the start is used and left where it is, and who connected before the start is served. Control: another one,
-/// for which there is no stream, is said.
+/// A socket that was opened before the start is used and left where it is, and who connected before
+/// the start is served. Control: another one, for which there is no stream, is said.
 #[test]
 fn a_socket_that_is_handed_over_is_served_and_stays() {
-    let scene = Scene::new(LIMIT);
-    let path = scene.run_dir().join("service-act.sock");
-    let (ours, other) =
-        (socket::listen(&path, 0o660, None).unwrap(), socket::listen(&scene.path("other.sock"), 0o600, None).unwrap());
+    let env = Environment::new(LIMIT);
+    let path = env.run_dir().join("service-act.sock");
+    let (ours, other) = (
+        socket::listen(&path, 0o660, None).unwrap(),
+        socket::listen(&env.path("other.sock"), 0o600, None).unwrap(),
+    );
     let early = socket::connect(&path).unwrap();
     socket::send(&early, &ringweir_proto::control::Request::Describe.encode(), &[]).unwrap();
-    let mut command = scene.command_at("sh".as_ref());
-    command.args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 4<&1 0</dev/null 1>&2", "-"]).arg(programs::path("ringd"));
-    command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "service-act:other").arg("--run-dir").arg(scene.run_dir());
+    let mut command = env.command_at("sh".as_ref());
+    command
+        .args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 4<&1 0</dev/null 1>&2", "-"])
+        .arg(programs::path("ringd"));
+    command
+        .env("LISTEN_FDS", "2")
+        .env("LISTEN_FDNAMES", "service-act:other")
+        .arg("--run-dir")
+        .arg(env.run_dir());
     command.args(["run", "--name", "service-act", "--source", "gen:rate=100/s,size=64"]);
     // By way of what a command inherits anyway; the copies here are closed with the command.
     command.stdin(ours).stdout(other);
-    let broker = scene.broker_of("service-act", command);
+    let broker = env.broker_of("service-act", command);
     let answer = ringweir_proto::control::Reply::decode(&socket::receive(&early).unwrap().bytes);
     assert!(matches!(answer, Ok(ringweir_proto::control::Reply::Described(_))), "{answer:?}");
-    let read = scene.run("ringcat", &["service-act", "-n", "3", "--verify"]);
+    let read = env.run("ringcat", &["service-act", "-n", "3", "--verify"]);
     assert!(read.status.success(), "{}", said(&read));
     let told = broker.process.stderr();
     assert!(told.contains("other.sock: was passed by the service manager"), "{told}");
@@ -282,13 +324,13 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
     std::fs::remove_file(&path).unwrap();
 }
 
-/// Installed where they belong, found sound by systemd's own judge, and how far they are shut in, in its own figure. Control:
-/// a unit with a fault is noticed.
+/// Installed where they belong, found sound by systemd's own judge, and how far they are shut in,
+/// in its own figure. Control: a unit with a fault is noticed.
 #[test]
 fn units_are_installed_and_sound() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let bins = programs::build();
-    let root = scene.path("root");
+    let root = env.path("root");
     let install = |target: &str| {
         let mut make = Command::new("make");
         make.args(["-C", concat!(env!("CARGO_MANIFEST_DIR"), "/../broker"), target, "PREFIX=/usr"]);
@@ -300,9 +342,12 @@ fn units_are_installed_and_sound() {
     };
     install("install");
     let units = root.join("usr/lib/systemd/system");
-    for file in
-        ["usr/bin/ringd", "usr/bin/ringcat", "usr/lib/sysusers.d/ringweir.conf", "usr/lib/tmpfiles.d/ringweir.conf"]
-    {
+    for file in [
+        "usr/bin/ringd",
+        "usr/bin/ringcat",
+        "usr/lib/sysusers.d/ringweir.conf",
+        "usr/lib/tmpfiles.d/ringweir.conf",
+    ] {
         assert!(root.join(file).exists(), "{file}");
     }
     let test = "units_are_installed_and_sound";
@@ -310,16 +355,21 @@ fn units_are_installed_and_sound() {
         skipped(test, "systemd-analyze is not installed (apt-get install systemd)");
     } else {
         // An instance of it, with the program where it is at the moment.
-        let dir = scene.path("units");
+        let dir = env.path("units");
         std::fs::create_dir(&dir).unwrap();
         let service = std::fs::read_to_string(units.join("ringd@.service")).unwrap();
         assert!(service.contains("ExecStart=/usr/bin/ringd --config"), "{service}");
-        let here = service.replace("/usr/bin/ringd", &programs::path("ringd").display().to_string());
+        let here =
+            service.replace("/usr/bin/ringd", &programs::path("ringd").display().to_string());
         let (unit, socket) = (dir.join("ringd@x.service"), dir.join("ringd@x.socket"));
         std::fs::write(&unit, &here).unwrap();
         std::fs::copy(units.join("ringd@.socket"), &socket).unwrap();
         let verify = |files: &[&Path]| {
-            let done = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(files).output().unwrap();
+            let done = Command::new("systemd-analyze")
+                .args(["verify", "--man=no"])
+                .args(files)
+                .output()
+                .unwrap();
             (done.status.success(), said(&done))
         };
         assert_eq!(verify(&[&unit, &socket]), (true, String::new()));
@@ -336,11 +386,14 @@ fn units_are_installed_and_sound() {
         assert!(judged.status.success() && !score.is_empty(), "{text}");
         eprintln!("{}", score.trim());
     }
-    if Command::new("systemd-sysusers").arg("--version").output().is_err() || !rustix::process::geteuid().is_root() {
+    if Command::new("systemd-sysusers").arg("--version").output().is_err()
+        || !rustix::process::geteuid().is_root()
+    {
         skipped(test, "systemd-sysusers is not installed, or this is not root");
     } else {
         std::fs::create_dir_all(root.join("etc")).unwrap();
-        for (program, args) in [("systemd-sysusers", &[][..]), ("systemd-tmpfiles", &["--create"])] {
+        for (program, args) in [("systemd-sysusers", &[][..]), ("systemd-tmpfiles", &["--create"])]
+        {
             let mut command = Command::new(program);
             command.args(args).arg(format!("--root={}", root.display()));
             let done = command.output().unwrap();
@@ -351,5 +404,7 @@ fn units_are_installed_and_sound() {
         assert!(root.join("run/ringweir").is_dir());
     }
     install("uninstall");
-    assert!(!root.join("usr/bin/ringd").exists() && std::fs::read_dir(&units).unwrap().next().is_none());
+    assert!(
+        !root.join("usr/bin/ringd").exists() && std::fs::read_dir(&units).unwrap().next().is_none()
+    );
 }

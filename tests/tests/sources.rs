@@ -1,9 +1,9 @@
-//! Sources with the programs people use to feed them: unix sockets, terminals, netlink; published = sent, or what is
-//! missing is told.
+//! Sources with the programs people use to feed them: unix sockets, terminals, netlink; published =
+//! sent, or what is missing is told.
 
 use ringweir::{Cause, Options, Read, Start};
 use ringweir_proto::os::socket;
-use ringweir_tests::{Daemon, Scene, proc, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, proc, skipped, wait_for};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Stdio;
@@ -11,10 +11,10 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-fn shell(scene: &Scene, line: &str) -> String {
-    let mut command = scene.command_at("sh".as_ref());
+fn shell(env: &Environment, line: &str) -> String {
+    let mut command = env.command_at("sh".as_ref());
     command.args(["-c", line]).stdout(Stdio::piped());
-    let output = scene.start(command).output();
+    let output = env.start(command).output();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -25,7 +25,9 @@ fn read(broker: &Daemon, enough: usize) -> Vec<(u16, Vec<u8>)> {
     let mut got = Vec::new();
     while got.len() < enough {
         match reader.next().unwrap() {
-            Read::Datagram(mut datagram) => got.push((datagram.channel(), datagram.to_vec().unwrap())),
+            Read::Datagram(mut datagram) => {
+                got.push((datagram.channel(), datagram.to_vec().unwrap()))
+            }
             Read::Empty => {
                 reader.wait(Some(Duration::from_secs(20))).unwrap();
             }
@@ -35,40 +37,52 @@ fn read(broker: &Daemon, enough: usize) -> Vec<(u16, Vec<u8>)> {
     got
 }
 
-/// socat sends to both kinds; the socket is gone with the stream. Control: a bad argument is refused by name.
+/// socat sends to both kinds; the socket is gone with the stream. Control: a bad argument is
+/// refused by name.
 #[test]
 fn socat_sends_to_unix_sockets() {
-    let scene = Scene::new(LIMIT);
-    let path = scene.path("in.s");
+    let env = Environment::new(LIMIT);
+    let path = env.path("in.s");
     let shown = path.to_str().unwrap();
-    let broker = scene.broker("src-dgram", &format!("unix:{shown}"), &[]);
-    shell(&scene, &format!("printf hello | socat - UNIX-SENDTO:{shown}; printf world | socat - UNIX-SENDTO:{shown}"));
+    let broker = env.broker("src-dgram", &format!("unix:{shown}"), &[]);
+    shell(
+        &env,
+        &format!(
+            "printf hello | socat - UNIX-SENDTO:{shown}; printf world | socat - UNIX-SENDTO:{shown}"
+        ),
+    );
     assert_eq!(read(&broker, 2), [(0, b"hello".to_vec()), (0, b"world".to_vec())]);
     broker.end();
     assert!(!path.exists());
 
-    let broker = scene.broker("src-seqpacket", &format!("unix:seqpacket:{shown}"), &[]);
+    let broker = env.broker("src-seqpacket", &format!("unix:seqpacket:{shown}"), &[]);
     for word in ["one", "two"] {
-        shell(&scene, &format!("printf {word} | socat -u - UNIX-CONNECT:{shown},type=5"));
+        shell(&env, &format!("printf {word} | socat -u - UNIX-CONNECT:{shown},type=5"));
     }
     assert_eq!(read(&broker, 2), [(1, b"one".to_vec()), (2, b"two".to_vec())]);
     broker.end();
     assert!(!path.exists());
-    let run = scene.run_dir();
-    let refused =
-        scene.run("ringd", &["--run-dir", run.to_str().unwrap(), "run", "--name", "x", "--source", "unix:stream:/x"]);
+    let run = env.run_dir();
+    let refused = env.run(
+        "ringd",
+        &["--run-dir", run.to_str().unwrap(), "run", "--name", "x", "--source", "unix:stream:/x"],
+    );
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("there are dgram, seqpacket"));
 }
 
-/// Senders that misbehave: thousands of connections, file descriptors sent along, packets of no bytes and too many. Nothing
-/// leaks, and who behaves is served. Control: the file descriptors were really sent, or really refused by the kernel.
+/// Senders that misbehave: thousands of connections, file descriptors sent along, packets of no
+/// bytes and too many. Nothing leaks, and who behaves is served. Control: the file descriptors were
+/// really sent, or really refused by the kernel.
 #[test]
 fn hostile_senders_do_no_harm() {
-    let scene = Scene::new(LIMIT);
-    let path = scene.path("in.s");
-    let broker =
-        scene.broker("src-hostile", &format!("unix:seqpacket:{}", path.display()), &["--max-datagram", "1KiB"]);
+    let env = Environment::new(LIMIT);
+    let path = env.path("in.s");
+    let broker = env.broker(
+        "src-hostile",
+        &format!("unix:seqpacket:{}", path.display()),
+        &["--max-datagram", "1KiB"],
+    );
     let pid = broker.process.pid();
     let before = proc::open_fds(pid);
     for _ in 0..10_000 {
@@ -88,7 +102,12 @@ fn hostile_senders_do_no_harm() {
     }
     assert_eq!(refused + sent, 201);
     // Where they got in, whoever starts the broker was told what that means.
-    assert_eq!(broker.process.stderr().contains("only trusted senders"), refused == 0, "{}", broker.process.stderr());
+    assert_eq!(
+        broker.process.stderr().contains("only trusted senders"),
+        refused == 0,
+        "{}",
+        broker.process.stderr()
+    );
     socket::send(&hostile, b"", &[]).unwrap();
     socket::send(&hostile, &[7; 5000], &[]).unwrap();
     sent += 1;
@@ -97,23 +116,31 @@ fn hostile_senders_do_no_harm() {
     socket::send(&good, b"good", &[]).unwrap();
     let got = read(&broker, sent + 1);
     assert_eq!(got.last().unwrap().1, b"good");
-    assert_eq!(got.iter().filter(|(_, bytes)| bytes.len() == 1024).count(), 1, "cut to the longest");
+    assert_eq!(
+        got.iter().filter(|(_, bytes)| bytes.len() == 1024).count(),
+        1,
+        "cut to the longest"
+    );
     drop(good);
     let tidy = wait_for(Duration::from_secs(10), || (proc::open_fds(pid) <= before).then_some(()));
     assert!(tidy.is_some(), "{} fds, {before} before", proc::open_fds(pid));
     broker.end();
 }
 
-/// A terminal made by socat; when socat ends so does the stream. Control: what is no device is refused with what to use.
+/// A terminal made by socat; when socat ends so does the stream. Control: what is no device is
+/// refused with what to use.
 #[test]
 fn a_terminal_is_a_source_until_it_is_hung_up() {
-    let scene = Scene::new(LIMIT);
-    let link = scene.path("tty");
-    let mut command = scene.command_at("socat".as_ref());
-    command.args(["-u", "-", &format!("PTY,link={},raw,echo=0", link.display())]).stdin(Stdio::piped());
-    let mut socat = scene.start(command);
+    let env = Environment::new(LIMIT);
+    let link = env.path("tty");
+    let mut command = env.command_at("socat".as_ref());
+    command
+        .args(["-u", "-", &format!("PTY,link={},raw,echo=0", link.display())])
+        .stdin(Stdio::piped());
+    let mut socat = env.start(command);
     wait_for(Duration::from_secs(10), || link.exists().then_some(())).expect("a terminal");
-    let mut broker = scene.broker("src-tty", &format!("chardev:raw:{}", link.display()), &["--linger", "forever"]);
+    let mut broker =
+        env.broker("src-tty", &format!("chardev:raw:{}", link.display()), &["--linger", "forever"]);
     let mut input = socat.stdin().unwrap();
     for word in ["first", "second"] {
         std::io::Write::write_all(&mut input, word.as_bytes()).unwrap();
@@ -130,15 +157,31 @@ fn a_terminal_is_a_source_until_it_is_hung_up() {
     assert!(ended.is_some(), "{}", broker.process.stderr());
     broker.process.signal(rustix::process::Signal::TERM);
     broker.process.wait();
-    let run = scene.run_dir();
-    let refused = scene
-        .run("ringd", &["--run-dir", run.to_str().unwrap(), "run", "--name", "x", "--source", "chardev:/etc/passwd"]);
+    let run = env.run_dir();
+    let refused = env.run(
+        "ringd",
+        &[
+            "--run-dir",
+            run.to_str().unwrap(),
+            "run",
+            "--name",
+            "x",
+            "--source",
+            "chardev:/etc/passwd",
+        ],
+    );
     assert!(String::from_utf8_lossy(&refused.stderr).contains("use file:FRAMING:"), "{refused:?}");
 }
 
 fn netlink() -> OwnedFd {
     let protocol = std::num::NonZeroU32::new(2).map(Protocol::from_raw);
-    rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).unwrap()
+    rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        protocol,
+    )
+    .unwrap()
 }
 
 /// A socket without an address of its own is left out of what is sent to pid 0.
@@ -157,28 +200,48 @@ fn send_to_group(fd: &OwnedFd, bytes: &[u8], group: u32) {
     let mut to: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
     (to.nl_family, to.nl_groups) = (libc::AF_NETLINK as u16, 1 << (group - 1));
     let (len, to) = (size_of_val(&to) as libc::socklen_t, (&raw const to).cast());
-    // SAFETY: both pointers are valid for their lengths, which the kernel only reads. Refused by pid 0 behind the group.
+    // SAFETY: both pointers are valid for their lengths, which the kernel only reads. Refused by
+    // pid 0 behind the group.
     unsafe { libc::sendto(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0, to, len) };
 }
 
-/// A9, side by side: a netlink listener that does not read is told ENOBUFS and no number; a reader of the ring that does not
-/// read is told exactly how many. Control: a reader that reads has lost nothing.
+/// A9, side by side: a netlink listener that does not read is told ENOBUFS and no number; a reader
+/// of the ring that does not read is told exactly how many. Control: a reader that reads has lost
+/// nothing.
 #[test]
 fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
     const COUNT: u64 = 20_000;
     if !rustix::process::geteuid().is_root() {
-        return skipped("a_slow_listener_gets_an_error_and_a_slow_reader_a_number", "netlink groups need root");
+        return skipped(
+            "a_slow_listener_gets_an_error_and_a_slow_reader_a_number",
+            "netlink groups need root",
+        );
     }
-    let scene = Scene::new(LIMIT);
-    let args = ["--linger", "forever", "--max-datagram", "1KiB", "--depth", "1024", "--capacity", "256KiB"];
-    let broker = scene.broker("src-netlink", "netlink:usersock:21,rcvbuf=64MiB", &args);
+    let env = Environment::new(LIMIT);
+    let args = [
+        "--linger",
+        "forever",
+        "--max-datagram",
+        "1KiB",
+        "--depth",
+        "1024",
+        "--capacity",
+        "256KiB",
+    ];
+    let broker = env.broker("src-netlink", "netlink:usersock:21,rcvbuf=64MiB", &args);
     let listener = netlink();
     bind(&listener);
     let group = 21_u32;
     let (raw, len) = (listener.as_raw_fd(), size_of::<u32>() as libc::socklen_t);
     // SAFETY: a valid pointer to `len` bytes, which the kernel only reads.
     let rc = unsafe {
-        libc::setsockopt(raw, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, (&raw const group).cast(), len)
+        libc::setsockopt(
+            raw,
+            libc::SOL_NETLINK,
+            libc::NETLINK_ADD_MEMBERSHIP,
+            (&raw const group).cast(),
+            len,
+        )
     };
     assert_eq!(rc, 0);
     let mut slow = Options::new("slow").attach(broker.path()).unwrap();
@@ -191,7 +254,10 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
         while next + 256 <= number {
             match quick.next().unwrap() {
                 Read::Datagram(mut d) => {
-                    assert_eq!((d.channel(), d.to_vec().unwrap()), (21, next.to_le_bytes().to_vec()));
+                    assert_eq!(
+                        (d.channel(), d.to_vec().unwrap()),
+                        (21, next.to_le_bytes().to_vec())
+                    );
                     next += 1;
                 }
                 Read::Empty => {

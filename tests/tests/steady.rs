@@ -1,8 +1,9 @@
-//! Steady state: no page fault in broker or reader, no allocation in the reader. (That the pump allocates nothing is shown
-//! inside the broker, `broker/src/pump/tests.rs`.) Negative controls: a reader without prefault, and one that allocates.
+//! Steady state: no page fault in broker or reader, no allocation in the reader. (That the pump
+//! allocates nothing is shown inside the broker, `broker/src/pump/tests.rs`.) Negative controls: a
+//! reader without prefault, and one that allocates.
 
 use ringweir::{Options, Read, Reader};
-use ringweir_tests::Scene;
+use ringweir_tests::Environment;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,7 +12,8 @@ struct Counting;
 
 thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
 
-// SAFETY: passes everything through to the system's allocator; counting does not allocate (a const thread-local).
+// SAFETY: passes everything through to the system's allocator; counting does not allocate (a const
+// thread-local).
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|n| n.set(n.get() + 1));
@@ -40,8 +42,9 @@ fn own_faults() -> u64 {
 /// Minor faults of the broker's pump thread so far.
 fn pump_faults(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten();
-    let pump =
-        tasks.map(|t| t.path()).find(|t| std::fs::read_to_string(t.join("comm")).is_ok_and(|c| c.starts_with("pump:")));
+    let pump = tasks
+        .map(|t| t.path())
+        .find(|t| std::fs::read_to_string(t.join("comm")).is_ok_and(|c| c.starts_with("pump:")));
     let stat = std::fs::read_to_string(pump.expect("a pump").join("stat")).expect("stat");
     // Fields after the name: state is the first, minflt the eighth.
     let rest = stat.rsplit_once(')').expect("a name").1;
@@ -73,10 +76,10 @@ fn read(reader: &mut Reader, count: u64, buffer: &mut [u8], mut with: impl FnMut
 #[test]
 fn a_second_of_datagrams_takes_no_fault_and_no_allocation() {
     const MEASURED: u64 = 30_000;
-    let scene = Scene::new(Duration::from_secs(60));
+    let env = Environment::new(Duration::from_secs(60));
     // One lap is 4096 datagrams.
     let args = ["--capacity", "4MiB", "--depth", "4096", "--max-datagram", "1KiB"];
-    let broker = scene.broker("steady", "gen:rate=20k/s,size=1024", &args);
+    let broker = env.broker("steady", "gen:rate=20k/s,size=1024", &args);
     let mut buffer = vec![0; 1024];
 
     let mut reader = Options::new("steady").attach(broker.path()).unwrap();
@@ -86,7 +89,11 @@ fn a_second_of_datagrams_takes_no_fault_and_no_allocation() {
     let before = (own_faults(), ALLOCATIONS.with(Cell::get));
     read(&mut reader, MEASURED, &mut buffer, || {});
     let after = (own_faults(), ALLOCATIONS.with(Cell::get));
-    assert_eq!((after.0 - before.0, after.1 - before.1), (0, 0), "faults and allocations of the reader");
+    assert_eq!(
+        (after.0 - before.0, after.1 - before.1),
+        (0, 0),
+        "faults and allocations of the reader"
+    );
     assert_eq!(pump_faults(broker.process.pid()) - pump_before, 0, "faults of the pump");
     assert_eq!(reader.account().lost, 0, "it kept up");
 

@@ -1,9 +1,10 @@
-//! A ring without a name outlives its broker in the service manager's descriptor store (`proto/DESIGN.md` §7). There is no
-//! systemd here: the test is the manager, which takes what it is sent and passes it on to the next broker.
+//! A ring without a name outlives its broker in the service manager's descriptor store
+//! (`proto/DESIGN.md` §7). There is no systemd here: the test is the manager, which takes what it
+//! is sent and passes it on to the next broker.
 
 use ringweir::{Options, Read, Reader};
 use ringweir_proto::os::{paths, socket};
-use ringweir_tests::scene::{Daemon, NOBODY, Process, Scene, wait_for};
+use ringweir_tests::environment::{Daemon, Environment, NOBODY, Process, wait_for};
 use ringweir_tests::{Live, Mailbox, programs, skipped};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::process::Signal;
@@ -35,10 +36,11 @@ struct Manager {
 }
 
 impl Manager {
-    fn new(scene: &Scene) -> Self {
-        let path = scene.path("notify");
+    fn new(env: &Environment) -> Self {
+        let path = env.path("notify");
         let ear = UnixDatagram::bind(&path).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+            .unwrap();
         ear.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let (store, over) = (Arc::<Mutex<Store>>::default(), Arc::<AtomicBool>::default());
         let (its, stop) = (store.clone(), over.clone());
@@ -46,7 +48,11 @@ impl Manager {
             while !stop.load(Ordering::Relaxed) {
                 let Ok(mut packet) = socket::receive(&ear) else { continue };
                 let text = String::from_utf8(packet.bytes).unwrap();
-                let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored").to_string();
+                let name = text
+                    .lines()
+                    .find_map(|line| line.strip_prefix("FDNAME="))
+                    .unwrap_or("stored")
+                    .to_string();
                 let mut store = its.lock().unwrap();
                 if text.starts_with("FDSTORE=1\n") {
                     store.kept.push((name, packet.fds.pop().expect("a descriptor")));
@@ -65,7 +71,11 @@ impl Manager {
 
     fn descriptor(&self, name: &str) -> OwnedFd {
         let store = self.store.lock().unwrap();
-        let (_, fd) = store.kept.iter().find(|(kept, _)| kept == name).unwrap_or_else(|| panic!("no {name} in it"));
+        let (_, fd) = store
+            .kept
+            .iter()
+            .find(|(kept, _)| kept == name)
+            .unwrap_or_else(|| panic!("no {name} in it"));
         fd.try_clone().unwrap()
     }
 
@@ -86,17 +96,21 @@ impl Drop for Manager {
     }
 }
 
-/// `ringd` by way of a shell, so that what is passed gets its number; `pid` is whom it is meant for.
-fn ringd(scene: &Scene, pid: &str) -> Command {
-    let mut command = scene.command_at("sh".as_ref());
-    command.args(["-c", &format!("LISTEN_PID={pid} exec \"$@\" 3<&0 0</dev/null"), "-"]).arg(programs::path("ringd"));
-    command.arg("--run-dir").arg(scene.run_dir());
+/// `ringd` by way of a shell, so that what is passed gets its number; `pid` is whom it is meant
+/// for.
+fn ringd(env: &Environment, pid: &str) -> Command {
+    let mut command = env.command_at("sh".as_ref());
+    command
+        .args(["-c", &format!("LISTEN_PID={pid} exec \"$@\" 3<&0 0</dev/null"), "-"])
+        .arg(programs::path("ringd"));
+    command.arg("--run-dir").arg(env.run_dir());
     command
 }
 
 fn may_make_immutable() -> bool {
     let held = rustix::thread::capabilities(None).map(|sets| sets.effective);
-    rustix::process::geteuid().is_root() && held.is_ok_and(|set| set.contains(CapabilitySet::LINUX_IMMUTABLE))
+    rustix::process::geteuid().is_root()
+        && held.is_ok_and(|set| set.contains(CapabilitySet::LINUX_IMMUTABLE))
 }
 
 fn says(process: &Process, what: &str) {
@@ -104,22 +118,40 @@ fn says(process: &Process, what: &str) {
     assert!(said.is_some(), "no {what:?} from ringd: {}", process.stderr());
 }
 
-/// A chain of brokers, each killed in full flow, over one ring without a name: each reader is told of each restart once, at
-/// the same seq, and accounts for every datagram of every generation. Clean at the end: the store is empty.
+/// A chain of brokers, each killed in full flow, over one ring without a name: each reader is told
+/// of each restart once, at the same seq, and accounts for every datagram of every generation.
+/// Clean at the end: the store is empty.
 #[test]
 fn a_ring_without_a_name_outlives_its_broker() {
     const NAME: &str = "store-chain";
     const READERS: usize = 3;
     const BROKERS: u64 = 6;
-    let scene = Scene::new(LIMIT);
-    let (manager, mailbox) = (Manager::new(&scene), Mailbox::create(READERS));
+    let env = Environment::new(LIMIT);
+    let (manager, mailbox) = (Manager::new(&env), Mailbox::create(READERS));
     let start = |passed: Option<OwnedFd>, count: &str| {
-        let mut command = ringd(&scene, "$$");
+        let mut command = ringd(&env, "$$");
         let source = format!("gen:rate=20000/s,size=24..500,channels=3{count}");
-        command.args(["run", "--name", NAME, "--source", &source, "--wait-readers", &READERS.to_string()]);
-        command.args(["--memory", "memfd", "--depth", "240", "--capacity", "64KiB", "--max-datagram", "512"]);
+        command.args([
+            "run",
+            "--name",
+            NAME,
+            "--source",
+            &source,
+            "--wait-readers",
+            &READERS.to_string(),
+        ]);
+        command.args([
+            "--memory",
+            "memfd",
+            "--depth",
+            "240",
+            "--capacity",
+            "64KiB",
+            "--max-datagram",
+            "512",
+        ]);
         manager.passing(&mut command, passed.map(|fd| ("ring-store-chain", fd)));
-        scene.start(command)
+        env.start(command)
     };
     let kinds: [&[&str]; READERS] = [&[], &["--view"], &["--slow", "300"]];
     let mut readers = Vec::new();
@@ -132,10 +164,10 @@ fn a_ring_without_a_name_outlives_its_broker() {
         says(&broker, "kept by the service manager");
         assert_eq!(manager.kept(), ["ring-store-chain"]);
         for (slot, kind) in kinds.iter().enumerate().skip(readers.len()) {
-            let mut command = scene.command("ringtest-reader");
-            command.arg(paths::socket_path(&scene.run_dir(), NAME));
+            let mut command = env.command("ringtest-reader");
+            command.arg(paths::socket_path(&env.run_dir(), NAME));
             command.args(["--mailbox", mailbox.id(), "--slot", &slot.to_string()]).args(*kind);
-            readers.push(scene.start(command));
+            readers.push(env.start(command));
         }
         // More than the ring holds, of each life.
         let before = delivered(0);
@@ -146,16 +178,23 @@ fn a_ring_without_a_name_outlives_its_broker() {
     let last = start(Some(manager.descriptor("ring-store-chain")), ",count=5000");
     let generation = BROKERS + 1;
     says(&last, &format!("{NAME} gen {generation} (adopted"));
-    let socket = paths::socket_path(&scene.run_dir(), NAME);
+    let socket = paths::socket_path(&env.run_dir(), NAME);
     let published = Daemon { process: last, name: NAME.into(), socket }.published();
     for (slot, mut reader) in readers.into_iter().enumerate() {
         let status = reader.wait();
         assert!(status.success(), "reader {slot}: {status}: {}", reader.stderr());
         let report = mailbox.slot(slot).take();
         report.check(published).unwrap();
-        assert_eq!((report.start, report.restarts, report.generation), (0, BROKERS, generation), "reader {slot}");
+        assert_eq!(
+            (report.start, report.restarts, report.generation),
+            (0, BROKERS, generation),
+            "reader {slot}"
+        );
         assert_eq!(report.delivered + report.lost, published, "reader {slot}");
-        eprintln!("reader {slot}: {published} published = {} delivered + {} lost", report.delivered, report.lost);
+        eprintln!(
+            "reader {slot}: {published} published = {} delivered + {} lost",
+            report.delivered, report.lost
+        );
     }
     let empty = wait_for(LIMIT, || manager.kept().is_empty().then_some(()));
     assert!(empty.is_some(), "what has ended is let go: {:?}", manager.kept());
@@ -176,12 +215,17 @@ fn restarted(reader: &mut Reader) -> u64 {
 
 /// A memfd with these bytes, sealed like a ring that is kept but for `unsealed`.
 fn copied(bytes: &[u8], unsealed: SealFlags) -> OwnedFd {
-    let fd = rustix::fs::memfd_create("copy", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
+    let fd =
+        rustix::fs::memfd_create("copy", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).unwrap();
     let mut file = File::from(fd);
     file.write_all(bytes).unwrap();
     let fd = OwnedFd::from(file);
-    rustix::fs::fcntl_add_seals(&fd, (SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL) - unsealed).unwrap();
+    rustix::fs::fcntl_add_seals(
+        &fd,
+        (SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL) - unsealed,
+    )
+    .unwrap();
     fd
 }
 
@@ -193,18 +237,27 @@ fn bytes_of(ring: OwnedFd) -> Vec<u8> {
     bytes
 }
 
-/// Whatever is not the ring of this stream as we leave one is refused with the reason and let go, a fresh ring takes its place, in the
-/// store too, and the reader moves there by itself. Control, at the end: a faithful copy is adopted.
+/// Whatever is not the ring of this stream as we leave one is refused with the reason and let go, a
+/// fresh ring takes its place, in the store too, and the reader moves there by itself. Control, at
+/// the end: a faithful copy is adopted.
 #[test]
 fn what_is_not_its_own_ring_is_refused_and_replaced() {
-    let scene = Scene::new(2 * LIMIT);
-    let manager = Manager::new(&scene);
+    let env = Environment::new(2 * LIMIT);
+    let manager = Manager::new(&env);
     let serve = |name: &str, depth: &str, pid: &str, passed: Option<(&str, OwnedFd)>| {
-        let mut command = ringd(&scene, pid);
-        command.args(["run", "--name", name, "--source", "gen:rate=1000/s,size=64", "--memory", "memfd"]);
+        let mut command = ringd(&env, pid);
+        command.args([
+            "run",
+            "--name",
+            name,
+            "--source",
+            "gen:rate=1000/s,size=64",
+            "--memory",
+            "memfd",
+        ]);
         command.args(["--depth", depth, "--max-datagram", "1KiB", "--capacity", "64KiB"]);
         manager.passing(&mut command, passed);
-        scene.broker_of(name, command)
+        env.broker_of(name, command)
     };
     const RING: &str = "ring-store-a";
     serve("store-b", "240", "$$", None).process.kill();
@@ -227,8 +280,16 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
         copy
     };
     let cases: Vec<(&str, &str, Make<'_>)> = vec![
-        ("no ring at all", "not a ring", Box::new(|| copied(&vec![0; bytes_of(ours()).len()], SealFlags::empty()))),
-        ("not even memory", "no memory at all", Box::new(|| File::open("/dev/null").unwrap().into())),
+        (
+            "no ring at all",
+            "not a ring",
+            Box::new(|| copied(&vec![0; bytes_of(ours()).len()], SealFlags::empty())),
+        ),
+        (
+            "not even memory",
+            "no memory at all",
+            Box::new(|| File::open("/dev/null").unwrap().into()),
+        ),
         (
             "a file",
             "it is no memfd",
@@ -239,14 +300,20 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
                 file.into()
             }),
         ),
-        ("one that can be made shorter", "its seals", Box::new(|| copied(&bytes_of(ours()), SealFlags::SHRINK))),
+        (
+            "one that can be made shorter",
+            "its seals",
+            Box::new(|| copied(&bytes_of(ours()), SealFlags::SHRINK)),
+        ),
         ("one that others may open", "mode 0660", Box::new(other_mode)),
         (
             "one for readers",
             "ermission denied",
             Box::new(|| {
                 let ring = ours();
-                File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&ring))).unwrap().into()
+                File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&ring)))
+                    .unwrap()
+                    .into()
             }),
         ),
         ("another stream's", "another stream name", Box::new(|| of_b.try_clone().unwrap())),
@@ -261,19 +328,26 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
         broker = serve("store-a", "240", "$$", Some((RING, passed)));
         let said = broker.process.stderr();
         let fresh = said.contains(&format!("store-a gen {generation},"));
-        assert!(fresh && said.contains("not adopted but replaced: ") && said.contains(why), "{what}: {said}");
+        assert!(
+            fresh && said.contains("not adopted but replaced: ") && said.contains(why),
+            "{what}: {said}"
+        );
         assert_eq!(restarted(&mut reader), generation, "{what}");
         assert_eq!(manager.kept(), ["ring-store-b", RING], "{what}");
     }
-    for (what, depth, pid, why) in
-        [("other sizes", "480", "$$", "bytes, and this stream takes"), ("somebody else's", "480", "1", "store-a gen")]
-    {
+    for (what, depth, pid, why) in [
+        ("other sizes", "480", "$$", "bytes, and this stream takes"),
+        ("somebody else's", "480", "1", "store-a gen"),
+    ] {
         let passed = manager.descriptor(RING);
         broker.process.kill();
         generation += 1;
         broker = serve("store-a", depth, pid, Some((RING, passed)));
         let said = broker.process.stderr();
-        assert!(said.contains(&format!("store-a gen {generation},")) && said.contains(why), "{what}: {said}");
+        assert!(
+            said.contains(&format!("store-a gen {generation},")) && said.contains(why),
+            "{what}: {said}"
+        );
         assert_eq!(restarted(&mut reader), generation, "{what}");
     }
     // The control, and what is in the store for nobody is let go.
@@ -281,29 +355,41 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
     broker.process.kill();
     broker = serve("store-a", "480", "$$", Some((RING, copy)));
     assert!(broker.process.stderr().contains("(adopted"), "{}", broker.process.stderr());
-    // A copy is not the ring it has mapped: it begins anew there, with what is left of the generation before.
+    // A copy is not the ring it has mapped: it begins anew there, with what is left of the
+    // generation before.
     assert_eq!([restarted(&mut reader), restarted(&mut reader)], [generation, generation + 1]);
     broker.process.kill();
     broker = serve("store-a", "480", "$$", Some(("ring-store-b", of_b)));
-    says(&broker.process, "ring-store-b: was kept by the service manager, and is no stream's any more");
+    says(
+        &broker.process,
+        "ring-store-b: was kept by the service manager, and is no stream's any more",
+    );
     let gone = wait_for(LIMIT, || (manager.kept() == [RING]).then_some(()));
     assert!(gone.is_some(), "{:?}", manager.kept());
     broker.end();
-    assert!(wait_for(LIMIT, || manager.kept().is_empty().then_some(())).is_some(), "{:?}", manager.kept());
-    std::fs::remove_file(paths::lock_path(&scene.run_dir(), "store-b")).unwrap();
-    std::fs::remove_file(paths::socket_path(&scene.run_dir(), "store-b")).unwrap();
+    assert!(
+        wait_for(LIMIT, || manager.kept().is_empty().then_some(())).is_some(),
+        "{:?}",
+        manager.kept()
+    );
+    std::fs::remove_file(paths::lock_path(&env.run_dir(), "store-b")).unwrap();
+    std::fs::remove_file(paths::socket_path(&env.run_dir(), "store-b")).unwrap();
 }
 
-/// A stream that a reload brings is kept as well, by a thread that is shut in, and one that a reload ends is let go. Controls: a ring
-/// with a name is none of the manager's, and without `FDSTORE` nothing is sent.
+/// A stream that a reload brings is kept as well, by a thread that is shut in, and one that a
+/// reload ends is let go. Controls: a ring with a name is none of the manager's, and without
+/// `FDSTORE` nothing is sent.
 #[test]
 fn streams_that_come_and_go_are_kept_and_let_go() {
-    let scene = Scene::new(LIMIT);
-    let manager = Manager::new(&scene);
-    let file = scene.path("ringd.toml");
+    let env = Environment::new(LIMIT);
+    let manager = Manager::new(&env);
+    let file = env.path("ringd.toml");
     let put = |streams: &[(&str, &str)]| {
         let one = |(name, memory): &(&str, &str)| {
-            format!("[[stream]]\nname = '{name}'\nsource = 'gen:rate=100/s,size=64'\nmemory = '{memory}'\n")
+            format!(
+                "[[stream]]\nname = '{name}'\nsource = 'gen:rate=100/s,size=64'\nmemory = \
+                '{memory}'\n"
+            )
         };
         std::fs::write(&file, streams.iter().map(one).collect::<String>()).unwrap();
     };
@@ -313,10 +399,10 @@ fn streams_that_come_and_go_are_kept_and_let_go() {
     };
     put(&[("store-one", "memfd"), ("store-named", "shm")]);
     let start = |fdstore: &str| {
-        let mut command = scene.command("ringd");
-        command.arg("--config").arg(&file).arg("--run-dir").arg(scene.run_dir());
+        let mut command = env.command("ringd");
+        command.arg("--config").arg(&file).arg("--run-dir").arg(env.run_dir());
         manager.passing(&mut command, None);
-        scene.start({
+        env.start({
             command.env("FDSTORE", fdstore);
             command
         })
@@ -328,14 +414,19 @@ fn streams_that_come_and_go_are_kept_and_let_go() {
     broker.signal(Signal::HUP);
     says(&broker, "store-two gen 1");
     kept(&["ring-store-one", "ring-store-two"]);
-    assert!(!broker.stderr().contains("not immutable") || !may_make_immutable(), "{}", broker.stderr());
+    assert!(
+        !broker.stderr().contains("not immutable") || !may_make_immutable(),
+        "{}",
+        broker.stderr()
+    );
     put(&[("store-two", "memfd"), ("store-named", "shm")]);
     broker.signal(Signal::HUP);
     kept(&["ring-store-two"]);
     broker.signal(Signal::TERM);
     assert!(broker.wait().success(), "{}", broker.stderr());
     kept(&[]);
-    let sent = |store: &Store| store.heard.iter().filter(|text| text.starts_with("FDSTORE=1")).count();
+    let sent =
+        |store: &Store| store.heard.iter().filter(|text| text.starts_with("FDSTORE=1")).count();
     assert_eq!(sent(&manager.store.lock().unwrap()), 2);
     for none in ["0", ""] {
         let mut broker = start(none);
@@ -347,18 +438,19 @@ fn streams_that_come_and_go_are_kept_and_let_go() {
     }
 }
 
-/// Who can write a ring that is kept: nobody, if it could be made immutable; else processes of the broker's own user, as documented,
-/// which still cannot make it shorter. The two are each other's control. Another user cannot in either case (`memory.rs`, `cli.rs`).
+/// Who can write a ring that is kept: nobody, if it could be made immutable; else processes of the
+/// broker's own user, as documented, which still cannot make it shorter. The two are each other's
+/// control. Another user cannot in either case (`memory.rs`, `cli.rs`).
 #[test]
 fn a_kept_ring_cannot_be_written_where_the_broker_may_forbid_it() {
     let test = "a kept ring against the same user";
     if !may_make_immutable() {
         return skipped(test, "needs root with CAP_LINUX_IMMUTABLE");
     }
-    let scene = Scene::new(LIMIT);
-    let manager = Manager::new(&scene);
-    std::os::unix::fs::chown(scene.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
-    let (copy, id) = (scene.path("ringd"), NOBODY.to_string());
+    let env = Environment::new(LIMIT);
+    let manager = Manager::new(&env);
+    std::os::unix::fs::chown(env.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let (copy, id) = (env.path("ringd"), NOBODY.to_string());
     programs::copy("ringd", &copy);
     // What it is answered with the capability, and without.
     let ways = [
@@ -374,27 +466,38 @@ fn a_kept_ring_cannot_be_written_where_the_broker_may_forbid_it() {
         ("broker: look at its fds", "EACCES", "EACCES"),
     ];
     for (name, may) in [("store-shut", true), ("store-open", false)] {
-        let mut command = scene.command_at("setpriv".as_ref());
+        let mut command = env.command_at("setpriv".as_ref());
         command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
         if may {
             command.args(["--inh-caps", "+linux_immutable", "--ambient-caps", "+linux_immutable"]);
         }
-        command.arg(&copy).args(["run", "--name", name, "--source", "gen:rate=max,count=10", "--linger", "forever"]);
+        command.arg(&copy).args([
+            "run",
+            "--name",
+            name,
+            "--source",
+            "gen:rate=max,count=10",
+            "--linger",
+            "forever",
+        ]);
         command.args(["--max-datagram", "2KiB", "--depth", "64", "--memory", "memfd"]);
         manager.passing(&mut command, None);
-        let broker = scene.broker_of(name, command);
+        let broker = env.broker_of(name, command);
         let said = broker.process.stderr();
         assert_eq!(said.contains("(kept by the service manager)"), may, "{said}");
         assert_eq!(said.contains("(kept by the service manager, not immutable: "), !may, "{said}");
         assert!(said.contains("no capabilities"), "what it took it gives up: {said}");
-        let mut pry = scene.command_as_nobody("ringtest-pry");
-        pry.arg(broker.path()).args(["--broker", &broker.process.pid().to_string()]).stdout(Stdio::piped());
-        let pry = scene.start(pry).output();
+        let mut pry = env.command_as_nobody("ringtest-pry");
+        pry.arg(broker.path())
+            .args(["--broker", &broker.process.pid().to_string()])
+            .stdout(Stdio::piped());
+        let pry = env.start(pry).output();
         assert!(pry.status.success(), "{}", String::from_utf8_lossy(&pry.stderr));
         let tried = String::from_utf8(pry.stdout).unwrap();
         for (way, shut, open) in ways {
             let answer = if may { shut } else { open };
-            let found = tried.contains(&format!("{way} = {answer}\n")) || answer.is_empty() && !tried.contains(way);
+            let found = tried.contains(&format!("{way} = {answer}\n"))
+                || answer.is_empty() && !tried.contains(way);
             assert!(found, "{name}: {way} should be {answer:?}:\n{tried}");
         }
         broker.end();

@@ -1,7 +1,8 @@
-//! Programs with a poll loop of their own: `Reader::fd` and `Reader::arm`, with the broker alive, dead and back.
+//! Programs with a poll loop of their own: `Reader::fd` and `Reader::arm`, with the broker alive,
+//! dead and back.
 
 use ringweir::{Options, Read, Reader};
-use ringweir_tests::Scene;
+use ringweir_tests::Environment;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::time::Duration;
 
@@ -29,7 +30,11 @@ fn poll_loop(reader: &mut Reader, mut over: impl FnMut(&Rounds) -> bool) -> Roun
                 if reader.arm().unwrap() {
                     let fd = reader.fd().unwrap();
                     let limit = ringweir_proto::os::event::timespec(Duration::from_secs(10));
-                    assert_eq!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)), Ok(1), "nothing in 10 s");
+                    assert_eq!(
+                        poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)),
+                        Ok(1),
+                        "nothing in 10 s"
+                    );
                 }
             }
         }
@@ -37,13 +42,14 @@ fn poll_loop(reader: &mut Reader, mut over: impl FnMut(&Rounds) -> bool) -> Roun
     rounds
 }
 
-/// While its broker is gone, a polling reader sleeps between its attempts to attach, and is there when the next one comes.
-/// Control: the same loop over a live stream goes round for every datagram.
+/// While its broker is gone, a polling reader sleeps between its attempts to attach, and is there
+/// when the next one comes. Control: the same loop over a live stream goes round for every
+/// datagram.
 #[test]
 fn a_polling_reader_sleeps_while_its_broker_is_gone() {
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     let args = ["--max-datagram", "2KiB"];
-    let mut first = scene.broker("polled", "gen:rate=1000/s", &args);
+    let mut first = env.broker("polled", "gen:rate=1000/s", &args);
     let mut reader = Options::new("polls").attach(first.path()).unwrap();
     reader.fd().unwrap();
     let live = poll_loop(&mut reader, |rounds| rounds.datagrams >= 500);
@@ -53,7 +59,7 @@ fn a_polling_reader_sleeps_while_its_broker_is_gone() {
     let until = std::time::Instant::now() + Duration::from_secs(2);
     let alone = poll_loop(&mut reader, |_| std::time::Instant::now() >= until);
     assert!(alone.empty < 60 && alone.restarts == 0, "busy while the broker was gone: {alone:?}");
-    let second = scene.broker("polled", "gen:rate=1000/s", &args);
+    let second = env.broker("polled", "gen:rate=1000/s", &args);
     let back = poll_loop(&mut reader, |rounds| rounds.datagrams >= 500);
     assert_eq!(back.restarts, 1, "{back:?}");
     assert!(back.empty > 100, "{back:?}");

@@ -1,7 +1,7 @@
 //! What several tools take on their command lines.
 
 use ringweir::Start;
-use ringweir_proto::quantity::Span;
+use ringweir_cli::quantity::Span;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -30,7 +30,11 @@ pub(crate) struct Time(pub(crate) Duration);
 impl FromStr for Time {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let text = if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') { format!("{text}s") } else { text.into() };
+        let text = if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            format!("{text}s")
+        } else {
+            text.into()
+        };
         text.parse::<Span>().map(|span| Self(span.0)).map_err(|e| e.to_string())
     }
 }

@@ -3,7 +3,9 @@
 /// "12:41:07" for a moment of the last day, else "2026-05-09 12:41:07"; both are ns since 1970.
 pub fn moment(then: u64, now: u64) -> String {
     const DAY: u64 = 86_400_000_000_000;
-    let Some((date, clock)) = local(then) else { return format!("{} s since 1970", then / 1_000_000_000) };
+    let Some((date, clock)) = local(then) else {
+        return format!("{} s since 1970", then / 1_000_000_000);
+    };
     if now.abs_diff(then) < DAY { clock } else { format!("{date} {clock}") }
 }
 

@@ -1,14 +1,14 @@
 //! Tools.
 
+mod account;
 mod arguments;
-mod books;
 pub mod cat;
 pub mod ctl;
 mod date;
-pub mod manual;
+
+mod broker_query;
 mod output;
 mod process;
-mod reach;
 pub mod send;
 mod sink;
 pub mod stat;

@@ -1,7 +1,7 @@
 //! What a process is doing, as /proc tells: whether it runs, is stopped, or is gone.
 //!
-//! Contract: an answer is never a guess. A process that may exist without being visible here (another user's under
-//! `hidepid`, another pid namespace) is [`Process::Unseen`], not gone.
+//! Contract: an answer is never a guess. A process that may exist without being visible here
+//! (another user's under `hidepid`, another pid namespace) is [`Process::Unseen`], not gone.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -22,7 +22,9 @@ pub enum Process {
 impl Process {
     /// Looks at process `pid`; 0 stands for one that is not of this namespace.
     pub fn look(pid: u64) -> Self {
-        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Self::Unseen };
+        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return Self::Unseen;
+        };
         match std::fs::read(format!("/proc/{pid}/stat")) {
             Ok(stat) => Self::parse(&stat),
             Err(_) => match test_kill_process(number) {
@@ -32,7 +34,8 @@ impl Process {
         }
     }
 
-    /// Processor time that all threads of process `pid` have used, ns; `None` if that cannot be seen.
+    /// Processor time that all threads of process `pid` have used, ns; `None` if that cannot be
+    /// seen.
     pub fn used_ns(pid: u64) -> Option<u64> {
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
         threads
@@ -44,12 +47,14 @@ impl Process {
             .reduce(u64::saturating_add)
     }
 
-    /// Whether the pump of stream `name` in process `pid` is of a real-time class; `None` if that cannot be seen.
+    /// Whether the pump of stream `name` in process `pid` is of a real-time class; `None` if that
+    /// cannot be seen.
     pub fn pump_is_realtime(pid: u64, name: &str) -> Option<bool> {
         // Thread names have 15 bytes.
         let thread: String = format!("pump:{name}").chars().take(15).collect();
         let pump = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().find(|task| {
-            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == thread)
+            std::fs::read_to_string(task.path().join("comm"))
+                .is_ok_and(|comm| comm.trim_end() == thread)
         })?;
         let stat = std::fs::read_to_string(pump.path().join("stat")).ok()?;
         let policy = Self::field(&stat, 41)?;
@@ -61,7 +66,8 @@ impl Process {
         stat.rsplit_once(')')?.1.split_whitespace().nth(number - 3)?.parse().ok()
     }
 
-    /// The state letter stands behind the name in parentheses, which may itself hold blanks and parentheses.
+    /// The state letter stands behind the name in parentheses, which may itself hold blanks and
+    /// parentheses.
     fn parse(stat: &[u8]) -> Self {
         let behind = stat.iter().rposition(|b| *b == b')').map_or(&[][..], |at| &stat[at + 1..]);
         match behind.trim_ascii_start().first() {

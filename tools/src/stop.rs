@@ -1,7 +1,7 @@
 //! Ending a tool by a signal, and waiting without missing one.
 //!
-//! Contract: the first SIGINT or SIGTERM is noticed by every thread that waits here, and between two datagrams; a second
-//! one ends the process, should a pipe or a socket block it.
+//! Contract: the first SIGINT or SIGTERM is noticed by every thread that waits here, and between
+//! two datagrams; a second one ends the process, should a pipe or a socket block it.
 
 use anyhow::Context;
 use ringweir::Reader;
@@ -18,20 +18,20 @@ use std::time::Duration;
 pub struct Stop {
     came: Arc<AtomicBool>,
     /// Readable once it is; never read.
-    bell: UnixStream,
+    event: UnixStream,
 }
 
 impl Stop {
     /// From now on SIGINT and SIGTERM are caught.
     pub fn on_signals() -> io::Result<Self> {
-        let (bell, rings) = UnixStream::pair()?;
+        let (event, rings) = UnixStream::pair()?;
         let came = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&came))?;
             signal_hook::flag::register(signal, Arc::clone(&came))?;
             signal_hook::low_level::pipe::register(signal, rings.try_clone()?)?;
         }
-        Ok(Self { came, bell })
+        Ok(Self { came, event })
     }
 
     /// Whether one came.
@@ -39,8 +39,8 @@ impl Stop {
         self.came.load(Ordering::Relaxed)
     }
 
-    /// Sleeps until there is something to read, a signal came, `other` was hung up on or the time is over; and now and then
-    /// for nothing.
+    /// Sleeps until there is something to read, a signal came, `other` was hung up on or the time
+    /// is over; and now and then for nothing.
     pub fn wait(
         &self,
         reader: &mut Reader,
@@ -59,14 +59,25 @@ impl Stop {
             reader.wait(Some(limit.unwrap_or(Duration::MAX)))?;
             return Ok(());
         }
-        self.sleep(limit, &[(reader.fd()?, PollFlags::IN), (other.unwrap_or(self.bell.as_fd()), PollFlags::empty())])
+        self.sleep(
+            limit,
+            &[
+                (reader.fd()?, PollFlags::IN),
+                (other.unwrap_or(self.event.as_fd()), PollFlags::empty()),
+            ],
+        )
     }
 
-    /// Sleeps until a signal came, one of the two is as it is waited for, or hung up on, or the time is over.
-    pub fn sleep(&self, limit: Option<Duration>, fds: &[(BorrowedFd<'_>, PollFlags); 2]) -> anyhow::Result<()> {
+    /// Sleeps until a signal came, one of the two is as it is waited for, or hung up on, or the
+    /// time is over.
+    pub fn sleep(
+        &self,
+        limit: Option<Duration>,
+        fds: &[(BorrowedFd<'_>, PollFlags); 2],
+    ) -> anyhow::Result<()> {
         let limit = limit.and_then(|t| Timespec::try_from(t).ok());
         let [one, two] = fds.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags));
-        match poll(&mut [PollFd::new(&self.bell, PollFlags::IN), one, two], limit.as_ref()) {
+        match poll(&mut [PollFd::new(&self.event, PollFlags::IN), one, two], limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(e) => Err(io::Error::from(e)).context("poll"),
         }
@@ -74,11 +85,14 @@ impl Stop {
 
     /// Sleeps until a signal came, `fd` can be written or the time is over.
     pub fn wait_to_write(&self, fd: BorrowedFd<'_>, limit: Option<Duration>) -> anyhow::Result<()> {
-        self.sleep(limit, &[(fd, PollFlags::OUT), (self.bell.as_fd(), PollFlags::empty())])
+        self.sleep(limit, &[(fd, PollFlags::OUT), (self.event.as_fd(), PollFlags::empty())])
     }
 
     /// Sleeps for a time, or until a signal came.
     pub fn pause(&self, time: Duration) -> anyhow::Result<()> {
-        self.sleep(Some(time), &[(self.bell.as_fd(), PollFlags::empty()), (self.bell.as_fd(), PollFlags::empty())])
+        self.sleep(
+            Some(time),
+            &[(self.event.as_fd(), PollFlags::empty()), (self.event.as_fd(), PollFlags::empty())],
+        )
     }
 }

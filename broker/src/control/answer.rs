@@ -1,6 +1,7 @@
 //! What a peer is answered: who may ask, and what it gets.
 //!
-//! Contract: one question, one answer, decided by one stream alone; what concerns other connections as well is `Control`'s.
+//! Contract: one question, one answer, decided by one stream alone; what concerns other connections
+//! as well is `Control`'s.
 
 use super::refusals::who;
 use super::{Role, refuse, reply};
@@ -17,11 +18,19 @@ use ringweir_proto::stats::PumpCounter;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Answers a peer's one question; what it is from then on, `None` to hang up.
-pub(super) fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request, DecodeError>) -> Option<Role> {
+pub(super) fn answer(
+    stream: &mut Stream,
+    fd: &OwnedFd,
+    request: Result<Request, DecodeError>,
+) -> Option<Role> {
     let request = match request {
         Ok(request) => request,
         Err(e) => {
-            let reason = if matches!(e, DecodeError::Version { .. }) { Reason::Version } else { Reason::Malformed };
+            let reason = if matches!(e, DecodeError::Version { .. }) {
+                Reason::Version
+            } else {
+                Reason::Malformed
+            };
             match socket::peer(fd) {
                 Ok(peer) => stream.refuse(fd, reason, who(&peer), e.to_string()),
                 Err(_) => refuse(fd, reason, &e.to_string()),
@@ -51,17 +60,21 @@ pub(super) fn answer(stream: &mut Stream, fd: &OwnedFd, request: Result<Request,
             None
         }
         Request::Latency { index } => {
-            let report = stream.readers.get(index).map(|entry| report(entry.page.latency(), entry.attached));
+            let report =
+                stream.readers.get(index).map(|entry| report(entry.page.latency(), entry.attached));
             reply(fd, &Reply::Latency(report), &[]);
             None
         }
         Request::DrainGaps => {
-            let drained = stream.object.memory().counter(PumpCounter::Drains) > 0 || stream.slack.is_some();
+            let drained =
+                stream.object.memory().counter(PumpCounter::Drains) > 0 || stream.slack.is_some();
             let report = drained.then(|| report(&stream.drain_gaps, stream.started));
             reply(fd, &Reply::Latency(report), &[]);
             None
         }
-        Request::Detach(_) | Request::Reload => unreachable!("answered by Control, which knows the other connections"),
+        Request::Detach(_) | Request::Reload => {
+            unreachable!("answered by Control, which knows the other connections")
+        }
     }
 }
 
@@ -89,19 +102,25 @@ pub(super) fn admit(stream: &mut Stream, fd: &OwnedFd, right: Right) -> Option<s
     Some(peer)
 }
 
-fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &AttachRequest) -> Option<Role> {
+fn attach(
+    stream: &mut Stream,
+    fd: &OwnedFd,
+    peer: socket::Peer,
+    request: &AttachRequest,
+) -> Option<Role> {
     let most = stream.config.readers_per_user.unwrap_or(u32::MAX) as usize;
     if !stream.access.is_master(peer.uid) && stream.readers.count_of(peer.uid) >= most {
         let text = format!(
-            "uid {} has the {most} readers a user may have: end one, or start ringd with more --readers-per-user",
+            "uid {} has the {most} readers a user may have: end one, or start ringd with more \
+            --readers-per-user",
             peer.uid
         );
         stream.refuse(fd, Reason::Full, who(&peer), text);
         return None;
     }
     if request.mode != Mode::Lossy && stream.config.lossless.is_none() {
-        let text =
-            "this stream waits for no reader: attach lossy, or start ringd with --lossless and a budget such as 250ms";
+        let text = "this stream waits for no reader: attach lossy, or start ringd with --lossless \
+            and a budget such as 250ms";
         stream.refuse(fd, Reason::NotAllowed, who(&peer), text.into());
         return None;
     }
@@ -114,15 +133,18 @@ fn attach(stream: &mut Stream, fd: &OwnedFd, peer: socket::Peer, request: &Attac
                 generation: stream.object.memory().generation(),
             };
             let ring = stream.object.read_only();
-            let fds = [ring.as_fd(), theirs.page.as_fd(), theirs.wake.as_fd(), entry.doze.fd()];
+            let fds =
+                [ring.as_fd(), theirs.page.as_fd(), theirs.wake.as_fd(), entry.sleep_request.fd()];
             if reply(fd, &Reply::Attached(attached), &fds) {
                 return Some(Role::Reader(entry.index));
             }
             readers.detach(entry.index, stream.pump());
         }
         Ok(None) => {
-            let text =
-                format!("all {} places for readers are taken: start ringd with more --readers-max", readers.most());
+            let text = format!(
+                "all {} places for readers are taken: start ringd with more --readers-max",
+                readers.most()
+            );
             stream.refuse(fd, Reason::Full, asking, text);
         }
         Err(e) => stream.refuse(fd, Reason::Resources, asking, e.to_string()),

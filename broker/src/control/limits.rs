@@ -1,7 +1,8 @@
 //! How much one user may take of the control thread, of descriptors and of memory.
 //!
-//! Contract: a user is a uid, since processes multiply at will. Root and the broker's own user are only held to what there is in
-//! all: they could stop the broker anyway. Whoever is over a limit is told, and costs an accept and a send.
+//! Contract: a user is a uid, since processes multiply at will. Root and the broker's own user are
+//! only held to what there is in all: they could stop the broker anyway. Whoever is over a limit is
+//! told, and costs an accept and a send.
 
 use super::{Control, Role};
 use std::collections::HashMap;
@@ -9,9 +10,10 @@ use std::time::{Duration, Instant};
 
 /// How long a peer may take to say what it wants.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections that have not said what they want yet, in all, and of one user. Beyond, the oldest of that user makes room.
-pub const STRANGERS_MOST: usize = 256;
-pub const STRANGERS_PER_USER: usize = 32;
+/// Connections that have not said what they want yet, in all, and of one user. Beyond, the oldest
+/// of that user makes room.
+pub const HANDSHAKING_MOST: usize = 256;
+pub const HANDSHAKING_PER_USER: usize = 32;
 /// Connections that look at statistics, in all, and of one user.
 pub const VIEWERS_MOST: usize = 512;
 pub const VIEWERS_PER_USER: usize = 64;
@@ -20,7 +22,7 @@ const BURST: f64 = 1000.0;
 const PER_SECOND: f64 = 200.0;
 
 /// Descriptors that connections take beside readers.
-pub const DESCRIPTORS: u64 = (STRANGERS_MOST + VIEWERS_MOST) as u64;
+pub const DESCRIPTORS: u64 = (HANDSHAKING_MOST + VIEWERS_MOST) as u64;
 
 /// How often users connect.
 #[derive(Default)]
@@ -46,7 +48,9 @@ impl Rates {
         let bucket = self.users.entry(uid).or_insert(Bucket { left: BURST, at: now });
         bucket.fill(now);
         if bucket.left < 1.0 {
-            return Err(format!("uid {uid} connects more than {PER_SECOND} times a second: wait a moment"));
+            return Err(format!(
+                "uid {uid} connects more than {PER_SECOND} times a second: wait a moment"
+            ));
         }
         bucket.left -= 1.0;
         Ok(())
@@ -62,19 +66,20 @@ impl Rates {
 }
 
 impl Control {
-    /// Whether one more may come and say nothing. Of a user who has many of that kind the oldest is hung up on: one that means it
-    /// has said what it wants by now.
+    /// Whether one more may come and say nothing. Of a user who has many of that kind the oldest is
+    /// hung up on: one that means it has said what it wants by now.
     pub(super) fn make_room(&mut self, uid: u32) -> bool {
-        let strangers = || self.connections.iter().filter(|(_, c)| matches!(c.what, Role::Stranger(_)));
-        let theirs = strangers().filter(|(_, c)| c.who.uid == uid);
-        if theirs.clone().count() >= STRANGERS_PER_USER
+        let handshaking =
+            || self.connections.iter().filter(|(_, c)| matches!(c.what, Role::Handshaking(_)));
+        let theirs = handshaking().filter(|(_, c)| c.who.uid == uid);
+        if theirs.clone().count() >= HANDSHAKING_PER_USER
             && let Some(oldest) = theirs.map(|(n, _)| *n).min()
         {
             self.complain(oldest, "it connected and said nothing, many times over");
             self.hang_up(oldest);
             return true;
         }
-        strangers().count() < STRANGERS_MOST
+        handshaking().count() < HANDSHAKING_MOST
     }
 
     /// Whether one more of user `uid` may look at statistics; if not, what to tell it.
@@ -83,7 +88,8 @@ impl Control {
         let (all, theirs) = (viewers().count(), viewers().filter(|c| c.who.uid == uid).count());
         if all >= VIEWERS_MOST || !is_master && theirs >= VIEWERS_PER_USER {
             return Err(format!(
-                "{all} connections look at statistics already, {theirs} of them of uid {uid}: end some"
+                "{all} connections look at statistics already, {theirs} of them of uid {uid}: end \
+                some"
             ));
         }
         Ok(())

@@ -1,7 +1,9 @@
-//! Whom the control thread refused or hung up on, and why: told to the peer, counted, and named in the log.
+//! Whom the control thread refused or hung up on, and why: told to the peer, counted, and named in
+//! the log.
 //!
-//! Contract: the newest refusal of a user stands for all of it since the last look, since whoever is refused can ask again at will;
-//! one that does so without end hides nobody else. Memory is bounded, and so are lines ([`crate::notice::Thin`]).
+//! Contract: the newest refusal of a user stands for all of it since the last look, since whoever
+//! is refused can ask again at will; one that does so without end hides nobody else. Memory is
+//! bounded, and so are lines ([`crate::notice::RateLimit`]).
 
 use super::refuse;
 use crate::stream::Stream;
@@ -58,9 +60,11 @@ impl Stream {
 /// Logs who was refused, thinned.
 pub(super) fn say(stream: &mut Stream, now: Instant) {
     for (Refused { pid, uid }, text) in std::mem::take(&mut stream.refusals).0 {
-        if stream.thin.pass(now) {
+        if stream.rate_limit.pass(now) {
             let (name, refused) = (&stream.config.name, stream.refused);
-            tracing::warn!("{name}: refused pid {pid} (uid {uid}): {text} ({refused} refused so far)");
+            tracing::warn!(
+                "{name}: refused pid {pid} (uid {uid}): {text} ({refused} refused so far)"
+            );
         }
     }
 }

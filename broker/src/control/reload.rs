@@ -1,9 +1,10 @@
 //! Streams that come and go while others run: the file is read again.
 //!
-//! Contract: a stream that is not in the file any more ends, one that is new begins, and one that is there as before is not
-//! touched, neither its pump nor its readers; nor is one whose keys have changed, which is said. A file that is not sound, or
-//! a stream that cannot start, changes nothing of the others. Runs on the control thread, which answers nobody while a ring is
-//! made. It is shut in by then: what new streams may need beyond the kinds of source in the file is in its `later`.
+//! Contract: a stream that is not in the file any more ends, one that is new begins, and one that
+//! is there as before is not touched, neither its pump nor its readers; nor is one whose keys have
+//! changed, which is said. A file that is not sound, or a stream that cannot start, changes nothing
+//! of the others. Runs on the control thread, which answers nobody while a ring is made. It is shut
+//! in by then: what new streams may need beyond the kinds of source in the file is in its `later`.
 
 use super::answer::{admit, shorten};
 use super::{Control, refuse, reply};
@@ -17,7 +18,8 @@ use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
 
 /// What to do if a stream that comes later wants what was given up.
-const LATER: &str = "a kind of source or a directory that was not there at the start is named in the file by \
+const LATER: &str = "a kind of source or a directory that was not there at the start is named in \
+    the file by \
                      later = [\"packet\", \"/dev\"], before the start";
 
 /// What a reload goes by.
@@ -52,7 +54,8 @@ impl Reload {
     /// What the control thread needs for it beside what it needs anyway.
     pub fn needs(&self, streams: &[StreamConfig], later: &[String]) -> anyhow::Result<Needs> {
         let mut needs = Needs {
-            read: [crate::sandbox::directory_of(&self.file), "/etc/group".into(), "/proc".into()].into(),
+            read: [crate::sandbox::directory_of(&self.file), "/etc/group".into(), "/proc".into()]
+                .into(),
             make: vec![self.host.run_dir.clone(), "/dev/shm".into()],
             families: vec![libc::AF_UNIX],
             // Their rings are locked, their sockets given to groups.
@@ -77,7 +80,8 @@ impl Reload {
                 "netlink" => (&[libc::AF_NETLINK], CapabilitySet::empty()),
                 kind if crate::source::SOURCES.iter().any(|k| k.name == kind) => continue,
                 _ => anyhow::bail!(
-                    "later: {word:?} is neither a kind of source (ringd sources) nor a directory that begins with /"
+                    "later: {word:?} is neither a kind of source (ringd sources) nor a directory \
+                    that begins with /"
                 ),
             };
             needs.families.extend(families);
@@ -103,7 +107,8 @@ fn changes(running: &[&StreamConfig], file: Vec<StreamConfig>) -> Vec<Change> {
 }
 
 impl Control {
-    /// Connection `n` asks that the file be read again. Answered when that is done, though its own stream may be gone by then.
+    /// Connection `n` asks that the file be read again. Answered when that is done, though its own
+    /// stream may be gone by then.
     pub(super) fn ask_to_reload(&mut self, n: u64) {
         let asking = &self.connections[&n];
         let Some(stream) = self.streams[asking.stream].as_mut() else { return };
@@ -123,7 +128,9 @@ impl Control {
         self.signals.take_reload();
         self.manager.reloading();
         let answer = match self.changes() {
-            Ok(changes) => Reply::Reloaded(Reloaded::of(changes.into_iter().map(|change| self.make(change)).collect())),
+            Ok(changes) => Reply::Reloaded(Reloaded::of(
+                changes.into_iter().map(|change| self.make(change)).collect(),
+            )),
             Err(e) => {
                 let text = format!("{e:#}; nothing was changed");
                 tracing::error!("{text}");
@@ -146,7 +153,10 @@ impl Control {
         let (stream, outcome, text) = match change {
             Change::End(name) => {
                 tracing::info!("{name}: is not in the file any more");
-                let place = self.streams.iter().position(|s| s.as_ref().is_some_and(|s| s.config.name == name));
+                let place = self
+                    .streams
+                    .iter()
+                    .position(|s| s.as_ref().is_some_and(|s| s.config.name == name));
                 if let Some(i) = place {
                     self.streams[i].iter().for_each(|s| s.pump().stop());
                     self.pump_ended(i);
@@ -213,7 +223,10 @@ mod tests {
         let later = ["packet".into(), "udp".into(), "file".into(), "/dev".into()];
         let more = reload.needs(&streams, &later).unwrap();
         assert_eq!(more.families, [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_PACKET]);
-        assert!(more.capabilities.contains(CapabilitySet::NET_RAW) && more.make.contains(&"/dev".into()));
+        assert!(
+            more.capabilities.contains(CapabilitySet::NET_RAW)
+                && more.make.contains(&"/dev".into())
+        );
         let wrong = reload.needs(&streams, &["pakcet".into()]).unwrap_err().to_string();
         assert!(wrong.contains("\"pakcet\""), "{wrong}");
     }

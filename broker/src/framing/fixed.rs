@@ -1,6 +1,7 @@
 //! `fixed:N`: datagrams of one length, nothing between them.
 //!
-//! Contract: an input that is not a whole number of datagrams ends with a fault, and the short rest is not delivered.
+//! Contract: an input that is not a whole number of datagrams ends with a fault, and the short rest
+//! is not delivered.
 
 use super::{Fault, Machine, Payload, Step, nothing_left};
 
@@ -18,7 +19,8 @@ impl Fixed {
 impl Machine for Fixed {
     #[inline]
     fn next(&mut self, _offset: u64, input: &[u8]) -> Step {
-        // One byte proves that there is another datagram; without it the input may as well be at its end.
+        // One byte proves that there is another datagram; without it the input may as well be at
+        // its end.
         if input.is_empty() {
             return Step::NeedMore { at_least: 1 };
         }

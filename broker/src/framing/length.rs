@@ -1,7 +1,7 @@
 //! `len32le` and `len16be`: each datagram behind its length.
 //!
-//! Contract: a datagram may have no bytes at all. A length above the maximum skips that datagram; one beyond
-//! [`SKIP_LIMIT`](super::SKIP_LIMIT) is not a length but damage, and ends the stream.
+//! Contract: a datagram may have no bytes at all. A length above the maximum skips that datagram;
+//! one beyond [`SKIP_LIMIT`](super::SKIP_LIMIT) is not a length but damage, and ends the stream.
 
 use super::{Fault, Machine, Order, Payload, Step, judge, nothing_left};
 
@@ -108,7 +108,9 @@ mod tests {
     fn the_skip_limit_itself_is_skipped() {
         let mut decoder = Decoder::new(Framing::Len32Le, 64).unwrap();
         let limit = (SKIP_LIMIT as u32).to_le_bytes();
-        assert!(matches!(decoder.next(&limit), Step::Skip { bytes, fault: Some(_) } if bytes == SKIP_LIMIT + 4));
+        assert!(
+            matches!(decoder.next(&limit), Step::Skip { bytes, fault: Some(_) } if bytes == SKIP_LIMIT + 4)
+        );
         let beyond = (SKIP_LIMIT as u32 + 1).to_le_bytes();
         assert!(matches!(decoder.next(&beyond), Step::Broken(_)));
     }
@@ -123,6 +125,9 @@ mod tests {
         assert!(outcome.packets.is_empty());
         let fault = Fault::Truncated { what: "datagram", offset: 5, missing: 2 };
         assert_eq!(outcome.faults, [fault]);
-        assert_eq!(fault.to_string(), "input ends at offset 5, 2 bytes before the end of a datagram");
+        assert_eq!(
+            fault.to_string(),
+            "input ends at offset 5, 2 bytes before the end of a datagram"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! `lines`: text, one datagram per line.
 //!
-//! Contract: the newline is not part of the datagram, a carriage return before it is; an empty line is an empty
-//! datagram. A line above the maximum is skipped whole and reported once, with its full length. A last line without
-//! newline is delivered.
+//! Contract: the newline is not part of the datagram, a carriage return before it is; an empty line
+//! is an empty datagram. A line above the maximum is skipped whole and reported once, with its full
+//! length. A last line without newline is delivered.
 
 use super::{Fault, Machine, Payload, Step};
 use std::io::BufRead;
@@ -10,7 +10,8 @@ use std::io::BufRead;
 /// The decoder.
 pub(super) struct Lines {
     max: usize,
-    /// Bytes at the beginning of the input known to hold no newline, so that no byte is searched twice.
+    /// Bytes at the beginning of the input known to hold no newline, so that no byte is searched
+    /// twice.
     searched: usize,
     /// Bytes passed over of a line that is too long; 0 outside such a line.
     skipped: u64,

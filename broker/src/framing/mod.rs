@@ -1,8 +1,9 @@
 //! Framings: how a byte stream (`stdin:`, `file:`) is cut into datagrams.
 //!
-//! Contract: a [`Decoder`] never sees more of the stream than a small refill buffer, copies nothing, allocates nothing
-//! per datagram and performs no input. It says how many bytes to pass over and where a payload begins; the caller
-//! copies what it already has of the payload and reads the remainder *straight into ring memory*:
+//! Contract: a [`Decoder`] never sees more of the stream than a small refill buffer, copies
+//! nothing, allocates nothing per datagram and performs no input. It says how many bytes to pass
+//! over and where a payload begins; the caller copies what it already has of the payload and reads
+//! the remainder *straight into ring memory*:
 //!
 //! ```text
 //! loop:  decoder.next(&buffer[at..]) ─▶ NeedMore   read on, ask again; at the end of input: finish(rest)
@@ -11,13 +12,15 @@
 //!                                    ─▶ Broken     count the fault, the stream has ended
 //! ```
 //!
-//! After `Payload` and `Skip` the decoder stands behind those bytes. If the input ends within them, [`Decoder::cut`]
-//! gives the fault and the datagram is not published. However the input is split, the datagrams are the same.
+//! After `Payload` and `Skip` the decoder stands behind those bytes. If the input ends within them,
+//! [`Decoder::cut`] gives the fault and the datagram is not published. However the input is split,
+//! the datagrams are the same.
 //!
-//! Policy on damage: nothing is delivered cut and nothing is left out silently. A datagram longer than the maximum is
-//! skipped whole and reported as one fault ([`Fault::TooLong`]); so is a record that contradicts itself within sound
-//! boundaries. Where boundaries cannot be trusted any more — a length beyond [`SKIP_LIMIT`], a broken file structure —
-//! the stream ends with a fault: guessing where the next datagram begins would deliver garbage as data.
+//! Policy on damage: nothing is delivered cut and nothing is left out silently. A datagram longer
+//! than the maximum is skipped whole and reported as one fault ([`Fault::TooLong`]); so is a record
+//! that contradicts itself within sound boundaries. Where boundaries cannot be trusted any more — a
+//! length beyond [`SKIP_LIMIT`], a broken file structure — the stream ends with a fault: guessing
+//! where the next datagram begins would deliver garbage as data.
 
 mod fixed;
 mod length;
@@ -27,11 +30,12 @@ mod pcapng;
 #[cfg(test)]
 mod tests;
 
-use ringweir_proto::quantity::{Bytes, QuantityError};
+use ringweir_cli::quantity::{Bytes, QuantityError};
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest single datagram or record, in bytes, that is skipped; a larger length is taken for damage. 1 GiB.
+/// Longest single datagram or record, in bytes, that is skipped; a larger length is taken for
+/// damage. 1 GiB.
 pub const SKIP_LIMIT: u64 = 1 << 30;
 
 /// How datagrams lie in a byte stream; parses and prints as in `stdin:FRAMING`.
@@ -47,7 +51,8 @@ pub enum Framing {
     Lines,
     /// `pcap`: a capture file of tcpdump, micro- or nanoseconds, either byte order.
     Pcap,
-    /// `pcapng`: a capture file of Wireshark, either byte order; the channel is the interface's index in its section.
+    /// `pcapng`: a capture file of Wireshark, either byte order; the channel is the interface's
+    /// index in its section.
     Pcapng,
 }
 
@@ -67,7 +72,10 @@ pub enum FramingError {
     #[error("framing \"{0}\": a datagram has at least one byte")]
     ZeroSize(String),
     /// Every datagram would be longer than the stream allows.
-    #[error("framing fixed:{size}: datagrams of {size} bytes are longer than the stream's maximum of {max}")]
+    #[error(
+        "framing fixed:{size}: datagrams of {size} bytes are longer than the stream's maximum of \
+        {max}"
+    )]
     AboveMaximum {
         /// Size asked for, in bytes.
         size: usize,
@@ -88,7 +96,9 @@ impl FromStr for Framing {
             "pcapng" => Framing::Pcapng,
             "fixed" | "fixed:" => return Err(FramingError::NoSize(text.to_owned())),
             _ => {
-                let size = text.strip_prefix("fixed:").ok_or_else(|| FramingError::Unknown(text.to_owned()))?;
+                let size = text
+                    .strip_prefix("fixed:")
+                    .ok_or_else(|| FramingError::Unknown(text.to_owned()))?;
                 match size.parse::<Bytes>() {
                     Ok(Bytes(0)) => return Err(FramingError::ZeroSize(text.to_owned())),
                     Ok(Bytes(size)) => Framing::Fixed(size as usize),
@@ -112,7 +122,8 @@ impl fmt::Display for Framing {
     }
 }
 
-/// What is wrong with a byte stream; every fault tells the absolute offset, in bytes from the stream's beginning.
+/// What is wrong with a byte stream; every fault tells the absolute offset, in bytes from the
+/// stream's beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// A length above the maximum: skipped, or, beyond [`SKIP_LIMIT`], the end of the stream.
@@ -169,7 +180,8 @@ pub enum Fault {
 
 /// A datagram that was found, and where its payload lies.
 ///
-/// An empty line may take no bytes at all, neither header nor payload; the step after it always takes some.
+/// An empty line may take no bytes at all, neither header nor payload; the step after it always
+/// takes some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payload {
     /// Bytes to pass over before the payload; all of them are in the input given.
@@ -194,8 +206,8 @@ impl Payload {
 /// What the decoder made of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing is consumed: ask again with at least this many bytes, which is more than there were and never more than
-    /// [`Decoder::buffer_len`].
+    /// Nothing is consumed: ask again with at least this many bytes, which is more than there were
+    /// and never more than [`Decoder::buffer_len`].
     NeedMore {
         /// Bytes of input needed.
         at_least: usize,
@@ -206,7 +218,8 @@ pub enum Step {
     Skip {
         /// How many, at least 1.
         bytes: u64,
-        /// The datagram that is thereby lost, reported once; `None` where there is none: headers, padding.
+        /// The datagram that is thereby lost, reported once; `None` where there is none: headers,
+        /// padding.
         fault: Option<Fault>,
     },
     /// The stream cannot be decoded any further; every later call says the same.
@@ -238,7 +251,8 @@ impl Decoder {
     /// A decoder at the beginning of a stream whose datagrams may have up to `max` bytes.
     ///
     /// # Errors
-    /// [`FramingError::AboveMaximum`], or [`FramingError::ZeroSize`] for a [`Framing::Fixed`] of 0 bytes.
+    /// [`FramingError::AboveMaximum`], or [`FramingError::ZeroSize`] for a [`Framing::Fixed`] of 0
+    /// bytes.
     pub fn new(framing: Framing, max: usize) -> Result<Self, FramingError> {
         // A payload's original length is a 32-bit number everywhere.
         let max = max.min(u32::MAX as usize);
@@ -278,11 +292,13 @@ impl Decoder {
         step
     }
 
-    /// Ends the stream: the input is at its end, and `rest` is what is left of it, less than [`next`](Self::next) last
-    /// asked for. Gives the last datagram if its framing allows it to end here; it lies in `rest` entirely.
+    /// Ends the stream: the input is at its end, and `rest` is what is left of it, less than
+    /// [`next`](Self::next) last asked for. Gives the last datagram if its framing allows it to end
+    /// here; it lies in `rest` entirely.
     ///
     /// # Errors
-    /// [`Fault::Truncated`] if the stream ends within a datagram or record; [`Fault::LineTooLong`] if its last line is.
+    /// [`Fault::Truncated`] if the stream ends within a datagram or record; [`Fault::LineTooLong`]
+    /// if its last line is.
     pub fn finish(&mut self, rest: &[u8]) -> Result<Option<Payload>, Fault> {
         match self.broken {
             // Reported when it broke.
@@ -291,7 +307,8 @@ impl Decoder {
         }
     }
 
-    /// The fault of an input that ended `missing` bytes before the end of the payload or skip given last.
+    /// The fault of an input that ended `missing` bytes before the end of the payload or skip given
+    /// last.
     pub fn cut(&self, missing: u64) -> Fault {
         Fault::Truncated { what: self.within, offset: self.offset.saturating_sub(missing), missing }
     }
@@ -324,8 +341,14 @@ fn judge(header_bytes: usize, len: u64, max: usize, offset: u64) -> Result<usize
     })
 }
 
-/// The end of a stream that may end only where nothing is left: `needed` bytes of a `what` had to come.
-fn nothing_left(what: &'static str, needed: usize, offset: u64, rest: &[u8]) -> Result<Option<Payload>, Fault> {
+/// The end of a stream that may end only where nothing is left: `needed` bytes of a `what` had to
+/// come.
+fn nothing_left(
+    what: &'static str,
+    needed: usize,
+    offset: u64,
+    rest: &[u8],
+) -> Result<Option<Payload>, Fault> {
     if rest.is_empty() {
         return Ok(None);
     }

@@ -1,7 +1,8 @@
 //! `pcap`: the capture file of tcpdump, in micro- or nanoseconds and either byte order.
 //!
-//! Contract: a packet is a datagram, with its capture time and the length it had on the wire. Parsed by hand, since a
-//! parser that wants the whole packet in its buffer would add a copy; tested against `pcap-parser`.
+//! Contract: a packet is a datagram, with its capture time and the length it had on the wire.
+//! Parsed by hand, since a parser that wants the whole packet in its buffer would add a copy;
+//! tested against `pcap-parser`.
 //!
 //! ```text
 //! file:    magic u32 · version u16 u16 · zone u32 · accuracy u32 · snapshot length u32 · link type u32
@@ -146,7 +147,8 @@ pub(super) mod tests {
             packets.push(Packet {
                 payload: frame.data.to_vec(),
                 original_len: frame.origlen.max(frame.caplen),
-                source_time_ns: u64::from(frame.ts_sec) * 1_000_000_000 + u64::from(frame.ts_usec) * unit,
+                source_time_ns: u64::from(frame.ts_sec) * 1_000_000_000
+                    + u64::from(frame.ts_usec) * unit,
                 channel: 0,
             });
             rest = behind;
@@ -185,9 +187,15 @@ pub(super) mod tests {
             file[..head.len()].copy_from_slice(head);
             run(Framing::Pcap, 64, &file, 64).faults[0].to_string()
         };
-        assert_eq!(refused(b"\x0a\x0d\x0d\x0a"), "not a pcap file but a pcapng file at offset 0: found 0xa0d0d0a");
+        assert_eq!(
+            refused(b"\x0a\x0d\x0d\x0a"),
+            "not a pcap file but a pcapng file at offset 0: found 0xa0d0d0a"
+        );
         assert!(refused(b"GIF8").starts_with("not a pcap file: unknown magic at offset 0"));
-        assert!(refused(b"\xd4\xc3\xb2\xa1\x03\0").contains("version of a pcap file at offset 4: found 0x3"));
+        assert!(
+            refused(b"\xd4\xc3\xb2\xa1\x03\0")
+                .contains("version of a pcap file at offset 4: found 0x3")
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! `pcapng`: the capture file of Wireshark, in either byte order, with any number of sections and interfaces.
+//! `pcapng`: the capture file of Wireshark, in either byte order, with any number of sections and
+//! interfaces.
 //!
-//! Contract: the packets of enhanced, simple and (obsolete) packet blocks are datagrams; the channel is the index of
-//! the interface within its section, the time is scaled by the interface's resolution and offset, 0 in simple packets,
-//! which have none. Other blocks are passed over. No block has to fit the buffer. Parsed by hand, since a parser that
-//! wants the whole block in its buffer would add a copy; tested against `pcap-parser`.
+//! Contract: the packets of enhanced, simple and (obsolete) packet blocks are datagrams; the
+//! channel is the index of the interface within its section, the time is scaled by the interface's
+//! resolution and offset, 0 in simple packets, which have none. Other blocks are passed over. No
+//! block has to fit the buffer. Parsed by hand, since a parser that wants the whole block in its
+//! buffer would add a copy; tested against `pcap-parser`.
 //!
 //! ```text
 //! block:     type u32 · total length u32 · body · padding to 4 · total length u32
@@ -157,7 +159,11 @@ impl Pcapng {
                     return Err(bad("more than 65536 interfaces in a section, type", kind, 0));
                 }
                 let snap_len = order.u32(input, 12);
-                self.interfaces.push(Interface { snap_len, units: Units::Nanoseconds(1000), offset_ns: 0 });
+                self.interfaces.push(Interface {
+                    snap_len,
+                    units: Units::Nanoseconds(1000),
+                    offset_ns: 0,
+                });
                 self.state = State::Options { left, total };
             }
             ENHANCED_PACKET | PACKET | SIMPLE_PACKET => {
@@ -168,8 +174,17 @@ impl Pcapng {
         Ok(pass(header))
     }
 
-    /// At a packet block with its header in `input`, and room for `room` bytes of payload, padding and options.
-    fn packet(&mut self, kind: u32, order: Order, offset: u64, input: &[u8], room: u32, total: u32) -> Step {
+    /// At a packet block with its header in `input`, and room for `room` bytes of payload, padding
+    /// and options.
+    fn packet(
+        &mut self,
+        kind: u32,
+        order: Order,
+        offset: u64,
+        input: &[u8],
+        room: u32,
+        total: u32,
+    ) -> Step {
         let header = if kind == SIMPLE_PACKET { 12 } else { PACKET_HEADER };
         let index = match kind {
             ENHANCED_PACKET => order.u32(input, 8),
@@ -185,7 +200,8 @@ impl Pcapng {
         };
         let (captured, original, source_time_ns) = if kind == SIMPLE_PACKET {
             let original = order.u32(input, 8);
-            // A simple packet's captured length is not written: the original one, up to the interface's limit.
+            // A simple packet's captured length is not written: the original one, up to the
+            // interface's limit.
             let limit = if interface.snap_len == 0 { u32::MAX } else { interface.snap_len };
             (original.min(limit), original, 0)
         } else {
@@ -239,7 +255,9 @@ impl Pcapng {
         if let Some(interface) = self.interfaces.last_mut() {
             match read {
                 5 => interface.units = Units::from_option(input[4]),
-                12 => interface.offset_ns = (order.u64(input, 4) as i64).saturating_mul(1_000_000_000),
+                12 => {
+                    interface.offset_ns = (order.u64(input, 4) as i64).saturating_mul(1_000_000_000)
+                }
                 _ => {}
             }
         }
@@ -272,7 +290,9 @@ impl Machine for Pcapng {
         let step = match self.state {
             State::Block => self.block(offset, input),
             State::Options { left: left @ 4.., total } => self.option(offset, input, left, total),
-            State::Options { left, total } | State::Tail { left, total } => self.tail(offset, input, left, total),
+            State::Options { left, total } | State::Tail { left, total } => {
+                self.tail(offset, input, left, total)
+            }
         };
         step.unwrap_or_else(Step::Broken)
     }
@@ -280,7 +300,9 @@ impl Machine for Pcapng {
     fn finish(&mut self, offset: u64, rest: &[u8]) -> Result<Option<Payload>, Fault> {
         match self.state {
             // An empty file is none: a capture of nothing has its section header all the same.
-            State::Block if self.order.is_none() => Err(truncated("pcapng section header", 28, offset, rest)),
+            State::Block if self.order.is_none() => {
+                Err(truncated("pcapng section header", 28, offset, rest))
+            }
             State::Block => nothing_left("pcapng block", EMPTY_BLOCK, offset, rest),
             State::Options { left, .. } | State::Tail { left, .. } => {
                 Err(truncated("pcapng block", left as usize + TRAILER, offset, rest))

@@ -1,4 +1,5 @@
-//! A stand-in for the byte-stream source, and what holds for every framing: splits do not matter, nothing panics.
+//! A stand-in for the byte-stream source, and what holds for every framing: splits do not matter,
+//! nothing panics.
 
 use super::*;
 use proptest::prelude::*;
@@ -99,7 +100,8 @@ pub fn run_split(framing: Framing, max: usize, stream: &[u8], pieces: &[usize]) 
             }
             Step::Payload(found) => {
                 assert!(found.header_bytes <= input.buffer.len() && found.len <= max);
-                // An empty line behind no other takes no bytes: its newline goes with the next step, which takes one.
+                // An empty line behind no other takes no bytes: its newline goes with the next
+                // step, which takes one.
                 let taken = found.header_bytes + found.len;
                 assert!(taken > 0 || !stalled, "no progress");
                 stalled = taken == 0;

@@ -1,4 +1,5 @@
-//! G8: the pump allocates nothing per datagram. Negative control: `a_source_that_allocates_is_noticed`.
+//! G8: the pump allocates nothing per datagram. Negative control:
+//! `a_source_that_allocates_is_noticed`.
 
 use super::*;
 use crate::notice::Notices;
@@ -13,8 +14,8 @@ struct Counting;
 
 thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
 
-// SAFETY: passes everything through to the system's allocator; the counter is a const-initialised thread-local without a
-// destructor, so counting does not allocate.
+// SAFETY: passes everything through to the system's allocator; the counter is a const-initialised
+// thread-local without a destructor, so counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|n| n.set(n.get() + 1));
@@ -35,11 +36,21 @@ fn pumped(source: Box<dyn Source>) -> (u64, u64) {
     let memory = Arc::new(RingMemory::on_heap(Geometry::new(1024, 1 << 20, 4096).unwrap()));
     let (notices, _drain) = Notices::queue();
     let (_commands, queue) = rtrb::RingBuffer::new(8);
-    let handle = Arc::new(PumpHandle::new(Bell::new().unwrap(), false));
+    let handle = Arc::new(PumpHandle::new(Event::new().unwrap(), false));
     let gate = Arc::new(WakeGate::default());
     let intake = Intake::new(Publisher::new(memory.clone()), notices);
-    let nobody = HoldBack::new(None, 8);
-    let pump = Pump::new(intake, source, nobody, gate, queue, 8, Arc::new(Bell::new().unwrap()), handle, false);
+    let nobody = BackPressure::new(None, 8);
+    let pump = Pump::new(
+        intake,
+        source,
+        nobody,
+        gate,
+        queue,
+        8,
+        Arc::new(Event::new().unwrap()),
+        handle,
+        false,
+    );
     let before = ALLOCATIONS.with(Cell::get);
     pump.run().unwrap();
     let allocated = ALLOCATIONS.with(Cell::get) - before;
@@ -50,7 +61,10 @@ fn pumped(source: Box<dyn Source>) -> (u64, u64) {
 #[test]
 fn pumping_allocates_nothing_per_datagram() {
     let stream = OpenFor { max_datagram: 4096 };
-    for spec in ["gen:rate=max,size=24..1500,channels=4,count=100000", "gen:rate=200k/s,size=64,count=20000"] {
+    for spec in [
+        "gen:rate=max,size=24..1500,channels=4,count=100000",
+        "gen:rate=200k/s,size=64,count=20000",
+    ] {
         let (published, allocated) = pumped(source::open(spec, &stream).unwrap());
         assert!(published >= 20_000);
         assert_eq!(allocated, 0, "{spec}: {published} datagrams");
@@ -110,7 +124,8 @@ fn a_source_that_allocates_is_noticed() {
             self.0.wait_for()
         }
     }
-    let inner = source::open("gen:rate=max,size=64,count=10000", &OpenFor { max_datagram: 4096 }).unwrap();
+    let inner =
+        source::open("gen:rate=max,size=64,count=10000", &OpenFor { max_datagram: 4096 }).unwrap();
     assert!(pumped(Box::new(Allocates(inner))).1 > 0);
 }
 
@@ -127,26 +142,39 @@ fn a_pump_that_panics_still_tells_readers_of_the_end() {
     }
     let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap()));
     let (_commands, queue) = rtrb::RingBuffer::new(8);
-    let bell = || Arc::new(Bell::new().unwrap());
-    let handle = Arc::new(PumpHandle::new(Bell::new().unwrap(), false));
+    let event = || Arc::new(Event::new().unwrap());
+    let handle = Arc::new(PumpHandle::new(Event::new().unwrap(), false));
     let intake = Intake::new(Publisher::new(memory.clone()), Notices::queue().0);
-    let (nobody, gate) = (HoldBack::new(None, 8), Arc::new(WakeGate::default()));
-    let pump = Pump::new(intake, Box::new(Panics), nobody, gate, queue, 8, bell(), handle, false);
+    let (nobody, gate) = (BackPressure::new(None, 8), Arc::new(WakeGate::default()));
+    let pump = Pump::new(intake, Box::new(Panics), nobody, gate, queue, 8, event(), handle, false);
     assert!(std::thread::spawn(move || pump.run()).join().is_err());
     assert!(memory.has_ended());
 }
 
 #[test]
 fn a_reader_is_dear_that_takes_long_several_times_in_a_row() {
-    let mut dearness = Dearness::default();
-    assert_eq!((1..=2 * MEASURED).filter(|_| dearness.rings()).count(), 2);
+    let mut slow_wakes = SlowWakeDetector::default();
+    assert_eq!((1..=2 * MEASURED).filter(|_| slow_wakes.rings()).count(), 2);
     let found = |took: &[(u32, u64)]| {
-        let mut dearness = Dearness::default();
-        took.iter().filter(|(index, ns)| dearness.is_dear(*index, *ns)).count()
+        let mut slow_wakes = SlowWakeDetector::default();
+        took.iter().filter(|(index, ns)| slow_wakes.is_slow_to_wake(*index, *ns)).count()
     };
-    let (dear, cheap) = (DEAR_NS, DEAR_NS - 1);
-    assert_eq!(found(&[(1, dear), (1, dear), (1, dear)]), 1);
-    assert_eq!(found(&[(1, dear), (1, cheap), (1, dear), (1, dear)]), 0);
-    assert_eq!(found(&[(1, dear), (1, dear), (2, dear), (2, dear), (1, dear)]), 0, "another");
-    assert_eq!(found(&[(1, dear), (2, dear), (2, dear), (2, dear)]), 1);
+    let (slow_to_wake, cheap) = (SLOW_WAKE_NS, SLOW_WAKE_NS - 1);
+    assert_eq!(found(&[(1, slow_to_wake), (1, slow_to_wake), (1, slow_to_wake)]), 1);
+    assert_eq!(found(&[(1, slow_to_wake), (1, cheap), (1, slow_to_wake), (1, slow_to_wake)]), 0);
+    assert_eq!(
+        found(&[
+            (1, slow_to_wake),
+            (1, slow_to_wake),
+            (2, slow_to_wake),
+            (2, slow_to_wake),
+            (1, slow_to_wake)
+        ]),
+        0,
+        "another"
+    );
+    assert_eq!(
+        found(&[(1, slow_to_wake), (2, slow_to_wake), (2, slow_to_wake), (2, slow_to_wake)]),
+        1
+    );
 }

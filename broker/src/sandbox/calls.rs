@@ -1,16 +1,17 @@
 //! Seccomp: the system calls the broker makes, and no others.
 //!
-//! Contract: what is not listed fails with ENOSYS and does nothing. Not a kill, since a C library of next year may try a call
-//! that nobody knew here, and the stream must not end for that. Not EPERM, since ENOSYS is what that library falls back on: so
-//! `clone3`, whose flags no filter can see, becomes `clone`, which may only start threads. Memory cannot be
-//! made executable. Calls without a condition cost nothing: the kernel remembers that they are allowed.
+//! Contract: what is not listed fails with ENOSYS and does nothing. Not a kill, since a C library
+//! of next year may try a call that nobody knew here, and the stream must not end for that. Not
+//! EPERM, since ENOSYS is what that library falls back on: so `clone3`, whose flags no filter can
+//! see, becomes `clone`, which may only start threads. Memory cannot be made executable. Calls
+//! without a condition cost nothing: the kernel remembers that they are allowed.
 
 use super::Needs;
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 use std::collections::BTreeMap;
 
@@ -127,9 +128,10 @@ const OLD: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[i64] = &[];
 
-/// What drivers, terminals, files and sockets are asked by `ioctl`; what puts words into a terminal (TIOCSTI) is not among them.
+/// What drivers, terminals, files and sockets are asked by `ioctl`; what puts words into a terminal
+/// (TIOCSTI) is not among them.
 fn requests() -> Vec<u64> {
-    let [info, doorbell] = ringweir_proto::os::shim::REQUESTS;
+    let [info, doorbell] = ringweir_device::shim::REQUESTS;
     let terminal = [libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF, libc::TIOCGWINSZ];
     let terminal_2 = [libc::TCGETS2, libc::TCSETS2, libc::TCSETSW2, libc::TCSETSF2];
     let file = [libc::FS_IOC_GETFLAGS, libc::FS_IOC_SETFLAGS];
@@ -147,15 +149,22 @@ pub(super) fn restrict(needs: &Needs) -> Result<(), String> {
     seccompiler::apply_filter(&program).map_err(|e| e.to_string())
 }
 
-fn when(argument: u8, len: SeccompCmpArgLen, op: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
+fn when(
+    argument: u8,
+    len: SeccompCmpArgLen,
+    op: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(vec![SeccompCondition::new(argument, len, op, value)?])
 }
 
 fn program(needs: &Needs, arch: TargetArch) -> Result<BpfProgram, BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ANY.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        ANY.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
     // One of the values is enough.
     let mut one_of = |call, argument, values: &[u64]| {
-        let any: Result<Vec<_>, _> = values.iter().map(|value| when(argument, Dword, Eq, *value)).collect();
+        let any: Result<Vec<_>, _> =
+            values.iter().map(|value| when(argument, Dword, Eq, *value)).collect();
         any.map(|any| rules.insert(call, any))
     };
     one_of(libc::SYS_ioctl, 1, &requests())?;
@@ -181,5 +190,11 @@ fn program(needs: &Needs, arch: TargetArch) -> Result<BpfProgram, BackendError> 
     let hide = SeccompCondition::new(0, Dword, Eq, libc::PR_SET_DUMPABLE as u64)?;
     own.push(SeccompRule::new(vec![hide, SeccompCondition::new(1, Qword, Eq, 0)?])?);
     rules.insert(libc::SYS_prctl, own);
-    SeccompFilter::new(rules, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow, arch)?.try_into()
+    SeccompFilter::new(
+        rules,
+        SeccompAction::Errno(libc::ENOSYS as u32),
+        SeccompAction::Allow,
+        arch,
+    )?
+    .try_into()
 }

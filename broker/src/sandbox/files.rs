@@ -1,12 +1,13 @@
 //! Landlock: which files, ports and processes are within reach.
 //!
-//! Contract: everything the interface knows is forbidden and what [`Needs`] names is allowed. Of older kernels as much as
-//! they have is taken. What is open already stays open.
+//! Contract: everything the interface knows is forbidden and what [`Needs`] names is allowed. Of
+//! older kernels as much as they have is taken. What is open already stays open.
 
 use super::Needs;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus,
+    PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
+    RulesetStatus, Scope,
 };
 use std::path::PathBuf;
 
@@ -15,7 +16,8 @@ const NEWEST: ABI = ABI::V7;
 
 /// Restricts the calling thread; the version of the interface the kernel has.
 pub(super) fn restrict(needs: &Needs) -> Result<u32, String> {
-    let status = ruleset(needs).and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
+    let status =
+        ruleset(needs).and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
             Err("this kernel has it, switched off (lsm=landlock,… on its command line)".into())
@@ -34,7 +36,8 @@ fn ruleset(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
         .scope(Scope::from_all(NEWEST))?
         .create()?;
     let write = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-    let make = write | AccessFs::MakeReg | AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::Truncate;
+    let make =
+        write | AccessFs::MakeReg | AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::Truncate;
     let allowed: [(&[PathBuf], BitFlags<AccessFs>); 4] = [
         (&needs.read, AccessFs::ReadFile.into()),
         (&needs.write, write),

@@ -1,10 +1,11 @@
-//! What the broker gives up once it has what it needs: capabilities, the way to new privileges, the file system, and the
-//! system calls it never makes.
+//! What the broker gives up once it has what it needs: capabilities, the way to new privileges, the
+//! file system, and the system calls it never makes.
 //!
-//! Contract: each thread shuts itself in ([`Needs::enter`]) when everything is open, so pumps can be started at real-time class and
-//! with rights that nobody has afterwards; what a thread starts later is shut in with it. What stays possible follows from
-//! the sources that are configured ([`crate::source::Source::needs`]). Nothing here fails a start: what the kernel cannot do
-//! is said ([`Confined`]). `--no-sandbox` leaves all of it out.
+//! Contract: each thread shuts itself in ([`Needs::enter`]) when everything is open, so pumps can
+//! be started at real-time class and with rights that nobody has afterwards; what a thread starts
+//! later is shut in with it. What stays possible follows from the sources that are configured
+//! ([`crate::source::Source::needs`]). Nothing here fails a start: what the kernel cannot do is
+//! said ([`Confined`]). `--no-sandbox` leaves all of it out.
 
 mod calls;
 mod files;
@@ -24,7 +25,8 @@ pub struct Needs {
     pub read: Vec<PathBuf>,
     /// The same for reading and writing, device nodes and their ioctls included.
     pub write: Vec<PathBuf>,
-    /// Directories in which files and sockets are made, written and removed, and device nodes opened.
+    /// Directories in which files and sockets are made, written and removed, and device nodes
+    /// opened.
     pub make: Vec<PathBuf>,
     /// Directories in which files of its own are removed.
     pub remove: Vec<PathBuf>,
@@ -32,7 +34,8 @@ pub struct Needs {
     pub families: Vec<i32>,
     /// Capabilities it uses.
     pub capabilities: CapabilitySet,
-    /// What it must be able to open as the user it is; if that user cannot, it keeps CAP_DAC_OVERRIDE.
+    /// What it must be able to open as the user it is; if that user cannot, it keeps
+    /// CAP_DAC_OVERRIDE.
     pub opens: Vec<PathBuf>,
 }
 
@@ -40,7 +43,15 @@ impl Default for Needs {
     /// Nothing.
     fn default() -> Self {
         let [read, write, make, remove, opens] = [const { Vec::new() }; 5];
-        Self { read, write, make, remove, families: Vec::new(), capabilities: CapabilitySet::empty(), opens }
+        Self {
+            read,
+            write,
+            make,
+            remove,
+            families: Vec::new(),
+            capabilities: CapabilitySet::empty(),
+            opens,
+        }
     }
 }
 
@@ -75,7 +86,8 @@ impl Sandbox {
 }
 
 impl Needs {
-    /// What the control thread needs: to take away its sockets and locks in `run_dir` and its rings.
+    /// What the control thread needs: to take away its sockets and locks in `run_dir` and its
+    /// rings.
     pub fn of_control(run_dir: &Path) -> Self {
         Self {
             // Its reserve.
@@ -118,7 +130,8 @@ impl Needs {
         Confined { asked: true, no_new_privileges, capabilities, seccomp, landlock }
     }
 
-    /// Whether something it must open or clear up belongs to another user, so that only root's privilege gets at it.
+    /// Whether something it must open or clear up belongs to another user, so that only root's
+    /// privilege gets at it.
     fn is_in_others_hands(&self) -> bool {
         let Ok(now) = capabilities(None) else { return false };
         let over = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;

@@ -1,5 +1,5 @@
-//! A thread of the test shuts itself in as a thread of the broker does, and tries what it may not. Control of each: a thread
-//! that did not shut itself in gets another answer.
+//! A thread of the test shuts itself in as a thread of the broker does, and tries what it may not.
+//! Control of each: a thread that did not shut itself in gets another answer.
 
 use super::*;
 use rustix::fs::{Mode, OFlags};
@@ -9,7 +9,8 @@ use std::path::Path;
 /// A call by its number; its error.
 fn call(number: i64, arguments: [usize; 4]) -> Option<i32> {
     let [a, b, c, d] = arguments;
-    // SAFETY: only with arguments that the kernel refuses, or that make a descriptor or an unused mapping.
+    // SAFETY: only with arguments that the kernel refuses, or that make a descriptor or an unused
+    // mapping.
     let result = unsafe { libc::syscall(number, a, b, c, d, -1, 0) };
     (result == -1).then(|| std::io::Error::last_os_error().raw_os_error().unwrap())
 }
@@ -20,7 +21,8 @@ fn within<R: Send>(needs: Option<&Needs>, act: impl FnOnce() -> R + Send) -> (Co
         let confined = needs.map_or_else(Confined::default, Needs::enter);
         (confined, act())
     };
-    std::thread::scope(|scope| scope.spawn(in_it).join()).unwrap_or_else(|e| std::panic::resume_unwind(e))
+    std::thread::scope(|scope| scope.spawn(in_it).join())
+        .unwrap_or_else(|e| std::panic::resume_unwind(e))
 }
 
 /// Calls that change nothing, whatever comes of them: name, number, arguments.
@@ -38,8 +40,16 @@ fn forbidden() -> Vec<(&'static str, i64, [usize; 4])> {
         ("kill", libc::SYS_kill, [i32::MAX as usize, 0, 0, 0]),
         ("clone of a process", libc::SYS_clone, [fork, 0, 0, 0]),
         ("clone3", libc::SYS_clone3, [0; 4]),
-        ("socket(AF_INET)", libc::SYS_socket, [libc::AF_INET as usize, libc::SOCK_STREAM as usize, 0, 0]),
-        ("socket(AF_UNIX)", libc::SYS_socket, [libc::AF_UNIX as usize, libc::SOCK_STREAM as usize, 0, 0]),
+        (
+            "socket(AF_INET)",
+            libc::SYS_socket,
+            [libc::AF_INET as usize, libc::SOCK_STREAM as usize, 0, 0],
+        ),
+        (
+            "socket(AF_UNIX)",
+            libc::SYS_socket,
+            [libc::AF_UNIX as usize, libc::SOCK_STREAM as usize, 0, 0],
+        ),
         ("connect", libc::SYS_connect, [usize::MAX, 0, 0, 0]),
         ("mount", libc::SYS_mount, [0; 4]),
         ("unshare", libc::SYS_unshare, [usize::MAX, 0, 0, 0]),
@@ -67,7 +77,12 @@ fn forbidden() -> Vec<(&'static str, i64, [usize; 4])> {
 
 #[test]
 fn a_forbidden_call_fails_and_does_nothing() {
-    let all = || forbidden().into_iter().map(|(name, number, arguments)| (name, call(number, arguments))).collect();
+    let all = || {
+        forbidden()
+            .into_iter()
+            .map(|(name, number, arguments)| (name, call(number, arguments)))
+            .collect()
+    };
     let (_, control): (_, Vec<_>) = within(None, all);
     let (confined, shut_in) = within(Some(&Needs::default()), all);
     if let Err(e) = confined.seccomp {
@@ -77,12 +92,14 @@ fn a_forbidden_call_fails_and_does_nothing() {
     for ((name, before), (_, now)) in control.into_iter().zip(shut_in) {
         assert_eq!(now, Some(libc::ENOSYS), "{name}");
         // What this kernel was built without it does not have for anybody.
-        let built = ["userfaultfd", "io_uring_setup", "bpf", "keyctl", "init_module"].contains(&name);
+        let built =
+            ["userfaultfd", "io_uring_setup", "bpf", "keyctl", "init_module"].contains(&name);
         assert!(before != Some(libc::ENOSYS) || built, "control: {name} is possible elsewhere");
     }
 }
 
-/// What a thread of the broker does all day goes on: threads, memory, descriptors, its one family of sockets.
+/// What a thread of the broker does all day goes on: threads, memory, descriptors, its one family
+/// of sockets.
 #[test]
 fn what_is_needed_still_goes() {
     let needs = Needs { families: vec![libc::AF_UNIX], ..Needs::default() };
@@ -90,9 +107,14 @@ fn what_is_needed_still_goes() {
         assert_eq!(std::thread::spawn(|| vec![1u8; 8 << 20].len()).join().unwrap(), 8 << 20);
         let (page, fd) = ringweir_proto::os::page::ReaderPage::create(3).unwrap();
         drop((page, fd));
-        rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
-        let bell = crate::readers::Bell::new().unwrap();
-        bell.ring();
+        rustix::net::socket(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            None,
+        )
+        .unwrap();
+        let event = crate::readers::Event::new().unwrap();
+        event.ring();
         std::thread::sleep(std::time::Duration::from_millis(1));
         crate::sched::become_ordinary();
         crate::sched::prepare_pump_thread(None).unwrap();
@@ -101,7 +123,9 @@ fn what_is_needed_still_goes() {
             Some(libc::ENOSYS)
         );
         // A panic is told and ends the thread alone.
-        std::thread::spawn(|| std::panic::resume_unwind(Box::new("as planned"))).join().unwrap_err();
+        std::thread::spawn(|| std::panic::resume_unwind(Box::new("as planned")))
+            .join()
+            .unwrap_err();
     });
 }
 
@@ -109,7 +133,8 @@ fn open(path: &Path, flags: OFlags) -> Result<(), Errno> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR).map(drop)
 }
 
-/// Files: only those it needs, only in that way. Controls: all of them without, and what is allowed beside what is not.
+/// Files: only those it needs, only in that way. Controls: all of them without, and what is allowed
+/// beside what is not.
 #[test]
 fn files_out_of_reach_stay_out_of_reach() {
     let dir = tempfile::tempdir().unwrap();
@@ -181,7 +206,10 @@ fn capabilities_go_and_what_is_named_stays() {
         let now = capabilities(None).unwrap();
         let raised = rustix::thread::set_capabilities(
             None,
-            rustix::thread::CapabilitySets { permitted: now.permitted | CapabilitySet::SYS_ADMIN, ..now },
+            rustix::thread::CapabilitySets {
+                permitted: now.permitted | CapabilitySet::SYS_ADMIN,
+                ..now
+            },
         );
         (now, raised)
     });
@@ -190,7 +218,8 @@ fn capabilities_go_and_what_is_named_stays() {
     assert_eq!(raised, Err(Errno::PERM));
 }
 
-/// A run directory of another user is cleared up by root's privilege, which it then keeps; its own is not.
+/// A run directory of another user is cleared up by root's privilege, which it then keeps; its own
+/// is not.
 #[test]
 fn what_is_in_others_hands_keeps_one_capability() {
     if !rustix::process::geteuid().is_root() {
@@ -217,10 +246,15 @@ fn what_could_not_be_had_is_one_line() {
         seccomp: Ok(()),
         landlock: Ok(7),
     };
-    assert_eq!((all.to_string().as_str(), all.missing()), ("confined: no capabilities, seccomp, landlock 7", None));
-    let kept = Confined { capabilities: Ok(CapabilitySet::NET_RAW | CapabilitySet::CHOWN), ..all.clone() };
+    assert_eq!(
+        (all.to_string().as_str(), all.missing()),
+        ("confined: no capabilities, seccomp, landlock 7", None)
+    );
+    let kept =
+        Confined { capabilities: Ok(CapabilitySet::NET_RAW | CapabilitySet::CHOWN), ..all.clone() };
     assert_eq!(kept.to_string(), "confined: CAP_CHOWN CAP_NET_RAW, seccomp, landlock 7");
-    let old = Confined { landlock: Err("not in this kernel".into()), seccomp: Err("no".into()), ..all };
+    let old =
+        Confined { landlock: Err("not in this kernel".into()), seccomp: Err("no".into()), ..all };
     assert_eq!(old.to_string(), "confined: no capabilities, NO seccomp, NO landlock");
     assert_eq!(old.missing().unwrap(), "seccomp: no; landlock: not in this kernel");
     assert_eq!(Confined::default().missing(), None);

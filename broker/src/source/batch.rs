@@ -1,10 +1,12 @@
 //! Receiving in batches: what `udp:`, `unix:` and `netlink:` share.
 //!
-//! Contract: the kernel's copy is the copy. A batch is one `recvmmsg` into one claim of equal places; a place is as long
-//! as the longest of the recent datagrams, so a stream of one size wastes nothing and is never touched again. Where sizes
-//! differ, a datagram shorter than the hole in front of it is moved down into it, so that the ring holds at least half
-//! payload; one longer than its place is put together from a private buffer. Both are counted as moved. One longer than
-//! the stream's largest is published cut, with its original length. Nothing is allocated after [`Batch::new`].
+//! Contract: the kernel's copy is the copy. A batch is one `recvmmsg` into one claim of equal
+//! places; a place is as long as the longest of the recent datagrams, so a stream of one size
+//! wastes nothing and is never touched again. Where sizes differ, a datagram shorter than the hole
+//! in front of it is moved down into it, so that the ring holds at least half payload; one longer
+//! than its place is put together from a private buffer. Both are counted as moved. One longer than
+//! the stream's largest is published cut, with its original length. Nothing is allocated after
+//! [`Batch::new`].
 
 use super::socket::{CONTROL_WORDS, Control, parse_control};
 use super::{Fill, SourceError};
@@ -18,7 +20,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const BATCH: usize = 64;
 /// Datagrams after which the length of a place is settled anew.
 const WINDOW: usize = 64;
-/// Bytes of private buffer, unless a single datagram takes more: so many rooms as fit make the batch of long ones smaller.
+/// Bytes of private buffer, unless a single datagram takes more: so many rooms as fit make the
+/// batch of long ones smaller.
 const SPILL: usize = 4 << 20;
 
 /// Receives from sockets whose datagrams have at most `max` bytes.
@@ -34,7 +37,8 @@ pub(super) struct Batch {
     /// Longest of this window and of the one before, and what is left of this one.
     longest: [usize; 2],
     window_left: usize,
-    /// `rooms` private rooms of `align8(max)` bytes: what exceeds a place, behind where its beginning would be.
+    /// `rooms` private rooms of `align8(max)` bytes: what exceeds a place, behind where its
+    /// beginning would be.
     spill: Box<[u8]>,
     control: Box<[[u64; CONTROL_WORDS]; BATCH]>,
 }
@@ -80,8 +84,8 @@ pub(super) struct Count {
 }
 
 impl Batch {
-    /// For datagrams of at most `max` bytes and, of each, `control_len` bytes of control messages, at most
-    /// `8 * CONTROL_WORDS`.
+    /// For datagrams of at most `max` bytes and, of each, `control_len` bytes of control messages,
+    /// at most `8 * CONTROL_WORDS`.
     pub(super) fn new(max: usize, control_len: usize) -> Self {
         let place = align8(max as u64) as usize;
         let rooms = (SPILL / place.max(1)).clamp(1, BATCH);
@@ -104,8 +108,9 @@ impl Batch {
         self.stride
     }
 
-    /// Receives one batch from `fd` and publishes it. `judge` is asked of each datagram, in order and before it is
-    /// published, by its control messages and its length: where it came from, or `None` to leave it out.
+    /// Receives one batch from `fd` and publishes it. `judge` is asked of each datagram, in order
+    /// and before it is published, by its control messages and its length: where it came from, or
+    /// `None` to leave it out.
     pub(super) fn receive(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -113,10 +118,12 @@ impl Batch {
         mut judge: impl FnMut(&mut Intake, Control, usize) -> Option<Arrival>,
     ) -> Result<Count, BatchError> {
         let (stride, place) = (self.stride, align8(self.max as u64) as usize);
-        // A quarter of the longest claim: history that a thin stream gives up for a batch that does not come.
+        // A quarter of the longest claim: history that a thin stream gives up for a batch that does
+        // not come.
         let most = (intake.max_span() / 4 / stride.max(1)).clamp(1, self.rooms);
         let most = intake.how_many_fit(self.max, most);
-        let mut claim = intake.claim(most * stride).map_err(|e| BatchError::Source(SourceError::new(e)))?;
+        let mut claim =
+            intake.claim(most * stride).map_err(|e| BatchError::Source(SourceError::new(e)))?;
         let room = claim.bytes();
         let mut received = [Received::default(); BATCH];
         let got = receive(
@@ -130,7 +137,8 @@ impl Batch {
         )
         .map_err(BatchError::Receive)?;
 
-        // All moves within the claim come first: a commit must not give away memory that still holds another datagram.
+        // All moves within the claim come first: a commit must not give away memory that still
+        // holds another datagram.
         let (mut places, mut used, mut moved, mut settled) = ([0; BATCH], 0, 0, got);
         for (i, datagram) in received[..got].iter().enumerate() {
             let (at, len) = (i * stride, datagram.len.min(self.max));
@@ -148,7 +156,8 @@ impl Batch {
             }
             used = places[i] + align8(len as u64) as usize;
         }
-        // From the first that fits nowhere, all go by way of the spill: claiming for one overwrites those behind it.
+        // From the first that fits nowhere, all go by way of the spill: claiming for one overwrites
+        // those behind it.
         for (i, datagram) in received[..got].iter().enumerate().skip(settled) {
             let head = datagram.len.min(self.max).min(stride);
             self.spill[i * place..][..head].copy_from_slice(&room[i * stride..][..head]);
@@ -168,7 +177,8 @@ impl Batch {
             if i < settled {
                 intake.commit(places[i], len, arrival);
             } else {
-                let mut claim = intake.claim(len).map_err(|e| BatchError::Source(SourceError::new(e)))?;
+                let mut claim =
+                    intake.claim(len).map_err(|e| BatchError::Source(SourceError::new(e)))?;
                 claim.write(0, &self.spill[i * place..][..len]);
                 intake.commit(0, len, arrival);
             }
@@ -176,7 +186,8 @@ impl Batch {
         }
         self.window_left = self.window_left.saturating_sub(got);
         if self.window_left == 0 {
-            self.stride = align8(self.longest[0].max(self.longest[1]).max(1).min(place) as u64) as usize;
+            self.stride =
+                align8(self.longest[0].max(self.longest[1]).max(1).min(place) as u64) as usize;
             self.longest = [0, self.longest[0]];
             self.window_left = WINDOW;
         }
@@ -184,8 +195,9 @@ impl Batch {
     }
 }
 
-/// Receives up to `received.len()` datagrams: the first `stride` bytes of each into its place in `room`, the others, up
-/// to `max` in all, into its room in `spill`, at the same distance from the beginning.
+/// Receives up to `received.len()` datagrams: the first `stride` bytes of each into its place in
+/// `room`, the others, up to `max` in all, into its room in `spill`, at the same distance from the
+/// beginning.
 fn receive(
     fd: BorrowedFd<'_>,
     room: &mut [u8],
@@ -210,25 +222,31 @@ fn receive(
     };
     let place = align8(max as u64) as usize;
     let (mut vectors, mut headers) = ([[NONE; 2]; BATCH], [EMPTY; BATCH]);
-    let rooms = room.chunks_exact_mut(stride.max(1)).map(Some).chain(std::iter::repeat_with(|| None));
-    let spills = spill.chunks_exact_mut(place.max(1)).map(Some).chain(std::iter::repeat_with(|| None));
+    let rooms =
+        room.chunks_exact_mut(stride.max(1)).map(Some).chain(std::iter::repeat_with(|| None));
+    let spills =
+        spill.chunks_exact_mut(place.max(1)).map(Some).chain(std::iter::repeat_with(|| None));
     let count = received.len().min(BATCH);
     for ((((header, vector), control), first), second) in
         headers[..count].iter_mut().zip(&mut vectors).zip(control.iter_mut()).zip(rooms).zip(spills)
     {
         let first = first.map(|room| &mut room[..stride.min(max)]).unwrap_or_default();
         let second = second.map(|room| &mut room[stride.min(max)..max]).unwrap_or_default();
-        *vector =
-            [first, second].map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
+        *vector = [first, second]
+            .map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
         header.msg_hdr.msg_iov = vector.as_mut_ptr();
         header.msg_hdr.msg_iovlen = 2;
         header.msg_hdr.msg_control = control.as_mut_ptr().cast();
         header.msg_hdr.msg_controllen = control_len.min(size_of_val(control));
     }
-    let (flags, at) = (libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC, headers.as_mut_ptr());
-    // SAFETY: `count` headers are filled in above; each points to vectors, rooms and control words that are exclusively
-    // borrowed until this function returns, with their lengths; there is no timeout.
-    let outcome = unsafe { libc::recvmmsg(fd.as_raw_fd(), at, count as u32, flags as _, std::ptr::null_mut()) };
+    let (flags, at) =
+        (libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC, headers.as_mut_ptr());
+    // SAFETY: `count` headers are filled in above; each points to vectors, rooms and control words
+    // that are exclusively borrowed until this function returns, with their lengths; there is no
+    // timeout.
+    let outcome = unsafe {
+        libc::recvmmsg(fd.as_raw_fd(), at, count as u32, flags as _, std::ptr::null_mut())
+    };
     let Ok(got) = usize::try_from(outcome) else {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     };

@@ -1,13 +1,16 @@
-//! What `stdin:` and `file:` share: datagrams out of a byte stream, by one of the [framings](crate::framing).
+//! What `stdin:` and `file:` share: datagrams out of a byte stream, by one of the
+//! [framings](crate::framing).
 //!
-//! Contract: what of a payload lies in the refill buffer is copied into the ring, the rest is read straight into it, in
-//! one call with the header that follows; while datagrams are large only headers pass through the buffer. A datagram that
-//! is not there to its end stays in its claim over any number of rounds: it is claimed again with the same length, and
-//! nothing is committed in between. The descriptor's flags are not touched, since others may share it: it is polled,
-//! and then read for what is there.
+//! Contract: what of a payload lies in the refill buffer is copied into the ring, the rest is read
+//! straight into it, in one call with the header that follows; while datagrams are large only
+//! headers pass through the buffer. A datagram that is not there to its end stays in its claim over
+//! any number of rounds: it is claimed again with the same length, and nothing is committed in
+//! between. The descriptor's flags are not touched, since others may share it: it is polled, and
+//! then read for what is there.
 //!
-//! Too long for the ring: left out, a fault with its offset, one broker loss. Cut by the end of the input: the same.
-//! Boundaries lost: a fault, at least one broker loss, and the end. Nothing is ever delivered in part.
+//! Too long for the ring: left out, a fault with its offset, one broker loss. Cut by the end of the
+//! input: the same. Boundaries lost: a fault, at least one broker loss, and the end. Nothing is
+//! ever delivered in part.
 
 use super::{Fill, Source, SourceError, WaitFor};
 use crate::framing::{Decoder, Fault, Framing, Payload, Step};
@@ -24,7 +27,8 @@ mod tests;
 
 /// Size of the refill buffer, if the framing does not need a larger one.
 const BUFFER: usize = 64 << 10;
-/// Payloads from this length on are read into the ring alone: reading ahead would only copy them twice.
+/// Payloads from this length on are read into the ring alone: reading ahead would only copy them
+/// twice.
 const LARGE: usize = 16 << 10;
 /// Reads a round may take: a long skip, which publishes nothing, must not keep the pump.
 const READS: u32 = 64;
@@ -93,7 +97,9 @@ impl ByteStream {
         max_datagram: usize,
     ) -> Result<Self, SourceError> {
         if pace == Pace::Original && !matches!(framing, Framing::Pcap | Framing::Pcapng) {
-            return Err(SourceError(format!("pace=original needs timestamps: framing pcap or pcapng, not {framing}")));
+            return Err(SourceError(format!(
+                "pace=original needs timestamps: framing pcap or pcapng, not {framing}"
+            )));
         }
         let decoder = Decoder::new(framing, max_datagram).map_err(SourceError::new)?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| SourceError(format!("{name}: {e}")))?;
@@ -120,8 +126,14 @@ impl ByteStream {
         })
     }
 
-    /// Reads what is there into the claim of `len` bytes behind the `have` first, then into the buffer up to `until`.
-    fn read(&mut self, intake: &mut Intake, (len, have): (usize, usize), until: usize) -> Result<Read, SourceError> {
+    /// Reads what is there into the claim of `len` bytes behind the `have` first, then into the
+    /// buffer up to `until`.
+    fn read(
+        &mut self,
+        intake: &mut Intake,
+        (len, have): (usize, usize),
+        until: usize,
+    ) -> Result<Read, SourceError> {
         if self.live && !readable(self.fd.as_fd()) {
             return Ok(Read::Nothing);
         }
@@ -134,7 +146,8 @@ impl ByteStream {
             Ok(n) => Read::Some(n),
             Err(Errno::AGAIN) if self.live => Read::Nothing,
             Err(e) => {
-                intake.fault(format_args!("{}: reading: {e}; this is taken for its end", self.name));
+                intake
+                    .fault(format_args!("{}: reading: {e}; this is taken for its end", self.name));
                 Read::End
             }
         })
@@ -171,7 +184,8 @@ impl ByteStream {
     /// A datagram begins.
     fn found(&mut self, payload: Payload, now: u64) {
         self.start += payload.header_bytes;
-        self.ahead = if payload.len >= LARGE { self.decoder.buffer_len() } else { self.buffer.len() };
+        self.ahead =
+            if payload.len >= LARGE { self.decoder.buffer_len() } else { self.buffer.len() };
         let due = match (self.pace, payload.source_time_ns) {
             (Pace::Max, _) | (_, 0) => 0,
             (Pace::Original, time) => {
@@ -189,8 +203,11 @@ impl ByteStream {
         match self.decoder.finish(&self.buffer[self.start..self.end]) {
             Ok(Some(payload)) => self.found(payload, intake.now()),
             Ok(None) => {}
-            // Of a header there may not have been a datagram behind it; of the stream's first one there was none yet.
-            Err(fault @ Fault::Truncated { .. }) if self.decoder.offset() > 0 => self.lose(intake, &fault, "", false),
+            // Of a header there may not have been a datagram behind it; of the stream's first one
+            // there was none yet.
+            Err(fault @ Fault::Truncated { .. }) if self.decoder.offset() > 0 => {
+                self.lose(intake, &fault, "", false)
+            }
             Err(fault @ Fault::LineTooLong { .. }) => self.lose(intake, &fault, "; left out", true),
             Err(fault) => intake.fault(format_args!("{}: {fault}", self.name)),
         }
@@ -248,10 +265,13 @@ impl Source for ByteStream {
                 State::Before(_, due) if due > intake.now() => return Ok(Fill::Idle),
                 State::Before(payload, _) => self.begin(intake, payload)?,
                 State::Within(payload, have) if have == payload.len => {
-                    let Payload { original_len, channel, source_time_ns: source_time, .. } = payload;
-                    // Nothing was committed since the claim was filled: this gives it back as it is.
+                    let Payload { original_len, channel, source_time_ns: source_time, .. } =
+                        payload;
+                    // Nothing was committed since the claim was filled: this gives it back as it
+                    // is.
                     intake.claim(payload.len).map_err(SourceError::new)?;
-                    let original_len = if original_len as usize > payload.len { original_len } else { 0 };
+                    let original_len =
+                        if original_len as usize > payload.len { original_len } else { 0 };
                     intake.commit(0, payload.len, Arrival { original_len, channel, source_time });
                     self.state = State::Between;
                 }

@@ -1,21 +1,24 @@
 //! `chardev:` — a device or terminal of which each `read()` is one datagram.
 //!
-//! Contract: the read goes straight into ring memory, unless that is too small for two datagrams in a row. It asks for one byte more than the longest datagram: a read that
-//! fills even that one was cut by the driver's interface, and is published cut, with an original length of *at least* that
-//! much (nobody knows more). `size=N` asks for exactly N instead, for drivers that insist (UIO: 4); its reads are whole by
-//! definition. The device is polled before it is read, so that a driver that ignores O_NONBLOCK does not hold up the pump;
-//! one that says "readable" and then has nothing cannot poll, and is looked at every millisecond. `raw` puts a terminal
-//! into raw mode and `baud=` sets its speed; everything else of it stays, and all of it is put back at the end. Without
-//! `raw` a terminal in its usual mode delivers lines.
+//! Contract: the read goes straight into ring memory, unless that is too small for two datagrams in
+//! a row. It asks for one byte more than the longest datagram: a read that fills even that one was
+//! cut by the driver's interface, and is published cut, with an original length of *at least* that
+//! much (nobody knows more). `size=N` asks for exactly N instead, for drivers that insist (UIO: 4);
+//! its reads are whole by definition. The device is polled before it is read, so that a driver that
+//! ignores O_NONBLOCK does not hold up the pump; one that says "readable" and then has nothing
+//! cannot poll, and is looked at every millisecond. `raw` puts a terminal into raw mode and `baud=`
+//! sets its speed; everything else of it stays, and all of it is put back at the end. Without `raw`
+//! a terminal in its usual mode delivers lines.
 //!
-//! Errors of the driver's `read`: EAGAIN and EINTR are no errors. EPIPE and EOVERFLOW say that the device's buffer
-//! overflowed: at least one lost in the device. EMSGSIZE says that a datagram was longer than was asked for: at least one
-//! lost in the broker. Any of them twice without a datagram in between, and every other one (EIO, ENODEV: unplugged), ends
-//! the source as failed. A read of nothing is its end.
+//! Errors of the driver's `read`: EAGAIN and EINTR are no errors. EPIPE and EOVERFLOW say that the
+//! device's buffer overflowed: at least one lost in the device. EMSGSIZE says that a datagram was
+//! longer than was asked for: at least one lost in the broker. Any of them twice without a datagram
+//! in between, and every other one (EIO, ENODEV: unplugged), ends the source as failed. A read of
+//! nothing is its end.
 
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor, options_and_path};
 use crate::intake::{Arrival, Intake};
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use ringweir_proto::stats::PumpCounter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,7 +33,8 @@ mod tests;
 pub const KIND: SourceKind = SourceKind {
     name: "chardev",
     usage: "chardev:[raw,baud=N,size=N:]PATH",
-    about: "a character device or terminal, each read() one datagram; raw and baud= for serial lines, size= for drivers that want it exact",
+    about: "a character device or terminal, each read() one datagram; raw and baud= for serial \
+        lines, size= for drivers that want it exact",
     open,
 };
 
@@ -55,11 +59,18 @@ impl<'a> Spec<'a> {
             match option.split_once('=').unwrap_or((option, "")) {
                 ("raw", "") => spec.raw = true,
                 ("baud", value) => {
-                    let baud = number(value).ok_or_else(|| SourceError(format!("{option}: say bits per second")))?;
+                    let baud = number(value)
+                        .ok_or_else(|| SourceError(format!("{option}: say bits per second")))?;
                     spec.baud = Some(baud);
                 }
-                ("size", value) => spec.size = Some(value.parse::<Bytes>().map_err(SourceError::new)?.0),
-                _ => return Err(SourceError(format!("unknown option {option:?}; there are raw, baud= and size="))),
+                ("size", value) => {
+                    spec.size = Some(value.parse::<Bytes>().map_err(SourceError::new)?.0)
+                }
+                _ => {
+                    return Err(SourceError(format!(
+                        "unknown option {option:?}; there are raw, baud= and size="
+                    )));
+                }
             }
         }
         Ok(spec)
@@ -75,7 +86,9 @@ impl Terminal {
     /// Makes it raw and sets its speed as `spec` says.
     fn set(fd: &OwnedFd, spec: &Spec<'_>) -> Result<Self, SourceError> {
         let found = tcgetattr(fd).map_err(|e| match e {
-            Errno::NOTTY => SourceError(format!("raw and baud= are for terminals; {} is none", spec.path)),
+            Errno::NOTTY => {
+                SourceError(format!("raw and baud= are for terminals; {} is none", spec.path))
+            }
             e => SourceError(format!("reading its settings: {e}")),
         })?;
         let mut wanted = found.clone();
@@ -85,7 +98,8 @@ impl Terminal {
         if let Some(baud) = spec.baud {
             wanted.set_speed(baud).map_err(|e| SourceError(format!("baud={baud}: {e}")))?;
         }
-        tcsetattr(fd, OptionalActions::Now, &wanted).map_err(|e| SourceError(format!("changing its settings: {e}")))?;
+        tcsetattr(fd, OptionalActions::Now, &wanted)
+            .map_err(|e| SourceError(format!("changing its settings: {e}")))?;
         Ok(Self { found })
     }
 }
@@ -102,7 +116,8 @@ struct Chardev {
     /// The driver says "readable" and has nothing: when to look again.
     look: Option<u64>,
     told: bool,
-    /// Where reads go to in a ring whose longest claim is one datagram: the byte more has no room there.
+    /// Where reads go to in a ring whose longest claim is one datagram: the byte more has no room
+    /// there.
     beside: Vec<u8>,
 }
 
@@ -117,8 +132,12 @@ impl Chardev {
         let stat = rustix::fs::stat(path).map_err(|e| SourceError(format!("{path}: {e}")))?;
         let instead = match FileType::from_raw_mode(stat.st_mode) {
             FileType::CharacterDevice => None,
-            FileType::RegularFile => Some("a file, in which nothing says where a datagram ends: use file:FRAMING:"),
-            FileType::Fifo => Some("a named pipe, which does not keep boundaries: use file:FRAMING:"),
+            FileType::RegularFile => {
+                Some("a file, in which nothing says where a datagram ends: use file:FRAMING:")
+            }
+            FileType::Fifo => {
+                Some("a named pipe, which does not keep boundaries: use file:FRAMING:")
+            }
             FileType::Socket => Some("a socket: use unix:"),
             FileType::Directory => Some("a directory"),
             _ => Some("no character device"),
@@ -131,19 +150,24 @@ impl Chardev {
             Errno::ACCESS | Errno::PERM => {
                 SourceError(format!("{path}: {e}: join the group that owns it (ls -l {path})"))
             }
-            Errno::BUSY => {
-                SourceError(format!("{path}: {e}: another process has it, and its driver allows one (fuser {path})"))
+            Errno::BUSY => SourceError(format!(
+                "{path}: {e}: another process has it, and its driver allows one (fuser {path})"
+            )),
+            Errno::NXIO | Errno::NODEV => {
+                SourceError(format!("{path}: {e}: there is a file but no device"))
             }
-            Errno::NXIO | Errno::NODEV => SourceError(format!("{path}: {e}: there is a file but no device")),
             e => SourceError(format!("{path}: {e}")),
         })?;
-        let terminal = (spec.raw || spec.baud.is_some()).then(|| Terminal::set(&fd, spec)).transpose()?;
+        let terminal =
+            (spec.raw || spec.baud.is_some()).then(|| Terminal::set(&fd, spec)).transpose()?;
         let longest = stream.max_datagram;
         let (ask, most) = match spec.size {
             None => (longest + 1, longest),
             Some(0) => return Err(SourceError::new("size=0 would read nothing")),
             Some(size) if size > longest as u64 => {
-                return Err(SourceError(format!("size={size} is longer than the stream's maximum of {longest}")));
+                return Err(SourceError(format!(
+                    "size={size} is longer than the stream's maximum of {longest}"
+                )));
             }
             Some(size) => (size as usize, size as usize),
         };
@@ -164,7 +188,10 @@ impl Chardev {
     fn nothing(&mut self, intake: &mut Intake, announced: bool) -> Fill {
         self.look = announced.then(|| intake.now() + LOOK_NS);
         if announced && !std::mem::replace(&mut self.told, true) {
-            intake.fault(format_args!("chardev: {} cannot be polled: looked at every millisecond", self.path));
+            intake.fault(format_args!(
+                "chardev: {} cannot be polled: looked at every millisecond",
+                self.path
+            ));
         }
         Fill::Idle
     }
@@ -175,7 +202,10 @@ impl Chardev {
             return Err(SourceError(format!("chardev: {} gives nothing but: {e}", self.path)));
         }
         intake.lost(layer, 1, false);
-        intake.fault(format_args!("chardev: {}: {e}: datagrams were lost, nobody knows how many", self.path));
+        intake.fault(format_args!(
+            "chardev: {}: {e}: datagrams were lost, nobody knows how many",
+            self.path
+        ));
         Ok(())
     }
 }
@@ -197,7 +227,9 @@ impl Source for Chardev {
                 return Ok(self.nothing(intake, false));
             }
             let beside = !self.beside.is_empty();
-            let mut claim = intake.claim(if beside { self.most } else { self.ask }).map_err(SourceError::new)?;
+            let mut claim = intake
+                .claim(if beside { self.most } else { self.ask })
+                .map_err(SourceError::new)?;
             let room = if beside { &mut self.beside[..] } else { &mut claim.bytes()[..self.ask] };
             match rustix::io::read(&self.fd, room) {
                 Ok(0) => return Ok(Fill::Ended),
@@ -207,7 +239,11 @@ impl Source for Chardev {
                         intake.count(PumpCounter::Moved, 1);
                     }
                     let original_len = if got > self.most { got as u32 } else { 0 };
-                    intake.commit(0, got.min(self.most), Arrival { original_len, ..Arrival::default() });
+                    intake.commit(
+                        0,
+                        got.min(self.most),
+                        Arrival { original_len, ..Arrival::default() },
+                    );
                     (self.complained, self.look) = (false, None);
                 }
                 Err(Errno::INTR) => {}
@@ -222,7 +258,8 @@ impl Source for Chardev {
                 }
                 Err(Errno::INVAL) => {
                     return Err(SourceError(format!(
-                        "chardev: {} refuses to be read {} bytes at a time: give what its driver wants with size=",
+                        "chardev: {} refuses to be read {} bytes at a time: give what its driver \
+                        wants with size=",
                         self.path, self.ask
                     )));
                 }

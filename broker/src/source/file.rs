@@ -1,9 +1,11 @@
-//! `file:` — datagrams out of a file, a named pipe or a character device: a recording played into the stream.
+//! `file:` — datagrams out of a file, a named pipe or a character device: a recording played into
+//! the stream.
 //!
-//! Contract: the framing comes before the path, so a path may hold colons and commas. `pace=original` plays a capture
-//! with the pauses of its own timestamps; what it is late by, it makes up for, since every moment is counted from the
-//! first datagram. The end of the file ends the stream. A named pipe without a writer is waited for; the last writer's
-//! going is its end. See [`super::bytes`] for what happens to bad datagrams.
+//! Contract: the framing comes before the path, so a path may hold colons and commas.
+//! `pace=original` plays a capture with the pauses of its own timestamps; what it is late by, it
+//! makes up for, since every moment is counted from the first datagram. The end of the file ends
+//! the stream. A named pipe without a writer is waited for; the last writer's going is its end. See
+//! [`super::bytes`] for what happens to bad datagrams.
 
 use super::bytes::{ByteStream, Pace};
 use super::{OpenFor, Source, SourceError, SourceKind};
@@ -30,7 +32,11 @@ fn parse(argument: &str) -> Result<(Framing, Pace, &str), SourceError> {
         pace = match option {
             "pace=original" => Pace::Original,
             "pace=max" => Pace::Max,
-            _ => return Err(SourceError(format!("unknown option {option:?}; there are pace=original and pace=max"))),
+            _ => {
+                return Err(SourceError(format!(
+                    "unknown option {option:?}; there are pace=original and pace=max"
+                )));
+            }
         };
     }
     if path.is_empty() {
@@ -42,7 +48,8 @@ fn parse(argument: &str) -> Result<(Framing, Pace, &str), SourceError> {
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
     let (framing, pace, path) = parse(argument)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| SourceError(format!("{path}: {e}")))?;
+    let fd = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|e| SourceError(format!("{path}: {e}")))?;
     Ok(Box::new(ByteStream::new(path, fd, framing, pace, stream.max_datagram)?))
 }
 
@@ -61,12 +68,17 @@ mod tests {
     fn arguments_come_apart() {
         assert_eq!(parse("pcap:/a:b,c").unwrap(), (Framing::Pcap, Pace::Max, "/a:b,c"));
         assert_eq!(parse("fixed:188:x").unwrap(), (Framing::Fixed(188), Pace::Max, "x"));
-        assert_eq!(parse("pcapng,pace=original:x").unwrap(), (Framing::Pcapng, Pace::Original, "x"));
+        assert_eq!(
+            parse("pcapng,pace=original:x").unwrap(),
+            (Framing::Pcapng, Pace::Original, "x")
+        );
         assert!(refused("lines").contains("no path behind \"lines\""));
         assert!(refused("fixed:8").contains("no path"));
         assert!(refused("/a.pcap:pcap").contains("unknown framing \"/a.pcap\""));
         assert!(refused("pcap,speed=2:/a").contains("\"speed=2\"; there are pace=original"));
-        assert!(refused("lines,pace=original:/dev/null").contains("pace=original needs timestamps"));
+        assert!(
+            refused("lines,pace=original:/dev/null").contains("pace=original needs timestamps")
+        );
         assert_eq!(refused("lines:/no/such"), "/no/such: No such file or directory (os error 2)");
         assert_eq!(refused("lines:/"), "/ is a directory");
     }
@@ -88,7 +100,8 @@ mod tests {
         let path = dir.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
         let mut bench = Bench::new(4096, 64);
-        let mut source = open(&format!("lines:{}", path.display()), &OpenFor { max_datagram: 64 }).unwrap();
+        let mut source =
+            open(&format!("lines:{}", path.display()), &OpenFor { max_datagram: 64 }).unwrap();
         assert_eq!(bench.run(&mut *source).1, Fill::Idle);
         let mut writer = std::fs::File::options().write(true).open(&path).unwrap();
         assert_eq!(bench.run(&mut *source).1, Fill::Idle);

@@ -1,16 +1,18 @@
-//! `gen:` — numbered, checksummed datagrams made here, straight into ring memory: load for tests without a device.
+//! `gen:` — numbered, checksummed datagrams made here, straight into ring memory: load for tests
+//! without a device.
 //!
-//! Contract: the datagrams are those of [`ringweir_proto::numbered`], so `ringcat --verify` proves each byte of them, or with
-//! `check=sum` those of [`ringweir_proto::summed`], which cost no more than a copy. They are paced by `rate` (bytes or
-//! datagrams per second); a late wake-up is made up for at once, up to the pacer's backlog of one second, and what exceeds
-//! it is told as a fault. `rate=max` fills every round to its end and never idles.
+//! Contract: the datagrams are those of [`ringweir_proto::crc`], so `ringcat --verify` proves each
+//! byte of them, or with `check=sum` those of [`ringweir_proto::sum`], which cost no more than a
+//! copy. They are paced by `rate` (bytes or datagrams per second); a late wake-up is made up for at
+//! once, up to the pacer's backlog of one second, and what exceeds it is told as a fault.
+//! `rate=max` fills every round to its end and never idles.
 
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};
-use ringweir_proto::generate::{GenSpec, Generator};
+use ringweir_cli::quantity::{Rate, Span};
+use ringweir_pattern::generate::{GenSpec, Generator};
+use ringweir_pattern::rate_limiter::RateLimiter;
 use ringweir_proto::os::clock;
-use ringweir_proto::pace::Pacer;
-use ringweir_proto::quantity::{Rate, Span};
 use std::time::Duration;
 
 pub const KIND: SourceKind = SourceKind {
@@ -23,8 +25,8 @@ pub const KIND: SourceKind = SourceKind {
 struct Gen {
     spec: GenSpec,
     generator: Generator,
-    pacer: Pacer,
-    /// Of [`Pacer::forgiven_ns`], what has been told.
+    limiter: RateLimiter,
+    /// Of [`RateLimiter::forgiven_ns`], what has been told.
     forgiven_told: u64,
 }
 
@@ -36,7 +38,12 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
             spec.size, stream.max_datagram
         )));
     }
-    Ok(Box::new(Gen { generator: Generator::new(&spec), pacer: spec.pacer(), spec, forgiven_told: 0 }))
+    Ok(Box::new(Gen {
+        generator: Generator::new(&spec),
+        limiter: spec.limiter(),
+        spec,
+        forgiven_told: 0,
+    }))
 }
 
 impl Source for Gen {
@@ -47,27 +54,29 @@ impl Source for Gen {
             let Some(len) = self.generator.next_len() else {
                 return Ok(if took.is_some() { Fill::Took } else { Fill::Ended });
             };
-            if !self.pacer.due(now) {
+            if !self.limiter.due(now) {
                 return Ok(Fill::Idle);
             }
             // Once a round, and only once something is due: a source that spins looks at one clock.
             let source_time = *took.get_or_insert_with(clock::realtime_ns);
-            let forgiven = self.pacer.forgiven_ns();
+            let forgiven = self.limiter.forgiven_ns();
             if forgiven > self.forgiven_told {
                 let late = Span(Duration::from_nanos(forgiven - self.forgiven_told));
                 self.forgiven_told = forgiven;
                 intake.fault(format_args!("gen: held up, {late} of its rate given up"));
             }
             let mut claim = intake.claim(len).map_err(SourceError::new)?;
-            let Some(made) = self.generator.fill_next(claim.bytes()) else { return Ok(Fill::Ended) };
+            let Some(made) = self.generator.fill_next(claim.bytes()) else {
+                return Ok(Fill::Ended);
+            };
             intake.commit(0, len, Arrival { channel: made.channel, source_time, original_len: 0 });
-            self.pacer.spend(len);
+            self.limiter.spend(len);
         }
         Ok(Fill::Took)
     }
 
     fn wait_for(&self) -> WaitFor<'_> {
-        WaitFor { readable: None, until: Some(self.pacer.ready_at()) }
+        WaitFor { readable: None, until: Some(self.limiter.ready_at()) }
     }
 
     fn rate(&self) -> Option<Rate> {
@@ -77,7 +86,8 @@ impl Source for Gen {
     fn describe(&self) -> String {
         let GenSpec { rate, size, channels, .. } = self.spec;
         let rate = rate.map_or("unpaced".into(), |rate| rate.to_string());
-        let channels = if channels > 1 { format!(" on {channels} channels") } else { String::new() };
+        let channels =
+            if channels > 1 { format!(" on {channels} channels") } else { String::new() };
         format!("{rate}, datagrams of {size} bytes{channels}")
     }
 }
@@ -86,7 +96,7 @@ impl Source for Gen {
 mod tests {
     use super::super::testing::Bench;
     use super::*;
-    use ringweir_proto::numbered::Verifier;
+    use ringweir_pattern::crc::Verifier;
     use ringweir_proto::stats::PumpCounter;
 
     const SECOND: u64 = 1_000_000_000;
@@ -130,15 +140,25 @@ mod tests {
 
     #[test]
     fn what_cannot_be_generated_is_refused_by_name() {
-        let refused = |argument| open(argument, &OpenFor { max_datagram: 1000 }).err().unwrap().to_string();
-        assert_eq!(refused("size=64..1500"), "size=64..1500 is longer than the stream's largest datagram, 1000 bytes");
+        let refused =
+            |argument| open(argument, &OpenFor { max_datagram: 1000 }).err().unwrap().to_string();
+        assert_eq!(
+            refused("size=64..1500"),
+            "size=64..1500 is longer than the stream's largest datagram, 1000 bytes"
+        );
         assert!(refused("speed=3").contains("speed=3"));
     }
 
     #[test]
     fn it_says_what_it_makes() {
-        assert_eq!(gen_source("rate=350MB/s,size=2KiB").describe(), "350 MB/s, datagrams of 2048 bytes");
-        assert_eq!(gen_source("rate=max,channels=8").describe(), "unpaced, datagrams of 256 bytes on 8 channels");
+        assert_eq!(
+            gen_source("rate=350MB/s,size=2KiB").describe(),
+            "350 MB/s, datagrams of 2048 bytes"
+        );
+        assert_eq!(
+            gen_source("rate=max,channels=8").describe(),
+            "unpaced, datagrams of 256 bytes on 8 channels"
+        );
         assert_eq!(gen_source("").rate(), Some(Rate::Datagrams(1000.0)));
     }
 }

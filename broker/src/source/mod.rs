@@ -1,12 +1,14 @@
 //! Sources: where datagrams come from. A new one is one file here and one line in [`SOURCES`].
 //!
-//! Contract: a source only fills memory that the [`Intake`] claims for it in the ring, and says what was lost below it. It
-//! never blocks, sleeps, logs, allocates per datagram or touches readers: waiting, waking, flushing and stopping belong
-//! to the pump. A device that goes away is [`Intake::gone`], not an error, where it may come back. What it cannot publish it counts ([`Intake::lost`]) and explains ([`Intake::fault`]); it never drops in silence.
+//! Contract: a source only fills memory that the [`Intake`] claims for it in the ring, and says
+//! what was lost below it. It never blocks, sleeps, logs, allocates per datagram or touches
+//! readers: waiting, waking, flushing and stopping belong to the pump. A device that goes away is
+//! [`Intake::gone`], not an error, where it may come back. What it cannot publish it counts
+//! ([`Intake::lost`]) and explains ([`Intake::fault`]); it never drops in silence.
 
 use crate::intake::Intake;
 use crate::sandbox::Needs;
-use ringweir_proto::quantity::Rate;
+use ringweir_cli::quantity::Rate;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -36,7 +38,8 @@ pub enum Fill {
     Ended,
 }
 
-/// What the pump waits for when a source is idle: whichever comes first. With neither it would wait for ever.
+/// What the pump waits for when a source is idle: whichever comes first. With neither it would wait
+/// for ever.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WaitFor<'s> {
     /// Until this is readable.
@@ -59,7 +62,8 @@ impl SourceError {
 
 /// Something that brings datagrams in.
 pub trait Source: Send {
-    /// Takes what is there now, until [`Intake::has_room`] says no or nothing is left. Never blocks.
+    /// Takes what is there now, until [`Intake::has_room`] says no or nothing is left. Never
+    /// blocks.
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError>;
 
     /// What to wait for after [`Fill::Idle`].
@@ -70,19 +74,20 @@ pub trait Source: Send {
         None
     }
 
-    /// How long the device's buffer takes to fill at the rate it was built for, if that is known: what the pump's drains
-    /// are judged by.
+    /// How long the device's buffer takes to fill at the rate it was built for, if that is known:
+    /// what the pump's drains are judged by.
     fn slack(&self) -> Option<Duration> {
         None
     }
 
-    /// What it goes on needing of the system beside what it has open: to find a device again, to clear up.
+    /// What it goes on needing of the system beside what it has open: to find a device again, to
+    /// clear up.
     fn needs(&self) -> Needs {
         Needs::default()
     }
 
-    /// How many numbers its consumer has accounted for, modulo 2^32, if the source has numbers that outlive a broker and that
-    /// nobody has begun anew: see [`Intake::positioned`].
+    /// How many numbers its consumer has accounted for, modulo 2^32, if the source has numbers that
+    /// outlive a broker and that nobody has begun anew: see [`Intake::positioned`].
     fn position(&self) -> Option<u32> {
         None
     }
@@ -137,16 +142,19 @@ pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
         let usages: Vec<_> = SOURCES.iter().map(|k| k.usage).collect();
         return Err(SourceError(format!("no source {name:?}; there are: {}", usages.join("  "))));
     };
-    (kind.open)(argument, stream).map_err(|e| SourceError(format!("source {spec:?}: {e} (usage: {})", kind.usage)))
+    (kind.open)(argument, stream)
+        .map_err(|e| SourceError(format!("source {spec:?}: {e} (usage: {})", kind.usage)))
 }
 
-/// Takes `[OPTION[,OPTION…]:]PATH` apart: a path, which may hold colons and commas, begins with `/` or `.` unless options
-/// stand before it. An option's value may hold colons if the path behind it begins so (a PCI address in `memory=`).
+/// Takes `[OPTION[,OPTION…]:]PATH` apart: a path, which may hold colons and commas, begins with `/`
+/// or `.` unless options stand before it. An option's value may hold colons if the path behind it
+/// begins so (a PCI address in `memory=`).
 fn options_and_path(argument: &str) -> Result<(Vec<&str>, &str), SourceError> {
     if argument.starts_with(['/', '.']) {
         return Ok((Vec::new(), argument));
     }
-    let colon = [":/", ":."].iter().filter_map(|c| argument.find(c)).min().or_else(|| argument.find(':'));
+    let colon =
+        [":/", ":."].iter().filter_map(|c| argument.find(c)).min().or_else(|| argument.find(':'));
     match colon.map(|at| (&argument[..at], &argument[at + 1..])) {
         Some((options, path)) if !path.is_empty() => Ok((options.split(',').collect(), path)),
         _ => Err(SourceError(format!(

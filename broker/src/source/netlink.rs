@@ -1,19 +1,22 @@
-//! `netlink:` — what the kernel, or processes with NETLINK_USERSOCK, tell a netlink multicast group.
+//! `netlink:` — what the kernel, or processes with NETLINK_USERSOCK, tell a netlink multicast
+//! group.
 //!
-//! Contract: received in batches straight into ring memory, see [`super::batch`]; a datagram is what one `send` was, with
-//! its netlink headers; its channel is the number of the group. Messages sent to this socket alone, which anybody may with
-//! some protocols, are left out, each a fault. Netlink bears no time: the source time is unknown.
+//! Contract: received in batches straight into ring memory, see [`super::batch`]; a datagram is
+//! what one `send` was, with its netlink headers; its channel is the number of the group. Messages
+//! sent to this socket alone, which anybody may with some protocols, are left out, each a fault.
+//! Netlink bears no time: the source time is unknown.
 //!
-//! A netlink socket that overflows says ENOBUFS and no number, drops everything until it has been read empty, and reports
-//! the error before the messages that were queued ahead of the loss. So the loss is told as *at least* so many (what
-//! the socket's drop counter moved, else 1), and before the batch in which the first message behind it can be: nobody gets
-//! to see a message behind a loss that was not told.
+//! A netlink socket that overflows says ENOBUFS and no number, drops everything until it has been
+//! read empty, and reports the error before the messages that were queued ahead of the loss. So the
+//! loss is told as *at least* so many (what the socket's drop counter moved, else 1), and before
+//! the batch in which the first message behind it can be: nobody gets to see a message behind a
+//! loss that was not told.
 
 use super::batch::{Batch, BatchError};
 use super::socket::{get_words, receive_buffer, set_option};
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
@@ -27,7 +30,8 @@ mod tests;
 pub const KIND: SourceKind = SourceKind {
     name: "netlink",
     usage: "netlink:PROTOCOL:GROUP[+GROUP…][,rcvbuf=SIZE]",
-    about: "netlink multicast groups, by name (route:link+ipv4-route, kobject_uevent:kernel) or number (usersock:5); a loss is told as a lower bound",
+    about: "netlink multicast groups, by name (route:link+ipv4-route, kobject_uevent:kernel) or \
+        number (usersock:5); a loss is told as a lower bound",
     open,
 };
 
@@ -64,12 +68,21 @@ const NAMES: &[(&str, u32, Groups)] = &[
     (
         "sock_diag",
         4,
-        &[("inet-tcp-destroy", 1), ("inet-udp-destroy", 2), ("inet6-tcp-destroy", 3), ("inet6-udp-destroy", 4)],
+        &[
+            ("inet-tcp-destroy", 1),
+            ("inet-udp-destroy", 2),
+            ("inet6-tcp-destroy", 3),
+            ("inet6-udp-destroy", 4),
+        ],
     ),
     ("xfrm", 6, &[("acquire", 1), ("expire", 2), ("sa", 3), ("policy", 4)]),
     ("audit", 9, &[("readlog", 1)]),
     ("connector", 11, &[]),
-    ("netfilter", 12, &[("conntrack-new", 1), ("conntrack-update", 2), ("conntrack-destroy", 3), ("nftables", 7)]),
+    (
+        "netfilter",
+        12,
+        &[("conntrack-new", 1), ("conntrack-update", 2), ("conntrack-destroy", 3), ("nftables", 7)],
+    ),
     ("kobject_uevent", 15, &[("kernel", 1), ("udev", 2)]),
     ("generic", 16, &[]),
 ];
@@ -88,29 +101,53 @@ impl std::str::FromStr for Spec {
     fn from_str(text: &str) -> Result<Self, SourceError> {
         let mut parts = text.split(',');
         let place = parts.next().unwrap_or_default();
-        let (protocol, groups) = place
-            .split_once(':')
-            .ok_or_else(|| SourceError(format!("{place:?} is not PROTOCOL:GROUP, such as route:link or usersock:5")))?;
-        let known = NAMES.iter().find(|(name, number, _)| *name == protocol || Ok(*number) == protocol.parse());
-        let number = known.map(|(_, number, _)| *number).or(protocol.parse().ok().filter(|n| *n < 32));
+        let (protocol, groups) = place.split_once(':').ok_or_else(|| {
+            SourceError(format!(
+                "{place:?} is not PROTOCOL:GROUP, such as route:link or usersock:5"
+            ))
+        })?;
+        let known = NAMES
+            .iter()
+            .find(|(name, number, _)| *name == protocol || Ok(*number) == protocol.parse());
+        let number =
+            known.map(|(_, number, _)| *number).or(protocol.parse().ok().filter(|n| *n < 32));
         let number = number.ok_or_else(|| {
             let names: Vec<_> = NAMES.iter().map(|(name, ..)| *name).collect();
-            SourceError(format!("no protocol {protocol:?}; say a number up to 31, or {}", names.join(", ")))
+            SourceError(format!(
+                "no protocol {protocol:?}; say a number up to 31, or {}",
+                names.join(", ")
+            ))
         })?;
         let groups = groups.split('+').map(|group| {
-            let named = known.and_then(|(.., groups)| groups.iter().find(|(name, _)| *name == group));
-            let found = named.map(|(_, n)| *n).or(group.parse().ok().filter(|n| (1..=65_535).contains(n)));
+            let named =
+                known.and_then(|(.., groups)| groups.iter().find(|(name, _)| *name == group));
+            let found =
+                named.map(|(_, n)| *n).or(group.parse().ok().filter(|n| (1..=65_535).contains(n)));
             found.ok_or_else(|| {
-                let names: Vec<_> = known.iter().flat_map(|(.., groups)| *groups).map(|(name, _)| *name).collect();
-                let names = if names.is_empty() { String::new() } else { format!(" or {}", names.join(", ")) };
-                SourceError(format!("no group {group:?} of {protocol}; say a number from 1 to 65535{names}"))
+                let names: Vec<_> =
+                    known.iter().flat_map(|(.., groups)| *groups).map(|(name, _)| *name).collect();
+                let names = if names.is_empty() {
+                    String::new()
+                } else {
+                    format!(" or {}", names.join(", "))
+                };
+                SourceError(format!(
+                    "no group {group:?} of {protocol}; say a number from 1 to 65535{names}"
+                ))
             })
         });
-        let mut spec = Spec { protocol: number, groups: groups.collect::<Result<_, _>>()?, rcvbuf: RCVBUF };
+        let mut spec =
+            Spec { protocol: number, groups: groups.collect::<Result<_, _>>()?, rcvbuf: RCVBUF };
         for option in parts {
             match option.split_once('=') {
-                Some(("rcvbuf", size)) => spec.rcvbuf = size.parse::<Bytes>().map_err(SourceError::new)?.0,
-                _ => return Err(SourceError(format!("unknown option {option:?}; there is rcvbuf=SIZE"))),
+                Some(("rcvbuf", size)) => {
+                    spec.rcvbuf = size.parse::<Bytes>().map_err(SourceError::new)?.0
+                }
+                _ => {
+                    return Err(SourceError(format!(
+                        "unknown option {option:?}; there is rcvbuf=SIZE"
+                    )));
+                }
             }
         }
         Ok(spec)
@@ -136,7 +173,9 @@ struct Drops {
 impl Drops {
     /// Tells what the socket's counter has moved since it was looked at.
     fn settle(&mut self, socket: BorrowedFd<'_>, intake: &mut Intake) -> bool {
-        let Ok([.., count]) = get_words::<9>(socket, libc::SOL_SOCKET, libc::SO_MEMINFO) else { return false };
+        let Ok([.., count]) = get_words::<9>(socket, libc::SOL_SOCKET, libc::SO_MEMINFO) else {
+            return false;
+        };
         let new = count.wrapping_sub(self.known);
         self.known = count;
         if new > 0 {
@@ -165,32 +204,42 @@ impl Netlink {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let number = NonZeroU32::new(*protocol).map(Protocol::from_raw);
         let socket =
-            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, number).map_err(|e| match e {
-                Errno::PROTONOSUPPORT => SourceError(format!("this kernel has no netlink protocol {protocol}")),
-                e => SourceError(format!("socket: {e}")),
-            })?;
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, number)
+                .map_err(|e| match e {
+                    Errno::PROTONOSUPPORT => {
+                        SourceError(format!("this kernel has no netlink protocol {protocol}"))
+                    }
+                    e => SourceError(format!("socket: {e}")),
+                })?;
         let fd = socket.as_fd();
         let buffer = receive_buffer(fd, *rcvbuf)?;
         set_option(fd, libc::SOL_NETLINK, libc::NETLINK_PKTINFO, &1_i32)
             .map_err(|e| SourceError(format!("NETLINK_PKTINFO: {e}")))?;
         bind(fd).map_err(|e| SourceError(format!("bind: {e}")))?;
         for group in groups {
-            set_option(fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group).map_err(|e| {
-                match e.raw_os_error() {
+            set_option(fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group).map_err(
+                |e| match e.raw_os_error() {
                     Some(libc::EPERM) => SourceError(format!(
-                        "listening to group {group} of netlink protocol {protocol} needs root or a capability \
+                        "listening to group {group} of netlink protocol {protocol} needs root or a \
+                        capability \
                          (CAP_NET_ADMIN; for audit CAP_AUDIT_READ)"
                     )),
-                    Some(libc::EINVAL) => SourceError(format!("netlink protocol {protocol} has no group {group}")),
+                    Some(libc::EINVAL) => SourceError(format!(
+                        "netlink protocol {protocol} has no \
+                        group {group}"
+                    )),
                     _ => SourceError(format!("joining group {group}: {e}")),
-                }
-            })?;
+                },
+            )?;
         }
         let groups: Vec<_> = groups.iter().map(u32::to_string).collect();
         Ok(Self {
             batch: Batch::new(stream.max_datagram, CONTROL_LEN),
             drops: Drops::default(),
-            description: format!("netlink protocol {protocol} group {}, {buffer}", groups.join("+")),
+            description: format!(
+                "netlink protocol {protocol} group {}, {buffer}",
+                groups.join("+")
+            ),
             socket,
         })
     }
@@ -218,9 +267,14 @@ impl Source for Netlink {
                     drops.announced |= drops.settle(fd, intake);
                 }
                 match control.group {
-                    Some(group @ 1..) => Some(Arrival { channel: group as u16, ..Arrival::default() }),
+                    Some(group @ 1..) => {
+                        Some(Arrival { channel: group as u16, ..Arrival::default() })
+                    }
                     _ => {
-                        intake.fault("netlink: a message to this socket alone, not to its group, was left out");
+                        intake.fault(
+                            "netlink: a message to this socket alone, not to its group, \
+                            was left out",
+                        );
                         None
                     }
                 }

@@ -1,14 +1,17 @@
-//! `packet:` — the frames of a network interface, beside the kernel's own use of it, from a mapped TPACKET_V3 ring.
+//! `packet:` — the frames of a network interface, beside the kernel's own use of it, from a mapped
+//! TPACKET_V3 ring.
 //!
-//! Contract: each frame is one datagram, as it was on the wire and as tcpdump writes it: a VLAN tag that the kernel took
-//! out is put back, and what the machine sends itself over loopback appears once. One longer than `snaplen` or the
-//! stream's largest datagram is cut and keeps its original length. The kernel collects frames in blocks and hands a
-//! block over when it is full or `timeout` after its first frame: that is the most this source adds to a frame's latency.
+//! Contract: each frame is one datagram, as it was on the wire and as tcpdump writes it: a VLAN tag
+//! that the kernel took out is put back, and what the machine sends itself over loopback appears
+//! once. One longer than `snaplen` or the stream's largest datagram is cut and keeps its original
+//! length. The kernel collects frames in blocks and hands a block over when it is full or `timeout`
+//! after its first frame: that is the most this source adds to a frame's latency.
 //!
-//! Frames for which the ring had no room are a loss in the layer `kernel`, exact, told before the first frame of the
-//! block behind them. The source time is the kernel's, CLOCK_REALTIME; with `hwtstamp` it is the network card's own
-//! clock, which is set up for it (needs CAP_NET_ADMIN, and stays so). An interface that goes down or away is a fault,
-//! not the end: capture goes on when it, or another of its name, is back.
+//! Frames for which the ring had no room are a loss in the layer `kernel`, exact, told before the
+//! first frame of the block behind them. The source time is the kernel's, CLOCK_REALTIME; with
+//! `hwtstamp` it is the network card's own clock, which is set up for it (needs CAP_NET_ADMIN, and
+//! stays so). An interface that goes down or away is a fault, not the end: capture goes on when it,
+//! or another of its name, is back.
 //!
 //! Needs CAP_NET_RAW: `setcap cap_net_raw+ep ringd`.
 
@@ -17,7 +20,7 @@ use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};
 use blocks::{Blocks, Damaged, Packet};
 use memmap2::MmapOptions;
-use ringweir_proto::quantity::{Bytes, Span};
+use ringweir_cli::quantity::{Bytes, Span};
 use ringweir_proto::ring::Layer;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::io;
@@ -74,23 +77,40 @@ impl std::str::FromStr for Spec {
             hwtstamp: false,
         };
         if spec.interface.is_empty() {
-            return Err(SourceError::new("it takes the name of a network interface (see `ip link`)"));
+            return Err(SourceError::new(
+                "it takes the name of a network interface (see `ip link`)",
+            ));
         }
         for option in parts {
             let bad = |reason: &str| SourceError(format!("{option:?}: {reason}"));
-            let size = |size: &str| size.parse::<Bytes>().map(|size| size.0).map_err(|e| bad(&e.to_string()));
+            let size = |size: &str| {
+                size.parse::<Bytes>().map(|size| size.0).map_err(|e| bad(&e.to_string()))
+            };
             match option.split_once('=').unwrap_or((option, "")) {
                 ("snaplen", value) => spec.snaplen = size(value)?,
                 ("block", value) => spec.block = size(value)?,
-                ("blocks", value) => spec.blocks = value.parse().map_err(|_| bad("a whole number is needed"))?,
+                ("blocks", value) => {
+                    spec.blocks = value.parse().map_err(|_| bad("a whole number is needed"))?
+                }
                 ("timeout", value) => {
                     // A bare number is milliseconds, as the kernel and tcpdump count.
-                    let span = value.parse().map(Duration::from_millis).or_else(|_| value.parse::<Span>().map(|s| s.0));
-                    spec.timeout_ms = span.map_err(|e| bad(&e.to_string()))?.as_millis().try_into().unwrap_or(u32::MAX);
+                    let span = value
+                        .parse()
+                        .map(Duration::from_millis)
+                        .or_else(|_| value.parse::<Span>().map(|s| s.0));
+                    spec.timeout_ms = span
+                        .map_err(|e| bad(&e.to_string()))?
+                        .as_millis()
+                        .try_into()
+                        .unwrap_or(u32::MAX);
                 }
                 ("promisc", "") => spec.promisc = true,
                 ("hwtstamp", "") => spec.hwtstamp = true,
-                _ => return Err(bad("there are snaplen=, block=, blocks=, timeout=, promisc and hwtstamp")),
+                _ => {
+                    return Err(bad(
+                        "there are snaplen=, block=, blocks=, timeout=, promisc and hwtstamp",
+                    ));
+                }
             }
             if spec.snaplen == 0 {
                 return Err(bad("at least one byte of a frame is kept"));
@@ -124,9 +144,11 @@ struct PacketSource {
     spec: Spec,
     index: u32,
     down: Option<Down>,
-    /// A block came since the kernel was last asked for drops: it drops only when all blocks are ours.
+    /// A block came since the kernel was last asked for drops: it drops only when all blocks are
+    /// ours.
     fresh: bool,
-    /// When to ask the socket for an error next, CLOCK_MONOTONIC ns: a pump that spins must not ask all the time.
+    /// When to ask the socket for an error next, CLOCK_MONOTONIC ns: a pump that spins must not ask
+    /// all the time.
     look: u64,
     /// Bytes of a frame that are kept.
     cut: usize,
@@ -151,12 +173,12 @@ fn refused(step: &str, e: impl Into<io::Error>) -> SourceError {
         ("socket", Some(libc::EPERM | libc::EACCES)) => {
             SourceError::new("needs CAP_NET_RAW: run with sudo, or setcap cap_net_raw+ep ringd")
         }
-        ("ring", Some(libc::ENOMEM)) => {
-            SourceError::new("no memory for the ring of blocks: give fewer or smaller ones with blocks= and block=")
-        }
-        ("hwtstamp", Some(libc::EOPNOTSUPP | libc::ENOTTY)) => {
-            SourceError::new("hwtstamp: this interface has no hardware receive timestamps (see `ethtool -T`)")
-        }
+        ("ring", Some(libc::ENOMEM)) => SourceError::new(
+            "no memory for the ring of blocks: give fewer or smaller ones with blocks= and block=",
+        ),
+        ("hwtstamp", Some(libc::EOPNOTSUPP | libc::ENOTTY)) => SourceError::new(
+            "hwtstamp: this interface has no hardware receive timestamps (see `ethtool -T`)",
+        ),
         ("hwtstamp", Some(libc::EPERM)) => {
             SourceError::new("hwtstamp: setting up the network card needs CAP_NET_ADMIN")
         }
@@ -167,23 +189,39 @@ fn refused(step: &str, e: impl Into<io::Error>) -> SourceError {
 impl PacketSource {
     fn open(spec: Spec, stream: &OpenFor) -> Result<Self, SourceError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // Protocol 0: nothing arrives before it is bound, so nothing of another interface ever does.
+        // Protocol 0: nothing arrives before it is bound, so nothing of another interface ever
+        // does.
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
             .map_err(|e| refused("socket", e))?;
         let fd = socket.as_fd();
         let index = interface(fd, &spec.interface)?;
-        let set = |name, value: i32, step| set_option(fd, libc::SOL_PACKET, name, &value).map_err(|e| refused(step, e));
+        let set = |name, value: i32, step| {
+            set_option(fd, libc::SOL_PACKET, name, &value).map_err(|e| refused(step, e))
+        };
         set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V3 as i32, "TPACKET_V3")?;
         if spec.hwtstamp {
             stamp_in_hardware(fd, &spec.interface).map_err(|e| refused("hwtstamp", e))?;
-            set(libc::PACKET_TIMESTAMP, libc::SOF_TIMESTAMPING_RAW_HARDWARE as i32, "PACKET_TIMESTAMP")?;
+            set(
+                libc::PACKET_TIMESTAMP,
+                libc::SOF_TIMESTAMPING_RAW_HARDWARE as i32,
+                "PACKET_TIMESTAMP",
+            )?;
         }
         let cut = spec.snaplen.min(stream.max_datagram as u64).max(1);
         if spec.block < cut.min(2048) + HEADROOM {
-            return Err(SourceError(format!("block={} is too small for a frame", Bytes(spec.block))));
+            return Err(SourceError(format!(
+                "block={} is too small for a frame",
+                Bytes(spec.block)
+            )));
         }
-        // A program of one instruction, "keep so many bytes": the kernel then copies no more than we take.
-        let mut program = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: cut as u32 };
+        // A program of one instruction, "keep so many bytes": the kernel then copies no more than
+        // we take.
+        let mut program = libc::sock_filter {
+            code: (libc::BPF_RET | libc::BPF_K) as u16,
+            jt: 0,
+            jf: 0,
+            k: cut as u32,
+        };
         let program = libc::sock_fprog { len: 1, filter: &raw mut program };
         set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
             .map_err(|e| refused("SO_ATTACH_FILTER", e))?;
@@ -198,20 +236,36 @@ impl PacketSource {
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request).map_err(|e| refused("ring", e))?;
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)
+            .map_err(|e| refused("ring", e))?;
         let (block, count) = (spec.block as usize, spec.blocks as usize);
-        let map = MmapOptions::new().len(block * count).map_raw(&socket).map_err(|e| refused("ring", e))?;
-        let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| SourceError::new("ring: mapped at 0"))?;
-        // SAFETY: the mapping has that length, is aligned to a page and lives in `owner`; the kernel is the other writer
-        // and keeps to the protocol of TPACKET_V3.
+        let map = MmapOptions::new()
+            .len(block * count)
+            .map_raw(&socket)
+            .map_err(|e| refused("ring", e))?;
+        let base =
+            NonNull::new(map.as_mut_ptr()).ok_or_else(|| SourceError::new("ring: mapped at 0"))?;
+        // SAFETY: the mapping has that length, is aligned to a page and lives in `owner`; the
+        // kernel is the other writer and keeps to the protocol of TPACKET_V3.
         let blocks = unsafe { Blocks::new(base, block, count, Box::new(map)) };
 
         let link = attach(fd, index, spec.promisc)?;
         if link.loopback {
             // Old kernels lack it: `publish` leaves out what is left.
-            let _unsupported = set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32);
+            let _unsupported =
+                set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32);
         }
-        Ok(Self { blocks, socket, spec, index, down: None, fresh: false, look: 0, cut: cut as usize, link })
+        Ok(Self {
+            blocks,
+            socket,
+            spec,
+            index,
+            down: None,
+            fresh: false,
+            look: 0,
+            cut: cut as usize,
+            link,
+        })
     }
 
     /// Takes the kernel's count of frames it had no room for; reading sets it back to 0.
@@ -220,7 +274,10 @@ impl PacketSource {
         match counts {
             Ok([_, drops, _]) if drops > 0 => intake.lost(Layer::Kernel, u64::from(drops), true),
             Ok(_) => {}
-            Err(e) => intake.fault(format_args!("packet: {}: reading its drop count: {e}", self.spec.interface)),
+            Err(e) => intake.fault(format_args!(
+                "packet: {}: reading its drop count: {e}",
+                self.spec.interface
+            )),
         }
     }
 
@@ -236,7 +293,9 @@ impl PacketSource {
         let (now, name) = (intake.now(), &self.spec.interface);
         match sockopt::socket_error(&self.socket) {
             Ok(Err(rustix::io::Errno::NETDOWN)) if self.down.is_none() => {
-                intake.fault(format_args!("packet: interface {name} is down; capture goes on when it is up"));
+                intake.fault(format_args!(
+                    "packet: interface {name} is down; capture goes on when it is up"
+                ));
                 self.down = Some(Down { next: now, gone: false });
             }
             Ok(Err(rustix::io::Errno::NETDOWN)) | Ok(Ok(())) => {}
@@ -247,7 +306,9 @@ impl PacketSource {
         match rustix::net::netdevice::name_to_index(&self.socket, name) {
             Err(_) => {
                 if !std::mem::replace(&mut down.gone, true) {
-                    intake.fault(format_args!("packet: interface {name} is gone; capture goes on when it is back"));
+                    intake.fault(format_args!(
+                        "packet: interface {name} is gone; capture goes on when it is back"
+                    ));
                 }
             }
             // The same interface: the kernel resumes by itself as soon as it is up.
@@ -286,7 +347,8 @@ fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceE
             mr_alen: 0,
             mr_address: [0; 8],
         };
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request).map_err(|e| refused("promisc", e))?;
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
+            .map_err(|e| refused("promisc", e))?;
     }
     // SAFETY: the kernel writes at most `len` bytes of the address; any bits are a valid one.
     if unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) } != 0 {
@@ -298,7 +360,8 @@ fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceE
 
 /// Has the network card put its own time on every frame it receives.
 fn stamp_in_hardware(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let mut config = libc::hwtstamp_config { flags: 0, tx_type: 0, rx_filter: libc::HWTSTAMP_FILTER_ALL as i32 };
+    let mut config =
+        libc::hwtstamp_config { flags: 0, tx_type: 0, rx_filter: libc::HWTSTAMP_FILTER_ALL as i32 };
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut config).cast() },
@@ -312,7 +375,12 @@ fn stamp_in_hardware(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
 }
 
 /// Publishes one frame, of which `cut` bytes are kept.
-fn publish(intake: &mut Intake, packet: &Packet<'_>, link: Link, cut: usize) -> Result<(), SourceError> {
+fn publish(
+    intake: &mut Intake,
+    packet: &Packet<'_>,
+    link: Link,
+    cut: usize,
+) -> Result<(), SourceError> {
     if link.loopback && packet.kind == libc::PACKET_OUTGOING {
         // It comes again as received.
         return Ok(());
@@ -364,7 +432,9 @@ impl Source for PacketSource {
                 Err(Damaged { left }) => {
                     intake.lost(Layer::Broker, u64::from(left), false);
                     let name = &self.spec.interface;
-                    intake.fault(format_args!("packet: {name}: {left} frames of a block that contradicts itself"));
+                    intake.fault(format_args!(
+                        "packet: {name}: {left} frames of a block that contradicts itself"
+                    ));
                 }
             }
         }
@@ -372,13 +442,17 @@ impl Source for PacketSource {
     }
 
     fn wait_for(&self) -> WaitFor<'_> {
-        WaitFor { readable: Some(self.socket.as_fd()), until: self.down.as_ref().map(|down| down.next) }
+        WaitFor {
+            readable: Some(self.socket.as_fd()),
+            until: self.down.as_ref().map(|down| down.next),
+        }
     }
 
     fn describe(&self) -> String {
         let Spec { interface, block, blocks, timeout_ms, promisc, hwtstamp, .. } = &self.spec;
         format!(
-            "{interface}{}, frames wait up to {timeout_ms} ms in {blocks} blocks of {}, {} timestamps",
+            "{interface}{}, frames wait up to {timeout_ms} ms in {blocks} blocks of {}, {} \
+            timestamps",
             if *promisc { " promiscuous" } else { "" },
             Bytes(*block),
             if *hwtstamp { "hardware" } else { "kernel" },

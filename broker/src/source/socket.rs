@@ -1,10 +1,12 @@
-//! What the socket sources share: options that rustix does not know, control messages, interfaces by name.
+//! What the socket sources share: options that rustix does not know, control messages, interfaces
+//! by name.
 //!
-//! Contract: no source logic. The unsafe calls take a borrowed fd and a value whose size the kernel is told; control
-//! messages are parsed as bytes, each length checked, so a malformed one ends the walk and nothing else.
+//! Contract: no source logic. The unsafe calls take a borrowed fd and a value whose size the kernel
+//! is told; control messages are parsed as bytes, each length checked, so a malformed one ends the
+//! walk and nothing else.
 
 use super::SourceError;
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use std::io;
@@ -12,23 +14,39 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Sets a socket option that takes a plain C value.
-pub(super) fn set_option<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> io::Result<()> {
+pub(super) fn set_option<T: Copy>(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: &T,
+) -> io::Result<()> {
     let len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the pointer is valid for `len` bytes, which the kernel only reads.
-    let outcome = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), len) };
+    let outcome = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), len)
+    };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Reads a socket option that is an array of 32-bit words; words the kernel does not know keep their value.
-pub(super) fn get_words<const N: usize>(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<[u32; N]> {
+/// Reads a socket option that is an array of 32-bit words; words the kernel does not know keep
+/// their value.
+pub(super) fn get_words<const N: usize>(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+) -> io::Result<[u32; N]> {
     let mut words = [0_u32; N];
     let mut len = size_of_val(&words) as libc::socklen_t;
-    // SAFETY: the pointer is valid for `len` bytes, which is all that the kernel writes; any bits are a valid word.
-    let outcome = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, words.as_mut_ptr().cast(), &raw mut len) };
+    // SAFETY: the pointer is valid for `len` bytes, which is all that the kernel writes; any bits
+    // are a valid word.
+    let outcome = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, name, words.as_mut_ptr().cast(), &raw mut len)
+    };
     if outcome == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks for a receive buffer of `asked` bytes, beyond the system's limit if we may; says in words what was granted.
+/// Asks for a receive buffer of `asked` bytes, beyond the system's limit if we may; says in words
+/// what was granted.
 pub(super) fn receive_buffer(fd: BorrowedFd<'_>, asked: u64) -> Result<String, SourceError> {
     // The kernel doubles what is asked for and must not overflow an int in doing so.
     let bytes = asked.min(i32::MAX as u64 / 2) as usize;
@@ -38,7 +56,8 @@ pub(super) fn receive_buffer(fd: BorrowedFd<'_>, asked: u64) -> Result<String, S
     let granted = sockopt::socket_recv_buffer_size(fd).map_err(SourceError::new)? as u64 / 2;
     Ok(if granted < asked {
         format!(
-            "receive buffer {} of {} asked (needs CAP_NET_ADMIN, or a higher sysctl net.core.rmem_max)",
+            "receive buffer {} of {} asked (needs CAP_NET_ADMIN, or a higher sysctl \
+            net.core.rmem_max)",
             Bytes(granted),
             Bytes(asked)
         )
@@ -55,20 +74,25 @@ pub(super) fn interface(fd: BorrowedFd<'_>, name: &str) -> Result<u32, SourceErr
         }
         // Not /sys/class/net, which shows the network namespace it was mounted in.
         let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-        let mut names: Vec<_> =
-            table.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim()).collect();
+        let mut names: Vec<_> = table
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, _)| name.trim())
+            .collect();
         names.sort_unstable();
         SourceError(format!("no interface {name:?}; there are: {}", names.join(", ")))
     })
 }
 
-/// Room for the control messages of one datagram, in words: a drop count and a time, each behind its header.
+/// Room for the control messages of one datagram, in words: a drop count and a time, each behind
+/// its header.
 pub(super) const CONTROL_WORDS: usize = 8;
 
 /// What the kernel says of a datagram beside its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Control {
-    /// Datagrams the socket has dropped in all when this one was queued, modulo 2^32; `None`: none yet.
+    /// Datagrams the socket has dropped in all when this one was queued, modulo 2^32; `None`: none
+    /// yet.
     pub drops: Option<u32>,
     /// When the kernel took it in: CLOCK_REALTIME ns, 0 = unknown.
     pub time_ns: u64,
@@ -94,10 +118,12 @@ pub(super) fn parse_control(room: &[u64; CONTROL_WORDS], len: usize) -> Control 
                 control.drops = data.first_chunk().map(|d| u32::from_ne_bytes(*d));
             }
             (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
-                if let Some((sec, nsec)) = data.first_chunk::<8>().zip(data.get(8..).and_then(|d| d.first_chunk::<8>()))
+                if let Some((sec, nsec)) =
+                    data.first_chunk::<8>().zip(data.get(8..).and_then(|d| d.first_chunk::<8>()))
                 {
                     let (sec, nsec) = (i64::from_ne_bytes(*sec), i64::from_ne_bytes(*nsec));
-                    control.time_ns = (sec as u64).wrapping_mul(1_000_000_000).wrapping_add(nsec as u64);
+                    control.time_ns =
+                        (sec as u64).wrapping_mul(1_000_000_000).wrapping_add(nsec as u64);
                 }
             }
             (libc::SOL_NETLINK, libc::NETLINK_PKTINFO) => {
@@ -142,7 +168,10 @@ mod tests {
     #[test]
     fn both_messages_are_found_in_either_order() {
         let time = [7_i64.to_ne_bytes(), 5_i64.to_ne_bytes()].concat();
-        let (time, drops) = (message(libc::SCM_TIMESTAMPNS, &time), message(libc::SO_RXQ_OVFL, &9_u32.to_ne_bytes()));
+        let (time, drops) = (
+            message(libc::SCM_TIMESTAMPNS, &time),
+            message(libc::SO_RXQ_OVFL, &9_u32.to_ne_bytes()),
+        );
         let expected = Control { drops: Some(9), time_ns: 7_000_000_005, group: None };
         for both in [[time.clone(), drops.clone()].concat(), [drops, time].concat()] {
             assert_eq!(parse(&both, both.len()), expected);
@@ -171,6 +200,9 @@ mod tests {
         let fd = std::os::fd::AsFd::as_fd(&socket);
         assert!(interface(fd, "lo").unwrap() > 0);
         let told = interface(fd, "nosuchif0").unwrap_err().to_string();
-        assert!(told.starts_with("no interface \"nosuchif0\"; there are: ") && told.contains("lo"), "{told}");
+        assert!(
+            told.starts_with("no interface \"nosuchif0\"; there are: ") && told.contains("lo"),
+            "{told}"
+        );
     }
 }

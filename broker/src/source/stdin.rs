@@ -1,7 +1,8 @@
 //! `stdin:` — datagrams that another program writes to the broker's standard input.
 //!
-//! Contract: the bytes are cut by the framing that is named, see [`super::bytes`] for what happens to bad ones; the end
-//! of the input ends the stream. Backpressure is the pipe's: while the pump is busy the writer waits, nothing is lost.
+//! Contract: the bytes are cut by the framing that is named, see [`super::bytes`] for what happens
+//! to bad ones; the end of the input ends the stream. Backpressure is the pipe's: while the pump is
+//! busy the writer waits, nothing is lost.
 
 use super::bytes::{ByteStream, Pace};
 use super::{OpenFor, Source, SourceError, SourceKind};
@@ -20,7 +21,10 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
         return Err(SourceError::new("it takes a framing, which says where a datagram ends"));
     }
     let framing: Framing = argument.parse().map_err(SourceError::new)?;
-    let fd = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| SourceError(format!("standard input: {e}")))?;
+    let fd = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|e| SourceError(format!("standard input: {e}")))?;
     Ok(Box::new(ByteStream::new("stdin", fd, framing, Pace::Max, stream.max_datagram)?))
 }
 
@@ -30,7 +34,8 @@ mod tests {
 
     #[test]
     fn the_framing_is_asked_for_and_checked() {
-        let refused = |argument| open(argument, &OpenFor { max_datagram: 64 }).err().unwrap().to_string();
+        let refused =
+            |argument| open(argument, &OpenFor { max_datagram: 64 }).err().unwrap().to_string();
         assert!(refused("").contains("takes a framing"));
         assert!(refused("json").contains("unknown framing \"json\"; there are len32le"));
         assert!(refused("fixed:100").contains("longer than the stream's maximum of 64"));

@@ -1,4 +1,5 @@
-//! What the unit tests of sources share: an intake into a ring on the heap, and a reader that keeps the account.
+//! What the unit tests of sources share: an intake into a ring on the heap, and a reader that keeps
+//! the account.
 
 use super::{Fill, Source};
 use crate::intake::Intake;
@@ -52,7 +53,8 @@ impl Bench {
         fill
     }
 
-    /// Rounds until the source is idle or has ended, everything read after each; what came, and how it stopped.
+    /// Rounds until the source is idle or has ended, everything read after each; what came, and how
+    /// it stopped.
     pub fn run(&mut self, source: &mut dyn Source) -> (Vec<Got>, Fill) {
         let mut all = Vec::new();
         loop {
@@ -64,8 +66,9 @@ impl Bench {
         }
     }
 
-    /// Like [`Self::run`], and waits for a source that is idle until it ends, a second at most: the writing end of a pipe
-    /// may live on for a moment in a process that another test is just starting.
+    /// Like [`Self::run`], and waits for a source that is idle until it ends, a second at most: the
+    /// writing end of a pipe may live on for a moment in a process that another test is just
+    /// starting.
     pub fn run_to_end(&mut self, source: &mut dyn Source) -> Vec<Got> {
         let mut all = Vec::new();
         loop {
@@ -131,17 +134,19 @@ pub fn bytes_of(got: &[Got]) -> Vec<&[u8]> {
     got.iter().map(|g| g.bytes.as_slice()).collect()
 }
 
-/// Runs `test` in a network namespace of its own after `setup`, shell lines; says so and returns if that needs rights
-/// this process does not have. The namespace ends with it.
+/// Runs `test` in a network namespace of its own after `setup`, shell lines; says so and returns if
+/// that needs rights this process does not have. The namespace ends with it.
 pub fn in_namespace(setup: &str, test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // SAFETY: gives this thread, and nobody else, another network namespace; no memory is concerned.
+            // SAFETY: gives this thread, and nobody else, another network namespace; no memory is
+            // concerned.
             if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
                 let why = std::io::Error::last_os_error();
                 // Not eprintln, which the test harness keeps to itself.
-                let _heard =
-                    std::io::stderr().write_all(format!("SKIPPED: a network namespace needs root: {why}\n").as_bytes());
+                let _heard = std::io::stderr().write_all(
+                    format!("SKIPPED: a network namespace needs root: {why}\n").as_bytes(),
+                );
                 return;
             }
             shell(setup);

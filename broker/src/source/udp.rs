@@ -1,19 +1,21 @@
-//! `udp:` — datagrams of a UDP port, unicast or multicast, received in batches straight into ring memory.
+//! `udp:` — datagrams of a UDP port, unicast or multicast, received in batches straight into ring
+//! memory.
 //!
 //! Contract: the kernel's copy is the copy, see [`super::batch`].
 //!
-//! Empty datagrams are datagrams. One longer than the stream's largest is published cut, with its original length. What
-//! the kernel dropped for want of receive buffer (or for a wrong checksum) is a loss in the layer `kernel`, exact: told
-//! before the datagram that came next, or when the socket runs empty. The source time is the kernel's, CLOCK_REALTIME.
-//! Errors that ICMP or a full memory report are faults and do not end the stream. UDP is not told when its interface
-//! goes away; of a multicast group joined by `@IFACE` we look once a second, tell, and join again when it is back.
+//! Empty datagrams are datagrams. One longer than the stream's largest is published cut, with its
+//! original length. What the kernel dropped for want of receive buffer (or for a wrong checksum) is
+//! a loss in the layer `kernel`, exact: told before the datagram that came next, or when the socket
+//! runs empty. The source time is the kernel's, CLOCK_REALTIME. Errors that ICMP or a full memory
+//! report are faults and do not end the stream. UDP is not told when its interface goes away; of a
+//! multicast group joined by `@IFACE` we look once a second, tell, and join again when it is back.
 
 use super::batch::{Batch, BatchError, Count};
 use super::socket::{CONTROL_WORDS, get_words, interface, receive_buffer, set_option};
 use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::{Arrival, Intake};
 use crate::sandbox::Needs;
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -27,7 +29,8 @@ mod tests;
 pub const KIND: SourceKind = SourceKind {
     name: "udp",
     usage: "udp:ADDRESS:PORT[@INTERFACE][,rcvbuf=SIZE]",
-    about: "a UDP port, unicast or multicast (IPv4, IPv6), with kernel timestamps and exact drop counts",
+    about: "a UDP port, unicast or multicast (IPv4, IPv6), with kernel timestamps and exact drop \
+        counts",
     open,
 };
 
@@ -59,14 +62,21 @@ impl std::str::FromStr for Spec {
         };
         let address = address.parse().map_err(|_| {
             SourceError(format!(
-                "{address:?} is not a numeric ADDRESS:PORT such as 0.0.0.0:5000, [::]:5000 or 239.1.2.3:5000"
+                "{address:?} is not a numeric ADDRESS:PORT such as 0.0.0.0:5000, [::]:5000 or \
+                239.1.2.3:5000"
             ))
         })?;
         let mut spec = Spec { address, interface, rcvbuf: RCVBUF };
         for option in parts {
             match option.split_once('=') {
-                Some(("rcvbuf", size)) => spec.rcvbuf = size.parse::<Bytes>().map_err(SourceError::new)?.0,
-                _ => return Err(SourceError(format!("unknown option {option:?}; there is rcvbuf=SIZE"))),
+                Some(("rcvbuf", size)) => {
+                    spec.rcvbuf = size.parse::<Bytes>().map_err(SourceError::new)?.0
+                }
+                _ => {
+                    return Err(SourceError(format!(
+                        "unknown option {option:?}; there is rcvbuf=SIZE"
+                    )));
+                }
             }
         }
         Ok(spec)
@@ -90,7 +100,8 @@ struct Udp {
     batch: Batch,
     /// Drops the kernel has told of, modulo 2^32.
     drops: u32,
-    /// Something came since the kernel was last asked for drops: it drops only what finds datagrams waiting.
+    /// Something came since the kernel was last asked for drops: it drops only what finds datagrams
+    /// waiting.
     fresh: bool,
 }
 
@@ -105,13 +116,16 @@ fn at<E: std::fmt::Display>(step: &str) -> impl FnOnce(E) -> SourceError + '_ {
 
 impl Udp {
     fn open(spec: &Spec, stream: &OpenFor) -> Result<Self, SourceError> {
-        let family = if spec.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family =
+            if spec.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None).map_err(at("socket"))?;
+        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)
+            .map_err(at("socket"))?;
         let fd = socket.as_fd();
         let index = spec.interface.as_deref().map(|name| interface(fd, name)).transpose()?;
         set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1_i32).map_err(at("SO_RXQ_OVFL"))?;
-        set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32).map_err(at("SO_TIMESTAMPNS"))?;
+        set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)
+            .map_err(at("SO_TIMESTAMPNS"))?;
         let buffer = receive_buffer(fd, spec.rcvbuf)?;
 
         let group = Some(spec.address.ip()).filter(IpAddr::is_multicast);
@@ -123,7 +137,8 @@ impl Udp {
         match (group, index) {
             (Some(_), _) => {
                 sockopt::set_socket_reuseaddr(fd, true).map_err(at("SO_REUSEADDR"))?;
-                // Only what this socket joined, not what any process of the machine did. Old kernels lack it for IPv6.
+                // Only what this socket joined, not what any process of the machine did. Old
+                // kernels lack it for IPv6.
                 let (level, name) = match address {
                     SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL),
                     SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL),
@@ -135,27 +150,39 @@ impl Udp {
             (None, None) => {}
         }
         rustix::net::bind(fd, &address).map_err(|e| match e {
-            Errno::ADDRINUSE => SourceError(format!("{address} is in use by another process (see `ss -ulnp`)")),
-            Errno::ADDRNOTAVAIL => SourceError(format!("{} is no address of this machine", address.ip())),
-            Errno::ACCESS => SourceError(format!("port {} needs CAP_NET_BIND_SERVICE", address.port())),
+            Errno::ADDRINUSE => {
+                SourceError(format!("{address} is in use by another process (see `ss -ulnp`)"))
+            }
+            Errno::ADDRNOTAVAIL => {
+                SourceError(format!("{} is no address of this machine", address.ip()))
+            }
+            Errno::ACCESS => {
+                SourceError(format!("port {} needs CAP_NET_BIND_SERVICE", address.port()))
+            }
             e => SourceError(format!("binding {address}: {e}")),
         })?;
         if let Some(group) = group {
             join(fd, group, index.unwrap_or(0)).map_err(|e| match e {
-                Errno::NODEV => {
-                    SourceError(format!("joining {group}: no route for multicast; name one with @INTERFACE"))
-                }
+                Errno::NODEV => SourceError(format!(
+                    "joining {group}: no route for multicast; name one with @INTERFACE"
+                )),
                 e => SourceError(format!("joining {group}: {e}")),
             })?;
         }
 
-        let bound: SocketAddr =
-            rustix::net::getsockname(fd).map_err(at("getsockname"))?.try_into().map_err(at("getsockname"))?;
+        let bound: SocketAddr = rustix::net::getsockname(fd)
+            .map_err(at("getsockname"))?
+            .try_into()
+            .map_err(at("getsockname"))?;
         let cast = if group.is_some() { "multicast " } else { "" };
         let on = spec.interface.as_deref().map(|name| format!(" on {name}")).unwrap_or_default();
         Ok(Udp {
             group,
-            watch: group.and(spec.interface.clone()).zip(index).map(|(name, index)| Watch { name, index, next: 0 }),
+            watch: group.and(spec.interface.clone()).zip(index).map(|(name, index)| Watch {
+                name,
+                index,
+                next: 0,
+            }),
             description: format!("{cast}{bound}{on}, {buffer}, kernel timestamps"),
             batch: Batch::new(stream.max_datagram.min(UDP_MOST), CONTROL_WORDS * 8),
             drops: 0,
@@ -177,10 +204,12 @@ impl Udp {
         Ok(count)
     }
 
-    /// The socket is empty: asks for drops that no later datagram has told of, and looks after the interface.
+    /// The socket is empty: asks for drops that no later datagram has told of, and looks after the
+    /// interface.
     fn idle(&mut self, intake: &mut Intake) {
         if std::mem::take(&mut self.fresh)
-            && let Ok([.., drops]) = get_words::<9>(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO)
+            && let Ok([.., drops]) =
+                get_words::<9>(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO)
         {
             count_drops(&mut self.drops, intake, drops);
         }
@@ -189,7 +218,8 @@ impl Udp {
             && now >= watch.next
         {
             watch.next = now + WATCH_NS;
-            let index = rustix::net::netdevice::name_to_index(&self.socket, &watch.name).unwrap_or(0);
+            let index =
+                rustix::net::netdevice::name_to_index(&self.socket, &watch.name).unwrap_or(0);
             if index == watch.index {
                 return;
             }
@@ -202,12 +232,20 @@ impl Udp {
                 return;
             }
             if group.is_ipv6() {
-                // A link-local group ties the socket to the interface it was bound with. Where we may not change that,
-                // joining fails as well, and says so.
-                let _refused = set_option(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &index);
+                // A link-local group ties the socket to the interface it was bound with. Where we
+                // may not change that, joining fails as well, and says so.
+                let _refused = set_option(
+                    self.socket.as_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_BINDTOIFINDEX,
+                    &index,
+                );
             }
             match join(self.socket.as_fd(), group, index) {
-                Ok(()) => intake.fault(format_args!("udp: interface {} is back, {group} joined again", watch.name)),
+                Ok(()) => intake.fault(format_args!(
+                    "udp: interface {} is back, {group} joined again",
+                    watch.name
+                )),
                 Err(e) => {
                     watch.index = 0;
                     intake.fault(format_args!("udp: joining {group} on {}: {e}", watch.name));
@@ -217,8 +255,8 @@ impl Udp {
     }
 }
 
-/// Accounts for the kernel's count of drops. It may be read ahead of datagrams that were queued before it: only forward
-/// steps count.
+/// Accounts for the kernel's count of drops. It may be read ahead of datagrams that were queued
+/// before it: only forward steps count.
 fn count_drops(known: &mut u32, intake: &mut Intake, drops: u32) {
     let new = drops.wrapping_sub(*known);
     if (1..1 << 31).contains(&new) {
@@ -229,9 +267,12 @@ fn count_drops(known: &mut u32, intake: &mut Intake, drops: u32) {
 
 fn join(fd: BorrowedFd<'_>, group: IpAddr, index: u32) -> Result<(), Errno> {
     match group {
-        IpAddr::V4(group) => {
-            sockopt::set_ip_add_membership_with_ifindex(fd, &group, &std::net::Ipv4Addr::UNSPECIFIED, index)
-        }
+        IpAddr::V4(group) => sockopt::set_ip_add_membership_with_ifindex(
+            fd,
+            &group,
+            &std::net::Ipv4Addr::UNSPECIFIED,
+            index,
+        ),
         IpAddr::V6(group) => sockopt::set_ipv6_add_membership(fd, &group, index),
     }
 }
@@ -254,7 +295,10 @@ impl Source for Udp {
     }
 
     fn wait_for(&self) -> WaitFor<'_> {
-        WaitFor { readable: Some(self.socket.as_fd()), until: self.watch.as_ref().map(|watch| watch.next) }
+        WaitFor {
+            readable: Some(self.socket.as_fd()),
+            until: self.watch.as_ref().map(|watch| watch.next),
+        }
     }
 
     fn needs(&self) -> Needs {

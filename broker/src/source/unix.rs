@@ -1,16 +1,20 @@
-//! `unix:` — datagrams of processes on this machine, by a unix socket: many senders, boundaries kept, nothing lost unsaid.
+//! `unix:` — datagrams of processes on this machine, by a unix socket: many senders, boundaries
+//! kept, nothing lost unsaid.
 //!
-//! Contract: received in batches straight into ring memory, see [`super::batch`]. *dgram* is one socket that anybody who
-//! may write to its file sends to. *seqpacket* is a listening socket: each sender has a connection, its order is kept, and
-//! the number of its connection (1, 2 … 65535, 1 …) is the channel of its datagrams; one that hangs up is forgotten.
-//! Empty datagrams are datagrams. The source time is the kernel's, CLOCK_REALTIME; what a seqpacket sender sent before it
-//! was accepted gets the time at which it is taken.
+//! Contract: received in batches straight into ring memory, see [`super::batch`]. *dgram* is one
+//! socket that anybody who may write to its file sends to. *seqpacket* is a listening socket: each
+//! sender has a connection, its order is kept, and the number of its connection (1, 2 … 65535, 1 …)
+//! is the channel of its datagrams; one that hangs up is forgotten. Empty datagrams are datagrams.
+//! The source time is the kernel's, CLOCK_REALTIME; what a seqpacket sender sent before it was
+//! accepted gets the time at which it is taken.
 //!
-//! There is no kernel loss: a sender whose receiver has `net.unix.max_dgram_qlen` datagrams waiting blocks, or is told
-//! EAGAIN. File descriptors that somebody sends along are never installed here; from Linux 6.16 on the kernel refuses them
-//! to the sender, before that the pump's thread closes them, and closing can be made to last (a TCP socket with SO_LINGER):
-//! there `mode=` is for senders that are trusted, and the start message says so. The socket's file is made with its mode, replaces only a
-//! socket at which nobody listens, and is removed at the end unless it is not ours any more.
+//! There is no kernel loss: a sender whose receiver has `net.unix.max_dgram_qlen` datagrams waiting
+//! blocks, or is told EAGAIN. File descriptors that somebody sends along are never installed here;
+//! from Linux 6.16 on the kernel refuses them to the sender, before that the pump's thread closes
+//! them, and closing can be made to last (a TCP socket with SO_LINGER): there `mode=` is for
+//! senders that are trusted, and the start message says so. The socket's file is made with its
+//! mode, replaces only a socket at which nobody listens, and is removed at the end unless it is not
+//! ours any more.
 
 use super::batch::Batch;
 use super::socket::{Control, set_option};
@@ -28,7 +32,8 @@ mod tests;
 pub const KIND: SourceKind = SourceKind {
     name: "unix",
     usage: "unix:[dgram|seqpacket[,mode=0600][,senders=256]:]PATH",
-    about: "a unix socket: one for all (dgram), or a connection and a channel for each sender (seqpacket); senders wait, nothing is lost",
+    about: "a unix socket: one for all (dgram), or a connection and a channel for each sender \
+        (seqpacket); senders wait, nothing is lost",
     open,
 };
 
@@ -55,18 +60,17 @@ impl<'a> Spec<'a> {
                 ("dgram", "") => asked_dgram = true,
                 ("seqpacket", "") => spec.seqpacket = true,
                 ("mode", mode) => {
-                    spec.mode = u32::from_str_radix(mode, 8)
-                        .ok()
-                        .filter(|m| *m <= 0o777)
-                        .ok_or_else(|| SourceError(format!("mode={mode}: say an octal mode such as 0660")))?;
+                    spec.mode =
+                        u32::from_str_radix(mode, 8).ok().filter(|m| *m <= 0o777).ok_or_else(
+                            || SourceError(format!("mode={mode}: say an octal mode such as 0660")),
+                        )?;
                 }
                 ("senders", n) => {
                     asked_senders = true;
-                    spec.senders = n
-                        .parse()
-                        .ok()
-                        .filter(|n| (1..=16_384).contains(n))
-                        .ok_or_else(|| SourceError(format!("senders={n}: say a number from 1 to 16384")))?;
+                    spec.senders =
+                        n.parse().ok().filter(|n| (1..=16_384).contains(n)).ok_or_else(|| {
+                            SourceError(format!("senders={n}: say a number from 1 to 16384"))
+                        })?;
                 }
                 _ => {
                     return Err(SourceError(format!(
@@ -79,7 +83,9 @@ impl<'a> Spec<'a> {
             return Err(SourceError::new("it is either dgram or seqpacket"));
         }
         if asked_senders && !spec.seqpacket {
-            return Err(SourceError::new("senders= is for seqpacket: a dgram socket has no connections"));
+            return Err(SourceError::new(
+                "senders= is for seqpacket: a dgram socket has no connections",
+            ));
         }
         Ok(spec)
     }
@@ -90,11 +96,14 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
     if spec.seqpacket {
         return Ok(Box::new(seqpacket::Seqpacket::open(&spec, stream)?));
     }
-    let file = SocketFile::bind(spec.path, SocketType::DGRAM, spec.mode).map_err(SourceError::new)?;
+    let file =
+        SocketFile::bind(spec.path, SocketType::DGRAM, spec.mode).map_err(SourceError::new)?;
     let trusting = prepare(file.fd.as_fd())?.words();
     let waiting = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen");
     let description = format!(
-        "dgram {} mode {:04o}, senders wait while {} datagrams do (sysctl net.unix.max_dgram_qlen), kernel timestamps{trusting}",
+        "dgram {} mode {:04o}, senders wait while {} datagrams do (sysctl \
+        net.unix.max_dgram_qlen), \
+        kernel timestamps{trusting}",
         spec.path,
         spec.mode,
         waiting.as_deref().map_or("some", str::trim),
@@ -120,7 +129,8 @@ impl Descriptors {
         match self {
             Self::Refused => "",
             Self::ClosedHere => {
-                "; let only trusted senders in: before Linux 6.16 one that sends file descriptors along can hold up the pump"
+                "; let only trusted senders in: before Linux 6.16 one that sends file descriptors \
+                along can hold up the pump"
             }
         }
     }

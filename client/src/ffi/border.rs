@@ -48,14 +48,17 @@ impl Fault {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let code = match &error {
-            Error::StreamNotFound { .. } | Error::Refused { reason: Reason::NoSuchReader, .. } => rw_code::RW_NOT_FOUND,
+            Error::StreamNotFound { .. } | Error::Refused { reason: Reason::NoSuchReader, .. } => {
+                rw_code::RW_NOT_FOUND
+            }
             Error::NotRunning { .. } => rw_code::RW_NOT_RUNNING,
-            Error::NoAccess { .. } | Error::Refused { reason: Reason::NotAllowed, .. } => rw_code::RW_NO_ACCESS,
+            Error::NoAccess { .. } | Error::Refused { reason: Reason::NotAllowed, .. } => {
+                rw_code::RW_NO_ACCESS
+            }
             Error::Refused { reason: Reason::Full, .. } => rw_code::RW_FULL,
             Error::Refused { reason: Reason::Resources, .. } => rw_code::RW_RESOURCES,
-            Error::Refused { reason: Reason::Version, .. } | Error::Decode(DecodeError::Version { .. }) => {
-                rw_code::RW_VERSION
-            }
+            Error::Refused { reason: Reason::Version, .. }
+            | Error::Decode(DecodeError::Version { .. }) => rw_code::RW_VERSION,
             Error::Refused { reason: Reason::Malformed | Reason::File, .. }
             | Error::Unexpected { .. }
             | Error::Decode(_) => rw_code::RW_PROTOCOL,
@@ -66,7 +69,9 @@ impl From<Error> for Fault {
             Error::Object(ObjectError::Identity(_)) => rw_code::RW_VERSION,
             Error::Object(ObjectError::Metadata(_)) => rw_code::RW_PROTOCOL,
             Error::Object(ObjectError::Os(e)) | Error::Os(e) => match e.errno {
-                Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::AGAIN => rw_code::RW_RESOURCES,
+                Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::AGAIN => {
+                    rw_code::RW_RESOURCES
+                }
                 _ => rw_code::RW_SYSTEM,
             },
             Error::Corrupt(_) => rw_code::RW_CORRUPT,
@@ -76,8 +81,14 @@ impl From<Error> for Fault {
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Fault {
-    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Fault { code: rw_code::RW_PANIC, text: format!("a defect of libringweir: {}", said.unwrap_or("panic")) }
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Fault {
+        code: rw_code::RW_PANIC,
+        text: format!("a defect of libringweir: {}", said.unwrap_or("panic")),
+    }
 }
 
 /// Runs one entry: an error becomes its code and message, and a panic becomes RW_PANIC.
@@ -100,8 +111,9 @@ const BROKEN: u64 = 2;
 
 /// What an opaque pointer points to: a `T`, lent to one call at a time.
 ///
-/// The guard is a plain load and store, no locked instruction: it finds every call made while another one sleeps, waits or
-/// is interrupted by a signal handler, and most that merely race. It is a help, not a lock: the header asks for one thread.
+/// The guard is a plain load and store, no locked instruction: it finds every call made while
+/// another one sleeps, waits or is interrupted by a signal handler, and most that merely race. It
+/// is a help, not a lock: the header asks for one thread.
 pub(super) struct Handle<T> {
     state: AtomicU64,
     inner: UnsafeCell<T>,
@@ -112,12 +124,16 @@ impl<T: Send> Handle<T> {
         Self { state: AtomicU64::new(IDLE), inner: UnsafeCell::new(inner) }
     }
 
-    /// Runs one entry on what the handle holds (`None`: the pointer was NULL). A panic leaves it broken: nobody knows what was half done.
+    /// Runs one entry on what the handle holds (`None`: the pointer was NULL). A panic leaves it
+    /// broken: nobody knows what was half done.
     ///
     /// # Safety
     /// One thread uses the handle at a time.
     #[inline]
-    pub unsafe fn enter(handle: Option<&Self>, act: impl FnOnce(&mut T) -> Result<rw_code, Fault>) -> c_int {
+    pub unsafe fn enter(
+        handle: Option<&Self>,
+        act: impl FnOnce(&mut T) -> Result<rw_code, Fault>,
+    ) -> c_int {
         let Some(handle) = handle else {
             return border(|| Err(Fault::invalid("the reader or watch is NULL")));
         };
@@ -126,7 +142,8 @@ impl<T: Send> Handle<T> {
             return border(|| Err(Self::unfit(state)));
         }
         handle.state.store(IN_USE, Ordering::Relaxed);
-        // SAFETY: no other call is inside: the caller promises one thread, and the state excludes a call within a call.
+        // SAFETY: no other call is inside: the caller promises one thread, and the state excludes a
+        // call within a call.
         let inner = unsafe { &mut *handle.inner.get() };
         let result = catch_unwind(AssertUnwindSafe(|| act(inner)));
         handle.state.store(if result.is_err() { BROKEN } else { IDLE }, Ordering::Relaxed);
@@ -157,9 +174,15 @@ impl<T: Send> Handle<T> {
     #[cold]
     fn unfit(state: u64) -> Fault {
         if state == IN_USE {
-            Fault { code: rw_code::RW_BUSY, text: "another call is using this reader or watch".into() }
+            Fault {
+                code: rw_code::RW_BUSY,
+                text: "another call is using this reader or watch".into(),
+            }
         } else {
-            Fault { code: rw_code::RW_PANIC, text: "an earlier call failed by a defect of libringweir: detach".into() }
+            Fault {
+                code: rw_code::RW_PANIC,
+                text: "an earlier call failed by a defect of libringweir: detach".into(),
+            }
         }
     }
 }
@@ -196,9 +219,9 @@ fn misplaced(what: &str) -> Fault {
     Fault::invalid(format!("{what} is NULL or misaligned"))
 }
 
-/// Words about the last error of this thread: what was wrong, with which value, what to do. For example: no stream "daq9";
-/// running: daq0. Empty if there was none. Valid until the next call of this thread that returns an error; a call that
-/// succeeds leaves it as it is.
+/// Words about the last error of this thread: what was wrong, with which value, what to do. For
+/// example: no stream "daq9"; running: daq0. Empty if there was none. Valid until the next call of
+/// this thread that returns an error; a call that succeeds leaves it as it is.
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_error_message() -> *const c_char {
     MESSAGE.with(|message| message.get().cast_const().cast())
@@ -213,8 +236,8 @@ mod tests {
         unsafe { CStr::from_ptr(rw_error_message()) }.to_string_lossy().into_owned()
     }
 
-    /// A panic stops at the border, is told, and breaks the handle for all but detaching. Control: without the border the
-    /// same panic goes through.
+    /// A panic stops at the border, is told, and breaks the handle for all but detaching. Control:
+    /// without the border the same panic goes through.
     #[test]
     fn a_panic_stops_at_the_border() {
         let act = || -> Result<rw_code, Fault> { panic!("planted {}", 7) };
@@ -237,7 +260,8 @@ mod tests {
         assert_eq!(quietly(5, || panic!("planted")), 5);
     }
 
-    /// A call within a call on the same handle is refused, discarding it too. Control: afterwards both work.
+    /// A call within a call on the same handle is refused, discarding it too. Control: afterwards
+    /// both work.
     #[test]
     fn a_handle_serves_one_call_at_a_time() {
         let owner = Box::into_raw(Box::new(Handle::new(())));

@@ -3,8 +3,9 @@
 use super::border::quietly;
 use std::ffi::{CStr, c_char, c_int};
 
-/// What a call answers, as an int. Zero: done. Above zero: an outcome, no error. Below zero: an error; rw_strerror() says
-/// what it means and what to do, rw_error_message() says which value was wrong.
+/// What a call answers, as an int. Zero: done. Above zero: an outcome, no error. Below zero: an
+/// error; rw_strerror() says what it means and what to do, rw_error_message() says which value was
+/// wrong.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum rw_code {
@@ -16,14 +17,15 @@ pub enum rw_code {
     RW_GAP = 2,
     /// Nothing new: wait with rw_wait(), or with rw_arm() and poll().
     RW_EMPTY = 3,
-    /// The broker was restarted; what follows is of the new generation. The rw_gap says from which seq on, whether the account
-    /// goes on or begins anew (adopted), and what the restart cost.
+    /// The broker was restarted; what follows is of the new generation. The rw_gap says from which
+    /// seq on, whether the account goes on or begins anew (adopted), and what the restart cost.
     RW_RESTARTED = 4,
     /// Nothing new, and there never will be: the stream has ended.
     RW_ENDED = 5,
     /// Nothing new: the broker died, and this reader was attached with RW_NO_REATTACH.
     RW_BROKER_GONE = 6,
-    /// The datagram was overwritten while it was being read: undo what came of it. The next call tells the gap that begins with it.
+    /// The datagram was overwritten while it was being read: undo what came of it. The next call
+    /// tells the gap that begins with it.
     RW_TORN = 7,
     /// rw_arm(): there is something to read already, do not sleep.
     RW_READY = 8,
@@ -31,14 +33,18 @@ pub enum rw_code {
     RW_TIMEOUT = 9,
     /// rw_wait(): a signal came.
     RW_INTERRUPTED = 10,
-    /// Nothing more for this reader: somebody who may took its place back (ringctl detach). It does not attach again by itself.
+    /// Nothing more for this reader: somebody who may took its place back (ringctl detach). It does
+    /// not attach again by itself.
     RW_DETACHED = 11,
-    /// This reader was attached with RW_LOSSLESS and has used up its budget: the stream does not wait for it any more, and what it
-    /// misses from now on it is told as gaps. Told once, before the first of them.
+    /// This reader was attached with RW_LOSSLESS and has used up its budget: the stream does not
+    /// wait for it any more, and what it misses from now on it is told as gaps. Told once, before
+    /// the first of them.
     RW_DEMOTED = 12,
-    /// An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
+    /// An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not
+    /// zero.
     RW_INVALID = -1,
-    /// rw_read(): the buffer is too small; the datagram stays unread and its length is in the rw_datagram.
+    /// rw_read(): the buffer is too small; the datagram stays unread and its length is in the
+    /// rw_datagram.
     RW_TOO_SMALL = -2,
     /// Another call is using this reader or watch at this moment. Each serves one thread at a time.
     RW_BUSY = -3,
@@ -111,29 +117,83 @@ impl rw_code {
             RW_DATAGRAM => c"a datagram: use it, then rw_release() it",
             RW_GAP => c"datagrams were lost: the rw_gap says which and why; read on",
             RW_EMPTY => c"nothing new: wait with rw_wait(), or with rw_arm() and poll()",
-            RW_RESTARTED => c"the broker was restarted; the reader is attached to the new generation: read on",
+            RW_RESTARTED => {
+                c"the broker was restarted; the reader is attached to the new \
+                generation: read on"
+            }
             RW_ENDED => c"the stream has ended: detach",
-            RW_BROKER_GONE => c"the broker died and this reader does not wait for the next: detach, or attach without RW_NO_REATTACH",
-            RW_TORN => c"overwritten while it was being read: undo what came of it; the next call tells the gap",
+            RW_BROKER_GONE => {
+                c"the broker died and this reader does not wait for the next: \
+                detach, \
+                or attach without RW_NO_REATTACH"
+            }
+            RW_TORN => {
+                c"overwritten while it was being read: undo what came of it; the next call \
+                tells the gap"
+            }
             RW_READY => c"there is something to read already: do not sleep, call rw_next()",
             RW_TIMEOUT => c"the time is over: look again, or wait again",
             RW_INTERRUPTED => c"a signal came: look at what it asks for, then wait again",
-            RW_DETACHED => c"somebody took this reader's place back (ringctl detach): detach; attach again only if that is wanted",
-            RW_DEMOTED => c"the stream waited for this reader for as long as its budget allowed, and does not any more: read on, faster",
+            RW_DETACHED => {
+                c"somebody took this reader's place back (ringctl detach): detach; \
+                attach again only if that is wanted"
+            }
+            RW_DEMOTED => {
+                c"the stream waited for this reader for as long as its budget allowed, \
+                and does not any more: read on, faster"
+            }
             RW_INVALID => c"impossible argument: rw_error_message() names it",
-            RW_TOO_SMALL => c"the buffer is too small; the datagram stays unread: call again with room for the length in the rw_datagram",
-            RW_BUSY => c"another call is using this reader or watch: use each from one thread at a time, and not from signal handlers",
-            RW_NOT_FOUND => c"no stream of that name: `ringctl ls` shows what is running; start it with `ringd run --name NAME ...`, or set RINGWEIR_DIR to its run directory",
-            RW_NOT_RUNNING => c"no broker answers at the stream's socket (it died, or was stopped): start ringd again",
-            RW_NO_ACCESS => c"this user may not read the stream: join the socket's group, or ask for --socket-mode, --group or --allow-uid on ringd",
-            RW_FULL => c"all places for readers are taken: detach one, or start ringd with a larger --readers-max",
-            RW_NO_ANSWER => c"the broker does not answer: it is stopped, or still busy starting; try again",
-            RW_HUNG_UP => c"the broker closed the connection without an answer: it is ending; try again when it is back",
-            RW_VERSION => c"broker and library are of different releases: install programs and library of one release",
+            RW_TOO_SMALL => {
+                c"the buffer is too small; the datagram stays unread: call again with \
+                room for the length in the rw_datagram"
+            }
+            RW_BUSY => {
+                c"another call is using this reader or watch: use each from one thread at a \
+                time, and not from signal handlers"
+            }
+            RW_NOT_FOUND => {
+                c"no stream of that name: `ringctl ls` shows what is running; start it \
+                with `ringd run --name NAME ...`, or set RINGWEIR_DIR to its run directory"
+            }
+            RW_NOT_RUNNING => {
+                c"no broker answers at the stream's socket (it died, or was \
+                stopped): \
+                start ringd again"
+            }
+            RW_NO_ACCESS => {
+                c"this user may not read the stream: join the socket's group, or ask \
+                for --socket-mode, --group or --allow-uid on ringd"
+            }
+            RW_FULL => {
+                c"all places for readers are taken: detach one, or start ringd with a \
+                larger \
+                --readers-max"
+            }
+            RW_NO_ANSWER => {
+                c"the broker does not answer: it is stopped, or still busy starting; \
+                try again"
+            }
+            RW_HUNG_UP => {
+                c"the broker closed the connection without an answer: it is ending; try \
+                again when it is back"
+            }
+            RW_VERSION => {
+                c"broker and library are of different releases: install programs and \
+                library of one release"
+            }
             RW_PROTOCOL => c"the broker's answer makes no sense: is that socket ringd's?",
-            RW_BAD_NAME => c"no stream can have this name: use A-Z a-z 0-9 . _ - and begin with a letter or digit, or give the path of a control socket",
-            RW_CORRUPT => c"the ring contradicts itself: detach and restart the broker; somebody wrote to its memory",
-            RW_RESOURCES => c"out of memory, file descriptors or room in /dev/shm: rw_error_message() says of what",
+            RW_BAD_NAME => {
+                c"no stream can have this name: use A-Z a-z 0-9 . _ - and begin with a \
+                letter or digit, or give the path of a control socket"
+            }
+            RW_CORRUPT => {
+                c"the ring contradicts itself: detach and restart the broker; somebody \
+                wrote to its memory"
+            }
+            RW_RESOURCES => {
+                c"out of memory, file descriptors or room in /dev/shm: \
+                rw_error_message() says of what"
+            }
             RW_SYSTEM => c"a call to the kernel failed: rw_error_message() says which",
             RW_PANIC => c"a defect of this library: detach, and report what stands on stderr",
         }
@@ -144,5 +204,10 @@ impl rw_code {
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_strerror(code: c_int) -> *const c_char {
     let known = quietly(None, || rw_code::ALL.into_iter().find(|c| *c as c_int == code));
-    known.map_or(c"not a return code of this library: are header and library of one release?", rw_code::says).as_ptr()
+    known
+        .map_or(
+            c"not a return code of this library: are header and library of one release?",
+            rw_code::says,
+        )
+        .as_ptr()
 }

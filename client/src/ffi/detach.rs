@@ -15,11 +15,16 @@ pub struct rw_detached_by {
     pub reserved: [c_ulonglong; 3],
 }
 
-/// Takes the place of a reader of the stream name back, for root and the broker's own user. It is told so, and ends with
-/// RW_DETACHED. index and attached_realtime are its figures in rw_watch_get(), both, so that nobody else is hit who got the
-/// place meanwhile. RW_NOT_FOUND: no such stream, or the reader is gone. Errors: those of rw_attach().
+/// Takes the place of a reader of the stream name back, for root and the broker's own user. It is
+/// told so, and ends with RW_DETACHED. index and attached_realtime are its figures in
+/// rw_watch_get(), both, so that nobody else is hit who got the place meanwhile. RW_NOT_FOUND: no
+/// such stream, or the reader is gone. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_detach_reader(name: *const c_char, index: u32, attached_realtime: c_ulonglong) -> c_int {
+pub unsafe extern "C" fn rw_detach_reader(
+    name: *const c_char,
+    index: u32,
+    attached_realtime: c_ulonglong,
+) -> c_int {
     border(|| {
         // SAFETY: NULL or a C string, as the header asks.
         crate::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
@@ -27,9 +32,13 @@ pub unsafe extern "C" fn rw_detach_reader(name: *const c_char, index: u32, attac
     })
 }
 
-/// After RW_DETACHED: who it was. RW_EMPTY: the reader was not told RW_DETACHED, *by is untouched. Errors: RW_INVALID, RW_BUSY.
+/// After RW_DETACHED: who it was. RW_EMPTY: the reader was not told RW_DETACHED, *by is untouched.
+/// Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_reader_detached_by(reader: *const rw_reader, by: *mut rw_detached_by) -> c_int {
+pub unsafe extern "C" fn rw_reader_detached_by(
+    reader: *const rw_reader,
+    by: *mut rw_detached_by,
+) -> c_int {
     let act = |reading: &mut Reading| {
         let Some(found) = reading.detached_by else { return Ok(rw_code::RW_EMPTY) };
         let told = rw_detached_by { pid: found.pid, uid: found.uid, reserved: [0; 3] };

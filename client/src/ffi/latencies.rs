@@ -1,4 +1,5 @@
-//! Publish → read latencies of a reader as C sees them: a histogram, with its percentiles and its buckets.
+//! Publish → read latencies of a reader as C sees them: a histogram, with its percentiles and its
+//! buckets.
 
 use super::border::quietly;
 use super::{Fault, border, rw_code, text, write};
@@ -6,8 +7,8 @@ use crate::{Histogram, Latency};
 use ringweir_proto::latency::above;
 use std::ffi::{c_char, c_int, c_ulonglong};
 
-/// Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond at most. Constant, so any
-/// number of threads may look at it.
+/// Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond
+/// at most. Constant, so any number of threads may look at it.
 pub struct rw_latency(Latency);
 
 /// What a histogram says as a whole.
@@ -30,7 +31,8 @@ pub struct rw_latency_total {
 pub struct rw_bucket {
     /// The shortest time in it, ns.
     pub from_ns: c_ulonglong,
-    /// The shortest time above it, ns: at most an eighth above from_ns, or 1 above it. UINT64_MAX for the last one.
+    /// The shortest time above it, ns: at most an eighth above from_ns, or 1 above it. UINT64_MAX
+    /// for the last one.
     pub to_ns: c_ulonglong,
     /// Samples in it, never 0.
     pub count: c_ulonglong,
@@ -42,7 +44,10 @@ pub struct rw_bucket {
 ///
 /// # Safety
 /// `latency` is NULL or live.
-unsafe fn look(latency: *const rw_latency, act: impl FnOnce(&Latency) -> Result<rw_code, Fault>) -> c_int {
+unsafe fn look(
+    latency: *const rw_latency,
+    act: impl FnOnce(&Latency) -> Result<rw_code, Fault>,
+) -> c_int {
     border(|| {
         // SAFETY: NULL or live, as the caller promises.
         let seen = unsafe { latency.as_ref() }.ok_or_else(|| Fault::invalid("latency is NULL"))?;
@@ -65,11 +70,15 @@ unsafe fn lend(out: *mut *mut rw_latency, make: impl FnOnce() -> Result<Latency,
     })
 }
 
-/// Asks the broker of the stream name for the latencies of the reader whose figure "index" (rw_watch_get()) is index. On
-/// RW_OK free *latency with rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or no reader in that
-/// place. Errors: those of rw_attach().
+/// Asks the broker of the stream name for the latencies of the reader whose figure "index"
+/// (rw_watch_get()) is index. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL.
+/// RW_NOT_FOUND: no such stream, or no reader in that place. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_ask(name: *const c_char, index: u32, latency: *mut *mut rw_latency) -> c_int {
+pub unsafe extern "C" fn rw_latency_ask(
+    name: *const c_char,
+    index: u32,
+    latency: *mut *mut rw_latency,
+) -> c_int {
     let make = || {
         // SAFETY: NULL or a C string, as the header asks.
         let name = unsafe { text(name, "name") }?;
@@ -82,11 +91,14 @@ pub unsafe extern "C" fn rw_latency_ask(name: *const c_char, index: u32, latency
     unsafe { lend(latency, make) }
 }
 
-/// Asks the broker of the stream name how long its device's FIFO had been filling each time it was drained, since the stream
-/// began. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or its source
-/// has no FIFO. Errors: those of rw_attach().
+/// Asks the broker of the stream name how long its device's FIFO had been filling each time it was
+/// drained, since the stream began. On RW_OK free *latency with rw_latency_free(), otherwise it is
+/// NULL. RW_NOT_FOUND: no such stream, or its source has no FIFO. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_drain_gaps_ask(name: *const c_char, latency: *mut *mut rw_latency) -> c_int {
+pub unsafe extern "C" fn rw_drain_gaps_ask(
+    name: *const c_char,
+    latency: *mut *mut rw_latency,
+) -> c_int {
     let make = || {
         // SAFETY: NULL or a C string, as the header asks.
         let name = unsafe { text(name, "name") }?;
@@ -101,8 +113,9 @@ pub unsafe extern "C" fn rw_drain_gaps_ask(name: *const c_char, latency: *mut *m
     unsafe { lend(latency, make) }
 }
 
-/// What was added from before to latency, both of one reader: a histogram of its own, its longest known as exactly as its
-/// bucket. On RW_OK free *since with rw_latency_free(), otherwise it is NULL. Errors: RW_INVALID (also: of two readers).
+/// What was added from before to latency, both of one reader: a histogram of its own, its longest
+/// known as exactly as its bucket. On RW_OK free *since with rw_latency_free(), otherwise it is
+/// NULL. Errors: RW_INVALID (also: of two readers).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_latency_since(
     latency: *const rw_latency,
@@ -128,11 +141,15 @@ pub unsafe extern "C" fn rw_latency_since(
 
 /// Samples, sum and longest. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_all(latency: *const rw_latency, total: *mut rw_latency_total) -> c_int {
+pub unsafe extern "C" fn rw_latency_all(
+    latency: *const rw_latency,
+    total: *mut rw_latency_total,
+) -> c_int {
     let act = |seen: &Latency| {
         let Histogram { sum_ns, max_ns, .. } = seen.histogram;
         let (attached_realtime, samples) = (seen.attached, seen.histogram.samples());
-        let told = rw_latency_total { attached_realtime, samples, sum_ns, max_ns, reserved: [0; 4] };
+        let told =
+            rw_latency_total { attached_realtime, samples, sum_ns, max_ns, reserved: [0; 4] };
         // SAFETY: NULL or room, as the header asks.
         unsafe { write(total, "total", told) }?;
         Ok(rw_code::RW_OK)
@@ -141,10 +158,15 @@ pub unsafe extern "C" fn rw_latency_all(latency: *const rw_latency, total: *mut 
     unsafe { look(latency, act) }
 }
 
-/// The time that a share, 0 to 1, of the samples do not exceed (0.99: the 99th percentile), in ns: at most 12.5 % too high,
-/// never too low, and never over the longest. RW_EMPTY: there are no samples, *ns is untouched. Errors: RW_INVALID.
+/// The time that a share, 0 to 1, of the samples do not exceed (0.99: the 99th percentile), in ns:
+/// at most 12.5 % too high, never too low, and never over the longest. RW_EMPTY: there are no
+/// samples, *ns is untouched. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_quantile(latency: *const rw_latency, share: f64, ns: *mut c_ulonglong) -> c_int {
+pub unsafe extern "C" fn rw_latency_quantile(
+    latency: *const rw_latency,
+    share: f64,
+    ns: *mut c_ulonglong,
+) -> c_int {
     let act = |seen: &Latency| {
         if !(0.0..=1.0).contains(&share) {
             return Err(Fault::invalid(format!("share {share}: use 0 to 1")));
@@ -158,15 +180,25 @@ pub unsafe extern "C" fn rw_latency_quantile(latency: *const rw_latency, share: 
     unsafe { look(latency, act) }
 }
 
-/// Bucket i, from 0, of those that are not empty, in rising order. RW_EMPTY past the last one: *bucket is untouched. Errors:
-/// RW_INVALID.
+/// Bucket i, from 0, of those that are not empty, in rising order. RW_EMPTY past the last one:
+/// *bucket is untouched. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_bucket(latency: *const rw_latency, i: usize, bucket: *mut rw_bucket) -> c_int {
+pub unsafe extern "C" fn rw_latency_bucket(
+    latency: *const rw_latency,
+    i: usize,
+    bucket: *mut rw_bucket,
+) -> c_int {
     let act = |seen: &Latency| {
-        let Some((place, count)) = seen.histogram.occupied().nth(i) else { return Ok(rw_code::RW_EMPTY) };
+        let Some((place, count)) = seen.histogram.occupied().nth(i) else {
+            return Ok(rw_code::RW_EMPTY);
+        };
         let place = usize::from(place);
-        let told =
-            rw_bucket { from_ns: place.checked_sub(1).map_or(0, above), to_ns: above(place), count, reserved: 0 };
+        let told = rw_bucket {
+            from_ns: place.checked_sub(1).map_or(0, above),
+            to_ns: above(place),
+            count,
+            reserved: 0,
+        };
         // SAFETY: NULL or room, as the header asks.
         unsafe { write(bucket, "bucket", told) }?;
         Ok(rw_code::RW_OK)

@@ -1,11 +1,16 @@
-//! The C library: everything that `include/ringweir.h` declares, which is generated from these files.
+//! The C library: everything that `include/ringweir.h` declares, which is generated from these
+//! files.
 //!
-//! Contract: nothing unwinds into C (every entry goes through [`border`] or [`Handle::enter`]); every pointer is checked
-//! for NULL and alignment and every number for its range before it is used; a handle serves one call at a time, and a
-//! second one is refused, not raced. No callbacks: a C++ exception would unwind through this library. What the comments
-//! of the entries say is what the header says, so it is written for people who program in C.
+//! Contract: nothing unwinds into C (every entry goes through [`border`] or [`Handle::enter`]);
+//! every pointer is checked for NULL and alignment and every number for its range before it is
+//! used; a handle serves one call at a time, and a second one is refused, not raced. No callbacks:
+//! a C++ exception would unwind through this library. What the comments of the entries say is what
+//! the header says, so it is written for people who program in C.
 
-#![allow(non_camel_case_types, reason = "the names are those of the header, so that one search finds both")]
+#![allow(
+    non_camel_case_types,
+    reason = "the names are those of the header, so that one search finds both"
+)]
 
 mod border;
 mod codes;
@@ -21,12 +26,13 @@ mod watch;
 use border::{Fault, border, text, write};
 use codes::rw_code;
 
-/// Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16 bits what was added
-/// since. Compare it with rw_abi_version() if the library may be another than the program was compiled with.
+/// Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16
+/// bits what was added since. Compare it with rw_abi_version() if the library may be another than
+/// the program was compiled with.
 pub const RW_ABI_VERSION: u32 = 4;
 
-/// RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are equal and the lower 16 not
-/// smaller than those of RW_ABI_VERSION.
+/// RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are
+/// equal and the lower 16 not smaller than those of RW_ABI_VERSION.
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_abi_version() -> u32 {
     RW_ABI_VERSION

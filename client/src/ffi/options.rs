@@ -9,8 +9,8 @@ use std::time::Duration;
 pub const RW_LATEST: u32 = 0;
 /// rw_options.start: with the oldest datagram still there.
 pub const RW_OLDEST: u32 = 1;
-/// rw_options.start: with the seq in start_seq. What of it is gone is told as a gap; one still to come is waited for from
-/// the write cursor.
+/// rw_options.start: with the seq in start_seq. What of it is gone is told as a gap; one still to
+/// come is waited for from the write cursor.
 pub const RW_SEQ: u32 = 2;
 
 /// rw_options.resume: after a lap go on near the oldest datagram still there.
@@ -18,23 +18,27 @@ pub const RW_RESUME_OLDEST: u32 = 0;
 /// rw_options.resume: after a lap go on with the newest datagram.
 pub const RW_RESUME_NEWEST: u32 = 1;
 
-/// rw_options.flags: rw_wait() never sleeps but polls until there is something. It notices no signals: give it a timeout.
+/// rw_options.flags: rw_wait() never sleeps but polls until there is something. It notices no
+/// signals: give it a timeout.
 pub const RW_ALWAYS_SPIN: u32 = 1;
 /// rw_options.flags: rw_wait() sleeps at once, without polling first.
 pub const RW_NO_SPIN: u32 = 2;
-/// rw_options.flags: do not fill this process's page tables now: attaching is quicker, reading takes page faults.
+/// rw_options.flags: do not fill this process's page tables now: attaching is quicker, reading
+/// takes page faults.
 pub const RW_NO_PREFAULT: u32 = 4;
-/// rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its successor.
+/// rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its
+/// successor.
 pub const RW_NO_REATTACH: u32 = 8;
-/// rw_options.flags: have the stream wait for this reader, so that it loses nothing, for as long as its budget lasts (--lossless
-/// of ringd, without which attaching is refused); then RW_DEMOTED.
+/// rw_options.flags: have the stream wait for this reader, so that it loses nothing, for as long as
+/// its budget lasts (--lossless of ringd, without which attaching is refused); then RW_DEMOTED.
 pub const RW_LOSSLESS: u32 = 16;
 
-/// How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero first, or use a
-/// designated initialiser.
+/// How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero
+/// first, or use a designated initialiser.
 #[repr(C)]
 pub struct rw_options {
-    /// What ringstat calls this reader, UTF-8, at most 32 bytes are kept; NULL: the name of the program.
+    /// What ringstat calls this reader, UTF-8, at most 32 bytes are kept; NULL: the name of the
+    /// program.
     pub label: *const c_char,
     /// Where to begin: RW_LATEST, RW_OLDEST or RW_SEQ.
     pub start: u32,
@@ -42,7 +46,8 @@ pub struct rw_options {
     pub resume: u32,
     /// With RW_SEQ: the seq to begin at; otherwise 0.
     pub start_seq: c_ulonglong,
-    /// How long rw_wait() polls before it sleeps, in ns; 0: 5000. The longer, the lower the latency and the more processor time.
+    /// How long rw_wait() polls before it sleeps, in ns; 0: 5000. The longer, the lower the latency
+    /// and the more processor time.
     pub spin_ns: c_ulonglong,
     /// Any of RW_ALWAYS_SPIN, RW_NO_SPIN, RW_NO_PREFAULT, RW_NO_REATTACH, RW_LOSSLESS, or'ed.
     pub flags: u32,
@@ -63,7 +68,8 @@ pub(super) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> 
     if !options.is_aligned() {
         return Err(Fault::invalid("options are misaligned"));
     }
-    // SAFETY: aligned, not NULL, and may be read by the caller's promise; plain words, valid for any bits.
+    // SAFETY: aligned, not NULL, and may be read by the caller's promise; plain words, valid for
+    // any bits.
     let given = unsafe { options.read() };
     let mut chosen = if given.label.is_null() {
         Options::new(&program())
@@ -73,18 +79,29 @@ pub(super) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> 
     };
     chosen = chosen.start(match (given.start, given.start_seq) {
         (RW_SEQ, seq) => Start::Seq(seq),
-        (_, seq) if seq != 0 => return Err(Fault::invalid(format!("start_seq {seq} goes with start RW_SEQ only"))),
+        (_, seq) if seq != 0 => {
+            return Err(Fault::invalid(format!("start_seq {seq} goes with start RW_SEQ only")));
+        }
         (RW_LATEST, _) => Start::Latest,
         (RW_OLDEST, _) => Start::Oldest,
-        (other, _) => return Err(Fault::invalid(format!("start {other}: use RW_LATEST, RW_OLDEST or RW_SEQ"))),
+        (other, _) => {
+            return Err(Fault::invalid(format!(
+                "start {other}: use RW_LATEST, RW_OLDEST or RW_SEQ"
+            )));
+        }
     });
     chosen = chosen.resume(match given.resume {
         RW_RESUME_OLDEST => Resume::Oldest,
         RW_RESUME_NEWEST => Resume::Newest,
-        other => return Err(Fault::invalid(format!("resume {other}: use RW_RESUME_OLDEST or RW_RESUME_NEWEST"))),
+        other => {
+            return Err(Fault::invalid(format!(
+                "resume {other}: use RW_RESUME_OLDEST or RW_RESUME_NEWEST"
+            )));
+        }
     });
     let has = |flag| given.flags & flag != 0;
-    let unknown = given.flags & !(RW_ALWAYS_SPIN | RW_NO_SPIN | RW_NO_PREFAULT | RW_NO_REATTACH | RW_LOSSLESS);
+    let unknown = given.flags
+        & !(RW_ALWAYS_SPIN | RW_NO_SPIN | RW_NO_PREFAULT | RW_NO_REATTACH | RW_LOSSLESS);
     if unknown != 0 {
         return Err(Fault::invalid(format!("flags {unknown:#x} are unknown to this release")));
     }
@@ -92,7 +109,9 @@ pub(super) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> 
         return Err(Fault::invalid("RW_NO_SPIN contradicts RW_ALWAYS_SPIN and a spin_ns"));
     }
     if given.reserved0 != 0 || given.reserved != [0; 6] {
-        return Err(Fault::invalid("a reserved field of the options is not zero: set the struct to zero first"));
+        return Err(Fault::invalid(
+            "a reserved field of the options is not zero: set the struct to zero first",
+        ));
     }
     if has(RW_LOSSLESS) {
         chosen = chosen.lossless();

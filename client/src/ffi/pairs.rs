@@ -30,20 +30,24 @@ unsafe fn lend(out: *mut *mut rw_pairs, make: impl FnOnce() -> Result<rw_pairs, 
     })
 }
 
-/// The streams whose sockets are in the run directories: key is the name, value the path of its control socket. Nobody is
-/// asked whether it lives. On RW_OK free *pairs with rw_pairs_free(). Errors: RW_INVALID.
+/// The streams whose sockets are in the run directories: key is the name, value the path of its
+/// control socket. Nobody is asked whether it lives. On RW_OK free *pairs with rw_pairs_free().
+/// Errors: RW_INVALID.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
     let make = || {
-        let text = |(name, path): (String, std::path::PathBuf)| (name, path.to_string_lossy().into_owned());
+        let text = |(name, path): (String, std::path::PathBuf)| {
+            (name, path.to_string_lossy().into_owned())
+        };
         Ok(rw_pairs::of(&crate::streams().into_iter().map(text).collect::<Vec<_>>()))
     };
     // SAFETY: as the header asks.
     unsafe { lend(pairs, make) }
 }
 
-/// A stream in words: "name", "source", "summary" (what the broker said at its start), "broker_version", and its metadata
-/// with "meta." before each key. On RW_OK free *pairs with rw_pairs_free(). Errors: those of rw_attach().
+/// A stream in words: "name", "source", "summary" (what the broker said at its start),
+/// "broker_version", and its metadata with "meta." before each key. On RW_OK free *pairs with
+/// rw_pairs_free(). Errors: those of rw_attach().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_describe(name: *const c_char, pairs: *mut *mut rw_pairs) -> c_int {
     let make = || {
@@ -80,22 +84,31 @@ pub unsafe extern "C" fn rw_pairs_key(pairs: *const rw_pairs, i: usize) -> *cons
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_value(pairs: *const rw_pairs, i: usize) -> *const c_char {
     // SAFETY: NULL or a live list, as the header asks.
-    unsafe { pairs.as_ref() }.and_then(|list| list.0.get(i)).map_or(null(), |(_, value)| value.as_ptr())
+    unsafe { pairs.as_ref() }
+        .and_then(|list| list.0.get(i))
+        .map_or(null(), |(_, value)| value.as_ptr())
 }
 
 /// Value of the first pair with this key; NULL if there is none. Valid as long as the list.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_pairs_find(pairs: *const rw_pairs, key: *const c_char) -> *const c_char {
+pub unsafe extern "C" fn rw_pairs_find(
+    pairs: *const rw_pairs,
+    key: *const c_char,
+) -> *const c_char {
     quietly(null(), || {
         // SAFETY: NULL or a live list, as the header asks.
         let list = unsafe { pairs.as_ref() };
         // SAFETY: NULL or a C string, as the header asks.
         let (Some(list), Ok(key)) = (list, unsafe { text(key, "key") }) else { return null() };
-        list.0.iter().find(|(k, _)| k.as_bytes() == key.as_bytes()).map_or(null(), |(_, value)| value.as_ptr())
+        list.0
+            .iter()
+            .find(|(k, _)| k.as_bytes() == key.as_bytes())
+            .map_or(null(), |(_, value)| value.as_ptr())
     })
 }
 
-/// Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for rw_reader_metadata().
+/// Frees a list of rw_streams() or rw_describe() and everything in it. NULL is fine. Not for
+/// rw_reader_metadata().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_free(pairs: *mut rw_pairs) {
     quietly((), || {

@@ -7,7 +7,8 @@ use super::{rw_code, write};
 use std::ffi::{c_char, c_int, c_ulonglong};
 use std::ptr::null;
 
-/// Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another call.
+/// Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another
+/// call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_name(reader: *const rw_reader) -> *const c_char {
     let mut name = null();
@@ -21,7 +22,8 @@ pub unsafe extern "C" fn rw_reader_name(reader: *const rw_reader) -> *const c_ch
     name
 }
 
-/// Generation of the stream it is attached to, from 1; 0 if reader is NULL or in use by another call.
+/// Generation of the stream it is attached to, from 1; 0 if reader is NULL or in use by another
+/// call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_generation(reader: *const rw_reader) -> c_ulonglong {
     let mut generation = 0;
@@ -35,8 +37,8 @@ pub unsafe extern "C" fn rw_reader_generation(reader: *const rw_reader) -> c_ulo
     generation
 }
 
-/// Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until RW_RESTARTED or rw_detach(), do
-/// not free it. NULL if reader is NULL or in use by another call.
+/// Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until
+/// RW_RESTARTED or rw_detach(), do not free it. NULL if reader is NULL or in use by another call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_metadata(reader: *const rw_reader) -> *const rw_pairs {
     let mut metadata = null();
@@ -52,7 +54,10 @@ pub unsafe extern "C" fn rw_reader_metadata(reader: *const rw_reader) -> *const 
 
 /// Sizes of the ring; the same within a generation. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_reader_geometry(reader: *const rw_reader, geometry: *mut rw_geometry) -> c_int {
+pub unsafe extern "C" fn rw_reader_geometry(
+    reader: *const rw_reader,
+    geometry: *mut rw_geometry,
+) -> c_int {
     let act = |reading: &mut Reading| {
         let of = reading.reader.geometry();
         let (depth, capacity, max_datagram) = (of.depth(), of.capacity(), of.max_datagram());
@@ -67,18 +72,22 @@ pub unsafe extern "C" fn rw_reader_geometry(reader: *const rw_reader, geometry: 
 
 /// The reader's books. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_reader_account(reader: *const rw_reader, account: *mut rw_account) -> c_int {
+pub unsafe extern "C" fn rw_reader_account(
+    reader: *const rw_reader,
+    account: *mut rw_account,
+) -> c_int {
     let act = |reading: &mut Reading| {
-        let books = rw_account::of(reading.reader.account(), reading.reader.read_cursor());
+        let ours = rw_account::of(reading.reader.account(), reading.reader.read_cursor());
         // SAFETY: NULL or room, as the header asks.
-        unsafe { write(account, "account", books) }?;
+        unsafe { write(account, "account", ours) }?;
         Ok(rw_code::RW_OK)
     };
     // SAFETY: as the header asks.
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors: RW_INVALID, RW_BUSY.
+/// The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors:
+/// RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_last_gap(reader: *const rw_reader, gap: *mut rw_gap) -> c_int {
     let act = |reading: &mut Reading| {
@@ -91,10 +100,13 @@ pub unsafe extern "C" fn rw_reader_last_gap(reader: *const rw_reader, gap: *mut 
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if reader is NULL or in use by
-/// another call.
+/// Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if
+/// reader is NULL or in use by another call.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_reader_date(reader: *const rw_reader, publish_time: c_ulonglong) -> c_ulonglong {
+pub unsafe extern "C" fn rw_reader_date(
+    reader: *const rw_reader,
+    publish_time: c_ulonglong,
+) -> c_ulonglong {
     let mut date = 0;
     // SAFETY: as the header asks.
     unsafe {

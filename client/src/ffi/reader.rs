@@ -1,7 +1,8 @@
 //! The reader as C sees it: attach, read, wait, detach.
 //!
-//! Contract: at most one datagram is in hand; the next call that reads or settles gives it up. A torn one is said to be
-//! torn once, and its gap is told by the read that follows, so that the account is told in order and in full.
+//! Contract: at most one datagram is in hand; the next call that reads or settles gives it up. A
+//! torn one is said to be torn once, and its gap is told by the read that follows, so that the
+//! account is told in order and in full.
 
 use super::border::Handle;
 use super::pairs::rw_pairs;
@@ -12,8 +13,8 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// The reading end of a stream. Made by rw_attach(), ended by rw_detach(); used by one thread at a time, which need not be
-/// the one that made it, and not by a child of fork().
+/// The reading end of a stream. Made by rw_attach(), ended by rw_detach(); used by one thread at a
+/// time, which need not be the one that made it, and not by a child of fork().
 pub struct rw_reader(Handle<Reading>);
 
 pub(super) struct Reading {
@@ -51,7 +52,8 @@ enum Found {
 }
 
 impl Reading {
-    /// The next thing; a datagram is passed to `take`, which may leave it (`None`: torn meanwhile, look again).
+    /// The next thing; a datagram is passed to `take`, which may leave it (`None`: torn meanwhile,
+    /// look again).
     #[inline(always)]
     fn next(
         &mut self,
@@ -110,15 +112,18 @@ unsafe fn hand_out(found: Found, gap: *mut rw_gap) -> Result<rw_code, Fault> {
 #[inline(always)]
 fn have_room(datagram: *mut rw_datagram, gap: *mut rw_gap) -> Result<(), Fault> {
     if datagram.is_null() || !datagram.is_aligned() || gap.is_null() || !gap.is_aligned() {
-        return Err(Fault::invalid("datagram or gap is NULL or misaligned: a call that reads needs room for either"));
+        return Err(Fault::invalid(
+            "datagram or gap is NULL or misaligned: a call that reads needs room for either",
+        ));
     }
     Ok(())
 }
 
-/// Attaches to the stream name, or to the control socket at a path (anything with a '/'). options may be NULL. On RW_OK
-/// *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks until the broker answers, for 10 s at most.
-/// Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING, RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION,
-/// RW_PROTOCOL, RW_BAD_NAME, RW_RESOURCES, RW_SYSTEM, RW_PANIC.
+/// Attaches to the stream name, or to the control socket at a path (anything with a '/'). options
+/// may be NULL. On RW_OK *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks
+/// until the broker answers, for 10 s at most. Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING,
+/// RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION, RW_PROTOCOL, RW_BAD_NAME,
+/// RW_RESOURCES, RW_SYSTEM, RW_PANIC.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_attach(
     name: *const c_char,
@@ -147,23 +152,29 @@ pub unsafe extern "C" fn rw_attach(
     })
 }
 
-/// Ends a reader: frees its place in the stream and everything it handed out. NULL is fine. RW_BUSY: another call is using
-/// it, and nothing was done.
+/// Ends a reader: frees its place in the stream and everything it handed out. NULL is fine.
+/// RW_BUSY: another call is using it, and nothing was done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_detach(reader: *mut rw_reader) -> c_int {
     // SAFETY: NULL or from rw_attach, as the header asks.
     unsafe { Handle::discard(reader, |reader| &reader.0) }
 }
 
-/// Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no system call while datagrams
-/// come. A datagram still in hand is released first; if it turns out to be torn, the gap that begins with it comes now.
+/// Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no
+/// system call while datagrams come. A datagram still in hand is released first; if it turns out to
+/// be torn, the gap that begins with it comes now.
 ///
-/// RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads. Call rw_release() when
-/// done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP: *gap says what is lost. RW_EMPTY,
-/// RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of
-/// rw_attach() if attaching to a restarted broker fails for a reason that will not pass.
+/// RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads.
+/// Call rw_release() when done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP:
+/// *gap says what is lost. RW_EMPTY, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched.
+/// Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of rw_attach() if attaching to a restarted
+/// broker fails for a reason that will not pass.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_next(reader: *mut rw_reader, datagram: *mut rw_datagram, gap: *mut rw_gap) -> c_int {
+pub unsafe extern "C" fn rw_next(
+    reader: *mut rw_reader,
+    datagram: *mut rw_datagram,
+    gap: *mut rw_gap,
+) -> c_int {
     // SAFETY: as the header asks.
     let act = |reading: &mut Reading| {
         have_room(datagram, gap)?;
@@ -181,9 +192,10 @@ pub unsafe extern "C" fn rw_next(reader: *mut rw_reader, datagram: *mut rw_datag
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it counts as delivered (also if
-/// nothing was in hand). RW_TORN: the publisher overwrote it meanwhile; undo what came of it, and the next call tells the
-/// gap that begins with it. Errors: RW_INVALID, RW_BUSY.
+/// Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it
+/// counts as delivered (also if nothing was in hand). RW_TORN: the publisher overwrote it
+/// meanwhile; undo what came of it, and the next call tells the gap that begins with it. Errors:
+/// RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_release(reader: *mut rw_reader) -> c_int {
     let act = |reading: &mut Reading| {
@@ -196,11 +208,13 @@ pub unsafe extern "C" fn rw_release(reader: *mut rw_reader) -> c_int {
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// As rw_next(), but copies the datagram into the size bytes at buffer, found whole, and it counts as delivered at once: no
-/// rw_release(), and never RW_TORN. A buffer of rw_geometry.max_datagram bytes is never too small; align it to 64.
+/// As rw_next(), but copies the datagram into the size bytes at buffer, found whole, and it counts
+/// as delivered at once: no rw_release(), and never RW_TORN. A buffer of rw_geometry.max_datagram
+/// bytes is never too small; align it to 64.
 ///
-/// RW_TOO_SMALL: datagram->len is the room it takes (data is NULL, buffer untouched) and it stays unread: the next rw_read()
-/// or rw_next() finds it again, or, if it was overwritten by then, the gap that begins with it. buffer may be NULL if size is 0.
+/// RW_TOO_SMALL: datagram->len is the room it takes (data is NULL, buffer untouched) and it stays
+/// unread: the next rw_read() or rw_next() finds it again, or, if it was overwritten by then, the
+/// gap that begins with it. buffer may be NULL if size is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_read(
     reader: *mut rw_reader,
@@ -217,8 +231,9 @@ pub unsafe extern "C" fn rw_read(
         let found = reading.next(|found| {
             let room = match found.len().min(size) {
                 0 => &mut [],
-                // SAFETY: within the caller's buffer, which is not NULL as size is not 0, and nobody else's during this
-                // call, as the header asks; no longer than a datagram, so below isize::MAX.
+                // SAFETY: within the caller's buffer, which is not NULL as size is not 0, and
+                // nobody else's during this call, as the header asks; no longer than a datagram, so
+                // below isize::MAX.
                 n => unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), n) },
             };
             let (code, data) = match found.copy_to(room) {
@@ -246,17 +261,23 @@ pub unsafe extern "C" fn rw_read(
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// Sleeps until there is something to read, a signal comes, or timeout_ms milliseconds are over (-1: for ever, 0: just
-/// looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next() (now and then there is nothing after all). RW_TIMEOUT,
-/// RW_INTERRUPTED: as they say. A signal that comes just before this call does not end it; where that matters, block the
-/// signal and use rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors: RW_INVALID, RW_BUSY, RW_SYSTEM.
+/// Sleeps until there is something to read, a signal comes, or timeout_ms milliseconds are over
+/// (-1: for ever, 0: just looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next() (now
+/// and then there is nothing after all). RW_TIMEOUT, RW_INTERRUPTED: as they say. A signal that
+/// comes just before this call does not end it; where that matters, block the signal and use
+/// rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors: RW_INVALID, RW_BUSY,
+/// RW_SYSTEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_wait(reader: *mut rw_reader, timeout_ms: c_int) -> c_int {
     let act = |reading: &mut Reading| {
         let timeout = match timeout_ms {
             -1 => None,
             0.. => Some(Duration::from_millis(timeout_ms.unsigned_abs().into())),
-            _ => return Err(Fault::invalid(format!("timeout_ms {timeout_ms}: use -1 for ever, 0, or more"))),
+            _ => {
+                return Err(Fault::invalid(format!(
+                    "timeout_ms {timeout_ms}: use -1 for ever, 0, or more"
+                )));
+            }
         };
         Ok(match reading.reader.wait(timeout)? {
             Waited::Woken => rw_code::RW_OK,
@@ -268,9 +289,10 @@ pub unsafe extern "C" fn rw_wait(reader: *mut rw_reader, timeout_ms: c_int) -> c
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// A file descriptor for poll(), select() or epoll: readable when a reader that was armed with rw_arm() has something to
-/// read, or its broker is gone. It stays the same when the broker restarts, and belongs to the reader: never read from it
-/// or close it. Errors, below zero: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
+/// A file descriptor for poll(), select() or epoll: readable when a reader that was armed with
+/// rw_arm() has something to read, or its broker is gone. It stays the same when the broker
+/// restarts, and belongs to the reader: never read from it or close it. Errors, below zero:
+/// RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_fd(reader: *mut rw_reader) -> c_int {
     let mut fd = 0;
@@ -285,12 +307,15 @@ pub unsafe extern "C" fn rw_fd(reader: *mut rw_reader) -> c_int {
     }
 }
 
-/// Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next() has said RW_EMPTY. RW_OK:
-/// sleep, and the descriptor will become readable (while the broker is gone: when attaching again is due). RW_READY: do not
-/// sleep, call rw_next(). Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
+/// Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next()
+/// has said RW_EMPTY. RW_OK: sleep, and the descriptor will become readable (while the broker is
+/// gone: when attaching again is due). RW_READY: do not sleep, call rw_next(). Errors: RW_INVALID,
+/// RW_BUSY, RW_RESOURCES, RW_SYSTEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_arm(reader: *mut rw_reader) -> c_int {
-    let act = |reading: &mut Reading| Ok(if reading.reader.arm()? { rw_code::RW_OK } else { rw_code::RW_READY });
+    let act = |reading: &mut Reading| {
+        Ok(if reading.reader.arm()? { rw_code::RW_OK } else { rw_code::RW_READY })
+    };
     // SAFETY: as the header asks.
     unsafe { rw_reader::enter(reader, act) }
 }

@@ -3,11 +3,14 @@
 use crate::{Account, Cause, Gap, Layer, Restart};
 use std::ffi::c_ulonglong;
 
-/// Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to last are lost.
+/// Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to
+/// last are lost.
 pub const RW_LAPPED: u32 = 1;
-/// Losses with this cause: lost before they were published, so they have no seq; they were due before seq first.
+/// Losses with this cause: lost before they were published, so they have no seq; they were due
+/// before seq first.
 pub const RW_UPSTREAM: u32 = 2;
-/// rw_gap.cause: the device behind the stream's source went away; what follows is from after its return.
+/// rw_gap.cause: the device behind the stream's source went away; what follows is from after its
+/// return.
 pub const RW_SOURCE_GONE: u32 = 3;
 /// rw_gap.cause: the broker was restarted.
 pub const RW_RESTART: u32 = 4;
@@ -27,8 +30,9 @@ pub const RW_UNKNOWN: c_ulonglong = u64::MAX;
 /// One datagram.
 #[repr(C)]
 pub struct rw_datagram {
-    /// Its first byte: from rw_next() in the shared ring, 8-aligned, read-only, and valid until the next call on this
-    /// reader; the bytes may be overwritten at any moment, and rw_release() says whether they were. From rw_read() your buffer.
+    /// Its first byte: from rw_next() in the shared ring, 8-aligned, read-only, and valid until the
+    /// next call on this reader; the bytes may be overwritten at any moment, and rw_release() says
+    /// whether they were. From rw_read() your buffer.
     pub data: *const u8,
     /// Bytes.
     pub len: usize,
@@ -74,21 +78,25 @@ pub struct rw_gap {
     pub first: c_ulonglong,
     /// Last seq lost; for RW_UPSTREAM and RW_SOURCE_GONE equal to first.
     pub last: c_ulonglong,
-    /// How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, of which nobody knows.
+    /// How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, of which nobody
+    /// knows.
     pub count: c_ulonglong,
     /// Their payload bytes, or RW_UNKNOWN.
     pub bytes: c_ulonglong,
-    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is none yet.
+    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is
+    /// none yet.
     pub time: c_ulonglong,
     /// RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE; with RW_RESTARTED always RW_RESTART.
     pub cause: u32,
-    /// Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always _DEVICE.
+    /// Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always
+    /// _DEVICE.
     pub layer: u32,
-    /// 1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not count (always so for
-    /// RW_SOURCE_GONE).
+    /// 1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not
+    /// count (always so for RW_SOURCE_GONE).
     pub exact: u32,
-    /// RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes go on; count is what the restart cost. 0 if
-    /// it made a fresh one: the account begins anew, metadata and geometry may have changed. Otherwise 0.
+    /// RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes go on;
+    /// count is what the restart cost. 0 if it made a fresh one: the account begins anew, metadata
+    /// and geometry may have changed. Otherwise 0.
     pub adopted: u32,
     /// Zero.
     pub reserved: [c_ulonglong; 2],
@@ -115,9 +123,15 @@ impl From<Gap> for rw_gap {
         let lapped = (RW_LAPPED, RW_LAYER_READER, true, gap.first + gap.count.saturating_sub(1));
         let (cause, layer, exact, last) = match gap.cause {
             Cause::Lapped => lapped,
-            Cause::Upstream { layer: Layer::Device, exact } => (RW_UPSTREAM, RW_LAYER_DEVICE, exact, gap.first),
-            Cause::Upstream { layer: Layer::Kernel, exact } => (RW_UPSTREAM, RW_LAYER_KERNEL, exact, gap.first),
-            Cause::Upstream { layer: Layer::Broker, exact } => (RW_UPSTREAM, RW_LAYER_BROKER, exact, gap.first),
+            Cause::Upstream { layer: Layer::Device, exact } => {
+                (RW_UPSTREAM, RW_LAYER_DEVICE, exact, gap.first)
+            }
+            Cause::Upstream { layer: Layer::Kernel, exact } => {
+                (RW_UPSTREAM, RW_LAYER_KERNEL, exact, gap.first)
+            }
+            Cause::Upstream { layer: Layer::Broker, exact } => {
+                (RW_UPSTREAM, RW_LAYER_BROKER, exact, gap.first)
+            }
             Cause::SourceGone => (RW_SOURCE_GONE, RW_LAYER_DEVICE, false, gap.first),
         };
         Self {
@@ -199,13 +213,21 @@ mod tests {
     fn gaps_keep_what_they_say() {
         let gap = |cause, bytes| rw_gap::from(Gap { first: 7, count: 3, bytes, time: 9, cause });
         let lapped = gap(Cause::Lapped, Some(30));
-        assert_eq!((lapped.first, lapped.last, lapped.count, lapped.bytes, lapped.time), (7, 9, 3, 30, 9));
+        assert_eq!(
+            (lapped.first, lapped.last, lapped.count, lapped.bytes, lapped.time),
+            (7, 9, 3, 30, 9)
+        );
         assert_eq!((lapped.cause, lapped.layer, lapped.exact), (RW_LAPPED, RW_LAYER_READER, 1));
-        for (layer, number) in
-            [(Layer::Device, RW_LAYER_DEVICE), (Layer::Kernel, RW_LAYER_KERNEL), (Layer::Broker, RW_LAYER_BROKER)]
-        {
+        for (layer, number) in [
+            (Layer::Device, RW_LAYER_DEVICE),
+            (Layer::Kernel, RW_LAYER_KERNEL),
+            (Layer::Broker, RW_LAYER_BROKER),
+        ] {
             let upstream = gap(Cause::Upstream { layer, exact: layer != Layer::Kernel }, None);
-            assert_eq!((upstream.first, upstream.last, upstream.count, upstream.bytes), (7, 7, 3, RW_UNKNOWN));
+            assert_eq!(
+                (upstream.first, upstream.last, upstream.count, upstream.bytes),
+                (7, 7, 3, RW_UNKNOWN)
+            );
             assert_eq!((upstream.cause, upstream.layer), (RW_UPSTREAM, number));
             assert_eq!(upstream.exact, u32::from(layer != Layer::Kernel));
         }

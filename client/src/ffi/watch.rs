@@ -26,8 +26,8 @@ pub const RW_TEXT_SOURCE: c_int = 1;
 /// rw_watch_text(): state of the source in words, empty when all is well.
 pub const RW_TEXT_NOTE: c_int = 2;
 
-/// A view of one stream's statistics; goes on while the broker is busy, stopped or dead, and costs it nothing. Used by one
-/// thread at a time.
+/// A view of one stream's statistics; goes on while the broker is busy, stopped or dead, and costs
+/// it nothing. Used by one thread at a time.
 pub struct rw_watch(Handle<Watching>);
 
 /// One figure.
@@ -82,15 +82,20 @@ fn column<F>(name: &str, help: &str, kind: Kind, value: F) -> Column<F> {
 
 impl Watching {
     fn new(watch: Watch) -> Self {
-        let counter =
-            |f: PumpCounter| column(f.key(), f.help(), f.kind(), Box::new(move |s: &Snapshot| s.pump(f)) as OfStream);
-        let fact =
-            |f: StreamFact| column(f.key(), f.help(), f.kind(), Box::new(move |s: &Snapshot| s.get(f)) as OfStream);
+        let counter = |f: PumpCounter| {
+            column(f.key(), f.help(), f.kind(), Box::new(move |s: &Snapshot| s.pump(f)) as OfStream)
+        };
+        let fact = |f: StreamFact| {
+            column(f.key(), f.help(), f.kind(), Box::new(move |s: &Snapshot| s.get(f)) as OfStream)
+        };
         let counters = PumpCounter::ALL.iter().copied().map(counter);
         Self {
             watch,
             stream: counters.chain(StreamFact::ALL.iter().copied().map(fact)).collect(),
-            readers: ReaderFact::ALL.iter().map(|f| column(f.key(), f.help(), f.kind(), *f)).collect(),
+            readers: ReaderFact::ALL
+                .iter()
+                .map(|f| column(f.key(), f.help(), f.kind(), *f))
+                .collect(),
             snapshot: None,
             texts: Default::default(),
             labels: Vec::new(),
@@ -98,7 +103,9 @@ impl Watching {
     }
 
     fn snapshot(&self) -> Result<&Snapshot, Fault> {
-        self.snapshot.as_ref().ok_or_else(|| Fault::invalid("no snapshot yet: rw_watch_refresh() first"))
+        self.snapshot
+            .as_ref()
+            .ok_or_else(|| Fault::invalid("no snapshot yet: rw_watch_refresh() first"))
     }
 
     /// Figure `i` of the stream or of a reader; `None` past the last.
@@ -113,11 +120,17 @@ impl Watching {
             reserved: [0; 2],
         };
         if reader == RW_STREAM {
-            return Ok(self.stream.get(i).map(|c| figure(&c.name, &c.help, c.kind, (c.value)(snapshot))));
+            return Ok(self
+                .stream
+                .get(i)
+                .map(|c| figure(&c.name, &c.help, c.kind, (c.value)(snapshot))));
         }
         let figures = usize::try_from(reader).ok().and_then(|n| snapshot.readers.get(n));
         let Some(figures) = figures else {
-            return Err(Fault::invalid(format!("reader {reader}: there are {}", snapshot.readers.len())));
+            return Err(Fault::invalid(format!(
+                "reader {reader}: there are {}",
+                snapshot.readers.len()
+            )));
         };
         Ok(self.readers.get(i).map(|c| figure(&c.name, &c.help, c.kind, figures.get(c.value))))
     }
@@ -137,15 +150,18 @@ impl Watching {
 ///
 /// # Safety
 /// `watch` is NULL or live, and used by one thread at a time.
-unsafe fn enter(watch: *const rw_watch, act: impl FnOnce(&mut Watching) -> Result<rw_code, Fault>) -> c_int {
+unsafe fn enter(
+    watch: *const rw_watch,
+    act: impl FnOnce(&mut Watching) -> Result<rw_code, Fault>,
+) -> c_int {
     // SAFETY: NULL or live, as the caller promises.
     let handle = unsafe { watch.as_ref() }.map(|watch| &watch.0);
     // SAFETY: one thread at a time, as the caller promises.
     unsafe { Handle::enter(handle, act) }
 }
 
-/// Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with rw_watch_detach(), otherwise it is
-/// NULL. Errors: those of rw_attach().
+/// Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with
+/// rw_watch_detach(), otherwise it is NULL. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_attach(name: *const c_char, watch: *mut *mut rw_watch) -> c_int {
     border(|| {
@@ -160,15 +176,17 @@ pub unsafe extern "C" fn rw_watch_attach(name: *const c_char, watch: *mut *mut r
     })
 }
 
-/// Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using it, nothing was done.
+/// Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using
+/// it, nothing was done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_detach(watch: *mut rw_watch) -> c_int {
     // SAFETY: NULL or from rw_watch_attach, as the header asks.
     unsafe { Handle::discard(watch, |watch| &watch.0) }
 }
 
-/// Takes the newest snapshot, which all calls below then show; the broker makes several a second, and sampled_at says when.
-/// No system call. RW_EMPTY: there is none yet, the last one stays. Errors: RW_INVALID, RW_BUSY.
+/// Takes the newest snapshot, which all calls below then show; the broker makes several a second,
+/// and sampled_at says when. No system call. RW_EMPTY: there is none yet, the last one stays.
+/// Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_refresh(watch: *mut rw_watch) -> c_int {
     let act = |watching: &mut Watching| {
@@ -182,7 +200,8 @@ pub unsafe extern "C" fn rw_watch_refresh(watch: *mut rw_watch) -> c_int {
     unsafe { enter(watch, act) }
 }
 
-/// 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors: RW_INVALID, RW_BUSY.
+/// 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors:
+/// RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_hung_up(watch: *mut rw_watch) -> c_int {
     let mut gone = false;
@@ -212,8 +231,9 @@ pub unsafe extern "C" fn rw_watch_readers(watch: *mut rw_watch) -> c_int {
     }
 }
 
-/// Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is untouched. Which figures
-/// there are does not change within a release. Errors: RW_INVALID (also: no such reader, no snapshot yet), RW_BUSY.
+/// Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is
+/// untouched. Which figures there are does not change within a release. Errors: RW_INVALID (also:
+/// no such reader, no snapshot yet), RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_figure(
     watch: *mut rw_watch,
@@ -231,8 +251,8 @@ pub unsafe extern "C" fn rw_watch_figure(
     unsafe { enter(watch, act) }
 }
 
-/// The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID (also: no such figure or
-/// reader, no snapshot yet), RW_BUSY.
+/// The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID
+/// (also: no such figure or reader, no snapshot yet), RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_get(
     watch: *mut rw_watch,
@@ -243,7 +263,10 @@ pub unsafe extern "C" fn rw_watch_get(
     let act = |watching: &mut Watching| {
         // SAFETY: NULL or a C string, as the header asks.
         let name = unsafe { text(name, "name") }?;
-        let found = watching.place(reader, name).and_then(|i| watching.figure(reader, i).transpose()).transpose()?;
+        let found = watching
+            .place(reader, name)
+            .and_then(|i| watching.figure(reader, i).transpose())
+            .transpose()?;
         let found = found.ok_or_else(|| Fault::invalid(format!("no figure is called {name:?}")))?;
         // SAFETY: NULL or room, as the header asks.
         unsafe { write(value, "value", found.value) }?;
@@ -253,8 +276,8 @@ pub unsafe extern "C" fn rw_watch_get(
     unsafe { enter(watch, act) }
 }
 
-/// Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next rw_watch_refresh(). NULL if
-/// there are none.
+/// Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next
+/// rw_watch_refresh(). NULL if there are none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_text(watch: *mut rw_watch, which: c_int) -> *const c_char {
     let mut found = null();
@@ -274,12 +297,16 @@ pub unsafe extern "C" fn rw_watch_text(watch: *mut rw_watch, which: c_int) -> *c
     found
 }
 
-/// What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is no such reader.
+/// What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is
+/// no such reader.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_label(watch: *mut rw_watch, reader: c_int) -> *const c_char {
     let mut found = null();
     let act = |watching: &mut Watching| {
-        found = usize::try_from(reader).ok().and_then(|i| watching.labels.get(i)).map_or(null(), |t| t.as_ptr());
+        found = usize::try_from(reader)
+            .ok()
+            .and_then(|i| watching.labels.get(i))
+            .map_or(null(), |t| t.as_ptr());
         Ok(rw_code::RW_OK)
     };
     // SAFETY: as the header asks.

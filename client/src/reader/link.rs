@@ -1,7 +1,8 @@
 //! What ties a reader to its broker, and tying it to the next one when that broker dies.
 //!
-//! Contract: what comes with the answer is checked before it is used. Attempts to attach again are never closer than
-//! [`Retry::LEAST`]; a reason that may pass within seconds is borne [`Retry::REFUSED_MOST`] times, any other ends the reader.
+//! Contract: what comes with the answer is checked before it is used. Attempts to attach again are
+//! never closer than [`Retry::LEAST`]; a reason that may pass within seconds is borne
+//! [`Retry::REFUSED_MOST`] times, any other ends the reader.
 
 use super::wait::watch;
 use super::{End, Options, Read, Reader, Restart};
@@ -20,7 +21,7 @@ pub(super) struct Link {
     pub connection: Connection,
     pub page: ReaderPage,
     pub wake: OwnedFd,
-    pub doze: OwnedFd,
+    pub sleep_request: OwnedFd,
     pub generation: u64,
     /// Device and inode of the ring.
     pub ring: (u64, u64),
@@ -35,24 +36,33 @@ impl Link {
         let Reply::Attached(Attached { block_offset, generation, .. }) = reply else {
             return Err(connection.unexpected(&reply));
         };
-        let [ring, page, wake, doze] = <[OwnedFd; 4]>::try_from(fds).expect("ask checked their number");
+        let [ring, page, wake, sleep_request] =
+            <[OwnedFd; 4]>::try_from(fds).expect("ask checked their number");
         let page = ReaderPage::attach(&page, block_offset)?;
         let stat = rustix::fs::fstat(&ring).map_err(OsError::at("fstat ring"))?;
         let which = (stat.st_dev, stat.st_ino);
-        Ok((Self { connection, page, wake, doze, generation, ring: which }, ring))
+        Ok((Self { connection, page, wake, sleep_request, generation, ring: which }, ring))
     }
 
-    pub fn open(name: &str, options: &Options, start: Start) -> Result<(Self, RingReader, AttachedRing), Error> {
+    pub fn open(
+        name: &str,
+        options: &Options,
+        start: Start,
+    ) -> Result<(Self, RingReader, AttachedRing), Error> {
         let mode = if options.lossless { Mode::Lossless { start } } else { Mode::Lossy };
         let (link, ring) = Self::ask(name, options, mode)?;
         let seen = object::attach(&ring, options.prefault)?;
-        let start = if options.lossless { link.granted(name, &seen.memory)?.map_or(start, Start::Seq) } else { start };
+        let start = if options.lossless {
+            link.granted(name, &seen.memory)?.map_or(start, Start::Seq)
+        } else {
+            start
+        };
         let reader = RingReader::new(seen.memory.clone(), start, options.resume);
         Ok((link, reader, seen))
     }
 
-    /// Waits for what the pump, which is at its next look, grants a lossless reader to begin at; `None`: the stream has ended,
-    /// so that nothing goes any more.
+    /// Waits for what the pump, which is at its next look, grants a lossless reader to begin at;
+    /// `None`: the stream has ended, so that nothing goes any more.
     fn granted(&self, name: &str, memory: &RingMemory) -> Result<Option<u64>, Error> {
         let began = Instant::now();
         loop {
@@ -115,24 +125,36 @@ impl Reader {
             }
             Ok((link, ring)) => {
                 let seen = object::attach(&ring, self.options.prefault)?;
-                self.ring = RingReader::new(seen.memory.clone(), Start::Oldest, self.options.resume);
+                self.ring =
+                    RingReader::new(seen.memory.clone(), Start::Oldest, self.options.resume);
                 self.identity = seen.identity;
                 self.metadata = seen.metadata;
                 self.sample_from = 0;
                 self.tie(link)?;
                 let (generation, first) = (self.ring.generation(), self.ring.read_cursor());
-                Ok(Read::Restarted(Restart { generation, first, adopted: false, lost: 0, exact: false }))
+                Ok(Read::Restarted(Restart {
+                    generation,
+                    first,
+                    adopted: false,
+                    lost: 0,
+                    exact: false,
+                }))
             }
             Err(
-                Error::StreamNotFound { .. } | Error::NotRunning { .. } | Error::HungUp { .. } | Error::NoAnswer { .. },
+                Error::StreamNotFound { .. }
+                | Error::NotRunning { .. }
+                | Error::HungUp { .. }
+                | Error::NoAnswer { .. },
             ) => {
                 self.retry.failed();
                 Ok(Read::Empty)
             }
-            // What may pass within seconds: a socket whose mode is not set yet, a broker that all its readers rush at.
-            Err(Error::NoAccess { .. } | Error::Refused { reason: Reason::Full | Reason::Resources, .. })
-                if self.retry.refused < Retry::REFUSED_MOST =>
-            {
+            // What may pass within seconds: a socket whose mode is not set yet, a broker that all
+            // its readers rush at.
+            Err(
+                Error::NoAccess { .. }
+                | Error::Refused { reason: Reason::Full | Reason::Resources, .. },
+            ) if self.retry.refused < Retry::REFUSED_MOST => {
                 self.retry.refused += 1;
                 self.retry.failed();
                 Ok(Read::Empty)
@@ -141,7 +163,8 @@ impl Reader {
         }
     }
 
-    /// How it asks the next broker: as it stands, unless the last one was not waiting for it any more.
+    /// How it asks the next broker: as it stands, unless the last one was not waiting for it any
+    /// more.
     fn mode(&self) -> Mode {
         if self.lossless && gate::demoted(self.link.page.block()).is_none() {
             Mode::Lossless { start: Start::Seq(self.ring.read_cursor()) }
@@ -162,8 +185,8 @@ impl Reader {
         self.poll_fd.as_ref().map_or(Ok(()), |poll_fd| watch(poll_fd, &self.link))
     }
 
-    /// The same for a reader that has still to read, so long as its own ring is the one that is served: another one, and
-    /// whatever else there is to say, waits until everything is read.
+    /// The same for a reader that has still to read, so long as its own ring is the one that is
+    /// served: another one, and whatever else there is to say, waits until everything is read.
     #[cold]
     pub(super) fn attach_meanwhile(&mut self) {
         if !self.broker_gone || !self.options.reattach || !self.retry.remaining().is_zero() {

@@ -1,8 +1,9 @@
 //! The reader: attached to one stream, used by one thread at a time.
 //!
-//! Contract: [`Reader::next`] never blocks and makes no system call while datagrams come; [`Reader::wait`] sleeps without
-//! using the processor. The account in the reader's page is kept up to date for `ringstat`. A broker that dies leaves the
-//! reader its mapping: it drains what is there, then attaches to the restarted broker by itself.
+//! Contract: [`Reader::next`] never blocks and makes no system call while datagrams come;
+//! [`Reader::wait`] sleeps without using the processor. The account in the reader's page is kept up
+//! to date for `ringstat`. A broker that dies leaves the reader its mapping: it drains what is
+//! there, then attaches to the restarted broker by itself.
 
 mod link;
 mod options;
@@ -30,8 +31,8 @@ pub enum Read<'r> {
     Gap(Gap),
     /// The broker was restarted; what follows is of the new generation.
     Restarted(Restart),
-    /// This reader was lossless and has used up its budget: the stream does not wait for it any more. Told before the first gap that
-    /// comes of it.
+    /// This reader was lossless and has used up its budget: the stream does not wait for it any
+    /// more. Told before the first gap that comes of it.
     Demoted(Demoted),
     /// Nothing new.
     Empty,
@@ -46,11 +47,12 @@ pub struct Restart {
     pub generation: u64,
     /// Seq this reader begins at in it.
     pub first: u64,
-    /// The new broker took over the ring: seqs, books and sizes go on, and everything before `first` has been told. Otherwise
-    /// it made a fresh one: seqs and books begin anew, sizes and metadata may be others.
+    /// The new broker took over the ring: seqs, books and sizes go on, and everything before
+    /// `first` has been told. Otherwise it made a fresh one: seqs and books begin anew, sizes and
+    /// metadata may be others.
     pub adopted: bool,
-    /// Datagrams without a seq that the restart cost: taken from the source, or counted as lost, and never told by the broker
-    /// that died.
+    /// Datagrams without a seq that the restart cost: taken from the source, or counted as lost,
+    /// and never told by the broker that died.
     pub lost: u64,
     /// False: at least `lost`; always so for a fresh ring.
     pub exact: bool,
@@ -70,7 +72,8 @@ pub enum End {
     Stream,
     /// The broker died, and this reader was told not to wait for the next.
     BrokerGone,
-    /// Somebody who may took this reader's place back (`ringctl detach`): it is not to attach again by itself.
+    /// Somebody who may took this reader's place back (`ringctl detach`): it is not to attach again
+    /// by itself.
     Detached(DetachedBy),
 }
 
@@ -86,7 +89,8 @@ pub struct Reader {
     ring: RingReader,
     identity: Identity,
     metadata: Vec<(String, String)>,
-    /// The first datagram published at or after this (CLOCK_MONOTONIC ns) is the next whose latency is sampled.
+    /// The first datagram published at or after this (CLOCK_MONOTONIC ns) is the next whose latency
+    /// is sampled.
     sample_from: u64,
     broker_gone: bool,
     empties: u32,
@@ -97,14 +101,19 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Releases the datagram read last and finds the next thing. Never blocks, but for attaching to a restarted broker.
+    /// Releases the datagram read last and finds the next thing. Never blocks, but for attaching to
+    /// a restarted broker.
     ///
     /// # Errors
     /// Only if the ring is damaged, or attaching again fails for a reason that will not pass.
-    #[allow(clippy::should_implement_trait, reason = "lends the datagram, which an iterator cannot")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "lends the datagram, which an iterator cannot"
+    )]
     #[inline]
     pub fn next(&mut self) -> Result<Read<'_>, Error> {
-        // Relaxed: the word is all there is to know. Whoever sleeps is woken by the hang-up that follows it.
+        // Relaxed: the word is all there is to know. Whoever sleeps is woken by the hang-up that
+        // follows it.
         let detached_by = self.link.page.block().detached_by.load(Ordering::Relaxed);
         if detached_by != 0 {
             return self.detached(detached_by);
@@ -174,13 +183,15 @@ impl Reader {
         self.demotion.take()
     }
 
-    /// Its place was taken back. What is in the ring is not read any more, or a reader that lags would stay for ever.
+    /// Its place was taken back. What is in the ring is not read any more, or a reader that lags
+    /// would stay for ever.
     #[cold]
     fn detached(&mut self, by: u64) -> Result<Read<'static>, Error> {
         if let Some(gap) = self.release()? {
             return Ok(Read::Gap(gap));
         }
-        // Only the broker and this process can write the word: whatever it says, the place is not to be used any more.
+        // Only the broker and this process can write the word: whatever it says, the place is not
+        // to be used any more.
         let by = DetachedBy::unpack(by).unwrap_or(DetachedBy { pid: 0, uid: u32::MAX });
         Ok(Read::Ended(End::Detached(by)))
     }
@@ -215,7 +226,8 @@ impl Reader {
         publish_time.wrapping_add(self.identity.realtime_offset_ns)
     }
 
-    /// The books since this reader began in this ring ([`Restart::adopted`]): `start + delivered + lost = read cursor`.
+    /// The books since this reader began in this ring ([`Restart::adopted`]): `start + delivered +
+    /// lost = read cursor`.
     pub fn account(&self) -> &Account {
         self.ring.account()
     }
@@ -225,8 +237,8 @@ impl Reader {
         self.ring.read_cursor()
     }
 
-    /// Settles the datagram read last without reading on: brings [`Reader::account`] and `ringstat` up to date before a
-    /// pause. `Some`: it was torn.
+    /// Settles the datagram read last without reading on: brings [`Reader::account`] and `ringstat`
+    /// up to date before a pause. `Some`: it was torn.
     ///
     /// # Errors
     /// Only if the ring is damaged.
@@ -236,8 +248,8 @@ impl Reader {
         Ok(gap)
     }
 
-    /// Settles the datagram read last as [`Reader::release`] does, but a torn one is only said to be torn: its gap is told
-    /// by the next read.
+    /// Settles the datagram read last as [`Reader::release`] does, but a torn one is only said to
+    /// be torn: its gap is told by the next read.
     #[cfg(feature = "ffi")]
     pub(crate) fn finish(&mut self) -> Result<(), Torn> {
         self.ring.validate()?;
@@ -250,6 +262,9 @@ impl Reader {
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("name", &self.name).field("account", self.ring.account()).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("name", &self.name)
+            .field("account", self.ring.account())
+            .finish_non_exhaustive()
     }
 }

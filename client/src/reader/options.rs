@@ -20,9 +20,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults: start with what is published from now on; after a lap go on near the oldest datagram; sleep when idle
-    /// after 5 µs of polling; page tables filled at attach; attach again when the broker restarts. `label` (at most 32
-    /// bytes) is what `ringstat` shows.
+    /// Defaults: start with what is published from now on; after a lap go on near the oldest
+    /// datagram; sleep when idle after 5 µs of polling; page tables filled at attach; attach again
+    /// when the broker restarts. `label` (at most 32 bytes) is what `ringstat` shows.
     pub fn new(label: &str) -> Self {
         Self {
             label: label.into(),
@@ -48,34 +48,39 @@ impl Options {
         self
     }
 
-    /// How long [`Reader::wait`] polls before it sleeps. The longer, the lower the latency and the more processor time.
+    /// How long [`Reader::wait`] polls before it sleeps. The longer, the lower the latency and the
+    /// more processor time.
     pub fn spin(mut self, spin: Duration) -> Self {
         self.spin = spin;
         self
     }
 
-    /// Never sleep: [`Reader::wait`] polls until there is something. If no reader of a stream sleeps, its pump saves a fence.
+    /// Never sleep: [`Reader::wait`] polls until there is something. If no reader of a stream
+    /// sleeps, its pump saves a fence.
     pub fn always_spin(mut self) -> Self {
         self.parks = false;
         self
     }
 
-    /// Whether to fill this process's page tables at attach, so that reading takes no page faults (default), or not, so
-    /// that attaching to a large ring is quick.
+    /// Whether to fill this process's page tables at attach, so that reading takes no page faults
+    /// (default), or not, so that attaching to a large ring is quick.
     pub fn prefault(mut self, prefault: bool) -> Self {
         self.prefault = prefault;
         self
     }
 
-    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts (`--lossless` of `ringd`, without
-    /// which attaching is refused), then [`Read::Demoted`](crate::Read::Demoted) is told and it is lossy. What the source loses meanwhile
-    /// is lost to everybody. Not before it began is it waited for, nor between the death of a broker and attaching to the next.
+    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts
+    /// (`--lossless` of `ringd`, without which attaching is refused), then
+    /// [`Read::Demoted`](crate::Read::Demoted) is told and it is lossy. What the source loses
+    /// meanwhile is lost to everybody. Not before it began is it waited for, nor between the death
+    /// of a broker and attaching to the next.
     pub fn lossless(mut self) -> Self {
         self.lossless = true;
         self
     }
 
-    /// Whether to attach to the restarted broker when this one dies (default), or to end with [`crate::End::BrokerGone`].
+    /// Whether to attach to the restarted broker when this one dies (default), or to end with
+    /// [`crate::End::BrokerGone`].
     pub fn reattach(mut self, reattach: bool) -> Self {
         self.reattach = reattach;
         self
@@ -84,8 +89,8 @@ impl Options {
     /// Attaches to the stream `name`, or to the control socket at a path (anything with a `/`).
     ///
     /// # Errors
-    /// [`Error`] says what was wrong and what to do: no such stream (and which are running), nobody answers, not allowed,
-    /// no place left, another release.
+    /// [`Error`] says what was wrong and what to do: no such stream (and which are running), nobody
+    /// answers, not allowed, no place left, another release.
     pub fn attach(&self, name: &str) -> Result<Reader, Error> {
         let (link, ring, seen) = Link::open(name, self, self.start)?;
         let mut reader = Reader {

@@ -1,7 +1,7 @@
 //! What a reader tells `ringstat`: its books and its latencies, in its own page.
 //!
-//! Contract: one writer, relaxed words, no system call but the clock of a sampled latency. Nobody computes with them but
-//! people and their tools: the broker clamps what it reads.
+//! Contract: one writer, relaxed words, no system call but the clock of a sampled latency. Nobody
+//! computes with them but people and their tools: the broker clamps what it reads.
 
 use super::Reader;
 use ringweir_proto::latency::SAMPLE_EVERY_NS;
@@ -10,7 +10,8 @@ use ringweir_proto::ring::{Cause, Gap, gate};
 use ringweir_proto::sync::Ordering;
 
 impl Reader {
-    /// Once for each millisecond of the stream, not of the reader: one that falls behind samples all it was late for.
+    /// Once for each millisecond of the stream, not of the reader: one that falls behind samples
+    /// all it was late for.
     #[cold]
     pub(super) fn sample_latency(&mut self, published: u64) {
         self.sample_from = published.saturating_add(SAMPLE_EVERY_NS);
@@ -41,8 +42,10 @@ impl Reader {
         block.bytes_lost.store(account.bytes_lost, Ordering::Relaxed);
         block.upstream_lost.store(account.upstream_lost, Ordering::Relaxed);
         if let Some(Gap { first, count, cause: Cause::Lapped, .. }) = account.last_gap
-            && (block.last_gap_first.load(Ordering::Relaxed), block.last_gap_count.load(Ordering::Relaxed))
-                != (first, count)
+            && (
+                block.last_gap_first.load(Ordering::Relaxed),
+                block.last_gap_count.load(Ordering::Relaxed),
+            ) != (first, count)
         {
             block.last_gap_first.store(first, Ordering::Relaxed);
             block.last_gap_count.store(count, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! Waiting: asleep, by an fd of one's own, or polling.
 //!
-//! Contract: no wake-up is lost (a reader arms, and its waker looks again for it: `proto/DESIGN.md` §5), and one that
-//! sleeps uses no processor time. A signal ends a sleep, a broker that hangs up does too.
+//! Contract: no wake-up is lost (a reader arms, and its waker looks again for it: `proto/DESIGN.md`
+//! §5), and one that sleeps uses no processor time. A signal ends a sleep, a broker that hangs up
+//! does too.
 
 use super::Reader;
 use super::link::{Link, Retry};
@@ -26,9 +27,11 @@ pub enum Waited {
 }
 
 impl Reader {
-    /// Waits until there is something to read, the broker hangs up, a signal arrives or the timeout passes (`None`: for
-    /// ever), and now and then for nothing: read on whatever it says, [`Reader::next`] knows. Polls for [`Options::spin`](crate::Options::spin),
-    /// then sleeps in the kernel, unless attached with [`Options::always_spin`](crate::Options::always_spin): that polls on, and notices no signals.
+    /// Waits until there is something to read, the broker hangs up, a signal arrives or the timeout
+    /// passes (`None`: for ever), and now and then for nothing: read on whatever it says,
+    /// [`Reader::next`] knows. Polls for [`Options::spin`](crate::Options::spin), then sleeps in
+    /// the kernel, unless attached with [`Options::always_spin`](crate::Options::always_spin): that
+    /// polls on, and notices no signals.
     ///
     /// # Errors
     /// If the kernel refuses to wait.
@@ -88,7 +91,8 @@ impl Reader {
             || self.lossless && gate::demoted(self.link.page.block()).is_some()
     }
 
-    /// Sleeps; `Interrupted` for a signal and for the end of the time, which the caller tells apart.
+    /// Sleeps; `Interrupted` for a signal and for the end of the time, which the caller tells
+    /// apart.
     fn park(&mut self, timeout: Option<Duration>) -> Result<Waited, Error> {
         if !self.arm()? {
             return Ok(Waited::Woken);
@@ -109,12 +113,13 @@ impl Reader {
         Ok(())
     }
 
-    /// Says that this reader is about to sleep on [`Reader::fd`]. True: sleep, and a wake-up will come; false: there may be
-    /// something to read already: call [`Reader::next`]. Call it each time before polling; calling it twice does no harm.
-    /// While the broker is gone the fd becomes readable when attaching again is due.
+    /// Says that this reader is about to sleep on [`Reader::fd`]. True: sleep, and a wake-up will
+    /// come; false: there may be something to read already: call [`Reader::next`]. Call it each
+    /// time before polling; calling it twice does no harm. While the broker is gone the fd becomes
+    /// readable when attaching again is due.
     ///
     /// # Errors
-    /// If the doze bell cannot be rung, or the process is out of fds.
+    /// If the sleep request cannot be rung, or the process is out of fds.
     pub fn arm(&mut self) -> Result<bool, Error> {
         self.settle(event::Ready { first: true, second: self.link.connection.hung_up() })?;
         if self.has_news() {
@@ -128,11 +133,12 @@ impl Reader {
         block.seen_seq.store(self.ring.write_cursor_seen(), Ordering::Relaxed);
         block.seen_source.store(self.ring.source_seen(), Ordering::Relaxed);
         // The waker reads both after it has read this bell: the system calls order the two.
-        event::ring(&self.link.doze).map_err(OsError::at("ring doze bell"))?;
+        event::ring(&self.link.sleep_request).map_err(OsError::at("ring sleep request"))?;
         Ok(true)
     }
 
-    /// Has [`Reader::fd`] wait for the next attempt to attach, instead of a socket that hung up and stays readable.
+    /// Has [`Reader::fd`] wait for the next attempt to attach, instead of a socket that hung up and
+    /// stays readable.
     fn arm_retry(&mut self) -> Result<bool, Error> {
         let left = self.retry.remaining();
         let Some(poll_fd) = &self.poll_fd else { return Ok(false) };
@@ -152,14 +158,16 @@ impl Reader {
         Ok(true)
     }
 
-    /// An fd that becomes readable when an armed reader ([`Reader::arm`]) has something to read or its broker is gone: for
-    /// poll, select or epoll. It stays the same across restarts of the broker; never read from it.
+    /// An fd that becomes readable when an armed reader ([`Reader::arm`]) has something to read or
+    /// its broker is gone: for poll, select or epoll. It stays the same across restarts of the
+    /// broker; never read from it.
     ///
     /// # Errors
     /// If the process is out of fds.
     pub fn fd(&mut self) -> Result<BorrowedFd<'_>, Error> {
         if self.poll_fd.is_none() {
-            let fd = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+            let fd =
+                epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
             watch(&fd, &self.link)?;
             self.poll_fd = Some(fd);
         }

@@ -1,10 +1,11 @@
-//! Where a ring's bytes live: in a named POSIX shared-memory object or in a sealed memfd; in small pages or in huge ones.
+//! Where a ring's bytes live: in a named POSIX shared-memory object or in a sealed memfd; in small
+//! pages or in huge ones.
 //!
-//! Contract: all room is allocated, faulted in and (if allowed) locked before anybody sees it. What was granted is said,
-//! and so is every step of the ladder that was not, with what to do about it.
+//! Contract: all room is allocated, faulted in and (if allowed) locked before anybody sees it. What
+//! was granted is said, and so is every step of the ladder that was not, with what to do about it.
 
 use super::object::ObjectError;
-use super::{OsError, kept, lock, sealed};
+use super::{OsError, fd_store, lock, sealed};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -19,14 +20,15 @@ pub const HUGE_PAGE: u64 = 2 << 20;
 /// What a ring is kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Memory {
-    /// A named object in /dev/shm. Other users cannot write it; processes of the broker's own user can open it again.
+    /// A named object in /dev/shm. Other users cannot write it; processes of the broker's own user
+    /// can open it again.
     #[default]
     Shm,
     /// A sealed memfd: nobody but the broker can write it, of whatever user.
     Memfd,
-    /// A memfd that a service manager keeps for the next broker, so not sealed against writing (`kept.rs`). Nobody asks
-    /// for this by name: it is what `memfd` is under such a manager.
-    KeptMemfd,
+    /// A memfd that a service manager keeps for the next broker, so not sealed against writing
+    /// (`stored.rs`). Nobody asks for this by name: it is what `memfd` is under such a manager.
+    StoredMemfd,
 }
 
 impl std::str::FromStr for Memory {
@@ -44,7 +46,7 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Shm => "shm",
-            Self::Memfd | Self::KeptMemfd => "memfd",
+            Self::Memfd | Self::StoredMemfd => "memfd",
         })
     }
 }
@@ -65,7 +67,9 @@ impl fmt::Display for Pages {
         match self {
             Self::Small => f.write_str("4 KiB pages"),
             Self::Reserved => f.write_str("2 MiB pages"),
-            Self::Transparent(bytes) => write!(f, "2 MiB pages (transparent, {} MiB of it)", bytes >> 20),
+            Self::Transparent(bytes) => {
+                write!(f, "2 MiB pages (transparent, {} MiB of it)", bytes >> 20)
+            }
         }
     }
 }
@@ -82,24 +86,29 @@ pub(super) struct Backing {
     /// Its name in /dev/shm, which goes when this is dropped.
     pub(super) name: Option<Named>,
     /// What a service manager is to keep, if it has not got it.
-    pub(super) kept: Option<OwnedFd>,
+    pub(super) stored: Option<OwnedFd>,
     /// Whether a memfd that is kept can never be opened for writing again.
     pub(super) immutable: Result<(), Errno>,
 }
 
 impl Backing {
-    /// `bytes` (a multiple of the page size, of [`HUGE_PAGE`] if `huge`) in `memory`. A named object of that name is
-    /// replaced: the caller holds the stream's lock, so nobody serves it.
-    pub(super) fn create(object_name: &str, bytes: u64, memory: Memory, huge: bool) -> Result<Self, ObjectError> {
+    /// `bytes` (a multiple of the page size, of [`HUGE_PAGE`] if `huge`) in `memory`. A named
+    /// object of that name is replaced: the caller holds the stream's lock, so nobody serves it.
+    pub(super) fn create(
+        object_name: &str,
+        bytes: u64,
+        memory: Memory,
+        huge: bool,
+    ) -> Result<Self, ObjectError> {
         // A leftover of a broker that died goes in any case.
         remove_leftover(object_name)?;
         let mut declined = Vec::new();
         match memory {
             Memory::Memfd => Self::sealed(bytes, huge, declined, SealFlags::FUTURE_WRITE),
-            Memory::KeptMemfd => {
+            Memory::StoredMemfd => {
                 let sealed = Self::sealed(bytes, huge, declined, SealFlags::empty())?;
-                let (read_only, immutable) = kept::shut(&sealed.read_only)?;
-                Ok(Self { kept: Some(sealed.read_only), read_only, immutable, ..sealed })
+                let (read_only, immutable) = fd_store::shut(&sealed.read_only)?;
+                Ok(Self { stored: Some(sealed.read_only), read_only, immutable, ..sealed })
             }
             Memory::Shm => {
                 if huge {
@@ -110,8 +119,8 @@ impl Backing {
         }
     }
 
-    /// The named object that is there already, if it is ours to write: of this user, a regular file of exactly `bytes`
-    /// bytes that nobody else holds.
+    /// The named object that is there already, if it is ours to write: of this user, a regular file
+    /// of exactly `bytes` bytes that nobody else holds.
     pub(super) fn adopt(object_name: &str, bytes: u64) -> Result<Self, String> {
         let path = format!("/dev/shm{object_name}");
         // Anybody may put anything of that name into /dev/shm: a link, a FIFO, a file of his own.
@@ -121,7 +130,9 @@ impl Backing {
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(format!("it belongs to uid {}", stat.st_uid));
         }
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_mode & 0o077 != 0 {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+            || stat.st_mode & 0o077 != 0
+        {
             return Err("it is no private file".into());
         }
         if u64::try_from(stat.st_size) != Ok(bytes) {
@@ -130,21 +141,41 @@ impl Backing {
         if !lock::hold_object(&fd, Path::new(&path)).map_err(|e| e.to_string())? {
             return Err("somebody holds its lock".into());
         }
-        // Whoever could write it may have made holes in it, and a hole without room would be SIGBUS in flight.
+        // Whoever could write it may have made holes in it, and a hole without room would be SIGBUS
+        // in flight.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(|e| e.to_string())?;
         let flags = shm::OFlags::RDONLY;
-        let read_only = shm::open(object_name, flags, shm::Mode::empty()).map_err(|e| e.to_string())?;
-        let map = MmapOptions::new().len(bytes as usize).populate().map_raw(&fd).map_err(|e| e.to_string())?;
+        let read_only =
+            shm::open(object_name, flags, shm::Mode::empty()).map_err(|e| e.to_string())?;
+        let map = MmapOptions::new()
+            .len(bytes as usize)
+            .populate()
+            .map_raw(&fd)
+            .map_err(|e| e.to_string())?;
         let locked = lock_pages(&map);
         let pages = match huge_bytes(&map) {
             0 => Pages::Small,
             huge => Pages::Transparent(huge),
         };
         let name = Some(Named(object_name.into()));
-        Ok(Self { map, read_only, pages, declined: Vec::new(), locked, name, kept: None, immutable: Ok(()) })
+        Ok(Self {
+            map,
+            read_only,
+            pages,
+            declined: Vec::new(),
+            locked,
+            name,
+            stored: None,
+            immutable: Ok(()),
+        })
     }
 
-    fn named(object_name: &str, bytes: u64, huge: bool, mut declined: Vec<String>) -> Result<Self, ObjectError> {
+    fn named(
+        object_name: &str,
+        bytes: u64,
+        huge: bool,
+        mut declined: Vec<String>,
+    ) -> Result<Self, ObjectError> {
         let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
         let fd = loop {
             let fd = shm::open(object_name, flags, shm::Mode::RUSR | shm::Mode::WUSR)
@@ -164,30 +195,51 @@ impl Backing {
                 let free = rustix::fs::fstatvfs(&fd).map_or(0, |s| s.f_bavail * s.f_frsize);
                 return Err(ObjectError::NoRoom { need: bytes, free });
             }
-            Err(e) => return Err(OsError::at(format_args!("cannot allocate {bytes} bytes of shared memory"))(e).into()),
+            Err(e) => {
+                return Err(OsError::at(format_args!(
+                    "cannot allocate {bytes} bytes of shared memory"
+                ))(e)
+                .into());
+            }
         }
         let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;
         let read_only = shm::open(object_name, shm::OFlags::RDONLY, shm::Mode::empty())
             .map_err(OsError::at(format_args!("cannot open /dev/shm{object_name} read-only")))?;
         let (locked, name) = (lock_pages(&map), Some(name));
-        Ok(Self { map, read_only, pages, declined, locked, name, kept: None, immutable: Ok(()) })
+        Ok(Self { map, read_only, pages, declined, locked, name, stored: None, immutable: Ok(()) })
     }
 
-    fn sealed(bytes: u64, huge: bool, mut declined: Vec<String>, seals: SealFlags) -> Result<Self, ObjectError> {
+    fn sealed(
+        bytes: u64,
+        huge: bool,
+        mut declined: Vec<String>,
+        seals: SealFlags,
+    ) -> Result<Self, ObjectError> {
         const NAME: &str = "ringweir-ring";
         if huge {
             let kind = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
             match sealed::create(NAME, bytes as usize, seals, kind) {
                 Ok((read_only, map)) => {
                     let (locked, pages) = (lock_pages(&map), Pages::Reserved);
-                    let (name, kept, immutable) = (None, None, Ok(()));
-                    return Ok(Self { map, read_only, pages, declined, locked, name, kept, immutable });
+                    let (name, stored, immutable) = (None, None, Ok(()));
+                    return Ok(Self {
+                        map,
+                        read_only,
+                        pages,
+                        declined,
+                        locked,
+                        name,
+                        stored,
+                        immutable,
+                    });
                 }
                 Err(e) => {
                     let wanted = bytes / HUGE_PAGE;
-                    let free = read_word("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+                    let free =
+                        read_word("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
                     declined.push(format!(
-                        "reserved 2 MiB pages: {} ({wanted} wanted, {free} free: sysctl vm.nr_hugepages=…)",
+                        "reserved 2 MiB pages: {} ({wanted} wanted, {free} free: sysctl \
+                        vm.nr_hugepages=…)",
                         e.errno
                     ));
                 }
@@ -199,11 +251,21 @@ impl Backing {
         let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;
         sealed::seal(&fd, NAME, seals)?;
         let (locked, read_only) = (lock_pages(&map), fd);
-        Ok(Self { map, read_only, pages, declined, locked, name: None, kept: None, immutable: Ok(()) })
+        Ok(Self {
+            map,
+            read_only,
+            pages,
+            declined,
+            locked,
+            name: None,
+            stored: None,
+            immutable: Ok(()),
+        })
     }
 }
 
-/// Maps and faults in with transparent huge pages before anything else takes room: pages that are small already stay small.
+/// Maps and faults in with transparent huge pages before anything else takes room: pages that are
+/// small already stay small.
 fn transparent(fd: &OwnedFd, bytes: u64, declined: &mut Vec<String>) -> Option<MmapRaw> {
     let attempt = || -> std::io::Result<MmapRaw> {
         rustix::fs::ftruncate(fd, bytes)?;
@@ -225,12 +287,16 @@ fn mapped(
 ) -> Result<(MmapRaw, Pages), OsError> {
     let Some(map) = early else {
         let map = MmapOptions::new().len(bytes as usize).populate().map_raw(fd);
-        return Ok((map.map_err(OsError::io(format_args!("mmap ring of {bytes} bytes")))?, Pages::Small));
+        return Ok((
+            map.map_err(OsError::io(format_args!("mmap ring of {bytes} bytes")))?,
+            Pages::Small,
+        ));
     };
     let huge = huge_bytes(&map);
     if huge == 0 {
         declined.push(format!(
-            "transparent huge pages: none given (/sys/kernel/mm/transparent_hugepage/shmem_enabled is {}: advise, within_size or always is needed)",
+            "transparent huge pages: none given (/sys/kernel/mm/transparent_hugepage/shmem_enabled \
+            is {}: advise, within_size or always is needed)",
             chosen(&read_word("/sys/kernel/mm/transparent_hugepage/shmem_enabled"))
         ));
         return Ok((map, Pages::Small));
@@ -247,8 +313,9 @@ pub(super) fn huge_bytes(map: &MmapRaw) -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let begins = format!("{:x}-", map.as_ptr() as usize);
     let ours = smaps.lines().skip_while(|l| !l.starts_with(&begins));
-    let kib =
-        ours.skip(1).find_map(|l| l.strip_prefix("ShmemPmdMapped:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let kib = ours.skip(1).find_map(|l| {
+        l.strip_prefix("ShmemPmdMapped:")?.trim().strip_suffix("kB")?.trim().parse().ok()
+    });
     kib.unwrap_or(0u64) << 10
 }
 
@@ -258,7 +325,10 @@ fn read_word(path: &str) -> String {
 
 /// `always [never]` is `never`.
 fn chosen(options: &str) -> &str {
-    options.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or(options, |(word, _)| word)
+    options
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or(options, |(word, _)| word)
 }
 
 fn remove_leftover(object_name: &str) -> Result<(), OsError> {
@@ -292,7 +362,7 @@ mod tests {
 
     #[test]
     fn the_ladder_ends_in_small_pages_and_says_why() {
-        for memory in [Memory::Shm, Memory::Memfd, Memory::KeptMemfd] {
+        for memory in [Memory::Shm, Memory::Memfd, Memory::StoredMemfd] {
             let name = format!("/ringweir-test.{}.{memory:?}", std::process::id());
             let ring = Backing::create(&name, 2 * HUGE_PAGE, memory, true).unwrap();
             assert_eq!(ring.map.len() as u64, 2 * HUGE_PAGE);

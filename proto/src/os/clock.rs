@@ -1,6 +1,8 @@
-//! The clocks: monotonic for ages and lag, realtime for what people and captures call a date, and what a thread has used. Nanoseconds, u64.
+//! The clocks: monotonic for ages and lag, realtime for what people and captures call a date, and
+//! what a thread has used. Nanoseconds, u64.
 
-/// libc's call and not rustix's: rustix looks for the vdso where valgrind has hidden it, and crashes under it.
+/// libc's call and not rustix's: rustix looks for the vdso where valgrind has hidden it, and
+/// crashes under it.
 fn read(clock: libc::clockid_t) -> u64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec, for which there is room.

@@ -1,8 +1,11 @@
-//! Eventfds as their receivers use them (the broker makes them; a received one stays an `OwnedFd`), and timers to poll.
+//! Eventfds as their receivers use them (the broker makes them; a received one stays an `OwnedFd`),
+//! and timers to poll.
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -15,7 +18,8 @@ pub fn ring(fd: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// Takes all rings so far of bells that are watched through an epoll fd, edge-triggered; whether there were any.
+/// Takes all rings so far of bells that are watched through an epoll fd, edge-triggered; whether
+/// there were any.
 pub fn take(watch: impl AsFd) -> Result<bool, Errno> {
     let mut events = [MaybeUninit::<epoll::Event>::uninit()];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -31,13 +35,19 @@ pub struct Ready {
     pub second: bool,
 }
 
-/// Sleeps until one of two fds is readable or hung up, or until the timeout (`None`: for ever). A signal ends the wait
-/// early with nothing ready, so that the caller can look at what it did.
-pub fn wait(first: BorrowedFd<'_>, second: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Ready, Errno> {
+/// Sleeps until one of two fds is readable or hung up, or until the timeout (`None`: for ever). A
+/// signal ends the wait early with nothing ready, so that the caller can look at what it did.
+pub fn wait(
+    first: BorrowedFd<'_>,
+    second: BorrowedFd<'_>,
+    timeout: Option<Duration>,
+) -> Result<Ready, Errno> {
     let mut fds = [PollFd::new(&first, PollFlags::IN), PollFd::new(&second, PollFlags::IN)];
     let limit = timeout.map(timespec);
     match poll(&mut fds, limit.as_ref()) {
-        Ok(_) => Ok(Ready { first: !fds[0].revents().is_empty(), second: !fds[1].revents().is_empty() }),
+        Ok(_) => {
+            Ok(Ready { first: !fds[0].revents().is_empty(), second: !fds[1].revents().is_empty() })
+        }
         Err(Errno::INTR) => Ok(Ready { first: false, second: false }),
         Err(e) => Err(e),
     }
@@ -45,7 +55,10 @@ pub fn wait(first: BorrowedFd<'_>, second: BorrowedFd<'_>, timeout: Option<Durat
 
 /// A duration as the kernel takes it.
 pub fn timespec(d: Duration) -> Timespec {
-    Timespec { tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX), tv_nsec: d.subsec_nanos().into() }
+    Timespec {
+        tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: d.subsec_nanos().into(),
+    }
 }
 
 /// A timer that can be polled; it fires never, until [`fire_in`].
@@ -53,7 +66,8 @@ pub fn timer() -> Result<OwnedFd, Errno> {
     timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
 }
 
-/// Has `timer` become readable once, in `pause`; forgets what it was set to before, and whether that has fired.
+/// Has `timer` become readable once, in `pause`; forgets what it was set to before, and whether
+/// that has fired.
 pub fn fire_in(timer: impl AsFd, pause: Duration) -> Result<(), Errno> {
     let it_value = timespec(pause.max(Duration::from_nanos(1)));
     let once = Itimerspec { it_interval: timespec(Duration::ZERO), it_value };

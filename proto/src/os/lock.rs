@@ -1,8 +1,8 @@
 //! Who serves a stream: locks that the kernel gives back when their holder dies, however it dies.
 //!
-//! Contract: a broker holds the stream's lock file ([`StreamLock`]) and its ring object ([`hold_object`]) for as long as it
-//! serves; `ringctl gc` takes both before it removes anything. Pids are never asked. A lock counts only if its file is
-//! still the one that the name leads to.
+//! Contract: a broker holds the stream's lock file ([`StreamLock`]) and its ring object
+//! ([`hold_object`]) for as long as it serves; `ringctl gc` takes both before it removes anything.
+//! Pids are never asked. A lock counts only if its file is still the one that the name leads to.
 
 use super::{OsError, paths};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
@@ -17,16 +17,21 @@ use std::time::{Duration, Instant};
 const SWEEPING: &str = "ringctl gc";
 /// Length of a lock file: ten places for a word, twenty for a generation.
 const WORDS: usize = 32;
-/// How long a broker that starts waits for a holder that does not say it is a broker: one that starts or ends, or gc.
+/// How long a broker that starts waits for a holder that does not say it is a broker: one that
+/// starts or ends, or gc.
 const PASSING: Duration = Duration::from_secs(5);
-/// How long it waits for one that does: gc takes the lock of a dead broker before it writes its own word into it.
+/// How long it waits for one that does: gc takes the lock of a dead broker before it writes its own
+/// word into it.
 const SETTLING: Duration = Duration::from_millis(200);
 
 /// Why a lock was not got.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Somebody serves the stream.
-    #[error("stream {name:?} is already served by ringd with pid {holder}: choose another --name or --run-dir")]
+    #[error(
+        "stream {name:?} is already served by ringd with pid {holder}: choose another --name or \
+        --run-dir"
+    )]
     Held {
         /// Stream.
         name: String,
@@ -38,8 +43,8 @@ pub enum LockError {
     Os(#[from] OsError),
 }
 
-/// The right to serve a stream name in a run directory, or to clear up behind who served it. Its file is removed when it
-/// is dropped.
+/// The right to serve a stream name in a run directory, or to clear up behind who served it. Its
+/// file is removed when it is dropped.
 #[derive(Debug)]
 pub struct StreamLock {
     path: PathBuf,
@@ -71,7 +76,8 @@ impl StreamLock {
         loop {
             match Self::try_as(run_dir, name, &std::process::id().to_string(), None) {
                 Err(LockError::Held { holder, .. })
-                    if began.elapsed() < if holder.parse::<u32>().is_ok() { SETTLING } else { PASSING } =>
+                    if began.elapsed()
+                        < if holder.parse::<u32>().is_ok() { SETTLING } else { PASSING } =>
                 {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -80,8 +86,9 @@ impl StreamLock {
         }
     }
 
-    /// For clearing up behind a broker of user `owner`: fails at once if somebody holds it. A lock file that is missing is
-    /// made for the moment, and belongs to `owner`, so that even one left by a killed gc is in no broker's way.
+    /// For clearing up behind a broker of user `owner`: fails at once if somebody holds it. A lock
+    /// file that is missing is made for the moment, and belongs to `owner`, so that even one left
+    /// by a killed gc is in no broker's way.
     ///
     /// # Errors
     /// [`LockError::Held`] if the stream is served, or about to be.
@@ -89,11 +96,20 @@ impl StreamLock {
         Self::try_as(run_dir, name, SWEEPING, Some(owner))
     }
 
-    fn try_as(run_dir: &Path, name: &str, word: &str, owner: Option<u32>) -> Result<Self, LockError> {
+    fn try_as(
+        run_dir: &Path,
+        name: &str,
+        word: &str,
+        owner: Option<u32>,
+    ) -> Result<Self, LockError> {
         let path = paths::lock_path(run_dir, name);
         let shown = path.display();
         loop {
-            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let flags = OFlags::CREATE
+                | OFlags::RDWR
+                | OFlags::CLOEXEC
+                | OFlags::NOFOLLOW
+                | OFlags::NONBLOCK;
             let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
                 .map_err(OsError::at(format_args!("cannot open {shown}")))?;
             if !lock(&fd).map_err(OsError::at(format_args!("cannot lock {shown}")))? {
@@ -102,12 +118,15 @@ impl StreamLock {
                 let holder = if holder.is_empty() { "(just starting)" } else { holder };
                 return Err(LockError::Held { name: name.into(), holder: holder.into() });
             }
-            // The one who held it may have removed the file between our open and our lock: then this lock is on nothing.
+            // The one who held it may have removed the file between our open and our lock: then
+            // this lock is on nothing.
             if !is_at(&fd, &path) {
                 continue;
             }
             // What is written below must not reach a file that somebody made this a second name of.
-            let links = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {shown}")))?.st_nlink;
+            let links = rustix::fs::fstat(&fd)
+                .map_err(OsError::at(format_args!("fstat {shown}")))?
+                .st_nlink;
             if links != 1 {
                 let what = format!("{shown} has {links} names: remove it");
                 return Err(OsError { what, errno: Errno::MLINK }.into());
@@ -118,16 +137,20 @@ impl StreamLock {
             }
             let mut file = std::fs::File::from(fd);
             let mut before = String::new();
-            let understood = (&mut file).take(64).read_to_string(&mut before).is_ok() && may_be_taken(&before);
+            let understood =
+                (&mut file).take(64).read_to_string(&mut before).is_ok() && may_be_taken(&before);
             if !understood {
                 let what = format!(
-                    "{shown} is in the way and is no lock of a stream: move it away, or choose another --name or --run-dir"
+                    "{shown} is in the way and is no lock of a stream: move it away, or choose \
+                    another --name or --run-dir"
                 );
                 return Err(OsError { what, errno: Errno::EXIST }.into());
             }
             // Whatever stands there, it is only ever a number to go beyond.
-            let last_generation = before.lines().nth(1).and_then(|g| g.trim().parse().ok()).unwrap_or(0);
-            write(&file, word, last_generation).map_err(OsError::io(format_args!("cannot write {shown}")))?;
+            let last_generation =
+                before.lines().nth(1).and_then(|g| g.trim().parse().ok()).unwrap_or(0);
+            write(&file, word, last_generation)
+                .map_err(OsError::io(format_args!("cannot write {shown}")))?;
             return Ok(Self { path, file, last_generation });
         }
     }
@@ -135,7 +158,8 @@ impl StreamLock {
 
 impl Drop for StreamLock {
     fn drop(&mut self) {
-        // While the lock is still held, so that nobody can hold a lock on the removed file believing it counts.
+        // While the lock is still held, so that nobody can hold a lock on the removed file
+        // believing it counts.
         let _gone = rustix::fs::unlink(&self.path);
     }
 }
@@ -143,21 +167,23 @@ impl Drop for StreamLock {
 /// Whether somebody holds the lock of a stream at this moment; makes nothing and removes nothing.
 pub fn is_served(run_dir: &Path, name: &str) -> bool {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let Ok(fd) = rustix::fs::open(paths::lock_path(run_dir, name), flags, Mode::empty()) else { return false };
+    let Ok(fd) = rustix::fs::open(paths::lock_path(run_dir, name), flags, Mode::empty()) else {
+        return false;
+    };
     // What cannot be told counts as served.
     !lock(&fd).unwrap_or(false)
 }
 
-/// Who holds it, and the last generation: always as long, in one write, so that whoever is killed here leaves either the
-/// old words or the new ones.
+/// Who holds it, and the last generation: always as long, in one write, so that whoever is killed
+/// here leaves either the old words or the new ones.
 fn write(file: &std::fs::File, word: &str, generation: u64) -> std::io::Result<()> {
     let words = format!("{word:<10}\n{generation:020}\n");
     debug_assert_eq!(words.len(), WORDS);
     file.write_all_at(words.as_bytes(), 0)
 }
 
-/// Whether a lock file's content is exactly what a broker or gc writes. Another program's lock file, which often holds
-/// a pid alone or nothing, is not.
+/// Whether a lock file's content is exactly what a broker or gc writes. Another program's lock
+/// file, which often holds a pid alone or nothing, is not.
 pub fn is_our_word(content: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let lines: Vec<&str> = content.lines().map(str::trim_end).collect();
@@ -165,15 +191,18 @@ pub fn is_our_word(content: &str) -> bool {
         && matches!(lines[..], [word, generation] if (word == SWEEPING || number(word)) && number(generation))
 }
 
-/// Whether a lock file may be written: one of ours, or one that says nothing, as somebody leaves it who is killed before he can.
+/// Whether a lock file may be written: one of ours, or one that says nothing, as somebody leaves it
+/// who is killed before he can.
 fn may_be_taken(content: &str) -> bool {
     content.is_empty() || is_our_word(content)
 }
 
-/// For a broker: takes the lock of the ring object at `path`, which lasts as long as `fd`, open for writing, or a mapping of it.
-/// False: another broker holds it, or it is not there any more. A write lock, which only who may write the ring can hold: readers,
-/// one of whom may be hostile, share a descriptor of the same file and can take any other. One that has a read lock keeps a
-/// broker that adopts from marking the ring, and not from having it: the stream's own lock is out of a reader's reach.
+/// For a broker: takes the lock of the ring object at `path`, which lasts as long as `fd`, open for
+/// writing, or a mapping of it. False: another broker holds it, or it is not there any more. A
+/// write lock, which only who may write the ring can hold: readers, one of whom may be hostile,
+/// share a descriptor of the same file and can take any other. One that has a read lock keeps a
+/// broker that adopts from marking the ring, and not from having it: the stream's own lock is out
+/// of a reader's reach.
 pub fn hold_object(fd: impl AsFd, path: &Path) -> Result<bool, Errno> {
     let took = match whole_file(&fd, libc::F_OFD_SETLK, libc::F_WRLCK) {
         Err(Errno::AGAIN | Errno::ACCESS) => !object_is_held(&fd)?,
@@ -188,11 +217,18 @@ pub fn object_is_held(fd: impl AsFd) -> Result<bool, Errno> {
     Ok(whole_file(fd, libc::F_OFD_GETLK, libc::F_RDLCK)? != libc::F_UNLCK)
 }
 
-/// One operation on the lock over a whole file, of the open file and not of the process, which rustix does not know; the kind of lock that stands
-/// there afterwards.
+/// One operation on the lock over a whole file, of the open file and not of the process, which
+/// rustix does not know; the kind of lock that stands there afterwards.
 fn whole_file(fd: impl AsFd, operation: i32, kind: i32) -> Result<i32, Errno> {
-    let mut lock = libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
-    // SAFETY: the fd is open, the struct lives through the call, and the kernel writes at most that.
+    let mut lock = libc::flock {
+        l_type: kind as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the fd is open, the struct lives through the call, and the kernel writes at most
+    // that.
     let rc = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), operation, &raw mut lock) };
     if rc != 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
@@ -210,7 +246,9 @@ fn lock(fd: impl AsFd) -> Result<bool, Errno> {
 
 /// Whether `path` still leads to this very file, a regular one.
 fn is_at(fd: impl AsFd, path: &Path) -> bool {
-    let (Ok(ours), Ok(there)) = (rustix::fs::fstat(fd), rustix::fs::lstat(path)) else { return false };
+    let (Ok(ours), Ok(there)) = (rustix::fs::fstat(fd), rustix::fs::lstat(path)) else {
+        return false;
+    };
     (ours.st_ino, ours.st_dev) == (there.st_ino, there.st_dev)
         && FileType::from_raw_mode(there.st_mode) == FileType::RegularFile
 }
@@ -225,7 +263,9 @@ mod tests {
         let held = StreamLock::take(dir.path(), "a").unwrap();
         assert!(is_served(dir.path(), "a"));
         let refused = StreamLock::take_to_sweep(dir.path(), "a", 0).unwrap_err();
-        assert!(matches!(&refused, LockError::Held { holder, .. } if *holder == std::process::id().to_string()));
+        assert!(
+            matches!(&refused, LockError::Held { holder, .. } if *holder == std::process::id().to_string())
+        );
         let second = StreamLock::take(dir.path(), "a").unwrap_err().to_string();
         assert!(second.contains("already served by ringd with pid"), "{second}");
         drop(held);
@@ -233,11 +273,13 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
-    /// A broker that starts while gc clears up waits for it. Control: one that starts while a broker serves does not.
+    /// A broker that starts while gc clears up waits for it. Control: one that starts while a
+    /// broker serves does not.
     #[test]
     fn a_broker_waits_for_gc() {
         let dir = tempfile::tempdir().unwrap();
-        let swept = StreamLock::take_to_sweep(dir.path(), "a", rustix::process::geteuid().as_raw()).unwrap();
+        let swept = StreamLock::take_to_sweep(dir.path(), "a", rustix::process::geteuid().as_raw())
+            .unwrap();
         std::thread::scope(|scope| {
             let starts = scope.spawn(|| StreamLock::take(dir.path(), "a"));
             std::thread::sleep(2 * SETTLING);
@@ -258,13 +300,16 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&precious).unwrap(), "1");
     }
 
-    /// What stands in the way of a stream and is not its lock is named and left alone. Control: an empty file is taken.
+    /// What stands in the way of a stream and is not its lock is named and left alone. Control: an
+    /// empty file is taken.
     #[test]
     fn nothing_of_others_is_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.lock");
         let long = format!("1\n{}", "2".repeat(80));
-        for foreign in [&b"notes of somebody"[..], b"12345\n", b"\xff\xfe", b"1\n2\n3\n", long.as_bytes()] {
+        for foreign in
+            [&b"notes of somebody"[..], b"12345\n", b"\xff\xfe", b"1\n2\n3\n", long.as_bytes()]
+        {
             std::fs::write(&path, foreign).unwrap();
             let error = StreamLock::take(dir.path(), "a").unwrap_err().to_string();
             assert!(error.contains("a.lock is in the way"), "{error}");
@@ -274,8 +319,8 @@ mod tests {
         assert_eq!(StreamLock::take(dir.path(), "a").unwrap().last_generation(), 0);
     }
 
-    /// A broker that is killed while it writes leaves one generation or the other: the words never change their length,
-    /// so nothing is cut off before it is written.
+    /// A broker that is killed while it writes leaves one generation or the other: the words never
+    /// change their length, so nothing is cut off before it is written.
     #[test]
     fn words_are_replaced_in_place() {
         let dir = tempfile::tempdir().unwrap();
@@ -299,7 +344,15 @@ mod tests {
     fn an_object_is_held_by_its_mapping_too() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ring");
-        let make = || std::fs::File::options().create(true).truncate(false).read(true).write(true).open(&path).unwrap();
+        let make = || {
+            std::fs::File::options()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap()
+        };
         let first = make();
         first.set_len(4096).unwrap();
         assert_eq!(object_is_held(make()), Ok(false));
@@ -311,7 +364,8 @@ mod tests {
         drop(map);
         let other = make();
         assert_eq!(hold_object(&other, &path), Ok(true));
-        // A reader with every lock that it can take keeps nobody from it, and from seeing who has it.
+        // A reader with every lock that it can take keeps nobody from it, and from seeing who has
+        // it.
         drop(other);
         let reader = std::fs::File::open(&path).unwrap();
         assert_eq!(rustix::fs::flock(&reader, FlockOperation::NonBlockingLockExclusive), Ok(()));

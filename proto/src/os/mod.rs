@@ -1,19 +1,18 @@
 //! What the kernel gives us: shared memory, sockets that pass fds, eventfds, clocks, paths.
 //!
-//! Contract: every file is created by the broker, mode 0600; a client only receives fds and checks what it received before
-//! it maps it. Failures are [`OsError`]s that say what was attempted on what.
+//! Contract: every file is created by the broker, mode 0600; a client only receives fds and checks
+//! what it received before it maps it. Failures are [`OsError`]s that say what was attempted on
+//! what.
 
 pub mod backing;
 pub mod clock;
 pub mod event;
-pub mod ivshmem;
-mod kept;
+mod fd_store;
 pub mod lock;
 pub mod object;
 pub mod page;
 pub mod paths;
-mod sealed;
-pub mod shim;
+pub mod sealed;
 pub mod socket;
 pub mod socket_file;
 
@@ -37,6 +36,9 @@ impl OsError {
 
     /// The same for an error of the standard library.
     pub fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> OsError {
-        move |e| OsError { what: what.to_string(), errno: Errno::from_io_error(&e).unwrap_or(Errno::IO) }
+        move |e| OsError {
+            what: what.to_string(),
+            errno: Errno::from_io_error(&e).unwrap_or(Errno::IO),
+        }
     }
 }

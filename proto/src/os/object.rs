@@ -1,12 +1,15 @@
-//! The ring object: made by the broker ([`super::backing`] says in what memory), mapped read-only by everyone else.
+//! The ring object: made by the broker ([`super::backing`] says in what memory), mapped read-only
+//! by everyone else.
 //!
-//! Contract: its header is complete before anybody sees it. This is the one place that casts shared bytes to the layout's structs, after
-//! checking every number in the header against the object's real size.
+//! Contract: its header is complete before anybody sees it. This is the one place that casts shared
+//! bytes to the layout's structs, after checking every number in the header against the object's
+//! real size.
 
 use super::backing::{Backing, Memory, Named, Pages};
-use super::{OsError, clock, kept};
+use super::{OsError, clock, fd_store};
 use crate::layout::{
-    Geometry, Header, Identity, IdentityError, LAYOUT_VERSION, MAGIC, METADATA_MAX, NAME_MAX, PAGE, Slot,
+    Geometry, Header, Identity, IdentityError, LAYOUT_VERSION, MAGIC, METADATA_MAX, NAME_MAX, PAGE,
+    Slot,
 };
 use crate::ring::Parts;
 use crate::ring::RingMemory;
@@ -27,7 +30,8 @@ pub enum ObjectError {
     Os(#[from] OsError),
     /// No room in /dev/shm.
     #[error(
-        "no room in /dev/shm for a ring of {need} bytes ({free} free): make the ring smaller (--capacity, --depth) or enlarge /dev/shm (mount -o remount,size=…)"
+        "no room in /dev/shm for a ring of {need} bytes ({free} free): make the ring smaller \
+        (--capacity, --depth) or enlarge /dev/shm (mount -o remount,size=…)"
     )]
     NoRoom {
         /// Bytes the ring takes.
@@ -56,7 +60,8 @@ pub struct RingSpec<'a> {
     pub metadata: &'a [(String, String)],
     /// What it is kept in.
     pub memory: Memory,
-    /// Whether to ask for huge pages; the footprint is a multiple of [`super::backing::HUGE_PAGE`] then.
+    /// Whether to ask for huge pages; the footprint is a multiple of [`super::backing::HUGE_PAGE`]
+    /// then.
     pub huge_pages: bool,
 }
 
@@ -67,18 +72,23 @@ pub struct RingObject {
     pages: Pages,
     declined: Vec<String>,
     locked: Result<(), rustix::io::Errno>,
-    kept: Option<OwnedFd>,
+    stored: Option<OwnedFd>,
     immutable: Result<(), rustix::io::Errno>,
     _name: Option<Named>,
 }
 
-/// Generation that a leftover object of this name claims, 0 if there is none of our own that can be read.
+/// Generation that a leftover object of this name claims, 0 if there is none of our own that can be
+/// read.
 pub fn leftover_generation(object_name: &str) -> u64 {
-    // Anybody may put anything of that name into /dev/shm: a link, a FIFO, a file that shrinks while it is mapped.
+    // Anybody may put anything of that name into /dev/shm: a link, a FIFO, a file that shrinks
+    // while it is mapped.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(fd) = rustix::fs::open(format!("/dev/shm{object_name}"), flags, Mode::empty()) else { return 0 };
+    let Ok(fd) = rustix::fs::open(format!("/dev/shm{object_name}"), flags, Mode::empty()) else {
+        return 0;
+    };
     let ours = rustix::fs::fstat(&fd).is_ok_and(|s| {
-        s.st_uid == rustix::process::geteuid().as_raw() && FileType::from_raw_mode(s.st_mode) == FileType::RegularFile
+        s.st_uid == rustix::process::geteuid().as_raw()
+            && FileType::from_raw_mode(s.st_mode) == FileType::RegularFile
     });
     if !ours {
         return 0;
@@ -87,8 +97,8 @@ pub fn leftover_generation(object_name: &str) -> u64 {
 }
 
 impl RingObject {
-    /// Makes the ring. `object_name` is its name in /dev/shm if it has one; a leftover of that name goes in any case: the
-    /// caller holds the stream's lock, so nobody serves it.
+    /// Makes the ring. `object_name` is its name in /dev/shm if it has one; a leftover of that name
+    /// goes in any case: the caller holds the stream's lock, so nobody serves it.
     pub fn create(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, ObjectError> {
         let bytes = spec.geometry.footprint();
         let backing = Backing::create(object_name, bytes, spec.memory, spec.huge_pages)?;
@@ -98,9 +108,10 @@ impl RingObject {
         Ok(object)
     }
 
-    /// Takes over the ring that a broker left which died, if it is the one that `spec` describes: same name, sizes,
-    /// metadata, owner, layout and boot. Its generation is its own; that of `spec` is not looked at. The ring is not
-    /// written here: [`crate::ring::Publisher::adopt`] does the rest, and whoever gives it up then removes it by dropping this.
+    /// Takes over the ring that a broker left which died, if it is the one that `spec` describes:
+    /// same name, sizes, metadata, owner, layout and boot. Its generation is its own; that of
+    /// `spec` is not looked at. The ring is not written here: [`crate::ring::Publisher::adopt`]
+    /// does the rest, and whoever gives it up then removes it by dropping this.
     ///
     /// # Errors
     /// Why it is not; `None`: there is none.
@@ -117,24 +128,24 @@ impl RingObject {
     ///
     /// # Errors
     /// Why it is not that ring; it is closed then.
-    pub fn adopt_kept(fd: OwnedFd, spec: &RingSpec<'_>) -> Result<Self, String> {
-        let backing = kept::adopt(fd, spec.geometry.footprint())?;
+    pub fn adopt_stored(fd: OwnedFd, spec: &RingSpec<'_>) -> Result<Self, String> {
+        let backing = fd_store::adopt(fd, spec.geometry.footprint())?;
         describes(&backing.map, spec)?;
         Ok(Self::of(backing, spec))
     }
 
     fn of(backing: Backing, spec: &RingSpec<'_>) -> Self {
-        let Backing { map, read_only, pages, declined, locked, name, kept, immutable } = backing;
+        let Backing { map, read_only, pages, declined, locked, name, stored, immutable } = backing;
         let memory = Arc::new(over(map, spec.geometry));
-        Self { memory, read_only, pages, declined, locked, kept, immutable, _name: name }
+        Self { memory, read_only, pages, declined, locked, stored, immutable, _name: name }
     }
 
-    /// What a service manager is to keep, once: a ring of [`Memory::KeptMemfd`] that is fresh.
-    pub fn take_kept(&mut self) -> Option<OwnedFd> {
-        self.kept.take()
+    /// What a service manager is to keep, once: a ring of [`Memory::StoredMemfd`] that is fresh.
+    pub fn take_for_store(&mut self) -> Option<OwnedFd> {
+        self.stored.take()
     }
 
-    /// Of [`Memory::KeptMemfd`]: whether it can never be opened for writing again; else why not.
+    /// Of [`Memory::StoredMemfd`]: whether it can never be opened for writing again; else why not.
     pub fn immutable(&self) -> Result<(), rustix::io::Errno> {
         self.immutable
     }
@@ -167,7 +178,8 @@ impl RingObject {
 
 /// Whether the header in `map` is that of the ring of `spec`; else what is not.
 fn describes(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), String> {
-    // SAFETY: at least a page is mapped, of the size the caller has checked; identity is plain integers, valid for any bits.
+    // SAFETY: at least a page is mapped, of the size the caller has checked; identity is plain
+    // integers, valid for any bits.
     let identity = unsafe { map.as_ptr().cast::<Identity>().read() };
     let geometry = identity.validate(map.len() as u64).map_err(|e| e.to_string())?;
     let differs = [
@@ -193,8 +205,8 @@ pub struct AttachedRing {
     pub metadata: Vec<(String, String)>,
 }
 
-/// Maps a ring that was handed over, after checking it; `prefault` fills this process's page tables now, so that reading
-/// takes no fault later.
+/// Maps a ring that was handed over, after checking it; `prefault` fills this process's page tables
+/// now, so that reading takes no fault later.
 pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError> {
     let stat = rustix::fs::fstat(&fd).map_err(OsError::at("fstat ring"))?;
     let bytes = u64::try_from(stat.st_size).unwrap_or(0);
@@ -209,7 +221,8 @@ pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError
     let map = options
         .map_raw_read_only(rustix::fd::AsRawFd::as_raw_fd(&fd.as_fd()))
         .map_err(OsError::io("mmap ring read-only"))?;
-    // SAFETY: at least a page is mapped; identity is plain integers, valid for any bits, constant since before it was shared.
+    // SAFETY: at least a page is mapped; identity is plain integers, valid for any bits, constant
+    // since before it was shared.
     let identity = unsafe { map.as_ptr().cast::<Identity>().read() };
     let geometry = identity.validate(bytes)?;
     let metadata = read_metadata(&map);
@@ -221,11 +234,14 @@ fn over(map: MmapRaw, geometry: Geometry) -> RingMemory {
     assert!(map.len() as u64 >= geometry.footprint(), "checked by the callers");
     let base = NonNull::new(map.as_mut_ptr()).expect("a mapping is never at 0");
     let at = |offset: usize| {
-        // SAFETY: every offset passed below lies inside the footprint, which is mapped (asserted above).
+        // SAFETY: every offset passed below lies inside the footprint, which is mapped (asserted
+        // above).
         unsafe { base.add(offset) }
     };
-    let slots =
-        NonNull::slice_from_raw_parts(at(geometry.slots_offset() as usize).cast::<Slot>(), geometry.depth() as usize);
+    let slots = NonNull::slice_from_raw_parts(
+        at(geometry.slots_offset() as usize).cast::<Slot>(),
+        geometry.depth() as usize,
+    );
     let payload = NonNull::slice_from_raw_parts(
         at(geometry.payload_offset() as usize).cast::<AtomicU64>(),
         geometry.capacity() as usize / 8,
@@ -239,9 +255,9 @@ fn over(map: MmapRaw, geometry: Geometry) -> RingMemory {
         slots,
         payload,
     };
-    // SAFETY: all parts lie inside the mapping (offsets of a checked geometry), aligned by the layout's assertions on a
-    // page-aligned base, and live as long as the mapping, which becomes the backing. A read-only mapping is only ever
-    // given to readers, which do not store.
+    // SAFETY: all parts lie inside the mapping (offsets of a checked geometry), aligned by the
+    // layout's assertions on a page-aligned base, and live as long as the mapping, which becomes
+    // the backing. A read-only mapping is only ever given to readers, which do not store.
     unsafe { RingMemory::from_parts(geometry, parts, Box::new(map)) }
 }
 
@@ -283,9 +299,13 @@ fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
         }
     }
     if packed.len() > METADATA_MAX {
-        return Err(ObjectError::Metadata(format!("takes {} bytes, at most {METADATA_MAX} fit", packed.len())));
+        return Err(ObjectError::Metadata(format!(
+            "takes {} bytes, at most {METADATA_MAX} fit",
+            packed.len()
+        )));
     }
-    // SAFETY: the header page is mapped writable, page-aligned, and nobody else can see the object's content yet.
+    // SAFETY: the header page is mapped writable, page-aligned, and nobody else can see the
+    // object's content yet.
     unsafe { map.as_mut_ptr().cast::<Identity>().write(identity) };
     // SAFETY: offset of a field inside the header page.
     let len_at = unsafe { map.as_mut_ptr().add(offset_of!(Header, metadata_len)) }.cast::<u64>();

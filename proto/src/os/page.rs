@@ -1,8 +1,10 @@
-//! Reader pages and the statistics area: small memfds that cannot be made shorter under anybody's feet.
+//! Reader pages and the statistics area: small memfds that cannot be made shorter under anybody's
+//! feet.
 //!
-//! Contract: both are created by the broker, mode 0600, sealed against shrinking and growing. A reader's page object (a page
-//! of its account, a page of its latencies) is writable by its one reader and read by the broker; the statistics area is
-//! sealed against every writer but the broker's own mapping.
+//! Contract: both are created by the broker, mode 0600, sealed against shrinking and growing. A
+//! reader's page object (a page of its account, a page of its latencies) is writable by its one
+//! reader and read by the broker; the statistics area is sealed against every writer but the
+//! broker's own mapping.
 
 use super::{OsError, sealed};
 use crate::layout::{LatencyBlock, PAGE, READER_OBJECT, ReaderBlock, reader_block_offset};
@@ -34,7 +36,12 @@ pub struct ReaderPage {
 impl ReaderPage {
     /// A fresh page for reader `index`, and the fd to hand over.
     pub fn create(index: u32) -> Result<(Self, OwnedFd), OsError> {
-        let (fd, map) = sealed::create("ringweir-reader", READER_OBJECT, SealFlags::empty(), MemfdFlags::empty())?;
+        let (fd, map) = sealed::create(
+            "ringweir-reader",
+            READER_OBJECT,
+            SealFlags::empty(),
+            MemfdFlags::empty(),
+        )?;
         Ok((Self { map, offset: reader_block_offset(index) }, fd))
     }
 
@@ -42,7 +49,9 @@ impl ReaderPage {
     pub fn attach(fd: impl AsFd, block_offset: u32) -> Result<Self, OsError> {
         let offset = block_offset as usize;
         received(&fd, "reader page", READER_OBJECT)?;
-        if !offset.is_multiple_of(align_of::<ReaderBlock>()) || offset + size_of::<ReaderBlock>() > PAGE {
+        if !offset.is_multiple_of(align_of::<ReaderBlock>())
+            || offset + size_of::<ReaderBlock>() > PAGE
+        {
             let what = format!("reader page: block offset {offset} is outside the page");
             return Err(OsError { what, errno: rustix::io::Errno::INVAL });
         }
@@ -64,8 +73,8 @@ impl ReaderPage {
     pub fn block(&self) -> &ReaderBlock {
         // SAFETY: inside the page (checked in attach; by construction in create).
         let block = unsafe { self.map.as_ptr().add(self.offset) }.cast::<ReaderBlock>();
-        // SAFETY: aligned, mapped as long as self, of a file sealed against shrinking; atomics, and reserved words that
-        // nobody reads, so any content is valid.
+        // SAFETY: aligned, mapped as long as self, of a file sealed against shrinking; atomics, and
+        // reserved words that nobody reads, so any content is valid.
         unsafe { &*block }
     }
 
@@ -88,7 +97,8 @@ impl StatsArea {
     /// A fresh area, and the fd to hand over: nobody who gets it can write it, of whatever user.
     pub fn create(readers_max: u32) -> Result<(Self, OwnedFd), OsError> {
         let bytes = area_bytes(readers_max).next_multiple_of(PAGE);
-        let (fd, map) = sealed::create("ringweir-stats", bytes, SealFlags::FUTURE_WRITE, MemfdFlags::empty())?;
+        let (fd, map) =
+            sealed::create("ringweir-stats", bytes, SealFlags::FUTURE_WRITE, MemfdFlags::empty())?;
         Ok((Self { map }, fd))
     }
 
@@ -104,7 +114,10 @@ impl StatsArea {
 
     /// Its words, for [`crate::stats::StatsWriter`] (the creator's) or [`crate::stats::StatsView`].
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: page-aligned, mapped as long as self, of a file sealed against shrinking; a viewer only loads.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), self.map.len() / 8) }
+        // SAFETY: page-aligned, mapped as long as self, of a file sealed against shrinking; a
+        // viewer only loads.
+        unsafe {
+            std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), self.map.len() / 8)
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Where things are: the run directory, and the names in it and in /dev/shm.
 //!
-//! Contract: stream NAME of a broker with run directory D is `D/NAME.sock` (control socket), `D/NAME.lock` (held while a
-//! broker serves it) and the shared-memory object `/ringweir.UID.TAG.NAME`, where TAG stands for D, so that brokers of
-//! different directories do not meet.
+//! Contract: stream NAME of a broker with run directory D is `D/NAME.sock` (control socket),
+//! `D/NAME.lock` (held while a broker serves it) and the shared-memory object
+//! `/ringweir.UID.TAG.NAME`, where TAG stands for D, so that brokers of different directories do
+//! not meet.
 
 use super::OsError;
 use rustix::io::Errno;
@@ -14,7 +15,8 @@ const SYSTEM_RUN_DIR: &str = "/run/ringweir";
 
 /// A name no stream can have.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stream name {0:?}: use 1 to {max} of A-Z a-z 0-9 . _ - and begin with a letter or digit", max = crate::layout::NAME_MAX)]
+#[error("stream name {0:?}: use 1 to {max} of A-Z a-z 0-9 . _ - and begin with a letter or \
+    digit", max = crate::layout::NAME_MAX)]
 pub struct BadName(pub String);
 
 /// Checks a stream name.
@@ -44,8 +46,8 @@ pub fn search_dirs() -> Vec<PathBuf> {
     dirs
 }
 
-/// The directory a broker makes its sockets in, created if its parent exists: `explicit`, else the first of
-/// [`search_dirs`] that can be made and written.
+/// The directory a broker makes its sockets in, created if its parent exists: `explicit`, else the
+/// first of [`search_dirs`] that can be made and written.
 pub fn make_run_dir(explicit: Option<&Path>) -> Result<PathBuf, OsError> {
     let candidates = explicit.map_or_else(search_dirs, |dir| vec![dir.to_path_buf()]);
     let mut last = None;
@@ -56,8 +58,10 @@ pub fn make_run_dir(explicit: Option<&Path>) -> Result<PathBuf, OsError> {
         }
     }
     let tried: Vec<_> = candidates.iter().map(|d| d.display().to_string()).collect();
-    let what =
-        format!("no run directory could be made (tried {}); give --run-dir DIR or set {RUN_DIR_ENV}", tried.join(", "));
+    let what = format!(
+        "no run directory could be made (tried {}); give --run-dir DIR or set {RUN_DIR_ENV}",
+        tried.join(", ")
+    );
     Err(OsError { what, errno: last.unwrap_or(Errno::NOENT) })
 }
 
@@ -130,7 +134,8 @@ pub fn streams_in(dir: &Path) -> Vec<String> {
 
 fn names_in(dir: &Path, suffix: &str) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let names = entries.filter_map(|e| e.file_name().to_str()?.strip_suffix(suffix).map(String::from));
+    let names =
+        entries.filter_map(|e| e.file_name().to_str()?.strip_suffix(suffix).map(String::from));
     let mut names: Vec<_> = names.filter(|n| check_name(n).is_ok()).collect();
     names.sort();
     names
@@ -153,7 +158,11 @@ mod tests {
     #[test]
     fn a_run_dir_that_cannot_be_made_is_named() {
         let error = make_run_dir(Some(Path::new("/proc/nowhere/x"))).unwrap_err();
-        assert!(error.to_string().contains("/proc/nowhere/x") && error.to_string().contains("--run-dir"), "{error}");
+        assert!(
+            error.to_string().contains("/proc/nowhere/x")
+                && error.to_string().contains("--run-dir"),
+            "{error}"
+        );
     }
 
     #[test]

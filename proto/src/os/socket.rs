@@ -1,14 +1,15 @@
 //! The control socket: SEQPACKET, one packet a message, fds beside it, and who is at the other end.
 //!
-//! Contract: sockets are close-on-exec; a packet or its fds that do not fit are an error, never cut silently; received fds
-//! are owned at once, so nothing leaks on any path.
+//! Contract: sockets are close-on-exec; a packet or its fds that do not fit are an error, never cut
+//! silently; received fds are owned at once, so nothing leaks on any path.
 
 use super::OsError;
 use crate::control::MESSAGE_MAX;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    sockopt,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -22,7 +23,8 @@ pub const FDS_MAX: usize = 4;
 /// The process at the other end, as the kernel knows it from when it connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Process; for showing, not for trusting: pids are reused. 0 if it has none where the broker lives (another pid namespace).
+    /// Process; for showing, not for trusting: pids are reused. 0 if it has none where the broker
+    /// lives (another pid namespace).
     pub pid: u32,
     /// Effective user.
     pub uid: u32,
@@ -49,8 +51,8 @@ fn socket() -> Result<OwnedFd, OsError> {
 /// Listens at `path`, which must not exist, with `mode` and, if given, group `gid`.
 pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<OwnedFd, OsError> {
     let shown = path.display();
-    let address =
-        SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
+    let address = SocketAddrUnix::new(path)
+        .map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
     let fd = socket()?;
     rustix::net::bind(&fd, &address).map_err(OsError::at(format_args!("bind {shown}")))?;
     // Nobody gets in before listen, so the moment between bind and these is harmless.
@@ -61,7 +63,8 @@ pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<OwnedFd, OsErr
     }
     rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))
         .map_err(OsError::at(format_args!("chmod {shown}")))?;
-    // A connection that went away between the event and the accept must not block the one who accepts.
+    // A connection that went away between the event and the accept must not block the one who
+    // accepts.
     rustix::io::ioctl_fionbio(&fd, true).map_err(OsError::at(format_args!("FIONBIO {shown}")))?;
     rustix::net::listen(&fd, 128).map_err(OsError::at(format_args!("listen {shown}")))?;
     Ok(fd)
@@ -72,14 +75,16 @@ pub fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
 }
 
-/// How long a broker may take to accept and to answer: one that starts may be busy making its next ring.
+/// How long a broker may take to accept and to answer: one that starts may be busy making its next
+/// ring.
 pub const ANSWER: Duration = Duration::from_secs(10);
 
-/// Connects to `path`; fails with `AGAIN`, as receiving does later, if nobody answers for [`ANSWER`].
+/// Connects to `path`; fails with `AGAIN`, as receiving does later, if nobody answers for
+/// [`ANSWER`].
 pub fn connect(path: &Path) -> Result<OwnedFd, OsError> {
     let shown = path.display();
-    let address =
-        SocketAddrUnix::new(path).map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
+    let address = SocketAddrUnix::new(path)
+        .map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
     let fd = socket()?;
     answer_within(&fd, ANSWER)?;
     rustix::net::connect(&fd, &address).map_err(OsError::at(format_args!("connect {shown}")))?;
@@ -89,7 +94,8 @@ pub fn connect(path: &Path) -> Result<OwnedFd, OsError> {
 /// From now on receiving, and sending, fail with `AGAIN` if nothing moves for so long.
 pub fn answer_within(fd: impl AsFd, limit: Duration) -> Result<(), OsError> {
     for way in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-        sockopt::set_socket_timeout(&fd, way, Some(limit)).map_err(OsError::at("set socket timeout"))?;
+        sockopt::set_socket_timeout(&fd, way, Some(limit))
+            .map_err(OsError::at("set socket timeout"))?;
     }
     Ok(())
 }
@@ -105,12 +111,18 @@ pub fn send(fd: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), E
     Ok(())
 }
 
-/// Receives one packet. Fails with `MSGSIZE` if it is longer than a message can be or brings more fds than one may.
+/// Receives one packet. Fails with `MSGSIZE` if it is longer than a message can be or brings more
+/// fds than one may.
 pub fn receive(fd: impl AsFd) -> Result<Packet, Errno> {
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let got = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let got = rustix::net::recvmsg(
+        fd,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let mut fds = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
@@ -124,12 +136,18 @@ pub fn receive(fd: impl AsFd) -> Result<Packet, Errno> {
     Ok(Packet { bytes, fds })
 }
 
-/// Receives one packet of a peer that is not trusted, and none of its fds: closing one of those can take as long as the
-/// peer likes (FUSE). Empty = hung up; `MSGSIZE` if it is too long or brings fds.
+/// Receives one packet of a peer that is not trusted, and none of its fds: closing one of those can
+/// take as long as the peer likes (FUSE). Empty = hung up; `MSGSIZE` if it is too long or brings
+/// fds.
 pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut none = RecvAncillaryBuffer::default();
-    let got = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(&mut bytes)], &mut none, RecvFlags::CMSG_CLOEXEC)?;
+    let got = rustix::net::recvmsg(
+        fd,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut none,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
         return Err(Errno::MSGSIZE);
     }
@@ -137,27 +155,31 @@ pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Who connected. The pid is 0 for a process of a pid namespace we cannot see, which is why rustix, whose `Pid` is never 0,
-/// is not asked.
+/// Who connected. The pid is 0 for a process of a pid namespace we cannot see, which is why rustix,
+/// whose `Pid` is never 0, is not asked.
 pub fn peer(fd: impl AsFd) -> Result<Peer, Errno> {
     let mut who = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
     let (raw, to) = (fd.as_fd().as_raw_fd(), (&raw mut who).cast());
-    // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most that many.
-    let rc = unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut bytes) };
+    // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most
+    // that many.
+    let rc =
+        unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut bytes) };
     if rc != 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
     Ok(Peer { pid: who.pid.unsigned_abs(), uid: who.uid, gid: who.gid, groups: groups(fd.as_fd()) })
 }
 
-/// Supplementary groups of the peer (SO_PEERGROUPS, which rustix does not know); empty if the kernel will not say.
+/// Supplementary groups of the peer (SO_PEERGROUPS, which rustix does not know); empty if the
+/// kernel will not say.
 fn groups(fd: BorrowedFd<'_>) -> Vec<u32> {
     const MOST: usize = 65536; // NGROUPS_MAX
     let mut groups = vec![0u32; 64];
     loop {
         let mut bytes = (groups.len() * 4) as libc::socklen_t;
-        // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most that many.
+        // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at
+        // most that many.
         let rc = unsafe {
             libc::getsockopt(
                 fd.as_raw_fd(),
@@ -171,7 +193,9 @@ fn groups(fd: BorrowedFd<'_>) -> Vec<u32> {
             groups.truncate(bytes as usize / 4);
             return groups;
         }
-        if std::io::Error::last_os_error().raw_os_error() != Some(libc::ERANGE) || groups.len() >= MOST {
+        if std::io::Error::last_os_error().raw_os_error() != Some(libc::ERANGE)
+            || groups.len() >= MOST
+        {
             return Vec::new();
         }
         groups.resize((bytes as usize / 4).clamp(groups.len() + 1, MOST), 0);

@@ -1,7 +1,8 @@
-//! The file of a unix socket that others send to or connect to: made with its mode, in place of a dead one only, removed
-//! by whom it belongs to.
+//! The file of a unix socket that others send to or connect to: made with its mode, in place of a
+//! dead one only, removed by whom it belongs to.
 //!
-//! Contract: what is in the way and is not a socket, or is one at which somebody listens, is named and left alone.
+//! Contract: what is in the way and is not a socket, or is one at which somebody listens, is named
+//! and left alone.
 
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
@@ -31,10 +32,17 @@ impl SocketFile {
     /// If the path cannot be had, in words that name it.
     pub fn bind(path: &str, kind: SocketType, mode: u32) -> Result<Self, BindError> {
         let failed = |step: &str, e: Errno| BindError(format!("{step} {path}: {e}"));
-        let address = SocketAddrUnix::new(path)
-            .map_err(|_| BindError(format!("{path:?} is no path of a socket: it has 1 to 107 bytes")))?;
-        let new =
-            || rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
+        let address = SocketAddrUnix::new(path).map_err(|_| {
+            BindError(format!("{path:?} is no path of a socket: it has 1 to 107 bytes"))
+        })?;
+        let new = || {
+            rustix::net::socket_with(
+                AddressFamily::UNIX,
+                kind,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+                None,
+            )
+        };
         let fd = new().map_err(|e| failed("socket", e))?;
         let mode = Mode::from_raw_mode(mode);
         // The file gets the mode of the socket: at no moment may anybody more than is meant to.
@@ -51,11 +59,15 @@ impl SocketFile {
             }
             let stat = rustix::fs::lstat(path).map_err(|e| failed("looking at", e))?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-                return Err(BindError(format!("{path} is in the way and is not a socket: remove it, or name another")));
+                return Err(BindError(format!(
+                    "{path} is in the way and is not a socket: remove it, or name another"
+                )));
             }
             let probe = new().map_err(|e| failed("socket", e))?;
             if rustix::net::connect(&probe, &address) != Err(Errno::CONNREFUSED) {
-                return Err(BindError(format!("{path} is in use by another process (see `ss -xap`)")));
+                return Err(BindError(format!(
+                    "{path} is in use by another process (see `ss -xap`)"
+                )));
             }
             // Nobody listens: left by a process that was killed.
             rustix::fs::unlink(path).map_err(|e| failed("removing the dead socket", e))?;

@@ -1,17 +1,18 @@
 //! Adopting the ring of a broker that died: `DESIGN.md` §7, step by step.
 //!
-//! Contract: the caller is the only one that may write the ring (it holds the stream's lock), and readers may be reading it
-//! all the while. Few words are trusted, and checked against one another first; whoever is killed in here leaves a
-//! ring that the next one adopts all the same.
+//! Contract: the caller is the only one that may write the ring (it holds the stream's lock), and
+//! readers may be reading it all the while. Few words are trusted, and checked against one another
+//! first; whoever is killed in here leaves a ring that the next one adopts all the same.
 
 use super::crash::{self, Point};
 use super::loss::{Layer, Restarted};
 use super::memory::RingMemory;
 use super::publish::Publisher;
+use super::site;
 use crate::layout::{align8, flags};
 use crate::seq::Claimed;
 use crate::stats::PumpCounter;
-use crate::sync::{Ordering, Site, fence, ordering, weakened};
+use crate::sync::{Ordering, fence, ordering, weakened};
 use std::sync::Arc;
 
 /// Why a ring cannot be adopted.
@@ -47,25 +48,37 @@ struct Left {
 }
 
 impl Publisher {
-    /// The writing end of a ring whose publisher died. What was flushed stays as it is and the next datagram gets the next
-    /// seq; all that was claimed stays claimed. `position` is how many numbers the source's own consumer has
-    /// accounted for, if the source has such numbers and knows ([`Self::set_position`]).
+    /// The writing end of a ring whose publisher died. What was flushed stays as it is and the next
+    /// datagram gets the next seq; all that was claimed stays claimed. `position` is how many
+    /// numbers the source's own consumer has accounted for, if the source has such numbers and
+    /// knows ([`Self::set_position`]).
     ///
     /// # Errors
     /// [`Unfit`], with the ring as it was.
-    pub fn adopt(memory: Arc<RingMemory>, position: Option<u32>) -> Result<(Self, Restarted), Unfit> {
+    pub fn adopt(
+        memory: Arc<RingMemory>,
+        position: Option<u32>,
+    ) -> Result<(Self, Restarted), Unfit> {
         let left = Left::of(&memory)?;
         let geometry = *memory.geometry();
         let Left { next, end, generation, .. } = left;
-        let claim = if weakened(Site::AdoptedClaimBack) { Claimed { seq: next, pos: end } } else { left.claim };
-        // I7, P2: as if this publisher had claimed it all itself; partner: the reader's ValidateFence.
+        let claim = if weakened(site::ADOPTED_CLAIM_BACK) {
+            Claimed { seq: next, pos: end }
+        } else {
+            left.claim
+        };
+        // I7, P2: as if this publisher had claimed it all itself; partner: the reader's
+        // ValidateFence.
         memory.claim_line().seq.store(claim.seq, Ordering::Relaxed);
         memory.claim_line().pos.store(claim.pos, Ordering::Relaxed);
-        fence(Site::ClaimFence, Ordering::Release);
+        fence(site::CLAIM_FENCE, Ordering::Release);
         crash::at(Point::A1);
 
         let known = memory.position().zip(position).map(|(base, position)| {
-            let told = base.wrapping_add(next as u32).wrapping_add(left.upstream).wrapping_add(left.lost as u32);
+            let told = base
+                .wrapping_add(next as u32)
+                .wrapping_add(left.upstream)
+                .wrapping_add(left.lost as u32);
             position.wrapping_sub(told)
         });
         let exact = known.filter(|lost| *lost < 1 << 31).map(u64::from);
@@ -76,7 +89,8 @@ impl Publisher {
             None => {
                 let (mut lost, inexact) = (left.lost + left.begun + pending, left.inexact + 1);
                 // One who was killed in here may have cleared what it had counted.
-                let stood = [&record.generation, &record.first, &record.inexact].map(|w| w.load(Ordering::Relaxed));
+                let stood = [&record.generation, &record.first, &record.inexact]
+                    .map(|w| w.load(Ordering::Relaxed));
                 if stood == [generation + 1, next, inexact] {
                     lost = lost.max(record.lost.load(Ordering::Relaxed));
                 }
@@ -97,9 +111,9 @@ impl Publisher {
         }
         settle(&memory, pending);
         crash::at(Point::A4);
-        if !weakened(Site::RestartUntold) {
+        if !weakened(site::RESTART_UNTOLD) {
             // P12: the record above is visible to who sees this; partner: the reader's RestartLoad.
-            let store = ordering(Site::RestartStore, Ordering::Release);
+            let store = ordering(site::RESTART_STORE, Ordering::Release);
             memory.state_line().generation.store(generation + 1, store);
         }
         crash::at(Point::A5);
@@ -120,7 +134,8 @@ impl Publisher {
             claim_pos: claim.pos,
             bytes: left.bytes,
             upstream: left.upstream,
-            upstream_flags: left.upstream_flags & !(flags::LOSS_UNKNOWN | flags::TRUNCATED | !0 << flags::GONE_SHIFT),
+            upstream_flags: left.upstream_flags
+                & !(flags::LOSS_UNKNOWN | flags::TRUNCATED | !0 << flags::GONE_SHIFT),
             source: memory.source_word(),
             restart_lost: lost as u32,
             limit: Claimed { seq: u64::MAX, pos: u64::MAX },
@@ -132,7 +147,15 @@ impl Publisher {
         publisher.add(PumpCounter::Restarts, 1);
         publisher.set(PumpCounter::RestartLost, lost);
         let cost = lost - left.lost;
-        Ok((publisher, Restarted { generation: generation + 1, first: next, lost: cost, exact: exact.is_some() }))
+        Ok((
+            publisher,
+            Restarted {
+                generation: generation + 1,
+                first: next,
+                lost: cost,
+                exact: exact.is_some(),
+            },
+        ))
     }
 }
 
@@ -143,9 +166,12 @@ impl Left {
         }
         let geometry = memory.geometry();
         let damaged = |what| Err(Unfit::Damaged(what));
-        let (next, claim, generation) = (memory.write_cursor(), memory.claimed(), memory.generation());
+        let (next, claim, generation) =
+            (memory.write_cursor(), memory.claimed(), memory.generation());
         // Bounded before anything is added to it: nothing of this ever wraps in a ring of ours.
-        if [next, claim.seq, claim.pos, generation, memory.source_word()].iter().any(|n| *n >= 1 << 62)
+        if [next, claim.seq, claim.pos, generation, memory.source_word()]
+            .iter()
+            .any(|n| *n >= 1 << 62)
             || generation == 0
         {
             return damaged("a cursor, the generation or the source's word is out of range");
@@ -169,7 +195,8 @@ impl Left {
         if let Some(newest) = next.checked_sub(1) {
             let slot = memory.slot(newest);
             let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
-            let (pos, len, tags) = (load(&slot.pos), load(&slot.lengths) & 0xffff_ffff, load(&slot.tags));
+            let (pos, len, tags) =
+                (load(&slot.pos), load(&slot.lengths) & 0xffff_ffff, load(&slot.tags));
             if load(&slot.stamp) != next || pos >= 1 << 62 || len > geometry.max_datagram() {
                 return damaged("the newest datagram is not its own");
             }
@@ -185,11 +212,13 @@ impl Left {
                 return damaged("more bytes were published than there can have been");
             }
             (left.upstream, left.upstream_flags) = ((tags >> 32) as u32, (tags >> 16) as u16);
-            if !claim.spares_slot(geometry, newest) || !claim.spares_payload(geometry, pos) {
+            if !claim.slot_is_valid(geometry, newest) || !claim.payload_is_valid(geometry, pos) {
                 return damaged("the newest datagram is claimed again");
             }
         }
-        if !(left.end..=left.end + geometry.capacity()).contains(&claim.pos) || !claim.pos.is_multiple_of(8) {
+        if !(left.end..=left.end + geometry.capacity()).contains(&claim.pos)
+            || !claim.pos.is_multiple_of(8)
+        {
             return damaged("bytes are claimed that cannot be");
         }
         let record = memory.restart(generation);
@@ -203,7 +232,8 @@ impl Left {
                 return damaged("its restarts cost more than there can have been");
             }
         }
-        let begun = (next..claim.seq).take_while(|seq| memory.slot(*seq).stamp.load(Ordering::Relaxed) == seq + 1);
+        let begun = (next..claim.seq)
+            .take_while(|seq| memory.slot(*seq).stamp.load(Ordering::Relaxed) == seq + 1);
         left.begun = begun.count() as u64;
         Ok(left)
     }
@@ -214,7 +244,9 @@ const LAYERS: [Layer; 3] = [Layer::Device, Layer::Kernel, Layer::Broker];
 
 /// Losses before the ring that were counted and that no datagram tells of.
 fn pending(memory: &RingMemory, told: u32) -> u64 {
-    let counted = LAYERS.iter().fold(0, |sum: u32, layer| sum.wrapping_add(memory.counter(layer.counter()) as u32));
+    let counted = LAYERS
+        .iter()
+        .fold(0, |sum: u32, layer| sum.wrapping_add(memory.counter(layer.counter()) as u32));
     let pending = counted.wrapping_sub(told);
     // Counters are only counters: where they are behind, there is nothing to tell.
     if pending < 1 << 31 { pending.into() } else { 0 }

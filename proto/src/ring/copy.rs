@@ -1,18 +1,22 @@
-//! The racing copy, in one place: moving bytes into and out of payload that another process may be reading or writing.
+//! The racing copy, in one place: moving bytes into and out of payload that another process may be
+//! reading or writing.
 //!
-//! Contract: a copy may be torn, never out of bounds; its caller validates the claim line afterwards and throws torn bytes
-//! away. `DESIGN.md` ("The racing copy") argues why this is sound: the moves are either relaxed atomic words (loom, and
-//! machines other than x86-64) or moves in assembler, of which the compiler knows only that they touch memory.
+//! Contract: a copy may be torn, never out of bounds; its caller validates the claim line
+//! afterwards and throws torn bytes away. `DESIGN.md` ("The racing copy") argues why this is sound:
+//! the moves are either relaxed atomic words (loom, and machines other than x86-64) or moves in
+//! assembler, of which the compiler knows only that they touch memory.
 
 use crate::sync::AtomicU64;
 use std::ptr::NonNull;
 
-/// Has the cache line at `address` fetched, if the machine can be asked to. A hint: any address will do.
+/// Has the cache line at `address` fetched, if the machine can be asked to. A hint: any address
+/// will do.
 #[cfg(not(ringweir_loom))]
 #[inline(always)]
 pub(super) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing that the program sees and cannot fault, whatever the address.
+    // SAFETY: a prefetch reads nothing that the program sees and cannot fault, whatever the
+    // address.
     unsafe {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(address.cast());
@@ -36,7 +40,10 @@ impl Payload {
     #[cfg(not(ringweir_loom))]
     #[inline(always)]
     pub(super) fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(offset.checked_add(len).is_some_and(|end| end <= self.words.len() * 8), "payload range out of bounds");
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.words.len() * 8),
+            "payload range out of bounds"
+        );
         // SAFETY: inside the allocation, by the assertion above.
         unsafe { self.words.as_ptr().cast::<u8>().add(offset) }
     }
@@ -48,7 +55,8 @@ impl Payload {
         prefetch(self.words.as_ptr().cast::<u8>().wrapping_add(offset));
     }
 
-    /// Copies `src` to `offset`, which is a multiple of 8. Panics if it does not fit: positions come from the publisher itself.
+    /// Copies `src` to `offset`, which is a multiple of 8. Panics if it does not fit: positions
+    /// come from the publisher itself.
     #[inline]
     pub(super) fn copy_in(&self, offset: usize, src: &[u8]) {
         #[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
@@ -59,7 +67,8 @@ impl Payload {
         self.words_in(offset, src);
     }
 
-    /// Copies out from `offset`, any alignment. Panics if out of range: readers clamp before they come here.
+    /// Copies out from `offset`, any alignment. Panics if out of range: readers clamp before they
+    /// come here.
     #[inline]
     pub(super) fn copy_out(&self, offset: usize, dst: &mut [u8]) {
         #[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
@@ -82,7 +91,9 @@ mod words {
             assert!(offset.is_multiple_of(8), "payload is written from aligned positions");
             // SAFETY: the words live as long as the ring memory that lent this payload.
             let words = unsafe { self.words.as_ref() };
-            for (word, bytes) in words[offset / 8..][..src.len().div_ceil(8)].iter().zip(src.chunks(8)) {
+            for (word, bytes) in
+                words[offset / 8..][..src.len().div_ceil(8)].iter().zip(src.chunks(8))
+            {
                 let mut eight = [0; 8];
                 eight[..bytes.len()].copy_from_slice(bytes);
                 word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
@@ -106,23 +117,26 @@ mod words {
     }
 }
 
-/// ThreadSanitizer cannot look into assembler, and lets words race: moves that do race wherever P1 does not order them. For tests
-/// in which nobody is lapped; a lapped reader races by design (§6).
+/// ThreadSanitizer cannot look into assembler, and lets words race: moves that do race wherever P1
+/// does not order them. For tests in which nobody is lapped; a lapped reader races by design (§6).
 #[cfg(ringweir_tsan)]
 mod plain {
     /// Copies `len` bytes. Both ranges are valid and do not overlap.
     pub(super) fn copy(dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: valid and apart, by the contract; whether they are raced on is what the test is about.
+        // SAFETY: valid and apart, by the contract; whether they are raced on is what the test is
+        // about.
         unsafe { dst.copy_from_nonoverlapping(src, len) }
     }
 }
 
-/// Moves the compiler cannot look into: 32-byte AVX where the machine has it, else the 16-byte moves every x86-64 has.
+/// Moves the compiler cannot look into: 32-byte AVX where the machine has it, else the 16-byte
+/// moves every x86-64 has.
 #[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
 mod moves {
     use core::arch::asm;
 
-    /// Copies `len` bytes. Both ranges are valid; they do not overlap; either may be raced on by another process.
+    /// Copies `len` bytes. Both ranges are valid; they do not overlap; either may be raced on by
+    /// another process.
     #[inline]
     pub(super) fn copy(dst: *mut u8, src: *const u8, len: usize) {
         match len {
@@ -166,11 +180,12 @@ mod moves {
         }
     }
 
-    /// At least 16 bytes: whole 16-byte moves, then one that ends at the end and may overlap the last.
+    /// At least 16 bytes: whole 16-byte moves, then one that ends at the end and may overlap the
+    /// last.
     #[inline]
     fn sse2(dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: `at` runs over multiples of 64, then 16, while that many bytes remain; the last move starts at
-        // len - 16 >= 0. All inside both ranges.
+        // SAFETY: `at` runs over multiples of 64, then 16, while that many bytes remain; the last
+        // move starts at len - 16 >= 0. All inside both ranges.
         unsafe {
             asm!(
                 "2:",
@@ -209,8 +224,9 @@ mod moves {
     /// At least 32 bytes.
     #[target_feature(enable = "avx")]
     fn avx(dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: `at` runs over multiples of 128, then 32, while that many bytes remain; the last move starts at
-        // len - 32 >= 0. All inside both ranges; the function has AVX by its attribute.
+        // SAFETY: `at` runs over multiples of 128, then 32, while that many bytes remain; the last
+        // move starts at len - 32 >= 0. All inside both ranges; the function has AVX by its
+        // attribute.
         unsafe {
             asm!(
                 "2:",
@@ -255,7 +271,8 @@ mod moves {
 mod tests {
     use super::*;
 
-    /// Every length up to past all the steps, at every alignment: what went in comes out, and nothing beside it moves.
+    /// Every length up to past all the steps, at every alignment: what went in comes out, and
+    /// nothing beside it moves.
     #[test]
     fn copies_every_length_and_nothing_else() {
         let words: Box<[AtomicU64]> = (0..256).map(|_| AtomicU64::new(0)).collect();
@@ -268,7 +285,10 @@ mod tests {
                 let mut out = vec![0xaa; len + 32];
                 payload.copy_out(offset, &mut out[16..16 + len]);
                 assert_eq!(&out[16..16 + len], &source[3..3 + len], "len {len} offset {offset}");
-                assert!(out[..16].iter().chain(&out[16 + len..]).all(|b| *b == 0xaa), "wrote beside, len {len}");
+                assert!(
+                    out[..16].iter().chain(&out[16 + len..]).all(|b| *b == 0xaa),
+                    "wrote beside, len {len}"
+                );
                 let mut beside = [0; 8];
                 payload.copy_out((offset + len).next_multiple_of(8), &mut beside);
                 assert_eq!(beside, [0xff; 8], "wrote past the end, len {len} offset {offset}");

@@ -1,10 +1,12 @@
-//! The numbered places of `DESIGN.md` §7 at which a test kills or stops the publisher, or who adopts its ring.
+//! The numbered places of `DESIGN.md` §7 at which a test kills or stops the publisher, or who
+//! adopts its ring.
 //!
-//! Contract: in production there is nothing here: `at` is an empty inline function and `SEAM` a constant. With the
-//! feature `crash` a program arms one place (`arm`) with what is to happen there at its n-th passing; under `ringweir_loom` a
-//! model has a piece of code end there (`killed_at`).
+//! Contract: in production there is nothing here: `at` is an empty inline function and `SEAM` a
+//! constant. With the feature `crash` a program arms one place (`arm`) with what is to happen there
+//! at its n-th passing; under `ringweir_loom` a model has a piece of code end there (`killed_at`).
 
-/// A place. `K`: in publishing, `A`: in adopting; the table in `DESIGN.md` says what the ring holds then.
+/// A place. `K`: in publishing, `A`: in adopting; the table in `DESIGN.md` says what the ring holds
+/// then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 #[allow(missing_docs, reason = "numbers of a table")]
@@ -28,8 +30,18 @@ pub enum Point {
 
 impl Point {
     /// All places in publishing.
-    pub const PUBLISH: [Point; 10] =
-        [Point::K1, Point::K2, Point::K3, Point::K4, Point::K5, Point::K6, Point::K7, Point::K8, Point::K9, Point::K10];
+    pub const PUBLISH: [Point; 10] = [
+        Point::K1,
+        Point::K2,
+        Point::K3,
+        Point::K4,
+        Point::K5,
+        Point::K6,
+        Point::K7,
+        Point::K8,
+        Point::K9,
+        Point::K10,
+    ];
     /// All places in adopting.
     pub const ADOPT: [Point; 5] = [Point::A1, Point::A2, Point::A3, Point::A4, Point::A5];
 }
@@ -38,7 +50,8 @@ impl std::str::FromStr for Point {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut all = Self::PUBLISH.into_iter().chain(Self::ADOPT);
-        all.find(|p| format!("{p:?}") == text).ok_or_else(|| format!("no crash point {text:?}: K1 to K10, A1 to A5"))
+        all.find(|p| format!("{p:?}") == text)
+            .ok_or_else(|| format!("no crash point {text:?}: K1 to K10, A1 to A5"))
     }
 }
 
@@ -61,6 +74,7 @@ mod seam {
 #[cfg(all(feature = "crash", not(ringweir_loom)))]
 mod seam {
     use super::Point;
+    use super::site;
     use crate::sync::{AtomicU64, Ordering};
     use std::sync::OnceLock;
 
@@ -73,8 +87,8 @@ mod seam {
     static ARMED: OnceLock<Armed> = OnceLock::new();
     static HALF: OnceLock<()> = OnceLock::new();
 
-    /// Has this process publish what a broker that died had begun, when it adopts its ring: the control of every test that
-    /// would find it out.
+    /// Has this process publish what a broker that died had begun, when it adopts its ring: the
+    /// control of every test that would find it out.
     pub fn adopt_half() {
         HALF.get_or_init(|| ());
     }
@@ -117,7 +131,7 @@ mod seam {
     thread_local!(static ARMED: Cell<Option<Point>> = const { Cell::new(None) });
 
     pub(in crate::ring) fn adopts_half() -> bool {
-        crate::sync::weakened(crate::sync::Site::AdoptedHalf)
+        crate::sync::weakened(crate::sync::site::ADOPTED_HALF)
     }
 
     pub(in crate::ring) fn at(point: Point) {

@@ -1,21 +1,25 @@
-//! The gate: how far the publisher may go before it waits for lossless readers, and for how long it does.
+//! The gate: how far the publisher may go before it waits for lossless readers, and for how long it
+//! does.
 //!
-//! Contract: the publisher's alone; it looks at one word of each lossless reader's page, clamps it, and believes it only
-//! against that reader's own interest: a cursor that is too old costs its budget, one that is too new its own datagrams.
-//! Without lossless readers nothing here is called and nobody's limit is looked at. `DESIGN.md` §12.
+//! Contract: the publisher's alone; it looks at one word of each lossless reader's page, clamps it,
+//! and believes it only against that reader's own interest: a cursor that is too old costs its
+//! budget, one that is too new its own datagrams. Without lossless readers nothing here is called
+//! and nobody's limit is looked at. `DESIGN.md` §12.
 
 use super::publish::Publisher;
 use super::read::Start;
+use super::site;
 use crate::layout::{ReaderBlock, align8};
 use crate::seq::Claimed;
-use crate::sync::{AtomicU64, Ordering, Site, fence, weakened};
+use crate::sync::{AtomicU64, Ordering, fence, weakened};
 
 /// What a stream bears of a lossless reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Payload bytes that the publisher may be ahead of it; the ring's capacity if that is less.
     pub bytes: u64,
-    /// Time it may hold the stream back in all until it has caught up to half of `bytes`, ns; `u64::MAX` = for ever.
+    /// Time it may hold the stream back in all until it has caught up to half of `bytes`, ns;
+    /// `u64::MAX` = for ever.
     pub time_ns: u64,
 }
 
@@ -41,20 +45,23 @@ impl Demoted {
 /// The reader's side: tells the publisher that nothing below `seq` is being read any more.
 #[inline(always)]
 pub fn release(block: &ReaderBlock, seq: u64) {
-    // P13: all loads of what is released come before; partner: the publisher's load in `LosslessGate::look`.
-    block.read_seq.store(seq + u64::from(weakened(Site::ReleasedEarly)), Ordering::Release);
+    // P13: all loads of what is released come before; partner: the publisher's load in
+    // `LosslessGate::look`.
+    block.read_seq.store(seq + u64::from(weakened(site::RELEASED_EARLY)), Ordering::Release);
 }
 
-/// The reader's side: whether it has been demoted. Asked behind a gap, it knows of the demotion that made the gap possible.
+/// The reader's side: whether it has been demoted. Asked behind a gap, it knows of the demotion
+/// that made the gap possible.
 pub fn demoted(block: &ReaderBlock) -> Option<Demoted> {
-    // P14: whoever saw the claim move over its datagrams sees the word: `RingReader::lap` fences between the two; partner:
-    // the publisher's DemoteFence.
+    // P14: whoever saw the claim move over its datagrams sees the word: `RingReader::lap` fences
+    // between the two; partner: the publisher's DemoteFence.
     Demoted::unpack(block.demoted.load(Ordering::Relaxed))
 }
 
 /// The reader's side: the seq it begins at, as the publisher granted it; `None`: not yet.
 pub fn granted(block: &ReaderBlock) -> Option<u64> {
-    // Partner: the store in `LosslessGate::admit`. What is granted stays, since the claim is limited by it already.
+    // Partner: the store in `LosslessGate::admit`. What is granted stays, since the claim is
+    // limited by it already.
     block.granted.load(Ordering::Acquire).checked_sub(1)
 }
 
@@ -88,14 +95,25 @@ impl LosslessGate {
         self.holders.is_empty()
     }
 
-    /// Lets reader `index` in, which has `block` and asked to begin at `start`, with everything flushed; from now on
-    /// nothing from what it is granted on is overwritten.
-    pub fn admit(&mut self, publisher: &mut Publisher, index: u32, start: Start, block: &ReaderBlock) {
+    /// Lets reader `index` in, which has `block` and asked to begin at `start`, with everything
+    /// flushed; from now on nothing from what it is granted on is overwritten.
+    pub fn admit(
+        &mut self,
+        publisher: &mut Publisher,
+        index: u32,
+        start: Start,
+        block: &ReaderBlock,
+    ) {
         let window = self.window(publisher);
         let floor = publisher.oldest_to_keep(start, window);
         self.holders.retain(|h| h.index != index);
-        self.holders.push(Holder { index, floor, limit: publisher.limit_of(floor, window), held_ns: 0 });
-        if !weakened(Site::GrantedUnkept) {
+        self.holders.push(Holder {
+            index,
+            floor,
+            limit: publisher.limit_of(floor, window),
+            held_ns: 0,
+        });
+        if !weakened(site::GRANTED_UNKEPT) {
             self.restrict(publisher);
         }
         block.granted.store(floor + 1, Ordering::Release);
@@ -109,12 +127,17 @@ impl LosslessGate {
         self.holders.len() != before
     }
 
-    /// Looks how far all of them have come; `cursor_of` gives each one's word. Call it with everything flushed.
-    pub fn look<'a>(&mut self, publisher: &mut Publisher, cursor_of: impl Fn(u32) -> Option<&'a AtomicU64>) {
+    /// Looks how far all of them have come; `cursor_of` gives each one's word. Call it with
+    /// everything flushed.
+    pub fn look<'a>(
+        &mut self,
+        publisher: &mut Publisher,
+        cursor_of: impl Fn(u32) -> Option<&'a AtomicU64>,
+    ) {
         let window = self.window(publisher);
         for holder in &mut self.holders {
-            // P13: what is overwritten from now on, its reader has read before; partner: `release`. Loom explores no load that
-            // is satisfied late, so this is no site.
+            // P13: what is overwritten from now on, its reader has read before; partner: `release`.
+            // Loom explores no load that is satisfied late, so this is no site.
             let said = cursor_of(holder.index).map_or(0, |word| word.load(Ordering::Acquire));
             holder.floor = holder.floor.max(said.min(publisher.flushed));
             holder.limit = publisher.limit_of(holder.floor, window);
@@ -126,8 +149,9 @@ impl LosslessGate {
         self.restrict(publisher);
     }
 
-    /// The publisher could not claim `bytes` for another `ns`: charges it to everyone in the way. `Some`: the place of one whose
-    /// budget is used up; call [`Self::demote`] with it, then again with `ns` 0.
+    /// The publisher could not claim `bytes` for another `ns`: charges it to everyone in the way.
+    /// `Some`: the place of one whose budget is used up; call [`Self::demote`] with it, then again
+    /// with `ns` 0.
     pub fn charge(&mut self, publisher: &Publisher, bytes: usize, ns: u64) -> Option<u32> {
         let need = publisher.need(bytes);
         let mut over = None;
@@ -142,7 +166,8 @@ impl LosslessGate {
 
     /// How long those in the way of a claim of `bytes` may still be waited for, ns.
     pub fn left_ns(&self, publisher: &Publisher, bytes: usize) -> u64 {
-        let left = self.holding(publisher, bytes).map(|h| self.budget.time_ns.saturating_sub(h.held_ns));
+        let left =
+            self.holding(publisher, bytes).map(|h| self.budget.time_ns.saturating_sub(h.held_ns));
         left.min().unwrap_or(0)
     }
 
@@ -157,14 +182,20 @@ impl LosslessGate {
     }
 
     /// Does not wait for reader `index` any more, and tells it so in its `block`.
-    pub fn demote(&mut self, publisher: &mut Publisher, index: u32, block: &ReaderBlock) -> Demoted {
+    pub fn demote(
+        &mut self,
+        publisher: &mut Publisher,
+        index: u32,
+        block: &ReaderBlock,
+    ) -> Demoted {
         let held_ns = self.holders.iter().find(|h| h.index == index).map_or(0, |h| h.held_ns);
         let demoted = Demoted { held_ns: held_ns / 1000 * 1000 };
-        if !weakened(Site::DemotionUntold) {
+        if !weakened(site::DEMOTION_UNTOLD) {
             block.demoted.store(demoted.pack(), Ordering::Relaxed);
         }
-        // P14: the word is there before the claim moves over what this reader has not read; partner: `demoted`.
-        fence(Site::DemoteFence, Ordering::Release);
+        // P14: the word is there before the claim moves over what this reader has not read;
+        // partner: `demoted`.
+        fence(site::DEMOTE_FENCE, Ordering::Release);
         self.remove(publisher, index);
         demoted
     }
@@ -197,20 +228,22 @@ impl Publisher {
         Claimed { seq: self.next + 1, pos: self.span_pos + self.used + skipped + len }
     }
 
-    /// Whether one more datagram, with claims of up to `bytes` bytes, leaves what lossless readers still need.
+    /// Whether one more datagram, with claims of up to `bytes` bytes, leaves what lossless readers
+    /// still need.
     pub fn fits(&self, bytes: usize) -> bool {
-        weakened(Site::GateOpen) || within(self.need(bytes), self.limit)
+        weakened(site::GATE_OPEN) || within(self.need(bytes), self.limit)
     }
 
-    /// How many datagrams of up to `len` bytes each surely fit, claimed one by one or all at once: at least 1 where one
-    /// fits, `most` at most.
+    /// How many datagrams of up to `len` bytes each surely fit, claimed one by one or all at once:
+    /// at least 1 where one fits, `most` at most.
     pub fn how_many_fit(&self, len: usize, most: usize) -> usize {
         let Claimed { seq, pos } = self.limit;
         if pos == u64::MAX {
             return most;
         }
         let place = align8(len as u64).max(8);
-        // What is skipped where the area ends is shorter than what is claimed there, and there is one end at most.
+        // What is skipped where the area ends is shorter than what is claimed there, and there is
+        // one end at most.
         let free = pos.saturating_sub(self.span_pos + self.used);
         let by_bytes = free / (2 * place);
         let by_slots = seq.saturating_sub(self.next);
@@ -225,7 +258,8 @@ impl Publisher {
         self.memory.slot(seq).pos.load(Ordering::Relaxed)
     }
 
-    /// The claim line that leaves everything from `floor` on, and is not further ahead of it than `window` bytes.
+    /// The claim line that leaves everything from `floor` on, and is not further ahead of it than
+    /// `window` bytes.
     fn limit_of(&self, floor: u64, window: u64) -> Claimed {
         Claimed { seq: floor + self.memory.geometry().depth(), pos: self.pos_of(floor) + window }
     }
@@ -235,8 +269,8 @@ impl Publisher {
         behind > window / 2 || self.next - floor > self.memory.geometry().depth() / 2
     }
 
-    /// The oldest seq not before `start` that is there and at most a `window` behind; half a window where no seq was named,
-    /// so that the stream is not held back at once.
+    /// The oldest seq not before `start` that is there and at most a `window` behind; half a window
+    /// where no seq was named, so that the stream is not held back at once.
     fn oldest_to_keep(&self, start: Start, window: u64) -> u64 {
         let (from, most) = match start {
             Start::Latest => return self.flushed,
@@ -246,11 +280,16 @@ impl Publisher {
         let geometry = self.memory.geometry();
         let claimed = Claimed { seq: self.claim_seq, pos: self.claim_pos };
         let behind = (self.span_pos + self.used).saturating_sub(most);
-        let (mut low, mut high) = (claimed.first_slot(geometry).max(from).min(self.flushed), self.flushed);
+        let (mut low, mut high) =
+            (claimed.first_slot(geometry).max(from).min(self.flushed), self.flushed);
         while low < high {
             let middle = low + (high - low) / 2;
             let pos = self.pos_of(middle);
-            if claimed.spares_payload(geometry, pos) && pos >= behind { high = middle } else { low = middle + 1 }
+            if claimed.payload_is_valid(geometry, pos) && pos >= behind {
+                high = middle
+            } else {
+                low = middle + 1
+            }
         }
         low
     }

@@ -1,10 +1,12 @@
 //! A ring on the heap: for loom, unit tests and benches. One process only, by nature.
 //!
-//! Contract: the same layout structs as in shared memory, each made by its constructors, since loom's atomics cannot be
-//! cast from bytes.
+//! Contract: the same layout structs as in shared memory, each made by its constructors, since
+//! loom's atomics cannot be cast from bytes.
 
 use super::memory::{Parts, RingMemory};
-use crate::layout::{ClaimLine, CounterLines, Geometry, RestartLines, RestartRecord, Slot, StateLine, WriteLine};
+use crate::layout::{
+    ClaimLine, CounterLines, Geometry, RestartLines, RestartRecord, Slot, StateLine, WriteLine,
+};
 use crate::sync::AtomicU64;
 use std::ptr::NonNull;
 
@@ -65,7 +67,11 @@ impl RingMemory {
     /// A fresh, empty ring of this geometry on the heap.
     pub fn on_heap(geometry: Geometry) -> Self {
         let boxes = Boxes {
-            claim: Box::into_raw(Box::new(ClaimLine { seq: zero(), pos: zero(), reserved: [0; 14] })),
+            claim: Box::into_raw(Box::new(ClaimLine {
+                seq: zero(),
+                pos: zero(),
+                reserved: [0; 14],
+            })),
             write: Box::into_raw(Box::new(WriteLine { seq: zero(), reserved: [0; 15] })),
             state: Box::into_raw(Box::new(StateLine {
                 ended: zero(),
@@ -75,8 +81,12 @@ impl RingMemory {
                 position: zero(),
                 reserved: [0; 11],
             })),
-            counters: Box::into_raw(Box::new(CounterLines { count: std::array::from_fn(|_| zero()) })),
-            restarts: Box::into_raw(Box::new(RestartLines { record: std::array::from_fn(|_| restart()) })),
+            counters: Box::into_raw(Box::new(CounterLines {
+                count: std::array::from_fn(|_| zero()),
+            })),
+            restarts: Box::into_raw(Box::new(RestartLines {
+                record: std::array::from_fn(|_| restart()),
+            })),
             slots: Box::into_raw((0..geometry.depth()).map(|_| slot()).collect()),
             payload: Box::into_raw((0..geometry.capacity() / 8).map(|_| zero()).collect()),
         };
@@ -92,7 +102,8 @@ impl RingMemory {
             slots: pointer(boxes.slots),
             payload: pointer(boxes.payload),
         };
-        // SAFETY: each pointer comes from a live box of the right length, freed only when `boxes` is dropped.
+        // SAFETY: each pointer comes from a live box of the right length, freed only when `boxes`
+        // is dropped.
         unsafe { Self::from_parts(geometry, parts, Box::new(boxes)) }
     }
 }

@@ -1,6 +1,7 @@
 //! Loss as data: what a reader is told it will never see, and its books.
 //!
-//! Contract: plain values. That they are exact, told in order and told once is the reader's doing ([`super::RingReader`]).
+//! Contract: plain values. That they are exact, told in order and told once is the reader's doing
+//! ([`super::RingReader`]).
 
 use crate::layout::flags;
 use crate::stats::PumpCounter;
@@ -48,8 +49,8 @@ pub enum Cause {
         /// False: at least `count`.
         exact: bool,
     },
-    /// The device behind the source went away before seq `first`. Nobody knows what it would have brought: `count` is 0.
-    /// Datagrams that follow come from the device that came back.
+    /// The device behind the source went away before seq `first`. Nobody knows what it would have
+    /// brought: `count` is 0. Datagrams that follow come from the device that came back.
     SourceGone,
 }
 
@@ -62,21 +63,23 @@ pub struct Gap {
     pub count: u64,
     /// Their payload bytes, where knowable.
     pub bytes: Option<u64>,
-    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns), 0 if there is none yet.
+    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns), 0 if there is
+    /// none yet.
     pub time: u64,
     /// Why.
     pub cause: Cause,
 }
 
-/// A new broker took over the ring of one that died. Everything before `first` was told before this, and nothing from `first` on.
+/// A new broker took over the ring of one that died. Everything before `first` was told before
+/// this, and nothing from `first` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restarted {
     /// The life of the ring that begins.
     pub generation: u64,
     /// Its first seq.
     pub first: u64,
-    /// Datagrams without a seq that the restart cost: taken from the source, or counted as lost, by the broker that died,
-    /// and never told.
+    /// Datagrams without a seq that the restart cost: taken from the source, or counted as lost, by
+    /// the broker that died, and never told.
     pub lost: u64,
     /// False: at least `lost`.
     pub exact: bool,

@@ -1,15 +1,17 @@
 //! The memory of one ring as the algorithm sees it.
 //!
-//! Contract: constructed once over memory that stays valid, and whose geometry was checked, for as long as the backing
-//! lives. Loads and stores go through atomics or through `copy.rs`; nothing ever makes a slice over payload that another
-//! process may be writing.
+//! Contract: constructed once over memory that stays valid, and whose geometry was checked, for as
+//! long as the backing lives. Loads and stores go through atomics or through `copy.rs`; nothing
+//! ever makes a slice over payload that another process may be writing.
 
 use super::copy;
+use super::site;
 use crate::layout::{
-    ClaimLine, CounterLines, Geometry, RESTARTS, RestartLines, RestartRecord, Slot, StateLine, WriteLine,
+    ClaimLine, CounterLines, Geometry, RESTARTS, RestartLines, RestartRecord, Slot, StateLine,
+    WriteLine,
 };
 use crate::seq::Claimed;
-use crate::sync::{AtomicU64, Ordering, Site, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use std::any::Any;
 use std::ptr::NonNull;
 
@@ -27,8 +29,8 @@ pub struct RingMemory {
     _backing: Box<dyn Any + Send + Sync>,
 }
 
-// SAFETY: all shared state behind the pointers is atomics, or payload touched only through `copy.rs`, whose racing reads
-// are validated before use; the backing is Send + Sync itself.
+// SAFETY: all shared state behind the pointers is atomics, or payload touched only through
+// `copy.rs`, whose racing reads are validated before use; the backing is Send + Sync itself.
 unsafe impl Send for RingMemory {}
 // SAFETY: as above.
 unsafe impl Sync for RingMemory {}
@@ -55,11 +57,26 @@ pub struct Looked {
 
 impl RingMemory {
     /// # Safety
-    /// Every pointer in `parts` is aligned and valid for reads (for writes too, if a [`super::Publisher`] is made of it)
-    /// for as long as `backing` lives; `slots` has `geometry.depth()` entries and `payload` `geometry.capacity() / 8`.
-    pub(crate) unsafe fn from_parts(geometry: Geometry, parts: Parts, backing: Box<dyn Any + Send + Sync>) -> Self {
+    /// Every pointer in `parts` is aligned and valid for reads (for writes too, if a
+    /// [`super::Publisher`] is made of it) for as long as `backing` lives; `slots` has
+    /// `geometry.depth()` entries and `payload` `geometry.capacity() / 8`.
+    pub(crate) unsafe fn from_parts(
+        geometry: Geometry,
+        parts: Parts,
+        backing: Box<dyn Any + Send + Sync>,
+    ) -> Self {
         let Parts { claim, write, state, counters, restarts, slots, payload } = parts;
-        Self { geometry, claim, write, state, counters, restarts, slots, payload, _backing: backing }
+        Self {
+            geometry,
+            claim,
+            write,
+            state,
+            counters,
+            restarts,
+            slots,
+            payload,
+            _backing: backing,
+        }
     }
 
     /// Sizes, as validated.
@@ -103,7 +120,8 @@ impl RingMemory {
     #[inline(always)]
     pub(super) fn slot(&self, seq: u64) -> &Slot {
         let index = (seq & (self.geometry.depth() - 1)) as usize;
-        // SAFETY: valid and aligned while the backing lives (from_parts); the index is below depth, a power of two.
+        // SAFETY: valid and aligned while the backing lives (from_parts); the index is below depth,
+        // a power of two.
         unsafe { &self.slots.as_ref()[index] }
     }
 
@@ -125,7 +143,8 @@ impl RingMemory {
         self.claimed()
     }
 
-    /// The write cursor: every seq below it is committed. For statistics and wake decisions; a reader keeps its own copy.
+    /// The write cursor: every seq below it is committed. For statistics and wake decisions; a
+    /// reader keeps its own copy.
     #[inline(always)]
     pub fn write_cursor(&self) -> u64 {
         self.write_line().seq.load(Ordering::Acquire)
@@ -143,9 +162,11 @@ impl RingMemory {
         };
         let pos = slot.pos.load(Ordering::Relaxed);
         // P2, as for a reader.
-        fence(Site::ValidateFence, Ordering::Acquire);
+        fence(site::VALIDATE_FENCE, Ordering::Acquire);
         let claimed = self.claimed();
-        (claimed.spares_slot(&self.geometry, seq) && claimed.spares_payload(&self.geometry, pos)).then_some(looked)
+        (claimed.slot_is_valid(&self.geometry, seq)
+            && claimed.payload_is_valid(&self.geometry, pos))
+        .then_some(looked)
     }
 
     /// Whether the stream has ended: the write cursor read after this is the last one.

@@ -1,9 +1,10 @@
-//! The ring: one publisher, any number of readers, no waiting. `DESIGN.md` is the paper, this is its code.
+//! The ring: one publisher, any number of readers, no waiting. `DESIGN.md` is the paper, this is
+//! its code.
 //!
-//! Contract: nothing here makes a system call, allocates on the hot path, takes a lock, looks at a clock or logs. The
-//! algorithm works on references to header, slots and payload words ([`RingMemory`]); who made them, shared memory
-//! ([`crate::os::object`]) or the heap ([`RingMemory::on_heap`]), it does not know, so loom, tests and production run
-//! the same lines.
+//! Contract: nothing here makes a system call, allocates on the hot path, takes a lock, looks at a
+//! clock or logs. The algorithm works on references to header, slots and payload words
+//! ([`RingMemory`]); who made them, shared memory ([`crate::os::object`]) or the heap
+//! ([`RingMemory::on_heap`]), it does not know, so loom, tests and production run the same lines.
 
 mod adopt;
 mod copy;
@@ -14,6 +15,7 @@ mod loss;
 mod memory;
 mod publish;
 mod read;
+pub mod site;
 mod wake;
 
 pub use adopt::Unfit;

@@ -1,18 +1,20 @@
 //! The publisher: claim, fill in place, commit, flush.
 //!
-//! Contract: exactly one per ring and generation. It never waits and never reads anything a reader can write. All that a
-//! reader must not touch is announced on the claim line *before* it is overwritten (I2), a segment at a time, so that
-//! publishing a datagram normally moves no shared line but its own slot; the write cursor moves once a [`flush`].
+//! Contract: exactly one per ring and generation. It never waits and never reads anything a reader
+//! can write. All that a reader must not touch is announced on the claim line *before* it is
+//! overwritten (I2), a segment at a time, so that publishing a datagram normally moves no shared
+//! line but its own slot; the write cursor moves once a [`flush`].
 //!
 //! [`flush`]: Publisher::flush
 
 use super::crash::{self, Point};
 use super::loss::Layer;
 use super::memory::RingMemory;
+use super::site;
 use crate::layout::{align8, flags};
 use crate::seq::Claimed;
 use crate::stats::PumpCounter;
-use crate::sync::{Ordering, Site, fence, ordering, weakened};
+use crate::sync::{Ordering, fence, ordering, weakened};
 use std::sync::Arc;
 
 /// A claim longer than the ring can give in one piece.
@@ -45,10 +47,12 @@ pub struct Publisher {
     pub(super) capacity: u64,
     /// Of its geometry.
     pub(super) max_span: u64,
-    /// Seq of the next commit. Invariant: `flushed <= next <= claim_seq` whenever a slot is written.
+    /// Seq of the next commit. Invariant: `flushed <= next <= claim_seq` whenever a slot is
+    /// written.
     pub(super) next: u64,
     pub(super) flushed: u64,
-    /// Where the current span begins, virtual and as offset into the payload. Invariant: `span_offset + span_len <= capacity`.
+    /// Where the current span begins, virtual and as offset into the payload. Invariant:
+    /// `span_offset + span_len <= capacity`.
     pub(super) span_pos: u64,
     pub(super) span_offset: u64,
     pub(super) span_len: u64,
@@ -69,7 +73,8 @@ pub struct Publisher {
     pub(super) limit: Claimed,
 }
 
-/// Ring memory that may be filled until the next commit past it: private to the publisher, contiguous, 8-aligned.
+/// Ring memory that may be filled until the next commit past it: private to the publisher,
+/// contiguous, 8-aligned.
 pub struct Claim<'p> {
     publisher: &'p mut Publisher,
 }
@@ -115,9 +120,9 @@ impl Publisher {
         self.next - self.flushed
     }
 
-    /// Claims `len` contiguous bytes behind the last commit: what was there is history from now on. Claiming again with
-    /// nothing committed in between and the same length gives the same memory with its contents, so that a datagram can
-    /// be filled in several steps. 0 is allowed.
+    /// Claims `len` contiguous bytes behind the last commit: what was there is history from now on.
+    /// Claiming again with nothing committed in between and the same length gives the same memory
+    /// with its contents, so that a datagram can be filled in several steps. 0 is allowed.
     #[inline]
     pub fn claim(&mut self, len: usize) -> Result<Claim<'_>, SpanTooLong> {
         // The largest span is a multiple of 8, so what fits before rounding up fits after it.
@@ -138,20 +143,21 @@ impl Publisher {
         }
         self.span_len = need;
         let end = self.span_pos + need;
-        if end > self.claim_pos && !weakened(Site::ClaimLate) {
+        if end > self.claim_pos && !weakened(site::CLAIM_LATE) {
             self.extend_claim(self.claim_seq, end);
         }
         Ok(Claim { publisher: self })
     }
 
-    /// Announces that slots below `seq` and positions below `pos` may be overwritten, a segment ahead, but no further ahead
-    /// than lossless readers allow. The cold path: 16 times a lap.
+    /// Announces that slots below `seq` and positions below `pos` may be overwritten, a segment
+    /// ahead, but no further ahead than lossless readers allow. The cold path: 16 times a lap.
     #[cold]
     fn extend_claim(&mut self, seq: u64, pos: u64) {
         let geometry = self.memory.geometry();
         debug_assert!(
-            weakened(Site::GateOpen)
-                || (seq <= self.limit.seq.max(self.claim_seq) && pos <= self.limit.pos.max(self.claim_pos)),
+            weakened(site::GATE_OPEN)
+                || (seq <= self.limit.seq.max(self.claim_seq)
+                    && pos <= self.limit.pos.max(self.claim_pos)),
             "claimed without asking whether it fits"
         );
         if seq > self.claim_seq {
@@ -164,17 +170,19 @@ impl Publisher {
         line.seq.store(self.claim_seq, Ordering::Relaxed);
         crash::at(Point::K1);
         line.pos.store(self.claim_pos, Ordering::Relaxed);
-        // P2: all stores to slots and payload that follow are ordered after the claim; partner: the reader's
-        // ValidateFence between its loads of them and its re-check of the claim.
-        fence(Site::ClaimFence, Ordering::Release);
+        // P2: all stores to slots and payload that follow are ordered after the claim; partner: the
+        // reader's ValidateFence between its loads of them and its re-check of the claim.
+        fence(site::CLAIM_FENCE, Ordering::Release);
         crash::at(Point::K2);
     }
 
-    /// Commits `len` bytes at `offset` of the current claim as the next datagram. Readers see it after [`Self::flush`].
+    /// Commits `len` bytes at `offset` of the current claim as the next datagram. Readers see it
+    /// after [`Self::flush`].
     ///
     /// # Panics
-    /// If `offset` is not a multiple of 8, goes back over an earlier commit, or `offset + len` is past the claim or
-    /// `len` past the largest datagram: a fault of the source's code, not of its input.
+    /// If `offset` is not a multiple of 8, goes back over an earlier commit, or `offset + len` is
+    /// past the claim or `len` past the largest datagram: a fault of the source's code, not of its
+    /// input.
     #[inline]
     pub fn commit(&mut self, offset: usize, len: usize, meta: Meta) {
         let (offset, len64) = (offset as u64, len as u64);
@@ -186,7 +194,7 @@ impl Publisher {
             "commit outside its claim"
         );
         let seq = self.next;
-        if seq >= self.claim_seq && !weakened(Site::ClaimLate) {
+        if seq >= self.claim_seq && !weakened(site::CLAIM_LATE) {
             self.extend_claim(seq + 1, self.claim_pos);
         }
         let cut = if u64::from(meta.original_len) > len64 { flags::TRUNCATED } else { 0 };
@@ -203,10 +211,11 @@ impl Publisher {
         slot.source_time.store(meta.source_time, Ordering::Relaxed);
         slot.publish_time.store(meta.publish_time, Ordering::Relaxed);
         slot.bytes_before.store(self.bytes, Ordering::Relaxed);
-        if weakened(Site::ClaimLate) {
+        if weakened(site::CLAIM_LATE) {
             self.extend_claim(seq + 1, self.span_pos + self.span_len);
         }
-        // What was lost before the next datagram starts exact again; the rest stays, for readers lapped over this one.
+        // What was lost before the next datagram starts exact again; the rest stays, for readers
+        // lapped over this one.
         self.upstream_flags &= !flags::LOSS_UNKNOWN;
         self.used = offset + align8(len64);
         self.bytes += len64;
@@ -214,11 +223,16 @@ impl Publisher {
         crash::at(Point::K6);
     }
 
-    /// Shows all commits so far to readers. Does not wake anybody: that is the [`super::WakeGate`]'s decision.
+    /// Shows all commits so far to readers. Does not wake anybody: that is the
+    /// [`super::WakeGate`]'s decision.
     #[inline]
     pub fn flush(&mut self) {
-        // P1: slots and payload written before this are visible to whoever loads the cursor with Acquire (CommitLoad).
-        self.memory.write_line().seq.store(self.next, ordering(Site::CommitStore, Ordering::Release));
+        // P1: slots and payload written before this are visible to whoever loads the cursor with
+        // Acquire (CommitLoad).
+        self.memory
+            .write_line()
+            .seq
+            .store(self.next, ordering(site::COMMIT_STORE, Ordering::Release));
         crash::at(Point::K7);
         self.flushed = self.next;
         self.set(PumpCounter::Published, self.next);
@@ -238,8 +252,8 @@ impl Publisher {
         Ok(self.next - 1)
     }
 
-    /// Tells readers, with the next datagram, that `count` datagrams were lost before they reached the ring. `exact` is
-    /// false where the layer only knows that it lost something.
+    /// Tells readers, with the next datagram, that `count` datagrams were lost before they reached
+    /// the ring. `exact` is false where the layer only knows that it lost something.
     pub fn lost_upstream(&mut self, layer: Layer, count: u64, exact: bool) {
         self.upstream = self.upstream.wrapping_add(count as u32);
         let unknown = if exact { 0 } else { flags::LOSS_UNKNOWN | flags::LOSS_EVER_UNKNOWN };
@@ -249,16 +263,17 @@ impl Publisher {
         crash::at(Point::K10);
     }
 
-    /// Notes how many numbers the source's own consumer has accounted for, modulo 2^32, everything up to now committed or
-    /// told as lost: so that who adopts this ring knows exactly what was taken and never published. `None`: it cannot be
-    /// known any more.
+    /// Notes how many numbers the source's own consumer has accounted for, modulo 2^32, everything
+    /// up to now committed or told as lost: so that who adopts this ring knows exactly what was
+    /// taken and never published. `None`: it cannot be known any more.
     pub fn set_position(&mut self, position: Option<u32>) {
         let told = (self.next as u32).wrapping_add(self.upstream).wrapping_add(self.restart_lost);
         let word = position.map_or(0, |position| 1 << 63 | u64::from(position.wrapping_sub(told)));
         self.memory.state_line().position.store(word, Ordering::Relaxed);
     }
 
-    /// The device behind the source is gone: readers are told where in the stream, as soon as they have read up to there.
+    /// The device behind the source is gone: readers are told where in the stream, as soon as they
+    /// have read up to there.
     pub fn source_gone(&mut self) {
         if self.source & 1 == 0 {
             self.source += 1;
@@ -277,8 +292,12 @@ impl Publisher {
 
     fn show_source(&mut self) {
         self.flush();
-        // P11: whoever sees the word also sees every datagram from before; partner: the reader's GoneLoad.
-        self.memory.state_line().source.store(self.source, ordering(Site::GoneStore, Ordering::Release));
+        // P11: whoever sees the word also sees every datagram from before; partner: the reader's
+        // GoneLoad.
+        self.memory
+            .state_line()
+            .source
+            .store(self.source, ordering(site::GONE_STORE, Ordering::Release));
     }
 
     fn upstream_tags(&self) -> u64 {
@@ -286,12 +305,13 @@ impl Publisher {
         gone << 16 | u64::from(self.upstream_flags) << 16 | u64::from(self.upstream) << 32
     }
 
-    /// Marks the stream as ended: readers drain what is there, are told of losses after it, and then of the end.
+    /// Marks the stream as ended: readers drain what is there, are told of losses after it, and
+    /// then of the end.
     pub fn end(&mut self) {
         self.flush();
         self.memory.state_line().upstream.store(self.upstream_tags(), Ordering::Relaxed);
         // P4: whoever sees the mark also sees the last write cursor; partner: the reader's EndLoad.
-        self.memory.state_line().ended.store(1, ordering(Site::EndStore, Ordering::Release));
+        self.memory.state_line().ended.store(1, ordering(site::END_STORE, Ordering::Release));
     }
 
     /// Adds to a counter. Single writer: a plain add, no locked instruction.
@@ -326,8 +346,12 @@ impl Claim<'_> {
     #[inline]
     pub fn write(&mut self, at: usize, bytes: &[u8]) {
         let end = at.checked_add(bytes.len());
-        assert!(end.is_some_and(|end| end as u64 <= self.publisher.span_len), "write outside its claim");
-        let (payload, to) = (self.publisher.memory.payload(), self.publisher.span_offset as usize + at);
+        assert!(
+            end.is_some_and(|end| end as u64 <= self.publisher.span_len),
+            "write outside its claim"
+        );
+        let (payload, to) =
+            (self.publisher.memory.payload(), self.publisher.span_offset as usize + at);
         if crash::SEAM {
             let (first, second) = bytes.split_at((bytes.len() / 2) & !7);
             payload.copy_in(to, first);
@@ -340,15 +364,16 @@ impl Claim<'_> {
 
     /// The claimed memory itself, for `read(2)` and friends: the one copy in.
     ///
-    /// This process writes it and nobody in it reads it; readers, in other processes, map it read-only and discard what
-    /// they read while it was claimed (I2). So the exclusive borrow is true of everything this program does.
+    /// This process writes it and nobody in it reads it; readers, in other processes, map it
+    /// read-only and discard what they read while it was claimed (I2). So the exclusive borrow is
+    /// true of everything this program does.
     #[cfg(not(ringweir_loom))]
     #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
         let len = self.publisher.span_len as usize;
         let start = self.publisher.memory.payload().at(self.publisher.span_offset as usize, len);
-        // SAFETY: `at` checked the range; the publisher is the only writer and `self` borrows it exclusively; the
-        // memory was zeroed at creation, so it is initialised.
+        // SAFETY: `at` checked the range; the publisher is the only writer and `self` borrows it
+        // exclusively; the memory was zeroed at creation, so it is initialised.
         let bytes = unsafe { std::slice::from_raw_parts_mut(start, len) };
         #[cfg(feature = "crash")]
         crash::at_after(Point::K3, || bytes[..len.div_ceil(2)].fill(0xa5));

@@ -1,17 +1,20 @@
-//! The reader: cursor, validation, laps and their exact account. Read-only: it never stores to the ring.
+//! The reader: cursor, validation, laps and their exact account. Read-only: it never stores to the
+//! ring.
 //!
-//! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and whether it stayed whole is
-//! known before anyone counts it as delivered: `start + delivered + lost = read cursor`, always (I4).
+//! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and whether
+//! it stayed whole is known before anyone counts it as delivered: `start + delivered + lost = read
+//! cursor`, always (I4).
 
-mod laps;
-mod lives;
+mod generations;
+mod overruns;
 
 #[cfg(not(ringweir_loom))]
 use super::copy::prefetch;
 use super::loss::{Account, Cause, Gap, Layer, Restarted};
 use super::memory::RingMemory;
+use super::site;
 use crate::layout::{Slot, flags};
-use crate::sync::{Ordering, Site, fence, ordering, weakened};
+use crate::sync::{Ordering, fence, ordering, weakened};
 use std::sync::Arc;
 
 /// Where a reader begins.
@@ -21,14 +24,16 @@ pub enum Start {
     Latest,
     /// With the oldest datagram still there.
     Oldest,
-    /// With this seq. What of it is gone already is told as a [`Gap`]; a seq still to come is waited for from the write cursor.
+    /// With this seq. What of it is gone already is told as a [`Gap`]; a seq still to come is
+    /// waited for from the write cursor.
     Seq(u64),
 }
 
 /// Where a lapped reader goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resume {
-    /// Near the oldest datagram still there, an eighth of the history ahead of it, so as not to be lapped again at once.
+    /// Near the oldest datagram still there, an eighth of the history ahead of it, so as not to be
+    /// lapped again at once.
     #[default]
     Oldest,
     /// With the newest datagram.
@@ -96,13 +101,14 @@ pub struct Corrupt {
     pub what: &'static str,
 }
 
-/// The datagram was overwritten while it was being read; what was read is void. The next step tells the gap.
+/// The datagram was overwritten while it was being read; what was read is void. The next step tells
+/// the gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("overwritten while it was being read: the reader was lapped")]
 pub struct Torn;
 
-/// What is to become of the datagram handed out last. A tag beside it, not around it: moving ninety bytes from state to
-/// state would cost more than reading a small datagram.
+/// What is to become of the datagram handed out last. A tag beside it, not around it: moving ninety
+/// bytes from state to state would cost more than reading a small datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Held {
     Nothing,
@@ -135,7 +141,8 @@ pub struct RingReader {
     resume: Resume,
     /// Next seq to read.
     seq: u64,
-    /// The write cursor as last loaded, or where `generation` ended if that is less. Invariant: `seq <= cached`.
+    /// The write cursor as last loaded, or where `generation` ended if that is less. Invariant:
+    /// `seq <= cached`.
     cached: u64,
     /// Whether `generation` has ended, as far as was seen when `cached` was loaded.
     outlived: bool,
@@ -192,7 +199,8 @@ impl RingReader {
         reader.seq = at;
         reader.account.start = at;
         reader.find_generation();
-        // A reader that begins at seq 0 knows where it stands in bytes and what was lost before: nothing.
+        // A reader that begins at seq 0 knows where it stands in bytes and what was lost before:
+        // nothing.
         if at == 0 {
             reader.bytes = Some(0);
             reader.upstream = Some(0);
@@ -237,15 +245,18 @@ impl RingReader {
         self.generation
     }
 
-    /// The write cursor as this reader last saw it, or the end of its generation if that came before.
+    /// The write cursor as this reader last saw it, or the end of its generation if that came
+    /// before.
     pub fn write_cursor_seen(&self) -> u64 {
         self.cached
     }
 
     #[inline(always)]
     fn refresh(&mut self) {
-        // P1: everything committed below this cursor is visible; partner: the publisher's CommitStore.
-        self.cached = self.memory.write_line().seq.load(ordering(Site::CommitLoad, Ordering::Acquire));
+        // P1: everything committed below this cursor is visible; partner: the publisher's
+        // CommitStore.
+        self.cached =
+            self.memory.write_line().seq.load(ordering(site::COMMIT_LOAD, Ordering::Acquire));
         self.outlived = self.newest_generation() != self.generation;
         if self.outlived {
             self.stop_at_boundary();
@@ -258,8 +269,9 @@ impl RingReader {
         &self.current
     }
 
-    /// The hot path of [`Self::step`]: releases what was handed out last and takes the next datagram into
-    /// [`Self::current`]. False: there is something else to tell, or nothing as far as was seen; [`Self::step`] says what.
+    /// The hot path of [`Self::step`]: releases what was handed out last and takes the next
+    /// datagram into [`Self::current`]. False: there is something else to tell, or nothing as far
+    /// as was seen; [`Self::step`] says what.
     #[inline(always)]
     pub fn advance(&mut self) -> bool {
         match self.held {
@@ -291,8 +303,9 @@ impl RingReader {
         true
     }
 
-    /// Has what is read soon fetched from the publisher's cache meanwhile: the slot of a later datagram, and the first line
-    /// of one whose slot has come. Never beyond the write cursor, where the publisher would have to fetch it back.
+    /// Has what is read soon fetched from the publisher's cache meanwhile: the slot of a later
+    /// datagram, and the first line of one whose slot has come. Never beyond the write cursor,
+    /// where the publisher would have to fetch it back.
     #[cfg(not(ringweir_loom))]
     #[inline(always)]
     fn look_ahead(&self, seq: u64) {
@@ -301,7 +314,9 @@ impl RingReader {
             prefetch(self.memory.slot(slot_of));
         }
         if payload_of < self.cached {
-            self.memory.payload().prefetch(self.memory.slot(payload_of).offset.load(Ordering::Relaxed) as usize);
+            self.memory
+                .payload()
+                .prefetch(self.memory.slot(payload_of).offset.load(Ordering::Relaxed) as usize);
         }
     }
 
@@ -319,11 +334,13 @@ impl RingReader {
             self.refresh();
             if self.seq == self.cached {
                 let state = self.memory.state_line();
-                // P11: partner: the publisher's GoneStore; a cursor loaded after the word is as new as it.
-                self.source_seen = state.source.load(ordering(Site::GoneLoad, Ordering::Acquire));
+                // P11: partner: the publisher's GoneStore; a cursor loaded after the word is as new
+                // as it.
+                self.source_seen = state.source.load(ordering(site::GONE_LOAD, Ordering::Acquire));
                 let gone = times_gone(self.source_seen.div_ceil(2));
-                // P4: partner: the publisher's EndStore; a cursor loaded after the mark is the last one.
-                let ended = state.ended.load(ordering(Site::EndLoad, Ordering::Acquire)) != 0;
+                // P4: partner: the publisher's EndStore; a cursor loaded after the mark is the last
+                // one.
+                let ended = state.ended.load(ordering(site::END_LOAD, Ordering::Acquire)) != 0;
                 if !ended && self.gone == Some(gone) && !self.outlived {
                     return Ok(Step::Empty);
                 }
@@ -370,15 +387,23 @@ impl RingReader {
     /// That the source's device went away before seq `first`, if that was not told yet.
     fn gone_gap(&mut self, gone: u16, first: u64, time: u64) -> Option<Gap> {
         let told = self.gone.replace(gone).unwrap_or(gone);
-        (told != gone).then_some(Gap { first, count: 0, bytes: Some(0), time, cause: Cause::SourceGone })
+        (told != gone).then_some(Gap {
+            first,
+            count: 0,
+            bytes: Some(0),
+            time,
+            cause: Cause::SourceGone,
+        })
     }
 
-    /// Losses before the ring that this datagram, or the end, is the first to tell of. Counts are kept modulo 2^32 in the
-    /// slots, so they come out exact even where slots in between were lapped.
+    /// Losses before the ring that this datagram, or the end, is the first to tell of. Counts are
+    /// kept modulo 2^32 in the slots, so they come out exact even where slots in between were
+    /// lapped.
     #[inline(always)]
     fn upstream_gap(&mut self, now: Upstream) -> Option<Gap> {
         let before = self.upstream.replace(now.count);
-        let unknown = if self.upstream_stale { flags::LOSS_EVER_UNKNOWN } else { flags::LOSS_UNKNOWN };
+        let unknown =
+            if self.upstream_stale { flags::LOSS_EVER_UNKNOWN } else { flags::LOSS_UNKNOWN };
         self.upstream_stale = false;
         let count = u64::from(now.count.wrapping_sub(before.unwrap_or(now.count)));
         if count == 0 {
@@ -390,15 +415,16 @@ impl RingReader {
         Some(Gap { first: now.first, count, bytes: None, time: now.time, cause })
     }
 
-    /// Gives back the gap that the last step told: the next one tells it again. For a reader that has something else to tell
-    /// before it.
+    /// Gives back the gap that the last step told: the next one tells it again. For a reader that
+    /// has something else to tell before it.
     pub fn tell_later(&mut self, gap: Gap) {
         self.untold = Some(gap);
         // So that the next step is not the hot path's; the cursor is looked at again then.
         self.cached = self.seq;
     }
 
-    /// Settles the datagram handed out last. `Some` if it turned out to be torn: the gap then begins with it.
+    /// Settles the datagram handed out last. `Some` if it turned out to be torn: the gap then
+    /// begins with it.
     #[inline]
     pub fn release(&mut self) -> Result<Option<Gap>, Corrupt> {
         match std::mem::replace(&mut self.held, Held::Nothing) {
@@ -419,8 +445,9 @@ impl RingReader {
         self.account.bytes_delivered += d.len as u64;
     }
 
-    /// Whether everything read of the held datagram so far is whole. The last answer settles it: `Ok` as delivered,
-    /// whatever happens to the ring afterwards; `Err` as a gap. With nothing held the answer is `Err` and settles nothing.
+    /// Whether everything read of the held datagram so far is whole. The last answer settles it:
+    /// `Ok` as delivered, whatever happens to the ring afterwards; `Err` as a gap. With nothing
+    /// held the answer is `Err` and settles nothing.
     #[inline]
     pub fn validate(&mut self) -> Result<(), Torn> {
         match self.held {
@@ -437,26 +464,31 @@ impl RingReader {
         }
     }
 
-    /// Hands the held datagram back unread: unless it is validated after this, the next step finds it again, or a gap that
-    /// begins with it. One that was read and validated, or found torn, already is settled and stays so.
+    /// Hands the held datagram back unread: unless it is validated after this, the next step finds
+    /// it again, or a gap that begins with it. One that was read and validated, or found torn,
+    /// already is settled and stays so.
     pub fn leave_unread(&mut self) {
         if self.held == Held::Unverified {
             self.held = Held::Unread;
         }
     }
 
-    /// Copies `dst.len()` bytes from `at` of the held datagram `d`, unvalidated: call [`Self::validate`] before using them.
+    /// Copies `dst.len()` bytes from `at` of the held datagram `d`, unvalidated: call
+    /// [`Self::validate`] before using them.
     ///
     /// # Panics
     /// If the range is not inside the datagram.
     #[inline]
     pub fn copy_out(&self, d: &Descriptor, at: usize, dst: &mut [u8]) {
-        assert!(at.checked_add(dst.len()).is_some_and(|end| end <= d.len), "range outside the datagram");
+        assert!(
+            at.checked_add(dst.len()).is_some_and(|end| end <= d.len),
+            "range outside the datagram"
+        );
         self.memory.payload().copy_out(d.offset + at, dst);
     }
 
-    /// Address of the datagram's first byte, for reading in place. Bytes behind it may change under the reader; what was
-    /// computed from them holds only if [`Self::validate`] says so afterwards.
+    /// Address of the datagram's first byte, for reading in place. Bytes behind it may change under
+    /// the reader; what was computed from them holds only if [`Self::validate`] says so afterwards.
     #[cfg(not(ringweir_loom))]
     #[inline]
     pub fn payload_ptr(&self, d: &Descriptor) -> *const u8 {
@@ -466,16 +498,17 @@ impl RingReader {
     /// Re-checks the claim line after loads of `d`'s slot or payload.
     #[inline(always)]
     fn intact(&self, d: &Descriptor) -> bool {
-        // P2: if any of those loads saw a byte of a later datagram, then the claim that preceded that byte is seen below;
-        // partner: the publisher's ClaimFence.
-        fence(Site::ValidateFence, Ordering::Acquire);
+        // P2: if any of those loads saw a byte of a later datagram, then the claim that preceded
+        // that byte is seen below; partner: the publisher's ClaimFence.
+        fence(site::VALIDATE_FENCE, Ordering::Acquire);
         let claimed = self.memory.claimed();
         let geometry = self.memory.geometry();
-        weakened(Site::ValidateSkipped)
-            || (claimed.spares_slot(geometry, d.seq) && claimed.spares_payload(geometry, d.pos))
+        weakened(site::VALIDATE_SKIPPED)
+            || (claimed.slot_is_valid(geometry, d.seq) && claimed.payload_is_valid(geometry, d.pos))
     }
 
-    /// The slot of `seq`, if it was and is its own. The caller knows that `seq` is below a write cursor it has loaded.
+    /// The slot of `seq`, if it was and is its own. The caller knows that `seq` is below a write
+    /// cursor it has loaded.
     #[inline(always)]
     fn describe(&self, seq: u64) -> Option<Descriptor> {
         let slot: &Slot = self.memory.slot(seq);
@@ -494,7 +527,7 @@ impl RingReader {
             upstream: (tags >> 32) as u32,
             upstream_flags: (tags >> 16) as u16,
         };
-        let own = weakened(Site::ValidateSkipped) || stamp == seq + 1;
+        let own = weakened(site::VALIDATE_SKIPPED) || stamp == seq + 1;
         (self.intact(&found) && own).then_some(found)
     }
 

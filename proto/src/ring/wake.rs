@@ -1,12 +1,15 @@
 //! Who has to be woken: the decision alone, as atomics. The eventfds are somebody else's.
 //!
-//! Contract: a reader that goes to sleep rings its own doze bell (a system call it makes anyway instead of spinning);
-//! the *waker*, a thread of the broker, enters it into the [`WakeGate`], fences, and looks at the write cursor again. The
-//! publisher commits, fences, and looks at one word that only the broker writes. So no reader can hide another's sleep,
-//! none can make the publisher do work, and the look costs the same for 1 reader and for 1024 (G4, G5). See I5 and P3.
+//! Contract: a reader that goes to sleep rings its own sleep request (a system call it makes anyway
+//! instead of spinning); the *waker*, a thread of the broker, enters it into the [`WakeGate`],
+//! fences, and looks at the write cursor again. The publisher commits, fences, and looks at one
+//! word that only the broker writes. So no reader can hide another's sleep, none can make the
+//! publisher do work, and the look costs the same for 1 reader and for 1024 (G4, G5). See I5 and
+//! P3.
 
 use super::crash::{self, Point};
-use crate::sync::{AtomicU64, Ordering, Site, fence, weakened};
+use super::site;
+use crate::sync::{AtomicU64, Ordering, fence, weakened};
 
 /// Nobody sleeps.
 const NOBODY: u64 = 0;
@@ -38,12 +41,13 @@ impl Default for WakeGate {
 }
 
 impl WakeGate {
-    /// The publisher's look, after the flush of a batch. Call it only while some reader may sleep: it costs a full fence.
+    /// The publisher's look, after the flush of a batch. Call it only while some reader may sleep:
+    /// it costs a full fence.
     #[inline]
     pub fn after_commit(&self) -> Wake {
-        // P3: either this load sees the sleeper entered before DozeFence, or the waker's look after DozeFence sees the
-        // write cursor stored before this fence.
-        fence(Site::WakeFence, Ordering::SeqCst);
+        // P3: either this load sees the sleeper entered before DozeFence, or the waker's look after
+        // DozeFence sees the write cursor stored before this fence.
+        fence(site::WAKE_FENCE, Ordering::SeqCst);
         if self.summary.load(Ordering::Relaxed) == NOBODY {
             return Wake::Nobody;
         }
@@ -64,7 +68,7 @@ pub struct Sleepers {
     asleep: Vec<u64>,
     count: usize,
     /// A bit a reader that the publisher is not to wake itself.
-    dear: Vec<u64>,
+    slow_to_wake: Vec<u64>,
     /// What this side stored last; if the gate's word is 0 instead, the publisher has taken it.
     stored: u64,
 }
@@ -73,31 +77,40 @@ impl Sleepers {
     /// A list for readers `0..most`.
     pub fn new(most: u32) -> Self {
         let none = vec![0; most.div_ceil(64) as usize];
-        Self { dear: none.clone(), asleep: none, count: 0, stored: NOBODY }
+        Self { slow_to_wake: none.clone(), asleep: none, count: 0, stored: NOBODY }
     }
 
-    /// Whether waking reader `index` takes so long that the publisher is to leave it to this side; from when it is entered next.
-    pub fn set_dear(&mut self, index: u32, dear: bool) {
-        let (word, bit) = (&mut self.dear[index as usize / 64], 1 << (index % 64));
-        *word = if dear { *word | bit } else { *word & !bit };
+    /// Whether waking reader `index` takes so long that the publisher is to leave it to this side;
+    /// from when it is entered next.
+    pub fn set_slow_to_wake(&mut self, index: u32, slow_to_wake: bool) {
+        let (word, bit) = (&mut self.slow_to_wake[index as usize / 64], 1 << (index % 64));
+        *word = if slow_to_wake { *word | bit } else { *word & !bit };
     }
 
-    /// Enters reader `index`, which found nothing and rang its doze bell. Calls `wake` for everyone who has to be woken
-    /// now: the reader itself if `news()` (the write cursor is not where the reader saw it, or the stream has ended), and
-    /// others if the publisher took them along meanwhile.
-    pub fn enter(&mut self, gate: &WakeGate, index: u32, news: impl Fn() -> bool, mut wake: impl FnMut(u32)) {
-        // First settle what the publisher took before this doze: a stale entry of the same reader must not be mistaken
-        // for the one it makes now.
+    /// Enters reader `index`, which found nothing and rang its sleep request. Calls `wake` for
+    /// everyone who has to be woken now: the reader itself if `news()` (the write cursor is not
+    /// where the reader saw it, or the stream has ended), and others if the publisher took them
+    /// along meanwhile.
+    pub fn enter(
+        &mut self,
+        gate: &WakeGate,
+        index: u32,
+        news: impl Fn() -> bool,
+        mut wake: impl FnMut(u32),
+    ) {
+        // First settle what the publisher took before this doze: a stale entry of the same reader
+        // must not be mistaken for the one it makes now.
         self.settle(gate, &mut wake);
         self.set(index);
         self.store(gate, &mut wake);
         if !self.is_asleep(index) {
-            // Taken along while we were storing: its wake is under way, and it comes after the doze.
+            // Taken along while we were storing: its wake is under way, and it comes after the
+            // doze.
             return;
         }
         // P3: partner: the publisher's WakeFence.
-        fence(Site::DozeFence, Ordering::SeqCst);
-        if !weakened(Site::LookAgainSkipped) && news() {
+        fence(site::SLEEP_FENCE, Ordering::SeqCst);
+        if !weakened(site::LOOK_AGAIN_SKIPPED) && news() {
             self.remove(gate, index, &mut wake);
             wake(index);
         }
@@ -110,8 +123,9 @@ impl Sleepers {
         }
     }
 
-    /// Settles what the publisher has taken from the gate since this side stored it: if it was several, it rang the bell
-    /// and they are woken here; if it was one, the publisher wakes that one itself.
+    /// Settles what the publisher has taken from the gate since this side stored it: if it was
+    /// several, it rang the bell and they are woken here; if it was one, the publisher wakes that
+    /// one itself.
     pub fn settle(&mut self, gate: &WakeGate, mut wake: impl FnMut(u32)) {
         if gate.summary.load(Ordering::Acquire) != self.stored {
             self.taken(&mut wake);
@@ -141,11 +155,15 @@ impl Sleepers {
             let new = match self.count {
                 0 => NOBODY,
                 // As if there were others: the publisher rings the bell, and it is woken here.
-                1 if self.is_dear(self.first()) => SEVERAL,
+                1 if self.is_slow_to_wake(self.first()) => SEVERAL,
                 1 => u64::from(self.first()) + 1,
                 _ => SEVERAL,
             };
-            if gate.summary.compare_exchange(self.stored, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            if gate
+                .summary
+                .compare_exchange(self.stored, new, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+            {
                 self.stored = new;
                 return;
             }
@@ -153,7 +171,8 @@ impl Sleepers {
         }
     }
 
-    /// The gate's word is not what we stored. Only the publisher stores over ours, and only 0: it took along whom we had named.
+    /// The gate's word is not what we stored. Only the publisher stores over ours, and only 0: it
+    /// took along whom we had named.
     fn taken(&mut self, wake: &mut impl FnMut(u32)) {
         match std::mem::replace(&mut self.stored, NOBODY) {
             NOBODY => {}
@@ -168,8 +187,8 @@ impl Sleepers {
         self.asleep[index as usize / 64] & (1 << (index % 64)) != 0
     }
 
-    fn is_dear(&self, index: u32) -> bool {
-        self.dear[index as usize / 64] & (1 << (index % 64)) != 0
+    fn is_slow_to_wake(&self, index: u32) -> bool {
+        self.slow_to_wake[index as usize / 64] & (1 << (index % 64)) != 0
     }
 
     fn set(&mut self, index: u32) {
@@ -206,7 +225,10 @@ impl Sleepers {
 mod tests {
     use super::*;
 
-    fn woken(sleepers: &mut Sleepers, act: impl FnOnce(&mut Sleepers, &mut dyn FnMut(u32))) -> Vec<u32> {
+    fn woken(
+        sleepers: &mut Sleepers,
+        act: impl FnOnce(&mut Sleepers, &mut dyn FnMut(u32)),
+    ) -> Vec<u32> {
         let mut woken = Vec::new();
         act(sleepers, &mut |i| woken.push(i));
         woken
@@ -232,11 +254,13 @@ mod tests {
     #[test]
     fn one_that_is_dear_to_wake_is_left_to_the_waker() {
         let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(128));
-        for (dear, told) in [(false, Wake::One(70)), (true, Wake::Several), (false, Wake::One(70))] {
-            sleepers.set_dear(70, dear);
+        for (slow_to_wake, told) in
+            [(false, Wake::One(70)), (true, Wake::Several), (false, Wake::One(70))]
+        {
+            sleepers.set_slow_to_wake(70, slow_to_wake);
             sleepers.enter(&gate, 70, || false, |_| panic!("no news"));
             assert_eq!(gate.after_commit(), told);
-            let here: &[u32] = if dear { &[70] } else { &[] };
+            let here: &[u32] = if slow_to_wake { &[70] } else { &[] };
             assert_eq!(woken(&mut sleepers, |s, wake| s.settle(&gate, wake)), here);
             assert!(sleepers.is_empty());
         }
@@ -268,7 +292,11 @@ mod tests {
         sleepers.enter(&gate, 1, || false, |_| panic!("no news"));
         assert_eq!(gate.after_commit(), Wake::Several);
         assert_eq!(woken(&mut sleepers, |s, wake| s.enter(&gate, 2, || false, wake)), [0, 1]);
-        assert_eq!(woken(&mut sleepers, |s, wake| s.settle(&gate, wake)), [], "the late bell wakes nobody in vain");
+        assert_eq!(
+            woken(&mut sleepers, |s, wake| s.settle(&gate, wake)),
+            [],
+            "the late bell wakes nobody in vain"
+        );
         assert_eq!(gate.after_commit(), Wake::One(2));
     }
 

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-/// What a C11 program prints, line by line, whose files are `files` (name, text); the first is compiled.
+/// What a C11 program prints, line by line, whose files are `files` (name, text); the first is
+/// compiled.
 ///
 /// # Panics
 /// If the compiler says a word against it.
@@ -13,7 +14,9 @@ pub fn printed(files: &[(&str, String)]) -> Vec<String> {
     }
     let program = dir.path().join("program");
     let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(dir.path().join(files[0].0));
+    cc.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(dir.path().join(files[0].0));
     let cc = cc.output().expect("a C compiler, `cc`");
     assert!(cc.status.success(), "{}", String::from_utf8_lossy(&cc.stderr));
     let output = Command::new(&program).output().unwrap();

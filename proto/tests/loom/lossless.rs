@@ -1,7 +1,9 @@
-//! Models of the gate: a lossless reader loses nothing while it is waited for, knows when it is not, and lets go.
+//! Models of the gate: a lossless reader loses nothing while it is waited for, knows when it is
+//! not, and lets go.
 //!
-//! Contract: the publisher asks before each datagram whether it fits, as the broker's intake does, and looks again as long
-//! as it does not. A budget is time, which a model has none of: it is used up when the model says so.
+//! Contract: the publisher asks before each datagram whether it fits, as the broker's intake does,
+//! and looks again as long as it does not. A budget is time, which a model has none of: it is used
+//! up when the model says so.
 
 use super::{Plan, Watch, by_bytes, by_slots, check};
 use loom::thread;
@@ -109,7 +111,8 @@ pub fn lossy_beside_lossless() {
     let plan = Plan { geometry: by_slots, lengths: &[0, 1, 0] };
     check(1, move || {
         let (mut gated, mut reader) = lossless(plan, 2);
-        let mut lossy = Watch::new(plan, gated.publisher.memory().clone(), Start::Oldest, Resume::Oldest);
+        let mut lossy =
+            Watch::new(plan, gated.publisher.memory().clone(), Start::Oldest, Resume::Oldest);
         let reader = thread::spawn(move || {
             reader.read_up_to(1);
             reader
@@ -158,8 +161,8 @@ pub fn granted_is_kept() {
     });
 }
 
-/// Whoever is lapped has been told before that the stream does not wait any more. (The third is claimed in one go: nothing
-/// but the fence of the demotion lies before it.)
+/// Whoever is lapped has been told before that the stream does not wait any more. (The third is
+/// claimed in one go: nothing but the fence of the demotion lies before it.)
 pub fn demoted_and_told() {
     let plan = Plan { geometry: by_slots, lengths: &[5, 8, 0] };
     check(2, move || {
@@ -182,7 +185,8 @@ pub fn demoted_and_told() {
     });
 }
 
-/// A reader that goes while the stream waits for it lets it go on, and whatever it had read was whole.
+/// A reader that goes while the stream waits for it lets it go on, and whatever it had read was
+/// whole.
 pub fn detached_lets_go() {
     let plan = Plan { geometry: by_slots, lengths: &[5, 8, 8] };
     check(2, move || {

@@ -1,27 +1,32 @@
-//! Loom models of the ring: the production lines, every interleaving and every stale value within small bounds.
+//! Loom models of the ring: the production lines, every interleaving and every stale value within
+//! small bounds.
 //!
 //! Run: `RUSTFLAGS="--cfg ringweir_loom" cargo test -p ringweir-proto --release --test loom`.
 //!
-//! Contract: a model is a plain function in `MODELS`; each is run as it stands, and `every_site_is_killed` runs some again
-//! with one `Site` weakened and demands that they fail. Rings have 2 slots (4 where bytes are to lap before slots
-//! do), at most 2 readers, at most 3 laps. What a reader is handed is compared with what was published under its seq,
-//! and each gap must be over a datagram that is really gone, so a lost ordering shows as torn or as a false loss.
+//! Contract: a model is a plain function in `MODELS`; each is run as it stands, and
+//! `every_site_is_killed` runs some again with one `Site` weakened and demands that they fail.
+//! Rings have 2 slots (4 where bytes are to lap before slots do), at most 2 readers, at most 3
+//! laps. What a reader is handed is compared with what was published under its seq, and each gap
+//! must be over a datagram that is really gone, so a lost ordering shows as torn or as a false
+//! loss.
 #![cfg(ringweir_loom)]
 
-mod device;
 mod lossless;
 mod restart;
+mod source;
 mod wake;
 
-use device::{fifo_hands_over, fifo_wakes, gone_wakes_the_sleeper, source_gone};
 use loom::thread;
 use lossless::*;
 use restart::*;
 use ringweir_proto::layout::Geometry;
+use ringweir_proto::ring::site;
 use ringweir_proto::ring::{
-    Account, Cause, Descriptor, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Start, Step,
+    Account, Cause, Descriptor, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory,
+    RingReader, Start, Step,
 };
 use ringweir_proto::sync::{Site, mutant};
+use source::{gone_wakes_the_sleeper, source_gone};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::catch_unwind;
@@ -29,7 +34,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use wake::*;
 
-/// What is published in a model: lengths by seq; everything else of a datagram follows from its seq.
+/// What is published in a model: lengths by seq; everything else of a datagram follows from its
+/// seq.
 #[derive(Clone, Copy)]
 struct Plan {
     geometry: fn() -> Geometry,
@@ -67,7 +73,8 @@ impl Plan {
         seqs.map(|s| self.lengths[s as usize] as u64).sum()
     }
 
-    /// Virtual payload position of `seq`, derived here anew; holds for datagrams claimed one by one.
+    /// Virtual payload position of `seq`, derived here anew; holds for datagrams claimed one by
+    /// one.
     fn pos(&self, seq: u64) -> u64 {
         let capacity = (self.geometry)().capacity();
         let mut at = 0;
@@ -104,14 +111,21 @@ impl Watch {
 
     fn balanced(&self) -> Account {
         let a = *self.reader.account();
-        assert_eq!(a.start + a.delivered + a.lost, self.reader.read_cursor(), "books do not balance");
+        assert_eq!(
+            a.start + a.delivered + a.lost,
+            self.reader.read_cursor(),
+            "books do not balance"
+        );
         a
     }
 
     fn told(&mut self, gap: &Gap) {
         let geometry = (self.plan.geometry)();
         if let Cause::Upstream { .. } | Cause::SourceGone = gap.cause {
-            assert_eq!(gap.first, self.next, "an upstream loss comes before the datagram that tells it");
+            assert_eq!(
+                gap.first, self.next,
+                "an upstream loss comes before the datagram that tells it"
+            );
             return;
         }
         assert_eq!(gap.first, self.next, "gap out of order");
@@ -123,8 +137,8 @@ impl Watch {
             None => self.bytes_known = false,
         }
         let claimed = self.reader.memory().claimed_now();
-        let there =
-            claimed.spares_slot(&geometry, gap.first) && claimed.spares_payload(&geometry, self.plan.pos(gap.first));
+        let there = claimed.slot_is_valid(&geometry, gap.first)
+            && claimed.payload_is_valid(&geometry, self.plan.pos(gap.first));
         assert!(!there, "told as lost while it is still there: {gap:?} {claimed:?}");
         self.next = end;
     }
@@ -150,14 +164,25 @@ impl Watch {
             Step::Gap(gap) => self.told(&gap),
             Step::Restarted(restarted) => {
                 assert_eq!(restarted.first, self.next, "a restart out of order");
-                let told = self.restarts.last().is_some_and(|last| last.generation >= restarted.generation);
+                let told = self
+                    .restarts
+                    .last()
+                    .is_some_and(|last| last.generation >= restarted.generation);
                 assert!(!told, "a restart told twice");
-                assert_eq!(self.reader.read_cursor(), restarted.first, "a generation is closed where it ended");
+                assert_eq!(
+                    self.reader.read_cursor(),
+                    restarted.first,
+                    "a generation is closed where it ended"
+                );
                 self.restarts.push(restarted);
             }
             Step::Empty => {}
             Step::Ended => {
-                assert_eq!(self.next, self.plan.lengths.len() as u64, "told of the end before everything else")
+                assert_eq!(
+                    self.next,
+                    self.plan.lengths.len() as u64,
+                    "told of the end before everything else"
+                )
             }
             Step::Datagram(d) => {
                 self.described(&d);
@@ -186,7 +211,8 @@ impl Watch {
         step
     }
 
-    /// Reads on to the end and closes the books; the publisher has ended the stream and been joined.
+    /// Reads on to the end and closes the books; the publisher has ended the stream and been
+    /// joined.
     fn finish(mut self) {
         while self.step() != Step::Ended {}
         let a = self.balanced();
@@ -250,7 +276,8 @@ fn lapped_by_bytes() {
     race(Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12] }, 3, 1, 3, Resume::Oldest);
 }
 
-/// Two laps are behind the reader before it starts; the third races with its search for the oldest datagram.
+/// Two laps are behind the reader before it starts; the third races with its search for the oldest
+/// datagram.
 const LAPS: Plan = Plan { geometry: by_slots, lengths: &[8, 3, 0, 8, 1, 8] };
 
 fn third_lap() {
@@ -266,7 +293,8 @@ fn lapped_by_bytes_before() {
     race(Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12, 0] }, 4, 1, 2, Resume::Oldest);
 }
 
-/// Two readers with different policies, one lapped, one at the write cursor, do not know of each other.
+/// Two readers with different policies, one lapped, one at the write cursor, do not know of each
+/// other.
 fn two_readers() {
     let plan = Plan { geometry: by_slots, lengths: &[0, 1, 0, 3] };
     check(2, move || {
@@ -397,7 +425,8 @@ fn batch() {
     });
 }
 
-/// A datagram that is filled in two steps, claimed anew for the second, over bytes that are being read.
+/// A datagram that is filled in two steps, claimed anew for the second, over bytes that are being
+/// read.
 fn filled_in_steps() {
     let plan = Plan { geometry: by_bytes, lengths: &[16, 16, 16, 16] };
     check(2, move || {
@@ -450,7 +479,8 @@ fn read_on_after_validating() {
 /// A model under its name.
 type Model = (&'static str, fn());
 
-/// Runs a model as it stands, once in this process: it is a test of its own and the negative control of its mutants.
+/// Runs a model as it stands, once in this process: it is a test of its own and the negative
+/// control of its mutants.
 fn as_it_stands((name, model): Model) {
     type Once = Arc<OnceLock<()>>;
     static RUNS: OnceLock<Mutex<HashMap<&str, Once>>> = OnceLock::new();
@@ -480,7 +510,7 @@ models! {
     first_datagram lapped_by_slots lapped_by_bytes lapped_by_bytes_before third_lap third_lap_to_the_newest two_readers
     upstream_over_a_lap attach_at_the_oldest attach_at_the_latest attach_at_a_seq_that_goes attach_at_a_seq_to_come ended
     batch filled_in_steps read_on_after_validating one_sleeper one_sleeper_with_a_timeout one_sleeper_twice two_sleepers
-    end_wakes_the_sleeper source_gone gone_wakes_the_sleeper fifo_hands_over fifo_wakes
+    end_wakes_the_sleeper source_gone gone_wakes_the_sleeper
     killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7 killed_at_k8
     adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4 adopter_killed_at_a5
     restarted_in_silence ended_after_a_restart
@@ -490,34 +520,42 @@ models! {
 /// Which models must see a site weakened.
 fn killers(site: Site) -> &'static [&'static str] {
     match site {
-        Site::CommitStore | Site::CommitLoad => &["first_datagram", "ended"],
-        Site::ClaimFence | Site::ValidateFence | Site::ValidateSkipped => {
+        site::COMMIT_STORE | site::COMMIT_LOAD => &["first_datagram", "ended"],
+        site::CLAIM_FENCE | site::VALIDATE_FENCE | site::VALIDATE_SKIPPED => {
             &["lapped_by_slots", "lapped_by_bytes", "filled_in_steps", "read_on_after_validating"]
         }
-        Site::ClaimLate => &["lapped_by_slots", "filled_in_steps", "read_on_after_validating"],
-        Site::WakeFence | Site::DozeFence | Site::LookAgainSkipped => {
-            &["one_sleeper", "one_sleeper_twice", "two_sleepers", "end_wakes_the_sleeper", "gone_wakes_the_sleeper"]
+        site::CLAIM_LATE => &["lapped_by_slots", "filled_in_steps", "read_on_after_validating"],
+        site::WAKE_FENCE | site::SLEEP_FENCE | site::LOOK_AGAIN_SKIPPED => &[
+            "one_sleeper",
+            "one_sleeper_twice",
+            "two_sleepers",
+            "end_wakes_the_sleeper",
+            "gone_wakes_the_sleeper",
+        ],
+        site::END_STORE | site::END_LOAD => &["ended"],
+        site::GONE_STORE | site::GONE_LOAD => &["source_gone"],
+        site::RESTART_STORE | site::RESTART_LOAD => &["restarted_in_silence"],
+        site::ADOPTED_HALF => &["killed_at_k5", "killed_at_k6", "restarted_in_silence"],
+        site::ADOPTED_CLAIM_BACK => &["killed_at_k3", "killed_at_k4", "killed_at_k5"],
+        site::RESTART_UNTOLD | site::RESTART_TWICE => {
+            &["killed_at_k2", "restarted_in_silence", "adopter_killed_at_a5"]
         }
-        Site::EndStore | Site::EndLoad => &["ended"],
-        Site::GoneStore | Site::GoneLoad => &["source_gone"],
-        Site::ProducerStore | Site::ProducerLoad => &["fifo_hands_over"],
-        Site::ArmFence | Site::RaiseFence | Site::ArmLookSkipped => &["fifo_wakes"],
-        Site::RestartStore | Site::RestartLoad => &["restarted_in_silence"],
-        Site::AdoptedHalf => &["killed_at_k5", "killed_at_k6", "restarted_in_silence"],
-        Site::AdoptedClaimBack => &["killed_at_k3", "killed_at_k4", "killed_at_k5"],
-        Site::RestartUntold | Site::RestartTwice => &["killed_at_k2", "restarted_in_silence", "adopter_killed_at_a5"],
-        Site::BoundaryIgnored => &["killed_at_k2", "ended_after_a_restart"],
-        Site::GateOpen => &["waits_for_the_lossless", "waits_for_its_bytes", "lossy_beside_lossless"],
-        Site::ReleasedEarly => &["waits_for_the_lossless"],
-        Site::GrantedUnkept => &["granted_is_kept"],
-        Site::DemoteFence | Site::DemotionUntold => &["demoted_and_told"],
-        Site::LapMiscounted => &["lapped_by_slots", "third_lap"],
+        site::BOUNDARY_IGNORED => &["killed_at_k2", "ended_after_a_restart"],
+        site::GATE_OPEN => {
+            &["waits_for_the_lossless", "waits_for_its_bytes", "lossy_beside_lossless"]
+        }
+        site::RELEASED_EARLY => &["waits_for_the_lossless"],
+        site::GRANTED_UNKEPT => &["granted_is_kept"],
+        site::DEMOTE_FENCE | site::DEMOTION_UNTOLD => &["demoted_and_told"],
+        site::LAP_MISCOUNTED => &["lapped_by_slots", "third_lap"],
+        other => panic!("no model for {other:?}"),
     }
 }
 
 thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
 
-/// Each site weakened must make each of its models fail, and each of these models must hold when nothing is weakened.
+/// Each site weakened must make each of its models fail, and each of these models must hold when
+/// nothing is weakened.
 #[test]
 fn every_site_is_killed() {
     // Only the expected panics are silenced: loom runs all threads of a model on this one.
@@ -528,7 +566,7 @@ fn every_site_is_killed() {
         }
     }));
     let mut alive = Vec::new();
-    for site in Site::RING.into_iter().chain(Site::FIFO) {
+    for site in site::ALL {
         for name in killers(site) {
             let model = *MODELS.iter().find(|m| m.0 == *name).expect("killers are models");
             as_it_stands(model);

@@ -1,8 +1,10 @@
-//! Models of a broker's death and its ring's adoption, with a reader running all the while: from every crash point.
+//! Models of a broker's death and its ring's adoption, with a reader running all the while: from
+//! every crash point.
 //!
-//! Contract: the publisher that dies and the adopter are one thread, since a lock that the kernel hands over lies between
-//! them. The datagram that was begun by the dead one is unlike the one that gets its seq later, so whoever publishes or reads any of
-//! it is found out. Each restart is told once, at the seq where its generation began, with the least it cost.
+//! Contract: the publisher that dies and the adopter are one thread, since a lock that the kernel
+//! hands over lies between them. The datagram that was begun by the dead one is unlike the one that
+//! gets its seq later, so whoever publishes or reads any of it is found out. Each restart is told
+//! once, at the seq where its generation began, with the least it cost.
 
 use super::{Plan, Watch, by_bytes, by_slots, bytes_of, check, meta_of};
 use loom::thread;
@@ -10,13 +12,19 @@ use ringweir_proto::ring::crash::{Point, killed_at};
 use ringweir_proto::ring::{Meta, Publisher, Restarted, Resume, RingMemory, Start, Step};
 use std::sync::Arc;
 
-/// Publishes `seq` and dies at `point`: a datagram of its own up to where it is shown, the plan's from there on.
+/// Publishes `seq` and dies at `point`: a datagram of its own up to where it is shown, the plan's
+/// from there on.
 fn die(plan: Plan, mut publisher: Publisher, seq: u64, point: Point) {
     let killed = killed_at(point, || {
         if matches!(point, Point::K7 | Point::K8) {
             plan.publish(&mut publisher, seq..seq + 1);
         } else {
-            let meta = Meta { channel: 0xdead, source_time: 0xdead, publish_time: 0xdead, original_len: 0 };
+            let meta = Meta {
+                channel: 0xdead,
+                source_time: 0xdead,
+                publish_time: 0xdead,
+                original_len: 0,
+            };
             publisher.publish(&[0xee; 16], meta).unwrap();
         }
     });
@@ -32,13 +40,14 @@ fn adopt(memory: &Arc<RingMemory>) -> (Publisher, Restarted) {
 enum Raced {
     /// Death and adoption; the adopter publishes when the reader is home.
     Adoption,
-    /// What the adopter publishes, too. (Not where the dead one wrote into the same slot: a slot of eight words that have three
-    /// values each takes loom for ever.)
+    /// What the adopter publishes, too. (Not where the dead one wrote into the same slot: a slot of
+    /// eight words that have three values each takes loom for ever.)
     Everything,
 }
 
-/// `before` datagrams are there, the publisher dies at `point` over the next one, and the adopter publishes the rest, while
-/// a reader makes a step. Also that the restart cost `lost` datagrams at least.
+/// `before` datagrams are there, the publisher dies at `point` over the next one, and the adopter
+/// publishes the rest, while a reader makes a step. Also that the restart cost `lost` datagrams at
+/// least.
 fn killed(plan: Plan, before: u64, raced: Raced, point: Point, lost: u64) {
     check(1, move || {
         let (memory, mut publisher) = plan.ring();
@@ -113,7 +122,8 @@ pub fn killed_at_k8() {
     killed(ROOM, 1, Raced::Everything, Point::K8, 0);
 }
 
-/// The publisher dies with a datagram that is not shown, its adopter dies at `point`, the next one adopts the ring.
+/// The publisher dies with a datagram that is not shown, its adopter dies at `point`, the next one
+/// adopts the ring.
 fn adopter_killed(point: Point, restarts: &'static [Restarted]) {
     check(1, move || {
         let (memory, mut publisher) = ROOM.ring();
@@ -178,7 +188,8 @@ pub fn restarted_in_silence() {
     });
 }
 
-/// The new generation's datagram and its end come after the restart that began it, however late the reader looks.
+/// The new generation's datagram and its end come after the restart that began it, however late the
+/// reader looks.
 pub fn ended_after_a_restart() {
     check(1, || {
         let (memory, mut publisher) = ROOM.ring();

@@ -1,21 +1,25 @@
-//! Models of the wake: no wake-up is lost, whoever dozes, is taken along or is entered late.
+//! Models of the wake: no wake-up is lost, whoever sleep requests, is taken along or is entered
+//! late.
 //!
-//! Contract: eventfds are bells under a lock; who waits on one for ever is a lost wake-up, which loom tells as a deadlock.
+//! Contract: eventfds are bells under a lock; who waits on one for ever is a lost wake-up, which
+//! loom tells as a deadlock.
 
 use super::{by_slots, check};
 use loom::thread;
-use ringweir_proto::ring::{Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step, Wake, WakeGate};
+use ringweir_proto::ring::{
+    Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step, Wake, WakeGate,
+};
 use ringweir_proto::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// An eventfd: remembers that it was rung, and is a full synchronisation, as system calls are.
 #[derive(Default)]
-pub struct Bell {
+pub struct Event {
     rung: loom::sync::Mutex<bool>,
     heard: loom::sync::Condvar,
 }
 
-impl Bell {
+impl Event {
     pub fn ring(&self) {
         *self.rung.lock().unwrap() = true;
         self.heard.notify_one();
@@ -35,10 +39,10 @@ pub struct House {
     pub gate: WakeGate,
     /// The waker's list; its lock stands for "one thread owns it".
     pub sleepers: loom::sync::Mutex<Sleepers>,
-    pub bells: [Bell; 2],
-    pub waker: Bell,
-    /// Bell of the readers' dozes, what they had seen, and whether the waker may go home.
-    pub doze: Bell,
+    pub events: [Event; 2],
+    pub waker: Event,
+    /// Bell of the readers' sleep requests, what they had seen, and whether the waker may go home.
+    pub sleep_request: Event,
     pub seen: AtomicU64,
     pub quit: AtomicU64,
 }
@@ -49,9 +53,9 @@ impl House {
             memory,
             gate: WakeGate::default(),
             sleepers: loom::sync::Mutex::new(Sleepers::new(2)),
-            bells: Default::default(),
-            waker: Bell::default(),
-            doze: Bell::default(),
+            events: Default::default(),
+            waker: Event::default(),
+            sleep_request: Event::default(),
             seen: AtomicU64::new(0),
             quit: AtomicU64::new(0),
         })
@@ -60,22 +64,27 @@ impl House {
     pub fn after_commit(&self) {
         match self.gate.after_commit() {
             Wake::Nobody => {}
-            Wake::One(index) => self.bells[index as usize].ring(),
+            Wake::One(index) => self.events[index as usize].ring(),
             Wake::Several => self.waker.ring(),
         }
     }
-    /// The waker's part after a doze bell.
+    /// The waker's part after a sleep request.
     pub fn enter(&self, index: u32, seen: u64) {
         self.enter_with(index, seen, 0);
     }
     /// The same; `source` is the source's word as the reader had seen it.
     pub fn enter_with(&self, index: u32, seen: u64, source: u64) {
         let memory = &self.memory;
-        let news = || memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended();
-        self.sleepers.lock().unwrap().enter(&self.gate, index, news, |i| self.bells[i as usize].ring());
+        let news = || {
+            memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended()
+        };
+        self.sleepers
+            .lock()
+            .unwrap()
+            .enter(&self.gate, index, news, |i| self.events[i as usize].ring());
     }
     pub fn settle(&self) {
-        self.sleepers.lock().unwrap().settle(&self.gate, |i| self.bells[i as usize].ring());
+        self.sleepers.lock().unwrap().settle(&self.gate, |i| self.events[i as usize].ring());
     }
 }
 
@@ -89,7 +98,8 @@ pub fn datagram(reader: &mut RingReader) -> bool {
     }
 }
 
-/// Reader, waker and publisher, each a thread of its own. `impatient` sleeps time out at once; the reader dozes again.
+/// Reader, waker and publisher, each a thread of its own. `impatient` sleeps time out at once; the
+/// reader sleep requests again.
 pub fn sleeper_and_waker(impatient: usize) {
     check(2, move || {
         let memory = Arc::new(RingMemory::on_heap(by_slots()));
@@ -102,20 +112,20 @@ pub fn sleeper_and_waker(impatient: usize) {
                 let mut patience = impatient;
                 while !datagram(&mut reader) {
                     house.seen.store(reader.write_cursor_seen(), Ordering::Relaxed);
-                    house.doze.ring();
+                    house.sleep_request.ring();
                     match patience {
-                        0 => house.bells[0].wait(),
+                        0 => house.events[0].wait(),
                         _ => patience -= 1,
                     }
                 }
                 house.quit.store(1, Ordering::Relaxed);
-                house.doze.ring();
+                house.sleep_request.ring();
             }
         });
         let waker = thread::spawn({
             let house = house.clone();
             move || loop {
-                house.doze.wait();
+                house.sleep_request.wait();
                 if house.quit.load(Ordering::Relaxed) == 1 {
                     return;
                 }
@@ -137,8 +147,9 @@ pub fn one_sleeper_with_a_timeout() {
     sleeper_and_waker(1);
 }
 
-/// One sleeper, `datagrams` in a row: an entry the publisher has taken must not count for the next sleep. Entering
-/// follows the doze bell at once, on the reader's thread: the sleeper itself has nothing else to do.
+/// One sleeper, `datagrams` in a row: an entry the publisher has taken must not count for the next
+/// sleep. Entering follows the sleep request at once, on the reader's thread: the sleeper itself
+/// has nothing else to do.
 pub fn one_sleeper_twice() {
     check(2, || {
         let memory = Arc::new(RingMemory::on_heap(by_slots()));
@@ -151,7 +162,7 @@ pub fn one_sleeper_twice() {
                 while reader.read_cursor() < 2 {
                     if !datagram(&mut reader) {
                         house.enter(0, reader.write_cursor_seen());
-                        house.bells[0].wait();
+                        house.events[0].wait();
                     }
                 }
             }
@@ -176,7 +187,7 @@ pub fn two_sleepers() {
                 let mut seen = memory.write_cursor();
                 while seen == 0 {
                     house.enter(index, seen);
-                    house.bells[index as usize].wait();
+                    house.events[index as usize].wait();
                     seen = memory.write_cursor();
                 }
             })
@@ -212,7 +223,7 @@ pub fn end_wakes_the_sleeper() {
                 let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
                 while reader.step().unwrap() != Step::Ended {
                     house.enter(0, reader.write_cursor_seen());
-                    house.bells[0].wait();
+                    house.events[0].wait();
                 }
             }
         });

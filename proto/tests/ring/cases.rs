@@ -2,12 +2,14 @@
 
 use ringweir_proto::layout::{DATAGRAM_MAX, DEPTH_MAX, Geometry, GeometryError};
 use ringweir_proto::ring::{
-    Cause, Descriptor, Gap, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step, Torn,
+    Cause, Descriptor, Gap, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step,
+    Torn,
 };
 use std::sync::Arc;
 
 fn ring(depth: u64, capacity: u64, most: u64) -> (Arc<RingMemory>, Publisher) {
-    let memory = Arc::new(RingMemory::on_heap(Geometry::with_claims(depth, capacity, most, 1, 8).unwrap()));
+    let memory =
+        Arc::new(RingMemory::on_heap(Geometry::with_claims(depth, capacity, most, 1, 8).unwrap()));
     (memory.clone(), Publisher::new(memory))
 }
 
@@ -23,7 +25,10 @@ fn impossible_geometries_are_refused() {
     }
     assert_eq!(Geometry::new(2, 1 << 40, DATAGRAM_MAX + 1), Err(E::MaxDatagram(DATAGRAM_MAX + 1)));
     for (slots, bytes) in [(0, 8), (9, 8), (1, 0), (1, 4), (1, 12), (1, 1 << 21), (u64::MAX, 8)] {
-        assert_eq!(Geometry::with_claims(16, 1 << 20, 64, slots, bytes), Err(E::Claim { slots, bytes }));
+        assert_eq!(
+            Geometry::with_claims(16, 1 << 20, 64, slots, bytes),
+            Err(E::Claim { slots, bytes })
+        );
     }
     // Found by a fuzzer: what a hostile header says is not computed with before it is bounded.
     let most = !7;
@@ -32,7 +37,11 @@ fn impossible_geometries_are_refused() {
     );
     assert_eq!(least(Geometry::with_claims(16, 1004, 64, 1, 8)), 3 * 64 + 8, "not a multiple of 8");
     assert_eq!(least(Geometry::with_claims(16, 192, 64, 1, 8)), 200, "three largest and a claim");
-    assert_eq!(least(Geometry::with_claims(16, 512, 64, 1, 256)), 640, "twice the claim and the largest");
+    assert_eq!(
+        least(Geometry::with_claims(16, 512, 64, 1, 256)),
+        640,
+        "twice the claim and the largest"
+    );
     assert_eq!(least(Geometry::with_claims(16, (1 << 40) + 8, 0, 1, 8)), 16, "more than 2^40");
     assert_eq!(least(Geometry::new(2, 8, 8)), 32);
     assert_eq!(Geometry::new(2, 0, 8), Err(E::Claim { slots: 1, bytes: 8 }));
@@ -57,14 +66,17 @@ fn commits_outside_the_claim_panic() {
     for (offset, len) in [(4, 4), (0, 9), (16, 8), (usize::MAX - 7, 8), (0, 101)] {
         let (_, mut publisher) = ring(16, 2048, 100);
         publisher.claim(if len == 101 { 200 } else { 8 }).unwrap();
-        let tried =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| publisher.commit(offset, len, Meta::default())));
+        let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            publisher.commit(offset, len, Meta::default())
+        }));
         assert!(tried.is_err(), "{offset} {len}");
     }
     let (_, mut publisher) = ring(16, 2048, 100);
     publisher.claim(32).unwrap();
     publisher.commit(16, 8, Meta::default());
-    let back = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| publisher.commit(8, 8, Meta::default())));
+    let back = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        publisher.commit(8, 8, Meta::default())
+    }));
     assert!(back.is_err(), "over an earlier commit");
 }
 
@@ -92,8 +104,9 @@ fn what_was_validated_stays_delivered_and_the_rest_of_it_does_not() {
     }
 }
 
-/// A datagram handed back is found again, as often as it is handed back, and counted once; if it is overwritten meanwhile
-/// it is a gap. Controls: not handed back it is passed over; read and validated after all it is delivered.
+/// A datagram handed back is found again, as often as it is handed back, and counted once; if it is
+/// overwritten meanwhile it is a gap. Controls: not handed back it is passed over; read and
+/// validated after all it is delivered.
 #[test]
 fn what_is_left_unread_is_found_again() {
     let (memory, mut publisher) = ring(4, 64, 8);
@@ -142,7 +155,8 @@ fn validating_nothing_is_no_loss() {
     assert_eq!((reader.step(), reader.account().lost), (Ok(Step::Empty), 0));
 }
 
-/// Losses noted after the last datagram have no datagram to travel with: the end tells them, once, before it ends.
+/// Losses noted after the last datagram have no datagram to travel with: the end tells them, once,
+/// before it ends.
 #[test]
 fn losses_after_the_last_datagram_are_told_with_the_end() {
     let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 4096, 64).unwrap()));
@@ -163,11 +177,15 @@ fn losses_after_the_last_datagram_are_told_with_the_end() {
         }
     }
     let upstream = |layer, exact| Cause::Upstream { layer, exact };
-    assert_eq!(told, [(0, 2, upstream(Layer::Kernel, true)), (1, 3, upstream(Layer::Broker, false))]);
+    assert_eq!(
+        told,
+        [(0, 2, upstream(Layer::Kernel, true)), (1, 3, upstream(Layer::Broker, false))]
+    );
     assert_eq!(reader.step().unwrap(), Step::Ended, "told once");
 }
 
-/// A device that goes away is told where it went, at once to who has read up to there, once to everybody, over laps too.
+/// A device that goes away is told where it went, at once to who has read up to there, once to
+/// everybody, over laps too.
 #[test]
 fn a_device_that_goes_away_is_told_once_and_in_its_place() {
     let memory = Arc::new(RingMemory::on_heap(Geometry::new(16, 4096, 64).unwrap()));
@@ -177,7 +195,8 @@ fn a_device_that_goes_away_is_told_once_and_in_its_place() {
         Step::Gap(Gap { first, count: 0, cause: Cause::SourceGone, .. }) => Some(first),
         _ => None,
     };
-    let (mut prompt, mut slow, mut lapped) = (reader(Start::Oldest), reader(Start::Oldest), reader(Start::Oldest));
+    let (mut prompt, mut slow, mut lapped) =
+        (reader(Start::Oldest), reader(Start::Oldest), reader(Start::Oldest));
     publisher.publish(b"one", Meta::default()).unwrap();
     assert!(matches!(prompt.step().unwrap(), Step::Datagram(_)));
     assert_eq!(prompt.step().unwrap(), Step::Empty);

@@ -3,12 +3,15 @@
 use crate::reference::{Expected, Reference, Told};
 use proptest::prelude::*;
 use ringweir_proto::layout::{Geometry, GeometryError};
-use ringweir_proto::ring::{Descriptor, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step};
+use ringweir_proto::ring::{
+    Descriptor, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step,
+};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// One claim, its commits (length, skip before it), whether it is filled in two steps and what is not committed.
+    /// One claim, its commits (length, skip before it), whether it is filled in two steps and what
+    /// is not committed.
     Batch {
         lengths: Vec<(u32, u8)>,
         steps: bool,
@@ -58,7 +61,8 @@ fn geometry() -> impl Strategy<Value = Geometry> {
             let slots = slots.min(depth / 2);
             let refused = Geometry::with_claims(depth, 8 * claim, most, slots, 8 * claim);
             let Err(GeometryError::Capacity { least, .. }) = refused else { panic!("{refused:?}") };
-            Geometry::with_claims(depth, (least + more).next_multiple_of(8), most, slots, 8 * claim).unwrap()
+            Geometry::with_claims(depth, (least + more).next_multiple_of(8), most, slots, 8 * claim)
+                .unwrap()
         },
     )
 }
@@ -154,7 +158,10 @@ impl Run {
         let mut places = Vec::new();
         let mut end = 0usize;
         for (mille, skip) in lengths {
-            let (at, len) = (end + 8 * usize::from(*skip), geometry.max_datagram() as usize * *mille as usize / 1000);
+            let (at, len) = (
+                end + 8 * usize::from(*skip),
+                geometry.max_datagram() as usize * *mille as usize / 1000,
+            );
             let after = (at + len).next_multiple_of(8);
             if after as u64 > geometry.max_span() {
                 break;
@@ -209,15 +216,27 @@ impl Run {
                 assert_eq!(told, Told::Datagram { seq: d.seq });
                 let e = expected.held.as_ref().unwrap();
                 let original = e.bytes.len().max(e.meta.original_len as usize);
-                assert_eq!((d.len, d.original_len, d.channel), (e.bytes.len(), original, e.meta.channel));
-                assert_eq!((d.source_time, d.publish_time), (e.meta.source_time, e.meta.publish_time));
+                assert_eq!(
+                    (d.len, d.original_len, d.channel),
+                    (e.bytes.len(), original, e.meta.channel)
+                );
+                assert_eq!(
+                    (d.source_time, d.publish_time),
+                    (e.meta.source_time, e.meta.publish_time)
+                );
                 *held = Some(d);
             }
         }
         let a = reader.account();
         assert_eq!(a.start + a.delivered + a.lost, reader.read_cursor());
-        assert_eq!((a.start, a.delivered, a.lost), (expected.start, expected.delivered, expected.lost));
-        assert_eq!((a.bytes_delivered, a.bytes_lost), (expected.bytes_delivered, expected.bytes_lost));
+        assert_eq!(
+            (a.start, a.delivered, a.lost),
+            (expected.start, expected.delivered, expected.lost)
+        );
+        assert_eq!(
+            (a.bytes_delivered, a.bytes_lost),
+            (expected.bytes_delivered, expected.bytes_lost)
+        );
         assert_eq!((a.gaps, a.upstream_lost), (expected.gaps, expected.upstream_lost));
         assert_eq!(reader.read_bytes(), expected.bytes);
     }
@@ -227,7 +246,9 @@ impl Run {
         self.publisher.flush();
         self.reference.flush();
         for index in 0..self.readers.len() {
-            while self.readers[index].1.seq < self.reference.next || self.readers[index].1.held.is_some() {
+            while self.readers[index].1.seq < self.reference.next
+                || self.readers[index].1.held.is_some()
+            {
                 self.step(index);
             }
             let a = self.readers[index].0.account();
@@ -236,9 +257,13 @@ impl Run {
         self.publisher.end();
         for (reader, expected, _) in &mut self.readers {
             // What was lost after the last datagram is told before the end.
-            let last = u64::from((self.reference.lost - expected.upstream.unwrap_or(self.reference.lost)) as u32);
+            let last = u64::from(
+                (self.reference.lost - expected.upstream.unwrap_or(self.reference.lost)) as u32,
+            );
             if last > 0 {
-                let Ok(Step::Gap(gap)) = reader.step() else { panic!("{last} lost after the last datagram") };
+                let Ok(Step::Gap(gap)) = reader.step() else {
+                    panic!("{last} lost after the last datagram")
+                };
                 assert_eq!((gap.first, gap.count), (self.reference.next, last));
             }
             assert_eq!(reader.step(), Ok(Step::Ended));
@@ -256,7 +281,8 @@ proptest! {
         run.close();
     }
 
-    /// However tight the geometry: a datagram that was shown stays there while the next span is claimed and filled.
+    /// However tight the geometry: a datagram that was shown stays there while the next span is
+    /// claimed and filled.
     #[test]
     fn the_newest_stays_readable_while_the_next_is_claimed(
         geometry in geometry(), lengths in prop::collection::vec((0..=1000u64, 0..=1000u64), 1..60)

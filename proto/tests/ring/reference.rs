@@ -1,6 +1,7 @@
 //! The reference: every datagram in a queue, and what a reader of it must be told.
 //!
-//! Contract: drops from the queue's front what the claim line gives up, and shares no line with `ring`.
+//! Contract: drops from the queue's front what the claim line gives up, and shares no line with
+//! `ring`.
 
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Cause, Gap, Layer, Meta, Resume, Start, Torn};
@@ -107,7 +108,9 @@ impl Reference {
 
     fn entry(&self, seq: u64) -> Option<&Entry> {
         let first = self.there.front()?.seq;
-        self.there.get(usize::try_from(seq.checked_sub(first)?).ok()?).filter(|e| e.seq < self.flushed)
+        self.there
+            .get(usize::try_from(seq.checked_sub(first)?).ok()?)
+            .filter(|e| e.seq < self.flushed)
     }
 
     fn oldest(&self) -> u64 {
@@ -204,7 +207,8 @@ impl Expected {
     pub fn step(&mut self, reference: &Reference) -> Told {
         if let Some(held) = self.held.take() {
             let verified = std::mem::take(&mut self.verified);
-            if std::mem::take(&mut self.torn) || (!verified && reference.entry(held.seq).is_none()) {
+            if std::mem::take(&mut self.torn) || (!verified && reference.entry(held.seq).is_none())
+            {
                 return self.lap(reference);
             }
             self.seq += 1;
@@ -225,7 +229,13 @@ impl Expected {
             let count = entry.lost_before - before;
             self.upstream_lost += count;
             let cause = Cause::Upstream { layer: entry.layer, exact };
-            return Told::Gap(Gap { first: self.seq, count, bytes: None, time: entry.meta.publish_time, cause });
+            return Told::Gap(Gap {
+                first: self.seq,
+                count,
+                bytes: None,
+                time: entry.meta.publish_time,
+                cause,
+            });
         }
         self.held = Some(entry.clone());
         Told::Datagram { seq: self.seq }

@@ -1,4 +1,5 @@
-//! Real threads: every byte is verified while a publisher runs as fast as it can, and every account closes.
+//! Real threads: every byte is verified while a publisher runs as fast as it can, and every account
+//! closes.
 
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Cause, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step};
@@ -6,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A word that tells seq and place: any 8 bytes of another datagram, or of another place, are different.
+/// A word that tells seq and place: any 8 bytes of another datagram, or of another place, are
+/// different.
 fn word(seq: u64, at: usize) -> u64 {
     (seq << 16 | at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -26,7 +28,10 @@ fn payload(seq: u64, bytes: &mut [u8]) {
 }
 
 fn is_payload(seq: u64, bytes: &[u8]) -> bool {
-    bytes.chunks(8).enumerate().all(|(i, chunk)| word(seq, i).to_le_bytes()[..chunk.len()] == *chunk)
+    bytes
+        .chunks(8)
+        .enumerate()
+        .all(|(i, chunk)| word(seq, i).to_le_bytes()[..chunk.len()] == *chunk)
 }
 
 /// One publisher as fast as it can, batches of 1 to 8, for `time`; returns what it published.
@@ -54,10 +59,12 @@ fn storm(publisher: &mut Publisher, most: usize, time: Duration) -> (u64, u64) {
 fn threads_see_whole_datagrams_and_exact_gaps() {
     const MOST: usize = 1500;
     for (depth, capacity) in [(4096, 1 << 20), (64, 64 << 10), (4, 8 << 10)] {
-        let memory = Arc::new(RingMemory::on_heap(Geometry::new(depth, capacity, MOST as u64).unwrap()));
+        let memory =
+            Arc::new(RingMemory::on_heap(Geometry::new(depth, capacity, MOST as u64).unwrap()));
         let mut publisher = Publisher::new(memory.clone());
         let habits = [(Resume::Oldest, 0), (Resume::Newest, 0), (Resume::Oldest, 300)];
-        let readers = habits.map(|(resume, slow)| (RingReader::new(memory.clone(), Start::Oldest, resume), slow));
+        let readers = habits
+            .map(|(resume, slow)| (RingReader::new(memory.clone(), Start::Oldest, resume), slow));
         std::thread::scope(|scope| {
             let readers = readers.map(|(mut reader, slow)| {
                 scope.spawn(move || {
@@ -73,7 +80,10 @@ fn threads_see_whole_datagrams_and_exact_gaps() {
                             }
                             Step::Gap(gap) => Some(gap),
                             Step::Datagram(d) => {
-                                assert_eq!((d.seq, d.len, d.channel), (next, length(next, MOST), next as u16));
+                                assert_eq!(
+                                    (d.seq, d.len, d.channel),
+                                    (next, length(next, MOST), next as u16)
+                                );
                                 reader.copy_out(&d, 0, &mut bytes[..d.len]);
                                 seen += 1;
                                 if slow > 0 && seen.is_multiple_of(slow) {
@@ -85,7 +95,12 @@ fn threads_see_whole_datagrams_and_exact_gaps() {
                                     assert_eq!(reader.release().expect("not corrupt"), None);
                                     None
                                 } else {
-                                    Some(reader.release().expect("not corrupt").expect("torn is a gap"))
+                                    Some(
+                                        reader
+                                            .release()
+                                            .expect("not corrupt")
+                                            .expect("torn is a gap"),
+                                    )
                                 }
                             }
                         };
@@ -93,7 +108,9 @@ fn threads_see_whole_datagrams_and_exact_gaps() {
                             assert_eq!((gap.first, gap.cause), (next, Cause::Lapped));
                             assert!(gap.count > 0);
                             if let Some(b) = gap.bytes {
-                                let sum: usize = (gap.first..gap.first + gap.count).map(|s| length(s, MOST)).sum();
+                                let sum: usize = (gap.first..gap.first + gap.count)
+                                    .map(|s| length(s, MOST))
+                                    .sum();
                                 assert_eq!(b, sum as u64);
                             }
                             all_bytes &= gap.bytes.is_some();
@@ -122,8 +139,8 @@ fn threads_see_whole_datagrams_and_exact_gaps() {
     }
 }
 
-/// The control of the test above: the same check on a datagram that is held while it is lapped, without validating,
-/// does see foreign bytes, so the check can.
+/// The control of the test above: the same check on a datagram that is held while it is lapped,
+/// without validating, does see foreign bytes, so the check can.
 #[test]
 fn without_validating_torn_bytes_are_seen() {
     const MOST: usize = 1500;

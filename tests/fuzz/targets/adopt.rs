@@ -1,13 +1,16 @@
-//! A ring as a broker left it that died, with any field of it damaged: it is refused and left as it was, or adopted, and then
-//! everything published from there on is read whole and every account that begins there closes. Nothing panics, runs on for
-//! ever, or touches a byte outside (the address sanitizer looks).
+//! A ring as a broker left it that died, with any field of it damaged: it is refused and left as it
+//! was, or adopted, and then everything published from there on is read whole and every account
+//! that begins there closes. Nothing panics, runs on for ever, or touches a byte outside (the
+//! address sanitizer looks).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::object::{RingObject, RingSpec};
-use ringweir_proto::ring::{Descriptor, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step};
+use ringweir_proto::ring::{
+    Descriptor, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step,
+};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -63,9 +66,20 @@ impl Stage {
             let name = format!("/ringweir-fuzz-adopt.{}", std::process::id());
             let geometry = Geometry::new(SLOTS, 4096, 256).expect("sound");
             let (memory, metadata) = (Memory::Shm, &[]);
-            let spec = RingSpec { name: "fuzz", geometry, generation: 3, metadata, memory, huge_pages: false };
+            let spec = RingSpec {
+                name: "fuzz",
+                geometry,
+                generation: 3,
+                metadata,
+                memory,
+                huge_pages: false,
+            };
             let ring = RingObject::create(&name, &spec).expect("a ring");
-            let file = rustix::fs::open(format!("/dev/shm{name}"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+            let file = rustix::fs::open(
+                format!("/dev/shm{name}"),
+                OFlags::RDWR | OFlags::CLOEXEC,
+                Mode::empty(),
+            );
             let file = file.expect("its file");
             // The process is killed in the end, and nobody else knows the name.
             rustix::fs::unlink(format!("/dev/shm{name}")).expect("unlink");
@@ -88,7 +102,8 @@ impl Stage {
                     p.set_position(Some(7));
                     publish(p, 9);
                     begin(p);
-                    let (mut next, _) = Publisher::adopt(p.memory().clone(), Some(20)).expect("sound");
+                    let (mut next, _) =
+                        Publisher::adopt(p.memory().clone(), Some(20)).expect("sound");
                     publish(&mut next, 3);
                     begin(&mut next);
                 },
@@ -129,7 +144,10 @@ fn read(reader: &mut RingReader, first: u64) {
             Ok(Step::Empty | Step::Ended) | Err(_) => return,
         }
         let account = reader.account();
-        assert_eq!(account.start.wrapping_add(account.delivered).wrapping_add(account.lost), reader.read_cursor());
+        assert_eq!(
+            account.start.wrapping_add(account.delivered).wrapping_add(account.lost),
+            reader.read_cursor()
+        );
     }
 }
 
@@ -147,7 +165,10 @@ fn adopted(memory: &Arc<RingMemory>, mut publisher: Publisher, first: u64, mut t
         }
         match step {
             Ok(Step::Datagram(found)) => {
-                assert!(found.seq == seq && is_right(&mut fresh, &found) == Some(true), "seq {seq}");
+                assert!(
+                    found.seq == seq && is_right(&mut fresh, &found) == Some(true),
+                    "seq {seq}"
+                );
             }
             other => panic!("seq {seq}: {other:?}"),
         }

@@ -1,5 +1,6 @@
-//! A ring object of a broker that is not trusted, every byte of it: attaching refuses or takes it, and reading it neither
-//! panics, nor runs on for ever, nor touches a byte outside (the address sanitizer looks).
+//! A ring object of a broker that is not trusted, every byte of it: attaching refuses or takes it,
+//! and reading it neither panics, nor runs on for ever, nor touches a byte outside (the address
+//! sanitizer looks).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -25,18 +26,23 @@ fn sound() -> &'static [u8] {
             memory: Memory::Memfd,
             huge_pages: false,
         };
-        let ring = RingObject::create(&format!("/ringweir-fuzz.{}", std::process::id()), &spec).expect("a ring");
+        let ring = RingObject::create(&format!("/ringweir-fuzz.{}", std::process::id()), &spec)
+            .expect("a ring");
         let mut publisher = Publisher::new(ring.memory().clone());
         for i in 0..20u8 {
             publisher.publish(&[i; 100][..usize::from(i) * 5], Meta::default()).expect("fits");
         }
         let mut bytes = vec![0; geometry.footprint() as usize];
-        assert_eq!(rustix::io::pread(ring.read_only(), &mut bytes, 0), Ok(geometry.footprint() as usize));
+        assert_eq!(
+            rustix::io::pread(ring.read_only(), &mut bytes, 0),
+            Ok(geometry.footprint() as usize)
+        );
         bytes
     })
 }
 
-/// Damages: each 11 bytes of input put a word of 8 at an offset of 2; a leading byte says how many bytes are cut off the end.
+/// Damages: each 11 bytes of input put a word of 8 at an offset of 2; a leading byte says how many
+/// bytes are cut off the end.
 fn object_of(input: &[u8]) -> OwnedFd {
     let mut bytes = sound().to_vec();
     let (cut, patches) = input.split_first().map_or((0, input), |(c, rest)| (*c as usize, rest));
@@ -55,9 +61,11 @@ fn object_of(input: &[u8]) -> OwnedFd {
 
 fuzz_target!(|input: &[u8]| {
     let Ok(seen) = object::attach(object_of(input), false) else { return };
-    for (start, resume) in
-        [(Start::Oldest, Resume::Oldest), (Start::Seq(u64::MAX), Resume::Newest), (Start::Seq(7), Resume::Oldest)]
-    {
+    for (start, resume) in [
+        (Start::Oldest, Resume::Oldest),
+        (Start::Seq(u64::MAX), Resume::Newest),
+        (Start::Seq(7), Resume::Oldest),
+    ] {
         let mut reader = RingReader::new(seen.memory.clone(), start, resume);
         let mut buffer = [0; 4096];
         for _ in 0..64 {
@@ -71,7 +79,10 @@ fuzz_target!(|input: &[u8]| {
                 Ok(Step::Empty | Step::Ended) | Err(_) => break,
             }
             let account = reader.account();
-            assert_eq!(account.start.wrapping_add(account.delivered).wrapping_add(account.lost), reader.read_cursor());
+            assert_eq!(
+                account.start.wrapping_add(account.delivered).wrapping_add(account.lost),
+                reader.read_cursor()
+            );
         }
     }
 });

@@ -1,7 +1,8 @@
-//! The C library under any sequence of calls with any arguments, short of what its header forbids (pointers that dangle,
-//! strings without an end, two threads): no crash, no code outside the table, no write past a struct, books that close, and
-//! every handle, descriptor and byte given back. The other side is a live broker in a thread of this process: it hands out
-//! rings that are lapped, ends streams, dies, comes back with a new generation, and at times answers nonsense.
+//! The C library under any sequence of calls with any arguments, short of what its header forbids
+//! (pointers that dangle, strings without an end, two threads): no crash, no code outside the
+//! table, no write past a struct, books that close, and every handle, descriptor and byte given
+//! back. The other side is a live broker in a thread of this process: it hands out rings that are
+//! lapped, ends streams, dies, comes back with a new generation, and at times answers nonsense.
 #![no_main]
 
 #[path = "capi/broker.rs"]

@@ -1,10 +1,10 @@
-//! A device that writes anything into its registers and its FIFO at any moment: the drain neither panics, nor reads outside
-//! (the address sanitizer looks), nor hands out more than the longest datagram, nor runs on for ever, and counts nothing
-//! twice.
+//! A device that writes anything into its registers and its FIFO at any moment: the drain neither
+//! panics, nor reads outside (the address sanitizer looks), nor hands out more than the longest
+//! datagram, nor runs on for ever, and counts nothing twice.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringweir_proto::fifo::{Drain, Feed, HAS_TIME, Shape, Window};
+use ringweir_device::{Drain, Feed, HAS_TIME, Shape, Window};
 use ringweir_proto::sync::Ordering;
 
 fuzz_target!(|input: &[u8]| {
@@ -34,7 +34,10 @@ fuzz_target!(|input: &[u8]| {
             register.store(u32::from_le_bytes(value.try_into().expect("4")), Ordering::Relaxed);
         }
         if let Ok(seen) = Shape::of(&registers.identity, 1 << 16) {
-            assert!(seen.window_bytes() <= 1 << 16 && seen.entry_bytes(seen.max_datagram) <= seen.fifo_bytes);
+            assert!(
+                seen.window_bytes() <= 1 << 16
+                    && seen.entry_bytes(seen.max_datagram) <= seen.fifo_bytes
+            );
         }
         return;
     }
@@ -52,8 +55,13 @@ fuzz_target!(|input: &[u8]| {
             }
             4 => {
                 let channel = fifo.registers;
-                let register =
-                    [&channel.producer, &channel.consumer, &channel.lost, &channel.produced, &channel.next_sequence];
+                let register = [
+                    &channel.producer,
+                    &channel.consumer,
+                    &channel.lost,
+                    &channel.produced,
+                    &channel.next_sequence,
+                ];
                 register[usize::from(step[1]) % 5].store(value, Ordering::Relaxed);
                 honest = false;
             }
@@ -77,7 +85,11 @@ fuzz_target!(|input: &[u8]| {
                     }
                 }
                 accounted += drain.tail(fifo).map_or(0, |tail| u64::from(tail.lost));
-                assert!(!honest || accounted == u64::from(feed.produced()), "produced = taken + lost");
+                assert!(
+                    !honest || accounted == u64::from(feed.produced()),
+                    "produced = taken + \
+                    lost"
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! File framings: whatever the bytes, and however the input is split, the datagrams are the same, in bounds and finite.
+//! File framings: whatever the bytes, and however the input is split, the datagrams are the same,
+//! in bounds and finite.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -45,10 +46,14 @@ fn decode(framing: Framing, input: &[u8], most: usize) -> Vec<Said> {
                 seen = (at + at_least.max(most)).min(input.len()).max(seen + 1);
             }
             Step::Payload(p) => {
-                assert!(p.len <= MAX && p.header_bytes <= seen - at && p.original_len as usize >= p.len);
+                assert!(
+                    p.len <= MAX && p.header_bytes <= seen - at && p.original_len as usize >= p.len
+                );
                 let begin = at + p.header_bytes;
                 if begin + p.len > input.len() {
-                    said.push(Said::Fault(decoder.cut((begin + p.len - input.len()) as u64).to_string()));
+                    said.push(Said::Fault(
+                        decoder.cut((begin + p.len - input.len()) as u64).to_string(),
+                    ));
                     return said;
                 }
                 said.push(datagram(&input[begin..], &p));

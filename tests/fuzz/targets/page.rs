@@ -1,6 +1,7 @@
-//! Reader pages that say anything: whatever a reader writes into its page, and whenever, the publisher waits for it no longer than its
-//! budget, an honest lossless reader beside it loses nothing before its own demotion, an honest lossy one closes its account, an
-//! honest sleeper is woken, and nothing that looks at a page panics.
+//! Reader pages that say anything: whatever a reader writes into its page, and whenever, the
+//! publisher waits for it no longer than its budget, an honest lossless reader beside it loses
+//! nothing before its own demotion, an honest lossy one closes its account, an honest sleeper is
+//! woken, and nothing that looks at a page panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +9,8 @@ use ringweir_proto::latency::Histogram;
 use ringweir_proto::layout::{Geometry, LatencyBlock, ReaderBlock};
 use ringweir_proto::ring::gate::{demoted, granted, release};
 use ringweir_proto::ring::{
-    Budget, LosslessGate, Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step, Wake, WakeGate,
+    Budget, LosslessGate, Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step,
+    Wake, WakeGate,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +31,7 @@ struct Stage {
     publisher: Publisher,
     gate: LosslessGate,
     blocks: [ReaderBlock; PLACES as usize],
-    bell: WakeGate,
+    event: WakeGate,
     sleepers: Sleepers,
     /// Whether the honest one sleeps, and has been woken since.
     asleep: bool,
@@ -44,8 +46,11 @@ struct Stage {
 /// The words of a page, as whoever has mapped it has them.
 fn words(block: &ReaderBlock) -> &[AtomicU64] {
     const { assert!(align_of::<ReaderBlock>() >= align_of::<AtomicU64>()) };
-    // SAFETY: a block is atomic words and zeros that nobody reads, and whoever owns a page writes what it likes into all of it.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(block).cast(), size_of::<ReaderBlock>() / 8) }
+    // SAFETY: a block is atomic words and zeros that nobody reads, and whoever owns a page writes
+    // what it likes into all of it.
+    unsafe {
+        std::slice::from_raw_parts(std::ptr::from_ref(block).cast(), size_of::<ReaderBlock>() / 8)
+    }
 }
 
 fn length(seq: u64) -> usize {
@@ -54,12 +59,14 @@ fn length(seq: u64) -> usize {
 
 impl Stage {
     fn new(bytes: u64) -> Self {
-        let memory = Arc::new(RingMemory::on_heap(Geometry::new(SLOTS, 4096, LONGEST as u64).expect("sound")));
+        let memory = Arc::new(RingMemory::on_heap(
+            Geometry::new(SLOTS, 4096, LONGEST as u64).expect("sound"),
+        ));
         let mut stage = Self {
             publisher: Publisher::new(memory.clone()),
             gate: LosslessGate::new(Budget { bytes, time_ns: BUDGET }, PLACES),
             blocks: Default::default(),
-            bell: WakeGate::default(),
+            event: WakeGate::default(),
             sleepers: Sleepers::new(PLACES),
             asleep: false,
             woken: false,
@@ -95,36 +102,49 @@ impl Stage {
             assert!(self.gate.left_ns(&self.publisher, LONGEST) <= BUDGET);
             let mut ns = STEP;
             waited += STEP;
-            assert!(waited <= u64::from(PLACES) * (BUDGET + STEP), "held back for longer than all budgets together");
-            while let Some(index) = self.gate.charge(&self.publisher, LONGEST, std::mem::take(&mut ns)) {
-                let told = self.gate.demote(&mut self.publisher, index, &self.blocks[index as usize]);
+            assert!(
+                waited <= u64::from(PLACES) * (BUDGET + STEP),
+                "held back for longer than all \
+                budgets together"
+            );
+            while let Some(index) =
+                self.gate.charge(&self.publisher, LONGEST, std::mem::take(&mut ns))
+            {
+                let told =
+                    self.gate.demote(&mut self.publisher, index, &self.blocks[index as usize]);
                 assert_eq!(demoted(&self.blocks[index as usize]), Some(told));
                 self.lossless[index as usize] = false;
             }
         }
         assert!(self.publisher.how_many_fit(LONGEST, 8) >= 1);
         let len = length(self.published);
-        self.publisher.publish(&[self.published as u8; LONGEST][..len], Meta::default()).expect("fits");
+        self.publisher
+            .publish(&[self.published as u8; LONGEST][..len], Meta::default())
+            .expect("fits");
         self.published += 1;
         let honest = &mut self.woken;
         let mut wake = |index: u32| *honest |= index == HONEST;
-        match self.bell.after_commit() {
+        match self.event.after_commit() {
             Wake::Nobody => {}
             Wake::One(index) => wake(index),
-            Wake::Several => self.sleepers.settle(&self.bell, wake),
+            Wake::Several => self.sleepers.settle(&self.event, wake),
         }
         assert!(!self.asleep || self.woken, "asleep, and not woken by what came");
         self.asleep = false;
     }
 
-    /// Reader `index` says that it goes to sleep, having seen what its page says; the honest one has seen it all.
-    fn doze(&mut self, index: u32) {
-        let seen =
-            if index == HONEST { self.published } else { self.blocks[index as usize].seen_seq.load(Ordering::Acquire) };
+    /// Reader `index` says that it goes to sleep, having seen what its page says; the honest one
+    /// has seen it all.
+    fn sleep_request(&mut self, index: u32) {
+        let seen = if index == HONEST {
+            self.published
+        } else {
+            self.blocks[index as usize].seen_seq.load(Ordering::Acquire)
+        };
         let news = seen != self.published;
         let honest = &mut self.woken;
         *honest &= index != HONEST;
-        self.sleepers.enter(&self.bell, index, || news, |woken| *honest |= woken == HONEST);
+        self.sleepers.enter(&self.event, index, || news, |woken| *honest |= woken == HONEST);
         self.asleep |= index == HONEST;
     }
 
@@ -133,7 +153,10 @@ impl Stage {
         let Step::Datagram(found) = step else { return !matches!(step, Step::Empty | Step::Ended) };
         let mut bytes = [0; LONGEST];
         reader.copy_out(&found, 0, &mut bytes[..found.len]);
-        assert!(found.len == length(found.seq) && bytes[..found.len].iter().all(|b| *b == found.seq as u8));
+        assert!(
+            found.len == length(found.seq)
+                && bytes[..found.len].iter().all(|b| *b == found.seq as u8)
+        );
         assert_eq!(reader.release(), Ok(None));
         true
     }
@@ -142,7 +165,11 @@ impl Stage {
         let went_on = Self::read(&mut self.faithful);
         release(&self.blocks[HONEST as usize], self.faithful.read_cursor());
         let lost = self.faithful.account().lost;
-        assert!(lost == 0 || !self.lossless[HONEST as usize], "lost {lost} though it is waited for");
+        assert!(
+            lost == 0 || !self.lossless[HONEST as usize],
+            "lost {lost} though it is waited \
+            for"
+        );
         went_on
     }
 
@@ -171,12 +198,12 @@ impl Stage {
                 }
             }
             _ => match how >> 3 & 3 {
-                0 => self.doze(HONEST),
-                1 => self.doze(who),
-                2 => self.sleepers.set_dear(who, value & 1 == 1),
+                0 => self.sleep_request(HONEST),
+                1 => self.sleep_request(who),
+                2 => self.sleepers.set_slow_to_wake(who, value & 1 == 1),
                 _ => {
                     let honest = &mut self.woken;
-                    self.sleepers.remove(&self.bell, who, |woken| *honest |= woken == HONEST);
+                    self.sleepers.remove(&self.event, who, |woken| *honest |= woken == HONEST);
                 }
             },
         }
@@ -197,7 +224,9 @@ impl Stage {
 fn latencies(input: &[u8]) {
     let block = LatencyBlock::default();
     let value = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("8 bytes"));
-    for (word, chunk) in block.buckets.iter().chain([&block.sum_ns, &block.max_ns]).rev().zip(input.chunks_exact(8)) {
+    for (word, chunk) in
+        block.buckets.iter().chain([&block.sum_ns, &block.max_ns]).rev().zip(input.chunks_exact(8))
+    {
         word.store(value(chunk), Ordering::Relaxed);
     }
     let seen = Histogram::of(&block);

@@ -1,7 +1,9 @@
-//! The processes of the capture question: traffic, a packet socket of its own, a reader of `ringd`'s `packet:` stream.
+//! The processes of the capture question: traffic, a packet socket of its own, a reader of
+//! `ringd`'s `packet:` stream.
 //!
-//! Contract: every frame carries a summed datagram; each capture proves it, and what it misses is what the kernel, and the
-//! ring, counted as lost. The packet socket is the same kind as `ringd`'s: a mapped TPACKET_V3 ring of the same size.
+//! Contract: every frame carries a summed datagram; each capture proves it, and what it misses is
+//! what the kernel, and the ring, counted as lost. The packet socket is the same kind as `ringd`'s:
+//! a mapped TPACKET_V3 ring of the same size.
 
 use super::contenders::sockets::{self, Address};
 use super::job::{Job, Report, ready};
@@ -9,8 +11,8 @@ use super::tally::{Losses, Tally};
 use crate::netns::Wire;
 use anyhow::{Context, ensure};
 use ringweir::{Options, Read, Start};
+use ringweir_pattern::sum;
 use ringweir_proto::os::clock;
-use ringweir_proto::summed;
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -47,8 +49,8 @@ pub fn perform(job: &Job) -> Option<anyhow::Result<Report>> {
     })
 }
 
-/// Sends `rate` datagrams a second, those of each millisecond at once, and sleeps in between: its own processor time is to
-/// be known, and what captures cost in the kernel happens within it.
+/// Sends `rate` datagrams a second, those of each millisecond at once, and sleeps in between: its
+/// own processor time is to be known, and what captures cost in the kernel happens within it.
 fn traffic(job: &Job) -> anyhow::Result<Report> {
     let rate = job.rate.context("a rate")?;
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
@@ -68,7 +70,7 @@ fn traffic(job: &Job) -> anyhow::Result<Report> {
         let due = ((elapsed * rate) as u64 - made).min(256) as usize;
         let batch = &mut room[..due * job.size];
         for (number, datagram) in (made..).zip(batch.chunks_exact_mut(job.size)) {
-            summed::fill(datagram, number, 0);
+            sum::fill(datagram, number, 0);
         }
         let refused = sockets::send_all(&socket, batch.chunks_exact(job.size), &to)?;
         ensure!(refused == 0, "{refused} datagrams were refused");
@@ -90,8 +92,11 @@ fn proved(frame: &[u8], tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 fn ring_reader(job: &Job) -> anyhow::Result<Report> {
-    let socket = job.dir.join("run").join(format!("{}.sock", super::crew::STREAM));
-    let mut reader = Options::new("capture").start(Start::Seq(0)).reattach(false).attach(&socket.to_string_lossy())?;
+    let socket = job.dir.join("run").join(format!("{}.sock", super::runner::STREAM));
+    let mut reader = Options::new("capture")
+        .start(Start::Seq(0))
+        .reattach(false)
+        .attach(&socket.to_string_lossy())?;
     let mut tally = Tally::new(job, ready()?, Losses::Silent)?;
     let mut frame = vec![0; 2048];
     loop {
@@ -124,16 +129,26 @@ struct Mapped {
     base: *mut u8,
 }
 
-const STATUS: usize = offset_of!(libc::tpacket_block_desc, hdr) + offset_of!(libc::tpacket_hdr_v1, block_status);
-const PACKETS: usize = offset_of!(libc::tpacket_block_desc, hdr) + offset_of!(libc::tpacket_hdr_v1, num_pkts);
-const FIRST: usize = offset_of!(libc::tpacket_block_desc, hdr) + offset_of!(libc::tpacket_hdr_v1, offset_to_first_pkt);
+const STATUS: usize =
+    offset_of!(libc::tpacket_block_desc, hdr) + offset_of!(libc::tpacket_hdr_v1, block_status);
+const PACKETS: usize =
+    offset_of!(libc::tpacket_block_desc, hdr) + offset_of!(libc::tpacket_hdr_v1, num_pkts);
+const FIRST: usize = offset_of!(libc::tpacket_block_desc, hdr)
+    + offset_of!(libc::tpacket_hdr_v1, offset_to_first_pkt);
 
 impl Mapped {
     fn open() -> anyhow::Result<Self> {
-        let protocol = rustix::net::Protocol::from_raw(u32::from((libc::ETH_P_IP as u16).to_be()).try_into()?);
-        let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?;
+        let protocol =
+            rustix::net::Protocol::from_raw(u32::from((libc::ETH_P_IP as u16).to_be()).try_into()?);
+        let socket = socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Some(protocol),
+        )?;
         let version = libc::tpacket_versions::TPACKET_V3 as i32;
-        sockets::set(&socket, libc::SOL_PACKET, libc::PACKET_VERSION, version).context("TPACKET_V3")?;
+        sockets::set(&socket, libc::SOL_PACKET, libc::PACKET_VERSION, version)
+            .context("TPACKET_V3")?;
         let request = libc::tpacket_req3 {
             tp_block_size: BLOCK as u32,
             tp_block_nr: BLOCKS as u32,
@@ -145,11 +160,16 @@ impl Mapped {
         };
         let (at, len) = ((&raw const request).cast(), size_of_val(&request) as libc::socklen_t);
         // SAFETY: a request of the stated length.
-        let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, at, len) };
+        let rc = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, at, len)
+        };
         ensure!(rc == 0, "PACKET_RX_RING: {}", std::io::Error::last_os_error());
         let (len, prot) = (BLOCK * BLOCKS, ProtFlags::READ | ProtFlags::WRITE);
-        // SAFETY: a fresh mapping that nothing else in this process knows; it stays until the process ends.
-        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &socket, 0) }?;
+        // SAFETY: a fresh mapping that nothing else in this process knows; it stays until the
+        // process ends.
+        let base = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &socket, 0)
+        }?;
         // SAFETY: all-zero is a valid sockaddr_ll.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -182,7 +202,9 @@ impl Mapped {
         let mut len = size_of_val(&counts) as libc::socklen_t;
         let (fd, at) = (self.socket.as_raw_fd(), counts.as_mut_ptr().cast());
         // SAFETY: room for three words, as the length says.
-        let rc = unsafe { libc::getsockopt(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, at, &raw mut len) };
+        let rc = unsafe {
+            libc::getsockopt(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, at, &raw mut len)
+        };
         ensure!(rc == 0, "PACKET_STATISTICS: {}", std::io::Error::last_os_error());
         Ok(counts[1].into())
     }
@@ -198,13 +220,16 @@ fn own_socket(job: &Job) -> anyhow::Result<Report> {
             if tally.over_by(200_000_000) {
                 break;
             }
-            let mut fds = [rustix::event::PollFd::new(&mapped.socket, rustix::event::PollFlags::IN)];
+            let mut fds =
+                [rustix::event::PollFd::new(&mapped.socket, rustix::event::PollFlags::IN)];
             let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
             rustix::event::poll(&mut fds, Some(&limit))?;
             continue;
         }
         let block = mapped.block(current);
-        let word = |at: usize| block.get(at..).and_then(|b| b.first_chunk()).map(|b| u32::from_ne_bytes(*b) as usize);
+        let word = |at: usize| {
+            block.get(at..).and_then(|b| b.first_chunk()).map(|b| u32::from_ne_bytes(*b) as usize)
+        };
         let (count, mut at) = word(PACKETS).zip(word(FIRST)).context("a block without a header")?;
         for _ in 0..count {
             let header = block.get(at..).context("a frame outside its block")?;

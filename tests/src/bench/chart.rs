@@ -1,14 +1,18 @@
-//! Charts as SVG, written by hand: logarithmic axes, each line labelled where it ends, readable on light and dark pages.
+//! Charts as SVG, written by hand: logarithmic axes, each line labelled where it ends, readable on
+//! light and dark pages.
 //!
-//! Contract: well-formed XML without scripts, fonts or references; text is escaped; what cannot be on a logarithmic axis
-//! (zero, nothing measured) is left out.
+//! Contract: well-formed XML without scripts, fonts or references; text is escaped; what cannot be
+//! on a logarithmic axis (zero, nothing measured) is left out.
 
 use std::fmt::Write;
 
 const WIDTH: f64 = 860.0;
-const COLOURS: [&str; 9] =
-    ["#e4572e", "#4c78a8", "#72a8d8", "#59a14f", "#b07aa1", "#9c755f", "#d4a017", "#499894", "#8f8f8f"];
-const STYLE: &str = "text{font:12px sans-serif;fill:#3a3a3a}.t{font-size:15px;font-weight:bold}.a{stroke:#999}\
+const COLOURS: [&str; 9] = [
+    "#e4572e", "#4c78a8", "#72a8d8", "#59a14f", "#b07aa1", "#9c755f", "#d4a017", "#499894",
+    "#8f8f8f",
+];
+const STYLE: &str = "text{font:12px \
+    sans-serif;fill:#3a3a3a}.t{font-size:15px;font-weight:bold}.a{stroke:#999}\
 .g{stroke:#9996;stroke-width:.5}.s{font-size:11px;fill:#777}\
 @media(prefers-color-scheme:dark){text{fill:#ddd}.s{fill:#aaa}}";
 
@@ -81,8 +85,10 @@ impl Svg {
     fn new(title: &str, height: f64) -> Self {
         let title = escape(title);
         let text = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-             role=\"img\" aria-label=\"{title}\">\n<style>{STYLE}</style>\n<text class=\"t\" x=\"10\" y=\"22\">{title}</text>\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+            width=\"{WIDTH}\" height=\"{height}\" \
+             role=\"img\" aria-label=\"{title}\">\n<style>{STYLE}</style>\n<text class=\"t\" \
+             x=\"10\" y=\"22\">{title}</text>\n"
         );
         Self { text }
     }
@@ -96,12 +102,15 @@ impl Svg {
     fn label(&mut self, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" class=\"{class}\">{text}</text>"
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" \
+            class=\"{class}\">{text}</text>"
         ));
     }
 
     fn line(&mut self, class: &str, [x1, y1, x2, y2]: [f64; 4]) {
-        self.add(format_args!("<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"));
+        self.add(format_args!(
+            "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"
+        ));
     }
 
     fn end(mut self) -> String {
@@ -121,9 +130,16 @@ struct Log {
 
 impl Log {
     /// Round powers of ten around all values; `None` if there are none.
-    fn around(values: impl Iterator<Item = f64>, at: f64, pixels: f64, whole: bool) -> Option<Self> {
+    fn around(
+        values: impl Iterator<Item = f64>,
+        at: f64,
+        pixels: f64,
+        whole: bool,
+    ) -> Option<Self> {
         let (mut low, mut high) = (f64::INFINITY, 0f64);
-        values.filter(|v| *v > 0.0 && v.is_finite()).for_each(|v| (low, high) = (low.min(v), high.max(v)));
+        values
+            .filter(|v| *v > 0.0 && v.is_finite())
+            .for_each(|v| (low, high) = (low.min(v), high.max(v)));
         if low > high {
             return None;
         }
@@ -174,7 +190,8 @@ pub fn lines(title: &str, axes: Axes, panels: &[Panel]) -> String {
             names.push(&s.name);
         }
     });
-    let colour = |name: &str| COLOURS[names.iter().position(|n| *n == name).unwrap_or(0) % COLOURS.len()];
+    let colour =
+        |name: &str| COLOURS[names.iter().position(|n| *n == name).unwrap_or(0) % COLOURS.len()];
     let points = || panels.iter().flat_map(|p| &p.series).flat_map(|s| &s.points);
     for (n, panel) in panels.iter().enumerate() {
         let top = 62.0 + STEP * n as f64;
@@ -203,18 +220,23 @@ pub fn lines(title: &str, axes: Axes, panels: &[Panel]) -> String {
         for (i, series) in panel.series.iter().enumerate() {
             let (colour, width) = (colour(&series.name), if series.strong { 3.0 } else { 1.5 });
             let drawn: Vec<_> = series.points.iter().filter(|p| p.y > 0.0).collect();
-            let path: Vec<_> = drawn.iter().map(|p| format!("{:.1},{:.1}", x.place(p.x), y.place(p.y))).collect();
+            let path: Vec<_> =
+                drawn.iter().map(|p| format!("{:.1},{:.1}", x.place(p.x), y.place(p.y))).collect();
             let path = path.join(" ");
             svg.add(format_args!(
-                "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"/>"
+                "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" \
+                stroke-width=\"{width}\"/>"
             ));
             for point in &drawn {
                 let (cx, cy) = (x.place(point.x), y.place(point.y));
-                svg.add(format_args!("<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"{width}\" fill=\"{colour}\"/>"));
+                svg.add(format_args!(
+                    "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"{width}\" fill=\"{colour}\"/>"
+                ));
                 if point.least > 0.0 && point.most > point.least {
                     let (low, high) = (y.place(point.least), y.place(point.most));
                     svg.add(format_args!(
-                        "<line x1=\"{cx:.1}\" y1=\"{low:.1}\" x2=\"{cx:.1}\" y2=\"{high:.1}\" stroke=\"{colour}\"/>"
+                        "<line x1=\"{cx:.1}\" y1=\"{low:.1}\" x2=\"{cx:.1}\" y2=\"{high:.1}\" \
+                        stroke=\"{colour}\"/>"
                     ));
                 }
             }
@@ -228,7 +250,8 @@ pub fn lines(title: &str, axes: Axes, panels: &[Panel]) -> String {
             let (name, colour) = (escape(&series.name), colour(&series.name));
             let weight = if series.strong { "bold" } else { "normal" };
             svg.add(format_args!(
-                "<text x=\"684\" y=\"{at:.1}\" style=\"fill:{colour};font-weight:{weight}\">{name}</text>"
+                "<text x=\"684\" y=\"{at:.1}\" \
+                style=\"fill:{colour};font-weight:{weight}\">{name}</text>"
             ));
         }
     }
@@ -250,13 +273,18 @@ pub fn ranges(title: &str, about: &str, text: fn(f64) -> String, rows: &[Row]) -
             let y = 66.0 + 24.0 * n as f64;
             let colour = if row.strong { COLOURS[0] } else { COLOURS[1] };
             svg.label(250.0, y + 4.0, "end", "", &row.label);
-            let at: Vec<f64> = row.marks.iter().filter(|v| **v > 0.0).map(|v| x.place(*v)).collect();
+            let at: Vec<f64> =
+                row.marks.iter().filter(|v| **v > 0.0).map(|v| x.place(*v)).collect();
             let (Some(first), Some(last)) = (at.first(), at.last()) else { continue };
             svg.add(format_args!(
-                "<line x1=\"{first:.1}\" y1=\"{y}\" x2=\"{last:.1}\" y2=\"{y}\" stroke=\"{colour}\" stroke-width=\"1.5\"/>"
+                "<line x1=\"{first:.1}\" y1=\"{y}\" x2=\"{last:.1}\" y2=\"{y}\" \
+                stroke=\"{colour}\" \
+                stroke-width=\"1.5\"/>"
             ));
             for (cx, radius) in at.iter().zip([5.0, 4.0, 3.0, 2.0]) {
-                svg.add(format_args!("<circle cx=\"{cx:.1}\" cy=\"{y}\" r=\"{radius}\" fill=\"{colour}\"/>"));
+                svg.add(format_args!(
+                    "<circle cx=\"{cx:.1}\" cy=\"{y}\" r=\"{radius}\" fill=\"{colour}\"/>"
+                ));
             }
         }
     }
@@ -288,7 +316,10 @@ mod tests {
             strong: true,
         };
         let svg = lines("t", axes, &[Panel { title: "p".into(), series: vec![series] }]);
-        assert!(svg.contains("a&lt;b&amp;c") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        assert!(
+            svg.contains("a&lt;b&amp;c") && !svg.contains("NaN") && !svg.contains("inf"),
+            "{svg}"
+        );
         assert_eq!(svg.matches("<circle").count(), 1);
         assert!(!ranges("t", "", |v| v.to_string(), &[]).contains("NaN"));
     }

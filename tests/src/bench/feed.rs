@@ -1,11 +1,13 @@
-//! What a publisher that is a process of the bench publishes: summed datagrams in batches, flat out or at a rate.
+//! What a publisher that is a process of the bench publishes: summed datagrams in batches, flat out
+//! or at a rate.
 //!
-//! Contract: the datagrams `gen:check=sum` makes, made the same way. At a rate the publisher polls the clock and never
-//! sleeps, and datagram `n` is due at `start + n / rate`, whatever happened to those before.
+//! Contract: the datagrams `gen:check=sum` makes, made the same way. At a rate the publisher polls
+//! the clock and never sleeps, and datagram `n` is due at `start + n / rate`, whatever happened to
+//! those before.
 
 use super::job::{Go, Job, spin_until};
+use ringweir_pattern::sum;
 use ringweir_proto::os::clock;
-use ringweir_proto::summed;
 
 /// Datagrams due at once, one behind the other.
 #[derive(Clone, Copy)]
@@ -46,20 +48,23 @@ impl Feed {
         let count = self.due()?;
         let bytes = &mut self.room[..count * self.size];
         for (number, datagram) in (self.made..).zip(bytes.chunks_exact_mut(self.size)) {
-            summed::fill(datagram, number, 0);
+            sum::fill(datagram, number, 0);
         }
         self.made += count as u64;
         Some(Batch { bytes, size: self.size })
     }
 
     /// As [`Self::next_batch`], one datagram whose bytes are read from a device by `read`.
-    pub fn next_from(&mut self, read: impl FnOnce(&mut [u8]) -> anyhow::Result<()>) -> anyhow::Result<Option<&[u8]>> {
+    pub fn next_from(
+        &mut self,
+        read: impl FnOnce(&mut [u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<&[u8]>> {
         if self.due().is_none() {
             return Ok(None);
         }
         let datagram = &mut self.room[..self.size];
         read(datagram)?;
-        summed::renumber(datagram, self.made);
+        sum::renumber(datagram, self.made);
         self.made += 1;
         Ok(Some(datagram))
     }

@@ -1,7 +1,9 @@
-//! What a bench process is told and what it answers: one job as JSON in its arguments, `ready`, `go`, one report.
+//! What a bench process is told and what it answers: one job as JSON in its arguments, `ready`,
+//! `go`, one report.
 //!
-//! Contract: a process makes ready all that others need of it, says so, waits for the times of the run, does its part, and
-//! prints its [`Report`]. Times are CLOCK_MONOTONIC ns, the same in all processes.
+//! Contract: a process makes ready all that others need of it, says so, waits for the times of the
+//! run, does its part, and prints its [`Report`]. Times are CLOCK_MONOTONIC ns, the same in all
+//! processes.
 
 use anyhow::Context;
 use ringweir_proto::os::clock;
@@ -70,7 +72,8 @@ impl Job {
         self.readers < std::thread::available_parallelism().map_or(1, usize::from)
     }
 
-    /// Datagrams handled at once, at most 64 and at most 256 KiB: what ringd's rounds take, for everybody.
+    /// Datagrams handled at once, at most 64 and at most 256 KiB: what ringd's rounds take, for
+    /// everybody.
     pub fn batch(&self) -> usize {
         if self.rate.is_some() { 1 } else { ((256 << 10) / self.size).clamp(1, 64) }
     }
@@ -117,7 +120,8 @@ pub fn ready() -> anyhow::Result<Go> {
     out.flush()?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
-    let times: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>().context("go")?;
+    let times: Vec<u64> =
+        line.split_whitespace().map(str::parse).collect::<Result<_, _>>().context("go")?;
     let [start, begin, end] = times[..] else { anyhow::bail!("not three times: {line:?}") };
     Ok(Go { start, begin, end })
 }

@@ -1,4 +1,5 @@
-//! A cache line handed from core to core: the floor of all polling, and the sign of where the host has put the processors.
+//! A cache line handed from core to core: the floor of all polling, and the sign of where the host
+//! has put the processors.
 
 use ringweir_proto::sync::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -9,8 +10,8 @@ const TRIES: usize = 9;
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-/// ns one way between processors 0 and 1: the median of several short volleys, so that one that is interrupted does not
-/// count. 0 on a machine with one processor.
+/// ns one way between processors 0 and 1: the median of several short volleys, so that one that is
+/// interrupted does not count. 0 on a machine with one processor.
 pub fn one_way_ns() -> f64 {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return 0.0;

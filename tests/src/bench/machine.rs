@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::Instant;
 
 fn first_line(command: &str) -> String {
-    let out = Command::new("sh").args(["-c", command]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let out =
+        Command::new("sh").args(["-c", command]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
     let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     text.lines().next().unwrap_or_default().trim().to_string()
 }
@@ -14,11 +15,18 @@ fn first_line(command: &str) -> String {
 pub fn describe() -> Value {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |key: &str| {
-        let line = cpuinfo.lines().find(|line| line.starts_with(key)).and_then(|line| line.split_once(": "));
+        let line = cpuinfo
+            .lines()
+            .find(|line| line.starts_with(key))
+            .and_then(|line| line.split_once(": "));
         line.map_or(String::new(), |(_, value)| value.trim().to_string())
     };
     let governor = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
-    let dirty = if first_line("git status --porcelain --untracked-files=no").is_empty() { "" } else { " (changed)" };
+    let dirty = if first_line("git status --porcelain --untracked-files=no").is_empty() {
+        ""
+    } else {
+        " (changed)"
+    };
     json!({
         "kind": "machine",
         "cpu": field("model name"),
@@ -56,8 +64,14 @@ const TICKS_PER_S: f64 = 100.0;
 /// Processor time the whole machine has spent busy, s.
 fn busy() -> f64 {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: Vec<f64> =
-        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    let ticks: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|n| n.parse().ok())
+        .collect();
     // user nice system idle iowait irq softirq
     let busy = |i: usize| ticks.get(i).copied().unwrap_or(0.0);
     (busy(0) + busy(1) + busy(2) + busy(5) + busy(6)) / TICKS_PER_S

@@ -1,14 +1,14 @@
-//! `ringbench`: what the project costs and yields, beside what people use today, on the machine it runs on.
+//! `ringbench`: what the project costs and yields, beside what people use today, on the machine it
+//! runs on.
 //!
-//! Contract: publisher and readers are processes; each reader proves every byte and every number of what it gets; a run in
-//! which anything is wrong makes the whole bench fail. A question is a file in `questions`, a contender a file in
-//! `contenders`; both have a list. Runs alternate between contenders within a round, records are written one by one.
+//! Contract: publisher and readers are processes; each reader proves every byte and every number of
+//! what it gets; a run in which anything is wrong makes the whole bench fail. A question is a file
+//! in `questions`, a contender a file in `contenders`; both have a list. Runs alternate between
+//! contenders within a round, records are written one by one.
 
-mod board;
 mod capture;
 mod chart;
 pub mod contenders;
-pub mod crew;
 mod feed;
 pub mod job;
 mod line;
@@ -16,4 +16,6 @@ mod machine;
 pub mod questions;
 pub mod record;
 pub mod report;
+pub mod runner;
+mod segment;
 mod tally;

@@ -1,4 +1,5 @@
-//! Records: one JSON object a line, in the order of the runs, nothing averaged; and the medians read from them.
+//! Records: one JSON object a line, in the order of the runs, nothing averaged; and the medians
+//! read from them.
 
 use anyhow::Context;
 use serde_json::{Map, Value};
@@ -26,13 +27,16 @@ pub struct Records {
 impl Records {
     /// None yet; to be written to `path`.
     pub fn new(path: Option<&Path>) -> anyhow::Result<Self> {
-        let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
+        let create = |path: &Path| {
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))
+        };
         Ok(Self { all: Vec::new(), file: path.map(create).transpose()? })
     }
 
     /// Reads a file of them.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let line = |(n, line): (usize, &str)| {
             serde_json::from_str(line).with_context(|| format!("{} line {}", path.display(), n + 1))
         };
@@ -49,7 +53,8 @@ impl Records {
         Ok(())
     }
 
-    /// Runs of a question that count: the host did not move the processors meanwhile, or it could not be helped.
+    /// Runs of a question that count: the host did not move the processors meanwhile, or it could
+    /// not be helped.
     pub fn runs<'r>(&'r self, question: &'r str) -> impl Iterator<Item = &'r Map<String, Value>> {
         let all = self.all.iter().filter_map(Value::as_object);
         all.filter(move |r| r["kind"] == "run" && r["question"] == question)
@@ -59,7 +64,11 @@ impl Records {
     pub fn skipped(&self) -> Vec<String> {
         let mut seen = Vec::new();
         for record in self.all.iter().filter(|r| r["kind"] == "skipped") {
-            let text = format!("{}: {}", record["what"].as_str().unwrap_or(""), record["why"].as_str().unwrap_or(""));
+            let text = format!(
+                "{}: {}",
+                record["what"].as_str().unwrap_or(""),
+                record["why"].as_str().unwrap_or("")
+            );
             if !seen.contains(&text) {
                 seen.push(text);
             }
@@ -86,7 +95,8 @@ impl Spread {
         key: &str,
         are: impl Fn(&Map<String, Value>) -> bool,
     ) -> Option<Self> {
-        let mut values: Vec<f64> = runs.filter(|r| are(r)).filter_map(|r| r.get(key)?.as_f64()).collect();
+        let mut values: Vec<f64> =
+            runs.filter(|r| are(r)).filter_map(|r| r.get(key)?.as_f64()).collect();
         let median = median(&mut values);
         Some(Self { median, least: *values.first()?, most: *values.last()? })
     }

@@ -1,7 +1,9 @@
-//! Results for people: tables in Markdown with every target and whether it was met, and a chart for each question.
+//! Results for people: tables in Markdown with every target and whether it was met, and a chart for
+//! each question.
 //!
-//! Contract: made of the records alone, so that `ringbench chart` makes the same of a file. A ratio is the median of the ratios of
-//! the rounds, since the two runs of a round had the same machine; a target whose figures are missing is "not measured".
+//! Contract: made of the records alone, so that `ringbench chart` makes the same of a file. A ratio
+//! is the median of the ratios of the rounds, since the two runs of a round had the same machine; a
+//! target whose figures are missing is "not measured".
 
 use super::chart::{self, Axes, Panel, Point, Row, Series};
 use super::record::{Records, Spread, median};
@@ -32,7 +34,10 @@ fn name(record: &Record) -> String {
 }
 
 /// Distinct values in order of appearance.
-fn distinct<'r, T: PartialEq>(runs: impl Iterator<Item = &'r Record>, of: impl Fn(&Record) -> T) -> Vec<T> {
+fn distinct<'r, T: PartialEq>(
+    runs: impl Iterator<Item = &'r Record>,
+    of: impl Fn(&Record) -> T,
+) -> Vec<T> {
     let mut seen = Vec::new();
     runs.map(of).for_each(|value| {
         if !seen.contains(&value) {
@@ -50,7 +55,8 @@ fn count(value: f64) -> String {
         v if v >= 1e3 => (v / 1e3, " k"),
         v => (v, ""),
     };
-    let digits = if value >= 100.0 || value == value.round() { 0 } else { usize::from(value < 10.0) + 1 };
+    let digits =
+        if value >= 100.0 || value == value.round() { 0 } else { usize::from(value < 10.0) + 1 };
     format!("{value:.digits$}{unit}")
 }
 
@@ -99,45 +105,85 @@ struct Target {
 
 fn targets(records: &Records) -> Vec<Target> {
     let mut all = Vec::new();
-    let mut add = |what: String, asked: String, found: Option<(String, bool)>| all.push(Target { what, asked, found });
+    let mut add = |what: String, asked: String, found: Option<(String, bool)>| {
+        all.push(Target { what, asked, found })
+    };
     let publish = |state: &'static str| {
-        let is = move |n: f64| move |r: &Record| text(r, "wait") == state && number(r, "readers") == n;
+        let is =
+            move |n: f64| move |r: &Record| text(r, "wait") == state && number(r, "readers") == n;
         ratio(records, "publish", "ns_per_publish", is(1024.0), is(1.0))
     };
     let most = |value: Option<f64>, limit: f64| value.map(|v| (format!("{v:.2} ×"), v <= limit));
     let least = |value: Option<f64>, limit: f64| value.map(|v| (format!("{v:.1} ×"), v >= limit));
     add("a publish, 1024 awake readers to 1".into(), "≤ 1.1 ×".into(), most(publish("awake"), 1.1));
-    add("pump thread a publish, 1024 sleepers to 1".into(), "≤ 4 ×".into(), most(publish("asleep"), 4.0));
+    add(
+        "pump thread a publish, 1024 sleepers to 1".into(),
+        "≤ 4 ×".into(),
+        most(publish("asleep"), 4.0),
+    );
     for size in [16384.0, 262144.0, 1048576.0] {
         let found = Spread::of(records.runs("copy"), "ratio", |r| number(r, "size") == size);
         let found = found.map(|s| (format!("{:.2}", s.median), s.median >= 0.9));
-        add(format!("copy into the ring to the copy floor, {}", bytes(size)), "≥ 0.9".into(), found);
+        add(
+            format!("copy into the ring to the copy floor, {}", bytes(size)),
+            "≥ 0.9".into(),
+            found,
+        );
     }
     let latency = |contender: &'static str, wait: &'static str, rate: f64| {
-        move |r: &Record| text(r, "contender") == contender && text(r, "wait") == wait && number(r, "rate") == rate
+        move |r: &Record| {
+            text(r, "contender") == contender
+                && text(r, "wait") == wait
+                && number(r, "rate") == rate
+        }
     };
-    let parked = ratio(records, "latency", "p50", latency("ring", "park", 1e3), latency("eventfd floor", "park", 1e3));
-    add("parked wake, p50 at 1 k/s, to the eventfd floor".into(), "≤ 1.3 ×".into(), most(parked, 1.3));
+    let parked = ratio(
+        records,
+        "latency",
+        "p50",
+        latency("ring", "park", 1e3),
+        latency("eventfd floor", "park", 1e3),
+    );
+    add(
+        "parked wake, p50 at 1 k/s, to the eventfd floor".into(),
+        "≤ 1.3 ×".into(),
+        most(parked, 1.3),
+    );
     let line = records.all.first().map_or(0.0, |m| m["line_ns"].as_f64().unwrap_or(0.0));
     for rate in [1e5, 1e6] {
         let spinning = Spread::of(records.runs("latency"), "p50", latency("ring", "spin", rate));
         let found = most(spinning.filter(|_| line > 0.0).map(|s| s.median / line), 4.0);
-        add(format!("spinning, p50 at {}/s, to a cache line's way ({line:.0} ns)", count(rate)), "≤ 4 ×".into(), found);
+        add(
+            format!("spinning, p50 at {}/s, to a cache line's way ({line:.0} ns)", count(rate)),
+            "≤ 4 ×".into(),
+            found,
+        );
     }
     let throughput = |who: &'static str, size: f64, readers: f64| {
-        move |r: &Record| name(r) == who && number(r, "size") == size && number(r, "readers") == readers
+        move |r: &Record| {
+            name(r) == who && number(r, "size") == size && number(r, "readers") == readers
+        }
     };
     for (who, size, readers, limit, asked) in [
         ("ring, polled", 64.0, 1.0, 60.0, "≥ 60 ×, aiming at 150 ×"),
         ("ring, polled", 16384.0, 4.0, 10.0, "≥ 10 ×"),
         ("ring, parked", 16384.0, 4.0, 10.0, "≥ 10 ×"),
     ] {
-        let (ours, theirs) = (throughput(who, size, readers), throughput("device+fanout", size, readers));
+        let (ours, theirs) =
+            (throughput(who, size, readers), throughput("device+fanout", size, readers));
         let found = least(ratio(records, "throughput", "delivered_per_s", ours, theirs), limit);
-        add(format!("{who}, to device+fanout, {}, {readers} readers", bytes(size)), asked.into(), found);
+        add(
+            format!("{who}, to device+fanout, {}, {readers} readers", bytes(size)),
+            asked.into(),
+            found,
+        );
     }
     for (size, limit) in [(64.0, 18e6), (1024.0, 5e6), (16384.0, 1.5e6), (262144.0, 1e5)] {
-        let found = Spread::of(records.runs("throughput"), "delivered_per_s", throughput("ring, polled", size, 1.0));
+        let found = Spread::of(
+            records.runs("throughput"),
+            "delivered_per_s",
+            throughput("ring, polled", size, 1.0),
+        );
         let found = found.map(|s| (format!("{}/s", count(s.median)), s.median >= limit));
         add(format!("one polled reader, {}", bytes(size)), format!("≥ {}/s", count(limit)), found);
     }
@@ -150,14 +196,17 @@ fn throughput_table(records: &Records, out: &mut String) {
         let sizes = distinct(runs(), |r| number(r, "size"));
         let _ = writeln!(
             out,
-            "\n**{readers} readers**: verified datagrams per second and reader (with losses: + lost/s)\n"
+            "\n**{readers} readers**: verified datagrams per second and reader (with losses: + \
+            lost/s)\n"
         );
         let heads: Vec<String> = sizes.iter().map(|s| bytes(*s)).collect();
         let _ = writeln!(out, "| | {} |\n|---|{}", heads.join(" | "), "---|".repeat(sizes.len()));
         for who in distinct(runs(), name) {
             let _ = write!(out, "| {who} |");
             for size in &sizes {
-                let is = |r: &Record| name(r) == who && number(r, "size") == *size && number(r, "readers") == readers;
+                let is = |r: &Record| {
+                    name(r) == who && number(r, "size") == *size && number(r, "readers") == readers
+                };
                 let lost = Spread::of(runs(), "lost_per_s", is).map_or(0.0, |s| s.median);
                 let cell = match Spread::of(runs(), "delivered_per_s", is) {
                     None => "–".into(),
@@ -197,7 +246,12 @@ fn simple_table(records: &Records, question: &str, heads: &[Head], out: &mut Str
     let titles: Vec<&str> = heads.iter().map(|h| h.0).collect();
     let _ = writeln!(out, "\n| | {} |\n|---|{}", titles.join(" | "), "---|".repeat(heads.len()));
     let key = |r: &Record| {
-        (text(r, "contender").to_string(), text(r, "wait").to_string(), number(r, "size"), number(r, "readers"))
+        (
+            text(r, "contender").to_string(),
+            text(r, "wait").to_string(),
+            number(r, "size"),
+            number(r, "readers"),
+        )
     };
     for case in distinct(records.runs(question), key) {
         let mut label = vec![case.0.clone(), case.1.clone()];
@@ -211,8 +265,9 @@ fn simple_table(records: &Records, question: &str, heads: &[Head], out: &mut Str
         let _ = write!(out, "| {} |", label.join(", "));
         for (_, figure, written) in heads {
             let found = Spread::of(records.runs(question), figure, |r| key(r) == case);
-            let cell = found
-                .map_or("–".into(), |s| format!("{} ({}–{})", written(s.median), written(s.least), written(s.most)));
+            let cell = found.map_or("–".into(), |s| {
+                format!("{} ({}–{})", written(s.median), written(s.least), written(s.most))
+            });
             let _ = write!(out, " {cell} |");
         }
         out.push('\n');
@@ -226,18 +281,29 @@ fn packets_words(records: &Records, out: &mut String) {
     counts.sort_by(f64::total_cmp);
     for n in counts {
         let of = |ours: bool| {
-            move |r: &Record| number(r, "readers") == n && text(r, "contender").starts_with("ring") == ours
+            move |r: &Record| {
+                number(r, "readers") == n && text(r, "contender").starts_with("ring") == ours
+            }
         };
-        let Some(ratio) = ratio(records, "packets", "cpu_s_per_gbit", of(true), of(false)) else { continue };
+        let Some(ratio) = ratio(records, "packets", "cpu_s_per_gbit", of(true), of(false)) else {
+            continue;
+        };
         let gain = if ratio < 1.0 { "a gain" } else { "no gain" };
         let _ = writeln!(
             out,
-            "- {n} readers: broker and readers use {ratio:.2} × what as many packet sockets use: {gain}."
+            "- {n} readers: broker and readers use {ratio:.2} × what as many packet sockets use: \
+            {gain}."
         );
     }
 }
 
-fn series(records: &Records, question: &str, x: &str, y: &str, of: impl Fn(&Record) -> Option<String>) -> Vec<Series> {
+fn series(
+    records: &Records,
+    question: &str,
+    x: &str,
+    y: &str,
+    of: impl Fn(&Record) -> Option<String>,
+) -> Vec<Series> {
     let names = distinct(records.runs(question), &of).into_iter().flatten();
     names
         .map(|name| {
@@ -248,7 +314,11 @@ fn series(records: &Records, question: &str, x: &str, y: &str, of: impl Fn(&Reco
                 let s = Spread::of(records.runs(question), y, |r| is(r) && number(r, x) == at)?;
                 Some(Point { x: at, y: s.median, least: s.least, most: s.most })
             };
-            Series { points: xs.into_iter().filter_map(point).collect(), strong: name.starts_with("ring"), name }
+            Series {
+                points: xs.into_iter().filter_map(point).collect(),
+                strong: name.starts_with("ring"),
+                name,
+            }
         })
         .collect()
 }
@@ -267,34 +337,59 @@ fn charts(records: &Records) -> Vec<(&'static str, String)> {
         };
         let axes = Axes { x: "bytes a datagram", y: "per second", x_text: bytes, y_text: count };
         let panels: Vec<Panel> = shown.map(panel).collect();
-        all.push(("throughput", chart::lines("Verified datagrams per second and reader, flat out", axes, &panels)));
+        all.push((
+            "throughput",
+            chart::lines("Verified datagrams per second and reader, flat out", axes, &panels),
+        ));
     }
     if asked("latency") {
-        let rows = latency_rows(records).into_iter().map(|(label, strong, marks)| Row { label, strong, marks });
-        let about = "64 bytes, one reader; from the moment a datagram was due until its reader had proved it: p50, p99, p99.9, most";
-        all.push(("latency", chart::ranges("Latency at a fixed rate", about, time, &rows.collect::<Vec<_>>())));
+        let rows = latency_rows(records).into_iter().map(|(label, strong, marks)| Row {
+            label,
+            strong,
+            marks,
+        });
+        let about = "64 bytes, one reader; from the moment a datagram was due until its reader had \
+            proved it: p50, p99, p99.9, most";
+        all.push((
+            "latency",
+            chart::ranges("Latency at a fixed rate", about, time, &rows.collect::<Vec<_>>()),
+        ));
     }
     if asked("copy") {
         let axes = Axes { x: "bytes a datagram", y: "bytes/s", x_text: bytes, y_text: count };
-        let mut lines = series(records, "copy", "size", "bytes_per_s", |_| Some("ring: pump".into()));
-        lines.extend(series(records, "copy", "size", "floor_bytes_per_s", |_| Some("copy floor".into())));
-        let panel = Panel { title: "one thread, ring of 4 MiB or 8 datagrams".into(), series: lines };
-        all.push(("copy", chart::lines("The copy into the ring beside the copy floor", axes, &[panel])));
+        let mut lines =
+            series(records, "copy", "size", "bytes_per_s", |_| Some("ring: pump".into()));
+        lines.extend(series(records, "copy", "size", "floor_bytes_per_s", |_| {
+            Some("copy floor".into())
+        }));
+        let panel =
+            Panel { title: "one thread, ring of 4 MiB or 8 datagrams".into(), series: lines };
+        all.push((
+            "copy",
+            chart::lines("The copy into the ring beside the copy floor", axes, &[panel]),
+        ));
     }
     if asked("publish") {
         let axes = Axes { x: "readers attached", y: "a publish", x_text: count, y_text: time };
-        let lines =
-            series(records, "publish", "readers", "ns_per_publish", |r| Some(format!("ring: {}", text(r, "wait"))));
+        let lines = series(records, "publish", "readers", "ns_per_publish", |r| {
+            Some(format!("ring: {}", text(r, "wait")))
+        });
         let panel = Panel {
             title: "awake: flat out; asleep: 20 datagrams a second, all woken each time".into(),
             series: lines,
         };
-        all.push(("publish", chart::lines("Processor time of the pump thread a publish", axes, &[panel])));
+        all.push((
+            "publish",
+            chart::lines("Processor time of the pump thread a publish", axes, &[panel]),
+        ));
     }
     if asked("packets") {
         let axes = Axes { x: "readers", y: "s/Gbit", x_text: count, y_text: |v| format!("{v}") };
-        let lines = series(records, "packets", "readers", "cpu_s_per_gbit", |r| Some(text(r, "contender").into()));
-        let panel = Panel { title: "veth pair, the generator's own time left out".into(), series: lines };
+        let lines = series(records, "packets", "readers", "cpu_s_per_gbit", |r| {
+            Some(text(r, "contender").into())
+        });
+        let panel =
+            Panel { title: "veth pair, the generator's own time left out".into(), series: lines };
         all.push(("packets", chart::lines("Processor time per gigabit captured", axes, &[panel])));
     }
     all
@@ -309,8 +404,11 @@ pub fn markdown(records: &Records) -> String {
         other => other.to_string(),
     };
     let mut out = String::from("# ringbench\n\n");
-    let virtual_ =
-        if machine["virtual"] == true { ", a virtual machine: its host may move the processors" } else { "" };
+    let virtual_ = if machine["virtual"] == true {
+        ", a virtual machine: its host may move the processors"
+    } else {
+        ""
+    };
     let _ = writeln!(
         out,
         "{}, {} processors, L3 {}{virtual_}; {}; governor: {}. Commit {}, {} build, {}.\n",
@@ -325,10 +423,14 @@ pub fn markdown(records: &Records) -> String {
     );
     let _ = writeln!(out, "```sh\n{}\n```\n", said("command"));
     if machine["quick"] == true {
-        out.push_str("**A quick run: it shows that everything works; its figures mean little.**\n\n");
+        out.push_str(
+            "**A quick run: it shows that everything works; its figures mean little.**\n\n",
+        );
     }
-    let runs = || records.all.iter().filter_map(Value::as_object).filter(|r| text(r, "kind") == "run");
-    let (total, moved) = (runs().count(), runs().filter(|r| r.get("moved") == Some(&Value::Bool(true))).count());
+    let runs =
+        || records.all.iter().filter_map(Value::as_object).filter(|r| text(r, "kind") == "run");
+    let (total, moved) =
+        (runs().count(), runs().filter(|r| r.get("moved") == Some(&Value::Bool(true))).count());
     let mut others: Vec<f64> = runs()
         .filter(|r| number(r, "seconds") > 0.0)
         .map(|r| number(r, "cpu_others_s") / number(r, "seconds"))
@@ -336,18 +438,22 @@ pub fn markdown(records: &Records) -> String {
     let most = others.iter().copied().fold(0.0, f64::max);
     let _ = writeln!(
         out,
-        "{total} runs, every byte and number verified, every reader's books closed. A cache line took {} ns from core to core; in {moved} runs it \
-         took more than 1.7 or less than 0.5 times that (the host had moved the processors, or others used them); throughput and latency \
+        "{total} runs, every byte and number verified, every reader's books closed. A cache line \
+        took {} ns from core to core; in {moved} runs it \
+         took more than 1.7 or less than 0.5 times that (the host had moved the processors, or \
+         others used them); throughput and latency \
          runs are kept only after {} tries. Others used {:.2} processors in the \
-         median run, {most:.2} at most. Figures are medians of the rounds; ratios are medians of the rounds' ratios.\n",
+         median run, {most:.2} at most. Figures are medians of the rounds; ratios are medians of \
+         the rounds' ratios.\n",
         said("line_ns").split('.').next().unwrap_or(""),
         super::questions::TRIES,
         median(&mut others)
     );
     out.push_str("| asked | target | found | met |\n|---|---|---|---|\n");
     for target in targets(records) {
-        let (found, met) =
-            target.found.map_or(("not measured".into(), "–"), |(f, met)| (f, if met { "yes" } else { "**no**" }));
+        let (found, met) = target.found.map_or(("not measured".into(), "–"), |(f, met)| {
+            (f, if met { "yes" } else { "**no**" })
+        });
         let _ = writeln!(out, "| {} | {} | {found} | {met} |", target.what, target.asked);
     }
     for (question, _) in charts(records) {
@@ -363,7 +469,9 @@ pub fn markdown(records: &Records) -> String {
                 ];
                 simple_table(records, question, &heads, &mut out);
             }
-            "publish" => simple_table(records, question, &[("a publish", "ns_per_publish", time)], &mut out),
+            "publish" => {
+                simple_table(records, question, &[("a publish", "ns_per_publish", time)], &mut out)
+            }
             _ => {
                 let heads: [Head; 2] = [
                     ("processor s/Gbit", "cpu_s_per_gbit", |v| format!("{v:.3}")),
@@ -394,7 +502,9 @@ pub fn write(records: &Records, dir: &Path) -> anyhow::Result<()> {
     };
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     write("results.md", markdown(records))?;
-    charts(records).into_iter().try_for_each(|(question, svg)| write(&format!("{question}.svg"), svg))
+    charts(records)
+        .into_iter()
+        .try_for_each(|(question, svg)| write(&format!("{question}.svg"), svg))
 }
 
 #[cfg(test)]
@@ -426,7 +536,10 @@ mod tests {
     fn targets_are_met_missed_or_not_measured() {
         let line = |records: &Records, what: &str| {
             let text = markdown(records);
-            text.lines().find(|l| l.contains(what)).map(String::from).unwrap_or_else(|| panic!("no {what} in {text}"))
+            text.lines()
+                .find(|l| l.contains(what))
+                .map(String::from)
+                .unwrap_or_else(|| panic!("no {what} in {text}"))
         };
         assert!(line(&records(3.9), "1024 sleepers").ends_with("| 3.90 × | yes |"));
         assert!(line(&records(4.1), "1024 sleepers").ends_with("| 4.10 × | **no** |"));
@@ -436,7 +549,10 @@ mod tests {
 
     #[test]
     fn figures_are_written_with_three_digits() {
-        assert_eq!([0.0, 7.0, 999.0, 1234.0, 18.25e6, 2e9].map(count), ["0", "7", "999", "1.23 k", "18.2 M", "2 G"]);
+        assert_eq!(
+            [0.0, 7.0, 999.0, 1234.0, 18.25e6, 2e9].map(count),
+            ["0", "7", "999", "1.23 k", "18.2 M", "2 G"]
+        );
         assert_eq!([40.0, 1500.0, 2.5e6].map(time), ["40 ns", "1.5 µs", "2.5 ms"]);
         assert_eq!([64.0, 16384.0, 1048576.0].map(bytes), ["64 B", "16 KiB", "1 MiB"]);
     }

@@ -1,16 +1,18 @@
-//! A reader's books: every datagram is proved, every number accounted for, what was measured is cut out of the run.
+//! A reader's books: every datagram is proved, every number accounted for, what was measured is cut
+//! out of the run.
 //!
-//! Contract: the same for every contender. [`Tally::datagram`] or, where the bytes were summed in place, [`Tally::right`]
-//! takes a datagram; a wrong byte, a repeated number or a hole that nobody told is an error that fails the whole bench. Latency counts
-//! from the moment a datagram was *due*, not from when the publisher got round to it: a publisher that is held up does not
-//! make the datagrams it is late with look quick (coordinated omission).
+//! Contract: the same for every contender. [`Tally::datagram`] or, where the bytes were summed in
+//! place, [`Tally::right`] takes a datagram; a wrong byte, a repeated number or a hole that nobody
+//! told is an error that fails the whole bench. Latency counts from the moment a datagram was
+//! *due*, not from when the publisher got round to it: a publisher that is held up does not make
+//! the datagrams it is late with look quick (coordinated omission).
 
 use super::job::{Go, Inject, Job, Report};
 use anyhow::{Context, bail, ensure};
 use hdrhistogram::Histogram;
-use ringweir_proto::numbered::Header;
+use ringweir_pattern::crc::Header;
+use ringweir_pattern::sum;
 use ringweir_proto::os::clock;
-use ringweir_proto::summed;
 
 /// How a transport loses datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +99,7 @@ impl Tally {
         if let Some(fault) = self.planted() {
             return self.spoil(fault, bytes);
         }
-        self.right(&summed::check(bytes)?)
+        self.right(&sum::check(bytes)?)
     }
 
     #[cold]
@@ -107,9 +109,9 @@ impl Tally {
         match fault {
             Inject::Flip => copy[last] ^= 0x10,
             Inject::Drop => return Ok(()),
-            Inject::Dup => self.right(&summed::check(&copy)?)?,
+            Inject::Dup => self.right(&sum::check(&copy)?)?,
         }
-        self.right(&summed::check(&copy)?)
+        self.right(&sum::check(&copy)?)
     }
 
     /// Takes one datagram whose bytes were proved.
@@ -154,7 +156,11 @@ impl Tally {
 
     /// The transport tells that `count` datagrams from `first` on are lost.
     pub fn lost(&mut self, first: u64, count: u64) -> anyhow::Result<()> {
-        ensure!(first == self.next && count > 0, "{count} from {first} told as lost where {} was next", self.next);
+        ensure!(
+            first == self.next && count > 0,
+            "{count} from {first} told as lost where {} was next",
+            self.next
+        );
         self.next += count;
         self.lost += count;
         Ok(())
@@ -193,11 +199,19 @@ impl Tally {
     /// Closes the books.
     pub fn close(mut self) -> anyhow::Result<Report> {
         self.look();
-        ensure!(self.inject.is_none() || self.taken >= SPOILED, "too few datagrams came to plant a fault");
+        ensure!(
+            self.inject.is_none() || self.taken >= SPOILED,
+            "too few datagrams came to plant a fault"
+        );
         let begin = self.begin.context("the stream ended before the measured time began")?;
         let end = self.end.unwrap_or(self.new_mark(clock::monotonic_ns()));
         if self.delivered + self.lost != self.next {
-            bail!("{} delivered and {} lost are not the {} that went by", self.delivered, self.lost, self.next);
+            bail!(
+                "{} delivered and {} lost are not the {} that went by",
+                self.delivered,
+                self.lost,
+                self.next
+            );
         }
         Ok(Report {
             delivered: self.delivered,
@@ -207,7 +221,11 @@ impl Tally {
             window_ns: end.time - begin.time,
             window_delivered: end.delivered - begin.delivered,
             window_lost: end.lost - begin.lost,
-            latency: self.latency.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect(),
+            latency: self
+                .latency
+                .iter_recorded()
+                .map(|v| (v.value_iterated_to(), v.count_at_value()))
+                .collect(),
             ..Report::default()
         })
     }

@@ -1,7 +1,9 @@
-//! `ringbench`: one command, one run: floors of this machine, the product, and the ways people do it now.
+//! `ringbench`: one command, one run: floors of this machine, the product, and the ways people do
+//! it now.
 //!
-//! Records go to a file as JSON lines while it runs; at the end there are a table and a chart for each question.
-//! Everything measured is checked: a wrong byte, a repeated or vanished datagram ends the bench with status 1.
+//! Records go to a file as JSON lines while it runs; at the end there are a table and a chart for
+//! each question. Everything measured is checked: a wrong byte, a repeated or vanished datagram
+//! ends the bench with status 1.
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
@@ -66,7 +68,8 @@ enum Command {
 
 const EXAMPLES: &str = "\
 Examples:
-  ringbench --out results                       # all questions, about a quarter of an hour; leave the machine alone
+  ringbench --out results                       # all questions, about a quarter of an hour; leave \
+  the machine alone
   ringbench --quick                             # a minute, to see that all of it works
   ringbench --only throughput --contender ring --json ring.jsonl
   ringbench chart results/results.jsonl --out results
@@ -94,12 +97,18 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     if cli.list {
         QUESTIONS.iter().for_each(|q| println!("question   {:<14} {}", q.name, q.about));
-        contenders::CONTENDERS.iter().for_each(|c| println!("contender  {:<14} {}", c.name, c.about));
+        contenders::CONTENDERS
+            .iter()
+            .for_each(|c| println!("contender  {:<14} {}", c.name, c.about));
         return Ok(());
     }
     let names = || QUESTIONS.iter().map(|q| q.name).collect::<Vec<_>>().join(", ");
     for only in &cli.only {
-        ensure!(QUESTIONS.iter().any(|q| q.name == *only), "no question {only:?}; there are {}", names());
+        ensure!(
+            QUESTIONS.iter().any(|q| q.name == *only),
+            "no question {only:?}; there are {}",
+            names()
+        );
     }
     if let Some(out) = &cli.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
@@ -107,7 +116,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let json = cli.json.clone().or_else(|| Some(cli.out.as_ref()?.join("results.jsonl")));
     let rounds = cli.rounds.unwrap_or(if cli.quick { 1 } else { 3 });
     ensure!(rounds > 0, "--rounds 0 measures nothing");
-    let scope = Scope { quick: cli.quick, rounds, only_contender: cli.contender, inject: cli.inject };
+    let scope =
+        Scope { quick: cli.quick, rounds, only_contender: cli.contender, inject: cli.inject };
     let mut bench = Bench::begin(scope, Records::new(json.as_deref())?)?;
     for question in QUESTIONS {
         if cli.only.is_empty() || cli.only.iter().any(|only| *only == question.name) {

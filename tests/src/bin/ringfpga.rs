@@ -1,11 +1,12 @@
-//! `ringfpga`: an FPGA with a FIFO that is a program, for tests and for trying ringweir without hardware.
+//! `ringfpga`: an FPGA with a FIFO that is a program, for tests and for trying ringweir without
+//! hardware.
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
-use ringweir_proto::generate::{GenSpec, Sizes};
-use ringweir_proto::quantity::{Bytes, Rate, Span};
+use ringweir_cli::quantity::{Bytes, Rate, Span};
+use ringweir_pattern::generate::{GenSpec, Sizes};
 use ringweir_tests::fpga::device::{Job, Signals};
-use ringweir_tests::fpga::mischief::WORDS;
+use ringweir_tests::fpga::faults::WORDS;
 use ringweir_tests::fpga::port::Place;
 use ringweir_tests::fpga::spec::DeviceTime;
 use ringweir_tests::fpga::{Order, Spec, run};
@@ -17,8 +18,9 @@ use std::sync::Arc;
 
 /// Is an FPGA with a memory-mapped FIFO, as kmod-shim/REGISTERS.md describes it.
 ///
-/// Makes numbered, checksummed datagrams at a steady rate and puts them into its FIFO. Those that find no room are lost and
-/// counted, as in hardware. At the end, and whenever asked, its books are one line of JSON on standard output.
+/// Makes numbered, checksummed datagrams at a steady rate and puts them into its FIFO. Those that
+/// find no room are lost and counted, as in hardware. At the end, and whenever asked, its books are
+/// one line of JSON on standard output.
 #[derive(Debug, Parser)]
 #[command(name = "ringfpga", version, after_help = examples())]
 struct Cli {
@@ -31,10 +33,12 @@ struct Cli {
     /// Interrupt vectors of each side; the first is used
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     vectors: u16,
-    /// Payload: bytes (125kB/s), bits (1Mbit/s) or datagrams (976/s) per second, of all channels together; max: no pause
+    /// Payload: bytes (125kB/s), bits (1Mbit/s) or datagrams (976/s) per second, of all channels
+    /// together; max: no pause
     #[arg(long, default_value = "1Mbit/s")]
     rate: String,
-    /// No rate: each as soon as the one before was taken, and a pause below TIME that sweeps evenly (keeps a processor busy)
+    /// No rate: each as soon as the one before was taken, and a pause below TIME that sweeps evenly
+    /// (keeps a processor busy)
     #[arg(long, value_name = "TIME", conflicts_with_all = ["rate", "burst", "strict"])]
     chase: Option<String>,
     /// Bytes per datagram, from 24: one size (128) or a range of equally likely ones (64..1500)
@@ -87,7 +91,8 @@ Examples:
     ringd run --name fpga0 --source fifo:/tmp/fpga.sock
   The same in a virtual machine:
     ringfpga --socket /tmp/fpga.sock &
-    qemu-system-x86_64 … -chardev socket,path=/tmp/fpga.sock,id=iv -device ivshmem-doorbell,chardev=iv,vectors=1
+    qemu-system-x86_64 … -chardev socket,path=/tmp/fpga.sock,id=iv -device \
+    ivshmem-doorbell,chardev=iv,vectors=1
   A device without interrupts that is polled:
     ringfpga --file /dev/shm/fpga --device-time &
   One whose datagrams come just as the consumer goes to sleep:
@@ -109,7 +114,8 @@ impl Cli {
         for (key, value) in [("rate", &self.rate), ("size", &self.size), ("burst", &self.burst)] {
             spec.set(key, value)?;
         }
-        let (rate, sizes): (Option<Rate>, Sizes) = (spec.rate.filter(|_| self.chase.is_none()), spec.size);
+        let (rate, sizes): (Option<Rate>, Sizes) =
+            (spec.rate.filter(|_| self.chase.is_none()), spec.size);
         let fifo = self.fifo.parse::<Bytes>().map_err(|e| anyhow::anyhow!("--fifo: {e}"))?.0;
         let time = |option: &str, text: &str| match text.parse::<Span>() {
             Ok(span) => Ok(span.0),
@@ -133,7 +139,10 @@ impl Cli {
             autostart: self.autostart,
         };
         spec.shape()?;
-        ensure!(!self.strict || rate.is_some(), "--strict: with --rate max there is nothing to make up for");
+        ensure!(
+            !self.strict || rate.is_some(),
+            "--strict: with --rate max there is nothing to make up for"
+        );
         Ok(Job {
             spec,
             place,
@@ -148,22 +157,23 @@ impl Cli {
 }
 
 fn signals() -> std::io::Result<Signals> {
-    let (bell, rings) = UnixStream::pair()?;
-    let (stop, books) = (Arc::default(), Arc::default());
-    for (signal, flag) in [(SIGINT, &stop), (SIGTERM, &stop), (SIGUSR1, &books)] {
+    let (event, rings) = UnixStream::pair()?;
+    let (stop, device_account) = (Arc::default(), Arc::default());
+    for (signal, flag) in [(SIGINT, &stop), (SIGTERM, &stop), (SIGUSR1, &device_account)] {
         signal_hook::flag::register(signal, Arc::clone(flag))?;
         signal_hook::low_level::pipe::register(signal, rings.try_clone()?)?;
     }
-    Ok(Signals { stop, books, bell })
+    Ok(Signals { stop, device_account, event })
 }
 
 fn be_the_device(cli: &Cli) -> anyhow::Result<ExitCode> {
     let job = cli.job()?;
     let signals = signals().context("signal handlers")?;
-    // Sleeps end when they should and not up to 50 us later; where that is refused it is as late as it says it is.
+    // Sleeps end when they should and not up to 50 us later; where that is refused it is as late as
+    // it says it is.
     let _slack = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
-    let books = run(&job, &signals, &mut std::io::stdout().lock())?;
-    if let Err(wrong) = books.check() {
+    let device_account = run(&job, &signals, &mut std::io::stdout().lock())?;
+    if let Err(wrong) = device_account.check() {
         eprintln!("ringfpga: {wrong}");
         return Ok(ExitCode::FAILURE);
     }

@@ -1,5 +1,5 @@
-//! The first process of a test guest, and, as `init scenario NAME ARGUMENT`, whoever runs one scenario in it. Everything
-//! it does is in [`ringweir_tests::vm::guest`].
+//! The first process of a test guest, and, as `init scenario NAME ARGUMENT`, whoever runs one
+//! scenario in it. Everything it does is in [`ringweir_tests::vm::guest`].
 
 use ringweir_tests::vm::guest;
 use std::process::ExitCode;
@@ -10,7 +10,9 @@ fn main() -> ExitCode {
         ["scenario", name, argument] => guest::perform(name, argument),
         _ if std::process::id() == 1 => guest::init::main(),
         _ => {
-            eprintln!("ringtest-init: it is the first process of the guests that tests/tests/vm.rs boots");
+            eprintln!(
+                "ringtest-init: it is the first process of the guests that tests/tests/vm.rs boots"
+            );
             ExitCode::from(2)
         }
     }

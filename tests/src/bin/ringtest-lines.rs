@@ -1,4 +1,5 @@
-//! A reader for the tests of real input: looks at every datagram in place and writes a line about each, and about each loss.
+//! A reader for the tests of real input: looks at every datagram in place and writes a line about
+//! each, and about each loss.
 
 use clap::Parser;
 use ringweir::{Cause, Options, Read};
@@ -34,8 +35,10 @@ fn main() {
                 });
                 // Torn: the next read is the gap that begins with it.
                 let Ok((crc, number)) = looked else { continue };
-                let (seq, len, original) = (datagram.seq(), datagram.len(), datagram.original_len());
-                let (cut, time) = (u8::from(datagram.is_truncated()), datagram.source_time().unwrap_or(0));
+                let (seq, len, original) =
+                    (datagram.seq(), datagram.len(), datagram.original_len());
+                let (cut, time) =
+                    (u8::from(datagram.is_truncated()), datagram.source_time().unwrap_or(0));
                 writeln!(out, "datagram {seq} {len} {original} {cut} {time} {crc} {number}")
             }
             Read::Gap(gap) => match gap.cause {

@@ -27,13 +27,16 @@ const PAGE: usize = 4096;
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let attach = Request::Attach(AttachRequest { label: "pry".into(), mode: Mode::Lossy, parks: true });
+    let attach =
+        Request::Attach(AttachRequest { label: "pry".into(), mode: Mode::Lossy, parks: true });
     let (_reader, fds) = ask(&cli.socket, &attach)?;
-    let [ring, page, wake, doze] = &fds[..] else { bail!("{} fds", fds.len()) };
+    let [ring, page, wake, sleep_request] = &fds[..] else { bail!("{} fds", fds.len()) };
     let (_viewer, stats) = ask(&cli.socket, &Request::Watch)?;
     let stats = stats.first().context("no statistics")?;
 
-    for (way, answer) in pry::place([ring, page, wake, doze]).into_iter().chain(pry::statistics(stats)) {
+    for (way, answer) in
+        pry::place([ring, page, wake, sleep_request]).into_iter().chain(pry::statistics(stats))
+    {
         say(way, answer);
     }
     if let Ok(again) = pry::reopen(ring) {
@@ -58,7 +61,10 @@ fn main() -> anyhow::Result<()> {
             "broker: look at its fds",
             rustix::fs::open(format!("/proc/{broker}/fd/0"), OFlags::RDONLY, Permissions::empty()),
         );
-        say("broker: look at its map", std::fs::read(format!("/proc/{broker}/maps")).map_err(errno));
+        say(
+            "broker: look at its map",
+            std::fs::read(format!("/proc/{broker}/maps")).map_err(errno),
+        );
     }
     Ok(())
 }

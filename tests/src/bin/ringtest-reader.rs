@@ -1,8 +1,9 @@
-//! A reader for the tests: attaches, checks every byte and every seq, keeps books of its own, and reports.
+//! A reader for the tests: attaches, checks every byte and every seq, keeps books of its own, and
+//! reports.
 
 use clap::{Parser, ValueEnum};
 use ringweir::{Cause, End, Error, Options, Read, Reader, Resume, Start};
-use ringweir_proto::numbered;
+use ringweir_pattern::crc;
 use ringweir_tests::mailbox::{Live, Mailbox, Report, Slot};
 use std::time::{Duration, Instant};
 
@@ -112,7 +113,9 @@ fn attach(options: &Options, name: &str) -> Reader {
     loop {
         match options.attach(name) {
             Ok(reader) => return reader,
-            Err(Error::Refused { reason: ringweir_proto::control::Reason::Full, .. }) if Instant::now() < until => {
+            Err(Error::Refused { reason: ringweir_proto::control::Reason::Full, .. })
+                if Instant::now() < until =>
+            {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(e) => {
@@ -155,8 +158,12 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                 if spoiled(Spoil::Bit) {
                     buffer[len / 2] ^= 4;
                 }
-                match numbered::check(&buffer[..len]) {
-                    Ok(h) if (cli.any_number || h.number == seq - first) && h.channel == channel => own.own_right += 1,
+                match crc::check(&buffer[..len]) {
+                    Ok(h)
+                        if (cli.any_number || h.number == seq - first) && h.channel == channel =>
+                    {
+                        own.own_right += 1
+                    }
                     other => {
                         own.own_wrong += 1;
                         eprintln!("ringtest-reader: seq {seq}: {other:?}");
@@ -220,13 +227,17 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
     }
 }
 
-/// Reads under a seccomp filter: the kernel kills (SIGSYS) whoever makes any system call but read, write, exit. Not the strict
-/// mode, which takes the processor's clock away as well, and a reader looks at that once in a millisecond.
+/// Reads under a seccomp filter: the kernel kills (SIGSYS) whoever makes any system call but read,
+/// write, exit. Not the strict mode, which takes the processor's clock away as well, and a reader
+/// looks at that once in a millisecond.
 fn strict(reader: &mut Reader, count: u64, spoil: bool) -> ! {
     let mut buffer = vec![0u8; reader.geometry().max_datagram() as usize];
     let op = |code: u32, jt, k| libc::sock_filter { code: code as u16, jt, jf: 0, k };
-    let (load, equal, end) =
-        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET);
+    let (load, equal, end) = (
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        libc::BPF_RET,
+    );
     let mut filter = [
         op(load, 0, 0),
         op(equal, 3, libc::SYS_read as u32),
@@ -238,8 +249,10 @@ fn strict(reader: &mut Reader, count: u64, spoil: bool) -> ! {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0, "no_new_privs");
-    // SAFETY: the program and its filter are live; from here on nothing that calls the kernel is used.
-    let rc = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    // SAFETY: the program and its filter are live; from here on nothing that calls the kernel is
+    // used.
+    let rc =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(rc, 0, "seccomp");
     let mut right = 0;
     while right < count {
@@ -247,7 +260,7 @@ fn strict(reader: &mut Reader, count: u64, spoil: bool) -> ! {
             Ok(Read::Datagram(mut datagram)) => {
                 let seq = datagram.seq();
                 if let Ok(len) = datagram.copy_to(&mut buffer)
-                    && numbered::check(&buffer[..len]).is_ok_and(|h| h.number == seq)
+                    && crc::check(&buffer[..len]).is_ok_and(|h| h.number == seq)
                 {
                     right += 1;
                 }

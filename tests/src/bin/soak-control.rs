@@ -1,19 +1,21 @@
-//! `soak-control`: peers that say anything to the control socket of a live broker, one verdict line at the end.
+//! `soak-control`: peers that say anything to the control socket of a live broker, one verdict line
+//! at the end.
 //!
-//! Requests that are sound, nearly sound and not at all, cut, repeated, with descriptors, left in the middle. Whatever comes is answered,
-//! refused in words or hung up on, at once; the broker keeps neither descriptors nor memory of it, and a reader beside it all
-//! closes its account. Negative controls: `--miscount`, `--kill-broker`; the verdict must then be FAIL.
+//! Requests that are sound, nearly sound and not at all, cut, repeated, with descriptors, left in
+//! the middle. Whatever comes is answered, refused in words or hung up on, at once; the broker
+//! keeps neither descriptors nor memory of it, and a reader beside it all closes its account.
+//! Negative controls: `--miscount`, `--kill-broker`; the verdict must then be FAIL.
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use fastrand::Rng;
 use ringweir::{Options, Read, Start};
+use ringweir_cli::quantity::{Count, Span};
+use ringweir_pattern::crc;
 use ringweir_proto::control::{AttachRequest, DetachRequest, MESSAGE_MAX, Mode, Reply, Request};
-use ringweir_proto::numbered;
 use ringweir_proto::os::socket;
-use ringweir_proto::quantity::{Count, Span};
 use ringweir_proto::ring;
-use ringweir_tests::{Scene, proc};
+use ringweir_tests::{Environment, proc};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -26,7 +28,9 @@ use std::time::{Duration, Instant};
 
 /// Fuzzes the control socket of a live broker.
 #[derive(Parser)]
-#[command(after_help = "Example:\n  soak-control --conversations 1000000\n\nExit status: 0 PASS, 1 FAIL.")]
+#[command(
+    after_help = "Example:\n  soak-control --conversations 1000000\n\nExit status: 0 PASS, 1 FAIL."
+)]
 struct Cli {
     /// How many peers come, one after the other, each with one to three messages
     #[arg(long, default_value_t = 1_000_000)]
@@ -48,23 +52,23 @@ const PEERS: u64 = 2;
 const MEMORY: u64 = 16 << 20;
 
 fn main() -> ExitCode {
-    let scene = Scene::new(Duration::from_secs(24 * 3600));
-    match soak(&Cli::parse(), &scene) {
+    let env = Environment::new(Duration::from_secs(24 * 3600));
+    match soak(&Cli::parse(), &env) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("soak-control: FAIL: {e:#}");
             // What a broker leaves that died; the scene bears nothing that is left.
-            scene.run("ringctl", &["gc"]);
+            env.run("ringctl", &["gc"]);
             ExitCode::FAILURE
         }
     }
 }
 
-fn soak(cli: &Cli, scene: &Scene) -> anyhow::Result<()> {
+fn soak(cli: &Cli, env: &Environment) -> anyhow::Result<()> {
     let seed = cli.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("soak-control: --seed {seed}");
     let more = ["--lossless", "20ms", "--readers-max", "16", "--wait-readers", "1"];
-    let broker = scene.broker("soak-control", "gen:rate=20000/s,size=24..500", &more);
+    let broker = env.broker("soak-control", "gen:rate=20000/s,size=24..500", &more);
     let (path, pid) = (broker.socket.clone(), broker.process.pid());
     let reader = Options::new("witness").start(Start::Seq(0)).attach(broker.path())?;
     let miscount = cli.miscount;
@@ -73,7 +77,11 @@ fn soak(cli: &Cli, scene: &Scene) -> anyhow::Result<()> {
     for (warm, seed) in [(1000, seed), (1000, !seed)] {
         Peer::new(&path, seed).converse(warm, &AtomicU64::new(0), &AtomicBool::new(false))?;
     }
-    let settled = || ringweir_tests::wait_for(Duration::from_secs(5), || (proc::open_fds(pid) < 100).then_some(()));
+    let settled = || {
+        ringweir_tests::wait_for(Duration::from_secs(5), || {
+            (proc::open_fds(pid) < 100).then_some(())
+        })
+    };
     settled().context("the broker keeps descriptors")?;
     let before = (proc::open_fds(pid), proc::resident(pid));
     let (began, done, over) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
@@ -100,8 +108,14 @@ fn soak(cli: &Cli, scene: &Scene) -> anyhow::Result<()> {
             if said.elapsed() > Duration::from_secs(5) {
                 said = Instant::now();
                 let rate = done as f64 / began.elapsed().as_secs_f64();
-                let left = Duration::from_secs_f64((cli.conversations - done) as f64 / rate.max(1.0));
-                eprintln!("soak-control: {} of {}, {} to go", Count(done), Count(cli.conversations), Span(left));
+                let left =
+                    Duration::from_secs_f64((cli.conversations - done) as f64 / rate.max(1.0));
+                eprintln!(
+                    "soak-control: {} of {}, {} to go",
+                    Count(done),
+                    Count(cli.conversations),
+                    Span(left)
+                );
             }
         }
         let mut all = Outcomes::default();
@@ -113,17 +127,29 @@ fn soak(cli: &Cli, scene: &Scene) -> anyhow::Result<()> {
         Ok(all)
     })?;
     let took = began.elapsed();
-    let fds = ringweir_tests::wait_for(Duration::from_secs(5), || (proc::open_fds(pid) <= before.0).then_some(()));
-    ensure!(fds.is_some(), "the broker had {} descriptors open, now {}", before.0, proc::open_fds(pid));
+    let fds = ringweir_tests::wait_for(Duration::from_secs(5), || {
+        (proc::open_fds(pid) <= before.0).then_some(())
+    });
+    ensure!(
+        fds.is_some(),
+        "the broker had {} descriptors open, now {}",
+        before.0,
+        proc::open_fds(pid)
+    );
     let grown = proc::resident(pid).saturating_sub(before.1);
     ensure!(grown <= MEMORY, "the broker has {grown} bytes more than before");
     broker.process.signal(Signal::TERM);
     let published = broker.published();
     let (delivered, lost) = reader.join().expect("the reader panicked")?;
-    ensure!(delivered + lost == published, "{published} published, {delivered} delivered + {lost} lost");
-    let words: Vec<_> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
+    ensure!(
+        delivered + lost == published,
+        "{published} published, {delivered} delivered + {lost} lost"
+    );
+    let words: Vec<_> =
+        outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
     println!(
-        "soak-control: PASS: {} conversations in {} ({}/s): {}; the broker's descriptors {} before and after, its memory {} KiB more; \
+        "soak-control: PASS: {} conversations in {} ({}/s): {}; the broker's descriptors {} before \
+        and after, its memory {} KiB more; \
          its reader: {published} published = {delivered} delivered + {lost} lost",
         cli.conversations,
         Span(took),
@@ -144,8 +170,12 @@ fn read(mut reader: ringweir::Reader, miscount: bool) -> anyhow::Result<(u64, u6
             Read::Datagram(mut datagram) => {
                 let seq = datagram.seq();
                 let Ok(len) = datagram.copy_to(&mut buffer) else { continue };
-                let header = numbered::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
-                ensure!(seq == next && header.number == seq, "seq {seq} carries {}, {next} was next", header.number);
+                let header = crc::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
+                ensure!(
+                    seq == next && header.number == seq,
+                    "seq {seq} carries {}, {next} was next",
+                    header.number
+                );
                 next += 1;
                 delivered += 1 - std::mem::take(&mut forget);
             }
@@ -195,7 +225,8 @@ impl<'p> Peer<'p> {
         let messages = if self.random.u8(..8) == 0 { self.random.usize(0..4) } else { 1 };
         for _ in 0..messages {
             let message = self.message();
-            let brings = if self.random.u8(..16) == 0 { self.random.usize(1..=socket::FDS_MAX) } else { 0 };
+            let brings =
+                if self.random.u8(..16) == 0 { self.random.usize(1..=socket::FDS_MAX) } else { 0 };
             let fds = vec![null.as_fd(); brings];
             match socket::send(&connection, &message, &fds) {
                 // Hung up on already.
@@ -217,7 +248,11 @@ impl<'p> Peer<'p> {
                         Reply::Watching if fds == 1 => "watching".into(),
                         _ if fds > 0 => bail!("{fds} descriptors beside {reply:?}"),
                         Reply::Refused(refusal) => {
-                            ensure!(!refusal.text.is_empty(), "refused without a word: {:?}", refusal.reason);
+                            ensure!(
+                                !refusal.text.is_empty(),
+                                "refused without a word: {:?}",
+                                refusal.reason
+                            );
                             format!("refused ({:?})", refusal.reason)
                         }
                         Reply::Described(_) | Reply::Latency(_) => "answered".into(),
@@ -249,7 +284,9 @@ impl<'p> Peer<'p> {
             let at = self.random.usize(..bytes.len().max(1)).min(bytes.len());
             match self.random.u8(..7) {
                 0 if at < bytes.len() => bytes[at] ^= 1 << self.random.u8(..8),
-                1 if at < bytes.len() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][self.random.usize(..5)],
+                1 if at < bytes.len() => {
+                    bytes[at] = [0, 1, 0x7f, 0x80, 0xff][self.random.usize(..5)]
+                }
                 2 => bytes.truncate(at),
                 3 => bytes.insert(at, self.random.u8(..)),
                 4 => bytes.extend_from_within(at..),
@@ -259,7 +296,8 @@ impl<'p> Peer<'p> {
                 }
                 _ => {
                     // Lengths and numbers.
-                    let word = [u64::MAX, 1 << 63, 1 << 32, u64::from(u32::MAX), 4096][self.random.usize(..5)];
+                    let word = [u64::MAX, 1 << 63, 1 << 32, u64::from(u32::MAX), 4096]
+                        [self.random.usize(..5)];
                     let end = (at + 8).min(bytes.len());
                     bytes[at..end].copy_from_slice(&word.to_le_bytes()[..end - at]);
                 }

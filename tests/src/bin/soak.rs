@@ -1,24 +1,29 @@
-//! `soak`: conservation over as many datagrams as you like, laps forced, one verdict line at the end.
+//! `soak`: conservation over as many datagrams as you like, laps forced, one verdict line at the
+//! end.
 //!
-//! `ringd` makes numbered datagrams as fast as it can; readers in processes of their own check every byte of what they get
-//! and that every number they did not get was told as lost. One reader keeps up as well as it can, one dawdles, one is
-//! stopped and continued all the time; the two are lapped over and over. For each: `delivered + lost = published`.
-//! Negative control: `--miscount` makes a reader forget one gap; the verdict must then be FAIL.
+//! `ringd` makes numbered datagrams as fast as it can; readers in processes of their own check
+//! every byte of what they get and that every number they did not get was told as lost. One reader
+//! keeps up as well as it can, one dawdles, one is stopped and continued all the time; the two are
+//! lapped over and over. For each: `delivered + lost = published`. Negative control: `--miscount`
+//! makes a reader forget one gap; the verdict must then be FAIL.
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use ringweir::{Options, Read, Resume, Start, Watch};
-use ringweir_proto::numbered;
-use ringweir_proto::quantity::{Count, Span};
+use ringweir_cli::quantity::{Count, Span};
+use ringweir_pattern::crc;
 use ringweir_proto::stats::StreamFact;
-use ringweir_tests::{Process, Scene};
+use ringweir_tests::{Environment, Process};
 use rustix::process::Signal;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// Soak test: every datagram delivered or told as lost, to every reader.
 #[derive(Parser)]
-#[command(after_help = "Example:\n  soak --datagrams 1000000000 --size 64..512\n\nExit status: 0 PASS, 1 FAIL.")]
+#[command(
+    after_help = "Example:\n  soak --datagrams 1000000000 --size 64..512\n\nExit status: 0 PASS, 1 \
+        FAIL."
+)]
 struct Cli {
     /// Datagrams to publish
     #[arg(long, default_value_t = 100_000_000)]
@@ -65,8 +70,10 @@ fn main() -> ExitCode {
 /// One reader: checks everything, prints its account as one line.
 fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
     let resume = if kind == Kind::Slow { Resume::Newest } else { Resume::Oldest };
-    let mut reader =
-        Options::new(&format!("{kind:?}").to_lowercase()).start(Start::Seq(0)).resume(resume).attach(socket)?;
+    let mut reader = Options::new(&format!("{kind:?}").to_lowercase())
+        .start(Start::Seq(0))
+        .resume(resume)
+        .attach(socket)?;
     let mut buffer = vec![0; reader.geometry().max_datagram() as usize];
     let (mut next, mut delivered, mut lost, mut gaps, mut torn) = (0u64, 0u64, 0u64, 0u64, 0u64);
     let mut forget = miscount;
@@ -79,7 +86,7 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
                     continue;
                 };
                 ensure!(seq == next, "seq {seq} follows {next} without a gap");
-                let header = numbered::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
+                let header = crc::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
                 ensure!(header.number == seq, "seq {seq} carries datagram {}", header.number);
                 (next, delivered) = (seq + 1, delivered + 1);
                 if kind == Kind::Slow && delivered.is_multiple_of(200_000) {
@@ -106,7 +113,11 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
         account.start + account.delivered + account.lost == reader.read_cursor(),
         "the reader's own books: {account:?}"
     );
-    ensure!(account.delivered == delivered, "books say {} delivered, seen {delivered}", account.delivered);
+    ensure!(
+        account.delivered == delivered,
+        "books say {} delivered, seen {delivered}",
+        account.delivered
+    );
     println!("{} {delivered} {lost} {gaps} {torn}", reader.read_cursor());
     Ok(())
 }
@@ -117,38 +128,45 @@ struct ReaderProcess {
 }
 
 impl ReaderProcess {
-    fn start(scene: &Scene, kind: Kind, socket: &str, miscount: bool) -> Self {
-        let mut command = scene.command("soak");
+    fn start(env: &Environment, kind: Kind, socket: &str, miscount: bool) -> Self {
+        let mut command = env.command("soak");
         command.args(["--be-reader", &format!("{kind:?}").to_lowercase(), "--socket", socket]);
         if miscount {
             command.arg("--miscount");
         }
         command.stdout(Stdio::piped());
-        Self { kind, process: scene.start(command) }
+        Self { kind, process: env.start(command) }
     }
 
     /// Its account: cursor, delivered, lost, gaps, torn.
     fn account(self) -> anyhow::Result<[u64; 5]> {
         let output = self.process.output();
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "reader {:?} ({}): {}", self.kind, output.status, said.trim());
+        ensure!(
+            output.status.success(),
+            "reader {:?} ({}): {}",
+            self.kind,
+            output.status,
+            said.trim()
+        );
         let line = String::from_utf8_lossy(&output.stdout);
-        let numbers: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let numbers: Vec<u64> =
+            line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
         numbers.try_into().map_err(|_| anyhow::anyhow!("reader {:?} said {line:?}", self.kind))
     }
 }
 
 fn soak(cli: &Cli) -> anyhow::Result<()> {
-    let scene = Scene::new(Duration::from_secs(24 * 3600));
+    let env = Environment::new(Duration::from_secs(24 * 3600));
     let source = format!("gen:rate=max,size={},count={}", cli.size, cli.datagrams);
     // It stays a moment after the end, so that the last figures can be read.
-    let broker = scene.broker("soak", &source, &["--wait-readers", "3", "--linger", "3s"]);
+    let broker = env.broker("soak", &source, &["--wait-readers", "3", "--linger", "3s"]);
     let socket = broker.path().to_string();
     let watch = Watch::attach(&socket)?;
     let began = Instant::now();
     let mut readers = Vec::new();
     for kind in [Kind::Fast, Kind::Slow, Kind::Stopped] {
-        readers.push(ReaderProcess::start(&scene, kind, &socket, cli.miscount && kind == Kind::Slow));
+        readers.push(ReaderProcess::start(&env, kind, &socket, cli.miscount && kind == Kind::Slow));
     }
     // Stop and continue one reader until the stream ends; say now and then how far it is.
     let mut said = Instant::now();
@@ -177,7 +195,12 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
         }
         for reader in &mut readers {
             if let Some(status) = reader.process.ended() {
-                ensure!(status.success(), "reader {:?} ({status}): {}", reader.kind, reader.process.stderr().trim());
+                ensure!(
+                    status.success(),
+                    "reader {:?} ({status}): {}",
+                    reader.kind,
+                    reader.process.stderr().trim()
+                );
             }
         }
     };
@@ -196,7 +219,8 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
         words.push(format!("{kind:?} {delivered} + {lost} in {gaps} gaps, {torn} torn and told"));
     }
     println!(
-        "soak: PASS: {published} published in {} ({}/s) = delivered + lost for each of {} readers: {}",
+        "soak: PASS: {published} published in {} ({}/s) = delivered + lost for each of {} readers: \
+        {}",
         Span(took),
         Count((published as f64 / took.as_secs_f64()) as u64),
         words.len(),

@@ -1,16 +1,18 @@
-//! The device at work: one thread that makes datagrams in time, obeys its registers, and misbehaves when told to.
+//! The device at work: one thread that makes datagrams in time, obeys its registers, and misbehaves
+//! when told to.
 //!
-//! Contract: registers are looked at each millisecond and whenever the doorbell rings. A consumer that hangs up changes
-//! nothing: the device goes on and overflows, as hardware would. Every wait is bounded.
+//! Contract: registers are looked at each millisecond and whenever the doorbell rings. A consumer
+//! that hangs up changes nothing: the device goes on and overflows, as hardware would. Every wait
+//! is bounded.
 
-use super::board::{Board, Fate};
-use super::books::{Books, Mischief};
-use super::mischief::{Misdeed, Order, WORDS};
+use super::account::{DeviceAccount, FaultCounts};
+use super::faults::{Fault, Order, WORDS};
+use super::model::{DeviceModel, Fate};
 use super::port::{Place, Port};
+use super::schedule::{Chase, Schedule};
 use super::spec::{DeviceTime, Spec};
-use super::tempo::{Chase, Tempo};
 use anyhow::Context;
-use ringweir_proto::fifo::{Shape, Window};
+use ringweir_device::{Shape, Window};
 use ringweir_proto::os::{clock, event};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -47,9 +49,9 @@ pub struct Signals {
     /// End.
     pub stop: Arc<AtomicBool>,
     /// Say the books.
-    pub books: Arc<AtomicBool>,
+    pub device_account: Arc<AtomicBool>,
     /// Readable when there is one.
-    pub bell: UnixStream,
+    pub event: UnixStream,
 }
 
 /// How often it looks at its registers without being told to.
@@ -58,8 +60,8 @@ const LOOK: u64 = 1_000_000;
 const STORM: u64 = 20_000;
 /// Made in one go before anything else is looked at.
 const BATCH: usize = 64;
-/// How long it watches the consumer that it chases before anything else is looked at, and how long a consumer may take
-/// before it is watched at [`LOOK`]s only.
+/// How long it watches the consumer that it chases before anything else is looked at, and how long
+/// a consumer may take before it is watched at [`LOOK`]s only.
 const WATCH: u64 = 200_000;
 const PATIENCE: u64 = 10_000_000;
 
@@ -67,13 +69,13 @@ struct Device<'j> {
     job: &'j Job,
     shape: Shape,
     born: u64,
-    board: Board,
+    model: DeviceModel,
     port: Option<Port>,
-    tempo: Tempo,
+    schedule: Schedule,
     chase: Option<Chase>,
     caught_up: u64,
     orders: Vec<Order>,
-    mischief: BTreeMap<String, Mischief>,
+    faults: BTreeMap<String, FaultCounts>,
     started: Option<u64>,
     made: u64,
     next_look: u64,
@@ -81,7 +83,7 @@ struct Device<'j> {
     silent_until: u64,
     stalled_until: u64,
     /// What is not known of the board: filled in at the end.
-    figures: Books,
+    figures: DeviceAccount,
     /// Standard input so far, until the end of a line; `None` once it has ended.
     input: Option<Vec<u8>>,
 }
@@ -90,7 +92,7 @@ struct Device<'j> {
 ///
 /// # Errors
 /// If there can be no such device, or its place cannot be had.
-pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result<Books> {
+pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result<DeviceAccount> {
     let shape = job.spec.shape()?;
     let (port, window) = open(job, &shape)?;
     let mut orders = job.orders.clone();
@@ -99,20 +101,20 @@ pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result
         job,
         shape,
         born: clock::monotonic_ns(),
-        board: Board::new(window, job.spec),
+        model: DeviceModel::new(window, job.spec),
         port: Some(port),
-        tempo: Tempo::new(job.spec.rate, job.spec.burst, job.strict),
+        schedule: Schedule::new(job.spec.rate, job.spec.burst, job.strict),
         chase: job.chase.map(|longest| Chase::new(longest.as_nanos() as u64)),
         caught_up: 0,
         orders,
-        mischief: BTreeMap::new(),
+        faults: BTreeMap::new(),
         started: None,
         made: 0,
         next_look: 0,
         storm_until: 0,
         silent_until: 0,
         stalled_until: 0,
-        figures: Books::default(),
+        figures: DeviceAccount::default(),
         input: may_be_typed_to().then(Vec::new),
     };
     let mut ended = None;
@@ -121,20 +123,20 @@ pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result
         device.step(now)?;
         if device.has_made_enough(now) {
             let since = *ended.get_or_insert(now);
-            if device.board.is_drained() || now - since > job.drain_limit.as_nanos() as u64 {
+            if device.model.is_drained() || now - since > job.drain_limit.as_nanos() as u64 {
                 break;
             }
         }
-        if signals.books.swap(false, Ordering::Relaxed) {
-            say(out, &device.books());
+        if signals.device_account.swap(false, Ordering::Relaxed) {
+            say(out, &device.device_account());
         }
         if device.sleep(signals)? {
             device.read_input(out)?;
         }
     }
-    let books = device.books();
-    say(out, &books);
-    Ok(books)
+    let device_account = device.device_account();
+    say(out, &device_account);
+    Ok(device_account)
 }
 
 /// Whether standard input can be read: a terminal stops who reads it in the background.
@@ -147,12 +149,15 @@ fn may_be_typed_to() -> bool {
 fn open(job: &Job, shape: &Shape) -> anyhow::Result<(Port, Window)> {
     let opened = Port::open(&job.place, shape)?;
     let Shape { channels, fifo_bytes, rate, .. } = shape;
-    eprintln!("ringfpga: there is a device at {}: {channels} FIFO of {fifo_bytes} bytes, {rate} B/s each", job.place);
+    eprintln!(
+        "ringfpga: there is a device at {}: {channels} FIFO of {fifo_bytes} bytes, {rate} B/s each",
+        job.place
+    );
     Ok(opened)
 }
 
-fn say(out: &mut impl Write, books: &Books) {
-    let line = serde_json::to_string(books).expect("books are plain figures");
+fn say(out: &mut impl Write, device_account: &DeviceAccount) {
+    let line = serde_json::to_string(device_account).expect("books are plain figures");
     // Nobody to tell is nobody to mind.
     let _heard = writeln!(out, "{line}").and_then(|()| out.flush());
 }
@@ -166,13 +171,19 @@ impl Device<'_> {
     }
 
     fn has_made_enough(&self, now: u64) -> bool {
-        let over = |limit: Duration| self.started.is_some_and(|since| now - since >= limit.as_nanos() as u64);
-        self.job.count.is_some_and(|count| self.made >= count) || self.job.duration.is_some_and(over)
+        let over = |limit: Duration| {
+            self.started.is_some_and(|since| now - since >= limit.as_nanos() as u64)
+        };
+        self.job.count.is_some_and(|count| self.made >= count)
+            || self.job.duration.is_some_and(over)
     }
 
     /// Whether it makes datagrams now.
     fn works(&self, now: u64) -> bool {
-        self.port.is_some() && now >= self.stalled_until && self.board.is_running() && !self.has_made_enough(now)
+        self.port.is_some()
+            && now >= self.stalled_until
+            && self.model.is_running()
+            && !self.has_made_enough(now)
     }
 
     /// All that is due at `now`.
@@ -194,13 +205,14 @@ impl Device<'_> {
         let stalled = now < self.stalled_until;
         if self.port.is_some() && !stalled && (events.rung || now >= self.next_look) {
             self.next_look = now + LOOK;
-            let ran = self.board.is_running();
-            self.board.look(self.time());
-            if self.board.is_running() && !ran || self.board.is_running() && self.started.is_none() {
+            let ran = self.model.is_running();
+            self.model.look(self.time());
+            if self.model.is_running() && !ran || self.model.is_running() && self.started.is_none()
+            {
                 self.started.get_or_insert(now);
-                self.tempo.restart();
+                self.schedule.restart();
             }
-            if self.board.has_jumped() {
+            if self.model.has_jumped() {
                 self.announce(now);
             }
         }
@@ -208,15 +220,15 @@ impl Device<'_> {
             self.figures.interrupts_stormed += 1;
         }
         for _ in 0..BATCH {
-            if !self.works(now) || !self.tempo.due(now) || !self.catches_up() {
+            if !self.works(now) || !self.schedule.due(now) || !self.catches_up() {
                 break;
             }
-            self.tempo.spend(self.board.next_len());
+            self.schedule.spend(self.model.next_len());
             self.made += 1;
-            match self.board.produce(self.time()) {
+            match self.model.produce(self.time()) {
                 Fate::Stored => self.announce(now),
                 Fate::Spoiled(how) => {
-                    self.mischief.entry(Misdeed::Spoil(how).name().into()).or_default().spoiled += 1;
+                    self.faults.entry(Fault::Spoil(how).name().into()).or_default().spoiled += 1;
                     self.announce(now);
                 }
                 Fate::Lost => {}
@@ -225,12 +237,12 @@ impl Device<'_> {
         Ok(())
     }
 
-    /// Chasing, lets the consumer take everything, and then the pause go by: without sleeping, which is far too coarse for
-    /// it. False: it has not taken everything yet.
+    /// Chasing, lets the consumer take everything, and then the pause go by: without sleeping,
+    /// which is far too coarse for it. False: it has not taken everything yet.
     fn catches_up(&mut self) -> bool {
         let Some(chase) = &mut self.chase else { return true };
         let until = clock::monotonic_ns() + WATCH;
-        while !self.board.is_drained() {
+        while !self.model.is_drained() {
             if clock::monotonic_ns() >= until {
                 return false;
             }
@@ -246,7 +258,7 @@ impl Device<'_> {
 
     /// Interrupts, if the consumer wants to be.
     fn announce(&mut self, now: u64) {
-        if !self.job.spec.interrupts || !self.board.raises() {
+        if !self.job.spec.interrupts || !self.model.raises() {
             return;
         }
         if now < self.silent_until {
@@ -256,39 +268,39 @@ impl Device<'_> {
         }
     }
 
-    fn misbehave(&mut self, what: Misdeed, now: u64) -> anyhow::Result<()> {
+    fn misbehave(&mut self, what: Fault, now: u64) -> anyhow::Result<()> {
         eprintln!("ringfpga: {}", what.name());
         let until = |time: Duration| now.saturating_add(time.as_nanos() as u64);
         let mut stranded = 0;
         match what {
-            Misdeed::ProducerOutOfRange => stranded = self.board.upset(false),
-            Misdeed::ProducerUnaligned => stranded = self.board.upset(true),
-            Misdeed::Spoil(how) => self.board.spoil_next(how),
-            Misdeed::SkipSequence(count) => self.board.skip(count),
-            Misdeed::InterruptStorm(time) => self.storm_until = until(time),
-            Misdeed::LostInterrupt(time) => self.silent_until = until(time),
-            Misdeed::Stall(time) => {
+            Fault::ProducerOutOfRange => stranded = self.model.upset(false),
+            Fault::ProducerUnaligned => stranded = self.model.upset(true),
+            Fault::Spoil(how) => self.model.spoil_next(how),
+            Fault::SkipSequence(count) => self.model.skip(count),
+            Fault::InterruptStorm(time) => self.storm_until = until(time),
+            Fault::LostInterrupt(time) => self.silent_until = until(time),
+            Fault::Stall(time) => {
                 self.stalled_until = until(time);
-                self.tempo.restart();
+                self.schedule.restart();
             }
-            Misdeed::Disappear => {
-                self.board.vanish();
+            Fault::Disappear => {
+                self.model.vanish();
                 self.port = None;
             }
-            Misdeed::Reappear => {
+            Fault::Reappear => {
                 // If it has not disappeared, it does so now: one board in one slot.
-                self.board.vanish();
+                self.model.vanish();
                 self.port = None;
                 let (port, window) = open(self.job, &self.shape)?;
                 self.port = Some(port);
-                self.board.replug(window);
-                self.tempo.restart();
+                self.model.replug(window);
+                self.schedule.restart();
             }
         }
-        let entry = self.mischief.entry(what.name().into()).or_default();
+        let entry = self.faults.entry(what.name().into()).or_default();
         entry.times += 1;
         entry.stranded += stranded;
-        if self.board.has_jumped() {
+        if self.model.has_jumped() {
             self.announce(now);
         }
         Ok(())
@@ -302,12 +314,12 @@ impl Device<'_> {
             until = until.min(self.next_look.max(self.stalled_until));
         }
         if self.works(now) && (self.chase.is_none() || now < self.caught_up + PATIENCE) {
-            until = until.min(self.tempo.ready_at());
+            until = until.min(self.schedule.ready_at());
         }
         if now < self.storm_until {
             until = until.min(now + STORM);
         }
-        let mut fds = vec![PollFd::new(&signals.bell, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&signals.event, PollFlags::IN)];
         let stdin = std::io::stdin();
         if self.input.is_some() {
             fds.push(PollFd::new(&stdin, PollFlags::IN));
@@ -323,7 +335,8 @@ impl Device<'_> {
         }
         if !fds[0].revents().is_empty() {
             // What rang is in the flags.
-            let _rung = rustix::net::recv(&signals.bell, &mut [0; 64], rustix::net::RecvFlags::DONTWAIT);
+            let _rung =
+                rustix::net::recv(&signals.event, &mut [0; 64], rustix::net::RecvFlags::DONTWAIT);
         }
         Ok(self.input.is_some() && !fds[1].revents().is_empty())
     }
@@ -339,9 +352,9 @@ impl Device<'_> {
                 continue;
             }
             let text = String::from_utf8_lossy(&std::mem::take(&mut line)).trim().to_string();
-            match (&text[..], text.parse::<Misdeed>()) {
+            match (&text[..], text.parse::<Fault>()) {
                 ("", _) => {}
-                ("books", _) => say(out, &self.books()),
+                ("books", _) => say(out, &self.device_account()),
                 (_, Ok(what)) => self.misbehave(what, clock::monotonic_ns())?,
                 (_, Err(_)) => eprintln!("ringfpga: {text:?} is none of: books, {WORDS}"),
             }
@@ -350,27 +363,27 @@ impl Device<'_> {
         Ok(())
     }
 
-    fn books(&mut self) -> Books {
+    fn device_account(&mut self) -> DeviceAccount {
         let now = clock::monotonic_ns();
         let seconds = |since: u64| (now - since) as f64 / 1e9;
-        let channels = self.board.books();
-        let mut books = Books {
+        let channels = self.model.device_account();
+        let mut device_account = DeviceAccount {
             elapsed_s: seconds(self.born),
             running_s: self.started.map_or(0.0, seconds),
-            resets: self.board.resets(),
-            late_max_us: self.tempo.late_max() as f64 / 1e3,
-            late_over_1ms: self.tempo.late_often(),
-            forgiven_ms: self.tempo.forgiven() as f64 / 1e6,
-            mischief: self.mischief.clone(),
+            resets: self.model.resets(),
+            late_max_us: self.schedule.late_max() as f64 / 1e3,
+            late_over_1ms: self.schedule.late_often(),
+            forgiven_ms: self.schedule.forgiven() as f64 / 1e6,
+            faults: self.faults.clone(),
             ..self.figures.clone()
         };
         for channel in &channels {
-            books.produced += channel.produced;
-            books.stored += channel.stored;
-            books.lost += channel.lost;
-            books.left += channel.left;
+            device_account.produced += channel.produced;
+            device_account.stored += channel.stored;
+            device_account.lost += channel.lost;
+            device_account.left += channel.left;
         }
-        books.channels = channels;
-        books
+        device_account.channels = channels;
+        device_account
     }
 }

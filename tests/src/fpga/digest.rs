@@ -1,7 +1,9 @@
-//! The hash of a stream: two streams have the same one if they are the same datagrams in the same order, cut the same way.
+//! The hash of a stream: two streams have the same one if they are the same datagrams in the same
+//! order, cut the same way.
 //!
-//! It is the CRC-32 of the datagrams as `ringcat --format len32le` writes them: each behind its length, 32 bits
-//! little-endian. Every datagram carries a checksum of its own; this one is about order and completeness.
+//! It is the CRC-32 of the datagrams as `ringcat --format len32le` writes them: each behind its
+//! length, 32 bits little-endian. Every datagram carries a checksum of its own; this one is about
+//! order and completeness.
 
 /// A hash being computed.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +38,9 @@ mod tests {
     fn order_number_and_borders_count() {
         let one = of(&[b"ab", b"c"]);
         assert_eq!(one, of(&[b"ab", b"c"]));
-        for other in [&[&b"a"[..], b"bc"][..], &[b"c", b"ab"], &[b"abc"], &[b"ab"], &[b"ab", b"c", b""]] {
+        for other in
+            [&[&b"a"[..], b"bc"][..], &[b"c", b"ab"], &[b"abc"], &[b"ab"], &[b"ab", b"c", b""]]
+        {
             assert_ne!(one, of(other), "{other:?}");
         }
         // It is what anybody computes of what ringcat writes.

@@ -1,13 +1,15 @@
 //! How a consumer gets at the device: by ivshmem, or in a plain file.
 //!
-//! Contract: one consumer at a time; another is hung up on. Every consumer gets new vectors, so no interrupt meant for one
-//! reaches the next. Dropping a port hangs up, removes its file and forgets the memory; who has it mapped keeps it.
+//! Contract: one consumer at a time; another is hung up on. Every consumer gets new vectors, so no
+//! interrupt meant for one reaches the next. Dropping a port hangs up, removes its file and forgets
+//! the memory; who has it mapped keeps it.
 
 use anyhow::Context;
 use memmap2::{MmapOptions, MmapRaw};
-use ringweir_proto::fifo::{Shape, Window};
+use ringweir_device::ivshmem;
+use ringweir_device::{Shape, Window};
 use ringweir_proto::os::socket_file::SocketFile;
-use ringweir_proto::os::{event, ivshmem, socket};
+use ringweir_proto::os::{event, socket};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::fmt;
@@ -79,21 +81,41 @@ impl Port {
                 let window = window(map, shape)?;
                 let path = path.to_str().context("the socket's path is not UTF-8")?;
                 let listener = SocketFile::bind(path, rustix::net::SocketType::STREAM, 0o600)?;
-                rustix::net::listen(&listener.fd, 8).with_context(|| format!("listen at {path}"))?;
-                let port = Self { listener: Some(listener), file: None, memory, vectors: *vectors, consumer: None };
+                rustix::net::listen(&listener.fd, 8)
+                    .with_context(|| format!("listen at {path}"))?;
+                let port = Self {
+                    listener: Some(listener),
+                    file: None,
+                    memory,
+                    vectors: *vectors,
+                    consumer: None,
+                };
                 Ok((port, window))
             }
             Place::File(path) => {
                 let shown = path.display();
                 // Made new: a file that others have mapped is never cut, and never two devices.
-                let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
                 let file =
-                    file.with_context(|| format!("{shown} is made new: remove what is there, if nobody uses it"))?;
+                    File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+                let file = file.with_context(|| {
+                    format!("{shown} is made new: remove what is there, if nobody uses it")
+                })?;
                 let bytes = (shape.window_bytes() as u64).next_multiple_of(4096);
-                let map = file.set_len(bytes).and_then(|()| MmapOptions::new().populate().map_raw(&file));
-                let window = window(map.with_context(|| format!("{bytes} bytes at {shown}"))?, shape)?;
+                let map =
+                    file.set_len(bytes).and_then(|()| MmapOptions::new().populate().map_raw(&file));
+                let window =
+                    window(map.with_context(|| format!("{bytes} bytes at {shown}"))?, shape)?;
                 let file_path = Some(path.clone());
-                Ok((Self { listener: None, file: file_path, memory: file.into(), vectors: 0, consumer: None }, window))
+                Ok((
+                    Self {
+                        listener: None,
+                        file: file_path,
+                        memory: file.into(),
+                        vectors: 0,
+                        consumer: None,
+                    },
+                    window,
+                ))
             }
         }
     }
@@ -103,7 +125,7 @@ impl Port {
         fds.extend(self.listener.as_ref().map(|listener| PollFd::new(&listener.fd, PollFlags::IN)));
         if let Some(consumer) = &self.consumer {
             fds.push(PollFd::new(&consumer.socket, PollFlags::IN));
-            fds.extend(consumer.doorbells.iter().map(|bell| PollFd::new(bell, PollFlags::IN)));
+            fds.extend(consumer.doorbells.iter().map(|event| PollFd::new(event, PollFlags::IN)));
         }
     }
 
@@ -114,12 +136,16 @@ impl Port {
     pub fn look(&mut self) -> anyhow::Result<Events> {
         let mut events = Events::default();
         if let Some(consumer) = &self.consumer {
-            for bell in &consumer.doorbells {
-                events.rung |= rustix::io::read(bell, &mut [0; 8]).is_ok();
+            for event in &consumer.doorbells {
+                events.rung |= rustix::io::read(event, &mut [0; 8]).is_ok();
             }
             // A peer has nothing to say: whatever it sends is ignored, and its end is its end.
             let end = loop {
-                match rustix::net::recv(&consumer.socket, &mut [0; 64], rustix::net::RecvFlags::DONTWAIT) {
+                match rustix::net::recv(
+                    &consumer.socket,
+                    &mut [0; 64],
+                    rustix::net::RecvFlags::DONTWAIT,
+                ) {
                     Ok((0, _)) => break true,
                     Ok(_) | Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) => break false,
@@ -137,9 +163,12 @@ impl Port {
                 events.refused += 1;
                 continue;
             }
-            let (doorbells, interrupts) = (ivshmem::vectors(self.vectors)?, ivshmem::vectors(self.vectors)?);
+            let (doorbells, interrupts) =
+                (ivshmem::vectors(self.vectors)?, ivshmem::vectors(self.vectors)?);
             // One that hung up meanwhile was no consumer.
-            if ivshmem::welcome(&socket, ivshmem::SERVER + 1, &self.memory, &doorbells, &interrupts).is_ok() {
+            if ivshmem::welcome(&socket, ivshmem::SERVER + 1, &self.memory, &doorbells, &interrupts)
+                .is_ok()
+            {
                 self.consumer = Some(Consumer { socket, interrupts, doorbells });
                 events.came = true;
             }
@@ -166,7 +195,8 @@ impl Drop for Port {
 /// The device in mapped memory that nobody else has seen yet.
 fn window(map: MmapRaw, shape: &Shape) -> anyhow::Result<Window> {
     let (start, len) = (NonNull::new(map.as_mut_ptr()).context("mapped at 0")?, map.len());
-    // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window as its backing; the file
-    // under it is sealed or ours alone, and nothing here makes references to it but through the window.
+    // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window as
+    // its backing; the file under it is sealed or ours alone, and nothing here makes references to
+    // it but through the window.
     Ok(unsafe { Window::format(start, len, shape, Box::new(map)) }?)
 }

@@ -1,8 +1,8 @@
 //! What the device is and makes.
 
-use ringweir_proto::fifo::{HAS_DATE, HAS_INTERRUPT, HAS_TIME, NotAFifo, REGISTERS_BYTES, Shape};
-use ringweir_proto::generate::Sizes;
-use ringweir_proto::quantity::Rate;
+use ringweir_cli::quantity::Rate;
+use ringweir_device::{HAS_DATE, HAS_INTERRUPT, HAS_TIME, NotAFifo, REGISTERS_BYTES, Shape};
+use ringweir_pattern::generate::Sizes;
 
 /// What time stands in its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -74,7 +74,8 @@ impl Spec {
         Ok(shape)
     }
 
-    /// What goes through each FIFO a second, headers and padding included: the payload's rate is what was asked for.
+    /// What goes through each FIFO a second, headers and padding included: the payload's rate is
+    /// what was asked for.
     fn fifo_rate(&self, shape: &Shape) -> u32 {
         let mean = |of: &dyn Fn(u32) -> u32| {
             let (min, max) = (self.sizes.min() as u32, self.sizes.max() as u32);
@@ -119,7 +120,8 @@ mod tests {
         assert_eq!(Spec { channels: 2, ..spec }.shape().unwrap().rate, 70_313);
         let timed = Spec { time: DeviceTime::Date, ..spec };
         assert_eq!(timed.shape().unwrap().rate, 148_438);
-        let counted = Spec { rate: Some(Rate::Datagrams(100.0)), sizes: "121..128".parse().unwrap(), ..spec };
+        let counted =
+            Spec { rate: Some(Rate::Datagrams(100.0)), sizes: "121..128".parse().unwrap(), ..spec };
         assert_eq!(counted.shape().unwrap().rate, 14_400);
         assert_eq!(Spec { rate: None, ..spec }.shape().unwrap().rate, 0);
     }

@@ -1,12 +1,13 @@
 //! One virtual machine, from the command line of QEMU to its exit status.
 //!
-//! Contract: everything has a limit; a machine ends with its scene, and with the test process however that ends. QEMU gets
-//! its two sockets as open fds: nothing of it lies in the file system but its log.
+//! Contract: everything has a limit; a machine ends with its scene, and with the test process
+//! however that ends. QEMU gets its two sockets as open fds: nothing of it lies in the file system
+//! but its log.
 
 use super::monitor::Monitor;
 use super::talk::{Order, Said, line};
 use super::{Flavour, Prepared};
-use crate::{Process, Scene};
+use crate::{Environment, Process};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::io::{FdFlags, fcntl_setfd};
 use std::collections::VecDeque;
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 
 /// A boot takes 3 to 10 s; this machine may be busy.
 const BOOT: Duration = Duration::from_secs(120);
-/// What a scenario's limit is exceeded by before the guest, which ends it itself, is taken for hung.
+/// What a scenario's limit is exceeded by before the guest, which ends it itself, is taken for
+/// hung.
 const GRACE: Duration = Duration::from_secs(10);
 /// From a guest's last word to QEMU's end.
 const LEAVE: Duration = Duration::from_secs(20);
@@ -47,7 +49,7 @@ impl std::error::Error for Crash {}
 
 /// A machine to be built.
 pub struct Guest<'s> {
-    scene: &'s Scene,
+    env: &'s Environment,
     prepared: &'static Prepared,
     flavour: Flavour,
     processors: u32,
@@ -60,9 +62,19 @@ pub struct Guest<'s> {
 
 impl<'s> Guest<'s> {
     /// One processor, 256 MiB, no devices.
-    pub fn new(scene: &'s Scene, prepared: &'static Prepared, flavour: Flavour) -> Self {
+    pub fn new(env: &'s Environment, prepared: &'static Prepared, flavour: Flavour) -> Self {
         let (more, append) = (Vec::new(), String::new());
-        Self { scene, prepared, flavour, processors: 1, memory: 256, icount: None, more, append, ports: 0 }
+        Self {
+            env,
+            prepared,
+            flavour,
+            processors: 1,
+            memory: 256,
+            icount: None,
+            more,
+            append,
+            ports: 0,
+        }
     }
 
     /// So many processors.
@@ -79,8 +91,8 @@ impl<'s> Guest<'s> {
         self
     }
 
-    /// Counts instructions for time, 2^`shift` ns each: what happens inside does not depend on how busy the host is. One
-    /// processor only.
+    /// Counts instructions for time, 2^`shift` ns each: what happens inside does not depend on how
+    /// busy the host is. One processor only.
     #[must_use]
     pub fn icount(mut self, shift: u32) -> Self {
         self.icount = Some(shift);
@@ -110,36 +122,63 @@ impl<'s> Guest<'s> {
         self.arguments(&["-device", &port, "-device", &format!("{spec},id={id},bus={id}-port")])
     }
 
-    /// An ivshmem-doorbell device with one vector, whose peers meet at `socket`. Somebody must listen there by now.
+    /// An ivshmem-doorbell device with one vector, whose peers meet at `socket`. Somebody must
+    /// listen there by now.
     #[must_use]
     pub fn ivshmem(self, id: &str, socket: &Path) -> Self {
         let wire = format!("socket,path={},id={id}-wire", socket.display());
-        self.arguments(&["-chardev", &wire]).device(id, &format!("ivshmem-doorbell,chardev={id}-wire,vectors=1"))
+        self.arguments(&["-chardev", &wire])
+            .device(id, &format!("ivshmem-doorbell,chardev={id}-wire,vectors=1"))
     }
 
     /// Boots it, until its init waits for orders.
     pub fn boot(self) -> Result<Machine> {
         let (ours, port) = UnixStream::pair()?;
         let (monitor, qmp) = UnixStream::pair()?;
-        let log = self.scene.path(&format!("kernel{}", port.as_raw_fd()));
-        let mut qemu = self.scene.command_at("qemu-system-x86_64".as_ref());
-        qemu.args(["-M", "q35", "-display", "none", "-nodefaults", "-no-reboot", "-no-user-config"]);
+        let log = self.env.path(&format!("kernel{}", port.as_raw_fd()));
+        let mut qemu = self.env.command_at("qemu-system-x86_64".as_ref());
+        qemu.args([
+            "-M",
+            "q35",
+            "-display",
+            "none",
+            "-nodefaults",
+            "-no-reboot",
+            "-no-user-config",
+        ]);
         qemu.args(["-m", &self.memory.to_string(), "-smp", &self.processors.to_string()]);
         match self.icount {
             Some(shift) => {
                 ensure!(self.processors == 1, "icount with more than one processor");
-                qemu.args(["-accel", "tcg,thread=single", "-icount", &format!("shift={shift},sleep=off")])
+                qemu.args([
+                    "-accel",
+                    "tcg,thread=single",
+                    "-icount",
+                    &format!("shift={shift},sleep=off"),
+                ])
             }
             None => qemu.args(["-accel", "tcg,thread=multi"]),
         };
         qemu.args(["-serial", &format!("file:{}", log.display())]);
-        qemu.args(["-chardev", &format!("socket,id=talk,fd={}", port.as_raw_fd()), "-serial", "chardev:talk"]);
-        qemu.args(["-chardev", &format!("socket,id=qmp,fd={}", qmp.as_raw_fd()), "-mon", "chardev=qmp,mode=control"]);
+        qemu.args([
+            "-chardev",
+            &format!("socket,id=talk,fd={}", port.as_raw_fd()),
+            "-serial",
+            "chardev:talk",
+        ]);
+        qemu.args([
+            "-chardev",
+            &format!("socket,id=qmp,fd={}", qmp.as_raw_fd()),
+            "-mon",
+            "chardev=qmp,mode=control",
+        ]);
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         qemu.arg("-kernel").arg(self.prepared.kernel(self.flavour));
         qemu.arg("-initrd").arg(self.prepared.initramfs(self.flavour));
-        // The log is large enough for a scenario's worth of messages: one that was overwritten is a failure.
-        qemu.arg("-append").arg(format!("console=ttyS0 panic=-1 quiet log_buf_len=4M{}", self.append));
+        // The log is large enough for a scenario's worth of messages: one that was overwritten is a
+        // failure.
+        qemu.arg("-append")
+            .arg(format!("console=ttyS0 panic=-1 quiet log_buf_len=4M{}", self.append));
         qemu.args(&self.more).stdout(Stdio::null());
         // SAFETY: a system call an fd between fork and exec; the closure owns both.
         unsafe {
@@ -150,7 +189,7 @@ impl<'s> Guest<'s> {
                 Ok(())
             });
         }
-        let qemu = self.scene.start(qemu);
+        let qemu = self.env.start(qemu);
         let mut machine = Machine {
             qemu,
             talk: Talk { stream: ours, waiting: VecDeque::new() },
@@ -192,7 +231,11 @@ impl Talk {
             match self.stream.read(&mut some) {
                 Ok(0) => bail!("hung up"),
                 Ok(n) => self.waiting.extend(&some[..n]),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
                 Err(e) => return Err(e.into()),
             }
         }
@@ -211,9 +254,10 @@ pub struct Machine {
     pub booted: Duration,
 }
 
-/// Runs `test`, with guests of its own, again if an emulator crashed under it. Some versions of QEMU do so once in hundreds of
-/// rounds, when devices go while processors run; that says nothing about what is tested. Said aloud each time, and at most
-/// twice; whatever else fails, fails at once.
+/// Runs `test`, with guests of its own, again if an emulator crashed under it. Some versions of
+/// QEMU do so once in hundreds of rounds, when devices go while processors run; that says nothing
+/// about what is tested. Said aloud each time, and at most twice; whatever else fails, fails at
+/// once.
 ///
 /// # Panics
 /// With the reason why it failed.
@@ -242,10 +286,13 @@ impl Machine {
 
     /// Runs a scenario that asks for nothing.
     pub fn run(&mut self, scenario: &str, argument: &str, limit: Duration) -> Result<()> {
-        self.run_with(scenario, argument, limit, &mut |what| bail!("nobody here knows what to do about {what:?}"))
+        self.run_with(scenario, argument, limit, &mut |what| {
+            bail!("nobody here knows what to do about {what:?}")
+        })
     }
 
-    /// Runs a scenario in the guest; `answer` does for it what only the host can do. What it has to say is printed.
+    /// Runs a scenario in the guest; `answer` does for it what only the host can do. What it has to
+    /// say is printed.
     ///
     /// # Errors
     /// Why it failed, with the end of the kernel's log if the guest is gone.
@@ -258,13 +305,18 @@ impl Machine {
     ) -> Result<()> {
         let began = Instant::now();
         let name = format!("{} {scenario} {argument}", self.flavour.name());
-        let order = Order::Run { scenario: scenario.into(), argument: argument.into(), limit: limit.as_secs().max(1) };
+        let order = Order::Run {
+            scenario: scenario.into(),
+            argument: argument.into(),
+            limit: limit.as_secs().max(1),
+        };
         self.talk.stream.write_all(line(&order).as_bytes())?;
         loop {
             match self.hear(began + limit + GRACE).with_context(|| name.clone())? {
                 Said::Words(words) => eprintln!("{name}: {words}"),
                 Said::Ask(what) => {
-                    let answer = answer(&what).with_context(|| format!("{name}: asked for {what:?}"))?;
+                    let answer =
+                        answer(&what).with_context(|| format!("{name}: asked for {what:?}"))?;
                     self.talk.stream.write_all(line(&answer).as_bytes())?;
                 }
                 Said::Result { fault: None } => {
@@ -278,7 +330,8 @@ impl Machine {
         }
     }
 
-    /// Has it leave; all scenarios that it ran must have passed, in its eyes as well, and QEMU must end as it says.
+    /// Has it leave; all scenarios that it ran must have passed, in its eyes as well, and QEMU must
+    /// end as it says.
     pub fn end(mut self) -> Result<()> {
         self.talk.stream.write_all(line(&Order::Leave).as_bytes())?;
         let said = self.hear(Instant::now() + LEAVE)?;
@@ -299,14 +352,20 @@ impl Machine {
 
     fn hear(&mut self, until: Instant) -> Result<Said> {
         match self.talk.line(until) {
-            Ok(Some(line)) => serde_json::from_str(&line).with_context(|| format!("the guest said {line:?}")),
+            Ok(Some(line)) => {
+                serde_json::from_str(&line).with_context(|| format!("the guest said {line:?}"))
+            }
             Ok(None) => {
                 // Before it ends: where it hangs.
                 bail!("the guest hangs; {}", self.tail())
             }
             Err(e) => {
                 let ended = self.ended();
-                let crash = ended.as_ref().ok().and_then(|status| status.signal()).filter(|s| FAULTS.contains(s));
+                let crash = ended
+                    .as_ref()
+                    .ok()
+                    .and_then(|status| status.signal())
+                    .filter(|s| FAULTS.contains(s));
                 let how = ended.map_or_else(|e| e.to_string(), meaning);
                 let said = format!("the guest is gone ({e:#}): {how}; {}", self.tail());
                 match crash {
@@ -319,7 +378,8 @@ impl Machine {
 
     /// The end of the kernel's log, and what QEMU has said.
     fn tail(&self) -> String {
-        let log = std::fs::read(&self.log).map_or_else(|e| e.to_string(), |b| String::from_utf8_lossy(&b).into_owned());
+        let log = std::fs::read(&self.log)
+            .map_or_else(|e| e.to_string(), |b| String::from_utf8_lossy(&b).into_owned());
         let lines: Vec<_> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
         format!("QEMU: {:?}; end of the kernel's log:\n{tail}", self.qemu.stderr().trim())
@@ -329,7 +389,9 @@ impl Machine {
 fn meaning(status: ExitStatus) -> String {
     match status.code() {
         Some(0) => "QEMU ended with status 0: the guest panicked or powered off".into(),
-        Some(1) => "QEMU ended with status 1: the guest says it passed, or QEMU could not start".into(),
+        Some(1) => {
+            "QEMU ended with status 1: the guest says it passed, or QEMU could not start".into()
+        }
         _ => format!("QEMU ended with {status}"),
     }
 }

@@ -1,11 +1,13 @@
-//! Virtual machines: scenarios that need a kernel, a module and a bus of their own, in QEMU without KVM.
+//! Virtual machines: scenarios that need a kernel, a module and a bus of their own, in QEMU without
+//! KVM.
 //!
-//! Contract: the host boots a guest (`machine`) whose init is `ringtest-init` (`guest`) and sends it one job after another
-//! over a serial port of its own (`talk`; the kernel's messages go to another one and cannot forge an answer). A guest has
-//! passed only if every job was answered "passed", the guest's last word agrees, and QEMU ends with the exit status that
-//! the guest wrote into the debug port: a panic makes QEMU end with status 0, which is a failure like any other. Only where QEMU
-//! itself crashes does a test begin anew, in a fresh guest.
-//! Emulated time proves function and order, never latency.
+//! Contract: the host boots a guest (`machine`) whose init is `ringtest-init` (`guest`) and sends
+//! it one job after another over a serial port of its own (`talk`; the kernel's messages go to
+//! another one and cannot forge an answer). A guest has passed only if every job was answered
+//! "passed", the guest's last word agrees, and QEMU ends with the exit status that the guest wrote
+//! into the debug port: a panic makes QEMU end with status 0, which is a failure like any other.
+//! Only where QEMU itself crashes does a test begin anew, in a fresh guest. Emulated time proves
+//! function and order, never latency.
 
 pub mod guest;
 pub mod machine;

@@ -82,7 +82,10 @@ impl Monitor {
 
     /// Plugs a device in where [`super::Guest::device`] had one with that id.
     pub fn plug(&mut self, id: &str, driver: &str) -> Result<()> {
-        self.execute("device_add", json!({ "driver": driver, "id": id, "bus": format!("{id}-port") }))?;
+        self.execute(
+            "device_add",
+            json!({ "driver": driver, "id": id, "bus": format!("{id}-port") }),
+        )?;
         Ok(())
     }
 }

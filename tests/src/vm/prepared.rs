@@ -31,8 +31,9 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Prepares, or finds it done. `None`, said loudly in the name of `test`, if there is no QEMU and no way to get it. The
-    /// project's programs are from now on those of the guests: static, so that they run on the host as well.
+    /// Prepares, or finds it done. `None`, said loudly in the name of `test`, if there is no QEMU
+    /// and no way to get it. The project's programs are from now on those of the guests: static, so
+    /// that they run on the host as well.
     ///
     /// # Panics
     /// If anything else is missing or does not build.
@@ -41,7 +42,10 @@ impl Prepared {
         let done = DONE.get_or_init(|| {
             let here = std::env::current_exe().expect("path of the running program");
             // target/[TRIPLE/]PROFILE/deps/vm-…
-            let target = here.ancestors().find(|d| d.join(".rustc_info.json").exists()).expect("a target directory");
+            let target = here
+                .ancestors()
+                .find(|d| d.join(".rustc_info.json").exists())
+                .expect("a target directory");
             let said = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/vm/prepare"))
                 .env("CARGO_TARGET_DIR", target)
                 .stdin(Stdio::null())
@@ -59,7 +63,10 @@ impl Prepared {
             }
         });
         if done.is_none() {
-            skipped(test, "there is no QEMU here and it cannot be installed; tests/vm/prepare says why");
+            skipped(
+                test,
+                "there is no QEMU here and it cannot be installed; tests/vm/prepare says why",
+            );
         }
         done.as_ref()
     }

@@ -26,8 +26,9 @@ fn unplugged(name: &str, place: &str, device: &str, times: u64) -> Outcome {
     outcome
 }
 
-/// Readers are told once each time, and read on, in the same generation, with seqs that go on. Control: a device that stays
-/// is told to be gone once, at its end, and not at all where nothing says that it ended.
+/// Readers are told once each time, and read on, in the same generation, with seqs that go on.
+/// Control: a device that stays is told to be gone once, at its end, and not at all where nothing
+/// says that it ended.
 #[test]
 fn a_device_that_goes_away_is_told_once_and_its_return_continues_the_stream() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
@@ -38,18 +39,23 @@ fn a_device_that_goes_away_is_told_once_and_its_return_continues_the_stream() {
         ("stays-file", "--file", 0, 0),
     ] {
         let count = if times == 0 { 1000 } else { 5000 };
-        let device = format!("--rate 1000/s --size 24..300 --fifo 64KiB --count {count} --device-time");
+        let device =
+            format!("--rate 1000/s --size 24..300 --fifo 64KiB --count {count} --device-time");
         let outcome = unplugged(name, place, &device, times);
         assert_eq!(outcome.counter("source_gone"), told, "{}", outcome.said);
         for story in &outcome.stories {
-            assert_eq!((story.gone, story.restarts, story.device, story.broker), (told, 0, 0, 0), "{name}: {story:?}");
+            assert_eq!(
+                (story.gone, story.restarts, story.device, story.broker),
+                (told, 0, 0, 0),
+                "{name}: {story:?}"
+            );
         }
-        assert_eq!(outcome.books.mischief.get("disappear").map_or(0, |d| d.times), times);
+        assert_eq!(outcome.device_account.faults.get("disappear").map_or(0, |d| d.times), times);
     }
 }
 
-/// The broker is killed, the device runs over, another broker goes on where the device's registers say: what was lost
-/// meanwhile is told to the datagram, as the device's loss.
+/// The broker is killed, the device runs over, another broker goes on where the device's registers
+/// say: what was lost meanwhile is told to the datagram, as the device's loss.
 #[test]
 fn the_next_broker_goes_on_where_the_killed_one_stopped() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
@@ -62,8 +68,13 @@ fn the_next_broker_goes_on_where_the_killed_one_stopped() {
     let stage = stage.replace_broker(Duration::from_millis(800));
     let outcome = stage.end();
     outcome.check().unwrap_or_else(|e| panic!("{e}\n{}", outcome.said));
-    assert!(outcome.books.lost > 100, "{:?}", outcome.books);
-    assert_eq!((outcome.books.consumers, outcome.books.resets), (2, 1), "{:?}", outcome.books);
+    assert!(outcome.device_account.lost > 100, "{:?}", outcome.device_account);
+    assert_eq!(
+        (outcome.device_account.consumers, outcome.device_account.resets),
+        (2, 1),
+        "{:?}",
+        outcome.device_account
+    );
     for story in &outcome.stories {
         assert_eq!((story.restarts, story.gone), (1, 1), "{story:?}");
         assert_eq!(story.channels[0].missing, story.device, "{story:?}");

@@ -1,12 +1,13 @@
-//! A broker of a device is killed at each numbered place of `proto/DESIGN.md` §7: what it had taken and not published, and what the
-//! device lost meanwhile, is told to the datagram by the restart, or by the device's next entry.
+//! A broker of a device is killed at each numbered place of `proto/DESIGN.md` §7: what it had taken
+//! and not published, and what the device lost meanwhile, is told to the datagram by the restart,
+//! or by the device's next entry.
 
 use super::stage::{Plan, Stage, report};
 use super::strain::MACHINE;
 use ringweir_proto::os::paths;
 use ringweir_proto::ring::crash::Point;
+use ringweir_tests::environment::{Daemon, Environment, wait_for};
 use ringweir_tests::programs;
-use ringweir_tests::scene::{Daemon, Scene, wait_for};
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -16,26 +17,27 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(30);
 
 /// One that may be dead before it can be looked at.
-fn mortal(scene: &Scene, name: &str, ringd: Command) -> Daemon {
-    let socket = paths::socket_path(&scene.run_dir(), name);
-    Daemon { process: scene.start(ringd), name: name.into(), socket }
+fn mortal(env: &Environment, name: &str, ringd: Command) -> Daemon {
+    let socket = paths::socket_path(&env.run_dir(), name);
+    Daemon { process: env.start(ringd), name: name.into(), socket }
 }
 
 #[test]
 fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    // A FIFO so small that it runs over while no broker is there, so that there is a loss to be counted (K10).
+    // A FIFO so small that it runs over while no broker is there, so that there is a loss to be
+    // counted (K10).
     let device = "--rate 4000/s --size 24..100 --fifo 2KiB";
     // Built before the device runs: it may take minutes, and nobody would drain it.
     programs::crashing();
     let mut stage = Stage::new(Plan { name: "mortal", device, readers: 2, ..Plan::default() });
     stage.flows(200);
     for (round, place) in Point::PUBLISH.into_iter().enumerate() {
-        // The claim line moves each thousandth datagram, and the first loss is that of the time without a broker; other places are passed
-        // with every datagram.
+        // The claim line moves each thousandth datagram, and the first loss is that of the time
+        // without a broker; other places are passed with every datagram.
         let rare = matches!(place, Point::K1 | Point::K2 | Point::K10);
         let nth = if rare { 1 } else { 20 + 13 * round };
-        let mut ringd = stage.scene.command_at(programs::crashing());
+        let mut ringd = stage.env.command_at(programs::crashing());
         ringd.env("RINGWEIR_CRASH", format!("{place:?}:{nth}:kill"));
         stage = stage.replace_broker_by(Duration::from_millis(60), ringd, mortal);
         let broker = &mut stage.broker.process;
@@ -47,7 +49,7 @@ fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
     stage.device.say("stall=60s");
     let is_drained = || {
         stage.device.say("books");
-        stage.device.books().channels.iter().all(|channel| channel.left == 0).then_some(())
+        stage.device.device_account().channels.iter().all(|channel| channel.left == 0).then_some(())
     };
     assert!(wait_for(SOON, is_drained).is_some(), "not drained: {}", stage.broker.process.stderr());
     stage.device.process.signal(Signal::TERM);
@@ -66,12 +68,13 @@ fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
     }
     let story = &outcome.stories[0];
     report(format_args!(
-        "killed at {} places: {} made = {} delivered + {} told by restarts + {} by the device + {} forgotten",
+        "killed at {} places: {} made = {} delivered + {} told by restarts + {} by the device + {} \
+        forgotten",
         Point::PUBLISH.len(),
-        outcome.books.produced,
+        outcome.device_account.produced,
         story.delivered,
         story.restart,
         story.device,
-        outcome.books.channels.iter().map(|c| c.reset + c.left).sum::<u64>(),
+        outcome.device_account.channels.iter().map(|c| c.reset + c.left).sum::<u64>(),
     ));
 }

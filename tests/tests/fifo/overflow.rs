@@ -1,4 +1,5 @@
-//! The controls of the seed case: a broker that does not come to run overflows the device, and the accounts close all the same.
+//! The controls of the seed case: a broker that does not come to run overflows the device, and the
+//! accounts close all the same.
 
 use super::stage::{Outcome, Plan, Stage, report};
 use super::strain::{MACHINE, Strain};
@@ -13,10 +14,18 @@ fn plan<'a>(name: &'a str, device: &'a str, broker_front: &'a str) -> Plan<'a> {
 fn all_told(outcome: &Outcome) {
     outcome.check().unwrap_or_else(|e| panic!("{e}\n{}", outcome.said));
     for story in &outcome.stories {
-        assert_eq!((story.device, story.broker, story.inexact), (outcome.books.lost, 0, 0), "{story:?}");
-        assert_eq!(story.channels.iter().map(|c| c.missing).sum::<u64>(), story.device, "{story:?}");
+        assert_eq!(
+            (story.device, story.broker, story.inexact),
+            (outcome.device_account.lost, 0, 0),
+            "{story:?}"
+        );
+        assert_eq!(
+            story.channels.iter().map(|c| c.missing).sum::<u64>(),
+            story.device,
+            "{story:?}"
+        );
     }
-    assert_eq!(outcome.counter("device_lost"), outcome.books.lost);
+    assert_eq!(outcome.counter("device_lost"), outcome.device_account.lost);
 }
 
 /// Stopped for longer than the slack, in one channel and in four.
@@ -25,7 +34,10 @@ fn a_stopped_broker_overflows_the_device_and_every_loss_is_told() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for (name, device) in [
         ("stopped", "--rate 1Mbit/s --size 128 --fifo 2KiB --for 3s"),
-        ("stopped4", "--rate 1Mbit/s --size 24..300 --fifo 1KiB --channels 4 --device-time --for 3s"),
+        (
+            "stopped4",
+            "--rate 1Mbit/s --size 24..300 --fifo 1KiB --channels 4 --device-time --for 3s",
+        ),
     ] {
         let stage = Stage::new(plan(name, device, ""));
         stage.flows(200);
@@ -37,15 +49,19 @@ fn a_stopped_broker_overflows_the_device_and_every_loss_is_told() {
         }
         let outcome = stage.end();
         all_told(&outcome);
-        assert!(outcome.books.lost > 100, "no overflow: {:?}", outcome.books);
+        assert!(outcome.device_account.lost > 100, "no overflow: {:?}", outcome.device_account);
         let (gap, slack) = outcome.gap_and_slack();
         assert!(gap > slack, "{gap} ms of {slack} ms, and it overflowed");
-        // The controls: one datagram, loss, number or hash more or less, and the accounts do not close.
+        // The controls: one datagram, loss, number or hash more or less, and the accounts do not
+        // close.
         let spoils: [fn(&mut Outcome); 6] = [
             |o| o.stories[1].delivered -= 1,
             |o| o.stories[0].device += 1,
-            |o| (o.stories[0].device, o.stories[0].delivered) = (o.stories[0].device - 1, o.stories[0].delivered + 1),
-            |o| o.books.produced += 1,
+            |o| {
+                (o.stories[0].device, o.stories[0].delivered) =
+                    (o.stories[0].device - 1, o.stories[0].delivered + 1)
+            },
+            |o| o.device_account.produced += 1,
             |o| o.stories[1].channels[0].crc32 = "00000000".into(),
             |o| o.stories.clear(),
         ];
@@ -71,8 +87,9 @@ fn a_broker_without_priority_behind_cpu_hogs_still_accounts_for_everything() {
     all_told(&outcome);
     let (gap, slack) = outcome.gap_and_slack();
     report(format_args!(
-        "control, 2Mbit/s, 2 KiB, SCHED_OTHER, nice 19, four hogs on its processor for 3 s: {} made, {} lost by the device, \
+        "control, 2Mbit/s, 2 KiB, SCHED_OTHER, nice 19, four hogs on its processor for 3 s: {} \
+        made, {} lost by the device, \
          all of them told; worst drain gap {gap:.2} ms of {slack:.2} ms slack",
-        outcome.books.produced, outcome.books.lost
+        outcome.device_account.produced, outcome.device_account.lost
     ));
 }

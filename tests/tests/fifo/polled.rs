@@ -6,12 +6,14 @@ use ringweir_tests::proc;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-/// Polled with back-off: everything arrives, and what it costs is little when there is something and less when there is not.
+/// Polled with back-off: everything arrives, and what it costs is little when there is something
+/// and less when there is not.
 #[test]
 fn a_polled_device_loses_nothing_and_costs_little() {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let device = "--rate 1Mbit/s --size 128 --fifo 64KiB --for 5s";
-    let mut stage = Stage::new(Plan { name: "polled", place: "--file", device, readers: 2, ..Plan::default() });
+    let mut stage =
+        Stage::new(Plan { name: "polled", place: "--file", device, readers: 2, ..Plan::default() });
     assert!(stage.broker.process.stderr().contains("polled"), "{}", stage.broker.process.stderr());
     stage.flows(100);
     let pid = stage.broker.process.pid();
@@ -28,9 +30,10 @@ fn a_polled_device_loses_nothing_and_costs_little() {
     outcome.check().unwrap_or_else(|e| panic!("{e}\n{}", outcome.said));
     let (gap, slack) = outcome.gap_and_slack();
     report(format_args!(
-        "polled, 1Mbit/s, 64 KiB: {} made, {} lost by the device; worst drain gap {gap:.2} ms of {slack:.2} ms slack; ringd uses \
+        "polled, 1Mbit/s, 64 KiB: {} made, {} lost by the device; worst drain gap {gap:.2} ms of \
+        {slack:.2} ms slack; ringd uses \
          {at_rate:.1} % of a processor at rate, {idle:.1} % idle",
-        outcome.books.produced, outcome.books.lost
+        outcome.device_account.produced, outcome.device_account.lost
     ));
     assert!(idle < 5.0, "{idle} % of a processor for nothing");
     assert_eq!((outcome.counter("interrupts"), outcome.counter("source_faults")), (0, 0));
@@ -40,9 +43,13 @@ fn a_polled_device_loses_nothing_and_costs_little() {
 #[test]
 fn channels_never_cross() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    for (name, place, channels) in [("three", "--socket", 3), ("all", "--socket", 32), ("polled7", "--file", 7)] {
-        let device = format!("--rate 3000/s --size 24..300 --fifo 16KiB --channels {channels} --for 2s");
-        let outcome = Stage::new(Plan { name, place, device: &device, readers: 2, ..Plan::default() }).end();
+    for (name, place, channels) in
+        [("three", "--socket", 3), ("all", "--socket", 32), ("polled7", "--file", 7)]
+    {
+        let device =
+            format!("--rate 3000/s --size 24..300 --fifo 16KiB --channels {channels} --for 2s");
+        let outcome =
+            Stage::new(Plan { name, place, device: &device, readers: 2, ..Plan::default() }).end();
         outcome.check().unwrap_or_else(|e| panic!("{e}\n{}", outcome.said));
         for story in &outcome.stories {
             assert_eq!(story.channels.len(), channels, "{story:?}");

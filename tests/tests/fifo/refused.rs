@@ -1,9 +1,10 @@
-//! What is no device, or none that can be trusted, or not free: refused at once, in words that help.
+//! What is no device, or none that can be trusted, or not free: refused at once, in words that
+//! help.
 
 use super::stage::{Device, LIMIT};
 use super::strain::MACHINE;
-use ringweir_proto::os::ivshmem;
-use ringweir_tests::scene::{NOBODY, Scene};
+use ringweir_device::ivshmem;
+use ringweir_tests::environment::{Environment, NOBODY};
 use ringweir_tests::skipped;
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,8 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::sync::PoisonError;
 
-fn refused(scene: &Scene, source: &str) -> String {
-    let output = scene.run("ringd", &["run", "--name", "second", "--source", source]);
+fn refused(env: &Environment, source: &str) -> String {
+    let output = env.run("ringd", &["run", "--name", "second", "--source", source]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{source} was taken: {said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -23,42 +24,48 @@ fn refused(scene: &Scene, source: &str) -> String {
 #[test]
 fn a_device_that_is_drained_already_is_refused() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    for (place, words) in
-        [("--socket", "a device serves one consumer at a time"), ("--file", "attach readers to that one")]
-    {
-        let scene = Scene::new(LIMIT);
-        let device = Device::start(&scene, "", place, "--rate 100/s");
-        let broker = scene.broker("first", &device.source(), &[]);
-        let said = refused(&scene, &device.source());
+    for (place, words) in [
+        ("--socket", "a device serves one consumer at a time"),
+        ("--file", "attach readers to that one"),
+    ] {
+        let env = Environment::new(LIMIT);
+        let device = Device::start(&env, "", place, "--rate 100/s");
+        let broker = env.broker("first", &device.source(), &[]);
+        let said = refused(&env, &device.source());
         assert!(said.contains(words) && said.contains("fpga"), "{said}");
         broker.end();
-        scene.broker("third", &device.source(), &[]).end();
+        env.broker("third", &device.source(), &[]).end();
     }
 }
 
-/// A file that others may shorten would be the end of the broker. Control: the same file, when they may not.
+/// A file that others may shorten would be the end of the broker. Control: the same file, when they
+/// may not.
 #[test]
 fn a_file_that_others_may_write_is_refused() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    let scene = Scene::new(LIMIT);
-    let device = Device::start(&scene, "", "--file", "--rate 100/s");
-    let mode = |mode| std::fs::set_permissions(&device.at, std::fs::Permissions::from_mode(mode)).unwrap();
+    let env = Environment::new(LIMIT);
+    let device = Device::start(&env, "", "--file", "--rate 100/s");
+    let mode =
+        |mode| std::fs::set_permissions(&device.at, std::fs::Permissions::from_mode(mode)).unwrap();
     for bad in [0o620, 0o602, 0o666] {
         mode(bad);
-        let said = refused(&scene, &device.source());
-        assert!(said.contains("can be shortened by others") && said.contains("0600"), "{bad:o}: {said}");
+        let said = refused(&env, &device.source());
+        assert!(
+            said.contains("can be shortened by others") && said.contains("0600"),
+            "{bad:o}: {said}"
+        );
     }
     mode(0o600);
     if rustix::process::geteuid().is_root() {
         let owner = |id| std::os::unix::fs::chown(&device.at, Some(id), None).unwrap();
         owner(NOBODY);
-        let said = refused(&scene, &device.source());
+        let said = refused(&env, &device.source());
         assert!(said.contains("can be shortened by others"), "{said}");
         owner(0);
     } else {
         skipped("a_file_that_others_may_write_is_refused", "giving a file away needs root");
     }
-    scene.broker("first", &device.source(), &[]).end();
+    env.broker("first", &device.source(), &[]).end();
 }
 
 /// What a server says to the next client, with this memory.
@@ -69,21 +76,23 @@ fn serve(listener: &UnixListener, memory: &OwnedFd) {
     let _heard = ivshmem::welcome(&client, 1, memory, &ours, &theirs);
 }
 
-/// Memory that can be made shorter is refused for that. Control: sealed memory is not, but for not being a device.
+/// Memory that can be made shorter is refused for that. Control: sealed memory is not, but for not
+/// being a device.
 #[test]
 fn memory_that_can_be_shortened_is_refused() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    let scene = Scene::new(LIMIT);
-    let path = scene.path("bad");
+    let env = Environment::new(LIMIT);
+    let path = env.path("bad");
     let listener = UnixListener::bind(&path).unwrap();
     let source = format!("fifo:{}", path.display());
-    let unsealed = memfd_create("unsealed", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    let unsealed =
+        memfd_create("unsealed", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&unsealed, 1 << 20).unwrap();
     let (sealed, _map) = ivshmem::memory(1 << 20).unwrap();
     std::thread::scope(|scope| {
         for (memory, is_sealed) in [(&unsealed, false), (&sealed, true)] {
             let server = scope.spawn(|| serve(&listener, memory));
-            let said = refused(&scene, &source);
+            let said = refused(&env, &source);
             assert_eq!(said.contains("F_SEAL_SHRINK"), !is_sealed, "{said}");
             assert!(said.contains("bad"), "{said}");
             server.join().unwrap();
@@ -96,13 +105,13 @@ fn memory_that_can_be_shortened_is_refused() {
 #[test]
 fn what_is_no_device_is_refused_by_name() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    let scene = Scene::new(LIMIT);
-    std::fs::write(scene.path("empty"), "").unwrap();
-    std::fs::write(scene.path("zeros"), vec![0; 16384]).unwrap();
+    let env = Environment::new(LIMIT);
+    std::fs::write(env.path("empty"), "").unwrap();
+    std::fs::write(env.path("zeros"), vec![0; 16384]).unwrap();
     for name in ["empty", "zeros"] {
-        std::fs::set_permissions(scene.path(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(env.path(name), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
-    let at = |name: &str| format!("fifo:{}", scene.path(name).display());
+    let at = |name: &str| format!("fifo:{}", env.path(name).display());
     for (source, words) in [
         (at("nowhere"), "No such file"),
         (at("empty"), "is empty"),
@@ -111,7 +120,7 @@ fn what_is_no_device_is_refused_by_name() {
         ("fifo:rate=100/s:/x".into(), "a FIFO fills by bytes"),
         ("fifo:size=3:/x".into(), "unknown option"),
     ] {
-        let said = refused(&scene, &source);
+        let said = refused(&env, &source);
         assert!(said.contains(words), "{source}: {said}");
     }
 }

@@ -2,10 +2,10 @@
 
 use ringweir::Watch;
 use ringweir::stats::StreamFact;
-use ringweir_tests::fpga::Books;
-use ringweir_tests::fpga::books::ChannelBooks;
+use ringweir_tests::environment::{Daemon, Environment, Process, wait_for};
+use ringweir_tests::fpga::DeviceAccount;
+use ringweir_tests::fpga::account::ChannelAccount;
 use ringweir_tests::listener::Story;
-use ringweir_tests::scene::{Daemon, Process, Scene, wait_for};
 use ringweir_tests::{programs, skipped};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -28,16 +28,20 @@ pub fn may_be_realtime(test: &str) -> bool {
     let can = Command::new("chrt").args(["-f", "80", "true"]).stderr(Stdio::null()).status();
     let can = can.is_ok_and(|status| status.success());
     if !can {
-        skipped(test, "`chrt -f` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)");
+        skipped(
+            test,
+            "`chrt -f` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)",
+        );
     }
     can
 }
 
-/// One of the project's programs in `scene`, behind `front`: the words of a program that starts it in its own way.
-pub fn behind(scene: &Scene, front: &str, program: &str) -> Command {
+/// One of the project's programs in `env`, behind `front`: the words of a program that starts it in
+/// its own way.
+pub fn behind(env: &Environment, front: &str, program: &str) -> Command {
     let mut words = front.split_whitespace();
-    let Some(first) = words.next() else { return scene.command(program) };
-    let mut command = scene.command_at(Path::new(first));
+    let Some(first) = words.next() else { return env.command(program) };
+    let mut command = env.command_at(Path::new(first));
     command.args(words).arg(programs::path(program));
     command
 }
@@ -51,11 +55,16 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn start(scene: &Scene, front: &str, place: &str, more: &str) -> Self {
-        let at = scene.path("fpga");
-        let mut command = behind(scene, front, "ringfpga");
-        command.arg(place).arg(&at).args(more.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = scene.start(command);
+    pub fn start(env: &Environment, front: &str, place: &str, more: &str) -> Self {
+        let at = env.path("fpga");
+        let mut command = behind(env, front, "ringfpga");
+        command
+            .arg(place)
+            .arg(&at)
+            .args(more.split_whitespace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = env.start(command);
         let (stdin, stdout) = (process.stdin().unwrap(), BufReader::new(process.stdout().unwrap()));
         let there = || process.stderr().contains("there is a device at").then_some(());
         assert!(wait_for(SOON, there).is_some(), "no device: {}", process.stderr());
@@ -71,21 +80,21 @@ impl Device {
         writeln!(self.stdin, "{line}").unwrap();
     }
 
-    pub fn books(&mut self) -> Books {
+    pub fn device_account(&mut self) -> DeviceAccount {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
-        let books: Books =
-            serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?} {}", self.process.stderr()));
-        books.check().unwrap();
-        books
+        let device_account: DeviceAccount = serde_json::from_str(&line)
+            .unwrap_or_else(|e| panic!("{e}: {line:?} {}", self.process.stderr()));
+        device_account.check().unwrap();
+        device_account
     }
 
     /// Waits for its end.
-    fn end(mut self) -> Books {
-        let books = self.books();
+    fn end(mut self) -> DeviceAccount {
+        let device_account = self.device_account();
         let status = self.process.wait();
         assert!(status.success(), "{status}: {}", self.process.stderr());
-        books
+        device_account
     }
 }
 
@@ -112,7 +121,7 @@ pub struct Stage {
     pub broker: Daemon,
     listeners: Vec<Process>,
     polled: bool,
-    pub scene: Scene,
+    pub env: Environment,
 }
 
 impl Stage {
@@ -122,34 +131,39 @@ impl Stage {
 
     /// One that may take `limit`.
     pub fn lasting(plan: Plan<'_>, limit: Duration) -> Self {
-        let scene = Scene::new(limit);
+        let env = Environment::new(limit);
         let polled = plan.place == "--file";
         let place = if polled { plan.place } else { "--socket" };
-        let device = Device::start(&scene, plan.device_front, place, plan.device);
-        let mut command = behind(&scene, plan.broker_front, "ringd");
+        let device = Device::start(&env, plan.device_front, place, plan.device);
+        let mut command = behind(&env, plan.broker_front, "ringd");
         command.args(["run", "--name", plan.name, "--source", &device.source()]);
         command.args(["--max-datagram", "2KiB", "--wait-readers", &plan.readers.to_string()]);
-        let broker = scene.broker_of(plan.name, command);
+        let broker = env.broker_of(plan.name, command);
         let listen = |_| {
-            let mut command = scene.command("ringtest-listener");
+            let mut command = env.command("ringtest-listener");
             command.arg(plan.name).stdout(Stdio::piped());
-            scene.start(command)
+            env.start(command)
         };
         let listeners = (0..plan.readers).map(listen).collect();
-        Self { device, broker, listeners, polled, scene }
+        Self { device, broker, listeners, polled, env }
     }
 
     /// Waits until so many datagrams were published in this generation.
     pub fn flows(&self, least: u64) {
         let watch = Watch::attach(self.broker.path()).unwrap();
-        let flows = || watch.snapshot().filter(|s| s.get(StreamFact::WriteCursor) >= least).map(|_| ());
-        assert!(wait_for(SOON, flows).is_some(), "no {least} datagrams: {}", self.broker.process.stderr());
+        let flows =
+            || watch.snapshot().filter(|s| s.get(StreamFact::WriteCursor) >= least).map(|_| ());
+        assert!(
+            wait_for(SOON, flows).is_some(),
+            "no {least} datagrams: {}",
+            self.broker.process.stderr()
+        );
     }
 
     /// Kills the broker; another one takes over after `pause`.
     pub fn replace_broker(self, pause: Duration) -> Self {
-        let ringd = self.scene.command("ringd");
-        self.replace_broker_by(pause, ringd, Scene::broker_of)
+        let ringd = self.env.command("ringd");
+        self.replace_broker_by(pause, ringd, Environment::broker_of)
     }
 
     /// The same; the other one is `ringd`, started by `start`.
@@ -157,41 +171,54 @@ impl Stage {
         self,
         pause: Duration,
         mut ringd: Command,
-        start: fn(&Scene, &str, Command) -> Daemon,
+        start: fn(&Environment, &str, Command) -> Daemon,
     ) -> Self {
-        let Self { device, mut broker, listeners, polled, scene } = self;
+        let Self { device, mut broker, listeners, polled, env } = self;
         let name = broker.name.clone();
         if broker.process.ended().is_none() {
             broker.process.kill();
         }
         drop(broker);
         std::thread::sleep(pause);
-        ringd.args(["run", "--name", &name, "--source", &device.source(), "--max-datagram", "2KiB"]);
+        ringd.args([
+            "run",
+            "--name",
+            &name,
+            "--source",
+            &device.source(),
+            "--max-datagram",
+            "2KiB",
+        ]);
         ringd.args(["--wait-readers", &listeners.len().to_string()]);
-        let broker = start(&scene, &name, ringd);
-        Self { device, broker, listeners, polled, scene }
+        let broker = start(&env, &name, ringd);
+        Self { device, broker, listeners, polled, env }
     }
 
     /// What `ringstat` says.
     pub fn stats(&self) -> Value {
-        let output = self.scene.run("ringstat", &[&self.broker.name, "--json"]);
+        let output = self.env.run("ringstat", &[&self.broker.name, "--json"]);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
     }
 
     /// Waits for the device's end, then ends the stream, so that readers say what they heard.
     pub fn end(self) -> Outcome {
-        let books = self.device.end();
+        let device_account = self.device.end();
         if self.polled {
-            // Nothing says that it has ended. The losses behind the last datagram are looked for at most 10 ms later.
+            // Nothing says that it has ended. The losses behind the last datagram are looked for at
+            // most 10 ms later.
             std::thread::sleep(Duration::from_millis(300));
         } else {
             let said = || self.broker.process.stderr();
-            let gone = 1 + books.mischief.get("disappear").map_or(0, |d| d.times as usize);
+            let gone = 1 + device_account.faults.get("disappear").map_or(0, |d| d.times as usize);
             let all = wait_for(SOON, || (said().matches("is gone").count() >= gone).then_some(()));
-            assert!(all.is_some(), "the broker has not noticed that the device is gone: {}", said());
+            assert!(
+                all.is_some(),
+                "the broker has not noticed that the device is gone: {}",
+                said()
+            );
         }
-        let output = self.scene.run("ringstat", &[&self.broker.name, "--json"]);
+        let output = self.env.run("ringstat", &[&self.broker.name, "--json"]);
         let stats = serde_json::from_slice(&output.stdout).expect("JSON of ringstat");
         let mut broker = self.broker;
         broker.process.signal(Signal::TERM);
@@ -203,14 +230,14 @@ impl Stage {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             serde_json::from_slice(&output.stdout).expect("a story")
         });
-        Outcome { books, stories: stories.collect(), stats, said }
+        Outcome { device_account, stories: stories.collect(), stats, said }
     }
 }
 
 /// What all three have to say.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    pub books: Books,
+    pub device_account: DeviceAccount,
     pub stories: Vec<Story>,
     pub stats: Value,
     /// On the broker's stderr.
@@ -220,7 +247,9 @@ pub struct Outcome {
 impl Outcome {
     /// A figure of the pump.
     pub fn counter(&self, name: &str) -> u64 {
-        self.stats["counters"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {}", self.stats))
+        self.stats["counters"][name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no {name} in {}", self.stats))
     }
 
     /// Worst drain gap and the FIFO's slack, in ms.
@@ -229,16 +258,20 @@ impl Outcome {
         (self.counter("drain_gap_max_ns") as f64 / 1e6, slack as f64 / 1e6)
     }
 
-    /// Whether the accounts close: every datagram the device made was heard, or told as lost, or forgotten by the device when
-    /// it was unplugged; what the device lost was told as its loss; and what was heard is what was stored, in order.
+    /// Whether the accounts close: every datagram the device made was heard, or told as lost, or
+    /// forgotten by the device when it was unplugged; what the device lost was told as its loss;
+    /// and what was heard is what was stored, in order.
     ///
-    /// Where device and broker have lost something before one and the same datagram, readers are told one sum, by the layer
-    /// that lost last; which of the two lost how many is in the broker's own counters.
+    /// Where device and broker have lost something before one and the same datagram, readers are
+    /// told one sum, by the layer that lost last; which of the two lost how many is in the broker's
+    /// own counters.
     ///
     /// # Errors
     /// Which sum does not, with the figures.
     pub fn check(&self) -> Result<(), String> {
-        let sum = |of: fn(&ChannelBooks) -> u64| self.books.channels.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&ChannelAccount) -> u64| {
+            self.device_account.channels.iter().map(of).sum::<u64>()
+        };
         let forgotten = sum(|c| c.reset + c.left);
         let (device, broker) = (self.counter("device_lost"), self.counter("broker_lost"));
         for story in &self.stories {
@@ -246,27 +279,38 @@ impl Outcome {
             let claims = [
                 ("the stream ended", s.ended),
                 ("every seq came in order, none was lapped", s.disorder + s.lapped == 0),
-                ("every byte was right, no number came twice", s.channels.iter().all(|c| c.wrong + c.repeated == 0)),
+                (
+                    "every byte was right, no number came twice",
+                    s.channels.iter().all(|c| c.wrong + c.repeated == 0),
+                ),
                 (
                     "produced = delivered + told + forgotten",
-                    self.books.produced == s.delivered + s.device + s.broker + s.restart + forgotten,
+                    self.device_account.produced
+                        == s.delivered + s.device + s.broker + s.restart + forgotten,
                 ),
-                ("the device's losses were told as such", s.broker + s.restart > 0 || self.books.lost == s.device),
+                (
+                    "the device's losses were told as such",
+                    s.broker + s.restart > 0 || self.device_account.lost == s.device,
+                ),
                 // A broker that took over knows of its own time only.
                 (
                     "the broker's counters are the device's and the reader's",
                     s.restarts > 0
-                        || device == self.books.lost + s.inexact && device + broker == s.device + s.broker + s.inexact,
+                        || device == self.device_account.lost + s.inexact
+                            && device + broker == s.device + s.broker + s.inexact,
                 ),
-                ("no channel came that is not there", s.channels.len() <= self.books.channels.len()),
+                (
+                    "no channel came that is not there",
+                    s.channels.len() <= self.device_account.channels.len(),
+                ),
             ];
             if let Some((claim, _)) = claims.iter().find(|(_, holds)| !holds) {
-                return Err(format!("not true: {claim}: {story:?} {:?}", self.books));
+                return Err(format!("not true: {claim}: {story:?} {:?}", self.device_account));
             }
             if s.broker + s.restart + forgotten > 0 {
                 continue;
             }
-            for (heard, device) in s.channels.iter().zip(&self.books.channels) {
+            for (heard, device) in s.channels.iter().zip(&self.device_account.channels) {
                 if (&heard.crc32, heard.delivered) != (&device.crc32, device.stored) {
                     return Err(format!("what came is not what was stored: {heard:?} {device:?}"));
                 }

@@ -1,4 +1,5 @@
-//! Work beside a test that makes its timing hard, and a measure of how hard the machine is on anybody.
+//! Work beside a test that makes its timing hard, and a measure of how hard the machine is on
+//! anybody.
 
 use rustix::thread::{ClockId, CpuSet, clock_nanosleep_absolute, gettid, sched_setaffinity};
 use rustix::time::{Timespec, clock_gettime};
@@ -69,8 +70,8 @@ impl Drop for Strain {
     }
 }
 
-/// What `cyclictest` does: a thread at the given real-time priority that sleeps until each next ms, and how late it wakes at
-/// worst.
+/// What `cyclictest` does: a thread at the given real-time priority that sleeps until each next ms,
+/// and how late it wakes at worst.
 pub struct Jitter {
     strain: Strain,
     worst: Arc<AtomicU64>,
@@ -88,11 +89,16 @@ impl Jitter {
         let strain = Strain::default().with(move || {
             let due: u64 = *next.get_or_insert_with(|| {
                 let thread = gettid().as_raw_nonzero().to_string();
-                let raised = Command::new("chrt").args(["-f", "-p", &priority.to_string(), &thread]).status();
+                let raised = Command::new("chrt")
+                    .args(["-f", "-p", &priority.to_string(), &thread])
+                    .status();
                 assert!(raised.is_ok_and(|status| status.success()), "chrt -f -p {priority}");
                 now()
             }) + 1_000_000;
-            let until = Timespec { tv_sec: (due / 1_000_000_000) as i64, tv_nsec: (due % 1_000_000_000) as _ };
+            let until = Timespec {
+                tv_sec: (due / 1_000_000_000) as i64,
+                tv_nsec: (due % 1_000_000_000) as _,
+            };
             if clock_nanosleep_absolute(ClockId::Monotonic, &until).is_ok() {
                 let woke = now();
                 found.fetch_max(woke - due, Ordering::Relaxed);

@@ -1,11 +1,14 @@
 //! A consumer of the device, with books of its own: what a broker's source does, and nothing more.
 
 use memmap2::{MmapOptions, MmapRaw};
-use ringweir_proto::fifo::{DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window, arm, disarm};
-use ringweir_proto::numbered::Verifier;
-use ringweir_proto::os::{event, ivshmem};
+use ringweir_device::ivshmem;
+use ringweir_device::{
+    DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window, arm, disarm,
+};
+use ringweir_pattern::crc::Verifier;
+use ringweir_proto::os::event;
 use ringweir_tests::fpga::Digest;
-use ringweir_tests::fpga::books::ChannelBooks;
+use ringweir_tests::fpga::account::ChannelAccount;
 use ringweir_tests::wait_for;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -54,16 +57,21 @@ impl Account {
     }
 
     /// Whether the two accounts close against each other.
-    pub fn check(&self, device: &ChannelBooks) -> Result<(), String> {
+    pub fn check(&self, device: &ChannelAccount) -> Result<(), String> {
         if device.produced != self.delivered + self.lost + self.discarded {
             let Self { delivered, lost, discarded, .. } = self;
-            return Err(format!("{delivered} delivered + {lost} lost + {discarded} discarded: {device:?}"));
+            return Err(format!(
+                "{delivered} delivered + {lost} lost + {discarded} discarded: {device:?}"
+            ));
         }
         if self.lost != device.lost {
             return Err(format!("{} told as lost: {device:?}", self.lost));
         }
         if self.discarded == 0 && self.digest.hex() != device.crc32 {
-            return Err(format!("hash {} is not that of the device: {device:?}", self.digest.hex()));
+            return Err(format!(
+                "hash {} is not that of the device: {device:?}",
+                self.digest.hex()
+            ));
         }
         Ok(())
     }
@@ -128,14 +136,21 @@ impl Consumer {
     }
 
     fn over(line: Line, window: Window) -> Self {
-        let mut consumer =
-            Self { line, window, drains: Vec::new(), accounts: Vec::new(), interrupts: 0, forgetful: false };
+        let mut consumer = Self {
+            line,
+            window,
+            drains: Vec::new(),
+            accounts: Vec::new(),
+            interrupts: 0,
+            forgetful: false,
+        };
         if consumer.status() & IS_RUNNING == 0 {
             consumer.command(DO_RESET, IS_RESETTING);
             consumer.command(DO_RUN, IS_RUNNING);
         }
         let shape = *consumer.window.shape();
-        consumer.drains = (0..shape.channels).map(|n| Drain::new(&shape, consumer.window.fifo(n))).collect();
+        consumer.drains =
+            (0..shape.channels).map(|n| Drain::new(&shape, consumer.window.fifo(n))).collect();
         consumer.accounts = vec![Account::default(); shape.channels as usize];
         consumer
     }
@@ -150,7 +165,11 @@ impl Consumer {
         if let Line::Peer(peer) = &self.line {
             event::ring(&peer.doorbell).unwrap();
         }
-        assert!(wait_for(SOON, || (self.status() == status).then_some(())).is_some(), "status {}", self.status());
+        assert!(
+            wait_for(SOON, || (self.status() == status).then_some(())).is_some(),
+            "status {}",
+            self.status()
+        );
     }
 
     /// Takes all that is there; how many datagrams.
@@ -220,7 +239,8 @@ impl Consumer {
         match &self.line {
             Line::Peer(peer) => peer.is_gone(),
             Line::Memory => {
-                self.window.registers().identity.magic.load(Ordering::Acquire) != ringweir_proto::fifo::MAGIC
+                self.window.registers().identity.magic.load(Ordering::Acquire)
+                    != ringweir_device::MAGIC
             }
         }
     }
@@ -229,7 +249,7 @@ impl Consumer {
 fn mapped(memory: &OwnedFd, bytes: u64) -> Window {
     let map: MmapRaw = MmapOptions::new().len(bytes as usize).map_raw(memory).unwrap();
     let (start, len) = (NonNull::new(map.as_mut_ptr()).unwrap(), map.len());
-    // SAFETY: a page-aligned mapping of `len` bytes that moves into the window as its backing; the device does not cut the
-    // file under it, and only the window makes references to it.
+    // SAFETY: a page-aligned mapping of `len` bytes that moves into the window as its backing; the
+    // device does not cut the file under it, and only the window makes references to it.
     unsafe { Window::over(start, len, Box::new(map)) }.unwrap()
 }

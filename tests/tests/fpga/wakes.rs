@@ -1,24 +1,25 @@
-//! A16, for real: data that arrives while the consumer goes to sleep wakes it, or is found by its second look. The loom
-//! model (`fifo_wakes` in `proto/tests/loom/device.rs`) shows it of the orderings; here are eventfds, two mappings of one
-//! memory and a scheduler.
+//! A16, for real: data that arrives while the consumer goes to sleep wakes it, or is found by its
+//! second look. The loom model (`fifo_wakes` in `proto/tests/loom/device.rs`) shows it of the
+//! orderings; here are eventfds, two mappings of one memory and a scheduler.
 //!
-//! First with a device that stores exactly where the consumer is to be met, so that every outcome is certain; its controls
-//! are a consumer without the second look, and a device that looks at the mask before it has stored: both hang. Then with
-//! one in a process of its own that chases the consumer, and what happens is up to the machine: only that nothing hangs or
-//! is lost is asserted. `RINGWEIR_WAKES=1000000` makes both as long as A16 says.
+//! First with a device that stores exactly where the consumer is to be met, so that every outcome
+//! is certain; its controls are a consumer without the second look, and a device that looks at the
+//! mask before it has stored: both hang. Then with one in a process of its own that chases the
+//! consumer, and what happens is up to the machine: only that nothing hangs or is lost is asserted.
+//! `RINGWEIR_WAKES=1000000` makes both as long as A16 says.
 
 use super::consumer::{Consumer, Place, Rest};
 use super::{Device, LIMIT, spec};
+use ringweir_tests::environment::Environment;
 use ringweir_tests::fpga::port::{Place as At, Port};
-use ringweir_tests::fpga::{Board, Spec};
-use ringweir_tests::scene::Scene;
+use ringweir_tests::fpga::{DeviceModel, Spec};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Cycles, if the environment does not say otherwise: of a run in which the two sides take turns, and of one in which they
-/// meet, on a processor each, which is slow where both have other work.
+/// Cycles, if the environment does not say otherwise: of a run in which the two sides take turns,
+/// and of one in which they meet, on a processor each, which is slow where both have other work.
 const IN_TURNS: u64 = 50_000;
 const CHASED: u64 = 10_000;
 /// A consumer that slept so long over data hangs.
@@ -31,12 +32,12 @@ fn cycles(usual: u64) -> u64 {
 }
 
 /// A scene for so many.
-fn scene(count: u64) -> Scene {
-    Scene::new(LIMIT + Duration::from_millis(2 * count))
+fn env(count: u64) -> Environment {
+    Environment::new(LIMIT + Duration::from_millis(2 * count))
 }
 
-/// A processor for each side, where there are two: a sleeper that is woken on its waker's runs only while that does not, and
-/// nothing would ever meet.
+/// A processor for each side, where there are two: a sleeper that is woken on its waker's runs only
+/// while that does not, and nothing would ever meet.
 fn processors() -> [CpuSet; 2] {
     let allowed = sched_getaffinity(None).unwrap();
     let mut each = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).map(|cpu| {
@@ -109,19 +110,19 @@ impl Drop for Over<'_> {
     }
 }
 
-/// The device: a step is a datagram stored and, if the mask says so, announced. A `hasty` one takes two steps: it looks at
-/// the mask, and stores.
-fn device(mut board: Board, port: &Port, orders: &Orders, hasty: bool) {
+/// The device: a step is a datagram stored and, if the mask says so, announced. A `hasty` one takes
+/// two steps: it looks at the mask, and stores.
+fn device(mut model: DeviceModel, port: &Port, orders: &Orders, hasty: bool) {
     let mut allowed = false;
     for step in 1.. {
         if !orders.wait_until(|| orders.ordered.load(Ordering::Acquire) == step) {
             break;
         }
         if hasty && step % 2 == 1 {
-            allowed = board.raises();
+            allowed = model.raises();
         } else {
-            board.produce(0);
-            let raised = if hasty { allowed } else { board.raises() };
+            model.produce(0);
+            let raised = if hasty { allowed } else { model.raises() };
             assert!(!raised || port.interrupt(), "there is a consumer");
             orders.raised.store(raised, Ordering::Relaxed);
         }
@@ -146,12 +147,12 @@ struct Hang {
 
 /// `count` datagrams that arrive at `places` by turns.
 fn run(count: u64, places: &[Arrival], wrong: Wrong) -> Result<(), Hang> {
-    let scene = scene(count);
+    let env = env(count);
     let spec = Spec { sizes: "24".parse().unwrap(), ..spec() };
-    let path = scene.path("device");
+    let path = env.path("device");
     let (mut port, window) =
         Port::open(&At::Socket { path: path.clone(), vectors: 1 }, &spec.shape().unwrap()).unwrap();
-    let board = Board::new(window, spec);
+    let model = DeviceModel::new(window, spec);
     let mut consumer = std::thread::scope(|scope| {
         let joining = scope.spawn(|| Consumer::connect(&path).unwrap());
         while !port.look().unwrap().came {
@@ -160,16 +161,19 @@ fn run(count: u64, places: &[Arrival], wrong: Wrong) -> Result<(), Hang> {
         joining.join().unwrap()
     });
     consumer.forgetful = wrong == Wrong::Consumer;
-    let (orders, limit) = (Orders::default(), if wrong == Wrong::Nobody { HANGS } else { HANGS_SURELY });
+    let (orders, limit) =
+        (Orders::default(), if wrong == Wrong::Nobody { HANGS } else { HANGS_SURELY });
     std::thread::scope(|scope| {
         let hasty = wrong == Wrong::Device;
         let (port, orders) = (&port, &orders);
         let _over = Over(orders);
         scope.spawn(move || {
             let _over = Over(orders);
-            device(board, port, orders, hasty);
+            device(model, port, orders, hasty);
         });
-        (0..count).try_for_each(|n| cycle(&mut consumer, orders, n, places[n as usize % places.len()], hasty, limit))
+        (0..count).try_for_each(|n| {
+            cycle(&mut consumer, orders, n, places[n as usize % places.len()], hasty, limit)
+        })
     })?;
     let account = &consumer.accounts[0];
     assert_eq!((account.delivered, account.lost, account.verifier.is_clean()), (count, 0, true));
@@ -199,13 +203,16 @@ fn cycle(
         }
     });
     // What is done is done by now, and if it rang, it rang before.
-    assert!(orders.wait_until(|| orders.done.load(Ordering::Acquire) == orders.ordered.load(Ordering::Relaxed)));
+    assert!(orders.wait_until(
+        || orders.done.load(Ordering::Acquire) == orders.ordered.load(Ordering::Relaxed)
+    ));
     let raised = orders.raised.load(Ordering::Relaxed);
     if rest == Rest::Nothing {
         assert!(!consumer.is_empty(), "nothing has come within {limit:?}: {arrival:?}");
         return Err(Hang { number, raised });
     }
-    // What each side saw of the other. In between, where both see it, the interrupt comes to one who is awake.
+    // What each side saw of the other. In between, where both see it, the interrupt comes to one
+    // who is awake.
     let expected = match arrival {
         Arrival::At(Place::Checked) => (Rest::FoundAfterAll, false, false),
         Arrival::At(Place::Unmasked) => (Rest::FoundAfterAll, true, true),
@@ -216,15 +223,18 @@ fn cycle(
     Ok(())
 }
 
-/// Everywhere it is found or announced, as the handshake says where; and all the time in the one place that needs the second
-/// look.
+/// Everywhere it is found or announced, as the handshake says where; and all the time in the one
+/// place that needs the second look.
 #[test]
 fn data_that_arrives_while_the_consumer_goes_to_sleep_is_not_slept_over() {
     let count = cycles(IN_TURNS);
     for places in [&EVERYWHERE[..], &EVERYWHERE[1..2]] {
         let began = Instant::now();
         run(count, places, Wrong::Nobody).unwrap();
-        eprintln!("{count} datagrams, in equal parts at {places:?}: no hang, {:.1} s", began.elapsed().as_secs_f64());
+        eprintln!(
+            "{count} datagrams, in equal parts at {places:?}: no hang, {:.1} s",
+            began.elapsed().as_secs_f64()
+        );
     }
 }
 
@@ -236,13 +246,14 @@ fn a_handshake_that_is_not_kept_hangs() {
     assert_eq!(run(100, &EVERYWHERE[1..], Wrong::Device), hang(0));
 }
 
-/// A device in another process that chases the consumer: whenever that has taken everything, and a pause that sweeps over
-/// the time it takes to go to sleep, the next datagram comes.
+/// A device in another process that chases the consumer: whenever that has taken everything, and a
+/// pause that sweeps over the time it takes to go to sleep, the next datagram comes.
 #[test]
 fn a_device_that_chases_its_consumer_does_not_lose_it() {
     let count = cycles(CHASED);
-    let scene = scene(count);
-    let mut device = Device::start(&scene, "--socket", &format!("--chase 1us --size 24 --count {count}"));
+    let env = env(count);
+    let mut device =
+        Device::start(&env, "--socket", &format!("--chase 1us --size 24 --count {count}"));
     let mut consumer = device.connect();
     let [ours, theirs] = processors();
     let its = Pid::from_raw(device.process.pid() as i32);
@@ -255,11 +266,11 @@ fn a_device_that_chases_its_consumer_does_not_lose_it() {
         });
         consume.join().expect("a consumer that does not hang")
     });
-    let books = device.books();
-    eprintln!("{count} datagrams, {} interrupts raised: {chased:?}", books.interrupts);
-    assert!(books.interrupts >= consumer.interrupts, "{} seen", consumer.interrupts);
-    consumer.accounts[0].check(&books.channels[0]).unwrap();
-    assert_eq!((books.lost, consumer.accounts[0].verifier.is_clean()), (0, true));
+    let device_account = device.device_account();
+    eprintln!("{count} datagrams, {} interrupts raised: {chased:?}", device_account.interrupts);
+    assert!(device_account.interrupts >= consumer.interrupts, "{} seen", consumer.interrupts);
+    consumer.accounts[0].check(&device_account.channels[0]).unwrap();
+    assert_eq!((device_account.lost, consumer.accounts[0].verifier.is_clean()), (0, true));
 }
 
 /// Where a chased consumer was met, as far as it can know.
@@ -285,7 +296,10 @@ impl Chased {
                 Rest::FoundAfterAll => met.found_by_the_second_look += 1,
                 Rest::Woken => met.woken += 1,
                 Rest::Nothing => {
-                    assert!(consumer.is_empty() && !consumer.is_gone(), "hangs behind datagram {delivered}")
+                    assert!(
+                        consumer.is_empty() && !consumer.is_gone(),
+                        "hangs behind datagram {delivered}"
+                    )
                 }
             }
             let taken = consumer.drain();
@@ -295,7 +309,10 @@ impl Chased {
             delivered += taken;
         }
         (met.took, met.asleep) = (began.elapsed(), sleeps() - slept);
-        assert_eq!(met.before_the_check + met.found_by_the_second_look + met.woken - met.for_nothing, count);
+        assert_eq!(
+            met.before_the_check + met.found_by_the_second_look + met.woken - met.for_nothing,
+            count
+        );
         met
     }
 }

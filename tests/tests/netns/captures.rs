@@ -1,6 +1,7 @@
 //! Two captures of one wire, compared packet by packet.
 //!
-//! Contract: read by a parser that is not ours; what the comparison would miss is tried on files that are wrong in one place.
+//! Contract: read by a parser that is not ours; what the comparison would miss is tried on files
+//! that are wrong in one place.
 
 use pcap_parser::parse_pcap;
 use std::collections::HashMap;
@@ -18,13 +19,15 @@ impl Packet {
         (&self.bytes, self.original)
     }
 
-    /// Who sent it to whom: link-layer source, and of IPv4 protocol, addresses and, unless it is a fragment, ports.
+    /// Who sent it to whom: link-layer source, and of IPv4 protocol, addresses and, unless it is a
+    /// fragment, ports.
     fn flow(&self) -> Vec<u8> {
         let bytes = |range: std::ops::Range<usize>| self.bytes.get(range).unwrap_or_default();
         let mut flow = bytes(6..14).to_vec();
         if bytes(12..14) == [8, 0] {
             flow.extend([bytes(23..24), bytes(26..34)].concat());
-            let fragment = bytes(20..22).iter().zip([0x3F, 0xFF]).any(|(byte, mask)| byte & mask != 0);
+            let fragment =
+                bytes(20..22).iter().zip([0x3F, 0xFF]).any(|(byte, mask)| byte & mask != 0);
             if !fragment && matches!(bytes(23..24), [6 | 17]) {
                 flow.extend(bytes(34..38));
             }
@@ -66,42 +69,56 @@ pub struct Captures<'c> {
 }
 
 impl Captures<'_> {
-    /// Compares: the same multiset of (bytes, original length), but for what each says it lost; the sums of both are the
-    /// wire's; in each flow the same order, of packets that are there once; and of those the time, to five seconds, since
-    /// each socket takes its own. How many packets the order was compared of.
+    /// Compares: the same multiset of (bytes, original length), but for what each says it lost; the
+    /// sums of both are the wire's; in each flow the same order, of packets that are there once;
+    /// and of those the time, to five seconds, since each socket takes its own. How many packets
+    /// the order was compared of.
     pub fn compare(&self) -> Result<usize, String> {
-        for (who, packets, lost) in
-            [("tcpdump", self.reference, self.reference_lost), ("ringweir", self.ours, self.ours_lost)]
-        {
+        for (who, packets, lost) in [
+            ("tcpdump", self.reference, self.reference_lost),
+            ("ringweir", self.ours, self.ours_lost),
+        ] {
             if packets.len() as u64 + lost != self.wire {
-                return Err(format!("{who}: {} captured + {lost} lost, on the wire {}", packets.len(), self.wire));
-            }
-        }
-        let (reference, ours) = (tally(self.reference), tally(self.ours));
-        for (who, has, lacks, lost) in
-            [("ringweir", &reference, &ours, self.ours_lost), ("tcpdump", &ours, &reference, self.reference_lost)]
-        {
-            let short = |what| has[what] - lacks.get(what).copied().unwrap_or(0).min(has[what]);
-            let missing: i64 = has.keys().map(short).sum();
-            if missing as u64 > lost {
-                let (bytes, original) = has.keys().find(|what| short(what) > 0).expect("one is missing");
-                let (from, len) = (&bytes[..bytes.len().min(60)], bytes.len());
                 return Err(format!(
-                    "{who} lacks {missing} packets, lost {lost}; one has {len} of {original}: {from:02x?}"
+                    "{who}: {} captured + {lost} lost, on the wire {}",
+                    packets.len(),
+                    self.wire
                 ));
             }
         }
-        let once = |packet: &&Packet| [&reference, &ours].iter().all(|t| t.get(&packet.what()) == Some(&1));
+        let (reference, ours) = (tally(self.reference), tally(self.ours));
+        for (who, has, lacks, lost) in [
+            ("ringweir", &reference, &ours, self.ours_lost),
+            ("tcpdump", &ours, &reference, self.reference_lost),
+        ] {
+            let short = |what| has[what] - lacks.get(what).copied().unwrap_or(0).min(has[what]);
+            let missing: i64 = has.keys().map(short).sum();
+            if missing as u64 > lost {
+                let (bytes, original) =
+                    has.keys().find(|what| short(what) > 0).expect("one is missing");
+                let (from, len) = (&bytes[..bytes.len().min(60)], bytes.len());
+                return Err(format!(
+                    "{who} lacks {missing} packets, lost {lost}; one has {len} of {original}: \
+                    {from:02x?}"
+                ));
+            }
+        }
+        let once = |packet: &&Packet| {
+            [&reference, &ours].iter().all(|t| t.get(&packet.what()) == Some(&1))
+        };
         let flows = |packets| {
             let mut flows: HashMap<Vec<u8>, Vec<&Packet>> = HashMap::new();
-            Iterator::filter(<[Packet]>::iter(packets), once).for_each(|p| flows.entry(p.flow()).or_default().push(p));
+            Iterator::filter(<[Packet]>::iter(packets), once)
+                .for_each(|p| flows.entry(p.flow()).or_default().push(p));
             flows
         };
         let (theirs, ours) = (flows(self.reference), flows(self.ours));
         for (flow, theirs) in &theirs {
             for (position, (a, b)) in theirs.iter().zip(&ours[flow]).enumerate() {
                 if a.what() != b.what() {
-                    return Err(format!("another order in flow {flow:02x?} at its packet {position}"));
+                    return Err(format!(
+                        "another order in flow {flow:02x?} at its packet {position}"
+                    ));
                 }
                 if a.time.abs_diff(b.time) > 5_000_000_000 {
                     return Err(format!("times {} and {} of one packet", a.time, b.time));
@@ -123,7 +140,8 @@ fn records(file: &[u8]) -> Vec<usize> {
     offsets
 }
 
-/// What is wrong with a capture must be found: the comparison is done again on files that are wrong in one place.
+/// What is wrong with a capture must be found: the comparison is done again on files that are wrong
+/// in one place.
 pub fn wrong_captures_are_found(good: &Captures<'_>, file: &[u8]) {
     let offsets = records(file);
     let (one, next) = (offsets[offsets.len() / 2], offsets[offsets.len() / 2 + 1]);
@@ -146,7 +164,10 @@ pub fn wrong_captures_are_found(good: &Captures<'_>, file: &[u8]) {
     spoil("one time", "of one packet", &|bad| bad[one] ^= 0x10);
     // Two neighbours of a flow that are not alike.
     let mut swapped = good.ours.to_vec();
-    let at = swapped.iter().zip(&swapped[1..]).position(|(a, b)| a.flow() == b.flow() && a.what() != b.what());
+    let at = swapped
+        .iter()
+        .zip(&swapped[1..])
+        .position(|(a, b)| a.flow() == b.flow() && a.what() != b.what());
     let at = at.expect("two packets of a flow behind each other");
     swapped.swap(at, at + 1);
     let found = Captures { ours: &swapped, ..*good }.compare();

@@ -38,7 +38,12 @@ impl Lines {
                     number: n(7),
                 }),
                 "upstream" => {
-                    lines.upstream.push((lines.datagrams.len(), n(2), words[3].into(), words[4] == "true"));
+                    lines.upstream.push((
+                        lines.datagrams.len(),
+                        n(2),
+                        words[3].into(),
+                        words[4] == "true",
+                    ));
                 }
                 "end" => {
                     ended = true;
@@ -59,10 +64,14 @@ impl Lines {
         self.upstream.iter().map(|(_, count, ..)| count).sum()
     }
 
-    /// Whether losses in the kernel were told, all of them and none after the datagram that came behind them. `of` are the
-    /// numbered datagrams among all; others may have been lost too.
+    /// Whether losses in the kernel were told, all of them and none after the datagram that came
+    /// behind them. `of` are the numbered datagrams among all; others may have been lost too.
     pub fn told_in_time(&self, lost: u64, of: impl Fn(&Seen) -> bool) {
-        assert!(self.upstream.iter().all(|(_, _, layer, exact)| layer == "Kernel" && *exact), "{:?}", self.upstream);
+        assert!(
+            self.upstream.iter().all(|(_, _, layer, exact)| layer == "Kernel" && *exact),
+            "{:?}",
+            self.upstream
+        );
         assert_eq!(self.told(), lost, "told and counted");
         let mut told = self.upstream.iter().peekable();
         let (mut so_far, mut came, mut next) = (0, 0, 0);

@@ -1,7 +1,9 @@
-//! Real interfaces, real traffic, public programs: everything in network namespaces of its own, which end with the test.
+//! Real interfaces, real traffic, public programs: everything in network namespaces of its own,
+//! which end with the test.
 //!
-//! Contract: `tcpdump`, the interface's own counters and the senders are the oracles, never ringweir itself. Root is needed;
-//! without it, or without one of the programs, a test says `SKIPPED name: reason` and returns.
+//! Contract: `tcpdump`, the interface's own counters and the senders are the oracles, never
+//! ringweir itself. Root is needed; without it, or without one of the programs, a test says
+//! `SKIPPED name: reason` and returns.
 
 mod captures;
 mod lines;
@@ -13,7 +15,7 @@ use ringweir::{Options, Read, Start, Watch};
 use ringweir_proto::os::{clock, paths};
 use ringweir_tests::netns::{Counters, Namespace, Wire, missing, pin};
 use ringweir_tests::proc::cpu_ns;
-use ringweir_tests::{Daemon, Process, Scene, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Process, skipped, wait_for};
 use rustix::process::Signal;
 use std::io::Write as _;
 use std::net::UdpSocket;
@@ -36,22 +38,33 @@ fn wire(test: &str, programs: &[&str]) -> Option<Wire> {
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    wait_for(PATIENCE, || done().then_some(())).unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain: {what}"));
+    wait_for(PATIENCE, || done().then_some(()))
+        .unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain: {what}"));
 }
 
 /// `ringd` with one stream, in a namespace.
-fn broker(scene: &Scene, namespace: &Namespace, name: &str, source: &str, more: &[&str]) -> (Daemon, Watch) {
-    let mut command = scene.command("ringd");
-    command.arg("--run-dir").arg(scene.run_dir()).args(["run", "--name", name, "--source", source]).args(more);
+fn broker(
+    env: &Environment,
+    namespace: &Namespace,
+    name: &str,
+    source: &str,
+    more: &[&str],
+) -> (Daemon, Watch) {
+    let mut command = env.command("ringd");
+    command
+        .arg("--run-dir")
+        .arg(env.run_dir())
+        .args(["run", "--name", name, "--source", source])
+        .args(more);
     namespace.enter(&mut command);
-    let daemon = scene.broker_of(name, command);
+    let daemon = env.broker_of(name, command);
     let watch = Watch::attach(daemon.path()).unwrap();
     (daemon, watch)
 }
 
 /// A public program, in a namespace, on the one processor all traffic comes from.
-fn program(scene: &Scene, namespace: &Namespace, line: &[&str]) -> Command {
-    let mut command = scene.command_at(Path::new(line[0]));
+fn program(env: &Environment, namespace: &Namespace, line: &[&str]) -> Command {
+    let mut command = env.command_at(Path::new(line[0]));
     command.args(&line[1..]).stdout(Stdio::piped());
     pin(namespace.enter(&mut command));
     command
@@ -81,14 +94,21 @@ fn kernel_account(watch: &Watch) -> (u64, u64) {
     (snapshot.pump(PumpCounter::Published), snapshot.pump(PumpCounter::KernelLost))
 }
 
-/// Waits until the stream has accounted for `count` packets; published, lost in the kernel. Never one too many.
+/// Waits until the stream has accounted for `count` packets; published, lost in the kernel. Never
+/// one too many.
 fn account_closes(watch: &Watch, count: u64, said: impl Fn() -> String) -> (u64, u64) {
     let closed = wait_for(PATIENCE, || {
         let (published, lost) = kernel_account(watch);
-        assert!(published + lost <= count, "{published} published + {lost} lost > {count} there were: {}", said());
+        assert!(
+            published + lost <= count,
+            "{published} published + {lost} lost > {count} there were: {}",
+            said()
+        );
         (published + lost == count).then_some((published, lost))
     });
-    closed.unwrap_or_else(|| panic!("published, lost: {:?} of {count}: {}", kernel_account(watch), said()))
+    closed.unwrap_or_else(|| {
+        panic!("published, lost: {:?} of {count}: {}", kernel_account(watch), said())
+    })
 }
 
 fn readers_are(watch: &Watch, count: u64) {
@@ -108,13 +128,15 @@ fn rest(wire: &Wire) -> Counters {
     last
 }
 
-/// Stops a broker and lets it go on, again and again, as long as `flood` runs: each time it finds its buffers full, and
-/// more coming while it empties them.
+/// Stops a broker and lets it go on, again and again, as long as `flood` runs: each time it finds
+/// its buffers full, and more coming while it empties them.
 fn stop_and_go(wire: &Wire, broker: &Daemon, mut flood: Process) -> u32 {
     let mut rounds = 0;
     let mut passed = |count: u64| {
         let from = wire.near.counters("vb").received;
-        wait_until("packets pass", || flood.ended().is_some() || wire.near.counters("vb").received - from >= count);
+        wait_until("packets pass", || {
+            flood.ended().is_some() || wire.near.counters("vb").received - from >= count
+        });
         flood.ended().is_none()
     };
     while passed(500) {
@@ -127,15 +149,15 @@ fn stop_and_go(wire: &Wire, broker: &Daemon, mut flood: Process) -> u32 {
 }
 
 /// What `sha256sum` says of bytes.
-fn sha256(scene: &Scene, name: &str, bytes: impl Iterator<Item = Vec<u8>>) -> String {
-    let path = scene.path(name);
+fn sha256(env: &Environment, name: &str, bytes: impl Iterator<Item = Vec<u8>>) -> String {
+    let path = env.path(name);
     let mut file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
     bytes.for_each(|bytes| file.write_all(&bytes).unwrap());
     file.flush().unwrap();
     drop(file);
-    let mut command = scene.command_at(Path::new("sha256sum"));
+    let mut command = env.command_at(Path::new("sha256sum"));
     command.arg(&path).stdout(Stdio::piped());
-    well(scene.start(command)).split(' ').next().unwrap().to_owned()
+    well(env.start(command)).split(' ').next().unwrap().to_owned()
 }
 
 /// Whether the last bytes of a file hold `marker`.
@@ -190,43 +212,46 @@ for number in range(first, first + count):
 #[test]
 fn four_programs_and_tcpdump_see_the_same_packets() {
     let needed = ["tcpdump", "ping", "curl", "python3", "sha256sum"];
-    let Some(wire) = wire("four_programs_and_tcpdump_see_the_same_packets", &needed) else { return };
-    let scene = Scene::new(2 * PATIENCE);
+    let Some(wire) = wire("four_programs_and_tcpdump_see_the_same_packets", &needed) else {
+        return;
+    };
+    let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
 
-    // Rings, the kernel's and ours, that hold more than there will be: what is lost here is lost by a fault. Offloads
-    // are on: frames of up to 64 KiB and their headers.
+    // Rings, the kernel's and ours, that hold more than there will be: what is lost here is lost by
+    // a fault. Offloads are on: frames of up to 64 KiB and their headers.
     let source = "packet:vb,blocks=128,timeout=50";
     let sizes = ["--max-datagram", "128KiB", "--capacity", "48MiB", "--depth", "60000"];
-    let (whole, watch) = broker(&scene, near, "whole", source, &sizes);
+    let (whole, watch) = broker(&env, near, "whole", source, &sizes);
     let source = "packet:vb,snaplen=64,block=128KiB,blocks=128,timeout=50";
-    let (cut, cut_watch) = broker(&scene, near, "cut", source, &["--capacity", "4MiB", "--depth", "60000"]);
+    let (cut, cut_watch) =
+        broker(&env, near, "cut", source, &["--capacity", "4MiB", "--depth", "60000"]);
 
-    let mut command = scene.command_at(Path::new("tcpdump"));
+    let mut command = env.command_at(Path::new("tcpdump"));
     let line = "-i vb -n -B 65536 -U -s 262144 --time-stamp-precision=nano -Z root -w";
-    command.args(line.split(' ')).arg(scene.path("ref.pcap"));
+    command.args(line.split(' ')).arg(env.path("ref.pcap"));
     near.enter(&mut command);
-    let tcpdump = scene.start(command);
+    let tcpdump = env.start(command);
     wait_until("tcpdump listens", || tcpdump.stderr().contains("listening on vb"));
 
     // Four programs on one interface, and the kernel keeps it.
     let ringcat = |args: &[&str]| {
-        let mut command = scene.command("ringcat");
+        let mut command = env.command("ringcat");
         command.arg("whole").args(args).stdout(Stdio::piped());
-        scene.start(command)
+        env.start(command)
     };
     let into = |from: &mut Process, line: &[&str]| {
-        let mut command = scene.command_at(Path::new(line[0]));
+        let mut command = env.command_at(Path::new(line[0]));
         command.args(&line[1..]).stdin(from.stdout().unwrap()).stdout(Stdio::piped());
-        scene.start(command)
+        env.start(command)
     };
-    let ours_path = scene.path("out.pcap");
+    let ours_path = env.path("out.pcap");
     let first = ringcat(&["--format", "pcap", "-w", ours_path.to_str().unwrap()]);
     let mut second = ringcat(&["--format", "len32le"]);
     let python = into(&mut second, &["python3", "-c", COUNT_IN_PYTHON]);
-    let mut command = scene.command("ringtest-lines");
-    command.arg("whole").stdout(std::fs::File::create(scene.path("lines")).unwrap());
-    let third = scene.start(command);
+    let mut command = env.command("ringtest-lines");
+    command.arg("whole").stdout(std::fs::File::create(env.path("lines")).unwrap());
+    let third = env.start(command);
     let mut fourth = ringcat(&["--format", "raw"]);
     let summed = into(&mut fourth, &["sha256sum"]);
     readers_are(&watch, 4);
@@ -241,14 +266,23 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     .take(20 << 17)
     .flatten()
     .collect();
-    std::fs::create_dir(scene.path("www")).unwrap();
-    std::fs::write(scene.path("www/file"), &file).unwrap();
-    let www = scene.path("www");
-    let line = ["python3", "-m", "http.server", "8000", "--bind", Wire::FAR, "--directory", www.to_str().unwrap()];
-    let mut command = program(&scene, far, &line);
+    std::fs::create_dir(env.path("www")).unwrap();
+    std::fs::write(env.path("www/file"), &file).unwrap();
+    let www = env.path("www");
+    let line = [
+        "python3",
+        "-m",
+        "http.server",
+        "8000",
+        "--bind",
+        Wire::FAR,
+        "--directory",
+        www.to_str().unwrap(),
+    ];
+    let mut command = program(&env, far, &line);
     // It says a line about each request to stdout or stderr; nobody reads the pipe.
     command.stdout(Stdio::null());
-    let mut server = scene.start(command);
+    let mut server = env.start(command);
     let tcp = format!("/proc/{}/net/tcp", server.pid());
     wait_until("the web server listens", || {
         let table = std::fs::read_to_string(&tcp).unwrap_or_default();
@@ -256,21 +290,28 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     });
 
     let (started, before) = (clock::realtime_ns(), near.counters("vb"));
-    let ping = |count, size| program(&scene, far, &["ping", "-f", "-q", "-c", count, "-s", size, Wire::NEAR]);
-    let (address, got) = (format!("http://{}:8000/file", Wire::FAR), scene.path("got"));
+    let ping = |count, size| {
+        program(&env, far, &["ping", "-f", "-q", "-c", count, "-s", size, Wire::NEAR])
+    };
+    let (address, got) = (format!("http://{}:8000/file", Wire::FAR), env.path("got"));
     let traffic = [
-        program(&scene, near, &["curl", "-sS", "--noproxy", "*", "-o", got.to_str().unwrap(), &address]),
+        program(
+            &env,
+            near,
+            &["curl", "-sS", "--noproxy", "*", "-o", got.to_str().unwrap(), &address],
+        ),
         ping("3000", "56"),
         ping("1000", "1472"),
         ping("300", "4000"),
-        program(&scene, far, &["python3", "-c", MIXED_UDP_IN_PYTHON, Wire::NEAR]),
+        program(&env, far, &["python3", "-c", MIXED_UDP_IN_PYTHON, Wire::NEAR]),
     ]
-    .map(|command| scene.start(command));
+    .map(|command| env.start(command));
     let said = traffic.map(well);
     assert!(std::fs::read(&got).unwrap() == file, "the file came over another than it went");
     for (said, count) in said[1..4].iter().zip([3000, 1000, 300]) {
         // A flooding ping may end before it has taken the last replies.
-        let received = said.split(" received").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
+        let received =
+            said.split(" received").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
         assert!(received.is_some_and(|n| n > count * 9 / 10), "{said}");
     }
     server.kill();
@@ -279,11 +320,13 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     rest(&wire);
     let marker = b"ringweir: this is the last packet of the test";
     let taker = near.within(|| UdpSocket::bind((Wire::NEAR, 7778)).unwrap());
-    far.within(|| UdpSocket::bind((Wire::FAR, 0)).unwrap().send_to(marker, (Wire::NEAR, 7778)).unwrap());
+    far.within(|| {
+        UdpSocket::bind((Wire::FAR, 0)).unwrap().send_to(marker, (Wire::NEAR, 7778)).unwrap()
+    });
     taker.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(taker.recv(&mut [0; 100]).unwrap(), marker.len());
     let seen = rest(&wire).seen_since(&before);
-    wait_until("tcpdump has written the last packet", || ends_with(&scene.path("ref.pcap"), marker));
+    wait_until("tcpdump has written the last packet", || ends_with(&env.path("ref.pcap"), marker));
     wait_until("ringcat has written the last packet", || ends_with(&ours_path, marker));
     let (published, kernel_lost) = account_closes(&watch, seen, || whole.process.stderr());
     let (cut_published, cut_lost) = account_closes(&cut_watch, seen, || cut.process.stderr());
@@ -293,7 +336,8 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     let dumped = tcpdump.output();
     let said = String::from_utf8_lossy(&dumped.stderr).into_owned();
     let figure = said.lines().find_map(|line| line.strip_suffix(" packets dropped by kernel"));
-    let tcpdump_lost: u64 = figure.and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("{said}"));
+    let tcpdump_lost: u64 =
+        figure.and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("{said}"));
 
     // What the second stream still holds, through the library.
     let mut reader = Options::new("from the test").start(Start::Oldest).attach(cut.path()).unwrap();
@@ -302,7 +346,8 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
         match reader.next().unwrap() {
             Read::Datagram(mut datagram) => {
                 assert_eq!(datagram.is_truncated(), datagram.original_len() > 64);
-                let (time, original) = (datagram.source_time().unwrap(), datagram.original_len() as u32);
+                let (time, original) =
+                    (datagram.source_time().unwrap(), datagram.original_len() as u32);
                 headers.push(Packet { time, original, bytes: datagram.to_vec().unwrap() });
             }
             Read::Gap(gap) => assert!(cut_lost > 0, "{gap:?}"),
@@ -319,7 +364,7 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     well_and_whole(second);
     well_and_whole(fourth);
     well(third);
-    let lines = Lines::parse(&std::fs::read_to_string(scene.path("lines")).unwrap());
+    let lines = Lines::parse(&std::fs::read_to_string(env.path("lines")).unwrap());
     let ours_file = std::fs::read(&ours_path).unwrap();
     let ours = capture(&ours_file);
     assert_eq!(ours.len() as u64, published);
@@ -327,17 +372,22 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     for (line, packet) in lines.datagrams.iter().zip(&ours) {
         let crc = crc32fast::hash(&packet.bytes);
         assert_eq!((line.len, line.crc), (packet.bytes.len(), crc), "seq {}", line.seq);
-        assert_eq!((line.original_len, line.cut, line.time), (packet.original, false, packet.time), "seq {}", line.seq);
+        assert_eq!(
+            (line.original_len, line.cut, line.time),
+            (packet.original, false, packet.time),
+            "seq {}",
+            line.seq
+        );
     }
     assert_eq!(lines.told(), kernel_lost);
-    let hash = sha256(&scene, "payloads", ours.iter().map(|p| p.bytes.clone()));
+    let hash = sha256(&env, "payloads", ours.iter().map(|p| p.bytes.clone()));
     let total: usize = ours.iter().map(|p| p.bytes.len()).sum();
     assert_eq!(well(python).trim(), format!("{published} {total} {hash}"));
     assert_eq!(well(summed).split(' ').next(), Some(&hash[..]));
     assert!(ours.iter().all(|p| (started..=ended).contains(&p.time)));
 
     // And tcpdump has seen the same.
-    let reference = capture(&std::fs::read(scene.path("ref.pcap")).unwrap());
+    let reference = capture(&std::fs::read(env.path("ref.pcap")).unwrap());
     let captures = Captures {
         reference: &reference,
         reference_lost: tcpdump_lost,
@@ -346,83 +396,115 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
         wire: seen,
     };
     let ordered = captures.compare().unwrap_or_else(|e| panic!("{e}"));
-    assert!(ordered * 10 > ours.len() * 9, "only {ordered} of {} packets tell the order", ours.len());
+    assert!(
+        ordered * 10 > ours.len() * 9,
+        "only {ordered} of {} packets tell the order",
+        ours.len()
+    );
     let short = |p: &Packet| Packet { bytes: p.bytes[..p.bytes.len().min(64)].to_vec(), ..*p };
     let cut_reference: Vec<_> = reference.iter().map(short).collect();
-    let cut_captures = Captures { reference: &cut_reference, ours: &headers, ours_lost: cut_lost, ..captures };
+    let cut_captures =
+        Captures { reference: &cut_reference, ours: &headers, ours_lost: cut_lost, ..captures };
     cut_captures.compare().unwrap_or_else(|e| panic!("snaplen: {e}"));
     wrong_captures_are_found(&captures, &ours_file);
 
     let longest = ours.iter().map(|p| p.bytes.len()).max().unwrap();
     let same_order = reference.iter().map(Packet::what).eq(ours.iter().map(Packet::what));
     println!(
-        "{seen} packets on the wire, {total} bytes, longest {longest}; lost by tcpdump {tcpdump_lost}, ringweir {kernel_lost}, \
-         with snaplen {cut_lost}; {ordered} compared in order, the same order over all flows: {same_order}"
+        "{seen} packets on the wire, {total} bytes, longest {longest}; lost by tcpdump \
+        {tcpdump_lost}, ringweir {kernel_lost}, \
+         with snaplen {cut_lost}; {ordered} compared in order, the same order over all flows: \
+         {same_order}"
     );
 }
 
 #[test]
 fn udp_multicast_from_socat() {
     let Some(wire) = wire("udp_multicast_from_socat", &["socat", "python3"]) else { return };
-    let scene = Scene::new(2 * PATIENCE);
+    let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
     let ringcat = |stream: &str, to: &str| {
-        let mut command = scene.command("ringcat");
-        command.args([stream, "--format", "len32le", "--stats", "-w"]).arg(scene.path(to));
-        scene.start(command)
+        let mut command = env.command("ringcat");
+        command.args([stream, "--format", "len32le", "--stats", "-w"]).arg(env.path(to));
+        env.start(command)
     };
     let reading = |stream: &str, to: &str| {
-        let mut command = scene.command("ringtest-lines");
-        command.args([stream, "--number-at", "0"]).stdout(std::fs::File::create(scene.path(to)).unwrap());
-        scene.start(command)
+        let mut command = env.command("ringtest-lines");
+        command
+            .args([stream, "--number-at", "0"])
+            .stdout(std::fs::File::create(env.path(to)).unwrap());
+        env.start(command)
     };
-    let read = |name: &str| std::fs::read(scene.path(name)).unwrap();
+    let read = |name: &str| std::fs::read(env.path(name)).unwrap();
     let lines = |name: &str| Lines::parse(&String::from_utf8(read(name)).unwrap());
 
     // Every datagram, byte for byte. Each fits the receive buffer, all of them do.
-    let (feed, watch) = broker(&scene, near, "feed", "udp:239.77.0.1:26400@vb", &["--capacity", "16MiB"]);
+    let (feed, watch) =
+        broker(&env, near, "feed", "udp:239.77.0.1:26400@vb", &["--capacity", "16MiB"]);
     let (cat, reader) = (ringcat("feed", "feed.bin"), reading("feed", "feed.txt"));
     readers_are(&watch, 2);
-    let path = scene.path("socat.sock");
-    let to = format!("UDP4-DATAGRAM:239.77.0.1:26400,ip-multicast-if={},ip-multicast-ttl=2", Wire::FAR);
+    let path = env.path("socat.sock");
+    let to =
+        format!("UDP4-DATAGRAM:239.77.0.1:26400,ip-multicast-if={},ip-multicast-ttl=2", Wire::FAR);
     let from = format!("UNIX-RECV:{}", path.display());
-    let socat = scene.start(program(&scene, far, &["socat", "-u", "-b", "65536", &from, &to]));
+    let socat = env.start(program(&env, far, &["socat", "-u", "-b", "65536", &from, &to]));
     wait_until("socat listens", || path.exists());
     let sizes = (1..=1472).chain((1473..60_000).step_by(2500));
-    let sent: Vec<Vec<u8>> =
-        sizes.map(|size: usize| (0..size).map(|i| (size * 31 + i * 7 + (i >> 8)) as u8).collect()).collect();
+    let sent: Vec<Vec<u8>> = sizes
+        .map(|size: usize| (0..size).map(|i| (size * 31 + i * 7 + (i >> 8)) as u8).collect())
+        .collect();
     let to_socat = std::os::unix::net::UnixDatagram::unbound().unwrap();
     let started = clock::realtime_ns();
     for datagram in &sent {
         assert_eq!(to_socat.send_to(datagram, &path).unwrap(), datagram.len());
     }
-    let account = account_closes(&watch, sent.len() as u64, || feed.process.stderr() + &socat.stderr());
+    let account =
+        account_closes(&watch, sent.len() as u64, || feed.process.stderr() + &socat.stderr());
     assert_eq!(account, (sent.len() as u64, 0));
     let ended = clock::realtime_ns();
     feed.end();
     well_and_whole(cat);
     well(reader);
-    let expected: Vec<u8> = sent.iter().flat_map(|d| [&(d.len() as u32).to_le_bytes()[..], d].concat()).collect();
+    let expected: Vec<u8> =
+        sent.iter().flat_map(|d| [&(d.len() as u32).to_le_bytes()[..], d].concat()).collect();
     assert!(read("feed.bin") == expected, "not byte for byte what was sent");
     let seen = lines("feed.txt");
     assert_eq!((seen.datagrams.len(), seen.told()), (sent.len(), 0));
     for (line, datagram) in seen.datagrams.iter().zip(&sent) {
-        assert_eq!((line.len, line.crc, line.cut), (datagram.len(), crc32fast::hash(datagram), false));
-        assert!((started..=ended).contains(&line.time), "{} is not from {started} to {ended}", line.time);
+        assert_eq!(
+            (line.len, line.crc, line.cut),
+            (datagram.len(), crc32fast::hash(datagram), false)
+        );
+        assert!(
+            (started..=ended).contains(&line.time),
+            "{} is not from {started} to {ended}",
+            line.time
+        );
     }
     assert!(seen.datagrams.is_sorted_by_key(|d| d.time));
     drop(socat);
 
     // Far more than the receive buffer holds: the wire's counter is what there was.
     let source = "udp:239.77.0.1:26401@vb,rcvbuf=64KiB";
-    let (tiny, watch) = broker(&scene, near, "tiny", source, &["--capacity", "32MiB", "--depth", "100000"]);
+    let (tiny, watch) =
+        broker(&env, near, "tiny", source, &["--capacity", "32MiB", "--depth", "100000"]);
     let (cat, reader) = (ringcat("tiny", "tiny.bin"), reading("tiny", "tiny.txt"));
     readers_are(&watch, 2);
     let (before, far_before) = (rest(&wire), far.counters("va"));
     let burst = |first: u64, count: u64| {
         let (first, count) = (first.to_string(), count.to_string());
-        let line = ["python3", "-c", BURST_IN_PYTHON, "239.77.0.1", "26401", Wire::FAR, &first, &count, "200"];
-        scene.start(program(&scene, far, &line))
+        let line = [
+            "python3",
+            "-c",
+            BURST_IN_PYTHON,
+            "239.77.0.1",
+            "26401",
+            Wire::FAR,
+            &first,
+            &count,
+            "200",
+        ];
+        env.start(program(&env, far, &line))
     };
     let rounds = stop_and_go(&wire, &tiny, burst(0, 60_000));
     well(burst(60_000, 500));
@@ -433,12 +515,16 @@ fn udp_multicast_from_socat() {
     let sent = 63_500;
     let dropped_on_the_wire = far.counters("va").unsent - far_before.unsent;
     assert_eq!(near.counters("vb").received - before.received + dropped_on_the_wire, sent);
-    let (published, lost) = account_closes(&watch, sent - dropped_on_the_wire, || tiny.process.stderr());
+    let (published, lost) =
+        account_closes(&watch, sent - dropped_on_the_wire, || tiny.process.stderr());
     assert!(lost > 2_000 && published > 0, "{published} published, {lost} lost");
     tiny.end();
     let cat = cat.output();
     let said = String::from_utf8_lossy(&cat.stderr);
-    assert!(cat.status.success() && said.contains(&format!("; {lost} lost before the ring")), "{said}");
+    assert!(
+        cat.status.success() && said.contains(&format!("; {lost} lost before the ring")),
+        "{said}"
+    );
     well(reader);
     let seen = lines("tiny.txt");
     assert_eq!(seen.datagrams.len() as u64, published);
@@ -446,7 +532,8 @@ fn udp_multicast_from_socat() {
     // What the wire lost nobody told of: then only sums can be compared.
     seen.told_in_time(lost, |_| dropped_on_the_wire == 0);
     println!(
-        "{sent} sent = {dropped_on_the_wire} on the wire + {published} published + {lost} lost; stopped {rounds} times; \
+        "{sent} sent = {dropped_on_the_wire} on the wire + {published} published + {lost} lost; \
+        stopped {rounds} times; \
          told {} times",
         seen.upstream.len()
     );
@@ -455,26 +542,40 @@ fn udp_multicast_from_socat() {
 #[test]
 fn packet_drops_are_counted() {
     let Some(wire) = wire("packet_drops_are_counted", &["ping", "python3"]) else { return };
-    let scene = Scene::new(2 * PATIENCE);
+    let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
     let source = "packet:vb,block=16KiB,blocks=32,timeout=5";
-    let (tap, watch) = broker(&scene, near, "tap", source, &["--capacity", "48MiB", "--depth", "100000"]);
-    let mut command = scene.command("ringtest-lines");
+    let (tap, watch) =
+        broker(&env, near, "tap", source, &["--capacity", "48MiB", "--depth", "100000"]);
+    let mut command = env.command("ringtest-lines");
     // Behind the headers of Ethernet, IPv4 and UDP.
-    command.args(["tap", "--number-at", "42"]).stdout(std::fs::File::create(scene.path("lines")).unwrap());
-    let reader = scene.start(command);
+    command
+        .args(["tap", "--number-at", "42"])
+        .stdout(std::fs::File::create(env.path("lines")).unwrap());
+    let reader = env.start(command);
     readers_are(&watch, 1);
 
     let before = near.counters("vb");
     let burst = |first: u64, count: u64| {
         let (first, count) = (first.to_string(), count.to_string());
-        let line = ["python3", "-c", BURST_IN_PYTHON, Wire::NEAR, "7777", Wire::FAR, &first, &count, "500"];
-        scene.start(program(&scene, far, &line))
+        let line = [
+            "python3",
+            "-c",
+            BURST_IN_PYTHON,
+            Wire::NEAR,
+            "7777",
+            Wire::FAR,
+            &first,
+            &count,
+            "500",
+        ];
+        env.start(program(&env, far, &line))
     };
     let rounds = stop_and_go(&wire, &tap, burst(0, 50_000));
     well(burst(50_000, 500));
-    // 512 KiB of blocks, 2 MB of packets while nobody takes them, and no later one that tells of the losses.
-    let ping = scene.start(program(&scene, far, &["ping", "-f", "-q", "-c", "2000", Wire::NEAR]));
+    // 512 KiB of blocks, 2 MB of packets while nobody takes them, and no later one that tells of
+    // the losses.
+    let ping = env.start(program(&env, far, &["ping", "-f", "-q", "-c", "2000", Wire::NEAR]));
     tap.process.stop();
     well(burst(50_500, 4_000));
     well(ping);
@@ -485,39 +586,56 @@ fn packet_drops_are_counted() {
     assert!(lost > 2_500 && published > 500, "{published} published, {lost} lost");
     tap.end();
     well(reader);
-    let lines = Lines::parse(&std::fs::read_to_string(scene.path("lines")).unwrap());
+    let lines = Lines::parse(&std::fs::read_to_string(env.path("lines")).unwrap());
     assert_eq!(lines.datagrams.len() as u64, published);
     let numbered = |d: &Seen| d.len == 42 + 500;
     assert!(lines.datagrams.iter().filter(|d| numbered(d)).count() > 50);
     lines.told_in_time(lost, numbered);
     let times = lines.upstream.len();
-    println!("{seen} on the wire = {published} published + {lost} lost; stopped {rounds} times; told {times} times");
+    println!(
+        "{seen} on the wire = {published} published + {lost} lost; stopped {rounds} times; told \
+        {times} times"
+    );
 }
 
 #[test]
 fn without_rights_it_says_so() {
     const NOBODY: u32 = 65534;
     let Some(wire) = wire("without_rights_it_says_so", &["setpriv"]) else { return };
-    let scene = Scene::new(2 * PATIENCE);
+    let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
 
     // A run directory and a program that nobody can use, wherever this checkout lies.
-    let (dir, ringd) = (scene.path("nobody"), scene.path("ringd"));
+    let (dir, ringd) = (env.path("nobody"), env.path("ringd"));
     std::fs::create_dir(&dir).unwrap();
     std::os::unix::fs::chown(&dir, Some(NOBODY), Some(NOBODY)).unwrap();
     std::fs::copy(ringweir_tests::programs::path("ringd"), &ringd).unwrap();
     let objects = || {
         let whole = paths::object_name(&dir, "tap");
         let tag = whole.split('.').nth(2).unwrap().to_owned();
-        let names = std::fs::read_dir("/dev/shm").unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
+        let names = std::fs::read_dir("/dev/shm")
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name().into_string().unwrap());
         names.filter(|name| name.contains(&tag)).collect::<Vec<_>>()
     };
     let as_nobody = |more: &[&str], source: &str| {
-        let mut command = scene.command_at(Path::new("setpriv"));
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).args(more).arg(&ringd);
-        command.arg("--run-dir").arg(&dir).args(["run", "--name", "tap", "--source", source, "--capacity", "1MiB"]);
+        let mut command = env.command_at(Path::new("setpriv"));
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .args(more)
+            .arg(&ringd);
+        command.arg("--run-dir").arg(&dir).args([
+            "run",
+            "--name",
+            "tap",
+            "--source",
+            source,
+            "--capacity",
+            "1MiB",
+        ]);
         near.enter(&mut command);
-        scene.start(command)
+        env.start(command)
     };
     let refused = |process: Process, says: &[&str]| {
         let done = process.output();
@@ -528,10 +646,14 @@ fn without_rights_it_says_so() {
         let left: Vec<_> = std::fs::read_dir(&dir).unwrap().flatten().map(|e| e.path()).collect();
         assert!(left.is_empty() && objects().is_empty(), "{left:?} {:?}", objects());
     };
-    refused(as_nobody(&[], "packet:vb"), &["packet:vb", "needs CAP_NET_RAW", "setcap cap_net_raw+ep ringd"]);
+    refused(
+        as_nobody(&[], "packet:vb"),
+        &["packet:vb", "needs CAP_NET_RAW", "setcap cap_net_raw+ep ringd"],
+    );
 
     // The control: with this one right it works.
-    let mut granted = as_nobody(&["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"], "packet:vb");
+    let mut granted =
+        as_nobody(&["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"], "packet:vb");
     let socket = paths::socket_path(&dir, "tap");
     let socket = socket.to_str().unwrap();
     wait_until("ringd answers", || {
@@ -552,8 +674,9 @@ fn without_rights_it_says_so() {
     let all = ["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"];
     refused(as_nobody(&all, "packet:nosuch0"), &["no interface \"nosuch0\"; there are: lo, vb"]);
 
-    // An interface that goes away is a fault, not the end: told once, no busy loop, and capture goes on when it is back.
-    let (tap, watch) = broker(&scene, near, "gone", "packet:vb", &["--capacity", "1MiB"]);
+    // An interface that goes away is a fault, not the end: told once, no busy loop, and capture
+    // goes on when it is back.
+    let (tap, watch) = broker(&env, near, "gone", "packet:vb", &["--capacity", "1MiB"]);
     let mut reader = Options::new("from the test").attach(tap.path()).unwrap();
     let mut count = 0;
     let mut come = |expected: u64| {
@@ -577,7 +700,10 @@ fn without_rights_it_says_so() {
     let (cpu, slept, began) = (cpu_ns(tap.process.pid()), sleeps(), Instant::now());
     wait_until("two seconds", || began.elapsed() >= Duration::from_secs(2));
     let seconds = began.elapsed().as_secs_f64();
-    let (cpu, slept) = ((cpu_ns(tap.process.pid()) - cpu) as f64 / 1e9 / seconds, (sleeps() - slept) as f64 / seconds);
+    let (cpu, slept) = (
+        (cpu_ns(tap.process.pid()) - cpu) as f64 / 1e9 / seconds,
+        (sleeps() - slept) as f64 / seconds,
+    );
     assert!(cpu < 0.1 && slept < 20.0, "busy: {cpu} of a processor, {slept} sleeps a second");
     assert!(!tap.process.stderr().contains("capture goes on\n"), "{}", tap.process.stderr());
     come(2);
@@ -592,5 +718,8 @@ fn without_rights_it_says_so() {
     assert!(again <= 1 && faults == 3 + again, "{faults}: {said}");
     assert_eq!(said.lines().count() as u64, 4 + again, "{said}");
     tap.end();
-    println!("while the interface was gone: {:.2} % of a processor, {slept:.1} sleeps a second", cpu * 100.0);
+    println!(
+        "while the interface was gone: {:.2} % of a processor, {slept:.1} sleeps a second",
+        cpu * 100.0
+    );
 }

@@ -1,16 +1,19 @@
-//! What needs neither our module nor a model of an FPGA: programs, the kernel's books, UIO, a bus on which devices come and
-//! go.
+//! What needs neither our module nor a model of an FPGA: programs, the kernel's books, UIO, a bus
+//! on which devices come and go.
 
 use crate::{LIMIT, SOON, guests};
 use anyhow::Result;
-use ringweir_tests::Scene;
+use ringweir_tests::Environment;
 use ringweir_tests::vm::{Flavour, Guest, Prepared};
 use std::time::Duration;
 
 /// One boot of each kernel for everything in this file.
 fn bare(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
-    let scene = Scene::new(LIMIT);
-    let guest = Guest::new(&scene, vm, flavour).processors(2).device("edu", "edu").arguments(&["-device", "e1000"]);
+    let env = Environment::new(LIMIT);
+    let guest = Guest::new(&env, vm, flavour)
+        .processors(2)
+        .device("edu", "edu")
+        .arguments(&["-device", "e1000"]);
     let mut guest = guest.boot()?;
     eprintln!("{}: booted in {:.1} s", flavour.name(), guest.booted.as_secs_f64());
     guest.run("programs", "", Duration::from_secs(60))?;

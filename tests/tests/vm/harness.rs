@@ -1,14 +1,14 @@
 //! Negative controls of the harness itself: whatever goes wrong in a guest, or with it, fails here.
 
 use crate::{LIMIT, SOON, guests};
-use ringweir_tests::Scene;
+use ringweir_tests::Environment;
 use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-fn boot(scene: &Scene, vm: &'static Prepared) -> Machine {
-    Guest::new(scene, vm, Flavour::Amd64).boot().unwrap_or_else(|e| panic!("{e:#}"))
+fn boot(env: &Environment, vm: &'static Prepared) -> Machine {
+    Guest::new(env, vm, Flavour::Amd64).boot().unwrap_or_else(|e| panic!("{e:#}"))
 }
 
 /// What was wrong with what had to fail.
@@ -25,16 +25,26 @@ fn fault<T>(result: anyhow::Result<T>) -> String {
 #[ignore = "boots a virtual machine"]
 fn what_fails_in_a_guest_fails_here() {
     let Some(vm) = Prepared::get("what_fails_in_a_guest_fails_here") else { return };
-    let scene = Scene::new(LIMIT);
-    let mut guest = boot(&scene, vm);
+    let env = Environment::new(LIMIT);
+    let mut guest = boot(&env, vm);
     guest.run("pass", "", SOON).unwrap();
     for (scenario, argument, limit, expected) in [
         ("fail", "the reason", 30, "exit status: 1: the reason"),
         ("assert", "a panic", 30, "a panic"),
         ("hang", "", 1, "did not end within 1s"),
         ("leave behind", "", 30, "left processes behind: [\"busybox\"]"),
-        ("complain", "WARNING: CPU: 0 at a place", 30, "the kernel complained: [\"WARNING: CPU: 0 at a place\"]"),
-        ("complain", "<3>BUG: sleeping function called from invalid context", 30, "the kernel complained"),
+        (
+            "complain",
+            "WARNING: CPU: 0 at a place",
+            30,
+            "the kernel complained: [\"WARNING: CPU: 0 at a place\"]",
+        ),
+        (
+            "complain",
+            "<3>BUG: sleeping function called from invalid context",
+            30,
+            "the kernel complained",
+        ),
         ("no such", "", 30, "no scenario has the name \"no such\""),
     ] {
         let said = fault(guest.run(scenario, argument, Duration::from_secs(limit)));
@@ -51,25 +61,25 @@ fn what_fails_in_a_guest_fails_here() {
 #[ignore = "boots virtual machines"]
 fn a_guest_that_is_gone_or_lies_fails() {
     let Some(vm) = Prepared::get("a_guest_that_is_gone_or_lies_fails") else { return };
-    let scene = Scene::new(LIMIT);
+    let env = Environment::new(LIMIT);
     for (scenario, limit, expected) in [
         ("panic", 30, ["QEMU ended with status 0: the guest panicked", "sysrq triggered crash"]),
         // 1, that is 2 * 0 + 1, as if it had passed; but it has not said so.
         ("sneak away", 30, ["QEMU ended with status 1", "is gone"]),
         ("freeze", 1, ["the guest hangs", ""]),
     ] {
-        let said = fault(boot(&scene, vm).run(scenario, "", Duration::from_secs(limit)));
+        let said = fault(boot(&env, vm).run(scenario, "", Duration::from_secs(limit)));
         assert!(expected.iter().all(|e| said.contains(e)), "{scenario}: {said}");
     }
     // All that it says is good; the exit status is not.
-    let mut liar = boot(&scene, vm);
+    let mut liar = boot(&env, vm);
     liar.run("lie", "", SOON).unwrap();
     let said = fault(liar.end());
     assert!(said.contains("the verdict was good, but QEMU ended with exit status: 3"), "{said}");
 }
 
-/// A crash of the emulator is not taken for a fault of what runs in it. Controls: it is not forgiven for ever, and what fails
-/// otherwise is not tried twice, a guest's panic least of all.
+/// A crash of the emulator is not taken for a fault of what runs in it. Controls: it is not
+/// forgiven for ever, and what fails otherwise is not tried twice, a guest's panic least of all.
 #[test]
 #[ignore = "boots virtual machines"]
 fn a_crash_of_the_emulator_is_no_verdict() {
@@ -78,8 +88,8 @@ fn a_crash_of_the_emulator_is_no_verdict() {
         tried.set(0);
         let test = |vm| {
             tried.set(tried.get() + 1);
-            let scene = Scene::new(LIMIT);
-            let mut guest = boot(&scene, vm);
+            let env = Environment::new(LIMIT);
+            let mut guest = boot(&env, vm);
             if tried.get() <= crashes {
                 let qemu = rustix::process::Pid::from_raw(guest.pid().cast_signed()).unwrap();
                 rustix::process::kill_process(qemu, rustix::process::Signal::SEGV)?;
@@ -87,13 +97,20 @@ fn a_crash_of_the_emulator_is_no_verdict() {
             guest.run(scenario, "", SOON)?;
             guest.end()
         };
-        std::panic::catch_unwind(AssertUnwindSafe(|| guests("a_crash_of_the_emulator_is_no_verdict", test))).is_ok()
+        std::panic::catch_unwind(AssertUnwindSafe(|| {
+            guests("a_crash_of_the_emulator_is_no_verdict", test)
+        }))
+        .is_ok()
     };
     if run(2, "pass") && tried.get() == 0 {
         return;
     }
     assert_eq!(tried.get(), 3, "crashes are not taken for a verdict");
     for (crashes, scenario, tries) in [(3, "pass", 3), (0, "fail", 1), (0, "panic", 1)] {
-        assert_eq!((run(crashes, scenario), tried.get()), (false, tries), "{scenario} after {crashes} crashes");
+        assert_eq!(
+            (run(crashes, scenario), tried.get()),
+            (false, tries),
+            "{scenario} after {crashes} crashes"
+        );
     }
 }

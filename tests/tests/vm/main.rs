@@ -1,9 +1,9 @@
 //! The kernel's side, in virtual machines: Debian's stock and PREEMPT_RT kernels under emulation.
 //!
-//! Contract: these take minutes and the whole machine, so they are left out of `cargo test --workspace` and run as
-//! `cargo test -p ringweir-tests --test vm -- --ignored --test-threads=1` (`.ci/run` does). They prepare what they need
-//! themselves; without QEMU, and without a way to install it, they say `SKIPPED name: reason`. What a guest runs is in
-//! `tests/src/vm/guest`.
+//! Contract: these take minutes and the whole machine, so they are left out of `cargo test
+//! --workspace` and run as `cargo test -p ringweir-tests --test vm -- --ignored --test-threads=1`
+//! (`.ci/run` does). They prepare what they need themselves; without QEMU, and without a way to
+//! install it, they say `SKIPPED name: reason`. What a guest runs is in `tests/src/vm/guest`.
 
 mod broker;
 mod devices;

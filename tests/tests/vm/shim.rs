@@ -1,10 +1,11 @@
-//! `ringshim.ko` on a model of an FPGA and on the teaching device of QEMU, which does DMA: the first datagram, every check of
-//! `ringtest-shim`, and rounds of loading, binding and killing after which the kernel must have in use what it had before.
+//! `ringshim.ko` on a model of an FPGA and on the teaching device of QEMU, which does DMA: the
+//! first datagram, every check of `ringtest-shim`, and rounds of loading, binding and killing after
+//! which the kernel must have in use what it had before.
 
-use crate::broker::board;
+use crate::broker::model;
 use crate::{LIMIT, guests};
 use anyhow::Result;
-use ringweir_tests::Scene;
+use ringweir_tests::Environment;
 use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
 use std::time::Duration;
 
@@ -15,13 +16,16 @@ const FUZZ: u32 = 60;
 /// DMA transfers, each of which takes 100 ms by design of the device.
 const TRANSFERS: u32 = 200;
 
-/// Datagrams that arrive while their consumer goes to sleep, on both kernels together; A16 is about 1 000 000.
+/// Datagrams that arrive while their consumer goes to sleep, on both kernels together; A16 is about
+/// 1 000 000.
 const WAKES: u32 = 20_000;
 
-/// One of the numbers above, for one of two kernels; `RINGWEIR_VM_…` in the environment instead, for each.
+/// One of the numbers above, for one of two kernels; `RINGWEIR_VM_…` in the environment instead,
+/// for each.
 fn number(name: &str, of_both: u32) -> u32 {
     let name = format!("RINGWEIR_VM_{name}");
-    std::env::var(&name).map_or(of_both / 2, |n| n.parse().unwrap_or_else(|e| panic!("{name}={n}: {e}")))
+    std::env::var(&name)
+        .map_or(of_both / 2, |n| n.parse().unwrap_or_else(|e| panic!("{name}={n}: {e}")))
 }
 
 /// What `ringtest-shim` has to find, and how many seconds it may take.
@@ -30,10 +34,11 @@ fn check(guest: &mut Machine, arguments: &str, limit: u32) -> Result<()> {
 }
 
 fn every_check(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
-    let scene = Scene::new(LIMIT);
-    let (_board, socket) = board(&scene, "fpga", &["--rate", "500/s", "--size", "24..1000"]);
-    // Slabs with their checks: every object is counted as soon as it is freed, and writing where one may not is found.
-    let guest = Guest::new(&scene, vm, flavour)
+    let env = Environment::new(LIMIT);
+    let (_model, socket) = model(&env, "fpga", &["--rate", "500/s", "--size", "24..1000"]);
+    // Slabs with their checks: every object is counted as soon as it is freed, and writing where
+    // one may not is found.
+    let guest = Guest::new(&env, vm, flavour)
         .processors(2)
         .device("edu", "edu")
         .ivshmem("fpga", &socket)
@@ -55,13 +60,17 @@ fn every_check(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     guest.run("shim cycle", "10", Duration::from_secs(90))?;
     // Its transfers take longer than everything else in a round.
     guest.monitor()?.unplug("edu")?;
-    guest.run("shim cycle", &rounds.to_string(), Duration::from_secs(60 + 2 * u64::from(rounds)))?;
+    guest.run(
+        "shim cycle",
+        &rounds.to_string(),
+        Duration::from_secs(60 + 2 * u64::from(rounds)),
+    )?;
     guest.end()
 }
 
 fn shared_line(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
-    let scene = Scene::new(LIMIT);
-    let guest = Guest::new(&scene, vm, flavour).processors(2).device("edu", "edu");
+    let env = Environment::new(LIMIT);
+    let guest = Guest::new(&env, vm, flavour).processors(2).device("edu", "edu");
     // Four slots further, on the same bus: the bridge gives it the same line.
     let mut guest = guest.arguments(&["-device", "edu,bus=pcie.0,addr=5"]).boot()?;
     guest.run("shim line", "20", Duration::from_secs(60))?;
@@ -97,10 +106,10 @@ fn wakes(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     let count = number("WAKES", WAKES);
     // The longest, on a host where everything has to wait for everything else.
     let limit = 300 + count / 100;
-    let scene = Scene::new(LIMIT + Duration::from_secs(limit.into()));
+    let env = Environment::new(LIMIT + Duration::from_secs(limit.into()));
     // Going to sleep takes the guest some ten microseconds.
-    let (_board, socket) = board(&scene, "fpga", &["--chase", "50us", "--size", "24"]);
-    let mut guest = Guest::new(&scene, vm, flavour).processors(2).ivshmem("fpga", &socket).boot()?;
+    let (_model, socket) = model(&env, "fpga", &["--chase", "50us", "--size", "24"]);
+    let mut guest = Guest::new(&env, vm, flavour).processors(2).ivshmem("fpga", &socket).boot()?;
     check(&mut guest, &format!("wakes fpga {count}"), limit)?;
     check(&mut guest, "! wakes --edge fpga 1000", 120)?;
     guest.end()

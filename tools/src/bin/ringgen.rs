@@ -1,13 +1,14 @@
 //! `ringgen`: numbered, checksummed, paced datagrams to standard output.
 //!
-//! Contract: the output is whole datagrams only, also when it is interrupted once; a reader that goes away ends it
-//! quietly. What the pace allows is made in one buffer and written at once; before every pause everything is written.
+//! Contract: the output is whole datagrams only, also when it is interrupted once; a reader that
+//! goes away ends it quietly. What the pace allows is made in one buffer and written at once;
+//! before every pause everything is written.
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
-use ringweir_proto::generate::{GenSpec, Generator};
-use ringweir_proto::pace::Pacer;
-use ringweir_proto::quantity::{Count, Span};
+use ringweir_cli::quantity::{Count, Span};
+use ringweir_pattern::generate::{GenSpec, Generator};
+use ringweir_pattern::rate_limiter::RateLimiter;
 use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::File;
@@ -18,13 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Bytes gathered before they are written although no pause is near; also the size asked for a pipe.
+/// Bytes gathered before they are written although no pause is near; also the size asked for a
+/// pipe.
 const BATCH: usize = 256 << 10;
 
 /// Writes numbered, checksummed test datagrams to standard output at a steady rate.
 ///
-/// Every datagram carries its number, channel, length and a checksum, and a body computed from the number: `ringcat
-/// --verify` and `ringstat` then prove what arrived, byte by byte.
+/// Every datagram carries its number, channel, length and a checksum, and a body computed from the
+/// number: `ringcat --verify` and `ringstat` then prove what arrived, byte by byte.
 #[derive(Debug, Parser)]
 #[command(name = "ringgen", version, after_help = EXAMPLES)]
 struct Options {
@@ -59,11 +61,14 @@ Examples:
   A 350 MB/s digitiser of 8 channels as the source of a stream:
     ringgen --rate 350MB/s --size 256KiB --channels 8 | ringd run --name daq0 --source stdin:len32le
   A 1 Mbit/s serial line that delivers 128 bytes at a time:
-    ringgen --rate 1Mbit/s --size 128 --framing fixed | ringd run --name fpga0 --source stdin:fixed:128
+    ringgen --rate 1Mbit/s --size 128 --framing fixed | ringd run --name fpga0 --source \
+    stdin:fixed:128
   A million datagrams of mixed sizes, as fast as they are taken, into a file:
     ringgen --rate max --size 64..1500 --count 1000000 > mixed.len32le
 
-Exit status: 0 ended well, also if the reader of the output went away; 2 wrong usage, or the output cannot be written.";
+Exit status: 0 ended well, also if the reader of the output went away; 2 wrong usage, or the \
+output \
+cannot be written.";
 
 /// How datagrams are told apart in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -88,14 +93,18 @@ impl Framing {
                 "--size {size}: --framing len16be carries at most 65535 bytes"
             ),
             Framing::Fixed => {
-                ensure!(size.min() == size.max(), "--size {size}: --framing fixed needs one size, not a range")
+                ensure!(
+                    size.min() == size.max(),
+                    "--size {size}: --framing fixed needs one size, not a range"
+                )
             }
             Framing::Len32le | Framing::None => {}
         }
         Ok(())
     }
 
-    /// Appends what goes before a datagram of `len` bytes; [`check`](Self::check) has made sure that it fits.
+    /// Appends what goes before a datagram of `len` bytes; [`check`](Self::check) has made sure
+    /// that it fits.
     fn prefix(self, out: &mut Vec<u8>, len: usize) {
         match self {
             Framing::Len32le => out.extend_from_slice(&(len as u32).to_le_bytes()),
@@ -156,10 +165,11 @@ impl Clock for Machine {
     }
 }
 
-/// Writes the datagrams of `generator` until it has no more or `stop` says so, then all that is gathered.
+/// Writes the datagrams of `generator` until it has no more or `stop` says so, then all that is
+/// gathered.
 fn generate(
     generator: &mut Generator,
-    pacer: &mut Pacer,
+    limiter: &mut RateLimiter,
     framing: Framing,
     out: &mut impl Write,
     clock: &mut impl Clock,
@@ -172,13 +182,13 @@ fn generate(
             break;
         }
         // The clock is asked only when, by the time of the last look, nothing is due.
-        if !pacer.due(now) {
+        if !limiter.due(now) {
             now = clock.now_ns();
-            if !pacer.due(now) {
+            if !limiter.due(now) {
                 out.write_all(&batch)?;
                 batch.clear();
                 now = clock.now_ns();
-                if let Some(ns) = pacer.ready_at().checked_sub(now).filter(|&ns| ns > 0) {
+                if let Some(ns) = limiter.ready_at().checked_sub(now).filter(|&ns| ns > 0) {
                     clock.pause(ns);
                 }
                 continue;
@@ -188,7 +198,7 @@ fn generate(
         let start = batch.len();
         batch.resize(start + len, 0);
         generator.fill_next(&mut batch[start..]);
-        pacer.spend(len);
+        limiter.spend(len);
         if batch.len() >= BATCH {
             out.write_all(&batch)?;
             batch.clear();
@@ -203,7 +213,10 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let spec = options.spec()?;
     let stdout = io::stdout();
     if stdout.is_terminal() && !options.force {
-        bail!("datagrams are not for a terminal: pipe them into `ringd run --source stdin:len32le`, or say --force");
+        bail!(
+            "datagrams are not for a terminal: pipe them into `ringd run --source stdin:len32le`, \
+            or say --force"
+        );
     }
     // Std's own handle searches for newlines.
     let mut out = File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?);
@@ -212,7 +225,8 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
     let stopped = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM] {
-        // The first one ends the output behind a datagram; a second one ends the process, should a reader block it.
+        // The first one ends the output behind a datagram; a second one ends the process, should a
+        // reader block it.
         let second = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&second))?;
         signal_hook::flag::register(signal, second)?;
@@ -220,18 +234,19 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
 
     let mut generator = Generator::new(&spec);
-    let mut pacer = spec.pacer();
+    let mut limiter = spec.limiter();
     let mut clock = Machine(Instant::now());
     let stop = || stopped.load(Ordering::Relaxed) != 0;
-    match generate(&mut generator, &mut pacer, options.framing, &mut out, &mut clock, stop) {
+    match generate(&mut generator, &mut limiter, options.framing, &mut out, &mut clock, stop) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
         Err(error) => return Err(error).context("cannot write to standard output"),
     }
-    if pacer.forgiven_ns() > 0 {
-        let behind = Span(Duration::from_nanos(pacer.forgiven_ns()));
+    if limiter.forgiven_ns() > 0 {
+        let behind = Span(Duration::from_nanos(limiter.forgiven_ns()));
         eprintln!(
-            "ringgen: the rate could not be held: {behind} of {} were given up, {} datagrams written",
+            "ringgen: the rate could not be held: {behind} of {} were given up, {} datagrams \
+            written",
             Span(clock.0.elapsed()),
             Count(generator.made())
         );
@@ -247,7 +262,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
-    ringweir_tools::manual::answer(<Options as clap::CommandFactory>::command);
+    ringweir_cli::manual::answer(<Options as clap::CommandFactory>::command);
     run(&Options::parse()).unwrap_or_else(|error| {
         eprintln!("ringgen: {error:#}");
         ExitCode::from(2)
@@ -257,7 +272,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringweir_proto::numbered::Verifier;
+    use ringweir_pattern::crc::Verifier;
     use std::cell::Cell;
 
     fn options(line: &str) -> Options {
@@ -287,15 +302,17 @@ mod tests {
         let options = options(line);
         let spec = options.spec().unwrap();
         let (mut out, mut clock) = (Vec::new(), Still::default());
-        let (mut generator, mut pacer) = (Generator::new(&spec), spec.pacer());
-        generate(&mut generator, &mut pacer, options.framing, &mut out, &mut clock, || false).unwrap();
+        let (mut generator, mut limiter) = (Generator::new(&spec), spec.limiter());
+        generate(&mut generator, &mut limiter, options.framing, &mut out, &mut clock, || false)
+            .unwrap();
         (out, clock)
     }
 
     #[test]
     fn length_prefixed_output_verifies() {
         for (framing, width) in [("len16be", 2), ("len32le", 4)] {
-            let line = format!("ringgen --size 24..1500 --count 2000 --rate max --framing {framing}");
+            let line =
+                format!("ringgen --size 24..1500 --count 2000 --rate max --framing {framing}");
             let (out, _) = output(&line);
             let (mut rest, mut verifier) = (&out[..], Verifier::default());
             while !rest.is_empty() {
@@ -357,9 +374,10 @@ mod tests {
         let spec = options("ringgen --size 96 --count 4 --rate 10/s").spec().unwrap();
         let written = Cell::new(0);
         let mut clock = Watch(&written, Vec::new(), 0);
-        let (mut generator, mut pacer) = (Generator::new(&spec), spec.pacer());
+        let (mut generator, mut limiter) = (Generator::new(&spec), spec.limiter());
         let out = &mut Tally(&written);
-        generate(&mut generator, &mut pacer, Framing::Len32le, out, &mut clock, || false).unwrap();
+        generate(&mut generator, &mut limiter, Framing::Len32le, out, &mut clock, || false)
+            .unwrap();
         assert_eq!((clock.1, written.get()), (vec![100, 200, 300], 400));
     }
 
@@ -369,16 +387,19 @@ mod tests {
         let looks = Cell::new(0);
         let stop = || looks.replace(looks.get() + 1) == 3;
         let mut out = Vec::new();
-        let (mut generator, mut pacer) = (Generator::new(&spec), spec.pacer());
+        let (mut generator, mut limiter) = (Generator::new(&spec), spec.limiter());
         let clock = &mut Still::default();
-        generate(&mut generator, &mut pacer, Framing::None, &mut out, clock, stop).unwrap();
+        generate(&mut generator, &mut limiter, Framing::None, &mut out, clock, stop).unwrap();
         assert_eq!(out.len(), 3000);
     }
 
     #[test]
     fn options_that_contradict_are_refused_by_name() {
         for (line, part) in [
-            ("ringgen --size 64..128 --framing fixed", "--size 64..128: --framing fixed needs one size"),
+            (
+                "ringgen --size 64..128 --framing fixed",
+                "--size 64..128: --framing fixed needs one size",
+            ),
             ("ringgen --size 65536 --framing len16be", "at most 65535 bytes"),
             ("ringgen --size 8", "size=8: a numbered datagram has at least 24 bytes"),
             ("ringgen --rate 0/s", "rate=0/s"),

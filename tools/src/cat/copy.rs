@@ -1,11 +1,12 @@
 //! The loop of `ringcat`: from the ring through a sink to the output, and what is said at the end.
 //!
-//! Contract: what is written is whole datagrams in order; a torn one is taken back. Output is gathered and written when
-//! the stream pauses or enough has come; between two datagrams the loop looks whether it is to end.
+//! Contract: what is written is whole datagrams in order; a torn one is taken back. Output is
+//! gathered and written when the stream pauses or enough has come; between two datagrams the loop
+//! looks whether it is to end.
 
 use super::options::Cli;
+use crate::account::ReaderAccount;
 use crate::arguments::Time;
-use crate::books::Books;
 use crate::sink::{About, Format, Settings, Sink};
 use crate::stop::Stop;
 use anyhow::Context;
@@ -35,20 +36,26 @@ pub(super) struct Cat<'a> {
     sink: Box<dyn Sink>,
     to: File,
     out: Vec<u8>,
-    pub(super) books: Books,
+    pub(super) account: ReaderAccount,
     /// Turns publish times into dates.
     date_offset: u64,
 }
 
 impl<'a> Cat<'a> {
     pub(super) fn new(cli: &'a Cli, format: &Format, to: File, reader: &Reader) -> Self {
-        let settings = Settings { link_type: cli.link_type.0, max_datagram: reader.geometry().max_datagram() };
+        let settings =
+            Settings { link_type: cli.link_type.0, max_datagram: reader.geometry().max_datagram() };
         Self {
             cli,
             sink: (format.make)(&settings),
             to,
             out: Vec::with_capacity(2 * BATCH),
-            books: Books::new(format!("ringcat: {}", cli.stream), cli.quiet, cli.verify, reader),
+            account: ReaderAccount::new(
+                format!("ringcat: {}", cli.stream),
+                cli.quiet,
+                cli.verify,
+                reader,
+            ),
             date_offset: reader.publish_date(0),
         }
     }
@@ -85,16 +92,16 @@ impl<'a> Cat<'a> {
                         Err(e) => return Err(e.into()),
                     }
                     taken += 1;
-                    self.books.datagram(&self.out[start..], &about);
+                    self.account.datagram(&self.out[start..], &about);
                     self.sink.after(&mut self.out, start, &about);
                     if self.out.len() >= BATCH && !self.flush()? {
                         return Ok(Why::OutputGone);
                     }
                 }
-                Read::Gap(gap) => self.books.gap(&gap),
-                Read::Demoted(demoted) => self.books.demoted(demoted),
+                Read::Gap(gap) => self.account.gap(&gap),
+                Read::Demoted(demoted) => self.account.demoted(demoted),
                 Read::Restarted(restart) => {
-                    self.books.restarted(restart);
+                    self.account.restarted(restart);
                     self.date_offset = reader.publish_date(0);
                 }
                 Read::Ended(End::Detached(by)) => return Ok(Why::Detached(by)),
@@ -145,6 +152,6 @@ impl<'a> Cat<'a> {
 
     /// The last word; whether everything adds up.
     pub(super) fn conclude(&mut self, reader: &mut Reader, why: Why) -> anyhow::Result<bool> {
-        self.books.conclude(reader, self.cli.stats || self.cli.verify || why == Why::Signal, "")
+        self.account.conclude(reader, self.cli.stats || self.cli.verify || why == Why::Signal, "")
     }
 }

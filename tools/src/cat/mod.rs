@@ -1,14 +1,16 @@
-//! `ringcat`: one stream's datagrams to standard output, a file or a capture, and proof of what arrived.
+//! `ringcat`: one stream's datagrams to standard output, a file or a capture, and proof of what
+//! arrived.
 //!
-//! Contract: what is written is whole datagrams in order; what was lost is on stderr, with its count and place, and never
-//! in the output. Output is gathered and written when the stream pauses or enough has come. A reader of the output that
-//! goes away ends it quietly; SIGINT and SIGTERM end it behind a whole datagram.
+//! Contract: what is written is whole datagrams in order; what was lost is on stderr, with its
+//! count and place, and never in the output. Output is gathered and written when the stream pauses
+//! or enough has come. A reader of the output that goes away ends it quietly; SIGINT and SIGTERM
+//! end it behind a whole datagram.
 
 mod copy;
 mod options;
-mod outlet;
+mod socket_server;
 
-use crate::books::DETACHED;
+use crate::account::DETACHED;
 use crate::stop::Stop;
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser};
@@ -22,7 +24,7 @@ use std::process::ExitCode;
 
 /// The program.
 pub fn main() -> ExitCode {
-    crate::manual::answer(Cli::command);
+    ringweir_cli::manual::answer(Cli::command);
     let cli = Cli::parse();
     match run(&cli) {
         Ok(status) => status,
@@ -37,12 +39,15 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signals()?;
     if let Some(place) = &cli.unix {
-        let adds_up = outlet::run(cli, place, &stop)?;
+        let adds_up = socket_server::run(cli, place, &stop)?;
         return Ok(if adds_up { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let stdout = io::stdout();
     let Some(format) = choose(cli, stdout.is_terminal()) else {
-        bail!(Usage("bytes are not for a terminal: choose --format hex, redirect, say -w FILE, or --force".into()));
+        bail!(Usage(
+            "bytes are not for a terminal: choose --format hex, redirect, say -w FILE, or --force"
+                .into()
+        ));
     };
 
     let mut options = Options::new(&cli.label).start(cli.from.0);
@@ -55,7 +60,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     // Attached first: a file is not emptied for a stream that is not there.
     let mut reader = options.attach(&cli.stream)?;
     let to = match &cli.write {
-        Some(path) => File::create(path).with_context(|| format!("cannot write to {}", path.display()))?,
+        Some(path) => {
+            File::create(path).with_context(|| format!("cannot write to {}", path.display()))?
+        }
         // Std's own handle searches for newlines.
         None => File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?),
     };
@@ -68,12 +75,12 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if why == Why::Timeout
         && let Some(count) = cli.count
     {
-        let taken = cat.books.all().delivered;
-        cat.books.words.say(format_args!("--timeout: {taken} of {count} datagrams came"));
+        let taken = cat.account.all().delivered;
+        cat.account.words.say(format_args!("--timeout: {taken} of {count} datagrams came"));
         return Ok(ExitCode::FAILURE);
     }
     if let Why::Detached(by) = why {
-        cat.books.words.say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+        cat.account.words.say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
     }
     Ok(match why {
         _ if !adds_up => ExitCode::FAILURE,

@@ -2,7 +2,7 @@
 //!
 //! Contract: what is typed is understood here or refused by name; nothing is opened or attached.
 
-use super::outlet::Place;
+use super::socket_server::Place;
 use crate::arguments::{From, Time};
 use crate::sink;
 use clap::{ArgAction, Parser};
@@ -11,8 +11,8 @@ use std::str::FromStr;
 
 /// Writes the datagrams of a stream to standard output or a file, or proves them.
 ///
-/// What is lost is told on stderr as it happens. A stream never waits for ringcat: if the output is slow, ringcat is
-/// lapped and says so.
+/// What is lost is told on stderr as it happens. A stream never waits for ringcat: if the output is
+/// slow, ringcat is lapped and says so.
 #[derive(Debug, Parser)]
 #[command(name = "ringcat", version, after_help = EXAMPLES)]
 pub(super) struct Cli {
@@ -31,29 +31,34 @@ pub(super) struct Cli {
     /// Short for --format len32le
     #[arg(long, conflicts_with = "format")]
     len_prefix: bool,
-    /// Link type in a capture: EN10MB, RAW, USER0 … USER15 or a number from tcpdump.org/linktypes.html
+    /// Link type in a capture: EN10MB, RAW, USER0 … USER15 or a number from
+    /// tcpdump.org/linktypes.html
     #[arg(long, value_name = "TYPE", default_value = "EN10MB")]
     pub(super) link_type: LinkType,
     /// Write to this file instead of standard output
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     pub(super) write: Option<PathBuf>,
-    /// Listen here instead: seqpacket[,mode=0600]:PATH. Each client is a reader of its own and gets one datagram a read;
-    /// --count and --from are for each client, and a slow one slows nobody
+    /// Listen here instead: seqpacket[,mode=0600]:PATH. Each client is a reader of its own and gets
+    /// one datagram a read; --count and --from are for each client, and a slow one slows nobody
     #[arg(long, value_name = "PLACE", conflicts_with_all = ["write", "format", "len_prefix", "link_type", "until_idle", "force"])]
     pub(super) unix: Option<Place>,
     /// With --unix: end when the last client has gone
     #[arg(long, requires = "unix")]
     pub(super) once: bool,
-    /// Check every byte of a numbered stream (ringgen, gen:), and that what is missing is what was told as lost
+    /// Check every byte of a numbered stream (ringgen, gen:), and that what is missing is what was
+    /// told as lost
     #[arg(long)]
     pub(super) verify: bool,
-    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts (--lossless of ringd)
+    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts
+    /// (--lossless of ringd)
     #[arg(long)]
     pub(super) lossless: bool,
-    /// Say at the end what was delivered and lost (said anyway with --verify, after a loss or a signal)
+    /// Say at the end what was delivered and lost (said anyway with --verify, after a loss or a
+    /// signal)
     #[arg(long)]
     pub(super) stats: bool,
-    /// Say only what went wrong with ringcat itself; losses show in the exit status of --verify alone
+    /// Say only what went wrong with ringcat itself; losses show in the exit status of --verify
+    /// alone
     #[arg(short, long)]
     pub(super) quiet: bool,
     /// What ringstat calls this reader
@@ -80,9 +85,11 @@ Examples:
   Prove a test stream, byte by byte, from what the ring still holds:
     ringcat demo --from oldest -n 100000 --verify
   Capture for Wireshark:
-    ringcat tap0 --format pcap -w tap0.pcap      or      ringcat tap0 --format pcap | wireshark -k -i -
+    ringcat tap0 --format pcap -w tap0.pcap      or      ringcat tap0 --format pcap | wireshark -k \
+    -i -
   A socket for standard tools, one datagram a read, any number of clients:
-    ringcat fpga0 --unix seqpacket:/tmp/fpga0 &          then          socat -u UNIX-CONNECT:/tmp/fpga0,type=5 - | xxd
+    ringcat fpga0 --unix seqpacket:/tmp/fpga0 &          then          socat -u \
+    UNIX-CONNECT:/tmp/fpga0,type=5 - | xxd
   Into another ring:
     ringcat daq0 --len-prefix | ringd run --name copy0 --source stdin:len32le
 
@@ -112,9 +119,9 @@ impl FromStr for LinkType {
             "CAN_SOCKETCAN" => Some(227),
             _ => user.map(|n| 147 + n).or(name.parse().ok().filter(|n| *n <= 0xFFFF)),
         };
-        known
-            .map(Self)
-            .ok_or_else(|| "say EN10MB, RAW, LINUX_SLL, IPV4, IPV6, USER0 … USER15 or a number up to 65535".into())
+        known.map(Self).ok_or_else(|| {
+            "say EN10MB, RAW, LINUX_SLL, IPV4, IPV6, USER0 … USER15 or a number up to 65535".into()
+        })
     }
 }
 
@@ -165,11 +172,19 @@ mod tests {
         assert_eq!(cli("ringcat x").from, From(Start::Latest));
         assert_eq!(cli("ringcat x --from oldest").from, From(Start::Oldest));
         assert_eq!(cli("ringcat x --from 77").from, From(Start::Seq(77)));
-        assert_eq!(cli("ringcat x --timeout 2 --until-idle 500ms").timeout, Some(Time(Duration::from_secs(2))));
+        assert_eq!(
+            cli("ringcat x --timeout 2 --until-idle 500ms").timeout,
+            Some(Time(Duration::from_secs(2)))
+        );
         for (text, number) in [("en10mb", 1), ("USER3", 150), ("DLT_RAW", 101), ("147", 147)] {
             assert_eq!(text.parse(), Ok(LinkType(number)), "{text}");
         }
-        for bad in ["ringcat x --from yesterday", "ringcat x --link-type USER16", "ringcat x --format xml", "ringcat"] {
+        for bad in [
+            "ringcat x --from yesterday",
+            "ringcat x --link-type USER16",
+            "ringcat x --format xml",
+            "ringcat",
+        ] {
             assert!(Cli::try_parse_from(bad.split_whitespace()).is_err(), "{bad}");
         }
     }

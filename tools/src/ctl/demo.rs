@@ -1,8 +1,8 @@
 //! `ringctl demo`: the whole thing on one screen, with no root and no device.
 //!
-//! Contract: everything it starts lives in a run directory of its own and ends with it. Nothing is staged: the readers are
-//! `ringcat --verify` in processes of their own, one of them is stopped with SIGSTOP, and each says at the end what it got
-//! and what it was told it lost.
+//! Contract: everything it starts lives in a run directory of its own and ends with it. Nothing is
+//! staged: the readers are `ringcat --verify` in processes of their own, one of them is stopped
+//! with SIGSTOP, and each says at the end what it got and what it was told it lost.
 
 use anyhow::Context;
 use clap::Args;
@@ -24,7 +24,7 @@ pub(super) struct Options {
     seconds: u64,
     /// What ringd makes up: rate of the stream
     #[arg(long, default_value = "20MB/s")]
-    rate: ringweir_proto::quantity::Rate,
+    rate: ringweir_cli::quantity::Rate,
 }
 
 pub(super) const EXAMPLES: &str = "\
@@ -43,18 +43,27 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let stage = Stage::new()?;
     // Half a second of history: whoever is stopped for longer is lapped.
     let source = format!("gen:rate={},size=64..1500,channels=3", rate_argument(options.rate));
-    let mut ringd =
-        stage.start("ringd", "ringd", &["run", "--name", "demo", "--source", &source, "--depth", "500ms"])?;
+    let mut ringd = stage.start(
+        "ringd",
+        "ringd",
+        &["run", "--name", "demo", "--source", &source, "--depth", "500ms"],
+    )?;
     stage.wait_for_broker(&mut ringd)?;
     eprint!("{}", stage.said("ringd"));
     let mut readers = Vec::new();
     for label in READERS {
         readers.push(stage.start(label, "ringcat", &["demo", "--verify", "--label", label])?);
     }
-    eprintln!("ringctl: {} is going to be stopped (SIGSTOP) for a while; the others will not notice", READERS[2]);
+    eprintln!(
+        "ringctl: {} is going to be stopped (SIGSTOP) for a while; the others will not notice",
+        READERS[2]
+    );
 
     let count = options.seconds.to_string();
-    let mut screen = stage.command("ringstat", &["demo", "-w", "1", "--count", &count])?.spawn().context("ringstat")?;
+    let mut screen = stage
+        .command("ringstat", &["demo", "-w", "1", "--count", &count])?
+        .spawn()
+        .context("ringstat")?;
     let began = Instant::now();
     let (stop_at, go_on_at) = (options.seconds as f64 * 0.25, options.seconds as f64 * 0.6);
     let mut step = 0;
@@ -90,7 +99,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Rates print with a space that a source's argument does not have.
-fn rate_argument(rate: ringweir_proto::quantity::Rate) -> String {
+fn rate_argument(rate: ringweir_cli::quantity::Rate) -> String {
     rate.to_string().replace(' ', "")
 }
 
@@ -107,10 +116,17 @@ struct Stage {
 
 impl Stage {
     fn new() -> anyhow::Result<Self> {
-        let programs = std::env::current_exe()?.parent().context("ringctl lies in no directory")?.to_path_buf();
+        let programs = std::env::current_exe()?
+            .parent()
+            .context("ringctl lies in no directory")?
+            .to_path_buf();
         for program in ["ringd", "ringcat", "ringstat"] {
             let path = programs.join(program);
-            anyhow::ensure!(path.exists(), "{} is missing: build everything (cargo build --release)", path.display());
+            anyhow::ensure!(
+                path.exists(),
+                "{} is missing: build everything (cargo build --release)",
+                path.display()
+            );
         }
         let dir = std::env::temp_dir().join(format!("ringweir-demo-{}", std::process::id()));
         std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -136,7 +152,11 @@ impl Stage {
         let limit = Instant::now() + Duration::from_secs(10);
         while ringweir::describe(&socket.to_string_lossy()).is_err() {
             let gone = ringd.try_wait()?.is_some();
-            anyhow::ensure!(!gone && Instant::now() < limit, "ringd does not start: {}", self.said("ringd").trim());
+            anyhow::ensure!(
+                !gone && Instant::now() < limit,
+                "ringd does not start: {}",
+                self.said("ringd").trim()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())

@@ -1,10 +1,11 @@
 //! `ringctl detach STREAM READER`: takes a reader's place back.
 //!
-//! Contract: exactly one reader goes or none: a name that fits several is refused with the list of them, and the broker is
-//! told place *and* moment of attaching, so that nobody else is hit who got the place meanwhile.
+//! Contract: exactly one reader goes or none: a name that fits several is refused with the list of
+//! them, and the broker is told place *and* moment of attaching, so that nobody else is hit who got
+//! the place meanwhile.
 
 use super::Usage;
-use crate::reach::{self, Pending};
+use crate::broker_query::{self, Pending};
 use crate::stat::columns::printable;
 use crate::stat::json;
 use crate::{date, output};
@@ -18,7 +19,8 @@ use serde::Serialize;
 pub(super) struct Options {
     /// Stream, or path of its socket
     stream: String,
-    /// Label, pid or index of the reader, as `ringstat` and `ringctl show` say; label:X, pid:N and index:N say which is meant
+    /// Label, pid or index of the reader, as `ringstat` and `ringctl show` say; label:X, pid:N and
+    /// index:N say which is meant
     reader: String,
     /// One JSON object about the reader that is gone
     #[arg(long)]
@@ -31,9 +33,13 @@ Examples:
   ringctl detach daq0 pid:4130
   ringctl detach daq0 index:2
 
-For root and the broker's own user. The reader is told: the library ends with End::Detached, ringcat with status 3. One that
-is stopped or does not listen loses its place and its wake-ups; a mapping that it keeps can be read from, never written.
-Exit status: 0 detached; 1 no such stream or reader, or not allowed; 2 wrong usage, or several readers fit.";
+For root and the broker's own user. The reader is told: the library ends with End::Detached, \
+ringcat with status 3. One that
+is stopped or does not listen loses its place and its wake-ups; a mapping that it keeps can be \
+read \
+from, never written.
+Exit status: 0 detached; 1 no such stream or reader, or not allowed; 2 wrong usage, or several \
+readers fit.";
 
 #[derive(Serialize)]
 struct Gone<'a> {
@@ -47,10 +53,11 @@ struct Gone<'a> {
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let snapshot = Pending::ask(&options.stream, |name| Ok(Watch::attach(name)?.snapshot()))
         .wait()
-        .map_err(reach::with_unreadable)?
+        .map_err(broker_query::with_unreadable)?
         .context("its broker shows no figures yet: try again")?;
     let reader = choose(&snapshot, &options.reader)?;
-    let (index, attached) = (reader.get(ReaderFact::Index) as u32, reader.get(ReaderFact::AttachedRealtime));
+    let (index, attached) =
+        (reader.get(ReaderFact::Index) as u32, reader.get(ReaderFact::AttachedRealtime));
     Pending::ask(&options.stream, move |name| ringweir::detach(name, index, attached)).wait()?;
     let text = if options.json {
         json::line(&Gone {
@@ -86,7 +93,11 @@ fn choose<'s>(snapshot: &'s Snapshot, wanted: &str) -> anyhow::Result<&'s Reader
             Some(("label", label)) => reader.label == label,
             Some(("pid", pid)) => number(ReaderFact::Pid, pid),
             Some(("index", index)) => number(ReaderFact::Index, index),
-            _ => reader.label == wanted || number(ReaderFact::Pid, wanted) || number(ReaderFact::Index, wanted),
+            _ => {
+                reader.label == wanted
+                    || number(ReaderFact::Pid, wanted)
+                    || number(ReaderFact::Index, wanted)
+            }
         }
     };
     let found: Vec<_> = snapshot.readers.iter().filter(fits).collect();
@@ -95,7 +106,9 @@ fn choose<'s>(snapshot: &'s Snapshot, wanted: &str) -> anyhow::Result<&'s Reader
     };
     match found[..] {
         [reader] => Ok(reader),
-        [] if snapshot.readers.is_empty() => Err(anyhow!("stream {:?} has no readers", snapshot.name)),
+        [] if snapshot.readers.is_empty() => {
+            Err(anyhow!("stream {:?} has no readers", snapshot.name))
+        }
         [] => Err(anyhow!(
             "stream {:?} has no reader {wanted:?}; there are:{}",
             snapshot.name,

@@ -1,18 +1,18 @@
 //! `ringctl gc`: removes what brokers that died have left behind.
 //!
-//! Contract: dead is what nobody holds the locks of ([`lock`]); pids are never asked. The stream's lock is held while its
-//! things are removed, so a broker that starts at the same moment keeps its fresh ring. What is not exactly ours (another
-//! type of file, another magic, another user's) is not touched, and said. Run directories stay: somebody may have set
-//! their group and mode.
+//! Contract: dead is what nobody holds the locks of ([`lock`]); pids are never asked. The stream's
+//! lock is held while its things are removed, so a broker that starts at the same moment keeps its
+//! fresh ring. What is not exactly ours (another type of file, another magic, another user's) is
+//! not touched, and said. Run directories stay: somebody may have set their group and mode.
 
 use crate::output;
 use crate::stat::json;
 use clap::Args;
+use ringweir_cli::quantity::Bytes;
 use ringweir_proto::layout::{MAGIC, PAGE};
 use ringweir_proto::os::lock::{self, LockError, StreamLock};
 use ringweir_proto::os::paths::{self, ObjectName};
 use ringweir_proto::os::socket;
-use ringweir_proto::quantity::Bytes;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -45,7 +45,8 @@ Examples:
   ringctl gc --json | jq -r 'select(.action==\"removed\")|.path'
 
 Nothing of a running stream is touched, and nothing that is not exactly what ringd makes.
-Exit status: 0 done, also if there was nothing to do; 1 something dead could not be removed; 2 wrong usage.";
+Exit status: 0 done, also if there was nothing to do; 1 something dead could not be removed; 2 \
+wrong usage.";
 
 /// What has been done to a thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +55,7 @@ pub(super) enum Action {
     Removed,
     WouldRemove,
     /// Looks like ours, is not, or is nobody's to remove here.
-    Kept,
+    StoredRing,
     /// Belongs to a running stream.
     Live,
     Failed,
@@ -82,7 +83,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     let text = if options.json { found.iter().map(json::line).collect() } else { words(&found) };
     output::put(&text)?;
     let count = |action| found.iter().filter(|f| f.action == action).count();
-    if !options.json && count(Action::Removed) + count(Action::WouldRemove) + count(Action::Failed) == 0 {
+    if !options.json
+        && count(Action::Removed) + count(Action::WouldRemove) + count(Action::Failed) == 0
+    {
         eprintln!("ringctl: nothing to remove ({} of running streams)", count(Action::Live));
     }
     Ok(count(Action::Failed) == 0)
@@ -93,7 +96,7 @@ fn words(found: &[Found]) -> String {
         let what = match f.action {
             Action::Removed => "removed",
             Action::WouldRemove => "would remove",
-            Action::Kept => "kept",
+            Action::StoredRing => "kept",
             Action::Failed => "failed",
             Action::Live => return None,
         };
@@ -119,7 +122,8 @@ impl Sweep {
             let tag = paths::tag(dir);
             let of_dir: Vec<&ObjectName> = objects.iter().filter(|o| o.tag == tag).collect();
             let names = paths::streams_in(dir).into_iter().chain(paths::locks_in(dir));
-            let streams: BTreeSet<String> = names.chain(of_dir.iter().map(|o| o.stream.clone())).collect();
+            let streams: BTreeSet<String> =
+                names.chain(of_dir.iter().map(|o| o.stream.clone())).collect();
             for stream in streams {
                 self.stream(dir, &stream, &of_dir, &mut found);
             }
@@ -128,8 +132,9 @@ impl Sweep {
         for object in objects.iter().filter(|o| !tags.contains(&o.tag)) {
             let Thing { path, .. } = Thing::object(object);
             if inspect_ring(&path, object.uid, self.uid).is_ok() && !is_held(&path) {
-                let reason = "its run directory is not among those looked at: say ringctl gc --run-dir DIR";
-                found.push(note(Action::Kept, "ring", path, &object.stream, reason));
+                let reason =
+                    "its run directory is not among those looked at: say ringctl gc --run-dir DIR";
+                found.push(note(Action::StoredRing, "ring", path, &object.stream, reason));
             }
         }
         found
@@ -137,13 +142,15 @@ impl Sweep {
 
     /// Everything of one stream of one run directory.
     fn stream(&self, dir: &Path, stream: &str, objects: &[&ObjectName], found: &mut Vec<Found>) {
-        let mut things: Vec<Thing> = objects.iter().filter(|o| o.stream == stream).map(|o| Thing::object(o)).collect();
+        let mut things: Vec<Thing> =
+            objects.iter().filter(|o| o.stream == stream).map(|o| Thing::object(o)).collect();
         things.push(Thing { kind: "socket", path: paths::socket_path(dir, stream), uid: None });
         let lock_path = paths::lock_path(dir, stream);
         let has_lock = rustix::fs::lstat(&lock_path).is_ok();
         let live = "its broker runs";
         if lock::is_served(dir, stream) || answers(&paths::socket_path(dir, stream)) {
-            let there = things.into_iter().chain([Thing { kind: "lock", path: lock_path, uid: None }]);
+            let there =
+                things.into_iter().chain([Thing { kind: "lock", path: lock_path, uid: None }]);
             for thing in there.filter(|t| rustix::fs::lstat(&t.path).is_ok()) {
                 found.push(note(Action::Live, thing.kind, thing.path, stream, live));
             }
@@ -154,7 +161,9 @@ impl Sweep {
             match thing.inspect(self.uid) {
                 Ok(Some(owner)) => dead.push((thing, owner)),
                 Ok(None) => {}
-                Err(reason) => found.push(note(Action::Kept, thing.kind, thing.path, stream, &reason)),
+                Err(reason) => {
+                    found.push(note(Action::StoredRing, thing.kind, thing.path, stream, &reason))
+                }
             }
         }
         let mut remove_lock = false;
@@ -164,7 +173,7 @@ impl Sweep {
                 Ok(None) => {}
                 Err(reason) => {
                     // Without it nothing of this stream can be told dead.
-                    found.push(note(Action::Kept, "lock", lock_path, stream, &reason));
+                    found.push(note(Action::StoredRing, "lock", lock_path, stream, &reason));
                     return;
                 }
             }
@@ -173,11 +182,12 @@ impl Sweep {
             // ringd removes its lock last of all: a socket alone is somebody else's.
             for (thing, _) in dead {
                 let reason = "not ours: neither a lock file nor a ring belongs to it";
-                found.push(note(Action::Kept, thing.kind, thing.path, stream, reason));
+                found.push(note(Action::StoredRing, thing.kind, thing.path, stream, reason));
             }
             if has_lock {
-                let reason = "it is empty, nothing says whose it is; the next ringd of this name takes it";
-                found.push(note(Action::Kept, "lock", lock_path, stream, reason));
+                let reason =
+                    "it is empty, nothing says whose it is; the next ringd of this name takes it";
+                found.push(note(Action::StoredRing, "lock", lock_path, stream, reason));
             }
             return;
         }
@@ -187,13 +197,25 @@ impl Sweep {
             Ok(guard) => guard,
             Err(LockError::Held { .. }) => {
                 for (thing, _) in dead {
-                    found.push(note(Action::Live, thing.kind, thing.path, stream, "a broker is starting"));
+                    found.push(note(
+                        Action::Live,
+                        thing.kind,
+                        thing.path,
+                        stream,
+                        "a broker is starting",
+                    ));
                 }
                 return;
             }
             Err(e) => {
                 for (thing, _) in dead {
-                    found.push(note(Action::Failed, thing.kind, thing.path, stream, &e.to_string()));
+                    found.push(note(
+                        Action::Failed,
+                        thing.kind,
+                        thing.path,
+                        stream,
+                        &e.to_string(),
+                    ));
                 }
                 return;
             }
@@ -214,7 +236,9 @@ impl Sweep {
         match thing.inspect(self.uid) {
             Ok(Some(_)) => {}
             Ok(None) => return None,
-            Err(reason) => return Some(note(Action::Kept, thing.kind, thing.path, stream, &reason)),
+            Err(reason) => {
+                return Some(note(Action::StoredRing, thing.kind, thing.path, stream, &reason));
+            }
         }
         if thing.kind == "ring" && is_held(&thing.path) {
             let reason = "a broker holds it, though its lock file is gone";
@@ -224,7 +248,8 @@ impl Sweep {
             let reason = "somebody listens there, though the stream's lock is free";
             return Some(note(Action::Live, thing.kind, thing.path, stream, reason));
         }
-        let mut done = note(Action::WouldRemove, thing.kind, thing.path, stream, "its broker is gone");
+        let mut done =
+            note(Action::WouldRemove, thing.kind, thing.path, stream, "its broker is gone");
         if !self.dry {
             match rustix::fs::unlink(&done.path) {
                 Ok(()) => done.action = Action::Removed,
@@ -310,15 +335,17 @@ fn inspect(path: &Path, kind: FileType, whose: Option<u32>) -> Result<Option<u32
         return Err(format!("not ours: it is a {}", kind_name(is)));
     }
     match whose {
-        Some(me) if stat.st_uid != me => {
-            Err(format!("belongs to uid {}: its owner can remove it, or root with --all-users", stat.st_uid))
-        }
+        Some(me) if stat.st_uid != me => Err(format!(
+            "belongs to uid {}: its owner can remove it, or root with --all-users",
+            stat.st_uid
+        )),
         _ => Ok(Some(stat.st_uid)),
     }
 }
 
-/// The same for a lock file: in it stands what we write and nothing else. `None` also for an empty one, as a broker leaves
-/// that is killed before it writes and as other programs have them: it stops nothing and is no reason to remove anything.
+/// The same for a lock file: in it stands what we write and nothing else. `None` also for an empty
+/// one, as a broker leaves that is killed before it writes and as other programs have them: it
+/// stops nothing and is no reason to remove anything.
 fn inspect_lock(path: &Path, whose: Option<u32>) -> Result<Option<u32>, String> {
     let Some(owner) = inspect(path, FileType::RegularFile, whose)? else { return Ok(None) };
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
@@ -355,7 +382,11 @@ fn inspect_ring(path: &Path, named: u32, whose: Option<u32>) -> Result<Option<u3
 }
 
 fn open(path: &Path) -> Result<std::os::fd::OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Whether a broker holds the ring's own lock; true if it cannot be told.
@@ -368,8 +399,10 @@ fn is_held(path: &Path) -> bool {
 
 /// Whether somebody listens at a socket; what cannot be told counts as that.
 fn answers(path: &Path) -> bool {
-    socket::connect(path)
-        .map_or_else(|e| !matches!(e.errno, Errno::CONNREFUSED | Errno::NOENT | Errno::NOTDIR), |_| true)
+    socket::connect(path).map_or_else(
+        |e| !matches!(e.errno, Errno::CONNREFUSED | Errno::NOENT | Errno::NOTDIR),
+        |_| true,
+    )
 }
 
 fn kind_name(kind: FileType) -> &'static str {
@@ -386,12 +419,14 @@ fn kind_name(kind: FileType) -> &'static str {
 /// Objects in /dev/shm by the look of their names.
 fn objects() -> Vec<ObjectName> {
     let entries = std::fs::read_dir(SHM).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries.filter_map(|e| ObjectName::parse(e.file_name().to_str()?)).collect();
+    let mut names: Vec<_> =
+        entries.filter_map(|e| ObjectName::parse(e.file_name().to_str()?)).collect();
     names.sort_by(|a, b| (a.tag, &a.stream, a.uid).cmp(&(b.tag, &b.stream, b.uid)));
     names
 }
 
 fn note(action: Action, kind: &'static str, path: PathBuf, stream: &str, reason: &str) -> Found {
-    let bytes = rustix::fs::lstat(&path).map_or(0, |s| u64::try_from(s.st_blocks).unwrap_or(0) * 512);
+    let bytes =
+        rustix::fs::lstat(&path).map_or(0, |s| u64::try_from(s.st_blocks).unwrap_or(0) * 512);
     Found { action, kind, path, bytes, stream: stream.into(), reason: reason.into() }
 }

@@ -1,6 +1,6 @@
 //! `ringctl ls`.
 
-use crate::reach::{self, Pending};
+use crate::broker_query::{self, Pending};
 use crate::stat::json;
 use crate::{output, stat::columns::printable};
 use clap::Args;
@@ -77,7 +77,7 @@ impl Row {
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let found = ringweir::streams();
     if found.is_empty() {
-        return Err(reach::nothing_runs());
+        return Err(broker_query::nothing_runs());
     }
     let asked: Vec<_> = found
         .into_iter()
@@ -89,12 +89,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let rows: Vec<Row> = asked
         .into_iter()
         .map(|(name, socket, pending)| {
-            let found =
-                pending.wait().and_then(|s| s.ok_or_else(|| anyhow::anyhow!("its broker shows no figures yet")));
+            let found = pending
+                .wait()
+                .and_then(|s| s.ok_or_else(|| anyhow::anyhow!("its broker shows no figures yet")));
             Row::new(name, socket, found)
         })
         .collect();
-    for problem in reach::unreadable() {
+    for problem in broker_query::unreadable() {
         eprintln!("ringctl: {problem}");
     }
     let text = if options.json { rows.iter().map(json::line).collect() } else { table(&rows) };
@@ -115,7 +116,10 @@ fn table(rows: &[Row]) -> String {
     ]);
     let number = |n: Option<u64>| n.map_or("–".into(), |n| n.to_string());
     for row in rows {
-        let readers = row.readers.zip(row.readers_max).map_or("–".into(), |(n, most)| format!("{n}/{most}"));
+        let readers = row
+            .readers
+            .zip(row.readers_max)
+            .map_or("–".into(), |(n, most)| format!("{n}/{most}"));
         table.add_row([
             row.stream.clone(),
             row.state.into(),
@@ -152,15 +156,25 @@ mod tests {
         snapshot.set_pump(PumpCounter::Published, u64::MAX);
         let rows = [
             Row::new("demo".into(), "/run/ringweir/demo.sock".into(), Ok(snapshot)),
-            Row::new("old".into(), "/run/ringweir/old.sock".into(), Err(anyhow::anyhow!("no broker answers"))),
+            Row::new(
+                "old".into(),
+                "/run/ringweir/old.sock".into(),
+                Err(anyhow::anyhow!("no broker answers")),
+            ),
         ];
         let text = table(&rows);
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[1].starts_with("demo    running") && lines[1].contains("18446744073709551615"), "{text}");
+        assert!(
+            lines[1].starts_with("demo    running") && lines[1].contains("18446744073709551615"),
+            "{text}"
+        );
         assert!(lines[2].starts_with("old     no answer"), "{text}");
         assert_eq!(lines[3], "!! no broker answers");
         let json = json::line(&rows[1]);
-        assert!(json.contains("\"answers\":false") && json.contains("\"published\":null"), "{json}");
+        assert!(
+            json.contains("\"answers\":false") && json.contains("\"published\":null"),
+            "{json}"
+        );
         assert!(json::line(&rows[0]).contains("\"published\":18446744073709551615"));
     }
 }

@@ -1,7 +1,7 @@
 //! `ringctl`: what streams there are, and everything about one of them.
 //!
-//! Contract: a command is one file here and one line in `Command`; it asks brokers with a time limit, so a stopped one is
-//! reported, not waited for.
+//! Contract: a command is one file here and one line in `Command`; it asks brokers with a time
+//! limit, so a stopped one is reported, not waited for.
 
 mod demo;
 mod detach;
@@ -13,8 +13,8 @@ mod pages;
 mod reload;
 mod show;
 
-use crate::manual;
 use clap::{Parser, Subcommand};
+use ringweir_cli::manual;
 use std::process::ExitCode;
 
 /// Looks after the streams of this machine.
@@ -36,7 +36,8 @@ enum Command {
     /// List the devices that ringd can drain, and why the rest cannot be used
     #[command(after_help = devices::EXAMPLES)]
     Devices(devices::Options),
-    /// Tell whether this machine, and a running stream, are fit; each finding with the line that mends it
+    /// Tell whether this machine, and a running stream, are fit; each finding with the line that
+    /// mends it
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Options),
     /// Remove what brokers that died have left: rings in /dev/shm, sockets, locks
@@ -54,7 +55,8 @@ enum Command {
     /// Write the man page of a program, or those of all into a directory
     #[command(after_help = pages::PAGES_EXAMPLES)]
     Man(pages::Pages),
-    /// See it work: a stream, three readers, one of them stopped on purpose, and the live screen; no root, no device
+    /// See it work: a stream, three readers, one of them stopped on purpose, and the live screen;
+    /// no root, no device
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Options),
 }

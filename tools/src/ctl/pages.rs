@@ -1,14 +1,14 @@
 //! `ringctl completions` and `ringctl man`: what every program says of its own command line.
 //!
-//! Contract: each program is asked itself ([`crate::manual`]), the one beside this ringctl before one on the search path, so
-//! that options and page are of one release.
+//! Contract: each program is asked itself ([`ringweir_cli::manual`]), the one beside this ringctl
+//! before one on the search path, so that options and page are of one release.
 
-use crate::manual::PROGRAMS;
 use crate::output;
 use anyhow::{Context, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use clap_complete::Shell;
+use ringweir_cli::manual::PROGRAMS;
+use ringweir_cli::manual::Shell;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -46,8 +46,10 @@ Examples:
 pub(super) fn completions(options: &Completions) -> anyhow::Result<()> {
     let shell = options.shell.to_string();
     let programs = options.program.as_deref().map_or_else(|| PROGRAMS.to_vec(), |p| vec![p]);
-    let texts: Vec<String> =
-        programs.iter().map(|program| ask(program, &["--completions", &shell])).collect::<anyhow::Result<_>>()?;
+    let texts: Vec<String> = programs
+        .iter()
+        .map(|program| ask(program, &["--completions", &shell]))
+        .collect::<anyhow::Result<_>>()?;
     output::put(&texts.join("\n"))?;
     Ok(())
 }
@@ -60,17 +62,22 @@ pub(super) fn pages(options: &Pages) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     for program in PROGRAMS {
         let path = dir.join(format!("{program}.1"));
-        std::fs::write(&path, ask(program, &["--man"])?).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, ask(program, &["--man"])?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         output::put(&format!("{}\n", path.display()))?;
     }
     Ok(())
 }
 
 fn ask(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let beside = std::env::current_exe().ok().and_then(|p| Some(p.parent()?.join(program))).filter(|p| p.exists());
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|p| Some(p.parent()?.join(program)))
+        .filter(|p| p.exists());
     let path = beside.unwrap_or_else(|| program.into());
     let done = Command::new(&path).args(args).output();
-    let done = done.with_context(|| format!("{program} is neither beside ringctl nor on the search path"))?;
+    let done = done
+        .with_context(|| format!("{program} is neither beside ringctl nor on the search path"))?;
     ensure!(
         done.status.success(),
         "{} {} failed: {}",
@@ -78,5 +85,6 @@ fn ask(program: &str, args: &[&str]) -> anyhow::Result<String> {
         args.join(" "),
         String::from_utf8_lossy(&done.stderr).trim()
     );
-    String::from_utf8(done.stdout).with_context(|| format!("{program} wrote something that is not text"))
+    String::from_utf8(done.stdout)
+        .with_context(|| format!("{program} wrote something that is not text"))
 }

@@ -1,10 +1,11 @@
 //! `ringctl reload STREAM`: has the broker of a stream read its file again.
 //!
-//! Contract: what became of each stream that is not as before goes to stdout, one line each; the status says whether the file is what
-//! runs now. A broker that does not answer at all is named at once; one that makes large rings is waited for.
+//! Contract: what became of each stream that is not as before goes to stdout, one line each; the
+//! status says whether the file is what runs now. A broker that does not answer at all is named at
+//! once; one that makes large rings is waited for.
 
+use crate::broker_query::Pending;
 use crate::output;
-use crate::reach::Pending;
 use crate::stat::columns::printable;
 use crate::stat::json;
 use clap::Args;
@@ -28,8 +29,10 @@ Examples:
   stays   daq0: what changed of it takes a restart
   failed  tap0: source \"packet:eth7\": no such interface
 
-For root and the broker's own user, of a broker that was started with --config. SIGHUP does the same without an answer.
-Exit status: 0 the file is what runs now; 1 it is not, for the reasons shown, or there is no such stream, or not allowed.";
+For root and the broker's own user, of a broker that was started with --config. SIGHUP does the \
+same without an answer.
+Exit status: 0 the file is what runs now; 1 it is not, for the reasons shown, or there is no such \
+stream, or not allowed.";
 
 #[derive(Serialize)]
 struct Change<'a> {
@@ -76,7 +79,11 @@ fn words(reloaded: &Reloaded) -> String {
     }
     let mut text = String::new();
     for change in &reloaded.changes {
-        let why = if change.text.is_empty() { String::new() } else { format!(": {}", printable(&change.text)) };
+        let why = if change.text.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", printable(&change.text))
+        };
         text += &format!("{:<7} {}{why}\n", word(change.outcome), printable(&change.stream));
     }
     if reloaded.left_out > 0 {

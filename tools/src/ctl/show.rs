@@ -1,6 +1,6 @@
 //! `ringctl show NAME`.
 
-use crate::reach::{self, Pending};
+use crate::broker_query::{self, Pending};
 use crate::stat::columns::{percent, printable};
 use crate::stat::fleet::Fleet;
 use crate::stat::model::Stream;
@@ -9,7 +9,7 @@ use crate::{date, output};
 use anyhow::Context;
 use clap::Args;
 use ringweir::Description;
-use ringweir_proto::quantity::{Bytes, Span};
+use ringweir_cli::quantity::{Bytes, Span};
 use ringweir_proto::stats::{Kind, PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -45,23 +45,35 @@ struct Shown<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let description = Pending::ask(&options.name, ringweir::describe).wait().map_err(reach::with_unreadable)?;
+    let description = Pending::ask(&options.name, ringweir::describe)
+        .wait()
+        .map_err(broker_query::with_unreadable)?;
     let mut fleet = Fleet::attach(Some(&options.name))?;
     fleet.measure(Duration::from_millis(300));
     let streams = fleet.look();
     let stream = streams.first().context("the stream went away")?;
-    output::put(&if options.json { as_json(&description, stream) } else { as_text(&description, stream) })?;
+    output::put(&if options.json {
+        as_json(&description, stream)
+    } else {
+        as_text(&description, stream)
+    })?;
     Ok(())
 }
 
 fn as_json(d: &Description, stream: &Stream) -> String {
     let metadata = d.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let description = Described { summary: &d.summary, broker_version: &d.broker_version, source: &d.source, metadata };
+    let description = Described {
+        summary: &d.summary,
+        broker_version: &d.broker_version,
+        source: &d.source,
+        metadata,
+    };
     json::line(&Shown { description, sample: json::sample(stream) })
 }
 
 fn as_text(d: &Description, stream: &Stream) -> String {
-    let mut out = format!("{}  {}\n{}\n", table::name(stream), table::facts(stream), table::losses(stream));
+    let mut out =
+        format!("{}  {}\n{}\n", table::name(stream), table::facts(stream), table::losses(stream));
     for remark in table::remarks(stream) {
         out += &format!("!! {remark}\n");
     }
@@ -97,7 +109,12 @@ fn as_text(d: &Description, stream: &Stream) -> String {
             reader.pending.to_string(),
             "datagrams certainly lost that it was not told of yet",
         );
-        plain(&mut out, "lag_pct", percent(reader.lag_share), "share of the ring between it and the newest datagram");
+        plain(
+            &mut out,
+            "lag_pct",
+            percent(reader.lag_share),
+            "share of the ring between it and the newest datagram",
+        );
         plain(
             &mut out,
             "hiwater_pct",
@@ -111,12 +128,23 @@ fn as_text(d: &Description, stream: &Stream) -> String {
     out
 }
 
-fn row(out: &mut String, key: &str, kind: Kind, value: u64, help: &str, (sampled, age): (u64, Duration)) {
+fn row(
+    out: &mut String,
+    key: &str,
+    kind: Kind,
+    value: u64,
+    help: &str,
+    (sampled, age): (u64, Duration),
+) {
     let shown = match kind {
         Kind::Monotonic | Kind::Realtime if value == 0 => "–".into(),
-        Kind::Monotonic => format!("{} ago", Span(Duration::from_nanos(sampled.saturating_sub(value)) + age)),
+        Kind::Monotonic => {
+            format!("{} ago", Span(Duration::from_nanos(sampled.saturating_sub(value)) + age))
+        }
         Kind::Realtime => date::full(value),
-        _ if key.ends_with("_ns") && value > 0 => format!("{value} ({})", Span(Duration::from_nanos(value))),
+        _ if key.ends_with("_ns") && value > 0 => {
+            format!("{value} ({})", Span(Duration::from_nanos(value)))
+        }
         _ if key.contains("bytes") && value >= 1024 => format!("{value} ({})", Bytes(value)),
         _ => value.to_string(),
     };
@@ -144,8 +172,14 @@ mod tests {
     fn everything_is_shown_with_its_help() {
         let (d, stream) = example();
         let text = as_text(&d, &stream);
-        let helps = StreamFact::ALL.iter().map(|f| f.help()).chain(PumpCounter::ALL.iter().map(|f| f.help()));
-        for part in helps.chain(ReaderFact::ALL.iter().map(|f| f.help())).chain(["channels = 8", "demo gen 1, 1 MiB"]) {
+        let helps = StreamFact::ALL
+            .iter()
+            .map(|f| f.help())
+            .chain(PumpCounter::ALL.iter().map(|f| f.help()));
+        for part in helps
+            .chain(ReaderFact::ALL.iter().map(|f| f.help()))
+            .chain(["channels = 8", "demo gen 1, 1 MiB"])
+        {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(text.contains("1280000 (1.22 MiB)"), "{text}");

@@ -1,15 +1,16 @@
 //! Datagrams on their way out: gathered in one buffer, sent by one `sendmmsg`.
 //!
-//! Contract: a full socket or device queue is waited for, which at worst has the ring lap us, exactly counted there. A
-//! datagram that the kernel refuses for good is counted, said, and (with headers) recorded for the receiver; the others
-//! of its batch go on. A signal while waiting ends the waiting: what is left then counts as failed.
+//! Contract: a full socket or device queue is waited for, which at worst has the ring lap us,
+//! exactly counted there. A datagram that the kernel refuses for good is counted, said, and (with
+//! headers) recorded for the receiver; the others of its batch go on. A signal while waiting ends
+//! the waiting: what is left then counts as failed.
 
 use super::header::{self, LEN, Why};
-use crate::books::Words;
+use crate::account::Words;
 use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 use rustix::io::Errno;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags};
 use serde::Serialize;
@@ -135,7 +136,9 @@ impl Batch {
     /// A datagram for which there is no room.
     pub(super) fn too_long(&mut self, about: &About, words: &mut Words) {
         self.tally.too_long += 1;
-        words.tell(|| format!("seq {}: {} bytes are longer than UDP carries; not sent", about.seq, about.len));
+        words.tell(|| {
+            format!("seq {}: {} bytes are longer than UDP carries; not sent", about.seq, about.len)
+        });
         self.record(about.seq, 1, Why::TooLong);
     }
 
@@ -145,7 +148,8 @@ impl Batch {
 
     /// Sends everything.
     pub(super) fn flush(&mut self, stop: &Stop, words: &mut Words) -> anyhow::Result<()> {
-        // A record of what fails, and what comes behind it, are gathered in the other pair and sent next.
+        // A record of what fails, and what comes behind it, are gathered in the other pair and sent
+        // next.
         while !self.parts.is_empty() {
             std::mem::swap(&mut self.buffer, &mut self.spare.0);
             std::mem::swap(&mut self.parts, &mut self.spare.1);
@@ -159,13 +163,22 @@ impl Batch {
         Ok(())
     }
 
-    fn send(&mut self, buffer: &[u8], parts: &[Part], stop: &Stop, words: &mut Words) -> anyhow::Result<()> {
-        let slices: Vec<_> = parts.iter().map(|part| [IoSlice::new(&buffer[part.range.clone()])]).collect();
+    fn send(
+        &mut self,
+        buffer: &[u8],
+        parts: &[Part],
+        stop: &Stop,
+        words: &mut Words,
+    ) -> anyhow::Result<()> {
+        let slices: Vec<_> =
+            parts.iter().map(|part| [IoSlice::new(&buffer[part.range.clone()])]).collect();
         let mut controls: Vec<_> = parts.iter().map(|_| SendAncillaryBuffer::default()).collect();
-        let mut messages: Vec<_> = slices.iter().zip(&mut controls).map(|(s, c)| MMsgHdr::new(s, c)).collect();
+        let mut messages: Vec<_> =
+            slices.iter().zip(&mut controls).map(|(s, c)| MMsgHdr::new(s, c)).collect();
         let mut at = 0;
-        // Who was refused once. An answer of the network to an earlier datagram comes as an error of the next call, which
-        // clears it and sends nothing: only who is refused twice is meant himself.
+        // Who was refused once. An answer of the network to an earlier datagram comes as an error
+        // of the next call, which clears it and sends nothing: only who is refused twice is meant
+        // himself.
         let mut doubted = None;
         while at < parts.len() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
@@ -189,9 +202,12 @@ impl Batch {
                     }
                     return Ok(());
                 }
-                Err(Errno::AGAIN) => stop.wait_to_write(self.socket.as_fd(), Some(Duration::from_millis(100)))?,
+                Err(Errno::AGAIN) => {
+                    stop.wait_to_write(self.socket.as_fd(), Some(Duration::from_millis(100)))?
+                }
                 Err(Errno::NOBUFS | Errno::NOMEM) => stop.pause(Duration::from_millis(1))?,
-                // What ICMP says of an earlier one; asking has cleared it, and this one is still to be sent.
+                // What ICMP says of an earlier one; asking has cleared it, and this one is still to
+                // be sent.
                 Err(Errno::CONNREFUSED) => {
                     self.tally.refused += 1;
                     words.tell(|| "nobody listens there (ICMP says)".into());

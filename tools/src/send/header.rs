@@ -1,4 +1,5 @@
-//! The sequence header of `--header seq`: 16 bytes in front of each datagram, so that a receiver sees every seq.
+//! The sequence header of `--header seq`: 16 bytes in front of each datagram, so that a receiver
+//! sees every seq.
 //!
 //! Contract: little-endian, fixed:
 //!
@@ -11,8 +12,9 @@
 //! | 6 | 2 | channel (kind 1), else 0 |
 //! | 8 | 8 | seq: of the datagram, of the first one that will not come, or of the one that comes behind the loss |
 //!
-//! Behind it stands the payload (kind 1), or a count of 8 bytes (the other kinds; of kind 4 it is 0). A receiver that expects seq `n` and gets
-//! `m > n`, with no record of kind 2 for the seqs between, knows that the network lost them, or their record.
+//! Behind it stands the payload (kind 1), or a count of 8 bytes (the other kinds; of kind 4 it is
+//! 0). A receiver that expects seq `n` and gets `m > n`, with no record of kind 2 for the seqs
+//! between, knows that the network lost them, or their record.
 
 use ringweir::Layer;
 
@@ -77,10 +79,14 @@ mod tests {
     #[test]
     fn headers_are_what_is_documented() {
         assert_eq!(datagram(0x0102, 7, true, 3), *b"RS\x01\x01\x03\0\x07\0\x02\x01\0\0\0\0\0\0");
-        assert_eq!(record(5, 9, Why::Lapped, 1), *b"RS\x02\0\x01\0\0\0\x05\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0");
+        assert_eq!(
+            record(5, 9, Why::Lapped, 1),
+            *b"RS\x02\0\x01\0\0\0\x05\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0"
+        );
         assert_eq!(record(5, 9, Why::TooLong, 1)[2..4], [2, 1]);
         assert_eq!(record(5, 9, Why::Failed, 1)[2..4], [2, 2]);
-        for (layer, exact, reason) in [(Layer::Device, true, 1), (Layer::Kernel, false, 0x82), (Layer::Broker, true, 3)]
+        for (layer, exact, reason) in
+            [(Layer::Device, true, 1), (Layer::Kernel, false, 0x82), (Layer::Broker, true, 3)]
         {
             assert_eq!(record(5, 9, Why::Upstream { layer, exact }, 1)[2..4], [3, reason]);
         }

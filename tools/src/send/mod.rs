@@ -1,17 +1,18 @@
 //! `ringsend`: one stream's datagrams to a UDP address, unicast or multicast.
 //!
-//! Contract: one datagram of the stream is one UDP datagram, sent whole or not at all. What is not sent is counted and
-//! said, and with `--header seq` the receiver is told as well; at the end `taken = sent + too long + failed`, beside the
-//! ring's own `published = taken + lost`. Whether the network delivers is the network's affair: with the header the
-//! receiver sees every seq that is missing, and why.
+//! Contract: one datagram of the stream is one UDP datagram, sent whole or not at all. What is not
+//! sent is counted and said, and with `--header seq` the receiver is told as well; at the end
+//! `taken = sent + too long + failed`, beside the ring's own `published = taken + lost`. Whether
+//! the network delivers is the network's affair: with the header the receiver sees every seq that
+//! is missing, and why.
 
 mod batch;
 mod header;
 mod options;
 mod target;
 
+use crate::account::{DETACHED, ReaderAccount};
 use crate::arguments::Time;
-use crate::books::{Books, DETACHED};
 use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
@@ -20,14 +21,14 @@ use clap::{CommandFactory, Parser};
 use header::Why;
 use options::{Cli, Header};
 use ringweir::{Cause, CopyError, End, Gap, Options, Read, Reader};
-use ringweir_proto::pace::Pacer;
+use ringweir_pattern::rate_limiter::RateLimiter;
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// The program.
 pub fn main() -> ExitCode {
-    crate::manual::answer(Cli::command);
+    ringweir_cli::manual::answer(Cli::command);
     let cli = Cli::parse();
     match run(&cli) {
         Ok(status) => status,
@@ -67,22 +68,30 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
     let mut reader = options.attach(&cli.stream)?;
     let socket = cli.to.open().with_context(|| format!("--to {}", cli.to))?;
-    let books = Books::new(format!("ringsend: {}", cli.stream), cli.quiet, false, &reader);
+    let account =
+        ReaderAccount::new(format!("ringsend: {}", cli.stream), cli.quiet, false, &reader);
     let batch = Batch::new(socket, cli.header == Header::Seq, reader.generation());
-    let mut sending = Sending { cli, stop: &stop, books, batch, date_offset: reader.publish_date(0), detached: false };
+    let mut sending = Sending {
+        cli,
+        stop: &stop,
+        account,
+        batch,
+        date_offset: reader.publish_date(0),
+        detached: false,
+    };
     let timed_out = sending.run(&mut reader)?;
-    sending.batch.flush(&stop, &mut sending.books.words)?;
+    sending.batch.flush(&stop, &mut sending.account.words)?;
 
     let tally = sending.batch.tally;
-    let all = sending.books.all();
+    let all = sending.account.all();
     let more = format!("; {tally}");
     let wanted = cli.stats || tally.too_long + tally.failed + tally.refused > 0 || stop.came();
-    let mut adds_up = sending.books.conclude(&mut reader, wanted && !cli.json, &more)?;
+    let mut adds_up = sending.account.conclude(&mut reader, wanted && !cli.json, &more)?;
     if all.delivered != tally.sent + tally.too_long + tally.failed {
-        sending
-            .books
-            .words
-            .say(format_args!("the account does not add up, which is a bug: {} taken{more}", all.delivered));
+        sending.account.words.say(format_args!(
+            "the account does not add up, which is a bug: {} taken{more}",
+            all.delivered
+        ));
         adds_up = false;
     }
     if cli.json {
@@ -100,7 +109,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         crate::output::put(&format!("{}\n", serde_json::to_string(&account)?))?;
     }
     if timed_out && let Some(count) = cli.count {
-        sending.books.words.say(format_args!("--timeout: {} of {count} datagrams came", all.delivered));
+        sending
+            .account
+            .words
+            .say(format_args!("--timeout: {} of {count} datagrams came", all.delivered));
         return Ok(ExitCode::FAILURE);
     }
     Ok(match adds_up {
@@ -114,7 +126,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 struct Sending<'a> {
     cli: &'a Cli,
     stop: &'a Stop,
-    books: Books,
+    account: ReaderAccount,
     batch: Batch,
     date_offset: u64,
     detached: bool,
@@ -123,8 +135,8 @@ struct Sending<'a> {
 impl Sending<'_> {
     /// Sends until something ends it, the last batch excepted; whether that was `--timeout`.
     fn run(&mut self, reader: &mut Reader) -> anyhow::Result<bool> {
-        let (began, fresh) = (Instant::now(), || Pacer::new(self.cli.rate, 1));
-        let mut pacer = fresh();
+        let (began, fresh) = (Instant::now(), || RateLimiter::new(self.cli.rate, 1));
+        let mut limiter = fresh();
         let (mut taken, mut last_news, mut idle) = (0, began, false);
         loop {
             if self.cli.count.is_some_and(|n| taken >= n) || self.stop.came() {
@@ -135,10 +147,11 @@ impl Sending<'_> {
             }
             if self.cli.rate.is_some() {
                 let now = began.elapsed().as_nanos() as u64;
-                if !pacer.due(now) {
-                    self.batch.flush(self.stop, &mut self.books.words)?;
-                    let pause =
-                        Duration::from_nanos(pacer.ready_at().saturating_sub(began.elapsed().as_nanos() as u64));
+                if !limiter.due(now) {
+                    self.batch.flush(self.stop, &mut self.account.words)?;
+                    let pause = Duration::from_nanos(
+                        limiter.ready_at().saturating_sub(began.elapsed().as_nanos() as u64),
+                    );
                     let left = self.cli.timeout.map(|t| t.0.saturating_sub(began.elapsed()));
                     self.stop.pause(left.into_iter().fold(pause, Duration::min))?;
                     continue;
@@ -156,12 +169,12 @@ impl Sending<'_> {
                     match whole {
                         Ok(fits) => {
                             taken += 1;
-                            self.books.datagram(&[], &about);
-                            pacer.spend(about.len);
+                            self.account.datagram(&[], &about);
+                            limiter.spend(about.len);
                             if fits {
                                 self.batch.push(&about);
                             } else {
-                                self.batch.too_long(&about, &mut self.books.words);
+                                self.batch.too_long(&about, &mut self.account.words);
                             }
                         }
                         // The next read is the gap that begins with it.
@@ -169,29 +182,31 @@ impl Sending<'_> {
                         Err(e) => return Err(e.into()),
                     }
                     if self.batch.is_full() {
-                        self.batch.flush(self.stop, &mut self.books.words)?;
+                        self.batch.flush(self.stop, &mut self.account.words)?;
                     }
                 }
                 Read::Gap(gap) => {
-                    self.books.gap(&gap);
+                    self.account.gap(&gap);
                     self.pass_on(&gap);
                 }
-                Read::Demoted(demoted) => self.books.demoted(demoted),
+                Read::Demoted(demoted) => self.account.demoted(demoted),
                 Read::Restarted(restart) => {
-                    self.batch.flush(self.stop, &mut self.books.words)?;
-                    self.books.restarted(restart);
+                    self.batch.flush(self.stop, &mut self.account.words)?;
+                    self.account.restarted(restart);
                     self.batch.generation(restart.generation);
                     self.date_offset = reader.publish_date(0);
                 }
                 Read::Ended(end) => {
                     if let End::Detached(by) = end {
-                        self.books.words.say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+                        self.account
+                            .words
+                            .say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
                         self.detached = true;
                     }
                     return Ok(false);
                 }
                 Read::Empty => {
-                    self.batch.flush(self.stop, &mut self.books.words)?;
+                    self.batch.flush(self.stop, &mut self.account.words)?;
                     let now = Instant::now();
                     if !std::mem::replace(&mut idle, true) {
                         last_news = now;
@@ -206,8 +221,8 @@ impl Sending<'_> {
                     let limit = until_idle.into_iter().chain(left(self.cli.timeout, began)).min();
                     self.stop.wait(reader, limit, self.cli.spin, None)?;
                     // A pause of the stream is nothing to make up for: the rate is a limit.
-                    if began.elapsed().as_nanos() as u64 > pacer.ready_at() {
-                        pacer = Pacer::new(self.cli.rate, 1);
+                    if began.elapsed().as_nanos() as u64 > limiter.ready_at() {
+                        limiter = RateLimiter::new(self.cli.rate, 1);
                     }
                 }
             }

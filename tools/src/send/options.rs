@@ -5,20 +5,21 @@
 use super::target::Target;
 use crate::arguments::{From, Time};
 use clap::{Parser, ValueEnum};
-use ringweir_proto::quantity::Rate;
+use ringweir_cli::quantity::Rate;
 
 /// Sends the datagrams of a stream to a UDP address, unicast or multicast.
 ///
-/// One datagram of the stream is one UDP datagram, never cut: one that is too long is left out, counted and said. A
-/// stream never waits for ringsend: if the network or --rate is slower than the stream, ringsend is lapped and says so.
+/// One datagram of the stream is one UDP datagram, never cut: one that is too long is left out,
+/// counted and said. A stream never waits for ringsend: if the network or --rate is slower than the
+/// stream, ringsend is lapped and says so.
 #[derive(Debug, Parser)]
 #[command(name = "ringsend", version, after_help = EXAMPLES)]
 pub(super) struct Cli {
     /// Name of the stream, or the path of its control socket
     #[arg(value_name = "NAME")]
     pub(super) stream: String,
-    /// udp:ADDRESS:PORT[@INTERFACE][,ttl=HOPS][,loop=on|off][,df][,sndbuf=SIZE]; df: no fragments, what is longer than the way
-    /// carries is too long
+    /// udp:ADDRESS:PORT[@INTERFACE][,ttl=HOPS][,loop=on|off][,df][,sndbuf=SIZE]; df: no fragments,
+    /// what is longer than the way carries is too long
     #[arg(long, value_name = "WHERE")]
     pub(super) to: Target,
     /// What goes in front of each datagram
@@ -33,7 +34,8 @@ pub(super) struct Cli {
     /// Where to begin: oldest (what the ring still holds), latest (what comes from now on) or a seq
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     pub(super) from: From,
-    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts (--lossless of ringd)
+    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts
+    /// (--lossless of ringd)
     #[arg(long)]
     pub(super) lossless: bool,
     /// Say at the end what was sent and lost (said anyway after a loss, a failure or a signal)
@@ -72,17 +74,21 @@ const EXAMPLES: &str = "\
 Examples:
   To a multicast group by one interface, four routers far:
     ringsend feed --to udp:239.1.2.3:26400@eth0,ttl=4
-  Another machine's ring, no faster than 10 MB/s (there: ringd run --name copy --source udp:0.0.0.0:5000):
+  Another machine's ring, no faster than 10 MB/s (there: ringd run --name copy --source \
+  udp:0.0.0.0:5000):
     ringsend fpga0 --to udp:10.0.0.7:5000 --rate 10MB/s
   So that the receiver sees every seq, and what is missing:
     ringsend fpga0 --to udp:10.0.0.7:5000 --header seq
 
 The header, little-endian: 'R' 'S', kind (1 byte), detail (1), generation (2), channel (2), seq (8).
-Kind 1 is a datagram (detail 1: it was cut on its way into the ring). Kind 2: from seq on, as many as the 8-byte count behind the
-header says will never come (detail 0 lapped, 1 too long, 2 failed). Kind 3: count datagrams were lost before the ring, ahead of
+Kind 1 is a datagram (detail 1: it was cut on its way into the ring). Kind 2: from seq on, as many \
+as the 8-byte count behind the
+header says will never come (detail 0 lapped, 1 too long, 2 failed). Kind 3: count datagrams were \
+lost before the ring, ahead of
 seq (detail 1 device, 2 kernel, 3 broker; 128 more: at least so many).
 
-Exit status: 0 ended well, 1 could not attach or send, or --timeout came before --count; 2 wrong usage;
+Exit status: 0 ended well, 1 could not attach or send, or --timeout came before --count; 2 wrong \
+usage;
 3 its place was taken back (ringctl detach).";
 
 #[cfg(test)]
@@ -93,9 +99,14 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-        let cli = Cli::try_parse_from(["ringsend", "x", "--to", "udp:127.0.0.1:9", "--rate", "10MB/s"]).unwrap();
+        let cli =
+            Cli::try_parse_from(["ringsend", "x", "--to", "udp:127.0.0.1:9", "--rate", "10MB/s"])
+                .unwrap();
         assert_eq!((cli.rate, cli.header), (Some(Rate::Bytes(1e7)), Header::None));
         assert!(Cli::try_parse_from(["ringsend", "x"]).is_err());
-        assert!(Cli::try_parse_from(["ringsend", "x", "--to", "udp:127.0.0.1:9", "--rate", "fast"]).is_err());
+        assert!(
+            Cli::try_parse_from(["ringsend", "x", "--to", "udp:127.0.0.1:9", "--rate", "fast"])
+                .is_err()
+        );
     }
 }

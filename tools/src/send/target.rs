@@ -1,10 +1,11 @@
 //! Where `ringsend` sends to: `udp:ADDRESS:PORT[@INTERFACE][,OPTION…]`.
 //!
-//! Contract: the socket is connected, so that the kernel looks the way up once and reports what ICMP says. A multicast
-//! datagram leaves by the interface named, or by the route; everything that was not said is the kernel's default.
+//! Contract: the socket is connected, so that the kernel looks the way up once and reports what
+//! ICMP says. A multicast datagram leaves by the interface named, or by the route; everything that
+//! was not said is the kernel's default.
 
 use anyhow::{Context, anyhow};
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::net::SocketAddr;
@@ -29,7 +30,8 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix("udp:").ok_or_else(|| format!("{text:?} is not udp:ADDRESS:PORT"))?;
+        let rest =
+            text.strip_prefix("udp:").ok_or_else(|| format!("{text:?} is not udp:ADDRESS:PORT"))?;
         let mut parts = rest.split(',');
         let place = parts.next().unwrap_or_default();
         let (address, interface) = match place.split_once('@') {
@@ -38,24 +40,43 @@ impl FromStr for Target {
             None => (place, None),
         };
         let address: SocketAddr = address.parse().map_err(|_| {
-            format!("{address:?} is not a numeric ADDRESS:PORT such as 10.0.0.7:5000, [ff02::7]:5000 or 239.1.2.3:5000")
+            format!(
+                "{address:?} is not a numeric ADDRESS:PORT such as 10.0.0.7:5000, \
+                [ff02::7]:5000 or 239.1.2.3:5000"
+            )
         })?;
         if address.port() == 0 {
             return Err("port 0 is nobody's: say the receiver's".into());
         }
-        let mut target =
-            Self { address, interface, ttl: None, local: None, whole: false, sndbuf: None, text: text.into() };
+        let mut target = Self {
+            address,
+            interface,
+            ttl: None,
+            local: None,
+            whole: false,
+            sndbuf: None,
+            text: text.into(),
+        };
         for option in parts {
             match option.split_once('=').unwrap_or((option, "")) {
                 ("ttl", value) => {
                     let ttl = value.parse().ok().filter(|ttl| *ttl > 0);
-                    target.ttl = Some(ttl.ok_or_else(|| format!("{option}: say a number of hops from 1 to 255"))?);
+                    target.ttl =
+                        Some(ttl.ok_or_else(|| {
+                            format!("{option}: say a number of hops from 1 to 255")
+                        })?);
                 }
                 ("loop", "on") => target.local = Some(true),
                 ("loop", "off") => target.local = Some(false),
                 ("df", "") => target.whole = true,
-                ("sndbuf", size) => target.sndbuf = Some(size.parse::<Bytes>().map_err(|e| e.to_string())?.0),
-                _ => return Err(format!("unknown option {option:?}; there are ttl=, loop=on|off, df and sndbuf=")),
+                ("sndbuf", size) => {
+                    target.sndbuf = Some(size.parse::<Bytes>().map_err(|e| e.to_string())?.0)
+                }
+                _ => {
+                    return Err(format!(
+                        "unknown option {option:?}; there are ttl=, loop=on|off, df and sndbuf="
+                    ));
+                }
             }
         }
         if target.local.is_some() && !address.ip().is_multicast() {
@@ -76,15 +97,20 @@ impl Target {
     pub(super) fn open(&self) -> anyhow::Result<OwnedFd> {
         let (v4, multicast) = (self.address.is_ipv4(), self.address.ip().is_multicast());
         let family = if v4 { AddressFamily::INET } else { AddressFamily::INET6 };
-        let fd =
-            rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
-                .context("socket")?;
+        let fd = rustix::net::socket_with(
+            family,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )
+        .context("socket")?;
         let mut address = self.address;
         if let Some(name) = &self.interface {
             let index = rustix::net::netdevice::name_to_index(&fd, name)
                 .map_err(|e| anyhow!("no interface {name:?} (see `ip link`): {e}"))?;
             if let SocketAddr::V6(v6) = &mut address {
-                // Link-local addresses, unicast and multicast, mean nothing without their interface.
+                // Link-local addresses, unicast and multicast, mean nothing without their
+                // interface.
                 v6.set_scope_id(index);
             }
             match (multicast, v4) {
@@ -131,7 +157,10 @@ impl Target {
                 anyhow!("no route to {}: name an interface with @INTERFACE", self.address.ip())
             }
             rustix::io::Errno::ACCESS => {
-                anyhow!("{}: a broadcast address; ringsend sends unicast and multicast", self.address.ip())
+                anyhow!(
+                    "{}: a broadcast address; ringsend sends unicast and multicast",
+                    self.address.ip()
+                )
             }
             e => anyhow!("{}: {e}", self.address),
         })?;
@@ -148,7 +177,8 @@ fn bind_to(fd: &OwnedFd, index: u32) -> Result<(), rustix::io::Errno> {
     if rc == 0 {
         return Ok(());
     }
-    Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO))
+    Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error())
+        .unwrap_or(rustix::io::Errno::IO))
 }
 
 #[cfg(test)]
@@ -157,8 +187,12 @@ mod tests {
 
     #[test]
     fn targets_are_read_and_bad_ones_refused_by_name() {
-        let target: Target = "udp:239.1.2.3:5000@eth0,ttl=4,loop=off,df,sndbuf=1MiB".parse().unwrap();
-        assert_eq!((target.address, target.interface.as_deref()), ("239.1.2.3:5000".parse().unwrap(), Some("eth0")));
+        let target: Target =
+            "udp:239.1.2.3:5000@eth0,ttl=4,loop=off,df,sndbuf=1MiB".parse().unwrap();
+        assert_eq!(
+            (target.address, target.interface.as_deref()),
+            ("239.1.2.3:5000".parse().unwrap(), Some("eth0"))
+        );
         assert_eq!(
             (target.ttl, target.local, target.whole, target.sndbuf),
             (Some(4), Some(false), true, Some(1 << 20))
@@ -180,7 +214,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent_to_is_told() {
-        let told = "udp:127.0.0.1:5@nosuch0".parse::<Target>().unwrap().open().unwrap_err().to_string();
+        let told =
+            "udp:127.0.0.1:5@nosuch0".parse::<Target>().unwrap().open().unwrap_err().to_string();
         assert!(told.contains("no interface \"nosuch0\""), "{told}");
         assert!("udp:127.0.0.1:5@lo,ttl=3,df".parse::<Target>().unwrap().open().is_ok());
         assert!("udp:239.1.2.3:5@lo,ttl=3,loop=on".parse::<Target>().unwrap().open().is_ok());

@@ -60,7 +60,8 @@ impl std::fmt::Display for Date {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (seconds, ns) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
         let (days, rest) = (seconds / 86_400, seconds % 86_400);
-        // Days since 1970 to a date, by the 400-year cycle counted from the first of March of year 0.
+        // Days since 1970 to a date, by the 400-year cycle counted from the first of March of year
+        // 0.
         let z = days + 719_468;
         let (era, day) = (z / 146_097, z % 146_097);
         let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -1,4 +1,5 @@
-//! Each datagram behind its length, 32 bits little-endian: what `ringd`'s `stdin:len32le` and `ringgen` speak.
+//! Each datagram behind its length, 32 bits little-endian: what `ringd`'s `stdin:len32le` and
+//! `ringgen` speak.
 
 use super::{About, Format, Sink};
 

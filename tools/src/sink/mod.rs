@@ -1,7 +1,7 @@
 //! What `ringcat` makes of datagrams: one file a format, one line in the list below.
 //!
-//! Contract: a sink only arranges bytes in the output buffer. It never writes, blocks or looks at the clock; the payload
-//! lies in that buffer already, whole, copied once from the ring.
+//! Contract: a sink only arranges bytes in the output buffer. It never writes, blocks or looks at
+//! the clock; the payload lies in that buffer already, whole, copied once from the ring.
 
 mod hexdump;
 mod len32le;
@@ -32,7 +32,9 @@ impl About {
             len: datagram.len(),
             original_len: datagram.original_len(),
             channel: datagram.channel(),
-            time: datagram.source_time().unwrap_or_else(|| datagram.publish_time().wrapping_add(date_offset)),
+            time: datagram
+                .source_time()
+                .unwrap_or_else(|| datagram.publish_time().wrapping_add(date_offset)),
         }
     }
 }
@@ -69,7 +71,8 @@ pub struct Format {
 }
 
 /// Every format there is. A new one is a file beside this one and a line here.
-pub const FORMATS: &[&Format] = &[&raw::FORMAT, &hexdump::FORMAT, &len32le::FORMAT, &pcap::FORMAT, &none::FORMAT];
+pub const FORMATS: &[&Format] =
+    &[&raw::FORMAT, &hexdump::FORMAT, &len32le::FORMAT, &pcap::FORMAT, &none::FORMAT];
 
 /// The format of this name.
 pub fn find(name: &str) -> Option<&'static Format> {
@@ -95,7 +98,8 @@ mod tests {
     use super::*;
 
     const SETTINGS: Settings = Settings { link_type: 1, max_datagram: 1500 };
-    const ABOUT: About = About { seq: 7, len: 3, original_len: 9, channel: 2, time: 1_700_000_000_123_456_789 };
+    const ABOUT: About =
+        About { seq: 7, len: 3, original_len: 9, channel: 2, time: 1_700_000_000_123_456_789 };
 
     #[test]
     fn every_format_arranges_the_same_two_datagrams() {
@@ -104,7 +108,10 @@ mod tests {
         assert_eq!(render("len32le", &SETTINGS, &two), b"\x03\0\0\0abc\0\0\0\0");
         assert_eq!(render("none", &SETTINGS, &two), b"");
         let hex = String::from_utf8(render("hex", &SETTINGS, &two)).unwrap();
-        assert!(hex.starts_with("seq 7  3 B of 9  ch 2  2023-11-14T22:13:20.123456789Z\n"), "{hex}");
+        assert!(
+            hex.starts_with("seq 7  3 B of 9  ch 2  2023-11-14T22:13:20.123456789Z\n"),
+            "{hex}"
+        );
         assert!(hex.contains("00000000  61 62 63") && hex.contains("|abc|\n"), "{hex}");
     }
 

@@ -2,8 +2,12 @@
 
 use super::{About, Format, Sink};
 
-pub const FORMAT: Format =
-    Format { name: "none", about: "nothing, only read (and verify)", binary: false, make: |_| Box::new(Nothing) };
+pub const FORMAT: Format = Format {
+    name: "none",
+    about: "nothing, only read (and verify)",
+    binary: false,
+    make: |_| Box::new(Nothing),
+};
 
 struct Nothing;
 

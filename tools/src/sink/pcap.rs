@@ -1,5 +1,5 @@
-//! A pcap capture with nanosecond times, for Wireshark and tcpdump. What a datagram was cut from is kept as its
-//! original length. The format has no place for losses: they are on stderr.
+//! A pcap capture with nanosecond times, for Wireshark and tcpdump. What a datagram was cut from is
+//! kept as its original length. The format has no place for losses: they are on stderr.
 
 use super::{About, Format, Settings, Sink};
 

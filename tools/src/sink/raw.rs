@@ -2,8 +2,12 @@
 
 use super::{Format, Sink};
 
-pub const FORMAT: Format =
-    Format { name: "raw", about: "payload bytes, nothing between them", binary: true, make: |_| Box::new(Raw) };
+pub const FORMAT: Format = Format {
+    name: "raw",
+    about: "payload bytes, nothing between them",
+    binary: true,
+    make: |_| Box::new(Raw),
+};
 
 struct Raw;
 

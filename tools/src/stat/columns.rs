@@ -1,9 +1,9 @@
-//! The columns of the readers' table and the words of a stream's line, each with its explanation: the one list that table,
-//! live screen and `--columns` are made from.
+//! The columns of the readers' table and the words of a stream's line, each with its explanation:
+//! the one list that table, live screen and `--columns` are made from.
 
 use super::model::{Layer, Rates, Reader, Stream};
 use crate::date;
-use ringweir_proto::quantity::{Bytes, Count, Rate, Span};
+use ringweir_cli::quantity::{Bytes, Count, Rate, Span};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ pub struct Column {
     pub right: bool,
     /// Columns with the highest number leave a narrow terminal first; 0 stays.
     pub leaves: u8,
-    /// What it shows of one reader; moments are given as ns since 1970, with the time of the figures.
+    /// What it shows of one reader; moments are given as ns since 1970, with the time of the
+    /// figures.
     pub cell: fn(&Reader, Moment) -> String,
 }
 
@@ -58,8 +59,10 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         head: "LAG",
-        help: "datagrams between it and the newest, and the age of the next one it would read; LAPPED: that one is \
-               overwritten already and the reader has not noticed yet, so its next read is a gap; ?: what it says cannot be",
+        help: "datagrams between it and the newest, and the age of the next one it would read; \
+            LAPPED: that one is \
+               overwritten already and the reader has not noticed yet, so its next read is a gap; \
+               ?: what it says cannot be",
         right: true,
         leaves: 0,
         cell: |r, _| match r.get(ReaderFact::Lag) {
@@ -78,7 +81,8 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         head: "HIWATER",
-        help: "largest lag seen since it attached, in datagrams, and the largest age of what it read or had to read next",
+        help: "largest lag seen since it attached, in datagrams, and the largest age of what it \
+            read or had to read next",
         right: true,
         leaves: 4,
         cell: |r, _| match r.get(ReaderFact::LagMax) {
@@ -88,7 +92,8 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         head: "LOST",
-        help: "datagrams it was lapped over since it attached; with +, some of them are certain to be lost but not told to \
+        help: "datagrams it was lapped over since it attached; with +, some of them are certain to \
+            be lost but not told to \
                it yet, so it is at least so many",
         right: true,
         leaves: 0,
@@ -114,9 +119,12 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         head: "STATE",
-        help: "running; waiting: asleep for want of datagrams; LAPPED: as under LAG; stopped (T): its process is stopped by a \
-               signal (t: by a debugger); gone: its process has died and the broker could not say so; implausible: its page says what cannot \
-               be, so that none of its figures is to be believed; lossless: the stream waits for it; demoted: it did, until that one's \
+        help: "running; waiting: asleep for want of datagrams; LAPPED: as under LAG; stopped (T): \
+            its process is stopped by a \
+               signal (t: by a debugger); gone: its process has died and the broker could not say \
+               so; implausible: its page says what cannot \
+               be, so that none of its figures is to be believed; lossless: the stream waits for \
+               it; demoted: it did, until that one's \
                budget was used up",
         right: false,
         leaves: 0,
@@ -131,7 +139,10 @@ pub const COLUMNS: &[Column] = &[
 /// Words of a stream's line, and what they say.
 pub const STREAM_WORDS: &[(&str, &str)] = &[
     ("gen", "generation: goes up with every restart of the broker"),
-    ("dg/s, B/s", "datagrams and payload bytes published per second between two looks; – if not known"),
+    (
+        "dg/s, B/s",
+        "datagrams and payload bytes published per second between two looks; – if not known",
+    ),
     ("depth", "slots of the ring / payload bytes it holds"),
     ("readers", "readers attached / most there may be"),
     ("age", "how old the figures are; the broker renews them ten times a second"),
@@ -140,17 +151,33 @@ pub const STREAM_WORDS: &[(&str, &str)] = &[
 
 /// Keys that JSON has beside the lists of figures, and what they say.
 pub const JSON_WORDS: &[(&str, &str)] = &[
-    ("stream, source, note", "name, source as configured, and what the source complains of (empty if nothing)"),
-    ("health", "ok, ended, broker_busy, broker_stopped or broker_gone; caveat says the same in words"),
+    (
+        "stream, source, note",
+        "name, source as configured, and what the source complains of (empty if nothing)",
+    ),
+    (
+        "health",
+        "ok, ended, broker_busy, broker_stopped or broker_gone; caveat says the same in words",
+    ),
     ("age_ns", "how old the figures are"),
     ("loss", "datagrams lost, by layer"),
-    ("rates", "datagrams and bytes per second, and window_ns they are measured over; null if not known"),
+    (
+        "rates",
+        "datagrams and bytes per second, and window_ns they are measured over; null if not known",
+    ),
     ("counters", "the pump's counters"),
     ("facts", "the other figures of the stream"),
     ("readers[].label", "label the reader gave itself"),
     ("readers[].state", "running, waiting, lapped, stopped, gone or implausible"),
-    ("readers[].lost_pending", "datagrams certainly lost that it was not told of yet; not part of lost"),
-    ("readers[].lag_pct", "share of the ring between it and the newest datagram, in slots or bytes, whichever is more"),
+    (
+        "readers[].lost_pending",
+        "datagrams certainly lost that it was not told of yet; not part of lost",
+    ),
+    (
+        "readers[].lag_pct",
+        "share of the ring between it and the newest datagram, in slots or bytes, whichever is \
+        more",
+    ),
     ("readers[].hiwater_pct", "largest lag seen as a share of the ring's depth"),
     ("readers[].rates", "what was delivered to it, as for the stream"),
 ];
@@ -170,18 +197,28 @@ pub fn explained(width: usize) -> String {
         }
         out.push('\n');
     };
-    let words =
-        |list: &[(&'static str, &'static str)]| list.iter().map(|(w, h)| (w.to_string(), *h)).collect::<Vec<_>>();
+    let words = |list: &[(&'static str, &'static str)]| {
+        list.iter().map(|(w, h)| (w.to_string(), *h)).collect::<Vec<_>>()
+    };
     let mut stream = words(STREAM_WORDS);
     stream.extend(Layer::ALL.map(|l| (format!("  {}", l.key()), l.definition())));
     section("Line of a stream:", stream);
-    section("Columns of its readers:", COLUMNS.iter().map(|c| (c.head.to_string(), c.help)).collect());
+    section(
+        "Columns of its readers:",
+        COLUMNS.iter().map(|c| (c.head.to_string(), c.help)).collect(),
+    );
     section("JSON (--json):", words(JSON_WORDS));
     section("JSON of --why:", words(super::why::JSON_WORDS));
     section("JSON of --latency:", words(super::latency::JSON_WORDS));
-    section("JSON, counters:", PumpCounter::ALL.iter().map(|f| (f.key().into(), f.help())).collect());
+    section(
+        "JSON, counters:",
+        PumpCounter::ALL.iter().map(|f| (f.key().into(), f.help())).collect(),
+    );
     section("JSON, facts:", StreamFact::ALL.iter().map(|f| (f.key().into(), f.help())).collect());
-    section("JSON, readers[]:", ReaderFact::ALL.iter().map(|f| (f.key().into(), f.help())).collect());
+    section(
+        "JSON, readers[]:",
+        ReaderFact::ALL.iter().map(|f| (f.key().into(), f.help())).collect(),
+    );
     out.truncate(out.trim_end().len());
     out
 }
@@ -205,7 +242,9 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 
 /// "2.5 kdg/s  640 kB/s", or a dash.
 pub fn rates(rates: Option<Rates>) -> String {
-    rates.map_or("– dg/s  – B/s".into(), |r| format!("{}  {}", Rate::Datagrams(r.datagrams), Rate::Bytes(r.bytes)))
+    rates.map_or("– dg/s  – B/s".into(), |r| {
+        format!("{}  {}", Rate::Datagrams(r.datagrams), Rate::Bytes(r.bytes))
+    })
 }
 
 /// A share as "12 %"; the smallest ones as "<1 %", so that only nothing is 0.
@@ -231,9 +270,14 @@ mod tests {
         let text = explained(100);
         let words = COLUMNS.iter().map(|c| c.head).chain(STREAM_WORDS.iter().map(|w| w.0));
         let keys = PumpCounter::ALL.iter().map(|f| f.key());
-        let keys = keys.chain(StreamFact::ALL.iter().map(|f| f.key())).chain(ReaderFact::ALL.iter().map(|f| f.key()));
+        let keys = keys
+            .chain(StreamFact::ALL.iter().map(|f| f.key()))
+            .chain(ReaderFact::ALL.iter().map(|f| f.key()));
         for word in words.chain(Layer::ALL.map(Layer::key)).chain(keys) {
-            assert!(text.lines().any(|l| l.trim_start().starts_with(word)), "{word} is not explained:\n{text}");
+            assert!(
+                text.lines().any(|l| l.trim_start().starts_with(word)),
+                "{word} is not explained:\n{text}"
+            );
         }
         assert!(text.lines().all(|l| l.chars().count() <= 100), "{text}");
     }

@@ -1,11 +1,12 @@
 //! The streams that are watched: attaching to each once, and looking at shared memory from then on.
 //!
-//! Contract: a look makes no request; a broker that is busy, stopped or dead changes nothing but the age of the figures. Only
-//! a stream whose broker has hung up is asked for again, in the background, since that is another broker.
+//! Contract: a look makes no request; a broker that is busy, stopped or dead changes nothing but
+//! the age of the figures. Only a stream whose broker has hung up is asked for again, in the
+//! background, since that is another broker.
 
 use super::model::{FRESH, Outside, Stream};
+use crate::broker_query::{self, Pending};
 use crate::process::Process;
-use crate::reach::{self, Pending};
 use anyhow::anyhow;
 use ringweir::Watch;
 use ringweir_proto::os::clock;
@@ -26,7 +27,9 @@ struct Watched {
 
 impl Watched {
     fn new(name: &str, watch: Watch) -> anyhow::Result<Self> {
-        let newest = watch.snapshot().ok_or_else(|| anyhow!("stream {name:?}: its broker shows no figures yet"))?;
+        let newest = watch
+            .snapshot()
+            .ok_or_else(|| anyhow!("stream {name:?}: its broker shows no figures yet"))?;
         Ok(Self { watch, newest, before: None })
     }
 
@@ -39,9 +42,19 @@ impl Watched {
             self.before = Some(std::mem::replace(&mut self.newest, seen));
         }
         let now = clock::monotonic_ns();
-        let old = now.saturating_sub(self.newest.get(StreamFact::SampledAt)) > FRESH.as_nanos() as u64;
-        let broker = if old { Process::look(self.newest.get(StreamFact::BrokerPid)) } else { Process::Unseen };
-        Stream::new(&self.newest, self.before.as_ref(), &Outside { now, hung_up, broker }, Process::look)
+        let old =
+            now.saturating_sub(self.newest.get(StreamFact::SampledAt)) > FRESH.as_nanos() as u64;
+        let broker = if old {
+            Process::look(self.newest.get(StreamFact::BrokerPid))
+        } else {
+            Process::Unseen
+        };
+        Stream::new(
+            &self.newest,
+            self.before.as_ref(),
+            &Outside { now, hung_up, broker },
+            Process::look,
+        )
     }
 }
 
@@ -57,7 +70,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Attaches to `only`, or to all streams that answer; [`Fleet::problems`] tells of those that do not.
+    /// Attaches to `only`, or to all streams that answer; [`Fleet::problems`] tells of those that
+    /// do not.
     ///
     /// # Errors
     /// If there is nothing to watch.
@@ -65,7 +79,7 @@ impl Fleet {
         let fleet = Self::open(only);
         match (fleet.watched.is_empty(), fleet.silent.is_empty()) {
             (false, _) => Ok(fleet),
-            (true, true) => Err(reach::nothing_runs()),
+            (true, true) => Err(broker_query::nothing_runs()),
             (true, false) => Err(anyhow!("{}", fleet.problems().join("\n"))),
         }
     }
@@ -88,16 +102,19 @@ impl Fleet {
         fleet
     }
 
-    /// What the streams of a look are attached to by, in its order: names, or the path that was asked for.
+    /// What the streams of a look are attached to by, in its order: names, or the path that was
+    /// asked for.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.watched.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Lets go of streams that have ended or whose broker is gone, unless their socket is still there.
+    /// Lets go of streams that have ended or whose broker is gone, unless their socket is still
+    /// there.
     pub fn forget_gone(&mut self) {
         let there = ringweir::streams();
-        let is_there =
-            |name: &str| there.iter().any(|(n, _)| n == name) || (name.contains('/') && Path::new(name).exists());
+        let is_there = |name: &str| {
+            there.iter().any(|(n, _)| n == name) || (name.contains('/') && Path::new(name).exists())
+        };
         self.watched.retain(|(name, w)| !w.watch.hung_up() || is_there(name));
     }
 
@@ -106,7 +123,8 @@ impl Fleet {
         self.silent.values().cloned().collect()
     }
 
-    /// Waits for figures that are newer by `window` at least, so that there are rates; half as long again at most.
+    /// Waits for figures that are newer by `window` at least, so that there are rates; half as long
+    /// again at most.
     pub fn measure(&mut self, window: Duration) {
         let began = Instant::now();
         let window = window.as_nanos() as u64;
@@ -114,9 +132,12 @@ impl Fleet {
             std::thread::sleep(Duration::from_millis(20));
             let moved = |w: &Watched| {
                 let now = w.watch.snapshot().map_or(0, |s| s.get(StreamFact::SampledAt));
-                now.saturating_sub(w.newest.get(StreamFact::SampledAt)) >= window || w.watch.hung_up()
+                now.saturating_sub(w.newest.get(StreamFact::SampledAt)) >= window
+                    || w.watch.hung_up()
             };
-            if began.elapsed().as_nanos() as u64 > window * 3 / 2 || self.watched.iter().all(|(_, w)| moved(w)) {
+            if began.elapsed().as_nanos() as u64 > window * 3 / 2
+                || self.watched.iter().all(|(_, w)| moved(w))
+            {
                 return;
             }
         }
@@ -134,16 +155,19 @@ impl Fleet {
 
     fn look_for_more(&mut self) {
         for name in names(self.only.as_deref()) {
-            let lives = self.watched.iter().any(|(n, w)| *n == name && !w.watch.hung_up());
-            if !lives && !self.asked.contains_key(&name) {
+            let generations = self.watched.iter().any(|(n, w)| *n == name && !w.watch.hung_up());
+            if !generations && !self.asked.contains_key(&name) {
                 self.asked.insert(name.clone(), Pending::ask(&name, Watch::attach));
             }
         }
     }
 
     fn take_answers(&mut self) {
-        let answers: Vec<_> =
-            self.asked.iter().filter_map(|(name, pending)| Some((name.clone(), pending.poll()?))).collect();
+        let answers: Vec<_> = self
+            .asked
+            .iter()
+            .filter_map(|(name, pending)| Some((name.clone(), pending.poll()?)))
+            .collect();
         for (name, answer) in answers {
             self.asked.remove(&name);
             self.take(name, answer);
@@ -162,7 +186,7 @@ impl Fleet {
             // Its last figures are shown and say it; it is asked for again a second later.
             (Err(_), Some(_)) => {}
             (Err(e), None) => {
-                self.silent.insert(name, format!("{:#}", reach::with_unreadable(e)));
+                self.silent.insert(name, format!("{:#}", broker_query::with_unreadable(e)));
             }
         }
     }

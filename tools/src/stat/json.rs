@@ -1,5 +1,5 @@
-//! One stream as one line of JSON. Keys are those of the lists of figures and those explained in [`super::columns`]; whole
-//! numbers are written exactly, up to 2^64 - 1.
+//! One stream as one line of JSON. Keys are those of the lists of figures and those explained in
+//! [`super::columns`]; whole numbers are written exactly, up to 2^64 - 1.
 
 use super::model::{Layer, Loss, Rates, Reader, Stream};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
@@ -88,7 +88,9 @@ pub fn sample(stream: &Stream) -> Sample<'_> {
         age_ns: stream.age.as_nanos() as u64,
         loss: layers(stream.loss),
         rates: flow(stream.rates),
-        counters: Figures(PumpCounter::ALL.iter().map(|f| (f.key(), stream.snapshot.pump(*f))).collect()),
+        counters: Figures(
+            PumpCounter::ALL.iter().map(|f| (f.key(), stream.snapshot.pump(*f))).collect(),
+        ),
         facts: Figures(StreamFact::ALL.iter().map(|f| (f.key(), stream.get(*f))).collect()),
         readers: stream.readers.iter().map(reader).collect(),
     }
@@ -121,24 +123,33 @@ mod tests {
     #[test]
     fn every_figure_is_there_under_its_key_and_exact() {
         let v = shown();
-        PumpCounter::ALL.iter().for_each(|f| assert!(v["counters"][f.key()].is_u64(), "{}", f.key()));
+        PumpCounter::ALL
+            .iter()
+            .for_each(|f| assert!(v["counters"][f.key()].is_u64(), "{}", f.key()));
         StreamFact::ALL.iter().for_each(|f| assert!(v["facts"][f.key()].is_u64(), "{}", f.key()));
-        ReaderFact::ALL.iter().for_each(|f| assert!(v["readers"][0][f.key()].is_u64(), "{}", f.key()));
+        ReaderFact::ALL
+            .iter()
+            .for_each(|f| assert!(v["readers"][0][f.key()].is_u64(), "{}", f.key()));
         Layer::ALL.iter().for_each(|l| assert!(v["loss"][l.key()].is_u64(), "{}", l.key()));
         assert_eq!(v["facts"]["write_cursor"], u64::MAX);
-        assert_eq!((&v["rates"]["datagrams"], &v["rates"]["window_ns"]), (&1000.0.into(), &SECOND.into()));
+        assert_eq!(
+            (&v["rates"]["datagrams"], &v["rates"]["window_ns"]),
+            (&1000.0.into(), &SECOND.into())
+        );
         assert_eq!((&v["age_ns"], &v["health"]), (&7.into(), &"ok".into()));
         assert_eq!((&v["readers"][0]["label"], &v["readers"][0]["lost"]), (&"x".into(), &2.into()));
     }
 
-    /// A figure called like one of the computed keys would be there twice, and one of them lost to most parsers.
+    /// A figure called like one of the computed keys would be there twice, and one of them lost to
+    /// most parsers.
     #[test]
     fn no_key_is_there_twice_and_each_is_explained() {
         let v = shown();
         let own = ["label", "state", "lost_pending", "lag_pct", "hiwater_pct", "rates"];
         assert!(ReaderFact::ALL.iter().all(|f| !own.contains(&f.key())));
         assert_eq!(v["readers"][0].as_object().unwrap().len(), own.len() + ReaderFact::ALL.len());
-        let explained: String = JSON_WORDS.iter().map(|(word, help)| format!("{word} {help} ")).collect();
+        let explained: String =
+            JSON_WORDS.iter().map(|(word, help)| format!("{word} {help} ")).collect();
         for key in v.as_object().unwrap().keys().map(String::as_str).chain(own) {
             assert!(explained.contains(key), "{key} is not explained");
         }

@@ -1,25 +1,29 @@
 //! `ringstat --latency`: how long datagrams take from publishing to being handed to a reader.
 //!
-//! Contract: the readers measure ([`METHOD`]), the broker hands out what stands in their pages, this shows it. The one part of
-//! `ringstat` that asks the broker at every look; one that does not answer costs [`crate::reach::PATIENCE`].
+//! Contract: the readers measure ([`METHOD`]), the broker hands out what stands in their pages,
+//! this shows it. The one part of `ringstat` that asks the broker at every look; one that does not
+//! answer costs [`crate::broker_query::PATIENCE`].
 
 use super::columns::printable;
 use super::fleet::Fleet;
 use super::json;
 use super::model::{Health, Reader, Stream};
 use super::table;
-use crate::reach::Pending;
+use crate::broker_query::Pending;
 use comfy_table::{CellAlignment, Table, presets};
 use ringweir::{Histogram, Latency};
-use ringweir_proto::quantity::Span;
+use ringweir_cli::quantity::Span;
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
 use std::time::Duration;
 
 /// How it is measured, for help and exposition.
-pub const METHOD: &str = "time from publishing (the start of its batch in the broker) to being handed out by the reader, wake-up \
-    included, by the one clock of both (CLOCK_MONOTONIC). The reader samples the first datagram published a millisecond or \
-    more after the one it sampled last, so one that falls behind samples everything it was late for; a datagram that is \
+pub const METHOD: &str = "time from publishing (the start of its batch in the broker) to being \
+    handed out by the reader, wake-up \
+    included, by the one clock of both (CLOCK_MONOTONIC). The reader samples the first datagram \
+    published a millisecond or \
+    more after the one it sampled last, so one that falls behind samples everything it was late \
+    for; a datagram that is \
     lost has no latency. A quantile is the upper end of its bucket: at most 12.5 % too high";
 
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
@@ -31,8 +35,10 @@ pub fn is_of(latency: &Latency, reader: &Reader) -> bool {
 }
 
 /// How drain gaps are measured, for help and exposition.
-pub const DRAIN_METHOD: &str = "how long a device's FIFO had been filling when the broker drained it: the time since the last \
-    drain or the last look that found it empty, or, where that is shorter, the time in which the configured rate brings \
+pub const DRAIN_METHOD: &str = "how long a device's FIFO had been filling when the broker drained \
+    it: the time since the last \
+    drain or the last look that found it empty, or, where that is shorter, the time in which the \
+    configured rate brings \
     what was found in it and what it lost";
 
 /// What a broker said of one stream.
@@ -48,12 +54,15 @@ pub struct Measured {
 pub struct Asked(Vec<Option<Pending<Measured>>>);
 
 impl Asked {
-    /// Asks for the latencies of all readers of each stream, of all streams at once; `streams` as [`Fleet::look`] gave them.
+    /// Asks for the latencies of all readers of each stream, of all streams at once; `streams` as
+    /// [`Fleet::look`] gave them.
     pub fn of(fleet: &Fleet, streams: &[Stream]) -> Self {
         let ask = |(stream, name): (&Stream, &str)| {
-            let drains = stream.get(StreamFact::DrainSlack) > 0 || stream.snapshot.pump(PumpCounter::Drains) > 0;
+            let drains = stream.get(StreamFact::DrainSlack) > 0
+                || stream.snapshot.pump(PumpCounter::Drains) > 0;
             let nothing = stream.readers.is_empty() && !drains;
-            let indices: Vec<u32> = stream.readers.iter().map(|r| r.get(ReaderFact::Index) as u32).collect();
+            let indices: Vec<u32> =
+                stream.readers.iter().map(|r| r.get(ReaderFact::Index) as u32).collect();
             (stream.health != Health::BrokerGone && !nothing).then(|| {
                 Pending::ask(name, move |name| {
                     let readers = ringweir::latencies(name, &indices)?;
@@ -67,7 +76,10 @@ impl Asked {
 
     /// The answers, in order; nothing of streams that have nobody to ask or to ask about.
     pub fn wait(self) -> Vec<anyhow::Result<Measured>> {
-        self.0.into_iter().map(|pending| pending.map_or(Ok(Measured::default()), Pending::wait)).collect()
+        self.0
+            .into_iter()
+            .map(|pending| pending.map_or(Ok(Measured::default()), Pending::wait))
+            .collect()
     }
 }
 
@@ -94,12 +106,16 @@ impl<'a> Shown<'a> {
                     .map_or_else(|| l.histogram.clone(), |b| l.histogram.since(&b.histogram))
             }
         };
-        let readers =
-            stream.readers.iter().filter_map(|r| Some((r, histogram(now.readers.iter().find(|l| is_of(l, r))?))));
+        let readers = stream
+            .readers
+            .iter()
+            .filter_map(|r| Some((r, histogram(now.readers.iter().find(|l| is_of(l, r))?))));
         let readers = readers.collect();
-        let drain_gaps = now.drain_gaps.as_ref().map(|now| match before.and_then(|(b, _)| b.drain_gaps.as_ref()) {
-            Some(before) => now.since(before),
-            None => now.clone(),
+        let drain_gaps = now.drain_gaps.as_ref().map(|now| {
+            match before.and_then(|(b, _)| b.drain_gaps.as_ref()) {
+                Some(before) => now.since(before),
+                None => now.clone(),
+            }
         });
         Self { stream, interval: before.map(|(_, span)| span), readers, drain_gaps }
     }
@@ -110,7 +126,8 @@ impl<'a> Shown<'a> {
             None => "since each attached".into(),
             Some(span) => format!("in the last {}", Span(span)),
         };
-        let mut out = format!("{}  latency from publishing to reading, {since}\n", table::name(self.stream));
+        let mut out =
+            format!("{}  latency from publishing to reading, {since}\n", table::name(self.stream));
         for remark in table::remarks(self.stream) {
             out += &format!("!! {remark}\n");
         }
@@ -121,13 +138,19 @@ impl<'a> Shown<'a> {
         let heads = ["READER", "PID", "SAMPLES", "P50", "P90", "P99", "P99.9", "MAX"];
         shown.load_style(presets::NOTHING).set_header(heads);
         let mut row = |name: String, pid: String, histogram: &Histogram| {
-            let span = |ns: Option<u64>| ns.map_or("–".into(), |ns| Span(Duration::from_nanos(ns)).to_string());
+            let span = |ns: Option<u64>| {
+                ns.map_or("–".into(), |ns| Span(Duration::from_nanos(ns)).to_string())
+            };
             let mut row = vec![name, pid, histogram.samples().to_string()];
             row.extend(QUANTILES.map(|share| span(histogram.quantile(share))));
             shown.add_row(row);
         };
         for (reader, histogram) in &self.readers {
-            row(printable(&reader.figures.label), reader.get(ReaderFact::Pid).to_string(), histogram);
+            row(
+                printable(&reader.figures.label),
+                reader.get(ReaderFact::Pid).to_string(),
+                histogram,
+            );
         }
         if let Some(gaps) = &self.drain_gaps {
             row("(drain gap)".into(), self.stream.get(StreamFact::BrokerPid).to_string(), gaps);
@@ -164,10 +187,14 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
     ("window_ns", "the interval; null: since each reader attached"),
     ("readers[].samples", "datagrams sampled"),
     ("readers[].sum_ns", "sum of their latencies"),
-    ("readers[].p50_ns … max_ns", "what that share of the samples did not exceed; null without samples"),
+    (
+        "readers[].p50_ns … max_ns",
+        "what that share of the samples did not exceed; null without samples",
+    ),
     (
         "readers[].buckets",
-        "pairs: samples of less than so many ns that are not in the pair before; empty ones are left out",
+        "pairs: samples of less than so many ns that are not in the pair before; empty ones are \
+        left out",
     ),
     ("drain_gaps", "the same of the FIFO behind the source; null where there is none"),
 ];
@@ -206,8 +233,20 @@ struct Sample<'a> {
 impl Times {
     fn of(h: &Histogram) -> Self {
         let [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns] = QUANTILES.map(|share| h.quantile(share));
-        let buckets = h.occupied().map(|(place, n)| (ringweir_proto::latency::above(place.into()), n)).collect();
-        Self { samples: h.samples(), sum_ns: h.sum_ns, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, buckets }
+        let buckets = h
+            .occupied()
+            .map(|(place, n)| (ringweir_proto::latency::above(place.into()), n))
+            .collect();
+        Self {
+            samples: h.samples(),
+            sum_ns: h.sum_ns,
+            p50_ns,
+            p90_ns,
+            p99_ns,
+            p99_9_ns,
+            max_ns,
+            buckets,
+        }
     }
 }
 
@@ -217,7 +256,8 @@ mod tests {
     use super::*;
 
     fn sampled(index: u32, attached: u64, ns: &[u64]) -> Latency {
-        let mut places: Vec<u16> = ns.iter().map(|n| ringweir_proto::latency::bucket(*n) as u16).collect();
+        let mut places: Vec<u16> =
+            ns.iter().map(|n| ringweir_proto::latency::bucket(*n) as u16).collect();
         places.sort_unstable();
         let counted = places.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u64));
         let (sum, max) = (ns.iter().sum(), ns.iter().copied().max().unwrap_or(0));
@@ -235,15 +275,25 @@ mod tests {
         let first = of(vec![sampled(0, 0, &[1000, 2000, 3000]), sampled(1, 77, &[9])]);
         let text = Shown::new(&stream, &first, None).table();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "STREAM demo gen 1  latency from publishing to reading, since each attached");
+        assert_eq!(
+            lines[0],
+            "STREAM demo gen 1  latency from publishing to reading, since each attached"
+        );
         let words: Vec<&str> = lines[2].split_whitespace().collect();
-        assert_eq!(words, ["ids", "1000", "3", "2.05", "us", "3", "us", "3", "us", "3", "us", "3", "us"], "{text}");
+        assert_eq!(
+            words,
+            ["ids", "1000", "3", "2.05", "us", "3", "us", "3", "us", "3", "us", "3", "us"],
+            "{text}"
+        );
         assert_eq!(lines.len(), 3, "the second was of another reader: {text}");
         // What came since: one sample, though the longest of all was another.
         let now = of(vec![sampled(0, 0, &[1000, 2000, 3000, 500])]);
         let since = Shown::new(&stream, &now, Some((&first, Duration::from_secs(2))));
         let told: serde_json::Value = serde_json::from_str(&since.json()).unwrap();
-        assert_eq!((&told["window_ns"], &told["readers"][0]["samples"]), (&(2 * SECOND).into(), &1.into()));
+        assert_eq!(
+            (&told["window_ns"], &told["readers"][0]["samples"]),
+            (&(2 * SECOND).into(), &1.into())
+        );
         assert_eq!(told["readers"][0]["max_ns"], 511);
         assert!(since.table().contains("in the last 2 s"));
     }
@@ -256,21 +306,31 @@ mod tests {
         let shown = Shown::new(&stream, &none, None);
         assert!(shown.table().ends_with("0    –    –    –      –    –\n"), "{}", shown.table());
         assert!(shown.json().contains("\"p50_ns\":null"));
-        assert!(Shown::new(&stream, &of(vec![]), None).table().contains("no readers to be measured"));
+        assert!(
+            Shown::new(&stream, &of(vec![]), None).table().contains("no readers to be measured")
+        );
     }
 
     #[test]
     fn a_fifo_has_a_line_of_its_own() {
         let s = snapshot(11 * SECOND, 5000, &[]);
         let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
-        let gaps = |ns: &[u64]| Measured { readers: vec![], drain_gaps: Some(sampled(0, 0, ns).histogram) };
+        let gaps = |ns: &[u64]| Measured {
+            readers: vec![],
+            drain_gaps: Some(sampled(0, 0, ns).histogram),
+        };
         let before = gaps(&[5_000_000]);
         let now = gaps(&[5_000_000, 1000]);
         let table = Shown::new(&stream, &now, None).table();
         assert!(table.contains("(drain gap)") && table.ends_with("5 ms\n"), "{table}");
-        let since: serde_json::Value =
-            serde_json::from_str(&Shown::new(&stream, &now, Some((&before, Duration::from_secs(1)))).json()).unwrap();
-        assert_eq!((&since["drain_gaps"]["samples"], &since["drain_gaps"]["max_ns"]), (&1.into(), &1023.into()));
+        let since: serde_json::Value = serde_json::from_str(
+            &Shown::new(&stream, &now, Some((&before, Duration::from_secs(1)))).json(),
+        )
+        .unwrap();
+        assert_eq!(
+            (&since["drain_gaps"]["samples"], &since["drain_gaps"]["max_ns"]),
+            (&1.into(), &1023.into())
+        );
         assert!(Shown::new(&stream, &of(vec![]), None).json().contains("\"drain_gaps\":null"));
     }
 }

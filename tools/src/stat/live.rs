@@ -1,7 +1,8 @@
 //! The live screen: streams with a sparkline of their rate, readers with a bar of their lag.
 //!
-//! Contract: what is shown is a list of lines made from the model alone ([`Screen::lines`]), cut and scrolled to the
-//! terminal; colour only repeats what words say. Whatever ends the program, the terminal is given back as it was.
+//! Contract: what is shown is a list of lines made from the model alone ([`Screen::lines`]), cut
+//! and scrolled to the terminal; colour only repeats what words say. Whatever ends the program, the
+//! terminal is given back as it was.
 
 use super::columns::{COLUMNS, Moment, printable, wrap};
 use super::fleet::Fleet;
@@ -14,8 +15,8 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::Paragraph;
+use ringweir_cli::quantity::Rate;
 use ringweir_proto::os::clock;
-use ringweir_proto::quantity::Rate;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -78,10 +79,13 @@ impl Screen {
             }
             let bold = Style::new().add_modifier(Modifier::BOLD);
             let source = format!("  {}", printable(&stream.snapshot.source));
-            lines.push(Line::from(vec![Span::styled(table::name(stream), bold), Span::raw(source)]));
+            lines
+                .push(Line::from(vec![Span::styled(table::name(stream), bold), Span::raw(source)]));
             lines.extend(wrapped(&table::facts(stream), width).into_iter().map(Line::raw));
             let lost = if stream.loss.any() { self.alarm() } else { Style::new() };
-            lines.extend(wrapped(&table::losses(stream), width).into_iter().map(|l| Line::styled(l, lost)));
+            lines.extend(
+                wrapped(&table::losses(stream), width).into_iter().map(|l| Line::styled(l, lost)),
+            );
             for remark in table::remarks(stream) {
                 let style = self.paint(Color::Yellow, Modifier::REVERSED);
                 lines.push(Line::styled(format!("!! {remark}"), style));
@@ -97,7 +101,8 @@ impl Screen {
         // The scale stands at the right end: the newest value touches it.
         let label = |text: String| format!(" {text:<10}");
         let room = width.saturating_sub(11);
-        let shown: Vec<Option<f64>> = past.iter().copied().skip(past.len().saturating_sub(room)).collect();
+        let shown: Vec<Option<f64>> =
+            past.iter().copied().skip(past.len().saturating_sub(room)).collect();
         let most = shown.iter().flatten().fold(0.0, |a: f64, b| a.max(*b));
         let style = self.paint(Color::Cyan, Modifier::empty());
         spark(&shown, most, SPARK_ROWS)
@@ -109,23 +114,39 @@ impl Screen {
                     0 => label(Rate::Bytes(most).to_string()),
                     _ => label("0".into()),
                 };
-                Line::from(vec![Span::raw(" ".repeat(pad)), Span::styled(text, style), Span::raw(scale)])
+                Line::from(vec![
+                    Span::raw(" ".repeat(pad)),
+                    Span::styled(text, style),
+                    Span::raw(scale),
+                ])
             })
             .collect()
     }
 
-    fn readers(&mut self, stream: &Stream, width: usize, moment: Moment, lines: &mut Vec<Line<'static>>) {
+    fn readers(
+        &mut self,
+        stream: &Stream,
+        width: usize,
+        moment: Moment,
+        lines: &mut Vec<Line<'static>>,
+    ) {
         if stream.readers.is_empty() {
             lines.push(Line::raw("no readers attached"));
             return;
         }
-        let rows: Vec<Vec<String>> =
-            stream.readers.iter().map(|r| COLUMNS.iter().map(|c| (c.cell)(r, moment)).collect()).collect();
+        let rows: Vec<Vec<String>> = stream
+            .readers
+            .iter()
+            .map(|r| COLUMNS.iter().map(|c| (c.cell)(r, moment)).collect())
+            .collect();
         let cells = |i: usize| {
             let content = rows.iter().map(|row| Span::raw(&row[i]).width()).max().unwrap_or(0);
             content.max(COLUMNS[i].head.len())
         };
-        let known = self.widths.entry(stream.snapshot.name.clone()).or_insert_with(|| vec![0; COLUMNS.len()]);
+        let known = self
+            .widths
+            .entry(stream.snapshot.name.clone())
+            .or_insert_with(|| vec![0; COLUMNS.len()]);
         known.iter_mut().enumerate().for_each(|(i, w)| *w = cells(i).max(*w));
         let widths = known.clone();
         // The bar stands behind the label and leaves after all that may leave.
@@ -133,8 +154,9 @@ impl Screen {
         let (kept, bar) = match kept {
             Some(kept) => (kept, true),
             None => (
-                keep(&widths, width)
-                    .unwrap_or_else(|| (0..COLUMNS.len()).filter(|i| COLUMNS[*i].leaves == 0).collect()),
+                keep(&widths, width).unwrap_or_else(|| {
+                    (0..COLUMNS.len()).filter(|i| COLUMNS[*i].leaves == 0).collect()
+                }),
                 false,
             ),
         };
@@ -145,14 +167,23 @@ impl Screen {
                 head.push(format!("{:<1$}", "LAG OF RING", BAR + 2));
             }
         }
-        lines.push(Line::styled(head.join(" ").trim_end().to_owned(), Style::new().add_modifier(Modifier::UNDERLINED)));
+        lines.push(Line::styled(
+            head.join(" ").trim_end().to_owned(),
+            Style::new().add_modifier(Modifier::UNDERLINED),
+        ));
         for (reader, row) in stream.readers.iter().zip(&rows) {
             let mut spans = Vec::new();
             for i in &kept {
                 let text = padded(&row[*i], widths[*i], COLUMNS[*i].right);
-                spans.push(Span::styled(format!("{text} "), self.cell_style(COLUMNS[*i].head, reader)));
+                spans.push(Span::styled(
+                    format!("{text} "),
+                    self.cell_style(COLUMNS[*i].head, reader),
+                ));
                 if *i == 0 && bar {
-                    spans.push(Span::styled(format!("{} ", lag_bar(reader)), self.bar_style(reader)));
+                    spans.push(Span::styled(
+                        format!("{} ", lag_bar(reader)),
+                        self.bar_style(reader),
+                    ));
                 }
             }
             lines.push(Line::from(spans));
@@ -172,7 +203,9 @@ impl Screen {
         match (head, reader.state) {
             ("LOST", _) if reader.lost() > 0 => self.alarm(),
             ("LAG", _) if reader.is_lapped() => self.alarm(),
-            ("STATE", ReaderState::Lapped | ReaderState::Gone | ReaderState::Implausible) => self.alarm(),
+            ("STATE", ReaderState::Lapped | ReaderState::Gone | ReaderState::Implausible) => {
+                self.alarm()
+            }
             ("STATE", ReaderState::Stopped(_)) => self.paint(Color::Yellow, Modifier::BOLD),
             _ => Style::new(),
         }
@@ -199,9 +232,13 @@ impl Screen {
             (0, 0) => String::new(),
             (above, below) => format!("  arrows scroll: {above} lines above, {below} below"),
         };
-        let mut shown: Vec<Line<'static>> = lines.into_iter().skip(self.scroll).take(room).collect();
+        let mut shown: Vec<Line<'static>> =
+            lines.into_iter().skip(self.scroll).take(room).collect();
         shown.resize(room, Line::default());
-        shown.push(Line::styled(format!("ringstat {now}  q quits{more}"), Style::new().add_modifier(Modifier::DIM)));
+        shown.push(Line::styled(
+            format!("ringstat {now}  q quits{more}"),
+            Style::new().add_modifier(Modifier::DIM),
+        ));
         frame.render_widget(Paragraph::new(Text::from(shown)), area);
     }
 }
@@ -211,7 +248,9 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for part in text.split("  ") {
         match lines.last_mut() {
-            Some(line) if Span::raw(line.as_str()).width() + 2 + Span::raw(part).width() <= width => {
+            Some(line)
+                if Span::raw(line.as_str()).width() + 2 + Span::raw(part).width() <= width =>
+            {
                 line.push_str("  ");
                 line.push_str(part);
             }
@@ -237,7 +276,8 @@ fn padded(text: &str, width: usize, right: bool) -> String {
     if right { pad + text } else { text.to_owned() + &pad }
 }
 
-/// "[|||     ]": as full as the part of the ring that lies between reader and write cursor. "[LAPPED]" beyond.
+/// "[|||     ]": as full as the part of the ring that lies between reader and write cursor.
+/// "[LAPPED]" beyond.
 fn lag_bar(reader: &Reader) -> String {
     if reader.is_lapped() {
         return format!("[{:=^BAR$}]", "LAPPED");
@@ -251,7 +291,9 @@ fn lag_bar(reader: &Reader) -> String {
 /// Values as `rows` lines of bars, the topmost first; an unknown one is a dot at the bottom.
 fn spark(values: &[Option<f64>], most: f64, rows: usize) -> Vec<String> {
     let steps = (rows * 8) as f64;
-    let level = |v: f64| if most > 0.0 && v > 0.0 { ((v / most * steps).round() as usize).max(1) } else { 0 };
+    let level = |v: f64| {
+        if most > 0.0 && v > 0.0 { ((v / most * steps).round() as usize).max(1) } else { 0 }
+    };
     (0..rows)
         .rev()
         .map(|row| {
@@ -274,12 +316,19 @@ impl Drop for Taken {
     }
 }
 
-/// Shows the streams every `interval` until q, Ctrl-C, Escape or `stop`, or `count` times. True: something was lost.
-pub fn run(fleet: &mut Fleet, interval: Duration, count: Option<u64>, stop: &AtomicBool) -> anyhow::Result<bool> {
+/// Shows the streams every `interval` until q, Ctrl-C, Escape or `stop`, or `count` times. True:
+/// something was lost.
+pub fn run(
+    fleet: &mut Fleet,
+    interval: Duration,
+    count: Option<u64>,
+    stop: &AtomicBool,
+) -> anyhow::Result<bool> {
     let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let mut screen = Screen::new(colour);
     let taken = Taken;
-    let mut terminal = ratatui::try_init().context("cannot take the terminal over (without one, use a pipe: | cat)")?;
+    let mut terminal = ratatui::try_init()
+        .context("cannot take the terminal over (without one, use a pipe: | cat)")?;
     let mut next = Instant::now();
     let mut lost = false;
     let mut left = count;
@@ -353,14 +402,20 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     fn streams() -> Vec<Stream> {
-        let readers = [("ringrec", 4400, 0, false), ("monitor", 100, 65, true), ("egress", 5000, 4, false)];
+        let readers =
+            [("ringrec", 4400, 0, false), ("monitor", 100, 65, true), ("egress", 5000, 4, false)];
         let a = snapshot(10 * SECOND, 4000, &[]);
         let b = snapshot(11 * SECOND, 5000, &readers);
         let process = |pid| if pid == 1001 { Process::Stopped('T') } else { Process::Runs('S') };
         vec![Stream::new(&b, Some(&a), &outside(11 * SECOND + 42_000_000), process)]
     }
 
-    fn shown(screen: &mut Screen, streams: &[Stream], width: u16, height: u16) -> (Vec<String>, TestBackend) {
+    fn shown(
+        screen: &mut Screen,
+        streams: &[Stream],
+        width: u16,
+        height: u16,
+    ) -> (Vec<String>, TestBackend) {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         let moment = |_: &Stream| Moment { now: 0, clock: |_, _| "12:41:07".into() };
         terminal.draw(|frame| screen.draw(frame, streams, &[], "12:41:09", moment)).unwrap();
@@ -385,10 +440,14 @@ mod tests {
             "LOST  device 0  kernel 0  broker 0  reader 4009",
             "                                                                                                    █ 256 kB/s",
             "                                                                                                 ▄·██ 0",
-            "READER  LAG OF RING     PID          LAG LAG BYTES      HIWATER  LOST GAPS LAST LOSS     STATE",
-            "ringrec [||||||||    ] 1000 600 / 600 ms   150 KiB 600 / 600 ms     0    0 –             running",
-            "monitor [===LAPPED===] 1001       LAPPED   1.2 MiB 4900 / 4.9 s 4005+    1 12:41:07 (65) stopped (T)",
-            "egress  [            ] 1002            0       0 B            0     4    1 12:41:07 (4)  waiting",
+            "READER  LAG OF RING     PID          LAG LAG BYTES      HIWATER  LOST GAPS LAST \
+            LOSS     STATE",
+            "ringrec [||||||||    ] 1000 600 / 600 ms   150 KiB 600 / 600 ms     0    0 \
+            –             running",
+            "monitor [===LAPPED===] 1001       LAPPED   1.2 MiB 4900 / 4.9 s 4005+    1 12:41:07 \
+            (65) stopped (T)",
+            "egress  [            ] 1002            0       0 B            0     4    1 12:41:07 \
+            (4)  waiting",
             "",
             "ringstat 12:41:09  q quits",
         ];
@@ -398,14 +457,28 @@ mod tests {
     #[test]
     fn a_narrow_terminal_keeps_what_matters() {
         let shown_at = |width| shown(&mut screen(true), &streams(), width, 14).0;
-        let reader = |lines: &[String]| lines.iter().find(|l| l.starts_with("monitor")).cloned().unwrap_or_default();
+        let reader = |lines: &[String]| {
+            lines.iter().find(|l| l.starts_with("monitor")).cloned().unwrap_or_default()
+        };
         let lines = shown_at(64);
         let monitor = reader(&lines);
-        assert!(monitor.starts_with("monitor [===LAPPED===]") && monitor.contains("4005+"), "{lines:?}");
-        assert!(monitor.ends_with("stopped (T)") && !lines.iter().any(|l| l.contains("GAPS")), "{lines:?}");
+        assert!(
+            monitor.starts_with("monitor [===LAPPED===]") && monitor.contains("4005+"),
+            "{lines:?}"
+        );
+        assert!(
+            monitor.ends_with("stopped (T)") && !lines.iter().any(|l| l.contains("GAPS")),
+            "{lines:?}"
+        );
         let lines = shown_at(44);
-        assert!(reader(&lines).contains("LAPPED") && reader(&lines).ends_with("stopped (T)"), "{lines:?}");
-        assert_eq!(lines[1..3], ["1 kdg/s  256 kB/s  depth 1024 dg / 1 MiB", "readers 3/64  age 42 ms"]);
+        assert!(
+            reader(&lines).contains("LAPPED") && reader(&lines).ends_with("stopped (T)"),
+            "{lines:?}"
+        );
+        assert_eq!(
+            lines[1..3],
+            ["1 kdg/s  256 kB/s  depth 1024 dg / 1 MiB", "readers 3/64  age 42 ms"]
+        );
         for (width, height) in [(1, 1), (3, 40), (20, 2)] {
             shown(&mut screen(true), &streams(), width, height);
         }
@@ -440,7 +513,9 @@ mod tests {
     #[test]
     fn without_colour_the_same_is_said_in_bold() {
         let (plain, backend) = shown(&mut screen(false), &streams(), 112, 11);
-        assert!(backend.buffer().content.iter().all(|c| c.fg == Color::Reset && c.bg == Color::Reset));
+        assert!(
+            backend.buffer().content.iter().all(|c| c.fg == Color::Reset && c.bg == Color::Reset)
+        );
         assert!(backend.buffer().content.iter().any(|c| c.modifier.contains(Modifier::BOLD)));
         assert_eq!(plain, shown(&mut screen(true), &streams(), 112, 11).0);
     }
@@ -448,7 +523,10 @@ mod tests {
     #[test]
     fn old_figures_stand_out() {
         let s = snapshot(11 * SECOND, 5000, &[]);
-        let out = super::super::model::Outside { broker: Process::Stopped('T'), ..outside(14 * SECOND + SECOND / 5) };
+        let out = super::super::model::Outside {
+            broker: Process::Stopped('T'),
+            ..outside(14 * SECOND + SECOND / 5)
+        };
         let (lines, _) = shown(&mut screen(true), &[Stream::new(&s, None, &out, runs)], 80, 11);
         assert_eq!(lines[3], "!! broker stopped (T), figures 3.2 s old");
         assert!(lines.contains(&"no readers attached".into()), "{lines:?}");
@@ -460,13 +538,16 @@ mod tests {
         assert_eq!(wrapped("abcdef  g", 3), ["abcdef", "g"]);
         let mut terminal = Terminal::new(TestBackend::new(40, 3)).unwrap();
         let problems = ["stream \"old\": no broker answers".to_owned()];
-        terminal.draw(|frame| screen(true).draw(frame, &[], &problems, "12:41:09", Moment::of)).unwrap();
+        terminal
+            .draw(|frame| screen(true).draw(frame, &[], &problems, "12:41:09", Moment::of))
+            .unwrap();
         assert!(terminal.backend().to_string().contains("!! stream \"old\": no broker answers"));
     }
 
     #[test]
     fn columns_do_not_jump_when_numbers_get_shorter() {
-        let (mut screen, healthy) = (screen(true), snapshot(11 * SECOND, 5000, &[("x", 5000, 0, false)]));
+        let (mut screen, healthy) =
+            (screen(true), snapshot(11 * SECOND, 5000, &[("x", 5000, 0, false)]));
         shown(&mut screen, &streams(), 112, 11);
         let wide = screen.widths.clone();
         shown(&mut screen, &[Stream::new(&healthy, None, &outside(11 * SECOND), runs)], 112, 11);

@@ -1,8 +1,9 @@
 //! `ringstat`: lag, rates and loss of streams, from shared memory.
 //!
-//! Contract: one handshake per stream, then only loads from shared memory and looks at /proc, so it goes on while the broker
-//! is busy, stopped or dead, and says how old the figures are; only latencies are asked for. `fleet` looks, `model` computes,
-//! `why` judges, `table`, `json`, `live`, `latency` and `prom` show, `serve` serves.
+//! Contract: one handshake per stream, then only loads from shared memory and looks at /proc, so it
+//! goes on while the broker is busy, stopped or dead, and says how old the figures are; only
+//! latencies are asked for. `fleet` looks, `model` computes, `why` judges, `table`, `json`, `live`,
+//! `latency` and `prom` show, `serve` serves.
 
 pub(crate) mod columns;
 pub(crate) mod fleet;
@@ -22,8 +23,8 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use columns::Moment;
 use fleet::Fleet;
 use model::{Layer, Stream};
+use ringweir_cli::quantity::Span;
 use ringweir_proto::os::clock;
-use ringweir_proto::quantity::Span;
 use ringweir_proto::stats::{ReaderFact, StreamFact};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::HashMap;
@@ -38,14 +39,15 @@ const RATE_WINDOW: Duration = Duration::from_millis(300);
 
 /// Shows what streams carry, how far behind each reader is, and what was lost where.
 ///
-/// Asks the broker once and reads shared memory from then on: neither the stream nor the broker notices, and the figures can
-/// be seen while the broker is busy, stopped or dead.
+/// Asks the broker once and reads shared memory from then on: neither the stream nor the broker
+/// notices, and the figures can be seen while the broker is busy, stopped or dead.
 #[derive(Debug, Parser)]
 #[command(name = "ringstat", version)]
 struct Options {
     /// Stream, or path of its socket; without it, all streams
     name: Option<String>,
-    /// Look again every SECS seconds (0.5, 1, 500ms …): a live screen on a terminal, else one table after the other
+    /// Look again every SECS seconds (0.5, 1, 500ms …): a live screen on a terminal, else one table
+    /// after the other
     #[arg(short, long, value_name = "SECS", value_parser = interval)]
     watch: Option<Duration>,
     /// End after N looks
@@ -57,7 +59,8 @@ struct Options {
     /// Exit with 1 if any layer has lost anything since the stream began
     #[arg(long)]
     fail_on_loss: bool,
-    /// Say what limits each stream, who is furthest behind and why, and what to do; exits with 1 if anything limits one
+    /// Say what limits each stream, who is furthest behind and why, and what to do; exits with 1 if
+    /// anything limits one
     #[arg(long, conflicts_with_all = ["watch", "fail_on_loss", "latency", "prom", "listen"])]
     why: bool,
     /// Show how long datagrams take from publishing to each reader; with --watch, in each interval
@@ -66,7 +69,8 @@ struct Options {
     /// Print all figures in the text format of Prometheus, once
     #[arg(long, conflicts_with_all = ["watch", "json", "fail_on_loss", "listen"])]
     prom: bool,
-    /// Serve them over HTTP on ADDRESS:PORT or unix:PATH, for Prometheus; may be given several times
+    /// Serve them over HTTP on ADDRESS:PORT or unix:PATH, for Prometheus; may be given several
+    /// times
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["watch", "json", "fail_on_loss"])]
     listen: Vec<serve::Address>,
     /// Explain every column and every JSON key
@@ -112,7 +116,7 @@ fn help() -> String {
 
 /// The program.
 pub fn main() -> ExitCode {
-    crate::manual::answer(|| Options::command().after_help(help()));
+    ringweir_cli::manual::answer(|| Options::command().after_help(help()));
     let options = Options::from_arg_matches(&Options::command().after_help(help()).get_matches());
     let options = options.unwrap_or_else(|e| e.exit());
     match run(&options) {
@@ -139,7 +143,8 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         return Ok(false);
     }
     let mut fleet = Fleet::attach(options.name.as_deref())?;
-    let terminal = std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
+    let terminal =
+        std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
     let live = options.watch.is_some() && !options.json && !options.latency && terminal;
     if !live {
         for problem in fleet.problems() {
@@ -169,7 +174,12 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     }
 }
 
-fn plain(fleet: &mut Fleet, interval: Option<Duration>, options: &Options, stop: &AtomicBool) -> anyhow::Result<bool> {
+fn plain(
+    fleet: &mut Fleet,
+    interval: Option<Duration>,
+    options: &Options,
+    stop: &AtomicBool,
+) -> anyhow::Result<bool> {
     let mut lost = false;
     let mut left = if interval.is_some() { options.count } else { Some(1) };
     let mut next = Instant::now();
@@ -197,7 +207,9 @@ fn sleep_until(moment: Instant, stop: &AtomicBool) -> bool {
         if stop.load(Ordering::Relaxed) {
             return false;
         }
-        std::thread::sleep(moment.saturating_duration_since(Instant::now()).min(Duration::from_millis(100)));
+        std::thread::sleep(
+            moment.saturating_duration_since(Instant::now()).min(Duration::from_millis(100)),
+        );
     }
     true
 }
@@ -209,7 +221,8 @@ fn why(fleet: &mut Fleet, json: bool) -> anyhow::Result<bool> {
         let pids = s.readers.iter().map(|r| r.get(ReaderFact::Pid));
         pids.map(|pid| (pid, Process::used_ns(pid))).collect()
     };
-    let (used_before, began) = (before.iter().flat_map(used).collect::<HashMap<_, _>>(), Instant::now());
+    let (used_before, began) =
+        (before.iter().flat_map(used).collect::<HashMap<_, _>>(), Instant::now());
     fleet.measure(why::WINDOW);
     let now = fleet.look();
     let used_now: HashMap<_, _> = now.iter().flat_map(used).collect();
@@ -242,7 +255,10 @@ impl why::Seen for Looked<'_> {
     }
 
     fn pump_is_realtime(&self) -> Option<bool> {
-        Process::pump_is_realtime(self.stream.get(StreamFact::BrokerPid), &self.stream.snapshot.name)
+        Process::pump_is_realtime(
+            self.stream.get(StreamFact::BrokerPid),
+            &self.stream.snapshot.name,
+        )
     }
 }
 

@@ -1,14 +1,19 @@
-//! What is to be known about a stream, computed from one or two snapshots and from what is seen around them.
+//! What is to be known about a stream, computed from one or two snapshots and from what is seen
+//! around them.
 //!
-//! Contract: pure; no call, no clock. Table, screen, JSON and whatever comes later show what stands here and compute nothing
-//! of their own. Loss has four layers, each with one definition ([`Layer::definition`]).
+//! Contract: pure; no call, no clock. Table, screen, JSON and whatever comes later show what stands
+//! here and compute nothing of their own. Loss has four layers, each with one definition
+//! ([`Layer::definition`]).
 
 use crate::process::Process;
-use ringweir_proto::quantity::Span;
-use ringweir_proto::stats::{IMPLAUSIBLE, PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
+use ringweir_cli::quantity::Span;
+use ringweir_proto::stats::{
+    IMPLAUSIBLE, PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact,
+};
 use std::time::Duration;
 
-/// Figures older than this are called old, and the broker's process is looked at. The sampler's period is a tenth of it.
+/// Figures older than this are called old, and the broker's process is looked at. The sampler's
+/// period is a tenth of it.
 pub const FRESH: Duration = Duration::from_secs(1);
 
 /// Where datagrams can be lost, in the order in which they travel.
@@ -45,7 +50,8 @@ impl Layer {
             Layer::Kernel => PumpCounter::KernelLost.help(),
             Layer::Broker => PumpCounter::BrokerLost.help(),
             Layer::Reader => {
-                "datagrams published that a reader was lapped over: told to it as gaps, or certain to be; summed over all \
+                "datagrams published that a reader was lapped over: told to it as gaps, or certain \
+                to be; summed over all \
                  readers, those that are gone included"
             }
         }
@@ -182,7 +188,8 @@ pub struct Reader {
     pub rates: Option<Rates>,
     /// Datagrams it has certainly lost and was not told of yet; at least so many.
     pub pending: u64,
-    /// How much of the ring lies between it and the write cursor, 0 to 1, in slots or in bytes, whichever is more.
+    /// How much of the ring lies between it and the write cursor, 0 to 1, in slots or in bytes,
+    /// whichever is more.
     pub lag_share: f64,
     /// Largest lag seen as a share of the ring's slots; above 1 it was lapped.
     pub hiwater_share: f64,
@@ -194,13 +201,17 @@ impl Reader {
         let lapped = figure(ReaderFact::Lapped) == 1;
         let depth = snapshot.get(StreamFact::Depth);
         let oldest = snapshot.get(StreamFact::ClaimedSeq).saturating_sub(depth);
-        // A ring can run out of bytes before it runs out of slots: then one datagram is all that is certain.
-        let pending = if lapped { oldest.saturating_sub(figure(ReaderFact::ReadCursor)).max(1) } else { 0 };
-        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        // A ring can run out of bytes before it runs out of slots: then one datagram is all that is
+        // certain.
+        let pending =
+            if lapped { oldest.saturating_sub(figure(ReaderFact::ReadCursor)).max(1) } else { 0 };
+        let share =
+            |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let slots = share(figure(ReaderFact::Lag), depth);
         let bytes = share(figure(ReaderFact::LagBytes), snapshot.get(StreamFact::Capacity));
         let state = match process {
-            // A broker that is well lets a reader go the moment it hangs up: in fresh figures everybody is there.
+            // A broker that is well lets a reader go the moment it hangs up: in fresh figures
+            // everybody is there.
             Process::Gone if old => ReaderState::Gone,
             Process::Stopped(letter) => ReaderState::Stopped(letter),
             _ if figure(ReaderFact::Implausible) != 0 => ReaderState::Implausible,
@@ -224,7 +235,10 @@ impl Reader {
     }
     /// What its page said that cannot be, in words.
     pub fn implausible(&self) -> Option<&'static str> {
-        IMPLAUSIBLE.get(self.get(ReaderFact::Implausible) as usize).copied().filter(|what| !what.is_empty())
+        IMPLAUSIBLE
+            .get(self.get(ReaderFact::Implausible) as usize)
+            .copied()
+            .filter(|what| !what.is_empty())
     }
     /// Whether what it would read next is gone.
     pub fn is_lapped(&self) -> bool {
@@ -264,14 +278,17 @@ impl Stream {
         let health = Health::judge(snapshot, outside);
         let old = matches!(health, Health::Stale(_) | Health::BrokerGone);
         let before = before.filter(|b| !old && same_life(b, snapshot));
-        let window =
-            before.map_or(0, |b| snapshot.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt)));
+        let window = before.map_or(0, |b| {
+            snapshot.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt))
+        });
         let readers: Vec<Reader> = snapshot
             .readers
             .iter()
             .map(|figures| {
-                let mut reader = Reader::new(figures, snapshot, old, process(figures.get(ReaderFact::Pid)));
-                let earlier = before.and_then(|b| b.readers.iter().find(|r| same_reader(r, figures)));
+                let mut reader =
+                    Reader::new(figures, snapshot, old, process(figures.get(ReaderFact::Pid)));
+                let earlier =
+                    before.and_then(|b| b.readers.iter().find(|r| same_reader(r, figures)));
                 reader.rates = earlier.and_then(|b| {
                     let pair = |fact| (b.get(fact), figures.get(fact));
                     rates(pair(ReaderFact::Delivered), pair(ReaderFact::BytesDelivered), window)
@@ -312,10 +329,14 @@ impl Stream {
         match self.health {
             Health::Fresh => String::new(),
             Health::Ended => "stream ended".into(),
-            Health::Stale(Process::Stopped(c)) => format!("broker stopped ({c}), figures {age} old"),
+            Health::Stale(Process::Stopped(c)) => {
+                format!("broker stopped ({c}), figures {age} old")
+            }
             Health::Stale(Process::Runs(c)) => format!("broker busy ({c}), figures {age} old"),
             // Its socket is still open, so it cannot be gone.
-            Health::Stale(_) => format!("broker silent and its process not visible from here, figures {age} old"),
+            Health::Stale(_) => {
+                format!("broker silent and its process not visible from here, figures {age} old")
+            }
             Health::BrokerGone => format!("broker gone, figures {age} old"),
         }
     }
@@ -326,13 +347,20 @@ fn same_life(a: &Snapshot, b: &Snapshot) -> bool {
 }
 
 fn same_reader(a: &ReaderFigures, b: &ReaderFigures) -> bool {
-    [ReaderFact::Index, ReaderFact::Pid, ReaderFact::AttachedRealtime].iter().all(|f| a.get(*f) == b.get(*f))
+    [ReaderFact::Index, ReaderFact::Pid, ReaderFact::AttachedRealtime]
+        .iter()
+        .all(|f| a.get(*f) == b.get(*f))
 }
 
 fn rates(datagrams: (u64, u64), bytes: (u64, u64), window: u64) -> Option<Rates> {
-    let per_second = |(before, now): (u64, u64)| Some(now.checked_sub(before)? as f64 * 1e9 / window as f64);
+    let per_second =
+        |(before, now): (u64, u64)| Some(now.checked_sub(before)? as f64 * 1e9 / window as f64);
     (window > 0).then_some(())?;
-    Some(Rates { datagrams: per_second(datagrams)?, bytes: per_second(bytes)?, window: Duration::from_nanos(window) })
+    Some(Rates {
+        datagrams: per_second(datagrams)?,
+        bytes: per_second(bytes)?,
+        window: Duration::from_nanos(window),
+    })
 }
 
 #[cfg(test)]
@@ -341,7 +369,8 @@ pub(crate) mod tests {
 
     pub const SECOND: u64 = 1_000_000_000;
 
-    /// A stream of 1024 slots and 1 MiB, with one reader for each of `readers`: label and (cursor, lost, lapped).
+    /// A stream of 1024 slots and 1 MiB, with one reader for each of `readers`: label and (cursor,
+    /// lost, lapped).
     pub fn snapshot(at: u64, written: u64, readers: &[(&str, u64, u64, bool)]) -> Snapshot {
         let mut s = Snapshot::new("demo", "gen:rate=1MB/s");
         for (fact, value) in [
@@ -406,7 +435,8 @@ pub(crate) mod tests {
         let rates = Rates { datagrams: 1000.0, bytes: 256_000.0, window: Duration::from_secs(2) };
         let stream = Stream::new(&b, Some(&a), &out, runs);
         assert_eq!((stream.rates, stream.readers[0].rates), (Some(rates), Some(rates)));
-        // The same snapshot twice, a counter that fell, another generation: no rate rather than a wrong one.
+        // The same snapshot twice, a counter that fell, another generation: no rate rather than a
+        // wrong one.
         assert_eq!(Stream::new(&b, Some(&b), &out, runs).rates, None);
         assert_eq!(Stream::new(&a, Some(&b), &out, runs).rates, None);
         let mut other = a.clone();
@@ -426,7 +456,11 @@ pub(crate) mod tests {
 
     #[test]
     fn loss_is_kept_in_layers() {
-        let mut s = snapshot(SECOND, 5000, &[("a", 5000, 7, false), ("b", 100, 3, true), ("c", 4990, 0, false)]);
+        let mut s = snapshot(
+            SECOND,
+            5000,
+            &[("a", 5000, 7, false), ("b", 100, 3, true), ("c", 4990, 0, false)],
+        );
         s.set_pump(PumpCounter::DeviceLost, 1);
         s.set_pump(PumpCounter::KernelLost, 2);
         s.set_pump(PumpCounter::BrokerLost, 4);
@@ -435,11 +469,17 @@ pub(crate) mod tests {
         assert_eq!(stream.readers.iter().map(|r| r.pending).collect::<Vec<_>>(), [0, 3940, 0]);
         assert_eq!(Layer::ALL.map(|l| stream.loss.get(l)), [1, 2, 4, 7 + 3 + 3940]);
         assert!(stream.loss.any());
-        let clean = Stream::new(&snapshot(SECOND, 10, &[("a", 10, 0, false)]), None, &outside(SECOND), runs);
+        let clean = Stream::new(
+            &snapshot(SECOND, 10, &[("a", 10, 0, false)]),
+            None,
+            &outside(SECOND),
+            runs,
+        );
         assert!(!clean.loss.any());
     }
 
-    /// What a reader that lies says it lost is nobody's loss. Control: the same figures of one that does not lie are.
+    /// What a reader that lies says it lost is nobody's loss. Control: the same figures of one that
+    /// does not lie are.
     #[test]
     fn what_an_implausible_reader_says_is_not_added_up() {
         let mut s = snapshot(SECOND, 5000, &[("liar", 5000, 4000, false), ("b", 5000, 7, false)]);
@@ -447,7 +487,10 @@ pub(crate) mod tests {
         assert_eq!(stream(&s).loss.get(Layer::Reader), 4007);
         s.readers[0].set(ReaderFact::Implausible, 1);
         let seen = stream(&s);
-        assert_eq!((seen.loss.get(Layer::Reader), seen.readers[0].state), (7, ReaderState::Implausible));
+        assert_eq!(
+            (seen.loss.get(Layer::Reader), seen.readers[0].state),
+            (7, ReaderState::Implausible)
+        );
         s.readers[0].set(ReaderFact::Implausible, 9);
         assert_eq!(stream(&s).readers[0].implausible(), None, "of a release that knows more");
     }
@@ -463,7 +506,8 @@ pub(crate) mod tests {
     #[test]
     fn lag_is_a_share_of_slots_or_bytes_whichever_is_more() {
         let mut s = snapshot(SECOND, 1000, &[("a", 744, 0, false)]);
-        let share = |s: &Snapshot| Stream::new(s, None, &outside(SECOND), runs).readers[0].lag_share;
+        let share =
+            |s: &Snapshot| Stream::new(s, None, &outside(SECOND), runs).readers[0].lag_share;
         assert_eq!(share(&s), 0.25);
         s.readers[0].set(ReaderFact::LagBytes, 3 << 18);
         assert_eq!(share(&s), 0.75);
@@ -471,9 +515,14 @@ pub(crate) mod tests {
 
     #[test]
     fn states_of_readers_in_order_of_gravity() {
-        let s = snapshot(SECOND, 500, &[("a", 500, 0, false), ("b", 400, 0, false), ("c", 0, 0, true)]);
+        let s =
+            snapshot(SECOND, 500, &[("a", 500, 0, false), ("b", 400, 0, false), ("c", 0, 0, true)]);
         let states = |out: &Outside, p: Process| {
-            Stream::new(&s, None, out, |_| p).readers.iter().map(|r| r.state.to_string()).collect::<Vec<_>>()
+            Stream::new(&s, None, out, |_| p)
+                .readers
+                .iter()
+                .map(|r| r.state.to_string())
+                .collect::<Vec<_>>()
         };
         let fresh = outside(SECOND);
         assert_eq!(states(&fresh, Process::Runs('R')), ["waiting", "running", "LAPPED"]);
@@ -490,12 +539,18 @@ pub(crate) mod tests {
         let caveat = |out: Outside| Stream::new(&s, None, &out, runs).caveat();
         let late = outside(13 * SECOND + SECOND / 5);
         assert_eq!(caveat(outside(11 * SECOND)), "");
-        assert_eq!(caveat(Outside { broker: Process::Stopped('T'), ..late }), "broker stopped (T), figures 3.2 s old");
+        assert_eq!(
+            caveat(Outside { broker: Process::Stopped('T'), ..late }),
+            "broker stopped (T), figures 3.2 s old"
+        );
         assert_eq!(caveat(late), "broker busy (S), figures 3.2 s old");
         assert_eq!(caveat(Outside { hung_up: true, ..late }), "broker gone, figures 3.2 s old");
         assert!(caveat(Outside { broker: Process::Gone, ..late }).starts_with("broker silent"));
         let mut ended = s.clone();
         ended.set(StreamFact::Ended, 1);
-        assert_eq!(Stream::new(&ended, None, &Outside { hung_up: true, ..late }, runs).caveat(), "stream ended");
+        assert_eq!(
+            Stream::new(&ended, None, &Outside { hung_up: true, ..late }, runs).caveat(),
+            "stream ended"
+        );
     }
 }

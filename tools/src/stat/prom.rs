@@ -1,9 +1,9 @@
-//! Streams in the text format of Prometheus (OpenMetrics 1.0): every figure of the lists in `ringweir_proto::stats`, and what
-//! the model computes of them.
+//! Streams in the text format of Prometheus (OpenMetrics 1.0): every figure of the lists in
+//! `ringweir_proto::stats`, and what the model computes of them.
 //!
-//! Contract: a figure's name follows from its key and kind alone ([`Name::of`]), so a new figure is there without a line
-//! here: `ringweir_` or `ringweir_reader_`, base units at the end, `_total` behind counters. One series per stream and life
-//! of its ring, and one per reader.
+//! Contract: a figure's name follows from its key and kind alone ([`Name::of`]), so a new figure is
+//! there without a line here: `ringweir_` or `ringweir_reader_`, base units at the end, `_total`
+//! behind counters. One series per stream and life of its ring, and one per reader.
 
 use super::latency::Measured;
 use super::model::{Health, Layer, Reader, Stream};
@@ -63,9 +63,13 @@ impl Collector for Families {
             for (labels, value) in &family.series {
                 let mut one = metric.encode_family(labels)?;
                 match (value, kind) {
-                    (Value::Exact(n), MetricType::Counter) => one.encode_counter::<NoLabelSet, _, u64>(n, None)?,
+                    (Value::Exact(n), MetricType::Counter) => {
+                        one.encode_counter::<NoLabelSet, _, u64>(n, None)?
+                    }
                     (Value::Exact(n), _) => one.encode_gauge(n)?,
-                    (Value::Measured(x), MetricType::Counter) => one.encode_counter::<NoLabelSet, _, u64>(x, None)?,
+                    (Value::Measured(x), MetricType::Counter) => {
+                        one.encode_counter::<NoLabelSet, _, u64>(x, None)?
+                    }
                     (Value::Measured(x), _) => one.encode_gauge(x)?,
                     (Value::Distribution(h), _) => {
                         let (sum, buckets) = (h.sum_ns as f64 * 1e-9, buckets(h));
@@ -78,12 +82,15 @@ impl Collector for Families {
     }
 }
 
-/// Upper ends in seconds and the samples between them: 2^10 ns (about 1 µs) to 2^36 ns (69 s), each four times the one before.
+/// Upper ends in seconds and the samples between them: 2^10 ns (about 1 µs) to 2^36 ns (69 s), each
+/// four times the one before.
 fn buckets(h: &Histogram) -> Vec<(f64, u64)> {
     let mut before = 0;
     let mut between = |up_to: u64| up_to - std::mem::replace(&mut before, up_to);
-    let mut buckets: Vec<(f64, u64)> =
-        (10..=36).step_by(2).map(|octave| ((1u64 << octave) as f64 * 1e-9, between(h.below(1 << octave)))).collect();
+    let mut buckets: Vec<(f64, u64)> = (10..=36)
+        .step_by(2)
+        .map(|octave| ((1u64 << octave) as f64 * 1e-9, between(h.below(1 << octave))))
+        .collect();
     buckets.push((f64::INFINITY, between(h.samples())));
     buckets
 }
@@ -104,7 +111,8 @@ impl Name {
     /// Of a figure: bytes and seconds are named at the end, moments are gauges of seconds.
     fn of(prefix: &str, key: &str, kind: Kind) -> Self {
         let mut words: Vec<&str> = key.split('_').collect();
-        let mut take = |word: &str| words.iter().position(|w| *w == word).map(|at| words.remove(at)).is_some();
+        let mut take =
+            |word: &str| words.iter().position(|w| *w == word).map(|at| words.remove(at)).is_some();
         let unit = match kind {
             Kind::Realtime => {
                 take("realtime");
@@ -132,7 +140,10 @@ impl Name {
 }
 
 fn of_stream(stream: &Stream) -> Labels {
-    vec![("stream", stream.snapshot.name.clone()), ("generation", stream.get(StreamFact::Generation).to_string())]
+    vec![
+        ("stream", stream.snapshot.name.clone()),
+        ("generation", stream.get(StreamFact::Generation).to_string()),
+    ]
 }
 
 fn of_reader(stream: &Stream, reader: &Reader) -> Labels {
@@ -154,7 +165,8 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         families.push(Family { name, help: format!("{}.", help.trim_end_matches('.')), series });
     };
 
-    let up = "1 if the broker renews its figures; 0 if it is busy, stopped, gone or has ended the stream: they are its last then";
+    let up = "1 if the broker renews its figures; 0 if it is busy, stopped, gone or has ended the \
+        stream: they are its last then";
     let up_now = |s: &Stream| Value::Exact((s.health == Health::Fresh).into());
     family(Name::gauge("up", None), up, streams().map(|s| (of_stream(s), up_now(s))).collect());
     let age = |s: &Stream| Value::Measured(s.age.as_secs_f64());
@@ -169,7 +181,11 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         labels.push(("source", s.snapshot.source.clone()));
         (labels, Value::Exact(1))
     };
-    family(Name::gauge("stream_source", None), "always 1; the source as configured", streams().map(source).collect());
+    family(
+        Name::gauge("stream_source", None),
+        "always 1; the source as configured",
+        streams().map(source).collect(),
+    );
     let layers = |s: &Stream| {
         Layer::ALL.map(|layer| {
             let mut labels = of_stream(s);
@@ -178,11 +194,16 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         })
     };
     let lost = Name { text: "lost".into(), unit: None, kind: MetricType::Counter };
-    family(lost, "datagrams lost since the stream began, by layer", streams().flat_map(layers).collect());
+    family(
+        lost,
+        "datagrams lost since the stream began, by layer",
+        streams().flat_map(layers).collect(),
+    );
 
     for counter in PumpCounter::ALL {
         let name = Name::of("", counter.key(), counter.kind());
-        let series = streams().map(|s| (of_stream(s), name.value(s.snapshot.pump(*counter)))).collect();
+        let series =
+            streams().map(|s| (of_stream(s), name.value(s.snapshot.pump(*counter)))).collect();
         family(name, counter.help(), series);
     }
     for fact in StreamFact::ALL {
@@ -201,7 +222,8 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         labels.push(("state", r.state.key().into()));
         (labels, Value::Exact(1))
     };
-    let state_help = "always 1; what the reader is doing: running, waiting, lapped, stopped or gone";
+    let state_help =
+        "always 1; what the reader is doing: running, waiting, lapped, stopped or gone";
     family(Name::gauge("reader_state", None), state_help, readers().map(state).collect());
     let pending = readers().map(|(s, r)| (of_reader(s, r), Value::Exact(r.pending))).collect();
     let pending_help = "datagrams certainly lost that it was not told of yet; not part of lost";
@@ -214,10 +236,17 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         };
         s.stream.readers.iter().filter_map(of).collect::<Vec<_>>()
     });
-    let latency = Name { text: "reader_latency".into(), unit: Some(Unit::Seconds), kind: MetricType::Histogram };
+    let latency = Name {
+        text: "reader_latency".into(),
+        unit: Some(Unit::Seconds),
+        kind: MetricType::Histogram,
+    };
     family(latency, super::latency::METHOD, latencies.collect());
-    let gaps = |s: &Scraped| Some((of_stream(&s.stream), Value::Distribution(s.measured.drain_gaps.clone()?)));
-    let gap = Name { text: "drain_gap".into(), unit: Some(Unit::Seconds), kind: MetricType::Histogram };
+    let gaps = |s: &Scraped| {
+        Some((of_stream(&s.stream), Value::Distribution(s.measured.drain_gaps.clone()?)))
+    };
+    let gap =
+        Name { text: "drain_gap".into(), unit: Some(Unit::Seconds), kind: MetricType::Histogram };
     family(gap, super::latency::DRAIN_METHOD, scraped.iter().filter_map(gaps).collect());
     families.retain(|f| !f.series.is_empty());
     families
@@ -233,18 +262,29 @@ mod tests {
 
     /// Every figure of the lists with a value of its own; two readers, one with a hostile name.
     fn scraped() -> Scraped {
-        let mut s = snapshot(11 * SECOND, 5000, &[("ids", 4990, 0, false), ("a\"b\\c\nd{}", 100, 65, true)]);
+        let mut s = snapshot(
+            11 * SECOND,
+            5000,
+            &[("ids", 4990, 0, false), ("a\"b\\c\nd{}", 100, 65, true)],
+        );
         PumpCounter::ALL.iter().zip(1_000_001..).for_each(|(f, v)| s.set_pump(*f, v));
         StreamFact::ALL.iter().zip(2_000_001..).for_each(|(f, v)| s.set(*f, v));
         for (i, r) in s.readers.iter_mut().enumerate() {
-            ReaderFact::ALL.iter().zip(3_000_001..).for_each(|(f, v)| r.set(*f, v + 1000 * i as u64));
+            ReaderFact::ALL
+                .iter()
+                .zip(3_000_001..)
+                .for_each(|(f, v)| r.set(*f, v + 1000 * i as u64));
         }
         s.set(StreamFact::WriteCursor, u64::MAX);
-        let histogram = Histogram::from_occupied([(10, 3), (200, 5), (367, 1)], 17 * SECOND, 9 * SECOND);
+        let histogram =
+            Histogram::from_occupied([(10, 3), (200, 5), (367, 1)], 17 * SECOND, 9 * SECOND);
         let attached = s.readers[0].get(ReaderFact::AttachedRealtime);
         let index = s.readers[0].get(ReaderFact::Index) as u32;
         let drain_gaps = Some(histogram.clone());
-        let measured = Measured { readers: vec![ringweir::Latency { index, attached, histogram }], drain_gaps };
+        let measured = Measured {
+            readers: vec![ringweir::Latency { index, attached, histogram }],
+            drain_gaps,
+        };
         Scraped { stream: Stream::new(&s, None, &outside(11 * SECOND), runs), measured }
     }
 
@@ -268,18 +308,29 @@ mod tests {
             let unit = name.unit.as_ref().map_or(String::new(), |u| format!("_{}", u.as_str()));
             let total = if kind == Kind::Counter { "_total" } else { "" };
             let start = format!("ringweir_{}{unit}{total}{{", name.text);
-            let told = samples.iter().find(|(s, _)| s.starts_with(&start) && s.contains(label)).map(|(_, v)| *v);
+            let told = samples
+                .iter()
+                .find(|(s, _)| s.starts_with(&start) && s.contains(label))
+                .map(|(_, v)| *v);
             let scale = if matches!(name.unit, Some(Unit::Seconds)) { 1e9 } else { 1.0 };
-            let same = |told: f64| value.as_u64().is_some_and(|v| (told * scale - v as f64).abs() <= 1e-9 * v as f64);
+            let same = |told: f64| {
+                value.as_u64().is_some_and(|v| (told * scale - v as f64).abs() <= 1e-9 * v as f64)
+            };
             if !told.is_some_and(same) {
                 missing.push(format!("{start} {told:?} {value}"));
             }
         };
-        PumpCounter::ALL.iter().for_each(|f| look("", f.key(), f.kind(), &json["counters"][f.key()], "stream="));
-        StreamFact::ALL.iter().for_each(|f| look("", f.key(), f.kind(), &json["facts"][f.key()], "stream="));
+        PumpCounter::ALL
+            .iter()
+            .for_each(|f| look("", f.key(), f.kind(), &json["counters"][f.key()], "stream="));
+        StreamFact::ALL
+            .iter()
+            .for_each(|f| look("", f.key(), f.kind(), &json["facts"][f.key()], "stream="));
         for (place, label) in [(0, "reader=\"ids\""), (1, r#"reader="a\"b\\c\nd{}""#)] {
             let reader = &json["readers"][place];
-            ReaderFact::ALL.iter().for_each(|f| look("reader_", f.key(), f.kind(), &reader[f.key()], label));
+            ReaderFact::ALL
+                .iter()
+                .for_each(|f| look("reader_", f.key(), f.kind(), &reader[f.key()], label));
         }
         missing
     }
@@ -290,10 +341,16 @@ mod tests {
         let json: Json = serde_json::from_str(&json::line(&json::sample(&scraped.stream))).unwrap();
         let text = exposition(&[scraped]);
         assert_eq!(missing(&text, &json), [""; 0], "\n{text}");
-        assert!(text.contains("} 18446744073709551615\n") && text.ends_with("# EOF\n"), "exact: {text}");
+        assert!(
+            text.contains("} 18446744073709551615\n") && text.ends_with("# EOF\n"),
+            "exact: {text}"
+        );
         // The control: one family left out, one value changed.
-        let without: String =
-            text.lines().filter(|l| !l.contains("ringweir_kernel_lost")).map(|l| format!("{l}\n")).collect();
+        let without: String = text
+            .lines()
+            .filter(|l| !l.contains("ringweir_kernel_lost"))
+            .map(|l| format!("{l}\n"))
+            .collect();
         assert_eq!(missing(&without, &json).len(), 1);
         let changed = text.replace("} 1000001\n", "} 1000002\n");
         assert_eq!(missing(&changed, &json).len(), 1);
@@ -324,19 +381,32 @@ mod tests {
         assert_eq!(names.len(), all);
         let fine = |c: char| c.is_ascii_lowercase() || c == '_';
         assert!(names.iter().all(|n| n.chars().all(fine)), "{names:?}");
-        assert!(families.iter().all(|f| !f.help.contains('\n') && f.help.len() > 4), "each is explained");
+        assert!(
+            families.iter().all(|f| !f.help.contains('\n') && f.help.len() > 4),
+            "each is explained"
+        );
     }
 
     #[test]
     fn a_histogram_is_cumulative_and_cannot_overflow() {
         let text = exposition(&[scraped()]);
-        let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("ringweir_reader_latency_seconds")).collect();
-        let value = |part: &str| lines.iter().find(|l| l.contains(part)).map(|l| l.rsplit_once(' ').unwrap().1);
+        let lines: Vec<&str> =
+            text.lines().filter(|l| l.starts_with("ringweir_reader_latency_seconds")).collect();
+        let value = |part: &str| {
+            lines.iter().find(|l| l.contains(part)).map(|l| l.rsplit_once(' ').unwrap().1)
+        };
         assert_eq!(value("_count"), Some("9"));
         assert_eq!(value("_sum"), Some("17.0"));
-        assert_eq!((value("le=\"0.000001024\""), value("le=\"+Inf\"")), (Some("3"), Some("9")), "{lines:#?}");
+        assert_eq!(
+            (value("le=\"0.000001024\""), value("le=\"+Inf\"")),
+            (Some("3"), Some("9")),
+            "{lines:#?}"
+        );
         let hostile = Histogram::from_occupied((0..368).map(|i| (i, u64::MAX)), u64::MAX, u64::MAX);
-        assert_eq!(buckets(&hostile).iter().map(|b| u128::from(b.1)).sum::<u128>(), u128::from(u64::MAX));
+        assert_eq!(
+            buckets(&hostile).iter().map(|b| u128::from(b.1)).sum::<u128>(),
+            u128::from(u64::MAX)
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! `ringstat --listen`: the exposition over HTTP, on TCP or a unix socket, for Prometheus and `curl`.
+//! `ringstat --listen`: the exposition over HTTP, on TCP or a unix socket, for Prometheus and
+//! `curl`.
 //!
-//! Contract: one request per connection, answered on a thread of its own, with a limit on everything: size of the request,
-//! time for all of it, time for the answer, connections at once. Where a new connection finds no place, the one that has
-//! waited longest for its request loses its own, so a client that says nothing, or slowly, never keeps others out. SIGINT,
-//! SIGTERM and SIGHUP end it and remove the unix sockets it made.
+//! Contract: one request per connection, answered on a thread of its own, with a limit on
+//! everything: size of the request, time for all of it, time for the answer, connections at once.
+//! Where a new connection finds no place, the one that has waited longest for its request loses its
+//! own, so a client that says nothing, or slowly, never keeps others out. SIGINT, SIGTERM and
+//! SIGHUP end it and remove the unix sockets it made.
 
 use super::fleet::Fleet;
 use super::latency;
@@ -56,10 +58,9 @@ impl FromStr for Address {
         let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
         match port {
             Some(port) => Ok(Self::Tcp(([127, 0, 0, 1], port).into())),
-            None => text
-                .parse()
-                .map(Self::Tcp)
-                .map_err(|_| "must be ADDRESS:PORT, such as 127.0.0.1:9469 or [::]:9469, or unix:PATH".into()),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                "must be ADDRESS:PORT, such as 127.0.0.1:9469 or [::]:9469, or unix:PATH".into()
+            }),
         }
     }
 }
@@ -89,7 +90,8 @@ impl Listener {
     fn open(address: &Address) -> anyhow::Result<Self> {
         match address {
             Address::Tcp(at) => {
-                let socket = TcpListener::bind(at).with_context(|| format!("cannot listen on {at}{}", remedy(*at)))?;
+                let socket = TcpListener::bind(at)
+                    .with_context(|| format!("cannot listen on {at}{}", remedy(*at)))?;
                 socket.set_nonblocking(true)?;
                 let url = format!("http://{}/metrics", socket.local_addr()?);
                 Ok(Self { fd: Bound::Tcp(socket), url })
@@ -97,7 +99,8 @@ impl Listener {
             Address::Unix(path) => {
                 let file = SocketFile::bind(path, SocketType::STREAM, 0o600)
                     .with_context(|| format!("cannot listen on {path}"))?;
-                rustix::net::listen(&file.fd, 128).with_context(|| format!("cannot listen on {path}"))?;
+                rustix::net::listen(&file.fd, 128)
+                    .with_context(|| format!("cannot listen on {path}"))?;
                 let url = format!("curl --unix-socket {path} http://localhost/metrics");
                 Ok(Self { fd: Bound::Unix(file), url })
             }
@@ -106,7 +109,11 @@ impl Listener {
 }
 
 fn remedy(at: SocketAddr) -> &'static str {
-    if at.port() == 0 { "" } else { " (is another exporter running? --listen 127.0.0.1:0 takes any free port)" }
+    if at.port() == 0 {
+        ""
+    } else {
+        " (is another exporter running? --listen 127.0.0.1:0 takes any free port)"
+    }
 }
 
 /// Serves until a signal comes.
@@ -135,7 +142,9 @@ pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
         for (listener, _) in listeners.iter().zip(ready).filter(|(_, ready)| *ready) {
             match rustix::net::accept_with(&listener.fd, ACCEPTED) {
                 Ok(fd) => guests.admit(fd, &scraper),
-                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM) => {
+                Err(
+                    rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM,
+                ) => {
                     guests.dismiss_oldest();
                     // The connection stays in the queue: without a pause this loop would spin.
                     std::thread::sleep(Duration::from_millis(50));
@@ -162,11 +171,12 @@ impl Guests {
         let guest = Arc::new(fd);
         lock(&self.there).push(guest.clone());
         let (there, scraper, served) = (self.there.clone(), scraper.clone(), guest.clone());
-        let thread = std::thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(move || {
-            // A client that went away, or was dismissed, is nobody's problem.
-            let _gone = serve(&served, &scraper);
-            lock(&there).retain(|g| !Arc::ptr_eq(g, &served));
-        });
+        let thread =
+            std::thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(move || {
+                // A client that went away, or was dismissed, is nobody's problem.
+                let _gone = serve(&served, &scraper);
+                lock(&there).retain(|g| !Arc::ptr_eq(g, &served));
+            });
         if thread.is_err() {
             lock(&self.there).retain(|g| !Arc::ptr_eq(g, &guest));
         }
@@ -207,7 +217,11 @@ impl Scraper {
 /// Streams with the latencies that could be had.
 pub fn scraped(streams: Vec<Stream>, asked: latency::Asked) -> Vec<Scraped> {
     let known = |found: anyhow::Result<_>| found.unwrap_or_default();
-    streams.into_iter().zip(asked.wait()).map(|(stream, found)| Scraped { stream, measured: known(found) }).collect()
+    streams
+        .into_iter()
+        .zip(asked.wait())
+        .map(|(stream, found)| Scraped { stream, measured: known(found) })
+        .collect()
 }
 
 fn wait_for(fd: &OwnedFd, what: PollFlags, until: Instant) -> std::io::Result<()> {
@@ -223,7 +237,9 @@ fn wait_for(fd: &OwnedFd, what: PollFlags, until: Instant) -> std::io::Result<()
 fn serve(fd: &OwnedFd, scraper: &Scraper) -> std::io::Result<()> {
     let answer = match request(fd)? {
         Ok(asked) => asked.answer(scraper),
-        Err((status, words)) => response(status, "text/plain; charset=utf-8", &format!("{words}\n"), true),
+        Err((status, words)) => {
+            response(status, "text/plain; charset=utf-8", &format!("{words}\n"), true)
+        }
     };
     send(fd, answer.as_bytes())?;
     // What the client still sends must be read, or closing takes the answer away from it.
@@ -251,7 +267,9 @@ fn request(fd: &OwnedFd) -> std::io::Result<Result<Asked, Refusal>> {
     let until = Instant::now() + PATIENCE;
     let mut text = Vec::new();
     let mut piece = [0; 1024];
-    let ended = |text: &[u8]| text.windows(4).any(|w| w == b"\r\n\r\n") || text.windows(2).any(|w| w == b"\n\n");
+    let ended = |text: &[u8]| {
+        text.windows(4).any(|w| w == b"\r\n\r\n") || text.windows(2).any(|w| w == b"\n\n")
+    };
     while !ended(&text) {
         if text.len() >= REQUEST_MOST {
             return Ok(Err(("431 Request Header Fields Too Large", "the request is too long")));
@@ -274,7 +292,8 @@ fn request(fd: &OwnedFd) -> std::io::Result<Result<Asked, Refusal>> {
 
 fn parse(text: &[u8]) -> Result<Asked, Refusal> {
     let bad = ("400 Bad Request", "this is not HTTP; try: curl http://ADDRESS:PORT/metrics");
-    let line = text.split(|b| *b == b'\n').next().and_then(|l| std::str::from_utf8(l).ok()).ok_or(bad)?;
+    let line =
+        text.split(|b| *b == b'\n').next().and_then(|l| std::str::from_utf8(l).ok()).ok_or(bad)?;
     let words: Vec<&str> = line.trim_end_matches('\r').split(' ').collect();
     let &[method, target, "HTTP/1.0" | "HTTP/1.1"] = words.as_slice() else { return Err(bad) };
     let head_only = match method {
@@ -283,7 +302,8 @@ fn parse(text: &[u8]) -> Result<Asked, Refusal> {
         _ => return Err(("405 Method Not Allowed", "there is GET and HEAD only")),
     };
     // A proxy's form names the host as well.
-    let path = target.strip_prefix("http://").map_or(target, |t| t.find('/').map_or("/", |at| &t[at..]));
+    let path =
+        target.strip_prefix("http://").map_or(target, |t| t.find('/').map_or("/", |at| &t[at..]));
     Ok(Asked { head_only, path: path.split('?').next().unwrap_or("/").into() })
 }
 
@@ -291,7 +311,9 @@ impl Asked {
     fn answer(&self, scraper: &Scraper) -> String {
         let page = "ringstat: the figures are at /metrics\n";
         match self.path.as_str() {
-            "/metrics" => response("200 OK", prom::CONTENT_TYPE, &scraper.exposition(), !self.head_only),
+            "/metrics" => {
+                response("200 OK", prom::CONTENT_TYPE, &scraper.exposition(), !self.head_only)
+            }
             "/" => response("200 OK", "text/plain; charset=utf-8", page, !self.head_only),
             _ => response("404 Not Found", "text/plain; charset=utf-8", page, !self.head_only),
         }
@@ -302,7 +324,8 @@ fn response(status: &str, kind: &str, body: &str, with_body: bool) -> String {
     let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
     let length = body.len();
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}Connection: close\r\n\r\n"
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: \
+        {length}\r\n{allow}Connection: close\r\n\r\n"
     );
     if with_body { head + body } else { head }
 }
@@ -339,7 +362,8 @@ mod tests {
 
     #[test]
     fn requests_are_understood_or_refused() {
-        let path = |text: &str| parse(text.as_bytes()).map(|a| a.path).map_err(|(status, _)| &status[..3]);
+        let path =
+            |text: &str| parse(text.as_bytes()).map(|a| a.path).map_err(|(status, _)| &status[..3]);
         assert_eq!(path("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Ok("/metrics".into()));
         assert_eq!(path("HEAD /metrics?x=1 HTTP/1.0\n\n"), Ok("/metrics".into()));
         assert_eq!(path("GET http://host:1/metrics HTTP/1.1\r\n\r\n"), Ok("/metrics".into()));

@@ -3,7 +3,7 @@
 use super::columns::{COLUMNS, Moment, printable, rates};
 use super::model::{Layer, Stream};
 use comfy_table::{CellAlignment, Table, presets};
-use ringweir_proto::quantity::{Bytes, Span};
+use ringweir_cli::quantity::{Bytes, Span};
 use ringweir_proto::stats::{PumpCounter, StreamFact};
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ pub fn facts(stream: &Stream) -> String {
 
 /// "LOST device 0  kernel 0  broker 0  reader 0", and how near a device's FIFO came to overflowing.
 pub fn losses(stream: &Stream) -> String {
-    let lost = Layer::ALL.iter().fold("LOST".into(), |text, l| format!("{text}  {} {}", l.key(), stream.loss.get(*l)));
+    let lost = Layer::ALL
+        .iter()
+        .fold("LOST".into(), |text, l| format!("{text}  {} {}", l.key(), stream.loss.get(*l)));
     let span = |ns| Span(Duration::from_nanos(ns));
     let gap = stream.snapshot.pump(PumpCounter::DrainGapMax);
     match stream.get(StreamFact::DrainSlack) {
@@ -35,7 +37,11 @@ pub fn losses(stream: &Stream) -> String {
 
 /// "STREAM demo gen 1".
 pub fn name(stream: &Stream) -> String {
-    format!("STREAM {} gen {}", printable(&stream.snapshot.name), stream.get(StreamFact::Generation))
+    format!(
+        "STREAM {} gen {}",
+        printable(&stream.snapshot.name),
+        stream.get(StreamFact::Generation)
+    )
 }
 
 /// What people have to know beside the figures: their age, the source's complaint.
@@ -85,7 +91,11 @@ mod tests {
 
     #[test]
     fn a_table_as_people_see_it() {
-        let readers = [("ringrec", 4988, 0, false), ("monitor", 100, 65, true), ("egress", 5000, 4005, false)];
+        let readers = [
+            ("ringrec", 4988, 0, false),
+            ("monitor", 100, 65, true),
+            ("egress", 5000, 4005, false),
+        ];
         let a = snapshot(10 * SECOND, 4000, &[]);
         let mut b = snapshot(11 * SECOND, 5000, &readers);
         b.note = "no carrier".into();
@@ -102,12 +112,18 @@ egress   1002           0        0 B             0   4005     1  12:41:07 (4.0 k
 ";
         let shown = render(&stream, moment());
         // Columns are as wide as they need to be; what counts is order and content.
-        let words =
-            |text: &str| text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        let words = |text: &str| {
+            text.lines()
+                .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(words(&shown), words(&expected.replace("4.0 k", "4 k")), "{shown}");
         let heads: Vec<_> = shown.lines().skip(3).collect();
         let end = heads[0].find("LAST LOSS").unwrap();
-        assert!(heads[1..].iter().all(|l| l.as_bytes()[end - 1] == b' ' && l.as_bytes()[end] != b' '), "{shown}");
+        assert!(
+            heads[1..].iter().all(|l| l.as_bytes()[end - 1] == b' ' && l.as_bytes()[end] != b' '),
+            "{shown}"
+        );
         assert!(shown.lines().all(|l| !l.ends_with(' ')), "{shown}");
     }
 
@@ -116,7 +132,10 @@ egress   1002           0        0 B             0   4005     1  12:41:07 (4.0 k
         let s = snapshot(10 * SECOND, 1, &[]);
         let stream = Stream::new(&s, None, &outside(20 * SECOND), runs);
         let shown = render(&stream, moment());
-        assert!(shown.contains("!! broker busy (S), figures 10 s old\nno readers attached\n"), "{shown}");
+        assert!(
+            shown.contains("!! broker busy (S), figures 10 s old\nno readers attached\n"),
+            "{shown}"
+        );
         assert!(shown.contains("– dg/s"), "{shown}");
     }
 
@@ -129,6 +148,9 @@ egress   1002           0        0 B             0   4005     1  12:41:07 (4.0 k
         assert!(!text(&s).contains("drain gap"), "no FIFO, no line of it");
         s.set(StreamFact::DrainSlack, 16_384_000);
         s.set_pump(PumpCounter::DrainGapMax, 410_000);
-        assert_eq!(text(&s), "LOST  device 0  kernel 0  broker 0  reader 0   drain gap max 410 us (slack 16.4 ms)");
+        assert_eq!(
+            text(&s),
+            "LOST  device 0  kernel 0  broker 0  reader 0   drain gap max 410 us (slack 16.4 ms)"
+        );
     }
 }

@@ -1,14 +1,16 @@
-//! `ringstat --why`: what limits a stream, who is furthest behind and for how long that goes well, and what to do about it.
+//! `ringstat --why`: what limits a stream, who is furthest behind and for how long that goes well,
+//! and what to do about it.
 //!
-//! Contract: judged from two looks a while apart, so that what was lost long ago and what is being lost now are kept apart;
-//! pure, what is seen of processes comes in by [`Seen`]. A finding says what is, with its figures, and one line of advice. A
-//! stream is limited if anything is lost now, or will be if things go on as they do.
+//! Contract: judged from two looks a while apart, so that what was lost long ago and what is being
+//! lost now are kept apart; pure, what is seen of processes comes in by [`Seen`]. A finding says
+//! what is, with its figures, and one line of advice. A stream is limited if anything is lost now,
+//! or will be if things go on as they do.
 
 use super::columns::{percent, printable};
 use super::model::{Health, Layer, Loss, Reader, ReaderState, Stream};
 use super::table;
 use crate::process::Process;
-use ringweir_proto::quantity::{Bytes, Count, Rate, Span};
+use ringweir_cli::quantity::{Bytes, Count, Rate, Span};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
 use std::time::Duration;
@@ -25,7 +27,8 @@ const KEEPS_UP: f64 = 0.97;
 /// Beyond this many seconds nobody is warned.
 const FAR: f64 = 3600.0;
 
-/// Kind of the finding that a reader lies: it harms nobody, but whoever looks for what is wrong wants to know.
+/// Kind of the finding that a reader lies: it harms nobody, but whoever looks for what is wrong
+/// wants to know.
 const IMPLAUSIBLE: &str = "implausible";
 
 /// What is seen of processes in between.
@@ -41,7 +44,8 @@ pub trait Seen {
 pub struct Finding {
     /// Layer it belongs to.
     layer: &'static str,
-    /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow, holding, implausible.
+    /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow,
+    /// holding, implausible.
     kind: &'static str,
     /// The reader, if it is one.
     label: Option<String>,
@@ -97,10 +101,14 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
     ("findings[].layer", "device, kernel, broker or reader; label, pid and index then say which"),
     (
         "findings[].kind",
-        "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, slow, holding, implausible (which limits nothing)",
+        "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, \
+        slow, holding, implausible (which limits nothing)",
     ),
     ("findings[].lost", "lost by it so far; lost_per_second: now"),
-    ("findings[].lapped_in_ns", "time until it is lapped if things go on so; 0: it is; null: not in sight"),
+    (
+        "findings[].lapped_in_ns",
+        "time until it is lapped if things go on so; 0: it is; null: not in sight",
+    ),
     ("findings[].what, advice", "the same in words, and what to do"),
     ("furthest", "the reader that is furthest behind, in trouble or not"),
 ];
@@ -138,8 +146,8 @@ impl Between<'_> {
         self.before.readers.iter().find(same)
     }
 
-    /// Seconds until the publisher passes a reader that goes on as between the two looks. A sixteenth of the ring is
-    /// claimed ahead, so it is not history.
+    /// Seconds until the publisher passes a reader that goes on as between the two looks. A
+    /// sixteenth of the ring is claimed ahead, so it is not history.
     fn lapped_in(&self, earlier: &Reader, reader: &Reader) -> Option<f64> {
         let left = |fact, ring| {
             let (before, now) = (earlier.get(fact), reader.get(fact));
@@ -147,24 +155,31 @@ impl Between<'_> {
             let room = self.now.get(ring) as f64 * 15.0 / 16.0 - now as f64;
             (growth > 0.0).then(|| room.max(0.0) / growth)
         };
-        let (slots, bytes) =
-            (left(ReaderFact::Lag, StreamFact::Depth), left(ReaderFact::LagBytes, StreamFact::Capacity));
+        let (slots, bytes) = (
+            left(ReaderFact::Lag, StreamFact::Depth),
+            left(ReaderFact::LagBytes, StreamFact::Capacity),
+        );
         slots.into_iter().chain(bytes).reduce(f64::min)
     }
 }
 
 /// Judges a stream by two looks.
 pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict {
-    let window = |b: &Stream| now.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt));
-    let same =
-        |b: &&Stream| now.get(StreamFact::StartedRealtime) == b.get(StreamFact::StartedRealtime) && window(b) > 0;
+    let window =
+        |b: &Stream| now.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt));
+    let same = |b: &&Stream| {
+        now.get(StreamFact::StartedRealtime) == b.get(StreamFact::StartedRealtime) && window(b) > 0
+    };
     let before = before.filter(same);
     let window_ns = before.map_or(0, window);
     let mut findings: Vec<Finding> = broker(now).into_iter().collect();
     if let Some(before) = before {
         let between = Between { before, now, seconds: window_ns as f64 / 1e9 };
-        findings
-            .extend([Layer::Device, Layer::Kernel, Layer::Broker].iter().filter_map(|l| losing(&between, *l, seen)));
+        findings.extend(
+            [Layer::Device, Layer::Kernel, Layer::Broker]
+                .iter()
+                .filter_map(|l| losing(&between, *l, seen)),
+        );
         // Nobody is lapped any more in a stream that has ended.
         let judged = now.readers.iter().filter(|_| now.health != Health::Ended);
         let mut readers: Vec<Finding> = judged
@@ -191,16 +206,21 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
         head: table::name(now),
         flow: super::columns::rates(now.rates),
         ring,
-        earlier: [earlier(before.map(|b| b.loss), now.loss, Duration::from_nanos(window_ns)), demoted(now)].concat(),
+        earlier: [
+            earlier(before.map(|b| b.loss), now.loss, Duration::from_nanos(window_ns)),
+            demoted(now),
+        ]
+        .concat(),
         findings,
     }
 }
 
 fn furthest(stream: &Stream) -> Option<Furthest> {
-    let reader =
-        stream.readers.iter().filter(|r| r.implausible().is_none()).max_by(|a, b| {
-            a.lag_share.total_cmp(&b.lag_share).then(a.get(ReaderFact::Lag).cmp(&b.get(ReaderFact::Lag)))
-        })?;
+    let reader = stream.readers.iter().filter(|r| r.implausible().is_none()).max_by(|a, b| {
+        a.lag_share
+            .total_cmp(&b.lag_share)
+            .then(a.get(ReaderFact::Lag).cmp(&b.get(ReaderFact::Lag)))
+    })?;
     Some(Furthest {
         label: reader.figures.label.clone(),
         pid: reader.get(ReaderFact::Pid),
@@ -214,7 +234,9 @@ fn furthest(stream: &Stream) -> Option<Furthest> {
 /// Layers that have lost something, but nothing now.
 fn earlier(before: Option<Loss>, now: Loss, window: Duration) -> Vec<String> {
     let over = |l: &&Layer| now.get(**l) > 0 && before.is_none_or(|b| b.get(**l) == now.get(**l));
-    let said = |l: &Layer| format!("{} lost {} earlier, nothing in the last {}", l.key(), now.get(*l), Span(window));
+    let said = |l: &Layer| {
+        format!("{} lost {} earlier, nothing in the last {}", l.key(), now.get(*l), Span(window))
+    };
     Layer::ALL.iter().filter(over).map(said).collect()
 }
 
@@ -224,11 +246,15 @@ fn broker(now: &Stream) -> Option<Finding> {
     let (what, advice) = match now.health {
         Health::Fresh | Health::Ended => return None,
         Health::Stale(Process::Stopped(c)) => (
-            format!("the broker (pid {pid}) is stopped ({c}): nothing has been published for {age}"),
+            format!(
+                "the broker (pid {pid}) is stopped ({c}): nothing has been published for {age}"
+            ),
             format!("kill -CONT {pid} lets it go on"),
         ),
         Health::Stale(_) => (
-            format!("the broker (pid {pid}) has not renewed its figures for {age}: what follows is old"),
+            format!(
+                "the broker (pid {pid}) has not renewed its figures for {age}: what follows is old"
+            ),
             "see what keeps the machine or ringd's control thread busy".into(),
         ),
         Health::BrokerGone => (
@@ -236,10 +262,20 @@ fn broker(now: &Stream) -> Option<Finding> {
             "start ringd again; readers attach to it by themselves".into(),
         ),
     };
-    Some(Finding { pid: Some(pid), ..finding(Layer::Broker, now.health.key(), 0, 0.0, what, advice) })
+    Some(Finding {
+        pid: Some(pid),
+        ..finding(Layer::Broker, now.health.key(), 0, 0.0, what, advice)
+    })
 }
 
-fn finding(layer: Layer, kind: &'static str, lost: u64, per_second: f64, what: String, advice: String) -> Finding {
+fn finding(
+    layer: Layer,
+    kind: &'static str,
+    lost: u64,
+    per_second: f64,
+    what: String,
+    advice: String,
+) -> Finding {
     Finding {
         layer: layer.key(),
         kind,
@@ -265,16 +301,24 @@ fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> Option<Findi
     let buffer = match (layer, source) {
         (Layer::Broker, _) => {
             let most = Bytes(stream.get(StreamFact::MaxDatagram));
-            format!("longer than --max-datagram {most}, or malformed: raise it, or look at what ringd says on stderr")
+            format!(
+                "longer than --max-datagram {most}, or malformed: raise it, or look at what ringd \
+                says on stderr"
+            )
         }
         (Layer::Device, _) => "the device's buffer fills before the pump empties it".into(),
-        (_, "udp") => "give the socket more room: rcvbuf=SIZE in --source (and sysctl net.core.rmem_max)".into(),
+        (_, "udp") => {
+            "give the socket more room: rcvbuf=SIZE in --source (and sysctl net.core.rmem_max)"
+                .into()
+        }
         (_, "packet") => "give the packet ring more room: block=SIZE, blocks=N in --source".into(),
         _ => "the kernel's buffer fills before the pump empties it".into(),
     };
     let advice = match (layer, seen.pump_is_realtime()) {
         (Layer::Broker, _) | (_, Some(true) | None) => buffer,
-        (_, Some(false)) => format!("{buffer}; and start ringd by `chrt -f 60`: its pump has no real-time priority"),
+        (_, Some(false)) => {
+            format!("{buffer}; and start ringd by `chrt -f 60`: its pump has no real-time priority")
+        }
     };
     let lost = stream.loss.get(layer);
     let what = format!(
@@ -286,15 +330,24 @@ fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> Option<Findi
 }
 
 /// A reader that loses now, or will if it goes on so.
-fn limiting(between: &Between<'_>, reader: &Reader, earlier: &Reader, seen: &impl Seen) -> Option<Finding> {
+fn limiting(
+    between: &Between<'_>,
+    reader: &Reader,
+    earlier: &Reader,
+    seen: &impl Seen,
+) -> Option<Finding> {
     let pid = reader.get(ReaderFact::Pid);
     let who = format!("reader {} (pid {pid})", printable(&reader.figures.label));
     let per_second = between.per_second(earlier.lost(), reader.lost());
     let lapped_in = between.lapped_in(earlier, reader).filter(|s| *s < FAR);
     let lapped = reader.is_lapped();
-    let taken = between.per_second(earlier.get(ReaderFact::Delivered), reader.get(ReaderFact::Delivered));
+    let taken =
+        between.per_second(earlier.get(ReaderFact::Delivered), reader.get(ReaderFact::Delivered));
     let published = between.published();
-    let age = between.now.get(StreamFact::SampledRealtime).saturating_sub(reader.get(ReaderFact::LastGapRealtime));
+    let age = between
+        .now
+        .get(StreamFact::SampledRealtime)
+        .saturating_sub(reader.get(ReaderFact::LastGapRealtime));
     let behind = reader.lag_share >= BEHIND && lapped_in.is_some();
     let too_slow = taken < published * KEEPS_UP && (per_second > 0.0 || age < RECENTLY || behind);
     let stopped = matches!(reader.state, ReaderState::Stopped(_) | ReaderState::Gone);
@@ -315,10 +368,15 @@ fn limiting(between: &Between<'_>, reader: &Reader, earlier: &Reader, seen: &imp
             percent(reader.lag_share),
             Span(Duration::from_secs_f64(s)),
         ),
-        (false, None) => format!("{} behind, {} of the ring", lag(reader), percent(reader.lag_share)),
+        (false, None) => {
+            format!("{} behind, {} of the ring", lag(reader), percent(reader.lag_share))
+        }
     };
-    let losing =
-        if per_second > 0.0 { format!(", now {} a second", Count(per_second.ceil() as u64)) } else { String::new() };
+    let losing = if per_second > 0.0 {
+        format!(", now {} a second", Count(per_second.ceil() as u64))
+    } else {
+        String::new()
+    };
     let (kind, what, advice) = match reader.state {
         ReaderState::Stopped(c) => (
             "stopped",
@@ -333,7 +391,8 @@ fn limiting(between: &Between<'_>, reader: &Reader, earlier: &Reader, seen: &imp
         _ => {
             let (does, advice) = cause(seen.load(pid));
             let kind = if lapped || per_second > 0.0 { "lapped" } else { "slow" };
-            let rates = format!("takes {} of {}", Rate::Datagrams(taken), Rate::Datagrams(published));
+            let rates =
+                format!("takes {} of {}", Rate::Datagrams(taken), Rate::Datagrams(published));
             (kind, format!("{who} {rates}{does}: {prospect}{losing}"), advice)
         }
     };
@@ -355,9 +414,13 @@ fn holding(between: &Between<'_>, reader: &Reader, earlier: &Reader) -> Option<F
         return None;
     }
     let time = |ns| Span(Duration::from_nanos(ns));
-    let window = between.now.get(StreamFact::SampledAt).saturating_sub(between.before.get(StreamFact::SampledAt));
+    let window = between
+        .now
+        .get(StreamFact::SampledAt)
+        .saturating_sub(between.before.get(StreamFact::SampledAt));
     let what = format!(
-        "reader {} (pid {pid}) is lossless and {}: the stream waited for it for {} of {} ({} in all)",
+        "reader {} (pid {pid}) is lossless and {}: the stream waited for it for {} of {} ({} in \
+        all)",
         printable(&reader.figures.label),
         reader.state,
         time(held),
@@ -365,8 +428,13 @@ fn holding(between: &Between<'_>, reader: &Reader, earlier: &Reader) -> Option<F
         time(all),
     );
     let advice = match reader.state {
-        ReaderState::Stopped(_) => format!("kill -CONT {pid} lets it go on; if not, it is demoted when its budget is used up"),
-        _ => "what the source loses meanwhile is lost to all: make it faster, the ring deeper (--depth), or let it be lossy".into(),
+        ReaderState::Stopped(_) => format!(
+            "kill -CONT {pid} lets it go on; if not, it is demoted \
+            when its budget is used up"
+        ),
+        _ => "what the source loses meanwhile is lost to all: make it faster, the ring deeper \
+            (--depth), or let it be lossy"
+            .into(),
     };
     Some(Finding {
         label: Some(reader.figures.label.clone()),
@@ -380,9 +448,11 @@ fn holding(between: &Between<'_>, reader: &Reader, earlier: &Reader) -> Option<F
 fn demoted(now: &Stream) -> Vec<String> {
     let here = now.readers.iter().filter(|r| r.get(ReaderFact::DemotedRealtime) != 0);
     let said = |r: &Reader| {
-        let ago = now.get(StreamFact::SampledRealtime).saturating_sub(r.get(ReaderFact::DemotedRealtime));
+        let ago =
+            now.get(StreamFact::SampledRealtime).saturating_sub(r.get(ReaderFact::DemotedRealtime));
         format!(
-            "reader {} (pid {}) was demoted {} ago: as a lossless reader it had held the stream back for {}",
+            "reader {} (pid {}) was demoted {} ago: as a lossless reader it had held the stream \
+            back for {}",
             printable(&r.figures.label),
             r.get(ReaderFact::Pid),
             Span(Duration::from_nanos(ago)),
@@ -401,8 +471,14 @@ fn demoted(now: &Stream) -> Vec<String> {
 fn lying(stream: &str, reader: &Reader) -> Option<Finding> {
     let what = reader.implausible()?;
     let (pid, index) = (reader.get(ReaderFact::Pid), reader.get(ReaderFact::Index));
-    let who = format!("reader {} (pid {pid}, uid {})", printable(&reader.figures.label), reader.get(ReaderFact::Uid));
-    let what = format!("{who} writes into its page what cannot be: {what}; none of its figures is to be believed");
+    let who = format!(
+        "reader {} (pid {pid}, uid {})",
+        printable(&reader.figures.label),
+        reader.get(ReaderFact::Uid)
+    );
+    let what = format!(
+        "{who} writes into its page what cannot be: {what}; none of its figures is to be believed"
+    );
     let advice = format!("nobody else notices; ringctl detach {stream} pid:{pid} sends it away");
     Some(Finding {
         label: Some(reader.figures.label.clone()),
@@ -417,15 +493,22 @@ fn cause(load: Option<f64>) -> (String, String) {
     match load {
         Some(load) if load >= 0.7 => (
             format!(" and computes ({} of a processor)", percent(load)),
-            "it needs more processor than one thread has: do less per datagram, or share the work among readers".into(),
+            "it needs more processor than one thread has: do less per datagram, or share the work \
+            among readers"
+                .into(),
         ),
         Some(load) => (
             format!(" and waits for something else (uses {} of a processor)", percent(load)),
-            "see what it waits for: a disk, a pipe, another process, its turn on a busy processor".into(),
+            "see what it waits for: a disk, a pipe, another process, its turn on a busy \
+            processor"
+                .into(),
         ),
-        None => {
-            (String::new(), "a deeper ring (--depth) bridges pauses, but not a reader that is too slow for good".into())
-        }
+        None => (
+            String::new(),
+            "a deeper ring (--depth) bridges pauses, but not a reader that is too \
+                slow for good"
+                .into(),
+        ),
     }
 }
 
@@ -445,7 +528,10 @@ impl Verdict {
                 Some(f) if f.lag == 0 => out += "; no reader is behind\n",
                 Some(f) => {
                     let (who, time) = (printable(&f.label), Span(Duration::from_nanos(f.lag_ns)));
-                    out += &format!("; furthest behind is {who} (pid {}), {} dg / {time}{}\n", f.pid, f.lag, self.ring);
+                    out += &format!(
+                        "; furthest behind is {who} (pid {}), {} dg / {time}{}\n",
+                        f.pid, f.lag, self.ring
+                    );
                 }
             }
         } else {

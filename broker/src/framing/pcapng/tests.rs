@@ -52,7 +52,8 @@ impl Writer {
 
     fn enhanced(&mut self, interface: u32, time: u64, payload: &[u8], original: u32) {
         let captured = payload.len() as u32;
-        let mut body = self.words(&[interface, (time >> 32) as u32, time as u32, captured, original]);
+        let mut body =
+            self.words(&[interface, (time >> 32) as u32, time as u32, captured, original]);
         body.extend(payload);
         self.block(super::ENHANCED_PACKET, body);
     }
@@ -186,7 +187,9 @@ fn broken_structure_ends_the_file_with_a_reason() {
     assert!(whole(|f| f[32] += 1).starts_with("impossible length of a pcapng block at offset 32"));
     assert!(whole(|f| f[32] = 8).starts_with("impossible length"));
     assert!(whole(|f| f[35] = 0xFF).starts_with("length field says 4278190"));
-    assert!(whole(|f| f[46] = 200).starts_with("interface option longer than its block at offset 46"));
+    assert!(
+        whole(|f| f[46] = 200).starts_with("interface option longer than its block at offset 46")
+    );
 }
 
 #[test]
@@ -203,8 +206,9 @@ fn every_cut_of_a_file_is_noticed() {
     }
 }
 
-/// The packets of `file` as `pcap-parser` sees them, every interface counting 10^-`resolution` s. Its own conversion of
-/// time is left out: in 0.17 it keeps 32 bits of the fraction and refuses binary resolutions.
+/// The packets of `file` as `pcap-parser` sees them, every interface counting 10^-`resolution` s.
+/// Its own conversion of time is left out: in 0.17 it keeps 32 bits of the fraction and refuses
+/// binary resolutions.
 fn oracle(mut file: &[u8], big: bool, resolution: u32, snap_len: u32) -> Vec<Packet> {
     let mut packets = Vec::new();
     while !file.is_empty() {
@@ -239,7 +243,8 @@ enum Item {
 fn items() -> impl Strategy<Value = Item> {
     let payload = || prop::collection::vec(any::<u8>(), 0..50);
     prop_oneof![
-        (0u32..3, any::<u64>(), payload(), any::<u32>()).prop_map(|(i, t, p, o)| Item::Enhanced(i, t, p, o)),
+        (0u32..3, any::<u64>(), payload(), any::<u32>())
+            .prop_map(|(i, t, p, o)| Item::Enhanced(i, t, p, o)),
         (payload(), any::<u32>()).prop_map(|(p, o)| Item::Simple(p, o)),
         (0x100u32..0x200, payload()).prop_map(|(kind, body)| Item::Other(kind, body)),
     ]

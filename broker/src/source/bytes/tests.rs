@@ -43,20 +43,26 @@ fn feed(bench: &mut Bench, framing: Framing, max: usize, input: &[u8], chunk: us
 
 #[test]
 fn however_it_is_split_the_datagrams_are_the_same() {
-    let sent: Vec<_> = [0, 1, 100, 0, 4096, 15_999, 20_000, 3, 20_000, 20_000, 0, 7].map(make).into();
+    let sent: Vec<_> =
+        [0, 1, 100, 0, 4096, 15_999, 20_000, 3, 20_000, 20_000, 0, 7].map(make).into();
     let input = len32(&sent);
     for chunk in [1, 3, 4, 5, 1000, 4096, 65_536] {
         let mut bench = Bench::new(1 << 20, 20_000);
         let got = feed(&mut bench, Framing::Len32Le, 20_000, &input, chunk);
         assert!(bytes_of(&got) == sent, "pieces of {chunk}");
         assert_eq!(bench.count(PumpCounter::Published), sent.len() as u64);
-        assert_eq!((bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)), (0, 0));
+        assert_eq!(
+            (bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)),
+            (0, 0)
+        );
     }
 }
 
 #[test]
 fn a_stream_longer_than_the_pipe_and_the_ring_comes_through() {
-    for (framing, max) in [(Framing::Fixed(1000), 1000), (Framing::Fixed(100_000), 100_000), (Framing::Lines, 100)] {
+    for (framing, max) in
+        [(Framing::Fixed(1000), 1000), (Framing::Fixed(100_000), 100_000), (Framing::Lines, 100)]
+    {
         let line: Vec<u8> = b"0123456789abcdefghijklmnopqrstuvwxyz\n".to_vec();
         let input: Vec<u8> = line.iter().copied().cycle().take(line.len() * 100_000).collect();
         let (mut source, mut writer) = piped(framing, Pace::Max, max);
@@ -108,9 +114,15 @@ fn an_end_within_a_datagram_loses_it_and_says_where() {
             let mut bench = Bench::new(1 << 16, 64);
             let got = feed(&mut bench, Framing::Len32Le, 64, &input[..cut], chunk);
             assert_eq!(bytes_of(&got), [make(10)]);
-            assert_eq!((bench.count(PumpCounter::Published), bench.count(PumpCounter::BrokerLost)), (1, 1), "{cut}");
+            assert_eq!(
+                (bench.count(PumpCounter::Published), bench.count(PumpCounter::BrokerLost)),
+                (1, 1),
+                "{cut}"
+            );
             let told = bench.told();
-            let says = format!("pipe: input ends at offset {offset}, {missing} bytes before the end of a ");
+            let says = format!(
+                "pipe: input ends at offset {offset}, {missing} bytes before the end of a "
+            );
             assert!(told.len() == 1 && told[0].starts_with(&says), "{told:?}");
         }
     }
@@ -133,7 +145,8 @@ fn boundaries_lost_are_the_end() {
     let got = feed(&mut bench, Framing::Len32Le, 64, &input, 5);
     assert_eq!(bytes_of(&got), [make(10)]);
     assert_eq!(bench.count(PumpCounter::BrokerLost), 1);
-    let told = "pipe: length field says 4294967295 at offset 14, maximum is 64; the stream cannot be read on";
+    let told = "pipe: length field says 4294967295 at offset 14, maximum is 64; the stream cannot \
+        be read on";
     assert_eq!(bench.told(), [told]);
 }
 
@@ -143,10 +156,16 @@ fn nothing_at_all_is_a_clean_end_of_most_framings() {
     for framing in [Framing::Len32Le, Framing::Len16Be, Framing::Fixed(9), Framing::Lines] {
         assert!(feed(&mut bench, framing, 64, b"", 1).is_empty());
     }
-    assert_eq!((bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)), (0, 0));
+    assert_eq!(
+        (bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)),
+        (0, 0)
+    );
     // A capture file has a header, at the least; no datagram is lost for want of it.
     feed(&mut bench, Framing::Pcap, 64, b"\xd4\xc3", 1);
-    assert_eq!((bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)), (0, 1));
+    assert_eq!(
+        (bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)),
+        (0, 1)
+    );
 }
 
 /// A capture with datagrams of these times (ns) and lengths, each taken from one of 100 bytes.
@@ -154,7 +173,12 @@ fn pcap(datagrams: &[(u64, usize)]) -> Vec<u8> {
     let words = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
     let mut file = words(&[0xa1b2_3c4d, 4 << 16 | 2, 0, 0, 65_535, 1]);
     for &(time, len) in datagrams {
-        file.extend(words(&[(time / 1_000_000_000) as u32, (time % 1_000_000_000) as u32, len as u32, 100]));
+        file.extend(words(&[
+            (time / 1_000_000_000) as u32,
+            (time % 1_000_000_000) as u32,
+            len as u32,
+            100,
+        ]));
         file.extend(make(len));
     }
     file
@@ -163,7 +187,13 @@ fn pcap(datagrams: &[(u64, usize)]) -> Vec<u8> {
 #[test]
 fn a_capture_keeps_its_times_and_lengths() {
     let mut bench = Bench::new(1 << 16, 128);
-    let got = feed(&mut bench, Framing::Pcap, 128, &pcap(&[(5_000_000_007, 60), (6_000_000_000, 100)]), 9);
+    let got = feed(
+        &mut bench,
+        Framing::Pcap,
+        128,
+        &pcap(&[(5_000_000_007, 60), (6_000_000_000, 100)]),
+        9,
+    );
     let seen: Vec<_> = got.iter().map(|g| (g.source_time, g.bytes.len(), g.original_len)).collect();
     assert_eq!(seen, [(5_000_000_007, 60, 100), (6_000_000_000, 100, 100)]);
     assert_eq!(bench.count(PumpCounter::Truncated), 1);

@@ -13,13 +13,17 @@ fn terminal() -> (File, String) {
     let (mut ours, mut theirs) = (0, 0);
     let none = std::ptr::null_mut();
     // SAFETY: two valid pointers to ints; no name, no settings, no size.
-    let rc = unsafe { libc::openpty(&raw mut ours, &raw mut theirs, none, std::ptr::null(), std::ptr::null()) };
+    let rc = unsafe {
+        libc::openpty(&raw mut ours, &raw mut theirs, none, std::ptr::null(), std::ptr::null())
+    };
     assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: just made and nobody else's.
     let ours = unsafe { File::from_raw_fd(ours) };
     // SAFETY: as above.
     let theirs = unsafe { File::from_raw_fd(theirs) };
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&theirs))).unwrap();
+    let path =
+        std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&theirs)))
+            .unwrap();
     (ours, path.to_str().unwrap().into())
 }
 
@@ -54,8 +58,8 @@ fn what_is_no_such_device_is_refused_with_what_to_use_instead() {
     assert!(open("size=64:/dev/null", &STREAM).is_ok());
 }
 
-/// One read, one datagram; raw keeps every byte; what was set is put back. Control: without `raw` a line is a datagram and
-/// a carriage return is not what was sent.
+/// One read, one datagram; raw keeps every byte; what was set is put back. Control: without `raw` a
+/// line is a datagram and a carriage return is not what was sent.
 #[test]
 fn a_raw_terminal_gives_what_was_written_and_is_put_back() {
     let (mut writer, path) = terminal();
@@ -80,16 +84,25 @@ fn a_raw_terminal_gives_what_was_written_and_is_put_back() {
     let mut source = open(&path, &STREAM).unwrap();
     writer.write_all(b"one\rtwo").unwrap();
     assert!(wait(&*source, 1000));
-    assert_eq!(bytes_of(&bench.run(&mut *source).0), [b"one\n"], "a line; the rest waits for its end");
+    assert_eq!(
+        bytes_of(&bench.run(&mut *source).0),
+        [b"one\n"],
+        "a line; the rest waits for its end"
+    );
 }
 
-/// More than the stream's longest at once says that it was cut, also in a ring of which the longest claim has no room for
-/// the byte more that is asked for. Control: exactly the longest was not.
+/// More than the stream's longest at once says that it was cut, also in a ring of which the longest
+/// claim has no room for the byte more that is asked for. Control: exactly the longest was not.
 #[test]
 fn a_read_that_was_cut_says_so() {
-    for (capacity, len, original) in
-        [(4096, 63, 63), (4096, 64, 64), (4096, 65, 65), (4096, 200, 65), (200, 64, 64), (200, 65, 65)]
-    {
+    for (capacity, len, original) in [
+        (4096, 63, 63),
+        (4096, 64, 64),
+        (4096, 65, 65),
+        (4096, 200, 65),
+        (200, 64, 64),
+        (200, 65, 65),
+    ] {
         let (mut writer, path) = terminal();
         let mut source = open(&format!("raw:{path}"), &STREAM).unwrap();
         writer.write_all(&vec![7; len]).unwrap();
@@ -119,7 +132,8 @@ fn the_end_and_a_hang_up_are_told_apart_from_nothing() {
     }
 }
 
-/// The other side of a terminal that nobody has open answers EIO. Control: with its other side open it is idle.
+/// The other side of a terminal that nobody has open answers EIO. Control: with its other side open
+/// it is idle.
 #[test]
 fn a_device_that_is_gone_ends_the_source_with_a_word() {
     let (ours, path) = terminal();

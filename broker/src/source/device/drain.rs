@@ -1,14 +1,15 @@
 //! The drain loop of a device that is there, the same for every transport.
 //!
-//! Contract: takes what the FIFOs hold, channel by channel in turns; never blocks. Idle, it sleeps on the interrupt, with a
-//! look at least twice in the time the FIFO takes to fill, so that an interrupt that got lost costs nothing; without
-//! interrupts it polls, ever less often up to that. Faults have names and are counted: garbage (skipped, and told exactly how
-//! much that was as soon as the next good entry shows it), numbers that contradict each other, interrupts that were lost or
-//! come without end, datagrams longer than the ring takes (cut).
+//! Contract: takes what the FIFOs hold, channel by channel in turns; never blocks. Idle, it sleeps
+//! on the interrupt, with a look at least twice in the time the FIFO takes to fill, so that an
+//! interrupt that got lost costs nothing; without interrupts it polls, ever less often up to that.
+//! Faults have names and are counted: garbage (skipped, and told exactly how much that was as soon
+//! as the next good entry shows it), numbers that contradict each other, interrupts that were lost
+//! or come without end, datagrams longer than the ring takes (cut).
 
 use super::{Gone, Interrupts, Place, Transport};
 use crate::intake::{Arrival, Intake};
-use ringweir_proto::fifo::{self, Drain, HAS_DATE, HAS_INTERRUPT, Shape};
+use ringweir_device::{Drain, HAS_DATE, HAS_INTERRUPT, Shape};
 use ringweir_proto::os::clock;
 use ringweir_proto::ring::Layer;
 use ringweir_proto::stats::PumpCounter;
@@ -17,17 +18,20 @@ use ringweir_proto::sync::Ordering;
 pub(super) const MS: u64 = 1_000_000;
 /// How long a device may take to reset itself, and to start.
 const START_NS: u64 = 1000 * MS;
-/// Without interrupts: the pause after which a FIFO found empty is looked at again, doubled each time up to the longest.
+/// Without interrupts: the pause after which a FIFO found empty is looked at again, doubled each
+/// time up to the longest.
 const PAUSE_NS: u64 = 50_000;
-/// The longest, where the rate is not known; else a quarter of the slack, if that is less than [`PAUSE_MOST_NS`].
+/// The longest, where the rate is not known; else a quarter of the slack, if that is less than
+/// [`PAUSE_MOST_NS`].
 const PAUSE_UNKNOWN_NS: u64 = MS;
 const PAUSE_MOST_NS: u64 = 10 * MS;
-/// Interrupts that bring nothing before they are not listened to for [`STORM_NS`]; one that brings something pays for
-/// [`WORTH`] of them, so a storm is seen whether or not there is data as well.
+/// Interrupts that bring nothing before they are not listened to for [`STORM_NS`]; one that brings
+/// something pays for [`WORTH`] of them, so a storm is seen whether or not there is data as well.
 const STORM: u32 = 64;
 const WORTH: u32 = 4;
 const STORM_NS: u64 = 100 * MS;
-/// How long a device that hung up is drained at most: its memory is still there, and it may still be storing.
+/// How long a device that hung up is drained at most: its memory is still there, and it may still
+/// be storing.
 const GOING_NS: u64 = 100 * MS;
 /// How often the device's clock is compared with ours.
 const COMPARE_NS: u64 = 1000 * MS;
@@ -112,12 +116,13 @@ impl Link {
         }
     }
 
-    /// Goes on with starting; `Some` says when to ask again, `None` that it runs, or, without `run`, that it could. One that
-    /// runs already is left as it is.
+    /// Goes on with starting; `Some` says when to ask again, `None` that it runs, or, without
+    /// `run`, that it could. One that runs already is left as it is.
     pub(super) fn start(&mut self, now: u64, run: bool) -> Result<Option<u64>, Gone> {
         let registers = self.transport.window().registers();
-        // Acquire: what a device that says it runs has written before is seen; Release, below: what we have written before
-        // the order. Partners: the device's store of `status`, its load of `control`.
+        // Acquire: what a device that says it runs has written before is seen; Release, below: what
+        // we have written before the order. Partners: the device's store of `status`, its load of
+        // `control`.
         let status = registers.status.status.load(Ordering::Acquire);
         let order = |control: u32| {
             registers.control.control.store(control, Ordering::Release);
@@ -125,27 +130,34 @@ impl Link {
         };
         let late = |what: &str, until: u64| match now < until {
             true => Ok(Some(now + MS)),
-            false => Err(Gone(format!("the device does not {what} within a second (status {status:#x})"))),
+            false => Err(Gone(format!(
+                "the device does not {what} within a second (status {status:#x})"
+            ))),
         };
         match self.phase {
             Phase::Running => return Ok(None),
-            Phase::Found if status & fifo::IS_RUNNING == 0 => {
-                order(fifo::DO_RESET);
+            Phase::Found if status & ringweir_device::IS_RUNNING == 0 => {
+                order(ringweir_device::DO_RESET);
                 self.phase = Phase::Resetting { until: now + START_NS };
                 return Ok(Some(now + MS));
             }
             Phase::Found => {}
-            Phase::Resetting { until } if status & fifo::IS_RESETTING == 0 => return late("reset itself", until),
+            Phase::Resetting { until } if status & ringweir_device::IS_RESETTING == 0 => {
+                return late("reset itself", until);
+            }
             Phase::Resetting { .. } | Phase::Reset if !run => {
                 self.phase = Phase::Reset;
                 return Ok(None);
             }
             Phase::Resetting { .. } | Phase::Reset => {
-                order(fifo::DO_RUN);
+                order(ringweir_device::DO_RUN);
                 self.phase = Phase::Starting { until: now + START_NS };
                 return Ok(Some(now + MS));
             }
-            Phase::Starting { until } if status & (fifo::IS_RUNNING | fifo::IS_RESETTING) != fifo::IS_RUNNING => {
+            Phase::Starting { until }
+                if status & (ringweir_device::IS_RUNNING | ringweir_device::IS_RESETTING)
+                    != ringweir_device::IS_RUNNING =>
+            {
                 return late("start", until);
             }
             Phase::Starting { .. } => {}
@@ -154,8 +166,13 @@ impl Link {
         let channel = |index| {
             let fifo = window.fifo(index);
             // So that no drain meets a page for the first time.
-            let _touched = fifo.words.iter().step_by(512).fold(0, |sum, word| sum ^ word.load(Ordering::Relaxed));
-            let load = |register: &ringweir_proto::sync::AtomicU32| register.load(Ordering::Relaxed);
+            let _touched = fifo
+                .words
+                .iter()
+                .step_by(512)
+                .fold(0, |sum, word| sum ^ word.load(Ordering::Relaxed));
+            let load =
+                |register: &ringweir_proto::sync::AtomicU32| register.load(Ordering::Relaxed);
             let drain = Drain::new(&self.shape, fifo);
             Channel {
                 drain,
@@ -169,19 +186,26 @@ impl Link {
         Ok(None)
     }
 
-    /// Numbers that its consumers have accounted for, over all channels; `None`: it does not run yet, or begins anew.
+    /// Numbers that its consumers have accounted for, over all channels; `None`: it does not run
+    /// yet, or begins anew.
     pub(super) fn position(&self) -> Option<u32> {
         let accounted = self.channels.iter().map(|c| c.drain.accounted());
         (self.phase == Phase::Running).then(|| accounted.fold(0, u32::wrapping_add))
     }
 
-    pub(super) fn round(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Next, Gone> {
+    pub(super) fn round(
+        &mut self,
+        intake: &mut Intake,
+        kind: &str,
+        most: usize,
+    ) -> Result<Next, Gone> {
         let now = intake.now();
         if !std::mem::replace(&mut self.positioned, true) {
             intake.positioned(self.position());
         }
         let slept = std::mem::take(&mut self.armed);
-        let interrupts = match if slept { self.transport.take() } else { Ok(Interrupts::default()) } {
+        let interrupts = match if slept { self.transport.take() } else { Ok(Interrupts::default()) }
+        {
             Ok(interrupts) => interrupts,
             Err(gone) => {
                 self.goes(now, gone)?;
@@ -198,7 +222,9 @@ impl Link {
         if slept && self.going.is_none() {
             self.judge(intake, kind, interrupts.count > 0, took != Took::Nothing);
         }
-        if let Some((why, _)) = self.going.take_if(|(_, until)| took == Took::Nothing || now >= *until) {
+        if let Some((why, _)) =
+            self.going.take_if(|(_, until)| took == Took::Nothing || now >= *until)
+        {
             self.tell_tails(intake);
             return Err(why);
         }
@@ -213,13 +239,17 @@ impl Link {
         }
         self.tell_tails(intake);
         let slack = self.rate.map(|rate| (f64::from(self.shape.fifo_bytes) / rate * 1e9) as u64);
-        if self.transport.interrupt().is_none() || self.shape.features & HAS_INTERRUPT == 0 || now < self.storm_until {
+        if self.transport.interrupt().is_none()
+            || self.shape.features & HAS_INTERRUPT == 0
+            || now < self.storm_until
+        {
             // No interrupt brings the news.
             if !self.transport.is_there() {
                 self.goes(now, Gone("it hung up, or took its registers away".into()))?;
                 return Ok(Next::Go);
             }
-            let longest = slack.map_or(PAUSE_UNKNOWN_NS, |slack| (slack / 4).clamp(PAUSE_NS, PAUSE_MOST_NS));
+            let longest =
+                slack.map_or(PAUSE_UNKNOWN_NS, |slack| (slack / 4).clamp(PAUSE_NS, PAUSE_MOST_NS));
             let pause = self.pause.min(longest);
             self.pause = (pause * 2).min(longest);
             return Ok(Next::Sleep(now + pause));
@@ -235,7 +265,8 @@ impl Link {
         Ok(Next::Sleep(self.watch_until))
     }
 
-    /// The device goes. Where its memory stays, what it stored before is not lost; `Err`: it does not.
+    /// The device goes. Where its memory stays, what it stored before is not lost; `Err`: it does
+    /// not.
     fn goes(&mut self, now: u64, why: Gone) -> Result<(), Gone> {
         if !self.transport.intact() {
             return Err(why);
@@ -270,7 +301,9 @@ impl Link {
                 self.silent_finds += 1;
                 if self.silent_finds > 1 {
                     intake.count(PumpCounter::InterruptsLost, 1);
-                    intake.fault(format_args!("{kind}: data waited, and no interrupt came: found by looking"));
+                    intake.fault(format_args!(
+                        "{kind}: data waited, and no interrupt came: found by looking"
+                    ));
                 }
             }
             (true, false) => {
@@ -280,7 +313,8 @@ impl Link {
                     self.idle_interrupts = 0;
                     self.storm_until = intake.now() + STORM_NS;
                     intake.fault(format_args!(
-                        "{kind}: interrupt after interrupt brings nothing: polled for {} ms instead",
+                        "{kind}: interrupt after interrupt brings nothing: polled for {} ms \
+                        instead",
                         STORM_NS / MS
                     ));
                 }
@@ -306,8 +340,11 @@ impl Link {
         let count = self.shape.channels;
         let all = std::mem::take(&mut self.look_at_all) || self.going.is_some() || count == 1;
         // A hint: what is there the indices say, and the look behind arming finds what it forgot.
-        let ready =
-            if all { u32::MAX } else { self.transport.window().registers().status.ready.load(Ordering::Acquire) };
+        let ready = if all {
+            u32::MAX
+        } else {
+            self.transport.window().registers().status.ready.load(Ordering::Acquire)
+        };
         let mut took = Took::Nothing;
         for step in 0..count {
             if !intake.has_room() {
@@ -322,7 +359,13 @@ impl Link {
         Ok(took)
     }
 
-    fn drain_one(&mut self, index: u32, intake: &mut Intake, kind: &str, most: usize) -> Result<Took, Gone> {
+    fn drain_one(
+        &mut self,
+        index: u32,
+        intake: &mut Intake,
+        kind: &str,
+        most: usize,
+    ) -> Result<Took, Gone> {
         let torn_out = || Gone("its memory was torn out".into());
         let (transport, shape) = (&self.transport, &self.shape);
         let fifo = transport.window().fifo(index);
@@ -336,7 +379,9 @@ impl Link {
                     if !transport.intact() {
                         return Err(torn_out());
                     }
-                    intake.fault(format_args!("{kind}: channel {index}: {garbage}; what the FIFO held is skipped"));
+                    intake.fault(format_args!(
+                        "{kind}: channel {index}: {garbage}; what the FIFO held is skipped"
+                    ));
                     return Ok(took.max(Took::Garbage));
                 }
             };
@@ -354,7 +399,9 @@ impl Link {
                 intake.positioned(None);
                 self.positioned = false;
                 intake.lost(Layer::Device, 1, false);
-                intake.fault(format_args!("{kind}: channel {index}: its numbers contradict each other: counted anew"));
+                intake.fault(format_args!(
+                    "{kind}: channel {index}: its numbers contradict each other: counted anew"
+                ));
             }
             if entry.lost > 0 {
                 intake.lost(Layer::Device, entry.lost.into(), true);
@@ -383,7 +430,13 @@ enum Took {
 
 impl Channel {
     /// The drain gap: for how many ns the FIFO had been filling. See `proto/DESIGN.md` §11.
-    fn filling(&mut self, fifo: fifo::Fifo<'_>, shape: &Shape, rate: Option<f64>, now: u64) -> u64 {
+    fn filling(
+        &mut self,
+        fifo: ringweir_device::Fifo<'_>,
+        shape: &Shape,
+        rate: Option<f64>,
+        now: u64,
+    ) -> u64 {
         let since = now.saturating_sub(self.looked);
         let lost = fifo.registers.lost.load(Ordering::Relaxed);
         let lost_bytes = fifo.registers.lost_bytes.load(Ordering::Relaxed);
@@ -397,7 +450,8 @@ impl Channel {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // Nobody listens any more. The device runs on, and counts what it loses until somebody drains it again.
+        // Nobody listens any more. The device runs on, and counts what it loses until somebody
+        // drains it again.
         super::forbid(self.transport.window());
     }
 }

@@ -1,15 +1,19 @@
-//! `fifo:` — a device that is a program: its memory shared with us, interrupts and doorbell as eventfds.
+//! `fifo:` — a device that is a program: its memory shared with us, interrupts and doorbell as
+//! eventfds.
 //!
-//! Contract: behind a socket stands a server of QEMU's ivshmem protocol ([`ivshmem`]), whose hanging up is the device's
-//! going away; what it had stored by then is drained, unless it took its magic number back. A plain file is the memory alone,
-//! without interrupts: it is polled, and belongs to us or to root, since whoever can shorten it can stop the broker. It is
-//! locked (`flock`), for two who drain it would each get half. Such a device goes away by taking its magic number back.
+//! Contract: behind a socket stands a server of QEMU's ivshmem protocol ([`ivshmem`]), whose
+//! hanging up is the device's going away; what it had stored by then is drained, unless it took its
+//! magic number back. A plain file is the memory alone, without interrupts: it is polled, and
+//! belongs to us or to root, since whoever can shorten it can stop the broker. It is locked
+//! (`flock`), for two who drain it would each get half. Such a device goes away by taking its magic
+//! number back.
 
 use super::{Gone, Interrupts, Opening, Place, Transport, forbid, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
 use memmap2::MmapOptions;
-use ringweir_proto::fifo::Window;
-use ringweir_proto::os::{event, ivshmem};
+use ringweir_device::Window;
+use ringweir_device::ivshmem;
+use ringweir_proto::os::event;
 use rustix::event::epoll;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -21,7 +25,8 @@ use std::ptr::NonNull;
 pub const KIND: SourceKind = SourceKind {
     name: "fifo",
     usage: "fifo:[rate=R:]PATH",
-    about: "a device with a FIFO that is a program: PATH is its ivshmem socket, or a memory file without interrupts; rate= as in 1Mbit/s",
+    about: "a device with a FIFO that is a program: PATH is its ivshmem socket, or a memory file \
+        without interrupts; rate= as in 1Mbit/s",
     open: opened,
 };
 
@@ -40,14 +45,20 @@ pub(super) fn opening(place: &Place) -> Result<Opening, SourceError> {
 }
 
 /// Maps `len` bytes of `fd` from `offset` on.
-pub(super) fn map(fd: impl AsFd, offset: u64, len: usize, path: &str) -> Result<Window, SourceError> {
+pub(super) fn map(
+    fd: impl AsFd,
+    offset: u64,
+    len: usize,
+    path: &str,
+) -> Result<Window, SourceError> {
     let raw = std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd());
     let mapped = MmapOptions::new().offset(offset).len(len).populate().map_raw(raw);
     let mapped = mapped.map_err(|e| SourceError(format!("{path}: mapping {len} bytes: {e}")))?;
     let start = NonNull::new(mapped.as_mut_ptr()).expect("a mapping is not at 0");
-    // SAFETY: mapped for reading and writing on a page boundary, `len` bytes, until the mapping, which moves along, is
-    // dropped; nothing else here knows the address.
-    unsafe { Window::over(start, len, Box::new(mapped)) }.map_err(|e| SourceError(format!("{path}: {e}")))
+    // SAFETY: mapped for reading and writing on a page boundary, `len` bytes, until the mapping,
+    // which moves along, is dropped; nothing else here knows the address.
+    unsafe { Window::over(start, len, Box::new(mapped)) }
+        .map_err(|e| SourceError(format!("{path}: {e}")))
 }
 
 /// A socket, until everything is said.
@@ -83,8 +94,8 @@ impl Peer {
     fn new(path: &str, peer: ivshmem::Peer) -> Result<Self, SourceError> {
         let bytes = usize::try_from(peer.bytes).map_err(SourceError::new)?;
         let window = map(&peer.memory, 0, bytes, path)?;
-        let watch =
-            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| SourceError(format!("epoll_create: {e}")))?;
+        let watch = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|e| SourceError(format!("epoll_create: {e}")))?;
         for fd in [peer.interrupt.as_fd(), peer.socket()] {
             epoll::add(&watch, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
                 .map_err(|e| SourceError(format!("epoll_ctl: {e}")))?;
@@ -133,12 +144,14 @@ impl Transport for Peer {
     }
 }
 
-/// Refuses a file that somebody else can make shorter: the next look at it would be the end of the broker.
+/// Refuses a file that somebody else can make shorter: the next look at it would be the end of the
+/// broker.
 pub(super) fn only_ours(path: &str, stat: &Stat) -> Result<(), SourceError> {
     let us = rustix::process::geteuid().as_raw();
     if (stat.st_uid != us && stat.st_uid != 0) || stat.st_mode & 0o022 != 0 {
         return Err(SourceError(format!(
-            "{path} can be shortened by others while it is mapped: let it belong to this user or root, with mode 0600"
+            "{path} can be shortened by others while it is mapped: let it belong to this user or \
+            root, with mode 0600"
         )));
     }
     Ok(())
@@ -147,9 +160,9 @@ pub(super) fn only_ours(path: &str, stat: &Stat) -> Result<(), SourceError> {
 /// Has it for this process alone, where the kernel would let everybody in.
 pub(super) fn lock(fd: &OwnedFd, path: &str) -> Result<(), SourceError> {
     rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-        Errno::WOULDBLOCK => {
-            SourceError(format!("{path}: locked: a broker drains it already: attach readers to that one (ringctl ls)"))
-        }
+        Errno::WOULDBLOCK => SourceError(format!(
+            "{path}: locked: a broker drains it already: attach readers to that one (ringctl ls)"
+        )),
         e => SourceError(format!("{path}: flock: {e}")),
     })
 }
@@ -195,7 +208,8 @@ impl Transport for File {
     }
 
     fn doorbell(&self) {
-        // The register is all there is. Release: the order stands before it; partner: the device's load of `control`.
+        // The register is all there is. Release: the order stands before it; partner: the device's
+        // load of `control`.
         let doorbell = &self.window.registers().control.doorbell;
         doorbell.store(1, ringweir_proto::sync::Ordering::Release);
     }

@@ -1,14 +1,15 @@
-//! Devices with a FIFO of the map in `kmod-shim/REGISTERS.md`: one drain loop (`drain`, under `slot`), three ways to reach
-//! them.
+//! Devices with a FIFO of the map in `kmod-shim/REGISTERS.md`: one drain loop (`drain`, under
+//! `slot`), three ways to reach them.
 //!
-//! Contract: the payload goes from device memory straight into the ring. What the device lost, what was thrown away as
-//! garbage, and that the device went away, readers are told. A device that went away is looked for until it is back; the
-//! stream goes on meanwhile. `fifo:` (`memory`) is memory shared with a program that is the device, `shim:` (`shim`) a
-//! device of `ringshim.ko`, `uio:` (`uio`) one of Linux' own UIO.
+//! Contract: the payload goes from device memory straight into the ring. What the device lost, what
+//! was thrown away as garbage, and that the device went away, readers are told. A device that went
+//! away is looked for until it is back; the stream goes on meanwhile. `fifo:` (`memory`) is memory
+//! shared with a program that is the device, `shim:` (`shim`) a device of `ringshim.ko`, `uio:`
+//! (`uio`) one of Linux' own UIO.
 
 use super::{OpenFor, Source, SourceError, options_and_path};
-use ringweir_proto::fifo::{Window, arm, disarm};
-use ringweir_proto::quantity::Rate;
+use ringweir_cli::quantity::Rate;
+use ringweir_device::{Window, arm, disarm};
 use ringweir_proto::sync::Ordering;
 use std::os::fd::BorrowedFd;
 
@@ -33,14 +34,14 @@ trait Transport: Send {
     /// Its memory.
     fn window(&self) -> &Window;
 
-    /// What to sleep on when [`Self::arm`] says so; it also becomes readable when the device goes. `None`: the device has no
-    /// interrupts and is polled.
+    /// What to sleep on when [`Self::arm`] says so; it also becomes readable when the device goes.
+    /// `None`: the device has no interrupts and is polled.
     fn interrupt(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Allows interrupts, then looks again ([`ringweir_proto::fifo::arm`]). True: sleep.
+    /// Allows interrupts, then looks again ([`ringweir_device::arm`]). True: sleep.
     fn arm(&self, empty: &dyn Fn() -> bool) -> bool {
         let control = &self.window().registers().control;
-        control.interrupt_clear.store(ringweir_proto::fifo::IRQ_DATA, Ordering::Relaxed);
+        control.interrupt_clear.store(ringweir_device::IRQ_DATA, Ordering::Relaxed);
         arm(&control.interrupt_mask, empty)
     }
 
@@ -50,7 +51,8 @@ trait Transport: Send {
     /// Has the device look at its control register.
     fn doorbell(&self);
 
-    /// Whether what was just read came from the device: false once it has been torn out and its memory reads as nothing.
+    /// Whether what was just read came from the device: false once it has been torn out and its
+    /// memory reads as nothing.
     fn intact(&self) -> bool {
         true
     }
@@ -133,25 +135,37 @@ impl Place {
                 "rate" => match value.parse().map_err(SourceError::new)? {
                     Rate::Bytes(rate) => place.rate = Some(rate),
                     Rate::Datagrams(_) => {
-                        return Err(SourceError(format!("{option}: a FIFO fills by bytes: say 1Mbit/s or 125kB/s")));
+                        return Err(SourceError(format!(
+                            "{option}: a FIFO fills by bytes: say 1Mbit/s or 125kB/s"
+                        )));
                     }
                 },
                 "map" if own.contains(&key) => {
                     place.map = value.parse().ok().filter(|n| *n < 5).ok_or_else(|| {
                         SourceError(format!(
-                            "{option}: say which of the device's maps, 0 to 4 (ls /sys/class/uio/*/maps)"
+                            "{option}: say which of the device's maps, 0 to 4 (ls \
+                            /sys/class/uio/*/maps)"
                         ))
                     })?;
                 }
-                "memory" if own.contains(&key) && value.starts_with('/') => place.memory = Some(value.into()),
+                "memory" if own.contains(&key) && value.starts_with('/') => {
+                    place.memory = Some(value.into())
+                }
                 "memory" if own.contains(&key) => {
                     return Err(SourceError(format!(
                         "{option}: say a path, as /sys/bus/pci/devices/0000:00:04.0/resource2"
                     )));
                 }
                 _ => {
-                    let there_are = ["rate"].iter().chain(own).map(|o| format!("{o}=")).collect::<Vec<_>>().join(", ");
-                    return Err(SourceError(format!("unknown option {option:?}; there are {there_are}")));
+                    let there_are = ["rate"]
+                        .iter()
+                        .chain(own)
+                        .map(|o| format!("{o}="))
+                        .collect::<Vec<_>>()
+                        .join(", ");
+                    return Err(SourceError(format!(
+                        "unknown option {option:?}; there are {there_are}"
+                    )));
                 }
             }
         }
@@ -160,6 +174,11 @@ impl Place {
 }
 
 /// Opens a device and starts it, if it does not run.
-fn open(kind: &'static str, place: Place, opener: Opener, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
+fn open(
+    kind: &'static str,
+    place: Place,
+    opener: Opener,
+    stream: &OpenFor,
+) -> Result<Box<dyn Source>, SourceError> {
     Ok(Box::new(slot::Device::open(kind, place, opener, stream.max_datagram)?))
 }

@@ -1,14 +1,15 @@
 //! `shim:` — a device that `ringshim.ko` hands out.
 //!
-//! Contract: the module's `poll` does the wake handshake in the kernel. It zaps the mapping when the device is torn out and puts
-//! blank pages there, so nothing is read that way unnoticed: [`Transport::intact`] looks for the magic number. That `poll`
-//! finds data says nothing about interrupts, so these are counted where the module counts them, in sysfs.
+//! Contract: the module's `poll` does the wake handshake in the kernel. It zaps the mapping when
+//! the device is torn out and puts blank pages there, so nothing is read that way unnoticed:
+//! [`Transport::intact`] looks for the magic number. That `poll` finds data says nothing about
+//! interrupts, so these are counted where the module counts them, in sysfs.
 
 use super::memory::map;
 use super::{Gone, Interrupts, Opening, Place, Transport, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
-use ringweir_proto::fifo::Window;
-use ringweir_proto::os::shim::{self, ABI, Info};
+use ringweir_device::Window;
+use ringweir_device::shim::{self, ABI, Info};
 use ringweir_proto::sync::{AtomicU64, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -18,7 +19,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub const KIND: SourceKind = SourceKind {
     name: "shim",
     usage: "shim:[rate=R:]/dev/ringshimN",
-    about: "a device with a FIFO or a DMA buffer, through ringshim.ko (ringctl devices lists them); rate= as in 1Mbit/s",
+    about: "a device with a FIFO or a DMA buffer, through ringshim.ko (ringctl devices lists \
+        them); \
+        rate= as in 1Mbit/s",
     open: opened,
 };
 
@@ -30,17 +33,21 @@ fn opening(place: &Place) -> Result<Opening, SourceError> {
     let path = &place.path;
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = rustix::fs::open(path.as_str(), flags, Mode::empty()).map_err(|e| match e {
-        Errno::BUSY => {
-            SourceError(format!("{path}: {e}: a broker drains it already: attach readers to that one (ringctl ls)"))
+        Errno::BUSY => SourceError(format!(
+            "{path}: {e}: a broker drains it already: attach readers to that one (ringctl ls)"
+        )),
+        Errno::ACCESS | Errno::PERM => {
+            SourceError(format!("{path}: {e}: join the group that owns it (ls -l {path})"))
         }
-        Errno::ACCESS | Errno::PERM => SourceError(format!("{path}: {e}: join the group that owns it (ls -l {path})")),
         Errno::NOENT | Errno::NXIO | Errno::NODEV => {
             SourceError(format!("{path}: {e}: ringctl devices says what there is"))
         }
         e => SourceError(format!("{path}: {e}")),
     })?;
     let info = shim::info(&fd).map_err(|e| match e {
-        Errno::NOTTY => SourceError(format!("{path} is no device of ringshim.ko: use chardev: for others")),
+        Errno::NOTTY => {
+            SourceError(format!("{path} is no device of ringshim.ko: use chardev: for others"))
+        }
         e => SourceError(format!("{path}: asking what it is: {e}")),
     })?;
     if info.abi != ABI {
@@ -49,7 +56,8 @@ fn opening(place: &Place) -> Result<Opening, SourceError> {
             info.abi
         )));
     }
-    let counter = Counter::of(&fd).map_err(|e| SourceError(format!("{path}: its count of interrupts: {e}")))?;
+    let counter = Counter::of(&fd)
+        .map_err(|e| SourceError(format!("{path}: its count of interrupts: {e}")))?;
     let bytes = usize::try_from(info.window_bytes).map_err(SourceError::new)?;
     Ok(Opening::now(Shim { window: map(&fd, 0, bytes, path)?, info, counter, fd }))
 }
@@ -88,7 +96,9 @@ impl Counter {
     fn take(&self) -> u64 {
         let mut text = [0; 24];
         let Ok(len) = rustix::io::pread(&self.file, &mut text, 0) else { return 0 };
-        let Some(now) = std::str::from_utf8(&text[..len]).ok().and_then(|text| text.trim_end().parse().ok()) else {
+        let Some(now) =
+            std::str::from_utf8(&text[..len]).ok().and_then(|text| text.trim_end().parse().ok())
+        else {
             return 0;
         };
         u64::wrapping_sub(now, self.last.swap(now, Ordering::Relaxed))

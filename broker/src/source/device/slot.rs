@@ -1,15 +1,16 @@
 //! The place of a device: it is there and is drained (`drain`), or it is looked for.
 //!
-//! Contract: never blocks but in [`Device::open`]. That a device went away is told once, and once that it is back.
+//! Contract: never blocks but in [`Device::open`]. That a device went away is told once, and once
+//! that it is back.
 
 use super::drain::{Link, MS, Next};
 use super::{FIFO, Gone, Opener, Opening, Place, Transport, UIO};
 use crate::intake::Intake;
 use crate::sandbox::{Needs, directory_of};
 use crate::source::{Fill, Source, SourceError, WaitFor};
-use ringweir_proto::fifo::Shape;
+use ringweir_cli::quantity::{Bytes, Rate, Span};
+use ringweir_device::Shape;
 use ringweir_proto::os::{clock, socket::ANSWER};
-use ringweir_proto::quantity::{Bytes, Rate, Span};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,15 +34,25 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Opens it, and has it reset itself if it does not run. It is told to run when the pump begins to drain.
-    pub(super) fn open(kind: &'static str, place: Place, opener: Opener, most: usize) -> Result<Self, SourceError> {
+    /// Opens it, and has it reset itself if it does not run. It is told to run when the pump begins
+    /// to drain.
+    pub(super) fn open(
+        kind: &'static str,
+        place: Place,
+        opener: Opener,
+        most: usize,
+    ) -> Result<Self, SourceError> {
         let until = clock::monotonic_ns() + ANSWER.as_nanos() as u64;
         let mut opening = opener(&place)?;
         let transport = loop {
             opening = match opening.go_on()? {
                 Opening::Done(transport) => break transport,
                 _ if clock::monotonic_ns() >= until => {
-                    return Err(SourceError(format!("{}: nobody answers within {} s", place.path, ANSWER.as_secs())));
+                    return Err(SourceError(format!(
+                        "{}: nobody answers within {} s",
+                        place.path,
+                        ANSWER.as_secs()
+                    )));
                 }
                 not_yet => not_yet,
             };
@@ -56,7 +67,18 @@ impl Device {
             }
         }
         let (shape, words) = (link.shape, link.transport.words());
-        Ok(Self { kind, place, opener, most, link: Some(link), opening: None, shape, words, away: false, until: None })
+        Ok(Self {
+            kind,
+            place,
+            opener,
+            most,
+            link: Some(link),
+            opening: None,
+            shape,
+            words,
+            away: false,
+            until: None,
+        })
     }
 
     /// Whether the device is there and runs; if not, `until` says when to look for it again.
@@ -121,7 +143,10 @@ impl Device {
         intake.positioned(None);
         self.until = Some(intake.now() + LOOK_FOR_NS);
         let path = &self.place.path;
-        intake.gone(format_args!("{}: {path} is gone: {why}; looking for it ten times a second", self.kind));
+        intake.gone(format_args!(
+            "{}: {path} is gone: {why}; looking for it ten times a second",
+            self.kind
+        ));
     }
 }
 
@@ -150,7 +175,10 @@ impl Source for Device {
     }
 
     fn rate(&self) -> Option<Rate> {
-        self.place.rate.or((self.shape.rate > 0).then_some(f64::from(self.shape.rate))).map(Rate::Bytes)
+        self.place
+            .rate
+            .or((self.shape.rate > 0).then_some(f64::from(self.shape.rate)))
+            .map(Rate::Bytes)
     }
 
     fn position(&self) -> Option<u32> {
@@ -181,6 +209,10 @@ impl Source for Device {
             _ => format!("FIFO of {fifo}, its rate not known (rate=)"),
         };
         let channels = self.shape.channels;
-        format!("{slack}, {channels} channel{}, {}", if channels == 1 { "" } else { "s" }, self.words)
+        format!(
+            "{slack}, {channels} channel{}, {}",
+            if channels == 1 { "" } else { "s" },
+            self.words
+        )
     }
 }

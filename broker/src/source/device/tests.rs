@@ -1,14 +1,16 @@
-//! The drain loop against a device in the same process: the account closes whatever the device does.
+//! The drain loop against a device in the same process: the account closes whatever the device
+//! does.
 //!
-//! Negative control: `what_is_torn_out_is_not_believed` shows that without the look at the magic number a blank page would
-//! come through; each misbehaviour is first seen not to be told without it.
+//! Negative control: `what_is_torn_out_is_not_believed` shows that without the look at the magic
+//! number a blank page would come through; each misbehaviour is first seen not to be told without
+//! it.
 
 use super::slot::Device;
 use super::*;
 use crate::source::testing::{Bench, Got, wait};
 use crate::source::{Fill, Source};
-use ringweir_proto::fifo::{
-    self, Feed, Fifo, HAS_DATE, HAS_INTERRUPT, HAS_TIME, MARK, Registers, Shape, may_interrupt,
+use ringweir_device::{
+    Feed, Fifo, HAS_DATE, HAS_INTERRUPT, HAS_TIME, MARK, Registers, Shape, may_interrupt,
 };
 use ringweir_proto::os::event;
 use ringweir_proto::ring::Layer;
@@ -25,7 +27,7 @@ mod gone;
 mod server;
 
 /// What device and transport share.
-struct Board {
+struct DeviceModel {
     window: Window,
     interrupt: OwnedFd,
     /// Torn out: nobody interrupts, the memory is blank, the next look at the interrupt says so.
@@ -36,7 +38,7 @@ struct Board {
     stuck: AtomicBool,
 }
 
-impl Board {
+impl DeviceModel {
     fn new(shape: &Shape) -> Arc<Self> {
         let interrupt = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         Arc::new(Self {
@@ -59,8 +61,10 @@ impl Board {
     /// What the logic behind the control register does.
     fn obey(&self) {
         let status = match self.registers().control.control.load(Ordering::Acquire) {
-            fifo::DO_RESET => fifo::IS_RESETTING,
-            fifo::DO_RUN if !self.stuck.load(Ordering::Relaxed) => fifo::IS_RUNNING,
+            ringweir_device::DO_RESET => ringweir_device::IS_RESETTING,
+            ringweir_device::DO_RUN if !self.stuck.load(Ordering::Relaxed) => {
+                ringweir_device::IS_RUNNING
+            }
             _ => 0,
         };
         self.registers().status.status.store(status, Ordering::Release);
@@ -90,40 +94,40 @@ impl Board {
 }
 
 struct Test {
-    board: Arc<Board>,
+    model: Arc<DeviceModel>,
     interrupts: bool,
 }
 
 impl Transport for Test {
     fn window(&self) -> &Window {
-        &self.board.window
+        &self.model.window
     }
     fn interrupt(&self) -> Option<BorrowedFd<'_>> {
-        self.interrupts.then(|| self.board.interrupt.as_fd())
+        self.interrupts.then(|| self.model.interrupt.as_fd())
     }
     fn take(&self) -> Result<Interrupts, Gone> {
-        forbid(&self.board.window);
-        if *self.board.torn_out.lock().unwrap() {
+        forbid(&self.model.window);
+        if *self.model.torn_out.lock().unwrap() {
             return Err(Gone("pulled".into()));
         }
         if !self.is_there() {
             return Err(Gone("hung up".into()));
         }
         let mut count = [0; 8];
-        match rustix::io::read(&self.board.interrupt, &mut count) {
+        match rustix::io::read(&self.model.interrupt, &mut count) {
             Ok(_) => Ok(Interrupts::rung(u64::from_ne_bytes(count))),
             Err(Errno::AGAIN) => Ok(Interrupts::default()),
             Err(e) => panic!("{e}"),
         }
     }
     fn doorbell(&self) {
-        self.board.obey();
+        self.model.obey();
     }
     fn intact(&self) -> bool {
-        self.board.window.is_there()
+        self.model.window.is_there()
     }
     fn is_there(&self) -> bool {
-        !self.board.hung_up.load(Ordering::Relaxed) && self.intact()
+        !self.model.hung_up.load(Ordering::Relaxed) && self.intact()
     }
     fn words(&self) -> String {
         "a test".into()
@@ -132,13 +136,14 @@ impl Transport for Test {
 
 thread_local! {
     /// What the next opening finds; nothing: there is no device.
-    static SLOT: RefCell<Option<Arc<Board>>> = const { RefCell::new(None) };
+    static SLOT: RefCell<Option<Arc<DeviceModel>>> = const { RefCell::new(None) };
 }
 
 fn opener(_place: &Place) -> Result<Opening, SourceError> {
-    let board = SLOT.with(|slot| slot.borrow().clone()).ok_or_else(|| SourceError::new("empty slot"))?;
-    let interrupts = board.window.shape().features & HAS_INTERRUPT != 0;
-    Ok(Opening::now(Test { board, interrupts }))
+    let model =
+        SLOT.with(|slot| slot.borrow().clone()).ok_or_else(|| SourceError::new("empty slot"))?;
+    let interrupts = model.window.shape().features & HAS_INTERRUPT != 0;
+    Ok(Opening::now(Test { model, interrupts }))
 }
 
 const SHAPE: Shape = Shape {
@@ -153,7 +158,7 @@ const SHAPE: Shape = Shape {
 
 /// A device in its slot, opened, and the ring it is drained into.
 struct Rig {
-    board: Arc<Board>,
+    model: Arc<DeviceModel>,
     feeds: Vec<Feed>,
     device: Device,
     bench: Bench,
@@ -166,19 +171,28 @@ impl Rig {
     }
 
     fn with_most(shape: Shape, most: usize) -> Self {
-        let board = Board::new(&shape);
-        SLOT.set(Some(board.clone()));
-        let device = Device::open("test", Place { path: "slot".into(), ..Place::default() }, opener, most).unwrap();
+        let model = DeviceModel::new(&shape);
+        SLOT.set(Some(model.clone()));
+        let device =
+            Device::open("test", Place { path: "slot".into(), ..Place::default() }, opener, most)
+                .unwrap();
         let feeds = (0..shape.channels).map(|_| Feed::new(&shape)).collect();
-        let mut rig = Self { board, feeds, device, bench: Bench::new(1 << 20, 512), got: Vec::new() };
+        let mut rig =
+            Self { model, feeds, device, bench: Bench::new(1 << 20, 512), got: Vec::new() };
         rig.run();
         rig
     }
 
     fn store(&mut self, channel: u32, len: usize) -> bool {
         let number = self.feeds[channel as usize].produced();
-        let payload: Vec<u8> = (0..len).map(|i| (number as usize * 7 + i) as u8 ^ channel as u8).collect();
-        self.board.store(channel, &mut self.feeds[channel as usize], &payload, u64::from(number) + 1000)
+        let payload: Vec<u8> =
+            (0..len).map(|i| (number as usize * 7 + i) as u8 ^ channel as u8).collect();
+        self.model.store(
+            channel,
+            &mut self.feeds[channel as usize],
+            &payload,
+            u64::from(number) + 1000,
+        )
     }
 
     /// Runs until it is idle, a tenth of a second later each time.
@@ -197,10 +211,19 @@ impl Rig {
         self.run();
         let produced: u64 = self.feeds.iter().map(|f| u64::from(f.produced())).sum();
         let told = |layer| {
-            self.got.iter().flat_map(|g| &g.lost_before).filter(move |l| l.0 == layer).map(|l| l.1).sum::<u64>()
+            self.got
+                .iter()
+                .flat_map(|g| &g.lost_before)
+                .filter(move |l| l.0 == layer)
+                .map(|l| l.1)
+                .sum::<u64>()
         };
         let (device, broker) = (told(Layer::Device), told(Layer::Broker));
-        assert_eq!(self.got.len() as u64 + device + broker, produced, "device {device} broker {broker}");
+        assert_eq!(
+            self.got.len() as u64 + device + broker,
+            produced,
+            "device {device} broker {broker}"
+        );
         assert_eq!(self.bench.count(PumpCounter::DeviceLost), device);
         assert_eq!(self.bench.count(PumpCounter::BrokerLost), broker);
     }
@@ -234,29 +257,37 @@ fn channels_keep_to_themselves_and_take_turns() {
         rig.run();
     }
     for got in &rig.got {
-        assert!(got.bytes.windows(2).all(|w| (w[0] ^ got.channel as u8).wrapping_add(1) == w[1] ^ got.channel as u8));
+        assert!(
+            got.bytes
+                .windows(2)
+                .all(|w| (w[0] ^ got.channel as u8).wrapping_add(1) == w[1] ^ got.channel as u8)
+        );
     }
     assert!((0..5).all(|channel| rig.got.iter().any(|g| g.channel == channel)));
     rig.closes();
 }
 
-/// The control: a device whose ready register forgets a channel is drained all the same, by the look behind arming.
+/// The control: a device whose ready register forgets a channel is drained all the same, by the
+/// look behind arming.
 #[test]
 fn a_ready_register_that_lies_costs_a_round() {
     let mut rig = Rig::new(Shape { channels: 2, ..SHAPE });
     rig.store(1, 40);
-    rig.board.registers().status.ready.store(0, Ordering::Relaxed);
+    rig.model.registers().status.ready.store(0, Ordering::Relaxed);
     rig.run();
     assert_eq!(rig.got.len(), 1);
 }
 
 #[test]
 fn garbage_is_named_and_what_it_cost_is_told_exactly() {
-    type Spoil = fn(&Board);
+    type Spoil = fn(&DeviceModel);
     let spoils: [(Spoil, &str); 4] = [
         (|b| b.fifo(0).registers.producer.store(0x9000_0000, Ordering::Release), "producer index"),
         (|b| b.fifo(0).words[0].store(7, Ordering::Relaxed), "no entry"),
-        (|b| b.fifo(0).words[0].store(u64::from(MARK) | 9999 << 32, Ordering::Relaxed), "entry of 9999 bytes"),
+        (
+            |b| b.fifo(0).words[0].store(u64::from(MARK) | 9999 << 32, Ordering::Relaxed),
+            "entry of 9999 bytes",
+        ),
         (|b| b.fifo(0).registers.producer.store(12, Ordering::Release), "producer index"),
     ];
     for (spoil, name) in spoils {
@@ -264,16 +295,19 @@ fn garbage_is_named_and_what_it_cost_is_told_exactly() {
         for _ in 0..3 {
             rig.store(0, 32);
         }
-        let right = rig.board.fifo(0).registers.producer.load(Ordering::Relaxed);
-        spoil(&rig.board);
+        let right = rig.model.fifo(0).registers.producer.load(Ordering::Relaxed);
+        spoil(&rig.model);
         let (got, _) = rig.bench.run(&mut rig.device);
         rig.got.extend(got);
         // The index of a device that recovers is right again.
-        rig.board.fifo(0).registers.producer.store(right, Ordering::Release);
+        rig.model.fifo(0).registers.producer.store(right, Ordering::Release);
         rig.run();
         assert!(rig.bench.count(PumpCounter::SourceFaults) > 0, "{name}");
         let told = rig.bench.told();
-        assert!(told.iter().any(|t| t.contains(name) && t.contains("channel 0")), "{name}: {told:?}");
+        assert!(
+            told.iter().any(|t| t.contains(name) && t.contains("channel 0")),
+            "{name}: {told:?}"
+        );
         rig.closes();
     }
 }
@@ -327,7 +361,10 @@ fn a_lost_interrupt_is_found_out_and_costs_nothing() {
     for _ in 0..3 {
         rig.store(0, 8);
         let mut count = [0; 8];
-        assert!(rustix::io::read(&rig.board.interrupt, &mut count).is_ok(), "somebody else took it");
+        assert!(
+            rustix::io::read(&rig.model.interrupt, &mut count).is_ok(),
+            "somebody else took it"
+        );
         rig.run();
     }
     assert_eq!(
@@ -339,13 +376,17 @@ fn a_lost_interrupt_is_found_out_and_costs_nothing() {
     rig.closes();
 }
 
-/// The control: one that polls all the time finds data before its interrupt, and complains of nothing.
+/// The control: one that polls all the time finds data before its interrupt, and complains of
+/// nothing.
 #[test]
 fn who_spins_misses_no_interrupt() {
     let mut rig = Rig::new(SHAPE);
     for _ in 0..5 {
         rig.store(0, 8);
-        assert!(rustix::io::read(&rig.board.interrupt, &mut [0; 8]).is_ok(), "it comes after the look");
+        assert!(
+            rustix::io::read(&rig.model.interrupt, &mut [0; 8]).is_ok(),
+            "it comes after the look"
+        );
         let (got, _) = rig.bench.run(&mut rig.device);
         assert_eq!(got.len(), 1);
         rig.bench.now += 1000;
@@ -357,7 +398,7 @@ fn who_spins_misses_no_interrupt() {
 fn a_storm_of_interrupts_is_not_listened_to() {
     let mut rig = Rig::new(SHAPE);
     for _ in 0..64 {
-        event::ring(&rig.board.interrupt).unwrap();
+        event::ring(&rig.model.interrupt).unwrap();
         let (_, fill) = rig.bench.run(&mut rig.device);
         assert_eq!(fill, Fill::Idle);
         rig.bench.now += 1000;
@@ -381,13 +422,13 @@ fn a_device_that_is_pulled_is_told_and_one_that_is_put_back_goes_on() {
         rig.run();
         rig.store(0, 40);
         SLOT.set(None);
-        rig.board.tear_out();
+        rig.model.tear_out();
         rig.run();
         assert_eq!(rig.bench.gone.len(), times, "told once");
         let taken = rig.got.len();
-        rig.board = Board::new(&SHAPE);
+        rig.model = DeviceModel::new(&SHAPE);
         rig.feeds = vec![Feed::new(&SHAPE)];
-        SLOT.set(Some(rig.board.clone()));
+        SLOT.set(Some(rig.model.clone()));
         rig.run();
         rig.store(0, 16);
         rig.run();
@@ -395,7 +436,11 @@ fn a_device_that_is_pulled_is_told_and_one_that_is_put_back_goes_on() {
         assert!(rig.got[taken].lost_before.is_empty(), "it owes nothing of the old one's");
     }
     assert_eq!(rig.bench.count(PumpCounter::SourceGone), 3);
-    assert_eq!(rig.bench.gone, [1, 3, 5], "in its place: between what came before and what comes after");
+    assert_eq!(
+        rig.bench.gone,
+        [1, 3, 5],
+        "in its place: between what came before and what comes after"
+    );
 }
 
 /// A page that went blank in the middle of a datagram.
@@ -403,7 +448,7 @@ fn a_device_that_is_pulled_is_told_and_one_that_is_put_back_goes_on() {
 fn what_is_torn_out_is_not_believed() {
     let mut rig = Rig::new(SHAPE);
     rig.store(0, 40);
-    let identity = &rig.board.registers().identity;
+    let identity = &rig.model.registers().identity;
     identity.magic.store(u32::MAX, Ordering::Release);
     SLOT.set(None);
     rig.run();
@@ -430,7 +475,7 @@ fn a_device_that_does_not_start_is_refused() {
         }
     }
     let open = |_: &Place| -> Result<Opening, SourceError> {
-        Ok(Opening::now(Deaf(Test { board: Board::new(&SHAPE), interrupts: false })))
+        Ok(Opening::now(Deaf(Test { model: DeviceModel::new(&SHAPE), interrupts: false })))
     };
     let refused = Device::open("test", Place::default(), open, 64).err().unwrap().to_string();
     assert!(refused.contains("does not reset itself within a second (status 0x0)"), "{refused}");
@@ -441,7 +486,9 @@ fn the_slack_is_size_over_rate() {
     let rig = Rig::new(SHAPE);
     assert_eq!(rig.device.slack(), Some(std::time::Duration::from_micros(1024)));
     assert!(
-        rig.device.describe().starts_with("FIFO slack 1.02 ms (1 KiB at 1 MB/s), 1 channel, a test"),
+        rig.device
+            .describe()
+            .starts_with("FIFO slack 1.02 ms (1 KiB at 1 MB/s), 1 channel, a test"),
         "{}",
         rig.device.describe()
     );
@@ -450,7 +497,8 @@ fn the_slack_is_size_over_rate() {
     assert!(rig.device.describe().contains("its rate not known (rate=)"));
 }
 
-/// The drain gap is bounded by what the rate can have brought, so an idle hour is none; but an overflow does not hide.
+/// The drain gap is bounded by what the rate can have brought, so an idle hour is none; but an
+/// overflow does not hide.
 #[test]
 fn a_drain_gap_is_what_the_fifo_had_been_filling_for() {
     let mut rig = Rig::new(SHAPE);
@@ -463,7 +511,11 @@ fn a_drain_gap_is_what_the_fifo_had_been_filling_for() {
     }
     rig.bench.now += 3_600_000_000_000;
     rig.run();
-    assert_eq!(rig.bench.count(PumpCounter::DrainGapMax), 5_600_000, "100 times that, though 18 fit");
+    assert_eq!(
+        rig.bench.count(PumpCounter::DrainGapMax),
+        5_600_000,
+        "100 times that, though 18 fit"
+    );
 }
 
 #[test]
@@ -480,6 +532,7 @@ fn arguments_say_what_is_wrong_with_them() {
     let memory = "/sys/bus/pci/devices/0000:03:00.0/resource2";
     let place = Place::parse(&format!("memory={memory}:/dev/uio0"), &["map", "memory"]).unwrap();
     assert_eq!((place.memory.as_deref(), place.path.as_str()), (Some(memory), "/dev/uio0"));
-    let place = Place::parse("rate=1Mbit/s,map=1,memory=/sys/x:/dev/uio0", &["map", "memory"]).unwrap();
+    let place =
+        Place::parse("rate=1Mbit/s,map=1,memory=/sys/x:/dev/uio0", &["map", "memory"]).unwrap();
     assert_eq!((place.rate, place.map, place.path.as_str()), (Some(125_000.0), 1, "/dev/uio0"));
 }

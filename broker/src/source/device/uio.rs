@@ -1,14 +1,17 @@
-//! `uio:` — a device through Linux' own UIO: its map holds the FIFO, reading the node counts its interrupts.
+//! `uio:` — a device through Linux' own UIO: its map holds the FIFO, reading the node counts its
+//! interrupts.
 //!
-//! Contract: UIO masks the interrupt each time one comes. It is allowed again in the way its driver has: by writing to the node
-//! where there is an `irqcontrol`, or, with `uio_pci_generic`, by the "interrupt disable" bit in PCI configuration space; the
-//! register map's own mask is used beside it, and data is looked for once more after both. A count that jumps says that
-//! interrupts came together. A driver without an interrupt is polled. UIO lets everybody in, so the node is locked (`flock`).
+//! Contract: UIO masks the interrupt each time one comes. It is allowed again in the way its driver
+//! has: by writing to the node where there is an `irqcontrol`, or, with `uio_pci_generic`, by the
+//! "interrupt disable" bit in PCI configuration space; the register map's own mask is used beside
+//! it, and data is looked for once more after both. A count that jumps says that interrupts came
+//! together. A driver without an interrupt is polled. UIO lets everybody in, so the node is locked
+//! (`flock`).
 
 use super::memory::{lock, map, only_ours};
 use super::{Gone, Interrupts, Opening, Place, Transport, forbid, open};
 use crate::source::{OpenFor, Source, SourceError, SourceKind};
-use ringweir_proto::fifo::{IRQ_DATA, Window, arm};
+use ringweir_device::{IRQ_DATA, Window, arm};
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -18,7 +21,8 @@ use std::path::{Path, PathBuf};
 pub const KIND: SourceKind = SourceKind {
     name: "uio",
     usage: "uio:[map=N,memory=PATH,rate=R:]/dev/uioN",
-    about: "a device with a FIFO through UIO; map= which of its maps (0), memory= a PCI resource file instead; rate= as in 1Mbit/s",
+    about: "a device with a FIFO through UIO; map= which of its maps (0), memory= a PCI resource \
+        file instead; rate= as in 1Mbit/s",
     open: opened,
 };
 
@@ -51,8 +55,12 @@ struct Uio {
 
 fn opening(place: &Place) -> Result<Opening, SourceError> {
     let path = &place.path;
-    let fd = rustix::fs::open(path.as_str(), OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
-        .map_err(|e| SourceError(format!("{path}: {e}")))?;
+    let fd = rustix::fs::open(
+        path.as_str(),
+        OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
+        Mode::empty(),
+    )
+    .map_err(|e| SourceError(format!("{path}: {e}")))?;
     lock(&fd, path)?;
     let name = Path::new(path).file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let sys = PathBuf::from(format!("/sys/class/uio/{name}"));
@@ -61,9 +69,14 @@ fn opening(place: &Place) -> Result<Opening, SourceError> {
     let driver = driver.trim().to_string();
     let window = match &place.memory {
         Some(memory) => {
-            let file = rustix::fs::open(memory.as_str(), OFlags::RDWR | OFlags::CLOEXEC | OFlags::SYNC, Mode::empty())
-                .map_err(|e| SourceError(format!("{memory}: {e}")))?;
-            let stat = rustix::fs::fstat(&file).map_err(|e| SourceError(format!("{memory}: {e}")))?;
+            let file = rustix::fs::open(
+                memory.as_str(),
+                OFlags::RDWR | OFlags::CLOEXEC | OFlags::SYNC,
+                Mode::empty(),
+            )
+            .map_err(|e| SourceError(format!("{memory}: {e}")))?;
+            let stat =
+                rustix::fs::fstat(&file).map_err(|e| SourceError(format!("{memory}: {e}")))?;
             only_ours(memory, &stat)?;
             map(&file, 0, usize::try_from(stat.st_size).map_err(SourceError::new)?, memory)?
         }
@@ -81,7 +94,10 @@ fn opening(place: &Place) -> Result<Opening, SourceError> {
                     .map_err(|e| SourceError(format!("{}/{file}: {e}", of.display())))
             };
             if number("offset")? != 0 {
-                return Err(SourceError(format!("{path}: map {} does not begin on a page", place.map)));
+                return Err(SourceError(format!(
+                    "{path}: map {} does not begin on a page",
+                    place.map
+                )));
             }
             // UIO names its maps by the page at which they are mapped.
             let offset = place.map as u64 * rustix::param::page_size() as u64;
@@ -149,7 +165,8 @@ impl Transport for Uio {
     fn arm(&self, empty: &dyn Fn() -> bool) -> bool {
         let control = &self.window.registers().control;
         control.interrupt_clear.store(IRQ_DATA, Ordering::Relaxed);
-        // A device that is gone is found out by `take`, which the hang-up, or the time, brings about.
+        // A device that is gone is found out by `take`, which the hang-up, or the time, brings
+        // about.
         let _allowed = self.enable.again(&self.fd);
         arm(&control.interrupt_mask, empty)
     }
@@ -191,10 +208,11 @@ impl Transport for Uio {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringweir_proto::fifo::{HAS_INTERRUPT, Shape};
+    use ringweir_device::{HAS_INTERRUPT, Shape};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    /// A node whose driver is this test: what is written to it comes out at the other end, and a count put in there is read.
+    /// A node whose driver is this test: what is written to it comes out at the other end, and a
+    /// count put in there is read.
     fn node() -> (OwnedFd, OwnedFd) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
@@ -218,7 +236,8 @@ mod tests {
         uio.window.registers().control.interrupt_mask.load(Ordering::Relaxed)
     }
 
-    /// The count goes on from what it was before we came, through 2^32, and what was not seen one by one is a jump.
+    /// The count goes on from what it was before we came, through 2^32, and what was not seen one
+    /// by one is a jump.
     #[test]
     fn a_count_that_jumps_is_interrupts_that_came_together() {
         let (ours, driver) = node();
@@ -234,7 +253,8 @@ mod tests {
         let _end = uio.take();
     }
 
-    /// A driver with `irqcontrol` is told 1, each time; interrupts are allowed in the device behind that, and then looked for.
+    /// A driver with `irqcontrol` is told 1, each time; interrupts are allowed in the device behind
+    /// that, and then looked for.
     #[test]
     fn interrupts_are_allowed_again_where_the_driver_says() {
         let (ours, driver) = node();
@@ -243,7 +263,11 @@ mod tests {
             rustix::io::read(&driver, &mut word).map(|_| u32::from_ne_bytes(word))
         };
         let enable = Enable::of(&ours, Path::new("/nowhere")).unwrap();
-        assert_eq!((told(), told()), (Ok(1), Err(Errno::AGAIN)), "at once: an earlier user may have left it off");
+        assert_eq!(
+            (told(), told()),
+            (Ok(1), Err(Errno::AGAIN)),
+            "at once: an earlier user may have left it off"
+        );
         let uio = uio(ours, enable, 0);
         assert_eq!(mask(&uio), 0);
         assert!(uio.arm(&|| mask(&uio) == IRQ_DATA && told() == Ok(1)), "both, before the look");
@@ -262,7 +286,9 @@ mod tests {
         let off = [0x86, 0x80, 0x0e, 0x10, 0x07, 0x05, 0x10, 0x00];
         std::fs::write(&config, off).unwrap();
         // A node that takes no writes, as one without `irqcontrol`.
-        let node = || rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let node = || {
+            rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+        };
         let uio = uio(node(), Enable::of(&node(), sys.path()).unwrap(), 0);
         let on = [0x86, 0x80, 0x0e, 0x10, 0x07, 0x01, 0x10, 0x00];
         assert_eq!(std::fs::read(&config).unwrap(), on, "when it is opened");

@@ -34,8 +34,12 @@ struct Sender(OwnedFd);
 impl Sender {
     fn new() -> Self {
         let kind = (AddressFamily::NETLINK, SocketType::RAW);
-        let fd =
-            rustix::net::socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, NonZeroU32::new(2).map(Protocol::from_raw));
+        let fd = rustix::net::socket_with(
+            kind.0,
+            kind.1,
+            SocketFlags::CLOEXEC,
+            NonZeroU32::new(2).map(Protocol::from_raw),
+        );
         let fd = fd.unwrap();
         bind(fd.as_fd()).unwrap();
         Self(fd)
@@ -52,8 +56,12 @@ impl Sender {
         let sent = unsafe { libc::sendto(fd, bytes.as_ptr().cast(), bytes.len(), 0, to, len) };
         match usize::try_from(sent) {
             Ok(sent) => Ok(sent),
-            // Behind the group the message goes to pid 0, the kernel, which does not listen to this protocol.
-            Err(_) if group > 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ECONNREFUSED) => {
+            // Behind the group the message goes to pid 0, the kernel, which does not listen to this
+            // protocol.
+            Err(_)
+                if group > 0
+                    && io::Error::last_os_error().raw_os_error() == Some(libc::ECONNREFUSED) =>
+            {
                 Ok(bytes.len())
             }
             Err(_) => Err(io::Error::last_os_error()),
@@ -66,13 +74,14 @@ fn pid_of(socket: &OwnedFd) -> u32 {
     let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&address) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes of the address.
-    let rc = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
+    let rc =
+        unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
     assert_eq!(rc, 0);
     address.nl_pid
 }
 
-/// What was sent to the group arrives as it was sent, with the group as channel. Control: what is sent to another group,
-/// or to the socket alone, does not.
+/// What was sent to the group arrives as it was sent, with the group as channel. Control: what is
+/// sent to another group, or to the socket alone, does not.
 #[test]
 fn messages_of_the_group_arrive_and_no_others() {
     in_namespace("true", || {
@@ -85,7 +94,10 @@ fn messages_of_the_group_arrive_and_no_others() {
         sender.send(b"other group", 6, 0).unwrap();
         sender.send(b"to it alone", 0, pid_of(&source.socket)).unwrap();
         let (got, fill) = bench.run(&mut source);
-        assert_eq!((bytes_of(&got), fill), (sent.iter().map(|m| &m[..m.len().min(1024)]).collect(), Fill::Idle));
+        assert_eq!(
+            (bytes_of(&got), fill),
+            (sent.iter().map(|m| &m[..m.len().min(1024)]).collect(), Fill::Idle)
+        );
         assert!(got.iter().enumerate().all(|(i, g)| g.channel == if i % 2 == 0 { 5 } else { 9 }));
         assert!(got.iter().zip(&sent).all(|(g, m)| g.original_len == m.len()));
         let told = bench.told();
@@ -94,12 +106,14 @@ fn messages_of_the_group_arrive_and_no_others() {
     });
 }
 
-/// Overflow: the loss is told as a lower bound in the layer kernel, before anything that came behind it, and here, where
-/// nothing but this sender is at work, the bound is the number. Control: without overflow (above) nothing is told.
+/// Overflow: the loss is told as a lower bound in the layer kernel, before anything that came
+/// behind it, and here, where nothing but this sender is at work, the bound is the number. Control:
+/// without overflow (above) nothing is told.
 #[test]
 fn an_overflow_is_a_loss_of_unknown_size() {
     in_namespace("true", || {
-        let mut source = Netlink::open(&"usersock:5,rcvbuf=4KiB".parse().unwrap(), &STREAM).unwrap();
+        let mut source =
+            Netlink::open(&"usersock:5,rcvbuf=4KiB".parse().unwrap(), &STREAM).unwrap();
         let (mut bench, sender) = (Bench::new(1 << 20, 1024), Sender::new());
         let (mut number, mut taken, mut told) = (0_u32, 0_u64, 0);
         for _ in 0..20 {
@@ -117,7 +131,10 @@ fn an_overflow_is_a_loss_of_unknown_size() {
                     *n
                 })
                 .sum();
-            assert!(!got.is_empty() && !got[0].lost_before.is_empty(), "told ahead of what came with it");
+            assert!(
+                !got.is_empty() && !got[0].lost_before.is_empty(),
+                "told ahead of what came with it"
+            );
             assert_eq!(got[0].bytes, before.to_le_bytes());
             (taken, told) = (taken + got.len() as u64, told + lost);
         }
@@ -135,6 +152,9 @@ fn the_kernel_tells_of_an_interface() {
         let mut bench = Bench::new(1 << 20, 1024);
         // The longest datagram of this ring may cut it; the name comes early.
         let got = bench.run(&mut source).0;
-        assert!(got.iter().any(|g| g.channel == 1 && g.bytes.windows(7).any(|w| w == b"dummy7\0")), "{got:?}");
+        assert!(
+            got.iter().any(|g| g.channel == 1 && g.bytes.windows(7).any(|w| w == b"dummy7\0")),
+            "{got:?}"
+        );
     });
 }

@@ -1,8 +1,9 @@
 //! The TPACKET_V3 ring: blocks of packets that kernel and broker hand to each other.
 //!
-//! Contract: a block is read between the Acquire load that shows it as ours and the Release store that gives it back;
-//! the kernel writes none of it in between. Every offset and length in it is checked against the block all the same: a
-//! block that contradicts itself is given up, and nothing outside it is ever touched.
+//! Contract: a block is read between the Acquire load that shows it as ours and the Release store
+//! that gives it back; the kernel writes none of it in between. Every offset and length in it is
+//! checked against the block all the same: a block that contradicts itself is given up, and nothing
+//! outside it is ever touched.
 
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use std::any::Any;
@@ -64,10 +65,16 @@ unsafe impl Send for Blocks {}
 
 impl Blocks {
     /// # Safety
-    /// `base` is aligned to 8 and valid for reads and writes of `block * count` bytes while `owner` lives; `block` is a
-    /// multiple of 8 of at least 48 bytes, `count` at least 1. Who writes the memory beside this struct does so only in blocks
-    /// whose status has no `TP_STATUS_USER`, and sets that with Release semantics when it is done.
-    pub(super) unsafe fn new(base: NonNull<u8>, block: usize, count: usize, owner: Box<dyn Any + Send>) -> Self {
+    /// `base` is aligned to 8 and valid for reads and writes of `block * count` bytes while `owner`
+    /// lives; `block` is a multiple of 8 of at least 48 bytes, `count` at least 1. Who writes the
+    /// memory beside this struct does so only in blocks whose status has no `TP_STATUS_USER`, and
+    /// sets that with Release semantics when it is done.
+    pub(super) unsafe fn new(
+        base: NonNull<u8>,
+        block: usize,
+        count: usize,
+        owner: Box<dyn Any + Send>,
+    ) -> Self {
         assert!(block >= LEAST && block.is_multiple_of(8) && count > 0, "blocks of {block} bytes");
         Self { base, block, count, current: 0, open: Cell::new(None), _owner: owner }
     }
@@ -76,7 +83,8 @@ impl Blocks {
     fn status(&self) -> &AtomicU32 {
         // SAFETY: current < count, and STATUS lies within a block: inside the memory.
         let at = unsafe { self.base.add(self.current * self.block + STATUS) };
-        // SAFETY: valid, aligned to 4 (base and block are to 8), and written atomically by both sides.
+        // SAFETY: valid, aligned to 4 (base and block are to 8), and written atomically by both
+        // sides.
         unsafe { AtomicU32::from_ptr(at.as_ptr().cast()) }
     }
 
@@ -84,7 +92,8 @@ impl Blocks {
     fn bytes(&self) -> &[u8] {
         // SAFETY: current < count: inside the memory.
         let at = unsafe { self.base.add(self.current * self.block) };
-        // SAFETY: valid for `block` bytes; an open block is written by nobody until `release`, which takes `&mut self`.
+        // SAFETY: valid for `block` bytes; an open block is written by nobody until `release`,
+        // which takes `&mut self`.
         unsafe { std::slice::from_raw_parts(at.as_ptr(), self.block) }
     }
 
@@ -95,7 +104,8 @@ impl Blocks {
 
     /// Opens the next block if the kernel has handed it over; its status bits.
     pub(super) fn open(&self) -> Option<u32> {
-        // Pairs with the kernel's barrier before it sets the status: all it wrote to the block is visible.
+        // Pairs with the kernel's barrier before it sets the status: all it wrote to the block is
+        // visible.
         let status = self.status().load(Ordering::Acquire);
         if status & libc::TP_STATUS_USER == 0 {
             return None;
@@ -109,7 +119,9 @@ impl Blocks {
 
     /// The next packet of the open block; `None` at its end.
     pub(super) fn next(&self) -> Result<Option<Packet<'_>>, Damaged> {
-        let Some(Open { left, at }) = self.open.get().filter(|open| open.left > 0) else { return Ok(None) };
+        let Some(Open { left, at }) = self.open.get().filter(|open| open.left > 0) else {
+            return Ok(None);
+        };
         // Only the last packet need not say where the next one is.
         let parsed = parse(self.bytes(), at).filter(|(_, next)| left == 1 || *next >= HEADER);
         let Some((packet, next)) = parsed else {
@@ -124,7 +136,8 @@ impl Blocks {
     /// Gives the open block back to the kernel.
     pub(super) fn release(&mut self) {
         if self.open.take().is_some() {
-            // Pairs with the kernel's look at the status before it writes the block: all our reads are done by then.
+            // Pairs with the kernel's look at the status before it writes the block: all our reads
+            // are done by then.
             self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
             self.current = if self.current + 1 == self.count { 0 } else { self.current + 1 };
         }
@@ -145,7 +158,8 @@ fn parse(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
     let word = |at| u32_at(header, at);
     let half = |at: usize| header.get(at..)?.first_chunk().map(|half| u16::from_ne_bytes(*half));
     let status = word(offset_of!(H, tp_status))?;
-    let (begin, len) = (half(offset_of!(H, tp_mac))? as usize, word(offset_of!(H, tp_snaplen))? as usize);
+    let (begin, len) =
+        (half(offset_of!(H, tp_mac))? as usize, word(offset_of!(H, tp_snaplen))? as usize);
     let tci = word(VLAN + offset_of!(libc::tpacket_hdr_variant1, tp_vlan_tci))? as u16;
     let vlan = if status & libc::TP_STATUS_VLAN_VALID == 0 && tci == 0 {
         None
@@ -174,7 +188,9 @@ mod tests {
     /// One block on the heap, as the kernel would have filled it with packets of these lengths.
     fn block(lengths: &[usize]) -> Vec<u64> {
         let mut bytes = vec![0_u8; SIZE];
-        let put = |bytes: &mut Vec<u8>, at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        let put = |bytes: &mut Vec<u8>, at: usize, value: u32| {
+            bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes())
+        };
         put(&mut bytes, STATUS, libc::TP_STATUS_USER | libc::TP_STATUS_BLK_TMO);
         put(&mut bytes, PACKETS, lengths.len() as u32);
         let mut at = LEAST;
@@ -197,8 +213,10 @@ mod tests {
 
     fn ring(memory: Vec<u64>, block: usize) -> Blocks {
         let mut memory = memory.into_boxed_slice();
-        let (base, count) = (NonNull::new(memory.as_mut_ptr().cast()).unwrap(), memory.len() * 8 / block);
-        // SAFETY: the box lives as long as the ring, is aligned to 8 and has `block * count` bytes; no other writer.
+        let (base, count) =
+            (NonNull::new(memory.as_mut_ptr().cast()).unwrap(), memory.len() * 8 / block);
+        // SAFETY: the box lives as long as the ring, is aligned to 8 and has `block * count` bytes;
+        // no other writer.
         unsafe { Blocks::new(base, block, count, Box::new(memory)) }
     }
 
@@ -209,7 +227,10 @@ mod tests {
             assert_eq!(blocks.open(), Some(libc::TP_STATUS_USER | libc::TP_STATUS_BLK_TMO));
             for (i, len) in lengths.into_iter().enumerate() {
                 let packet = blocks.next().unwrap().unwrap();
-                assert_eq!((packet.bytes, packet.wire_len), (&vec![i as u8 + 1; len][..], len as u32 + 1));
+                assert_eq!(
+                    (packet.bytes, packet.wire_len),
+                    (&vec![i as u8 + 1; len][..], len as u32 + 1)
+                );
             }
             assert_eq!(blocks.next(), Ok(None));
             blocks.release();
@@ -228,13 +249,18 @@ mod tests {
                 let mut bad: Vec<u8> = good.iter().flat_map(|word| word.to_ne_bytes()).collect();
                 bad[byte] = (random >> 40) as u8;
                 bad[byte + 1 + (random >> 60) as usize] = (random >> 50) as u8;
-                let blocks = ring(bad.as_chunks::<8>().0.iter().map(|w| u64::from_ne_bytes(*w)).collect(), SIZE);
+                let blocks = ring(
+                    bad.as_chunks::<8>().0.iter().map(|w| u64::from_ne_bytes(*w)).collect(),
+                    SIZE,
+                );
                 if blocks.open().is_none() {
                     continue;
                 }
                 for _ in 0..1000 {
                     match blocks.next() {
-                        Ok(Some(packet)) => assert!(packet.bytes.iter().map(|b| *b as usize).sum::<usize>() < 1 << 20),
+                        Ok(Some(packet)) => assert!(
+                            packet.bytes.iter().map(|b| *b as usize).sum::<usize>() < 1 << 20
+                        ),
                         Ok(None) => break,
                         Err(damaged) => {
                             assert!(damaged.left > 0);

@@ -1,13 +1,15 @@
-//! Capture in network namespaces of their own: a veth pair for frames, loopback for its doubles. The account is kept:
-//! sent = published + lost. Without root these tests say that they were skipped.
+//! Capture in network namespaces of their own: a veth pair for frames, loopback for its doubles.
+//! The account is kept: sent = published + lost. Without root these tests say that they were
+//! skipped.
 
 use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell, wait};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
 
-/// Two interfaces joined by a wire, on which nothing but the test sends. What is sent before the kernel has noticed the
-/// carrier, a moment after both are up, goes nowhere.
-const WIRE: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link add va type veth peer name vb; \
+/// Two interfaces joined by a wire, on which nothing but the test sends. What is sent before the
+/// kernel has noticed the carrier, a moment after both are up, goes nowhere.
+const WIRE: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link add va type veth \
+    peer name vb; \
     ip link set va up; ip link set vb up; \
     for i in va vb; do until ip link show $i | grep -q 'state UP'; do sleep 0.02; done; done";
 
@@ -20,7 +22,13 @@ struct Sender(OwnedFd);
 
 impl Sender {
     fn on(name: &str) -> Self {
-        let fd = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::empty(), None).unwrap();
+        let fd = rustix::net::socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            SocketFlags::empty(),
+            None,
+        )
+        .unwrap();
         let index = interface(fd.as_fd(), name).unwrap();
         // Bound for sending; what it would receive does not matter.
         attach(fd.as_fd(), index, false).unwrap();
@@ -35,7 +43,8 @@ impl Sender {
 
 /// A broadcast frame of `len` bytes that no other `number` has.
 fn frame(number: u32, len: usize) -> Vec<u8> {
-    let mut frame = [&[0xFF; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xB5], &number.to_le_bytes()].concat();
+    let mut frame =
+        [&[0xFF; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xB5], &number.to_le_bytes()].concat();
     frame.extend((frame.len()..len).map(|i| (number as usize * 31 + i * 7) as u8));
     frame.truncate(len);
     frame
@@ -56,7 +65,8 @@ fn collect(bench: &mut Bench, source: &mut PacketSource) -> Vec<Got> {
 
 #[test]
 fn specs_parse_and_refuse_by_name() {
-    let spec: Spec = "eth0,snaplen=96,block=1MiB,blocks=4,timeout=2ms,promisc,hwtstamp".parse().unwrap();
+    let spec: Spec =
+        "eth0,snaplen=96,block=1MiB,blocks=4,timeout=2ms,promisc,hwtstamp".parse().unwrap();
     let expected = Spec {
         interface: "eth0".into(),
         snaplen: 96,
@@ -86,9 +96,15 @@ fn every_frame_of_a_wire_arrives_whole_and_in_order() {
     in_namespace(WIRE, || {
         let mut bench = Bench::new(8 << 20, 2048);
         let mut source = capture("vb,block=64KiB,blocks=64,timeout=2", 2048);
-        assert_eq!(source.describe(), "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps");
+        assert_eq!(
+            source.describe(),
+            "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps"
+        );
         let sender = Sender::on("va");
-        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let clock = || {
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()
+                as u64
+        };
         let before = clock();
         let sent: Vec<_> = (0..2000).map(|i| frame(i, 18 + (i as usize * 37) % 1497)).collect();
         for frame in &sent {
@@ -96,9 +112,14 @@ fn every_frame_of_a_wire_arrives_whole_and_in_order() {
         }
         let got = collect(&mut bench, &mut source);
         assert!(bytes_of(&got) == sent, "{} of {}", got.len(), sent.len());
-        assert!(got.iter().all(|g| (before..=clock()).contains(&g.source_time) && g.original_len == g.bytes.len()));
+        assert!(got.iter().all(
+            |g| (before..=clock()).contains(&g.source_time) && g.original_len == g.bytes.len()
+        ));
         assert!(got.is_sorted_by_key(|g| g.source_time));
-        assert_eq!((bench.count(PumpCounter::Published), bench.count(PumpCounter::KernelLost)), (2000, 0));
+        assert_eq!(
+            (bench.count(PumpCounter::Published), bench.count(PumpCounter::KernelLost)),
+            (2000, 0)
+        );
         assert_eq!(bench.told(), [""; 0]);
     });
 }
@@ -117,13 +138,20 @@ fn frames_without_room_are_counted_exactly_and_told_where_they_were() {
             }
             for datagram in collect(&mut bench, &mut source) {
                 let told: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
-                assert!(datagram.lost_before.iter().all(|&(layer, _, exact)| layer == Layer::Kernel && exact));
-                let number = u64::from(u32::from_le_bytes(*datagram.bytes[14..].first_chunk().unwrap()));
+                assert!(
+                    datagram
+                        .lost_before
+                        .iter()
+                        .all(|&(layer, _, exact)| layer == Layer::Kernel && exact)
+                );
+                let number =
+                    u64::from(u32::from_le_bytes(*datagram.bytes[14..].first_chunk().unwrap()));
                 assert_eq!(number, next + told, "round {round}");
                 next = number + 1;
                 lost += told;
             }
-            let account = bench.count(PumpCounter::Published) + bench.count(PumpCounter::KernelLost);
+            let account =
+                bench.count(PumpCounter::Published) + bench.count(PumpCounter::KernelLost);
             assert_eq!(account, u64::from(sent), "round {round}");
         }
         assert!(lost > 1000, "{lost}");
@@ -133,7 +161,9 @@ fn frames_without_room_are_counted_exactly_and_told_where_they_were() {
 #[test]
 fn long_frames_are_cut_and_say_their_length() {
     in_namespace(WIRE, || {
-        for (argument, max, kept) in [("vb,snaplen=100", 2048, 100), ("vb", 96, 96), ("vb,snaplen=64", 99, 64)] {
+        for (argument, max, kept) in
+            [("vb,snaplen=100", 2048, 100), ("vb", 96, 96), ("vb,snaplen=64", 99, 64)]
+        {
             let mut bench = Bench::new(1 << 20, max as u64);
             let mut source = capture(argument, max);
             let sender = Sender::on("va");
@@ -141,7 +171,8 @@ fn long_frames_are_cut_and_say_their_length() {
             sent.iter().for_each(|frame| sender.send(frame));
             let got = collect(&mut bench, &mut source);
             let seen: Vec<_> = got.iter().map(|g| (&g.bytes[..], g.original_len)).collect();
-            let expected: Vec<_> = sent.iter().map(|s| (&s[..s.len().min(kept)], s.len())).collect();
+            let expected: Vec<_> =
+                sent.iter().map(|s| (&s[..s.len().min(kept)], s.len())).collect();
             assert_eq!(seen, expected);
             assert_eq!(bench.count(PumpCounter::Truncated), 2);
         }
@@ -157,11 +188,16 @@ fn vlan_tags_are_back_in_their_place() {
                 let mut source = capture("vb", max);
                 let sender = Sender::on("va");
                 let plain = frame(3, 80);
-                let tagged = [&plain[..12], &tpid.to_be_bytes(), &[0x20, 0x2A], &plain[12..]].concat();
+                let tagged =
+                    [&plain[..12], &tpid.to_be_bytes(), &[0x20, 0x2A], &plain[12..]].concat();
                 sender.send(&tagged);
                 sender.send(&plain);
                 let got = collect(&mut bench, &mut source);
-                assert_eq!(bytes_of(&got), [&tagged[..84.min(max)], &plain[..80.min(max)]], "{tpid:x}");
+                assert_eq!(
+                    bytes_of(&got),
+                    [&tagged[..84.min(max)], &plain[..80.min(max)]],
+                    "{tpid:x}"
+                );
                 assert_eq!((got[0].original_len, got[1].original_len), (84, 80));
             }
         }
@@ -203,7 +239,8 @@ fn an_interface_may_go_down_and_away_and_come_back() {
         assert_eq!(bench.told(), ["packet: interface vb is down; capture goes on when it is up"]);
         assert_eq!(source.wait_for().until, Some(6 * SECOND));
         shell(
-            "ip link set vb up; for i in va vb; do until ip link show $i | grep -q 'state UP'; do sleep 0.02; done; done",
+            "ip link set vb up; for i in va vb; do until ip link show $i | grep -q 'state UP'; do \
+            sleep 0.02; done; done",
         );
         exchange(&mut bench, &mut source, 2);
         assert_eq!(source.wait_for().until, None);
@@ -212,7 +249,11 @@ fn an_interface_may_go_down_and_away_and_come_back() {
         bench.now = 7 * SECOND;
         collect(&mut bench, &mut source);
         let told = bench.told();
-        assert_eq!(told[1..], ["packet: interface vb is gone; capture goes on when it is back"], "{told:?}");
+        assert_eq!(
+            told[1..],
+            ["packet: interface vb is gone; capture goes on when it is back"],
+            "{told:?}"
+        );
         bench.now = 9 * SECOND;
         collect(&mut bench, &mut source);
         assert!(bench.told().is_empty());
@@ -221,7 +262,11 @@ fn an_interface_may_go_down_and_away_and_come_back() {
         collect(&mut bench, &mut source);
         assert_eq!(bench.told(), ["packet: interface vb is back, capture goes on"]);
         exchange(&mut bench, &mut source, 3);
-        let details = std::process::Command::new("ip").args(["-d", "link", "show", "vb"]).output().unwrap().stdout;
+        let details = std::process::Command::new("ip")
+            .args(["-d", "link", "show", "vb"])
+            .output()
+            .unwrap()
+            .stdout;
         assert!(String::from_utf8_lossy(&details).contains("promiscuity 1"));
     });
 }

@@ -1,4 +1,5 @@
-//! UDP over loopback and in a network namespace; every test keeps the account: sent = published + lost.
+//! UDP over loopback and in a network namespace; every test keeps the account: sent = published +
+//! lost.
 
 use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell};
 use super::*;
@@ -30,7 +31,12 @@ fn number(got: &Got) -> u32 {
 }
 
 /// Sends, then takes what came.
-fn pass(bench: &mut Bench, source: &mut Udp, sender: &UdpSocket, datagrams: &[Vec<u8>]) -> Vec<Got> {
+fn pass(
+    bench: &mut Bench,
+    source: &mut Udp,
+    sender: &UdpSocket,
+    datagrams: &[Vec<u8>],
+) -> Vec<Got> {
     for datagram in datagrams {
         assert_eq!(sender.send(datagram).unwrap(), datagram.len());
     }
@@ -42,7 +48,11 @@ fn pass(bench: &mut Bench, source: &mut Udp, sender: &UdpSocket, datagrams: &[Ve
 #[test]
 fn specs_parse_and_refuse_by_name() {
     let spec: Spec = "239.1.2.3:5000@eth0,rcvbuf=64KiB".parse().unwrap();
-    let expected = Spec { address: "239.1.2.3:5000".parse().unwrap(), interface: Some("eth0".into()), rcvbuf: 65536 };
+    let expected = Spec {
+        address: "239.1.2.3:5000".parse().unwrap(),
+        interface: Some("eth0".into()),
+        rcvbuf: 65536,
+    };
     assert_eq!(spec, expected);
     assert_eq!("[::1]:7".parse::<Spec>().unwrap().rcvbuf, RCVBUF);
     let refused = |text: &str| text.parse::<Spec>().unwrap_err().to_string();
@@ -50,8 +60,9 @@ fn specs_parse_and_refuse_by_name() {
     assert!(refused("1.2.3.4:5@").contains("no interface"));
     assert!(refused("1.2.3.4:5,ttl=3").contains("\"ttl=3\"; there is rcvbuf=SIZE"));
     assert!(refused("1.2.3.4:5,rcvbuf=big").contains("size \"big\""));
-    let refused =
-        |text: &str| Udp::open(&text.parse().unwrap(), &OpenFor { max_datagram: 64 }).err().unwrap().to_string();
+    let refused = |text: &str| {
+        Udp::open(&text.parse().unwrap(), &OpenFor { max_datagram: 64 }).err().unwrap().to_string()
+    };
     assert_eq!(refused("198.51.100.7:5000"), "198.51.100.7 is no address of this machine");
     assert!(refused("239.1.2.3:5000@nosuch0").starts_with("no interface \"nosuch0\"; there are: "));
     let other = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -69,7 +80,10 @@ fn a_stream_of_one_size_is_never_moved() {
             let moved = bench.count(PumpCounter::Moved);
             let sent: Vec<_> = (0..64).map(|i| make(round * 64 + i, len)).collect();
             assert_eq!(bytes_of(&pass(&mut bench, &mut source, &sender, &sent)), sent);
-            assert!(round == 0 || bench.count(PumpCounter::Moved) == moved, "{len} in round {round}");
+            assert!(
+                round == 0 || bench.count(PumpCounter::Moved) == moved,
+                "{len} in round {round}"
+            );
         }
         assert_eq!(source.batch.stride(), len.next_multiple_of(8));
     }
@@ -84,7 +98,9 @@ fn any_mix_of_sizes_arrives_whole_and_in_order() {
         for round in 0..200_u32 {
             let sent: Vec<_> = (0..1 + round % 70)
                 .map(|i| {
-                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    random = random
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
                     let roll = (random >> 33) as usize;
                     let len = match roll % 16 {
                         0 => 0,
@@ -113,11 +129,13 @@ fn mixed_sizes_leave_at_least_half_of_the_ring_to_payload() {
     let (mut source, sender) = pair("127.0.0.1:0", 60_000);
     let mut payload = 0;
     for round in 0..40_u32 {
-        let sent: Vec<_> = (0..50).map(|i| make(i, if (round + i) % 50 == 0 { 60_000 } else { 64 })).collect();
+        let sent: Vec<_> =
+            (0..50).map(|i| make(i, if (round + i) % 50 == 0 { 60_000 } else { 64 })).collect();
         payload += sent.iter().map(|d| d.len() as u64).sum::<u64>();
         assert_eq!(bytes_of(&pass(&mut bench, &mut source, &sender, &sent)), sent);
     }
-    // Positions of the ring used up so far, tails of the area that were too short included: within one lap there is one.
+    // Positions of the ring used up so far, tails of the area that were too short included: within
+    // one lap there is one.
     let claimed = bench.intake.publisher().memory().claimed_now().pos;
     let claims_ahead = (8 << 20) / 16 * 2;
     assert!(claimed < 2 * payload + claims_ahead, "{claimed} positions for {payload} bytes");
@@ -140,26 +158,43 @@ fn too_long_ones_are_cut_and_say_their_length() {
 fn times_are_the_kernels() {
     let mut bench = Bench::new(1 << 20, 1000);
     let (mut source, sender) = pair("127.0.0.1:0", 1000);
-    let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let clock = || {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()
+            as u64
+    };
     let before = clock();
     sender.send(b"x").unwrap();
     let after = clock();
     let (got, _) = bench.run(&mut source);
-    assert!((before..=after).contains(&got[0].source_time), "{before} {} {after}", got[0].source_time);
+    assert!(
+        (before..=after).contains(&got[0].source_time),
+        "{before} {} {after}",
+        got[0].source_time
+    );
 }
 
 #[test]
 fn overflow_is_counted_exactly_and_told_where_it_was() {
     let mut bench = Bench::new(1 << 20, 2000);
     let (mut source, sender) = pair("127.0.0.1:0,rcvbuf=8kB", 2000);
-    assert!(source.describe().contains("receive buffer 7.81 KiB, kernel timestamps"), "{}", source.describe());
+    assert!(
+        source.describe().contains("receive buffer 7.81 KiB, kernel timestamps"),
+        "{}",
+        source.describe()
+    );
     let (mut sent, mut next, mut lost) = (0_u32, 0, 0);
     for round in 0..50_usize {
-        let burst: Vec<_> = (0..1 + round * 4).map(|i| make(sent + i as u32, 100 + 10 * (i % 70))).collect();
+        let burst: Vec<_> =
+            (0..1 + round * 4).map(|i| make(sent + i as u32, 100 + 10 * (i % 70))).collect();
         sent += burst.len() as u32;
         for datagram in pass(&mut bench, &mut source, &sender, &burst) {
             let told: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
-            assert!(datagram.lost_before.iter().all(|&(layer, _, exact)| layer == Layer::Kernel && exact));
+            assert!(
+                datagram
+                    .lost_before
+                    .iter()
+                    .all(|&(layer, _, exact)| layer == Layer::Kernel && exact)
+            );
             assert_eq!(u64::from(number(&datagram)), next + told);
             next = u64::from(number(&datagram)) + 1;
             lost += told;
@@ -210,7 +245,8 @@ fn a_count_that_goes_round_or_back_is_understood() {
 fn an_error_from_icmp_is_a_fault_and_not_the_end() {
     let mut bench = Bench::new(1 << 20, 2000);
     let (mut source, sender) = pair("127.0.0.1:0", 2000);
-    // What provokes one: sending from the same socket to a port where nobody listens, being connected to it.
+    // What provokes one: sending from the same socket to a port where nobody listens, being
+    // connected to it.
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     rustix::net::connect(&source.socket, &nobody).unwrap();
     rustix::net::send(&source.socket, b"?", rustix::net::SendFlags::empty()).unwrap();
@@ -222,16 +258,25 @@ fn an_error_from_icmp_is_a_fault_and_not_the_end() {
 
 #[test]
 fn a_group_is_received_on_its_interface_and_joined_again_when_that_comes_back() {
-    const MAKE: &str = "ip link add mca type veth peer name mcb; ip link set mcb up; ip link set mca up; \
+    const MAKE: &str = "ip link add mca type veth peer name mcb; ip link set mcb up; ip link set \
+        mca up; \
         ip addr add 10.9.0.1/24 dev mca; ip -6 addr add fe80::1/64 dev mca nodad";
     in_namespace(&format!("ip link set lo up; {MAKE}"), || {
-        for (spec, bind) in [("239.9.9.9:0@mca", "10.9.0.1:0"), ("[ff02::4242]:0@mca", "[fe80::1%SCOPE]:0")] {
+        for (spec, bind) in
+            [("239.9.9.9:0@mca", "10.9.0.1:0"), ("[ff02::4242]:0@mca", "[fe80::1%SCOPE]:0")]
+        {
             let mut bench = Bench::new(1 << 20, 2000);
             bench.now = 5 * SECOND;
-            let mut source = Udp::open(&spec.parse().unwrap(), &OpenFor { max_datagram: 2000 }).unwrap();
-            assert!(source.describe().starts_with("multicast ") && source.describe().contains(" on mca"));
-            let to: SocketAddr = rustix::net::getsockname(&source.socket).unwrap().try_into().unwrap();
-            // Datagrams a machine sends to a group come back to its own members: no second interface is needed.
+            let mut source =
+                Udp::open(&spec.parse().unwrap(), &OpenFor { max_datagram: 2000 }).unwrap();
+            assert!(
+                source.describe().starts_with("multicast ")
+                    && source.describe().contains(" on mca")
+            );
+            let to: SocketAddr =
+                rustix::net::getsockname(&source.socket).unwrap().try_into().unwrap();
+            // Datagrams a machine sends to a group come back to its own members: no second
+            // interface is needed.
             let send = |payload: &[u8]| {
                 let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
                 let index = interface(probe.as_fd(), "mca").unwrap();

@@ -1,9 +1,10 @@
 //! A listening socket and its senders.
 //!
-//! Contract: a round serves the ready senders in turn, one batch each, so that none keeps the others waiting; who is not
-//! reached goes first in the next round. An end of file is told from an empty datagram by the time that every datagram
-//! bears. Places for senders are made at the start: one too many is hung up on and told as a fault. Without file
-//! descriptors the listener rests for a while; those who are connected go on.
+//! Contract: a round serves the ready senders in turn, one batch each, so that none keeps the
+//! others waiting; who is not reached goes first in the next round. An end of file is told from an
+//! empty datagram by the time that every datagram bears. Places for senders are made at the start:
+//! one too many is hung up on and told as a fault. Without file descriptors the listener rests for
+//! a while; those who are connected go on.
 
 use super::{CONTROL_LEN, Spec, prepare, to_remove};
 use crate::intake::{Arrival, Intake};
@@ -51,13 +52,19 @@ pub(super) struct Seqpacket {
 
 impl Seqpacket {
     pub(super) fn open(spec: &Spec<'_>, stream: &OpenFor) -> Result<Self, SourceError> {
-        let listener = SocketFile::bind(spec.path, SocketType::SEQPACKET, spec.mode).map_err(SourceError::new)?;
+        let listener = SocketFile::bind(spec.path, SocketType::SEQPACKET, spec.mode)
+            .map_err(SourceError::new)?;
         let trusting = prepare(listener.fd.as_fd())?.words();
         let failed = |step: &'static str| move |e: Errno| SourceError(format!("{step}: {e}"));
         rustix::net::listen(&listener.fd, 128).map_err(failed("listen"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;
-        epoll::add(&epoll, &listener.fd, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)
-            .map_err(failed("epoll_ctl"))?;
+        epoll::add(
+            &epoll,
+            &listener.fd,
+            epoll::EventData::new_u64(LISTENER),
+            epoll::EventFlags::IN,
+        )
+        .map_err(failed("epoll_ctl"))?;
         Ok(Self {
             epoll,
             senders: (0..spec.senders).map(|_| None).collect(),
@@ -69,7 +76,8 @@ impl Seqpacket {
             served: 0,
             rests: None,
             description: format!(
-                "seqpacket {} mode {:04o}, up to {} senders, each a channel; they wait if the pump does not keep up{trusting}",
+                "seqpacket {} mode {:04o}, up to {} senders, each a channel; they wait if the pump \
+                does not keep up{trusting}",
                 spec.path, spec.mode, spec.senders
             ),
             listener,
@@ -78,12 +86,17 @@ impl Seqpacket {
 
     fn accept(&mut self, intake: &mut Intake) {
         for _ in 0..ACCEPTS {
-            let fd = match rustix::net::accept_with(&self.listener.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            let fd = match rustix::net::accept_with(
+                &self.listener.fd,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            ) {
                 Ok(fd) => fd,
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(e) => {
-                    intake.fault(format_args!("unix: accepting a sender: {e}; tried again in 100 ms"));
+                    intake.fault(format_args!(
+                        "unix: accepting a sender: {e}; tried again in 100 ms"
+                    ));
                     self.rests = Some(intake.now() + REST_NS);
                     self.listen_for(epoll::EventFlags::empty());
                     return;
@@ -97,8 +110,9 @@ impl Seqpacket {
                 continue;
             };
             let data = epoll::EventData::new_u64(place.into());
-            let added = prepare(fd.as_fd())
-                .and_then(|_| epoll::add(&self.epoll, &fd, data, epoll::EventFlags::IN).map_err(SourceError::new));
+            let added = prepare(fd.as_fd()).and_then(|_| {
+                epoll::add(&self.epoll, &fd, data, epoll::EventFlags::IN).map_err(SourceError::new)
+            });
             if let Err(e) = added {
                 intake.fault(format_args!("unix: a sender was hung up on: {e}"));
                 self.free.push(place);
@@ -112,7 +126,12 @@ impl Seqpacket {
 
     fn listen_for(&self, what: epoll::EventFlags) {
         // The listener was added at the start and is open: this cannot fail.
-        let _infallible = epoll::modify(&self.epoll, &self.listener.fd, epoll::EventData::new_u64(LISTENER), what);
+        let _infallible = epoll::modify(
+            &self.epoll,
+            &self.listener.fd,
+            epoll::EventData::new_u64(LISTENER),
+            what,
+        );
     }
 
     /// One batch of one sender.
@@ -121,7 +140,11 @@ impl Seqpacket {
         let mut ended = false;
         let received = self.batch.receive(fd.as_fd(), intake, |_, control, len| {
             ended |= len == 0 && control.time_ns == 0;
-            (!ended).then_some(Arrival { channel: *channel, source_time: control.time_ns, original_len: 0 })
+            (!ended).then_some(Arrival {
+                channel: *channel,
+                source_time: control.time_ns,
+                original_len: 0,
+            })
         });
         match received {
             Ok(_) | Err(BatchError::Receive(Errno::AGAIN | Errno::CONNRESET)) => {}
@@ -147,7 +170,8 @@ impl Source for Seqpacket {
         while intake.has_room() {
             if self.served == self.found {
                 (self.served, self.found) = (0, 0);
-                let (mut room, at_once) = ([MaybeUninit::uninit(); READY], Timespec { tv_sec: 0, tv_nsec: 0 });
+                let (mut room, at_once) =
+                    ([MaybeUninit::uninit(); READY], Timespec { tv_sec: 0, tv_nsec: 0 });
                 let (events, _) = match epoll::wait(&self.epoll, &mut room, Some(&at_once)) {
                     Ok(found) => found,
                     Err(Errno::INTR) => return Ok(Fill::Took),

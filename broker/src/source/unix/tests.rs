@@ -25,7 +25,13 @@ fn refused(argument: &str) -> String {
 }
 
 fn connect(path: &std::path::Path) -> OwnedFd {
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let fd = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
     rustix::net::connect(&fd, &SocketAddrUnix::new(path).unwrap()).unwrap();
     fd
 }
@@ -66,11 +72,16 @@ fn arguments_come_apart_and_bad_ones_are_refused_by_name() {
 fn the_file_is_ours_and_nobody_elses() {
     let (_dir, path) = place();
     let name = path.to_str().unwrap();
-    for (options, mode) in [("", 0o600), ("dgram,mode=0666:", 0o666), ("seqpacket,mode=0620:", 0o620)] {
+    for (options, mode) in
+        [("", 0o600), ("dgram,mode=0666:", 0o666), ("seqpacket,mode=0620:", 0o620)]
+    {
         let made = source(options, &path);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
         assert!(refused(name).contains("in use by another process"), "{options}");
-        assert!(refused(&format!("seqpacket:{name}")).contains("in use by another process"), "{options}");
+        assert!(
+            refused(&format!("seqpacket:{name}")).contains("in use by another process"),
+            "{options}"
+        );
         drop(made);
         assert!(!path.exists());
     }
@@ -97,21 +108,25 @@ fn datagrams_of_several_senders_arrive_whole_empty_ones_too() {
     let mut bench = Bench::new(1 << 20, 512);
     let senders = [UnixDatagram::unbound().unwrap(), UnixDatagram::unbound().unwrap()];
     for round in 0..50_usize {
-        let sent: Vec<Vec<u8>> = (0..8).map(|i| vec![(round * 8 + i) as u8; (round * 37 + i * 61) % 513]).collect();
+        let sent: Vec<Vec<u8>> =
+            (0..8).map(|i| vec![(round * 8 + i) as u8; (round * 37 + i * 61) % 513]).collect();
         for (i, datagram) in sent.iter().enumerate() {
             assert_eq!(senders[i % 2].send_to(datagram, &path).unwrap(), datagram.len());
         }
         let (got, fill) = bench.run(&mut *source);
         assert_eq!((bytes_of(&got), fill), (sent.iter().map(Vec::as_slice).collect(), Fill::Idle));
-        assert!(got.iter().all(|g| g.source_time > 1_600_000_000_000_000_000 && g.lost_before.is_empty()));
+        assert!(
+            got.iter()
+                .all(|g| g.source_time > 1_600_000_000_000_000_000 && g.lost_before.is_empty())
+        );
     }
     senders[0].send_to(&[5; 700], &path).unwrap();
     let got = bench.run(&mut *source).0;
     assert_eq!((got[0].bytes.len(), got[0].original_len), (512, 700), "cut, and says so");
 }
 
-/// Senders wait for the pump and nothing is lost: more is sent than can wait. Control: without the pump the sender is
-/// told to wait.
+/// Senders wait for the pump and nothing is lost: more is sent than can wait. Control: without the
+/// pump the sender is told to wait.
 #[test]
 fn a_sender_that_is_too_fast_is_made_to_wait() {
     let (_dir, path) = place();
@@ -119,7 +134,9 @@ fn a_sender_that_is_too_fast_is_made_to_wait() {
     let eager = UnixDatagram::unbound().unwrap();
     eager.set_nonblocking(true).unwrap();
     eager.connect(&path).unwrap();
-    let refused = (0..100_000).find(|_| eager.send(b"x").is_err()).expect("the control: the sender is told to wait");
+    let refused = (0..100_000)
+        .find(|_| eager.send(b"x").is_err())
+        .expect("the control: the sender is told to wait");
     let mut bench = Bench::new(1 << 20, 512);
     assert_eq!(bench.run(&mut *source).0.len(), refused);
     let to = path.clone();
@@ -177,7 +194,8 @@ fn senders_take_turns() {
     for _ in 0..64 {
         // Full before each round, as with a sender that never rests.
         for fd in &senders {
-            while rustix::net::send(fd, b"flood", SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok() {
+            while rustix::net::send(fd, b"flood", SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
+            {
                 sent += 1;
             }
         }

@@ -1,5 +1,5 @@
-//! A broker in a thread, as small as one can be that readers attach to. It serves one connection at a time, under a lock,
-//! so that whoever holds the lock knows that it does nothing.
+//! A broker in a thread, as small as one can be that readers attach to. It serves one connection at
+//! a time, under a lock, so that whoever holds the lock knows that it does nothing.
 
 use ringweir_proto::control::{Attached, Description, LatencyReport, Reason, Reply, Request};
 use ringweir_proto::latency::Histogram;
@@ -47,7 +47,7 @@ struct Place {
     page: ReaderPage,
     _connection: OwnedFd,
     attached: u64,
-    _bells: [OwnedFd; 3],
+    _events: [OwnedFd; 3],
 }
 
 struct House {
@@ -85,9 +85,17 @@ fn run_dir() -> &'static PathBuf {
 
 fn ring(generation: u64) -> RingObject {
     let geometry = Geometry::new(16, 4096, 256).expect("sound");
-    let metadata = [("channels".to_string(), "8".to_string()), ("generation".into(), generation.to_string())];
+    let metadata =
+        [("channels".to_string(), "8".to_string()), ("generation".into(), generation.to_string())];
     let memory = Memory::Memfd;
-    let spec = RingSpec { name: STREAM, geometry, generation, metadata: &metadata, memory, huge_pages: false };
+    let spec = RingSpec {
+        name: STREAM,
+        geometry,
+        generation,
+        metadata: &metadata,
+        memory,
+        huge_pages: false,
+    };
     RingObject::create(&format!("/ringweir-fuzz.{}", std::process::id()), &spec).expect("a ring")
 }
 
@@ -96,7 +104,16 @@ impl House {
         let ring = ring(generation);
         let publisher = Publisher::new(ring.memory().clone());
         let places = Default::default();
-        Self { ring, publisher, places, watchers: Vec::new(), mood: Mood::Well, generation, attached: 0, ended: false }
+        Self {
+            ring,
+            publisher,
+            places,
+            watchers: Vec::new(),
+            mood: Mood::Well,
+            generation,
+            attached: 0,
+            ended: false,
+        }
     }
 
     fn serve(&mut self, connection: OwnedFd) {
@@ -111,7 +128,8 @@ impl House {
             Mood::Well => {}
             Mood::Refuses(n) => {
                 use Reason::*;
-                let reason = [NotAllowed, Full, Malformed, Version, Resources, NoSuchReader][usize::from(n) % 6];
+                let reason = [NotAllowed, Full, Malformed, Version, Resources, NoSuchReader]
+                    [usize::from(n) % 6];
                 return say(&Reply::refuse(reason, "as asked \0 and \u{fffd}"), &[]);
             }
             Mood::HangsUp => return,
@@ -128,18 +146,28 @@ impl House {
                     return say(&Reply::refuse(Reason::Full, "all places are taken"), &[]);
                 };
                 let (page, page_fd) = ReaderPage::create(index as u32).expect("a page");
-                let bell = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("a bell");
-                let (wake, doze) = (bell(), bell());
-                let bells = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
+                let event = || {
+                    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect(
+                        "a \
+                    bell",
+                    )
+                };
+                let (wake, sleep_request) = (event(), event());
+                let events = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
                 let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-                epoll::add(&bells, &wake, epoll::EventData::new_u64(0), edge).expect("epoll");
+                epoll::add(&events, &wake, epoll::EventData::new_u64(0), edge).expect("epoll");
                 let block_offset = page.block_offset();
-                let attached = Attached { index: index as u32, block_offset, generation: self.generation };
+                let attached =
+                    Attached { index: index as u32, block_offset, generation: self.generation };
                 let ring = self.ring.read_only();
-                say(&Reply::Attached(attached), &[ring.as_fd(), page_fd.as_fd(), bells.as_fd(), doze.as_fd()]);
+                say(
+                    &Reply::Attached(attached),
+                    &[ring.as_fd(), page_fd.as_fd(), events.as_fd(), sleep_request.as_fd()],
+                );
                 self.attached += 1;
-                let _bells = [wake, doze, bells];
-                self.places[index] = Some(Place { page, _connection: connection, attached: self.attached, _bells });
+                let _events = [wake, sleep_request, events];
+                self.places[index] =
+                    Some(Place { page, _connection: connection, attached: self.attached, _events });
             }
             Request::Watch => {
                 let (area, fd) = StatsArea::create(READERS).expect("an area");
@@ -149,7 +177,8 @@ impl House {
             }
             Request::Describe => {
                 let metadata = vec![("channels".into(), "8".into())];
-                let [name, source, summary, broker_version] = [STREAM, "gen:", "as asked \0", "0"].map(String::from);
+                let [name, source, summary, broker_version] =
+                    [STREAM, "gen:", "as asked \0", "0"].map(String::from);
                 let said = Description { name, source, summary, broker_version, metadata };
                 say(&Reply::Described(said), &[]);
             }
@@ -159,20 +188,25 @@ impl House {
                 let place = self.places.get(index as usize).and_then(Option::as_ref);
                 let report = place.map(|place| {
                     let Histogram { sum_ns, max_ns, .. } = Histogram::default();
-                    let (places, counts) =
-                        ((index as u16..index as u16 * 90 + 5).step_by(3)).map(|p| (p, u64::MAX >> (p % 64))).unzip();
+                    let (places, counts) = ((index as u16..index as u16 * 90 + 5).step_by(3))
+                        .map(|p| (p, u64::MAX >> (p % 64)))
+                        .unzip();
                     LatencyReport { attached: place.attached, sum_ns, max_ns, places, counts }
                 });
                 say(&Reply::Latency(report), &[]);
             }
             Request::Detach(which) => {
                 let place = self.places.get_mut(which.index as usize);
-                let Some(place) = place.filter(|p| p.as_ref().is_some_and(|p| p.attached == which.attached_realtime))
+                let Some(place) = place
+                    .filter(|p| p.as_ref().is_some_and(|p| p.attached == which.attached_realtime))
                 else {
                     return say(&Reply::refuse(Reason::NoSuchReader, "no such reader"), &[]);
                 };
                 let gone = place.take().expect("it is there");
-                gone.page.block().detached_by.store(DetachedBy { pid: 7, uid: 9 }.pack(), Ordering::Relaxed);
+                gone.page
+                    .block()
+                    .detached_by
+                    .store(DetachedBy { pid: 7, uid: 9 }.pack(), Ordering::Relaxed);
                 say(&Reply::Detached, &[]);
             }
         }
@@ -228,8 +262,12 @@ impl Broker {
             if n == 3 && seed.is_multiple_of(8) {
                 house.publisher.lost_upstream(Layer::Kernel, seed.into(), seed & 16 == 0);
             }
-            let meta =
-                Meta { original_len: 300 * u32::from(seed & 1), channel: seed.into(), source_time: n, publish_time: n };
+            let meta = Meta {
+                original_len: 300 * u32::from(seed & 1),
+                channel: seed.into(),
+                source_time: n,
+                publish_time: n,
+            };
             house.publisher.publish(&[seed; 256][..len], meta).expect("fits");
         }
     }

@@ -1,7 +1,8 @@
-//! The calls of the header with arguments made of the input: right ones, NULL, misaligned ones, any number, any string.
+//! The calls of the header with arguments made of the input: right ones, NULL, misaligned ones, any
+//! number, any string.
 //!
-//! Structs the library fills in are looked at as words with guard words behind them: it must not write past what the header
-//! says it has.
+//! Structs the library fills in are looked at as words with guard words behind them: it must not
+//! write past what the header says it has.
 
 use super::broker::{Broker, STREAM};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -19,7 +20,13 @@ unsafe extern "C" {
     fn rw_detach(reader: Handle) -> c_int;
     fn rw_next(reader: Handle, datagram: *mut u64, gap: *mut u64) -> c_int;
     fn rw_release(reader: Handle) -> c_int;
-    fn rw_read(reader: Handle, buffer: *mut u8, size: usize, datagram: *mut u64, gap: *mut u64) -> c_int;
+    fn rw_read(
+        reader: Handle,
+        buffer: *mut u8,
+        size: usize,
+        datagram: *mut u64,
+        gap: *mut u64,
+    ) -> c_int;
     fn rw_wait(reader: Handle, timeout_ms: c_int) -> c_int;
     fn rw_fd(reader: Handle) -> c_int;
     fn rw_arm(reader: Handle) -> c_int;
@@ -119,7 +126,10 @@ impl<'a> Input<'a> {
             215..=224 => b"channels".to_vec(),
             _ => {
                 let n = usize::from(self.some() % 40);
-                (0..n).map(|_| self.some()).map(|b| if b == 0 || b == b'/' { b'.' } else { b }).collect()
+                (0..n)
+                    .map(|_| self.some())
+                    .map(|b| if b == 0 || b == b'/' { b'.' } else { b })
+                    .collect()
             }
         };
         Some(CString::new(bytes).expect("no NUL"))
@@ -187,7 +197,11 @@ impl<const WORDS: usize> Room<WORDS> {
 
 /// Every code is in the table and none says that the library is broken; every error has words.
 fn known(rc: c_int) -> c_int {
-    assert!((PANIC + 1..=11).contains(&rc) && rc != BUSY && rc != CORRUPT, "code {rc}: {:?}", message());
+    assert!(
+        (PANIC + 1..=11).contains(&rc) && rc != BUSY && rc != CORRUPT,
+        "code {rc}: {:?}",
+        message()
+    );
     // SAFETY: never NULL, constant.
     let words = unsafe { CStr::from_ptr(rw_strerror(rc)) };
     assert!(!words.to_bytes().starts_with(b"not a return code"));
@@ -250,7 +264,11 @@ impl<'b> Session<'b> {
         let mut options = [0u64; 11];
         options[0] = pointer(&label) as u64;
         let small = |input: &mut Input<'_>, most: u64| {
-            if input.one_in(16) { input.anything() & 0xffff_ffff } else { u64::from(input.some()) % most }
+            if input.one_in(16) {
+                input.anything() & 0xffff_ffff
+            } else {
+                u64::from(input.some()) % most
+            }
         };
         options[1] = small(input, 3) | small(input, 2) << 32;
         options[2] = if options[1] as u32 == 2 || input.one_in(16) { input.number() } else { 0 };
@@ -261,10 +279,16 @@ impl<'b> Session<'b> {
             options[5 + usize::from(input.some()) % 6] = input.anything();
         }
         let given = if input.one_in(8) { null() } else { options.as_ptr() };
-        let given = if input.one_in(32) { Wrong::Misaligned.applied(given.cast_mut()).cast_const() } else { given };
+        let given = if input.one_in(32) {
+            Wrong::Misaligned.applied(given.cast_mut()).cast_const()
+        } else {
+            given
+        };
         let wrong = input.wrong();
         // SAFETY: strings end; options are NULL, misaligned (refused) or live; room for a pointer.
-        Self::made(&mut self.readers[place], wrong, |out| unsafe { rw_attach(pointer(&name), given, out) });
+        Self::made(&mut self.readers[place], wrong, |out| unsafe {
+            rw_attach(pointer(&name), given, out)
+        });
     }
 
     pub fn detach(&mut self, input: &mut Input<'_>) {
@@ -293,7 +317,7 @@ impl<'b> Session<'b> {
             } else if rc != GAP {
                 break;
             }
-            self.books(reader);
+            self.account(reader);
         }
     }
 
@@ -303,9 +327,11 @@ impl<'b> Session<'b> {
         let buffer = if input.one_in(16) { null_mut() } else { self.buffer.as_mut_ptr() };
         let (mut datagram, mut gap) = (Room::<DATAGRAM_WORDS>::new(), Room::<GAP_WORDS>::new());
         // A size that is more than there is, as far as no datagram reaches: 256 bytes.
-        let said = if size >= 256 && input.one_in(4) { input.anything() as usize | 256 } else { size };
+        let said =
+            if size >= 256 && input.one_in(4) { input.anything() as usize | 256 } else { size };
         self.buffer.fill(0xa5);
-        // SAFETY: NULL or live; room or a pointer that is refused; no datagram is longer than the buffer.
+        // SAFETY: NULL or live; room or a pointer that is refused; no datagram is longer than the
+        // buffer.
         let rc = known(unsafe { rw_read(reader, buffer, said, datagram.at(wrong), gap.at(other)) });
         let [_, len, ..] = datagram.checked();
         gap.checked();
@@ -315,11 +341,11 @@ impl<'b> Session<'b> {
             TOO_SMALL => assert!(len as usize > said && written == 0),
             _ => assert!(written <= size.min(256)),
         }
-        self.books(reader);
+        self.account(reader);
     }
 
     /// `start + delivered + lost = read cursor`, whatever happened.
-    fn books(&self, reader: Handle) {
+    fn account(&self, reader: Handle) {
         let mut account = Room::<ACCOUNT_WORDS>::new();
         // SAFETY: NULL or live; room.
         let rc = known(unsafe { rw_reader_account(reader, account.at(Wrong::Not)) });
@@ -332,7 +358,7 @@ impl<'b> Session<'b> {
         let reader = self.reader(input);
         // SAFETY: NULL or live.
         known(unsafe { rw_release(reader) });
-        self.books(reader);
+        self.account(reader);
     }
 
     pub fn wait(&mut self, input: &mut Input<'_>) {
@@ -363,7 +389,8 @@ impl<'b> Session<'b> {
 
     pub fn properties(&mut self, input: &mut Input<'_>) {
         let (reader, wrong, time) = (self.reader(input), input.wrong(), input.number());
-        let (mut geometry, mut gap, mut by) = (Room::<8>::new(), Room::<GAP_WORDS>::new(), Room::<4>::new());
+        let (mut geometry, mut gap, mut by) =
+            (Room::<8>::new(), Room::<GAP_WORDS>::new(), Room::<4>::new());
         // SAFETY: in all of these NULL or live, and room or a pointer that is refused.
         unsafe {
             read(rw_reader_name(reader));
@@ -382,7 +409,8 @@ impl<'b> Session<'b> {
     pub fn send_away(&mut self, input: &mut Input<'_>) {
         let (name, some) = (input.text(self.broker), input.some());
         let known_one = self.broker.some_reader(some).filter(|_| some < 200);
-        let (index, attached) = known_one.unwrap_or_else(|| (input.number() as u32, input.number()));
+        let (index, attached) =
+            known_one.unwrap_or_else(|| (input.number() as u32, input.number()));
         // SAFETY: NULL or a string that ends.
         known(unsafe { rw_detach_reader(pointer(&name), index, attached) });
     }
@@ -390,9 +418,11 @@ impl<'b> Session<'b> {
     pub fn watch(&mut self, input: &mut Input<'_>) {
         let place = usize::from(input.some()) % self.watches.len();
         let watch = self.watches[place];
-        let (wrong, row, i) = (input.wrong(), (input.number() as c_int).wrapping_sub(2), input.number() as usize);
+        let (wrong, row, i) =
+            (input.wrong(), (input.number() as c_int).wrapping_sub(2), input.number() as usize);
         let name = input.text(self.broker);
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is refused.
+        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
+        // refused.
         unsafe {
             match input.some() % 8 {
                 0 if !watch.is_null() => {
@@ -400,7 +430,9 @@ impl<'b> Session<'b> {
                     self.watches[place] = null_mut();
                 }
                 0..=2 if watch.is_null() => {
-                    Self::made(&mut self.watches[place], wrong, |out| rw_watch_attach(pointer(&name), out));
+                    Self::made(&mut self.watches[place], wrong, |out| {
+                        rw_watch_attach(pointer(&name), out)
+                    });
                 }
                 1 | 2 => drop(known(rw_watch_refresh(watch))),
                 3 => drop(known(rw_watch_hung_up(watch))),
@@ -437,8 +469,10 @@ impl<'b> Session<'b> {
 
     pub fn lists(&mut self, input: &mut Input<'_>) {
         let place = usize::from(input.some()) % self.lists.len();
-        let (list, name, wrong, kind) = (self.lists[place], input.text(self.broker), input.wrong(), input.some());
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is refused.
+        let (list, name, wrong, kind) =
+            (self.lists[place], input.text(self.broker), input.wrong(), input.some());
+        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
+        // refused.
         unsafe {
             if list.is_null() {
                 Self::made(&mut self.lists[place], wrong, |out| {
@@ -457,12 +491,15 @@ impl<'b> Session<'b> {
         let (place, other) = (usize::from(input.some()) % 3, usize::from(input.some()) % 3);
         let (name, wrong, n) = (input.text(self.broker), input.wrong(), input.number());
         let [latency, before] = [place, other].map(|i| self.histograms[i]);
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is refused.
+        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
+        // refused.
         unsafe {
             match input.some() % 6 {
                 0 | 1 if latency.is_null() => {
                     let index = if n < 200 { n as u32 % 5 } else { n as u32 };
-                    Self::made(&mut self.histograms[place], wrong, |out| rw_latency_ask(pointer(&name), index, out));
+                    Self::made(&mut self.histograms[place], wrong, |out| {
+                        rw_latency_ask(pointer(&name), index, out)
+                    });
                 }
                 0 => {
                     rw_latency_free(latency);
@@ -470,7 +507,9 @@ impl<'b> Session<'b> {
                 }
                 1 | 2 => {
                     if let Some(free) = self.histograms.iter().position(|h| h.is_null()) {
-                        Self::made(&mut self.histograms[free], wrong, |out| rw_latency_since(latency, before, out));
+                        Self::made(&mut self.histograms[free], wrong, |out| {
+                            rw_latency_since(latency, before, out)
+                        });
                     }
                 }
                 3 => {

@@ -1,17 +1,19 @@
-//! Shared memory by the usual crates: a segment of slots that every reader maps for writing, and an event to each reader.
+//! Shared memory by the usual crates: a segment of slots that every reader maps for writing, and an
+//! event to each reader.
 //!
-//! The publisher waits for the slowest reader: without per-slot validation it has to. An event is a mutex and a condition
-//! variable; it is set once a batch.
+//! The publisher waits for the slowest reader: without per-slot validation it has to. An event is a
+//! mutex and a condition variable; it is set once a batch.
 
 use super::{Contender, Publisher};
-use crate::bench::board::{self, Board};
 use crate::bench::job::{Job, Report, ready};
+use crate::bench::segment::{self, Segment};
 use crate::bench::tally::{Losses, Tally};
 use ringweir_proto::sync::Ordering;
 
 pub const CONTENDER: Contender = Contender {
     name: "shm+event",
-    about: "shared_memory with a raw_sync event to each reader and one back: slots of 4 MiB in all (at least 4, at most 1024), events set once a batch, the publisher waits for the slowest",
+    about: "shared_memory with a raw_sync event to each reader and one back: slots of 4 MiB in all \
+        (at least 4, at most 1024), events set once a batch, the publisher waits for the slowest",
     publisher: Publisher::Process(publish),
     read,
     most: None,
@@ -38,62 +40,70 @@ fn slots(job: &Job) -> u64 {
 
 fn publish(job: &Job) -> anyhow::Result<Report> {
     let (slots, size) = (slots(job), job.size);
-    let board = Board::create(&job.dir, places(job), slots as usize * size)?;
-    let back = board.make_event(BACK)?;
-    let events = (0..job.readers).map(|n| board.make_event(cursor_of(n) + 1)).collect::<Result<Vec<_>, _>>()?;
-    let slowest = || (0..job.readers).map(|n| board.word(cursor_of(n)).load(Ordering::Acquire)).min().unwrap_or(0);
+    let segment = Segment::create(&job.dir, places(job), slots as usize * size)?;
+    let back = segment.make_event(BACK)?;
+    let events = (0..job.readers)
+        .map(|n| segment.make_event(cursor_of(n) + 1))
+        .collect::<Result<Vec<_>, _>>()?;
+    let slowest = || {
+        (0..job.readers)
+            .map(|n| segment.word(cursor_of(n)).load(Ordering::Acquire))
+            .min()
+            .unwrap_or(0)
+    };
     let (mut next, mut free_until, mut named) = (0, slots, true);
     let report = super::publish_batches(job, |batch| {
         if std::mem::take(&mut named) {
-            board.forget(&job.dir)?;
+            segment.forget(&job.dir)?;
         }
         for datagram in batch.datagrams() {
             if next == free_until {
-                board.word(PUBLISHED).store(next, Ordering::Release);
-                events.iter().try_for_each(|event| board::set(&**event))?;
+                segment.word(PUBLISHED).store(next, Ordering::Release);
+                events.iter().try_for_each(|event| segment::set(&**event))?;
                 while slowest() + slots == next {
-                    board::wait(&*back)?;
+                    segment::wait(&*back)?;
                 }
                 free_until = slowest() + slots;
             }
-            let to = board.bytes((next % slots) as usize * size, size);
-            // SAFETY: a slot of `size` bytes that every reader has left behind, and a datagram of as many.
+            let to = segment.bytes((next % slots) as usize * size, size);
+            // SAFETY: a slot of `size` bytes that every reader has left behind, and a datagram of
+            // as many.
             unsafe { std::ptr::copy_nonoverlapping(datagram.as_ptr(), to, size) };
             next += 1;
         }
-        board.word(PUBLISHED).store(next, Ordering::Release);
-        events.iter().try_for_each(|event| board::set(&**event))
+        segment.word(PUBLISHED).store(next, Ordering::Release);
+        events.iter().try_for_each(|event| segment::set(&**event))
     })?;
-    board.word(ENDED).store(1, Ordering::Release);
-    events.iter().try_for_each(|event| board::set(&**event))?;
+    segment.word(ENDED).store(1, Ordering::Release);
+    events.iter().try_for_each(|event| segment::set(&**event))?;
     Ok(report)
 }
 
 fn read(job: &Job) -> anyhow::Result<Report> {
     let (slots, size, reader) = (slots(job), job.size, job.reader.unwrap_or(0));
-    let board = Board::open(&job.dir, places(job))?;
-    let (event, back) = (board.event(cursor_of(reader) + 1)?, board.event(BACK)?);
+    let segment = Segment::open(&job.dir, places(job))?;
+    let (event, back) = (segment.event(cursor_of(reader) + 1)?, segment.event(BACK)?);
     let mut tally = Tally::new(job, ready()?, Losses::None)?;
     let mut next = 0;
     loop {
-        let ended = board.word(ENDED).load(Ordering::Acquire) == 1;
-        let published = board.word(PUBLISHED).load(Ordering::Acquire);
+        let ended = segment.word(ENDED).load(Ordering::Acquire) == 1;
+        let published = segment.word(PUBLISHED).load(Ordering::Acquire);
         if next == published {
             if ended {
                 break;
             }
             tally.look();
-            board::wait(&*event)?;
+            segment::wait(&*event)?;
             continue;
         }
         while next < published {
-            let at = board.bytes((next % slots) as usize * size, size);
+            let at = segment.bytes((next % slots) as usize * size, size);
             // SAFETY: published, and not written again before this reader's cursor has passed it.
             tally.datagram(unsafe { std::slice::from_raw_parts(at, size) })?;
             next += 1;
         }
-        board.word(cursor_of(reader)).store(next, Ordering::Release);
-        board::set(&*back)?;
+        segment.word(cursor_of(reader)).store(next, Ordering::Release);
+        segment::set(&*back)?;
     }
     tally.close()
 }

@@ -1,11 +1,12 @@
-//! The floors of waking another process: an eventfd, and a futex in shared memory. Nothing but a number goes across.
+//! The floors of waking another process: an eventfd, and a futex in shared memory. Nothing but a
+//! number goes across.
 
 use super::{Contender, Publisher};
-use crate::bench::board::Board;
 use crate::bench::job::{Job, Report, ready};
+use crate::bench::segment::Segment;
 use crate::bench::tally::{Losses, Tally};
 use anyhow::{Context, ensure};
-use ringweir_proto::numbered::Header;
+use ringweir_pattern::crc::Header;
 use ringweir_proto::sync::Ordering;
 use rustix::thread::futex;
 use std::sync::atomic::AtomicU32;
@@ -38,9 +39,9 @@ const PID: usize = 4;
 const PLACES: usize = 5;
 
 /// The reader's eventfd in this process, whose owner put it on the board.
-fn borrow_eventfd(board: &Board) -> anyhow::Result<std::os::fd::OwnedFd> {
-    let pid = board.word(PID).load(Ordering::Acquire) as i32;
-    let fd = board.word(FD).load(Ordering::Acquire) as i32;
+fn borrow_eventfd(segment: &Segment) -> anyhow::Result<std::os::fd::OwnedFd> {
+    let pid = segment.word(PID).load(Ordering::Acquire) as i32;
+    let fd = segment.word(FD).load(Ordering::Acquire) as i32;
     let pid = rustix::process::Pid::from_raw(pid).context("the reader's pid")?;
     let of = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
     rustix::process::pidfd_getfd(&of, fd, rustix::process::PidfdGetfdFlags::empty())
@@ -48,22 +49,22 @@ fn borrow_eventfd(board: &Board) -> anyhow::Result<std::os::fd::OwnedFd> {
 }
 
 fn ring_eventfd(job: &Job) -> anyhow::Result<Report> {
-    let board = Board::create(&job.dir, PLACES, 0)?;
-    let mut bell = None;
+    let segment = Segment::create(&job.dir, PLACES, 0)?;
+    let mut event = None;
     let mut number = 0u64;
     let report = super::publish_batches(job, |_| {
-        if bell.is_none() {
-            board.forget(&job.dir)?;
-            bell = Some(borrow_eventfd(&board)?);
+        if event.is_none() {
+            segment.forget(&job.dir)?;
+            event = Some(borrow_eventfd(&segment)?);
         }
         number += 1;
-        board.word(NUMBER).store(number, Ordering::Release);
-        let bell = bell.as_ref().context("opened above")?;
-        Ok(rustix::io::write(bell, &1u64.to_ne_bytes()).map(drop)?)
+        segment.word(NUMBER).store(number, Ordering::Release);
+        let event = event.as_ref().context("opened above")?;
+        Ok(rustix::io::write(event, &1u64.to_ne_bytes()).map(drop)?)
     })?;
-    board.word(ENDED).store(1, Ordering::Release);
-    if let Some(bell) = bell {
-        rustix::io::write(bell, &1u64.to_ne_bytes())?;
+    segment.word(ENDED).store(1, Ordering::Release);
+    if let Some(event) = event {
+        rustix::io::write(event, &1u64.to_ne_bytes())?;
     }
     Ok(report)
 }
@@ -78,17 +79,17 @@ fn take(job: &Job, tally: &mut Tally, next: &mut u64, published: u64) -> anyhow:
 }
 
 fn read_eventfd(job: &Job) -> anyhow::Result<Report> {
-    let board = Board::open(&job.dir, PLACES)?;
-    let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-    board.word(FD).store(std::os::fd::AsRawFd::as_raw_fd(&bell) as u64, Ordering::Release);
-    board.word(PID).store(std::process::id().into(), Ordering::Release);
+    let segment = Segment::open(&job.dir, PLACES)?;
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+    segment.word(FD).store(std::os::fd::AsRawFd::as_raw_fd(&event) as u64, Ordering::Release);
+    segment.word(PID).store(std::process::id().into(), Ordering::Release);
     let mut tally = Tally::new(job, ready()?, Losses::None)?;
     let mut next = 0;
     loop {
         let mut count = [0; 8];
-        ensure!(rustix::io::read(&bell, &mut count)? == 8, "a short read of an eventfd");
-        let ended = board.word(ENDED).load(Ordering::Acquire) == 1;
-        take(job, &mut tally, &mut next, board.word(NUMBER).load(Ordering::Acquire))?;
+        ensure!(rustix::io::read(&event, &mut count)? == 8, "a short read of an eventfd");
+        let ended = segment.word(ENDED).load(Ordering::Acquire) == 1;
+        take(job, &mut tally, &mut next, segment.word(NUMBER).load(Ordering::Acquire))?;
         if ended {
             return tally.close();
         }
@@ -96,15 +97,16 @@ fn read_eventfd(job: &Job) -> anyhow::Result<Report> {
 }
 
 /// The futex: the low half of a place of its own.
-fn futex_word(board: &Board) -> &AtomicU32 {
-    let at = std::ptr::from_ref(board.word(FUTEX_WORD)).cast::<AtomicU32>();
-    // SAFETY: aligned, inside the segment, alive as long as it; nobody uses the place as a whole word.
+fn futex_word(segment: &Segment) -> &AtomicU32 {
+    let at = std::ptr::from_ref(segment.word(FUTEX_WORD)).cast::<AtomicU32>();
+    // SAFETY: aligned, inside the segment, alive as long as it; nobody uses the place as a whole
+    // word.
     unsafe { &*at }
 }
 
 fn wake_futex(job: &Job) -> anyhow::Result<Report> {
-    let board = Board::create(&job.dir, PLACES, 0)?;
-    let word = futex_word(&board);
+    let segment = Segment::create(&job.dir, PLACES, 0)?;
+    let word = futex_word(&segment);
     let mut named = true;
     let wake = |word: &AtomicU32| {
         word.fetch_add(1, Ordering::AcqRel);
@@ -113,26 +115,26 @@ fn wake_futex(job: &Job) -> anyhow::Result<Report> {
     let mut number = 0;
     let report = super::publish_batches(job, |_| {
         if std::mem::take(&mut named) {
-            board.forget(&job.dir)?;
+            segment.forget(&job.dir)?;
         }
         number += 1;
-        board.word(NUMBER).store(number, Ordering::Release);
+        segment.word(NUMBER).store(number, Ordering::Release);
         wake(word).map(drop)
     })?;
-    board.word(ENDED).store(1, Ordering::Release);
+    segment.word(ENDED).store(1, Ordering::Release);
     wake(word)?;
     Ok(report)
 }
 
 fn read_futex(job: &Job) -> anyhow::Result<Report> {
-    let board = Board::open(&job.dir, PLACES)?;
-    let word = futex_word(&board);
+    let segment = Segment::open(&job.dir, PLACES)?;
+    let word = futex_word(&segment);
     let mut tally = Tally::new(job, ready()?, Losses::None)?;
     let mut next = 0;
     loop {
         let seen = word.load(Ordering::Acquire);
-        let ended = board.word(ENDED).load(Ordering::Acquire) == 1;
-        take(job, &mut tally, &mut next, board.word(NUMBER).load(Ordering::Acquire))?;
+        let ended = segment.word(ENDED).load(Ordering::Acquire) == 1;
+        take(job, &mut tally, &mut next, segment.word(NUMBER).load(Ordering::Acquire))?;
         if ended {
             return tally.close();
         }

@@ -1,8 +1,8 @@
 //! Who is compared: a contender is one file here and one line in [`CONTENDERS`].
 //!
-//! Contract: all run as separate processes, publish the same datagrams in the same batches (at most 64 datagrams or
-//! 256 KiB at once), and check them in the same way (`tally`). Each does what is good practice for its mechanism;
-//! its `about` says what was chosen.
+//! Contract: all run as separate processes, publish the same datagrams in the same batches (at most
+//! 64 datagrams or 256 KiB at once), and check them in the same way (`tally`). Each does what is
+//! good practice for its mechanism; its `about` says what was chosen.
 
 mod event;
 mod floors;
@@ -63,7 +63,10 @@ pub static CONTENDERS: &[Contender] = &[
 /// The contender of that name.
 pub fn by_name(name: &str) -> anyhow::Result<&'static Contender> {
     let known = || CONTENDERS.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
-    CONTENDERS.iter().find(|c| c.name == name).with_context(|| format!("no contender {name:?}; there are {}", known()))
+    CONTENDERS
+        .iter()
+        .find(|c| c.name == name)
+        .with_context(|| format!("no contender {name:?}; there are {}", known()))
 }
 
 /// Does a job in this process.
@@ -86,7 +89,10 @@ pub fn perform(job: &Job) -> anyhow::Result<Report> {
 }
 
 /// Publishes all batches through `send`; the publisher's report.
-fn publish_batches(job: &Job, mut send: impl FnMut(Batch<'_>) -> anyhow::Result<()>) -> anyhow::Result<Report> {
+fn publish_batches(
+    job: &Job,
+    mut send: impl FnMut(Batch<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
     let go = ready()?;
     let mut feed = Feed::new(job, go);
     while let Some(batch) = feed.next_batch() {

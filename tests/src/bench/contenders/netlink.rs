@@ -9,10 +9,15 @@ use std::os::fd::OwnedFd;
 
 pub const CONTENDER: Contender = Contender {
     name: "netlink",
-    about: "NETLINK_USERSOCK multicast, flat out: one datagram a call (it ends each with an error), recvmmsg, receive buffers of 4 MiB; what is lost is counted",
+    about: "NETLINK_USERSOCK multicast, flat out: one datagram a call (it ends each with an \
+        error), \
+        recvmmsg, receive buffers of 4 MiB; what is lost is counted",
     publisher: Publisher::Process(publish),
     read,
-    most: Some((256 << 10, "the kernel copies a multicast message into one piece of contiguous memory")),
+    most: Some((
+        256 << 10,
+        "the kernel copies a multicast message into one piece of contiguous memory",
+    )),
     floor: false,
     polls: false,
 };
@@ -21,7 +26,8 @@ const GROUP: u32 = 31;
 
 fn open() -> anyhow::Result<OwnedFd> {
     let protocol = rustix::net::netlink::USERSOCK;
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?;
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?;
     sockets::grow(&socket, 4 << 20);
     Ok(socket)
 }

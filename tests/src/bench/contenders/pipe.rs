@@ -1,4 +1,5 @@
-//! A pipe a reader: the publisher writes a batch to each in turn; lengths are known, so nothing frames them.
+//! A pipe a reader: the publisher writes a batch to each in turn; lengths are known, so nothing
+//! frames them.
 
 use super::{Contender, Publisher};
 use crate::bench::job::{Job, Report, ready};
@@ -10,7 +11,8 @@ use std::path::PathBuf;
 
 pub const CONTENDER: Contender = Contender {
     name: "pipes",
-    about: "a pipe of 1 MiB to each reader, one write a batch and reader, reads of up to 256 KiB; datagrams told apart by their known length",
+    about: "a pipe of 1 MiB to each reader, one write a batch and reader, reads of up to 256 KiB; \
+        datagrams told apart by their known length",
     publisher: Publisher::Process(publish),
     read,
     most: None,
@@ -39,8 +41,18 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
 
 fn read(job: &Job) -> anyhow::Result<Report> {
     let path = path(job, job.reader.unwrap_or(0));
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
-    let pipe = rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        Mode::from_raw_mode(0o600),
+        0,
+    )?;
+    let pipe = rustix::fs::open(
+        &path,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let go = ready()?;
     let mut tally = Tally::new(job, go, Losses::None)?;
     rustix::fs::fcntl_setfl(&pipe, OFlags::empty())?;

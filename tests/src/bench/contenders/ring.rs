@@ -1,17 +1,19 @@
-//! The product: `ringd` publishes from its `gen:` source, readers use the client library and look at datagrams in place.
+//! The product: `ringd` publishes from its `gen:` source, readers use the client library and look
+//! at datagrams in place.
 
 use super::{Contender, Publisher};
 use crate::bench::job::{Inject, Job, Report, Wait, ready};
 use crate::bench::tally::{Losses, Tally};
 use ringweir::{Options, Payload, Read, Start};
-use ringweir_proto::numbered::{Fault, Header, MIN_LEN};
-use ringweir_proto::summed::Sum;
+use ringweir_pattern::crc::{Fault, Header, MIN_LEN};
+use ringweir_pattern::sum::Sum;
 use std::time::Duration;
 
 /// The product.
 pub const CONTENDER: Contender = Contender {
     name: "ring",
-    about: "ringweir, lossy: ringd with gen:check=sum, readers sum each datagram piece by piece in place (Datagram::view)",
+    about: "ringweir, lossy: ringd with gen:check=sum, readers sum each datagram piece by piece in \
+        place (Datagram::view)",
     publisher: Publisher::Ringd,
     read,
     most: Some((16 << 20, "the ring's largest datagram")),
@@ -63,7 +65,7 @@ fn read(job: &Job) -> anyhow::Result<Report> {
         // Parked means parked: no polling before it.
         options = options.spin(Duration::ZERO);
     }
-    let socket = job.dir.join("run").join(format!("{}.sock", crate::bench::crew::STREAM));
+    let socket = job.dir.join("run").join(format!("{}.sock", crate::bench::runner::STREAM));
     let mut reader = options.attach(&socket.to_string_lossy())?;
     let mut tally = Tally::new(job, ready()?, Losses::Told)?;
     let mut piece = Piece::default();
@@ -76,12 +78,18 @@ fn read(job: &Job) -> anyhow::Result<Report> {
                     tally.paced_from(datagram.publish_time());
                 }
                 let planted = tally.planted();
-                let Ok(judged) = datagram.view(|payload| judge(payload, &mut piece, planted == Some(Inject::Flip)))
+                let Ok(judged) = datagram
+                    .view(|payload| judge(payload, &mut piece, planted == Some(Inject::Flip)))
                 else {
                     continue; // torn: the gap that follows begins with it
                 };
                 let header = judged?;
-                anyhow::ensure!(header.number == datagram.seq(), "seq {} carries {}", datagram.seq(), header.number);
+                anyhow::ensure!(
+                    header.number == datagram.seq(),
+                    "seq {} carries {}",
+                    datagram.seq(),
+                    header.number
+                );
                 match planted {
                     Some(Inject::Drop) => continue,
                     Some(Inject::Dup) => tally.right(&header)?,

@@ -1,12 +1,13 @@
-//! A signal and a copy for each frame: the driver signals (as with SIGIO), the reader asks for the frame in a system call
-//! that copies it out.
+//! A signal and a copy for each frame: the driver signals (as with SIGIO), the reader asks for the
+//! frame in a system call that copies it out.
 //!
-//! The driver's frame memory is a memfd of 64 frames; a queued real-time signal carries the number, `pread` is the `ioctl`. Like a
-//! driver, the publisher knows how far each reader's calls have come, and waits for the slowest.
+//! The driver's frame memory is a memfd of 64 frames; a queued real-time signal carries the number,
+//! `pread` is the `ioctl`. Like a driver, the publisher knows how far each reader's calls have
+//! come, and waits for the slowest.
 
 use super::{Contender, Publisher};
-use crate::bench::board::Board;
 use crate::bench::job::{Job, Report, ready};
+use crate::bench::segment::Segment;
 use crate::bench::tally::{Losses, Tally};
 use anyhow::{Context, ensure};
 use ringweir_proto::sync::Ordering;
@@ -15,7 +16,8 @@ use std::path::PathBuf;
 
 pub const CONTENDER: Contender = Contender {
     name: "signal+copy",
-    about: "a queued signal to each reader for each frame, which it answers by a call that copies the frame (pread of the driver's memory); 64 frames, the driver waits for the slowest",
+    about: "a queued signal to each reader for each frame, which it answers by a call that copies \
+        the frame (pread of the driver's memory); 64 frames, the driver waits for the slowest",
     publisher: Publisher::Process(publish),
     read,
     most: None,
@@ -52,18 +54,22 @@ fn tell(pid: i32, value: usize) -> anyhow::Result<()> {
 
 fn publish(job: &Job) -> anyhow::Result<Report> {
     // Places: pid and cursor of each reader.
-    let board = Board::create(&job.dir, 2 * job.readers, 0)?;
+    let segment = Segment::create(&job.dir, 2 * job.readers, 0)?;
     let frames = rustix::fs::memfd_create("frames", rustix::fs::MemfdFlags::CLOEXEC)?;
     let fd = std::os::fd::AsRawFd::as_raw_fd(&frames);
     std::os::unix::fs::symlink(format!("/proc/{}/fd/{fd}", std::process::id()), frames_at(job))?;
     let size = job.size as u64;
     let mut pids: Vec<i32> = Vec::new();
-    let slowest = || (0..job.readers).map(|n| board.word(2 * n + 1).load(Ordering::Acquire)).min().unwrap_or(0);
+    let slowest = || {
+        (0..job.readers).map(|n| segment.word(2 * n + 1).load(Ordering::Acquire)).min().unwrap_or(0)
+    };
     let (mut next, mut free_until) = (0, FRAMES);
     let report = super::publish_batches(job, |batch| {
         if pids.is_empty() {
-            board.forget(&job.dir)?;
-            pids = (0..job.readers).map(|n| board.word(2 * n).load(Ordering::Acquire) as i32).collect();
+            segment.forget(&job.dir)?;
+            pids = (0..job.readers)
+                .map(|n| segment.word(2 * n).load(Ordering::Acquire) as i32)
+                .collect();
         }
         for datagram in batch.datagrams() {
             while next == free_until {
@@ -92,12 +98,13 @@ fn read(job: &Job) -> anyhow::Result<Report> {
     // SAFETY: a set of this process and a signal number that exists.
     let blocked = unsafe { libc::sigaddset(&raw mut set, signal_number()) };
     // SAFETY: blocks that signal in this thread, the only one; taken by sigwaitinfo below.
-    let blocked = blocked | unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    let blocked = blocked
+        | unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
     ensure!(blocked == 0, "block the signal: {}", io::Error::last_os_error());
     let reader = job.reader.unwrap_or(0);
-    let board = Board::open(&job.dir, 2 * job.readers)?;
+    let segment = Segment::open(&job.dir, 2 * job.readers)?;
     let frames = std::fs::File::open(frames_at(job)).context("the driver's frames")?;
-    board.word(2 * reader).store(std::process::id().into(), Ordering::Release);
+    segment.word(2 * reader).store(std::process::id().into(), Ordering::Release);
     let mut tally = Tally::new(job, ready()?, Losses::None)?;
     let mut frame = vec![0; job.size];
     loop {
@@ -112,10 +119,11 @@ fn read(job: &Job) -> anyhow::Result<Report> {
         if number == END {
             break;
         }
-        let got = rustix::io::pread(&frames, &mut frame, number as u64 % FRAMES * job.size as u64).context("pread")?;
+        let got = rustix::io::pread(&frames, &mut frame, number as u64 % FRAMES * job.size as u64)
+            .context("pread")?;
         ensure!(got == job.size, "a frame of {got} bytes");
         tally.datagram(&frame)?;
-        board.word(2 * reader + 1).store(number as u64 + 1, Ordering::Release);
+        segment.word(2 * reader + 1).store(number as u64 + 1, Ordering::Release);
     }
     tally.close()
 }

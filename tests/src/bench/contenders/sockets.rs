@@ -1,6 +1,8 @@
-//! What the socket contenders share: one-call sending and receiving of several datagrams, and buffer sizes.
+//! What the socket contenders share: one-call sending and receiving of several datagrams, and
+//! buffer sizes.
 //!
-//! Contract: `sendmmsg` and `recvmmsg` by libc, since rustix has no `recvmmsg`; errors are the kernel's, with the call's name.
+//! Contract: `sendmmsg` and `recvmmsg` by libc, since rustix has no `recvmmsg`; errors are the
+//! kernel's, with the call's name.
 
 use anyhow::Context;
 use std::io;
@@ -33,7 +35,11 @@ impl Address {
         let bytes = path.as_os_str().as_encoded_bytes();
         // SAFETY: all-zero is a valid sockaddr_un.
         let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-        anyhow::ensure!(bytes.len() < address.sun_path.len(), "path too long for a socket: {}", path.display());
+        anyhow::ensure!(
+            bytes.len() < address.sun_path.len(),
+            "path too long for a socket: {}",
+            path.display()
+        );
         address.sun_family = libc::AF_UNIX as libc::sa_family_t;
         for (to, byte) in address.sun_path.iter_mut().zip(bytes) {
             *to = *byte as libc::c_char;
@@ -55,13 +61,17 @@ pub fn bind(socket: &OwnedFd, address: &Address) -> anyhow::Result<()> {
 pub fn set(socket: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     let len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: an int of the stated length.
-    let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len) };
+    let rc = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len)
+    };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// As large buffers as the kernel gives: past the limit for those who may.
 pub fn grow(socket: &OwnedFd, bytes: i32) {
-    for (force, ask) in [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)] {
+    for (force, ask) in
+        [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)]
+    {
         if set(socket, libc::SOL_SOCKET, force, bytes).is_err() {
             // Smaller ones are no error: what does not fit is refused when it is sent.
             let _less = set(socket, libc::SOL_SOCKET, ask, bytes);
@@ -79,8 +89,8 @@ pub fn give_up_soon(socket: &OwnedFd) -> anyhow::Result<()> {
     .context("SO_RCVTIMEO")
 }
 
-/// Sends each datagram to each address, in as few calls as possible; blocks while there is no room. Returns how many the kernel
-/// refused for want of buffers.
+/// Sends each datagram to each address, in as few calls as possible; blocks while there is no room.
+/// Returns how many the kernel refused for want of buffers.
 pub fn send_all<'d>(
     socket: &OwnedFd,
     datagrams: impl Iterator<Item = &'d [u8]> + Clone,
@@ -94,9 +104,13 @@ pub fn send_all<'d>(
         // SAFETY: all-zero is a valid mmsghdr.
         let mut headers: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
         let mut count = 0;
-        for ((piece, header), (datagram, address)) in pieces.iter_mut().zip(&mut headers).zip(pairs.by_ref().take(MOST))
+        for ((piece, header), (datagram, address)) in
+            pieces.iter_mut().zip(&mut headers).zip(pairs.by_ref().take(MOST))
         {
-            *piece = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
+            *piece = libc::iovec {
+                iov_base: datagram.as_ptr().cast_mut().cast(),
+                iov_len: datagram.len(),
+            };
             header.msg_hdr.msg_name = (&raw const address.storage).cast_mut().cast();
             header.msg_hdr.msg_namelen = address.len;
             header.msg_hdr.msg_iov = piece;
@@ -109,14 +123,18 @@ pub fn send_all<'d>(
         let mut sent = 0;
         while sent < count {
             let rest = (count - sent) as u32;
-            // SAFETY: so many headers, each with one piece of a living datagram and a living address.
-            let rc = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers[sent..].as_mut_ptr(), rest, 0) };
+            // SAFETY: so many headers, each with one piece of a living datagram and a living
+            // address.
+            let rc = unsafe {
+                libc::sendmmsg(socket.as_raw_fd(), headers[sent..].as_mut_ptr(), rest, 0)
+            };
             match usize::try_from(rc) {
                 Ok(n) => sent += n,
                 Err(_) => match io::Error::last_os_error() {
                     e if e.kind() == io::ErrorKind::Interrupted => {}
-                    // Netlink multicasts, then finds that the kernel, whom a multicast is always for as well, does not
-                    // listen. A unix socket that is gone refuses too: its reader's books will not close.
+                    // Netlink multicasts, then finds that the kernel, whom a multicast is always
+                    // for as well, does not listen. A unix socket that is gone refuses too: its
+                    // reader's books will not close.
                     e if e.kind() == io::ErrorKind::ConnectionRefused => sent += 1,
                     e if e.raw_os_error() == Some(libc::ENOBUFS) => {
                         refused += 1;
@@ -141,7 +159,8 @@ impl Receiver {
         Self { rooms: vec![vec![0; size + 1]; batch.min(MOST)] }
     }
 
-    /// Receives what is there, at least one, and passes each on; `false` if nothing came for a tenth of a second.
+    /// Receives what is there, at least one, and passes each on; `false` if nothing came for a
+    /// tenth of a second.
     pub fn receive(
         &mut self,
         socket: &OwnedFd,
@@ -159,7 +178,8 @@ impl Receiver {
         let count = self.rooms.len() as u32;
         let (fd, none) = (socket.as_raw_fd(), std::ptr::null_mut());
         // SAFETY: so many headers, each with one piece of room that lives until the call returns.
-        let rc = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_WAITFORONE, none) };
+        let rc =
+            unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_WAITFORONE, none) };
         let Ok(got) = usize::try_from(rc) else {
             let e = io::Error::last_os_error();
             return match e.raw_os_error() {
@@ -176,8 +196,8 @@ impl Receiver {
     }
 }
 
-/// How many datagrams the kernel has dropped at this socket: column `drops_at` of its line in a table of /proc/net (in those
-/// that concern us the inode is column 9).
+/// How many datagrams the kernel has dropped at this socket: column `drops_at` of its line in a
+/// table of /proc/net (in those that concern us the inode is column 9).
 pub fn drops(socket: &OwnedFd, table: &str, drops_at: usize) -> anyhow::Result<u64> {
     let inode = rustix::fs::fstat(socket)?.st_ino.to_string();
     let text = std::fs::read_to_string(table)?;

@@ -1,4 +1,5 @@
-//! UDP multicast on loopback. It loses silently; the socket's own drop counter must account for all that is missing.
+//! UDP multicast on loopback. It loses silently; the socket's own drop counter must account for all
+//! that is missing.
 
 use super::sockets::{self, Address, Receiver, send_all};
 use super::{Contender, Publisher};
@@ -11,7 +12,8 @@ use std::os::fd::OwnedFd;
 
 pub const CONTENDER: Contender = Contender {
     name: "udp multicast",
-    about: "UDP multicast on loopback, flat out: sendmmsg and recvmmsg, receive buffers of 4 MiB; what is lost is counted",
+    about: "UDP multicast on loopback, flat out: sendmmsg and recvmmsg, receive buffers of 4 MiB; \
+        what is lost is counted",
     publisher: Publisher::Process(publish),
     read,
     most: Some((65_507, "UDP")),
@@ -43,9 +45,11 @@ fn address((group, port): (Ipv4Addr, u16)) -> Address {
 fn publish(job: &Job) -> anyhow::Result<Report> {
     let socket = open()?;
     let here = u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets());
-    sockets::set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, here as i32).context("IP_MULTICAST_IF")?;
+    sockets::set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, here as i32)
+        .context("IP_MULTICAST_IF")?;
     let to = [address(group(job))];
-    // A datagram the kernel had no buffer for was never on its way: it is not published, and its number would be missing.
+    // A datagram the kernel had no buffer for was never on its way: it is not published, and its
+    // number would be missing.
     super::publish_batches(job, |batch| {
         let refused = send_all(&socket, batch.datagrams(), &to)?;
         anyhow::ensure!(refused == 0, "{refused} datagrams were refused");
@@ -58,7 +62,8 @@ fn read(job: &Job) -> anyhow::Result<Report> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     let (group, port) = group(job);
     sockets::bind(&socket, &address((group, port)))?;
-    sockopt::set_ip_add_membership(&socket, &group, &Ipv4Addr::LOCALHOST).context("join the group")?;
+    sockopt::set_ip_add_membership(&socket, &group, &Ipv4Addr::LOCALHOST)
+        .context("join the group")?;
     sockets::give_up_soon(&socket)?;
     let mut tally = Tally::new(job, ready()?, Losses::Silent)?;
     let mut receiver = Receiver::new(job.size, job.batch());

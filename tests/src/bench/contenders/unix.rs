@@ -1,8 +1,8 @@
-//! Unix datagram sockets, one a reader: behind a character device and a relay (row: "device, one process, fan-out"), and
-//! straight from the program that has the data.
+//! Unix datagram sockets, one a reader: behind a character device and a relay (row: "device, one
+//! process, fan-out"), and straight from the program that has the data.
 //!
-//! The device is a memfd: its `read` gives one datagram, costs one system call and one copy, and never waits, so nothing but
-//! relay and sockets is measured; a real device could only be slower.
+//! The device is a memfd: its `read` gives one datagram, costs one system call and one copy, and
+//! never waits, so nothing but relay and sockets is measured; a real device could only be slower.
 
 use super::sockets::{self, Address, Receiver, send_all};
 use super::{Contender, Publisher};
@@ -10,7 +10,7 @@ use crate::bench::feed::Feed;
 use crate::bench::job::{Job, Report, ready};
 use crate::bench::tally::{Losses, Tally};
 use anyhow::ensure;
-use ringweir_proto::summed;
+use ringweir_pattern::sum;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::path::PathBuf;
 
@@ -18,7 +18,8 @@ const LIMIT: Option<(usize, &str)> = Some((2 << 20, "the socket's send buffer"))
 
 pub const FANOUT: Contender = Contender {
     name: "device+fanout",
-    about: "character device (a memfd: one read a datagram), one process, unix datagram sockets to each reader: one sendmmsg for all readers, recvmmsg",
+    about: "character device (a memfd: one read a datagram), one process, unix datagram sockets to \
+        each reader: one sendmmsg for all readers, recvmmsg",
     publisher: Publisher::Process(relay),
     read,
     most: LIMIT,
@@ -28,7 +29,8 @@ pub const FANOUT: Contender = Contender {
 
 pub const DIRECT: Contender = Contender {
     name: "unix sockets",
-    about: "the same without relay: the publisher itself sends to each reader's unix datagram socket, sendmmsg of a batch",
+    about: "the same without relay: the publisher itself sends to each reader's unix datagram \
+        socket, sendmmsg of a batch",
     publisher: Publisher::Process(direct),
     read,
     most: LIMIT,
@@ -43,7 +45,8 @@ fn path(job: &Job, reader: usize) -> PathBuf {
 fn sender(job: &Job) -> anyhow::Result<(std::os::fd::OwnedFd, Vec<Address>)> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sockets::grow(&socket, 4 << 20);
-    let to: Vec<_> = (0..job.readers).map(|n| Address::unix(&path(job, n))).collect::<Result<_, _>>()?;
+    let to: Vec<_> =
+        (0..job.readers).map(|n| Address::unix(&path(job, n))).collect::<Result<_, _>>()?;
     Ok((socket, to))
 }
 
@@ -67,7 +70,7 @@ fn relay(job: &Job) -> anyhow::Result<Report> {
     let kept = ((1usize << 20) / job.size).clamp(1, 64) as u64;
     let mut datagram = vec![0; job.size];
     for n in 0..kept {
-        summed::fill(&mut datagram, n, 0);
+        sum::fill(&mut datagram, n, 0);
         rustix::io::write(&device, &datagram)?;
     }
     let mut feed = Feed::new(job, ready()?);

@@ -1,22 +1,27 @@
-//! How fast one thread copies on this machine, and how near to that the pump brings datagrams into the ring.
+//! How fast one thread copies on this machine, and how near to that the pump brings datagrams into
+//! the ring.
 //!
-//! The floor copies what the generator copies (pieces of at most 16 KiB out of a source in the cache) into a buffer as large as the ring's
-//! payload, one datagram behind the other, and does nothing else. The ring is `ringd` with `gen:check=sum` and nobody
-//! attached: what it publishes, by its own counters. Both flat out on processor 0, by turns, per second of the thread's own
+//! The floor copies what the generator copies (pieces of at most 16 KiB out of a source in the
+//! cache) into a buffer as large as the ring's payload, one datagram behind the other, and does
+//! nothing else. The ring is `ringd` with `gen:check=sum` and nobody attached: what it publishes,
+//! by its own counters. Both flat out on processor 0, by turns, per second of the thread's own
 //! processor time, so that others on the machine take nothing away from either.
 
 use super::publish::look;
 use super::{Bench, Question, ms, throughput::SIZES};
-use crate::Scene;
-use crate::bench::crew::{STREAM, ring_capacity, ring_options};
+use crate::Environment;
+use crate::bench::runner::{STREAM, ring_capacity, ring_options};
 use crate::bench::{job, line};
 use ringweir::Watch;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-pub const QUESTION: Question =
-    Question { name: "copy", about: "the copy into the ring beside the copy floor of this machine, by size", run };
+pub const QUESTION: Question = Question {
+    name: "copy",
+    about: "the copy into the ring beside the copy floor of this machine, by size",
+    run,
+};
 
 /// Bytes that one thread copies as datagrams of `size` in a second of its processor time.
 fn floor(size: usize, window: Duration) -> f64 {
@@ -46,10 +51,10 @@ fn floor(size: usize, window: Duration) -> f64 {
 
 /// Bytes that the pump publishes in a second of its thread's processor time.
 fn pump(size: usize, window: Duration) -> anyhow::Result<f64> {
-    let scene = Scene::new(window + Duration::from_secs(60));
+    let env = Environment::new(window + Duration::from_secs(60));
     let options = ring_options(size, 0);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    let broker = scene.broker(STREAM, &format!("gen:check=sum,rate=max,size={size}"), &options);
+    let broker = env.broker(STREAM, &format!("gen:check=sum,rate=max,size={size}"), &options);
     let watch = Watch::attach(broker.path())?;
     let pid = broker.process.pid();
     std::thread::sleep(ms(50));

@@ -1,17 +1,22 @@
-//! How long a datagram takes from the moment it is due until its reader has proved it, at a fixed rate.
+//! How long a datagram takes from the moment it is due until its reader has proved it, at a fixed
+//! rate.
 //!
-//! Publishers poll the clock, so that all are equally on time; the floors (an eventfd, a futex, both without data) are measured in the
-//! same way. Parked readers sleep in the kernel between datagrams, spinning ones poll. A datagram is timed from when it
-//! was *due*: one that waits behind a late one is late as well (coordinated omission).
+//! Publishers poll the clock, so that all are equally on time; the floors (an eventfd, a futex,
+//! both without data) are measured in the same way. Parked readers sleep in the kernel between
+//! datagrams, spinning ones poll. A datagram is timed from when it was *due*: one that waits behind
+//! a late one is late as well (coordinated omission).
 
 use super::{Bench, Question, ms};
 use crate::bench::contenders::CONTENDERS;
-use crate::bench::crew::Run;
 use crate::bench::job::Wait;
+use crate::bench::runner::Run;
 use serde_json::json;
 
-pub const QUESTION: Question =
-    Question { name: "latency", about: "from due to verified at a fixed rate, parked and spinning, 64 bytes", run };
+pub const QUESTION: Question = Question {
+    name: "latency",
+    about: "from due to verified at a fixed rate, parked and spinning, 64 bytes",
+    run,
+};
 
 const SIZE: usize = 64;
 
@@ -25,7 +30,10 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
         let parked: &[f64] = if quick { &[1e3] } else { &[1e3, 1e5] };
         let spinning: &[f64] = if quick { &[1e5] } else { &[1e3, 1e5, 1e6] };
         let spinning = if contender.polls { spinning } else { &[] };
-        let all = parked.iter().map(|rate| (*rate, Wait::Park)).chain(spinning.iter().map(|rate| (*rate, Wait::Spin)));
+        let all = parked
+            .iter()
+            .map(|rate| (*rate, Wait::Park))
+            .chain(spinning.iter().map(|rate| (*rate, Wait::Spin)));
         cases.extend(all.map(|(rate, wait)| Run {
             contender: contender.name,
             size: SIZE,

@@ -1,7 +1,8 @@
 //! What is asked: a question is one file here and one line in [`QUESTIONS`].
 //!
-//! Contract: a question is a list of cases; the cases of all contenders take turns within a round, rounds follow each other, so that what
-//! happens to the machine happens to all. A run during which the host moved the processors is done again.
+//! Contract: a question is a list of cases; the cases of all contenders take turns within a round,
+//! rounds follow each other, so that what happens to the machine happens to all. A run during which
+//! the host moved the processors is done again.
 
 mod copy;
 mod latency;
@@ -9,9 +10,9 @@ mod packets;
 pub mod publish;
 mod throughput;
 
-use super::crew::{self, Outcome, Run};
 use super::job::Inject;
 use super::record::Records;
+use super::runner::{self, Outcome, Run};
 use super::{line, machine};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -39,8 +40,13 @@ pub struct Question {
 }
 
 /// The list.
-pub static QUESTIONS: &[Question] =
-    &[copy::QUESTION, throughput::QUESTION, latency::QUESTION, publish::QUESTION, packets::QUESTION];
+pub static QUESTIONS: &[Question] = &[
+    copy::QUESTION,
+    throughput::QUESTION,
+    latency::QUESTION,
+    publish::QUESTION,
+    packets::QUESTION,
+];
 
 /// A bench under way.
 pub struct Bench {
@@ -92,7 +98,8 @@ impl Bench {
     /// Notes what is not run, and why.
     fn skip(&mut self, question: &str, what: &str, why: &str) -> anyhow::Result<()> {
         eprintln!("ringbench: SKIPPED {question}: {what}: {why}");
-        self.records.add(json!({ "kind": "skipped", "question": question, "what": what, "why": why }))
+        self.records
+            .add(json!({ "kind": "skipped", "question": question, "what": what, "why": why }))
     }
 
     /// Whether a cache line took another way than on this machine usual.
@@ -111,12 +118,17 @@ impl Bench {
         for round in 0..self.scope.rounds {
             for (n, case) in cases.iter().enumerate() {
                 let done = round as usize * cases.len() + n;
-                let what =
-                    format!("{}, {} bytes, {} readers, {}", case.contender, case.size, case.readers, case.wait.key());
+                let what = format!(
+                    "{}, {} bytes, {} readers, {}",
+                    case.contender,
+                    case.size,
+                    case.readers,
+                    case.wait.key()
+                );
                 self.progress(question, done, of, since, &what);
                 let mut tries = 1;
                 let outcome = loop {
-                    let outcome = crew::run(case)?;
+                    let outcome = runner::run(case)?;
                     if tries == TRIES || self.scope.quick || !self.moved(outcome.line) {
                         break outcome;
                     }
@@ -140,7 +152,9 @@ impl Bench {
                     "cpu_readers_s": outcome.cpu[1],
                     "cpu_others_s": outcome.cpu[2],
                 });
-                if let (Value::Object(to), Value::Object(more)) = (&mut record, figures(case, &outcome)) {
+                if let (Value::Object(to), Value::Object(more)) =
+                    (&mut record, figures(case, &outcome))
+                {
                     to.extend(more);
                 }
                 self.records.add(record)?;

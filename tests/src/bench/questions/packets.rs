@@ -1,16 +1,18 @@
-//! Processor time per gigabit captured: N processes with a packet socket each, against one `ringd packet:` and N readers.
+//! Processor time per gigabit captured: N processes with a packet socket each, against one `ringd
+//! packet:` and N readers.
 //!
-//! On a veth pair between two network namespaces. What delivery to N sockets costs the kernel happens in the sender's
-//! context, so what counts is everything (traffic, captures, the kernel's softirq threads) less what the same traffic costs with
-//! nobody capturing. With one reader the broker can only add a copy: the table says so.
+//! On a veth pair between two network namespaces. What delivery to N sockets costs the kernel
+//! happens in the sender's context, so what counts is everything (traffic, captures, the kernel's
+//! softirq threads) less what the same traffic costs with nobody capturing. With one reader the
+//! broker can only add a copy: the table says so.
 
 use super::{Bench, Question, ms};
 use crate::bench::capture::{BLOCK, BLOCKS, HEADERS, PORT, READER, SOCKET, TIMEOUT_MS, TRAFFIC};
-use crate::bench::crew::{Hand, STREAM, closed, sleep_until};
 use crate::bench::job::{Job, Wait};
+use crate::bench::runner::{Hand, STREAM, closed, sleep_until};
 use crate::bench::{line, machine};
 use crate::netns::{self, Wire};
-use crate::{Daemon, Scene};
+use crate::{Daemon, Environment};
 use anyhow::Context;
 use ringweir_proto::os::clock;
 use serde_json::json;
@@ -44,11 +46,20 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let of = counts.len() * bench.scope.rounds as usize;
     for round in 0..bench.scope.rounds {
         for (n, &readers) in counts.iter().enumerate() {
-            bench.progress(QUESTION.name, round as usize * counts.len() + n, of, since, &format!("{readers} readers"));
+            bench.progress(
+                QUESTION.name,
+                round as usize * counts.len() + n,
+                of,
+                since,
+                &format!("{readers} readers"),
+            );
             let before = line::one_way_ns();
             let alone = once(bench, Way::Nobody, 0, rate, window)?;
-            for (way, name) in [(Way::Sockets, "N packet sockets"), (Way::Ring, "ring: ringd packet: + N readers")] {
-                let done = once(bench, way, readers, rate, window).with_context(|| format!("{readers} of {name}"))?;
+            for (way, name) in
+                [(Way::Sockets, "N packet sockets"), (Way::Ring, "ring: ringd packet: + N readers")]
+            {
+                let done = once(bench, way, readers, rate, window)
+                    .with_context(|| format!("{readers} of {name}"))?;
                 let gbit = done.published as f64 * (SIZE + HEADERS) as f64 * 8.0 / 1e9;
                 let line = [before, line::one_way_ns()];
                 let moved = bench.moved(line);
@@ -76,20 +87,32 @@ struct Done {
 fn softirq_threads() -> Vec<u32> {
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.starts_with("ksoftirqd")))
-        .collect()
+    pids.filter(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|c| c.starts_with("ksoftirqd"))
+    })
+    .collect()
 }
 
-fn once(bench: &Bench, way: Way, readers: usize, rate: f64, window: Duration) -> anyhow::Result<Done> {
+fn once(
+    bench: &Bench,
+    way: Way,
+    readers: usize,
+    rate: f64,
+    window: Duration,
+) -> anyhow::Result<Done> {
     let wire = Wire::new().context("network namespaces")?;
-    let scene = Scene::new(window + Duration::from_secs(60));
+    let env = Environment::new(window + Duration::from_secs(60));
     // Or the near end would answer that nobody listens. Never read: once full it only drops.
-    let _sink = wire.near.within(|| std::net::UdpSocket::bind((Wire::NEAR, PORT))).context("a sink for the traffic")?;
-    let broker = (way == Way::Ring).then(|| ringd(&scene, &wire, readers));
+    let _sink = wire
+        .near
+        .within(|| std::net::UdpSocket::bind((Wire::NEAR, PORT)))
+        .context("a sink for the traffic")?;
+    let broker = (way == Way::Ring).then(|| ringd(&env, &wire, readers));
     let job = |contender: &str, reader: Option<usize>| Job {
         contender: contender.into(),
         reader,
-        dir: scene.path(""),
+        dir: env.path(""),
         size: SIZE,
         readers,
         rate: Some(rate),
@@ -97,12 +120,12 @@ fn once(bench: &Bench, way: Way, readers: usize, rate: f64, window: Duration) ->
         inject: bench.scope.inject,
         cpu: None,
     };
-    let mut traffic = Hand::start_in(&scene, &job(TRAFFIC, None), Some(&wire.far))?;
+    let mut traffic = Hand::start_in(&env, &job(TRAFFIC, None), Some(&wire.far))?;
     traffic.ready()?;
     let mut captures = Vec::new();
     for n in 0..readers {
         let name = if way == Way::Ring { READER } else { SOCKET };
-        captures.push(Hand::start_in(&scene, &job(name, Some(n)), Some(&wire.near))?);
+        captures.push(Hand::start_in(&env, &job(name, Some(n)), Some(&wire.near))?);
     }
     captures.iter_mut().try_for_each(Hand::ready)?;
     let mut pids: Vec<u32> = captures.iter().map(|hand| hand.process.pid()).collect();
@@ -131,12 +154,24 @@ fn once(bench: &Bench, way: Way, readers: usize, rate: f64, window: Duration) ->
     Ok(Done { published, lost, cpu: used })
 }
 
-fn ringd(scene: &Scene, wire: &Wire, readers: usize) -> Daemon {
-    let mut command = scene.command("ringd");
-    let source = format!("packet:vb,block={}KiB,blocks={BLOCKS},timeout={TIMEOUT_MS}ms", BLOCK >> 10);
-    command.arg("--run-dir").arg(scene.run_dir()).args(["run", "--name", STREAM, "--source", &source]);
-    command.args(["--depth", "15000", "--capacity", "8MiB", "--max-datagram", "2KiB", "--readers-max"]);
+fn ringd(env: &Environment, wire: &Wire, readers: usize) -> Daemon {
+    let mut command = env.command("ringd");
+    let source =
+        format!("packet:vb,block={}KiB,blocks={BLOCKS},timeout={TIMEOUT_MS}ms", BLOCK >> 10);
+    command
+        .arg("--run-dir")
+        .arg(env.run_dir())
+        .args(["run", "--name", STREAM, "--source", &source]);
+    command.args([
+        "--depth",
+        "15000",
+        "--capacity",
+        "8MiB",
+        "--max-datagram",
+        "2KiB",
+        "--readers-max",
+    ]);
     command.arg(readers.max(64).to_string());
     wire.near.enter(&mut command);
-    scene.broker_of(STREAM, command)
+    env.broker_of(STREAM, command)
 }

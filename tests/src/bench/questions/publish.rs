@@ -1,13 +1,15 @@
-//! What a publish costs the pump's thread as readers are added: awake ones that it never has to wake, and sleeping ones.
+//! What a publish costs the pump's thread as readers are added: awake ones that it never has to
+//! wake, and sleeping ones.
 //!
-//! Awake: attached as never sleeping, and not reading, so that nobody but the pump uses the processor; it publishes flat out. Asleep:
-//! each reader sleeps until each datagram, 20 a second, and reads it. The thread's own processor time is the scheduler's count.
+//! Awake: attached as never sleeping, and not reading, so that nobody but the pump uses the
+//! processor; it publishes flat out. Asleep: each reader sleeps until each datagram, 20 a second,
+//! and reads it. The thread's own processor time is the scheduler's count.
 
 use super::{Bench, Question, ms};
-use crate::Scene;
+use crate::Environment;
 use crate::bench::contenders::ring::{Piece, judge};
-use crate::bench::crew::{Hand, STREAM, ring_options, sleep_until};
 use crate::bench::job::{Job, Report, Wait, ready};
+use crate::bench::runner::{Hand, STREAM, ring_options, sleep_until};
 use crate::bench::{line, machine};
 use anyhow::{Context, ensure};
 use ringweir::stats::StreamFact;
@@ -18,8 +20,11 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// The question.
-pub const QUESTION: Question =
-    Question { name: "publish", about: "the pump thread's processor time a publish against 1 to 1024 readers", run };
+pub const QUESTION: Question = Question {
+    name: "publish",
+    about: "the pump thread's processor time a publish against 1 to 1024 readers",
+    run,
+};
 
 /// Name under which a process of the bench holds several readers.
 pub const HOLDER: &str = "holder";
@@ -37,7 +42,13 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
         for wait in [Wait::Spin, Wait::Park] {
             for &readers in counts {
                 let state = if wait == Wait::Spin { "awake" } else { "asleep" };
-                bench.progress(QUESTION.name, done, of, since, &format!("{readers} readers {state}"));
+                bench.progress(
+                    QUESTION.name,
+                    done,
+                    of,
+                    since,
+                    &format!("{readers} readers {state}"),
+                );
                 done += 1;
                 let window = match (wait, quick) {
                     (_, true) => ms(300),
@@ -45,8 +56,8 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
                     (Wait::Park, false) => ms(4000),
                 };
                 let before = line::one_way_ns();
-                let (published, pump_ns) =
-                    once(readers, wait, window).with_context(|| format!("{readers} readers {state}"))?;
+                let (published, pump_ns) = once(readers, wait, window)
+                    .with_context(|| format!("{readers} readers {state}"))?;
                 let line = [before, line::one_way_ns()];
                 let moved = bench.moved(line);
                 bench.records.add(json!({
@@ -63,11 +74,11 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
 
 /// Datagrams published in the window, and what the pump's thread used in it, ns.
 fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u64)> {
-    let scene = Scene::new(window + Duration::from_secs(120));
+    let env = Environment::new(window + Duration::from_secs(120));
     let rate = if wait == Wait::Spin { "max".to_string() } else { format!("{SLEEPERS_RATE}/s") };
     let options = ring_options(64, readers);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    let broker = scene.broker(STREAM, &format!("gen:check=sum,rate={rate},size=64"), &options);
+    let broker = env.broker(STREAM, &format!("gen:check=sum,rate={rate},size=64"), &options);
     let mut hands = Vec::new();
     let mut left = readers;
     while left > 0 {
@@ -75,7 +86,7 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
         let job = Job {
             contender: HOLDER.into(),
             reader: Some(0),
-            dir: scene.path(""),
+            dir: env.path(""),
             size: 64,
             readers: here,
             rate: None,
@@ -83,7 +94,7 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
             inject: None,
             cpu: None,
         };
-        let mut hand = Hand::start(&scene, &job)?;
+        let mut hand = Hand::start(&env, &job)?;
         hand.ready()?;
         hands.push(hand);
         left -= here;
@@ -103,7 +114,8 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
     let published = cursor_to - cursor_from;
     ensure!(published > 0, "nothing was published");
     if wait == Wait::Park {
-        // Awake and asleep are not the same by mistake: those who slept have each seen nearly all of it.
+        // Awake and asleep are not the same by mistake: those who slept have each seen nearly all
+        // of it.
         let seen: u64 = reports.iter().map(|r| r.delivered).sum();
         ensure!(
             seen >= published.saturating_sub(3) * readers as u64,
@@ -114,13 +126,15 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
     Ok((published, ns_to - ns_from))
 }
 
-/// Write cursor and the pump thread's processor time, of one moment as nearly as the sampler allows.
+/// Write cursor and the pump thread's processor time, of one moment as nearly as the sampler
+/// allows.
 pub fn look(watch: &Watch, pid: u32) -> anyhow::Result<(u64, u64)> {
     let asked = clock::monotonic_ns();
     let fresh = || watch.snapshot().filter(|s| s.get(StreamFact::SampledAt) >= asked);
     let seen = crate::wait_for(Duration::from_secs(20), fresh).context("ringd's figures")?;
     let threads = machine::threads(pid);
-    let pump = threads.iter().find(|(name, _)| name.starts_with("pump:")).context("a pump thread")?;
+    let pump =
+        threads.iter().find(|(name, _)| name.starts_with("pump:")).context("a pump thread")?;
     Ok((seen.get(StreamFact::WriteCursor), pump.1))
 }
 
@@ -132,7 +146,8 @@ pub fn hold(job: &Job) -> anyhow::Result<Report> {
     if job.wait == Wait::Spin {
         options = options.always_spin();
     }
-    let mut readers = (0..job.readers).map(|_| options.attach(&socket)).collect::<Result<Vec<_>, _>>()?;
+    let mut readers =
+        (0..job.readers).map(|_| options.attach(&socket)).collect::<Result<Vec<_>, _>>()?;
     if job.wait == Wait::Spin {
         let go = ready()?;
         sleep_until(go.end + 50_000_000);
@@ -140,7 +155,12 @@ pub fn hold(job: &Job) -> anyhow::Result<Report> {
     }
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for (n, reader) in readers.iter_mut().enumerate() {
-        epoll::add(&poll, reader.fd()?, epoll::EventData::new_u64(n as u64), epoll::EventFlags::IN)?;
+        epoll::add(
+            &poll,
+            reader.fd()?,
+            epoll::EventData::new_u64(n as u64),
+            epoll::EventFlags::IN,
+        )?;
     }
     let mut piece = Piece::default();
     let mut drained = 0;
@@ -172,11 +192,14 @@ fn drain(reader: &mut Reader, piece: &mut Piece) -> anyhow::Result<u64> {
         match reader.next()? {
             Read::Datagram(mut datagram) => {
                 let seq = datagram.seq();
-                let header = datagram.view(|payload| judge(payload, piece, false)).context("torn")??;
+                let header =
+                    datagram.view(|payload| judge(payload, piece, false)).context("torn")??;
                 ensure!(header.number == seq, "seq {seq} carries {}", header.number);
                 delivered += 1;
             }
-            Read::Gap(gap) => anyhow::bail!("lapped at {SLEEPERS_RATE} datagrams a second: {gap:?}"),
+            Read::Gap(gap) => {
+                anyhow::bail!("lapped at {SLEEPERS_RATE} datagrams a second: {gap:?}")
+            }
             Read::Empty => {
                 if reader.arm()? {
                     return Ok(delivered);

@@ -1,12 +1,12 @@
 //! How many datagrams a second reach each reader, verified: the product beside what people use now.
 //!
-//! Everybody publishes as fast as it goes. Who loses is shown with what it delivers and what it loses; what is compared is verified
-//! datagrams per second and reader.
+//! Everybody publishes as fast as it goes. Who loses is shown with what it delivers and what it
+//! loses; what is compared is verified datagrams per second and reader.
 
 use super::{Bench, Question, ms};
 use crate::bench::contenders::CONTENDERS;
-use crate::bench::crew::Run;
 use crate::bench::job::Wait;
+use crate::bench::runner::Run;
 use serde_json::json;
 
 pub const QUESTION: Question = Question {
@@ -22,7 +22,8 @@ pub const READERS: [usize; 5] = [1, 2, 4, 8, 16];
 
 fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let quick = bench.scope.quick;
-    let (sizes, readers): (&[usize], &[usize]) = if quick { (&[64, 16 << 10], &[1, 3]) } else { (&SIZES, &READERS) };
+    let (sizes, readers): (&[usize], &[usize]) =
+        if quick { (&[64, 16 << 10], &[1, 3]) } else { (&SIZES, &READERS) };
     let mut cases = Vec::new();
     for &size in sizes {
         for &readers in readers {

@@ -1,12 +1,13 @@
-//! What misdeeds cost the pump: its processor time per datagram with and without, in turns, in one run.
+//! What misdeeds cost the pump: its processor time per datagram with and without, in turns, in one
+//! run.
 
-use crate::misdeeds::Misdeed;
+use crate::attacks::Attack;
 use crate::place::Place;
 use anyhow::Context;
 use clap::ValueEnum;
-use ringweir_proto::quantity::Span;
+use ringweir_cli::quantity::Span;
 use ringweir_proto::stats::PumpCounter;
-use ringweir_tests::{Daemon, Live, Mailbox, Scene, proc, wait_for};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, proc, wait_for};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,15 +20,17 @@ pub struct Options {
     /// Turns with and without, each
     #[arg(long, default_value_t = 3)]
     turns: u32,
-    /// Honest readers beside it, which sleep when there is nothing to read; with 0 the pump wakes nobody but the hostile one
+    /// Honest readers beside it, which sleep when there is nothing to read; with 0 the pump wakes
+    /// nobody but the hostile one
     #[arg(long, default_value_t = 2)]
     readers: usize,
-    /// Sources; else one that publishes each datagram by itself, and one that does nothing but publish
+    /// Sources; else one that publishes each datagram by itself, and one that does nothing but
+    /// publish
     #[arg(long)]
     source: Vec<String>,
     /// Only this misdeed, repeatable
     #[arg(long, value_enum)]
-    only: Vec<Misdeed>,
+    only: Vec<Attack>,
 }
 
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -42,9 +45,10 @@ struct Meter {
 
 impl Meter {
     fn read(broker: &Daemon, seen: &Place) -> anyhow::Result<Self> {
-        let cpu_ns = proc::thread_cpu_ns(broker.process.pid(), "pump:").context("no thread of a pump")?;
+        let cpu_ns =
+            proc::thread_cpu_ns(broker.process.pid(), "pump:").context("no thread of a pump")?;
         let count = |counter| seen.seen.memory.counter(counter);
-        let wakes = count(PumpCounter::WakesInline) + count(PumpCounter::WakeBells);
+        let wakes = count(PumpCounter::WakesInline) + count(PumpCounter::WakeEvents);
         Ok(Self { cpu_ns, datagrams: seen.written(), wakes })
     }
 }
@@ -74,11 +78,13 @@ impl Cost {
 }
 
 pub fn measure(options: &Options) -> anyhow::Result<()> {
-    let defaults = ["gen:rate=10000/s,size=64..512".to_string(), "gen:rate=max,size=64..512".to_string()];
+    let defaults =
+        ["gen:rate=10000/s,size=64..512".to_string(), "gen:rate=max,size=64..512".to_string()];
     let sources = if options.source.is_empty() { &defaults[..] } else { &options.source };
-    let misdeeds = if options.only.is_empty() { Misdeed::value_variants() } else { &options.only };
+    let attacks = if options.only.is_empty() { Attack::value_variants() } else { &options.only };
     println!(
-        "processor time of the pump per datagram, without and with a hostile reader beside {} honest ones, {} turns of {} each",
+        "processor time of the pump per datagram, without and with a hostile reader beside {} \
+        honest ones, {} turns of {} each",
         options.readers, options.turns, options.turn
     );
     for source in sources {
@@ -87,8 +93,9 @@ pub fn measure(options: &Options) -> anyhow::Result<()> {
             "misdeed", "without ns", "with ns", "ratio"
         );
         let (mut worst, mut worst_name) = (0.0, String::new());
-        for misdeed in misdeeds {
-            let name = misdeed.to_possible_value().context("none is skipped")?.get_name().to_string();
+        for attack in attacks {
+            let name =
+                attack.to_possible_value().context("none is skipped")?.get_name().to_string();
             let (without, with) = one(options, source, &name)?;
             let ratio = with.ns() / without.ns();
             println!(
@@ -107,18 +114,28 @@ pub fn measure(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn one(options: &Options, source: &str, misdeed: &str) -> anyhow::Result<(Cost, Cost)> {
-    let scene = Scene::new(LIMIT);
+fn one(options: &Options, source: &str, attack: &str) -> anyhow::Result<(Cost, Cost)> {
+    let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(options.readers.max(1));
-    let id = ringweir_tests::scene::NOBODY.to_string();
-    let args = ["--allow-uid", &id, "--max-datagram", "512", "--capacity", "4MiB", "--depth", "8192"];
-    let broker = scene.broker("hostile-measure", source, &args);
+    let id = ringweir_tests::environment::NOBODY.to_string();
+    let args =
+        ["--allow-uid", &id, "--max-datagram", "512", "--capacity", "4MiB", "--depth", "8192"];
+    let broker = env.broker("hostile-measure", source, &args);
     let mut readers = Vec::new();
     for slot in 0..options.readers {
-        let mut command = scene.command("ringtest-reader");
-        command.args([broker.path(), "--mailbox", mailbox.id(), "--slot", &slot.to_string(), "--from", "latest"]);
-        readers.push(scene.start(command));
-        wait_for(LIMIT, || (mailbox.slot(slot).live(Live::Delivered) > 0).then_some(())).context("no reader")?;
+        let mut command = env.command("ringtest-reader");
+        command.args([
+            broker.path(),
+            "--mailbox",
+            mailbox.id(),
+            "--slot",
+            &slot.to_string(),
+            "--from",
+            "latest",
+        ]);
+        readers.push(env.start(command));
+        wait_for(LIMIT, || (mailbox.slot(slot).live(Live::Delivered) > 0).then_some(()))
+            .context("no reader")?;
     }
     let seen = Place::take(&broker.socket, "meter")?;
     let root = rustix::process::geteuid().is_root();
@@ -127,10 +144,13 @@ fn one(options: &Options, source: &str, misdeed: &str) -> anyhow::Result<(Cost, 
         let before = Meter::read(&broker, &seen)?;
         std::thread::sleep(options.turn.0);
         without.add(before, Meter::read(&broker, &seen)?);
-        let mut command =
-            if root { scene.command_as_nobody("ringtest-hostile") } else { scene.command("ringtest-hostile") };
-        command.args(["run", broker.path(), "--only", misdeed]).stdout(Stdio::null());
-        let mut culprit = scene.start(command);
+        let mut command = if root {
+            env.command_as_nobody("ringtest-hostile")
+        } else {
+            env.command("ringtest-hostile")
+        };
+        command.args(["run", broker.path(), "--only", attack]).stdout(Stdio::null());
+        let mut culprit = env.start(command);
         // Until it is at it.
         std::thread::sleep(Duration::from_millis(200));
         let before = Meter::read(&broker, &seen)?;
@@ -138,7 +158,7 @@ fn one(options: &Options, source: &str, misdeed: &str) -> anyhow::Result<(Cost, 
         with.add(before, Meter::read(&broker, &seen)?);
         culprit.signal(Signal::TERM);
         let status = culprit.wait();
-        anyhow::ensure!(status.success(), "{misdeed}: {status}: {}", culprit.stderr());
+        anyhow::ensure!(status.success(), "{attack}: {status}: {}", culprit.stderr());
     }
     for reader in &mut readers {
         reader.kill();

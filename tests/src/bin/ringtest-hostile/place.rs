@@ -27,18 +27,21 @@ pub struct Place {
     pub ring: OwnedFd,
     pub page_fd: OwnedFd,
     pub wake: OwnedFd,
-    pub doze: OwnedFd,
+    pub sleep_request: OwnedFd,
 }
 
 impl Place {
     pub fn take(path: &Path, label: &str) -> anyhow::Result<Self> {
-        let request = Request::Attach(AttachRequest { label: label.into(), mode: Mode::Lossy, parks: true });
+        let request =
+            Request::Attach(AttachRequest { label: label.into(), mode: Mode::Lossy, parks: true });
         let (connection, reply, fds) = ask(path, &request)?;
         let Reply::Attached(attached) = reply else { bail!("{reply:?}") };
-        let Ok([ring, page_fd, wake, doze]) = <[OwnedFd; 4]>::try_from(fds) else { bail!("not four fds") };
+        let Ok([ring, page_fd, wake, sleep_request]) = <[OwnedFd; 4]>::try_from(fds) else {
+            bail!("not four fds")
+        };
         let page = ReaderPage::attach(&page_fd, attached.block_offset)?;
         let seen = object::attach(&ring, false)?;
-        Ok(Self { connection, page, seen, ring, page_fd, wake, doze })
+        Ok(Self { connection, page, seen, ring, page_fd, wake, sleep_request })
     }
 
     /// Whether the broker has hung up.
@@ -49,16 +52,17 @@ impl Place {
     }
 
     pub fn fds(&self) -> [&OwnedFd; 4] {
-        [&self.ring, &self.page_fd, &self.wake, &self.doze]
+        [&self.ring, &self.page_fd, &self.wake, &self.sleep_request]
     }
 
     pub fn written(&self) -> u64 {
         self.seen.memory.write_cursor()
     }
 
-    /// Empties the doze bell, so that it can be rung.
-    pub fn empty_bell(&self) {
-        let _never_blocks = rustix::fs::fcntl_setfl(&self.doze, rustix::fs::OFlags::NONBLOCK);
-        let _none = rustix::io::read(self.doze.as_fd(), &mut [0; 8]);
+    /// Empties the sleep request, so that it can be rung.
+    pub fn drain_event(&self) {
+        let _never_blocks =
+            rustix::fs::fcntl_setfl(&self.sleep_request, rustix::fs::OFlags::NONBLOCK);
+        let _none = rustix::io::read(self.sleep_request.as_fd(), &mut [0; 8]);
     }
 }

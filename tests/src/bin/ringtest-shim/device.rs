@@ -1,7 +1,7 @@
-//! The device node of `ringshim.ko` as a program sees it: its system calls with the error each gives, and its window.
-//! The numbers are those of `kmod-shim/ringshim.h`.
+//! The device node of `ringshim.ko` as a program sees it: its system calls with the error each
+//! gives, and its window. The numbers are those of `kmod-shim/ringshim.h`.
 
-use ringweir_proto::os::shim::Info;
+use ringweir_device::shim::Info;
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -67,7 +67,9 @@ impl Device {
                 Err(libc::EBUSY | libc::ENOENT | libc::ENXIO) if Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(10))
                 }
-                Err(error) => bail!("{}: {}", path.display(), std::io::Error::from_raw_os_error(error)),
+                Err(error) => {
+                    bail!("{}: {}", path.display(), std::io::Error::from_raw_os_error(error))
+                }
             }
         }
     }
@@ -78,8 +80,8 @@ impl Device {
 
     /// An ioctl whose argument is an address (that need not be one).
     pub fn ioctl(&self, command: u64, argument: usize) -> Got<i32> {
-        // SAFETY: every command there is writes at most an `Info` to `argument`, which the callers have room for or the
-        // kernel refuses.
+        // SAFETY: every command there is writes at most an `Info` to `argument`, which the callers
+        // have room for or the kernel refuses.
         let got = unsafe { libc::ioctl(self.raw(), command as _, argument) };
         if got < 0 { Err(errno()) } else { Ok(got) }
     }
@@ -87,7 +89,9 @@ impl Device {
     pub fn info(&self) -> Result<Info> {
         // SAFETY: integers only: all zeroes is one.
         let mut info: Info = unsafe { std::mem::zeroed() };
-        self.ioctl(INFO, (&raw mut info) as usize).map_err(std::io::Error::from_raw_os_error).context("INFO")?;
+        self.ioctl(INFO, (&raw mut info) as usize)
+            .map_err(std::io::Error::from_raw_os_error)
+            .context("INFO")?;
         Ok(info)
     }
 
@@ -99,7 +103,8 @@ impl Device {
 
     /// `read(2)` of up to `length` bytes to an address that need not be one.
     pub fn read_to(&self, address: usize, length: usize) -> Got<usize> {
-        // SAFETY: the callers pass room of that length, or an address the kernel refuses to write to.
+        // SAFETY: the callers pass room of that length, or an address the kernel refuses to write
+        // to.
         let got = unsafe { libc::read(self.raw(), address as *mut _, length) };
         if got < 0 { Err(errno()) } else { Ok(got as usize) }
     }
@@ -138,7 +143,9 @@ impl Device {
 
     /// A counter from sysfs, while the device is there.
     pub fn counter(&self, name: &str) -> Result<u64> {
-        let file = Path::new("/sys/class/ringshim").join(self.path.file_name().unwrap_or_default()).join(name);
+        let file = Path::new("/sys/class/ringshim")
+            .join(self.path.file_name().unwrap_or_default())
+            .join(name);
         Ok(fs::read_to_string(&file).with_context(|| file.display().to_string())?.trim().parse()?)
     }
 }
@@ -176,7 +183,11 @@ impl Window {
     pub fn until(&self, offset: usize, bits: u32, set: bool) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(10);
         while (self.get(offset) & bits == bits) != set {
-            ensure!(Instant::now() < end, "register {offset:#x} is {:#x} for 10 s", self.get(offset));
+            ensure!(
+                Instant::now() < end,
+                "register {offset:#x} is {:#x} for 10 s",
+                self.get(offset)
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())

@@ -1,4 +1,5 @@
-//! The DMA device: datagrams taken out of the mapped buffer, as the broker does, each compared with the pattern of `shim.c`.
+//! The DMA device: datagrams taken out of the mapped buffer, as the broker does, each compared with
+//! the pattern of `shim.c`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::check;
-use crate::device::{CONSUMER, CONTROL, DOORBELL, Device, MARK, NEXT_SEQUENCE, PRODUCER, START, STATUS, STOP, Window};
+use crate::device::{
+    CONSUMER, CONTROL, DOORBELL, Device, MARK, NEXT_SEQUENCE, PRODUCER, START, STATUS, STOP, Window,
+};
 
 const PATTERN: u32 = 4088;
 /// In the FIFO, with its header: it has room for just one.
@@ -31,16 +34,23 @@ pub fn run(node: &Path, datagrams: u32, other: bool) -> Result<()> {
     }
     for sequence in 0..datagrams {
         while window.get(PRODUCER) == window.get(CONSUMER) {
-            ensure!(device.poll(Duration::from_secs(20)) == libc::POLLIN, "no DMA has ended for 20 s");
+            ensure!(
+                device.poll(Duration::from_secs(20)) == libc::POLLIN,
+                "no DMA has ended for 20 s"
+            );
         }
         let consumer = window.get(CONSUMER);
-        let at = |offset: u32| window.get(0x2000 + (consumer.wrapping_add(offset) % ENTRY) as usize);
+        let at =
+            |offset: u32| window.get(0x2000 + (consumer.wrapping_add(offset) % ENTRY) as usize);
         let head = [at(0), at(4), at(8), at(12)];
         ensure!(head == [MARK, LENGTH, sequence, 0], "datagram {sequence} has {head:x?}");
         for word in (0..LENGTH).step_by(4) {
             let right = (offset(sequence) + word) / 4 + u32::from(other);
             let got = at(HEAD + word);
-            ensure!(got == right, "FAILED datagram {sequence}, byte {word}: {got:#x}, not {right:#x}");
+            ensure!(
+                got == right,
+                "FAILED datagram {sequence}, byte {word}: {got:#x}, not {right:#x}"
+            );
         }
         window.put(NEXT_SEQUENCE, sequence + 1);
         window.put(CONSUMER, consumer.wrapping_add(ENTRY));
@@ -49,7 +59,8 @@ pub fn run(node: &Path, datagrams: u32, other: bool) -> Result<()> {
     stopped(&device, &window)
 }
 
-/// After STOP what is in the FIFO can be read, and nothing comes; after START it goes on where it was.
+/// After STOP what is in the FIFO can be read, and nothing comes; after START it goes on where it
+/// was.
 fn stopped(device: &Device, window: &Window) -> Result<()> {
     let mut buffer = vec![0u8; LENGTH as usize];
     ensure!(device.poll(Duration::from_secs(20)) == libc::POLLIN, "no DMA has ended for 20 s");
@@ -58,7 +69,8 @@ fn stopped(device: &Device, window: &Window) -> Result<()> {
     check("read after STOP", device.read(&mut buffer) == Ok(buffer.len()), next)?;
     check("then nothing", device.poll(Duration::from_millis(500)) == 0, window.get(PRODUCER))?;
     ensure!(device.ioctl(START, 0).is_ok(), "START");
-    let read = device.read(&mut buffer) == Ok(buffer.len()) && window.get(NEXT_SEQUENCE) == next + 2;
+    let read =
+        device.read(&mut buffer) == Ok(buffer.len()) && window.get(NEXT_SEQUENCE) == next + 2;
     let first = buffer.first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
     check("and after START the next", read && first == offset(next + 1) / 4, first)
 }

@@ -1,4 +1,5 @@
-//! The error table: open, read, poll and ioctl, each error provoked, and shown to have changed nothing.
+//! The error table: open, read, poll and ioctl, each error provoked, and shown to have changed
+//! nothing.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::check;
 use crate::device::{
-    CONSUMER, CONTROL, DOORBELL, Device, INFO, INTERRUPT_MASK, LOST, NEXT_SEQUENCE, PRODUCER, START, STATUS, STOP,
-    Window,
+    CONSUMER, CONTROL, DOORBELL, Device, INFO, INTERRUPT_MASK, LOST, NEXT_SEQUENCE, PRODUCER,
+    START, STATUS, STOP, Window,
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -32,7 +33,11 @@ pub fn run(node: &Path) -> Result<()> {
 
 fn opening(node: &Path, device: &Device) -> Result<()> {
     for flags in [libc::O_RDWR, libc::O_RDONLY, libc::O_RDONLY | libc::O_NONBLOCK] {
-        check("a second open is EBUSY", Device::open(node, flags).err() == Some(libc::EBUSY), flags)?;
+        check(
+            "a second open is EBUSY",
+            Device::open(node, flags).err() == Some(libc::EBUSY),
+            flags,
+        )?;
     }
     // SAFETY: a seek of a file descriptor of ours.
     let sought = unsafe { libc::lseek(device.raw(), 0, libc::SEEK_SET) };
@@ -45,18 +50,32 @@ fn opening(node: &Path, device: &Device) -> Result<()> {
 fn asking(device: &Device) -> Result<()> {
     let info = device.info()?;
     let reserve = (info.reserved0, info.reserved1, info.reserved2);
-    check("INFO: abi, kind, nothing in reserve", info.abi == 1 && reserve == (0, [0; 7], [0; 6]), info)?;
+    check(
+        "INFO: abi, kind, nothing in reserve",
+        info.abi == 1 && reserve == (0, [0; 7], [0; 6]),
+        info,
+    )?;
     check("INFO: what sits on the bus", info.bus_id().len() == 12, info.bus_id())?;
     for address in [0, 1, NOWHERE] {
-        check("INFO to no address is EFAULT", device.ioctl(INFO, address) == Err(libc::EFAULT), address)?;
+        check(
+            "INFO to no address is EFAULT",
+            device.ioctl(INFO, address) == Err(libc::EFAULT),
+            address,
+        )?;
     }
-    for command in [0, 0x7784, INFO + 1, INFO ^ 1 << 20, libc::TCGETS, libc::FIOASYNC + 1, u64::from(u32::MAX)] {
+    for command in
+        [0, 0x7784, INFO + 1, INFO ^ 1 << 20, libc::TCGETS, libc::FIOASYNC + 1, u64::from(u32::MAX)]
+    {
         check("any other ioctl is ENOTTY", device.ioctl(command, 0) == Err(libc::ENOTTY), command)?;
     }
     check("DOORBELL", device.ioctl(DOORBELL, 0).is_ok(), 0)?;
     check("START", device.ioctl(START, 0).is_ok(), 0)?;
     check("POLLIN when it has come", device.poll(LONG) == libc::POLLIN, libc::POLLIN)?;
-    check("FIONREAD to no address is EFAULT", device.ioctl(libc::FIONREAD, NOWHERE) == Err(libc::EFAULT), 0)
+    check(
+        "FIONREAD to no address is EFAULT",
+        device.ioctl(libc::FIONREAD, NOWHERE) == Err(libc::EFAULT),
+        0,
+    )
 }
 
 /// What is there to be read, without taking it.
@@ -68,25 +87,38 @@ fn sizes(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
     let (mut shorter, mut longer) = (0, 0);
     for _ in 0..200 {
         ensure!(device.poll(LONG) == libc::POLLIN, "nothing has come for 20 s");
-        let length = device.pending().map_err(std::io::Error::from_raw_os_error).context("FIONREAD")?;
+        let length =
+            device.pending().map_err(std::io::Error::from_raw_os_error).context("FIONREAD")?;
         let before = state(window);
         if length == 0 {
             ensure!(device.read(&mut buffer[..1]) == Ok(0), "an empty datagram reads as 0");
             continue;
         }
         for room in [length - 1, length / 2, 0] {
-            ensure!(device.read(&mut buffer[..room]) == Err(libc::EMSGSIZE), "{room} of {length} bytes is EMSGSIZE");
+            ensure!(
+                device.read(&mut buffer[..room]) == Err(libc::EMSGSIZE),
+                "{room} of {length} bytes is EMSGSIZE"
+            );
             shorter += 1;
         }
         ensure!(device.read_to(NOWHERE, length) == Err(libc::EFAULT), "EFAULT");
-        ensure!(device.pending() == Ok(length) && state(window) == before, "an error took something away");
+        ensure!(
+            device.pending() == Ok(length) && state(window) == before,
+            "an error took something away"
+        );
         let room = length + longer % 2;
-        ensure!(device.read(&mut buffer[..room]) == Ok(length), "{length} bytes into room for {room}");
+        ensure!(
+            device.read(&mut buffer[..room]) == Ok(length),
+            "{length} bytes into room for {room}"
+        );
         longer += 1;
         let after = state(window);
         let (gone, lost) = (after[1].wrapping_sub(before[1]), after[2].wrapping_sub(before[2]));
         ensure!(gone == lost + 1, "{gone} numbers on, {lost} lost: {before:?}, {after:?}");
-        ensure!(after[0].wrapping_sub(before[0]).is_multiple_of(8) && after[0] != before[0], "{before:?}, {after:?}");
+        ensure!(
+            after[0].wrapping_sub(before[0]).is_multiple_of(8) && after[0] != before[0],
+            "{before:?}, {after:?}"
+        );
     }
     check("read of less is EMSGSIZE and takes nothing; so is EFAULT", shorter > 0, shorter)?;
     check("read of as much or more gives all of it, in sequence", longer > 0, longer)
@@ -171,14 +203,21 @@ fn blocked() {
 
 fn garbage(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
     let fifo = device.info()?.fifo_bytes;
-    // As a device gone mad would look: the level too high, or no place for an entry, or no mark there.
+    // As a device gone mad would look: the level too high, or no place for an entry, or no mark
+    // there.
     let level = || window.put(CONSUMER, window.get(PRODUCER).wrapping_sub(fifo + 8));
     let between = || window.put(CONSUMER, window.get(PRODUCER).wrapping_sub(20));
     let mark = || window.put(0x2000 + (window.get(CONSUMER) & (fifo - 1)) as usize, 0x1234_5678);
-    let damage: [(&str, &dyn Fn()); 3] =
-        [("a level over the FIFO", &level), ("an index between places", &between), ("no mark", &mark)];
+    let damage: [(&str, &dyn Fn()); 3] = [
+        ("a level over the FIFO", &level),
+        ("an index between places", &between),
+        ("no mark", &mark),
+    ];
     for (what, harm) in damage {
-        ensure!(device.ioctl(START, 0).is_ok() && device.poll(LONG) == libc::POLLIN, "nothing has come");
+        ensure!(
+            device.ioctl(START, 0).is_ok() && device.poll(LONG) == libc::POLLIN,
+            "nothing has come"
+        );
         ensure!(device.ioctl(STOP, 0).is_ok(), "STOP");
         window.until(STATUS, 1, false)?;
         std::thread::sleep(SHORT);
@@ -193,9 +232,15 @@ fn garbage(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
         let got = device.read(buffer);
         check("and the next is read", got.is_ok(), got)?;
         let after = state(window);
-        let thrown =
-            after[1].wrapping_sub(before.1[1]).wrapping_sub(1).wrapping_sub(after[2].wrapping_sub(before.1[2]));
-        check("its sequence says how many went with the garbage", (1..fifo / 16).contains(&thrown), thrown)?;
+        let thrown = after[1]
+            .wrapping_sub(before.1[1])
+            .wrapping_sub(1)
+            .wrapping_sub(after[2].wrapping_sub(before.1[2]));
+        check(
+            "its sequence says how many went with the garbage",
+            (1..fifo / 16).contains(&thrown),
+            thrown,
+        )?;
     }
     Ok(())
 }

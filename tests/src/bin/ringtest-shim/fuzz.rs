@@ -1,5 +1,5 @@
-//! Hostile arguments: random system calls on the node from several threads, random words into its window. Nothing of it may
-//! harm but the caller, and the device must work for the next one.
+//! Hostile arguments: random system calls on the node from several threads, random words into its
+//! window. Nothing of it may harm but the caller, and the device must work for the next one.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -63,7 +63,11 @@ impl Target<'_> {
             // Not those that every file has, which change it or the process.
             1 => self.device.ioctl(0x7700 | random.next() & 0xffff_00ff, address).is_ok(),
             2 => {
-                let length = random.size().min(if address == room.as_ptr() as usize { room.len() } else { 0xc00 });
+                let length = random.size().min(if address == room.as_ptr() as usize {
+                    room.len()
+                } else {
+                    0xc00
+                });
                 self.device.read_to(address, length).is_ok()
             }
             3 => self.device.poll(Duration::ZERO) == libc::POLLIN,
@@ -71,8 +75,9 @@ impl Target<'_> {
                 let flags = if random.below(4) == 0 { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
                 let (length, protection) = (random.size(), random.below(8) as i32);
                 let got = self.device.map(length, protection, flags, random.size() & !(PAGE - 1));
-                let seen =
-                    got.as_ref().is_ok_and(|window| protection & 1 == 0 || window.length < 4 || window.get(0) != 1);
+                let seen = got.as_ref().is_ok_and(|window| {
+                    protection & 1 == 0 || window.length < 4 || window.get(0) != 1
+                });
                 // With other rights for one of its pages it is two or three mappings.
                 if let Ok(window) = &got {
                     // SAFETY: a page of a mapping that nobody else knows of.
@@ -82,8 +87,10 @@ impl Target<'_> {
             }
             // Anything but what the device is: a real one keeps that in hardware.
             5 | 6 => {
-                let offset = 0x40 + 4 * random.below((self.window.length as u64 - 0x40) / 4) as usize;
-                let offset = if random.below(2) == 0 { 0x40 + offset % 0x1100 / 4 * 4 } else { offset };
+                let offset =
+                    0x40 + 4 * random.below((self.window.length as u64 - 0x40) / 4) as usize;
+                let offset =
+                    if random.below(2) == 0 { 0x40 + offset % 0x1100 / 4 * 4 } else { offset };
                 self.window.put(offset, random.next() as u32);
                 true
             }
@@ -108,8 +115,10 @@ pub fn run(node: &Path, seconds: u64, seed: u64) -> Result<()> {
                 .map(|thread| {
                     let target = &target;
                     scope.spawn(move || {
-                        let mut random =
-                            Random(seed ^ ((opened << 8) | (thread + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                        let mut random = Random(
+                            seed ^ ((opened << 8) | (thread + 1))
+                                .wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                        );
                         let mut room = vec![0u8; 65536];
                         let (mut done, mut took) = (0u64, 0u64);
                         while Instant::now() < until {
@@ -121,7 +130,8 @@ pub fn run(node: &Path, seconds: u64, seed: u64) -> Result<()> {
                 })
                 .collect();
             for thread in threads {
-                let (all, good) = thread.join().map_err(|_| anyhow::anyhow!("FAILED: a thread of the fuzzer"))?;
+                let (all, good) =
+                    thread.join().map_err(|_| anyhow::anyhow!("FAILED: a thread of the fuzzer"))?;
                 done += all;
                 took += good;
             }
@@ -150,7 +160,10 @@ fn works(node: &Path) -> Result<()> {
             Ok(_) => read += 1,
             // What the last one left in the FIFO, or in the consumer's registers.
             Err(libc::EBADMSG) if refused < 40 => refused += 1,
-            Err(error) => anyhow::bail!("FAILED to read afterwards: {}", std::io::Error::from_raw_os_error(error)),
+            Err(error) => anyhow::bail!(
+                "FAILED to read afterwards: {}",
+                std::io::Error::from_raw_os_error(error)
+            ),
         }
     }
     check("and it works for the next one", true, (read, refused))

@@ -1,4 +1,5 @@
-//! Life and death: the device is unplugged or unbound under its user, the user is killed, the module comes and goes.
+//! Life and death: the device is unplugged or unbound under its user, the user is killed, the
+//! module comes and goes.
 
 use std::ffi::CString;
 use std::fs;
@@ -28,8 +29,10 @@ fn nodes() -> Vec<(PathBuf, String)> {
     let bus = |entry: &fs::DirEntry| {
         fs::read_link(entry.path().join("device")).ok()?.file_name()?.to_str().map(str::to_owned)
     };
-    let mut nodes: Vec<_> =
-        class.flatten().filter_map(|entry| Some((Path::new("/dev").join(entry.file_name()), bus(&entry)?))).collect();
+    let mut nodes: Vec<_> = class
+        .flatten()
+        .filter_map(|entry| Some((Path::new("/dev").join(entry.file_name()), bus(&entry)?)))
+        .collect();
     nodes.sort();
     nodes
 }
@@ -66,7 +69,11 @@ fn bring_back(bus: &str, unplug: bool) -> Result<PathBuf> {
 pub fn revoke(node: &Path, unplug: bool, times: u32) -> Result<()> {
     let us = std::env::current_exe()?;
     let status = Command::new(us).arg("sigbus").status()?;
-    check("a mapping without memory would be SIGBUS", status.signal() == Some(libc::SIGBUS), status)?;
+    check(
+        "a mapping without memory would be SIGBUS",
+        status.signal() == Some(libc::SIGBUS),
+        status,
+    )?;
     let mut node = node.to_owned();
     for _ in 0..times {
         node = revoke_once(&node, unplug)?;
@@ -151,7 +158,11 @@ pub fn block(node: &Path) -> Result<()> {
 }
 
 fn blocked(node: &Path) -> Result<Child> {
-    let mut child = Command::new(std::env::current_exe()?).arg("block").arg(node).stdout(Stdio::piped()).spawn()?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("block")
+        .arg(node)
+        .stdout(Stdio::piped())
+        .spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
     ensure!(line.starts_with("open"), "the process to be killed said {line:?}");
@@ -176,7 +187,8 @@ fn unload() -> i32 {
 /// Unreclaimable slab memory, KiB.
 fn slab() -> Result<u64> {
     let all = fs::read_to_string("/proc/meminfo")?;
-    let line = all.lines().find_map(|line| line.strip_prefix("SUnreclaim:")).context("no SUnreclaim")?;
+    let line =
+        all.lines().find_map(|line| line.strip_prefix("SUnreclaim:")).context("no SUnreclaim")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
@@ -190,10 +202,15 @@ fn complaints() -> Result<Vec<String>> {
     log.truncate(got.max(0) as usize);
     let bad = ["WARNING:", "BUG:", "Call Trace", "Oops", "nobody cared", "DMA-API", "refcount_t"];
     let log = String::from_utf8_lossy(&log);
-    Ok(log.lines().filter(|line| bad.iter().any(|bad| line.contains(bad))).map(str::to_owned).collect())
+    Ok(log
+        .lines()
+        .filter(|line| bad.iter().any(|bad| line.contains(bad)))
+        .map(str::to_owned)
+        .collect())
 }
 
-/// Some sequence per device and round, different in each; every device has had every one after a while.
+/// Some sequence per device and round, different in each; every device has had every one after a
+/// while.
 fn round(bus: &str, node: PathBuf, kind: u32) -> Result<()> {
     let mut child = blocked(&node)?;
     if kind & 1 == 0 {
@@ -201,7 +218,10 @@ fn round(bus: &str, node: PathBuf, kind: u32) -> Result<()> {
         child.wait()?;
         let device = Device::wait_open(&node)?;
         let window = device.window()?;
-        ensure!(window.get(INTERRUPT_MASK) == 0, "the dead process has left the interrupt unmasked");
+        ensure!(
+            window.get(INTERRUPT_MASK) == 0,
+            "the dead process has left the interrupt unmasked"
+        );
         ensure!(device.read(&mut [0; 65536]).is_ok(), "nothing after a process was killed");
         drop(device);
         ensure!(window.get(0) == 0x4f46_4952, "the window of a closed file");
@@ -231,7 +251,11 @@ pub fn cycle(module: &Path, times: u32) -> Result<()> {
             round(&bus, node, turn + place).with_context(|| format!("round {turn}, {bus}"))?;
         }
         let error = unload();
-        ensure!(error == 0, "round {turn}: unloading: {}", std::io::Error::from_raw_os_error(error));
+        ensure!(
+            error == 0,
+            "round {turn}: unloading: {}",
+            std::io::Error::from_raw_os_error(error)
+        );
         if turn == times / 10 {
             before = slab()?;
         }

@@ -1,6 +1,6 @@
 //! Tries `ringshim.ko` from user space: every error of its table, its mappings, unplugging, hostile
-//! arguments, sleeping and being woken. Runs as root in a
-//! virtual machine, where some process feeds the device. A line for each check; the first that fails ends it, exit code 1.
+//! arguments, sleeping and being woken. Runs as root in a virtual machine, where some process feeds
+//! the device. A line for each check; the first that fails ends it, exit code 1.
 
 mod device;
 mod dma;
@@ -44,9 +44,11 @@ enum What {
         #[arg(long, default_value_t = 1)]
         times: u32,
     },
-    /// Load, open, read, unbind while open, bind, kill -9 of a blocked process, unload: over and over
+    /// Load, open, read, unbind while open, bind, kill -9 of a blocked process, unload: over and
+    /// over
     Cycle { module: PathBuf, times: u32 },
-    /// Takes datagrams of the DMA device out of the mapped buffer, and compares each with the pattern
+    /// Takes datagrams of the DMA device out of the mapped buffer, and compares each with the
+    /// pattern
     Dma {
         node: PathBuf,
         datagrams: u32,
@@ -54,11 +56,13 @@ enum What {
         #[arg(long)]
         expect_other: bool,
     },
-    /// Sleeps in poll while a device that chases its consumer (ringfpga --chase) stores the next datagram
+    /// Sleeps in poll while a device that chases its consumer (ringfpga --chase) stores the next
+    /// datagram
     Wakes {
         node: PathBuf,
         datagrams: u64,
-        /// Sleep in an edge-triggered epoll, which does not ask the module again: the check must fail
+        /// Sleep in an edge-triggered epoll, which does not ask the module again: the check must
+        /// fail
         #[arg(long)]
         edge: bool,
     },

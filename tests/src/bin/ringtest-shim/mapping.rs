@@ -21,7 +21,13 @@ pub fn run(node: &Path) -> Result<()> {
         ("from the second page, and past the end", whole, BOTH, MAP_SHARED, PAGE),
         ("behind the end", PAGE, BOTH, MAP_SHARED, whole),
         ("far behind the end", PAGE, BOTH, MAP_SHARED, 1 << 40),
-        ("at the last page there can be", PAGE, BOTH, MAP_SHARED, (i64::MAX as usize) & !(PAGE - 1)),
+        (
+            "at the last page there can be",
+            PAGE,
+            BOTH,
+            MAP_SHARED,
+            (i64::MAX as usize) & !(PAGE - 1),
+        ),
     ];
     for (what, length, protection, flags, offset) in refused {
         let got = device.map(length, protection, flags, offset).map(|_| ());
@@ -34,7 +40,8 @@ pub fn run(node: &Path) -> Result<()> {
     check("to its last word", true, window.get(whole - 4))?;
 
     // SAFETY: grows a mapping of ours, in place or not at all.
-    let grown = unsafe { libc::mremap(window.at.cast(), whole, whole + PAGE, libc::MREMAP_MAYMOVE) };
+    let grown =
+        unsafe { libc::mremap(window.at.cast(), whole, whole + PAGE, libc::MREMAP_MAYMOVE) };
     check("mremap does not grow it", grown == libc::MAP_FAILED, grown)?;
     // SAFETY: asks for more rights to a mapping of ours.
     let executable = unsafe { libc::mprotect(window.at.cast(), PAGE, PROT_READ | PROT_EXEC) };
@@ -47,12 +54,20 @@ pub fn run(node: &Path) -> Result<()> {
         whole,
     )?;
 
-    // A page that no fault has brought in yet, as the place read(2) puts its datagram: in the registers' reserve.
+    // A page that no fault has brought in yet, as the place read(2) puts its datagram: in the
+    // registers' reserve.
     let fresh = device.map(PAGE, BOTH, MAP_SHARED, 0).ok();
     let Some(fresh) = fresh else { anyhow::bail!("FAILED a second mapping") };
-    ensure!(device.poll(std::time::Duration::from_secs(20)) == libc::POLLIN, "nothing has come for 20 s");
+    ensure!(
+        device.poll(std::time::Duration::from_secs(20)) == libc::POLLIN,
+        "nothing has come for 20 s"
+    );
     let got = device.read_to(fresh.at as usize + 0x200, 0xc00);
-    check("read into the window itself does not hang", got.is_ok() || got == Err(libc::EMSGSIZE), got)?;
+    check(
+        "read into the window itself does not hang",
+        got.is_ok() || got == Err(libc::EMSGSIZE),
+        got,
+    )?;
 
     drop((device, fresh));
     let busy = Device::open(node, libc::O_RDWR).err();

@@ -1,12 +1,12 @@
-//! The module's half of the wake handshake (A16): a device that chases its consumer (`ringfpga --chase`) stores the next
-//! datagram while that goes to sleep in `poll`, and none may be slept over. The drain is the broker's: the mapped window, the
-//! same algorithm, `poll` when it is empty.
+//! The module's half of the wake handshake (A16): a device that chases its consumer (`ringfpga
+//! --chase`) stores the next datagram while that goes to sleep in `poll`, and none may be slept
+//! over. The drain is the broker's: the mapped window, the same algorithm, `poll` when it is empty.
 //!
-//! Control: sleeping in `epoll_wait`, edge-triggered. That asks the module once and never again, so nobody allows the next
-//! interrupt, and the consumer sleeps over the datagram after.
+//! Control: sleeping in `epoll_wait`, edge-triggered. That asks the module once and never again, so
+//! nobody allows the next interrupt, and the consumer sleeps over the datagram after.
 
-use ringweir_proto::fifo::{self, Drain, disarm};
-use ringweir_proto::numbered::Verifier;
+use ringweir_device::{Drain, disarm};
+use ringweir_pattern::crc::Verifier;
 use rustix::event::epoll;
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -33,7 +33,8 @@ struct Met {
     /// Came while others were drained.
     before_the_check: u64,
     polls: u64,
-    /// Of these: interrupts were still allowed, that is, the look after allowing them has found the datagram.
+    /// Of these: interrupts were still allowed, that is, the look after allowing them has found the
+    /// datagram.
     found_by_the_second_look: u64,
     /// How often the process was really asleep.
     asleep: u64,
@@ -46,12 +47,16 @@ struct Met {
 
 impl fmt::Display for Met {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { datagrams, before_the_check, polls, found_by_the_second_look, asleep, .. } = self;
+        let Self { datagrams, before_the_check, polls, found_by_the_second_look, asleep, .. } =
+            self;
         let Self { interrupts, spurious, wakeups, seconds, .. } = self;
         write!(
             f,
-            "{datagrams} datagrams in {seconds:.1} s, no hang: {before_the_check} came before the check; of {polls} polls \
-             {found_by_the_second_look} found theirs by the second look; {asleep} times asleep; the module: {interrupts} \
+            "{datagrams} datagrams in {seconds:.1} s, no hang: {before_the_check} came before the \
+            check; of {polls} polls \
+             {found_by_the_second_look} found theirs by the second look; {asleep} times asleep; \
+             the \
+             module: {interrupts} \
              interrupts, {spurious} spurious, {wakeups} wake-ups"
         )
     }
@@ -64,8 +69,8 @@ enum Bed<'d> {
 }
 
 impl Bed<'_> {
-    /// Until something has come; false: not before the time was over. When it is, poll itself looks once more and finds
-    /// what it slept over, so what it says does not count: the clock does.
+    /// Until something has come; false: not before the time was over. When it is, poll itself looks
+    /// once more and finds what it slept over, so what it says does not count: the clock does.
     fn sleep(&self) -> Result<bool> {
         let began = Instant::now();
         let limit = match self {
@@ -89,20 +94,28 @@ impl Bed<'_> {
 pub fn run(node: &Path, datagrams: u64, edge: bool) -> Result<()> {
     let device = Device::wait_open(node)?;
     let window = device.window()?;
-    for (control, status) in [(fifo::DO_RESET, fifo::IS_RESETTING), (fifo::DO_RUN, fifo::IS_RUNNING)] {
+    for (control, status) in [
+        (ringweir_device::DO_RESET, ringweir_device::IS_RESETTING),
+        (ringweir_device::DO_RUN, ringweir_device::IS_RUNNING),
+    ] {
         window.put(CONTROL, control);
         ensure!(device.ioctl(DOORBELL, 0).is_ok(), "DOORBELL");
         window.until(STATUS, status, true)?;
     }
     let (at, length) = (NonNull::new(window.at).context("mapped at 0")?, window.length);
-    // SAFETY: page-aligned and mapped for reading and writing until the window, which moves along, is dropped; nothing
-    // else here knows the address.
-    let window = unsafe { fifo::Window::over(at, length, Box::new(window)) }?;
+    // SAFETY: page-aligned and mapped for reading and writing until the window, which moves along,
+    // is dropped; nothing else here knows the address.
+    let window = unsafe { ringweir_device::Window::over(at, length, Box::new(window)) }?;
     let bed = match edge {
         false => Bed::Poll(&device),
         true => {
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-            epoll::add(&epoll, &device, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+            epoll::add(
+                &epoll,
+                &device,
+                epoll::EventData::new_u64(0),
+                epoll::EventFlags::IN | epoll::EventFlags::ET,
+            )?;
             Bed::Edge(epoll)
         }
     };
@@ -117,10 +130,14 @@ pub fn run(node: &Path, datagrams: u64, edge: bool) -> Result<()> {
     // By hand nobody listens.
     let _heard = ringweir_tests::vm::guest::say(met.to_string());
     check("all in order, and none slept over", true, &met)?;
-    check("interrupts woke it", met.interrupts > 0 && met.wakeups > 0 && met.wakeups <= met.interrupts, &met)
+    check(
+        "interrupts woke it",
+        met.interrupts > 0 && met.wakeups > 0 && met.wakeups <= met.interrupts,
+        &met,
+    )
 }
 
-fn take(window: &fifo::Window, bed: &Bed<'_>, datagrams: u64) -> Result<Met> {
+fn take(window: &ringweir_device::Window, bed: &Bed<'_>, datagrams: u64) -> Result<Met> {
     let (fifo, mask) = (window.fifo(0), &window.registers().control.interrupt_mask);
     let mut drain = Drain::new(window.shape(), fifo);
     let (mut met, mut verifier) = (Met::default(), Verifier::default());
@@ -129,7 +146,10 @@ fn take(window: &fifo::Window, bed: &Bed<'_>, datagrams: u64) -> Result<Met> {
         if !bed.sleep()? {
             let mask = mask.load(Ordering::Relaxed);
             // Only slow, if the device has stored nothing.
-            ensure!(drain.is_empty(fifo), "FAILED: slept over a datagram: {met:?}, interrupts allowed: {mask}");
+            ensure!(
+                drain.is_empty(fifo),
+                "FAILED: slept over a datagram: {met:?}, interrupts allowed: {mask}"
+            );
             continue;
         }
         met.polls += 1;
@@ -139,13 +159,18 @@ fn take(window: &fifo::Window, bed: &Bed<'_>, datagrams: u64) -> Result<Met> {
         while let Some(entry) = drain.look(fifo)? {
             let payload = &mut payload[..entry.len];
             drain.copy(fifo, &entry, payload);
-            verifier.accept(payload).map_err(|fault| anyhow::anyhow!("FAILED datagram {}: {fault}", met.datagrams))?;
+            verifier
+                .accept(payload)
+                .map_err(|fault| anyhow::anyhow!("FAILED datagram {}: {fault}", met.datagrams))?;
             drain.take(fifo, &entry);
             taken += 1;
         }
         met.datagrams += taken;
         met.before_the_check += taken.saturating_sub(1);
-        ensure!(verifier.is_clean() && verifier.ok == met.datagrams, "FAILED not in order: {verifier:?}");
+        ensure!(
+            verifier.is_clean() && verifier.ok == met.datagrams,
+            "FAILED not in order: {verifier:?}"
+        );
     }
     Ok(met)
 }

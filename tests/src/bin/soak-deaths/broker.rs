@@ -1,10 +1,12 @@
 //! The broker of both streams, killed and started again, and what is sent to it.
 
-use crate::books::BUDGET_NS;
+use crate::account::BUDGET_NS;
 use anyhow::{Context, ensure};
+use ringweir_cli::quantity::Rate;
+use ringweir_pattern::crc;
+use ringweir_pattern::rate_limiter::RateLimiter;
 use ringweir_proto::os::{clock, paths};
-use ringweir_proto::{numbered, pace::Pacer, quantity::Rate};
-use ringweir_tests::{Process, Scene, wait_for};
+use ringweir_tests::{Environment, Process, wait_for};
 use rustix::process::Signal;
 use std::net::UdpSocket;
 use std::path::PathBuf;
@@ -23,13 +25,20 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// The first one. What it publishes into lasts some tenths of a second, so that who is stopped is lapped.
-    pub fn start(scene: &Scene, rate: u64, port: u16, hostile_uid: Option<u32>) -> anyhow::Result<Self> {
-        let config = scene.path("ringd.toml");
+    /// The first one. What it publishes into lasts some tenths of a second, so that who is stopped
+    /// is lapped.
+    pub fn start(
+        env: &Environment,
+        rate: u64,
+        port: u16,
+        hostile_uid: Option<u32>,
+    ) -> anyhow::Result<Self> {
+        let config = env.path("ringd.toml");
         let allow = hostile_uid.map_or(String::new(), |uid| format!("allow-uid = [{uid}]\n"));
         let stream = |name: &str, source: String| {
             format!(
-                "[[stream]]\nname = '{name}'\nsource = '{source}'\ndepth = 4096\ncapacity = '2MiB'\n\
+                "[[stream]]\nname = '{name}'\nsource = '{source}'\ndepth = 4096\ncapacity = \
+                '2MiB'\n\
                  max-datagram = 1024\nreaders-max = 128\nlossless = '{}ms'\n{allow}",
                 BUDGET_NS / 1_000_000
             )
@@ -37,17 +46,17 @@ impl Broker {
         let text = stream("gen", format!("gen:rate={rate}/s,size=24..1024,channels=3"))
             + &stream("udp", format!("udp:127.0.0.1:{port}"));
         std::fs::write(&config, text)?;
-        let process = Self::spawn(scene, &config);
-        let sockets = STREAMS.map(|name| paths::socket_path(&scene.run_dir(), name));
+        let process = Self::spawn(env, &config);
+        let sockets = STREAMS.map(|name| paths::socket_path(&env.run_dir(), name));
         let mut broker = Self { process, config, sockets, generation: 1 };
         broker.is_up()?;
         Ok(broker)
     }
 
-    fn spawn(scene: &Scene, config: &PathBuf) -> Process {
-        let mut command = scene.command("ringd");
-        command.arg("--config").arg(config).arg("--run-dir").arg(scene.run_dir());
-        scene.start(command)
+    fn spawn(env: &Environment, config: &PathBuf) -> Process {
+        let mut command = env.command("ringd");
+        command.arg("--config").arg(config).arg("--run-dir").arg(env.run_dir());
+        env.start(command)
     }
 
     fn is_up(&mut self) -> anyhow::Result<()> {
@@ -58,17 +67,23 @@ impl Broker {
             (all || self.process.ended().is_some()).then_some(())
         });
         let said = self.process.stderr();
-        ensure!(up.is_some() && self.process.ended().is_none(), "ringd of generation {generation} is not up: {said}");
-        ensure!(generation == 1 || said.matches("(adopted").count() == 2, "a ring was not adopted: {said}");
+        ensure!(
+            up.is_some() && self.process.ended().is_none(),
+            "ringd of generation {generation} is not up: {said}"
+        );
+        ensure!(
+            generation == 1 || said.matches("(adopted").count() == 2,
+            "a ring was not adopted: {said}"
+        );
         Ok(())
     }
 
     /// SIGKILL, and the next one under the same names; when it was killed, CLOCK_MONOTONIC ns.
-    pub fn kill(&mut self, scene: &Scene) -> anyhow::Result<u64> {
+    pub fn kill(&mut self, env: &Environment) -> anyhow::Result<u64> {
         ensure!(self.process.ended().is_none(), "ringd ended by itself: {}", self.process.stderr());
         let at = clock::monotonic_ns();
         self.process.kill();
-        self.process = Self::spawn(scene, &self.config);
+        self.process = Self::spawn(env, &self.config);
         self.generation += 1;
         self.is_up()?;
         Ok(at)
@@ -94,7 +109,10 @@ impl Broker {
         ensure!(status.success(), "ringd: {status}: {said}");
         let mut published = [0; 2];
         for (name, published) in STREAMS.iter().zip(&mut published) {
-            let number = said.split(&format!("{name} ended: ")).nth(1).and_then(|s| s.split(' ').next()?.parse().ok());
+            let number = said
+                .split(&format!("{name} ended: "))
+                .nth(1)
+                .and_then(|s| s.split(' ').next()?.parse().ok());
             *published = number.with_context(|| format!("no last word of {name}: {said}"))?;
         }
         Ok(published)
@@ -105,16 +123,16 @@ impl Broker {
 pub fn feed(port: u16, rate: u64, stop: &AtomicBool, sent: &AtomicU64) -> anyhow::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(("127.0.0.1", port))?;
-    let mut pacer = Pacer::new(Some(Rate::Datagrams(rate as f64)), 1);
+    let mut limiter = RateLimiter::new(Some(Rate::Datagrams(rate as f64)), 1);
     let mut buffer = [0; 1024];
     while !stop.load(Ordering::Relaxed) {
-        while pacer.due(clock::monotonic_ns()) {
+        while limiter.due(clock::monotonic_ns()) {
             let number = sent.fetch_add(1, Ordering::Relaxed);
             let datagram = &mut buffer[..24 + (number as usize * 37) % 1000];
-            numbered::fill(datagram, number, 0);
+            crc::fill(datagram, number, 0);
             // Nobody listens while the broker is dead.
             let _refused = socket.send(datagram);
-            pacer.spend(datagram.len());
+            limiter.spend(datagram.len());
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -1,35 +1,37 @@
-//! `soak-deaths`: readers and broker are killed all the time, one reader is hostile, and everybody's account closes; one verdict
-//! line at the end.
+//! `soak-deaths`: readers and broker are killed all the time, one reader is hostile, and
+//! everybody's account closes; one verdict line at the end.
 //!
-//! One `ringd` serves two streams, of a generator and of UDP. It is killed every few seconds and the next one adopts its rings.
-//! Readers in processes of their own check every byte, number and seq, and close their books for each generation; one of them is
-//! killed, stopped or told to leave every moment, and replaced. Some stay: they are told of every restart, once and in order,
-//! and account for everything from where they began. In the end nothing of it all is left.
-//! Negative control: `--miscount` makes one that stays forget a gap; the verdict must then be FAIL.
+//! One `ringd` serves two streams, of a generator and of UDP. It is killed every few seconds and
+//! the next one adopts its rings. Readers in processes of their own check every byte, number and
+//! seq, and close their books for each generation; one of them is killed, stopped or told to leave
+//! every moment, and replaced. Some stay: they are told of every restart, once and in order, and
+//! account for everything from where they began. In the end nothing of it all is left. Negative
+//! control: `--miscount` makes one that stays forget a gap; the verdict must then be FAIL.
 
-mod books;
+mod account;
 mod broker;
 mod reader;
-mod troupe;
+mod readers;
 
 use anyhow::{Context, ensure};
 use broker::{Broker, PATIENCE};
 use clap::{Parser, Subcommand};
+use readers::{Readers, STAYERS};
 use ringweir::Watch;
 use ringweir::stats::StreamFact;
-use ringweir_proto::quantity::{Count, Span};
-use ringweir_tests::scene::NOBODY;
-use ringweir_tests::{Process, Scene, proc, skipped, wait_for};
+use ringweir_cli::quantity::{Count, Span};
+use ringweir_tests::environment::NOBODY;
+use ringweir_tests::{Environment, Process, proc, skipped, wait_for};
 use rustix::process::Signal;
 use std::process::{ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use troupe::{STAYERS, Troupe};
 
 /// Soak test: whoever is killed, everybody's account closes.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
-#[command(after_help = "Example:\n  soak-deaths --time 30min --readers 16 --kill-reader 200ms --kill-broker 5s\n\n\
+#[command(after_help = "Example:\n  soak-deaths --time 30min --readers 16 --kill-reader 200ms \
+        --kill-broker 5s\n\n\
                         Exit status: 0 PASS, 1 FAIL.")]
 struct Cli {
     #[command(subcommand)]
@@ -87,22 +89,22 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
     let seed = cli.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("soak-deaths: --seed {seed}");
     let fds = proc::open_fds(std::process::id());
-    let mut scene = Scene::new(cli.time.0 * 2 + Duration::from_secs(1200));
+    let mut env = Environment::new(cli.time.0 * 2 + Duration::from_secs(1200));
     let port = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let verdict = std::thread::scope(|scope| {
         let feed = scope.spawn(|| broker::feed(port, cli.rate, &stop, &sent));
-        let verdict = play(cli, seed, &scene, port, &sent);
+        let verdict = play(cli, seed, &env, port, &sent);
         stop.store(true, Ordering::Relaxed);
         feed.join().expect("the sender does not panic")?;
         verdict
     });
     // What was found first is what is said.
-    scene.untidy = verdict.is_err();
+    env.untidy = verdict.is_err();
     let verdict = verdict?;
-    ensure!(scene.objects().is_empty(), "left in /dev/shm: {:?}", scene.objects());
-    ensure!(scene.left().is_empty(), "left in the run directory: {:?}", scene.left());
-    drop(scene);
+    ensure!(env.objects().is_empty(), "left in /dev/shm: {:?}", env.objects());
+    ensure!(env.left().is_empty(), "left in the run directory: {:?}", env.left());
+    drop(env);
     let same = wait_for(PATIENCE, || (proc::open_fds(std::process::id()) <= fds).then_some(()));
     ensure!(same.is_some(), "{fds} fds before, {} after", proc::open_fds(std::process::id()));
     println!("{verdict}; nothing left in /dev/shm, the run directory, of fds or processes");
@@ -110,28 +112,39 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
 }
 
 /// The whole of it; the verdict.
-fn play(cli: &Cli, seed: u64, scene: &Scene, port: u16, sent: &AtomicU64) -> anyhow::Result<String> {
+fn play(
+    cli: &Cli,
+    seed: u64,
+    env: &Environment,
+    port: u16,
+    sent: &AtomicU64,
+) -> anyhow::Result<String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let root = rustix::process::geteuid().is_root();
-    let mut broker = Broker::start(scene, cli.rate, port, root.then_some(NOBODY))?;
-    let mut troupe = Troupe::new(scene, cli.miscount);
+    let mut broker = Broker::start(env, cli.rate, port, root.then_some(NOBODY))?;
+    let mut readers = Readers::new(env, cli.miscount);
     for _ in 0..STAYERS {
-        troupe.add(&broker)?;
+        readers.add(&broker)?;
     }
-    troupe.all_attached()?;
+    readers.all_attached()?;
     let its_fds = settled(&broker)?;
     for _ in STAYERS..cli.readers {
-        troupe.add(&broker)?;
+        readers.add(&broker)?;
     }
     if !root && cli.hostile > 0 {
         skipped("soak-deaths, hostile readers", "needs root to make them another user's");
     }
     let mut hostile: Vec<Process> = (0..if root { cli.hostile } else { 0 })
         .map(|i| {
-            let mut command = scene.command_as_nobody("ringtest-hostile");
-            command.args(["run", broker.socket(i as usize % 2), "--seed", &random.u64(..).to_string()]);
+            let mut command = env.command_as_nobody("ringtest-hostile");
+            command.args([
+                "run",
+                broker.socket(i as usize % 2),
+                "--seed",
+                &random.u64(..).to_string(),
+            ]);
             command.stdout(Stdio::piped());
-            scene.start(command)
+            env.start(command)
         })
         .collect();
     let began = Instant::now();
@@ -139,44 +152,58 @@ fn play(cli: &Cli, seed: u64, scene: &Scene, port: u16, sent: &AtomicU64) -> any
     while began.elapsed() < cli.time.0 {
         let now = Instant::now();
         if now >= next_broker {
-            let killed = broker.kill(scene)?;
-            troupe.books.iter_mut().for_each(|books| books.restarted(broker.generation, killed));
+            let killed = broker.kill(env)?;
+            readers
+                .account
+                .iter_mut()
+                .for_each(|account| account.restarted(broker.generation, killed));
             next_broker = Instant::now() + cli.kill_broker.0;
         }
         if now >= next_reader {
-            troupe.misfortune(&mut random, &broker)?;
+            readers.misfortune(&mut random, &broker)?;
             // Never more than one behind.
             next_reader = (next_reader + cli.kill_reader.0).max(now);
         }
-        troupe.look()?;
+        readers.look()?;
         for hostile in &mut hostile {
             ensure!(hostile.ended().is_none(), "the hostile reader: {}", hostile.stderr());
         }
         if said.elapsed() > Duration::from_secs(5) {
             said = Instant::now();
-            let (deeds, left) = (&troupe.deeds, cli.time.0.saturating_sub(began.elapsed()));
+            let (deeds, left) = (&readers.deeds, cli.time.0.saturating_sub(began.elapsed()));
             let (generation, killed) = (broker.generation, deeds.killed);
-            eprintln!("soak-deaths: generation {generation}, {killed} readers killed, {} to go", Span(left));
+            eprintln!(
+                "soak-deaths: generation {generation}, {killed} readers killed, {} to go",
+                Span(left)
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     let took = began.elapsed();
     let culprits = hostile.len();
-    let misdeeds = hostile.into_iter().map(enough).sum::<anyhow::Result<u64>>()?;
-    troupe.dismiss()?;
+    let attacks = hostile.into_iter().map(enough).sum::<anyhow::Result<u64>>()?;
+    readers.dismiss()?;
     let now = settled(&broker)?;
-    ensure!(now == its_fds, "ringd had {its_fds} fds with those who stay at first, and has {now}: {}", broker.stderr());
+    ensure!(
+        now == its_fds,
+        "ringd had {its_fds} fds with those who stay at first, and has {now}: {}",
+        broker.stderr()
+    );
     let restarts = broker.generation - 1;
     let published = broker.end()?;
-    troupe.close(published, restarts)?;
-    let books = &troupe.books;
-    let sum = |of: fn(&books::Books) -> u64| books.iter().map(of).sum::<u64>();
-    let deeds = &troupe.deeds;
+    readers.close(published, restarts)?;
+    let account = &readers.account;
+    let sum = |of: fn(&account::SoakAccount) -> u64| account.iter().map(of).sum::<u64>();
+    let deeds = &readers.deeds;
     Ok(format!(
-        "soak-deaths: PASS: {} with seed {seed}: ringd killed {restarts} times, each time adopted, and told once and in \
-         order to all who were there ({} times); {} readers: {STAYERS} stayed, {} killed, {} left, {} stopped and \
-         continued; {} generations closed by readers, each began + {} delivered + {} lost = ended; published gen {}, udp {} \
-         of {} sent; {} torn and told, 0 wrong; {} lossless readers demoted; reading again after a kill {}, after the next was up {}; {} hostile, {} \
+        "soak-deaths: PASS: {} with seed {seed}: ringd killed {restarts} times, each time adopted, \
+        and told once and in \
+         order to all who were there ({} times); {} readers: {STAYERS} stayed, {} killed, {} left, \
+         {} stopped and \
+         continued; {} generations closed by readers, each began + {} delivered + {} lost = ended; \
+         published gen {}, udp {} \
+         of {} sent; {} torn and told, 0 wrong; {} lossless readers demoted; reading again after a \
+         kill {}, after the next was up {}; {} hostile, {} \
          misdeeds",
         Span(Duration::from_secs(took.as_secs())),
         sum(|b| b.told),
@@ -192,10 +219,10 @@ fn play(cli: &Cli, seed: u64, scene: &Scene, port: u16, sent: &AtomicU64) -> any
         sent.load(Ordering::Relaxed),
         sum(|b| b.torn),
         sum(|b| b.demoted),
-        spread(books.iter().flat_map(|b| b.back.iter().map(|t| t.0))),
-        spread(books.iter().flat_map(|b| b.back.iter().map(|t| t.1))),
+        spread(account.iter().flat_map(|b| b.back.iter().map(|t| t.0))),
+        spread(account.iter().flat_map(|b| b.back.iter().map(|t| t.1))),
         culprits,
-        Count(misdeeds),
+        Count(attacks),
     ))
 }
 
@@ -203,8 +230,10 @@ fn play(cli: &Cli, seed: u64, scene: &Scene, port: u16, sent: &AtomicU64) -> any
 fn settled(broker: &Broker) -> anyhow::Result<usize> {
     for stream in 0..2 {
         let watch = Watch::attach(broker.socket(stream))?;
-        let alone = || watch.snapshot().filter(|s| s.get(StreamFact::Readers) == STAYERS as u64 / 2);
-        wait_for(PATIENCE, alone).with_context(|| format!("others than those who stay: {}", broker.stderr()))?;
+        let alone =
+            || watch.snapshot().filter(|s| s.get(StreamFact::Readers) == STAYERS as u64 / 2);
+        wait_for(PATIENCE, alone)
+            .with_context(|| format!("others than those who stay: {}", broker.stderr()))?;
     }
     // Silent connections of a hostile reader that is dead go with it; our own looks too.
     let mut before = 0;

@@ -1,12 +1,14 @@
-//! One reader of the soak: checks every byte, every number and its books, generation by generation, and writes them down.
+//! One reader of the soak: checks every byte, every number and its books, generation by generation,
+//! and writes them down.
 //!
-//! Contract: a line for each generation it has closed, for each restart it was told and for the first datagram behind it. What is
-//! not as it must be ends it with an error. It ends when the stream does, or when it is told to leave (SIGTERM).
+//! Contract: a line for each generation it has closed, for each restart it was told and for the
+//! first datagram behind it. What is not as it must be ends it with an error. It ends when the
+//! stream does, or when it is told to leave (SIGTERM).
 
-use crate::books::Line;
+use crate::account::Line;
 use anyhow::{Context, bail, ensure};
 use ringweir::{Cause, End, Options, Read, Reader, Restart, Start};
-use ringweir_proto::numbered::{self, Header};
+use ringweir_pattern::crc::{self, Header};
 use ringweir_proto::os::clock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +30,8 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Prompt, Kind::Lossless, Kind::InPlace, Kind::Dawdling];
 
-    /// How a reader of this kind attaches. With the newest: what is older may be of generations that it is told nothing of.
+    /// How a reader of this kind attaches. With the newest: what is older may be of generations
+    /// that it is told nothing of.
     fn options(self) -> Options {
         let label = match self {
             Kind::Prompt => "prompt",
@@ -127,8 +130,12 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
                     std::thread::sleep(Duration::from_millis(1000));
                 }
                 let whole = match args.kind {
-                    Kind::InPlace => datagram.view(|payload| payload.copy_to(0, &mut buffer[..len])).is_ok(),
-                    Kind::Prompt | Kind::Dawdling | Kind::Lossless => datagram.copy_to(&mut buffer).is_ok(),
+                    Kind::InPlace => {
+                        datagram.view(|payload| payload.copy_to(0, &mut buffer[..len])).is_ok()
+                    }
+                    Kind::Prompt | Kind::Dawdling | Kind::Lossless => {
+                        datagram.copy_to(&mut buffer).is_ok()
+                    }
                 };
                 if !whole {
                     // Told as a gap by the next read.
@@ -167,14 +174,15 @@ impl Chapter {
 impl Witness {
     fn datagram(&mut self, seq: u64, bytes: &[u8]) -> anyhow::Result<()> {
         ensure!(seq == self.next, "seq {seq} follows {} without a gap", self.next);
-        let Header { number, .. } = numbered::check(bytes).with_context(|| format!("seq {seq}"))?;
+        let Header { number, .. } = crc::check(bytes).with_context(|| format!("seq {seq}"))?;
         let chapter = &mut self.chapter;
         if let Some((last_seq, last_number)) = chapter.last {
             let missing = if self.numbers == Numbers::Sender { chapter.upstream } else { 0 };
             let least = last_number + (seq - last_seq) + missing;
             ensure!(
                 if chapter.exact { number == least } else { number > last_number },
-                "seq {seq} is number {number} and seq {last_seq} was {last_number}, with {missing} told as lost before the ring"
+                "seq {seq} is number {number} and seq {last_seq} was {last_number}, with {missing} \
+                told as lost before the ring"
             );
         }
         chapter.last = Some((seq, number));
@@ -190,7 +198,11 @@ impl Witness {
     fn gap(&mut self, gap: &ringweir::Gap) -> anyhow::Result<()> {
         match gap.cause {
             Cause::Lapped => {
-                ensure!(gap.first == self.next && gap.count > 0, "{gap:?} where {} was next", self.next);
+                ensure!(
+                    gap.first == self.next && gap.count > 0,
+                    "{gap:?} where {} was next",
+                    self.next
+                );
                 self.next += gap.count;
                 if !std::mem::take(&mut self.forget) {
                     self.chapter.lost += gap.count;
@@ -220,12 +232,16 @@ impl Witness {
     /// The books of this generation, mine and over all those of the library.
     fn close(&self, reader: &Reader) -> anyhow::Result<()> {
         let (account, cursor) = (reader.account(), reader.read_cursor());
-        ensure!(account.start + account.delivered + account.lost == cursor, "its books at {cursor}: {account:?}");
+        ensure!(
+            account.start + account.delivered + account.lost == cursor,
+            "its books at {cursor}: {account:?}"
+        );
         let Chapter { generation, began, delivered, lost, .. } = self.chapter;
         ensure!(cursor == self.next, "it stands at {cursor}, and {} is next", self.next);
         ensure!(
             began + delivered + lost == cursor,
-            "generation {generation}: from {began}, {delivered} delivered and {lost} lost are not {cursor}"
+            "generation {generation}: from {began}, {delivered} delivered and {lost} lost are not \
+            {cursor}"
         );
         Line::Closed { generation, began, delivered, lost, ended: cursor }.say();
         Ok(())

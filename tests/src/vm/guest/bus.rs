@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The list.
-pub const SCENARIOS: &[Scenario] = &[Scenario { name: "replug", run: |rounds| replug(rounds.parse()?) }];
+pub const SCENARIOS: &[Scenario] =
+    &[Scenario { name: "replug", run: |rounds| replug(rounds.parse()?) }];
 
 /// QEMU's teaching device.
 pub const EDU: (u16, u16) = (0x1234, 0x11e8);
@@ -26,7 +27,8 @@ pub fn devices((vendor, device): (u16, u16)) -> Result<Vec<String>> {
     };
     let all = fs::read_dir("/sys/bus/pci/devices").context("PCI")?.flatten().map(|e| e.path());
     let those = all.filter(|at| is(at, "vendor", vendor) && is(at, "device", device));
-    let mut ids: Vec<String> = those.filter_map(|at| at.file_name()?.to_str().map(String::from)).collect();
+    let mut ids: Vec<String> =
+        those.filter_map(|at| at.file_name()?.to_str().map(String::from)).collect();
     ids.sort();
     Ok(ids)
 }

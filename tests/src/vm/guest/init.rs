@@ -1,4 +1,5 @@
-//! Process 1 of a guest: mounts what Linux programs expect, obeys the host, leaves with the verdict.
+//! Process 1 of a guest: mounts what Linux programs expect, obeys the host, leaves with the
+//! verdict.
 
 use super::log::KernelLog;
 use super::{PORT, port};
@@ -47,7 +48,10 @@ pub fn main() -> ExitCode {
 /// Ends the machine. Without the debug port it is powered off, which the host takes for a failure.
 pub fn leave(code: u8) -> ! {
     rustix::fs::sync();
-    let written = File::options().write(true).open("/dev/port").and_then(|port| port.write_at(&[code], DEBUG_EXIT));
+    let written = File::options()
+        .write(true)
+        .open("/dev/port")
+        .and_then(|port| port.write_at(&[code], DEBUG_EXIT));
     eprintln!("init: still here ({written:?}): power off");
     let _failed = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
     loop {
@@ -107,7 +111,11 @@ fn run(scenario: &str, argument: &str, limit: Duration) -> Result<Option<String>
     let log = KernelLog::open()?;
     let words = File::create(WORDS)?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(["scenario", scenario, argument]).env("PATH", "/bin").env("HOME", "/").env("RUST_BACKTRACE", "0");
+    command
+        .args(["scenario", scenario, argument])
+        .env("PATH", "/bin")
+        .env("HOME", "/")
+        .env("RUST_BACKTRACE", "0");
     let child = command.stdout(words.try_clone()?).stderr(words).process_group(0).spawn()?;
     let status = reap(Pid::from_child(&child), Instant::now() + limit)?;
     let complaints = log.faults()?;
@@ -140,7 +148,9 @@ fn run(scenario: &str, argument: &str, limit: Duration) -> Result<Option<String>
 fn reap(of: Pid, until: Instant) -> Result<Option<ExitStatus>> {
     loop {
         match wait(WaitOptions::NOHANG)? {
-            Some((pid, status)) if pid == of => return Ok(Some(ExitStatus::from_raw(status.as_raw()))),
+            Some((pid, status)) if pid == of => {
+                return Ok(Some(ExitStatus::from_raw(status.as_raw())));
+            }
             Some(_) => {}
             None if Instant::now() < until => std::thread::sleep(Duration::from_millis(2)),
             None => return Ok(None),

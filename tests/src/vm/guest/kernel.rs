@@ -60,7 +60,8 @@ impl InUse {
         Ok(Self { slabs: slabs.collect(), interrupts: interrupts()? })
     }
 
-    /// Slab caches with at least `least` objects more than `before`, and still so after a while: much is freed late.
+    /// Slab caches with at least `least` objects more than `before`, and still so after a while:
+    /// much is freed late.
     pub fn grown_since(before: &Self, least: u64) -> Result<BTreeMap<String, u64>> {
         let mut grown = BTreeMap::new();
         for _ in 0..10 {
@@ -91,7 +92,7 @@ impl InUse {
 fn shrink_slabs() {
     for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten().flatten() {
         // A cache may go away meanwhile, or not be one that shrinks.
-        let _kept = fs::write(cache.path().join("shrink"), "1");
+        let _stored = fs::write(cache.path().join("shrink"), "1");
     }
 }
 
@@ -101,7 +102,11 @@ fn interrupts() -> Result<BTreeMap<String, u64>> {
         let Some((number, rest)) = line.trim().split_once(':') else { continue };
         if number.parse::<u32>().is_ok() {
             // The number may be another one next time: what stands behind the counts is the same.
-            let words = rest.split_whitespace().skip_while(|w| w.parse::<u64>().is_ok()).collect::<Vec<_>>().join(" ");
+            let words = rest
+                .split_whitespace()
+                .skip_while(|w| w.parse::<u64>().is_ok())
+                .collect::<Vec<_>>()
+                .join(" ");
             *found.entry(words).or_insert(0) += 1;
         }
     }
@@ -112,7 +117,8 @@ fn interrupts() -> Result<BTreeMap<String, u64>> {
 fn modules() -> Result<()> {
     // In the order in which they need each other.
     let order = ["uio", "uio_pci_generic", "mii", "8139cp", "e1000", "ringshim"];
-    let mut there: Vec<OsString> = fs::read_dir("/modules")?.flatten().map(|e| e.file_name()).collect();
+    let mut there: Vec<OsString> =
+        fs::read_dir("/modules")?.flatten().map(|e| e.file_name()).collect();
     there.sort();
     let mut expected: Vec<OsString> = order.iter().map(|m| format!("{m}.ko").into()).collect();
     expected.sort();
@@ -128,18 +134,24 @@ fn modules() -> Result<()> {
     Ok(())
 }
 
-/// The negative control of [`InUse`]: an eventfd a round is not a leak if it is closed, and is one if it is kept.
+/// The negative control of [`InUse`]: an eventfd a round is not a leak if it is closed, and is one
+/// if it is kept.
 fn hoard(rounds: usize) -> Result<()> {
-    let make = || (0..rounds).map(|_| eventfd(0, EventfdFlags::empty())).collect::<Result<Vec<_>, _>>();
+    let make =
+        || (0..rounds).map(|_| eventfd(0, EventfdFlags::empty())).collect::<Result<Vec<_>, _>>();
     rustix::process::setrlimit(
         rustix::process::Resource::Nofile,
-        rustix::process::Rlimit { current: Some(rounds as u64 + 100), maximum: Some(rounds as u64 + 100) },
+        rustix::process::Rlimit {
+            current: Some(rounds as u64 + 100),
+            maximum: Some(rounds as u64 + 100),
+        },
     )?;
     drop(make()?);
     let before = InUse::now()?;
     drop(make()?);
     let least = rounds as u64 / 2;
-    let (grown, changed) = (InUse::grown_since(&before, least)?, InUse::now()?.interrupts_changed(&before));
+    let (grown, changed) =
+        (InUse::grown_since(&before, least)?, InUse::now()?.interrupts_changed(&before));
     ensure!(grown.is_empty() && changed.is_empty(), "without a leak: {grown:?}, {changed:?}");
     let kept = make()?;
     let grown = InUse::grown_since(&before, least)?;

@@ -64,7 +64,9 @@ impl KernelLog {
                     }
                 }
                 Err(Errno::AGAIN) => return Ok(found),
-                Err(Errno::PIPE) => found.push("messages were overwritten before they were looked at".into()),
+                Err(Errno::PIPE) => {
+                    found.push("messages were overwritten before they were looked at".into())
+                }
                 Err(e) => return Err(e.into()),
             }
         }

@@ -1,8 +1,8 @@
 //! Inside the guest: its init, and the scenarios.
 //!
-//! Contract: a scenario is a function with a name, in the file of its subject, in that file's list; it runs in a process of
-//! its own and fails by an error or a panic. Init fails it as well if it does not end in time, if it leaves processes
-//! behind, or if the kernel has complained meanwhile.
+//! Contract: a scenario is a function with a name, in the file of its subject, in that file's list;
+//! it runs in a process of its own and fails by an error or a panic. Init fails it as well if it
+//! does not end in time, if it leaves processes behind, or if the kernel has complained meanwhile.
 
 pub mod broker;
 pub mod bus;
@@ -51,8 +51,9 @@ pub fn scenario(name: &str) -> Option<Scenario> {
 /// Runs a scenario in this process.
 pub fn perform(name: &str, argument: &str) -> ExitCode {
     crate::programs::at("/bin".into());
-    let done =
-        scenario(name).with_context(|| format!("no scenario has the name {name:?}")).and_then(|s| (s.run)(argument));
+    let done = scenario(name)
+        .with_context(|| format!("no scenario has the name {name:?}"))
+        .and_then(|s| (s.run)(argument));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -1,7 +1,9 @@
-//! Plain UIO, as a program without a module of ours would use it: `uio_pci_generic` on QEMU's e1000.
+//! Plain UIO, as a program without a module of ours would use it: `uio_pci_generic` on QEMU's
+//! e1000.
 //!
-//! The card raises its interrupt when its register ICS is written. `uio_pci_generic` turns the line off in the device's
-//! PCI command register at each interrupt, and whoever wants another one turns it on again.
+//! The card raises its interrupt when its register ICS is written. `uio_pci_generic` turns the line
+//! off in the device's PCI command register at each interrupt, and whoever wants another one turns
+//! it on again.
 
 use super::bus::{E1000, driver, hand_over, wait_for_devices};
 use super::{Scenario, kernel, say};
@@ -15,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The list.
-pub const SCENARIOS: &[Scenario] = &[Scenario { name: "uio", run: |rounds| interrupts(rounds.parse()?) }];
+pub const SCENARIOS: &[Scenario] =
+    &[Scenario { name: "uio", run: |rounds| interrupts(rounds.parse()?) }];
 
 /// Registers of an e1000, as offsets of its BAR 0.
 const CAUSE_READ: usize = 0xc0;
@@ -23,7 +26,8 @@ const CAUSE_SET: usize = 0xc8;
 const MASK_SET: usize = 0xd0;
 const MASK_CLEAR: usize = 0xd8;
 const BAR: usize = 128 << 10;
-/// Cause "MDIO access complete": nothing but the test raises it, while the link may change by itself.
+/// Cause "MDIO access complete": nothing but the test raises it, while the link may change by
+/// itself.
 const ACCESS: u32 = 1 << 9;
 /// PCI command register, and its bit "interrupt disable".
 const COMMAND: u64 = 4;
@@ -38,7 +42,8 @@ impl Bar {
         let file = File::options().read(true).write(true).open(device.join("resource0"))?;
         let (rights, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let at = unsafe { mmap(std::ptr::null_mut(), BAR, rights, flags, &file, 0) }.context("mmap of BAR 0")?;
+        let at = unsafe { mmap(std::ptr::null_mut(), BAR, rights, flags, &file, 0) }
+            .context("mmap of BAR 0")?;
         Ok(Self(at.cast()))
     }
 
@@ -82,7 +87,8 @@ impl Card {
         Ok(Self { bar: Bar::map(device)?, config, events: open(&node)?, ever: at.join("event") })
     }
 
-    /// Takes the cause away and lets the line interrupt again, in this order: a line that is still up would interrupt at once.
+    /// Takes the cause away and lets the line interrupt again, in this order: a line that is still
+    /// up would interrupt at once.
     fn enable(&self) -> Result<()> {
         self.bar.read(CAUSE_READ);
         let mut command = [0; 2];
@@ -113,7 +119,8 @@ impl Card {
     }
 }
 
-/// Every interrupt is counted, one that was not looked at shows as a jump, and none comes while the line is off.
+/// Every interrupt is counted, one that was not looked at shows as a jump, and none comes while the
+/// line is off.
 fn interrupts(rounds: u32) -> Result<()> {
     for module in ["uio", "uio_pci_generic"] {
         kernel::load(module, "")?;
@@ -141,7 +148,10 @@ fn interrupts(rounds: u32) -> Result<()> {
     // Negative control: through a line that has not been turned on again nothing comes.
     card.bar.read(CAUSE_READ);
     card.raise();
-    ensure!(!card.comes_to(raised + 1, Duration::from_millis(200)), "an interrupt came through a line that was off");
+    ensure!(
+        !card.comes_to(raised + 1, Duration::from_millis(200)),
+        "an interrupt came through a line that was off"
+    );
     card.enable()?;
     card.raise();
     ensure!(card.comes_to(raised + 1, SOON), "the line was not turned on");

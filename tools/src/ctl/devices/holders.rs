@@ -1,11 +1,12 @@
 //! Who has which device open.
 //!
-//! Contract: found by what the system tells about open files, never by opening the device: an exclusive node that is
-//! opened for a look is taken from a broker that starts at this moment, and a driver may do something when it is closed.
+//! Contract: found by what the system tells about open files, never by opening the device: an
+//! exclusive node that is opened for a look is taken from a broker that starts at this moment, and
+//! a driver may do something when it is closed.
 
 use super::row::Holder;
+use crate::broker_query::Pending;
 use crate::ctl::doctor::machine::Machine;
-use crate::reach::Pending;
 use ringweir::Watch;
 use ringweir_proto::stats::{Snapshot, StreamFact};
 use rustix::fs::{AtFlags, CWD, Dev, FileType, StatxFlags, makedev, statx};
@@ -57,7 +58,8 @@ impl Open {
     pub fn holders(&self, device: Dev, source: &str, claims: &[Claim]) -> Vec<Holder> {
         let mut holders = self.by.get(&device).cloned().unwrap_or_default();
         for holder in &mut holders {
-            let claim = claims.iter().find(|c| c.holder.pid == holder.pid && drains(&c.source, source));
+            let claim =
+                claims.iter().find(|c| c.holder.pid == holder.pid && drains(&c.source, source));
             holder.stream = claim.and_then(|c| c.holder.stream.clone());
         }
         holders
@@ -81,13 +83,22 @@ fn drains(theirs: &str, source: &str) -> bool {
 /// What the brokers of this machine say they drain; those that do not answer say nothing.
 pub(super) fn claims() -> Vec<Claim> {
     let ask = |name: &str| Ok(Watch::attach(name)?.snapshot());
-    let asked: Vec<_> = ringweir::streams().into_iter().map(|(name, _)| (Pending::ask(&name, ask), name)).collect();
-    let answers = asked.into_iter().filter_map(|(pending, name)| Some((name, pending.wait().ok()??)));
-    answers.filter(|(_, s)| s.get(StreamFact::Ended) == 0).map(|(name, s)| claim(name, &s)).collect()
+    let asked: Vec<_> =
+        ringweir::streams().into_iter().map(|(name, _)| (Pending::ask(&name, ask), name)).collect();
+    let answers =
+        asked.into_iter().filter_map(|(pending, name)| Some((name, pending.wait().ok()??)));
+    answers
+        .filter(|(_, s)| s.get(StreamFact::Ended) == 0)
+        .map(|(name, s)| claim(name, &s))
+        .collect()
 }
 
 fn claim(name: String, snapshot: &Snapshot) -> Claim {
-    let holder = Holder { pid: snapshot.get(StreamFact::BrokerPid), command: "ringd".into(), stream: Some(name) };
+    let holder = Holder {
+        pid: snapshot.get(StreamFact::BrokerPid),
+        command: "ringd".into(),
+        stream: Some(name),
+    };
     Claim { source: snapshot.source.clone(), holder }
 }
 
@@ -113,7 +124,9 @@ mod tests {
         let me = u64::from(std::process::id());
         let full = std::fs::File::open("/dev/full").unwrap();
         let device = full.metadata().unwrap().rdev();
-        let pids = || -> Vec<u64> { Open::scan(&machine).holders(device, "x", &[]).iter().map(|h| h.pid).collect() };
+        let pids = || -> Vec<u64> {
+            Open::scan(&machine).holders(device, "x", &[]).iter().map(|h| h.pid).collect()
+        };
         assert!(pids().contains(&me));
         drop(full);
         assert!(!pids().contains(&me));
@@ -128,7 +141,13 @@ mod tests {
         assert_eq!(stream(claim_of("a", "shim:/dev/ringshim1,poll=1ms", 7)).as_deref(), Some("a"));
         assert_eq!(stream(claim_of("a", "shim:/dev/ringshim12", 7)), None);
         assert_eq!(stream(claim_of("a", "shim:/dev/ringshim1", 8)), None);
-        assert_eq!(claimants(&[claim_of("a", "shim:/dev/ringshim1", 8)], "shim:/dev/ringshim1")[0].pid, 8);
-        assert_eq!(claimants(&[claim_of("a", "shim:/dev/ringshim12", 8)], "shim:/dev/ringshim1"), []);
+        assert_eq!(
+            claimants(&[claim_of("a", "shim:/dev/ringshim1", 8)], "shim:/dev/ringshim1")[0].pid,
+            8
+        );
+        assert_eq!(
+            claimants(&[claim_of("a", "shim:/dev/ringshim12", 8)], "shim:/dev/ringshim1"),
+            []
+        );
     }
 }

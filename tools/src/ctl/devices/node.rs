@@ -1,10 +1,13 @@
-//! The node of a device in /dev: whether it is the right one, whose it is, and whether this user may open it.
+//! The node of a device in /dev: whether it is the right one, whose it is, and whether this user
+//! may open it.
 //!
 //! Contract: looks at the node, and does not open it.
 
 use super::row::{Row, State};
 use crate::ctl::doctor::machine::Machine;
-use rustix::fs::{Access, AtFlags, CWD, Dev, FileType, Stat, accessat, major, makedev, minor, stat};
+use rustix::fs::{
+    Access, AtFlags, CWD, Dev, FileType, Stat, accessat, major, makedev, minor, stat,
+};
 use std::path::{Path, PathBuf};
 
 /// A state with its words and the line that mends it.
@@ -36,7 +39,9 @@ impl Node {
     }
 
     fn is_right(&self) -> bool {
-        let this = self.stat.is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice);
+        let this = self
+            .stat
+            .is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice);
         this && self.device.is_some() && self.stat.map(|s| s.st_rdev) == self.device
     }
 
@@ -67,16 +72,29 @@ impl Node {
             let text = match self.stat {
                 None => format!("no node {}", path.display()),
                 Some(_) => {
-                    format!("{} is another thing than device {}:{}", path.display(), major(device), minor(device))
+                    format!(
+                        "{} is another thing than device {}:{}",
+                        path.display(),
+                        major(device),
+                        minor(device)
+                    )
                 }
             };
-            // Without udev, devtmpfs makes nodes; where there is neither (a container), somebody has to.
+            // Without udev, devtmpfs makes nodes; where there is neither (a container), somebody
+            // has to.
             let (major, minor, path) = (major(device), minor(device), path.display());
             let fix = format!("{sudo}rm -f {path} && {sudo}mknod -m 600 {path} c {major} {minor}");
             return Some((State::NoNode, text, self.device.map(|_| fix)));
         }
-        let may = accessat(CWD, m.at(&path.to_string_lossy()), Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS);
-        may.err().map(|_| (State::NoPermission, format!("no permission for uid {}", m.uid), Some(self.let_in(m))))
+        let may = accessat(
+            CWD,
+            m.at(&path.to_string_lossy()),
+            Access::READ_OK | Access::WRITE_OK,
+            AtFlags::EACCESS,
+        );
+        may.err().map(|_| {
+            (State::NoPermission, format!("no permission for uid {}", m.uid), Some(self.let_in(m)))
+        })
     }
 
     /// The line that lets this user open it: into its group, or the group into the node.
@@ -87,7 +105,11 @@ impl Node {
             let me = m.called("/etc/passwd", m.uid).map(|(name, _)| name);
             let in_it = me.is_some_and(|me| members.split(',').any(|member| member == me));
             // A login older than the membership does not have it.
-            let join = if in_it { String::new() } else { format!("{sudo}usermod -aG {group} \"$(id -un)\" && ") };
+            let join = if in_it {
+                String::new()
+            } else {
+                format!("{sudo}usermod -aG {group} \"$(id -un)\" && ")
+            };
             return format!("{join}newgrp {group}");
         }
         if self.class != super::shim::CLASS {

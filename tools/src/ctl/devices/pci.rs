@@ -43,8 +43,11 @@ pub(super) fn describe(m: &Machine, dir: &str, row: &mut Row) {
 /// Bytes of BAR `number`, if it has one, of memory.
 pub(super) fn bar(m: &Machine, dir: &str, number: usize) -> Option<u64> {
     let all = m.text(&format!("{dir}/resource"))?;
-    let mut fields =
-        all.lines().nth(number)?.split_whitespace().map(|f| u64::from_str_radix(f.strip_prefix("0x")?, 16).ok());
+    let mut fields = all
+        .lines()
+        .nth(number)?
+        .split_whitespace()
+        .map(|f| u64::from_str_radix(f.strip_prefix("0x")?, 16).ok());
     let (start, end, flags) = (fields.next()??, fields.next()??, fields.next()??);
     (flags & MEMORY != 0 && end > start).then(|| end - start + 1)
 }
@@ -54,7 +57,10 @@ pub(super) fn map(m: &Machine, dir: &str) -> Vec<Memory> {
     if id(m, dir).is_some_and(|id| is(&id, EDU)) {
         return vec![Memory { name: "DMA".into(), bytes: None }];
     }
-    bar(m, dir, 2).map(|bytes| Memory { name: "BAR2".into(), bytes: Some(bytes) }).into_iter().collect()
+    bar(m, dir, 2)
+        .map(|bytes| Memory { name: "BAR2".into(), bytes: Some(bytes) })
+        .into_iter()
+        .collect()
 }
 
 /// How the device with sysfs directory `dir` interrupts whoever asked for it under `name`.
@@ -71,7 +77,9 @@ pub(super) fn interrupts(m: &Machine, dir: &str, name: &str) -> Interrupts {
     let all = m.text("/proc/interrupts").unwrap_or_default();
     let taken = all.lines().filter_map(|l| {
         let (number, rest) = l.trim_start().split_once(':')?;
-        let by = |action: &str| action == name || action.strip_suffix(name).is_some_and(|front| front.ends_with(' '));
+        let by = |action: &str| {
+            action == name || action.strip_suffix(name).is_some_and(|front| front.ends_with(' '))
+        };
         rest.split(", ").any(by).then_some(number)
     });
     taken.filter_map(kind).next().unwrap_or(Interrupts::None)
@@ -93,10 +101,16 @@ fn row(m: &Machine, bus: String) -> Option<Row> {
     let mut row = match &driver {
         Some(other) => {
             let text = format!("bound to {other}");
-            Row::new(State::Bound, text, Some(as_root(m, &[&release(m, &bus, other), &take(m, &bus)])))
+            Row::new(
+                State::Bound,
+                text,
+                Some(as_root(m, &[&release(m, &bus, other), &take(m, &bus)])),
+            )
         }
         None if m.exists(DRIVER) => {
-            let text = "not bound: ringshim refused it (dmesg | grep ringshim says why) or was told to let it go";
+            let text = "not bound: ringshim refused it (dmesg | grep ringshim says why) or was \
+                told \
+                to let it go";
             Row::new(State::NotBound, text, Some(as_root(m, &[&take(m, &bus)])))
         }
         None => Row::new(State::NotBound, "not bound", Some(as_root(m, &[&take(m, &bus)]))),
@@ -110,8 +124,11 @@ fn row(m: &Machine, bus: String) -> Option<Row> {
 /// What takes a device from its driver.
 fn release(m: &Machine, bus: &str, driver: &str) -> String {
     // Whoever gave it to this driver by name has kept all others from it.
-    let held = m.text(&format!("{DEVICES}/{bus}/driver_override")).is_some_and(|t| !t.is_empty() && t != "(null)");
-    let first = if held { format!("echo > {DEVICES}/{bus}/driver_override && ") } else { String::new() };
+    let held = m
+        .text(&format!("{DEVICES}/{bus}/driver_override"))
+        .is_some_and(|t| !t.is_empty() && t != "(null)");
+    let first =
+        if held { format!("echo > {DEVICES}/{bus}/driver_override && ") } else { String::new() };
     format!("{first}echo {bus} > /sys/bus/pci/drivers/{driver}/unbind")
 }
 

@@ -1,10 +1,11 @@
 //! Looking whether a device has the register map: the one place where a node is opened.
 //!
-//! Contract: only asked for, and only of a device that nobody has open. It reads the first words through a read-only
-//! mapping and writes nothing; but a driver does when a node is opened and closed (ringshim masks the interrupt,
-//! uio_pci_generic takes DMA away), and a device of another kind may mind being read.
+//! Contract: only asked for, and only of a device that nobody has open. It reads the first words
+//! through a read-only mapping and writes nothing; but a driver does when a node is opened and
+//! closed (ringshim masks the interrupt, uio_pci_generic takes DMA away), and a device of another
+//! kind may mind being read.
 
-use ringweir_proto::fifo::{Identity, Shape};
+use ringweir_device::{Identity, Shape};
 use ringweir_proto::layout::PAGE;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -51,21 +52,23 @@ impl Drop for Page {
     }
 }
 
-/// What the device says of itself that begins `within` bytes behind `offset` of its node's mapping and has `window` bytes.
+/// What the device says of itself that begins `within` bytes behind `offset` of its node's mapping
+/// and has `window` bytes.
 ///
 /// # Errors
 /// If it does not let itself be looked at, or is no FIFO device.
 pub(super) fn look(node: &Path, offset: u64, within: u64, window: u64) -> Result<Shape, Blind> {
-    let fits = |at: &usize| at.is_multiple_of(align_of::<Identity>()) && at + size_of::<Identity>() <= PAGE;
-    let within = usize::try_from(within)
-        .ok()
-        .filter(fits)
-        .ok_or_else(|| Blind::No(format!("no FIFO device: its memory begins {within:#x} bytes into a page")))?;
+    let fits = |at: &usize| {
+        at.is_multiple_of(align_of::<Identity>()) && at + size_of::<Identity>() <= PAGE
+    };
+    let within = usize::try_from(within).ok().filter(fits).ok_or_else(|| {
+        Blind::No(format!("no FIFO device: its memory begins {within:#x} bytes into a page"))
+    })?;
     let page = Page::map(node, offset)?;
     // SAFETY: inside the mapped page, checked above.
     let at = unsafe { page.0.byte_add(within) }.cast::<Identity>();
-    // SAFETY: aligned and inside the page, which stays mapped until the end of this function; all of it is atomics, only
-    // loaded, or words that nobody writes.
+    // SAFETY: aligned and inside the page, which stays mapped until the end of this function; all
+    // of it is atomics, only loaded, or words that nobody writes.
     let identity = unsafe { at.as_ref() };
     Shape::of(identity, window).map_err(|e| Blind::No(e.to_string()))
 }

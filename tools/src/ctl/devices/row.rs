@@ -4,8 +4,8 @@
 
 use crate::stat::columns::printable;
 use comfy_table::{Table, presets};
-use ringweir_proto::fifo::Shape;
-use ringweir_proto::quantity::{Bytes, Rate};
+use ringweir_cli::quantity::{Bytes, Rate};
+use ringweir_device::Shape;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -159,13 +159,16 @@ impl Row {
             .iter()
             .map(|m| m.bytes.map_or(m.name.clone(), |bytes| format!("{} {}", m.name, Bytes(bytes))))
             .collect();
-        let rights = self
-            .mode
-            .as_ref()
-            .map(|mode| format!("{mode} {}", joined(&[&self.owner, &self.group], ":").unwrap_or_default()));
+        let rights = self.mode.as_ref().map(|mode| {
+            format!("{mode} {}", joined(&[&self.owner, &self.group], ":").unwrap_or_default())
+        });
         let mut state = self.text.clone();
         if let Some(Fifo { channels, fifo_bytes, rate, .. }) = self.fifo {
-            let rate = if rate == 0 { String::new() } else { format!(", {}", Rate::Bytes(f64::from(rate))) };
+            let rate = if rate == 0 {
+                String::new()
+            } else {
+                format!(", {}", Rate::Bytes(f64::from(rate)))
+            };
             state += &format!(" ({channels} × {}{rate})", Bytes(fifo_bytes.into()));
         }
         if let Some(fix) = &self.fix {
@@ -220,15 +223,20 @@ mod tests {
     #[test]
     fn a_device_is_one_line_whatever_is_known_of_it() {
         let bare = Row::new(State::NotBound, "not bound", Some("modprobe\nringshim".into()));
-        let fifo = Fifo { device_id: 1, channels: 2, fifo_bytes: 2048, max_datagram: 512, rate: 125_000 };
+        let fifo =
+            Fifo { device_id: 1, channels: 2, fifo_bytes: 2048, max_datagram: 512, rate: 125_000 };
         let text = table(&[ready(), Row { fifo: Some(fifo), ..ready() }, bare]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines[1],
-            "shim:/dev/ringshim0  0000:00:04.0  1af4:1110  ringshim  BAR2 1 MiB  MSI-X       crw-rw---- root:ringweir  ready"
+            "shim:/dev/ringshim0  0000:00:04.0  1af4:1110  ringshim  BAR2 1 \
+            MiB  MSI-X       crw-rw---- root:ringweir  ready"
         );
         assert!(lines[2].ends_with("  ready (2 × 2 KiB, 125 kB/s)"), "{text}");
-        assert!(lines[3].starts_with("–   ") && lines[3].ends_with("  not bound: modprobe?ringshim"), "{text}");
+        assert!(
+            lines[3].starts_with("–   ") && lines[3].ends_with("  not bound: modprobe?ringshim"),
+            "{text}"
+        );
         assert_eq!(lines.len(), 4);
     }
 

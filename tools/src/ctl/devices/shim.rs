@@ -1,6 +1,7 @@
 //! Devices that ringshim.ko has.
 //!
-//! Contract: a node is opened only when that was asked for, and then only if nobody is seen to have it.
+//! Contract: a node is opened only when that was asked for, and then only if nobody is seen to have
+//! it.
 
 use super::holders::{self, Claim, Open};
 use super::node::{Node, Verdict};
@@ -20,8 +21,11 @@ struct Device {
 }
 
 pub(super) fn rows(m: &Machine, open: &Open, claims: &[Claim], probe: bool) -> Vec<Row> {
-    let mut devices: Vec<Device> =
-        m.names("/sys/class/ringshim").into_iter().map(|name| find(m, name, open, claims)).collect();
+    let mut devices: Vec<Device> = m
+        .names("/sys/class/ringshim")
+        .into_iter()
+        .map(|name| find(m, name, open, claims))
+        .collect();
     let unseen = unseen(m, open, claims, &mut devices);
     devices.into_iter().map(|device| row(m, device, unseen, probe)).collect()
 }
@@ -35,8 +39,8 @@ fn find(m: &Machine, name: String, open: &Open, claims: &[Claim]) -> Device {
 
 /// Whether somebody who cannot be seen may have one of those that seem free.
 ///
-/// An open file holds the module, and a device has at most one: so the module's count tells any user without a look at the
-/// device. It is not there if ringshim is part of the kernel.
+/// An open file holds the module, and a device has at most one: so the module's count tells any
+/// user without a look at the device. It is not there if ringshim is part of the kernel.
 fn unseen(m: &Machine, open: &Open, claims: &[Claim], devices: &mut [Device]) -> bool {
     let count = m.number::<usize>("/sys/module/ringshim/refcnt");
     let some = |devices: &[Device]| {
@@ -65,7 +69,9 @@ fn row(m: &Machine, d: Device, unseen: bool, probe: bool) -> Row {
                 fifo = Some(shape.into());
                 ready()
             }
-            Err(Blind::Busy) => (State::Busy, "busy: drained by somebody who cannot be seen from here".into(), None),
+            Err(Blind::Busy) => {
+                (State::Busy, "busy: drained by somebody who cannot be seen from here".into(), None)
+            }
             Err(Blind::No(why)) => (State::Unusable, why, None),
         }
     } else if unseen {

@@ -1,7 +1,7 @@
 //! Devices of UIO drivers, any of which may have the register map.
 //!
-//! Contract: whether one has it can only be known by reading the device, which is done when that was asked for, and only
-//! if nobody has it open.
+//! Contract: whether one has it can only be known by reading the device, which is done when that
+//! was asked for, and only if nobody has it open.
 
 use super::holders::{Claim, Open};
 use super::node::{Node, Verdict};
@@ -33,7 +33,11 @@ fn maps(m: &Machine, name: &str) -> Vec<Map> {
     };
     let map = |name: &String| {
         let number = name.strip_prefix("map")?.parse().ok()?;
-        Some(Map { number, within: hexadecimal(name, "offset").unwrap_or(0), bytes: hexadecimal(name, "size")? })
+        Some(Map {
+            number,
+            within: hexadecimal(name, "offset").unwrap_or(0),
+            bytes: hexadecimal(name, "size")?,
+        })
     };
     let mut maps: Vec<Map> = m.names(&dir).iter().filter_map(map).collect();
     maps.sort_by_key(|map| map.number);
@@ -66,7 +70,9 @@ fn row(m: &Machine, name: &str, open: &Open, claims: &[Claim], probe: bool) -> R
     pci::describe(m, &device, &mut row);
     node.describe(m, &mut row);
     row.interrupts = Some(pci::interrupts(m, &device, row.name.as_deref().unwrap_or(name)));
-    let memory = maps.iter().map(|map| Memory { name: format!("map{}", map.number), bytes: Some(map.bytes) });
+    let memory = maps
+        .iter()
+        .map(|map| Memory { name: format!("map{}", map.number), bytes: Some(map.bytes) });
     Row { source: Some(source), memory: memory.collect(), held_by: holders, fifo, ..row }
 }
 
@@ -82,7 +88,9 @@ fn look(m: &Machine, node: &Node, maps: &[Map], fifo: &mut Option<Fifo>) -> Verd
                 *fifo = Some(shape.into());
                 return (State::Ready, format!("ready: register map in map{}", map.number), None);
             }
-            Err(Blind::Busy) => return (State::Busy, "busy: its driver lets one process have it".into(), None),
+            Err(Blind::Busy) => {
+                return (State::Busy, "busy: its driver lets one process have it".into(), None);
+            }
             Err(Blind::No(why)) => {
                 first.get_or_insert(format!("map{}: {why}", map.number));
             }

@@ -23,7 +23,10 @@ pub(super) fn limits(machine: &Machine, controller: &str, v1: &str, v2: &str) ->
     let mut found = Vec::new();
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
         let is_v2 = controllers.is_empty();
         if !is_v2 && !controllers.split(',').any(|c| c == controller) {
             continue;
@@ -39,7 +42,8 @@ pub(super) fn limits(machine: &Machine, controller: &str, v1: &str, v2: &str) ->
         });
         let Some(top) = mounted else { continue };
         let file = if is_v2 { v2 } else { v1 };
-        // In a container the path is that of the host, and not to be found: its own top is all there is.
+        // In a container the path is that of the host, and not to be found: its own top is all
+        // there is.
         let mut below = path.trim_end_matches('/');
         if below.contains("..") || !machine.exists(&format!("{top}{below}")) {
             below = "";

@@ -1,4 +1,5 @@
-//! What the checks look at: files below one root, this process's limits and capabilities, and what is asked of the machine.
+//! What the checks look at: files below one root, this process's limits and capabilities, and what
+//! is asked of the machine.
 //!
 //! Contract: reads only; a file that is not there or cannot be read is `None`, never a value.
 
@@ -68,7 +69,8 @@ impl Machine {
     /// Names in a directory, sorted.
     pub fn names(&self, path: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.at(path)).into_iter().flatten().flatten();
-        let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> =
+            entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
@@ -79,7 +81,8 @@ impl Machine {
         all.lines().find_map(|line| {
             let mut fields = line.splitn(4, ':');
             let name = fields.next()?;
-            (fields.nth(1)?.parse() == Ok(id)).then(|| (name.to_owned(), fields.next().unwrap_or_default().to_owned()))
+            (fields.nth(1)?.parse() == Ok(id))
+                .then(|| (name.to_owned(), fields.next().unwrap_or_default().to_owned()))
         })
     }
 
@@ -96,7 +99,9 @@ impl Machine {
     /// Soft and hard limit by its name in /proc/self/limits; none is `u64::MAX`.
     pub fn limit(&self, name: &str) -> Option<(u64, u64)> {
         let line = self.limits.lines().find_map(|l| l.strip_prefix(name))?;
-        let mut values = line.split_whitespace().map(|v| if v == "unlimited" { Ok(u64::MAX) } else { v.parse() });
+        let mut values = line
+            .split_whitespace()
+            .map(|v| if v == "unlimited" { Ok(u64::MAX) } else { v.parse() });
         Some((values.next()?.ok()?, values.next()?.ok()?))
     }
 

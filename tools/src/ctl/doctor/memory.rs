@@ -1,20 +1,27 @@
-//! Where rings live and what may take them away: /dev/shm, limits of control groups, systemd-logind, huge pages.
+//! Where rings live and what may take them away: /dev/shm, limits of control groups,
+//! systemd-logind, huge pages.
 
 use super::cgroup::limits;
 use super::machine::Machine;
 use super::{Found, fail, ok, warn};
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 
 const SHM: &str = "/dev/shm";
 
 pub(super) fn shared_memory(m: &Machine) -> Vec<Found> {
     let mounts = m.text("/proc/self/mounts").unwrap_or_default();
     // The last mount on a place is the one that is seen.
-    let mount = mounts.lines().rev().map(|l| l.split(' ').collect::<Vec<_>>()).find(|f| f.get(1) == Some(&SHM));
+    let mount = mounts
+        .lines()
+        .rev()
+        .map(|l| l.split(' ').collect::<Vec<_>>())
+        .find(|f| f.get(1) == Some(&SHM));
     let Some([_, _, kind, options, ..]) = mount.as_deref() else {
         let fix = format!("{}mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs {SHM}", m.sudo());
         return vec![fail(
-            format!("{SHM} is no file system of its own: rings would lie on a disk or find no room"),
+            format!(
+                "{SHM} is no file system of its own: rings would lie on a disk or find no room"
+            ),
             fix,
         )];
     };
@@ -45,9 +52,16 @@ pub(super) fn shared_memory(m: &Machine) -> Vec<Found> {
             format!("{}mount -o remount,size={size} {SHM}", m.sudo()),
         ));
     } else if found.is_empty() {
-        let remark =
-            if all == 64 << 20 { " (64 MiB is the default of containers: --shm-size enlarges it)" } else { "" };
-        found.push(ok(format!("{SHM} has {} free, rings take {}{remark}", Bytes(free), Bytes(m.ring))));
+        let remark = if all == 64 << 20 {
+            " (64 MiB is the default of containers: --shm-size enlarges it)"
+        } else {
+            ""
+        };
+        found.push(ok(format!(
+            "{SHM} has {} free, rings take {}{remark}",
+            Bytes(free),
+            Bytes(m.ring)
+        )));
     }
     found
 }
@@ -63,7 +77,8 @@ pub(super) fn memory_limit(m: &Machine) -> Vec<Found> {
             .unwrap_or(0);
         // File pages nobody has used lately are given up before anything is killed.
         let stat = m.text(&format!("{}/memory.stat", limit.dir)).unwrap_or_default();
-        let figure = |key: &str| stat.lines().find_map(|l| l.strip_prefix(key)?.trim().parse::<u64>().ok());
+        let figure =
+            |key: &str| stat.lines().find_map(|l| l.strip_prefix(key)?.trim().parse::<u64>().ok());
         let idle = figure("total_inactive_file ").or(figure("inactive_file ")).unwrap_or(0);
         let free = most.saturating_sub(used.saturating_sub(idle));
         if tightest.as_ref().is_none_or(|t| free < t.0) {
@@ -76,7 +91,8 @@ pub(super) fn memory_limit(m: &Machine) -> Vec<Found> {
             let fix = if v2 { m.write_line("max", &path) } else { m.write_line("-1", &path) };
             vec![fail(
                 format!(
-                    "{path} allows {}, of which {} are free, rings take {}: the kernel kills the broker",
+                    "{path} allows {}, of which {} are free, rings take {}: the kernel kills the \
+                    broker",
                     Bytes(most),
                     Bytes(free),
                     Bytes(m.ring)
@@ -88,7 +104,8 @@ pub(super) fn memory_limit(m: &Machine) -> Vec<Found> {
     }
 }
 
-/// What logind's configuration says: the last word counts, drop-ins come by name whatever directory they lie in.
+/// What logind's configuration says: the last word counts, drop-ins come by name whatever directory
+/// they lie in.
 fn says_remove_ipc(m: &Machine) -> (bool, String) {
     let mut said = (true, "its default".to_owned());
     let mut take = |path: &str| {
@@ -97,10 +114,14 @@ fn says_remove_ipc(m: &Machine) -> (bool, String) {
             if line.starts_with('[') {
                 section = line.into();
             }
-            let value = line.strip_prefix("RemoveIPC").and_then(|l| l.trim_start().strip_prefix('='));
+            let value =
+                line.strip_prefix("RemoveIPC").and_then(|l| l.trim_start().strip_prefix('='));
             if let Some(value) = value.filter(|_| section == "[Login]") {
-                said =
-                    (["1", "yes", "y", "true", "t", "on"].contains(&value.trim().to_lowercase().as_str()), path.into());
+                said = (
+                    ["1", "yes", "y", "true", "t", "on"]
+                        .contains(&value.trim().to_lowercase().as_str()),
+                    path.into(),
+                );
             }
         }
     };
@@ -110,7 +131,9 @@ fn says_remove_ipc(m: &Machine) -> (bool, String) {
     }
     let mut drops: Vec<(String, &str)> = Vec::new();
     for root in roots {
-        for name in m.names(&format!("{root}/logind.conf.d")).into_iter().filter(|n| n.ends_with(".conf")) {
+        for name in
+            m.names(&format!("{root}/logind.conf.d")).into_iter().filter(|n| n.ends_with(".conf"))
+        {
             // The same name in a directory before hides it.
             if !drops.iter().any(|(n, _)| *n == name) {
                 drops.push((name, root));
@@ -124,7 +147,10 @@ fn says_remove_ipc(m: &Machine) -> (bool, String) {
 
 pub(super) fn remove_ipc(m: &Machine) -> Vec<Found> {
     if m.uid < 1000 {
-        return vec![ok(format!("systemd-logind leaves the rings of system users alone (uid {})", m.uid))];
+        return vec![ok(format!(
+            "systemd-logind leaves the rings of system users alone (uid {})",
+            m.uid
+        ))];
     }
     if !m.exists("/run/systemd/seats") {
         return vec![ok("no systemd-logind runs here")];
@@ -135,9 +161,13 @@ pub(super) fn remove_ipc(m: &Machine) -> Vec<Found> {
     }
     let dir = "/etc/systemd/logind.conf.d";
     vec![warn(
-        format!("RemoveIPC=yes ({by}): when uid {} has logged out, logind removes its rings from {SHM}", m.uid),
         format!(
-            "sudo mkdir -p {dir} && printf '[Login]\\nRemoveIPC=no\\n' | sudo tee {dir}/zz-ringweir.conf && \
+            "RemoveIPC=yes ({by}): when uid {} has logged out, logind removes its rings from {SHM}",
+            m.uid
+        ),
+        format!(
+            "sudo mkdir -p {dir} && printf '[Login]\\nRemoveIPC=no\\n' | sudo tee \
+            {dir}/zz-ringweir.conf && \
              sudo systemctl restart systemd-logind"
         ),
     )]
@@ -146,9 +176,12 @@ pub(super) fn remove_ipc(m: &Machine) -> Vec<Found> {
 pub(super) fn huge_pages(m: &Machine) -> Vec<Found> {
     let info = m.text("/proc/meminfo").unwrap_or_default();
     let figure = |key: &str| -> Option<u64> {
-        info.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
+        info.lines().find_map(|l| {
+            l.strip_prefix(key)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok()
+        })
     };
-    let (size, free) = (figure("Hugepagesize").unwrap_or(0) << 10, figure("HugePages_Free").unwrap_or(0));
+    let (size, free) =
+        (figure("Hugepagesize").unwrap_or(0) << 10, figure("HugePages_Free").unwrap_or(0));
     let reserved = figure("HugePages_Rsvd").unwrap_or(0);
     let free = free.saturating_sub(reserved);
     let shmem = m.text("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
@@ -160,14 +193,17 @@ pub(super) fn huge_pages(m: &Machine) -> Vec<Found> {
     let need = m.ring.div_ceil(size);
     if !m.hugepages || free >= need {
         return vec![ok(format!(
-            "{free} huge pages of {} are free, rings take {need} with --hugepages; transparent ones for shared memory: {shmem}",
+            "{free} huge pages of {} are free, rings take {need} with --hugepages; transparent \
+            ones \
+            for shared memory: {shmem}",
             Bytes(size)
         ))];
     }
     let all = figure("HugePages_Total").unwrap_or(0) + need - free;
     vec![warn(
         format!(
-            "{free} huge pages of {} are free and rings take {need}: ringd --hugepages falls back to small ones",
+            "{free} huge pages of {} are free and rings take {need}: ringd --hugepages falls back \
+            to small ones",
             Bytes(size)
         ),
         format!("{}sysctl -w vm.nr_hugepages={all}", m.sudo()),

@@ -1,7 +1,9 @@
-//! `ringctl doctor`: whether this machine, and a running stream, are fit; and if not, the line that makes them so.
+//! `ringctl doctor`: whether this machine, and a running stream, are fit; and if not, the line that
+//! makes them so.
 //!
-//! Contract: a check is one function and one line in [`CHECKS`] or [`stream::CHECKS`]. It only looks. What it cannot see it
-//! says, and never calls good. Every warning and failure carries the exact line that removes it.
+//! Contract: a check is one function and one line in [`CHECKS`] or [`stream::CHECKS`]. It only
+//! looks. What it cannot see it says, and never calls good. Every warning and failure carries the
+//! exact line that removes it.
 
 mod cgroup;
 pub(super) mod machine;
@@ -17,7 +19,7 @@ use crate::stat::columns::printable;
 use crate::stat::json;
 use clap::Args;
 use machine::Machine;
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +28,8 @@ use std::time::Duration;
 pub(super) struct Options {
     /// Look at this running stream too: its pump, its memory, its readers
     stream: Option<String>,
-    /// Memory that the rings of one broker are to take, all together [default: what a ring of default size takes]
+    /// Memory that the rings of one broker are to take, all together [default: what a ring of
+    /// default size takes]
     #[arg(long, value_name = "SIZE")]
     ring: Option<Bytes>,
     /// Readers that are to attach at a time
@@ -44,26 +47,35 @@ pub(super) struct Options {
     /// How long the pump of a stream is watched for page faults, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 1.0, value_parser = window)]
     window: f64,
-    /// Read /proc, /sys, /etc, /run and /dev below this directory: another system's tree, or a planted one
+    /// Read /proc, /sys, /etc, /run and /dev below this directory: another system's tree, or a
+    /// planted one
     #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
     root: PathBuf,
 }
 
 fn window(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "a number of seconds, such as 1 or 0.5".to_string())?;
-    if (0.1..=60.0).contains(&seconds) { Ok(seconds) } else { Err("must be 0.1 to 60 seconds".into()) }
+    let seconds: f64 =
+        text.parse().map_err(|_| "a number of seconds, such as 1 or 0.5".to_string())?;
+    if (0.1..=60.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("must be 0.1 to 60 seconds".into())
+    }
 }
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  ringctl doctor                               is this machine fit for a broker of this user, started from this shell?
+  ringctl doctor                               is this machine fit for a broker of this user, \
+  started from this shell?
   ringctl doctor --ring 1GiB --readers 200     … for rings of this size
   ringctl doctor daq0                          … and how is this stream doing?
   ringctl doctor --json | jq -r 'select(.state!=\"ok\")|.fix'
 
-Each finding is ok, warn (it works, with a limit that is said) or fail (it will not work); under warn and fail stands the line
+Each finding is ok, warn (it works, with a limit that is said) or fail (it will not work); under \
+warn and fail stands the line
 that mends it. Limits are those of the shell it is run from.
-Exit status: 0 all ok or only warnings; 1 a failure, with --strict also a warning, or an error; 2 wrong usage.";
+Exit status: 0 all ok or only warnings; 1 a failure, with --strict also a warning, or an error; 2 \
+wrong usage.";
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -125,7 +137,8 @@ const CHECKS: &[Check] = &[
 ];
 
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
-    let machine = Machine::new(&options.root, options.ring.map(|b| b.0), options.readers, options.hugepages);
+    let machine =
+        Machine::new(&options.root, options.ring.map(|b| b.0), options.readers, options.hugepages);
     let mut findings = Vec::new();
     for Check(name, look) in CHECKS {
         findings.extend(look(&machine).into_iter().map(|found| named(name, found)));
@@ -136,12 +149,16 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
             findings.extend(look(&seen, &machine).into_iter().map(|found| named(check, found)));
         }
     }
-    let text = if options.json { findings.iter().map(json::line).collect() } else { words(&findings) };
+    let text =
+        if options.json { findings.iter().map(json::line).collect() } else { words(&findings) };
     output::put(&text)?;
     let count = |state| findings.iter().filter(|f| f.state == state).count();
     let (warnings, failures) = (count(State::Warn), count(State::Fail));
     if !options.json {
-        eprintln!("ringctl: {} ok, {warnings} to be warned of, {failures} failed", count(State::Ok));
+        eprintln!(
+            "ringctl: {} ok, {warnings} to be warned of, {failures} failed",
+            count(State::Ok)
+        );
     }
     Ok(failures == 0 && !(options.strict && warnings > 0))
 }
@@ -173,7 +190,8 @@ mod tests {
 
     #[test]
     fn every_check_has_a_name_of_its_own() {
-        let mut names: Vec<_> = CHECKS.iter().map(|c| c.0).chain(stream::CHECKS.iter().map(|c| c.0)).collect();
+        let mut names: Vec<_> =
+            CHECKS.iter().map(|c| c.0).chain(stream::CHECKS.iter().map(|c| c.0)).collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();

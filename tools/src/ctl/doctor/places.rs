@@ -1,10 +1,11 @@
-//! Run directories and what lies in them: can a broker make its socket, may this user attach, is there waste.
+//! Run directories and what lies in them: can a broker make its socket, may this user attach, is
+//! there waste.
 
 use super::machine::Machine;
 use super::{Found, State, fail, ok, warn};
+use crate::broker_query::Pending;
 use crate::ctl::gc::{Action, Sweep};
 use crate::process::Process;
-use crate::reach::Pending;
 use ringweir::Error;
 use ringweir_proto::control::Reason;
 use ringweir_proto::os::{paths, socket};
@@ -14,23 +15,36 @@ use std::path::Path;
 
 pub(super) fn run_directory(m: &Machine) -> Vec<Found> {
     let dirs = paths::search_dirs();
-    let may = |dir: &Path| rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok() && dir.is_dir();
+    let may = |dir: &Path| {
+        rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok() && dir.is_dir()
+    };
     for dir in &dirs {
         if may(dir) {
-            return vec![ok(format!("brokers of uid {} make their sockets in {}", m.uid, dir.display()))];
+            return vec![ok(format!(
+                "brokers of uid {} make their sockets in {}",
+                m.uid,
+                dir.display()
+            ))];
         }
         if !dir.exists() && dir.parent().is_some_and(may) {
-            return vec![ok(format!("{} does not exist yet, and ringd can make it", dir.display()))];
+            return vec![ok(format!(
+                "{} does not exist yet, and ringd can make it",
+                dir.display()
+            ))];
         }
     }
     let Some(dir) = dirs.last() else { return Vec::new() };
     let shown = dir.display();
     let (what, fix) = match std::fs::metadata(dir) {
-        Ok(meta) if meta.is_dir() => {
-            (format!("cannot be written by uid {}", m.uid), format!("{}chown {} {shown}", m.sudo(), m.uid))
-        }
+        Ok(meta) if meta.is_dir() => (
+            format!("cannot be written by uid {}", m.uid),
+            format!("{}chown {} {shown}", m.sudo(), m.uid),
+        ),
         Ok(_) => ("is not a directory".into(), format!("{}rm {shown}", m.sudo())),
-        Err(_) => ("does not exist and cannot be made".into(), format!("{}install -d -o {} {shown}", m.sudo(), m.uid)),
+        Err(_) => (
+            "does not exist and cannot be made".into(),
+            format!("{}install -d -o {} {shown}", m.sudo(), m.uid),
+        ),
     };
     vec![fail(format!("{shown} {what}: ringd finds no place for its sockets"), fix)]
 }
@@ -39,7 +53,10 @@ pub(super) fn leftovers(m: &Machine) -> Vec<Found> {
     let found = Sweep { dry: true, uid: Some(m.uid), dirs: paths::search_dirs() }.run();
     let dead: Vec<_> = found.iter().filter(|f| f.action == Action::WouldRemove).collect();
     let Some(first) = dead.first() else { return vec![ok("brokers that died have left nothing")] };
-    vec![warn(format!("{} things that dead brokers left, such as {}", dead.len(), first.path.display()), "ringctl gc")]
+    vec![warn(
+        format!("{} things that dead brokers left, such as {}", dead.len(), first.path.display()),
+        "ringctl gc",
+    )]
 }
 
 pub(super) fn sockets(m: &Machine) -> Vec<Found> {
@@ -72,20 +89,28 @@ pub(super) fn sockets(m: &Machine) -> Vec<Found> {
         });
     }
     if found.is_empty() {
-        let text =
-            if fit == 0 { "no stream is running".into() } else { format!("this user may attach to all {fit} streams") };
+        let text = if fit == 0 {
+            "no stream is running".into()
+        } else {
+            format!("this user may attach to all {fit} streams")
+        };
         found.push(ok(text));
     }
     found
 }
 
-/// The line that lets this user connect to a socket: into its group, if a group of its own keeps others out.
+/// The line that lets this user connect to a socket: into its group, if a group of its own keeps
+/// others out.
 fn let_in(m: &Machine, path: &Path) -> String {
     let meta = std::fs::metadata(path).ok().filter(|s| s.mode() & 0o020 != 0 && s.gid() != 0);
     let group = meta.and_then(|s| Some(m.called("/etc/group", s.gid())?.0));
     match group {
         Some(group) => format!("sudo usermod -aG {group} \"$(id -un)\" && newgrp {group}"),
-        None => format!("ringd run --group \"$(id -gn)\" …   # or: sudo setfacl -m u:{}:rw {}", m.uid, path.display()),
+        None => format!(
+            "ringd run --group \"$(id -gn)\" …   # or: sudo setfacl -m u:{}:rw {}",
+            m.uid,
+            path.display()
+        ),
     }
 }
 

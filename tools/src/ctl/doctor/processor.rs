@@ -20,19 +20,25 @@ pub(super) fn throttling(m: &Machine) -> Vec<Found> {
         return vec![ok("this kernel does not throttle real-time threads")];
     };
     if runtime < 0 || runtime >= period {
-        return vec![ok(format!("real-time threads are not throttled (kernel.sched_rt_runtime_us = {runtime})"))];
+        return vec![ok(format!(
+            "real-time threads are not throttled (kernel.sched_rt_runtime_us = {runtime})"
+        ))];
     }
-    // Newer kernels throttle only where real time is rationed by groups; elsewhere a server for ordinary threads does it.
+    // Newer kernels throttle only where real time is rationed by groups; elsewhere a server for
+    // ordinary threads does it.
     let by_group = !limits(m, "cpu", "cpu.rt_runtime_us", "cpu.rt_runtime_us").is_empty();
     if release(m).is_some_and(|r| r >= FAIR_SERVER) && !by_group {
         let server = "/sys/kernel/debug/sched/fair_server";
         let cpus = m.names(server);
-        let serves = |cpu: &String| m.number::<u64>(&format!("{server}/{cpu}/runtime")).is_none_or(|ns| ns > 0);
+        let serves = |cpu: &String| {
+            m.number::<u64>(&format!("{server}/{cpu}/runtime")).is_none_or(|ns| ns > 0)
+        };
         if !cpus.is_empty() && !cpus.iter().any(serves) {
             return vec![ok("real-time threads are not throttled (the fair servers are off)")];
         }
         return vec![warn(
-            "ordinary threads that starve get 50 ms of each second (fair server): ringd --spin at real time may stall so \
+            "ordinary threads that starve get 50 ms of each second (fair server): ringd --spin at \
+            real time may stall so \
              long; without --spin it does not matter",
             format!("{}sh -c 'for f in {server}/cpu*/runtime; do echo 0 > $f; done'", m.sudo()),
         )];
@@ -40,7 +46,8 @@ pub(super) fn throttling(m: &Machine) -> Vec<Found> {
     let stall = (period - runtime) as f64 * 1e3 / period as f64;
     vec![warn(
         format!(
-            "real-time throttling is on (kernel.sched_rt_runtime_us = {runtime}): ringd --spin at real time may stall \
+            "real-time throttling is on (kernel.sched_rt_runtime_us = {runtime}): ringd --spin at \
+            real time may stall \
              {stall:.0} ms in each second; without --spin it does not matter"
         ),
         format!("{}sysctl -w kernel.sched_rt_runtime_us=-1", m.sudo()),
@@ -49,7 +56,9 @@ pub(super) fn throttling(m: &Machine) -> Vec<Found> {
 
 pub(super) fn real_time_group(m: &Machine) -> Vec<Found> {
     let groups = limits(m, "cpu", "cpu.rt_runtime_us", "cpu.rt.max");
-    let Some(first) = groups.iter().find(|l| !l.v2) else { return vec![ok("no control group rations real time")] };
+    let Some(first) = groups.iter().find(|l| !l.v2) else {
+        return vec![ok("no control group rations real time")];
+    };
     if first.value != "0" {
         return vec![ok(format!("control group grants {} µs of real time a period", first.value))];
     }
@@ -64,21 +73,30 @@ pub(super) fn cpu_limit(m: &Machine) -> Vec<Found> {
         let (quota, period) = match limit.value.split_once(' ') {
             Some((quota, period)) => (quota.to_owned(), period.to_owned()),
             None => {
-                let period = m.text(&format!("{}/cpu.cfs_period_us", limit.dir)).unwrap_or_default();
+                let period =
+                    m.text(&format!("{}/cpu.cfs_period_us", limit.dir)).unwrap_or_default();
                 (limit.value.clone(), period)
             }
         };
-        let (Ok(quota), Ok(period)) = (quota.parse::<f64>(), period.parse::<f64>()) else { continue };
+        let (Ok(quota), Ok(period)) = (quota.parse::<f64>(), period.parse::<f64>()) else {
+            continue;
+        };
         if quota <= 0.0 || period <= 0.0 {
             continue;
         }
         let text = format!(
-            "{} allows {:.2} processors: threads of ordinary class are stopped for the rest of each {:.0} ms when that is used up",
+            "{} allows {:.2} processors: threads of ordinary class are stopped for the rest of \
+            each \
+            {:.0} ms when that is used up",
             limit.path,
             quota / period,
             period / 1e3
         );
-        let fix = if limit.v2 { m.write_line("max", &limit.path) } else { m.write_line("-1", &limit.path) };
+        let fix = if limit.v2 {
+            m.write_line("max", &limit.path)
+        } else {
+            m.write_line("-1", &limit.path)
+        };
         return vec![warn(text, fix)];
     }
     vec![ok("no control group limits processor time")]
@@ -99,8 +117,13 @@ pub(super) fn processors(m: &Machine) -> Vec<Found> {
     match (count(allowed), count(&online)) {
         (0, _) => vec![ok("the processors this process may use are not shown")],
         (1, online) if online > 1 => vec![warn(
-            format!("may only use processor {allowed} of {online}: pump and readers take turns on it"),
-            format!("taskset -pc {} $$", m.text("/sys/devices/system/cpu/online").unwrap_or_default()),
+            format!(
+                "may only use processor {allowed} of {online}: pump and readers take turns on it"
+            ),
+            format!(
+                "taskset -pc {} $$",
+                m.text("/sys/devices/system/cpu/online").unwrap_or_default()
+            ),
         )],
         (1, _) => vec![ok("one processor is all there is: pump and readers take turns on it")],
         (n, online) => vec![ok(format!("may use {n} of {online} processors ({allowed})"))],
@@ -109,8 +132,10 @@ pub(super) fn processors(m: &Machine) -> Vec<Found> {
 
 pub(super) fn governor(m: &Machine) -> Vec<Found> {
     let cpus = "/sys/devices/system/cpu";
-    let is_cpu =
-        |n: &String| n.strip_prefix("cpu").is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
+    let is_cpu = |n: &String| {
+        n.strip_prefix("cpu")
+            .is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
+    };
     let slow: Vec<(String, String)> = m
         .names(cpus)
         .into_iter()
@@ -118,10 +143,14 @@ pub(super) fn governor(m: &Machine) -> Vec<Found> {
         .filter_map(|cpu| Some((m.text(&format!("{cpus}/{cpu}/cpufreq/scaling_governor"))?, cpu)))
         .filter(|(governor, _)| governor != "performance")
         .collect();
-    let Some((governor, cpu)) = slow.first() else { return vec![ok("no processor changes its frequency by load")] };
+    let Some((governor, cpu)) = slow.first() else {
+        return vec![ok("no processor changes its frequency by load")];
+    };
     vec![warn(
         format!(
-            "{cpu} and {} others run by governor {governor}: the first datagrams after a pause take longer",
+            "{cpu} and {} others run by governor {governor}: the first datagrams after a pause \
+            take \
+            longer",
             slow.len() - 1
         ),
         m.write_line("performance", &format!("{cpus}/cpu*/cpufreq/scaling_governor")),
@@ -136,7 +165,10 @@ pub(super) fn clock(m: &Machine) -> Vec<Found> {
     if !["hpet", "acpi_pm", "jiffies", "refined-jiffies", "pit"].contains(&current.as_str()) {
         return vec![ok(format!("clock source {current} is read without a system call"))];
     }
-    let text = format!("clock source {current}: each look at the clock is a slow system call, one for each datagram");
+    let text = format!(
+        "clock source {current}: each look at the clock is a slow system call, one for each \
+        datagram"
+    );
     let available = m.text(&format!("{dir}/available_clocksource")).unwrap_or_default();
     let fix = match available.split_whitespace().any(|c| c == "tsc") {
         true => m.write_line("tsc", &format!("{dir}/current_clocksource")),
@@ -151,7 +183,8 @@ pub(super) fn preemption(m: &Machine) -> Vec<Found> {
     if m.text("/sys/kernel/realtime").as_deref() == Some("1") || version.contains("PREEMPT_RT") {
         return vec![ok("real-time kernel (PREEMPT_RT)")];
     }
-    vec![ok("no real-time kernel: fine down to about a millisecond; below that boot one with PREEMPT_RT")]
+    vec![ok("no real-time kernel: fine down to about a millisecond; below that boot one with \
+        PREEMPT_RT")]
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! What this user may do: lock memory, run at real time, open files, capture packets, have large socket buffers.
+//! What this user may do: lock memory, run at real time, open files, capture packets, have large
+//! socket buffers.
 
 use super::machine::{Capability, Machine};
 use super::{Found, ok, warn};
-use ringweir_proto::quantity::Bytes;
+use ringweir_cli::quantity::Bytes;
 use std::path::Path;
 
 /// Priority that the documentation launches brokers with.
@@ -27,7 +28,8 @@ pub(super) fn locked_memory(m: &Machine) -> Vec<Found> {
         return vec![ok(format!("may lock {}, rings take {}", shown(soft), Bytes(need)))];
     }
     let text = format!(
-        "may lock {} and rings take {}: they can be swapped out, and the pump then waits for the disk",
+        "may lock {} and rings take {}: they can be swapped out, and the pump then waits for the \
+        disk",
         shown(soft),
         Bytes(need)
     );
@@ -45,13 +47,18 @@ pub(super) fn real_time(m: &Machine) -> Vec<Found> {
         return vec![ok("may run at real time (CAP_SYS_NICE)")];
     }
     let Some((soft, hard)) = m.limit("Max realtime priority") else {
-        return vec![warn("the limit of real-time priority cannot be read", "mount -t proc proc /proc")];
+        return vec![warn(
+            "the limit of real-time priority cannot be read",
+            "mount -t proc proc /proc",
+        )];
     };
     if soft >= PRIORITY {
         return vec![ok(format!("may run at real-time priorities up to {soft}"))];
     }
     let text = format!(
-        "chrt -f {PRIORITY} ringd … is refused (highest real-time priority: {soft}): a busy machine delays the pump"
+        "chrt -f {PRIORITY} ringd … is refused (highest real-time priority: {soft}): a busy \
+        machine \
+        delays the pump"
     );
     let fix = if hard >= PRIORITY {
         format!("ulimit -r {PRIORITY}")
@@ -62,26 +69,34 @@ pub(super) fn real_time(m: &Machine) -> Vec<Found> {
 }
 
 pub(super) fn open_files(m: &Machine) -> Vec<Found> {
-    // Socket, wake and doze bell of each reader, what broker and stream hold themselves, and connections that only look or
-    // say nothing. ringd takes the hard limit.
+    // Socket, wake and sleep request of each reader, what broker and stream hold themselves, and
+    // connections that only look or say nothing. ringd takes the hard limit.
     let need = m.readers * 3 + 32 + 768;
     match m.limit("Max open files") {
         Some((_, hard)) if hard >= need => {
             vec![ok(format!("{hard} open files are possible, {} readers take {need}", m.readers))]
         }
         Some((_, hard)) => vec![warn(
-            format!("only {hard} open files are possible and {} readers take {need}: the last are refused", m.readers),
+            format!(
+                "only {hard} open files are possible and {} readers take {need}: the last are \
+                refused",
+                m.readers
+            ),
             format!("{}prlimit --pid $$ --nofile={need}:{need}", m.sudo()),
         )],
         None => vec![warn("the limit of open files cannot be read", "mount -t proc proc /proc")],
     }
 }
 
-/// Whether a program gets a capability by its file: `struct vfs_cap_data`, whose second word holds the permitted ones.
+/// Whether a program gets a capability by its file: `struct vfs_cap_data`, whose second word holds
+/// the permitted ones.
 fn has_file_capability(path: &Path, of: Capability) -> bool {
     let mut data = [0; 24];
-    let Ok(len) = rustix::fs::getxattr(path, "security.capability", &mut data) else { return false };
-    let permitted = data[..len].get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let Ok(len) = rustix::fs::getxattr(path, "security.capability", &mut data) else {
+        return false;
+    };
+    let permitted =
+        data[..len].get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
     permitted >> of as u32 & 1 == 1
 }
 
@@ -90,7 +105,10 @@ pub(super) fn packet_capture(m: &Machine) -> Vec<Found> {
         return vec![ok("may capture packets (CAP_NET_RAW)")];
     }
     if let Some(ringd) = m.program("ringd").filter(|p| has_file_capability(p, Capability::NetRaw)) {
-        return vec![ok(format!("{} may capture packets (a capability of the file)", ringd.display()))];
+        return vec![ok(format!(
+            "{} may capture packets (a capability of the file)",
+            ringd.display()
+        ))];
     }
     vec![warn(
         "no CAP_NET_RAW: packet: sources are refused, all others work",
@@ -109,7 +127,8 @@ pub(super) fn receive_buffers(m: &Machine) -> Vec<Found> {
         }
         Some(most) => vec![warn(
             format!(
-                "udp: sources get receive buffers of {} and ask for {}: bursts are dropped by the kernel (and counted)",
+                "udp: sources get receive buffers of {} and ask for {}: bursts are dropped by the \
+                kernel (and counted)",
                 Bytes(most),
                 Bytes(RECEIVE_BUFFER)
             ),

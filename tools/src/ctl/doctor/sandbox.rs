@@ -1,7 +1,8 @@
 //! Whether the broker of a stream has given up what it does not need.
 //!
-//! Contract: what the kernel shows of each thread is believed before what the broker says; landlock alone the kernel does not
-//! show, so there the broker's start message counts, and is named as its word.
+//! Contract: what the kernel shows of each thread is believed before what the broker says; landlock
+//! alone the kernel does not show, so there the broker's start message counts, and is named as its
+//! word.
 
 use super::machine::Machine;
 use super::stream::Seen;
@@ -19,7 +20,9 @@ struct Thread {
 
 impl Thread {
     fn parse(status: &str) -> Option<Self> {
-        let value = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
+        let value = |key: &str| {
+            status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
+        };
         Some(Self {
             no_new_privileges: value("NoNewPrivs")? == "1",
             filtered: value("Seccomp")? == "2",
@@ -30,20 +33,28 @@ impl Thread {
     /// All threads of a process; one that ends meanwhile is none any more.
     fn all(process: &Path) -> Vec<Self> {
         let tasks = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
-        tasks.filter_map(|t| Self::parse(&std::fs::read_to_string(t.path().join("status")).ok()?)).collect()
+        tasks
+            .filter_map(|t| Self::parse(&std::fs::read_to_string(t.path().join("status")).ok()?))
+            .collect()
     }
 }
 
 /// What the start message says: "confined: …" or "not confined …".
 fn word(summary: &str) -> Option<&str> {
-    summary.split("; ").map(str::trim).find(|part| part.starts_with("confined:") || part.starts_with("not confined"))
+    summary
+        .split("; ")
+        .map(str::trim)
+        .find(|part| part.starts_with("confined:") || part.starts_with("not confined"))
 }
 
 pub(super) fn sandbox(seen: &Seen, m: &Machine) -> Vec<Found> {
     let pid = seen.broker();
     let threads = Thread::all(Path::new(&format!("/proc/{pid}")));
     if threads.is_empty() {
-        let text = format!("the broker (pid {pid}) cannot be seen from here: another user's, or of another container");
+        let text = format!(
+            "the broker (pid {pid}) cannot be seen from here: another user's, or of another \
+            container"
+        );
         return vec![warn(text, format!("{}ringctl doctor {}", m.sudo(), seen.name()))];
     }
     vec![judge(&threads, seen.summary(), pid)]
@@ -68,21 +79,29 @@ fn judge(threads: &[Thread], summary: &str, pid: u64) -> Found {
     let kept = threads.iter().fold(0, |all, t| all | t.capabilities);
     if word.starts_with("not confined") {
         // What the others follow from.
-        let text = format!("the broker (pid {pid}) was started with --no-sandbox and keeps all rights of its user");
+        let text = format!(
+            "the broker (pid {pid}) was started with --no-sandbox and keeps all rights of its user"
+        );
         return warn(text, "ringd …   # start it again without --no-sandbox");
     }
     if !open.is_empty() {
         let text = format!("the broker (pid {pid}) is not shut in: {}", open.join("; "));
         return warn(
             text,
-            "uname -r   # Linux 5.13 and later have all of it; lsm= on the kernel's command line, LSM landlock",
+            "uname -r   # Linux 5.13 and later have all of it; lsm= on the kernel's command line, \
+            LSM landlock",
         );
     }
-    let kept =
-        if kept == 0 { "no capabilities".into() } else { format!("capabilities {kept:#x}, which its source needs") };
-    let landlock = word.rsplit(", ").find(|part| part.starts_with("landlock")).unwrap_or("landlock unknown");
+    let kept = if kept == 0 {
+        "no capabilities".into()
+    } else {
+        format!("capabilities {kept:#x}, which its source needs")
+    };
+    let landlock =
+        word.rsplit(", ").find(|part| part.starts_with("landlock")).unwrap_or("landlock unknown");
     ok(format!(
-        "all {all} threads of the broker are shut in: no new privileges, seccomp, {kept}; {landlock} as it says"
+        "all {all} threads of the broker are shut in: no new privileges, seccomp, {kept}; \
+        {landlock} as it says"
     ))
 }
 
@@ -96,18 +115,27 @@ mod tests {
     #[test]
     fn one_thread_that_was_left_out_is_found() {
         let good = Thread::parse(SHUT_IN).unwrap();
-        let summary = "x gen 1, prefault ok; confined: no capabilities, seccomp, landlock 7; 10 dg/s; /run/x.sock";
+        let summary = "x gen 1, prefault ok; confined: no capabilities, seccomp, landlock 7; 10 \
+            dg/s; /run/x.sock";
         let (state, text, _) = judge(&[good.clone(), good.clone()], summary, 1);
-        assert!(state == State::Ok && text.contains("all 2 threads") && text.contains("landlock 7 as"), "{text}");
+        assert!(
+            state == State::Ok && text.contains("all 2 threads") && text.contains("landlock 7 as"),
+            "{text}"
+        );
         for (bad, says) in [
             (SHUT_IN.replace("Privs:\t1", "Privs:\t0"), "may gain privileges"),
             (SHUT_IN.replace("Seccomp:\t2", "Seccomp:\t0"), "no seccomp"),
         ] {
-            let (state, text, fix) = judge(&[good.clone(), Thread::parse(&bad).unwrap()], summary, 1);
-            assert!(state == State::Warn && text.contains("1 of its 2 threads") && text.contains(says), "{text}");
+            let (state, text, fix) =
+                judge(&[good.clone(), Thread::parse(&bad).unwrap()], summary, 1);
+            assert!(
+                state == State::Warn && text.contains("1 of its 2 threads") && text.contains(says),
+                "{text}"
+            );
             assert!(fix.is_some());
         }
-        let (state, text, _) = judge(std::slice::from_ref(&good), &summary.replace("landlock 7", "NO landlock"), 1);
+        let (state, text, _) =
+            judge(std::slice::from_ref(&good), &summary.replace("landlock 7", "NO landlock"), 1);
         assert!(state == State::Warn && text.contains("no landlock"), "{text}");
         let needs = Thread { capabilities: 1 << 13, ..good.clone() };
         assert!(judge(&[good, needs], summary, 1).1.contains("0x2000"));

@@ -1,15 +1,15 @@
 //! One running stream: does its pump have what it was promised, and do its readers keep up.
 //!
-//! Contract: the broker is asked once; everything else is seen in /proc and in shared memory. Pids come from the kernel and
-//! are for looking, not for trusting.
+//! Contract: the broker is asked once; everything else is seen in /proc and in shared memory. Pids
+//! come from the kernel and are for looking, not for trusting.
 
 use super::machine::Machine;
 use super::{Found, fail, ok, warn};
+use crate::broker_query::{self, Pending};
 use crate::process::Process;
-use crate::reach::{self, Pending};
 use anyhow::Context;
 use ringweir::Watch;
-use ringweir_proto::quantity::{Bytes, Count};
+use ringweir_cli::quantity::{Bytes, Count};
 use ringweir_proto::stats::{ReaderFact, Snapshot, StreamFact};
 use std::time::{Duration, Instant};
 
@@ -50,9 +50,11 @@ impl Pump {
         // Names of threads have 15 bytes.
         let name: String = format!("pump:{stream}").chars().take(15).collect();
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-        let tid = tasks.filter_map(|t| t.file_name().to_str()?.parse::<u64>().ok()).find(|tid| {
-            std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).is_ok_and(|c| c.trim_end() == name)
-        })?;
+        let tid =
+            tasks.filter_map(|t| t.file_name().to_str()?.parse::<u64>().ok()).find(|tid| {
+                std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"))
+                    .is_ok_and(|c| c.trim_end() == name)
+            })?;
         Self::read(pid, tid)
     }
 
@@ -61,7 +63,14 @@ impl Pump {
         // Behind the name, which may hold anything; the first is field 3 of proc(5).
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
         let field = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
-        Some(Self { pid, tid, minor: field(10)?, major: field(12)?, priority: field(40)?, policy: field(41)? })
+        Some(Self {
+            pid,
+            tid,
+            minor: field(10)?,
+            major: field(12)?,
+            priority: field(40)?,
+            policy: field(41)?,
+        })
     }
 }
 
@@ -70,9 +79,10 @@ impl Seen {
     pub fn new(name: &str, window: Duration) -> anyhow::Result<Self> {
         let snapshot = Pending::ask(name, |name| Ok(Watch::attach(name)?.snapshot()))
             .wait()
-            .map_err(reach::with_unreadable)?
+            .map_err(broker_query::with_unreadable)?
             .context("its broker shows no figures yet: try again")?;
-        let described = Pending::ask(name, ringweir::describe).wait().map_err(reach::with_unreadable)?;
+        let described =
+            Pending::ask(name, ringweir::describe).wait().map_err(broker_query::with_unreadable)?;
         let pump = Pump::find(snapshot.get(StreamFact::BrokerPid), &snapshot.name);
         let began = Instant::now();
         let faults = pump.as_ref().and_then(|before| {
@@ -105,7 +115,11 @@ impl Seen {
         }
         let pid = self.snapshot.get(StreamFact::BrokerPid);
         warn(
-            format!("the pump cannot be seen from here (broker pid {pid}: another user's, or of another container)"),
+            format!(
+                "the pump cannot be seen from here (broker pid {pid}: another user's, or of \
+                another \
+                container)"
+            ),
             format!("sudo ringctl doctor {}", self.name),
         )
     }
@@ -118,7 +132,10 @@ fn class(seen: &Seen, m: &Machine) -> Vec<Found> {
         2 => ok(format!("the pump (thread {}) runs at RR/{}", pump.tid, pump.priority)),
         6 => ok(format!("the pump (thread {}) runs at DEADLINE", pump.tid)),
         _ => warn(
-            format!("the pump (thread {}) runs in the ordinary class: a busy machine delays it", pump.tid),
+            format!(
+                "the pump (thread {}) runs in the ordinary class: a busy machine delays it",
+                pump.tid
+            ),
             format!("{}chrt -f -p 60 {}", m.sudo(), pump.tid),
         ),
     }]
@@ -131,14 +148,19 @@ fn faults(seen: &Seen, m: &Machine) -> Vec<Found> {
         return vec![ok(format!("no page faults of the pump in {seconds:.1} s"))];
     }
     let text = format!(
-        "the pump takes {:.1} small and {:.1} large page faults a second, expected 0: its memory is not locked, or is being \
+        "the pump takes {:.1} small and {:.1} large page faults a second, expected 0: its memory \
+        is \
+        not locked, or is being \
          taken away",
         minor as f64 / seconds,
         major as f64 / seconds
     );
     vec![warn(
         text,
-        format!("{}swapoff -a   # and restart ringd where it may lock memory: ulimit -l unlimited", m.sudo()),
+        format!(
+            "{}swapoff -a   # and restart ringd where it may lock memory: ulimit -l unlimited",
+            m.sudo()
+        ),
     )]
 }
 
@@ -153,7 +175,8 @@ struct Mapping {
 }
 
 impl Mapping {
-    /// The ring of `stream` among a broker's mappings: an object in /dev/shm that has its name, or a large memfd of ours.
+    /// The ring of `stream` among a broker's mappings: an object in /dev/shm that has its name, or
+    /// a large memfd of ours.
     fn of_ring(smaps: &str, stream: &str, capacity: u64) -> Option<Self> {
         let mut all: Vec<Self> = Vec::new();
         for line in smaps.lines() {
@@ -163,7 +186,10 @@ impl Mapping {
                 continue;
             }
             let Some(mapping) = all.last_mut() else { continue };
-            let bytes = || value.trim().strip_suffix(" kB").and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10;
+            let bytes = || {
+                value.trim().strip_suffix(" kB").and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+                    << 10
+            };
             match key {
                 "Size:" => mapping.size = bytes(),
                 "Rss:" => mapping.rss = bytes(),
@@ -182,25 +208,37 @@ impl Mapping {
 fn resident(seen: &Seen, m: &Machine) -> Vec<Found> {
     let Some(pump) = &seen.pump else { return vec![seen.unseen()] };
     let Ok(smaps) = std::fs::read_to_string(format!("/proc/{}/smaps", pump.pid)) else {
-        let text = format!("what the broker (pid {}) has in memory is not shown to this user", pump.pid);
+        let text =
+            format!("what the broker (pid {}) has in memory is not shown to this user", pump.pid);
         return vec![warn(text, format!("sudo ringctl doctor {}", seen.name))];
     };
     let capacity = seen.snapshot.get(StreamFact::Capacity);
-    let Some(Mapping { size, rss, swap, locked, .. }) = Mapping::of_ring(&smaps, &seen.snapshot.name, capacity) else {
+    let Some(Mapping { size, rss, swap, locked, .. }) =
+        Mapping::of_ring(&smaps, &seen.snapshot.name, capacity)
+    else {
         let text = format!("the ring is not to be found in the broker (pid {})", pump.pid);
         return vec![fail(text, format!("ringctl show {}", seen.name))];
     };
-    let restart =
-        "ulimit -l unlimited   # then start ringd again from this shell; for a service: LimitMEMLOCK=infinity";
+    let restart = "ulimit -l unlimited   # then start ringd again from this shell; for a service: \
+        LimitMEMLOCK=infinity";
     let mut found = Vec::new();
     if swap > 0 {
-        found.push(warn(format!("{} of the ring are swapped out", Bytes(swap)), format!("{}swapoff -a", m.sudo())));
+        found.push(warn(
+            format!("{} of the ring are swapped out", Bytes(swap)),
+            format!("{}swapoff -a", m.sudo()),
+        ));
     }
     if rss + swap < size {
-        found.push(warn(format!("only {} of the ring's {} are in memory", Bytes(rss), Bytes(size)), restart));
+        found.push(warn(
+            format!("only {} of the ring's {} are in memory", Bytes(rss), Bytes(size)),
+            restart,
+        ));
     }
     if !locked {
-        found.push(warn(format!("the ring's {} are not locked: they can be swapped out", Bytes(size)), restart));
+        found.push(warn(
+            format!("the ring's {} are not locked: they can be swapped out", Bytes(size)),
+            restart,
+        ));
     }
     if found.is_empty() {
         found.push(ok(format!("the whole ring, {}, is in memory and locked", Bytes(size))));
@@ -220,7 +258,8 @@ fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
         let what = if lapped { "is lapped" } else { "is behind" };
         let index = reader.get(ReaderFact::Index);
         let text = format!(
-            "reader {} (pid {pid}) {what} by {} datagrams of {} the ring holds, and has lost {} so far",
+            "reader {} (pid {pid}) {what} by {} datagrams of {} the ring holds, and has lost {} so \
+            far",
             reader.label,
             Count(lag),
             Count(depth),
@@ -229,13 +268,20 @@ fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
         let fix = match Process::look(pid) {
             Process::Stopped(_) => format!("kill -CONT {pid}"),
             _ => {
-                format!("ringctl detach {} index:{index}   # or a larger ring: ringd --depth {}", seen.name, depth * 2)
+                format!(
+                    "ringctl detach {} index:{index}   # or a larger ring: ringd --depth {}",
+                    seen.name,
+                    depth * 2
+                )
             }
         };
         found.push(warn(text, fix));
     }
     if found.is_empty() {
-        found.push(ok(format!("{} readers, each with less than half a ring before it", seen.snapshot.readers.len())));
+        found.push(ok(format!(
+            "{} readers, each with less than half a ring before it",
+            seen.snapshot.readers.len()
+        )));
     }
     found
 }
@@ -269,7 +315,8 @@ mod tests {
     fn the_ring_is_found_among_the_mappings() {
         let one = |path: &str, kb: u64, flags: &str| {
             format!(
-                "7f00-7f01 rw-s 00000000 00:19 7    {path}\nSize: {kb} kB\nKernelPageSize: 4 kB\nRss: {kb} kB\n\
+                "7f00-7f01 rw-s 00000000 00:19 7    {path}\nSize: {kb} kB\nKernelPageSize: 4 \
+                kB\nRss: {kb} kB\n\
                  Swap: 0 kB\nLocked: {} kB\nVmFlags: rd wr sh {flags}\n",
                 kb / 2
             )
@@ -281,7 +328,8 @@ mod tests {
         let ring = Mapping::of_ring(&smaps, "daq0", 500 << 10).unwrap();
         assert_eq!((ring.size, ring.rss, ring.locked), (800 << 10, 800 << 10, true));
         assert_eq!(Mapping::of_ring(&smaps, "daq0", 1 << 20), None, "not large enough for a ring");
-        let loose = Mapping::of_ring(&one("/dev/shm/ringweir.0.00c0ffee.a", 800, "sd"), "a", 1).unwrap();
+        let loose =
+            Mapping::of_ring(&one("/dev/shm/ringweir.0.00c0ffee.a", 800, "sd"), "a", 1).unwrap();
         assert!(!loose.locked);
     }
 }

@@ -18,11 +18,13 @@ impl Seen for Proc {
 const QUIET: Proc = Proc(Some(0.02), Some(false));
 
 fn look(s: &Snapshot, stopped: Option<u64>) -> Stream {
-    let process = |pid| if Some(pid) == stopped { Process::Stopped('T') } else { Process::Runs('S') };
+    let process =
+        |pid| if Some(pid) == stopped { Process::Stopped('T') } else { Process::Runs('S') };
     Stream::new(s, None, &outside(s.get(StreamFact::SampledAt)), process)
 }
 
-/// A second in which 1000 are published, of a ring of 1024 slots, and readers that stood and stand where they are said to.
+/// A second in which 1000 are published, of a ring of 1024 slots, and readers that stood and stand
+/// where they are said to.
 fn judged(readers: &[(&str, u64, u64)], stopped: Option<u64>, proc: &Proc) -> Verdict {
     let at = |second: u64, written: u64, pick: fn(&(&str, u64, u64)) -> u64| {
         let lapped = |cursor: u64| written - cursor > 960;
@@ -55,7 +57,11 @@ fn a_stopped_reader_is_named_with_the_time_it_has() {
     assert_eq!(kinds(&v), [("m", "stopped")]);
     let seconds = v.findings[0].lapped_in_ns.unwrap() as f64 / 1e9;
     assert!((seconds - 0.92).abs() < 0.01, "{seconds}");
-    assert!(v.findings[0].what.contains("stopped (T): 500 dg / 500 ms behind, 49 % of the ring"), "{}", v.text());
+    assert!(
+        v.findings[0].what.contains("stopped (T): 500 dg / 500 ms behind, 49 % of the ring"),
+        "{}",
+        v.text()
+    );
     assert!(v.findings[0].advice.contains("kill -CONT 1001"));
 }
 
@@ -64,9 +70,17 @@ fn a_slow_reader_computes_or_waits() {
     let slow = [("m", 4000, 4400)];
     let v = judged(&slow, None, &Proc(Some(0.98), None));
     assert_eq!(kinds(&v), [("m", "slow")]);
-    assert!(v.text().contains("takes 400 dg/s of 1 kdg/s and computes (98 % of a processor)"), "{}", v.text());
+    assert!(
+        v.text().contains("takes 400 dg/s of 1 kdg/s and computes (98 % of a processor)"),
+        "{}",
+        v.text()
+    );
     let v = judged(&slow, None, &QUIET);
-    assert!(v.text().contains("waits for something else (uses 2 % of a processor)"), "{}", v.text());
+    assert!(
+        v.text().contains("waits for something else (uses 2 % of a processor)"),
+        "{}",
+        v.text()
+    );
     assert!(v.findings[0].advice.contains("a disk, a pipe"));
 }
 
@@ -74,7 +88,8 @@ fn a_slow_reader_computes_or_waits() {
 #[test]
 fn a_reader_that_lies_is_named_and_not_believed() {
     let verdict = |lies: u64| {
-        let mut now = snapshot(11 * SECOND, 5000, &[("a", 5000, 0, false), ("liar", 3000, 0, true)]);
+        let mut now =
+            snapshot(11 * SECOND, 5000, &[("a", 5000, 0, false), ("liar", 3000, 0, true)]);
         let before = snapshot(10 * SECOND, 4000, &[("a", 4000, 0, false), ("liar", 3000, 0, true)]);
         now.readers[1].set(ReaderFact::Implausible, lies);
         now.readers[1].set(ReaderFact::Uid, 65534);
@@ -96,7 +111,10 @@ fn a_reader_that_lies_is_named_and_not_believed() {
 fn who_loses_most_comes_first() {
     let v = judged(&[("ok", 4000, 5000), ("slow", 4000, 4400), ("lost", 3000, 3000)], None, &QUIET);
     assert_eq!(kinds(&v), [("lost", "lapped"), ("slow", "slow")]);
-    assert_eq!((v.findings[0].lapped_in_ns, v.furthest.as_ref().unwrap().label.as_str()), (Some(0), "lost"));
+    assert_eq!(
+        (v.findings[0].lapped_in_ns, v.furthest.as_ref().unwrap().label.as_str()),
+        (Some(0), "lost")
+    );
     assert!(v.findings[0].lost_per_second > 500.0, "{}", v.text());
 }
 
@@ -109,9 +127,16 @@ fn layers_before_the_ring_are_told_while_they_lose() {
     let judge_now = |proc| judge(Some(&look(&before, None)), &look(&now, None), proc);
     let v = judge_now(&QUIET);
     assert_eq!(kinds(&v), [("kernel", "losing")]);
-    assert!(v.text().contains("loses 70 dg/s (70 so far)") && v.text().contains("rcvbuf=SIZE"), "{}", v.text());
+    assert!(
+        v.text().contains("loses 70 dg/s (70 so far)") && v.text().contains("rcvbuf=SIZE"),
+        "{}",
+        v.text()
+    );
     assert!(v.text().contains("chrt -f 60"));
-    assert!(!judge_now(&Proc(None, Some(true))).text().contains("chrt"), "it has real-time priority");
+    assert!(
+        !judge_now(&Proc(None, Some(true))).text().contains("chrt"),
+        "it has real-time priority"
+    );
     // The control: the same number, lost before.
     let v = judge(
         Some(&look(&now, None)),
@@ -125,7 +150,11 @@ fn layers_before_the_ring_are_told_while_they_lose() {
         ),
         &QUIET,
     );
-    assert!(!v.limited && v.text().contains("kernel lost 70 earlier, nothing in the last 1 s"), "{}", v.text());
+    assert!(
+        !v.limited && v.text().contains("kernel lost 70 earlier, nothing in the last 1 s"),
+        "{}",
+        v.text()
+    );
 }
 
 #[test]
@@ -157,11 +186,15 @@ fn who_holds_the_stream_back_or_did_is_named() {
         s.set_pump(PumpCounter::Demotions, 2 * u64::from(demoted > 0));
         s
     };
-    let judged = |before: &Snapshot, now: &Snapshot| judge(Some(&look(before, None)), &look(now, None), &QUIET);
+    let judged = |before: &Snapshot, now: &Snapshot| {
+        judge(Some(&look(before, None)), &look(now, None), &QUIET)
+    };
     let v = judged(&made(10, 5, 0), &made(11, SECOND / 4 + 5, 0));
     assert_eq!(kinds(&v), [("rec", "holding")]);
     assert!(
-        v.text().contains("rec (pid 1000) is lossless and waiting: the stream waited for it for 250 ms of 1 s"),
+        v.text().contains(
+            "rec (pid 1000) is lossless and waiting: the stream waited for it for 250 ms of 1 s"
+        ),
         "{}",
         v.text()
     );
@@ -170,7 +203,10 @@ fn who_holds_the_stream_back_or_did_is_named() {
     let v = judged(&made(10, SECOND, 0), &made(12, SECOND, 11 * SECOND));
     let text = v.text();
     assert!(
-        text.contains("rec (pid 1000) was demoted 1 s ago: as a lossless reader it had held the stream back for 1 s"),
+        text.contains(
+            "rec (pid 1000) was demoted 1 s ago: as a lossless reader it had held the \
+            stream back for 1 s"
+        ),
         "{text}"
     );
     assert!(text.contains("1 lossless readers that are gone were demoted"), "{text}");

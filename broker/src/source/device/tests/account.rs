@@ -1,10 +1,11 @@
-//! The account over a long time, at random: overflow, garbage, brokers that take over, counters that pass 2^32.
+//! The account over a long time, at random: overflow, garbage, brokers that take over, counters
+//! that pass 2^32.
 //!
 //! Negative control: the same account with one datagram more does not close.
 
 use super::*;
 use proptest::prelude::*;
-use ringweir_proto::fifo::Counters;
+use ringweir_device::Counters;
 
 const CHANNELS: u32 = 3;
 const WIDE: Shape = Shape { channels: CHANNELS, ..SHAPE };
@@ -24,16 +25,18 @@ enum Event {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let channel = 0..CHANNELS;
-    let store =
-        (channel.clone(), 1..40u32, 0..=512usize).prop_map(|(channel, many, len)| Event::Store { channel, many, len });
-    let spoil = (channel, any::<bool>()).prop_map(|(channel, length)| Event::Spoil { channel, length });
-    let event = prop_oneof![4 => store, 4 => Just(Event::Drain), 2 => spoil, 1 => Just(Event::Restart)];
+    let store = (channel.clone(), 1..40u32, 0..=512usize)
+        .prop_map(|(channel, many, len)| Event::Store { channel, many, len });
+    let spoil =
+        (channel, any::<bool>()).prop_map(|(channel, length)| Event::Spoil { channel, length });
+    let event =
+        prop_oneof![4 => store, 4 => Just(Event::Drain), 2 => spoil, 1 => Just(Event::Restart)];
     prop::collection::vec(event, 1..80)
 }
 
 /// A device that has run for long, the broker that takes it over, and what readers got.
 struct Play {
-    board: Arc<Board>,
+    model: Arc<DeviceModel>,
     feeds: Vec<Feed>,
     begun: Counters,
     device: Option<Device>,
@@ -50,8 +53,8 @@ fn take_over() -> Device {
 impl Play {
     /// With counters that are `below` from the end of their numbers.
     fn new(below: u32) -> Self {
-        let board = Board::new(&WIDE);
-        board.registers().status.status.store(fifo::IS_RUNNING, Ordering::Release);
+        let model = DeviceModel::new(&WIDE);
+        model.registers().status.status.store(ringweir_device::IS_RUNNING, Ordering::Release);
         let begun = Counters {
             producer: (8 * below).wrapping_neg(),
             produced: below.wrapping_neg(),
@@ -59,7 +62,7 @@ impl Play {
             lost_bytes: below.wrapping_neg(),
         };
         for channel in 0..CHANNELS {
-            let registers = board.fifo(channel).registers;
+            let registers = model.fifo(channel).registers;
             for (register, value) in [
                 (&registers.producer, begun.producer),
                 (&registers.consumer, begun.producer),
@@ -72,7 +75,7 @@ impl Play {
                 register.store(value, Ordering::Relaxed);
             }
         }
-        SLOT.set(Some(board.clone()));
+        SLOT.set(Some(model.clone()));
         Self {
             feeds: (0..CHANNELS).map(|_| Feed::at(&WIDE, begun)).collect(),
             begun,
@@ -81,7 +84,7 @@ impl Play {
             delivered: 0,
             told: 0,
             next: [begun.produced; CHANNELS as usize],
-            board,
+            model,
         }
     }
 
@@ -91,7 +94,7 @@ impl Play {
         if let Some(front) = payload.first_chunk_mut() {
             *front = feed.produced().to_le_bytes();
         }
-        self.board.store(channel, feed, &payload, 0);
+        self.model.store(channel, feed, &payload, 0);
     }
 
     /// Every datagram comes once, in order, on its channel, whole.
@@ -102,10 +105,19 @@ impl Play {
             for got in got {
                 self.delivered += 1;
                 self.told += got.lost_before.iter().map(|l| l.1).sum::<u64>();
-                assert!(got.lost_before.iter().all(|l| l.2), "every loss is exact: {:?}", got.lost_before);
+                assert!(
+                    got.lost_before.iter().all(|l| l.2),
+                    "every loss is exact: {:?}",
+                    got.lost_before
+                );
                 let Some((sequence, rest)) = got.bytes.split_first_chunk() else { continue };
-                let (sequence, next) = (u32::from_le_bytes(*sequence), &mut self.next[usize::from(got.channel)]);
-                assert!(sequence.wrapping_sub(*next) < 1 << 31, "channel {}: {sequence} before {next}", got.channel);
+                let (sequence, next) =
+                    (u32::from_le_bytes(*sequence), &mut self.next[usize::from(got.channel)]);
+                assert!(
+                    sequence.wrapping_sub(*next) < 1 << 31,
+                    "channel {}: {sequence} before {next}",
+                    got.channel
+                );
                 assert!(rest.iter().all(|b| *b == got.channel as u8));
                 *next = sequence.wrapping_add(1);
             }
@@ -117,7 +129,7 @@ impl Play {
             Event::Store { channel, many, len } => (0..many).for_each(|_| self.store(channel, len)),
             Event::Drain => self.drain(),
             Event::Spoil { channel, length } => {
-                let fifo = self.board.fifo(channel);
+                let fifo = self.model.fifo(channel);
                 let at = fifo.registers.consumer.load(Ordering::Relaxed);
                 if fifo.registers.producer.load(Ordering::Relaxed) != at {
                     let spoilt = if length { u64::from(MARK) | 600 << 32 } else { 7 };
@@ -148,8 +160,13 @@ impl Play {
         let sum = |of: fn(Counters) -> u32, begun: u32| {
             self.feeds.iter().map(|f| u64::from(of(f.counters()).wrapping_sub(begun))).sum::<u64>()
         };
-        let (device, broker) = (self.bench.count(PumpCounter::DeviceLost), self.bench.count(PumpCounter::BrokerLost));
-        assert_eq!(sum(|c| c.lost, self.begun.lost), device, "the device's losses are told as such");
+        let (device, broker) =
+            (self.bench.count(PumpCounter::DeviceLost), self.bench.count(PumpCounter::BrokerLost));
+        assert_eq!(
+            sum(|c| c.lost, self.begun.lost),
+            device,
+            "the device's losses are told as such"
+        );
         assert_eq!(self.told, device + broker, "what is counted is told");
         [sum(|c| c.produced, self.begun.produced), self.delivered, device, broker]
     }
@@ -185,12 +202,19 @@ fn the_account_closes_over_the_end_of_all_numbers() {
     let [produced, delivered, device, broker] = play.end();
     assert!(delivered > 100 && device > 100 && broker > 0, "{delivered} {device} {broker}");
     assert_eq!(produced, delivered + device + broker);
-    let fifo = play.board.fifo(0).registers;
-    for register in [&fifo.producer, &fifo.produced, &fifo.lost, &fifo.lost_bytes, &fifo.consumer, &fifo.lost_told] {
+    let fifo = play.model.fifo(0).registers;
+    for register in [
+        &fifo.producer,
+        &fifo.produced,
+        &fifo.lost,
+        &fifo.lost_bytes,
+        &fifo.consumer,
+        &fifo.lost_told,
+    ] {
         assert!(register.load(Ordering::Relaxed) < 1 << 31, "it has passed 2^32");
     }
     // The control: one that the broker did not see.
-    play.feeds[0].store(play.board.fifo(0), &[0; 8], 0);
+    play.feeds[0].store(play.model.fifo(0), &[0; 8], 0);
     let produced = u64::from(play.feeds[0].produced().wrapping_sub(play.begun.produced));
     assert_ne!(produced, u64::from(play.next[0].wrapping_sub(play.begun.produced)));
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// What it had stored before it hung up is in memory that stays; one whose memory is gone (above) leaves nothing. With and
-/// without interrupts, and though it stores on for ever.
+/// What it had stored before it hung up is in memory that stays; one whose memory is gone (above)
+/// leaves nothing. With and without interrupts, and though it stores on for ever.
 #[test]
 fn what_a_device_stored_before_it_hung_up_is_not_lost() {
     for features in [HAS_INTERRUPT, 0] {
@@ -12,45 +12,62 @@ fn what_a_device_stored_before_it_hung_up_is_not_lost() {
             rig.store(1, 40);
         }
         rig.store(0, 40);
-        let (stored, lost) = (rig.feeds[1].produced() - rig.feeds[1].lost() + 1, rig.feeds[1].lost());
+        let (stored, lost) =
+            (rig.feeds[1].produced() - rig.feeds[1].lost() + 1, rig.feeds[1].lost());
         assert!(lost > 0);
         SLOT.set(None);
-        rig.board.registers().status.ready.store(0, Ordering::Relaxed);
-        rig.board.hung_up.store(true, Ordering::Relaxed);
+        rig.model.registers().status.ready.store(0, Ordering::Relaxed);
+        rig.model.hung_up.store(true, Ordering::Relaxed);
         rig.run();
-        assert_eq!((rig.got.len() as u32, rig.bench.gone.len()), (stored, 1), "features {features}");
-        assert_eq!(rig.bench.count(PumpCounter::DeviceLost), u64::from(lost), "and what it lost is told");
+        assert_eq!(
+            (rig.got.len() as u32, rig.bench.gone.len()),
+            (stored, 1),
+            "features {features}"
+        );
+        assert_eq!(
+            rig.bench.count(PumpCounter::DeviceLost),
+            u64::from(lost),
+            "and what it lost is told"
+        );
         assert!(rig.bench.told().iter().any(|t| t.contains("hung up")));
     }
     let mut rig = Rig::new(SHAPE);
     SLOT.set(None);
-    rig.board.hung_up.store(true, Ordering::Relaxed);
+    rig.model.hung_up.store(true, Ordering::Relaxed);
     for _ in 0..200 {
         rig.store(0, 40);
         rig.bench.round(&mut rig.device);
         rig.bench.now += 1_000_000;
     }
-    assert_eq!(rig.bench.count(PumpCounter::SourceGone), 1, "it is let go though it never stops storing");
+    assert_eq!(
+        rig.bench.count(PumpCounter::SourceGone),
+        1,
+        "it is let go though it never stops storing"
+    );
 }
 
-/// A device that resets itself when it is opened and then does not run is said to be gone, once, and looked for.
+/// A device that resets itself when it is opened and then does not run is said to be gone, once,
+/// and looked for.
 #[test]
 fn a_device_that_never_runs_is_told() {
-    let board = Board::new(&SHAPE);
-    board.stuck.store(true, Ordering::Relaxed);
-    SLOT.set(Some(board.clone()));
+    let model = DeviceModel::new(&SHAPE);
+    model.stuck.store(true, Ordering::Relaxed);
+    SLOT.set(Some(model.clone()));
     let place = Place { path: "slot".into(), ..Place::default() };
     let device = Device::open("test", place, opener, 64).unwrap();
     let bench = Bench::new(1 << 20, 512);
     let feeds = vec![Feed::new(&SHAPE)];
-    let mut rig = Rig { board, feeds, device, bench, got: Vec::new() };
+    let mut rig = Rig { model, feeds, device, bench, got: Vec::new() };
     for _ in 0..20 {
         rig.run();
     }
     assert_eq!(rig.bench.count(PumpCounter::SourceGone), 1);
     let told = rig.bench.told();
-    assert!(told.len() == 1 && told[0].contains("does not start within a second (status 0x0)"), "{told:?}");
-    rig.board.stuck.store(false, Ordering::Relaxed);
+    assert!(
+        told.len() == 1 && told[0].contains("does not start within a second (status 0x0)"),
+        "{told:?}"
+    );
+    rig.model.stuck.store(false, Ordering::Relaxed);
     rig.run();
     rig.store(0, 8);
     rig.run();

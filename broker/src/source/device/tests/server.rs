@@ -1,7 +1,9 @@
-//! A device behind a real socket: hung up on, silent, put back; its bells block, as a careless server makes them.
+//! A device behind a real socket: hung up on, silent, put back; its bells block, as a careless
+//! server makes them.
 
 use super::*;
-use ringweir_proto::os::{ivshmem, socket::ANSWER};
+use ringweir_device::ivshmem;
+use ringweir_proto::os::socket::ANSWER;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -20,16 +22,17 @@ impl Server {
     fn new(shape: &Shape) -> Self {
         let (memory, map) = ivshmem::memory(shape.window_bytes()).unwrap();
         let (start, len) = (NonNull::new(map.as_mut_ptr()).unwrap(), map.len());
-        // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window as its backing.
+        // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window
+        // as its backing.
         let window = unsafe { Window::format(start, len, shape, Box::new(map)) }.unwrap();
-        window.registers().status.status.store(fifo::IS_RUNNING, Ordering::Release);
+        window.registers().status.status.store(ringweir_device::IS_RUNNING, Ordering::Release);
         Self { window, feed: Feed::new(shape), memory, client: None }
     }
 
     fn accept(mut self, listener: &UnixListener) -> Self {
         let (client, _) = listener.accept().unwrap();
-        let bell = || [eventfd(0, EventfdFlags::CLOEXEC).unwrap()];
-        ivshmem::welcome(&client, 1, &self.memory, &bell(), &bell()).unwrap();
+        let event = || [eventfd(0, EventfdFlags::CLOEXEC).unwrap()];
+        ivshmem::welcome(&client, 1, &self.memory, &event(), &event()).unwrap();
         self.client = Some(client);
         self
     }
@@ -52,7 +55,8 @@ fn opened(shape: Shape) -> (TempDir, Server, Device, Bench) {
     let listener = listen(&path);
     let server = std::thread::spawn(move || Server::new(&shape).accept(&listener));
     let place = Place { path: path.to_str().unwrap().into(), ..Place::default() };
-    let mut device = Device::open("fifo", place, crate::source::device::memory::opening, 512).unwrap();
+    let mut device =
+        Device::open("fifo", place, crate::source::device::memory::opening, 512).unwrap();
     let mut bench = Bench::new(1 << 20, 512);
     let mut server = server.join().unwrap();
     server.store(40);
@@ -60,7 +64,8 @@ fn opened(shape: Shape) -> (TempDir, Server, Device, Bench) {
     (directory, server, device, bench)
 }
 
-/// With nothing there, and with somebody who listens and says nothing, rounds go on; who says it after all is taken.
+/// With nothing there, and with somebody who listens and says nothing, rounds go on; who says it
+/// after all is taken.
 #[test]
 fn a_silent_server_keeps_nobody_waiting() {
     let (directory, server, mut device, mut bench) = opened(SHAPE);
@@ -110,7 +115,10 @@ fn a_polled_device_that_hangs_up_is_gone_and_what_it_stored_is_not() {
     for features in [0, HAS_INTERRUPT] {
         let (_directory, mut server, mut device, mut bench) = opened(Shape { features, ..SHAPE });
         bench.now += 100_000_000;
-        assert!(bench.run(&mut device).0.is_empty() && bench.gone.is_empty(), "it is there, and has nothing");
+        assert!(
+            bench.run(&mut device).0.is_empty() && bench.gone.is_empty(),
+            "it is there, and has nothing"
+        );
         (0..3).for_each(|_| assert!(server.store(40)));
         drop(server);
         bench.now += 100_000_000;

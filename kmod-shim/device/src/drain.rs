@@ -1,0 +1,255 @@
+//! The consumer's end of one channel: one look at the index, checked entries, exact losses, and a
+//! way out of garbage.
+//!
+//! Contract: nothing the device writes makes this read outside the FIFO, hand out more than the
+//! longest datagram, loop, or panic. `producer` is loaded once a batch. Losses come out exact and
+//! before the datagram they precede; after garbage, what was thrown away to resynchronise is known
+//! exactly as soon as the next good entry is seen, since entries are numbered.
+
+use super::map::{ENTRY_HEADER, Fifo, MARK, Shape};
+use crate::site;
+use ringweir_proto::sync::{Ordering, ordering};
+
+/// A datagram in the FIFO, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Payload bytes.
+    pub len: usize,
+    /// Device time in ns, if the device has one.
+    pub time: Option<u64>,
+    /// Datagrams the device lost before it, since the entry before.
+    pub lost: u32,
+    /// Datagrams that were thrown away before it to resynchronise.
+    pub discarded: u32,
+    /// Its numbers contradicted those before it: they are begun anew with it, and what is between
+    /// is not known.
+    pub renumbered: bool,
+    sequence: u32,
+    lost_ever: u32,
+    payload: u32,
+    next: u32,
+}
+
+/// What the device wrote cannot be. The channel is resynchronised already: all that it held is
+/// thrown away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Garbage {
+    /// The index says more than the FIFO holds, or is not where an entry can end.
+    #[error(
+        "producer index {producer:#x} is not within {fifo} bytes of consumer index {consumer:#x}, \
+        or no multiple of 8"
+    )]
+    Producer {
+        /// As loaded.
+        producer: u32,
+        /// Ours.
+        consumer: u32,
+        /// FIFO bytes.
+        fifo: u32,
+    },
+    /// What should be a header is none.
+    #[error("no entry at {at:#x}: it begins with {found:#010x}")]
+    Mark {
+        /// Position.
+        at: u32,
+        /// What stands there.
+        found: u32,
+    },
+    /// Longer than the device says it can be, or than what the FIFO holds.
+    #[error("entry of {len} bytes at {at:#x}: longer than {most}")]
+    Length {
+        /// Position.
+        at: u32,
+        /// As its header says.
+        len: u32,
+        /// What is possible there.
+        most: u32,
+    },
+}
+
+/// Losses that no entry tells of yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// Datagrams the device lost since the last entry.
+    pub lost: u32,
+}
+
+/// The consuming end of one channel.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    shape: Shape,
+    /// Ours; the register is for the device and for who comes after us.
+    consumer: u32,
+    /// The device's index as last loaded; `cached - consumer` is a multiple of 8 and at most the
+    /// FIFO.
+    cached: u32,
+    next_sequence: u32,
+    lost_told: u32,
+    resynchronised: bool,
+    /// Nothing was looked at yet.
+    fresh: bool,
+}
+
+impl Drain {
+    /// A channel that was just reset, or that goes on where another consumer left off: what it left
+    /// in the registers is believed as far as it can be.
+    pub fn new(shape: &Shape, fifo: Fifo<'_>) -> Self {
+        let load = |register: &ringweir_proto::sync::AtomicU32| register.load(Ordering::Relaxed);
+        let (consumer, next_sequence) =
+            (load(&fifo.registers.consumer), load(&fifo.registers.next_sequence));
+        let lost_told = load(&fifo.registers.lost_told);
+        Self {
+            shape: *shape,
+            consumer,
+            cached: consumer,
+            next_sequence,
+            lost_told,
+            resynchronised: false,
+            fresh: true,
+        }
+    }
+
+    /// Numbers accounted for, modulo 2^32: taken, or known to be lost.
+    pub fn accounted(&self) -> u32 {
+        self.next_sequence
+    }
+
+    /// Bytes known to be in the FIFO, without looking again.
+    pub fn level(&self) -> u32 {
+        self.cached.wrapping_sub(self.consumer)
+    }
+
+    /// Whether the device has stored nothing beyond what was taken. For the look after arming.
+    pub fn is_empty(&self, fifo: Fifo<'_>) -> bool {
+        fifo.registers.producer.load(Ordering::Relaxed) == self.consumer
+    }
+
+    /// The next entry; it stays in the FIFO until it is [taken](Self::take). `None`: empty.
+    ///
+    /// # Errors
+    /// If there is garbage. The channel goes on with what the device stores from now on.
+    pub fn look(&mut self, fifo: Fifo<'_>) -> Result<Option<Entry>, Garbage> {
+        if self.cached == self.consumer {
+            self.refresh(fifo)?;
+            if self.cached == self.consumer {
+                return Ok(None);
+            }
+        }
+        let (at, level) = (self.consumer, self.level());
+        let word = |at: u32| fifo.word(at).load(Ordering::Relaxed);
+        let first = word(at);
+        let (mark, len) = (first as u32, (first >> 32) as u32);
+        if mark != MARK || level < ENTRY_HEADER {
+            return Err(self.resynchronise(fifo, Garbage::Mark { at, found: mark }));
+        }
+        // Before it goes into a sum: it may be anything.
+        let most = self.shape.max_datagram;
+        if len > most || self.shape.entry_bytes(len) > level {
+            return Err(
+                self.resynchronise(fifo, Garbage::Length { at, len, most: most.min(level) })
+            );
+        }
+        let second = word(at.wrapping_add(8));
+        let (sequence, lost_ever) = (second as u32, (second >> 32) as u32);
+        if std::mem::take(&mut self.fresh) && sequence.wrapping_add(1) == self.next_sequence {
+            // Who consumed before us died between storing this number and the index: it has
+            // accounted for this entry.
+            self.consumer = at.wrapping_add(self.shape.entry_bytes(len));
+            self.lost_told = lost_ever;
+            self.publish(fifo);
+            return self.look(fifo);
+        }
+        let time = self.shape.timed().then(|| word(at.wrapping_add(ENTRY_HEADER)));
+        let lost = lost_ever.wrapping_sub(self.lost_told);
+        let between = sequence.wrapping_sub(self.next_sequence).wrapping_sub(lost);
+        let plausible =
+            lost < 1 << 31 && if self.resynchronised { between < 1 << 31 } else { between == 0 };
+        Ok(Some(Entry {
+            len: len as usize,
+            time,
+            lost: if plausible { lost } else { 0 },
+            discarded: if plausible { between } else { 0 },
+            renumbered: !plausible,
+            sequence,
+            lost_ever,
+            payload: at.wrapping_add(self.shape.front()),
+            next: at.wrapping_add(self.shape.entry_bytes(len)),
+        }))
+    }
+
+    /// Copies the payload of `entry` into `to`, or as much of it as `to` takes.
+    ///
+    /// # Panics
+    /// If `to` is longer than it.
+    pub fn copy(&self, fifo: Fifo<'_>, entry: &Entry, to: &mut [u8]) {
+        assert!(to.len() <= entry.len, "there is no more of it");
+        let mut at = entry.payload;
+        let mut word = || {
+            let word = fifo.word(at).load(Ordering::Relaxed);
+            at = at.wrapping_add(8);
+            word.to_le_bytes()
+        };
+        let (whole, rest) = to.as_chunks_mut::<8>();
+        for to in whole {
+            *to = word();
+        }
+        if !rest.is_empty() {
+            let last = word();
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+
+    /// Takes `entry` out and gives its room back to the device.
+    pub fn take(&mut self, fifo: Fifo<'_>, entry: &Entry) {
+        self.consumer = entry.next;
+        self.next_sequence = entry.sequence.wrapping_add(1);
+        self.lost_told = entry.lost_ever;
+        self.resynchronised = false;
+        self.publish(fifo);
+    }
+
+    /// With the FIFO found empty: what was lost since the last entry, if nothing came meanwhile.
+    /// Told once.
+    pub fn tail(&mut self, fifo: Fifo<'_>) -> Option<Tail> {
+        // Acquire: entries stored before that loss are seen by the look below.
+        let lost_ever = fifo.registers.lost.load(Ordering::Acquire);
+        let lost = lost_ever.wrapping_sub(self.lost_told);
+        if lost == 0 || lost >= 1 << 31 || !self.is_empty(fifo) || self.resynchronised {
+            return None;
+        }
+        self.lost_told = lost_ever;
+        self.next_sequence = self.next_sequence.wrapping_add(lost);
+        self.publish(fifo);
+        Some(Tail { lost })
+    }
+
+    fn refresh(&mut self, fifo: Fifo<'_>) -> Result<(), Garbage> {
+        // P9: everything stored below this index is visible; partner: the device's ProducerStore.
+        let producer =
+            fifo.registers.producer.load(ordering(site::PRODUCER_LOAD, Ordering::Acquire));
+        let level = producer.wrapping_sub(self.consumer);
+        self.cached = producer;
+        if level > fifo.bytes() || !level.is_multiple_of(8) {
+            let (consumer, fifo_bytes) = (self.consumer, fifo.bytes());
+            return Err(self
+                .resynchronise(fifo, Garbage::Producer { producer, consumer, fifo: fifo_bytes }));
+        }
+        Ok(())
+    }
+
+    /// Goes on behind everything that the index last loaded covers.
+    #[cold]
+    fn resynchronise(&mut self, fifo: Fifo<'_>, why: Garbage) -> Garbage {
+        self.consumer = self.cached;
+        self.resynchronised = true;
+        self.publish(fifo);
+        why
+    }
+
+    fn publish(&self, fifo: Fifo<'_>) {
+        fifo.registers.next_sequence.store(self.next_sequence, Ordering::Relaxed);
+        fifo.registers.lost_told.store(self.lost_told, Ordering::Relaxed);
+        // P10: the device may overwrite what was read before this; partner: its load of it.
+        fifo.registers.consumer.store(self.consumer, Ordering::Release);
+    }
+}

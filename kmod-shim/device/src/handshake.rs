@@ -1,0 +1,42 @@
+//! The wake handshake between a device and whoever drains it: no interrupt is missed, none comes
+//! while nobody sleeps.
+//!
+//! Contract: the consumer allows interrupts only after it found every FIFO empty, and looks again
+//! before it sleeps; the device looks at the mask after it has stored. Whoever takes the interrupt
+//! forbids the next one ([`disarm`]). Interrupts coalesce: one means "look", never "one datagram".
+//! `ringshim.ko` does the consumer's half in its `poll` and `read`, in the same order. Over a bus,
+//! the load of `producer` behind the fence also pushes the write of the mask to the device, since
+//! reads do not pass posted writes.
+
+use super::map::IRQ_DATA;
+use crate::site;
+use ringweir_proto::sync::{AtomicU32, Ordering, fence, weakened};
+
+/// Consumer: allows interrupts, then looks again. True: sleep, an interrupt will come. False: there
+/// is data after all, and interrupts are forbidden again.
+#[inline]
+pub fn arm(interrupt_mask: &AtomicU32, empty: impl FnOnce() -> bool) -> bool {
+    interrupt_mask.store(IRQ_DATA, Ordering::Relaxed);
+    // P8: either `empty` sees what the device stored before its fence, or the device sees the mask;
+    // partner: RaiseFence.
+    fence(site::ARM_FENCE, Ordering::SeqCst);
+    if weakened(site::ARM_LOOK_SKIPPED) || empty() {
+        return true;
+    }
+    disarm(interrupt_mask);
+    false
+}
+
+/// Consumer: forbids interrupts. Whoever takes an interrupt does this first.
+#[inline]
+pub fn disarm(interrupt_mask: &AtomicU32) {
+    interrupt_mask.store(0, Ordering::Relaxed);
+}
+
+/// Device: whether what was stored before this is to be announced by an interrupt.
+#[inline]
+pub fn may_interrupt(interrupt_mask: &AtomicU32) -> bool {
+    // P8: partner: ArmFence.
+    fence(site::RAISE_FENCE, Ordering::SeqCst);
+    interrupt_mask.load(Ordering::Relaxed) & IRQ_DATA != 0
+}

@@ -1,0 +1,66 @@
+//! Models of a source that goes away and comes back.
+
+use super::wake::House;
+use super::{Plan, Watch, by_slots, check};
+use loom::thread;
+use ringweir_proto::ring::{Cause, Gap, Publisher, Resume, RingMemory, RingReader, Start, Step};
+use std::sync::Arc;
+
+/// The device goes away between two datagrams and comes back: told once, there, and nowhere else.
+pub fn source_gone() {
+    const PLAN: Plan = Plan { geometry: by_slots, lengths: &[0, 0] };
+    check(2, || {
+        let (memory, mut publisher) = PLAN.ring();
+        let mut watch = Watch::new(PLAN, memory, Start::Oldest, Resume::Oldest);
+        let reader = thread::spawn(move || {
+            let mut told = Vec::new();
+            for _ in 0..3 {
+                told.extend(gone_at(watch.step()));
+            }
+            (watch, told)
+        });
+        PLAN.publish(&mut publisher, 0..1);
+        publisher.source_gone();
+        publisher.source_back();
+        PLAN.publish(&mut publisher, 1..2);
+        publisher.end();
+        let (mut watch, mut told) = reader.join().unwrap();
+        while told.len() < 2 {
+            match watch.step() {
+                Step::Ended => break,
+                step => told.extend(gone_at(step)),
+            }
+        }
+        assert_eq!(told, [1], "told of its going away where it went away");
+        watch.finish();
+    });
+}
+
+fn gone_at(step: Step) -> Option<u64> {
+    match step {
+        Step::Gap(Gap { first, count: 0, cause: Cause::SourceGone, .. }) => Some(first),
+        _ => None,
+    }
+}
+
+/// That the device is gone is news like a datagram.
+pub fn gone_wakes_the_sleeper() {
+    check(3, || {
+        let memory = Arc::new(RingMemory::on_heap(by_slots()));
+        let mut publisher = Publisher::new(memory.clone());
+        let house = House::new(memory.clone());
+        let reader = thread::spawn({
+            let house = house.clone();
+            move || {
+                let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
+                while gone_at(reader.step().unwrap()).is_none() {
+                    house.enter_with(0, reader.write_cursor_seen(), reader.source_seen());
+                    house.events[0].wait();
+                }
+            }
+        });
+        publisher.source_gone();
+        house.after_commit();
+        reader.join().unwrap();
+    });
+}

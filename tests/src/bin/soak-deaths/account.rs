@@ -1,0 +1,175 @@
+//! What readers write down, and what it adds up to: all must tell the same story of every
+//! generation.
+
+use anyhow::{Context, ensure};
+use ringweir_proto::os::clock;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// For which a lossless reader may hold a stream back.
+pub const BUDGET_NS: u64 = 200_000_000;
+
+/// A line of a reader's books. JSON.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Line {
+    /// Attached, and begins at this seq.
+    Attached { generation: u64, seq: u64 },
+    /// Was told of a restart.
+    Restarted { generation: u64, first: u64 },
+    /// Had the first datagram of the generation at that moment (CLOCK_MONOTONIC ns).
+    Reads { generation: u64, at: u64 },
+    /// Closed the books of a generation: began + delivered + lost = ended.
+    Closed { generation: u64, began: u64, delivered: u64, lost: u64, ended: u64 },
+    /// The stream does not wait for it any more.
+    Demoted { held_ns: u64 },
+    /// Ended in order.
+    Left { torn: u64 },
+}
+
+impl Line {
+    pub fn say(self) {
+        // One write, so that whoever is killed leaves whole lines but for the last.
+        println!("{}", serde_json::to_string(&self).expect("plain numbers"));
+    }
+}
+
+/// Everything readers of one stream have written down.
+#[derive(Default)]
+pub struct SoakAccount {
+    /// First seq of each generation, as the first reader to be told of it says.
+    firsts: BTreeMap<u64, u64>,
+    /// When a broker was killed and when the next one was up, by the generation that began.
+    pub outages: BTreeMap<u64, (u64, u64)>,
+    /// From the kill, and from when the broker was up, to the first datagram.
+    pub back: Vec<(Duration, Duration)>,
+    /// Generations closed by readers.
+    pub closed: u64,
+    pub delivered: u64,
+    pub lost: u64,
+    pub torn: u64,
+    pub told: u64,
+    /// Lossless readers that used up their budget.
+    pub demoted: u64,
+}
+
+/// What one reader said in the end.
+pub struct Story {
+    /// It ended in order, and did not die with its pen in its hand.
+    pub left: bool,
+    /// Where it stood last.
+    pub cursor: u64,
+    pub told: u64,
+}
+
+impl SoakAccount {
+    /// Adds what a reader wrote into `file`; of one that was killed the last line may be half.
+    /// `timed`: it was never stopped and does not dawdle, so that its times say something.
+    pub fn add(&mut self, file: &Path, killed: bool, timed: bool) -> anyhow::Result<Story> {
+        let text = std::fs::read_to_string(file)?;
+        let mut story = Story { left: false, cursor: 0, told: 0 };
+        let mut lines = text.split_inclusive('\n').peekable();
+        while let Some(line) = lines.next() {
+            if killed && lines.peek().is_none() && !line.ends_with('\n') {
+                break;
+            }
+            let line = serde_json::from_str(line)
+                .with_context(|| format!("{line:?} in {}", file.display()))?;
+            self.line(line, timed, &mut story)?;
+        }
+        Ok(story)
+    }
+
+    fn line(&mut self, line: Line, timed: bool, story: &mut Story) -> anyhow::Result<()> {
+        match line {
+            Line::Attached { seq, .. } => story.cursor = seq,
+            Line::Restarted { generation, first } => {
+                let known = *self.firsts.entry(generation).or_insert(first);
+                ensure!(
+                    known == first,
+                    "generation {generation} begins at {known} and at {first}, say two readers"
+                );
+                self.told += 1;
+                story.told += 1;
+            }
+            Line::Reads { generation, at } => {
+                if let Some((killed, up)) = self.outages.get(&generation).filter(|_| timed) {
+                    let since = |from: &u64| Duration::from_nanos(at.saturating_sub(*from));
+                    self.back.push((since(killed), since(up)));
+                }
+            }
+            Line::Closed { generation, began, delivered, lost, ended } => {
+                ensure!(began + delivered + lost == ended, "{line:?}");
+                let within = self.firsts.get(&(generation + 1)).is_none_or(|next| ended <= *next)
+                    && self.firsts.get(&generation).is_none_or(|first| began >= *first);
+                ensure!(within, "{line:?} is not within its generation: {:?}", self.firsts);
+                self.closed += 1;
+                self.delivered += delivered;
+                self.lost += lost;
+                story.cursor = ended;
+            }
+            Line::Demoted { held_ns } => {
+                ensure!(
+                    held_ns >= BUDGET_NS,
+                    "{line:?} before its budget of {BUDGET_NS} ns was used up"
+                );
+                self.demoted += 1;
+            }
+            Line::Left { torn } => {
+                self.torn += torn;
+                story.left = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that the broker of `generation` is up, after the one before was killed at that moment.
+    pub fn restarted(&mut self, generation: u64, killed: u64) {
+        self.outages.insert(generation, (killed, clock::monotonic_ns()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(
+        account: &mut SoakAccount,
+        lines: &[Line],
+        tail: &str,
+        killed: bool,
+    ) -> anyhow::Result<Story> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text: String = lines.iter().map(|l| serde_json::to_string(l).unwrap() + "\n").collect();
+        std::fs::write(file.path(), text + tail).unwrap();
+        account.add(file.path(), killed, true)
+    }
+
+    #[test]
+    fn stories_that_agree_add_up_and_others_are_found() {
+        let mut account = SoakAccount::default();
+        let good = [
+            Line::Attached { generation: 1, seq: 5 },
+            Line::Closed { generation: 1, began: 5, delivered: 4, lost: 1, ended: 10 },
+            Line::Restarted { generation: 2, first: 10 },
+            Line::Closed { generation: 2, began: 10, delivered: 7, lost: 0, ended: 17 },
+            Line::Left { torn: 0 },
+        ];
+        let story = add(&mut account, &good, "", false).unwrap();
+        assert_eq!(
+            (story.left, story.cursor, account.delivered, account.lost, account.closed),
+            (true, 17, 11, 1, 2)
+        );
+        assert!(!add(&mut account, &good[..3], "{\"Clo", true).unwrap().left);
+        // The controls.
+        for (lines, tail) in [
+            (&[Line::Restarted { generation: 2, first: 11 }][..], ""),
+            (&[Line::Closed { generation: 1, began: 5, delivered: 4, lost: 0, ended: 10 }], ""),
+            (&[Line::Closed { generation: 1, began: 5, delivered: 6, lost: 0, ended: 11 }], ""),
+            (&[], "{\"Clo"),
+        ] {
+            assert!(add(&mut account, lines, tail, false).is_err(), "{lines:?}");
+        }
+    }
+}

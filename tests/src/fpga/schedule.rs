@@ -1,0 +1,211 @@
+//! When the next datagram is made, on a machine that lets us sleep too long.
+//!
+//! Contract: the long-run rate is that of [`RateLimiter`]. A model that woke late catches up, but
+//! never faster than a device could be off: between two bursts there is at least 9/10 of the pause
+//! that belongs there. So a FIFO that overflows was drained too late, and not filled too fast by a
+//! program that had overslept. How late it was is in the books, for that is this machine's jitter
+//! and nobody else's.
+
+use ringweir_cli::quantity::Rate;
+use ringweir_pattern::rate_limiter::RateLimiter;
+
+/// Says when.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    rate: Option<Rate>,
+    burst: u32,
+    /// Catches up at once.
+    strict: bool,
+    limiter: RateLimiter,
+    /// Not before this, whatever the schedule says.
+    earliest: u64,
+    /// When the burst that goes on now began, and how many of it are still to be made.
+    going_on: Option<(u64, u32)>,
+    late_max: u64,
+    late_last: u64,
+    late_often: u64,
+    forgiven: u64,
+}
+
+/// No rate at all: each as soon as the one before was taken, and a pause that sweeps evenly from
+/// nothing to the longest. So arrivals meet a consumer that finds its FIFO empty at every point of
+/// its going to sleep.
+#[derive(Clone, Debug)]
+pub struct Chase {
+    longest: u64,
+    nth: u64,
+}
+
+impl Chase {
+    /// Pauses below `longest` ns.
+    pub fn new(longest: u64) -> Self {
+        Self { longest, nth: 0 }
+    }
+
+    /// The next pause, ns: multiples of the golden ratio, whose fractions are spread evenly however
+    /// many there are.
+    pub fn pause(&mut self) -> u64 {
+        self.nth += 1;
+        let fraction = self.nth.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((u128::from(fraction) * u128::from(self.longest)) >> 64) as u64
+    }
+}
+
+/// Lateness that is counted, in ns.
+const LATE: u64 = 1_000_000;
+
+impl Schedule {
+    /// The tempo of `rate` in bursts of `burst`; `strict` makes it catch up at once.
+    pub fn new(rate: Option<Rate>, burst: u32, strict: bool) -> Self {
+        let (limiter, burst) = (RateLimiter::new(rate, burst), burst.max(1));
+        Self {
+            rate,
+            burst,
+            strict,
+            limiter,
+            earliest: 0,
+            going_on: None,
+            late_max: 0,
+            late_last: 0,
+            late_often: 0,
+            forgiven: 0,
+        }
+    }
+
+    /// Whether one is made at `now` (ns, monotonic); each one that is must be
+    /// [`spend`](Self::spend)ed.
+    pub fn due(&mut self, now: u64) -> bool {
+        if self.going_on.is_some() {
+            return true;
+        }
+        if now < self.earliest || !self.limiter.due(now) {
+            return false;
+        }
+        if self.rate.is_some() {
+            let late = now - self.limiter.ready_at();
+            self.late_max = self.late_max.max(late);
+            // Who catches up is late all the while, but fell behind once.
+            self.late_often += u64::from(late > self.late_last + LATE);
+            self.late_last = late;
+        }
+        self.going_on = Some((now, self.burst));
+        true
+    }
+
+    /// Accounts for one of `len` payload bytes.
+    pub fn spend(&mut self, len: usize) {
+        let before = self.limiter.ready_at();
+        self.limiter.spend(len);
+        match self.going_on {
+            Some((began, left)) if left > 1 => self.going_on = Some((began, left - 1)),
+            Some((began, _)) => {
+                self.going_on = None;
+                let pause = self.limiter.ready_at() - before;
+                if !self.strict {
+                    self.earliest = began.saturating_add(pause - pause / 10);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// From when one is due.
+    pub fn ready_at(&self) -> u64 {
+        if self.going_on.is_some() { 0 } else { self.limiter.ready_at().max(self.earliest) }
+    }
+
+    /// The schedule begins anew with the next look: what was not made meanwhile is not made up for.
+    pub fn restart(&mut self) {
+        self.forgiven += self.limiter.forgiven_ns();
+        self.limiter = RateLimiter::new(self.rate, self.burst);
+        (self.earliest, self.going_on, self.late_last) = (0, None, 0);
+    }
+
+    /// The latest that a burst was made behind its time, in ns.
+    pub fn late_max(&self) -> u64 {
+        self.late_max
+    }
+
+    /// How often it fell behind by more than 1 ms.
+    pub fn late_often(&self) -> u64 {
+        self.late_often
+    }
+
+    /// Time given up because it was behind by more than a second, in ns.
+    pub fn forgiven(&self) -> u64 {
+        self.forgiven + self.limiter.forgiven_ns()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When datagrams are made if it is looked at every 10 us, but not while it oversleeps.
+    fn made(schedule: &mut Schedule, oversleeps: std::ops::Range<u64>, until: u64) -> Vec<u64> {
+        let looks = (1_000_000..until).step_by(10_000).filter(|now| !oversleeps.contains(now));
+        looks
+            .flat_map(|now| {
+                std::iter::from_fn(|| schedule.due(now).then(|| schedule.spend(1)).map(|()| now))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    fn schedule(burst: u32, strict: bool) -> Schedule {
+        Schedule::new(Some(Rate::Datagrams(1000.0)), burst, strict)
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn who_oversleeps_catches_up_without_a_flood() {
+        let mut late = schedule(1, false);
+        let times = made(&mut late, 100_000_000..140_000_000, SECOND);
+        let gaps: Vec<u64> = times.windows(2).map(|w| w[1] - w[0]).collect();
+        assert!(gaps.iter().all(|gap| *gap >= 900_000), "{:?}", gaps.iter().min());
+        // Nothing is lost of the rate; 40 are made up for at 900 us instead of 1000.
+        assert_eq!(times.len(), 999);
+        assert!(gaps.iter().filter(|gap| **gap < 950_000).count() >= 390);
+        assert!((39_000_000..41_000_000).contains(&late.late_max()), "{}", late.late_max());
+        assert_eq!(late.late_often(), 1);
+        // The controls: who does not oversleep keeps the pause; who is strict floods.
+        let mut well = schedule(1, false);
+        let times = made(&mut well, 0..0, SECOND);
+        assert!(times.windows(2).all(|w| w[1] - w[0] >= 990_000));
+        assert_eq!((times.len(), well.late_often()), (999, 0));
+        let times = made(&mut schedule(1, true), 100_000_000..140_000_000, SECOND);
+        assert_eq!((times.len(), times.iter().filter(|t| **t == 140_000_000).count()), (999, 41));
+    }
+
+    #[test]
+    fn a_burst_is_made_at_once_and_the_pause_is_behind_it() {
+        let times = made(&mut schedule(10, false), 100_000_000..140_000_000, SECOND);
+        assert_eq!(times.len(), 1000);
+        for burst in times.chunks(10) {
+            assert_eq!(burst[0], burst[9]);
+        }
+        assert!(
+            times.chunks(10).zip(times.chunks(10).skip(1)).all(|(a, b)| b[0] - a[0] >= 9_000_000)
+        );
+    }
+
+    #[test]
+    fn who_chases_pauses_evenly() {
+        let mut chase = Chase::new(2000);
+        let mut often = [0; 20];
+        (0..10_000).for_each(|_| often[chase.pause() as usize / 100] += 1);
+        assert!(often.iter().all(|n| (495..=505).contains(n)), "{often:?}");
+        assert_eq!(Chase::new(0).pause(), 0);
+    }
+
+    #[test]
+    fn without_a_rate_it_is_always_due() {
+        let mut schedule = Schedule::new(None, 1, false);
+        for _ in 0..100 {
+            assert!(schedule.due(5));
+            schedule.spend(100);
+        }
+        assert_eq!((schedule.ready_at(), schedule.late_max()), (5, 0));
+    }
+}

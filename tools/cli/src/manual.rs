@@ -1,0 +1,187 @@
+//! Man pages and shell completions of a program, out of its own command line.
+//!
+//! Contract: `PROGRAM --man` and `PROGRAM --completions SHELL` write to standard output and end;
+//! they stand in no help and no page, and are what `ringctl man` and `ringctl completions` ask
+//! every program for, since only it knows its options. This file is compiled into `ringd` as well
+//! (by its path): broker and tools do not depend on each other, and clap has no business in the
+//! crate they share.
+
+use clap::{Command, ValueEnum};
+pub use clap_complete::Shell;
+use clap_mangen::Man;
+use std::io::{self, ErrorKind, Write};
+
+/// Every program that has a page.
+pub const PROGRAMS: &[&str] = &["ringd", "ringcat", "ringstat", "ringctl", "ringgen", "ringsend"];
+
+const FILES: &[(&str, &str)] = &[
+    ("$RINGWEIR_DIR", "Run directory, if set: the only one that brokers and clients use."),
+    (
+        "$XDG_RUNTIME_DIR/ringweir, /run/user/UID/ringweir, /run/ringweir",
+        "Run directories otherwise: a broker takes the first it can write, clients look in all of \
+        them.",
+    ),
+    (
+        "NAME.sock, NAME.lock",
+        "In a run directory: control socket of stream NAME, and what its broker holds while it \
+        serves it.",
+    ),
+    (
+        "/dev/shm/ringweir.UID.TAG.NAME",
+        "The ring of stream NAME; TAG stands for the run directory.",
+    ),
+];
+
+/// Ends the program with its page or completions if it was asked for them; else returns.
+pub fn answer(command: impl FnOnce() -> Command) {
+    let args: Vec<String> = std::env::args().skip(1).take(3).collect();
+    let mut out = Vec::new();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--man"] => {
+            page(command(), &mut out).expect("writing to a Vec cannot fail");
+            out = tidy(&String::from_utf8_lossy(&out)).into_bytes();
+        }
+        ["--completions", shell] => {
+            let Ok(shell) = Shell::from_str(shell, false) else { return };
+            let mut command = command();
+            let name = command.get_name().to_owned();
+            clap_complete::generate(shell, &mut command, name, &mut out);
+        }
+        _ => return,
+    }
+    match io::stdout().lock().write_all(&out) {
+        Ok(()) => std::process::exit(0),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) => {
+            eprintln!("cannot write standard output: {e}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// The page of a program, its commands included.
+fn page(command: Command, out: &mut dyn Write) -> io::Result<()> {
+    let name = command.get_name().to_owned();
+    let notes = Notes::of(&command);
+    let man = Man::new(command.clone().disable_help_subcommand(true)).manual("ringweir");
+    // Not its own title, which leaves out the quotes of a date that is empty.
+    let version = command.get_version().unwrap_or_default();
+    writeln!(out, ".TH {name} 1 \"\" \"ringweir {version}\" ringweir")?;
+    man.render_name_section(out)?;
+    man.render_synopsis_section(out)?;
+    man.render_description_section(out)?;
+    paragraphs(&notes.rest, out)?;
+    man.render_options_section(out)?;
+    let mut built = command.disable_help_subcommand(true);
+    built.build();
+    if built.get_subcommands().next().is_some() {
+        writeln!(out, ".SH COMMANDS")?;
+    }
+    for sub in built.get_subcommands_mut().filter(|s| !s.is_hide_set()) {
+        let usage = sub.render_usage().to_string();
+        writeln!(out, ".SS {}", escape(usage.trim_start_matches("Usage: ").trim()))?;
+        let about =
+            sub.get_long_about().or(sub.get_about()).map(ToString::to_string).unwrap_or_default();
+        writeln!(out, "{}.", escape(about.trim_end_matches('.')))?;
+        let mut options = Vec::new();
+        Man::new(sub.clone()).render_options_section(&mut options)?;
+        let options = String::from_utf8_lossy(&options).into_owned();
+        write!(out, "{}", options.replace(".SH OPTIONS\n", ""))?;
+        let notes = Notes::of(sub);
+        paragraphs(&notes.rest, out)?;
+        examples(&notes.examples, out)?;
+        if !notes.exit.is_empty() {
+            writeln!(out, ".PP\nExit status: {}", escape(&notes.exit))?;
+        }
+    }
+    if !notes.examples.is_empty() {
+        writeln!(out, ".SH EXAMPLES")?;
+        verbatim(&notes.examples, out)?;
+    }
+    writeln!(out, ".SH \"EXIT STATUS\"\n{}", escape(&notes.exit))?;
+    writeln!(out, ".SH FILES")?;
+    for (path, what) in FILES {
+        writeln!(out, ".TP\n.B {}\n{}", escape(path), escape(what))?;
+    }
+    let others: Vec<_> =
+        PROGRAMS.iter().filter(|p| **p != name).map(|p| format!(".BR {p} (1)")).collect();
+    writeln!(out, ".SH \"SEE ALSO\"\n{}", others.join(" ,\n"))
+}
+
+/// What stands behind the options in a help text, by subject.
+#[derive(Default)]
+struct Notes {
+    examples: Vec<String>,
+    exit: String,
+    rest: Vec<String>,
+}
+
+impl Notes {
+    fn of(command: &Command) -> Self {
+        let text =
+            command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
+        let mut notes = Self::default();
+        let mut examples = false;
+        for line in text.unwrap_or_default().lines() {
+            if line.trim().is_empty() {
+                examples = false;
+                notes.rest.push(String::new());
+            } else if line == "Examples:" {
+                examples = true;
+            } else if examples {
+                notes.examples.push(line.strip_prefix("  ").unwrap_or(line).to_owned());
+            } else if let Some(status) = line.strip_prefix("Exit status: ") {
+                notes.exit = status.to_owned();
+            } else if notes.exit.is_empty() {
+                notes.rest.push(line.to_owned());
+            } else {
+                notes.exit = format!("{} {line}", notes.exit);
+            }
+        }
+        notes
+    }
+}
+
+/// Lines as they are.
+fn examples(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, ".PP")?;
+    verbatim(lines, out)
+}
+
+fn verbatim(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, ".nf")?;
+    lines.iter().try_for_each(|line| writeln!(out, "{}", escape(line)))?;
+    writeln!(out, ".fi")
+}
+
+/// Prose; indented lines keep their ends.
+fn paragraphs(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
+    for paragraph in lines.split(String::is_empty).filter(|p| !p.is_empty()) {
+        writeln!(out, ".PP")?;
+        for line in paragraph {
+            if line.starts_with(' ') {
+                writeln!(out, ".br")?;
+            }
+            writeln!(out, "{}", escape(line.trim()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing but ASCII, which every roff can read, and no space that would be skipped.
+fn tidy(page: &str) -> String {
+    let page = page.replace(".br\n\n.br\n", ".sp\n");
+    let ascii =
+        |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
+    page.chars().map(ascii).collect()
+}
+
+/// Text that roff takes for text.
+fn escape(text: &str) -> String {
+    let plain =
+        text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq").replace('`', "\\(ga");
+    if plain.starts_with('.') { format!("\\&{plain}") } else { plain }
+}

@@ -1,0 +1,351 @@
+//! `ringcat --unix seqpacket:PATH`: a socket at which each client gets the stream, one datagram a
+//! read.
+//!
+//! Contract: every client is a reader of the ring of its own, served by a thread of its own: what
+//! it takes is its own pace, what it loses is the ring's own exact account of a lapped reader, and
+//! no client can slow another one or the stream. A datagram is sent whole or not at all: one longer
+//! than a packet of this socket can be is left out and counted. For each client `published =
+//! delivered + lost` and `delivered = sent + too long + in hand when it went`.
+
+use super::options::Cli;
+use crate::account::{ReaderAccount, Words};
+use crate::sink::About;
+use crate::stop::Stop;
+use anyhow::Context;
+use ringweir::{CopyError, End, Options, Read, Reader};
+use ringweir_proto::os::{paths, socket, socket_file::SocketFile};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketType, sockopt};
+use std::io::{Read as _, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether the stream is still there while no client is.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What stands behind `--unix`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    mode: u32,
+    path: String,
+}
+
+impl FromStr for Place {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, path) = text
+            .split_once(':')
+            .filter(|(_, path)| !path.is_empty())
+            .ok_or("say seqpacket:PATH")?;
+        let mut mode = 0o600;
+        for (i, word) in kind.split(',').enumerate() {
+            match (i, word.split_once('=').unwrap_or((word, ""))) {
+                (0, ("seqpacket", "")) => {}
+                (0, _) => return Err(format!("there is no outlet {word:?}: say seqpacket:PATH")),
+                (_, ("mode", octal)) => {
+                    let parsed = u32::from_str_radix(octal, 8).ok().filter(|m| *m <= 0o777);
+                    mode = parsed
+                        .ok_or_else(|| format!("mode={octal}: say an octal mode such as 0660"))?;
+                }
+                _ => return Err(format!("unknown option {word:?}; there is mode=")),
+            }
+        }
+        Ok(Self { mode, path: path.into() })
+    }
+}
+
+/// What the threads of clients tell.
+struct Shared {
+    /// The stream has ended: no more clients.
+    ended: AtomicBool,
+    adds_up: AtomicBool,
+    clients: AtomicU64,
+}
+
+/// Serves until a signal, the end of the stream, or what the command line says; whether all books
+/// close.
+pub(super) fn run(cli: &Cli, place: &Place, stop: &Stop) -> anyhow::Result<bool> {
+    // A stream that is not there is said before anything is made.
+    ringweir::describe(&cli.stream)?;
+    let listener = SocketFile::bind(&place.path, SocketType::SEQPACKET, place.mode)?;
+    rustix::net::listen(&listener.fd, 128)
+        .with_context(|| format!("listening at {}", place.path))?;
+    let words = Words::new(format!("ringcat: {}", cli.stream), cli.quiet);
+    if !cli.quiet {
+        words.say(format_args!(
+            "clients may connect to {} (seqpacket, mode {:04o})",
+            place.path, place.mode
+        ));
+    }
+    let shared = Shared {
+        ended: AtomicBool::new(false),
+        adds_up: AtomicBool::new(true),
+        clients: AtomicU64::new(0),
+    };
+    let (mut left, leaves) = UnixStream::pair()?;
+    left.set_nonblocking(true)?;
+    let until = cli.timeout.map(|t| Instant::now() + t.0);
+    let mut number = 0;
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        loop {
+            let clients = shared.clients.load(Ordering::Acquire);
+            let over = until.is_some_and(|t| Instant::now() >= t);
+            let once = cli.once && number > 0 && clients == 0;
+            let gone = clients == 0 && !is_there(&cli.stream);
+            if stop.came() || over || once || gone || shared.ended.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let limit = until.map(|t| t.saturating_duration_since(Instant::now()));
+            let look = (clients == 0).then_some(LOOK);
+            let fds = [(listener.fd.as_fd(), PollFlags::IN), (left.as_fd(), PollFlags::IN)];
+            stop.sleep(limit.into_iter().chain(look).min(), &fds)?;
+            let mut drain = [0; 64];
+            // Only wakes: nothing there is as well.
+            let _woken = left.read(&mut drain);
+            let fd = match socket::accept(&listener.fd) {
+                Ok(fd) => fd,
+                Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(e) => {
+                    words.say(format_args!("accepting a client: {e}"));
+                    stop.pause(Duration::from_millis(100))?;
+                    continue;
+                }
+            };
+            number += 1;
+            shared.clients.fetch_add(1, Ordering::AcqRel);
+            let (shared, mut leaves) = (&shared, leaves.try_clone()?);
+            let spawned = std::thread::Builder::new()
+                .name(format!("client {number}"))
+                .spawn_scoped(scope, move || {
+                    match Client::serve(cli, number, fd, stop, until) {
+                        Ok((adds_up, ended)) => {
+                            shared.adds_up.fetch_and(adds_up, Ordering::AcqRel);
+                            shared.ended.fetch_or(ended, Ordering::AcqRel);
+                        }
+                        Err(e) => {
+                            Words::new(format!("ringcat: {}: client {number}", cli.stream), false)
+                                .say(format_args!("{e:#}"));
+                            shared.adds_up.store(false, Ordering::Release);
+                        }
+                    }
+                    shared.clients.fetch_sub(1, Ordering::AcqRel);
+                    // Full: then it is awake anyway.
+                    let _woken = leaves.write(b".");
+                });
+            if let Err(e) = spawned {
+                shared.clients.fetch_sub(1, Ordering::AcqRel);
+                words.say(format_args!("client {number} was hung up on: no thread for it: {e}"));
+            }
+        }
+    })?;
+    Ok(shared.adds_up.load(Ordering::Acquire))
+}
+
+/// Whether the stream's socket is where it was: a broker that ends removes it, one that dies leaves
+/// it.
+fn is_there(stream: &str) -> bool {
+    match stream.contains('/') {
+        true => std::path::Path::new(stream).exists(),
+        false => paths::search_dirs().iter().any(|dir| paths::socket_path(dir, stream).exists()),
+    }
+}
+
+/// What became of a datagram in hand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Whole,
+    TooLong,
+    /// The client is gone.
+    Gone,
+    /// A signal, or the time is over.
+    Stopped,
+}
+
+struct Client<'a> {
+    cli: &'a Cli,
+    fd: OwnedFd,
+    stop: &'a Stop,
+    until: Option<Instant>,
+    account: ReaderAccount,
+    sent: u64,
+    too_long: u64,
+    unsent: u64,
+}
+
+impl<'a> Client<'a> {
+    /// Whether its books close, and whether the stream has ended.
+    fn serve(
+        cli: &'a Cli,
+        number: u64,
+        fd: OwnedFd,
+        stop: &'a Stop,
+        until: Option<Instant>,
+    ) -> anyhow::Result<(bool, bool)> {
+        let mut cut = cli.label.len().min(22);
+        while !cli.label.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let mut options =
+            Options::new(&format!("{}#{number}", &cli.label[..cut])).start(cli.from.0);
+        if cli.lossless {
+            options = options.lossless();
+        }
+        if cli.spin {
+            options = options.always_spin();
+        }
+        let mut reader = options.attach(&cli.stream).context("hung up on")?;
+        let who = format!("ringcat: {}: client {number}", cli.stream);
+        let account = ReaderAccount::new(who, cli.quiet, cli.verify, &reader);
+        let mut client = Self { cli, fd, stop, until, account, sent: 0, too_long: 0, unsent: 0 };
+        let ended = client.copy(&mut reader)?;
+        let Self { sent, too_long, unsent, .. } = client;
+        let mut more = format!("; {sent} sent");
+        if too_long > 0 {
+            more += &format!(
+                ", {too_long} longer than a packet of this socket can be (sysctl net.core.wmem_max)"
+            );
+        }
+        if unsent > 0 {
+            more += ", 1 in hand when it went";
+        }
+        let wanted = cli.stats || cli.verify || too_long > 0 || stop.came();
+        let adds_up = client.account.conclude(&mut reader, wanted, &more)?;
+        let taken = client.account.all().delivered;
+        if taken != sent + too_long + unsent {
+            client.account.words.say(format_args!(
+                "the account does not add up, which is a bug: {taken} delivered{more}"
+            ));
+        }
+        Ok((adds_up && taken == sent + too_long + unsent, ended))
+    }
+
+    fn over(&self) -> bool {
+        self.stop.came() || self.until.is_some_and(|t| Instant::now() >= t)
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.until.map(|t| t.saturating_duration_since(Instant::now()))
+    }
+
+    /// Sends until something ends it; whether that was the end of the stream.
+    fn copy(&mut self, reader: &mut Reader) -> anyhow::Result<bool> {
+        let mut room = vec![0; reader.geometry().max_datagram() as usize];
+        self.make_room(room.len());
+        let mut date_offset = reader.publish_date(0);
+        let mut taken = 0;
+        loop {
+            if self.cli.count.is_some_and(|n| taken >= n) || self.over() {
+                return Ok(false);
+            }
+            match reader.next()? {
+                Read::Datagram(mut datagram) => {
+                    let about = About::of(&datagram, date_offset);
+                    match datagram.copy_to(&mut room) {
+                        Ok(_) => {}
+                        // The next read is the gap that begins with it.
+                        Err(CopyError::Torn(_)) => continue,
+                        Err(e) => return Err(e.into()),
+                    }
+                    taken += 1;
+                    self.account.datagram(&room[..about.len], &about);
+                    match self.send(&room[..about.len])? {
+                        Sent::Whole => self.sent += 1,
+                        Sent::TooLong => {
+                            self.too_long += 1;
+                            self.account.words.tell(|| {
+                                format!(
+                                    "seq {}: {} bytes are longer than a packet of this socket can \
+                                    be",
+                                    about.seq, about.len
+                                )
+                            });
+                        }
+                        Sent::Gone | Sent::Stopped => {
+                            self.unsent += 1;
+                            return Ok(false);
+                        }
+                    }
+                }
+                Read::Gap(gap) => self.account.gap(&gap),
+                Read::Demoted(demoted) => self.account.demoted(demoted),
+                Read::Restarted(restart) => {
+                    self.account.restarted(restart);
+                    room.resize(reader.geometry().max_datagram() as usize, 0);
+                    self.make_room(room.len());
+                    date_offset = reader.publish_date(0);
+                }
+                Read::Ended(End::Detached(by)) => {
+                    self.account
+                        .words
+                        .say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+                    return Ok(false);
+                }
+                Read::Ended(End::Stream | End::BrokerGone) => return Ok(true),
+                Read::Empty => {
+                    if hung_up(self.fd.as_fd()) {
+                        return Ok(false);
+                    }
+                    self.stop.wait(reader, self.left(), self.cli.spin, Some(self.fd.as_fd()))?;
+                }
+            }
+        }
+    }
+
+    /// Has the socket take packets of `len` bytes, if it may.
+    fn make_room(&self, len: usize) {
+        // Of its buffer the kernel keeps some for itself, and doubles what is asked for.
+        let enough = len + 4096;
+        if sockopt::socket_send_buffer_size(&self.fd).is_ok_and(|has| has < enough) {
+            let _refused = sockopt::set_socket_send_buffer_size_force(&self.fd, enough)
+                .or_else(|_| sockopt::set_socket_send_buffer_size(&self.fd, enough));
+        }
+    }
+
+    /// Sends one packet, waiting for a client that is slow.
+    fn send(&self, bytes: &[u8]) -> anyhow::Result<Sent> {
+        loop {
+            match rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(_) => return Ok(Sent::Whole),
+                Err(Errno::INTR) => {}
+                Err(Errno::MSGSIZE) => return Ok(Sent::TooLong),
+                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Ok(Sent::Gone),
+                Err(Errno::AGAIN) if self.over() => return Ok(Sent::Stopped),
+                Err(Errno::AGAIN) => self.stop.wait_to_write(self.fd.as_fd(), self.left())?,
+                Err(Errno::NOBUFS | Errno::NOMEM) => self.stop.pause(Duration::from_millis(1))?,
+                Err(e) => return Err(std::io::Error::from(e)).context("sending"),
+            }
+        }
+    }
+}
+
+/// Whether the other side of a connection is closed for good.
+fn hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).is_ok() && !fds[0].revents().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_and_bad_ones_refused_by_name() {
+        assert_eq!("seqpacket:/a:b".parse(), Ok(Place { mode: 0o600, path: "/a:b".into() }));
+        assert_eq!("seqpacket,mode=0666:x".parse(), Ok(Place { mode: 0o666, path: "x".into() }));
+        for (text, says) in [
+            ("/tmp/x", "say seqpacket:PATH"),
+            ("seqpacket:", "say seqpacket:PATH"),
+            ("stream:/x", "no outlet \"stream\""),
+            ("seqpacket,mode=9:/x", "mode=9: say an octal"),
+            ("seqpacket,senders=3:/x", "\"senders=3\"; there is mode="),
+        ] {
+            let told = text.parse::<Place>().unwrap_err();
+            assert!(told.contains(says), "{text}: {told}");
+        }
+    }
+}
