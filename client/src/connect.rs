@@ -2,76 +2,13 @@
 //! before it is used.
 
 use crate::Error;
-use ringweir_proto::control::{Description, DetachRequest, Reloaded, Reply, Request};
+use crate::view::streams;
+use ringweir_proto::control::{Reply, Request};
 use ringweir_proto::os::socket::Packet;
 use ringweir_proto::os::{OsError, paths, socket};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// How long a broker may take to read its file again: a ring of gigabytes takes seconds.
-pub const RELOAD: Duration = Duration::from_secs(120);
-
-/// Streams whose sockets are in the run directories: name and socket. Nobody is asked whether it
-/// lives.
-pub fn streams() -> Vec<(String, PathBuf)> {
-    let mut found: Vec<(String, PathBuf)> = Vec::new();
-    for dir in paths::search_dirs() {
-        for name in paths::streams_in(&dir) {
-            // The first directory wins, as for attach.
-            if !found.iter().any(|(known, _)| *known == name) {
-                let path = paths::socket_path(&dir, &name);
-                found.push((name, path));
-            }
-        }
-    }
-    found
-}
-
-/// The stream's configuration in words.
-///
-/// # Errors
-/// As [`crate::Options::attach`].
-pub fn describe(name: &str) -> Result<Description, Error> {
-    let connection = Connection::open(name)?;
-    match connection.ask(&Request::Describe, 0)?.0 {
-        Reply::Described(description) => Ok(description),
-        other => Err(connection.unexpected(&other)),
-    }
-}
-
-/// Takes the place of a reader of stream `name` back. It is told so, and ends with
-/// [`crate::End::Detached`]; if it does not listen it keeps a mapping it can read from, but neither
-/// place nor wake-ups. `index` and `attached_realtime` are its figures in a
-/// [`crate::stats::Snapshot`], both, so that nobody else is hit who got the place meanwhile.
-///
-/// # Errors
-/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own
-/// user, or the reader is gone.
-pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Error> {
-    let connection = Connection::open(name)?;
-    match connection.ask(&Request::Detach(DetachRequest { index, attached_realtime }), 0)?.0 {
-        Reply::Detached => Ok(()),
-        other => Err(connection.unexpected(&other)),
-    }
-}
-
-/// Has the broker of stream `name` read its file again: streams come and go, the others do not
-/// notice. Answers when it is done, which takes as long as new rings take to be made, up to
-/// [`RELOAD`].
-///
-/// # Errors
-/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own
-/// user, the broker has no file, or the file is not sound, and then nothing was changed.
-pub fn reload(name: &str) -> Result<Reloaded, Error> {
-    let connection = Connection::open(name)?;
-    socket::answer_within(&connection.fd, RELOAD)?;
-    match connection.ask(&Request::Reload, 0)?.0 {
-        Reply::Reloaded(reloaded) => Ok(reloaded),
-        other => Err(connection.unexpected(&other)),
-    }
-}
 
 /// An open control socket.
 #[derive(Debug)]

@@ -1,19 +1,19 @@
 //! Reading a ringweir stream, in place, from any process.
 //!
 //! ```no_run
-//! use ringweir::{Options, Read};
+//! use ringweir::{Item, Options};
 //! let mut reader = Options::new("monitor").attach("daq0")?;
 //! loop {
 //!     match reader.next()? {
-//!         Read::Datagram(mut datagram) => match datagram.to_vec() {
+//!         Item::Datagram(mut datagram) => match datagram.to_vec() {
 //!             Ok(bytes) => println!("{} has {} bytes", datagram.seq(), bytes.len()),
 //!             Err(_torn) => {} // lapped while copying: the next read is a Gap that begins with it
 //!         },
-//!         Read::Gap(gap) => println!("lost {} from {}", gap.count, gap.first),
-//!         Read::Restarted(restart) => println!("generation {}", restart.generation),
-//!         Read::Demoted(_) => {} // only if attached with Options::lossless
-//!         Read::Empty => { reader.wait(None)?; }
-//!         Read::Ended(_) => break,
+//!         Item::Gap(gap) => println!("lost {} from {}", gap.count, gap.first),
+//!         Item::Restarted(restart) => println!("generation {}", restart.generation),
+//!         Item::Demoted(_) => {} // only if attached with Options::lossless
+//!         Item::Empty => { reader.wait(None)?; }
+//!         Item::Ended(_) => break,
 //!     }
 //! }
 //! # Ok::<(), ringweir::Error>(())
@@ -25,21 +25,17 @@
 //! order, as [`Gap`]. Several readers of several streams may live in one process; each is used by
 //! one thread at a time.
 
+pub mod admin;
 mod connect;
 mod datagram;
 mod error;
 #[cfg(feature = "ffi")]
 mod ffi;
 mod reader;
-mod watch;
+pub mod view;
 
-pub use connect::{RELOAD, describe, detach, reload, streams};
 pub use datagram::{CopyError, Datagram, Payload};
 pub use error::Error;
-pub use reader::{End, Options, Read, Reader, Restart, Waited};
-pub use ringweir_proto::control::Description;
-pub use ringweir_proto::latency::Histogram;
+pub use reader::{End, Item, Options, Reader, Restart, Waited};
 pub use ringweir_proto::layout::DetachedBy;
 pub use ringweir_proto::ring::{Account, Cause, Corrupt, Demoted, Gap, Layer, Resume, Start, Torn};
-pub use ringweir_proto::stats;
-pub use watch::{Latency, Watch, drain_gaps, latencies};

@@ -5,7 +5,7 @@
 //! numbers; only in books of its own, which are to be compared with the device's.
 
 use crate::fpga::Digest;
-use ringweir::{Cause, End, Error, Gap, Layer, Read, Reader};
+use ringweir::{Cause, End, Error, Gap, Item, Layer, Reader};
 use ringweir_pattern::crc::Verifier;
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,7 @@ pub fn listen(reader: &mut Reader) -> Result<Story, Error> {
     let mut expected = reader.account().start;
     loop {
         match reader.next()? {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 let (seq, channel) = (datagram.seq(), datagram.channel());
                 let Ok(len) = datagram.copy_to(&mut buffer) else { continue };
                 story.disorder += u64::from(seq != expected);
@@ -95,7 +95,7 @@ pub fn listen(reader: &mut Reader) -> Result<Story, Error> {
                 let header = ear.verifier.accept(payload);
                 ear.heard.wrong += u64::from(header.is_ok_and(|header| header.channel != channel));
             }
-            Read::Gap(Gap { first, count, cause, .. }) => match cause {
+            Item::Gap(Gap { first, count, cause, .. }) => match cause {
                 Cause::Lapped => {
                     story.disorder += u64::from(first != expected);
                     expected = first + count;
@@ -110,7 +110,7 @@ pub fn listen(reader: &mut Reader) -> Result<Story, Error> {
                     ears.iter_mut().for_each(Ear::turn_page);
                 }
             },
-            Read::Restarted(restart) => {
+            Item::Restarted(restart) => {
                 story.restarts += 1;
                 story.disorder += u64::from(restart.adopted && restart.first != expected);
                 expected = restart.first;
@@ -120,11 +120,11 @@ pub fn listen(reader: &mut Reader) -> Result<Story, Error> {
                     story.inexact += restart.lost;
                 }
             }
-            Read::Demoted(_) => panic!("it is lossy"),
-            Read::Empty => {
+            Item::Demoted(_) => panic!("it is lossy"),
+            Item::Empty => {
                 reader.wait(None)?;
             }
-            Read::Ended(end) => {
+            Item::Ended(end) => {
                 story.ended = end == End::Stream;
                 break;
             }

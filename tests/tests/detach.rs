@@ -1,6 +1,6 @@
 //! `ringctl detach`: exactly one reader goes, knows why, and nobody else notices.
 
-use ringweir::{End, Options, Read, Reader, Start};
+use ringweir::{End, Item, Options, Reader, Start};
 use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, skipped, wait_for};
 use rustix::process::Signal;
 use std::process::{Command, Output, Stdio};
@@ -25,10 +25,10 @@ fn cat(env: &Environment, stream: &str, label: &str) -> Process {
 
 /// Labels, pids and indices of who is attached.
 fn attached(broker: &Daemon) -> Vec<(String, u64, u64)> {
-    use ringweir::stats::ReaderFact;
+    use ringweir::view::stats::ReaderFact;
     let snapshot =
-        ringweir::Watch::attach(broker.path()).expect("watch").snapshot().expect("figures");
-    let facts = |r: &ringweir::stats::ReaderFigures| {
+        ringweir::view::Viewer::attach(broker.path()).expect("watch").snapshot().expect("figures");
+    let facts = |r: &ringweir::view::stats::ReaderFigures| {
         (r.label.clone(), r.get(ReaderFact::Pid), r.get(ReaderFact::Index))
     };
     snapshot.readers.iter().map(facts).collect()
@@ -102,8 +102,8 @@ fn end_of(reader: &mut Reader) -> Option<End> {
     let until = Instant::now() + Duration::from_secs(20);
     while Instant::now() < until {
         match reader.next().expect("read") {
-            Read::Ended(end) => return Some(end),
-            Read::Empty => {
+            Item::Ended(end) => return Some(end),
+            Item::Empty => {
                 reader.wait(Some(Duration::from_millis(50))).expect("wait");
             }
             _ => {}
@@ -123,7 +123,7 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
     let check = |reader: &mut Reader, how: &str| {
         let Some(End::Detached(by)) = end_of(reader) else { panic!("{how}: not told") };
         assert_eq!(by.uid, me, "{how}");
-        assert!(matches!(reader.next(), Ok(Read::Ended(End::Detached(_)))), "{how}: it stays so");
+        assert!(matches!(reader.next(), Ok(Item::Ended(End::Detached(_)))), "{how}: it stays so");
         let account = *reader.account();
         assert_eq!(account.start + account.delivered + account.lost, reader.read_cursor(), "{how}");
     };
@@ -131,13 +131,13 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
     let mut slow = Options::new("slow").start(Start::Oldest).attach(broker.path()).unwrap();
     // Always behind: it sees neither an empty ring nor its socket.
     for _ in 0..100 {
-        assert!(!matches!(slow.next().unwrap(), Read::Ended(_)));
+        assert!(!matches!(slow.next().unwrap(), Item::Ended(_)));
         std::thread::sleep(Duration::from_micros(200));
     }
     assert!(detach(&env, "det-ways", "slow").status.success());
     let mut told = None;
     for _ in 0..1000 {
-        if let Read::Ended(end) = slow.next().unwrap() {
+        if let Item::Ended(end) = slow.next().unwrap() {
             told = Some(end);
             break;
         }
@@ -167,9 +167,9 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
             let until = Instant::now() + Duration::from_secs(20);
             loop {
                 match reader.next().unwrap() {
-                    Read::Ended(end) => return Some(end),
+                    Item::Ended(end) => return Some(end),
                     _ if Instant::now() > until => return None,
-                    Read::Empty => {
+                    Item::Empty => {
                         reader.wait(None).unwrap();
                     }
                     _ => {}
@@ -226,9 +226,9 @@ fn what_is_not_exactly_one_reader_is_refused_with_a_list() {
     );
 
     // Its place given to another since it was looked up: nobody goes.
-    let refused = ringweir::detach(broker.path(), 0, 12345).unwrap_err().to_string();
+    let refused = ringweir::admin::detach(broker.path(), 0, 12345).unwrap_err().to_string();
     assert!(refused.contains("not attached any more"), "{refused}");
-    let beyond = ringweir::detach(broker.path(), u32::MAX, 0).unwrap_err().to_string();
+    let beyond = ringweir::admin::detach(broker.path(), u32::MAX, 0).unwrap_err().to_string();
     assert!(beyond.contains("not attached any more"), "{beyond}");
     assert_eq!(attached(&broker), there);
     // Control: the same two with the index are told apart.

@@ -2,8 +2,8 @@
 //! other readers and the broker do not notice, and it is named.
 
 use ringweir::Options;
-use ringweir::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
-use ringweir::{Watch, describe};
+use ringweir::view::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
+use ringweir::view::{Viewer, describe};
 use ringweir_proto::control::{AttachRequest, Mode, Request};
 use ringweir_proto::os::{lock, socket};
 use ringweir_tests::environment::{Daemon, Environment, NOBODY, Process, wait_for};
@@ -49,7 +49,7 @@ struct Siege {
     env: Environment,
     mailbox: Mailbox,
     broker: Daemon,
-    watch: Watch,
+    watch: Viewer,
     honest: Vec<Process>,
 }
 
@@ -67,7 +67,7 @@ impl Siege {
             "gen:rate=1000/s,size=24..256",
             &[&more[..], &["--max-datagram", "256"]].concat(),
         );
-        let watch = Watch::attach(broker.path()).unwrap();
+        let watch = Viewer::attach(broker.path()).unwrap();
         let mut siege = Self { env, mailbox, broker, watch, honest: Vec::new() };
         for (slot, kind) in ["--from=start", "--view"].into_iter().enumerate() {
             let mut command = siege.env.command("ringtest-reader");

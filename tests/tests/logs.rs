@@ -14,13 +14,14 @@ fn a_flood_of_faults_is_thinned_and_accounted_for() {
     let path = env.path("in.sock");
     let broker =
         env.broker("service-flood", &format!("unix:seqpacket,senders=1:{}", path.display()), &[]);
-    let watch = ringweir::Watch::attach(broker.path()).unwrap();
+    let watch = ringweir::view::Viewer::attach(broker.path()).unwrap();
     let faults =
-        || watch.snapshot().map_or(0, |s| s.pump(ringweir::stats::PumpCounter::SourceFaults));
+        || watch.snapshot().map_or(0, |s| s.pump(ringweir::view::stats::PumpCounter::SourceFaults));
     let _first = socket::connect(&path).unwrap();
     let shown = |text: &str| text.matches("senders are there").count() as u64;
     let (began, mut sent) = (Instant::now(), 0);
-    let sampled = || watch.snapshot().map_or(0, |s| s.get(ringweir::stats::StreamFact::SampledAt));
+    let sampled =
+        || watch.snapshot().map_or(0, |s| s.get(ringweir::view::stats::StreamFact::SampledAt));
     // The last one finds the queue empty, and tells of those that did not fit into it.
     for count in [5, 3000, 1] {
         (0..count).for_each(|_| drop(socket::connect(&path).unwrap()));

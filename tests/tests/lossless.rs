@@ -2,8 +2,8 @@
 //! else, and everyone's account closes. Controls: the same reader is lapped where it is lossy; one
 //! that is stopped is waited for where its budget has no end.
 
-use ringweir::stats::{PumpCounter, ReaderFact, Snapshot};
-use ringweir::{Options, Read, Start};
+use ringweir::view::stats::{PumpCounter, ReaderFact, Snapshot};
+use ringweir::{Item, Options, Start};
 use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, Report, proc, wait_for};
 use rustix::process::Signal;
 use std::process::Stdio;
@@ -61,7 +61,7 @@ impl Stage {
 }
 
 fn look(broker: &Daemon) -> Snapshot {
-    ringweir::Watch::attach(broker.path()).expect("watch").snapshot().expect("figures")
+    ringweir::view::Viewer::attach(broker.path()).expect("watch").snapshot().expect("figures")
 }
 
 /// Waits until the figures are as they have to be.
@@ -233,11 +233,11 @@ fn what_is_granted_at_the_attach_is_kept() {
         let mut expected = reader.account().start;
         for _ in 0..300 {
             match reader.next().expect("next") {
-                Read::Datagram(datagram) => {
+                Item::Datagram(datagram) => {
                     assert_eq!(datagram.seq(), expected);
                     expected += 1;
                 }
-                Read::Empty => drop(reader.wait(Some(PATIENCE)).expect("wait")),
+                Item::Empty => drop(reader.wait(Some(PATIENCE)).expect("wait")),
                 other => panic!("{other:?}"),
             }
         }
@@ -249,7 +249,7 @@ fn what_is_granted_at_the_attach_is_kept() {
     until(&broker, "ended", |s| s.pump(PumpCounter::Published) == 100);
     let mut reader = options.attach(broker.path()).expect("attach");
     let mut got = 0;
-    while let Read::Datagram(_) = reader.next().expect("next") {
+    while let Item::Datagram(_) = reader.next().expect("next") {
         got += 1;
     }
     assert_eq!(got, 100);
@@ -371,7 +371,7 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
         let (mut delivered, mut lost, mut buffer) = (0, 0, [0; 512]);
         while delivered + lost < COUNT {
             match reader.next().expect("next") {
-                Read::Datagram(mut datagram) => {
+                Item::Datagram(mut datagram) => {
                     let len = datagram.copy_to(&mut buffer).expect("whole");
                     let header = ringweir_pattern::crc::check(&buffer[..len]).expect("right");
                     assert_eq!(header.number, delivered + lost, "{}", reader.name());
@@ -380,19 +380,19 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
                         std::thread::sleep(Duration::from_micros(300));
                     }
                 }
-                Read::Gap(gap)
+                Item::Gap(gap)
                     if matches!(gap.cause, ringweir::Cause::Upstream { exact: true, .. }) =>
                 {
                     lost += gap.count
                 }
                 // What was lost behind the last datagram is told with the next, and there is none.
-                Read::Empty
+                Item::Empty
                     if sender.is_finished()
                         && look(&broker).pump(PumpCounter::KernelLost) > lost =>
                 {
                     lost = look(&broker).pump(PumpCounter::KernelLost);
                 }
-                Read::Empty => drop(reader.wait(Some(Duration::from_millis(100))).expect("wait")),
+                Item::Empty => drop(reader.wait(Some(Duration::from_millis(100))).expect("wait")),
                 other => panic!("{other:?}"),
             }
         }

@@ -1,7 +1,7 @@
 //! What a ring is kept in: a sealed memfd that nobody else can write, huge pages, and how each is
 //! said.
 
-use ringweir::Read;
+use ringweir::Item;
 use ringweir_proto::os::backing::HUGE_PAGE;
 use ringweir_tests::environment::{Daemon, Environment, NOBODY, wait_for};
 use ringweir_tests::skipped;
@@ -107,25 +107,25 @@ fn a_memfd_broker_that_was_killed_is_followed_by_the_next_generation() {
     let mut first = env.broker("mem", "gen:rate=1000/s", &args);
     assert!(env.objects().is_empty());
     let mut reader = ringweir::Options::new("stays").attach(first.path()).unwrap();
-    let mut until = |wanted: fn(&Read) -> bool| {
+    let mut until = |wanted: fn(&Item) -> bool| {
         for _ in 0..1000 {
             let read = reader.next().unwrap();
             if wanted(&read) {
                 return format!("{read:?}");
             }
-            if matches!(read, Read::Empty) {
+            if matches!(read, Item::Empty) {
                 reader.wait(Some(Duration::from_millis(100))).unwrap();
             }
         }
         panic!("not within 1000 reads");
     };
-    until(|read| matches!(read, Read::Datagram(_)));
+    until(|read| matches!(read, Item::Datagram(_)));
     first.process.kill();
     let second = env.broker("mem", "gen:rate=1000/s", &args);
     assert!(second.process.stderr().contains("mem gen 2"), "{}", second.process.stderr());
-    let restart = until(|read| matches!(read, Read::Restarted(_)));
+    let restart = until(|read| matches!(read, Item::Restarted(_)));
     assert!(restart.contains("generation: 2"), "{restart}");
-    until(|read| matches!(read, Read::Datagram(_)));
+    until(|read| matches!(read, Item::Datagram(_)));
     second.end();
 }
 

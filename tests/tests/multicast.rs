@@ -5,8 +5,8 @@
 //! Contract: root and `python3` are needed; without them a test says `SKIPPED name: reason` and
 //! returns.
 
-use ringweir::Watch;
-use ringweir::stats::PumpCounter;
+use ringweir::view::Viewer;
+use ringweir::view::stats::PumpCounter;
 use ringweir_tests::netns::{Namespace, Wire, missing};
 use ringweir_tests::{Daemon, Environment, Process, skipped, wait_for};
 use rustix::process::Signal;
@@ -144,7 +144,7 @@ fn every_seq(env: &Environment, wire: &Wire, name: &str, group: &str, to: &str, 
     let receiver = python(env, &wire.near, RECEIVER, group);
     let ring = ["--max-datagram", "65507", "--capacity", "16MiB"];
     let broker = broker(env, &wire.far, name, "udp:127.0.0.1:5001,rcvbuf=256KiB", &ring);
-    let watch = Watch::attach(broker.path()).unwrap();
+    let watch = Viewer::attach(broker.path()).unwrap();
     let counters = || {
         let shown = watch.snapshot()?;
         Some([PumpCounter::Published, PumpCounter::KernelLost].map(|c| shown.pump(c)))

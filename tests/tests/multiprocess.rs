@@ -4,7 +4,7 @@
 //! One test at a time: they measure time and processor use on machines that may have two
 //! processors.
 
-use ringweir::{Options, Read, Resume, Start};
+use ringweir::{Item, Options, Resume, Start};
 use ringweir_tests::{
     Daemon, Environment, Live, Mailbox, Process, Report, proc, skipped, wait_for,
 };
@@ -436,9 +436,9 @@ fn a_thousand_readers_are_all_woken() {
         .unwrap();
     }
     for round in 0..3u8 {
-        assert!(matches!(readers[0].next().unwrap(), Read::Empty));
+        assert!(matches!(readers[0].next().unwrap(), Item::Empty));
         for reader in &mut readers[1..] {
-            assert!(matches!(reader.next().unwrap(), Read::Empty));
+            assert!(matches!(reader.next().unwrap(), Item::Empty));
         }
         readers.iter_mut().for_each(|r| assert!(r.arm().unwrap()));
         // The control. Whoever dozed before the pump knew of it is woken once for nothing: arm
@@ -474,7 +474,7 @@ fn a_thousand_readers_are_all_woken() {
         assert!(woken.is_some(), "round {round}: {} of {READERS} woken", events.len());
         for reader in &mut readers {
             match reader.next().unwrap() {
-                Read::Datagram(mut d) => assert_eq!(d.to_vec().unwrap(), [b'a', b'b', round]),
+                Item::Datagram(mut d) => assert_eq!(d.to_vec().unwrap(), [b'a', b'b', round]),
                 other => panic!("{other:?}"),
             }
         }
@@ -562,7 +562,7 @@ fn a_lapped_reader_goes_on_where_it_was_told_to() {
             .unwrap();
         let depth = reader.geometry().depth();
         let left = move || {
-            let Read::Gap(gap) = reader.next().unwrap() else { panic!("lapped") };
+            let Item::Gap(gap) = reader.next().unwrap() else { panic!("lapped") };
             10_000 - gap.count
         };
         (depth, left)

@@ -196,12 +196,13 @@ fn a_clock_that_jumps_moves_nothing_but_dates() {
     let mut reader = env.command("ringcat");
     reader.args(["service-jump", "--from", "0", "--verify"]).stdout(Stdio::null());
     let reader = env.start(reader);
-    let watch = ringweir::Watch::attach(broker.path()).unwrap();
-    let at = || watch.snapshot().map_or(0, |s| s.pump(ringweir::stats::PumpCounter::Published));
+    let watch = ringweir::view::Viewer::attach(broker.path()).unwrap();
+    let at =
+        || watch.snapshot().map_or(0, |s| s.pump(ringweir::view::stats::PumpCounter::Published));
     let seen = || {
-        watch
-            .snapshot()
-            .map_or(0, |s| s.get(ringweir::stats::StreamFact::SampledRealtime) / 1_000_000_000)
+        watch.snapshot().map_or(0, |s| {
+            s.get(ringweir::view::stats::StreamFact::SampledRealtime) / 1_000_000_000
+        })
     };
     let now =
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

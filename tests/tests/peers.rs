@@ -1,7 +1,8 @@
 //! Who may do what, and how much one user may take: seen by users of other uids, one of them
 //! hostile.
 
-use ringweir::{Error, Options, Watch};
+use ringweir::view::Viewer;
+use ringweir::{Error, Options};
 use ringweir_proto::control::Reason;
 use ringweir_proto::os::socket;
 use ringweir_tests::environment::{Daemon, Environment, wait_for};
@@ -64,13 +65,13 @@ fn each_list_gives_its_right() {
     let broker = env.broker("service-lists", "gen:rate=100/s,size=64", &lists);
     let path = broker.path();
     let victim = Options::new("victim").attach(path).unwrap();
-    let watch = Watch::attach(path).unwrap();
+    let watch = Viewer::attach(path).unwrap();
     let (index, attached) = wait_for(LIMIT, || {
         let readers = watch.snapshot()?.readers;
-        let of = |r: &ringweir::stats::ReaderFigures| {
+        let of = |r: &ringweir::view::stats::ReaderFigures| {
             (
-                r.get(ringweir::stats::ReaderFact::Index) as u32,
-                r.get(ringweir::stats::ReaderFact::AttachedRealtime),
+                r.get(ringweir::view::stats::ReaderFact::Index) as u32,
+                r.get(ringweir::view::stats::ReaderFact::AttachedRealtime),
             )
         };
         readers.iter().find(|r| r.label == "victim").map(of)
@@ -83,9 +84,9 @@ fn each_list_gives_its_right() {
         (5005, false, false, false),
     ] {
         let found = becoming(uid, || {
-            let detached = ringweir::detach(path, index, attached).map_err(|e| reason(&e));
+            let detached = ringweir::admin::detach(path, index, attached).map_err(|e| reason(&e));
             (
-                Watch::attach(path).is_ok(),
+                Viewer::attach(path).is_ok(),
                 Options::new("x").attach(path).map(drop).map_err(|e| reason(&e)),
                 detached,
             )
@@ -103,7 +104,7 @@ fn each_list_gives_its_right() {
     let (attaches, detached) = becoming(5004, || {
         (
             Options::new("x").attach(path).is_ok(),
-            ringweir::detach(path, index, attached).map_err(|e| reason(&e)),
+            ringweir::admin::detach(path, index, attached).map_err(|e| reason(&e)),
         )
     });
     assert_eq!((attaches, detached), (false, Ok(())));
@@ -149,7 +150,7 @@ fn one_user_cannot_take_what_others_need() {
         becoming(uid, || {
             let reader =
                 Options::new("served").attach(&path).map_err(|e| reason(&e)).expect("served");
-            drop((reader, Watch::attach(&path).map_err(|e| reason(&e)).expect("served")));
+            drop((reader, Viewer::attach(&path).map_err(|e| reason(&e)).expect("served")));
         });
     };
     served(OTHER);
@@ -176,7 +177,7 @@ fn one_user_cannot_take_what_others_need() {
     served(OTHER);
 
     let looks = |count: usize| {
-        (0..count).map(|_| Watch::attach(&path).map_err(|e| reason(&e))).collect::<Vec<_>>()
+        (0..count).map(|_| Viewer::attach(&path).map_err(|e| reason(&e))).collect::<Vec<_>>()
     };
     let views = becoming(HOSTILE, || looks(80));
     assert_eq!(views.iter().filter(|v| v.is_ok()).count(), 64);
@@ -206,7 +207,7 @@ fn flood(test: &str, broker: &Daemon, path: &str) {
             && began.elapsed() < Duration::from_secs(30)
         {
             tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            if let Err(e) = ringweir::describe(path)
+            if let Err(e) = ringweir::view::describe(path)
                 && reason(&e).contains("times a second")
             {
                 assert!(matches!(e, Error::Refused { reason: Reason::Resources, .. }));
@@ -228,6 +229,6 @@ fn flood(test: &str, broker: &Daemon, path: &str) {
     }
     // Root is not held to that: as many again.
     for _ in 0..1200 {
-        ringweir::describe(path).map_err(|e| reason(&e)).expect("root is served");
+        ringweir::view::describe(path).map_err(|e| reason(&e)).expect("root is served");
     }
 }

@@ -2,8 +2,8 @@
 //! and hostile clients; what `--why` says of streams with one known trouble each; what `--latency`
 //! says of readers that are known to be late.
 
-use ringweir::Watch;
-use ringweir::stats::{ReaderFact, StreamFact};
+use ringweir::view::Viewer;
+use ringweir::view::stats::{ReaderFact, StreamFact};
 use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, skipped, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -38,8 +38,8 @@ fn cat(env: &Environment, stream: &str, label: &str) -> Process {
 }
 
 /// Waits until `count` readers are there and have read something.
-fn reading(broker: &Daemon, count: usize) -> Watch {
-    let watch = Watch::attach(broker.path()).unwrap();
+fn reading(broker: &Daemon, count: usize) -> Viewer {
+    let watch = Viewer::attach(broker.path()).unwrap();
     let there = wait_for(PATIENCE, || {
         let snapshot = watch.snapshot()?;
         let all =
@@ -479,8 +479,9 @@ fn a_pause_is_in_the_latency_of_who_paused() {
     paused.signal(Signal::CONT);
     let caught_up = || {
         let snapshot = watch.snapshot()?;
-        let late =
-            |r: &ringweir::stats::ReaderFigures| r.get(ReaderFact::LagMaxTime) >= 1_900_000_000;
+        let late = |r: &ringweir::view::stats::ReaderFigures| {
+            r.get(ReaderFact::LagMaxTime) >= 1_900_000_000
+        };
         snapshot.readers.iter().any(|r| late(r) && r.get(ReaderFact::Lag) < 50).then_some(())
     };
     wait_for(PATIENCE, caught_up).expect("it catches up, and its high-water mark tells");
@@ -509,7 +510,7 @@ fn why_names_the_kernel_when_it_drops() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let source = format!("udp:127.0.0.1:{port},rcvbuf=4KiB");
     let broker = env.broker("stat-udp", &source, &[]);
-    let watch = Watch::attach(broker.path()).unwrap();
+    let watch = Viewer::attach(broker.path()).unwrap();
     let stop = AtomicBool::new(false);
     let verdict = std::thread::scope(|scope| {
         let stop = &stop;
@@ -523,7 +524,9 @@ fn why_names_the_kernel_when_it_drops() {
             }
         });
         let lost = || {
-            watch.snapshot().is_some_and(|s| s.pump(ringweir::stats::PumpCounter::KernelLost) > 0)
+            watch
+                .snapshot()
+                .is_some_and(|s| s.pump(ringweir::view::stats::PumpCounter::KernelLost) > 0)
         };
         let drops = wait_for(PATIENCE, || lost().then_some(()));
         let verdict = json(&env, &["stat-udp", "--why"]);

@@ -2,7 +2,7 @@
 //! by its file, the units and how they are installed. There is no systemd here: the test is the
 //! manager.
 
-use ringweir::{Options, Read};
+use ringweir::{Item, Options};
 use ringweir_proto::os::socket;
 use ringweir_tests::environment::{Environment, Process, wait_for};
 use ringweir_tests::{programs, skipped};
@@ -134,12 +134,12 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
         let mut left = count;
         while left > 0 {
             match stays.next().unwrap() {
-                Read::Datagram(d) => {
+                Item::Datagram(d) => {
                     assert_eq!(next.unwrap_or(d.seq()), d.seq());
                     next = Some(d.seq() + 1);
                     left -= 1;
                 }
-                Read::Empty => _ = stays.wait(Some(Duration::from_secs(1))).unwrap(),
+                Item::Empty => _ = stays.wait(Some(Duration::from_secs(1))).unwrap(),
                 other => panic!("{other:?}"),
             }
         }
@@ -154,14 +154,14 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     until("one goes", &broker, || (!socket("service-goes").exists()).then_some(()));
     follow(100);
     let _end = until("its reader is told", &broker, || match goes.next().unwrap() {
-        Read::Ended(end) => Some(end),
-        Read::Restarted(_) | Read::Demoted(_) | Read::Empty | Read::Datagram(_) | Read::Gap(_) => {
+        Item::Ended(end) => Some(end),
+        Item::Restarted(_) | Item::Demoted(_) | Item::Empty | Item::Datagram(_) | Item::Gap(_) => {
             None
         }
     });
     let mut comes = Options::new("comes").attach(&path("service-comes")).unwrap();
     until("it brings datagrams", &broker, || {
-        matches!(comes.next().unwrap(), Read::Datagram(_)).then_some(())
+        matches!(comes.next().unwrap(), Item::Datagram(_)).then_some(())
     });
     // What was started by a thread that is shut in is shut in with it.
     for task in std::fs::read_dir(format!("/proc/{}/task", broker.pid())).unwrap().flatten() {

@@ -1,7 +1,7 @@
 //! Sources with the programs people use to feed them: unix sockets, terminals, netlink; published =
 //! sent, or what is missing is told.
 
-use ringweir::{Cause, Options, Read, Start};
+use ringweir::{Cause, Item, Options, Start};
 use ringweir_proto::os::socket;
 use ringweir_tests::{Daemon, Environment, proc, skipped, wait_for};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType};
@@ -25,10 +25,10 @@ fn read(broker: &Daemon, enough: usize) -> Vec<(u16, Vec<u8>)> {
     let mut got = Vec::new();
     while got.len() < enough {
         match reader.next().unwrap() {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 got.push((datagram.channel(), datagram.to_vec().unwrap()))
             }
-            Read::Empty => {
+            Item::Empty => {
                 reader.wait(Some(Duration::from_secs(20))).unwrap();
             }
             other => panic!("{other:?} after {}", got.len()),
@@ -253,14 +253,14 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
         // Kept company, so that the one that reads is never lapped.
         while next + 256 <= number {
             match quick.next().unwrap() {
-                Read::Datagram(mut d) => {
+                Item::Datagram(mut d) => {
                     assert_eq!(
                         (d.channel(), d.to_vec().unwrap()),
                         (21, next.to_le_bytes().to_vec())
                     );
                     next += 1;
                 }
-                Read::Empty => {
+                Item::Empty => {
                     quick.wait(Some(Duration::from_secs(20))).unwrap();
                 }
                 other => panic!("{other:?}"),
@@ -272,8 +272,8 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
     assert_eq!(told, Err(rustix::io::Errno::NOBUFS), "an error and no number");
     while next < COUNT {
         match quick.next().unwrap() {
-            Read::Datagram(_) => next += 1,
-            Read::Empty => {
+            Item::Datagram(_) => next += 1,
+            Item::Empty => {
                 quick.wait(Some(Duration::from_secs(20))).unwrap();
             }
             other => panic!("{other:?}"),
@@ -282,8 +282,8 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
     let (mut delivered, mut lost) = (0, 0);
     while delivered + lost < COUNT {
         match slow.next().unwrap() {
-            Read::Datagram(_) => delivered += 1,
-            Read::Gap(gap) => {
+            Item::Datagram(_) => delivered += 1,
+            Item::Gap(gap) => {
                 assert_eq!(gap.cause, Cause::Lapped);
                 lost += gap.count;
             }

@@ -2,7 +2,7 @@
 //! allocates nothing is shown inside the broker, `broker/src/pump/tests.rs`.) Negative controls: a
 //! reader without prefault, and one that allocates.
 
-use ringweir::{Options, Read, Reader};
+use ringweir::{Item, Options, Reader};
 use ringweir_tests::Environment;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -56,17 +56,17 @@ fn read(reader: &mut Reader, count: u64, buffer: &mut [u8], mut with: impl FnMut
     let (mut seen, mut sum) = (0, 0u64);
     while seen < count {
         match reader.next().expect("next") {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 if let Ok(len) = datagram.copy_to(buffer) {
                     sum = buffer[..len].iter().fold(sum, |s, b| s.wrapping_add(u64::from(*b)));
                     seen += 1;
                     with();
                 }
             }
-            Read::Empty => {
+            Item::Empty => {
                 reader.wait(Some(Duration::from_secs(10))).expect("wait");
             }
-            Read::Gap(gap) => seen += gap.count,
+            Item::Gap(gap) => seen += gap.count,
             other => panic!("{other:?}"),
         }
     }

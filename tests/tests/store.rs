@@ -2,7 +2,7 @@
 //! (`proto/DESIGN.md` §7). There is no systemd here: the test is the manager, which takes what it
 //! is sent and passes it on to the next broker.
 
-use ringweir::{Options, Read, Reader};
+use ringweir::{Item, Options, Reader};
 use ringweir_proto::os::{paths, socket};
 use ringweir_tests::environment::{Daemon, Environment, NOBODY, Process, wait_for};
 use ringweir_tests::{Live, Mailbox, programs, skipped};
@@ -204,10 +204,10 @@ fn restarted(reader: &mut Reader) -> u64 {
     let until = Instant::now() + LIMIT;
     while Instant::now() < until {
         match reader.next().unwrap() {
-            Read::Restarted(restarted) => return restarted.generation,
-            Read::Empty => _ = reader.wait(Some(Duration::from_millis(100))).unwrap(),
-            Read::Datagram(_) | Read::Gap(_) | Read::Demoted(_) => {}
-            Read::Ended(end) => panic!("{end:?}"),
+            Item::Restarted(restarted) => return restarted.generation,
+            Item::Empty => _ = reader.wait(Some(Duration::from_millis(100))).unwrap(),
+            Item::Datagram(_) | Item::Gap(_) | Item::Demoted(_) => {}
+            Item::Ended(end) => panic!("{end:?}"),
         }
     }
     panic!("it is not told of the restart");

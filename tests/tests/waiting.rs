@@ -1,7 +1,7 @@
 //! Programs with a poll loop of their own: `Reader::fd` and `Reader::arm`, with the broker alive,
 //! dead and back.
 
-use ringweir::{Options, Read, Reader};
+use ringweir::{Item, Options, Reader};
 use ringweir_tests::Environment;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::time::Duration;
@@ -21,11 +21,11 @@ fn poll_loop(reader: &mut Reader, mut over: impl FnMut(&Rounds) -> bool) -> Roun
     let mut rounds = Rounds::default();
     while !over(&rounds) {
         match reader.next().unwrap() {
-            Read::Datagram(_) => rounds.datagrams += 1,
-            Read::Restarted(_) => rounds.restarts += 1,
-            Read::Gap(_) | Read::Demoted(_) => {}
-            Read::Ended(end) => panic!("{end:?}"),
-            Read::Empty => {
+            Item::Datagram(_) => rounds.datagrams += 1,
+            Item::Restarted(_) => rounds.restarts += 1,
+            Item::Gap(_) | Item::Demoted(_) => {}
+            Item::Ended(end) => panic!("{end:?}"),
+            Item::Empty => {
                 rounds.empty += 1;
                 if reader.arm().unwrap() {
                     let fd = reader.fd().unwrap();

@@ -66,7 +66,9 @@ impl<T: Send + 'static> Pending<T> {
 pub fn silence(name: &str) -> anyhow::Error {
     let path = match name.contains('/') {
         true => Some(PathBuf::from(name)),
-        false => ringweir::streams().into_iter().find(|(n, _)| n == name).map(|(_, path)| path),
+        false => {
+            ringweir::view::streams().into_iter().find(|(n, _)| n == name).map(|(_, path)| path)
+        }
     };
     // The kernel takes the connection even of a stopped process, and knows whose socket it is.
     let peer = path.and_then(|p| socket::connect(&p).ok()).and_then(|fd| socket::peer(fd).ok());

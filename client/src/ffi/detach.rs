@@ -27,7 +27,7 @@ pub unsafe extern "C" fn rw_detach_reader(
 ) -> c_int {
     border(|| {
         // SAFETY: NULL or a C string, as the header asks.
-        crate::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
+        crate::admin::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
         Ok(rw_code::RW_OK)
     })
 }

@@ -3,7 +3,7 @@
 
 use super::border::quietly;
 use super::{Fault, border, rw_code, text, write};
-use crate::{Histogram, Latency};
+use crate::view::{Histogram, Latency};
 use ringweir_proto::latency::above;
 use std::ffi::{c_char, c_int, c_ulonglong};
 
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn rw_latency_ask(
     let make = || {
         // SAFETY: NULL or a C string, as the header asks.
         let name = unsafe { text(name, "name") }?;
-        crate::latencies(name, &[index])?.pop().ok_or_else(|| Fault {
+        crate::view::latencies(name, &[index])?.pop().ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
             text: format!("stream {name:?} has no reader in place {index}"),
         })
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn rw_drain_gaps_ask(
     let make = || {
         // SAFETY: NULL or a C string, as the header asks.
         let name = unsafe { text(name, "name") }?;
-        let histogram = crate::drain_gaps(name)?.ok_or_else(|| Fault {
+        let histogram = crate::view::drain_gaps(name)?.ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
             text: format!("the source of stream {name:?} has no FIFO"),
         })?;

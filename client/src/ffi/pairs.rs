@@ -39,7 +39,7 @@ pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
         let text = |(name, path): (String, std::path::PathBuf)| {
             (name, path.to_string_lossy().into_owned())
         };
-        Ok(rw_pairs::of(&crate::streams().into_iter().map(text).collect::<Vec<_>>()))
+        Ok(rw_pairs::of(&crate::view::streams().into_iter().map(text).collect::<Vec<_>>()))
     };
     // SAFETY: as the header asks.
     unsafe { lend(pairs, make) }
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
 pub unsafe extern "C" fn rw_describe(name: *const c_char, pairs: *mut *mut rw_pairs) -> c_int {
     let make = || {
         // SAFETY: NULL or a C string, as the header asks.
-        let said = crate::describe(unsafe { text(name, "name") }?)?;
+        let said = crate::view::describe(unsafe { text(name, "name") }?)?;
         let mut list = vec![
             ("name".to_string(), said.name),
             ("source".into(), said.source),

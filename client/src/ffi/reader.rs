@@ -8,7 +8,7 @@ use super::border::Handle;
 use super::pairs::rw_pairs;
 use super::types::{rw_datagram, rw_gap};
 use super::{Fault, border, options, rw_code, text, write};
-use crate::{CopyError, Datagram, DetachedBy, End, Read, Reader, Waited};
+use crate::{CopyError, Datagram, DetachedBy, End, Item, Reader, Waited};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -62,23 +62,23 @@ impl Reading {
         self.in_hand = false;
         loop {
             return Ok(match self.reader.next()? {
-                Read::Datagram(mut datagram) => match take(&mut datagram)? {
+                Item::Datagram(mut datagram) => match take(&mut datagram)? {
                     Some(code) => Found::Code(code),
                     None => continue,
                 },
-                Read::Gap(gap) => Found::Gap(gap.into()),
-                Read::Demoted(_) => Found::Code(rw_code::RW_DEMOTED),
-                Read::Empty => Found::Code(rw_code::RW_EMPTY),
-                Read::Restarted(restart) => {
+                Item::Gap(gap) => Found::Gap(gap.into()),
+                Item::Demoted(_) => Found::Code(rw_code::RW_DEMOTED),
+                Item::Empty => Found::Code(rw_code::RW_EMPTY),
+                Item::Restarted(restart) => {
                     // Those of a ring that goes on stay valid.
                     if !restart.adopted {
                         self.metadata = rw_pairs::of(self.reader.metadata());
                     }
                     Found::Restarted(restart.into())
                 }
-                Read::Ended(End::Stream) => Found::Code(rw_code::RW_ENDED),
-                Read::Ended(End::BrokerGone) => Found::Code(rw_code::RW_BROKER_GONE),
-                Read::Ended(End::Detached(by)) => {
+                Item::Ended(End::Stream) => Found::Code(rw_code::RW_ENDED),
+                Item::Ended(End::BrokerGone) => Found::Code(rw_code::RW_BROKER_GONE),
+                Item::Ended(End::Detached(by)) => {
                     self.detached_by = Some(by);
                     Found::Code(rw_code::RW_DETACHED)
                 }

@@ -2,8 +2,8 @@
 
 use super::border::Handle;
 use super::{Fault, border, rw_code, text, write};
-use crate::Watch;
-use crate::stats::{Kind, PumpCounter, ReaderFact, Snapshot, StreamFact};
+use crate::view::Viewer;
+use crate::view::stats::{Kind, PumpCounter, ReaderFact, Snapshot, StreamFact};
 use std::ffi::{CString, c_char, c_int, c_ulonglong};
 use std::ptr::null;
 
@@ -58,7 +58,7 @@ struct Column<F> {
 type OfStream = Box<dyn Fn(&Snapshot) -> u64 + Send>;
 
 struct Watching {
-    watch: Watch,
+    watch: Viewer,
     stream: Vec<Column<OfStream>>,
     readers: Vec<Column<ReaderFact>>,
     snapshot: Option<Snapshot>,
@@ -81,7 +81,7 @@ fn column<F>(name: &str, help: &str, kind: Kind, value: F) -> Column<F> {
 }
 
 impl Watching {
-    fn new(watch: Watch) -> Self {
+    fn new(watch: Viewer) -> Self {
         let counter = |f: PumpCounter| {
             column(f.key(), f.help(), f.kind(), Box::new(move |s: &Snapshot| s.pump(f)) as OfStream)
         };
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn rw_watch_attach(name: *const c_char, watch: *mut *mut r
         // SAFETY: NULL or room for a pointer, as the header asks.
         unsafe { write(watch, "watch", std::ptr::null_mut()) }?;
         // SAFETY: NULL or a C string, as the header asks.
-        let watching = Watching::new(Watch::attach(unsafe { text(name, "name") }?)?);
+        let watching = Watching::new(Viewer::attach(unsafe { text(name, "name") }?)?);
         let handle = Box::into_raw(Box::new(rw_watch(Handle::new(watching))));
         // SAFETY: checked and written above.
         unsafe { write(watch, "watch", handle) }?;

@@ -5,7 +5,7 @@
 //! [`Retry::REFUSED_MOST`] times, any other ends the reader.
 
 use super::wait::watch;
-use super::{End, Options, Read, Reader, Restart};
+use super::{End, Item, Options, Reader, Restart};
 use crate::Error;
 use crate::connect::Connection;
 use ringweir_proto::control::{AttachRequest, Attached, Mode, Reason, Reply, Request};
@@ -111,17 +111,17 @@ impl Retry {
 
 impl Reader {
     /// The broker has hung up and everything it left is read.
-    pub(super) fn after_broker(&mut self) -> Result<Read<'static>, Error> {
+    pub(super) fn after_broker(&mut self) -> Result<Item<'static>, Error> {
         if !self.options.reattach {
-            return Ok(Read::Ended(End::BrokerGone));
+            return Ok(Item::Ended(End::BrokerGone));
         }
         if !self.retry.remaining().is_zero() {
-            return Ok(Read::Empty);
+            return Ok(Item::Empty);
         }
         match Link::ask(&self.name, &self.options, self.mode()) {
             Ok((link, _same)) if link.ring == self.link.ring => {
                 self.tie(link)?;
-                Ok(Read::Empty)
+                Ok(Item::Empty)
             }
             Ok((link, ring)) => {
                 let seen = object::attach(&ring, self.options.prefault)?;
@@ -132,7 +132,7 @@ impl Reader {
                 self.sample_from = 0;
                 self.tie(link)?;
                 let (generation, first) = (self.ring.generation(), self.ring.read_cursor());
-                Ok(Read::Restarted(Restart {
+                Ok(Item::Restarted(Restart {
                     generation,
                     first,
                     adopted: false,
@@ -147,7 +147,7 @@ impl Reader {
                 | Error::NoAnswer { .. },
             ) => {
                 self.retry.failed();
-                Ok(Read::Empty)
+                Ok(Item::Empty)
             }
             // What may pass within seconds: a socket whose mode is not set yet, a broker that all
             // its readers rush at.
@@ -157,7 +157,7 @@ impl Reader {
             ) if self.retry.refused < Retry::REFUSED_MOST => {
                 self.retry.refused += 1;
                 self.retry.failed();
-                Ok(Read::Empty)
+                Ok(Item::Empty)
             }
             Err(e) => Err(e),
         }

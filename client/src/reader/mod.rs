@@ -24,7 +24,7 @@ use std::os::fd::OwnedFd;
 
 /// What [`Reader::next`] found.
 #[derive(Debug)]
-pub enum Read<'r> {
+pub enum Item<'r> {
     /// The next datagram.
     Datagram(Datagram<'r>),
     /// Datagrams this reader will never see.
@@ -111,7 +111,7 @@ impl Reader {
         reason = "lends the datagram, which an iterator cannot"
     )]
     #[inline]
-    pub fn next(&mut self) -> Result<Read<'_>, Error> {
+    pub fn next(&mut self) -> Result<Item<'_>, Error> {
         // Relaxed: the word is all there is to know. Whoever sleeps is woken by the hang-up that
         // follows it.
         let detached_by = self.link.page.block().detached_by.load(Ordering::Relaxed);
@@ -126,41 +126,41 @@ impl Reader {
     }
 
     #[inline(always)]
-    fn datagram(&mut self) -> Read<'_> {
+    fn datagram(&mut self) -> Item<'_> {
         let published = self.ring.current().publish_time;
         if published >= self.sample_from {
             self.sample_latency(published);
         }
-        Read::Datagram(Datagram { ring: &mut self.ring })
+        Item::Datagram(Datagram { ring: &mut self.ring })
     }
 
     #[cold]
-    fn other(&mut self) -> Result<Read<'_>, Error> {
+    fn other(&mut self) -> Result<Item<'_>, Error> {
         if let Some(demoted) = self.demoted() {
-            return Ok(Read::Demoted(demoted));
+            return Ok(Item::Demoted(demoted));
         }
         let step = self.ring.step()?;
         if let Step::Gap(gap @ Gap { cause: Cause::Lapped, .. }) = step
             && let Some(demoted) = self.demoted()
         {
             self.ring.tell_later(gap);
-            return Ok(Read::Demoted(demoted));
+            return Ok(Item::Demoted(demoted));
         }
         self.report_progress();
         match step {
             Step::Datagram(_) => Ok(self.datagram()),
             Step::Gap(gap) => {
                 self.report();
-                Ok(Read::Gap(gap))
+                Ok(Item::Gap(gap))
             }
             Step::Restarted(restarted) => {
                 // The record may be here before the hang-up is noticed.
                 self.broker_gone |= self.link.generation < restarted.generation;
                 self.attach_meanwhile();
                 self.report();
-                Ok(Read::Restarted(restarted.into()))
+                Ok(Item::Restarted(restarted.into()))
             }
-            Step::Ended => Ok(Read::Ended(End::Stream)),
+            Step::Ended => Ok(Item::Ended(End::Stream)),
             Step::Empty if self.broker_gone => self.after_broker(),
             _ => {
                 // Who never waits learns of a dead broker here, now and then.
@@ -168,7 +168,7 @@ impl Reader {
                 if self.empties.is_multiple_of(1 << 14) {
                     self.broker_gone = self.link.connection.hung_up();
                 }
-                Ok(Read::Empty)
+                Ok(Item::Empty)
             }
         }
     }
@@ -186,14 +186,14 @@ impl Reader {
     /// Its place was taken back. What is in the ring is not read any more, or a reader that lags
     /// would stay for ever.
     #[cold]
-    fn detached(&mut self, by: u64) -> Result<Read<'static>, Error> {
+    fn detached(&mut self, by: u64) -> Result<Item<'static>, Error> {
         if let Some(gap) = self.release()? {
-            return Ok(Read::Gap(gap));
+            return Ok(Item::Gap(gap));
         }
         // Only the broker and this process can write the word: whatever it says, the place is not
         // to be used any more.
         let by = DetachedBy::unpack(by).unwrap_or(DetachedBy { pid: 0, uid: u32::MAX });
-        Ok(Read::Ended(End::Detached(by)))
+        Ok(Item::Ended(End::Detached(by)))
     }
 
     /// Name it was attached by.

@@ -71,7 +71,7 @@ impl Options {
 
     /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts
     /// (`--lossless` of `ringd`, without which attaching is refused), then
-    /// [`Read::Demoted`](crate::Read::Demoted) is told and it is lossy. What the source loses
+    /// [`Item::Demoted`](crate::Item::Demoted) is told and it is lossy. What the source loses
     /// meanwhile is lost to everybody. Not before it began is it waited for, nor between the death
     /// of a broker and attaching to the next.
     pub fn lossless(mut self) -> Self {

@@ -10,7 +10,7 @@ use super::job::{Job, Report, ready};
 use super::tally::{Losses, Tally};
 use crate::netns::Wire;
 use anyhow::{Context, ensure};
-use ringweir::{Options, Read, Start};
+use ringweir::{Item, Options, Start};
 use ringweir_pattern::sum;
 use ringweir_proto::os::clock;
 use ringweir_proto::sync::{AtomicU32, Ordering};
@@ -101,21 +101,21 @@ fn ring_reader(job: &Job) -> anyhow::Result<Report> {
     let mut frame = vec![0; 2048];
     loop {
         match reader.next()? {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 // Copied into the nearest cache, validated, then summed.
                 if let Ok(len) = datagram.copy_to(&mut frame) {
                     proved(&frame[..len], &mut tally)?;
                 }
             }
             // Holes are counted by number, and must come to what was told.
-            Read::Gap(_) => {}
-            Read::Empty => {
+            Item::Gap(_) => {}
+            Item::Empty => {
                 if tally.over_by(200_000_000) {
                     break;
                 }
                 reader.wait(Some(Duration::from_millis(50)))?;
             }
-            Read::Restarted(_) | Read::Demoted(_) | Read::Ended(_) => break,
+            Item::Restarted(_) | Item::Demoted(_) | Item::Ended(_) => break,
         }
     }
     let account = reader.account();

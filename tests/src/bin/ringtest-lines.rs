@@ -2,7 +2,7 @@
 //! each, and about each loss.
 
 use clap::Parser;
-use ringweir::{Cause, Options, Read};
+use ringweir::{Cause, Item, Options};
 use std::io::Write;
 
 #[derive(Parser)]
@@ -21,7 +21,7 @@ fn main() {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     loop {
         match reader.next().unwrap_or_else(|e| fail(e)) {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 let looked = datagram.view(|payload| {
                     let crc = payload.fold(crc32fast::Hasher::new(), |mut hasher, piece| {
                         hasher.update(piece);
@@ -41,21 +41,21 @@ fn main() {
                     (u8::from(datagram.is_truncated()), datagram.source_time().unwrap_or(0));
                 writeln!(out, "datagram {seq} {len} {original} {cut} {time} {crc} {number}")
             }
-            Read::Gap(gap) => match gap.cause {
+            Item::Gap(gap) => match gap.cause {
                 Cause::Lapped => writeln!(out, "lapped {} {}", gap.first, gap.count),
                 Cause::Upstream { layer, exact } => {
                     writeln!(out, "upstream {} {} {layer:?} {exact}", gap.first, gap.count)
                 }
                 Cause::SourceGone => writeln!(out, "gone {}", gap.first),
             },
-            Read::Demoted(demoted) => writeln!(out, "demoted {}", demoted.held_ns),
-            Read::Restarted(restart) => writeln!(out, "restarted {}", restart.generation),
-            Read::Empty => {
+            Item::Demoted(demoted) => writeln!(out, "demoted {}", demoted.held_ns),
+            Item::Restarted(restart) => writeln!(out, "restarted {}", restart.generation),
+            Item::Empty => {
                 let _settled = reader.release().unwrap_or_else(|e| fail(e));
                 reader.wait(None).unwrap_or_else(|e| fail(e));
                 out.flush()
             }
-            Read::Ended(_) => break,
+            Item::Ended(_) => break,
         }
         .expect("stdout");
     }

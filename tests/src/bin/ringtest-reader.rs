@@ -2,7 +2,7 @@
 //! reports.
 
 use clap::{Parser, ValueEnum};
-use ringweir::{Cause, End, Error, Options, Read, Reader, Resume, Start};
+use ringweir::{Cause, End, Error, Item, Options, Reader, Resume, Start};
 use ringweir_pattern::crc;
 use ringweir_tests::mailbox::{Live, Mailbox, Report, Slot};
 use std::time::{Duration, Instant};
@@ -142,7 +142,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
             break 4;
         }
         match reader.next().unwrap_or_else(|e| panic!("{e}")) {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 let (seq, len, channel) = (datagram.seq(), datagram.len(), datagram.channel());
                 let whole = if cli.view {
                     datagram.view(|payload| payload.copy_to(0, &mut buffer[..len])).is_ok()
@@ -177,7 +177,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                     std::thread::sleep(Duration::from_micros(cli.slow));
                 }
             }
-            Read::Gap(gap) if gap.cause == Cause::Lapped => {
+            Item::Gap(gap) if gap.cause == Cause::Lapped => {
                 own.own_disorder += u64::from(gap.first != expected);
                 expected = gap.first + gap.count;
                 if own.first_gap_count == 0 {
@@ -187,8 +187,8 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                     own.own_told += gap.count;
                 }
             }
-            Read::Gap(gap) => panic!("nothing is lost before the ring here: {gap:?}"),
-            Read::Restarted(restart) => {
+            Item::Gap(gap) => panic!("nothing is lost before the ring here: {gap:?}"),
+            Item::Restarted(restart) => {
                 own.restarts += 1;
                 own.earlier_cursor = expected;
                 own.own_disorder += u64::from(restart.adopted && restart.first != expected);
@@ -200,14 +200,14 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                 expected = restart.first;
                 slot.show(Live::Restarts, own.restarts);
             }
-            Read::Demoted(_) => own.demotions += 1,
-            Read::Empty => {
+            Item::Demoted(_) => own.demotions += 1,
+            Item::Empty => {
                 let _settled = reader.release().unwrap_or_else(|e| panic!("{e}"));
                 reader.wait(None).unwrap_or_else(|e| panic!("{e}"));
             }
-            Read::Ended(End::Stream) => break 1,
-            Read::Ended(End::BrokerGone) => break 2,
-            Read::Ended(End::Detached(_)) => break 3,
+            Item::Ended(End::Stream) => break 1,
+            Item::Ended(End::BrokerGone) => break 2,
+            Item::Ended(End::Detached(_)) => break 3,
         }
     };
     if let Some(gap) = reader.release().unwrap_or_else(|e| panic!("{e}")) {
@@ -257,7 +257,7 @@ fn strict(reader: &mut Reader, count: u64, spoil: bool) -> ! {
     let mut right = 0;
     while right < count {
         match reader.next() {
-            Ok(Read::Datagram(mut datagram)) => {
+            Ok(Item::Datagram(mut datagram)) => {
                 let seq = datagram.seq();
                 if let Ok(len) = datagram.copy_to(&mut buffer)
                     && crc::check(&buffer[..len]).is_ok_and(|h| h.number == seq)

@@ -9,7 +9,7 @@
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use fastrand::Rng;
-use ringweir::{Options, Read, Start};
+use ringweir::{Item, Options, Start};
 use ringweir_cli::quantity::{Count, Span};
 use ringweir_pattern::crc;
 use ringweir_proto::control::{AttachRequest, DetachRequest, MESSAGE_MAX, Mode, Reply, Request};
@@ -167,7 +167,7 @@ fn read(mut reader: ringweir::Reader, miscount: bool) -> anyhow::Result<(u64, u6
     let (mut next, mut delivered, mut lost, mut forget) = (0, 0, 0, u64::from(miscount));
     loop {
         match reader.next()? {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 let seq = datagram.seq();
                 let Ok(len) = datagram.copy_to(&mut buffer) else { continue };
                 let header = crc::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
@@ -179,13 +179,13 @@ fn read(mut reader: ringweir::Reader, miscount: bool) -> anyhow::Result<(u64, u6
                 next += 1;
                 delivered += 1 - std::mem::take(&mut forget);
             }
-            Read::Gap(gap) => {
+            Item::Gap(gap) => {
                 ensure!(gap.first == next, "gap {gap:?} where {next} was next");
                 next += gap.count;
                 lost += gap.count;
             }
-            Read::Empty => _ = reader.wait(Some(Duration::from_millis(200)))?,
-            Read::Ended(ringweir::End::Stream) => return Ok((delivered, lost)),
+            Item::Empty => _ = reader.wait(Some(Duration::from_millis(200)))?,
+            Item::Ended(ringweir::End::Stream) => return Ok((delivered, lost)),
             other => bail!("the reader was told {other:?}"),
         }
     }

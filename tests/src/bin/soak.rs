@@ -9,7 +9,8 @@
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
-use ringweir::{Options, Read, Resume, Start, Watch};
+use ringweir::view::Viewer;
+use ringweir::{Item, Options, Resume, Start};
 use ringweir_cli::quantity::{Count, Span};
 use ringweir_pattern::crc;
 use ringweir_proto::stats::StreamFact;
@@ -79,7 +80,7 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
     let mut forget = miscount;
     loop {
         match reader.next()? {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 let seq = datagram.seq();
                 let Ok(len) = datagram.copy_to(&mut buffer) else {
                     torn += 1;
@@ -93,7 +94,7 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
                     std::thread::sleep(Duration::from_millis(50));
                 }
             }
-            Read::Gap(gap) => {
+            Item::Gap(gap) => {
                 ensure!(gap.first == next && gap.count > 0, "gap {gap:?} where {next} was next");
                 next += gap.count;
                 gaps += 1;
@@ -101,11 +102,11 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
                     lost += gap.count;
                 }
             }
-            Read::Empty => {
+            Item::Empty => {
                 reader.wait(None)?;
             }
-            Read::Restarted(_) | Read::Demoted(_) => bail!("restarted, or demoted"),
-            Read::Ended(_) => break,
+            Item::Restarted(_) | Item::Demoted(_) => bail!("restarted, or demoted"),
+            Item::Ended(_) => break,
         }
     }
     let account = *reader.account();
@@ -162,7 +163,7 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
     // It stays a moment after the end, so that the last figures can be read.
     let broker = env.broker("soak", &source, &["--wait-readers", "3", "--linger", "3s"]);
     let socket = broker.path().to_string();
-    let watch = Watch::attach(&socket)?;
+    let watch = Viewer::attach(&socket)?;
     let began = Instant::now();
     let mut readers = Vec::new();
     for kind in [Kind::Fast, Kind::Slow, Kind::Stopped] {

@@ -1,7 +1,7 @@
 //! A device, a broker that drains it, and readers; and at the end, whether their accounts close.
 
-use ringweir::Watch;
-use ringweir::stats::StreamFact;
+use ringweir::view::Viewer;
+use ringweir::view::stats::StreamFact;
 use ringweir_tests::environment::{Daemon, Environment, Process, wait_for};
 use ringweir_tests::fpga::DeviceAccount;
 use ringweir_tests::fpga::account::ChannelAccount;
@@ -150,7 +150,7 @@ impl Stage {
 
     /// Waits until so many datagrams were published in this generation.
     pub fn flows(&self, least: u64) {
-        let watch = Watch::attach(self.broker.path()).unwrap();
+        let watch = Viewer::attach(self.broker.path()).unwrap();
         let flows =
             || watch.snapshot().filter(|s| s.get(StreamFact::WriteCursor) >= least).map(|_| ());
         assert!(

@@ -10,8 +10,9 @@ mod lines;
 
 use captures::{Captures, Packet, capture, wrong_captures_are_found};
 use lines::{Lines, Seen};
-use ringweir::stats::{PumpCounter, Snapshot, StreamFact};
-use ringweir::{Options, Read, Start, Watch};
+use ringweir::view::Viewer;
+use ringweir::view::stats::{PumpCounter, Snapshot, StreamFact};
+use ringweir::{Item, Options, Start};
 use ringweir_proto::os::{clock, paths};
 use ringweir_tests::netns::{Counters, Namespace, Wire, missing, pin};
 use ringweir_tests::proc::cpu_ns;
@@ -49,7 +50,7 @@ fn broker(
     name: &str,
     source: &str,
     more: &[&str],
-) -> (Daemon, Watch) {
+) -> (Daemon, Viewer) {
     let mut command = env.command("ringd");
     command
         .arg("--run-dir")
@@ -58,7 +59,7 @@ fn broker(
         .args(more);
     namespace.enter(&mut command);
     let daemon = env.broker_of(name, command);
-    let watch = Watch::attach(daemon.path()).unwrap();
+    let watch = Viewer::attach(daemon.path()).unwrap();
     (daemon, watch)
 }
 
@@ -85,18 +86,18 @@ fn well_and_whole(process: Process) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
-fn shown(watch: &Watch) -> Snapshot {
+fn shown(watch: &Viewer) -> Snapshot {
     wait_for(PATIENCE, || watch.snapshot()).expect("a snapshot")
 }
 
-fn kernel_account(watch: &Watch) -> (u64, u64) {
+fn kernel_account(watch: &Viewer) -> (u64, u64) {
     let snapshot = shown(watch);
     (snapshot.pump(PumpCounter::Published), snapshot.pump(PumpCounter::KernelLost))
 }
 
 /// Waits until the stream has accounted for `count` packets; published, lost in the kernel. Never
 /// one too many.
-fn account_closes(watch: &Watch, count: u64, said: impl Fn() -> String) -> (u64, u64) {
+fn account_closes(watch: &Viewer, count: u64, said: impl Fn() -> String) -> (u64, u64) {
     let closed = wait_for(PATIENCE, || {
         let (published, lost) = kernel_account(watch);
         assert!(
@@ -111,7 +112,7 @@ fn account_closes(watch: &Watch, count: u64, said: impl Fn() -> String) -> (u64,
     })
 }
 
-fn readers_are(watch: &Watch, count: u64) {
+fn readers_are(watch: &Viewer, count: u64) {
     wait_until("readers attach", || shown(watch).get(StreamFact::Readers) == count);
 }
 
@@ -344,13 +345,13 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     let mut headers = Vec::new();
     while (headers.len() as u64) < cut_published {
         match reader.next().unwrap() {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 assert_eq!(datagram.is_truncated(), datagram.original_len() > 64);
                 let (time, original) =
                     (datagram.source_time().unwrap(), datagram.original_len() as u32);
                 headers.push(Packet { time, original, bytes: datagram.to_vec().unwrap() });
             }
-            Read::Gap(gap) => assert!(cut_lost > 0, "{gap:?}"),
+            Item::Gap(gap) => assert!(cut_lost > 0, "{gap:?}"),
             other => panic!("{other:?} after {} of {cut_published}", headers.len()),
         }
     }
@@ -660,7 +661,7 @@ fn without_rights_it_says_so() {
         assert!(granted.ended().is_none(), "{}", granted.stderr());
         granted.stderr().contains("tap gen ")
     });
-    let watch = Watch::attach(socket).unwrap();
+    let watch = Viewer::attach(socket).unwrap();
     let ping = || drop(far.shell(&format!("ping -q -c 1 -W 10 {}", Wire::NEAR)));
     let before = near.counters("vb");
     ping();
@@ -682,13 +683,13 @@ fn without_rights_it_says_so() {
     let mut come = |expected: u64| {
         wait_until("the reader gets what came", || {
             match reader.next().unwrap() {
-                Read::Datagram(_) => count += 1,
-                Read::Empty => {}
+                Item::Datagram(_) => count += 1,
+                Item::Empty => {}
                 other => panic!("{other:?}"),
             }
             count == expected
         });
-        assert!(matches!(reader.next().unwrap(), Read::Empty));
+        assert!(matches!(reader.next().unwrap(), Item::Empty));
     };
     ping();
     come(2);

@@ -10,7 +10,7 @@ use crate::arguments::Time;
 use crate::sink::{About, Format, Settings, Sink};
 use crate::stop::Stop;
 use anyhow::Context;
-use ringweir::{CopyError, DetachedBy, End, Read, Reader};
+use ringweir::{CopyError, DetachedBy, End, Item, Reader};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::time::Instant;
@@ -75,7 +75,7 @@ impl<'a> Cat<'a> {
                 return Ok(Why::Signal);
             }
             match reader.next()? {
-                Read::Datagram(mut datagram) => {
+                Item::Datagram(mut datagram) => {
                     idle = false;
                     let about = About::of(&datagram, self.date_offset);
                     let begin = self.out.len();
@@ -98,15 +98,15 @@ impl<'a> Cat<'a> {
                         return Ok(Why::OutputGone);
                     }
                 }
-                Read::Gap(gap) => self.account.gap(&gap),
-                Read::Demoted(demoted) => self.account.demoted(demoted),
-                Read::Restarted(restart) => {
+                Item::Gap(gap) => self.account.gap(&gap),
+                Item::Demoted(demoted) => self.account.demoted(demoted),
+                Item::Restarted(restart) => {
                     self.account.restarted(restart);
                     self.date_offset = reader.publish_date(0);
                 }
-                Read::Ended(End::Detached(by)) => return Ok(Why::Detached(by)),
-                Read::Ended(End::Stream | End::BrokerGone) => return Ok(Why::StreamEnded),
-                Read::Empty => {
+                Item::Ended(End::Detached(by)) => return Ok(Why::Detached(by)),
+                Item::Ended(End::Stream | End::BrokerGone) => return Ok(Why::StreamEnded),
+                Item::Empty => {
                     if !self.flush()? {
                         return Ok(Why::OutputGone);
                     }

@@ -12,7 +12,7 @@ use crate::account::{ReaderAccount, Words};
 use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
-use ringweir::{CopyError, End, Options, Read, Reader};
+use ringweir::{CopyError, End, Item, Options, Reader};
 use ringweir_proto::os::{paths, socket, socket_file::SocketFile};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -70,7 +70,7 @@ struct Shared {
 /// close.
 pub(super) fn run(cli: &Cli, place: &Place, stop: &Stop) -> anyhow::Result<bool> {
     // A stream that is not there is said before anything is made.
-    ringweir::describe(&cli.stream)?;
+    ringweir::view::describe(&cli.stream)?;
     let listener = SocketFile::bind(&place.path, SocketType::SEQPACKET, place.mode)?;
     rustix::net::listen(&listener.fd, 128)
         .with_context(|| format!("listening at {}", place.path))?;
@@ -242,7 +242,7 @@ impl<'a> Client<'a> {
                 return Ok(false);
             }
             match reader.next()? {
-                Read::Datagram(mut datagram) => {
+                Item::Datagram(mut datagram) => {
                     let about = About::of(&datagram, date_offset);
                     match datagram.copy_to(&mut room) {
                         Ok(_) => {}
@@ -270,22 +270,22 @@ impl<'a> Client<'a> {
                         }
                     }
                 }
-                Read::Gap(gap) => self.account.gap(&gap),
-                Read::Demoted(demoted) => self.account.demoted(demoted),
-                Read::Restarted(restart) => {
+                Item::Gap(gap) => self.account.gap(&gap),
+                Item::Demoted(demoted) => self.account.demoted(demoted),
+                Item::Restarted(restart) => {
                     self.account.restarted(restart);
                     room.resize(reader.geometry().max_datagram() as usize, 0);
                     self.make_room(room.len());
                     date_offset = reader.publish_date(0);
                 }
-                Read::Ended(End::Detached(by)) => {
+                Item::Ended(End::Detached(by)) => {
                     self.account
                         .words
                         .say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
                     return Ok(false);
                 }
-                Read::Ended(End::Stream | End::BrokerGone) => return Ok(true),
-                Read::Empty => {
+                Item::Ended(End::Stream | End::BrokerGone) => return Ok(true),
+                Item::Empty => {
                     if hung_up(self.fd.as_fd()) {
                         return Ok(false);
                     }

@@ -150,7 +150,7 @@ impl Stage {
     fn wait_for_broker(&self, ringd: &mut Child) -> anyhow::Result<()> {
         let socket = paths::socket_path(&self.dir.join("run"), "demo");
         let limit = Instant::now() + Duration::from_secs(10);
-        while ringweir::describe(&socket.to_string_lossy()).is_err() {
+        while ringweir::view::describe(&socket.to_string_lossy()).is_err() {
             let gone = ringd.try_wait()?.is_some();
             anyhow::ensure!(
                 !gone && Instant::now() < limit,

@@ -11,7 +11,7 @@ use crate::stat::json;
 use crate::{date, output};
 use anyhow::{Context, anyhow};
 use clap::Args;
-use ringweir::Watch;
+use ringweir::view::Viewer;
 use ringweir_proto::stats::{ReaderFact, ReaderFigures, Snapshot};
 use serde::Serialize;
 
@@ -51,14 +51,15 @@ struct Gone<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let snapshot = Pending::ask(&options.stream, |name| Ok(Watch::attach(name)?.snapshot()))
+    let snapshot = Pending::ask(&options.stream, |name| Ok(Viewer::attach(name)?.snapshot()))
         .wait()
         .map_err(broker_query::with_unreadable)?
         .context("its broker shows no figures yet: try again")?;
     let reader = choose(&snapshot, &options.reader)?;
     let (index, attached) =
         (reader.get(ReaderFact::Index) as u32, reader.get(ReaderFact::AttachedRealtime));
-    Pending::ask(&options.stream, move |name| ringweir::detach(name, index, attached)).wait()?;
+    Pending::ask(&options.stream, move |name| ringweir::admin::detach(name, index, attached))
+        .wait()?;
     let text = if options.json {
         json::line(&Gone {
             stream: &snapshot.name,

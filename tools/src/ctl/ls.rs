@@ -5,7 +5,7 @@ use crate::stat::json;
 use crate::{output, stat::columns::printable};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use ringweir::Watch;
+use ringweir::view::Viewer;
 use ringweir_proto::stats::{PumpCounter, Snapshot, StreamFact};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -75,14 +75,14 @@ impl Row {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let found = ringweir::streams();
+    let found = ringweir::view::streams();
     if found.is_empty() {
         return Err(broker_query::nothing_runs());
     }
     let asked: Vec<_> = found
         .into_iter()
         .map(|(name, socket)| {
-            let pending = Pending::ask(&name, |name| Ok(Watch::attach(name)?.snapshot()));
+            let pending = Pending::ask(&name, |name| Ok(Viewer::attach(name)?.snapshot()));
             (name, socket, pending)
         })
         .collect();

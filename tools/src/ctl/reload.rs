@@ -48,8 +48,8 @@ struct Changes<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
-    Pending::ask(&options.stream, ringweir::describe).wait()?;
-    let reloaded = ringweir::reload(&options.stream)?;
+    Pending::ask(&options.stream, ringweir::view::describe).wait()?;
+    let reloaded = ringweir::admin::reload(&options.stream)?;
     let text = if options.json {
         fn shown(change: &StreamChange) -> Change<'_> {
             Change { stream: &change.stream, outcome: word(change.outcome), text: &change.text }

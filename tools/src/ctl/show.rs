@@ -8,7 +8,7 @@ use crate::stat::{json, table};
 use crate::{date, output};
 use anyhow::Context;
 use clap::Args;
-use ringweir::Description;
+use ringweir::view::Description;
 use ringweir_cli::quantity::{Bytes, Span};
 use ringweir_proto::stats::{Kind, PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
@@ -45,7 +45,7 @@ struct Shown<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let description = Pending::ask(&options.name, ringweir::describe)
+    let description = Pending::ask(&options.name, ringweir::view::describe)
         .wait()
         .map_err(broker_query::with_unreadable)?;
     let mut fleet = Fleet::attach(Some(&options.name))?;

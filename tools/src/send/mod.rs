@@ -20,7 +20,7 @@ use batch::{Batch, Tally};
 use clap::{CommandFactory, Parser};
 use header::Why;
 use options::{Cli, Header};
-use ringweir::{Cause, CopyError, End, Gap, Options, Read, Reader};
+use ringweir::{Cause, CopyError, End, Gap, Item, Options, Reader};
 use ringweir_pattern::rate_limiter::RateLimiter;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -158,7 +158,7 @@ impl Sending<'_> {
                 }
             }
             match reader.next()? {
-                Read::Datagram(mut datagram) => {
+                Item::Datagram(mut datagram) => {
                     idle = false;
                     let about = About::of(&datagram, self.date_offset);
                     let whole = match self.batch.room(about.len) {
@@ -185,18 +185,18 @@ impl Sending<'_> {
                         self.batch.flush(self.stop, &mut self.account.words)?;
                     }
                 }
-                Read::Gap(gap) => {
+                Item::Gap(gap) => {
                     self.account.gap(&gap);
                     self.pass_on(&gap);
                 }
-                Read::Demoted(demoted) => self.account.demoted(demoted),
-                Read::Restarted(restart) => {
+                Item::Demoted(demoted) => self.account.demoted(demoted),
+                Item::Restarted(restart) => {
                     self.batch.flush(self.stop, &mut self.account.words)?;
                     self.account.restarted(restart);
                     self.batch.generation(restart.generation);
                     self.date_offset = reader.publish_date(0);
                 }
-                Read::Ended(end) => {
+                Item::Ended(end) => {
                     if let End::Detached(by) = end {
                         self.account
                             .words
@@ -205,7 +205,7 @@ impl Sending<'_> {
                     }
                     return Ok(false);
                 }
-                Read::Empty => {
+                Item::Empty => {
                     self.batch.flush(self.stop, &mut self.account.words)?;
                     let now = Instant::now();
                     if !std::mem::replace(&mut idle, true) {

@@ -8,7 +8,7 @@ use super::model::{FRESH, Outside, Stream};
 use crate::broker_query::{self, Pending};
 use crate::process::Process;
 use anyhow::anyhow;
-use ringweir::Watch;
+use ringweir::view::Viewer;
 use ringweir_proto::os::clock;
 use ringweir_proto::stats::{Snapshot, StreamFact};
 use std::collections::{BTreeMap, HashMap};
@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
 struct Watched {
-    watch: Watch,
+    watch: Viewer,
     newest: Snapshot,
     /// The one before, for rates.
     before: Option<Snapshot>,
 }
 
 impl Watched {
-    fn new(name: &str, watch: Watch) -> anyhow::Result<Self> {
+    fn new(name: &str, watch: Viewer) -> anyhow::Result<Self> {
         let newest = watch
             .snapshot()
             .ok_or_else(|| anyhow!("stream {name:?}: its broker shows no figures yet"))?;
@@ -63,7 +63,7 @@ pub struct Fleet {
     /// The one that was asked for; `None`: all there are.
     only: Option<String>,
     watched: Vec<(String, Watched)>,
-    asked: HashMap<String, Pending<Watch>>,
+    asked: HashMap<String, Pending<Viewer>>,
     /// Streams that are there and could not be attached to, with the reason.
     silent: BTreeMap<String, String>,
     looked_for: Instant,
@@ -87,7 +87,7 @@ impl Fleet {
     /// The same, content with nothing: streams may come later.
     pub fn open(only: Option<&str>) -> Self {
         let names = names(only);
-        let asked: Vec<_> = names.iter().map(|name| Pending::ask(name, Watch::attach)).collect();
+        let asked: Vec<_> = names.iter().map(|name| Pending::ask(name, Viewer::attach)).collect();
         let mut fleet = Self {
             only: only.map(Into::into),
             watched: Vec::new(),
@@ -111,7 +111,7 @@ impl Fleet {
     /// Lets go of streams that have ended or whose broker is gone, unless their socket is still
     /// there.
     pub fn forget_gone(&mut self) {
-        let there = ringweir::streams();
+        let there = ringweir::view::streams();
         let is_there = |name: &str| {
             there.iter().any(|(n, _)| n == name) || (name.contains('/') && Path::new(name).exists())
         };
@@ -157,7 +157,7 @@ impl Fleet {
         for name in names(self.only.as_deref()) {
             let generations = self.watched.iter().any(|(n, w)| *n == name && !w.watch.hung_up());
             if !generations && !self.asked.contains_key(&name) {
-                self.asked.insert(name.clone(), Pending::ask(&name, Watch::attach));
+                self.asked.insert(name.clone(), Pending::ask(&name, Viewer::attach));
             }
         }
     }
@@ -174,7 +174,7 @@ impl Fleet {
         }
     }
 
-    fn take(&mut self, name: String, answer: anyhow::Result<Watch>) {
+    fn take(&mut self, name: String, answer: anyhow::Result<Viewer>) {
         let known = self.watched.iter_mut().find(|(n, _)| *n == name);
         match (answer.and_then(|watch| Watched::new(&name, watch)), known) {
             (Ok(watched), Some((_, place))) => *place = watched,
@@ -196,6 +196,6 @@ impl Fleet {
 fn names(only: Option<&str>) -> Vec<String> {
     match only {
         Some(name) => vec![name.into()],
-        None => ringweir::streams().into_iter().map(|(name, _)| name).collect(),
+        None => ringweir::view::streams().into_iter().map(|(name, _)| name).collect(),
     }
 }

@@ -11,7 +11,7 @@ use super::model::{Health, Reader, Stream};
 use super::table;
 use crate::broker_query::Pending;
 use comfy_table::{CellAlignment, Table, presets};
-use ringweir::{Histogram, Latency};
+use ringweir::view::{Histogram, Latency};
 use ringweir_cli::quantity::Span;
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
@@ -65,8 +65,8 @@ impl Asked {
                 stream.readers.iter().map(|r| r.get(ReaderFact::Index) as u32).collect();
             (stream.health != Health::BrokerGone && !nothing).then(|| {
                 Pending::ask(name, move |name| {
-                    let readers = ringweir::latencies(name, &indices)?;
-                    let drain_gaps = if drains { ringweir::drain_gaps(name)? } else { None };
+                    let readers = ringweir::view::latencies(name, &indices)?;
+                    let drain_gaps = if drains { ringweir::view::drain_gaps(name)? } else { None };
                     Ok(Measured { readers, drain_gaps })
                 })
             })

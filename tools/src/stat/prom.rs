@@ -12,7 +12,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use ringweir::Histogram;
+use ringweir::view::Histogram;
 use ringweir_proto::stats::{Kind, PumpCounter, ReaderFact, StreamFact};
 use std::fmt;
 
@@ -282,7 +282,7 @@ mod tests {
         let index = s.readers[0].get(ReaderFact::Index) as u32;
         let drain_gaps = Some(histogram.clone());
         let measured = Measured {
-            readers: vec![ringweir::Latency { index, attached, histogram }],
+            readers: vec![ringweir::view::Latency { index, attached, histogram }],
             drain_gaps,
         };
         Scraped { stream: Stream::new(&s, None, &outside(11 * SECOND), runs), measured }

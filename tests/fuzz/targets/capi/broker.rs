@@ -300,7 +300,7 @@ impl Broker {
     pub fn clean(&self) {
         // A question that is answered says that none before it is left in the socket's queue.
         self.mood(Mood::Well);
-        let _answer = ringweir::describe(STREAM).expect("a description");
+        let _answer = ringweir::view::describe(STREAM).expect("a description");
         *self.house() = House::restarted(1);
     }
 

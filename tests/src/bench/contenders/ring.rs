@@ -4,7 +4,7 @@
 use super::{Contender, Publisher};
 use crate::bench::job::{Inject, Job, Report, Wait, ready};
 use crate::bench::tally::{Losses, Tally};
-use ringweir::{Options, Payload, Read, Start};
+use ringweir::{Item, Options, Payload, Start};
 use ringweir_pattern::crc::{Fault, Header, MIN_LEN};
 use ringweir_pattern::sum::Sum;
 use std::time::Duration;
@@ -73,7 +73,7 @@ fn read(job: &Job) -> anyhow::Result<Report> {
     let yields = job.wait == Wait::Spin && !job.polls_alone();
     loop {
         match reader.next()? {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 if datagram.seq() == 0 {
                     tally.paced_from(datagram.publish_time());
                 }
@@ -97,10 +97,10 @@ fn read(job: &Job) -> anyhow::Result<Report> {
                 }
                 tally.right(&header)?;
             }
-            Read::Gap(gap) => tally.lost(gap.first, gap.count)?,
+            Item::Gap(gap) => tally.lost(gap.first, gap.count)?,
             // Lowest latency: look again at once.
-            Read::Empty if paced_spin => std::hint::spin_loop(),
-            Read::Empty => {
+            Item::Empty if paced_spin => std::hint::spin_loop(),
+            Item::Empty => {
                 tally.look();
                 if yields {
                     rustix::thread::sched_yield();
@@ -108,8 +108,8 @@ fn read(job: &Job) -> anyhow::Result<Report> {
                     reader.wait(Some(Duration::from_millis(200)))?;
                 }
             }
-            Read::Restarted(_) | Read::Demoted(_) => anyhow::bail!("the stream began anew"),
-            Read::Ended(_) => break,
+            Item::Restarted(_) | Item::Demoted(_) => anyhow::bail!("the stream began anew"),
+            Item::Ended(_) => break,
         }
     }
     let account = *reader.account();

@@ -12,7 +12,7 @@ use super::{Bench, Question, ms, throughput::SIZES};
 use crate::Environment;
 use crate::bench::runner::{STREAM, ring_capacity, ring_options};
 use crate::bench::{job, line};
-use ringweir::Watch;
+use ringweir::view::Viewer;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ fn pump(size: usize, window: Duration) -> anyhow::Result<f64> {
     let options = ring_options(size, 0);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let broker = env.broker(STREAM, &format!("gen:check=sum,rate=max,size={size}"), &options);
-    let watch = Watch::attach(broker.path())?;
+    let watch = Viewer::attach(broker.path())?;
     let pid = broker.process.pid();
     std::thread::sleep(ms(50));
     let (from, used_from) = look(&watch, pid)?;

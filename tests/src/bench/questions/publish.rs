@@ -12,8 +12,9 @@ use crate::bench::job::{Job, Report, Wait, ready};
 use crate::bench::runner::{Hand, STREAM, ring_options, sleep_until};
 use crate::bench::{line, machine};
 use anyhow::{Context, ensure};
-use ringweir::stats::StreamFact;
-use ringweir::{Options, Read, Reader, Start, Watch};
+use ringweir::view::Viewer;
+use ringweir::view::stats::StreamFact;
+use ringweir::{Item, Options, Reader, Start};
 use ringweir_proto::os::clock;
 use rustix::event::{Timespec, epoll};
 use serde_json::json;
@@ -99,7 +100,7 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
         hands.push(hand);
         left -= here;
     }
-    let watch = Watch::attach(broker.path())?;
+    let watch = Viewer::attach(broker.path())?;
     let start = clock::monotonic_ns();
     let begin = start + 300_000_000;
     let end = begin + window.as_nanos() as u64;
@@ -128,7 +129,7 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
 
 /// Write cursor and the pump thread's processor time, of one moment as nearly as the sampler
 /// allows.
-pub fn look(watch: &Watch, pid: u32) -> anyhow::Result<(u64, u64)> {
+pub fn look(watch: &Viewer, pid: u32) -> anyhow::Result<(u64, u64)> {
     let asked = clock::monotonic_ns();
     let fresh = || watch.snapshot().filter(|s| s.get(StreamFact::SampledAt) >= asked);
     let seen = crate::wait_for(Duration::from_secs(20), fresh).context("ringd's figures")?;
@@ -190,22 +191,22 @@ fn drain(reader: &mut Reader, piece: &mut Piece) -> anyhow::Result<u64> {
     let mut delivered = 0;
     loop {
         match reader.next()? {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 let seq = datagram.seq();
                 let header =
                     datagram.view(|payload| judge(payload, piece, false)).context("torn")??;
                 ensure!(header.number == seq, "seq {seq} carries {}", header.number);
                 delivered += 1;
             }
-            Read::Gap(gap) => {
+            Item::Gap(gap) => {
                 anyhow::bail!("lapped at {SLEEPERS_RATE} datagrams a second: {gap:?}")
             }
-            Read::Empty => {
+            Item::Empty => {
                 if reader.arm()? {
                     return Ok(delivered);
                 }
             }
-            Read::Restarted(_) | Read::Demoted(_) | Read::Ended(_) => return Ok(delivered),
+            Item::Restarted(_) | Item::Demoted(_) | Item::Ended(_) => return Ok(delivered),
         }
     }
 }

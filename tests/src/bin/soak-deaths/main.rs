@@ -17,8 +17,8 @@ use anyhow::{Context, ensure};
 use broker::{Broker, PATIENCE};
 use clap::{Parser, Subcommand};
 use readers::{Readers, STAYERS};
-use ringweir::Watch;
-use ringweir::stats::StreamFact;
+use ringweir::view::Viewer;
+use ringweir::view::stats::StreamFact;
 use ringweir_cli::quantity::{Count, Span};
 use ringweir_tests::environment::NOBODY;
 use ringweir_tests::{Environment, Process, proc, skipped, wait_for};
@@ -229,7 +229,7 @@ fn play(
 /// Waits until the broker knows of nobody but those who stay; the fds it has then.
 fn settled(broker: &Broker) -> anyhow::Result<usize> {
     for stream in 0..2 {
-        let watch = Watch::attach(broker.socket(stream))?;
+        let watch = Viewer::attach(broker.socket(stream))?;
         let alone =
             || watch.snapshot().filter(|s| s.get(StreamFact::Readers) == STAYERS as u64 / 2);
         wait_for(PATIENCE, alone)

@@ -7,7 +7,7 @@
 
 use crate::account::Line;
 use anyhow::{Context, bail, ensure};
-use ringweir::{Cause, End, Options, Read, Reader, Restart, Start};
+use ringweir::{Cause, End, Item, Options, Reader, Restart, Start};
 use ringweir_pattern::crc::{self, Header};
 use ringweir_proto::os::clock;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
     let mut count = 0u64;
     while !leave.load(Ordering::Relaxed) {
         match reader.next()? {
-            Read::Datagram(mut datagram) => {
+            Item::Datagram(mut datagram) => {
                 let (seq, len) = (datagram.seq(), datagram.len());
                 count += 1;
                 if args.kind == Kind::Dawdling && count.is_multiple_of(1000) {
@@ -144,17 +144,17 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
                 }
                 witness.datagram(seq, &buffer[..len])?;
             }
-            Read::Gap(gap) => witness.gap(&gap)?,
-            Read::Restarted(restart) => witness.restarted(&restart, &reader)?,
-            Read::Demoted(demoted) => {
+            Item::Gap(gap) => witness.gap(&gap)?,
+            Item::Restarted(restart) => witness.restarted(&restart, &reader)?,
+            Item::Demoted(demoted) => {
                 ensure!(args.kind == Kind::Lossless, "{demoted:?}, and it was lossy");
                 Line::Demoted { held_ns: demoted.held_ns }.say();
             }
-            Read::Empty => {
+            Item::Empty => {
                 reader.wait(Some(Duration::from_secs(1)))?;
             }
-            Read::Ended(End::Stream) => break,
-            Read::Ended(other) => bail!("ended by {other:?}"),
+            Item::Ended(End::Stream) => break,
+            Item::Ended(other) => bail!("ended by {other:?}"),
         }
     }
     if let Some(gap) = reader.release()? {

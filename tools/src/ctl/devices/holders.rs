@@ -7,7 +7,7 @@
 use super::row::Holder;
 use crate::broker_query::Pending;
 use crate::ctl::doctor::machine::Machine;
-use ringweir::Watch;
+use ringweir::view::Viewer;
 use ringweir_proto::stats::{Snapshot, StreamFact};
 use rustix::fs::{AtFlags, CWD, Dev, FileType, StatxFlags, makedev, statx};
 use std::collections::BTreeMap;
@@ -82,9 +82,11 @@ fn drains(theirs: &str, source: &str) -> bool {
 
 /// What the brokers of this machine say they drain; those that do not answer say nothing.
 pub(super) fn claims() -> Vec<Claim> {
-    let ask = |name: &str| Ok(Watch::attach(name)?.snapshot());
-    let asked: Vec<_> =
-        ringweir::streams().into_iter().map(|(name, _)| (Pending::ask(&name, ask), name)).collect();
+    let ask = |name: &str| Ok(Viewer::attach(name)?.snapshot());
+    let asked: Vec<_> = ringweir::view::streams()
+        .into_iter()
+        .map(|(name, _)| (Pending::ask(&name, ask), name))
+        .collect();
     let answers =
         asked.into_iter().filter_map(|(pending, name)| Some((name, pending.wait().ok()??)));
     answers

@@ -60,11 +60,11 @@ pub(super) fn leftovers(m: &Machine) -> Vec<Found> {
 }
 
 pub(super) fn sockets(m: &Machine) -> Vec<Found> {
-    let streams = ringweir::streams();
+    let streams = ringweir::view::streams();
     let asked: Vec<_> = streams
         .into_iter()
         .map(|(name, path)| {
-            let pending = Pending::ask(&name, ringweir::describe);
+            let pending = Pending::ask(&name, ringweir::view::describe);
             (name, path, pending)
         })
         .collect();

@@ -8,7 +8,7 @@ use super::{Found, fail, ok, warn};
 use crate::broker_query::{self, Pending};
 use crate::process::Process;
 use anyhow::Context;
-use ringweir::Watch;
+use ringweir::view::Viewer;
 use ringweir_cli::quantity::{Bytes, Count};
 use ringweir_proto::stats::{ReaderFact, Snapshot, StreamFact};
 use std::time::{Duration, Instant};
@@ -77,12 +77,13 @@ impl Pump {
 impl Seen {
     /// Looks at stream `name`, at its pump for as long as `window`.
     pub fn new(name: &str, window: Duration) -> anyhow::Result<Self> {
-        let snapshot = Pending::ask(name, |name| Ok(Watch::attach(name)?.snapshot()))
+        let snapshot = Pending::ask(name, |name| Ok(Viewer::attach(name)?.snapshot()))
             .wait()
             .map_err(broker_query::with_unreadable)?
             .context("its broker shows no figures yet: try again")?;
-        let described =
-            Pending::ask(name, ringweir::describe).wait().map_err(broker_query::with_unreadable)?;
+        let described = Pending::ask(name, ringweir::view::describe)
+            .wait()
+            .map_err(broker_query::with_unreadable)?;
         let pump = Pump::find(snapshot.get(StreamFact::BrokerPid), &snapshot.name);
         let began = Instant::now();
         let faults = pump.as_ref().and_then(|before| {

@@ -1,22 +1,66 @@
-//! Looking at a stream's statistics without reading it, and without asking the broker more than
-//! once; and asking for latencies.
+//! Looking at streams without reading them: which there are, what they are, their statistics, and
+//! the latencies of their readers.
+//!
+//! A [`Viewer`] asks the broker once; from then on it reads shared memory, and goes on while the
+//! broker is busy, stopped or dead.
 
 use crate::Error;
 use crate::connect::Connection;
 use ringweir_proto::control::{LatencyReport, Reply, Request};
-use ringweir_proto::latency::Histogram;
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::page::StatsArea;
-use ringweir_proto::stats::{Snapshot, StatsView};
+use ringweir_proto::os::paths;
+use ringweir_proto::stats::StatsView;
+use std::path::PathBuf;
+
+pub use ringweir_proto::control::Description;
+pub use ringweir_proto::latency::Histogram;
+
+/// The figures of a [`Viewer`]: what there is to know of a stream and of each of its readers.
+pub mod stats {
+    pub use ringweir_proto::stats::{
+        Kind, PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact,
+    };
+}
+
+use stats::Snapshot;
+
+/// Streams whose sockets are in the run directories: name and socket. Nobody is asked whether it
+/// lives.
+pub fn streams() -> Vec<(String, PathBuf)> {
+    let mut found: Vec<(String, PathBuf)> = Vec::new();
+    for dir in paths::search_dirs() {
+        for name in paths::streams_in(&dir) {
+            // The first directory wins, as for attach.
+            if !found.iter().any(|(known, _)| *known == name) {
+                let path = paths::socket_path(&dir, &name);
+                found.push((name, path));
+            }
+        }
+    }
+    found
+}
+
+/// The stream's configuration in words.
+///
+/// # Errors
+/// As [`crate::Options::attach`].
+pub fn describe(name: &str) -> Result<Description, Error> {
+    let connection = Connection::open(name)?;
+    match connection.ask(&Request::Describe, 0)?.0 {
+        Reply::Described(description) => Ok(description),
+        other => Err(connection.unexpected(&other)),
+    }
+}
 
 /// A view of one stream's statistics; goes on while the broker is busy, stopped or dead.
 #[derive(Debug)]
-pub struct Watch {
+pub struct Viewer {
     connection: Connection,
     area: StatsArea,
 }
 
-impl Watch {
+impl Viewer {
     /// Asks the broker of `name` for its statistics area, once.
     ///
     /// # Errors
@@ -46,7 +90,7 @@ impl Watch {
 /// Publish → read latencies of one reader, as it sampled them since it attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latency {
-    /// Its place ([`ringweir_proto::stats::ReaderFact::Index`]).
+    /// Its place ([`stats::ReaderFact::Index`]).
     pub index: u32,
     /// When it attached, ns since 1970: with its place, who it is.
     pub attached: u64,
