@@ -211,11 +211,10 @@ fn missing_program(program: &str) -> Option<String> {
     (!found).then(|| format!("needs {program} (apt-get install {package})"))
 }
 
-/// Where a program is in PATH, or where Debian has programs for root.
+/// Where a program is in PATH.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    dirs.map(|dir| dir.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 /// `reason` if the command does not succeed.
