@@ -15,12 +15,19 @@ pub fn at(dir: PathBuf) {
     assert_eq!(BUILT.get_or_init(|| dir.clone()), &dir, "programs of two directories");
 }
 
+/// Environment variable with the directory of programs that are built already: `tests/run` sets it,
+/// so that no test waits for cargo.
+pub const PROGRAMS_ENV: &str = "RINGWEIR_PROGRAMS";
+
 /// Directory of the programs; builds them first if this process has not done so yet.
 ///
 /// # Panics
 /// If they do not build.
 pub fn build() -> &'static PathBuf {
     BUILT.get_or_init(|| {
+        if let Some(dir) = std::env::var_os(PROGRAMS_ENV) {
+            return dir.into();
+        }
         // target/PROFILE/deps/test-… or target/PROFILE/soak
         let this = std::env::current_exe().expect("path of the running program");
         let dir = this
@@ -49,6 +56,10 @@ pub fn crashing() -> &'static PathBuf {
     static CRASHING: OnceLock<PathBuf> = OnceLock::new();
     CRASHING.get_or_init(|| {
         let dir = build();
+        let built = dir.join("ringd-crash");
+        if std::env::var_os(PROGRAMS_ENV).is_some() && built.exists() {
+            return built;
+        }
         let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
         // As the others are built, so that nothing but what knows crash points is built twice.
         cargo
@@ -67,7 +78,7 @@ pub fn crashing() -> &'static PathBuf {
             cargo.arg("--release");
         }
         assert!(cargo.status().expect("cargo").success(), "ringd-crash does not build");
-        dir.join("ringd-crash")
+        built
     })
 }
 

@@ -2,8 +2,9 @@
 //! and c++, run against live brokers, and looked at by valgrind and AddressSanitizer. The C sources
 //! are in `capi/` and in `client/examples/`.
 
+use ringweir_needs::{Part, needs};
 use ringweir_pattern::crc;
-use ringweir_tests::{Daemon, Environment, Process, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Process, wait_for};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -26,6 +27,12 @@ fn root(path: &str) -> PathBuf {
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Whether there is what the C library is installed with and its users are built with; the test is
+/// skipped otherwise.
+fn can_build() -> bool {
+    ["make", "pkg-config", "cc", "c++"].into_iter().all(needs)
 }
 
 /// `make -C client` with the profile and target directory of this test.
@@ -155,6 +162,9 @@ fn datagrams(mut rest: &[u8]) -> Vec<&[u8]> {
 /// gives.
 #[test]
 fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let broker = kept(&env, "capi-samples");
     let cat = env.run("ringcat", &["capi-samples", "--from", "oldest", "--len-prefix"]).stdout;
@@ -207,6 +217,9 @@ fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
 /// Ctrl-C ends the samples with their books told.
 #[test]
 fn samples_end_on_a_signal() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let broker = env.broker("capi-int", "gen:rate=500/s,size=64", &[]);
     for name in ["read", "poll"] {
@@ -237,6 +250,9 @@ fn account(stderr: &str, what: &str) -> [u64; 3] {
 /// control.
 #[test]
 fn what_is_published_is_delivered_or_told() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let small =
         ["--depth", "256", "--capacity", "256KiB", "--max-datagram", "1KiB", "--wait-readers", "1"];
@@ -288,6 +304,9 @@ fn what_is_published_is_delivered_or_told() {
 /// carries on.
 #[test]
 fn a_reader_outlives_its_broker() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let source = "gen:rate=5000/s,size=64..512,count=20000";
     let more =
@@ -316,6 +335,9 @@ fn a_reader_outlives_its_broker() {
 /// becomes a gap when it is lapped.
 #[test]
 fn nothing_is_lost_to_a_small_buffer_and_nothing_torn_is_whole() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let (one, two) = (kept(&env, "capi-kept"), flowing(&env, "capi-flow"));
     for language in [C99, Cpp17] {
@@ -328,6 +350,9 @@ fn nothing_is_lost_to_a_small_buffer_and_nothing_torn_is_whole() {
 
 #[test]
 fn waiting_ends_by_time_signal_and_datagram() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let idle = env.broker("capi-idle", "gen:rate=1/s,size=100", &[]);
     let slow = env.broker("capi-slow", "gen:rate=200/s,size=24..400", &[]);
@@ -341,6 +366,9 @@ fn waiting_ends_by_time_signal_and_datagram() {
 
 #[test]
 fn a_lossless_reader_is_waited_for_and_then_told() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let small = ["--depth", "256", "--capacity", "64KiB", "--max-datagram", "512"];
     let serve = |name: &str, more: &[&str]| {
@@ -365,6 +393,9 @@ fn described(env: &Environment, name: &str) -> Daemon {
 /// `terminate`); each code of the header has words of its own, and no other number has.
 #[test]
 fn wrong_arguments_are_refused_and_every_code_has_words() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let broker = described(&env, "capi-args");
     let header = std::fs::read_to_string(prefix().join("include/ringweir.h")).unwrap();
@@ -398,6 +429,9 @@ fn wrong_arguments_are_refused_and_every_code_has_words() {
 /// nobody else goes.
 #[test]
 fn other_readers_are_looked_at_and_sent_away() {
+    if !can_build() {
+        return;
+    }
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let broker = flowing(&env, "capi-others");
     let uid = rustix::process::geteuid().as_raw();
@@ -421,15 +455,11 @@ fn other_readers_are_looked_at_and_sent_away() {
 /// code; valgrind does.)
 #[test]
 fn memory_checkers_find_nothing_but_what_was_planted() {
-    let (_alone, env) = (alone(), Environment::new(LIMIT));
-    let has_valgrind =
-        Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success());
-    if !has_valgrind {
-        skipped(
-            "memory_checkers_find_nothing_but_what_was_planted",
-            "no valgrind (apt-get install valgrind)",
-        );
+    if !can_build() {
+        return;
     }
+    let (_alone, env) = (alone(), Environment::new(LIMIT));
+    let has_valgrind = Part("valgrind").needs("valgrind");
     let asan = ["-fsanitize=address"];
     let brokers = [
         kept(&env, "capi-kept"),
@@ -492,6 +522,9 @@ fn valgrind(env: &Environment, program: &Path, args: &[&str]) -> Output {
 /// missing.
 #[test]
 fn installing_is_tidy() {
+    if !can_build() || !needs("nm") {
+        return;
+    }
     let _alone = alone();
     let library = prefix().join("lib/libringweir.so");
     let nm = Command::new("nm").args(["-D", "--defined-only"]).arg(&library).output().expect("nm");

@@ -2,9 +2,10 @@
 //! close, brokers that died, users that may not, and peers that talk nonsense. (`ringstat` and
 //! `ringctl` have room in a file of their own.)
 
+use ringweir_needs::needs_root;
 use ringweir_proto::control::{AttachRequest, MESSAGE_MAX, Mode, Reply, Request};
 use ringweir_proto::os::socket;
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, wait_for};
 use rustix::process::Signal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Output, Stdio};
@@ -338,14 +339,6 @@ fn what_is_in_the_way_is_named_and_left_alone() {
     assert!(env.objects().is_empty(), "a ring was left by a start that failed");
 }
 
-fn root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        skipped(std::thread::current().name().unwrap_or("?"), "needs root to become another user");
-    }
-    root
-}
-
 fn as_nobody(env: &Environment, program: &str, args: &[&str]) -> Output {
     let mut command = env.command_as_nobody(program);
     command.args(args).stdout(Stdio::piped());
@@ -356,7 +349,7 @@ fn as_nobody(env: &Environment, program: &str, args: &[&str]) -> Output {
 /// gets in to all of them, and that user to the one that lists it.
 #[test]
 fn another_user_gets_in_only_where_it_is_let() {
-    if !root() {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -391,7 +384,7 @@ fn another_user_gets_in_only_where_it_is_let() {
 /// open the ring again for writing, as documented: the line is drawn between users.
 #[test]
 fn what_is_handed_over_cannot_be_written_by_another_user() {
-    if !root() {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);

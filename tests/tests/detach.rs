@@ -1,7 +1,8 @@
 //! `ringctl detach`: exactly one reader goes, knows why, and nobody else notices.
 
 use ringweir::{End, Item, Options, Reader, Start};
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, skipped, wait_for};
+use ringweir_needs::needs_root;
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, wait_for};
 use rustix::process::Signal;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -240,8 +241,8 @@ fn what_is_not_exactly_one_reader_is_refused_with_a_list() {
 /// Who may attach may not send others away. Control: the broker's own user may.
 #[test]
 fn only_root_and_the_brokers_user_may() {
-    if !rustix::process::geteuid().is_root() {
-        return skipped("only_root_and_the_brokers_user_may", "needs root");
+    if !needs_root() {
+        return;
     }
     let env = Environment::new(LIMIT);
     let broker = env.broker("det-uid", "gen:rate=100/s,size=64", &["--allow-uid", NOBODY]);

@@ -2,7 +2,8 @@
 //! it the same machine without. Nodes are real ones, of a device number that no driver has, so that
 //! nothing of this machine can be opened.
 
-use ringweir_tests::{Environment, programs, skipped};
+use ringweir_needs::needs_root;
+use ringweir_tests::{Environment, programs};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::Value;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -143,14 +144,6 @@ impl<'s> Tree<'s> {
     }
 }
 
-fn is_root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        skipped(test, "needs root, to make nodes");
-    }
-    root
-}
-
 fn pair(state: &str, fix: &str) -> (String, String) {
     (state.into(), fix.into())
 }
@@ -179,7 +172,7 @@ fn without_devices_one_line_says_where_was_looked_and_what_to_do() {
 
 #[test]
 fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
-    if !is_root("devices: ready and busy") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -231,7 +224,7 @@ fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
 
 #[test]
 fn without_the_modules_count_processes_that_cannot_be_seen_make_it_unsure() {
-    if !is_root("devices: unseen processes") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -250,7 +243,7 @@ fn without_the_modules_count_processes_that_cannot_be_seen_make_it_unsure() {
 
 #[test]
 fn who_may_not_open_it_is_told_the_way_in() {
-    if !is_root("devices: permission") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -275,7 +268,7 @@ fn who_may_not_open_it_is_told_the_way_in() {
 
 #[test]
 fn a_node_that_is_missing_or_anothers_is_told() {
-    if !is_root("devices: nodes") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -337,7 +330,7 @@ fn what_ringshim_could_take_comes_with_the_line_that_gives_it() {
 
 #[test]
 fn uio_devices_are_not_read_unless_that_is_asked_for() {
-    if !is_root("devices: UIO") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);

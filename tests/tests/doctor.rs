@@ -2,8 +2,9 @@
 //! everything can be planted and a healthy tree gives no finding at all; then for real, where the
 //! line it names is carried out and the finding goes.
 
+use ringweir_needs::{Part, needs_root};
 use ringweir_proto::os::paths;
-use ringweir_tests::{Environment, programs, skipped, wait_for};
+use ringweir_tests::{Environment, programs, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -14,14 +15,6 @@ const LIMIT: Duration = Duration::from_secs(90);
 const ALL: &str = "CapEff:\t000001ffffffffff\nCpus_allowed_list:\t0-3";
 /// Nothing but the right to read files, so that root finds what anybody would.
 const NONE: &str = "CapEff:\t0000000000000000\nCpus_allowed_list:\t0-3";
-
-fn is_root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        skipped(test, "needs root");
-    }
-    root
-}
 
 fn rows(json: &[u8]) -> Vec<Value> {
     String::from_utf8_lossy(json).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect()
@@ -232,7 +225,7 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
 /// people.
 #[test]
 fn remove_ipc_is_found_wherever_it_is_said() {
-    if !is_root("remove_ipc_is_found_wherever_it_is_said") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -313,7 +306,7 @@ fn mended(
 /// Planted for real, mended by the very line. Control: on the machine as it is each of them is ok.
 #[test]
 fn the_line_it_names_mends_what_is_planted() {
-    if !is_root("the_line_it_names_mends_what_is_planted") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -342,19 +335,14 @@ fn the_line_it_names_mends_what_is_planted() {
         "mkdir -p {0}; cp $(command -v ringd) {0}/ringd; PATH={0}:$PATH",
         env.path("capable").display()
     );
-    if Command::new("setcap").arg("-h").output().is_ok() {
+    if Part("packet-capture").needs("setcap") {
         plants.push((&no_raw, &raw, "packet-capture", "warn", ""));
-    } else {
-        skipped("packet-capture is mended", "setcap (libcap2-bin) is not installed");
     }
     if raise {
         plants.push((&["env"], "ulimit -n 128", "open-files", "warn", ""));
         plants.push((&no_nice, "ulimit -r 0", "real-time", "warn", ""));
     } else {
-        skipped(
-            "open-files and real-time are mended",
-            "hard limits cannot be raised here (no CAP_SYS_RESOURCE)",
-        );
+        Part("open-files, real-time").skip("needs to raise hard limits (CAP_SYS_RESOURCE)");
         let (before, ..) = mended(&env, &["env"], "ulimit -n 128", "open-files", "");
         assert_eq!(of(&before, "open-files")["state"], "warn");
         let (before, ..) = mended(&env, &no_nice, "ulimit -r 0", "real-time", "");
@@ -377,8 +365,7 @@ fn the_line_it_names_mends_what_is_planted() {
 /// Control groups of the kernel itself, made for the test and removed again.
 #[test]
 fn limits_of_control_groups_are_found_and_lifted() {
-    let test = "limits_of_control_groups_are_found_and_lifted";
-    if !is_root(test) {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -392,10 +379,7 @@ fn limits_of_control_groups_are_found_and_lifted() {
             std::process::id()
         ));
         if std::fs::create_dir(&group).is_err() {
-            skipped(
-                test,
-                format_args!("{} cannot be made (no control groups of version 1)", group.display()),
-            );
+            Part(check).skip(format_args!("needs control groups of version 1 ({controller})"));
             continue;
         }
         let plant = format!("g={}; echo $$ > $g/cgroup.procs; {plant}", group.display());
@@ -408,7 +392,7 @@ fn limits_of_control_groups_are_found_and_lifted() {
             .expect("rmdir");
         let (before, mending, after) = done.unwrap_or_else(|e| std::panic::resume_unwind(e));
         if !known {
-            skipped(test, "this kernel does not ration real time by groups");
+            Part(check).skip("needs a kernel that limits real time by control group");
             continue;
         }
         assert_eq!(of(&before, check)["state"], state, "{before:?}");
@@ -429,7 +413,7 @@ fn shell(line: &str) {
 /// line.
 #[test]
 fn what_ails_a_running_stream_is_said_and_mended() {
-    if !is_root("what_ails_a_running_stream_is_said_and_mended") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -454,13 +438,11 @@ fn what_ails_a_running_stream_is_said_and_mended() {
     }
 
     assert_eq!(of(&before, "pump-class")["state"], "warn");
-    if Command::new("chrt").args(["-f", "1", "true"]).status().is_ok_and(|s| s.success()) {
+    if Part("pump-class").needs_realtime() {
         shell(&fix(&before, "pump-class"));
         let after = doctor(&env, &["doc-run"]);
         assert_eq!(of(&after, "pump-class")["state"], "ok");
         assert!(of(&after, "pump-class")["text"].as_str().unwrap().contains("FIFO/60"));
-    } else {
-        skipped("pump-class is mended", "chrt is not allowed here");
     }
 
     reader.stop();
@@ -510,7 +492,7 @@ fn what_ails_a_running_stream_is_said_and_mended() {
 /// Sockets that keep this user out: by mode, by group, by the broker's list.
 #[test]
 fn a_user_who_may_not_attach_is_told_how_he_might() {
-    if !is_root("a_user_who_may_not_attach_is_told_how_he_might") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);

@@ -4,10 +4,11 @@
 use ringweir::Options;
 use ringweir::view::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
 use ringweir::view::{Viewer, describe};
+use ringweir_needs::needs_root;
 use ringweir_proto::control::{AttachRequest, Mode, Request};
 use ringweir_proto::os::{lock, socket};
 use ringweir_tests::environment::{Daemon, Environment, NOBODY, Process, wait_for};
-use ringweir_tests::{Live, Mailbox, proc, pry, skipped};
+use ringweir_tests::{Live, Mailbox, proc, pry};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::process::Stdio;
@@ -193,22 +194,13 @@ impl Siege {
     }
 }
 
-fn root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        skipped(test, "needs root to become another user");
-    }
-    root
-}
-
 /// Each misdeed by itself, then all at random with its process stopped and continued, then its
 /// death: nobody loses anything, the pump writes at most one wake-up a batch, the culprit is named,
 /// and the broker has in the end what it had before. Controls: the honest readers beside it are
 /// never named, and what is expected of the kernel is not what the broker's own user is answered.
 #[test]
 fn a_hostile_reader_harms_nobody_and_is_named() {
-    let test = "a_hostile_reader_harms_nobody_and_is_named";
-    if !root(test) {
+    if !needs_root() {
         return;
     }
     let siege = Siege::lay("hostile-siege");
@@ -262,8 +254,7 @@ fn a_hostile_reader_harms_nobody_and_is_named() {
 /// says so of each. Control: an honest reader beside them is not among those named.
 #[test]
 fn one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed() {
-    let test = "one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed";
-    if !root(test) {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);

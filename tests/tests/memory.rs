@@ -2,22 +2,14 @@
 //! said.
 
 use ringweir::Item;
+use ringweir_needs::{Part, needs_root};
 use ringweir_proto::os::backing::HUGE_PAGE;
 use ringweir_tests::environment::{Daemon, Environment, NOBODY, wait_for};
-use ringweir_tests::skipped;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        skipped(test, "needs root");
-    }
-    root
-}
 
 /// A broker of [`NOBODY`] that has published ten datagrams and keeps them.
 fn of_nobody(env: &Environment, name: &str, memory: &str) -> Daemon {
@@ -58,7 +50,7 @@ fn pry(env: &Environment, broker: &Daemon) -> String {
 /// documented.
 #[test]
 fn a_sealed_ring_cannot_be_written_by_its_own_user() {
-    if !root("memfd against the same user") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -196,7 +188,7 @@ fn huge_pages_are_used_where_there_are_some_and_else_it_says_why_not() {
         without.end();
     }
     match Reserved::at_least(8) {
-        None => skipped("reserved huge pages", "eight of them could not be had (root, memory)"),
+        None => Part("reserved huge pages").skip("needs eight free huge pages (root, memory)"),
         Some(_given_back) => {
             let with = serve("with", "memfd");
             let said = with.process.stderr();

@@ -2,13 +2,13 @@
 //! and in another one a receiver of twenty lines that knows nothing of ringweir but the header
 //! `ringsend --help` describes.
 //!
-//! Contract: root and `python3` are needed; without them a test says `SKIPPED name: reason` and
-//! returns.
+//! Contract: these tests need root and `python3` and are skipped without them.
 
 use ringweir::view::Viewer;
 use ringweir::view::stats::PumpCounter;
-use ringweir_tests::netns::{Namespace, Wire, missing};
-use ringweir_tests::{Daemon, Environment, Process, skipped, wait_for};
+use ringweir_needs::{needs, needs_network_namespaces, skip};
+use ringweir_tests::netns::{Namespace, Wire};
+use ringweir_tests::{Daemon, Environment, Process, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -69,8 +69,11 @@ while len(seen) < int(sys.argv[1]):
 print(json.dumps(seen))
 "#;
 
-fn wire(test: &str) -> Option<Wire> {
-    missing(&["python3"]).inspect_err(|reason| skipped(test, reason)).ok()
+fn wire() -> Option<Wire> {
+    if !needs("python3") || !needs_network_namespaces() {
+        return None;
+    }
+    Some(Wire::new().expect("two network namespaces"))
 }
 
 fn python(env: &Environment, namespace: &Namespace, text: &str, argument: &str) -> Process {
@@ -205,16 +208,16 @@ fn every_seq(env: &Environment, wire: &Wire, name: &str, group: &str, to: &str, 
 
 #[test]
 fn a_multicast_receiver_sees_every_seq() {
-    let Some(wire) = wire("a_multicast_receiver_sees_every_seq") else { return };
+    let Some(wire) = wire() else { return };
     let env = Environment::new(LIMIT);
     every_seq(&env, &wire, "mc-four", "239.77.0.1", "udp:239.77.0.1:26400@va,ttl=1", 1);
 }
 
 #[test]
 fn a_multicast_receiver_sees_every_seq_by_ipv6() {
-    let Some(wire) = wire("a_multicast_receiver_sees_every_seq_by_ipv6") else { return };
+    let Some(wire) = wire() else { return };
     if !Path::new("/proc/sys/net/ipv6").exists() {
-        return skipped("a_multicast_receiver_sees_every_seq_by_ipv6", "this kernel has no IPv6");
+        return skip("needs a kernel with IPv6");
     }
     let env = Environment::new(LIMIT);
     for (namespace, interface) in [(&wire.far, "va"), (&wire.near, "vb")] {
@@ -236,7 +239,7 @@ fn a_multicast_receiver_sees_every_seq_by_ipv6() {
 /// was said.
 #[test]
 fn a_router_that_says_too_long_costs_no_datagram() {
-    let Some(wire) = wire("a_router_that_says_too_long_costs_no_datagram") else { return };
+    let Some(wire) = wire() else { return };
     let env = Environment::new(LIMIT);
     let router = python(&env, &wire.near, ROUTER, "40");
     let broker = broker(

@@ -5,9 +5,8 @@
 //! processors.
 
 use ringweir::{Item, Options, Resume, Start};
-use ringweir_tests::{
-    Daemon, Environment, Live, Mailbox, Process, Report, proc, skipped, wait_for,
-};
+use ringweir_needs::skip;
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, Report, proc, wait_for};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -390,11 +389,7 @@ fn a_thousand_readers_are_all_woken() {
     let limit =
         rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     if limit < 8192 {
-        skipped(
-            "a_thousand_readers_are_all_woken",
-            format_args!("needs 8192 open files, {limit} are allowed"),
-        );
-        return;
+        return skip(format_args!("needs 8192 open files (ulimit -Hn is {limit})"));
     }
     rustix::process::setrlimit(
         rustix::process::Resource::Nofile,

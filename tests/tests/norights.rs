@@ -2,8 +2,9 @@
 //! leaves nothing behind, or the broker runs with less and says so in one line. Control of all: the
 //! same start with room and rights.
 
+use ringweir_needs::{Part, needs, needs_mount_namespaces, needs_root};
 use ringweir_tests::environment::{Environment, wait_for};
-use ringweir_tests::{programs, skipped};
+use ringweir_tests::programs;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -11,14 +12,6 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn is_root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        skipped(test, "needs root");
-    }
-    root
 }
 
 /// `ringd run …` behind `front`, in a shell in which `before` was done.
@@ -37,15 +30,14 @@ fn ringd(env: &Environment, front: &[&str], before: &str, more: &[&str]) -> Comm
 /// What cannot be is refused at the start, in a line or two, and leaves nothing.
 #[test]
 fn what_cannot_be_is_refused_at_the_start() {
-    let test = "what_cannot_be_is_refused_at_the_start";
-    if !is_root(test) {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
-    let mount: &[&str] = &["unshare", "--mount", "--propagation", "private"];
-    if !Command::new(mount[0]).args(&mount[1..]).arg("true").status().is_ok_and(|s| s.success()) {
-        return skipped(test, "no mount namespaces here");
+    if !needs_mount_namespaces() {
+        return;
     }
+    let mount: &[&str] = &["unshare", "--mount", "--propagation", "private"];
     let shm = |options: &str| format!("mount -t tmpfs -o {options} tmpfs /dev/shm");
     let full = "mount -t tmpfs -o size=1m tmpfs /dev/shm; head -c 1048576 /dev/zero > \
         /dev/shm/full \
@@ -115,8 +107,7 @@ type Lesser<'c> = (&'c str, &'c [&'c str], &'c str, &'c [&'c str], &'c str);
 /// What only costs speed is said in one line, and the stream runs: its reader gets everything.
 #[test]
 fn what_can_do_with_less_says_so_and_runs() {
-    let test = "what_can_do_with_less_says_so_and_runs";
-    if !is_root(test) {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -144,7 +135,7 @@ fn what_can_do_with_less_says_so_and_runs() {
         let text = broker.process.stderr();
         if *what == "no huge pages" && !text.contains("--hugepages:") {
             assert!(text.contains("2 MiB pages"), "{text}");
-            skipped(test, "there are huge pages here");
+            Part("no huge pages").skip("this machine has free huge pages");
         } else {
             assert!(text.contains(says), "{what}: {text}");
         }
@@ -163,14 +154,11 @@ fn what_can_do_with_less_says_so_and_runs() {
 /// by the monotonic one, and every datagram is there. Control: the broker does see the clock jump.
 #[test]
 fn a_clock_that_jumps_moves_nothing_but_dates() {
-    let test = "a_clock_that_jumps_moves_nothing_but_dates";
-    let library = [
-        "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
-        "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
-    ];
-    let Some(library) = library.iter().find(|l| std::path::Path::new(l).exists()) else {
-        return skipped(test, "libfaketime is not installed (apt-get install faketime)");
-    };
+    let library =
+        format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+    if !needs(&library) {
+        return;
+    }
     let env = Environment::new(LIMIT);
     let jumps = env.path("jumps");
     std::fs::write(&jumps, "+0").unwrap();

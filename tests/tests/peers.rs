@@ -3,24 +3,17 @@
 
 use ringweir::view::Viewer;
 use ringweir::{Error, Options};
+use ringweir_needs::{needs_root, skip};
 use ringweir_proto::control::Reason;
 use ringweir_proto::os::socket;
 use ringweir_tests::environment::{Daemon, Environment, wait_for};
-use ringweir_tests::{proc, skipped};
+use ringweir_tests::proc;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(240);
 const HOSTILE: u32 = 4711;
 const OTHER: u32 = 4712;
-
-fn root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        skipped(test, "needs root to become other users");
-    }
-    root
-}
 
 /// Runs `act` on a thread that is user `uid`, with no other groups.
 fn becoming<R: Send>(uid: u32, act: impl FnOnce() -> R + Send) -> R {
@@ -48,7 +41,7 @@ fn reason(error: &Error) -> String {
 /// Each list gives its right and no other, over the socket. Controls: each row has a yes and a no.
 #[test]
 fn each_list_gives_its_right() {
-    if !root("each_list_gives_its_right") {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -129,8 +122,7 @@ fn hung_up(connections: &[OwnedFd]) -> usize {
 /// apply, gets beyond.
 #[test]
 fn one_user_cannot_take_what_others_need() {
-    let test = "one_user_cannot_take_what_others_need";
-    if !root(test) {
+    if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -192,14 +184,14 @@ fn one_user_cannot_take_what_others_need() {
         proc::open_fds(broker.process.pid())
     );
 
-    flood(test, &broker, &path);
+    flood(&broker, &path);
     served(OTHER);
     drop((silent, kept, views, roots));
     broker.end();
 }
 
 /// Connects as fast as four threads can until it is refused for that.
-fn flood(test: &str, broker: &Daemon, path: &str) {
+fn flood(broker: &Daemon, path: &str) {
     let (began, refused) = (Instant::now(), std::sync::atomic::AtomicBool::new(false));
     let tries = std::sync::atomic::AtomicU32::new(0);
     let one = || {
@@ -220,12 +212,9 @@ fn flood(test: &str, broker: &Daemon, path: &str) {
     if !refused.into_inner() {
         let rate = f64::from(tries) / began.elapsed().as_secs_f64();
         assert!(rate < 400.0, "{tries} connections, none refused: {}", broker.process.stderr());
-        return skipped(
-            test,
-            format_args!(
-                "this machine makes {rate:.0} connections a second, too few to be refused"
-            ),
-        );
+        return skip(format_args!(
+            "this machine makes {rate:.0} connections a second, too few to be refused"
+        ));
     }
     // Root is not held to that: as many again.
     for _ in 0..1200 {

@@ -3,7 +3,8 @@
 //! told one exact gap, nothing is left behind. Negative control: the stopped reader itself, in the
 //! same run; and `launched_plainly_it_says_so` for the class.
 
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, skipped, wait_for};
+use ringweir_needs::{needs_realtime, skip};
+use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, wait_for};
 use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
@@ -11,21 +12,6 @@ use std::time::{Duration, Instant};
 
 const RATE: u64 = 488; // × 256 B = 125 kB/s
 const SECONDS: u64 = 9;
-
-fn may_be_realtime() -> bool {
-    let can = Command::new("chrt")
-        .args(["-f", "60", "true"])
-        .stderr(std::process::Stdio::null())
-        .status();
-    let can = can.is_ok_and(|s| s.success());
-    if !can {
-        skipped(
-            "at real time",
-            "`chrt -f 60` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)",
-        );
-    }
-    can
-}
 
 fn reader(
     env: &Environment,
@@ -88,7 +74,7 @@ fn launch(env: &Environment, front: &[&str], args: &[&str]) -> Daemon {
 
 #[test]
 fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
-    if !may_be_realtime() {
+    if !needs_realtime() {
         return;
     }
     let env = Environment::new(Duration::from_secs(60));
@@ -171,17 +157,13 @@ fn launched_plainly_it_says_so() {
 /// warned about.
 #[test]
 fn spinning_at_real_time_is_warned_about() {
-    if !may_be_realtime() {
+    if !needs_realtime() {
         return;
     }
     let throttled = std::fs::read_to_string("/proc/sys/kernel/sched_rt_runtime_us")
         .is_ok_and(|t| t.trim() != "-1");
     if !throttled {
-        skipped(
-            "spinning_at_real_time_is_warned_about",
-            "real-time throttling is off on this machine",
-        );
-        return;
+        return skip("needs real-time throttling (sysctl kernel.sched_rt_runtime_us=950000)");
     }
     let env = Environment::new(Duration::from_secs(30));
     let broker = launch(

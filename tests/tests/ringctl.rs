@@ -1,21 +1,14 @@
 //! What `ringctl` writes about the programs themselves: completions that complete, pages that roff
 //! takes.
 
-use ringweir_tests::{Environment, programs, skipped};
+use ringweir_needs::{Part, needs};
+use ringweir_tests::{Environment, programs};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PROGRAMS: &[&str] = &["ringd", "ringcat", "ringstat", "ringctl", "ringgen", "ringsend"];
-
-fn there(program: &str, test: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        skipped(test, format_args!("{program} is not installed"));
-    }
-    found
-}
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -50,7 +43,7 @@ fn offers(script: &Path, words: &[&str]) -> Vec<String> {
 #[test]
 fn bash_completes_commands_options_and_values_of_every_program() {
     let env = Environment::new(LIMIT);
-    if !there("bash", "bash completions") {
+    if !needs("bash") {
         return;
     }
     let all = env.run("ringctl", &["completions", "bash"]);
@@ -93,7 +86,7 @@ fn every_shell_gets_a_script_that_names_every_program() {
             said(&output)
         );
         let check = match shell {
-            "zsh" | "fish" if there(shell, "completions checked by their shell") => {
+            "zsh" | "fish" if Part(shell).needs(shell) => {
                 let script = env.path("script");
                 std::fs::write(&script, &text).unwrap();
                 Command::new(shell).arg("-n").arg(script).output().unwrap()
@@ -125,8 +118,8 @@ fn every_program_has_a_page_that_roff_takes_without_a_word() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &said(&output);
         text.lines().filter(|l| !l.contains("missing date")).collect::<Vec<_>>().join("\n")
     };
-    let mandoc = there("mandoc", "man pages checked by mandoc");
-    let groff = there("groff", "man pages checked by groff");
+    let mandoc = Part("mandoc").needs("mandoc");
+    let groff = Part("groff").needs("groff");
     for program in PROGRAMS {
         let path = dir.join(format!("{program}.1"));
         let page = std::fs::read_to_string(&path).unwrap();

@@ -2,8 +2,8 @@
 //! its own threads find when they are made to try. Control of all of it: the same broker with
 //! `--no-sandbox`.
 
+use ringweir_needs::{Part, needs_root, skip};
 use ringweir_tests::environment::{Daemon, Environment, NOBODY, wait_for};
-use ringweir_tests::skipped;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::Path;
@@ -127,9 +127,8 @@ fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
 /// none for that keeps none, though it could not have been opened without. Root only.
 #[test]
 fn a_capability_that_is_needed_again_is_kept() {
-    let test = "a_capability_that_is_needed_again_is_kept";
-    if !rustix::process::geteuid().is_root() {
-        return skipped(test, "needs root");
+    if !needs_root() {
+        return;
     }
     let env = Environment::new(LIMIT);
     for (name, source, kept) in [
@@ -145,7 +144,7 @@ fn a_capability_that_is_needed_again_is_kept() {
             (ready || probe.ended().is_some()).then_some(ready)
         });
         if up != Some(true) {
-            skipped(test, format_args!("{source}: {}", probe.stderr()));
+            Part(source).skip(format_args!("the source does not start: {}", probe.stderr()));
             continue;
         }
         let broker = Daemon { process: probe, name: name.into(), socket };
@@ -159,8 +158,8 @@ fn a_capability_that_is_needed_again_is_kept() {
 /// keeps that one, and does.
 #[test]
 fn a_run_directory_of_somebody_else_is_cleared_up() {
-    if !rustix::process::geteuid().is_root() {
-        return skipped("a_run_directory_of_somebody_else_is_cleared_up", "needs root");
+    if !needs_root() {
+        return;
     }
     let env = Environment::new(LIMIT);
     std::os::unix::fs::chown(env.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
@@ -246,7 +245,6 @@ mod made_to {
     /// with `--no-sandbox` the same calls by the same means get as far as their arguments.
     #[test]
     fn a_running_broker_cannot_make_a_forbidden_call() {
-        let test = "a_running_broker_cannot_make_a_forbidden_call";
         let env = Environment::new(LIMIT);
         for (name, first) in
             [("service-made", &["--quiet"][..]), ("service-may", &["--no-sandbox"])]
@@ -274,7 +272,7 @@ mod made_to {
                 let tid: i32 = task.file_name().to_str().unwrap().parse().unwrap();
                 let answers = match tries(tid) {
                     Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-                        return skipped(test, "may not trace here");
+                        return skip("needs the right to trace processes (ptrace_scope, seccomp)");
                     }
                     other => other.unwrap(),
                 };

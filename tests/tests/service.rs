@@ -3,9 +3,10 @@
 //! manager.
 
 use ringweir::{Item, Options};
+use ringweir_needs::{Part, needs};
 use ringweir_proto::os::socket;
 use ringweir_tests::environment::{Environment, Process, wait_for};
-use ringweir_tests::{programs, skipped};
+use ringweir_tests::programs;
 use rustix::process::Signal;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -328,6 +329,9 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
 /// in its own figure. Control: a unit with a fault is noticed.
 #[test]
 fn units_are_installed_and_sound() {
+    if !needs("make") {
+        return;
+    }
     let env = Environment::new(LIMIT);
     let bins = programs::build();
     let root = env.path("root");
@@ -350,10 +354,7 @@ fn units_are_installed_and_sound() {
     ] {
         assert!(root.join(file).exists(), "{file}");
     }
-    let test = "units_are_installed_and_sound";
-    if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        skipped(test, "systemd-analyze is not installed (apt-get install systemd)");
-    } else {
+    if Part("systemd-analyze").needs("systemd-analyze") {
         // An instance of it, with the program where it is at the moment.
         let dir = env.path("units");
         std::fs::create_dir(&dir).unwrap();
@@ -386,11 +387,8 @@ fn units_are_installed_and_sound() {
         assert!(judged.status.success() && !score.is_empty(), "{text}");
         eprintln!("{}", score.trim());
     }
-    if Command::new("systemd-sysusers").arg("--version").output().is_err()
-        || !rustix::process::geteuid().is_root()
-    {
-        skipped(test, "systemd-sysusers is not installed, or this is not root");
-    } else {
+    let part = Part("systemd-sysusers");
+    if part.needs("systemd-sysusers") && part.needs_root() {
         std::fs::create_dir_all(root.join("etc")).unwrap();
         for (program, args) in [("systemd-sysusers", &[][..]), ("systemd-tmpfiles", &["--create"])]
         {

@@ -3,9 +3,10 @@
 //! is sent and passes it on to the next broker.
 
 use ringweir::{Item, Options, Reader};
+use ringweir_needs::{needs, needs_root, skip};
 use ringweir_proto::os::{paths, socket};
 use ringweir_tests::environment::{Daemon, Environment, NOBODY, Process, wait_for};
-use ringweir_tests::{Live, Mailbox, programs, skipped};
+use ringweir_tests::{Live, Mailbox, programs};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::process::Signal;
 use rustix::thread::CapabilitySet;
@@ -443,9 +444,11 @@ fn streams_that_come_and_go_are_kept_and_let_go() {
 /// control. Another user cannot in either case (`memory.rs`, `cli.rs`).
 #[test]
 fn a_kept_ring_cannot_be_written_where_the_broker_may_forbid_it() {
-    let test = "a kept ring against the same user";
+    if !needs_root() || !needs("setpriv") {
+        return;
+    }
     if !may_make_immutable() {
-        return skipped(test, "needs root with CAP_LINUX_IMMUTABLE");
+        return skip("needs CAP_LINUX_IMMUTABLE");
     }
     let env = Environment::new(LIMIT);
     let manager = Manager::new(&env);

@@ -86,8 +86,7 @@ fn a_forbidden_call_fails_and_does_nothing() {
     let (_, control): (_, Vec<_>) = within(None, all);
     let (confined, shut_in) = within(Some(&Needs::default()), all);
     if let Err(e) = confined.seccomp {
-        eprintln!("SKIPPED a_forbidden_call_fails_and_does_nothing: seccomp: {e}");
-        return;
+        return ringweir_needs::skip(format_args!("needs seccomp: {e}"));
     }
     for ((name, before), (_, now)) in control.into_iter().zip(shut_in) {
         assert_eq!(now, Some(libc::ENOSYS), "{name}");
@@ -173,8 +172,7 @@ fn files_out_of_reach_stay_out_of_reach() {
     };
     let (confined, (refused, allowed)) = within(Some(&needs), || (all(), may()));
     if let Err(e) = confined.landlock {
-        eprintln!("SKIPPED files_out_of_reach_stay_out_of_reach: landlock: {e}");
-        return;
+        return ringweir_needs::skip(format_args!("needs landlock: {e}"));
     }
     assert_eq!(refused, vec![Err(Errno::ACCESS); 6]);
     assert_eq!(allowed, vec![Ok(()); 3]);
@@ -222,8 +220,7 @@ fn capabilities_go_and_what_is_named_stays() {
 /// is not.
 #[test]
 fn what_is_in_others_hands_keeps_one_capability() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED what_is_in_others_hands_keeps_one_capability: needs root");
+    if !ringweir_needs::needs_root() {
         return;
     }
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

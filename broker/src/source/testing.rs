@@ -8,7 +8,6 @@ use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Cause, Layer, Publisher, Resume, RingMemory, RingReader, Start, Step};
 use ringweir_proto::stats::{PumpCounter, Snapshot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::Write;
 use std::sync::Arc;
 
 /// One datagram as a reader got it.
@@ -134,21 +133,18 @@ pub fn bytes_of(got: &[Got]) -> Vec<&[u8]> {
     got.iter().map(|g| g.bytes.as_slice()).collect()
 }
 
-/// Runs `test` in a network namespace of its own after `setup`, shell lines; says so and returns if
-/// that needs rights this process does not have. The namespace ends with it.
+/// Runs `test` in a network namespace of its own after `setup`, shell lines. The test is skipped
+/// where that needs rights or programs that are not there. The namespace ends with it.
 pub fn in_namespace(setup: &str, test: impl FnOnce() + Send) {
+    if !ringweir_needs::needs_network_namespaces() {
+        return;
+    }
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // SAFETY: gives this thread, and nobody else, another network namespace; no memory is
             // concerned.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                let why = std::io::Error::last_os_error();
-                // Not eprintln, which the test harness keeps to itself.
-                let _heard = std::io::stderr().write_all(
-                    format!("SKIPPED: a network namespace needs root: {why}\n").as_bytes(),
-                );
-                return;
-            }
+            let rc = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(rc, 0, "unshare: {}", std::io::Error::last_os_error());
             shell(setup);
             test();
         });

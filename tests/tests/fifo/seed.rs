@@ -6,9 +6,9 @@
 //! `RINGWEIR_SEED_SECONDS=600` makes each of the eight runs as long as the case says; 5 s
 //! otherwise.
 
-use super::stage::{Outcome, Plan, Stage, may_be_realtime, report};
+use super::stage::{Outcome, Plan, Stage, report};
 use super::strain::{Jitter, MACHINE, Strain};
-use ringweir_tests::skipped;
+use ringweir_needs::{needs_realtime, skip};
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -34,8 +34,7 @@ fn run(rate: &str, readers: usize, seconds: u64) -> (Outcome, f64) {
 
 #[test]
 fn a_small_fifo_is_drained_in_time_beside_other_work() {
-    const TEST: &str = "a_small_fifo_is_drained_in_time_beside_other_work";
-    if !may_be_realtime(TEST) {
+    if !needs_realtime() {
         return;
     }
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
@@ -80,13 +79,9 @@ fn a_small_fifo_is_drained_in_time_beside_other_work() {
                     *first && *second,
                     "overflow, although the machine was quick enough: {overflows:?}"
                 );
-                skipped(
-                    TEST,
-                    format_args!(
-                        "THIS MACHINE CANNOT SHOW IT, twice its own jitter was beyond the slack: \
-                        {line}"
-                    ),
-                );
+                skip(format_args!(
+                    "this machine cannot show it: twice its own jitter was beyond the slack: {line}"
+                ));
             }
         }
     }

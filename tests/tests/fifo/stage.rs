@@ -6,7 +6,7 @@ use ringweir_tests::environment::{Daemon, Environment, Process, wait_for};
 use ringweir_tests::fpga::DeviceAccount;
 use ringweir_tests::fpga::account::ChannelAccount;
 use ringweir_tests::listener::Story;
-use ringweir_tests::{programs, skipped};
+use ringweir_tests::programs;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
@@ -21,19 +21,6 @@ const SOON: Duration = Duration::from_secs(30);
 pub fn report(line: impl std::fmt::Display) {
     // Nobody to tell is nobody to mind.
     let _heard = std::io::stderr().write_all(format!("{line}\n").as_bytes());
-}
-
-/// Whether programs can be started at real-time priority; says so if not.
-pub fn may_be_realtime(test: &str) -> bool {
-    let can = Command::new("chrt").args(["-f", "80", "true"]).stderr(Stdio::null()).status();
-    let can = can.is_ok_and(|status| status.success());
-    if !can {
-        skipped(
-            test,
-            "`chrt -f` is not allowed here (needs root, CAP_SYS_NICE or an rtprio limit)",
-        );
-    }
-    can
 }
 
 /// One of the project's programs in `env`, behind `front`: the words of a program that starts it in

@@ -2,8 +2,7 @@
 //! which end with the test.
 //!
 //! Contract: `tcpdump`, the interface's own counters and the senders are the oracles, never
-//! ringweir itself. Root is needed; without it, or without one of the programs, a test says
-//! `SKIPPED name: reason` and returns.
+//! ringweir itself. Root is needed; without it, or without one of the programs, a test is skipped.
 
 mod captures;
 mod lines;
@@ -13,10 +12,11 @@ use lines::{Lines, Seen};
 use ringweir::view::Viewer;
 use ringweir::view::stats::{PumpCounter, Snapshot, StreamFact};
 use ringweir::{Item, Options, Start};
+use ringweir_needs::{needs, needs_network_namespaces};
 use ringweir_proto::os::{clock, paths};
-use ringweir_tests::netns::{Counters, Namespace, Wire, missing, pin};
+use ringweir_tests::netns::{Counters, Namespace, Wire, pin};
 use ringweir_tests::proc::cpu_ns;
-use ringweir_tests::{Daemon, Environment, Process, skipped, wait_for};
+use ringweir_tests::{Daemon, Environment, Process, wait_for};
 use rustix::process::Signal;
 use std::io::Write as _;
 use std::net::UdpSocket;
@@ -27,15 +27,10 @@ use std::time::{Duration, Instant};
 /// How long anything may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A wire, or `None` and loud words if there cannot be one here.
-fn wire(test: &str, programs: &[&str]) -> Option<Wire> {
-    match missing(programs) {
-        Ok(wire) => Some(wire),
-        Err(reason) => {
-            skipped(test, reason);
-            None
-        }
-    }
+/// A wire; `None` if the test is skipped because there cannot be one, or a program is missing.
+fn wire(programs: &[&str]) -> Option<Wire> {
+    let can = needs_network_namespaces() && programs.iter().all(|program| needs(program));
+    can.then(|| Wire::new().expect("two network namespaces"))
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
@@ -213,7 +208,7 @@ for number in range(first, first + count):
 #[test]
 fn four_programs_and_tcpdump_see_the_same_packets() {
     let needed = ["tcpdump", "ping", "curl", "python3", "sha256sum"];
-    let Some(wire) = wire("four_programs_and_tcpdump_see_the_same_packets", &needed) else {
+    let Some(wire) = wire(&needed) else {
         return;
     };
     let env = Environment::new(2 * PATIENCE);
@@ -421,7 +416,7 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
 
 #[test]
 fn udp_multicast_from_socat() {
-    let Some(wire) = wire("udp_multicast_from_socat", &["socat", "python3"]) else { return };
+    let Some(wire) = wire(&["socat", "python3"]) else { return };
     let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
     let ringcat = |stream: &str, to: &str| {
@@ -542,7 +537,7 @@ fn udp_multicast_from_socat() {
 
 #[test]
 fn packet_drops_are_counted() {
-    let Some(wire) = wire("packet_drops_are_counted", &["ping", "python3"]) else { return };
+    let Some(wire) = wire(&["ping", "python3"]) else { return };
     let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
     let source = "packet:vb,block=16KiB,blocks=32,timeout=5";
@@ -602,7 +597,7 @@ fn packet_drops_are_counted() {
 #[test]
 fn without_rights_it_says_so() {
     const NOBODY: u32 = 65534;
-    let Some(wire) = wire("without_rights_it_says_so", &["setpriv"]) else { return };
+    let Some(wire) = wire(&["setpriv"]) else { return };
     let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
 

@@ -18,6 +18,7 @@ pub const CONTENDER: Contender = Contender {
     read,
     most: None,
     floor: false,
+    unavailable: || None,
     polls: false,
 };
 

@@ -18,6 +18,7 @@ pub const EVENTFD: Contender = Contender {
     read: read_eventfd,
     most: None,
     floor: true,
+    unavailable: || None,
     polls: false,
 };
 
@@ -28,6 +29,7 @@ pub const FUTEX: Contender = Contender {
     read: read_futex,
     most: None,
     floor: true,
+    unavailable: || None,
     polls: false,
 };
 

@@ -42,6 +42,8 @@ pub struct Contender {
     pub most: Option<(usize, &'static str)>,
     /// Carries no payload: a floor for wake-ups, not a way to get data across.
     pub floor: bool,
+    /// Why it cannot run on this machine, if it cannot: it is skipped by name.
+    pub unavailable: fn() -> Option<String>,
     /// Whether its readers can poll instead of sleeping.
     pub polls: bool,
 }

@@ -19,6 +19,7 @@ pub const CONTENDER: Contender = Contender {
         "the kernel copies a multicast message into one piece of contiguous memory",
     )),
     floor: false,
+    unavailable: unavailable,
     polls: false,
 };
 
@@ -38,6 +39,12 @@ fn address(groups: u32) -> Address {
     address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
     address.nl_groups = groups;
     Address::of(address)
+}
+
+/// Joining a group of NETLINK_USERSOCK is a privilege.
+fn unavailable() -> Option<String> {
+    let joined = open().and_then(|socket| Ok(sockets::bind(&socket, &address(1 << (GROUP - 1)))?));
+    joined.err().map(|e| format!("joining a netlink group needs root (CAP_NET_ADMIN): {e:#}"))
 }
 
 fn publish(job: &Job) -> anyhow::Result<Report> {

@@ -17,6 +17,7 @@ pub const CONTENDER: Contender = Contender {
     read,
     most: None,
     floor: false,
+    unavailable: || None,
     polls: false,
 };
 

@@ -18,6 +18,7 @@ pub const CONTENDER: Contender = Contender {
     read,
     most: Some((16 << 20, "the ring's largest datagram")),
     floor: false,
+    unavailable: || None,
     polls: true,
 };
 

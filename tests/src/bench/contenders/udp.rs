@@ -18,6 +18,7 @@ pub const CONTENDER: Contender = Contender {
     read,
     most: Some((65_507, "UDP")),
     floor: false,
+    unavailable: || None,
     polls: false,
 };
 

@@ -24,6 +24,7 @@ pub const FANOUT: Contender = Contender {
     read,
     most: LIMIT,
     floor: false,
+    unavailable: || None,
     polls: false,
 };
 
@@ -35,6 +36,7 @@ pub const DIRECT: Contender = Contender {
     read,
     most: LIMIT,
     floor: false,
+    unavailable: || None,
     polls: false,
 };
 

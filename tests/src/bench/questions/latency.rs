@@ -24,7 +24,7 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let quick = bench.scope.quick;
     let mut cases = Vec::new();
     for contender in CONTENDERS {
-        if !bench.takes_part(contender.name) {
+        if !bench.takes_part(QUESTION.name, contender)? {
             continue;
         }
         let parked: &[f64] = if quick { &[1e3] } else { &[1e3, 1e5] };

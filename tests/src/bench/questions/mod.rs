@@ -10,6 +10,7 @@ mod packets;
 pub mod publish;
 mod throughput;
 
+use super::contenders::Contender;
 use super::job::Inject;
 use super::record::Records;
 use super::runner::{self, Outcome, Run};
@@ -79,9 +80,19 @@ impl Bench {
         (question.run)(self)
     }
 
-    /// Whether this contender takes part.
-    fn takes_part(&self, name: &str) -> bool {
-        self.scope.only_contender.as_deref().is_none_or(|only| name.contains(only))
+    /// Whether this contender takes part. One that cannot run here is noted once a question.
+    fn takes_part(&mut self, question: &str, contender: &Contender) -> anyhow::Result<bool> {
+        let name = contender.name;
+        if !self.scope.only_contender.as_deref().is_none_or(|only| name.contains(only)) {
+            return Ok(false);
+        }
+        let Some(why) = (contender.unavailable)() else { return Ok(true) };
+        let noted =
+            |r: &Value| r["kind"] == "skipped" && r["question"] == question && r["what"] == name;
+        if !self.records.all.iter().any(noted) {
+            self.skip(question, name, &why)?;
+        }
+        Ok(false)
     }
 
     /// Says how far it is.

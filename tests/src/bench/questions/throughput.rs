@@ -28,7 +28,7 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
     for &size in sizes {
         for &readers in readers {
             for contender in CONTENDERS.iter().filter(|c| !c.floor) {
-                if !bench.takes_part(contender.name) {
+                if !bench.takes_part(QUESTION.name, contender)? {
                     continue;
                 }
                 if let Some((most, why)) = contender.most.filter(|(most, _)| size > *most) {
