@@ -13,3 +13,4 @@ pub mod send;
 mod sink;
 pub mod stat;
 mod stop;
+mod wait;

@@ -37,11 +37,6 @@ pub fn main() -> ExitCode {
 
 /// The status tells whether everything adds up.
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let stop = Stop::on_signals()?;
-    if let Some(place) = &cli.unix {
-        let adds_up = socket_server::run(cli, place, &stop)?;
-        return Ok(if adds_up { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-    }
     let stdout = io::stdout();
     let Some(format) = choose(cli, stdout.is_terminal()) else {
         bail!(Usage(
@@ -49,6 +44,12 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                 .into()
         ));
     };
+    cli.wait.until_answered("ringcat", &cli.stream, cli.quiet)?;
+    let stop = Stop::on_signals()?;
+    if let Some(place) = &cli.unix {
+        let adds_up = socket_server::run(cli, place, &stop)?;
+        return Ok(if adds_up { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
 
     let mut options = Options::new(&cli.label).start(cli.from.0);
     if cli.lossless {

@@ -5,6 +5,7 @@
 use super::socket_server::Place;
 use crate::arguments::{From, Time};
 use crate::sink;
+use crate::wait::WaitOption;
 use clap::{ArgAction, Parser};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -67,6 +68,8 @@ pub(super) struct Cli {
     /// Poll instead of sleeping: lowest latency, one whole processor
     #[arg(long)]
     pub(super) spin: bool,
+    #[command(flatten)]
+    pub(super) wait: WaitOption,
     /// End when nothing has come for so long, such as 500ms
     #[arg(long, value_name = "TIME")]
     pub(super) until_idle: Option<Time>,

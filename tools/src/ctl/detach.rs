@@ -8,6 +8,7 @@ use super::Usage;
 use crate::broker_query::{self, Pending};
 use crate::stat::columns::printable;
 use crate::stat::json;
+use crate::wait::WaitOption;
 use crate::{date, output};
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -22,6 +23,8 @@ pub(super) struct Options {
     /// Label, pid or index of the reader, as `ringstat` and `ringctl show` say; label:X, pid:N and
     /// index:N say which is meant
     reader: String,
+    #[command(flatten)]
+    wait: WaitOption,
     /// One JSON object about the reader that is gone
     #[arg(long)]
     json: bool,
@@ -51,6 +54,7 @@ struct Gone<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
+    options.wait.until_figures("ringctl", Some(&options.stream))?;
     let snapshot = Pending::ask(&options.stream, |name| Ok(Viewer::attach(name)?.snapshot()))
         .wait()
         .map_err(broker_query::with_unreadable)?

@@ -2,6 +2,7 @@
 
 use crate::broker_query::{self, Pending};
 use crate::stat::json;
+use crate::wait::WaitOption;
 use crate::{output, stat::columns::printable};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
+    #[command(flatten)]
+    wait: WaitOption,
     /// One JSON object per stream, each on a line
     #[arg(long)]
     json: bool,
@@ -75,6 +78,7 @@ impl Row {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
+    options.wait.until_figures("ringctl", None)?;
     let found = ringweir::view::streams();
     if found.is_empty() {
         return Err(broker_query::nothing_runs());

@@ -8,6 +8,7 @@ use crate::broker_query::Pending;
 use crate::output;
 use crate::stat::columns::printable;
 use crate::stat::json;
+use crate::wait::WaitOption;
 use clap::Args;
 use ringweir_proto::control::{Outcome, Reloaded, StreamChange};
 use serde::Serialize;
@@ -16,6 +17,8 @@ use serde::Serialize;
 pub(super) struct Options {
     /// Any stream of that broker, or path of its socket
     stream: String,
+    #[command(flatten)]
+    wait: WaitOption,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -48,6 +51,7 @@ struct Changes<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
+    options.wait.until_answered("ringctl", &options.stream, false)?;
     Pending::ask(&options.stream, ringweir::view::describe).wait()?;
     let reloaded = ringweir::admin::reload(&options.stream)?;
     let text = if options.json {

@@ -5,6 +5,7 @@ use crate::stat::columns::{percent, printable};
 use crate::stat::fleet::Fleet;
 use crate::stat::model::Stream;
 use crate::stat::{json, table};
+use crate::wait::WaitOption;
 use crate::{date, output};
 use anyhow::Context;
 use clap::Args;
@@ -19,6 +20,8 @@ use std::time::Duration;
 pub(super) struct Options {
     /// Stream, or path of its socket
     name: String,
+    #[command(flatten)]
+    wait: WaitOption,
     /// One JSON object: description, and what `ringstat --json` shows
     #[arg(long)]
     json: bool,
@@ -45,6 +48,7 @@ struct Shown<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
+    options.wait.until_figures("ringctl", Some(&options.name))?;
     let description = Pending::ask(&options.name, ringweir::view::describe)
         .wait()
         .map_err(broker_query::with_unreadable)?;

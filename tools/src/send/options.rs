@@ -4,6 +4,7 @@
 
 use super::target::Target;
 use crate::arguments::{From, Time};
+use crate::wait::WaitOption;
 use clap::{Parser, ValueEnum};
 use ringweir_cli::quantity::Rate;
 
@@ -53,6 +54,8 @@ pub(super) struct Cli {
     /// Poll instead of sleeping: lowest latency, one whole processor
     #[arg(long)]
     pub(super) spin: bool,
+    #[command(flatten)]
+    pub(super) wait: WaitOption,
     /// End when nothing has come for so long, such as 500ms
     #[arg(long, value_name = "TIME")]
     pub(super) until_idle: Option<Time>,

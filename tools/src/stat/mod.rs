@@ -19,6 +19,7 @@ mod why;
 use crate::date;
 use crate::output;
 use crate::process::Process;
+use crate::wait::WaitOption;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use columns::Moment;
 use fleet::Fleet;
@@ -71,8 +72,10 @@ struct Options {
     prom: bool,
     /// Serve them over HTTP on ADDRESS:PORT or unix:PATH, for Prometheus; may be given several
     /// times
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["watch", "json", "fail_on_loss"])]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["watch", "json", "fail_on_loss", "wait"])]
     listen: Vec<serve::Address>,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Explain every column and every JSON key
     #[arg(long)]
     columns: bool,
@@ -142,6 +145,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         serve::run(fleet, &options.listen)?;
         return Ok(false);
     }
+    options.wait.until_figures("ringstat", options.name.as_deref())?;
     let mut fleet = Fleet::attach(options.name.as_deref())?;
     let terminal =
         std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");

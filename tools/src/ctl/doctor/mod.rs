@@ -14,9 +14,11 @@ mod rights;
 mod sandbox;
 mod stream;
 
+use super::Usage;
 use crate::output;
 use crate::stat::columns::printable;
 use crate::stat::json;
+use crate::wait::WaitOption;
 use clap::Args;
 use machine::Machine;
 use ringweir_cli::quantity::Bytes;
@@ -41,6 +43,8 @@ pub(super) struct Options {
     /// Warnings count as failures
     #[arg(long)]
     strict: bool,
+    #[command(flatten)]
+    wait: WaitOption,
     /// One JSON object per finding, each on a line
     #[arg(long)]
     json: bool,
@@ -137,6 +141,15 @@ const CHECKS: &[Check] = &[
 ];
 
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
+    match &options.stream {
+        Some(name) => options.wait.until_figures("ringctl", Some(name))?,
+        None if options.wait.is_given() => {
+            return Err(
+                Usage("--wait needs a STREAM to wait for: ringctl doctor STREAM".into()).into()
+            );
+        }
+        None => {}
+    }
     let machine =
         Machine::new(&options.root, options.ring.map(|b| b.0), options.readers, options.hugepages);
     let mut findings = Vec::new();
