@@ -1,10 +1,10 @@
 //! `ringbench` end to end, small: it runs, all of it, its output is what it should be; and its
 //! negative controls: faults planted in every contender's path are caught.
 
+use ringweir_bench::contenders::CONTENDERS;
+use ringweir_bench::questions::QUESTIONS;
+use ringweir_harness::Environment;
 use ringweir_needs::Part;
-use ringweir_tests::Environment;
-use ringweir_tests::bench::contenders::CONTENDERS;
-use ringweir_tests::bench::questions::QUESTIONS;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;

@@ -2,9 +2,9 @@
 //! and c++, run against live brokers, and looked at by valgrind and AddressSanitizer. The C sources
 //! are in `capi/` and in `client/examples/`.
 
+use ringweir_harness::{Daemon, Environment, Process, wait_for};
 use ringweir_needs::{Part, needs};
 use ringweir_pattern::crc;
-use ringweir_tests::{Daemon, Environment, Process, wait_for};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -2,10 +2,11 @@
 //! close, brokers that died, users that may not, and peers that talk nonsense. (`ringstat` and
 //! `ringctl` have room in a file of their own.)
 
+use ringweir_harness::{Daemon, Environment, wait_for};
+use ringweir_helpers::mailbox::{Live, Mailbox};
 use ringweir_needs::needs_root;
 use ringweir_proto::control::{AttachRequest, MESSAGE_MAX, Mode, Reply, Request};
 use ringweir_proto::os::socket;
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, wait_for};
 use rustix::process::Signal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Output, Stdio};
@@ -502,7 +503,7 @@ fn hostile_peers_disturb_nobody() {
     assert!(answer(&fd).is_none(), "too long: not hung up on");
     // Fds nobody asked for.
     let null = std::fs::File::open("/dev/null").unwrap();
-    let before = ringweir_tests::proc::open_fds(broker.process.pid());
+    let before = ringweir_harness::proc::open_fds(broker.process.pid());
     for _ in 0..50 {
         let fd = connect();
         socket::send(&fd, &good, &[null.as_fd(); 4]).unwrap();
@@ -514,7 +515,7 @@ fn hostile_peers_disturb_nobody() {
         }
     }
     let after = wait_for(Duration::from_secs(3), || {
-        (ringweir_tests::proc::open_fds(broker.process.pid()) <= before).then_some(())
+        (ringweir_harness::proc::open_fds(broker.process.pid()) <= before).then_some(())
     });
     assert!(after.is_some(), "fds that were sent are still open in the broker");
     // Talks on after it was let in.

@@ -2,9 +2,9 @@
 //! processes, ipc and network. It needs the socket, mounted there, and membership of its group, and
 //! nothing else.
 
+use ringweir_harness::environment::{Environment, NOBODY};
+use ringweir_harness::programs;
 use ringweir_needs::{needs_root, needs_user_namespaces};
-use ringweir_tests::environment::{Environment, NOBODY};
-use ringweir_tests::programs;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! `ringctl detach`: exactly one reader goes, knows why, and nobody else notices.
 
 use ringweir::{End, Item, Options, Reader, Start};
+use ringweir_harness::{Daemon, Environment, Process, wait_for};
+use ringweir_helpers::mailbox::{Live, Mailbox};
 use ringweir_needs::needs_root;
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, wait_for};
 use rustix::process::Signal;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -250,7 +251,7 @@ fn only_root_and_the_brokers_user_may() {
     until_attached(&broker, 1);
     // A copy that nobody can reach: the target directory may be root's alone.
     let ringctl = env.path("ringctl");
-    ringweir_tests::programs::copy("ringctl", &ringctl);
+    ringweir_harness::programs::copy("ringctl", &ringctl);
     let mut command: Command = env.command_at("setpriv".as_ref());
     command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(&ringctl);
     command.args(["detach", "det-uid", "mine"]).stdout(Stdio::piped());

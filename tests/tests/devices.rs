@@ -2,8 +2,8 @@
 //! it the same machine without. Nodes are real ones, of a device number that no driver has, so that
 //! nothing of this machine can be opened.
 
+use ringweir_harness::{Environment, programs};
 use ringweir_needs::needs_root;
-use ringweir_tests::{Environment, programs};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::Value;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};

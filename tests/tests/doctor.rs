@@ -2,9 +2,9 @@
 //! everything can be planted and a healthy tree gives no finding at all; then for real, where the
 //! line it names is carried out and the finding goes.
 
+use ringweir_harness::{Environment, programs, wait_for};
 use ringweir_needs::{Part, needs_root};
 use ringweir_proto::os::paths;
-use ringweir_tests::{Environment, programs, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::{Path, PathBuf};

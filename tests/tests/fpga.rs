@@ -8,12 +8,12 @@ mod wakes;
 
 use consumer::{Account, Consumer};
 use ringweir_device::{DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window};
+use ringweir_device_model::account::ChannelAccount;
+use ringweir_device_model::model::{Fate, Spoil};
+use ringweir_device_model::spec::DeviceTime;
+use ringweir_device_model::{DeviceAccount, DeviceModel, Spec};
+use ringweir_harness::environment::{Environment, Process, wait_for};
 use ringweir_pattern::generate::Lengths;
-use ringweir_tests::environment::{Environment, Process, wait_for};
-use ringweir_tests::fpga::account::ChannelAccount;
-use ringweir_tests::fpga::model::{Fate, Spoil};
-use ringweir_tests::fpga::spec::DeviceTime;
-use ringweir_tests::fpga::{DeviceAccount, DeviceModel, Spec};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 //! `ringctl gc`: what dead brokers left goes, nothing else does, and a broker that starts meanwhile
 //! keeps its ring.
 
+use ringweir_harness::{Environment, wait_for};
 use ringweir_needs::{Part, is_root};
 use ringweir_proto::os::paths;
-use ringweir_tests::{Environment, wait_for};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -263,7 +263,7 @@ fn losses(
 #[test]
 fn a_broker_that_starts_while_gc_runs_keeps_its_ring() {
     let env = Environment::new(LIMIT);
-    let ringctl = ringweir_tests::programs::path("ringctl");
+    let ringctl = ringweir_harness::programs::path("ringctl");
     let run_dir = env.run_dir();
     let removed = AtomicU64::new(0);
     let sweep = || {

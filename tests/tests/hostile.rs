@@ -4,11 +4,13 @@
 use ringweir::Options;
 use ringweir::view::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
 use ringweir::view::{Viewer, describe};
+use ringweir_harness::environment::{Daemon, Environment, NOBODY, Process, wait_for};
+use ringweir_harness::proc;
+use ringweir_helpers::mailbox::{Live, Mailbox};
+use ringweir_helpers::pry;
 use ringweir_needs::needs_root;
 use ringweir_proto::control::{AttachRequest, Mode, Request};
 use ringweir_proto::os::{lock, socket};
-use ringweir_tests::environment::{Daemon, Environment, NOBODY, Process, wait_for};
-use ringweir_tests::{Live, Mailbox, proc, pry};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::process::Stdio;

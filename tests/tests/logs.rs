@@ -1,7 +1,7 @@
 //! What a broker says on stderr is bounded, however much there is to say.
 
+use ringweir_harness::environment::{Environment, wait_for};
 use ringweir_proto::os::socket;
-use ringweir_tests::environment::{Environment, wait_for};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(180);

@@ -4,7 +4,8 @@
 
 use ringweir::view::stats::{PumpCounter, ReaderFact, Snapshot};
 use ringweir::{Item, Options, Start};
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, Report, proc, wait_for};
+use ringweir_harness::{Daemon, Environment, Process, proc, wait_for};
+use ringweir_helpers::mailbox::{Live, Mailbox, Report};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::Duration;

@@ -2,9 +2,9 @@
 //! said.
 
 use ringweir::Item;
+use ringweir_harness::environment::{Daemon, Environment, NOBODY, wait_for};
 use ringweir_needs::{Part, needs_root};
 use ringweir_proto::os::backing::HUGE_PAGE;
-use ringweir_tests::environment::{Daemon, Environment, NOBODY, wait_for};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;

@@ -6,9 +6,9 @@
 
 use ringweir::view::Viewer;
 use ringweir::view::stats::PumpCounter;
+use ringweir_harness::netns::{Namespace, Wire};
+use ringweir_harness::{Daemon, Environment, Process, wait_for};
 use ringweir_needs::{needs, needs_network_namespaces, skip};
-use ringweir_tests::netns::{Namespace, Wire};
-use ringweir_tests::{Daemon, Environment, Process, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};

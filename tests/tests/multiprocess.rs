@@ -5,8 +5,9 @@
 //! processors.
 
 use ringweir::{Item, Options, Resume, Start};
+use ringweir_harness::{Daemon, Environment, Process, proc, wait_for};
+use ringweir_helpers::mailbox::{Live, Mailbox, Report};
 use ringweir_needs::skip;
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, Report, proc, wait_for};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -2,9 +2,9 @@
 //! leaves nothing behind, or the broker runs with less and says so in one line. Control of all: the
 //! same start with room and rights.
 
+use ringweir_harness::environment::{Environment, wait_for};
+use ringweir_harness::programs;
 use ringweir_needs::{Part, needs, needs_mount_namespaces, needs_root};
-use ringweir_tests::environment::{Environment, wait_for};
-use ringweir_tests::programs;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 

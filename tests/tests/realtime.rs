@@ -3,8 +3,9 @@
 //! told one exact gap, nothing is left behind. Negative control: the stopped reader itself, in the
 //! same run; and `launched_plainly_it_says_so` for the class.
 
+use ringweir_harness::{Daemon, Environment, Process, wait_for};
+use ringweir_helpers::mailbox::{Live, Mailbox};
 use ringweir_needs::{needs_realtime, skip};
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, wait_for};
 use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
@@ -59,7 +60,7 @@ fn classes(pid: u32) -> Vec<(String, String)> {
 }
 
 fn launch(env: &Environment, front: &[&str], args: &[&str]) -> Daemon {
-    let ringd = ringweir_tests::programs::path("ringd");
+    let ringd = ringweir_harness::programs::path("ringd");
     let mut command = match front {
         [] => env.command_at(&ringd),
         [program, rest @ ..] => {

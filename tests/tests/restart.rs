@@ -7,8 +7,9 @@
 //! is lossy, is lapped all the time. A chain for each [`Kind`] of readers; `RINGWEIR_ROUNDS=N` runs
 //! each N times over (1 in CI). Control: `an_adopter_that_publishes_half_a_datagram_is_found`.
 
+use ringweir_harness::{Daemon, Environment, Process, proc, programs, wait_for};
+use ringweir_helpers::mailbox::{Live, Mailbox};
 use ringweir_proto::ring::crash::Point;
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, proc, programs, wait_for};
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};

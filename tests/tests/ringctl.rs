@@ -1,8 +1,8 @@
 //! What `ringctl` writes about the programs themselves: completions that complete, pages that roff
 //! takes.
 
+use ringweir_harness::{Environment, programs};
 use ringweir_needs::{Part, needs};
-use ringweir_tests::{Environment, programs};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;

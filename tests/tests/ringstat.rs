@@ -4,8 +4,9 @@
 
 use ringweir::view::Viewer;
 use ringweir::view::stats::{ReaderFact, StreamFact};
+use ringweir_harness::{Daemon, Environment, Process, wait_for};
+use ringweir_helpers::mailbox::{Live, Mailbox};
 use ringweir_needs::needs;
-use ringweir_tests::{Daemon, Environment, Live, Mailbox, Process, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;

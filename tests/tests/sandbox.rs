@@ -2,8 +2,8 @@
 //! its own threads find when they are made to try. Control of all of it: the same broker with
 //! `--no-sandbox`.
 
+use ringweir_harness::environment::{Daemon, Environment, NOBODY, wait_for};
 use ringweir_needs::{Part, needs_root, skip};
-use ringweir_tests::environment::{Daemon, Environment, NOBODY, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::Path;
@@ -206,7 +206,7 @@ fn a_device_that_comes_back_is_found_again() {
 #[cfg(target_arch = "x86_64")]
 mod made_to {
     use super::*;
-    use ringweir_tests::inject::Stopped;
+    use ringweir_harness::inject::Stopped;
 
     /// What a thread of a broker is answered: name, answer.
     fn tries(tid: i32) -> std::io::Result<Vec<(&'static str, i64)>> {

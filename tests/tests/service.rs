@@ -3,10 +3,10 @@
 //! manager.
 
 use ringweir::{Item, Options};
+use ringweir_harness::environment::{Environment, Process, wait_for};
+use ringweir_harness::programs;
 use ringweir_needs::{Part, needs};
 use ringweir_proto::os::socket;
-use ringweir_tests::environment::{Environment, Process, wait_for};
-use ringweir_tests::programs;
 use rustix::process::Signal;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -2,10 +2,10 @@
 //! know nothing of us. Every test closes the books: published = delivered + lost, delivered = sent
 //! + what was said not to be.
 
+use ringweir_harness::{Daemon, Environment, Process, wait_for};
 use ringweir_needs::needs;
 use ringweir_pattern::crc;
 use ringweir_proto::os::socket;
-use ringweir_tests::{Daemon, Environment, Process, wait_for};
 use rustix::net::RecvFlags;
 use rustix::process::Signal;
 use std::net::UdpSocket;
@@ -159,7 +159,7 @@ fn standard_tools_read_the_stream() {
     }
     let env = Environment::new(LIMIT);
     let broker = kept(&env, "outlet-tools", "gen:rate=max,size=96,count=40", 40);
-    let bin = ringweir_tests::programs::path("ringcat");
+    let bin = ringweir_harness::programs::path("ringcat");
     let shell = |line: &str| {
         let mut command = env.command_at("sh".as_ref());
         command.args(["-c", line]).env("RINGCAT", &bin).stdout(Stdio::piped());

@@ -2,9 +2,9 @@
 //! sent, or what is missing is told.
 
 use ringweir::{Cause, Item, Options, Start};
+use ringweir_harness::{Daemon, Environment, proc, wait_for};
 use ringweir_needs::{needs, needs_root};
 use ringweir_proto::os::socket;
-use ringweir_tests::{Daemon, Environment, proc, wait_for};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Stdio;

@@ -3,7 +3,7 @@
 //! reader without prefault, and one that allocates.
 
 use ringweir::{Item, Options, Reader};
-use ringweir_tests::Environment;
+use ringweir_harness::Environment;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;

@@ -3,10 +3,11 @@
 //! is sent and passes it on to the next broker.
 
 use ringweir::{Item, Options, Reader};
+use ringweir_harness::environment::{Daemon, Environment, NOBODY, Process, wait_for};
+use ringweir_harness::programs;
+use ringweir_helpers::mailbox::{Live, Mailbox};
 use ringweir_needs::{needs, needs_root, skip};
 use ringweir_proto::os::{paths, socket};
-use ringweir_tests::environment::{Daemon, Environment, NOBODY, Process, wait_for};
-use ringweir_tests::{Live, Mailbox, programs};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::process::Signal;
 use rustix::thread::CapabilitySet;

@@ -1,7 +1,7 @@
 //! `--wait TIME` of every tool that needs a stream: one that comes, one that never does, and errors
 //! that are no absence.
 
-use ringweir_tests::{Environment, Process, wait_for};
+use ringweir_harness::{Environment, Process, wait_for};
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Output, Stdio};

@@ -2,7 +2,7 @@
 //! dead and back.
 
 use ringweir::{Item, Options, Reader};
-use ringweir_tests::Environment;
+use ringweir_harness::Environment;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 
 use super::stage::{Outcome, Plan, Stage, report};
 use super::strain::MACHINE;
-use ringweir_tests::proc;
+use ringweir_harness::proc;
 use rustix::process::Signal;
 use std::sync::PoisonError;
 use std::time::Duration;

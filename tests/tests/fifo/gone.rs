@@ -13,11 +13,11 @@ fn unplugged(name: &str, place: &str, device: &str, times: u64) -> Outcome {
     for n in 1..=times {
         stage.device.say("disappear");
         let away = || stage.broker.process.stderr().matches("is gone").count() as u64 >= n;
-        assert!(ringweir_tests::wait_for(super::stage::LIMIT, || away().then_some(())).is_some());
+        assert!(ringweir_harness::wait_for(super::stage::LIMIT, || away().then_some(())).is_some());
         assert_eq!(stage.stats()["facts"]["source_away"], 1);
         stage.device.say("reappear");
         let back = || stage.broker.process.stderr().matches("is back").count() as u64 >= n;
-        assert!(ringweir_tests::wait_for(super::stage::LIMIT, || back().then_some(())).is_some());
+        assert!(ringweir_harness::wait_for(super::stage::LIMIT, || back().then_some(())).is_some());
         let seq = stage.stats()["facts"]["write_cursor"].as_u64().unwrap();
         stage.flows(seq + 100);
     }

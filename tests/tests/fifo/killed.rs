@@ -4,10 +4,10 @@
 
 use super::stage::{Plan, Stage, report};
 use super::strain::MACHINE;
+use ringweir_harness::environment::{Daemon, Environment, wait_for};
+use ringweir_harness::programs;
 use ringweir_proto::os::paths;
 use ringweir_proto::ring::crash::Point;
-use ringweir_tests::environment::{Daemon, Environment, wait_for};
-use ringweir_tests::programs;
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;

@@ -2,7 +2,7 @@
 
 use super::stage::{Plan, Stage, report};
 use super::strain::MACHINE;
-use ringweir_tests::proc;
+use ringweir_harness::proc;
 use std::sync::PoisonError;
 use std::time::Duration;
 

@@ -4,8 +4,8 @@
 use super::stage::{Device, LIMIT};
 use super::strain::MACHINE;
 use ringweir_device::ivshmem;
+use ringweir_harness::environment::{Environment, NOBODY};
 use ringweir_needs::Part;
-use ringweir_tests::environment::{Environment, NOBODY};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;

@@ -2,11 +2,11 @@
 
 use ringweir::view::Viewer;
 use ringweir::view::stats::StreamFact;
-use ringweir_tests::environment::{Daemon, Environment, Process, wait_for};
-use ringweir_tests::fpga::DeviceAccount;
-use ringweir_tests::fpga::account::ChannelAccount;
-use ringweir_tests::listener::Story;
-use ringweir_tests::programs;
+use ringweir_device_model::DeviceAccount;
+use ringweir_device_model::account::ChannelAccount;
+use ringweir_harness::environment::{Daemon, Environment, Process, wait_for};
+use ringweir_harness::programs;
+use ringweir_helpers::listener::Story;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};

@@ -5,11 +5,11 @@ use ringweir_device::ivshmem;
 use ringweir_device::{
     DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window, arm, disarm,
 };
+use ringweir_device_model::Digest;
+use ringweir_device_model::account::ChannelAccount;
+use ringweir_harness::wait_for;
 use ringweir_pattern::crc::Verifier;
 use ringweir_proto::os::event;
-use ringweir_tests::fpga::Digest;
-use ringweir_tests::fpga::account::ChannelAccount;
-use ringweir_tests::wait_for;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;

@@ -10,9 +10,9 @@
 
 use super::consumer::{Consumer, Place, Rest};
 use super::{Device, LIMIT, spec};
-use ringweir_tests::environment::Environment;
-use ringweir_tests::fpga::port::{Place as At, Port};
-use ringweir_tests::fpga::{DeviceModel, Spec};
+use ringweir_device_model::port::{Place as At, Port};
+use ringweir_device_model::{DeviceModel, Spec};
+use ringweir_harness::environment::Environment;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

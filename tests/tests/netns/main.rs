@@ -12,11 +12,11 @@ use lines::{Lines, Seen};
 use ringweir::view::Viewer;
 use ringweir::view::stats::{PumpCounter, Snapshot, StreamFact};
 use ringweir::{Item, Options, Start};
+use ringweir_harness::netns::{Counters, Namespace, Wire, pin};
+use ringweir_harness::proc::cpu_ns;
+use ringweir_harness::{Daemon, Environment, Process, wait_for};
 use ringweir_needs::{needs, needs_network_namespaces};
 use ringweir_proto::os::{clock, paths};
-use ringweir_tests::netns::{Counters, Namespace, Wire, pin};
-use ringweir_tests::proc::cpu_ns;
-use ringweir_tests::{Daemon, Environment, Process, wait_for};
 use rustix::process::Signal;
 use std::io::Write as _;
 use std::net::UdpSocket;
@@ -605,7 +605,7 @@ fn without_rights_it_says_so() {
     let (dir, ringd) = (env.path("nobody"), env.path("ringd"));
     std::fs::create_dir(&dir).unwrap();
     std::os::unix::fs::chown(&dir, Some(NOBODY), Some(NOBODY)).unwrap();
-    std::fs::copy(ringweir_tests::programs::path("ringd"), &ringd).unwrap();
+    std::fs::copy(ringweir_harness::programs::path("ringd"), &ringd).unwrap();
     let objects = || {
         let whole = paths::object_name(&dir, "tap");
         let tag = whole.split('.').nth(2).unwrap().to_owned();

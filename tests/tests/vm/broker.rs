@@ -3,8 +3,8 @@
 
 use crate::{LIMIT, SOON, guests};
 use anyhow::{Context, Result, bail};
-use ringweir_tests::vm::{Flavour, Guest, Prepared};
-use ringweir_tests::{Environment, Process, wait_for};
+use ringweir_harness::{Environment, Process, wait_for};
+use ringweir_vm::{Flavour, Guest, Prepared};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -31,7 +31,7 @@ pub fn model(env: &Environment, name: &str, options: &[&str]) -> (Process, PathB
 #[test]
 #[ignore = "boots a virtual machine"]
 fn first_datagram() {
-    guests("first_datagram", to_the_first_datagram);
+    guests(to_the_first_datagram);
 }
 
 fn to_the_first_datagram(vm: &'static Prepared) -> Result<()> {
@@ -86,13 +86,13 @@ fn brokers(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_brokers() {
-    guests("amd64_brokers", |vm| brokers(vm, Flavour::Amd64));
+    guests(|vm| brokers(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_brokers() {
-    guests("rt_amd64_brokers", |vm| brokers(vm, Flavour::RtAmd64));
+    guests(|vm| brokers(vm, Flavour::RtAmd64));
 }
 
 /// Where the host's own jitter does not reach: time is what the guest's processor has done, some 8
@@ -101,7 +101,7 @@ fn rt_amd64_brokers() {
 #[test]
 #[ignore = "boots a virtual machine"]
 fn seed_case_by_instruction_count() {
-    guests("seed_case_by_instruction_count", by_instruction_count);
+    guests(by_instruction_count);
 }
 
 fn by_instruction_count(vm: &'static Prepared) -> Result<()> {

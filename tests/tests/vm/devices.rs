@@ -3,8 +3,8 @@
 
 use crate::{LIMIT, SOON, guests};
 use anyhow::Result;
-use ringweir_tests::Environment;
-use ringweir_tests::vm::{Flavour, Guest, Prepared};
+use ringweir_harness::Environment;
+use ringweir_vm::{Flavour, Guest, Prepared};
 use std::time::Duration;
 
 /// One boot of each kernel for everything in this file.
@@ -36,11 +36,11 @@ fn bare(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_bare() {
-    guests("amd64_bare", |vm| bare(vm, Flavour::Amd64));
+    guests(|vm| bare(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_bare() {
-    guests("rt_amd64_bare", |vm| bare(vm, Flavour::RtAmd64));
+    guests(|vm| bare(vm, Flavour::RtAmd64));
 }

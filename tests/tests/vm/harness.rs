@@ -1,8 +1,8 @@
 //! Negative controls of the harness itself: whatever goes wrong in a guest, or with it, fails here.
 
 use crate::{LIMIT, SOON, guests};
-use ringweir_tests::Environment;
-use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
+use ringweir_harness::Environment;
+use ringweir_vm::{Flavour, Guest, Machine, Prepared};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn fault<T>(result: anyhow::Result<T>) -> String {
 #[test]
 #[ignore = "boots a virtual machine"]
 fn what_fails_in_a_guest_fails_here() {
-    let Some(vm) = Prepared::get("what_fails_in_a_guest_fails_here") else { return };
+    let Some(vm) = Prepared::get() else { return };
     let env = Environment::new(LIMIT);
     let mut guest = boot(&env, vm);
     guest.run("pass", "", SOON).unwrap();
@@ -60,7 +60,7 @@ fn what_fails_in_a_guest_fails_here() {
 #[test]
 #[ignore = "boots virtual machines"]
 fn a_guest_that_is_gone_or_lies_fails() {
-    let Some(vm) = Prepared::get("a_guest_that_is_gone_or_lies_fails") else { return };
+    let Some(vm) = Prepared::get() else { return };
     let env = Environment::new(LIMIT);
     for (scenario, limit, expected) in [
         ("panic", 30, ["QEMU ended with status 0: the guest panicked", "sysrq triggered crash"]),
@@ -97,10 +97,7 @@ fn a_crash_of_the_emulator_is_no_verdict() {
             guest.run(scenario, "", SOON)?;
             guest.end()
         };
-        std::panic::catch_unwind(AssertUnwindSafe(|| {
-            guests("a_crash_of_the_emulator_is_no_verdict", test)
-        }))
-        .is_ok()
+        std::panic::catch_unwind(AssertUnwindSafe(|| guests(test))).is_ok()
     };
     if run(2, "pass") && tried.get() == 0 {
         return;

@@ -3,23 +3,23 @@
 //! Contract: these take minutes and the whole machine, so they are left out of `cargo test
 //! --workspace` and run as `cargo test -p ringweir-tests --test vm -- --ignored --test-threads=1`
 //! (`.ci/run` does). They prepare what they need themselves; without QEMU, and without a way to
-//! install it, they say `SKIPPED name: reason`. What a guest runs is in `tests/src/vm/guest`.
+//! install it, they say `SKIPPED name: reason`. What a guest runs is in `tests/vm/src/guest`.
 
 mod broker;
 mod devices;
 mod harness;
 mod shim;
 
-use ringweir_tests::vm::{Prepared, in_guests};
+use ringweir_vm::{Prepared, in_guests};
 use std::time::Duration;
 
 /// Of a whole test; each scenario has its own.
 const LIMIT: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(30);
 
-/// One test, whose guests are all its own; skipped, and said so, where none can be had.
-fn guests(test: &str, run: impl Fn(&'static Prepared) -> anyhow::Result<()>) {
-    if let Some(vm) = Prepared::get(test) {
+/// Runs a test in guests of its own; skips it where there is no QEMU.
+fn guests(run: impl Fn(&'static Prepared) -> anyhow::Result<()>) {
+    if let Some(vm) = Prepared::get() {
         in_guests(|| run(vm));
     }
 }

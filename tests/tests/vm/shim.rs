@@ -5,8 +5,8 @@
 use crate::broker::model;
 use crate::{LIMIT, guests};
 use anyhow::Result;
-use ringweir_tests::Environment;
-use ringweir_tests::vm::{Flavour, Guest, Machine, Prepared};
+use ringweir_harness::Environment;
+use ringweir_vm::{Flavour, Guest, Machine, Prepared};
 use std::time::Duration;
 
 /// Rounds of load, open, unbind, bind, kill -9, unload, on both kernels together.
@@ -80,25 +80,25 @@ fn shared_line(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_shared_line() {
-    guests("amd64_shared_line", |vm| shared_line(vm, Flavour::Amd64));
+    guests(|vm| shared_line(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_shared_line() {
-    guests("rt_amd64_shared_line", |vm| shared_line(vm, Flavour::RtAmd64));
+    guests(|vm| shared_line(vm, Flavour::RtAmd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_shim() {
-    guests("amd64_shim", |vm| every_check(vm, Flavour::Amd64));
+    guests(|vm| every_check(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_shim() {
-    guests("rt_amd64_shim", |vm| every_check(vm, Flavour::RtAmd64));
+    guests(|vm| every_check(vm, Flavour::RtAmd64));
 }
 
 /// A16: whoever sleeps in the module's `poll` is woken, whenever the next datagram comes.
@@ -118,11 +118,11 @@ fn wakes(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
 #[test]
 #[ignore = "boots a virtual machine"]
 fn amd64_wakes() {
-    guests("amd64_wakes", |vm| wakes(vm, Flavour::Amd64));
+    guests(|vm| wakes(vm, Flavour::Amd64));
 }
 
 #[test]
 #[ignore = "boots a virtual machine"]
 fn rt_amd64_wakes() {
-    guests("rt_amd64_wakes", |vm| wakes(vm, Flavour::RtAmd64));
+    guests(|vm| wakes(vm, Flavour::RtAmd64));
 }

@@ -1,0 +1,79 @@
+//! UDP multicast on loopback. It loses silently; the socket's own drop counter must account for all
+//! that is missing.
+
+use super::sockets::{self, Address, Receiver, send_all};
+use super::{Contender, Publisher};
+use crate::job::{Job, Report, ready};
+use crate::tally::{Losses, Tally};
+use anyhow::Context;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+pub const CONTENDER: Contender = Contender {
+    name: "udp multicast",
+    about: "UDP multicast on loopback, flat out: sendmmsg and recvmmsg, receive buffers of 4 MiB; \
+        what is lost is counted",
+    publisher: Publisher::Process(publish),
+    read,
+    most: Some((65_507, "UDP")),
+    floor: false,
+    unavailable: || None,
+    polls: false,
+};
+
+/// Group and port: of the run's directory, so that runs do not hear each other.
+fn group(job: &Job) -> (Ipv4Addr, u16) {
+    let tag = crc32fast::hash(job.dir.as_os_str().as_encoded_bytes()).to_le_bytes();
+    (Ipv4Addr::new(239, 77, tag[0], tag[1]), 20_000 + u16::from_le_bytes([tag[2], tag[3]]) % 20_000)
+}
+
+fn open() -> anyhow::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    sockets::grow(&socket, 4 << 20);
+    Ok(socket)
+}
+
+fn address((group, port): (Ipv4Addr, u16)) -> Address {
+    // SAFETY: all-zero is a valid sockaddr_in.
+    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    address.sin_family = libc::AF_INET as libc::sa_family_t;
+    address.sin_port = port.to_be();
+    address.sin_addr.s_addr = u32::from_ne_bytes(group.octets());
+    Address::of(address)
+}
+
+fn publish(job: &Job) -> anyhow::Result<Report> {
+    let socket = open()?;
+    let here = u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets());
+    sockets::set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, here as i32)
+        .context("IP_MULTICAST_IF")?;
+    let to = [address(group(job))];
+    // A datagram the kernel had no buffer for was never on its way: it is not published, and its
+    // number would be missing.
+    super::publish_batches(job, |batch| {
+        let refused = send_all(&socket, batch.datagrams(), &to)?;
+        anyhow::ensure!(refused == 0, "{refused} datagrams were refused");
+        Ok(())
+    })
+}
+
+fn read(job: &Job) -> anyhow::Result<Report> {
+    let socket = open()?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    let (group, port) = group(job);
+    sockets::bind(&socket, &address((group, port)))?;
+    sockopt::set_ip_add_membership(&socket, &group, &Ipv4Addr::LOCALHOST)
+        .context("join the group")?;
+    sockets::give_up_soon(&socket)?;
+    let mut tally = Tally::new(job, ready()?, Losses::Silent)?;
+    let mut receiver = Receiver::new(job.size, job.batch());
+    loop {
+        let came = receiver.receive(&socket, |datagram| tally.datagram(datagram))?;
+        if !came && tally.over_by(100_000_000) {
+            break;
+        }
+    }
+    tally.kernel_lost = Some(sockets::drops(&socket, "/proc/net/udp", 12)?);
+    tally.close()
+}

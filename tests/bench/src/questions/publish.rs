@@ -1,0 +1,213 @@
+//! What a publish costs the pump's thread as readers are added: awake ones that it never has to
+//! wake, and sleeping ones.
+//!
+//! Awake: attached as never sleeping, and not reading, so that nobody but the pump uses the
+//! processor; it publishes flat out. Asleep: each reader sleeps until each datagram, 20 a second,
+//! and reads it. The thread's own processor time is the scheduler's count.
+
+use super::{Bench, Question, ms};
+use crate::contenders::ring::{Piece, judge};
+use crate::job::{Job, Report, Wait, ready};
+use crate::runner::{Hand, STREAM, ring_options, sleep_until};
+use crate::{line, machine};
+use anyhow::{Context, ensure};
+use ringweir::view::Viewer;
+use ringweir::view::stats::StreamFact;
+use ringweir::{Item, Options, Reader, Start};
+use ringweir_harness::Environment;
+use ringweir_proto::os::clock;
+use rustix::event::{Timespec, epoll};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// The question.
+pub const QUESTION: Question = Question {
+    name: "publish",
+    about: "the pump thread's processor time a publish against 1 to 1024 readers",
+    run,
+};
+
+/// Name under which a process of the bench holds several readers.
+pub const HOLDER: &str = "holder";
+/// Readers that one process holds.
+const PER_PROCESS: usize = 64;
+const SLEEPERS_RATE: f64 = 20.0;
+
+fn run(bench: &mut Bench) -> anyhow::Result<()> {
+    let quick = bench.scope.quick;
+    let counts: &[usize] = if quick { &[1, 128] } else { &[1, 16, 256, 1024] };
+    let since = Instant::now();
+    let of = counts.len() * 2 * bench.scope.rounds as usize;
+    let mut done = 0;
+    for round in 0..bench.scope.rounds {
+        for wait in [Wait::Spin, Wait::Park] {
+            for &readers in counts {
+                let state = if wait == Wait::Spin { "awake" } else { "asleep" };
+                bench.progress(
+                    QUESTION.name,
+                    done,
+                    of,
+                    since,
+                    &format!("{readers} readers {state}"),
+                );
+                done += 1;
+                let window = match (wait, quick) {
+                    (_, true) => ms(300),
+                    (Wait::Spin, false) => ms(1000),
+                    (Wait::Park, false) => ms(4000),
+                };
+                let before = line::one_way_ns();
+                let (published, pump_ns) = once(readers, wait, window)
+                    .with_context(|| format!("{readers} readers {state}"))?;
+                let line = [before, line::one_way_ns()];
+                let moved = bench.moved(line);
+                bench.records.add(json!({
+                    "kind": "run", "question": QUESTION.name, "round": round, "contender": "ring", "size": 64,
+                    "readers": readers, "wait": state, "published": published, "pump_ns": pump_ns,
+                    "ns_per_publish": pump_ns as f64 / published as f64,
+                    "line_ns": line, "moved": moved,
+                }))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Datagrams published in the window, and what the pump's thread used in it, ns.
+fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u64)> {
+    let env = Environment::new(window + Duration::from_secs(120));
+    let rate = if wait == Wait::Spin { "max".to_string() } else { format!("{SLEEPERS_RATE}/s") };
+    let options = ring_options(64, readers);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let broker = env.broker(STREAM, &format!("gen:check=sum,rate={rate},size=64"), &options);
+    let mut hands = Vec::new();
+    let mut left = readers;
+    while left > 0 {
+        let here = left.min(PER_PROCESS);
+        let job = Job {
+            contender: HOLDER.into(),
+            reader: Some(0),
+            dir: env.path(""),
+            size: 64,
+            readers: here,
+            rate: None,
+            wait,
+            inject: None,
+            cpu: None,
+        };
+        let mut hand = Hand::start(&env, &job)?;
+        hand.ready()?;
+        hands.push(hand);
+        left -= here;
+    }
+    let watch = Viewer::attach(broker.path())?;
+    let start = clock::monotonic_ns();
+    let begin = start + 300_000_000;
+    let end = begin + window.as_nanos() as u64;
+    let times = format!("{start} {begin} {end}\n");
+    hands.iter_mut().try_for_each(|hand| hand.go(&times))?;
+    let pid = broker.process.pid();
+    sleep_until(begin);
+    let (cursor_from, ns_from) = look(&watch, pid)?;
+    sleep_until(end);
+    let (cursor_to, ns_to) = look(&watch, pid)?;
+    let reports = hands.into_iter().map(Hand::report).collect::<Result<Vec<_>, _>>()?;
+    let published = cursor_to - cursor_from;
+    ensure!(published > 0, "nothing was published");
+    if wait == Wait::Park {
+        // Awake and asleep are not the same by mistake: those who slept have each seen nearly all
+        // of it.
+        let seen: u64 = reports.iter().map(|r| r.delivered).sum();
+        ensure!(
+            seen >= published.saturating_sub(3) * readers as u64,
+            "{seen} wake-ups of {readers} readers for {published}"
+        );
+    }
+    broker.end();
+    Ok((published, ns_to - ns_from))
+}
+
+/// Write cursor and the pump thread's processor time, of one moment as nearly as the sampler
+/// allows.
+pub fn look(watch: &Viewer, pid: u32) -> anyhow::Result<(u64, u64)> {
+    let asked = clock::monotonic_ns();
+    let fresh = || watch.snapshot().filter(|s| s.get(StreamFact::SampledAt) >= asked);
+    let seen =
+        ringweir_harness::wait_for(Duration::from_secs(20), fresh).context("ringd's figures")?;
+    let threads = machine::threads(pid);
+    let pump =
+        threads.iter().find(|(name, _)| name.starts_with("pump:")).context("a pump thread")?;
+    Ok((seen.get(StreamFact::WriteCursor), pump.1))
+}
+
+/// Holds readers until the end of the time; the reading ones prove what they get.
+pub fn hold(job: &Job) -> anyhow::Result<Report> {
+    let socket = job.dir.join("run").join(format!("{STREAM}.sock"));
+    let socket = socket.to_string_lossy();
+    let mut options = Options::new("holder").start(Start::Latest).reattach(false).prefault(false);
+    if job.wait == Wait::Spin {
+        options = options.always_spin();
+    }
+    let mut readers =
+        (0..job.readers).map(|_| options.attach(&socket)).collect::<Result<Vec<_>, _>>()?;
+    if job.wait == Wait::Spin {
+        let go = ready()?;
+        sleep_until(go.end + 50_000_000);
+        return Ok(Report::default());
+    }
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for (n, reader) in readers.iter_mut().enumerate() {
+        epoll::add(
+            &poll,
+            reader.fd()?,
+            epoll::EventData::new_u64(n as u64),
+            epoll::EventFlags::IN,
+        )?;
+    }
+    let mut piece = Piece::default();
+    let mut drained = 0;
+    for reader in &mut readers {
+        drained += drain(reader, &mut piece)?;
+    }
+    let go = ready()?;
+    let mut delivered = drained;
+    let mut events = Vec::with_capacity(PER_PROCESS);
+    while clock::monotonic_ns() < go.end + 50_000_000 {
+        events.clear();
+        let limit = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&limit))?;
+        for event in &events {
+            let reader = &mut readers[event.data.u64() as usize];
+            let seen = drain(reader, &mut piece)?;
+            if clock::monotonic_ns() >= go.begin {
+                delivered += seen;
+            }
+        }
+    }
+    Ok(Report { delivered, ..Report::default() })
+}
+
+/// Reads what there is, then goes to sleep.
+fn drain(reader: &mut Reader, piece: &mut Piece) -> anyhow::Result<u64> {
+    let mut delivered = 0;
+    loop {
+        match reader.next()? {
+            Item::Datagram(mut datagram) => {
+                let seq = datagram.seq();
+                let header =
+                    datagram.view(|payload| judge(payload, piece, false)).context("torn")??;
+                ensure!(header.number == seq, "seq {seq} carries {}", header.number);
+                delivered += 1;
+            }
+            Item::Gap(gap) => {
+                anyhow::bail!("lapped at {SLEEPERS_RATE} datagrams a second: {gap:?}")
+            }
+            Item::Empty => {
+                if reader.arm()? {
+                    return Ok(delivered);
+                }
+            }
+            Item::Restarted(_) | Item::Demoted(_) | Item::Ended(_) => return Ok(delivered),
+        }
+    }
+}

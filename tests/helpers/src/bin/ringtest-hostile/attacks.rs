@@ -1,0 +1,313 @@
+//! What a hostile reader does, each for a slice of time: everything that its page, its fds and the
+//! control socket allow, and what they do not.
+//!
+//! Contract: each returns how often it did it. Only what the kernel should have refused and did not
+//! is an error.
+
+use crate::place::{Place, ask};
+use clap::ValueEnum;
+use ringweir_helpers::pry;
+use ringweir_proto::control::{AttachRequest, Mode, Request};
+use ringweir_proto::layout::{PAGE, READER_OBJECT};
+use ringweir_proto::os::{event, socket};
+use ringweir_proto::sync::Ordering;
+use rustix::event::epoll;
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Attack {
+    /// Random cursors and counts into its page
+    Cursors,
+    /// A cursor ahead of the stream
+    Future,
+    /// Random bytes all over its page
+    Scribble,
+    /// Random bytes all over its latencies
+    Latency,
+    /// Punch holes into its page, so that it has to be faulted in again
+    Holes,
+    /// Ring the sleep request as fast as it goes, with all kinds of seqs seen
+    SleepRequest,
+    /// Have hundreds of epoll sets watch the wake fd, and doze
+    Watchers,
+    /// Fill the sleep request, change the flags of everything
+    Fill,
+    /// Hold every lock of the ring that can be had
+    Lock,
+    /// Try to write, shorten, seal, lease, reopen everything
+    Pry,
+    /// Read nothing
+    Mute,
+    /// Connect and close, say half of something, or nothing
+    Handshake,
+    /// Send a thousand fds
+    Fds,
+    /// Ask and ask
+    Flood,
+    /// Talk on the connection of a reader
+    Talk,
+}
+
+/// Connections that say nothing and are kept.
+const SILENT: usize = 40;
+/// Rings that are kept.
+const LOCKED: usize = 4;
+/// Fds a message may bring, by the kernel.
+const FDS: usize = 253;
+/// Sets that watch one fd.
+const WATCHERS: usize = 480;
+
+pub struct Culprit<'a> {
+    pub path: &'a Path,
+    pub random: fastrand::Rng,
+    /// Whether what [`pry`] is answered is what another user than the broker's should be.
+    pub judges: bool,
+    pub silent: VecDeque<OwnedFd>,
+    /// Rings, locked.
+    pub locked: Vec<OwnedFd>,
+}
+
+impl Culprit<'_> {
+    pub fn commit(&mut self, what: Attack, place: &Place, slice: Duration) -> anyhow::Result<u64> {
+        let until = Instant::now() + slice;
+        let mut count = 0;
+        if matches!(what, Attack::SleepRequest | Attack::Watchers) {
+            place.drain_event();
+        }
+        let sets = if what == Attack::Watchers { watchers(place) } else { Vec::new() };
+        while Instant::now() < until && !place.lost() {
+            // So that looking at the clock and the socket is not what is mostly done.
+            let times = if matches!(what, Attack::Cursors | Attack::Future | Attack::SleepRequest) {
+                64
+            } else {
+                1
+            };
+            for _ in 0..times {
+                self.once(what, place)?;
+                count += 1;
+            }
+        }
+        drop(sets);
+        Ok(count)
+    }
+
+    fn once(&mut self, what: Attack, place: &Place) -> anyhow::Result<()> {
+        let block = place.page.block();
+        match what {
+            Attack::Cursors => {
+                let below = place.written() + 1;
+                let words =
+                    [&block.read_seq, &block.start_seq, &block.delivered, &block.lost, &block.gaps];
+                words
+                    .iter()
+                    .for_each(|word| word.store(self.random.u64(..below), Ordering::Relaxed));
+                block.bytes_lost.store(self.random.u64(..), Ordering::Relaxed);
+                block.waiting.store(self.random.u64(..3), Ordering::Relaxed);
+            }
+            Attack::Future => {
+                let ahead = [1000, 1 << 20, 1 << 40, u64::MAX];
+                let ahead = ahead[self.random.usize(..ahead.len())];
+                block.read_seq.store(place.written().saturating_add(ahead), Ordering::Relaxed);
+            }
+            Attack::Scribble => self.scribble(place, 0..PAGE),
+            Attack::Latency => self.scribble(place, PAGE..READER_OBJECT),
+            Attack::Holes => {
+                let holes = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let _done = rustix::fs::fallocate(&place.page_fd, holes, 0, READER_OBJECT as u64);
+            }
+            // Asleep whenever it can be, so that it is woken as often as there is a datagram.
+            Attack::Watchers => {
+                block.seen_seq.store(place.written(), Ordering::Relaxed);
+                block.seen_source.store(place.seen.memory.source_word(), Ordering::Relaxed);
+                let _full = event::ring(&place.sleep_request);
+                let _rung = event::wait(
+                    place.wake.as_fd(),
+                    place.wake.as_fd(),
+                    Some(Duration::from_millis(5)),
+                );
+                let _taken = event::take(&place.wake);
+            }
+            Attack::SleepRequest => {
+                let seen = [
+                    place.written(),
+                    place.written().wrapping_sub(1),
+                    0,
+                    u64::MAX,
+                    self.random.u64(..),
+                ];
+                // Mostly the one that makes it a sleeper.
+                let seen = seen[self.random.usize(..20).saturating_sub(15)];
+                block.seen_seq.store(seen, Ordering::Relaxed);
+                block.seen_source.store(self.random.u64(..2), Ordering::Relaxed);
+                block.waiting.store(self.random.u64(..2), Ordering::Relaxed);
+                let _full = event::ring(&place.sleep_request);
+                let _rung = event::take(&place.wake);
+            }
+            Attack::Fill => self.fill(place),
+            Attack::Lock => {
+                // Some are kept open, so that the locks outlive the place.
+                if self.locked.len() < LOCKED
+                    && let Ok(ring) = rustix::io::fcntl_dupfd_cloexec(&place.ring, 3)
+                {
+                    self.locked.push(ring);
+                }
+                self.locked.iter().chain([&place.ring]).for_each(pry::take_locks);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Attack::Pry => {
+                let mut tried = pry::place(place.fds());
+                if let Ok((_connection, _watching, fds)) = ask(self.path, &Request::Watch)
+                    && let Some(stats) = fds.first()
+                {
+                    tried.extend(pry::statistics(stats));
+                }
+                let wrong = if self.judges { pry::wrong(&tried) } else { Vec::new() };
+                anyhow::ensure!(
+                    wrong.is_empty(),
+                    "the kernel's answers are not what they should be: {}",
+                    wrong.join("; ")
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Attack::Mute => std::thread::sleep(Duration::from_millis(10)),
+            Attack::Handshake => self.handshake(),
+            Attack::Fds => self.fds(place),
+            Attack::Flood => self.flood(),
+            Attack::Talk => {
+                let bytes = self.request();
+                let _hung_up = socket::send(&place.connection, &bytes, &[]);
+            }
+        }
+        Ok(())
+    }
+
+    fn scribble(&mut self, place: &Place, range: std::ops::Range<usize>) {
+        let mut bytes = [0; 64];
+        self.random.fill(&mut bytes);
+        let at = self.random.usize(range.start..=range.end - bytes.len());
+        let _written = rustix::io::pwrite(&place.page_fd, &bytes, at as u64);
+    }
+
+    /// Bells as full as can be, everything blocking or not at random.
+    fn fill(&mut self, place: &Place) {
+        let _never_blocks = rustix::fs::fcntl_setfl(&place.sleep_request, OFlags::NONBLOCK);
+        for event in [&place.sleep_request, &place.wake] {
+            let _full = rustix::io::write(event, &(u64::MAX - 1).to_ne_bytes());
+        }
+        for fd in place.fds() {
+            let flags = [
+                OFlags::empty(),
+                OFlags::NONBLOCK,
+                OFlags::APPEND,
+                OFlags::NONBLOCK | OFlags::NOATIME,
+            ];
+            let _refused = rustix::fs::fcntl_setfl(fd, flags[self.random.usize(..flags.len())]);
+        }
+    }
+
+    /// A request of some kind, not always a good one.
+    fn request(&mut self) -> Vec<u8> {
+        let index = self.random.u32(..70);
+        let attach = AttachRequest {
+            label: "\x1b[2Jhostile".into(),
+            mode: Mode::Lossy,
+            parks: self.random.bool(),
+        };
+        let requests = [
+            Request::Describe,
+            Request::Watch,
+            Request::DrainGaps,
+            Request::Latency { index },
+            Request::Attach(attach),
+        ];
+        let mut bytes = requests[self.random.usize(..requests.len())].encode();
+        match self.random.u8(..8) {
+            0 => bytes.truncate(self.random.usize(..bytes.len())),
+            1 => bytes.resize(self.random.usize(1..6000), 0xff),
+            2 => {
+                let at = self.random.usize(..bytes.len());
+                bytes[at] ^= 1 << self.random.u8(..8);
+            }
+            _ => {}
+        }
+        bytes
+    }
+
+    fn handshake(&mut self) {
+        let Ok(connection) = socket::connect(self.path) else {
+            return std::thread::sleep(Duration::from_millis(5));
+        };
+        let bytes = Request::Watch.encode();
+        match self.random.u8(..6) {
+            0 => {}
+            1 => drop(socket::send(&connection, &bytes[..5], &[])),
+            2 => drop(socket::send(&connection, &[], &[])),
+            // Asks for a place and is gone before it gets it.
+            3 => {
+                let request =
+                    AttachRequest { label: "gone".into(), mode: Mode::Lossy, parks: true };
+                let _sent = socket::send(&connection, &Request::Attach(request).encode(), &[]);
+            }
+            4 => {
+                let _sent = socket::send(&connection, &bytes[..5], &[]);
+                self.silent.push_back(connection);
+            }
+            _ => self.silent.push_back(connection),
+        }
+        if self.silent.len() > SILENT {
+            self.silent.pop_front();
+        }
+    }
+
+    /// A thousand, in four messages: to a connection of its own, sometimes to that of its place.
+    fn fds(&mut self, place: &Place) {
+        let Ok(null) = File::open("/dev/null") else { return };
+        let fds = [null.as_fd(); FDS];
+        let fresh = socket::connect(self.path);
+        let to: BorrowedFd<'_> = match &fresh {
+            Ok(fresh) if self.random.u8(..10) > 0 => fresh.as_fd(),
+            _ => place.connection.as_fd(),
+        };
+        for _ in 0..4 {
+            let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+                let bytes = Request::Watch.encode();
+                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                let _hung_up =
+                    rustix::net::sendmsg(to, &[IoSlice::new(&bytes)], &mut ancillary, flags);
+            }
+        }
+    }
+
+    /// Asks, and sometimes listens.
+    fn flood(&mut self) {
+        let Ok(connection) = socket::connect(self.path) else {
+            return std::thread::sleep(Duration::from_millis(5));
+        };
+        let bytes = self.request();
+        let _hung_up = socket::send(&connection, &bytes, &[]);
+        if self.random.u8(..4) == 0 {
+            let _answer = socket::receive(&connection);
+        }
+    }
+}
+
+fn watchers(place: &Place) -> Vec<OwnedFd> {
+    let watch = |_| {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC).ok()?;
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&set, &place.wake, epoll::EventData::new_u64(0), edge).ok()?;
+        Some(set)
+    };
+    (0..WATCHERS).map_while(watch).collect()
+}

@@ -1,0 +1,140 @@
+//! The broker of both streams, killed and started again, and what is sent to it.
+
+use crate::account::BUDGET_NS;
+use anyhow::{Context, ensure};
+use ringweir_cli::quantity::Rate;
+use ringweir_harness::{Environment, Process, wait_for};
+use ringweir_pattern::crc;
+use ringweir_pattern::rate_limiter::RateLimiter;
+use ringweir_proto::os::{clock, paths};
+use rustix::process::Signal;
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const STREAMS: [&str; 2] = ["gen", "udp"];
+
+/// `ringd` of both streams.
+pub struct Broker {
+    process: Process,
+    config: PathBuf,
+    sockets: [PathBuf; 2],
+    pub generation: u64,
+}
+
+impl Broker {
+    /// The first one. What it publishes into lasts some tenths of a second, so that who is stopped
+    /// is lapped.
+    pub fn start(
+        env: &Environment,
+        rate: u64,
+        port: u16,
+        hostile_uid: Option<u32>,
+    ) -> anyhow::Result<Self> {
+        let config = env.path("ringd.toml");
+        let allow = hostile_uid.map_or(String::new(), |uid| format!("allow-uid = [{uid}]\n"));
+        let stream = |name: &str, source: String| {
+            format!(
+                "[[stream]]\nname = '{name}'\nsource = '{source}'\ndepth = 4096\ncapacity = \
+                '2MiB'\n\
+                 max-datagram = 1024\nreaders-max = 128\nlossless = '{}ms'\n{allow}",
+                BUDGET_NS / 1_000_000
+            )
+        };
+        let text = stream("gen", format!("gen:rate={rate}/s,size=24..1024,channels=3"))
+            + &stream("udp", format!("udp:127.0.0.1:{port}"));
+        std::fs::write(&config, text)?;
+        let process = Self::spawn(env, &config);
+        let sockets = STREAMS.map(|name| paths::socket_path(&env.run_dir(), name));
+        let mut broker = Self { process, config, sockets, generation: 1 };
+        broker.is_up()?;
+        Ok(broker)
+    }
+
+    fn spawn(env: &Environment, config: &PathBuf) -> Process {
+        let mut command = env.command("ringd");
+        command.arg("--config").arg(config).arg("--run-dir").arg(env.run_dir());
+        env.start(command)
+    }
+
+    fn is_up(&mut self) -> anyhow::Result<()> {
+        let generation = self.generation;
+        let up = wait_for(PATIENCE, || {
+            let said = self.process.stderr();
+            let all = STREAMS.iter().all(|name| said.contains(&format!("{name} gen {generation}")));
+            (all || self.process.ended().is_some()).then_some(())
+        });
+        let said = self.process.stderr();
+        ensure!(
+            up.is_some() && self.process.ended().is_none(),
+            "ringd of generation {generation} is not up: {said}"
+        );
+        ensure!(
+            generation == 1 || said.matches("(adopted").count() == 2,
+            "a ring was not adopted: {said}"
+        );
+        Ok(())
+    }
+
+    /// SIGKILL, and the next one under the same names; when it was killed, CLOCK_MONOTONIC ns.
+    pub fn kill(&mut self, env: &Environment) -> anyhow::Result<u64> {
+        ensure!(self.process.ended().is_none(), "ringd ended by itself: {}", self.process.stderr());
+        let at = clock::monotonic_ns();
+        self.process.kill();
+        self.process = Self::spawn(env, &self.config);
+        self.generation += 1;
+        self.is_up()?;
+        Ok(at)
+    }
+
+    pub fn socket(&self, stream: usize) -> &str {
+        self.sockets[stream].to_str().expect("UTF-8")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// SIGTERM; what each stream had published in all.
+    pub fn end(mut self) -> anyhow::Result<[u64; 2]> {
+        self.process.signal(Signal::TERM);
+        let status = self.process.wait();
+        let said = self.process.stderr();
+        ensure!(status.success(), "ringd: {status}: {said}");
+        let mut published = [0; 2];
+        for (name, published) in STREAMS.iter().zip(&mut published) {
+            let number = said
+                .split(&format!("{name} ended: "))
+                .nth(1)
+                .and_then(|s| s.split(' ').next()?.parse().ok());
+            *published = number.with_context(|| format!("no last word of {name}: {said}"))?;
+        }
+        Ok(published)
+    }
+}
+
+/// Sends numbered datagrams to a port, whether anybody listens or not, until it is told to stop.
+pub fn feed(port: u16, rate: u64, stop: &AtomicBool, sent: &AtomicU64) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(("127.0.0.1", port))?;
+    let mut limiter = RateLimiter::new(Some(Rate::Datagrams(rate as f64)), 1);
+    let mut buffer = [0; 1024];
+    while !stop.load(Ordering::Relaxed) {
+        while limiter.due(clock::monotonic_ns()) {
+            let number = sent.fetch_add(1, Ordering::Relaxed);
+            let datagram = &mut buffer[..24 + (number as usize * 37) % 1000];
+            crc::fill(datagram, number, 0);
+            // Nobody listens while the broker is dead.
+            let _refused = socket.send(datagram);
+            limiter.spend(datagram.len());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}

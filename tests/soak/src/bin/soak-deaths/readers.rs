@@ -1,0 +1,213 @@
+//! The readers: who stays, and who is killed, stopped or told to leave, and replaced.
+
+use crate::account::{SoakAccount, Story};
+use crate::broker::{Broker, PATIENCE, STREAMS};
+use crate::reader::Kind;
+use anyhow::{Context, ensure};
+use ringweir_harness::{Environment, Process, wait_for};
+use rustix::process::Signal;
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Readers that are never killed, of each stream one that keeps up and one that dawdles.
+pub const STAYERS: usize = 4;
+
+struct Member {
+    process: Process,
+    stream: usize,
+    kind: Kind,
+    account: PathBuf,
+    /// It was stopped for a while: its times say nothing.
+    was_stopped: bool,
+    /// Goes on at that moment.
+    resumes: Option<Instant>,
+}
+
+/// How often what was done to readers.
+#[derive(Default)]
+pub struct Deeds {
+    pub started: u64,
+    pub killed: u64,
+    pub stopped: u64,
+    pub left: u64,
+}
+
+pub struct Readers<'s> {
+    env: &'s Environment,
+    members: Vec<Member>,
+    pub account: [SoakAccount; 2],
+    pub deeds: Deeds,
+    /// The dawdling stayer of the first stream forgets a gap.
+    miscount: bool,
+}
+
+impl<'s> Readers<'s> {
+    pub fn new(env: &'s Environment, miscount: bool) -> Self {
+        Self {
+            env,
+            members: Vec::new(),
+            account: Default::default(),
+            deeds: Deeds::default(),
+            miscount,
+        }
+    }
+
+    /// One more, for the next place.
+    pub fn add(&mut self, broker: &Broker) -> anyhow::Result<()> {
+        let member = self.start(self.members.len(), broker)?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    fn start(&mut self, place: usize, broker: &Broker) -> anyhow::Result<Member> {
+        let stream = place % STREAMS.len();
+        let turn = if place < STAYERS { place } else { self.deeds.started as usize };
+        let kind = match place {
+            2 | 3 => Kind::Dawdling,
+            _ => Kind::ALL[(turn / STREAMS.len()) % Kind::ALL.len()],
+        };
+        let account = self.env.path(&format!("books{}", self.deeds.started));
+        let mut command = self.env.command("soak-deaths");
+        let kind_word = match kind {
+            Kind::Prompt => "prompt",
+            Kind::InPlace => "in-place",
+            Kind::Dawdling => "dawdling",
+            Kind::Lossless => "lossless",
+        };
+        let numbers = ["generation", "sender"][stream];
+        command.args([
+            "be-reader",
+            broker.socket(stream),
+            "--kind",
+            kind_word,
+            "--numbers",
+            numbers,
+        ]);
+        if self.miscount && place == 2 {
+            command.arg("--miscount");
+        }
+        command.stdout(File::create(&account)?);
+        self.deeds.started += 1;
+        let process = self.env.start(command);
+        Ok(Member { process, stream, kind, account, was_stopped: false, resumes: None })
+    }
+
+    /// Waits until everybody has written that it is attached.
+    pub fn all_attached(&self) -> anyhow::Result<()> {
+        for member in &self.members {
+            let attached =
+                || std::fs::metadata(&member.account).is_ok_and(|m| m.len() > 0).then_some(());
+            let said = || member.process.stderr();
+            wait_for(PATIENCE, attached)
+                .with_context(|| format!("a reader is not attached: {}", said()))?;
+        }
+        Ok(())
+    }
+
+    /// Does something to one of those who do not stay.
+    pub fn misfortune(
+        &mut self,
+        random: &mut fastrand::Rng,
+        broker: &Broker,
+    ) -> anyhow::Result<()> {
+        let place = random.usize(STAYERS..self.members.len());
+        match random.u8(..10) {
+            0 if self.members[place].resumes.is_none() => {
+                let member = &mut self.members[place];
+                member.process.stop();
+                member.was_stopped = true;
+                member.resumes =
+                    Some(Instant::now() + Duration::from_millis(random.u64(100..3000)));
+                self.deeds.stopped += 1;
+            }
+            1 => {
+                let next = self.start(place, broker)?;
+                let member = std::mem::replace(&mut self.members[place], next);
+                self.leave(member)?;
+            }
+            _ => {
+                let next = self.start(place, broker)?;
+                let mut member = std::mem::replace(&mut self.members[place], next);
+                ensure!(
+                    member.process.ended().is_none(),
+                    "a reader ended by itself: {}",
+                    member.process.stderr()
+                );
+                member.process.kill();
+                self.deeds.killed += 1;
+                self.read_account(member, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go on who was stopped for long enough, and looks whether anybody found something.
+    pub fn look(&mut self) -> anyhow::Result<()> {
+        for member in &mut self.members {
+            if member.resumes.is_some_and(|at| Instant::now() >= at) {
+                member.process.signal(Signal::CONT);
+                member.resumes = None;
+            }
+            if let Some(status) = member.process.ended() {
+                let (stream, said) = (STREAMS[member.stream], member.process.stderr());
+                anyhow::bail!("reader of {stream} ended ({status}): {}", said.trim());
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells everybody but those who stay to leave.
+    pub fn dismiss(&mut self) -> anyhow::Result<()> {
+        for member in self.members.split_off(STAYERS) {
+            self.leave(member)?;
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, member: Member) -> anyhow::Result<()> {
+        member.process.signal(Signal::CONT);
+        member.process.signal(Signal::TERM);
+        self.finish(member)?;
+        self.deeds.left += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self, mut member: Member) -> anyhow::Result<Story> {
+        let status = member.process.wait();
+        let said = member.process.stderr();
+        ensure!(
+            status.success(),
+            "reader of {} ended ({status}): {}",
+            STREAMS[member.stream],
+            said.trim()
+        );
+        self.read_account(member, false)
+    }
+
+    fn read_account(&mut self, member: Member, killed: bool) -> anyhow::Result<Story> {
+        let timed = !member.was_stopped && member.kind != Kind::Dawdling;
+        let story = self.account[member.stream].add(&member.account, killed, timed)?;
+        std::fs::remove_file(&member.account)?;
+        Ok(story)
+    }
+
+    /// The stream has ended: those who stayed were told of every restart, and stand where it ended.
+    pub fn close(&mut self, published: [u64; 2], restarts: u64) -> anyhow::Result<()> {
+        for member in std::mem::take(&mut self.members) {
+            let (name, published) = (STREAMS[member.stream], published[member.stream]);
+            let story = self.finish(member)?;
+            ensure!(
+                story.left && story.cursor == published,
+                "{name}: {published} published, one ends at {}",
+                story.cursor
+            );
+            ensure!(
+                story.told == restarts,
+                "{name}: {restarts} restarts, one was told of {}",
+                story.told
+            );
+        }
+        Ok(())
+    }
+}
