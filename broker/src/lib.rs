@@ -86,7 +86,7 @@ Exit status: 0 ended well, 1 a source failed or a start was refused, 2 wrong usa
 pub fn main() -> ExitCode {
     manual::answer(Cli::command);
     let cli = Cli::parse();
-    log::start(cli.quiet);
+    log::start("ringd", cli.quiet);
     match run(cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

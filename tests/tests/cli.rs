@@ -120,7 +120,7 @@ fn every_format_can_be_read_back() {
     let mut rest = &prefixed[..];
     while let Some((len, behind)) = rest.split_first_chunk::<4>() {
         let (datagram, behind) = behind.split_at(u32::from_le_bytes(*len) as usize);
-        ringweir_pattern::crc::check(datagram).unwrap();
+        ringweir_pattern::verify::check(datagram).unwrap();
         datagrams.push(datagram.to_vec());
         rest = behind;
     }

@@ -374,7 +374,7 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
             match reader.next().expect("next") {
                 Item::Datagram(mut datagram) => {
                     let len = datagram.copy_to(&mut buffer).expect("whole");
-                    let header = ringweir_pattern::crc::check(&buffer[..len]).expect("right");
+                    let header = ringweir_pattern::verify::check(&buffer[..len]).expect("right");
                     assert_eq!(header.number, delivered + lost, "{}", reader.name());
                     delivered += 1;
                     if delivered % 16 == 0 {

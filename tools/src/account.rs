@@ -4,104 +4,25 @@
 //! Contract: counted here and not by the library, so that the two can be compared. What is told
 //! goes to stderr, never into the output, and not faster than anybody can read.
 
+use crate::messages::Messages;
+use crate::proof::Proof;
+use crate::seq_window::SeqWindow;
 use crate::sink::About;
-use ringweir::{Account, Cause, Demoted, Gap, Layer, Reader, Restart};
+use ringweir::{Cause, Demoted, Gap, Layer, Reader, Restart};
 use ringweir_cli::quantity::{Bytes, Span};
-use ringweir_pattern::crc::Verifier;
 use std::fmt::Write as _;
-use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Exit status of a reader that `ringctl detach` sent away: what has come is right, and there is
 /// more.
 pub const DETACHED: u8 = 3;
 
-/// Lines about losses or wrong datagrams in a second; more are summed up.
-const LINES_PER_SECOND: u32 = 20;
-
-/// Words to stderr, not more than anybody can read.
-pub(crate) struct Words {
-    /// Program and stream.
-    who: String,
-    quiet: bool,
-    second: Instant,
-    lines: u32,
-    withheld: u64,
-}
-
-impl Words {
-    pub(crate) fn new(who: String, quiet: bool) -> Self {
-        Self { who, quiet, second: Instant::now(), lines: 0, withheld: 0 }
-    }
-
-    pub(crate) fn say(&self, text: impl std::fmt::Display) {
-        // A stderr that is gone must not end what stdout still gets.
-        let _gone = writeln!(io::stderr(), "{}: {text}", self.who);
-    }
-
-    /// One of many.
-    pub(crate) fn tell(&mut self, text: impl FnOnce() -> String) {
-        if self.quiet {
-            return;
-        }
-        if self.second.elapsed() >= Duration::from_secs(1) {
-            self.second = Instant::now();
-            self.lines = 0;
-            self.sum_up();
-        }
-        self.lines += 1;
-        if self.lines > LINES_PER_SECOND {
-            self.withheld += 1;
-        } else {
-            self.say(text());
-        }
-    }
-
-    pub(crate) fn sum_up(&mut self) {
-        if std::mem::take(&mut self.withheld) > 0 && !self.quiet {
-            self.say("… and more such lines; the summary counts them");
-        }
-    }
-}
-
-/// What one generation of the stream gave us, counted here and not by the library, so that the two
-/// can be compared.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Window {
-    pub(crate) first: u64,
-    pub(crate) delivered: u64,
-    pub(crate) bytes: u64,
-    pub(crate) lost: u64,
-    pub(crate) gaps: u64,
-    pub(crate) upstream: u64,
-    /// Times the source's device went away.
-    pub(crate) gone: u64,
-}
-
-impl Window {
-    fn beginning(first: u64) -> Self {
-        Self { first, ..Self::default() }
-    }
-
-    fn next(&self) -> u64 {
-        self.first + self.delivered + self.lost
-    }
-
-    /// Whether the library's books say the same, and add up.
-    fn agrees(&self, account: &Account, read_cursor: u64) -> bool {
-        let theirs =
-            (account.start, account.delivered, account.lost, account.gaps, account.bytes_delivered);
-        theirs == (self.first, self.delivered, self.lost, self.gaps, self.bytes)
-            && self.next() == read_cursor
-    }
-}
-
 /// The account of one reading end over all generations.
 pub(crate) struct ReaderAccount {
-    pub(crate) words: Words,
-    window: Window,
+    pub(crate) messages: Messages,
+    window: SeqWindow,
     /// Of the generations before this one.
-    earlier: Window,
+    earlier: SeqWindow,
     proof: Option<Proof>,
 }
 
@@ -110,9 +31,9 @@ impl ReaderAccount {
     /// in the datagrams checked.
     pub(crate) fn new(who: String, quiet: bool, verify: bool, reader: &Reader) -> Self {
         Self {
-            words: Words::new(who, quiet),
-            window: Window::beginning(reader.account().start),
-            earlier: Window::default(),
+            messages: Messages::new(who, quiet),
+            window: SeqWindow::beginning(reader.account().start),
+            earlier: SeqWindow::default(),
             proof: verify.then(Proof::new),
         }
     }
@@ -124,7 +45,7 @@ impl ReaderAccount {
         if let Some(proof) = &mut self.proof
             && let Some(fault) = proof.check(bytes, about)
         {
-            self.words.tell(|| fault);
+            self.messages.print_limited(|| fault);
         }
     }
 
@@ -141,17 +62,17 @@ impl ReaderAccount {
         if let Some(proof) = &mut self.proof {
             proof.told(gap);
         }
-        self.words.tell(|| gap_words(gap));
+        self.messages.print_limited(|| gap_words(gap));
     }
 
     /// The broker was restarted: the account goes on, or begins anew with a fresh ring.
     pub(crate) fn restarted(&mut self, restart: Restart) {
-        self.words.tell(|| restart_words(&restart));
+        self.messages.print_limited(|| restart_words(&restart));
         if restart.adopted {
             self.window.upstream += restart.lost;
         } else {
             self.earlier = self.all();
-            self.window = Window::beginning(restart.first);
+            self.window = SeqWindow::beginning(restart.first);
         }
         if let Some(proof) = &mut self.proof {
             proof.restarted();
@@ -161,7 +82,7 @@ impl ReaderAccount {
     /// It was lossless, and is not any more.
     pub(crate) fn demoted(&mut self, demoted: Demoted) {
         let held = Span(Duration::from_nanos(demoted.held_ns));
-        self.words.tell(|| {
+        self.messages.print_limited(|| {
             format!(
                 "the stream does not wait for this reader any more, which held it back for {held}"
             )
@@ -169,9 +90,9 @@ impl ReaderAccount {
     }
 
     /// Everything, over all generations.
-    pub(crate) fn all(&self) -> Window {
-        let Window { delivered, bytes, lost, gaps, upstream, gone, .. } = self.earlier;
-        Window {
+    pub(crate) fn all(&self) -> SeqWindow {
+        let SeqWindow { delivered, bytes, lost, gaps, upstream, gone, .. } = self.earlier;
+        SeqWindow {
             first: self.window.first,
             delivered: delivered + self.window.delivered,
             bytes: bytes + self.window.bytes,
@@ -201,11 +122,11 @@ impl ReaderAccount {
         if let Some(gap) = reader.release()? {
             self.gap(&gap);
         }
-        self.words.sum_up();
+        self.messages.sum_up();
         let all = self.all();
         let agrees = self.window.agrees(reader.account(), reader.read_cursor());
         let proved = self.proof.as_ref().is_none_or(Proof::holds);
-        if (wanted || self.has_losses() || all.gone > 0) && !self.words.quiet {
+        if (wanted || self.has_losses() || all.gone > 0) && !self.messages.quiet {
             let mut text = format!(
                 "{} published = {} delivered ({}) + {} lost in {} gaps",
                 all.delivered + all.lost,
@@ -229,10 +150,10 @@ impl ReaderAccount {
                 let _infallible = write!(text, "; {proof}");
             }
             text.push_str(more);
-            self.words.say(text);
+            self.messages.print(text);
         }
         if !agrees {
-            self.words.say(format_args!(
+            self.messages.print(format_args!(
                 "the account does not add up, which is a bug: counted {:?}, told {:?}, at seq {}",
                 self.window,
                 reader.account(),
@@ -240,84 +161,6 @@ impl ReaderAccount {
             ));
         }
         Ok(agrees && proved)
-    }
-}
-
-/// Compares the numbers in the datagrams with what was told as lost.
-#[derive(Default)]
-struct Proof {
-    verifier: Verifier,
-    /// Told as lost since the last right datagram; `None`: at least that many, nobody knows how
-    /// many.
-    pending: Option<u64>,
-    explained: u64,
-    unexplained: u64,
-    ok: u64,
-    bad: u64,
-    repeated: u64,
-}
-
-impl Proof {
-    fn new() -> Self {
-        Self { pending: Some(0), ..Self::default() }
-    }
-
-    fn told(&mut self, gap: &Gap) {
-        let exact = !matches!(gap.cause, Cause::Upstream { exact: false, .. } | Cause::SourceGone);
-        self.pending = self.pending.filter(|_| exact).map(|n| n + gap.count);
-    }
-
-    /// Checks a datagram; `Some` says what is wrong.
-    fn check(&mut self, bytes: &[u8], about: &About) -> Option<String> {
-        let before = self.verifier;
-        match self.verifier.accept(bytes) {
-            Err(fault) => {
-                self.bad += 1;
-                self.pending = self.pending.map(|n| n + 1);
-                return Some(format!("seq {}: {fault}", about.seq));
-            }
-            Ok(_) => self.ok += 1,
-        }
-        if self.verifier.repeated > before.repeated {
-            self.repeated += 1;
-            return Some(format!("seq {}: a number that came before", about.seq));
-        }
-        let told = self.pending.replace(0);
-        let missing = self.verifier.missing - before.missing;
-        let last = before.last?;
-        let told = told.unwrap_or(missing);
-        self.explained += missing.min(told);
-        let difference = missing.abs_diff(told);
-        self.unexplained += difference;
-        (difference > 0).then(|| {
-            format!(
-                "seq {}: {missing} numbers are missing behind number {last}, {told} were told \
-                as lost",
-                about.seq
-            )
-        })
-    }
-
-    /// Numbers may begin anew.
-    fn restarted(&mut self) {
-        self.verifier = Verifier::default();
-        self.pending = Some(0);
-    }
-
-    fn holds(&self) -> bool {
-        self.bad == 0 && self.unexplained == 0 && self.repeated == 0
-    }
-}
-
-impl std::fmt::Display for Proof {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let word = if self.holds() { "verified" } else { "NOT verified" };
-        let Self { ok, bad, explained, unexplained, repeated, .. } = self;
-        write!(
-            f,
-            "{word}: {ok} right, {bad} wrong, {explained} missing as told, {unexplained} \
-            unexplained, {repeated} repeated"
-        )
     }
 }
 
@@ -364,56 +207,9 @@ fn gap_words(gap: &Gap) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringweir_pattern::crc;
-
-    fn datagram(number: u64) -> Vec<u8> {
-        let mut bytes = vec![0; 40];
-        crc::fill(&mut bytes, number, 0);
-        bytes
-    }
 
     fn lapped(count: u64) -> Gap {
         Gap { first: 0, count, bytes: None, time: 0, cause: Cause::Lapped }
-    }
-
-    const ABOUT: About = About { seq: 0, len: 40, original_len: 40, channel: 0, time: 0 };
-
-    #[test]
-    fn what_is_missing_must_be_what_was_told() {
-        let mut proof = Proof::new();
-        // Lost before the first datagram: nobody can say which number it should have.
-        proof.told(&lapped(5));
-        for n in [5, 6] {
-            assert_eq!(proof.check(&datagram(n), &ABOUT), None);
-        }
-        proof.told(&lapped(3));
-        assert_eq!(proof.check(&datagram(10), &ABOUT), None);
-        assert!(proof.holds());
-        assert_eq!((proof.ok, proof.explained), (3, 3));
-        // The controls: missing and not told, told and not missing, repeated, damaged.
-        assert!(proof.check(&datagram(12), &ABOUT).unwrap().contains("1 numbers are missing"));
-        proof.told(&lapped(1));
-        assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("1 were told"));
-        assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("came before"));
-        let mut damaged = datagram(14);
-        damaged[30] ^= 1;
-        assert!(proof.check(&damaged, &ABOUT).unwrap().contains("checksum"));
-        assert_eq!((proof.unexplained, proof.repeated, proof.bad), (2, 1, 1));
-        assert!(proof.to_string().starts_with("NOT verified"));
-        // A damaged datagram is counted once, not again as a missing number.
-        assert_eq!(proof.check(&datagram(15), &ABOUT), None);
-    }
-
-    #[test]
-    fn a_loss_of_unknown_extent_explains_any_jump() {
-        let mut proof = Proof::new();
-        proof.check(&datagram(0), &ABOUT);
-        proof.told(&Gap {
-            cause: Cause::Upstream { layer: Layer::Kernel, exact: false },
-            ..lapped(1)
-        });
-        assert_eq!(proof.check(&datagram(9), &ABOUT), None);
-        assert!(proof.holds());
     }
 
     #[test]

@@ -1,16 +1,23 @@
-//! Tools.
+//! `ringcat`, `ringstat`, `ringctl` and `ringsend`: a module each, and what they share.
+//!
+//! Contract: the programs in `bin` only call `main` of their module. The programs' modules do not
+//! use each other, but for `ctl`, which shows a stream as `stat` does. No import circle.
 
 mod account;
 mod arguments;
+mod broker_query;
 pub mod cat;
 pub mod ctl;
 mod date;
-
-mod broker_query;
+mod machine;
+mod messages;
 mod output;
 mod process;
+mod proof;
 pub mod send;
+mod seq_window;
 mod sink;
 pub mod stat;
 mod stop;
+mod usage;
 mod wait;

@@ -96,7 +96,7 @@ impl Source for Gen {
 mod tests {
     use super::super::testing::Bench;
     use super::*;
-    use ringweir_pattern::crc::Verifier;
+    use ringweir_pattern::verify::Verifier;
     use ringweir_proto::stats::PumpCounter;
 
     const SECOND: u64 = 1_000_000_000;

@@ -10,7 +10,7 @@
 use super::job::{Go, Inject, Job, Report};
 use anyhow::{Context, bail, ensure};
 use hdrhistogram::Histogram;
-use ringweir_pattern::crc::Header;
+use ringweir_pattern::datagram::Header;
 use ringweir_pattern::sum;
 use ringweir_proto::os::clock;
 

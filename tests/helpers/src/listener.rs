@@ -6,7 +6,7 @@
 
 use ringweir::{Cause, End, Error, Gap, Item, Layer, Reader};
 use ringweir_device_model::Digest;
-use ringweir_pattern::crc::Verifier;
+use ringweir_pattern::verify::Verifier;
 use serde::{Deserialize, Serialize};
 
 /// One channel.

@@ -8,7 +8,7 @@ use ringweir_device::{
 use ringweir_device_model::Digest;
 use ringweir_device_model::account::ChannelAccount;
 use ringweir_harness::wait_for;
-use ringweir_pattern::crc::Verifier;
+use ringweir_pattern::verify::Verifier;
 use ringweir_proto::os::event;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

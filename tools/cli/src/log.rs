@@ -1,4 +1,6 @@
-//! Words to stderr: `ringd: message`, with what kind of message it is where it matters.
+//! Log lines on stderr: `PROGRAM: message`, `PROGRAM: warning: message`, `PROGRAM: error: message`.
+//!
+//! Contract: without times and colours, so a terminal and a journal show the same line.
 
 use std::fmt;
 use tracing::{Event, Level, Subscriber};
@@ -6,7 +8,10 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-struct Plain;
+/// The form of a line.
+struct Plain {
+    program: &'static str,
+}
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static>
     FormatEvent<S, N> for Plain
@@ -17,23 +22,24 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'stat
         mut to: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        to.write_str(self.program)?;
         to.write_str(match *event.metadata().level() {
-            Level::ERROR => "ringd: error: ",
-            Level::WARN => "ringd: warning: ",
-            _ => "ringd: ",
+            Level::ERROR => ": error: ",
+            Level::WARN => ": warning: ",
+            _ => ": ",
         })?;
         context.field_format().format_fields(to.by_ref(), event)?;
         writeln!(to)
     }
 }
 
-/// Sends all words to stderr; `quiet`: only warnings and errors.
-pub fn start(quiet: bool) {
+/// Writes the log lines of `program` to stderr; with `quiet` only warnings and errors.
+pub fn start(program: &'static str, quiet: bool) {
     let most = if quiet { Level::WARN } else { Level::INFO };
     tracing_subscriber::fmt()
         .with_max_level(most)
         .with_writer(std::io::stderr)
         .with_ansi(false)
-        .event_format(Plain)
+        .event_format(Plain { program })
         .init();
 }

@@ -1,10 +1,8 @@
-//! Man pages and shell completions of a program, out of its own command line.
+//! Man pages and shell completions of a program, made from its own command line.
 //!
-//! Contract: `PROGRAM --man` and `PROGRAM --completions SHELL` write to standard output and end;
-//! they stand in no help and no page, and are what `ringctl man` and `ringctl completions` ask
-//! every program for, since only it knows its options. This file is compiled into `ringd` as well
-//! (by its path): broker and tools do not depend on each other, and clap has no business in the
-//! crate they share.
+//! Contract: `PROGRAM --man` and `PROGRAM --completions SHELL` write to standard output and end.
+//! These two options are in no help text and no page. `ringctl man` and `ringctl completions` run
+//! every program with them, because only the program itself knows its options.
 
 use clap::{Command, ValueEnum};
 pub use clap_complete::Shell;
@@ -15,16 +13,14 @@ use std::io::{self, ErrorKind, Write};
 pub const PROGRAMS: &[&str] = &["ringd", "ringcat", "ringstat", "ringctl", "ringgen", "ringsend"];
 
 const FILES: &[(&str, &str)] = &[
-    ("$RINGWEIR_DIR", "Run directory, if set: the only one that brokers and clients use."),
+    ("$RINGWEIR_DIR", "Run directory: if set, brokers and clients use no other."),
     (
         "$XDG_RUNTIME_DIR/ringweir, /run/user/UID/ringweir, /run/ringweir",
-        "Run directories otherwise: a broker takes the first it can write, clients look in all of \
-        them.",
+        "Run directories otherwise: a broker uses the first it can write to, clients search all.",
     ),
     (
         "NAME.sock, NAME.lock",
-        "In a run directory: control socket of stream NAME, and what its broker holds while it \
-        serves it.",
+        "In a run directory: the control socket of stream NAME, and the lock its broker holds.",
     ),
     (
         "/dev/shm/ringweir.UID.TAG.NAME",
@@ -32,7 +28,7 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Ends the program with its page or completions if it was asked for them; else returns.
+/// If the program was started for its page or completions: writes them and ends the program.
 pub fn answer(command: impl FnOnce() -> Command) {
     let args: Vec<String> = std::env::args().skip(1).take(3).collect();
     let mut out = Vec::new();
@@ -59,7 +55,7 @@ pub fn answer(command: impl FnOnce() -> Command) {
     }
 }
 
-/// The page of a program, its commands included.
+/// The page of a program, with its commands.
 fn page(command: Command, out: &mut dyn Write) -> io::Result<()> {
     let name = command.get_name().to_owned();
     let notes = Notes::of(&command);
@@ -108,7 +104,7 @@ fn page(command: Command, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, ".SH \"SEE ALSO\"\n{}", others.join(" ,\n"))
 }
 
-/// What stands behind the options in a help text, by subject.
+/// The text behind the options of a help text, by subject.
 #[derive(Default)]
 struct Notes {
     examples: Vec<String>,
@@ -142,7 +138,7 @@ impl Notes {
     }
 }
 
-/// Lines as they are.
+/// A block of lines that are not filled.
 fn examples(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
     if lines.is_empty() {
         return Ok(());
@@ -171,7 +167,7 @@ fn paragraphs(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing but ASCII, which every roff can read, and no space that would be skipped.
+/// ASCII only, which every roff can read, and no blank line that would be skipped.
 fn tidy(page: &str) -> String {
     let page = page.replace(".br\n\n.br\n", ".sp\n");
     let ascii =
@@ -179,7 +175,7 @@ fn tidy(page: &str) -> String {
     page.chars().map(ascii).collect()
 }
 
-/// Text that roff takes for text.
+/// `text` without anything that roff takes for a request.
 fn escape(text: &str) -> String {
     let plain =
         text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq").replace('`', "\\(ga");

@@ -1,9 +1,7 @@
-//! The numbered, checksummed test datagram: proof, byte by byte, of what a stream delivered and
-//! what it did not.
+//! The CRC-checked test datagram: every byte of it can be verified.
 //!
 //! Contract: [`fill`] makes a whole buffer one datagram; [`check`] accepts it if and only if every
-//! byte is what `fill` wrote for that number, channel and length; [`Verifier`] adds the account
-//! over a stream. Little-endian on every machine:
+//! byte is what `fill` wrote for that number, channel and length. Little-endian on every machine:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -15,18 +13,14 @@
 //! | 22 | 2 | flags, zero |
 //! | 24 | – | body: 8-byte words computed from number and word index, the last one cut |
 //!
-//! The checksum finds a torn or damaged datagram; the body, which no two numbers share, tells where
-//! it is torn.
+//! The checksum finds a torn or damaged datagram. No two numbers have the same body, so the body
+//! shows where a datagram is torn.
 
-/// Length of the header, hence of the shortest datagram, in bytes.
-pub const MIN_LEN: usize = 24;
-
-/// Length of the longest datagram in bytes: what the length field holds.
-pub const MAX_LEN: usize = u32::MAX as usize;
+use crate::datagram::{Fault, Header, MAX_LEN, MIN_LEN};
 
 const MAGIC: [u8; 4] = *b"RWg1";
 
-/// Bytes of the body that are made and summed in one go: a multiple of 8 that stays in the
+/// Bytes of the body that are made and checksummed in one go: a multiple of 8 that stays in the
 /// first-level cache.
 const BLOCK: usize = 8192;
 
@@ -43,90 +37,6 @@ const STEPS: [u64; 8] = {
     }
     steps
 };
-
-/// What the header of an accepted datagram says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    /// Number of the datagram, over all channels.
-    pub number: u64,
-    /// Length of the whole datagram in bytes.
-    pub len: u32,
-    /// Channel it was generated for.
-    pub channel: u16,
-}
-
-/// Why a datagram was not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// Shorter than the header.
-    #[error("{len} bytes are no numbered datagram, which has at least {MIN_LEN}")]
-    TooShort {
-        /// Length received, in bytes.
-        len: usize,
-    },
-    /// It does not begin with the magic: some other data.
-    #[error("not a numbered datagram: begins with {found:02x?}, not \"RWg1\"")]
-    BadMagic {
-        /// The first four bytes.
-        found: [u8; 4],
-    },
-    /// The length received is not the one that was sent: cut, or boundaries lost.
-    #[error("datagram {number} was sent with {sent} bytes and received with {received}")]
-    WrongLength {
-        /// Number in the header, unproved.
-        number: u64,
-        /// Length in the header, in bytes.
-        sent: u32,
-        /// Length received, in bytes.
-        received: usize,
-    },
-    /// Some byte behind the checksum is not what was sent.
-    #[error("datagram {number}: checksum is {stored:08x} in the header and {computed:08x} over the \
-        data{}", At(.offset))]
-    BadChecksum {
-        /// Number in the header, unproved.
-        number: u64,
-        /// Checksum in the header.
-        stored: u32,
-        /// Checksum over the bytes received.
-        computed: u32,
-        /// Offset of the first body byte that does not belong to `number`; `None` if only the
-        /// header is damaged.
-        offset: Option<usize>,
-    },
-    /// The sum of a [summed](crate::summed) datagram is not the one in its header.
-    #[error(
-        "datagram {number}: sum is {stored:016x} in the header and {computed:016x} over the data"
-    )]
-    BadSum {
-        /// Number in the header, unproved.
-        number: u64,
-        /// Sum in the header.
-        stored: u64,
-        /// Sum over the bytes received.
-        computed: u64,
-    },
-    /// The checksum holds and the content is not what [`fill`] writes: made by something else.
-    #[error("datagram {number}: checksum holds, byte {offset} is not what the generator writes")]
-    BadPattern {
-        /// Number in the header.
-        number: u64,
-        /// Offset of the first such byte.
-        offset: usize,
-    },
-}
-
-/// Prints the place of a damage, if one is known.
-struct At<'a>(&'a Option<usize>);
-
-impl std::fmt::Display for At<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(offset) => write!(f, ", first wrong byte {offset}"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// The body words of one number. Adding, shifting and xor only: they exist as vector instructions
 /// everywhere.
@@ -213,14 +123,14 @@ impl Pattern {
     }
 }
 
-/// Makes `datagram` the numbered datagram `number` of `channel`, all of it.
+/// Fills all of `datagram` with the CRC-checked datagram `number` of `channel`.
 ///
 /// # Panics
 /// If it is shorter than [`MIN_LEN`] or longer than [`MAX_LEN`]: the caller has checked the
 /// configured sizes.
 pub fn fill(datagram: &mut [u8], number: u64, channel: u16) {
     let len = datagram.len();
-    assert!((MIN_LEN..=MAX_LEN).contains(&len), "a numbered datagram of {len} bytes");
+    assert!((MIN_LEN..=MAX_LEN).contains(&len), "a CRC-checked datagram of {len} bytes");
     datagram[..4].copy_from_slice(&MAGIC);
     datagram[8..16].copy_from_slice(&number.to_le_bytes());
     // Length, channel and flags in one word: a checksum that reads words stalls on narrower stores
@@ -228,7 +138,7 @@ pub fn fill(datagram: &mut [u8], number: u64, channel: u16) {
     let rest = len as u64 | u64::from(channel) << 32;
     datagram[16..24].copy_from_slice(&rest.to_le_bytes());
     let pattern = Pattern::new(number);
-    // Written and summed block by block, while the block is in the nearest cache; the header goes
+    // Written and checksummed block by block, while the block is in the nearest cache; the header goes
     // with the first one.
     let mut sum = crc32fast::Hasher::new();
     let (mut from, mut body) = (8, MIN_LEN);
@@ -244,8 +154,7 @@ pub fn fill(datagram: &mut [u8], number: u64, channel: u16) {
     datagram[4..8].copy_from_slice(&sum.finalize().to_le_bytes());
 }
 
-/// Checks that `datagram` is, byte for byte, what [`fill`] wrote, or that it is a right
-/// [summed](crate::summed) one.
+/// Checks that `datagram` is, byte for byte, what [`fill`] wrote.
 ///
 /// # Errors
 /// The [`Fault`] that explains most: what it is not, then its length, then its bytes.
@@ -261,9 +170,6 @@ pub fn check(datagram: &[u8]) -> Result<Header, Fault> {
     };
     let number = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;
     if header[..4] != MAGIC {
-        if header[..2] == crate::sum::MAGIC {
-            return crate::sum::check(datagram);
-        }
         return Err(Fault::BadMagic { found: [header[0], header[1], header[2], header[3]] });
     }
     let (stored, sent) = (u32_at(4), u32_at(16));
@@ -298,55 +204,6 @@ pub fn check(datagram: &[u8]) -> Result<Header, Fault> {
         return Err(Fault::BadPattern { number, offset });
     }
     Ok(Header { number, len: sent, channel: u16::from_le_bytes([header[20], header[21]]) })
-}
-
-/// The account of numbered datagrams in the order of their arrival, over all channels.
-///
-/// A bad datagram's number is not believed, so it is also among the missing once the next good one
-/// arrives: from the first to the last number, `last - first + 1 = ok - repeated + missing` while
-/// nothing is reordered. A datagram that arrives late was counted missing and is counted repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Verifier {
-    /// Datagrams that were byte for byte right, repeated ones included.
-    pub ok: u64,
-    /// Datagrams that were not.
-    pub bad: u64,
-    /// Numbers that were jumped over.
-    pub missing: u64,
-    /// Right datagrams whose number was not above the highest one before.
-    pub repeated: u64,
-    /// Number of the first right datagram.
-    pub first: Option<u64>,
-    /// Highest number of a right datagram.
-    pub last: Option<u64>,
-}
-
-impl Verifier {
-    /// Checks one datagram and takes it into account.
-    ///
-    /// # Errors
-    /// Those of [`check`]; they are counted as [`bad`](Self::bad).
-    pub fn accept(&mut self, datagram: &[u8]) -> Result<Header, Fault> {
-        let header = check(datagram).inspect_err(|_| self.bad += 1)?;
-        self.ok += 1;
-        match self.last {
-            None => {
-                self.first = Some(header.number);
-                self.last = Some(header.number);
-            }
-            Some(last) if header.number > last => {
-                self.missing = self.missing.saturating_add(header.number - last - 1);
-                self.last = Some(header.number);
-            }
-            Some(_) => self.repeated += 1,
-        }
-        Ok(header)
-    }
-
-    /// Whether everything between the first and the last number arrived, once and right.
-    pub fn is_clean(&self) -> bool {
-        self.bad == 0 && self.missing == 0 && self.repeated == 0
-    }
 }
 
 #[cfg(test)]
@@ -394,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn every_single_bit_is_guarded() {
+    fn any_flipped_bit_is_found() {
         let datagram = make(77, 3, 1);
         for bit in 0..datagram.len() * 8 {
             let mut damaged = datagram.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let fault = check(&damaged).expect_err("a flipped bit");
+            let fault = crate::verify::check(&damaged).expect_err("a flipped bit");
             match bit / 8 {
-                // One of them makes it a summed datagram, whose length is then wrong.
+                // One of them makes it a sum-checked datagram, whose length is then wrong.
                 0..4 if damaged[..2] == crate::sum::MAGIC => {
                     assert!(matches!(fault, Fault::WrongLength { received: 77, .. }), "{fault:?}");
                 }
@@ -445,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_short_and_foreign_data_are_told_apart() {
+    fn short_and_foreign_data_have_faults_of_their_own() {
         let datagram = make(64, 9, 0);
         assert_eq!(check(&datagram[..23]), Err(Fault::TooShort { len: 23 }));
         assert_eq!(check(&[]), Err(Fault::TooShort { len: 0 }));
@@ -460,38 +317,6 @@ mod tests {
     #[should_panic(expected = "23 bytes")]
     fn filling_less_than_a_header_is_a_bug() {
         fill(&mut [0; 23], 0, 0);
-    }
-
-    #[test]
-    fn the_account_counts_jumps_repeats_and_damage() {
-        let mut verifier = Verifier::default();
-        for number in [10, 11, 15, 15, 12, 16] {
-            verifier.accept(&make(40, number, 0)).unwrap();
-        }
-        assert!(!verifier.is_clean());
-        let mut damaged = make(40, 17, 0);
-        damaged[39] ^= 1;
-        assert!(verifier.accept(&damaged).is_err());
-        verifier.accept(&make(40, 18, 0)).unwrap();
-        let expected = Verifier {
-            ok: 7,
-            bad: 1,
-            missing: 3 + 1,
-            repeated: 2,
-            first: Some(10),
-            last: Some(18),
-        };
-        assert_eq!(verifier, expected);
-        assert_eq!(18 - 10 + 1, verifier.ok - verifier.repeated + verifier.missing);
-    }
-
-    #[test]
-    fn the_account_survives_the_largest_jump() {
-        let mut verifier = Verifier::default();
-        for number in [0, u64::MAX] {
-            verifier.accept(&make(24, number, 0)).unwrap();
-        }
-        assert_eq!((verifier.missing, verifier.last), (u64::MAX - 1, Some(u64::MAX)));
     }
 
     proptest! {

@@ -1,11 +1,11 @@
-//! Generating numbered datagrams to a specification, for the broker's `gen:` source and for
-//! `ringgen`.
+//! Generating test datagrams to a specification, for the broker's `gen:` source and for `ringgen`.
 //!
-//! Contract: [`GenSpec`] types what follows `gen:` and refuses what cannot be generated, naming key
-//! and value; [`Generator`] makes exactly the datagrams of a spec, the same ones for the same spec.
+//! Contract: [`GenSpec`] is what follows `gen:`; it refuses what cannot be generated and names key and
+//! value. [`Generator`] makes exactly the datagrams of a spec, the same ones for the same spec.
 //! After construction nothing allocates, reads a clock or fails.
 
-use crate::crc::{self, Header};
+use crate::crc;
+use crate::datagram::{Header, MAX_LEN, MIN_LEN};
 use crate::rate_limiter::RateLimiter;
 use crate::sum;
 use ringweir_cli::quantity::{Bytes, QuantityError, Rate};
@@ -21,12 +21,12 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The shortest, at least [`crc::MIN_LEN`].
+    /// The shortest, at least [`MIN_LEN`].
     pub fn min(self) -> usize {
         self.min as usize
     }
 
-    /// The longest, at most [`crc::MAX_LEN`].
+    /// The longest, at most [`MAX_LEN`].
     pub fn max(self) -> usize {
         self.max as usize
     }
@@ -40,7 +40,7 @@ impl FromStr for Sizes {
         let size = |end: &str| {
             let len = end.parse::<Bytes>()?.0;
             match u32::try_from(len) {
-                Ok(len) if len as usize >= crc::MIN_LEN => Ok(len),
+                Ok(len) if len as usize >= MIN_LEN => Ok(len),
                 Ok(_) => Err(Refusal::TooSmall),
                 Err(_) => Err(Refusal::TooLarge),
             }
@@ -87,9 +87,9 @@ impl Lengths {
     }
 }
 
-/// How a datagram proves itself.
+/// How a datagram is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Proof {
+pub enum Check {
     /// `crc`: a CRC-32 and a body of which every byte is known ([`crc`]).
     #[default]
     Crc,
@@ -97,7 +97,7 @@ pub enum Proof {
     Sum,
 }
 
-impl Proof {
+impl Check {
     fn named(name: &str) -> Option<Self> {
         match name {
             "crc" => Some(Self::Crc),
@@ -124,7 +124,7 @@ pub struct GenSpec {
     /// `seed`: chooses the sequence of lengths. Default 0.
     pub seed: u64,
     /// `check`: "crc" or "sum". Default crc.
-    pub check: Proof,
+    pub check: Check,
 }
 
 impl Default for GenSpec {
@@ -136,7 +136,7 @@ impl Default for GenSpec {
             channels: 1,
             count: None,
             seed: 0,
-            check: Proof::Crc,
+            check: Check::Crc,
         }
     }
 }
@@ -185,11 +185,11 @@ pub enum Refusal {
     /// Neither a rate nor a size.
     #[error(transparent)]
     Quantity(#[from] QuantityError),
-    /// Shorter than a numbered datagram's header.
-    #[error("a numbered datagram has at least {} bytes", crc::MIN_LEN)]
+    /// Shorter than the header of a test datagram.
+    #[error("a test datagram has at least {} bytes", MIN_LEN)]
     TooSmall,
-    /// Longer than the length field can say.
-    #[error("a numbered datagram has at most {} bytes", crc::MAX_LEN)]
+    /// Longer than the length field holds.
+    #[error("a test datagram has at most {} bytes", MAX_LEN)]
     TooLarge,
     /// A range that ends before it begins.
     #[error("the range ends below its beginning")]
@@ -229,7 +229,7 @@ impl GenSpec {
             "count" => integer(0, u64::MAX).map(|n| self.count = Some(n)),
             "seed" => integer(0, u64::MAX).map(|n| self.seed = n),
             "check" => {
-                Proof::named(value).map(|check| self.check = check).ok_or(Refusal::NoSuchCheck)
+                Check::named(value).map(|check| self.check = check).ok_or(Refusal::NoSuchCheck)
             }
             _ => {
                 return Err(SpecError::UnknownKey { key: key.to_owned(), value: value.to_owned() });
@@ -242,7 +242,7 @@ impl GenSpec {
         })
     }
 
-    /// The pacer of this spec.
+    /// The rate limiter of this spec.
     pub fn limiter(&self) -> RateLimiter {
         RateLimiter::new(self.rate, self.burst)
     }
@@ -281,7 +281,7 @@ pub struct Generator {
     /// Length of the next datagram, drawn in advance so that asking for it costs and changes
     /// nothing.
     len: u32,
-    check: Proof,
+    check: Check,
 }
 
 impl Generator {
@@ -321,8 +321,8 @@ impl Generator {
         let len = self.next_len()?;
         let made = Header { number: self.number, len: self.len, channel: self.channel };
         match self.check {
-            Proof::Crc => crc::fill(&mut room[..len], made.number, made.channel),
-            Proof::Sum => sum::fill(&mut room[..len], made.number, made.channel),
+            Check::Crc => crc::fill(&mut room[..len], made.number, made.channel),
+            Check::Sum => sum::fill(&mut room[..len], made.number, made.channel),
         }
         self.left = self.left.map(|left| left - 1);
         self.number = self.number.wrapping_add(1);
@@ -335,7 +335,7 @@ impl Generator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crc::Verifier;
+    use crate::verify::Verifier;
 
     #[test]
     fn specs_parse_with_defaults() {
@@ -351,7 +351,7 @@ mod tests {
             channels: 8,
             count: Some(1000),
             seed: 5,
-            check: Proof::Sum,
+            check: Check::Sum,
         };
         assert_eq!(spec, expected);
         assert_eq!("rate=max".parse::<GenSpec>().unwrap().rate, None);

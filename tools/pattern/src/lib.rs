@@ -1,10 +1,13 @@
-//! Test datagrams that prove themselves, and what makes them at a rate.
+//! Test datagrams that can be verified, and the generator that makes them at a given rate.
 //!
-//! Contract: [`crc`] and [`sum`] say what a datagram of each kind holds and check it; [`generate`]
-//! makes them to a specification, for `gen:` and `ringgen`; [`rate_limiter`] says when the next one
-//! is due. Nothing here knows the ring.
+//! Contract: [`crc`] and [`sum`] define a kind of datagram each, [`datagram`] what they share;
+//! [`verify`] checks either kind and keeps the account of a stream. [`generate`] makes datagrams to a
+//! specification, for `gen:` and `ringgen`; [`rate_limiter`] says when the next one is due. Nothing
+//! here knows the ring.
 
 pub mod crc;
+pub mod datagram;
 pub mod generate;
 pub mod rate_limiter;
 pub mod sum;
+pub mod verify;

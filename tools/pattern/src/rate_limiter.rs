@@ -1,29 +1,30 @@
-//! Pacing without a clock: when the next datagram is due so that a rate is held in the long run.
+//! A rate limiter without a clock: when the next datagram is due, so that the rate is held in the
+//! long run.
 //!
-//! Contract: [`RateLimiter`] decides from the caller's nanoseconds alone; it never allocates, fails
-//! or overflows, and being asked late or often changes nothing about the long-run rate up to a
-//! documented backlog.
+//! Contract: [`RateLimiter`] decides from the caller's nanoseconds alone. It never allocates, fails or
+//! overflows. A late or a frequent question does not change the long-run rate, up to a documented
+//! backlog.
 
 use ringweir_cli::quantity::Rate;
 
 /// How far a [`RateLimiter`] may be late and still make up for all of it, in ns: one second.
 pub const MAX_BACKLOG_NS: u64 = 1_000_000_000;
 
-/// Says when the next datagram is due.
+/// Decides when the next datagram is due.
 ///
 /// Datagrams are let go in bursts of a fixed number, the whole burst at once, then as long a pause
-/// as the burst takes at the rate. Who is late catches up: the schedule depends on what was spent
-/// and not on when the caller looked, so the long-run rate is held through any delay up to
-/// [`MAX_BACKLOG_NS`] (or one burst, if that takes longer). What a delay exceeds this by is given
-/// up, counted in [`forgiven_ns`](Self::forgiven_ns): a generator that was stopped for an hour does
+/// as the burst takes at the rate. A late caller catches up: the schedule depends on what was
+/// spent and not on when the caller asked, so the long-run rate is held through any delay up to
+/// [`MAX_BACKLOG_NS`] (or one burst, if that takes longer). A longer delay is given up
+/// and counted in [`forgiven_ns`](Self::forgiven_ns): a generator that was stopped for an hour does
 /// not then flood the stream with an hour's data.
 ///
 /// The clock begins at the first [`due`](Self::due). No time overflows: a schedule beyond
 /// `u64::MAX` ns stays there.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
-    /// Without a rate nobody can be late.
-    unpaced: bool,
+    /// Without a rate every datagram is due.
+    unlimited: bool,
     per_datagram_ns: f64,
     per_byte_ns: f64,
     burst: u32,
@@ -40,7 +41,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A pacer for `rate`, or for no pause at all if there is none, with `burst` datagrams at once
+    /// A rate limiter for `rate`, or for no pause at all if there is none, with `burst` datagrams at once
     /// (0 counts as 1).
     ///
     /// A rate that is not above zero is never due again after the first burst.
@@ -55,7 +56,7 @@ impl RateLimiter {
             Some(Rate::Bytes(x)) => (0.0, cost(x)),
         };
         RateLimiter {
-            unpaced: rate.is_none(),
+            unlimited: rate.is_none(),
             per_datagram_ns,
             per_byte_ns,
             burst: burst.max(1),
@@ -80,7 +81,7 @@ impl RateLimiter {
             self.started = true;
             self.at_ns = now_ns;
         }
-        if self.unpaced {
+        if self.unlimited {
             return true;
         }
         let backlog = MAX_BACKLOG_NS.max(self.last_cost_ns);
@@ -102,7 +103,7 @@ impl RateLimiter {
     /// Accounts for one datagram of `len` bytes that went.
     #[inline]
     pub fn spend(&mut self, len: usize) {
-        if self.unpaced {
+        if self.unlimited {
             return;
         }
         self.cost_ns += self.per_datagram_ns + self.per_byte_ns * len as f64;
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_long_run_rate_is_exact_however_rarely_it_is_looked_at() {
+    fn the_long_run_rate_is_exact_however_rarely_it_is_asked() {
         for step in [1_000, 1_024_590, 7_000_003, 900_000_000] {
             let mut limiter = RateLimiter::new(Some(Rate::Datagrams(976.0)), 1);
             let went = run(&mut limiter, 5_000, 5_000 + 100_000_000_000, step, 64);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_paced_by_length() {
+    fn bytes_are_limited_by_length() {
         let mut limiter = RateLimiter::new(Some(Rate::Bytes(350e6)), 1);
         let went = run(&mut limiter, 0, 10_000_000_000, 100_000, 256 << 10);
         assert!((13_350..=13_352).contains(&went), "{went}"); // 3.5e9 / 262144 = 13351.4
@@ -185,7 +186,7 @@ mod tests {
         // Half a second late: everything is made up for.
         assert_eq!(run(&mut limiter, 500_000_000, 500_000_001, 1, 64), 500);
         assert_eq!(limiter.forgiven_ns(), 0);
-        // An hour late: one second's worth, and the one that is due now; the rest is told.
+        // An hour late: one second's worth, and the one that is due now; the rest is counted.
         let hour = 3_600_000_000_000;
         assert_eq!(run(&mut limiter, hour, hour + 1, 1, 64), 1001);
         assert_eq!(limiter.forgiven_ns(), hour - 501_000_000 - MAX_BACKLOG_NS);

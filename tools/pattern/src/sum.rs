@@ -1,16 +1,16 @@
-//! The summed test datagram: the numbered one's light sister, for rates at which a CRC would be
-//! what is measured.
+//! The sum-checked test datagram: cheaper than the CRC-checked one, for rates at which the CRC would
+//! be what is measured.
 //!
-//! Contract: [`fill`] costs one copy of the datagram and [`check`] one pass over it that adds
-//! words. Accepted is what has the right sum over *all* its bytes, length, channel and number among
-//! them, so a changed byte is always found, and a datagram put together from two is found unless
-//! the foreign bytes happen to have the same sum (equal windows: one pair of numbers in 2048 shares
-//! a given piece). What is lost, repeated or out of order shows in the number. Little-endian on
-//! every machine:
+//! Contract: [`fill`] costs one copy of the datagram and [`check`] one pass over it that adds words.
+//! [`check`] accepts a datagram whose sum over *all* its bytes is right, length, channel and number
+//! included. It always finds a changed byte. It finds a datagram put together from two unless the
+//! foreign bytes happen to have the same sum (equal windows: one pair of numbers in 2048 shares a
+//! given piece). Loss, repetition and wrong order show in the number. Little-endian on every
+//! machine:
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 2 | magic, the characters `SM` (several bits from the other kind's) |
+//! | 0 | 2 | magic, the characters `SM` (differs from `RW` in several bits) |
 //! | 2 | 2 | channel |
 //! | 4 | 4 | length of the whole datagram in bytes |
 //! | 8 | 8 | sum, modulo 2^64, of all other 8-byte words, the last one padded with zeros |
@@ -20,9 +20,9 @@
 //! The table is small enough to stay in the cache, and its running sums are known: so the sum of a
 //! body costs the writer one subtraction a piece.
 
-use crate::crc::{Fault, Header, MIN_LEN};
+use crate::datagram::{Fault, Header, MAX_LEN, MIN_LEN};
 
-/// What a summed datagram begins with.
+/// The first bytes of a sum-checked datagram.
 pub const MAGIC: [u8; 2] = *b"SM";
 
 /// Words of the table; a window of half of it begins anywhere in the first half.
@@ -59,14 +59,14 @@ fn window(number: u64, piece: u64) -> usize {
     (number.wrapping_add(piece << 40).wrapping_mul(MIX) >> (64 - PIECE.trailing_zeros())) as usize
 }
 
-/// Makes `datagram` the summed datagram `number` of `channel`, all of it.
+/// Fills all of `datagram` with the sum-checked datagram `number` of `channel`.
 ///
 /// # Panics
-/// If it is shorter than [`MIN_LEN`] or longer than [`MAX_LEN`](crate::numbered::MAX_LEN).
+/// If it is shorter than [`MIN_LEN`] or longer than [`MAX_LEN`].
 #[inline]
 pub fn fill(datagram: &mut [u8], number: u64, channel: u16) {
     let len = datagram.len();
-    assert!((MIN_LEN..=crate::crc::MAX_LEN).contains(&len), "a summed datagram of {len} bytes");
+    assert!((MIN_LEN..=MAX_LEN).contains(&len), "a sum-checked datagram of {len} bytes");
     let first =
         u64::from(u16::from_le_bytes(MAGIC)) | u64::from(channel) << 16 | (len as u64) << 32;
     let mut sum = first.wrapping_add(number);
@@ -195,7 +195,7 @@ mod tests {
             let header = Header { number, len: len as u32, channel: 7 };
             assert_eq!(check(&datagram), Ok(header), "{len}");
             assert_eq!(
-                crate::crc::check(&datagram),
+                crate::verify::check(&datagram),
                 Ok(header),
                 "either kind is known by its magic"
             );
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn every_single_bit_is_guarded() {
+    fn any_flipped_bit_is_found() {
         let datagram = make(77, 3, 1);
         for bit in 0..datagram.len() * 8 {
             let mut damaged = datagram.clone();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn another_number_needs_no_other_body() {
+    fn renumbering_keeps_the_body() {
         let mut datagram = make(1000, 5, 2);
         renumber(&mut datagram, 123_456);
         assert_eq!(check(&datagram), Ok(Header { number: 123_456, len: 1000, channel: 2 }));

@@ -272,7 +272,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringweir_pattern::crc::Verifier;
+    use ringweir_pattern::verify::Verifier;
     use std::cell::Cell;
 
     fn options(line: &str) -> Options {
@@ -401,7 +401,7 @@ mod tests {
                 "--size 64..128: --framing fixed needs one size",
             ),
             ("ringgen --size 65536 --framing len16be", "at most 65535 bytes"),
-            ("ringgen --size 8", "size=8: a numbered datagram has at least 24 bytes"),
+            ("ringgen --size 8", "size=8: a test datagram has at least 24 bytes"),
             ("ringgen --rate 0/s", "rate=0/s"),
             ("ringgen --channels 0", "channels=0"),
         ] {

@@ -12,6 +12,7 @@ mod socket_server;
 
 use crate::account::DETACHED;
 use crate::stop::Stop;
+use crate::usage::Usage;
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser};
 use copy::{Cat, Why};
@@ -77,11 +78,11 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         && let Some(count) = cli.count
     {
         let taken = cat.account.all().delivered;
-        cat.account.words.say(format_args!("--timeout: {taken} of {count} datagrams came"));
+        cat.account.messages.print(format_args!("--timeout: {taken} of {count} datagrams came"));
         return Ok(ExitCode::FAILURE);
     }
     if let Why::Detached(by) = why {
-        cat.account.words.say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+        cat.account.messages.print(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
     }
     Ok(match why {
         _ if !adds_up => ExitCode::FAILURE,
@@ -89,15 +90,3 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         _ => ExitCode::SUCCESS,
     })
 }
-
-/// The fault is in the command line.
-#[derive(Debug)]
-struct Usage(String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}

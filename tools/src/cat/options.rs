@@ -2,7 +2,6 @@
 //!
 //! Contract: what is typed is understood here or refused by name; nothing is opened or attached.
 
-use super::socket_server::Place;
 use crate::arguments::{From, Time};
 use crate::sink;
 use crate::wait::WaitOption;
@@ -42,7 +41,7 @@ pub(super) struct Cli {
     /// Listen here instead: seqpacket[,mode=0600]:PATH. Each client is a reader of its own and gets
     /// one datagram a read; --count and --from are for each client, and a slow one slows nobody
     #[arg(long, value_name = "PLACE", conflicts_with_all = ["write", "format", "len_prefix", "link_type", "until_idle", "force"])]
-    pub(super) unix: Option<Place>,
+    pub(super) unix: Option<SocketPlace>,
     /// With --unix: end when the last client has gone
     #[arg(long, requires = "unix")]
     pub(super) once: bool,
@@ -141,6 +140,39 @@ pub(super) fn choose(cli: &Cli, terminal: bool) -> Option<&'static sink::Format>
     sink::find(name).filter(|f| !(f.binary && to_terminal) || cli.force)
 }
 
+/// The socket of `--unix`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SocketPlace {
+    pub(super) mode: u32,
+    pub(super) path: String,
+}
+
+impl FromStr for SocketPlace {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, path) = text
+            .split_once(':')
+            .filter(|(_, path)| !path.is_empty())
+            .ok_or("use seqpacket:PATH")?;
+        let mut mode = 0o600;
+        for (i, word) in kind.split(',').enumerate() {
+            match (i, word.split_once('=').unwrap_or((word, ""))) {
+                (0, ("seqpacket", "")) => {}
+                (0, _) => {
+                    return Err(format!("unknown kind of socket {word:?}: use seqpacket:PATH"));
+                }
+                (_, ("mode", octal)) => {
+                    let parsed = u32::from_str_radix(octal, 8).ok().filter(|m| *m <= 0o777);
+                    mode = parsed
+                        .ok_or_else(|| format!("mode={octal}: use an octal mode such as 0660"))?;
+                }
+                _ => return Err(format!("unknown option {word:?}; there is mode=")),
+            }
+        }
+        Ok(Self { mode, path: path.into() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,5 +228,24 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn socket_places_are_read_and_bad_ones_refused_by_name() {
+        assert_eq!("seqpacket:/a:b".parse(), Ok(SocketPlace { mode: 0o600, path: "/a:b".into() }));
+        assert_eq!(
+            "seqpacket,mode=0666:x".parse(),
+            Ok(SocketPlace { mode: 0o666, path: "x".into() })
+        );
+        for (text, says) in [
+            ("/tmp/x", "use seqpacket:PATH"),
+            ("seqpacket:", "use seqpacket:PATH"),
+            ("stream:/x", "kind of socket \"stream\""),
+            ("seqpacket,mode=9:/x", "mode=9: use an octal"),
+            ("seqpacket,senders=3:/x", "\"senders=3\"; there is mode="),
+        ] {
+            let error = text.parse::<SocketPlace>().unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
     }
 }

@@ -7,8 +7,9 @@
 //! than a packet of this socket can be is left out and counted. For each client `published =
 //! delivered + lost` and `delivered = sent + too long + in hand when it went`.
 
-use super::options::Cli;
-use crate::account::{ReaderAccount, Words};
+use super::options::{Cli, SocketPlace};
+use crate::account::ReaderAccount;
+use crate::messages::Messages;
 use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
@@ -20,43 +21,11 @@ use rustix::net::{SendFlags, SocketType, sockopt};
 use std::io::{Read as _, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often it is looked whether the stream is still there while no client is.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// What stands behind `--unix`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    mode: u32,
-    path: String,
-}
-
-impl FromStr for Place {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, path) = text
-            .split_once(':')
-            .filter(|(_, path)| !path.is_empty())
-            .ok_or("say seqpacket:PATH")?;
-        let mut mode = 0o600;
-        for (i, word) in kind.split(',').enumerate() {
-            match (i, word.split_once('=').unwrap_or((word, ""))) {
-                (0, ("seqpacket", "")) => {}
-                (0, _) => return Err(format!("there is no outlet {word:?}: say seqpacket:PATH")),
-                (_, ("mode", octal)) => {
-                    let parsed = u32::from_str_radix(octal, 8).ok().filter(|m| *m <= 0o777);
-                    mode = parsed
-                        .ok_or_else(|| format!("mode={octal}: say an octal mode such as 0660"))?;
-                }
-                _ => return Err(format!("unknown option {word:?}; there is mode=")),
-            }
-        }
-        Ok(Self { mode, path: path.into() })
-    }
-}
 
 /// What the threads of clients tell.
 struct Shared {
@@ -68,15 +37,15 @@ struct Shared {
 
 /// Serves until a signal, the end of the stream, or what the command line says; whether all books
 /// close.
-pub(super) fn run(cli: &Cli, place: &Place, stop: &Stop) -> anyhow::Result<bool> {
+pub(super) fn run(cli: &Cli, place: &SocketPlace, stop: &Stop) -> anyhow::Result<bool> {
     // A stream that is not there is said before anything is made.
     ringweir::view::describe(&cli.stream)?;
     let listener = SocketFile::bind(&place.path, SocketType::SEQPACKET, place.mode)?;
     rustix::net::listen(&listener.fd, 128)
         .with_context(|| format!("listening at {}", place.path))?;
-    let words = Words::new(format!("ringcat: {}", cli.stream), cli.quiet);
+    let messages = Messages::new(format!("ringcat: {}", cli.stream), cli.quiet);
     if !cli.quiet {
-        words.say(format_args!(
+        messages.print(format_args!(
             "clients may connect to {} (seqpacket, mode {:04o})",
             place.path, place.mode
         ));
@@ -110,7 +79,7 @@ pub(super) fn run(cli: &Cli, place: &Place, stop: &Stop) -> anyhow::Result<bool>
                 Ok(fd) => fd,
                 Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(e) => {
-                    words.say(format_args!("accepting a client: {e}"));
+                    messages.print(format_args!("accepting a client: {e}"));
                     stop.pause(Duration::from_millis(100))?;
                     continue;
                 }
@@ -127,8 +96,11 @@ pub(super) fn run(cli: &Cli, place: &Place, stop: &Stop) -> anyhow::Result<bool>
                             shared.ended.fetch_or(ended, Ordering::AcqRel);
                         }
                         Err(e) => {
-                            Words::new(format!("ringcat: {}: client {number}", cli.stream), false)
-                                .say(format_args!("{e:#}"));
+                            Messages::new(
+                                format!("ringcat: {}: client {number}", cli.stream),
+                                false,
+                            )
+                            .print(format_args!("{e:#}"));
                             shared.adds_up.store(false, Ordering::Release);
                         }
                     }
@@ -138,7 +110,8 @@ pub(super) fn run(cli: &Cli, place: &Place, stop: &Stop) -> anyhow::Result<bool>
                 });
             if let Err(e) = spawned {
                 shared.clients.fetch_sub(1, Ordering::AcqRel);
-                words.say(format_args!("client {number} was hung up on: no thread for it: {e}"));
+                messages
+                    .print(format_args!("client {number} was hung up on: no thread for it: {e}"));
             }
         }
     })?;
@@ -216,7 +189,7 @@ impl<'a> Client<'a> {
         let adds_up = client.account.conclude(&mut reader, wanted, &more)?;
         let taken = client.account.all().delivered;
         if taken != sent + too_long + unsent {
-            client.account.words.say(format_args!(
+            client.account.messages.print(format_args!(
                 "the account does not add up, which is a bug: {taken} delivered{more}"
             ));
         }
@@ -256,7 +229,7 @@ impl<'a> Client<'a> {
                         Sent::Whole => self.sent += 1,
                         Sent::TooLong => {
                             self.too_long += 1;
-                            self.account.words.tell(|| {
+                            self.account.messages.print_limited(|| {
                                 format!(
                                     "seq {}: {} bytes are longer than a packet of this socket can \
                                     be",
@@ -280,8 +253,8 @@ impl<'a> Client<'a> {
                 }
                 Item::Ended(End::Detached(by)) => {
                     self.account
-                        .words
-                        .say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+                        .messages
+                        .print(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
                     return Ok(false);
                 }
                 Item::Ended(End::Stream | End::BrokerGone) => return Ok(true),
@@ -327,25 +300,4 @@ fn hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&at_once)).is_ok() && !fds[0].revents().is_empty()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_read_and_bad_ones_refused_by_name() {
-        assert_eq!("seqpacket:/a:b".parse(), Ok(Place { mode: 0o600, path: "/a:b".into() }));
-        assert_eq!("seqpacket,mode=0666:x".parse(), Ok(Place { mode: 0o666, path: "x".into() }));
-        for (text, says) in [
-            ("/tmp/x", "say seqpacket:PATH"),
-            ("seqpacket:", "say seqpacket:PATH"),
-            ("stream:/x", "no outlet \"stream\""),
-            ("seqpacket,mode=9:/x", "mode=9: say an octal"),
-            ("seqpacket,senders=3:/x", "\"senders=3\"; there is mode="),
-        ] {
-            let told = text.parse::<Place>().unwrap_err();
-            assert!(told.contains(says), "{text}: {told}");
-        }
-    }
 }

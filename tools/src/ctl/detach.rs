@@ -4,10 +4,10 @@
 //! them, and the broker is told place *and* moment of attaching, so that nobody else is hit who got
 //! the place meanwhile.
 
-use super::Usage;
 use crate::broker_query::{self, Pending};
-use crate::stat::columns::printable;
-use crate::stat::json;
+use crate::output::json_line;
+use crate::output::printable;
+use crate::usage::Usage;
 use crate::wait::WaitOption;
 use crate::{date, output};
 use anyhow::{Context, anyhow};
@@ -65,7 +65,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     Pending::ask(&options.stream, move |name| ringweir::admin::detach(name, index, attached))
         .wait()?;
     let text = if options.json {
-        json::line(&Gone {
+        json_line(&Gone {
             stream: &snapshot.name,
             label: &reader.label,
             index: index.into(),

@@ -6,7 +6,7 @@
 //! not touched, and said. Run directories stay: somebody may have set their group and mode.
 
 use crate::output;
-use crate::stat::json;
+use crate::output::json_line;
 use clap::Args;
 use ringweir_cli::quantity::Bytes;
 use ringweir_proto::layout::{MAGIC, PAGE};
@@ -80,7 +80,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     let dirs = options.run_dir.clone().map_or_else(paths::search_dirs, |dir| vec![dir]);
     let sweep = Sweep { dry: options.dry_run, uid: (!options.all_users).then_some(me), dirs };
     let found = sweep.run();
-    let text = if options.json { found.iter().map(json::line).collect() } else { words(&found) };
+    let text = if options.json { found.iter().map(json_line).collect() } else { words(&found) };
     output::put(&text)?;
     let count = |action| found.iter().filter(|f| f.action == action).count();
     if !options.json

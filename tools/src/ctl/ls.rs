@@ -1,9 +1,9 @@
 //! `ringctl ls`.
 
 use crate::broker_query::{self, Pending};
-use crate::stat::json;
+use crate::output::json_line;
+use crate::output::{self, printable};
 use crate::wait::WaitOption;
-use crate::{output, stat::columns::printable};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use ringweir::view::Viewer;
@@ -102,7 +102,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     for problem in broker_query::unreadable() {
         eprintln!("ringctl: {problem}");
     }
-    let text = if options.json { rows.iter().map(json::line).collect() } else { table(&rows) };
+    let text = if options.json { rows.iter().map(json_line).collect() } else { table(&rows) };
     output::put(&text)?;
     Ok(())
 }
@@ -174,11 +174,11 @@ mod tests {
         );
         assert!(lines[2].starts_with("old     no answer"), "{text}");
         assert_eq!(lines[3], "!! no broker answers");
-        let json = json::line(&rows[1]);
+        let json = json_line(&rows[1]);
         assert!(
             json.contains("\"answers\":false") && json.contains("\"published\":null"),
             "{json}"
         );
-        assert!(json::line(&rows[0]).contains("\"published\":18446744073709551615"));
+        assert!(json_line(&rows[0]).contains("\"published\":18446744073709551615"));
     }
 }

@@ -13,6 +13,7 @@ mod pages;
 mod reload;
 mod show;
 
+use crate::usage::Usage;
 use clap::{Parser, Subcommand};
 use ringweir_cli::manual;
 use std::process::ExitCode;
@@ -101,18 +102,6 @@ pub fn main() -> ExitCode {
         }
     }
 }
-
-/// The fault is in the command line, though clap could not tell.
-#[derive(Debug)]
-struct Usage(String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
 
 #[cfg(test)]
 mod tests {

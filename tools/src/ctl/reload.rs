@@ -6,8 +6,8 @@
 
 use crate::broker_query::Pending;
 use crate::output;
-use crate::stat::columns::printable;
-use crate::stat::json;
+use crate::output::json_line;
+use crate::output::printable;
 use crate::wait::WaitOption;
 use clap::Args;
 use ringweir_proto::control::{Outcome, Reloaded, StreamChange};
@@ -59,7 +59,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
             Change { stream: &change.stream, outcome: word(change.outcome), text: &change.text }
         }
         let changes = reloaded.changes.iter().map(shown).collect();
-        json::line(&Changes { changes, left_out: reloaded.left_out })
+        json_line(&Changes { changes, left_out: reloaded.left_out })
     } else {
         words(&reloaded)
     };

@@ -1,9 +1,10 @@
 //! `ringctl show NAME`.
 
 use crate::broker_query::{self, Pending};
-use crate::stat::columns::{percent, printable};
+use crate::output::{json_line, printable};
 use crate::stat::fleet::Fleet;
 use crate::stat::model::Stream;
+use crate::stat::text::percent;
 use crate::stat::{json, table};
 use crate::wait::WaitOption;
 use crate::{date, output};
@@ -72,7 +73,7 @@ fn as_json(d: &Description, stream: &Stream) -> String {
         source: &d.source,
         metadata,
     };
-    json::line(&Shown { description, sample: json::sample(stream) })
+    json_line(&Shown { description, sample: json::sample(stream) })
 }
 
 fn as_text(d: &Description, stream: &Stream) -> String {

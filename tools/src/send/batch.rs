@@ -6,7 +6,7 @@
 //! the waiting: what is left then counts as failed.
 
 use super::header::{self, LEN, Why};
-use crate::account::Words;
+use crate::messages::Messages;
 use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
@@ -134,9 +134,9 @@ impl Batch {
     }
 
     /// A datagram for which there is no room.
-    pub(super) fn too_long(&mut self, about: &About, words: &mut Words) {
+    pub(super) fn too_long(&mut self, about: &About, messages: &mut Messages) {
         self.tally.too_long += 1;
-        words.tell(|| {
+        messages.print_limited(|| {
             format!("seq {}: {} bytes are longer than UDP carries; not sent", about.seq, about.len)
         });
         self.record(about.seq, 1, Why::TooLong);
@@ -147,14 +147,14 @@ impl Batch {
     }
 
     /// Sends everything.
-    pub(super) fn flush(&mut self, stop: &Stop, words: &mut Words) -> anyhow::Result<()> {
+    pub(super) fn flush(&mut self, stop: &Stop, messages: &mut Messages) -> anyhow::Result<()> {
         // A record of what fails, and what comes behind it, are gathered in the other pair and sent
         // next.
         while !self.parts.is_empty() {
             std::mem::swap(&mut self.buffer, &mut self.spare.0);
             std::mem::swap(&mut self.parts, &mut self.spare.1);
             let (mut buffer, mut parts) = std::mem::take(&mut self.spare);
-            let sent = self.send(&buffer, &parts, stop, words);
+            let sent = self.send(&buffer, &parts, stop, messages);
             buffer.clear();
             parts.clear();
             self.spare = (buffer, parts);
@@ -168,12 +168,12 @@ impl Batch {
         buffer: &[u8],
         parts: &[Part],
         stop: &Stop,
-        words: &mut Words,
+        messages: &mut Messages,
     ) -> anyhow::Result<()> {
         let slices: Vec<_> =
             parts.iter().map(|part| [IoSlice::new(&buffer[part.range.clone()])]).collect();
         let mut controls: Vec<_> = parts.iter().map(|_| SendAncillaryBuffer::default()).collect();
-        let mut messages: Vec<_> =
+        let mut headers: Vec<_> =
             slices.iter().zip(&mut controls).map(|(s, c)| MMsgHdr::new(s, c)).collect();
         let mut at = 0;
         // Who was refused once. An answer of the network to an earlier datagram comes as an error
@@ -182,7 +182,7 @@ impl Batch {
         let mut doubted = None;
         while at < parts.len() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            match rustix::net::sendmmsg(&self.socket, &mut messages[at..], flags) {
+            match rustix::net::sendmmsg(&self.socket, &mut headers[at..], flags) {
                 Ok(count) => {
                     for part in &parts[at..at + count] {
                         match part.datagram {
@@ -210,7 +210,7 @@ impl Batch {
                 // be sent.
                 Err(Errno::CONNREFUSED) => {
                     self.tally.refused += 1;
-                    words.tell(|| "nobody listens there (ICMP says)".into());
+                    messages.print_limited(|| "nobody listens there (ICMP says)".into());
                 }
                 Err(
                     e @ (Errno::MSGSIZE
@@ -226,7 +226,7 @@ impl Batch {
                     | Errno::ADDRNOTAVAIL),
                 ) => {
                     if doubted.replace(at) == Some(at) {
-                        let told = self.refuse(&parts[at], e, words);
+                        let told = self.refuse(&parts[at], e, messages);
                         at += 1;
                         if told {
                             self.queue(buffer, &parts[at..]);
@@ -250,7 +250,7 @@ impl Batch {
     }
 
     /// The kernel will not send this one; whether a record of that is to go out in its place.
-    fn refuse(&mut self, part: &Part, e: Errno, words: &mut Words) -> bool {
+    fn refuse(&mut self, part: &Part, e: Errno, messages: &mut Messages) -> bool {
         // A record that is not sent leaves the receiver a jump of seq without a reason.
         let Some((seq, len)) = part.datagram else { return false };
         let why = if e == Errno::MSGSIZE {
@@ -260,7 +260,7 @@ impl Batch {
             self.tally.failed += 1;
             Why::Failed
         };
-        words.tell(|| format!("seq {seq}: {len} bytes were not sent: {e}"));
+        messages.print_limited(|| format!("seq {seq}: {len} bytes were not sent: {e}"));
         self.record(seq, 1, why);
         self.headers
     }

@@ -81,7 +81,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         detached: false,
     };
     let timed_out = sending.run(&mut reader)?;
-    sending.batch.flush(&stop, &mut sending.account.words)?;
+    sending.batch.flush(&stop, &mut sending.account.messages)?;
 
     let tally = sending.batch.tally;
     let all = sending.account.all();
@@ -89,7 +89,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let wanted = cli.stats || tally.too_long + tally.failed + tally.refused > 0 || stop.came();
     let mut adds_up = sending.account.conclude(&mut reader, wanted && !cli.json, &more)?;
     if all.delivered != tally.sent + tally.too_long + tally.failed {
-        sending.account.words.say(format_args!(
+        sending.account.messages.print(format_args!(
             "the account does not add up, which is a bug: {} taken{more}",
             all.delivered
         ));
@@ -112,8 +112,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if timed_out && let Some(count) = cli.count {
         sending
             .account
-            .words
-            .say(format_args!("--timeout: {} of {count} datagrams came", all.delivered));
+            .messages
+            .print(format_args!("--timeout: {} of {count} datagrams came", all.delivered));
         return Ok(ExitCode::FAILURE);
     }
     Ok(match adds_up {
@@ -149,7 +149,7 @@ impl Sending<'_> {
             if self.cli.rate.is_some() {
                 let now = began.elapsed().as_nanos() as u64;
                 if !limiter.due(now) {
-                    self.batch.flush(self.stop, &mut self.account.words)?;
+                    self.batch.flush(self.stop, &mut self.account.messages)?;
                     let pause = Duration::from_nanos(
                         limiter.ready_at().saturating_sub(began.elapsed().as_nanos() as u64),
                     );
@@ -175,7 +175,7 @@ impl Sending<'_> {
                             if fits {
                                 self.batch.push(&about);
                             } else {
-                                self.batch.too_long(&about, &mut self.account.words);
+                                self.batch.too_long(&about, &mut self.account.messages);
                             }
                         }
                         // The next read is the gap that begins with it.
@@ -183,7 +183,7 @@ impl Sending<'_> {
                         Err(e) => return Err(e.into()),
                     }
                     if self.batch.is_full() {
-                        self.batch.flush(self.stop, &mut self.account.words)?;
+                        self.batch.flush(self.stop, &mut self.account.messages)?;
                     }
                 }
                 Item::Gap(gap) => {
@@ -192,7 +192,7 @@ impl Sending<'_> {
                 }
                 Item::Demoted(demoted) => self.account.demoted(demoted),
                 Item::Restarted(restart) => {
-                    self.batch.flush(self.stop, &mut self.account.words)?;
+                    self.batch.flush(self.stop, &mut self.account.messages)?;
                     self.account.restarted(restart);
                     self.batch.generation(restart.generation);
                     self.date_offset = reader.publish_date(0);
@@ -200,14 +200,14 @@ impl Sending<'_> {
                 Item::Ended(end) => {
                     if let End::Detached(by) = end {
                         self.account
-                            .words
-                            .say(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
+                            .messages
+                            .print(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
                         self.detached = true;
                     }
                     return Ok(false);
                 }
                 Item::Empty => {
-                    self.batch.flush(self.stop, &mut self.account.words)?;
+                    self.batch.flush(self.stop, &mut self.account.messages)?;
                     let now = Instant::now();
                     if !std::mem::replace(&mut idle, true) {
                         last_news = now;

@@ -1,6 +1,6 @@
 //! For eyes: a line about each datagram, then its bytes as `xxd` and `hexdump -C` show them.
 
-use super::{About, Format, Sink};
+use super::format::{About, Format, Sink};
 use std::io::Write;
 
 pub const FORMAT: Format = Format {

@@ -1,7 +1,7 @@
 //! Each datagram behind its length, 32 bits little-endian: what `ringd`'s `stdin:len32le` and
 //! `ringgen` speak.
 
-use super::{About, Format, Sink};
+use super::format::{About, Format, Sink};
 
 pub const FORMAT: Format = Format {
     name: "len32le",

@@ -1,6 +1,6 @@
 //! Nothing: for counting and verifying.
 
-use super::{About, Format, Sink};
+use super::format::{About, Format, Sink};
 
 pub const FORMAT: Format = Format {
     name: "none",

@@ -1,7 +1,7 @@
 //! A pcap capture with nanosecond times, for Wireshark and tcpdump. What a datagram was cut from is
 //! kept as its original length. The format has no place for losses: they are on stderr.
 
-use super::{About, Format, Settings, Sink};
+use super::format::{About, Format, Settings, Sink};
 
 pub const FORMAT: Format = Format {
     name: "pcap",

@@ -1,6 +1,6 @@
 //! Payload bytes and nothing else; boundaries are lost.
 
-use super::{Format, Sink};
+use super::format::{Format, Sink};
 
 pub const FORMAT: Format = Format {
     name: "raw",

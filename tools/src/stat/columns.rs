@@ -1,10 +1,11 @@
 //! The columns of the readers' table and the words of a stream's line, each with its explanation:
 //! the one list that table, live screen and `--columns` are made from.
 
-use super::model::{Layer, Rates, Reader, Stream};
+use super::model::{Reader, Stream};
 use crate::date;
-use ringweir_cli::quantity::{Bytes, Count, Rate, Span};
-use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
+use crate::output::printable;
+use ringweir_cli::quantity::{Bytes, Count, Span};
+use ringweir_proto::stats::{ReaderFact, StreamFact};
 use std::time::Duration;
 
 /// One column of the readers' table.
@@ -136,7 +137,7 @@ pub const COLUMNS: &[Column] = &[
     },
 ];
 
-/// Words of a stream's line, and what they say.
+/// Messages of a stream's line, and what they say.
 pub const STREAM_WORDS: &[(&str, &str)] = &[
     ("gen", "generation: goes up with every restart of the broker"),
     (
@@ -181,110 +182,3 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
     ("readers[].hiwater_pct", "largest lag seen as a share of the ring's depth"),
     ("readers[].rates", "what was delivered to it, as for the stream"),
 ];
-
-/// Everything explained, for `--columns`.
-pub fn explained(width: usize) -> String {
-    let mut out = String::new();
-    let mut section = |title: &str, rows: Vec<(String, &str)>| {
-        let first = rows.iter().map(|(word, _)| word.chars().count()).max().unwrap_or(0);
-        out.push_str(&format!("{title}\n"));
-        for (word, help) in rows {
-            let mut lead = format!("  {word:first$}  ");
-            for line in wrap(help, width.saturating_sub(first + 4).max(30)) {
-                out.push_str(&format!("{lead}{line}\n"));
-                lead = " ".repeat(first + 4);
-            }
-        }
-        out.push('\n');
-    };
-    let words = |list: &[(&'static str, &'static str)]| {
-        list.iter().map(|(w, h)| (w.to_string(), *h)).collect::<Vec<_>>()
-    };
-    let mut stream = words(STREAM_WORDS);
-    stream.extend(Layer::ALL.map(|l| (format!("  {}", l.key()), l.definition())));
-    section("Line of a stream:", stream);
-    section(
-        "Columns of its readers:",
-        COLUMNS.iter().map(|c| (c.head.to_string(), c.help)).collect(),
-    );
-    section("JSON (--json):", words(JSON_WORDS));
-    section("JSON of --why:", words(super::why::JSON_WORDS));
-    section("JSON of --latency:", words(super::latency::JSON_WORDS));
-    section(
-        "JSON, counters:",
-        PumpCounter::ALL.iter().map(|f| (f.key().into(), f.help())).collect(),
-    );
-    section("JSON, facts:", StreamFact::ALL.iter().map(|f| (f.key().into(), f.help())).collect());
-    section(
-        "JSON, readers[]:",
-        ReaderFact::ALL.iter().map(|f| (f.key().into(), f.help())).collect(),
-    );
-    out.truncate(out.trim_end().len());
-    out
-}
-
-/// `text` in lines of at most `width` characters, where its words allow.
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let line = lines.last_mut().expect("never empty");
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(word.into());
-            continue;
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    lines
-}
-
-/// "2.5 kdg/s  640 kB/s", or a dash.
-pub fn rates(rates: Option<Rates>) -> String {
-    rates.map_or("– dg/s  – B/s".into(), |r| {
-        format!("{}  {}", Rate::Datagrams(r.datagrams), Rate::Bytes(r.bytes))
-    })
-}
-
-/// A share as "12 %"; the smallest ones as "<1 %", so that only nothing is 0.
-pub fn percent(share: f64) -> String {
-    match share * 100.0 {
-        0.0 => "0 %".into(),
-        p if p < 1.0 => "<1 %".into(),
-        p => format!("{p:.0} %"),
-    }
-}
-
-/// Text of somebody else without what could move a cursor or break a line.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_column_word_and_figure_is_explained() {
-        let text = explained(100);
-        let words = COLUMNS.iter().map(|c| c.head).chain(STREAM_WORDS.iter().map(|w| w.0));
-        let keys = PumpCounter::ALL.iter().map(|f| f.key());
-        let keys = keys
-            .chain(StreamFact::ALL.iter().map(|f| f.key()))
-            .chain(ReaderFact::ALL.iter().map(|f| f.key()));
-        for word in words.chain(Layer::ALL.map(Layer::key)).chain(keys) {
-            assert!(
-                text.lines().any(|l| l.trim_start().starts_with(word)),
-                "{word} is not explained:\n{text}"
-            );
-        }
-        assert!(text.lines().all(|l| l.chars().count() <= 100), "{text}");
-    }
-
-    #[test]
-    fn shares_and_foreign_text_are_honest_and_harmless() {
-        assert_eq!([0.0, 0.0001, 0.031, 1.2].map(percent), ["0 %", "<1 %", "3 %", "120 %"]);
-        assert_eq!(printable("a\x1b[2J\nb"), "a?[2J?b");
-    }
-}

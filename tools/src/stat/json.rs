@@ -96,25 +96,19 @@ pub fn sample(stream: &Stream) -> Sample<'_> {
     }
 }
 
-/// Any of our objects on a line of its own.
-pub fn line(object: &impl Serialize) -> String {
-    let mut text = serde_json::to_string(object).expect("keys are strings and numbers are finite");
-    text.push('\n');
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::columns::JSON_WORDS;
     use super::super::model::tests::{SECOND, outside, runs, snapshot};
     use super::*;
+    use crate::output::json_line;
     use serde_json::Value;
 
     fn shown() -> Value {
         let a = snapshot(SECOND, 10, &[("x", 5, 0, false)]);
         let mut b = snapshot(2 * SECOND, 1010, &[("x", 1000, 2, false)]);
         b.set(StreamFact::WriteCursor, u64::MAX);
-        let text = line(&sample(&Stream::new(&b, Some(&a), &outside(2 * SECOND + 7), runs)));
+        let text = json_line(&sample(&Stream::new(&b, Some(&a), &outside(2 * SECOND + 7), runs)));
         assert_eq!(text.matches('\n').count(), 1);
         assert!(text.contains("\"write_cursor\":18446744073709551615,"), "{text}");
         serde_json::from_str(&text).unwrap()

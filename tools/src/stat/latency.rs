@@ -4,12 +4,12 @@
 //! this shows it. The one part of `ringstat` that asks the broker at every look; one that does not
 //! answer costs [`crate::broker_query::PATIENCE`].
 
-use super::columns::printable;
 use super::fleet::Fleet;
-use super::json;
 use super::model::{Health, Reader, Stream};
 use super::table;
 use crate::broker_query::Pending;
+use crate::output::json_line;
+use crate::output::printable;
 use comfy_table::{CellAlignment, Table, presets};
 use ringweir::view::{Histogram, Latency};
 use ringweir_cli::quantity::Span;
@@ -172,7 +172,7 @@ impl<'a> Shown<'a> {
             index: reader.get(ReaderFact::Index),
             times: Times::of(h),
         });
-        json::line(&Sample {
+        json_line(&Sample {
             stream: &self.stream.snapshot.name,
             generation: self.stream.get(StreamFact::Generation),
             window_ns: self.interval.map(|span| span.as_nanos() as u64),

@@ -6,6 +6,7 @@
 //! `latency` and `prom` show, `serve` serves.
 
 pub(crate) mod columns;
+mod explain;
 pub(crate) mod fleet;
 pub(crate) mod json;
 mod latency;
@@ -14,10 +15,11 @@ pub(crate) mod model;
 mod prom;
 mod serve;
 pub(crate) mod table;
+pub(crate) mod text;
 mod why;
 
 use crate::date;
-use crate::output;
+use crate::output::{self, json_line};
 use crate::process::Process;
 use crate::wait::WaitOption;
 use clap::{CommandFactory, FromArgMatches, Parser};
@@ -113,7 +115,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 fn help() -> String {
     let width = Layer::ALL.iter().map(|l| l.key().len()).max().unwrap_or(0);
     let layers = Layer::ALL.map(|l| format!("  {:width$}  {}", l.key(), l.definition()));
-    let method = columns::wrap(&format!("Latency is the {}.", latency::METHOD), 100).join("\n");
+    let method = text::wrap(&format!("Latency is the {}.", latency::METHOD), 100).join("\n");
     format!("Loss is counted in layers:\n{}\n\n{method}\n\n{EXAMPLES}", layers.join("\n"))
 }
 
@@ -136,7 +138,7 @@ pub fn main() -> ExitCode {
 fn run(options: &Options) -> anyhow::Result<bool> {
     if options.columns {
         let width = std::env::var("COLUMNS").ok().and_then(|w| w.parse().ok()).unwrap_or(100);
-        output::put(&format!("{}\n", columns::explained(width)))?;
+        output::put(&format!("{}\n", explain::explained(width)))?;
         return Ok(false);
     }
     if !options.listen.is_empty() {
@@ -191,7 +193,7 @@ fn plain(
         let streams = fleet.look();
         lost |= streams.iter().any(|s| s.loss.any());
         let text = match options.json {
-            true => streams.iter().map(|s| json::line(&json::sample(s))).collect(),
+            true => streams.iter().map(|s| json_line(&json::sample(s))).collect(),
             false => tables(&streams, interval.is_some()),
         };
         left = left.map(|n| n - 1);
@@ -232,15 +234,15 @@ fn why(fleet: &mut Fleet, json: bool) -> anyhow::Result<bool> {
     let used_now: HashMap<_, _> = now.iter().flat_map(used).collect();
     let window = began.elapsed();
     let mut limited = false;
-    let mut text = String::new();
+    let mut report = String::new();
     for stream in &now {
         let earlier = before.iter().find(|b| b.snapshot.name == stream.snapshot.name);
         let seen = Looked { stream, before: &used_before, now: &used_now, window };
         let verdict = why::judge(earlier, stream, &seen);
         limited |= verdict.limited;
-        text += &if json { json::line(&verdict) } else { verdict.text() };
+        report += &if json { json_line(&verdict) } else { verdict.text() };
     }
-    output::put(&text)?;
+    output::put(&report)?;
     Ok(limited)
 }
 

@@ -257,6 +257,7 @@ mod tests {
     use super::super::json;
     use super::super::model::tests::{SECOND, outside, runs, snapshot};
     use super::*;
+    use crate::output::json_line;
     use serde_json::Value as Json;
     use std::collections::BTreeMap;
 
@@ -338,7 +339,7 @@ mod tests {
     #[test]
     fn every_figure_is_there_with_the_value_it_has_in_json() {
         let scraped = scraped();
-        let json: Json = serde_json::from_str(&json::line(&json::sample(&scraped.stream))).unwrap();
+        let json: Json = serde_json::from_str(&json_line(&json::sample(&scraped.stream))).unwrap();
         let text = exposition(&[scraped]);
         assert_eq!(missing(&text, &json), [""; 0], "\n{text}");
         assert!(

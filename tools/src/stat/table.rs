@@ -1,7 +1,9 @@
 //! The table: one line about the stream, one about each reader.
 
-use super::columns::{COLUMNS, Moment, printable, rates};
+use super::columns::{COLUMNS, Moment};
 use super::model::{Layer, Stream};
+use super::text::rates;
+use crate::output::printable;
 use comfy_table::{CellAlignment, Table, presets};
 use ringweir_cli::quantity::{Bytes, Span};
 use ringweir_proto::stats::{PumpCounter, StreamFact};

@@ -6,7 +6,7 @@ use crate::job::{Job, Report, ready};
 use crate::segment::Segment;
 use crate::tally::{Losses, Tally};
 use anyhow::{Context, ensure};
-use ringweir_pattern::crc::Header;
+use ringweir_pattern::datagram::Header;
 use ringweir_proto::sync::Ordering;
 use rustix::thread::futex;
 use std::sync::atomic::AtomicU32;

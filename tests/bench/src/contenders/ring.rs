@@ -5,7 +5,7 @@ use super::{Contender, Publisher};
 use crate::job::{Inject, Job, Report, Wait, ready};
 use crate::tally::{Losses, Tally};
 use ringweir::{Item, Options, Payload, Start};
-use ringweir_pattern::crc::{Fault, Header, MIN_LEN};
+use ringweir_pattern::datagram::{Fault, Header, MIN_LEN};
 use ringweir_pattern::sum::Sum;
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 use clap::{Parser, ValueEnum};
 use ringweir::{Cause, End, Error, Item, Options, Reader, Resume, Start};
 use ringweir_helpers::mailbox::{Live, Mailbox, Report, Slot};
-use ringweir_pattern::crc;
+use ringweir_pattern::verify;
 use std::time::{Duration, Instant};
 
 #[derive(Parser)]
@@ -158,7 +158,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                 if spoiled(Spoil::Bit) {
                     buffer[len / 2] ^= 4;
                 }
-                match crc::check(&buffer[..len]) {
+                match verify::check(&buffer[..len]) {
                     Ok(h)
                         if (cli.any_number || h.number == seq - first) && h.channel == channel =>
                     {
@@ -260,7 +260,7 @@ fn strict(reader: &mut Reader, count: u64, spoil: bool) -> ! {
             Ok(Item::Datagram(mut datagram)) => {
                 let seq = datagram.seq();
                 if let Ok(len) = datagram.copy_to(&mut buffer)
-                    && crc::check(&buffer[..len]).is_ok_and(|h| h.number == seq)
+                    && verify::check(&buffer[..len]).is_ok_and(|h| h.number == seq)
                 {
                     right += 1;
                 }

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use ringweir::{Item, Options, Start};
 use ringweir_cli::quantity::{Count, Span};
 use ringweir_harness::{Environment, proc};
-use ringweir_pattern::crc;
+use ringweir_pattern::verify;
 use ringweir_proto::control::{AttachRequest, DetachRequest, MESSAGE_MAX, Mode, Reply, Request};
 use ringweir_proto::os::socket;
 use ringweir_proto::ring;
@@ -170,7 +170,7 @@ fn read(mut reader: ringweir::Reader, miscount: bool) -> anyhow::Result<(u64, u6
             Item::Datagram(mut datagram) => {
                 let seq = datagram.seq();
                 let Ok(len) = datagram.copy_to(&mut buffer) else { continue };
-                let header = crc::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
+                let header = verify::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
                 ensure!(
                     seq == next && header.number == seq,
                     "seq {seq} carries {}, {next} was next",

@@ -13,7 +13,7 @@ use ringweir::view::Viewer;
 use ringweir::{Item, Options, Resume, Start};
 use ringweir_cli::quantity::{Count, Span};
 use ringweir_harness::{Environment, Process};
-use ringweir_pattern::crc;
+use ringweir_pattern::verify;
 use ringweir_proto::stats::StreamFact;
 use rustix::process::Signal;
 use std::process::{ExitCode, Stdio};
@@ -87,7 +87,7 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
                     continue;
                 };
                 ensure!(seq == next, "seq {seq} follows {next} without a gap");
-                let header = crc::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
+                let header = verify::check(&buffer[..len]).with_context(|| format!("seq {seq}"))?;
                 ensure!(header.number == seq, "seq {seq} carries datagram {}", header.number);
                 (next, delivered) = (seq + 1, delivered + 1);
                 if kind == Kind::Slow && delivered.is_multiple_of(200_000) {

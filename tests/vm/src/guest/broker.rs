@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use ringweir_device_model::DeviceAccount;
 use ringweir_harness::environment::Daemon;
 use ringweir_harness::{Environment, Process, proc, wait_for};
-use ringweir_pattern::crc;
+use ringweir_pattern::verify;
 use serde_json::Value;
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
@@ -361,7 +361,7 @@ fn tools() -> Result<()> {
         .output()?;
     let said = String::from_utf8_lossy(&dd.stderr).into_owned();
     ensure!(said.contains("0+20 records in"), "dd: {said}");
-    let mut verifier = crc::Verifier::default();
+    let mut verifier = verify::Verifier::default();
     let mut bytes = &std::fs::read("/tmp/dd")?[..];
     for place in 0..20 {
         // The length stands in the datagram itself, so that what dd wrote one behind the other
@@ -384,7 +384,7 @@ fn tools() -> Result<()> {
     let mut socat = Command::new("socat")
         .args(["-u", "-b65536", &format!("OPEN:{node},rdonly"), "UNIX-SENDTO:/tmp/socat"])
         .spawn()?;
-    let (mut verifier, mut datagram) = (crc::Verifier::default(), [0; 65536]);
+    let (mut verifier, mut datagram) = (verify::Verifier::default(), [0; 65536]);
     for place in 0..50 {
         let got = receiver.recv(&mut datagram)?;
         verifier

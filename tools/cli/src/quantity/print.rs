@@ -1,7 +1,6 @@
-//! The printed half of [`quantity`](super): three significant digits, and the unit that makes them
-//! readable.
+//! Quantities as people read them: three significant digits, and the unit that makes them readable.
 
-use super::{Bytes, Extent, Rate, Span};
+use super::parse::{Bytes, Extent, Rate, Span};
 use std::fmt;
 use std::time::Duration;
 

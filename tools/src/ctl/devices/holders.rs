@@ -4,9 +4,10 @@
 //! exclusive node that is opened for a look is taken from a broker that starts at this moment, and
 //! a driver may do something when it is closed.
 
-use super::row::Holder;
+use super::node::Verdict;
+use super::row::{Holder, State};
 use crate::broker_query::Pending;
-use crate::ctl::doctor::machine::Machine;
+use crate::machine::Machine;
 use ringweir::view::Viewer;
 use ringweir_proto::stats::{Snapshot, StreamFact};
 use rustix::fs::{AtFlags, CWD, Dev, FileType, StatxFlags, makedev, statx};
@@ -107,6 +108,16 @@ fn claim(name: String, snapshot: &Snapshot) -> Claim {
 /// Brokers that say they drain `source`: for where open files cannot be seen.
 pub(super) fn claimants(claims: &[Claim], source: &str) -> Vec<Holder> {
     claims.iter().filter(|c| drains(&c.source, source)).map(|c| c.holder.clone()).collect()
+}
+
+/// That these have it.
+pub(super) fn drained(holders: &[Holder]) -> Verdict {
+    let one = |h: &Holder| match &h.stream {
+        Some(stream) => format!("{} {} (stream {stream})", h.pid, h.command),
+        None => format!("{} {}", h.pid, h.command),
+    };
+    let all: Vec<_> = holders.iter().map(one).collect();
+    (State::Busy, format!("busy: drained by {}", all.join(", ")), None)
 }
 
 #[cfg(test)]

@@ -12,12 +12,10 @@ mod row;
 mod shim;
 mod uio;
 
-use crate::ctl::doctor::machine::Machine;
+use crate::machine::Machine;
 use crate::output;
-use crate::stat::json;
+use crate::output::json_line;
 use clap::Args;
-use node::Verdict;
-use row::{Holder, State};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -66,7 +64,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         return Err(nothing(&m));
     }
     output::put(&if options.json {
-        rows.iter().map(json::line).collect()
+        rows.iter().map(json_line).collect()
     } else {
         row::table(&rows)
     })?;
@@ -89,14 +87,4 @@ fn nothing(m: &Machine) -> anyhow::Error {
          /sys/bus/pci/drivers/ringshim/new_id), or try it without: ringctl demo",
         m.sudo()
     )
-}
-
-/// That these have it.
-fn drained(holders: &[Holder]) -> Verdict {
-    let one = |h: &Holder| match &h.stream {
-        Some(stream) => format!("{} {} (stream {stream})", h.pid, h.command),
-        None => format!("{} {}", h.pid, h.command),
-    };
-    let all: Vec<_> = holders.iter().map(one).collect();
-    (State::Busy, format!("busy: drained by {}", all.join(", ")), None)
 }

@@ -4,11 +4,14 @@
 //! Contract: looks at the node, and does not open it.
 
 use super::row::{Row, State};
-use crate::ctl::doctor::machine::Machine;
+use crate::machine::Machine;
 use rustix::fs::{
     Access, AtFlags, CWD, Dev, FileType, Stat, accessat, major, makedev, minor, stat,
 };
 use std::path::{Path, PathBuf};
+
+/// Class of the devices that ringshim.ko has.
+pub(super) const RINGSHIM: &str = "ringshim";
 
 /// A state with its words and the line that mends it.
 pub(super) type Verdict = (State, String, Option<String>);
@@ -112,7 +115,7 @@ impl Node {
             };
             return format!("{join}newgrp {group}");
         }
-        if self.class != super::shim::CLASS {
+        if self.class != RINGSHIM {
             return format!("{sudo}setfacl -m u:{}:rw {}", m.uid, self.path().display());
         }
         let trigger = format!("{sudo}udevadm trigger --subsystem-match=ringshim");

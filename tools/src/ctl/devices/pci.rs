@@ -3,7 +3,7 @@
 //! Contract: only sysfs and /proc are read. Which devices ringshim takes stands in its `shim_ids`.
 
 use super::row::{Interrupts, Memory, Row, State};
-use crate::ctl::doctor::machine::Machine;
+use crate::machine::Machine;
 
 /// ivshmem, vendor and device.
 const IVSHMEM: (&str, &str) = ("0x1af4", "0x1110");

@@ -2,7 +2,7 @@
 //!
 //! Contract: a device has one row. What is not known is absent, never guessed.
 
-use crate::stat::columns::printable;
+use crate::output::printable;
 use comfy_table::{Table, presets};
 use ringweir_cli::quantity::{Bytes, Rate};
 use ringweir_device::Shape;
@@ -202,7 +202,7 @@ pub(super) fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stat::json;
+    use crate::output::json_line;
 
     fn ready() -> Row {
         Row {
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn json_says_no_more_than_is_known() {
-        let v: serde_json::Value = serde_json::from_str(&json::line(&ready())).unwrap();
+        let v: serde_json::Value = serde_json::from_str(&json_line(&ready())).unwrap();
         assert_eq!((&v["state"], &v["interrupts"]), (&"ready".into(), &"MSI-X".into()));
         assert_eq!(v["memory"][0]["bytes"], 1 << 20);
         assert!(v["fix"].is_null() && v["fifo"].is_null() && v["held_by"] == serde_json::json!([]));

@@ -4,13 +4,11 @@
 //! it.
 
 use super::holders::{self, Claim, Open};
-use super::node::{Node, Verdict};
+use super::node::{Node, RINGSHIM, Verdict};
+use super::pci;
 use super::probe::{self, Blind};
 use super::row::{Holder, Row, State};
-use super::{drained, pci};
-use crate::ctl::doctor::machine::Machine;
-
-pub(super) const CLASS: &str = "ringshim";
+use crate::machine::Machine;
 
 struct Device {
     node: Node,
@@ -31,7 +29,7 @@ pub(super) fn rows(m: &Machine, open: &Open, claims: &[Claim], probe: bool) -> V
 }
 
 fn find(m: &Machine, name: String, open: &Open, claims: &[Claim]) -> Device {
-    let node = Node::find(m, CLASS, &name);
+    let node = Node::find(m, RINGSHIM, &name);
     let source = format!("shim:/dev/{name}");
     let holders = node.device.map_or(Vec::new(), |device| open.holders(device, &source, claims));
     Device { node, dir: format!("/sys/class/ringshim/{name}/device"), name, source, holders }
@@ -59,7 +57,7 @@ fn row(m: &Machine, d: Device, unseen: bool, probe: bool) -> Row {
     let memory = pci::map(m, &d.dir);
     let mut fifo = None;
     let (state, text, fix) = if !d.holders.is_empty() {
-        drained(&d.holders)
+        holders::drained(&d.holders)
     } else if let Some(hindrance) = d.node.hindrance(m) {
         hindrance
     } else if probe {

@@ -3,12 +3,12 @@
 //! Contract: whether one has it can only be known by reading the device, which is done when that
 //! was asked for, and only if nobody has it open.
 
-use super::holders::{Claim, Open};
+use super::holders::{self, Claim, Open};
 use super::node::{Node, Verdict};
+use super::pci;
 use super::probe::{self, Blind};
 use super::row::{Fifo, Memory, Row, State};
-use super::{drained, pci};
-use crate::ctl::doctor::machine::Machine;
+use crate::machine::Machine;
 use ringweir_proto::layout::PAGE;
 
 const CLASS: &str = "uio";
@@ -49,10 +49,10 @@ fn row(m: &Machine, name: &str, open: &Open, claims: &[Claim], probe: bool) -> R
     let device = format!("{dir}/device");
     let maps = maps(m, name);
     let source = format!("uio:/dev/{name}");
-    let holders = node.device.map_or(Vec::new(), |device| open.holders(device, &source, claims));
+    let held_by = node.device.map_or(Vec::new(), |device| open.holders(device, &source, claims));
     let mut fifo = None;
-    let (state, text, fix) = if !holders.is_empty() {
-        drained(&holders)
+    let (state, text, fix) = if !held_by.is_empty() {
+        holders::drained(&held_by)
     } else if maps.is_empty() {
         (State::Unusable, "its driver shows no memory to map".into(), None)
     } else if let Some(hindrance) = node.hindrance(m) {
@@ -73,7 +73,7 @@ fn row(m: &Machine, name: &str, open: &Open, claims: &[Claim], probe: bool) -> R
     let memory = maps
         .iter()
         .map(|map| Memory { name: format!("map{}", map.number), bytes: Some(map.bytes) });
-    Row { source: Some(source), memory: memory.collect(), held_by: holders, fifo, ..row }
+    Row { source: Some(source), memory: memory.collect(), held_by, fifo, ..row }
 }
 
 /// Looks for the register map at the beginning of each map.

@@ -2,7 +2,7 @@
 //!
 //! Contract: its own group first, then its parents as far as they can be seen from here.
 
-use super::machine::Machine;
+use crate::machine::Machine;
 
 /// A limit: where it stands and what it says.
 pub(super) struct Limit {

@@ -2,8 +2,8 @@
 //! systemd-logind, huge pages.
 
 use super::cgroup::limits;
-use super::machine::Machine;
-use super::{Found, fail, ok, warn};
+use super::finding::{Found, fail, ok, warn};
+use crate::machine::Machine;
 use ringweir_cli::quantity::Bytes;
 
 const SHM: &str = "/dev/shm";

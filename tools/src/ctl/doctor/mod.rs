@@ -1,12 +1,12 @@
 //! `ringctl doctor`: whether this machine, and a running stream, are fit; and if not, the line that
 //! makes them so.
 //!
-//! Contract: a check is one function and one line in [`CHECKS`] or [`stream::CHECKS`]. It only
+//! Contract: a check is one function and one line in [`CHECKS`] or [`STREAM_CHECKS`]. It only
 //! looks. What it cannot see it says, and never calls good. Every warning and failure carries the
 //! exact line that removes it.
 
 mod cgroup;
-pub(super) mod machine;
+mod finding;
 mod memory;
 mod places;
 mod processor;
@@ -14,17 +14,18 @@ mod rights;
 mod sandbox;
 mod stream;
 
-use super::Usage;
+use crate::machine::Machine;
 use crate::output;
-use crate::stat::columns::printable;
-use crate::stat::json;
+use crate::output::json_line;
+use crate::output::printable;
+use crate::usage::Usage;
 use crate::wait::WaitOption;
 use clap::Args;
-use machine::Machine;
+use finding::{Finding, Found, State};
 use ringweir_cli::quantity::Bytes;
-use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
+use stream::Seen;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -81,40 +82,6 @@ that mends it. Limits are those of the shell it is run from.
 Exit status: 0 all ok or only warnings; 1 a failure, with --strict also a warning, or an error; 2 \
 wrong usage.";
 
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    Ok,
-    Warn,
-    Fail,
-}
-
-/// What a check has found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    check: &'static str,
-    state: State,
-    text: String,
-    /// The line that mends it.
-    fix: Option<String>,
-}
-
-/// A finding before its check's name is put to it.
-type Found = (State, String, Option<String>);
-
-fn ok(text: impl Into<String>) -> Found {
-    (State::Ok, text.into(), None)
-}
-
-fn warn(text: impl Into<String>, fix: impl Into<String>) -> Found {
-    (State::Warn, text.into(), Some(fix.into()))
-}
-
-fn fail(text: impl Into<String>, fix: impl Into<String>) -> Found {
-    (State::Fail, text.into(), Some(fix.into()))
-}
-
 /// One check of the machine: its name, and what it finds.
 struct Check(&'static str, fn(&Machine) -> Vec<Found>);
 
@@ -140,6 +107,17 @@ const CHECKS: &[Check] = &[
     Check("sockets", places::sockets),
 ];
 
+/// One check of a running stream.
+struct StreamCheck(&'static str, fn(&Seen, &Machine) -> Vec<Found>);
+
+const STREAM_CHECKS: &[StreamCheck] = &[
+    StreamCheck("pump-class", stream::class),
+    StreamCheck("pump-faults", stream::faults),
+    StreamCheck("ring-memory", stream::resident),
+    StreamCheck("readers", stream::readers),
+    StreamCheck("sandbox", sandbox::sandbox),
+];
+
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     match &options.stream {
         Some(name) => options.wait.until_figures("ringctl", Some(name))?,
@@ -157,13 +135,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
         findings.extend(look(&machine).into_iter().map(|found| named(name, found)));
     }
     if let Some(name) = &options.stream {
-        let seen = stream::Seen::new(name, Duration::from_secs_f64(options.window))?;
-        for stream::Check(check, look) in stream::CHECKS {
+        let seen = Seen::new(name, Duration::from_secs_f64(options.window))?;
+        for StreamCheck(check, look) in STREAM_CHECKS {
             findings.extend(look(&seen, &machine).into_iter().map(|found| named(check, found)));
         }
     }
     let text =
-        if options.json { findings.iter().map(json::line).collect() } else { words(&findings) };
+        if options.json { findings.iter().map(json_line).collect() } else { words(&findings) };
     output::put(&text)?;
     let count = |state| findings.iter().filter(|f| f.state == state).count();
     let (warnings, failures) = (count(State::Warn), count(State::Fail));
@@ -199,12 +177,13 @@ fn words(findings: &[Finding]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::finding::{ok, warn};
     use super::*;
 
     #[test]
     fn every_check_has_a_name_of_its_own() {
         let mut names: Vec<_> =
-            CHECKS.iter().map(|c| c.0).chain(stream::CHECKS.iter().map(|c| c.0)).collect();
+            CHECKS.iter().map(|c| c.0).chain(STREAM_CHECKS.iter().map(|c| c.0)).collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();

@@ -1,10 +1,10 @@
 //! Run directories and what lies in them: can a broker make its socket, may this user attach, is
 //! there waste.
 
-use super::machine::Machine;
-use super::{Found, State, fail, ok, warn};
+use super::finding::{Found, State, fail, ok, warn};
 use crate::broker_query::Pending;
 use crate::ctl::gc::{Action, Sweep};
+use crate::machine::Machine;
 use crate::process::Process;
 use ringweir::Error;
 use ringweir_proto::control::Reason;

@@ -1,8 +1,8 @@
 //! Who may hold the pump's processor back: throttling, groups, masks, frequency, clocks.
 
 use super::cgroup::limits;
-use super::machine::Machine;
-use super::{Found, fail, ok, warn};
+use super::finding::{Found, fail, ok, warn};
+use crate::machine::Machine;
 
 /// Since this release the "fair server" does what throttling did before.
 const FAIR_SERVER: (u32, u32) = (6, 12);

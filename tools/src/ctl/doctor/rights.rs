@@ -1,8 +1,8 @@
 //! What this user may do: lock memory, run at real time, open files, capture packets, have large
 //! socket buffers.
 
-use super::machine::{Capability, Machine};
-use super::{Found, ok, warn};
+use super::finding::{Found, ok, warn};
+use crate::machine::{Capability, Machine};
 use ringweir_cli::quantity::Bytes;
 use std::path::Path;
 

@@ -4,9 +4,9 @@
 //! alone the kernel does not show, so there the broker's start message counts, and is named as its
 //! word.
 
-use super::machine::Machine;
+use super::finding::{Found, ok, warn};
 use super::stream::Seen;
-use super::{Found, ok, warn};
+use crate::machine::Machine;
 use std::path::Path;
 
 /// What a status file in /proc shows of a thread.
@@ -107,7 +107,7 @@ fn judge(threads: &[Thread], summary: &str, pid: u64) -> Found {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::finding::State;
     use super::*;
 
     const SHUT_IN: &str = "Name:\tringd\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";

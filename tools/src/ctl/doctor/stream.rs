@@ -3,26 +3,15 @@
 //! Contract: the broker is asked once; everything else is seen in /proc and in shared memory. Pids
 //! come from the kernel and are for looking, not for trusting.
 
-use super::machine::Machine;
-use super::{Found, fail, ok, warn};
+use super::finding::{Found, fail, ok, warn};
 use crate::broker_query::{self, Pending};
+use crate::machine::Machine;
 use crate::process::Process;
 use anyhow::Context;
 use ringweir::view::Viewer;
 use ringweir_cli::quantity::{Bytes, Count};
 use ringweir_proto::stats::{ReaderFact, Snapshot, StreamFact};
 use std::time::{Duration, Instant};
-
-/// One check of a stream.
-pub(super) struct Check(pub &'static str, pub fn(&Seen, &Machine) -> Vec<Found>);
-
-pub(super) const CHECKS: &[Check] = &[
-    Check("pump-class", class),
-    Check("pump-faults", faults),
-    Check("ring-memory", resident),
-    Check("readers", readers),
-    Check("sandbox", super::sandbox::sandbox),
-];
 
 /// What there is to see of a stream.
 pub(super) struct Seen {
@@ -126,7 +115,7 @@ impl Seen {
     }
 }
 
-fn class(seen: &Seen, m: &Machine) -> Vec<Found> {
+pub(super) fn class(seen: &Seen, m: &Machine) -> Vec<Found> {
     let Some(pump) = &seen.pump else { return vec![seen.unseen()] };
     vec![match pump.policy {
         1 => ok(format!("the pump (thread {}) runs at FIFO/{}", pump.tid, pump.priority)),
@@ -142,7 +131,7 @@ fn class(seen: &Seen, m: &Machine) -> Vec<Found> {
     }]
 }
 
-fn faults(seen: &Seen, m: &Machine) -> Vec<Found> {
+pub(super) fn faults(seen: &Seen, m: &Machine) -> Vec<Found> {
     let Some((minor, major, span)) = seen.faults else { return vec![seen.unseen()] };
     let seconds = span.as_secs_f64();
     if minor + major == 0 {
@@ -206,7 +195,7 @@ impl Mapping {
     }
 }
 
-fn resident(seen: &Seen, m: &Machine) -> Vec<Found> {
+pub(super) fn resident(seen: &Seen, m: &Machine) -> Vec<Found> {
     let Some(pump) = &seen.pump else { return vec![seen.unseen()] };
     let Ok(smaps) = std::fs::read_to_string(format!("/proc/{}/smaps", pump.pid)) else {
         let text =
@@ -247,7 +236,7 @@ fn resident(seen: &Seen, m: &Machine) -> Vec<Found> {
     found
 }
 
-fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
+pub(super) fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
     let depth = seen.snapshot.get(StreamFact::Depth).max(1);
     let mut found = Vec::new();
     for reader in &seen.snapshot.readers {
@@ -289,7 +278,7 @@ fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::finding::State;
     use super::*;
 
     /// Faults cannot be planted in another process, so the judgement is tested by itself.

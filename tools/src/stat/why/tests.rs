@@ -1,8 +1,9 @@
 //! Verdicts on made-up streams, one trouble each.
 
 use super::*;
+use crate::process::Process;
 use crate::stat::model::tests::{SECOND, outside, snapshot};
-use ringweir_proto::stats::Snapshot;
+use ringweir_proto::stats::{PumpCounter, Snapshot};
 
 struct Proc(Option<f64>, Option<bool>);
 

@@ -8,7 +8,8 @@
 use crate::account::Line;
 use anyhow::{Context, bail, ensure};
 use ringweir::{Cause, End, Item, Options, Reader, Restart, Start};
-use ringweir_pattern::crc::{self, Header};
+use ringweir_pattern::datagram::Header;
+use ringweir_pattern::verify;
 use ringweir_proto::os::clock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -174,7 +175,7 @@ impl Chapter {
 impl Witness {
     fn datagram(&mut self, seq: u64, bytes: &[u8]) -> anyhow::Result<()> {
         ensure!(seq == self.next, "seq {seq} follows {} without a gap", self.next);
-        let Header { number, .. } = crc::check(bytes).with_context(|| format!("seq {seq}"))?;
+        let Header { number, .. } = verify::check(bytes).with_context(|| format!("seq {seq}"))?;
         let chapter = &mut self.chapter;
         if let Some((last_seq, last_number)) = chapter.last {
             let missing = if self.numbers == Numbers::Sender { chapter.upstream } else { 0 };

@@ -6,7 +6,7 @@
 //! nobody allows the next interrupt, and the consumer sleeps over the datagram after.
 
 use ringweir_device::{Drain, disarm};
-use ringweir_pattern::crc::Verifier;
+use ringweir_pattern::verify::Verifier;
 use rustix::event::epoll;
 use std::fmt;
 use std::mem::MaybeUninit;

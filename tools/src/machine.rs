@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 /// Bits of capabilities(7).
 #[derive(Clone, Copy, Debug)]
-pub(in crate::ctl) enum Capability {
+pub(crate) enum Capability {
     NetAdmin = 12,
     NetRaw = 13,
     IpcLock = 14,
@@ -17,7 +17,7 @@ pub(in crate::ctl) enum Capability {
 }
 
 /// A machine, as this process finds it.
-pub(in crate::ctl) struct Machine {
+pub(crate) struct Machine {
     root: PathBuf,
     /// Bytes of the rings of one broker.
     pub ring: u64,

@@ -1,0 +1,54 @@
+//! Messages of a tool on stderr, no faster than people can read.
+//!
+//! Contract: never in the output, and at most [`LINES_PER_SECOND`] about single datagrams.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// Lines about losses or wrong datagrams in a second; more are summed up.
+const LINES_PER_SECOND: u32 = 20;
+
+/// Messages to stderr, not more than anybody can read.
+pub(crate) struct Messages {
+    /// Program and stream.
+    who: String,
+    pub(crate) quiet: bool,
+    second: Instant,
+    lines: u32,
+    withheld: u64,
+}
+
+impl Messages {
+    pub(crate) fn new(who: String, quiet: bool) -> Self {
+        Self { who, quiet, second: Instant::now(), lines: 0, withheld: 0 }
+    }
+
+    pub(crate) fn print(&self, text: impl std::fmt::Display) {
+        // A stderr that is gone must not end what stdout still gets.
+        let _gone = writeln!(io::stderr(), "{}: {text}", self.who);
+    }
+
+    /// One of many.
+    pub(crate) fn print_limited(&mut self, text: impl FnOnce() -> String) {
+        if self.quiet {
+            return;
+        }
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            self.second = Instant::now();
+            self.lines = 0;
+            self.sum_up();
+        }
+        self.lines += 1;
+        if self.lines > LINES_PER_SECOND {
+            self.withheld += 1;
+        } else {
+            self.print(text());
+        }
+    }
+
+    pub(crate) fn sum_up(&mut self) {
+        if std::mem::take(&mut self.withheld) > 0 && !self.quiet {
+            self.print("… and more such lines; the summary counts them");
+        }
+    }
+}

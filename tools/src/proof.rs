@@ -1,0 +1,143 @@
+//! `--verify`: whether the numbers in the datagrams prove what was reported as lost.
+//!
+//! Contract: a datagram is checked byte by byte; a number that is missing must have been reported
+//! as lost before, and what was reported as lost must be missing.
+
+use crate::sink::About;
+use ringweir::{Cause, Gap};
+use ringweir_pattern::verify::Verifier;
+
+/// Compares the numbers in the datagrams with what was told as lost.
+#[derive(Default)]
+pub(crate) struct Proof {
+    verifier: Verifier,
+    /// Told as lost since the last right datagram; `None`: at least that many, nobody knows how
+    /// many.
+    pending: Option<u64>,
+    explained: u64,
+    unexplained: u64,
+    ok: u64,
+    bad: u64,
+    repeated: u64,
+}
+
+impl Proof {
+    pub(crate) fn new() -> Self {
+        Self { pending: Some(0), ..Self::default() }
+    }
+
+    pub(crate) fn told(&mut self, gap: &Gap) {
+        let exact = !matches!(gap.cause, Cause::Upstream { exact: false, .. } | Cause::SourceGone);
+        self.pending = self.pending.filter(|_| exact).map(|n| n + gap.count);
+    }
+
+    /// Checks a datagram; `Some` says what is wrong.
+    pub(crate) fn check(&mut self, bytes: &[u8], about: &About) -> Option<String> {
+        let before = self.verifier;
+        match self.verifier.accept(bytes) {
+            Err(fault) => {
+                self.bad += 1;
+                self.pending = self.pending.map(|n| n + 1);
+                return Some(format!("seq {}: {fault}", about.seq));
+            }
+            Ok(_) => self.ok += 1,
+        }
+        if self.verifier.repeated > before.repeated {
+            self.repeated += 1;
+            return Some(format!("seq {}: a number that came before", about.seq));
+        }
+        let told = self.pending.replace(0);
+        let missing = self.verifier.missing - before.missing;
+        let last = before.last?;
+        let told = told.unwrap_or(missing);
+        self.explained += missing.min(told);
+        let difference = missing.abs_diff(told);
+        self.unexplained += difference;
+        (difference > 0).then(|| {
+            format!(
+                "seq {}: {missing} numbers are missing behind number {last}, {told} were told \
+                as lost",
+                about.seq
+            )
+        })
+    }
+
+    /// Numbers may begin anew.
+    pub(crate) fn restarted(&mut self) {
+        self.verifier = Verifier::default();
+        self.pending = Some(0);
+    }
+
+    pub(crate) fn holds(&self) -> bool {
+        self.bad == 0 && self.unexplained == 0 && self.repeated == 0
+    }
+}
+
+impl std::fmt::Display for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let word = if self.holds() { "verified" } else { "NOT verified" };
+        let Self { ok, bad, explained, unexplained, repeated, .. } = self;
+        write!(
+            f,
+            "{word}: {ok} right, {bad} wrong, {explained} missing as told, {unexplained} \
+            unexplained, {repeated} repeated"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringweir::Layer;
+    use ringweir_pattern::crc;
+
+    fn datagram(number: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 40];
+        crc::fill(&mut bytes, number, 0);
+        bytes
+    }
+
+    fn lapped(count: u64) -> Gap {
+        Gap { first: 0, count, bytes: None, time: 0, cause: Cause::Lapped }
+    }
+
+    const ABOUT: About = About { seq: 0, len: 40, original_len: 40, channel: 0, time: 0 };
+
+    #[test]
+    fn what_is_missing_must_be_what_was_told() {
+        let mut proof = Proof::new();
+        // Lost before the first datagram: nobody can say which number it should have.
+        proof.told(&lapped(5));
+        for n in [5, 6] {
+            assert_eq!(proof.check(&datagram(n), &ABOUT), None);
+        }
+        proof.told(&lapped(3));
+        assert_eq!(proof.check(&datagram(10), &ABOUT), None);
+        assert!(proof.holds());
+        assert_eq!((proof.ok, proof.explained), (3, 3));
+        // The controls: missing and not told, told and not missing, repeated, damaged.
+        assert!(proof.check(&datagram(12), &ABOUT).unwrap().contains("1 numbers are missing"));
+        proof.told(&lapped(1));
+        assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("1 were told"));
+        assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("came before"));
+        let mut damaged = datagram(14);
+        damaged[30] ^= 1;
+        assert!(proof.check(&damaged, &ABOUT).unwrap().contains("checksum"));
+        assert_eq!((proof.unexplained, proof.repeated, proof.bad), (2, 1, 1));
+        assert!(proof.to_string().starts_with("NOT verified"));
+        // A damaged datagram is counted once, not again as a missing number.
+        assert_eq!(proof.check(&datagram(15), &ABOUT), None);
+    }
+
+    #[test]
+    fn a_loss_of_unknown_extent_explains_any_jump() {
+        let mut proof = Proof::new();
+        proof.check(&datagram(0), &ABOUT);
+        proof.told(&Gap {
+            cause: Cause::Upstream { layer: Layer::Kernel, exact: false },
+            ..lapped(1)
+        });
+        assert_eq!(proof.check(&datagram(9), &ABOUT), None);
+        assert!(proof.holds());
+    }
+}

@@ -1,0 +1,74 @@
+//! Findings about the broker, and about the layers before the ring.
+
+use super::finding::{Between, Finding, Seen, finding};
+use crate::process::Process;
+use crate::stat::model::{Health, Layer, Stream};
+use ringweir_cli::quantity::{Bytes, Rate, Span};
+use ringweir_proto::stats::StreamFact;
+
+pub(super) fn broker(now: &Stream) -> Option<Finding> {
+    let pid = now.get(StreamFact::BrokerPid);
+    let age = Span(now.age);
+    let (what, advice) = match now.health {
+        Health::Fresh | Health::Ended => return None,
+        Health::Stale(Process::Stopped(c)) => (
+            format!(
+                "the broker (pid {pid}) is stopped ({c}): nothing has been published for {age}"
+            ),
+            format!("kill -CONT {pid} lets it go on"),
+        ),
+        Health::Stale(_) => (
+            format!(
+                "the broker (pid {pid}) has not renewed its figures for {age}: what follows is old"
+            ),
+            "see what keeps the machine or ringd's control thread busy".into(),
+        ),
+        Health::BrokerGone => (
+            format!("the broker (pid {pid}) is gone for {age}: nothing is published"),
+            "start ringd again; readers attach to it by themselves".into(),
+        ),
+    };
+    Some(Finding {
+        pid: Some(pid),
+        ..finding(Layer::Broker, now.health.key(), 0, 0.0, what, advice)
+    })
+}
+
+/// A layer before the ring that loses now: for all readers alike.
+pub(super) fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> Option<Finding> {
+    let per_second = between.lost(layer);
+    if per_second <= 0.0 {
+        return None;
+    }
+    let stream = between.now;
+    let source = stream.snapshot.source.split(':').next().unwrap_or("");
+    let buffer = match (layer, source) {
+        (Layer::Broker, _) => {
+            let most = Bytes(stream.get(StreamFact::MaxDatagram));
+            format!(
+                "longer than --max-datagram {most}, or malformed: raise it, or look at what ringd \
+                says on stderr"
+            )
+        }
+        (Layer::Device, _) => "the device's buffer fills before the pump empties it".into(),
+        (_, "udp") => {
+            "give the socket more room: rcvbuf=SIZE in --source (and sysctl net.core.rmem_max)"
+                .into()
+        }
+        (_, "packet") => "give the packet ring more room: block=SIZE, blocks=N in --source".into(),
+        _ => "the kernel's buffer fills before the pump empties it".into(),
+    };
+    let advice = match (layer, seen.pump_is_realtime()) {
+        (Layer::Broker, _) | (_, Some(true) | None) => buffer,
+        (_, Some(false)) => {
+            format!("{buffer}; and start ringd by `chrt -f 60`: its pump has no real-time priority")
+        }
+    };
+    let lost = stream.loss.get(layer);
+    let what = format!(
+        "the {} loses {} ({lost} so far), before the ring and so for all readers",
+        layer.key(),
+        Rate::Datagrams(per_second),
+    );
+    Some(finding(layer, "losing", lost, per_second, what, advice))
+}
