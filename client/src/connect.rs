@@ -5,7 +5,7 @@ use crate::Error;
 use crate::view::streams;
 use ringweir_proto::control::{Reply, Request};
 use ringweir_proto::os::socket::Packet;
-use ringweir_proto::os::{OsError, paths, socket};
+use ringweir_proto::os::{paths, socket};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -35,9 +35,7 @@ impl Connection {
         let gone = |errno: Errno| match errno {
             Errno::PIPE | Errno::CONNRESET => Error::HungUp { name: self.name.clone() },
             Errno::AGAIN => Error::NoAnswer { name: self.name.clone() },
-            errno => {
-                OsError { what: format!("control socket of stream {:?}", self.name), errno }.into()
-            }
+            errno => Error::system(format!("control socket of stream {:?}", self.name), errno),
         };
         // A broker that refuses at once may have closed already: its answer is still there to be
         // read.
@@ -56,10 +54,10 @@ impl Connection {
             sent.map_err(gone)?;
             return Err(Error::HungUp { name: self.name.clone() });
         }
-        match Reply::decode(&bytes)? {
+        match Reply::decode(&bytes).map_err(|e| Error::undecodable(&self.name, e))? {
             Reply::Refused(refusal) => Err(Error::Refused {
                 name: self.name.clone(),
-                reason: refusal.reason,
+                reason: refusal.reason.into(),
                 text: refusal.text,
             }),
             _ if received.len() != fds => Err(Error::Unexpected {

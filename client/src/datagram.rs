@@ -76,9 +76,13 @@ impl Datagram<'_> {
         self.what().publish_time
     }
 
-    /// Address of its first byte, as [`Payload::as_ptr`].
-    #[cfg(feature = "ffi")]
-    pub(crate) fn address(&self) -> *const u8 {
+    /// Address of its first byte, 8-aligned, for code that reads in place on its own
+    /// responsibility. The [`Self::len`] bytes there stay readable until the next call on the
+    /// reader, and the publisher may overwrite them at any moment: so no `&[u8]` may be made of
+    /// them, and what is read counts only after [`Reader::settle`](crate::Reader::settle) said that
+    /// the datagram stayed whole.
+    #[inline]
+    pub fn as_ptr(&self) -> *const u8 {
         self.ring.payload_ptr(self.what())
     }
 

@@ -1,45 +1,51 @@
-//! What can go wrong on the way to a stream, said so that the reader of the message knows what to
-//! do.
+//! What can go wrong on the way to a stream. Each message names the value that was wrong and says
+//! what to do.
 
-use ringweir_proto::control::{DecodeError, Reason};
+use ringweir_proto::control::{self, DecodeError};
+use ringweir_proto::layout::IdentityError;
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::object::ObjectError;
 use ringweir_proto::os::paths::BadName;
 use ringweir_proto::ring::Corrupt;
+use std::io;
 use std::path::PathBuf;
 
-/// Errors of this library. Loss is not one of them: it is data.
+/// Errors of this library. Loss is not one of them: it is data ([`crate::Gap`]).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing of that name in the run directories.
+    /// No stream of that name is in the run directories.
     #[error("no stream {name:?}; running: {}", shown(.running))]
+    #[non_exhaustive]
     StreamNotFound {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
-        /// What there is.
+        /// The streams that are there.
         running: Vec<String>,
     },
-    /// A socket is there, but its broker is not.
+    /// The stream's socket is there, but no broker listens on it.
     #[error("stream {name:?}: no broker answers at {} (it died, or was stopped): start ringd \
         again", .path.display())]
+    #[non_exhaustive]
     NotRunning {
         /// Stream.
         name: String,
         /// Its socket.
         path: PathBuf,
     },
-    /// The socket's mode or directory does not let this user in.
+    /// The mode of the socket or of its directory keeps this user out.
     #[error("stream {name:?}: not allowed to connect to {}: join the socket's group, or ask for \
         --socket-mode or --group on ringd", .path.display())]
+    #[non_exhaustive]
     NoAccess {
         /// Stream.
         name: String,
         /// Its socket.
         path: PathBuf,
     },
-    /// The broker said no.
+    /// The broker refused.
     #[error("stream {name:?} refused: {text}")]
+    #[non_exhaustive]
     Refused {
         /// Stream.
         name: String,
@@ -48,41 +54,146 @@ pub enum Error {
         /// For people.
         text: String,
     },
-    /// The broker is there but says nothing.
+    /// The broker accepts the connection, or has it in its queue, and does not answer in time.
     #[error("stream {name:?}: the broker does not answer: it is stopped, or still busy starting")]
+    #[non_exhaustive]
     NoAnswer {
         /// Stream.
         name: String,
     },
-    /// The broker hung up without an answer.
+    /// The broker closed the connection without an answer.
     #[error("stream {name:?}: the broker closed the connection without an answer")]
+    #[non_exhaustive]
     HungUp {
         /// Stream.
         name: String,
     },
-    /// The broker sent something else than was asked for.
+    /// The broker's answer, or what it handed over, makes no sense.
     #[error("stream {name:?}: unexpected answer from the broker: {what}")]
+    #[non_exhaustive]
     Unexpected {
         /// Stream.
         name: String,
         /// What came.
         what: String,
     },
-    /// Impossible name.
-    #[error(transparent)]
-    Name(#[from] BadName),
-    /// The answer does not decode.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// What was handed over is not a ring that can be read.
-    #[error(transparent)]
-    Object(#[from] ObjectError),
+    /// The broker is of another release than this library.
+    #[error("stream {name:?}: {what}")]
+    #[non_exhaustive]
+    OtherRelease {
+        /// Stream.
+        name: String,
+        /// Which versions differ.
+        what: String,
+    },
+    /// No stream can have this name.
+    #[error("{rule}")]
+    #[non_exhaustive]
+    BadName {
+        /// The name that was asked for.
+        name: String,
+        /// The name, and what a name may be.
+        rule: String,
+    },
+    /// This reader was attached by another process, of which this one is a child: after `fork()`
+    /// the reader stays with the parent. Attach anew in the child.
+    #[error(
+        "stream {name:?}: this reader belongs to process {parent}, which forked this one: attach \
+        anew in the child"
+    )]
+    #[non_exhaustive]
+    Forked {
+        /// Stream.
+        name: String,
+        /// The process that attached.
+        parent: u32,
+    },
     /// A call to the kernel failed.
-    #[error(transparent)]
-    Os(#[from] OsError),
-    /// The ring contradicts itself.
+    #[error("{what}: {source}")]
+    #[non_exhaustive]
+    System {
+        /// What was attempted, with the value.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The ring contradicts itself: its memory was damaged.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
+}
+
+/// Why a broker refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// This process's user and groups are not on the stream's list.
+    NotAllowed,
+    /// All reader indices are taken.
+    Full,
+    /// The broker did not understand the request.
+    Malformed,
+    /// The broker is of another release.
+    Version,
+    /// The broker ran out of something, or this user has too many connections.
+    Resources,
+    /// The reader that was named is not, or no longer, attached.
+    NoSuchReader,
+    /// The broker was started without a file of streams, or the file is wrong; nothing was changed.
+    File,
+}
+
+impl From<control::Reason> for Reason {
+    fn from(reason: control::Reason) -> Self {
+        match reason {
+            control::Reason::NotAllowed => Reason::NotAllowed,
+            control::Reason::Full => Reason::Full,
+            control::Reason::Malformed => Reason::Malformed,
+            control::Reason::Version => Reason::Version,
+            control::Reason::Resources => Reason::Resources,
+            control::Reason::NoSuchReader => Reason::NoSuchReader,
+            control::Reason::File => Reason::File,
+        }
+    }
+}
+
+impl Error {
+    /// What the kernel said to `what`.
+    pub(crate) fn system(what: impl Into<String>, errno: rustix::io::Errno) -> Self {
+        Error::System { what: what.into(), source: errno.into() }
+    }
+
+    /// The broker's message does not decode.
+    pub(crate) fn undecodable(name: &str, error: DecodeError) -> Self {
+        let (name, what) = (name.to_string(), error.to_string());
+        match error {
+            DecodeError::Version { .. } => Error::OtherRelease { name, what },
+            _ => Error::Unexpected { name, what },
+        }
+    }
+
+    /// What was handed over is not a ring that can be read.
+    pub(crate) fn unreadable(name: &str, error: ObjectError) -> Self {
+        let (name, what) = (name.to_string(), error.to_string());
+        match error {
+            ObjectError::Os(e) => e.into(),
+            ObjectError::Identity(IdentityError::Version { .. }) => {
+                Error::OtherRelease { name, what }
+            }
+            _ => Error::Unexpected { name, what },
+        }
+    }
+}
+
+impl From<OsError> for Error {
+    fn from(OsError { what, errno }: OsError) -> Self {
+        Error::system(what, errno)
+    }
+}
+
+impl From<BadName> for Error {
+    fn from(error: BadName) -> Self {
+        Error::BadName { rule: error.to_string(), name: error.0 }
+    }
 }
 
 fn shown(running: &[String]) -> String {

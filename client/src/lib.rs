@@ -29,13 +29,11 @@ pub mod admin;
 mod connect;
 mod datagram;
 mod error;
-#[cfg(feature = "ffi")]
-mod ffi;
 mod reader;
 pub mod view;
 
 pub use datagram::{CopyError, Datagram, Payload};
-pub use error::Error;
+pub use error::{Error, Reason};
 pub use reader::{End, Item, Options, Reader, Restart, Waited};
 pub use ringweir_proto::layout::DetachedBy;
 pub use ringweir_proto::ring::{Account, Cause, Corrupt, Demoted, Gap, Layer, Resume, Start, Torn};

@@ -7,7 +7,7 @@
 use crate::Error;
 use crate::connect::Connection;
 use ringweir_proto::control::{LatencyReport, Reply, Request};
-use ringweir_proto::os::OsError;
+use ringweir_proto::latency;
 use ringweir_proto::os::page::StatsArea;
 use ringweir_proto::os::paths;
 use ringweir_proto::stats::StatsView;
@@ -70,9 +70,8 @@ impl Viewer {
         let (reply, fds) = connection.ask(&Request::Watch, 1)?;
         let Reply::Watching = reply else { return Err(connection.unexpected(&reply)) };
         let area = StatsArea::attach(&fds[0])?;
-        StatsView::new(area.words()).map_err(|e| {
-            Error::Os(OsError { what: e.to_string(), errno: rustix::io::Errno::INVAL })
-        })?;
+        StatsView::new(area.words())
+            .map_err(|e| Error::Unexpected { name: name.into(), what: e.to_string() })?;
         Ok(Self { connection, area })
     }
 
@@ -96,6 +95,28 @@ pub struct Latency {
     pub attached: u64,
     /// The samples.
     pub histogram: Histogram,
+}
+
+/// A bucket of a [`Histogram`]: samples of at least `from_ns` and less than `to_ns`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Bucket {
+    /// The shortest time in it, ns.
+    pub from_ns: u64,
+    /// The shortest time above it, ns: at most an eighth above `from_ns`, or 1 above it;
+    /// [`u64::MAX`] for the last bucket.
+    pub to_ns: u64,
+    /// Samples in it, never 0.
+    pub count: u64,
+}
+
+/// The buckets of a histogram that are not empty, in rising order.
+pub fn buckets(histogram: &Histogram) -> impl Iterator<Item = Bucket> {
+    histogram.occupied().map(|(place, count)| {
+        let place = usize::from(place);
+        let from_ns = place.checked_sub(1).map_or(0, latency::above);
+        Bucket { from_ns, to_ns: latency::above(place), count }
+    })
 }
 
 /// Asks the broker of `name` for how long its device's FIFO had been filling each time it was

@@ -1,6 +1,6 @@
 //! The C library as C programs meet it: installed into a prefix, found by pkg-config, linked by cc
 //! and c++, run against live brokers, and looked at by valgrind and AddressSanitizer. The C sources
-//! are in `capi/` and in `client/examples/`.
+//! are in `capi/` and in `client/c/examples/`.
 
 use ringweir_harness::{Daemon, Environment, Process, wait_for};
 use ringweir_needs::{Part, needs};
@@ -35,7 +35,8 @@ fn can_build() -> bool {
     ["make", "pkg-config", "cc", "c++"].into_iter().all(needs)
 }
 
-/// `make -C client` with the profile and target directory of this test.
+/// `make -C client/c` with the profile and target directory of this test.
+/// `make -C client/c` with the profile and target directory of this test.
 fn make(args: &[String]) -> Output {
     let this = std::env::current_exe().expect("path of the test");
     let dir = this
@@ -45,7 +46,7 @@ fn make(args: &[String]) -> Output {
     let built = dir.parent().expect("target/PROFILE");
     let profile = if built.file_name().is_some_and(|n| n == "release") { "release" } else { "dev" };
     let mut make = Command::new("make");
-    make.arg("-C").arg(root("client")).arg(format!("PROFILE={profile}")).args(args);
+    make.arg("-C").arg(root("client/c")).arg(format!("PROFILE={profile}")).args(args);
     make.env("CARGO_TARGET_DIR", built.parent().expect("target")).env("CARGO_TERM_COLOR", "never");
     make.output().expect("make")
 }
@@ -186,7 +187,7 @@ fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
     for language in [C99, Cpp17] {
         for link in links {
             let sample =
-                |name: &str| build(&env, &format!("client/examples/{name}.c"), language, link);
+                |name: &str| build(&env, &format!("client/c/examples/{name}.c"), language, link);
             let read = sample("read");
             assert_eq!(
                 passes(&env, &read, &["capi-samples", "oldest"]),
@@ -204,7 +205,7 @@ fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
         }
     }
     // What a new user does first: no argument, and the name of no stream.
-    let read = build(&env, "client/examples/read.c", C99, &[]);
+    let read = build(&env, "client/c/examples/read.c", C99, &[]);
     assert_eq!(run(&env, &read, &[]).status.code(), Some(2));
     let lost = run(&env, &read, &["capi-none"]);
     assert_eq!(lost.status.code(), Some(1));
@@ -223,7 +224,7 @@ fn samples_end_on_a_signal() {
     let (_alone, env) = (alone(), Environment::new(LIMIT));
     let broker = env.broker("capi-int", "gen:rate=500/s,size=64", &[]);
     for name in ["read", "poll"] {
-        let program = build(&env, &format!("client/examples/{name}.c"), C99, &[]);
+        let program = build(&env, &format!("client/c/examples/{name}.c"), C99, &[]);
         let process = start(&env, &program, &["capi-int"], Stdio::piped());
         std::thread::sleep(Duration::from_millis(500));
         process.signal(rustix::process::Signal::INT);
@@ -472,9 +473,9 @@ fn memory_checkers_find_nothing_but_what_was_planted() {
     let (pair, one, table): (&[&str], &[&str], &[&str]) =
         (&["capi-kept", "capi-flow"], &["capi-kept"], &["capi-args"]);
     let clean: [(&str, &[&str]); 10] = [
-        ("client/examples/read.c", &["capi-kept", "oldest"]),
-        ("client/examples/channels.c", one),
-        ("client/examples/poll.c", &["capi-kept", "capi-two"]),
+        ("client/c/examples/read.c", &["capi-kept", "oldest"]),
+        ("client/c/examples/channels.c", one),
+        ("client/c/examples/poll.c", &["capi-kept", "capi-two"]),
         ("tests/tests/capi/sizes.c", pair),
         ("tests/tests/capi/arguments.c", table),
         ("tests/tests/capi/waits.c", &["capi-idle", "capi-slow"]),

@@ -2,11 +2,10 @@
 //! hostile.
 
 use ringweir::view::Viewer;
-use ringweir::{Error, Options};
+use ringweir::{Error, Options, Reason};
 use ringweir_harness::environment::{Daemon, Environment, wait_for};
 use ringweir_harness::proc;
 use ringweir_needs::{needs_root, skip};
-use ringweir_proto::control::Reason;
 use ringweir_proto::os::socket;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};

@@ -6,9 +6,9 @@
 
 use super::wait::watch;
 use super::{End, Item, Options, Reader, Restart};
-use crate::Error;
 use crate::connect::Connection;
-use ringweir_proto::control::{AttachRequest, Attached, Mode, Reason, Reply, Request};
+use crate::{Error, Reason};
+use ringweir_proto::control::{AttachRequest, Attached, Mode, Reply, Request};
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::object::{self, AttachedRing};
 use ringweir_proto::os::page::ReaderPage;
@@ -51,7 +51,8 @@ impl Link {
     ) -> Result<(Self, RingReader, AttachedRing), Error> {
         let mode = if options.lossless { Mode::Lossless { start } } else { Mode::Lossy };
         let (link, ring) = Self::ask(name, options, mode)?;
-        let seen = object::attach(&ring, options.prefault)?;
+        let seen =
+            object::attach(&ring, options.prefault).map_err(|e| Error::unreadable(name, e))?;
         let start = if options.lossless {
             link.granted(name, &seen.memory)?.map_or(start, Start::Seq)
         } else {
@@ -124,7 +125,8 @@ impl Reader {
                 Ok(Item::Empty)
             }
             Ok((link, ring)) => {
-                let seen = object::attach(&ring, self.options.prefault)?;
+                let seen = object::attach(&ring, self.options.prefault)
+                    .map_err(|e| Error::unreadable(&self.name, e))?;
                 self.ring =
                     RingReader::new(seen.memory.clone(), Start::Oldest, self.options.resume);
                 self.identity = seen.identity;

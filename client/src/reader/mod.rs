@@ -16,9 +16,7 @@ pub use wait::Waited;
 use crate::{Datagram, Error};
 use link::{Link, Retry};
 use ringweir_proto::layout::{DetachedBy, Geometry, Identity};
-#[cfg(feature = "ffi")]
-use ringweir_proto::ring::Torn;
-use ringweir_proto::ring::{Account, Cause, Demoted, Gap, Restarted, RingReader, Step, gate};
+use ringweir_proto::ring::{Account, Cause, Demoted, Gap, Restarted, RingReader, Step, Torn, gate};
 use ringweir_proto::sync::Ordering;
 use std::os::fd::OwnedFd;
 
@@ -248,10 +246,14 @@ impl Reader {
         Ok(gap)
     }
 
-    /// Settles the datagram read last as [`Reader::release`] does, but a torn one is only said to
-    /// be torn: its gap is told by the next read.
-    #[cfg(feature = "ffi")]
-    pub(crate) fn finish(&mut self) -> Result<(), Torn> {
+    /// Settles the datagram read last as [`Reader::release`] does, for code that read it through
+    /// [`Datagram::as_ptr`]: `Ok` says that it stayed whole, and counts as delivered.
+    ///
+    /// # Errors
+    /// [`Torn`]: it was overwritten meanwhile, and what was read is void. The next call of
+    /// [`Reader::next`] gives the gap that begins with it.
+    #[inline]
+    pub fn settle(&mut self) -> Result<(), Torn> {
         self.ring.validate()?;
         let settled = self.ring.release();
         debug_assert_eq!(settled, Ok(None), "it was just found whole");

@@ -7,7 +7,7 @@
 use super::Reader;
 use super::link::{Link, Retry};
 use crate::Error;
-use ringweir_proto::os::{OsError, event};
+use ringweir_proto::os::event;
 use ringweir_proto::ring::gate;
 use ringweir_proto::sync::Ordering;
 use rustix::event::epoll;
@@ -98,17 +98,17 @@ impl Reader {
             return Ok(Waited::Woken);
         }
         let ready = event::wait(self.link.wake.as_fd(), self.link.connection.fd.as_fd(), timeout)
-            .map_err(OsError::at("poll for a wake-up"))?;
+            .map_err(|e| Error::system("poll for a wake-up", e))?;
         // The ring itself is taken before the next sleep: now there is something to read.
-        self.settle(event::Ready { first: false, ..ready })?;
+        self.take_wake(event::Ready { first: false, ..ready })?;
         Ok(if ready.first || ready.second { Waited::Woken } else { Waited::Interrupted })
     }
 
-    fn settle(&mut self, ready: event::Ready) -> Result<(), Error> {
+    fn take_wake(&mut self, ready: event::Ready) -> Result<(), Error> {
         self.link.page.block().waiting.store(0, Ordering::Relaxed);
         self.broker_gone |= ready.second;
         if ready.first {
-            event::take(&self.link.wake).map_err(OsError::at("take wake-up"))?;
+            event::take(&self.link.wake).map_err(|e| Error::system("take wake-up", e))?;
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Reader {
     /// # Errors
     /// If the sleep request cannot be rung, or the process is out of fds.
     pub fn arm(&mut self) -> Result<bool, Error> {
-        self.settle(event::Ready { first: true, second: self.link.connection.hung_up() })?;
+        self.take_wake(event::Ready { first: true, second: self.link.connection.hung_up() })?;
         if self.has_news() {
             return Ok(false);
         }
@@ -133,7 +133,8 @@ impl Reader {
         block.seen_seq.store(self.ring.write_cursor_seen(), Ordering::Relaxed);
         block.seen_source.store(self.ring.source_seen(), Ordering::Relaxed);
         // The waker reads both after it has read this bell: the system calls order the two.
-        event::ring(&self.link.sleep_request).map_err(OsError::at("ring sleep request"))?;
+        event::ring(&self.link.sleep_request)
+            .map_err(|e| Error::system("ring sleep request", e))?;
         Ok(true)
     }
 
@@ -148,13 +149,13 @@ impl Reader {
         if self.retry_timer.is_none() {
             // It may have been taken out before.
             let _not_in = epoll::delete(poll_fd, &self.link.connection.fd);
-            let timer = event::timer().map_err(OsError::at("timerfd_create"))?;
+            let timer = event::timer().map_err(|e| Error::system("timerfd_create", e))?;
             epoll::add(poll_fd, &timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
-                .map_err(OsError::at("epoll_ctl"))?;
+                .map_err(|e| Error::system("epoll_ctl", e))?;
             self.retry_timer = Some(timer);
         }
         let timer = self.retry_timer.as_ref().expect("just made");
-        event::fire_in(timer, left).map_err(OsError::at("timerfd_settime"))?;
+        event::fire_in(timer, left).map_err(|e| Error::system("timerfd_settime", e))?;
         Ok(true)
     }
 
@@ -166,8 +167,8 @@ impl Reader {
     /// If the process is out of fds.
     pub fn fd(&mut self) -> Result<BorrowedFd<'_>, Error> {
         if self.poll_fd.is_none() {
-            let fd =
-                epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+            let fd = epoll::create(epoll::CreateFlags::CLOEXEC)
+                .map_err(|e| Error::system("epoll_create", e))?;
             watch(&fd, &self.link)?;
             self.poll_fd = Some(fd);
         }
@@ -179,7 +180,8 @@ impl Reader {
 pub(super) fn watch(poll_fd: &OwnedFd, link: &Link) -> Result<(), Error> {
     for fd in [link.wake.as_fd(), link.connection.fd.as_fd()] {
         let data = epoll::EventData::new_u64(0);
-        epoll::add(poll_fd, fd, data, epoll::EventFlags::IN).map_err(OsError::at("epoll_ctl"))?;
+        epoll::add(poll_fd, fd, data, epoll::EventFlags::IN)
+            .map_err(|e| Error::system("epoll_ctl", e))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 
 // Links the library.
-use ringweir as _;
+use ringweir_c as _;
 
 type Handle = *mut c_void;
 

@@ -113,7 +113,7 @@ fn attach(options: &Options, name: &str) -> Reader {
     loop {
         match options.attach(name) {
             Ok(reader) => return reader,
-            Err(Error::Refused { reason: ringweir_proto::control::Reason::Full, .. })
+            Err(Error::Refused { reason: ringweir::Reason::Full, .. })
                 if Instant::now() < until =>
             {
                 std::thread::sleep(Duration::from_millis(1));

@@ -7,7 +7,7 @@ use crate::ctl::gc::{Action, Sweep};
 use crate::machine::Machine;
 use crate::process::Process;
 use ringweir::Error;
-use ringweir_proto::control::Reason;
+use ringweir::Reason;
 use ringweir_proto::os::{paths, socket};
 use rustix::fs::Access;
 use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! The C library: everything that `include/ringweir.h` declares, which is generated from these
-//! files.
+//! The C library of ringweir: everything that `include/ringweir.h` declares, which is generated from
+//! these files. `make -C client/c install` builds and installs it.
 //!
 //! Contract: nothing unwinds into C (every entry goes through [`border`] or [`Handle::enter`]);
 //! every pointer is checked for NULL and alignment and every number for its range before it is
@@ -21,7 +21,7 @@ mod pairs;
 mod properties;
 mod reader;
 mod types;
-mod watch;
+mod viewer;
 
 use border::{Fault, border, text, write};
 use codes::rw_code;
@@ -29,7 +29,7 @@ use codes::rw_code;
 /// Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16
 /// bits what was added since. Compare it with rw_abi_version() if the library may be another than
 /// the program was compiled with.
-pub const RW_ABI_VERSION: u32 = 4;
+pub const RW_ABI_VERSION: u32 = 5;
 
 /// RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are
 /// equal and the lower 16 not smaller than those of RW_ABI_VERSION.

@@ -1,9 +1,9 @@
 //! What a reader knows of its stream and of itself.
 
-use super::pairs::rw_pairs;
-use super::reader::{Reading, rw_reader};
-use super::types::{rw_account, rw_gap, rw_geometry};
-use super::{rw_code, write};
+use crate::pairs::rw_pairs;
+use crate::reader::{Reading, rw_reader};
+use crate::types::{rw_account, rw_gap, rw_geometry};
+use crate::{rw_code, write};
 use std::ffi::{c_char, c_int, c_ulonglong};
 use std::ptr::null;
 

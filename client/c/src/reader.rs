@@ -4,11 +4,11 @@
 //! torn one is said to be torn once, and its gap is told by the read that follows, so that the
 //! account is told in order and in full.
 
-use super::border::Handle;
-use super::pairs::rw_pairs;
-use super::types::{rw_datagram, rw_gap};
-use super::{Fault, border, options, rw_code, text, write};
-use crate::{CopyError, Datagram, DetachedBy, End, Item, Reader, Waited};
+use crate::border::Handle;
+use crate::pairs::rw_pairs;
+use crate::types::{rw_datagram, rw_gap};
+use crate::{Fault, border, options, rw_code, text, write};
+use ringweir::{CopyError, Datagram, DetachedBy, End, Item, Reader, Waited};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// time, which need not be the one that made it, and not by a child of fork().
 pub struct rw_reader(Handle<Reading>);
 
-pub(super) struct Reading {
+pub(crate) struct Reading {
     pub reader: Reader,
     pub name: CString,
     /// As C strings; made anew for each generation.
@@ -33,7 +33,7 @@ impl rw_reader {
     /// # Safety
     /// `reader` is NULL or live, and used by one thread at a time.
     #[inline]
-    pub(super) unsafe fn enter(
+    pub(crate) unsafe fn enter(
         reader: *const rw_reader,
         act: impl FnOnce(&mut Reading) -> Result<rw_code, Fault>,
     ) -> c_int {
@@ -179,7 +179,7 @@ pub unsafe extern "C" fn rw_next(
     let act = |reading: &mut Reading| {
         have_room(datagram, gap)?;
         let found = reading.next(|found| {
-            let shown = rw_datagram::of(found, found.address());
+            let shown = rw_datagram::of(found, found.as_ptr());
             // SAFETY: checked above; room, as the header asks.
             unsafe { write(datagram, "datagram", shown) }?;
             Ok(Some(rw_code::RW_DATAGRAM))
@@ -199,7 +199,7 @@ pub unsafe extern "C" fn rw_next(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_release(reader: *mut rw_reader) -> c_int {
     let act = |reading: &mut Reading| {
-        if std::mem::take(&mut reading.in_hand) && reading.reader.finish().is_err() {
+        if std::mem::take(&mut reading.in_hand) && reading.reader.settle().is_err() {
             return Ok(rw_code::RW_TORN);
         }
         Ok(rw_code::RW_OK)
@@ -252,7 +252,7 @@ pub unsafe extern "C" fn rw_read(
         }
         if let Found::Code(rw_code::RW_DATAGRAM) = found {
             // Copied and found whole: nothing can tear it now.
-            let _whole = reading.reader.finish();
+            let _whole = reading.reader.settle();
         }
         // SAFETY: checked above; room, as the header asks.
         unsafe { hand_out(found, gap) }

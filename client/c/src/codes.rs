@@ -1,6 +1,6 @@
 //! The one table of return codes, and what each says.
 
-use super::border::quietly;
+use crate::border::quietly;
 use std::ffi::{CStr, c_char, c_int};
 
 /// What a call answers, as an int. Zero: done. Above zero: an outcome, no error. Below zero: an
@@ -74,12 +74,15 @@ pub enum rw_code {
     RW_SYSTEM = -15,
     /// A defect of this library: the reader or watch can only be detached.
     RW_PANIC = -16,
+    /// This process is a child of the one that attached: after fork() the reader stays with the
+    /// parent. rw_detach() it here, which the parent does not notice, and attach anew.
+    RW_FORKED = -17,
 }
 
 use rw_code::*;
 
 impl rw_code {
-    const ALL: [rw_code; 29] = [
+    const ALL: [rw_code; 30] = [
         RW_OK,
         RW_DATAGRAM,
         RW_GAP,
@@ -109,6 +112,7 @@ impl rw_code {
         RW_RESOURCES,
         RW_SYSTEM,
         RW_PANIC,
+        RW_FORKED,
     ];
 
     fn says(self) -> &'static CStr {
@@ -196,6 +200,10 @@ impl rw_code {
             }
             RW_SYSTEM => c"a call to the kernel failed: rw_error_message() says which",
             RW_PANIC => c"a defect of this library: detach, and report what stands on stderr",
+            RW_FORKED => {
+                c"this reader belongs to the process that forked this one: detach it here, which \
+                the parent does not notice, and attach anew"
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the calls fill in. Every struct ends with room to grow, which the library sets to zero.
 
-use crate::{Account, Cause, Gap, Layer, Restart};
+use ringweir::{Account, Cause, Gap, Layer, Restart};
 use std::ffi::c_ulonglong;
 
 /// Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to
@@ -55,7 +55,7 @@ pub struct rw_datagram {
 impl rw_datagram {
     /// A datagram that lies at `data`.
     #[inline(always)]
-    pub(super) fn of(datagram: &crate::Datagram<'_>, data: *const u8) -> Self {
+    pub(crate) fn of(datagram: &ringweir::Datagram<'_>, data: *const u8) -> Self {
         Self {
             data,
             len: datagram.len(),
@@ -175,7 +175,7 @@ pub struct rw_account {
 }
 
 impl rw_account {
-    pub(super) fn of(account: &Account, read_cursor: u64) -> Self {
+    pub(crate) fn of(account: &Account, read_cursor: u64) -> Self {
         Self {
             start: account.start,
             delivered: account.delivered,

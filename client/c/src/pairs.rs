@@ -1,7 +1,7 @@
 //! Lists of key and value as C strings: metadata, the streams there are, a stream in words.
 
-use super::border::quietly;
-use super::{Fault, border, rw_code, text, write};
+use crate::border::quietly;
+use crate::{Fault, border, rw_code, text, write};
 use std::ffi::{CString, c_char, c_int};
 use std::ptr::null;
 
@@ -9,7 +9,7 @@ use std::ptr::null;
 pub struct rw_pairs(Vec<(CString, CString)>);
 
 impl rw_pairs {
-    pub(super) fn of(pairs: &[(String, String)]) -> Self {
+    pub(crate) fn of(pairs: &[(String, String)]) -> Self {
         let c = |s: &str| CString::new(s.replace('\0', " ")).expect("NULs were replaced");
         Self(pairs.iter().map(|(key, value)| (c(key), c(value))).collect())
     }
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
         let text = |(name, path): (String, std::path::PathBuf)| {
             (name, path.to_string_lossy().into_owned())
         };
-        Ok(rw_pairs::of(&crate::view::streams().into_iter().map(text).collect::<Vec<_>>()))
+        Ok(rw_pairs::of(&ringweir::view::streams().into_iter().map(text).collect::<Vec<_>>()))
     };
     // SAFETY: as the header asks.
     unsafe { lend(pairs, make) }
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
 pub unsafe extern "C" fn rw_describe(name: *const c_char, pairs: *mut *mut rw_pairs) -> c_int {
     let make = || {
         // SAFETY: NULL or a C string, as the header asks.
-        let said = crate::view::describe(unsafe { text(name, "name") }?)?;
+        let said = ringweir::view::describe(unsafe { text(name, "name") }?)?;
         let mut list = vec![
             ("name".to_string(), said.name),
             ("source".into(), said.source),

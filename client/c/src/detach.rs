@@ -1,7 +1,7 @@
 //! Places taken back: from another reader by this program, and from this reader by another program.
 
-use super::reader::{Reading, rw_reader};
-use super::{border, rw_code, text, write};
+use crate::reader::{Reading, rw_reader};
+use crate::{border, rw_code, text, write};
 use std::ffi::{c_char, c_int, c_ulonglong};
 
 /// Who took a reader's place back.
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn rw_detach_reader(
 ) -> c_int {
     border(|| {
         // SAFETY: NULL or a C string, as the header asks.
-        crate::admin::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
+        ringweir::admin::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
         Ok(rw_code::RW_OK)
     })
 }

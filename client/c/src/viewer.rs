@@ -1,9 +1,9 @@
 //! A stream's statistics as C sees them: figures by number or by name, from one snapshot at a time.
 
-use super::border::Handle;
-use super::{Fault, border, rw_code, text, write};
-use crate::view::Viewer;
-use crate::view::stats::{Kind, PumpCounter, ReaderFact, Snapshot, StreamFact};
+use crate::border::Handle;
+use crate::{Fault, border, rw_code, text, write};
+use ringweir::view::Viewer;
+use ringweir::view::stats::{Kind, PumpCounter, ReaderFact, Snapshot, StreamFact};
 use std::ffi::{CString, c_char, c_int, c_ulonglong};
 use std::ptr::null;
 

@@ -1,10 +1,9 @@
 //! Publish → read latencies of a reader as C sees them: a histogram, with its percentiles and its
 //! buckets.
 
-use super::border::quietly;
-use super::{Fault, border, rw_code, text, write};
-use crate::view::{Histogram, Latency};
-use ringweir_proto::latency::above;
+use crate::border::quietly;
+use crate::{Fault, border, rw_code, text, write};
+use ringweir::view::{Histogram, Latency, buckets};
 use std::ffi::{c_char, c_int, c_ulonglong};
 
 /// Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond
@@ -82,7 +81,7 @@ pub unsafe extern "C" fn rw_latency_ask(
     let make = || {
         // SAFETY: NULL or a C string, as the header asks.
         let name = unsafe { text(name, "name") }?;
-        crate::view::latencies(name, &[index])?.pop().ok_or_else(|| Fault {
+        ringweir::view::latencies(name, &[index])?.pop().ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
             text: format!("stream {name:?} has no reader in place {index}"),
         })
@@ -102,7 +101,7 @@ pub unsafe extern "C" fn rw_drain_gaps_ask(
     let make = || {
         // SAFETY: NULL or a C string, as the header asks.
         let name = unsafe { text(name, "name") }?;
-        let histogram = crate::view::drain_gaps(name)?.ok_or_else(|| Fault {
+        let histogram = ringweir::view::drain_gaps(name)?.ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
             text: format!("the source of stream {name:?} has no FIFO"),
         })?;
@@ -189,14 +188,13 @@ pub unsafe extern "C" fn rw_latency_bucket(
     bucket: *mut rw_bucket,
 ) -> c_int {
     let act = |seen: &Latency| {
-        let Some((place, count)) = seen.histogram.occupied().nth(i) else {
+        let Some(found) = buckets(&seen.histogram).nth(i) else {
             return Ok(rw_code::RW_EMPTY);
         };
-        let place = usize::from(place);
         let told = rw_bucket {
-            from_ns: place.checked_sub(1).map_or(0, above),
-            to_ns: above(place),
-            count,
+            from_ns: found.from_ns,
+            to_ns: found.to_ns,
+            count: found.count,
             reserved: 0,
         };
         // SAFETY: NULL or room, as the header asks.

@@ -1,15 +1,13 @@
 //! The border: no panic, no bad pointer and no second thread gets past it.
 
-use super::rw_code;
-use crate::Error;
-use ringweir_proto::control::{DecodeError, Reason};
-use ringweir_proto::os::object::ObjectError;
-use ringweir_proto::sync::{AtomicU64, Ordering};
-use rustix::io::Errno;
+use crate::rw_code;
+use ringweir::{Error, Reason};
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Longest message kept, in bytes, with its NUL.
 const MESSAGE_MAX: usize = 1024;
@@ -20,7 +18,7 @@ thread_local! {
 }
 
 /// An error on its way out: its code, and the words for rw_error_message().
-pub(super) struct Fault {
+pub(crate) struct Fault {
     pub code: rw_code,
     pub text: String,
 }
@@ -48,35 +46,43 @@ impl Fault {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let code = match &error {
-            Error::StreamNotFound { .. } | Error::Refused { reason: Reason::NoSuchReader, .. } => {
-                rw_code::RW_NOT_FOUND
-            }
+            Error::StreamNotFound { .. } => rw_code::RW_NOT_FOUND,
             Error::NotRunning { .. } => rw_code::RW_NOT_RUNNING,
-            Error::NoAccess { .. } | Error::Refused { reason: Reason::NotAllowed, .. } => {
-                rw_code::RW_NO_ACCESS
-            }
-            Error::Refused { reason: Reason::Full, .. } => rw_code::RW_FULL,
-            Error::Refused { reason: Reason::Resources, .. } => rw_code::RW_RESOURCES,
-            Error::Refused { reason: Reason::Version, .. }
-            | Error::Decode(DecodeError::Version { .. }) => rw_code::RW_VERSION,
-            Error::Refused { reason: Reason::Malformed | Reason::File, .. }
-            | Error::Unexpected { .. }
-            | Error::Decode(_) => rw_code::RW_PROTOCOL,
+            Error::NoAccess { .. } => rw_code::RW_NO_ACCESS,
+            Error::Refused { reason, .. } => refused(*reason),
             Error::NoAnswer { .. } => rw_code::RW_NO_ANSWER,
             Error::HungUp { .. } => rw_code::RW_HUNG_UP,
-            Error::Name(_) => rw_code::RW_BAD_NAME,
-            Error::Object(ObjectError::NoRoom { .. }) => rw_code::RW_RESOURCES,
-            Error::Object(ObjectError::Identity(_)) => rw_code::RW_VERSION,
-            Error::Object(ObjectError::Metadata(_)) => rw_code::RW_PROTOCOL,
-            Error::Object(ObjectError::Os(e)) | Error::Os(e) => match e.errno {
-                Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::AGAIN => {
+            Error::Unexpected { .. } => rw_code::RW_PROTOCOL,
+            Error::OtherRelease { .. } => rw_code::RW_VERSION,
+            Error::BadName { .. } => rw_code::RW_BAD_NAME,
+            Error::Forked { .. } => rw_code::RW_FORKED,
+            Error::System { source, .. } => match source.kind() {
+                ErrorKind::OutOfMemory | ErrorKind::StorageFull | ErrorKind::WouldBlock => {
+                    rw_code::RW_RESOURCES
+                }
+                _ if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                     rw_code::RW_RESOURCES
                 }
                 _ => rw_code::RW_SYSTEM,
             },
             Error::Corrupt(_) => rw_code::RW_CORRUPT,
+            // A kind of error that this release of the C library does not know: the message says
+            // what it is.
+            _ => rw_code::RW_SYSTEM,
         };
         Self { code, text: error.to_string() }
+    }
+}
+
+/// The code of a refusal.
+fn refused(reason: Reason) -> rw_code {
+    match reason {
+        Reason::NotAllowed => rw_code::RW_NO_ACCESS,
+        Reason::Full => rw_code::RW_FULL,
+        Reason::Version => rw_code::RW_VERSION,
+        Reason::Resources => rw_code::RW_RESOURCES,
+        Reason::NoSuchReader => rw_code::RW_NOT_FOUND,
+        _ => rw_code::RW_PROTOCOL,
     }
 }
 
@@ -92,7 +98,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Fault {
 }
 
 /// Runs one entry: an error becomes its code and message, and a panic becomes RW_PANIC.
-pub(super) fn border(act: impl FnOnce() -> Result<rw_code, Fault>) -> c_int {
+pub(crate) fn border(act: impl FnOnce() -> Result<rw_code, Fault>) -> c_int {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(code)) => code as c_int,
         Ok(Err(fault)) => fault.told(),
@@ -101,7 +107,7 @@ pub(super) fn border(act: impl FnOnce() -> Result<rw_code, Fault>) -> c_int {
 }
 
 /// The same for entries that have no code to return: `otherwise` stands for a panic.
-pub(super) fn quietly<T>(otherwise: T, act: impl FnOnce() -> T) -> T {
+pub(crate) fn quietly<T>(otherwise: T, act: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(act)).unwrap_or(otherwise)
 }
 
@@ -114,7 +120,7 @@ const BROKEN: u64 = 2;
 /// The guard is a plain load and store, no locked instruction: it finds every call made while
 /// another one sleeps, waits or is interrupted by a signal handler, and most that merely race. It
 /// is a help, not a lock: the header asks for one thread.
-pub(super) struct Handle<T> {
+pub(crate) struct Handle<T> {
     state: AtomicU64,
     inner: UnsafeCell<T>,
 }
@@ -191,7 +197,7 @@ impl<T: Send> Handle<T> {
 ///
 /// # Safety
 /// `string` is NULL or ends with a NUL, and stays as it is during `'a`.
-pub(super) unsafe fn text<'a>(string: *const c_char, what: &str) -> Result<&'a str, Fault> {
+pub(crate) unsafe fn text<'a>(string: *const c_char, what: &str) -> Result<&'a str, Fault> {
     if string.is_null() {
         return Err(Fault::invalid(format!("{what} is NULL")));
     }
@@ -205,7 +211,7 @@ pub(super) unsafe fn text<'a>(string: *const c_char, what: &str) -> Result<&'a s
 /// # Safety
 /// `out` is NULL, or room for a `T` that the caller may write.
 #[inline]
-pub(super) unsafe fn write<T>(out: *mut T, what: &str, value: T) -> Result<(), Fault> {
+pub(crate) unsafe fn write<T>(out: *mut T, what: &str, value: T) -> Result<(), Fault> {
     if out.is_null() || !out.is_aligned() {
         return Err(misplaced(what));
     }

@@ -1,13 +1,13 @@
-//! The committed C header is what cbindgen makes of `src/ffi/` today.
+//! The committed C header is what cbindgen makes of `src/` today.
 //!
-//! `RINGWEIR_HEADER=write cargo test -p ringweir --test header` writes it anew. Control:
+//! `RINGWEIR_HEADER=write cargo test -p ringweir-c --test header` writes it anew. Control:
 //! `a_changed_entry_is_noticed`.
 
 use std::path::PathBuf;
 
 /// In the order of the header.
 const SOURCES: [&str; 10] = [
-    "mod.rs",
+    "lib.rs",
     "codes.rs",
     "border.rs",
     "options.rs",
@@ -18,7 +18,7 @@ const SOURCES: [&str; 10] = [
     "detach.rs",
     "latencies.rs",
 ];
-const LAST: &str = "watch.rs";
+const LAST: &str = "viewer.rs";
 
 fn here(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -34,7 +34,7 @@ fn header(edit: impl Fn(String) -> String) -> String {
         // time.
         let alone = dir.path().join(n.to_string());
         std::fs::create_dir(&alone).expect("a directory");
-        let text = std::fs::read_to_string(here("src/ffi").join(source)).expect("a source");
+        let text = std::fs::read_to_string(here("src").join(source)).expect("a source");
         let text = if *source == LAST { edit(text) } else { text };
         std::fs::write(alone.join(source), text).expect("a source");
         builder = builder.with_src(alone.join(source));
@@ -58,9 +58,9 @@ fn the_committed_header_is_that_of_the_sources() {
     }
     assert!(
         committed == made,
-        "client/include/ringweir.h is not that of client/src/ffi; write it anew and look at the \
+        "client/c/include/ringweir.h is not that of client/c/src; write it anew and look at the \
         difference:\n\
-         RINGWEIR_HEADER=write cargo test -p ringweir --test header && git diff client/include"
+         RINGWEIR_HEADER=write cargo test -p ringweir-c --test header && git diff client/c/include"
     );
 }
 
@@ -73,7 +73,7 @@ fn a_changed_entry_is_noticed() {
     };
     assert_ne!(made, header(edit));
     let mut entries = 0;
-    for file in std::fs::read_dir(here("src/ffi")).expect("src/ffi").flatten() {
+    for file in std::fs::read_dir(here("src")).expect("src").flatten() {
         let source = std::fs::read_to_string(file.path()).expect("a source");
         for name in
             source.split("extern \"C\" fn ").skip(1).filter_map(|rest| rest.split('(').next())

@@ -1,7 +1,7 @@
 //! How a C program attaches: [`rw_options`], read once and checked field by field.
 
-use super::{Fault, text};
-use crate::{Options, Resume, Start};
+use crate::{Fault, text};
+use ringweir::{Options, Resume, Start};
 use std::ffi::{c_char, c_ulonglong};
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ pub struct rw_options {
 ///
 /// # Safety
 /// `options` is NULL, or may be read, and its label is NULL or ends with a NUL.
-pub(super) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> {
+pub(crate) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> {
     if options.is_null() {
         return Ok(Options::new(&program()));
     }

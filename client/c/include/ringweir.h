@@ -34,7 +34,7 @@
 #ifndef RINGWEIR_H
 #define RINGWEIR_H
 
-/* Generated from client/src/ffi/ by: RINGWEIR_HEADER=write cargo test -p ringweir --test header */
+/* Generated from client/c/src/ by: RINGWEIR_HEADER=write cargo test -p ringweir-c --test header */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -44,7 +44,7 @@
  bits what was added since. Compare it with rw_abi_version() if the library may be another than
  the program was compiled with.
  */
-#define RW_ABI_VERSION 4
+#define RW_ABI_VERSION 5
 
 /*
  rw_options.start: with what is published from now on.
@@ -318,6 +318,11 @@ typedef enum rw_code {
    A defect of this library: the reader or watch can only be detached.
    */
   RW_PANIC = -16,
+  /*
+   This process is a child of the one that attached: after fork() the reader stays with the
+   parent. rw_detach() it here, which the parent does not notice, and attach anew.
+   */
+  RW_FORKED = -17,
 } rw_code;
 
 /*
