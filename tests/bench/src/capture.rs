@@ -92,11 +92,8 @@ fn proved(frame: &[u8], tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 fn ring_reader(job: &Job) -> anyhow::Result<Report> {
-    let socket = job.dir.join("run").join(format!("{}.sock", super::runner::STREAM));
-    let mut reader = Options::new("capture")
-        .start(Start::Seq(0))
-        .reattach(false)
-        .attach(&socket.to_string_lossy())?;
+    let mut reader =
+        Options::new("capture").start(Start::Seq(0)).reattach(false).attach(&job.ring_socket())?;
     let mut tally = Tally::new(job, ready()?, Losses::Silent)?;
     let mut frame = vec![0; 2048];
     loop {

@@ -10,6 +10,10 @@ use ringweir_proto::os::clock;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// Name of the stream of `ringd` in a run.
+pub const STREAM: &str = "bench";
 
 /// How a reader waits when there is nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +74,11 @@ impl Job {
     /// Whether there is a free processor for each reader to poll on.
     pub fn polls_alone(&self) -> bool {
         self.readers < std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    /// Control socket of `ringd` in this run.
+    pub fn ring_socket(&self) -> String {
+        self.dir.join("run").join(format!("{STREAM}.sock")).to_string_lossy().into_owned()
     }
 
     /// Datagrams handled at once, at most 64 and at most 256 KiB: what ringd's rounds take, for
@@ -150,4 +159,9 @@ pub fn spin_until(time: u64) -> u64 {
         }
         std::hint::spin_loop();
     }
+}
+
+/// Sleeps until `time`.
+pub fn sleep_until(time: u64) {
+    std::thread::sleep(Duration::from_nanos(time.saturating_sub(clock::monotonic_ns())));
 }

@@ -6,16 +6,21 @@
 //! in `questions`, a contender a file in `contenders`; both have a list. Runs alternate between
 //! contenders within a round, records are written one by one.
 
+pub mod bench;
 mod capture;
 mod chart;
+mod contender;
 pub mod contenders;
 mod feed;
+mod holder;
 pub mod job;
 mod line;
 mod machine;
+pub mod perform;
+mod pump;
 pub mod questions;
 pub mod record;
 pub mod report;
-pub mod runner;
+mod runner;
 mod segment;
 mod tally;

@@ -5,8 +5,9 @@
 //! delivered + lost`, each delivered byte right, and what the kernel counts as lost is what is
 //! missing. Anything else is an error, and the bench fails.
 
-use super::contenders::{Publisher, by_name};
-use super::job::{Inject, Job, Report, Wait};
+use super::contender::Publisher;
+use super::contenders::by_name;
+use super::job::{Inject, Job, Report, STREAM, Wait, sleep_until};
 use super::{line, machine};
 use anyhow::{Context, bail, ensure};
 use ringweir_harness::netns::Namespace;
@@ -17,9 +18,6 @@ use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
-
-/// Name of the product's stream in a run.
-pub const STREAM: &str = "bench";
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -340,9 +338,4 @@ fn ringd(env: &Environment, run: &Run) -> Daemon {
     }
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     env.broker(STREAM, &source, &options)
-}
-
-/// Sleeps until `time`.
-pub(super) fn sleep_until(time: u64) {
-    std::thread::sleep(Duration::from_nanos(time.saturating_sub(clock::monotonic_ns())));
 }

@@ -13,7 +13,7 @@ pub mod guest;
 pub mod machine;
 pub mod monitor;
 pub mod prepared;
-pub mod talk;
+pub mod protocol;
 
 pub use machine::{Guest, Machine, in_guests};
 pub use prepared::{Flavour, Prepared};

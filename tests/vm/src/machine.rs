@@ -5,7 +5,7 @@
 //! but its log.
 
 use super::monitor::Monitor;
-use super::talk::{Order, Said, line};
+use super::protocol::{FromGuest, ToGuest, line};
 use super::{Flavour, Prepared};
 use anyhow::{Context, Result, bail, ensure};
 use ringweir_harness::{Environment, Process};
@@ -201,7 +201,7 @@ impl<'s> Guest<'s> {
         };
         let began = Instant::now();
         match machine.hear(began + BOOT)? {
-            Said::Ready { .. } => machine.booted = began.elapsed(),
+            FromGuest::Ready { .. } => machine.booted = began.elapsed(),
             other => bail!("instead of being ready the guest said {other:?}"),
         }
         machine.monitor = Some(monitor);
@@ -256,7 +256,7 @@ pub struct Machine {
 
 /// Runs `test`, with guests of its own, again if an emulator crashed under it. Some versions of
 /// QEMU do so once in hundreds of rounds, when devices go while processors run; that says nothing
-/// about what is tested. Said aloud each time, and at most twice; whatever else fails, fails at
+/// about what is tested. FromGuest aloud each time, and at most twice; whatever else fails, fails at
 /// once.
 ///
 /// # Panics
@@ -305,7 +305,7 @@ impl Machine {
     ) -> Result<()> {
         let began = Instant::now();
         let name = format!("{} {scenario} {argument}", self.flavour.name());
-        let order = Order::Run {
+        let order = ToGuest::Run {
             scenario: scenario.into(),
             argument: argument.into(),
             limit: limit.as_secs().max(1),
@@ -313,18 +313,20 @@ impl Machine {
         self.talk.stream.write_all(line(&order).as_bytes())?;
         loop {
             match self.hear(began + limit + GRACE).with_context(|| name.clone())? {
-                Said::Words(words) => eprintln!("{name}: {words}"),
-                Said::Ask(what) => {
+                FromGuest::Print(words) => eprintln!("{name}: {words}"),
+                FromGuest::Ask(what) => {
                     let answer =
                         answer(&what).with_context(|| format!("{name}: asked for {what:?}"))?;
                     self.talk.stream.write_all(line(&answer).as_bytes())?;
                 }
-                Said::Result { fault: None } => {
+                FromGuest::Result { fault: None } => {
                     self.ran += 1;
                     eprintln!("{name}: ok, {:.1} s", began.elapsed().as_secs_f64());
                     return Ok(());
                 }
-                Said::Result { fault: Some(fault) } => bail!("{name}: {fault}; {}", self.tail()),
+                FromGuest::Result { fault: Some(fault) } => {
+                    bail!("{name}: {fault}; {}", self.tail())
+                }
                 other => bail!("{name}: the guest said {other:?}"),
             }
         }
@@ -333,10 +335,10 @@ impl Machine {
     /// Has it leave; all scenarios that it ran must have passed, in its eyes as well, and QEMU must
     /// end as it says.
     pub fn end(mut self) -> Result<()> {
-        self.talk.stream.write_all(line(&Order::Leave).as_bytes())?;
+        self.talk.stream.write_all(line(&ToGuest::Leave).as_bytes())?;
         let said = self.hear(Instant::now() + LEAVE)?;
         ensure!(
-            said == Said::Verdict { passed: self.ran, failed: 0 },
+            said == FromGuest::Verdict { passed: self.ran, failed: 0 },
             "{} passed here, the guest said {said:?}",
             self.ran
         );
@@ -350,7 +352,7 @@ impl Machine {
         ringweir_harness::wait_for(LEAVE, || self.qemu.ended()).context("QEMU does not end")
     }
 
-    fn hear(&mut self, until: Instant) -> Result<Said> {
+    fn hear(&mut self, until: Instant) -> Result<FromGuest> {
         match self.talk.line(until) {
             Ok(Some(line)) => {
                 serde_json::from_str(&line).with_context(|| format!("the guest said {line:?}"))

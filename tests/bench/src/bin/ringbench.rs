@@ -7,9 +7,11 @@
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
+use ringweir_bench::bench::{Bench, Scope};
 use ringweir_bench::contenders;
 use ringweir_bench::job::{self, Inject, Job};
-use ringweir_bench::questions::{Bench, QUESTIONS, Scope};
+use ringweir_bench::perform::perform;
+use ringweir_bench::questions::QUESTIONS;
 use ringweir_bench::record::Records;
 use ringweir_bench::report;
 use std::io::Write;
@@ -90,7 +92,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Job { job }) => {
             let job: Job = serde_json::from_str(&job).context("job")?;
-            return job::report(&contenders::perform(&job)?);
+            return job::report(&perform(&job)?);
         }
         Some(Command::Chart { file, out }) => return report::write(&Records::read(&file)?, &out),
         None => {}

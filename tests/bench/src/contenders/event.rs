@@ -4,7 +4,7 @@
 //! The publisher waits for the slowest reader: without per-slot validation it has to. An event is a
 //! mutex and a condition variable; it is set once a batch.
 
-use super::{Contender, Publisher};
+use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::segment::{self, Segment};
 use crate::tally::{Losses, Tally};
@@ -53,7 +53,7 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
             .unwrap_or(0)
     };
     let (mut next, mut free_until, mut named) = (0, slots, true);
-    let report = super::publish_batches(job, |batch| {
+    let report = publish_batches(job, |batch| {
         if std::mem::take(&mut named) {
             segment.forget(&job.dir)?;
         }

@@ -1,7 +1,7 @@
 //! The floors of waking another process: an eventfd, and a futex in shared memory. Nothing but a
 //! number goes across.
 
-use super::{Contender, Publisher};
+use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::segment::Segment;
 use crate::tally::{Losses, Tally};
@@ -54,7 +54,7 @@ fn ring_eventfd(job: &Job) -> anyhow::Result<Report> {
     let segment = Segment::create(&job.dir, PLACES, 0)?;
     let mut event = None;
     let mut number = 0u64;
-    let report = super::publish_batches(job, |_| {
+    let report = publish_batches(job, |_| {
         if event.is_none() {
             segment.forget(&job.dir)?;
             event = Some(borrow_eventfd(&segment)?);
@@ -115,7 +115,7 @@ fn wake_futex(job: &Job) -> anyhow::Result<Report> {
         futex::wake(word, futex::Flags::empty(), 1).context("FUTEX_WAKE")
     };
     let mut number = 0;
-    let report = super::publish_batches(job, |_| {
+    let report = publish_batches(job, |_| {
         if std::mem::take(&mut named) {
             segment.forget(&job.dir)?;
         }

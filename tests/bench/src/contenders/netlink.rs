@@ -1,7 +1,7 @@
 //! NETLINK_USERSOCK multicast: the kernel's own publish and subscribe. It loses silently, too.
 
 use super::sockets::{self, Address, Receiver, send_all};
-use super::{Contender, Publisher};
+use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::tally::{Losses, Tally};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -43,14 +43,14 @@ fn address(groups: u32) -> Address {
 
 /// Joining a group of NETLINK_USERSOCK is a privilege.
 fn unavailable() -> Option<String> {
-    let joined = open().and_then(|socket| Ok(sockets::bind(&socket, &address(1 << (GROUP - 1)))?));
+    let joined = open().and_then(|socket| sockets::bind(&socket, &address(1 << (GROUP - 1))));
     joined.err().map(|e| format!("joining a netlink group needs root (CAP_NET_ADMIN): {e:#}"))
 }
 
 fn publish(job: &Job) -> anyhow::Result<Report> {
     let socket = open()?;
     let to = [address(1 << (GROUP - 1))];
-    super::publish_batches(job, |batch| {
+    publish_batches(job, |batch| {
         let refused = send_all(&socket, batch.datagrams(), &to)?;
         anyhow::ensure!(refused == 0, "{refused} datagrams were refused");
         Ok(())

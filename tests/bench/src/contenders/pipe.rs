@@ -1,7 +1,7 @@
 //! A pipe a reader: the publisher writes a batch to each in turn; lengths are known, so nothing
 //! frames them.
 
-use super::{Contender, Publisher};
+use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::tally::{Losses, Tally};
 use anyhow::Context;
@@ -28,7 +28,7 @@ fn path(job: &Job, reader: usize) -> PathBuf {
 fn publish(job: &Job) -> anyhow::Result<Report> {
     // Opened when there are readers: a FIFO opens with both its ends.
     let mut pipes = Vec::new();
-    super::publish_batches(job, |batch| {
+    publish_batches(job, |batch| {
         if pipes.is_empty() {
             for n in 0..job.readers {
                 let pipe = std::fs::File::options().write(true).open(path(job, n))?;

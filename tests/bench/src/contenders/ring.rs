@@ -1,7 +1,7 @@
 //! The product: `ringd` publishes from its `gen:` source, readers use the client library and look
 //! at datagrams in place.
 
-use super::{Contender, Publisher};
+use crate::contender::{Contender, Publisher};
 use crate::job::{Inject, Job, Report, Wait, ready};
 use crate::tally::{Losses, Tally};
 use ringweir::{Item, Options, Payload, Start};
@@ -66,8 +66,7 @@ fn read(job: &Job) -> anyhow::Result<Report> {
         // Parked means parked: no polling before it.
         options = options.spin(Duration::ZERO);
     }
-    let socket = job.dir.join("run").join(format!("{}.sock", crate::runner::STREAM));
-    let mut reader = options.attach(&socket.to_string_lossy())?;
+    let mut reader = options.attach(&job.ring_socket())?;
     let mut tally = Tally::new(job, ready()?, Losses::Told)?;
     let mut piece = Piece::default();
     let paced_spin = job.wait == Wait::Spin && job.rate.is_some();

@@ -5,7 +5,7 @@
 //! `pread` is the `ioctl`. Like a driver, the publisher knows how far each reader's calls have
 //! come, and waits for the slowest.
 
-use super::{Contender, Publisher};
+use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::segment::Segment;
 use crate::tally::{Losses, Tally};
@@ -65,7 +65,7 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
         (0..job.readers).map(|n| segment.word(2 * n + 1).load(Ordering::Acquire)).min().unwrap_or(0)
     };
     let (mut next, mut free_until) = (0, FRAMES);
-    let report = super::publish_batches(job, |batch| {
+    let report = publish_batches(job, |batch| {
         if pids.is_empty() {
             segment.forget(&job.dir)?;
             pids = (0..job.readers)

@@ -2,7 +2,7 @@
 //! that is missing.
 
 use super::sockets::{self, Address, Receiver, send_all};
-use super::{Contender, Publisher};
+use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::tally::{Losses, Tally};
 use anyhow::Context;
@@ -51,7 +51,7 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
     let to = [address(group(job))];
     // A datagram the kernel had no buffer for was never on its way: it is not published, and its
     // number would be missing.
-    super::publish_batches(job, |batch| {
+    publish_batches(job, |batch| {
         let refused = send_all(&socket, batch.datagrams(), &to)?;
         anyhow::ensure!(refused == 0, "{refused} datagrams were refused");
         Ok(())

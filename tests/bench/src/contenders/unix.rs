@@ -5,7 +5,7 @@
 //! never waits, so nothing but relay and sockets is measured; a real device could only be slower.
 
 use super::sockets::{self, Address, Receiver, send_all};
-use super::{Contender, Publisher};
+use crate::contender::{Contender, Publisher, publish_batches};
 use crate::feed::Feed;
 use crate::job::{Job, Report, ready};
 use crate::tally::{Losses, Tally};
@@ -57,7 +57,7 @@ const END: &[u8] = &[];
 
 fn direct(job: &Job) -> anyhow::Result<Report> {
     let (socket, to) = sender(job)?;
-    let report = super::publish_batches(job, |batch| {
+    let report = publish_batches(job, |batch| {
         let refused = send_all(&socket, batch.datagrams(), &to)?;
         ensure!(refused == 0, "{refused} datagrams were refused");
         Ok(())

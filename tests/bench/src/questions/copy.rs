@@ -7,9 +7,11 @@
 //! by its own counters. Both flat out on processor 0, by turns, per second of the thread's own
 //! processor time, so that others on the machine take nothing away from either.
 
-use super::publish::look;
-use super::{Bench, Question, ms, throughput::SIZES};
-use crate::runner::{STREAM, ring_capacity, ring_options};
+use super::throughput::SIZES;
+use crate::bench::{Bench, Question, ms};
+use crate::job::STREAM;
+use crate::pump::look;
+use crate::runner::{ring_capacity, ring_options};
 use crate::{job, line};
 use ringweir::view::Viewer;
 use ringweir_harness::Environment;

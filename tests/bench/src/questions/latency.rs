@@ -6,7 +6,7 @@
 //! datagrams, spinning ones poll. A datagram is timed from when it was *due*: one that waits behind
 //! a late one is late as well (coordinated omission).
 
-use super::{Bench, Question, ms};
+use crate::bench::{Bench, Question, ms};
 use crate::contenders::CONTENDERS;
 use crate::job::Wait;
 use crate::runner::Run;

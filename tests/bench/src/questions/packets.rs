@@ -6,10 +6,10 @@
 //! softirq threads) less what the same traffic costs with nobody capturing. With one reader the
 //! broker can only add a copy: the table says so.
 
-use super::{Bench, Question, ms};
+use crate::bench::{Bench, Question, ms};
 use crate::capture::{BLOCK, BLOCKS, HEADERS, PORT, READER, SOCKET, TIMEOUT_MS, TRAFFIC};
-use crate::job::{Job, Wait};
-use crate::runner::{Hand, STREAM, closed, sleep_until};
+use crate::job::{Job, STREAM, Wait, sleep_until};
+use crate::runner::{Hand, closed};
 use crate::{line, machine};
 use anyhow::Context;
 use ringweir_harness::netns::{self, Wire};

@@ -5,18 +5,16 @@
 //! processor; it publishes flat out. Asleep: each reader sleeps until each datagram, 20 a second,
 //! and reads it. The thread's own processor time is the scheduler's count.
 
-use super::{Bench, Question, ms};
-use crate::contenders::ring::{Piece, judge};
-use crate::job::{Job, Report, Wait, ready};
-use crate::runner::{Hand, STREAM, ring_options, sleep_until};
-use crate::{line, machine};
+use crate::bench::{Bench, Question, ms};
+use crate::holder::{HOLDER, PER_PROCESS, SLEEPERS_RATE};
+use crate::job::{Job, STREAM, Wait, sleep_until};
+use crate::line;
+use crate::pump::look;
+use crate::runner::{Hand, ring_options};
 use anyhow::{Context, ensure};
 use ringweir::view::Viewer;
-use ringweir::view::stats::StreamFact;
-use ringweir::{Item, Options, Reader, Start};
 use ringweir_harness::Environment;
 use ringweir_proto::os::clock;
-use rustix::event::{Timespec, epoll};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -26,12 +24,6 @@ pub const QUESTION: Question = Question {
     about: "the pump thread's processor time a publish against 1 to 1024 readers",
     run,
 };
-
-/// Name under which a process of the bench holds several readers.
-pub const HOLDER: &str = "holder";
-/// Readers that one process holds.
-const PER_PROCESS: usize = 64;
-const SLEEPERS_RATE: f64 = 20.0;
 
 fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let quick = bench.scope.quick;
@@ -125,89 +117,4 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
     }
     broker.end();
     Ok((published, ns_to - ns_from))
-}
-
-/// Write cursor and the pump thread's processor time, of one moment as nearly as the sampler
-/// allows.
-pub fn look(watch: &Viewer, pid: u32) -> anyhow::Result<(u64, u64)> {
-    let asked = clock::monotonic_ns();
-    let fresh = || watch.snapshot().filter(|s| s.get(StreamFact::SampledAt) >= asked);
-    let seen =
-        ringweir_harness::wait_for(Duration::from_secs(20), fresh).context("ringd's figures")?;
-    let threads = machine::threads(pid);
-    let pump =
-        threads.iter().find(|(name, _)| name.starts_with("pump:")).context("a pump thread")?;
-    Ok((seen.get(StreamFact::WriteCursor), pump.1))
-}
-
-/// Holds readers until the end of the time; the reading ones prove what they get.
-pub fn hold(job: &Job) -> anyhow::Result<Report> {
-    let socket = job.dir.join("run").join(format!("{STREAM}.sock"));
-    let socket = socket.to_string_lossy();
-    let mut options = Options::new("holder").start(Start::Latest).reattach(false).prefault(false);
-    if job.wait == Wait::Spin {
-        options = options.always_spin();
-    }
-    let mut readers =
-        (0..job.readers).map(|_| options.attach(&socket)).collect::<Result<Vec<_>, _>>()?;
-    if job.wait == Wait::Spin {
-        let go = ready()?;
-        sleep_until(go.end + 50_000_000);
-        return Ok(Report::default());
-    }
-    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    for (n, reader) in readers.iter_mut().enumerate() {
-        epoll::add(
-            &poll,
-            reader.fd()?,
-            epoll::EventData::new_u64(n as u64),
-            epoll::EventFlags::IN,
-        )?;
-    }
-    let mut piece = Piece::default();
-    let mut drained = 0;
-    for reader in &mut readers {
-        drained += drain(reader, &mut piece)?;
-    }
-    let go = ready()?;
-    let mut delivered = drained;
-    let mut events = Vec::with_capacity(PER_PROCESS);
-    while clock::monotonic_ns() < go.end + 50_000_000 {
-        events.clear();
-        let limit = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-        epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&limit))?;
-        for event in &events {
-            let reader = &mut readers[event.data.u64() as usize];
-            let seen = drain(reader, &mut piece)?;
-            if clock::monotonic_ns() >= go.begin {
-                delivered += seen;
-            }
-        }
-    }
-    Ok(Report { delivered, ..Report::default() })
-}
-
-/// Reads what there is, then goes to sleep.
-fn drain(reader: &mut Reader, piece: &mut Piece) -> anyhow::Result<u64> {
-    let mut delivered = 0;
-    loop {
-        match reader.next()? {
-            Item::Datagram(mut datagram) => {
-                let seq = datagram.seq();
-                let header =
-                    datagram.view(|payload| judge(payload, piece, false)).context("torn")??;
-                ensure!(header.number == seq, "seq {seq} carries {}", header.number);
-                delivered += 1;
-            }
-            Item::Gap(gap) => {
-                anyhow::bail!("lapped at {SLEEPERS_RATE} datagrams a second: {gap:?}")
-            }
-            Item::Empty => {
-                if reader.arm()? {
-                    return Ok(delivered);
-                }
-            }
-            Item::Restarted(_) | Item::Demoted(_) | Item::Ended(_) => return Ok(delivered),
-        }
-    }
 }

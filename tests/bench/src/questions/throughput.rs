@@ -3,7 +3,7 @@
 //! Everybody publishes as fast as it goes. Who loses is shown with what it delivers and what it
 //! loses; what is compared is verified datagrams per second and reader.
 
-use super::{Bench, Question, ms};
+use crate::bench::{Bench, Question, ms};
 use crate::contenders::CONTENDERS;
 use crate::job::Wait;
 use crate::runner::Run;

@@ -7,8 +7,8 @@
 
 use super::bus::{EDU, IVSHMEM, devices, driver, hand_over};
 use super::kernel::{load, unload};
+use super::scenario::{Scenario, ask, print};
 use super::shim::{MODULE, node};
-use super::{Scenario, ask, say};
 use anyhow::{Context, Result, ensure};
 use ringweir_device_model::DeviceAccount;
 use ringweir_harness::environment::Daemon;
@@ -198,7 +198,7 @@ fn first_datagram() -> Result<()> {
     let daemon = env.broker_of("fpga0", command);
     let read = env.run("ringcat", &["fpga0", "-n", "1"]);
     ensure!(read.status.success() && read.stdout.len() >= 24, "{read:?}");
-    say(format!("the first datagram: {} bytes", read.stdout.len()))?;
+    print(format!("the first datagram: {} bytes", read.stdout.len()))?;
     daemon.end();
     unload(MODULE)
 }
@@ -250,10 +250,10 @@ fn three_devices(seconds: u64) -> Result<()> {
     let jitter = String::from_utf8_lossy(&jitter.output().stdout).trim().to_string();
     let told = [slow.settle(&env, &slow_account)?, fast.settle(&env, &fast_account)?];
     for told in told {
-        say(told)?;
+        print(told)?;
     }
     if slow_account.lost + fast_account.lost > 0 {
-        say(format!(
+        print(format!(
             "the device overflowed; this guest's jitter beside it (cyclictest -p 50, us): {jitter}"
         ))?;
     }
@@ -277,7 +277,7 @@ fn overflow() -> Result<()> {
         device_account.lost > 0,
         "SCHED_OTHER beside four hogs kept up: this control shows nothing: {device_account:?}"
     );
-    say(stream.settle(&env, &device_account)?)?;
+    print(stream.settle(&env, &device_account)?)?;
     unload(MODULE)
 }
 
@@ -306,7 +306,7 @@ fn replugged(rounds: usize) -> Result<()> {
     ensure!(now == open, "{open} fds were open, now {now}");
     let published = stream.counter(&env, "published")?;
     stream.end_gone(rounds)?;
-    say(format!(
+    print(format!(
         "unplugged {rounds} times under a broker with 2 readers, {published} datagrams; no signal, \
         no fd left"
     ))?;
@@ -344,7 +344,7 @@ fn edu(count: usize) -> Result<()> {
     );
     ensure!(stream.counter(&env, "device_lost")? == 0);
     stream.daemon.end();
-    say(format!(
+    print(format!(
         "{count} DMA transfers through the broker verified, from {} places of the card",
         different.len()
     ))?;
@@ -395,7 +395,9 @@ fn tools() -> Result<()> {
     socat.wait()?;
     std::fs::remove_file("/tmp/socat")?;
     ensure!(verifier.ok == 50 && verifier.repeated == 0, "socat: {verifier:?}");
-    say(format!("dd: 20 reads, 20 datagrams; cat: {cat_bytes} bytes; socat: 50 datagrams, whole"))?;
+    print(format!(
+        "dd: 20 reads, 20 datagrams; cat: {cat_bytes} bytes; socat: 50 datagrams, whole"
+    ))?;
     unload(MODULE)
 }
 
@@ -421,7 +423,7 @@ fn uio() -> Result<()> {
     stream.daemon.end();
     std::fs::write(sys.join("driver_override"), "\n")?;
     driver("uio_pci_generic", "unbind", &place)?;
-    say("500 datagrams through uio_pci_generic, polled, verified")?;
+    print("500 datagrams through uio_pci_generic, polled, verified")?;
     unload("uio_pci_generic")?;
     unload("uio")
 }
@@ -472,7 +474,7 @@ fn in_the_guest(words: &str) -> Result<()> {
         let ended = model.output();
         let device_account: DeviceAccount =
             serde_json::from_slice(&ended.stdout).with_context(|| format!("{ended:?}"))?;
-        say(stream.settle(&env, &device_account)?)?;
+        print(stream.settle(&env, &device_account)?)?;
         match name {
             "late" => ensure!(
                 device_account.lost > 0,

@@ -1,6 +1,6 @@
 //! PCI devices of the guest and who drives them; devices that come and go.
 
-use super::{Scenario, ask};
+use super::scenario::{Scenario, ask};
 use anyhow::{Context, Result, ensure};
 use ringweir_harness::wait_for;
 use std::fs;

@@ -1,7 +1,8 @@
 //! What must *not* pass: the negative controls of the harness itself, and one scenario that does.
 
-use super::{Scenario, init, port};
-use crate::talk::{Said, line};
+use super::init;
+use super::scenario::{Scenario, port};
+use crate::protocol::{FromGuest, line};
 use anyhow::{Result, bail};
 use std::fs;
 use std::io::Write;
@@ -53,8 +54,8 @@ fn freeze() -> Result<()> {
 /// Says that everything passed, and leaves with a code that says otherwise.
 fn lie() -> Result<()> {
     let mut port = port()?;
-    port.write_all(line(&Said::Result { fault: None }).as_bytes())?;
-    port.write_all(line(&Said::Verdict { passed: 1, failed: 0 }).as_bytes())?;
+    port.write_all(line(&FromGuest::Result { fault: None }).as_bytes())?;
+    port.write_all(line(&FromGuest::Verdict { passed: 1, failed: 0 }).as_bytes())?;
     rustix::termios::tcdrain(&port)?;
     init::leave(1)
 }

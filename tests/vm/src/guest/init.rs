@@ -2,8 +2,8 @@
 //! verdict.
 
 use super::log::KernelLog;
-use super::{PORT, port};
-use crate::talk::{Order, Said, line};
+use super::scenario::{PORT, port};
+use crate::protocol::{FromGuest, ToGuest, line};
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, mount};
@@ -74,31 +74,31 @@ fn serve() -> Result<u32> {
     settings.make_raw();
     tcsetattr(&talk, OptionalActions::Now, &settings).context(PORT)?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_string();
-    say(&mut talk, &Said::Ready { kernel })?;
+    say(&mut talk, &FromGuest::Ready { kernel })?;
     let mut orders = BufReader::new(talk.try_clone()?);
     let (mut passed, mut failed) = (0, 0);
     loop {
         let mut order = String::new();
         orders.read_line(&mut order)?;
         match serde_json::from_str(&order).with_context(|| format!("the host said {order:?}"))? {
-            Order::Run { scenario, argument, limit } => {
+            ToGuest::Run { scenario, argument, limit } => {
                 let fault = run(&scenario, &argument, Duration::from_secs(limit))?;
                 if fault.is_some() {
                     failed += 1;
                 } else {
                     passed += 1;
                 }
-                say(&mut talk, &Said::Result { fault })?;
+                say(&mut talk, &FromGuest::Result { fault })?;
             }
-            Order::Leave => {
-                say(&mut talk, &Said::Verdict { passed, failed })?;
+            ToGuest::Leave => {
+                say(&mut talk, &FromGuest::Verdict { passed, failed })?;
                 return Ok(failed);
             }
         }
     }
 }
 
-fn say(talk: &mut File, what: &Said) -> Result<()> {
+fn say(talk: &mut File, what: &FromGuest) -> Result<()> {
     talk.write_all(line(what).as_bytes())?;
     // What is still in the port when QEMU ends is lost.
     Ok(rustix::termios::tcdrain(talk)?)

@@ -1,6 +1,6 @@
 //! Kernel modules, and what the kernel has in use: interrupts and memory, before and after.
 
-use super::{Scenario, say};
+use super::scenario::{Scenario, print};
 use anyhow::{Context, Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::BTreeMap;
@@ -156,7 +156,7 @@ fn hoard(rounds: usize) -> Result<()> {
     let kept = make()?;
     let grown = InUse::grown_since(&before, least)?;
     ensure!(grown.contains_key("filp"), "{rounds} kept files were not noticed: {grown:?}");
-    say(format!("{rounds} files kept: {grown:?}"))?;
+    print(format!("{rounds} files kept: {grown:?}"))?;
     drop(kept);
     Ok(())
 }

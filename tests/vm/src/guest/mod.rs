@@ -1,8 +1,7 @@
 //! Inside the guest: its init, and the scenarios.
 //!
-//! Contract: a scenario is a function with a name, in the file of its subject, in that file's list;
-//! it runs in a process of its own and fails by an error or a panic. Init fails it as well if it
-//! does not end in time, if it leaves processes behind, or if the kernel has complained meanwhile.
+//! Contract: each scenario runs in a process of its own. Init also fails it if it does not end in
+//! time, if it leaves processes behind, or if the kernel reported a fault meanwhile.
 
 pub mod broker;
 pub mod bus;
@@ -11,26 +10,13 @@ pub mod init;
 pub mod kernel;
 pub mod log;
 pub mod programs;
+pub mod scenario;
 pub mod shim;
 pub mod uio;
 
-use super::talk::{Said, line};
-use anyhow::{Context, Result};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use anyhow::Context;
+use scenario::Scenario;
 use std::process::ExitCode;
-
-/// The serial port on which guest and host talk.
-const PORT: &str = "/dev/ttyS1";
-
-/// Something to be run in a guest.
-#[derive(Clone, Copy)]
-pub struct Scenario {
-    /// What the host asks for.
-    pub name: &'static str,
-    /// Runs it, with the host's argument.
-    pub run: fn(&str) -> Result<()>,
-}
 
 /// Every scenario, by subject.
 const SUBJECTS: &[&[Scenario]] = &[
@@ -61,22 +47,4 @@ pub fn perform(name: &str, argument: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn port() -> Result<File> {
-    File::options().read(true).write(true).open(PORT).context(PORT)
-}
-
-/// Has the host print something.
-pub fn say(words: impl Into<String>) -> Result<()> {
-    Ok(port()?.write_all(line(&Said::Words(words.into())).as_bytes())?)
-}
-
-/// Has the host do what only it can; its answer.
-pub fn ask(what: impl Into<String>) -> Result<String> {
-    let mut port = port()?;
-    port.write_all(line(&Said::Ask(what.into())).as_bytes())?;
-    let mut answer = String::new();
-    BufReader::new(port).read_line(&mut answer)?;
-    Ok(serde_json::from_str(&answer)?)
 }

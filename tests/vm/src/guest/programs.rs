@@ -1,7 +1,7 @@
 //! The project's programs, static and in a machine that has nothing else: the ring works there as
 //! it does on the host.
 
-use super::Scenario;
+use super::scenario::Scenario;
 use anyhow::{Result, ensure};
 use ringweir_harness::Environment;
 use std::time::Duration;

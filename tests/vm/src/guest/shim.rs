@@ -3,7 +3,7 @@
 
 use super::bus::{EDU, IVSHMEM, devices};
 use super::kernel::{InUse, load, unload};
-use super::{Scenario, say};
+use super::scenario::{Scenario, print};
 use anyhow::{Context, Result, ensure};
 use ringweir_harness::wait_for;
 use std::fs;
@@ -92,7 +92,7 @@ fn cycle(rounds: u64) -> Result<()> {
         (InUse::grown_since(&before, rounds / 2)?, InUse::now()?.interrupts_changed(&before));
     if !grown.is_empty() {
         // Or its caches', once: what leaks does it again.
-        say(format!("more is in use after {rounds} rounds, again: {grown:?}"))?;
+        print(format!("more is in use after {rounds} rounds, again: {grown:?}"))?;
         let before = InUse::now()?;
         turn(rounds)?;
         let again = InUse::grown_since(&before, rounds / 2)?;
@@ -100,7 +100,7 @@ fn cycle(rounds: u64) -> Result<()> {
     }
     ensure!(grown.is_empty(), "after each {rounds} rounds more is in use: {grown:?}");
     ensure!(changed.is_empty(), "after {rounds} rounds the interrupts are others: {changed:?}");
-    say(format!("{rounds} rounds, nothing is left of them"))
+    print(format!("{rounds} rounds, nothing is left of them"))
 }
 
 /// Two DMA cards that may not use MSI and have the same interrupt line: each takes what is its own,
@@ -147,7 +147,7 @@ fn line(datagrams: u64) -> Result<()> {
     );
     unload(MODULE)?;
     allow_msi("1")?;
-    say(format!(
+    print(format!(
         "two cards on one line, {datagrams} transfers each: {own:?} interrupts, none spurious"
     ))
 }

@@ -6,7 +6,8 @@
 //! it on again.
 
 use super::bus::{E1000, driver, hand_over, wait_for_devices};
-use super::{Scenario, kernel, say};
+use super::kernel;
+use super::scenario::{Scenario, print};
 use anyhow::{Context, Result, ensure};
 use ringweir_harness::wait_for;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -156,7 +157,7 @@ fn interrupts(rounds: u32) -> Result<()> {
     card.raise();
     ensure!(card.comes_to(raised + 1, SOON), "the line was not turned on");
     card.bar.write(MASK_CLEAR, u32::MAX);
-    say(format!("{rounds} interrupts by UIO, {jumps} jumps of the count seen"))?;
+    print(format!("{rounds} interrupts by UIO, {jumps} jumps of the count seen"))?;
     drop(card);
     driver("uio_pci_generic", "unbind", device)?;
     kernel::unload("uio_pci_generic")?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::check;
+use crate::check::check;
 use crate::device::{
     CONSUMER, CONTROL, DOORBELL, Device, MARK, NEXT_SEQUENCE, PRODUCER, START, STATUS, STOP, Window,
 };

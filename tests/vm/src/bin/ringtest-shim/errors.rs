@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::check;
+use crate::check::check;
 use crate::device::{
     CONSUMER, CONTROL, DOORBELL, Device, INFO, INTERRUPT_MASK, LOST, NEXT_SEQUENCE, PRODUCER,
     START, STATUS, STOP, Window,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::check;
+use crate::check::check;
 use crate::device::{DOORBELL, Device, INFO, PAGE, START, STOP, Window};
 
 /// xorshift64*

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::check;
+use crate::check::check;
 use crate::device::{Device, INFO, INTERRUPT_MASK, START};
 
 const LONG: Duration = Duration::from_secs(20);

@@ -2,6 +2,7 @@
 //! arguments, sleeping and being woken. Runs as root in a virtual machine, where some process feeds
 //! the device. A line for each check; the first that fails ends it, exit code 1.
 
+mod check;
 mod device;
 mod dma;
 mod errors;
@@ -12,7 +13,7 @@ mod wakes;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Tries ringshim.ko from user space.
@@ -79,13 +80,6 @@ enum What {
     /// Touches a mapping behind the end of its file
     #[command(hide = true)]
     Sigbus,
-}
-
-/// Says that `what` was so, or fails with it.
-fn check(what: &str, so: bool, got: impl std::fmt::Debug) -> Result<()> {
-    ensure!(so, "FAILED {what}: {got:?}");
-    println!("ok {what}: {got:?}");
-    Ok(())
 }
 
 fn main() -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use libc::{MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
 
-use crate::check;
+use crate::check::check;
 use crate::device::{Device, PAGE};
 
 const BOTH: i32 = PROT_READ | PROT_WRITE;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::check;
+use crate::check::check;
 use crate::device::{CONTROL, DOORBELL, Device, STATUS};
 
 /// A consumer that slept so long over data hangs; on a busy host everything else takes long, too.
@@ -128,7 +128,7 @@ pub fn run(node: &Path, datagrams: u64, edge: bool) -> Result<()> {
     let after = counters()?;
     [met.interrupts, met.spurious, met.wakeups] = std::array::from_fn(|n| after[n] - before[n]);
     // By hand nobody listens.
-    let _heard = ringweir_vm::guest::say(met.to_string());
+    let _heard = ringweir_vm::guest::scenario::print(met.to_string());
     check("all in order, and none slept over", true, &met)?;
     check(
         "interrupts woke it",

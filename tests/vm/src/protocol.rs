@@ -1,25 +1,25 @@
-//! What host and guest say to each other over the second serial port: one JSON object a line.
+//! The messages between host and guest over the second serial port: one JSON object per line.
 
 use serde::{Deserialize, Serialize};
 
 /// Guest to host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Said {
-    /// Init is there and waits for an [`Order`].
+pub enum FromGuest {
+    /// Init runs and waits for a message ([`ToGuest`]).
     Ready {
         /// `uname -r`.
         kernel: String,
     },
-    /// A figure worth printing.
-    Words(String),
-    /// A scenario asks the host for something and waits for one line, a JSON string.
+    /// Text that the host prints.
+    Print(String),
+    /// A scenario asks the host for something. It waits for one line, a JSON string.
     Ask(String),
     /// A job has ended.
     Result {
-        /// Nothing if it passed, else why not.
+        /// Why it failed; `None` if it passed.
         fault: Option<String>,
     },
-    /// The last word.
+    /// The last message.
     Verdict {
         /// Jobs that passed.
         passed: u32,
@@ -30,21 +30,21 @@ pub enum Said {
 
 /// Host to guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Order {
+pub enum ToGuest {
     /// Run a scenario.
     Run {
-        /// Which, see [`super::guest::scenario`].
+        /// Its name.
         scenario: String,
-        /// What is to be handed to it.
+        /// Its argument.
         argument: String,
         /// Seconds until it is killed and has failed.
         limit: u64,
     },
-    /// Say the verdict and leave.
+    /// Send the verdict and end the machine.
     Leave,
 }
 
-/// As it goes over the wire.
+/// A message as a line.
 ///
 /// # Panics
 /// Never: these types have no maps with keys that are not strings.
