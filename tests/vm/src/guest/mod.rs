@@ -30,14 +30,14 @@ const SUBJECTS: &[&[Scenario]] = &[
 ];
 
 /// The scenario of that name.
-pub fn scenario(name: &str) -> Option<Scenario> {
+pub fn by_name(name: &str) -> Option<Scenario> {
     SUBJECTS.iter().copied().flatten().find(|s| s.name == name).copied()
 }
 
 /// Runs a scenario in this process.
 pub fn perform(name: &str, argument: &str) -> ExitCode {
     ringweir_harness::programs::at("/bin".into());
-    let done = scenario(name)
+    let done = by_name(name)
         .with_context(|| format!("no scenario has the name {name:?}"))
         .and_then(|s| (s.run)(argument));
     match done {
