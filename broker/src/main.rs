@@ -1,5 +1,5 @@
-//! `ringd`: see [`ringweir_broker`].
+//! `ringd`: see [`ringweir_broker::program`].
 
 fn main() -> std::process::ExitCode {
-    ringweir_broker::main()
+    ringweir_broker::program::main()
 }

@@ -31,7 +31,7 @@ enum Named {
 }
 
 /// What it is told on a machine that is quick enough for it to reach that limit first.
-const FAST: &str = "times a second";
+const FAST: &str = "times per second";
 const ATTACKS: [(&str, Named); 13] = [
     ("cursors", Named::Implausible),
     ("future", Named::Implausible),
@@ -42,10 +42,10 @@ const ATTACKS: [(&str, Named); 13] = [
     ("fill", Named::NotNeeded),
     ("lock", Named::NotNeeded),
     ("pry", Named::NotNeeded),
-    ("handshake", Named::Log(&["it connected and said nothing", FAST])),
-    ("fds", Named::Log(&["brings no file descriptors", FAST])),
+    ("handshake", Named::Log(&["it connected and sent no request", FAST])),
+    ("fds", Named::Log(&["without file descriptors", FAST])),
     ("flood", Named::Log(&["control message", FAST])),
-    ("talk", Named::Log(&["it talks after it was let in", FAST])),
+    ("talk", Named::Log(&["it sent data after its request", FAST])),
 ];
 
 struct Siege {
@@ -160,7 +160,7 @@ impl Siege {
             Named::NotNeeded => by_figure(None, 0),
             Named::Implausible => {
                 by_figure(Some(ReaderFact::Implausible), 1);
-                by_log(&["reader hostile (place "]);
+                by_log(&["reader hostile (index "]);
             }
             Named::SleepRequests => by_figure(Some(ReaderFact::SleepRequests), 100),
             Named::Log(says) => by_log(says),

@@ -50,7 +50,9 @@ fn a_flood_of_faults_is_thinned_and_accounted_for() {
     let unshown: u64 = text
         .lines()
         .map(|line| match line {
-            l if l.contains(" like it not shown") => number(l, " like it not shown"),
+            l if l.contains(" notices that were not shown") => {
+                number(l, " notices that were not shown")
+            }
             l if l.contains(" more notices were not shown") => {
                 number(l, " more notices were not shown")
             }

@@ -90,7 +90,7 @@ fn each_list_gives_its_right() {
         );
         assert!(found.2.unwrap_err().starts_with("NotAllowed"));
         if looks && !attaches {
-            assert!(found.1.unwrap_err().contains("may look at statistics but not attach"));
+            assert!(found.1.unwrap_err().contains("may view statistics but not attach"));
         }
     }
     let (attaches, detached) = becoming(5004, || {
@@ -199,7 +199,7 @@ fn flood(broker: &Daemon, path: &str) {
         {
             tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if let Err(e) = ringweir::view::describe(path)
-                && reason(&e).contains("times a second")
+                && reason(&e).contains("times per second")
             {
                 assert!(matches!(e, Error::Refused { reason: Reason::Resources, .. }));
                 refused.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -361,7 +361,10 @@ fn what_is_not_its_own_ring_is_replaced() {
     broker.process.kill();
     let mut broker = serve("480");
     let said = broker.process.stderr();
-    assert!(said.contains("other gen 3,") && said.contains("not adopted but replaced"), "{said}");
+    assert!(
+        said.contains("other gen 3,") && said.contains("cannot be adopted and is replaced"),
+        "{said}"
+    );
     broker.process.kill();
     // Name, owner, boot, claim line and write cursor in turn, then half of it, and nothing of it.
     let cases = [Some(120), Some(116), Some(96), Some(515), Some(646), None, None];

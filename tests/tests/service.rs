@@ -229,7 +229,7 @@ fn who_asks_for_a_reload_is_told_what_it_changed() {
     let (status, told, _) = reload("service-ask", &[]);
     assert_eq!(status, Some(1), "the file is not what runs: {told}");
     assert!(told.starts_with(
-        "stays   service-ask: what changed of it takes a restart\nfailed  service-no: \
+        "stays   service-ask: its changes need a restart\nfailed  service-no: \
         --group \"service-none\""
     ));
     let (status, told, _) = reload("service-ask", &["--json"]);
@@ -319,7 +319,7 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
     let read = env.run("ringcat", &["service-act", "-n", "3", "--verify"]);
     assert!(read.status.success(), "{}", said(&read));
     let told = broker.process.stderr();
-    assert!(told.contains("other.sock: was passed by the service manager"), "{told}");
+    assert!(told.contains("other.sock: passed by the service manager"), "{told}");
     broker.end();
     assert!(path.exists(), "it belongs to whoever made it");
     std::fs::remove_file(&path).unwrap();

@@ -163,7 +163,7 @@ fn a_ring_without_a_name_outlives_its_broker() {
         let mut broker = start(passed, "");
         let adopted = if generation > 1 { " (adopted" } else { "," };
         says(&broker, &format!("{NAME} gen {generation}{adopted}"));
-        says(&broker, "kept by the service manager");
+        says(&broker, "stored by the service manager");
         assert_eq!(manager.kept(), ["ring-store-chain"]);
         for (slot, kind) in kinds.iter().enumerate().skip(readers.len()) {
             let mut command = env.command("ringtest-reader");
@@ -331,7 +331,7 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
         let said = broker.process.stderr();
         let fresh = said.contains(&format!("store-a gen {generation},"));
         assert!(
-            fresh && said.contains("not adopted but replaced: ") && said.contains(why),
+            fresh && said.contains("cannot be adopted and is replaced: ") && said.contains(why),
             "{what}: {said}"
         );
         assert_eq!(restarted(&mut reader), generation, "{what}");
@@ -362,10 +362,7 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
     assert_eq!([restarted(&mut reader), restarted(&mut reader)], [generation, generation + 1]);
     broker.process.kill();
     broker = serve("store-a", "480", "$$", Some(("ring-store-b", of_b)));
-    says(
-        &broker.process,
-        "ring-store-b: was kept by the service manager, and is no stream's any more",
-    );
+    says(&broker.process, "ring-store-b: stored by the service manager, but no stream claims it");
     let gone = wait_for(LIMIT, || (manager.kept() == [RING]).then_some(()));
     assert!(gone.is_some(), "{:?}", manager.kept());
     broker.end();
@@ -488,8 +485,12 @@ fn a_kept_ring_cannot_be_written_where_the_broker_may_forbid_it() {
         manager.passing(&mut command, None);
         let broker = env.broker_of(name, command);
         let said = broker.process.stderr();
-        assert_eq!(said.contains("(kept by the service manager)"), may, "{said}");
-        assert_eq!(said.contains("(kept by the service manager, not immutable: "), !may, "{said}");
+        assert_eq!(said.contains("(stored by the service manager)"), may, "{said}");
+        assert_eq!(
+            said.contains("(stored by the service manager, not immutable: "),
+            !may,
+            "{said}"
+        );
         assert!(said.contains("no capabilities"), "what it took it gives up: {said}");
         let mut pry = env.command_as_nobody("ringtest-pry");
         pry.arg(broker.path())

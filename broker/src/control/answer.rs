@@ -1,13 +1,14 @@
-//! What a peer is answered: who may ask, and what it gets.
+//! Answers to the requests that concern one stream and one connection.
 //!
-//! Contract: one question, one answer, decided by one stream alone; what concerns other connections
-//! as well is `Control`'s.
+//! Contract: one request, one reply. Requests that concern other connections too are answered by
+//! the control thread itself.
 
-use super::refusals::who;
-use super::{Role, refuse, reply};
-use crate::access::Right;
-use crate::sampler;
-use crate::stream::Stream;
+use super::connections::Role;
+use super::message::{refuse, refuse_logged, reply, shorten};
+use super::sampler;
+use crate::setup::access::Right;
+use crate::stream::log::Refused;
+use crate::stream::running::Stream;
 use ringweir_proto::control::{
     AttachRequest, Attached, DecodeError, Description, LatencyReport, Mode, Reason, Reply, Request,
 };
@@ -17,7 +18,7 @@ use ringweir_proto::os::socket;
 use ringweir_proto::stats::PumpCounter;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Answers a peer's one question; what it is from then on, `None` to hang up.
+/// Answers a request. Returns what the connection is from then on, or `None` to close it.
 pub(super) fn answer(
     stream: &mut Stream,
     fd: &OwnedFd,
@@ -32,13 +33,13 @@ pub(super) fn answer(
                 Reason::Malformed
             };
             match socket::peer(fd) {
-                Ok(peer) => stream.refuse(fd, reason, who(&peer), e.to_string()),
+                Ok(peer) => refuse_logged(stream, fd, reason, (&peer).into(), e.to_string()),
                 Err(_) => refuse(fd, reason, &e.to_string()),
             }
             return None;
         }
     };
-    let right = if matches!(request, Request::Attach(_)) { Right::Attach } else { Right::Watch };
+    let right = if matches!(request, Request::Attach(_)) { Right::Attach } else { Right::View };
     let peer = admit(stream, fd, right)?;
     match request {
         Request::Attach(request) => attach(stream, fd, peer, &request),
@@ -47,38 +48,40 @@ pub(super) fn answer(
             reply(fd, &Reply::Watching, &[stream.stats_fd()]).then_some(Role::Viewer)
         }
         Request::Describe => {
-            let config = &stream.config;
+            let config = stream.config();
             let description = Description {
                 name: config.name.clone(),
                 source: shorten(&config.source),
-                summary: shorten(&stream.summary),
+                summary: shorten(stream.summary()),
                 broker_version: env!("CARGO_PKG_VERSION").into(),
                 metadata: config.metadata().unwrap_or_default(),
             };
-            // That was all it wanted: its answer waits for it though we hang up.
+            // The reply stays readable after the connection is closed.
             reply(fd, &Reply::Described(description), &[]);
             None
         }
         Request::Latency { index } => {
-            let report =
-                stream.readers.get(index).map(|entry| report(entry.page.latency(), entry.attached));
+            let report = stream
+                .readers()
+                .get(index)
+                .map(|entry| report(entry.page.latency(), entry.attached));
             reply(fd, &Reply::Latency(report), &[]);
             None
         }
         Request::DrainGaps => {
             let drained =
-                stream.object.memory().counter(PumpCounter::Drains) > 0 || stream.slack.is_some();
-            let report = drained.then(|| report(&stream.drain_gaps, stream.started));
+                stream.memory().counter(PumpCounter::Drains) > 0 || stream.slack().is_some();
+            let report = drained.then(|| report(stream.drain_gaps(), stream.started()));
             reply(fd, &Reply::Latency(report), &[]);
             None
         }
         Request::Detach(_) | Request::Reload => {
-            unreachable!("answered by Control, which knows the other connections")
+            unreachable!("answered by the control thread, which knows the other connections")
         }
     }
 }
 
-/// What stands in `block`, counted since `since`.
+/// The contents of `block`, counted since `since`.
 fn report(block: &LatencyBlock, since: u64) -> LatencyReport {
     let seen = Histogram::of(block);
     let (places, counts) = seen.occupied().unzip();
@@ -86,17 +89,21 @@ fn report(block: &LatencyBlock, since: u64) -> LatencyReport {
     LatencyReport { attached: since, sum_ns, max_ns, places, counts }
 }
 
-/// Who it is, if it has that right; else it has been told.
+/// The peer, if it has that right. Otherwise it gets a refusal.
 pub(super) fn admit(stream: &mut Stream, fd: &OwnedFd, right: Right) -> Option<socket::Peer> {
     let peer = match socket::peer(fd) {
         Ok(peer) => peer,
         Err(e) => {
-            refuse(fd, Reason::NotAllowed, &format!("the kernel does not say who you are: {e}"));
+            refuse(
+                fd,
+                Reason::NotAllowed,
+                &format!("the kernel does not report your credentials: {e}"),
+            );
             return None;
         }
     };
-    if let Err(text) = stream.access.check(&peer, right) {
-        stream.refuse(fd, Reason::NotAllowed, who(&peer), text);
+    if let Err(text) = stream.access().check(&peer, right) {
+        refuse_logged(stream, fd, Reason::NotAllowed, (&peer).into(), text);
         return None;
     }
     Some(peer)
@@ -108,51 +115,46 @@ fn attach(
     peer: socket::Peer,
     request: &AttachRequest,
 ) -> Option<Role> {
-    let most = stream.config.readers_per_user.unwrap_or(u32::MAX) as usize;
-    if !stream.access.is_master(peer.uid) && stream.readers.count_of(peer.uid) >= most {
+    let most = stream.config().readers_per_user.unwrap_or(u32::MAX) as usize;
+    if !stream.access().is_unlimited(peer.uid) && stream.readers().count_of(peer.uid) >= most {
         let text = format!(
-            "uid {} has the {most} readers a user may have: end one, or start ringd with more \
-            --readers-per-user",
+            "uid {} has {most} readers, the most a user may have: end one, or start ringd with a \
+            larger --readers-per-user",
             peer.uid
         );
-        stream.refuse(fd, Reason::Full, who(&peer), text);
+        refuse_logged(stream, fd, Reason::Full, (&peer).into(), text);
         return None;
     }
-    if request.mode != Mode::Lossy && stream.config.lossless.is_none() {
-        let text = "this stream waits for no reader: attach lossy, or start ringd with --lossless \
-            and a budget such as 250ms";
-        stream.refuse(fd, Reason::NotAllowed, who(&peer), text.into());
+    if request.mode != Mode::Lossy && stream.config().lossless.is_none() {
+        let text = "this stream has no lossless readers: attach lossy, or start ringd with \
+            --lossless and a budget such as 250ms";
+        refuse_logged(stream, fd, Reason::NotAllowed, (&peer).into(), text.into());
         return None;
     }
-    let (readers, asking) = (&stream.readers, who(&peer));
-    match readers.attach(peer, request.clean_label(), request.parks, request.mode, stream.pump()) {
+    let (readers, refused) = (stream.readers(), Refused::from(&peer));
+    match readers.attach(peer, request.clean_label(), request.parks, request.mode) {
         Ok(Some((entry, theirs))) => {
             let attached = Attached {
                 index: entry.index,
                 block_offset: entry.page.block_offset(),
-                generation: stream.object.memory().generation(),
+                generation: stream.memory().generation(),
             };
-            let ring = stream.object.read_only();
+            let ring = stream.ring_fd();
             let fds =
                 [ring.as_fd(), theirs.page.as_fd(), theirs.wake.as_fd(), entry.sleep_request.fd()];
             if reply(fd, &Reply::Attached(attached), &fds) {
                 return Some(Role::Reader(entry.index));
             }
-            readers.detach(entry.index, stream.pump());
+            readers.detach(entry.index);
         }
         Ok(None) => {
             let text = format!(
-                "all {} places for readers are taken: start ringd with more --readers-max",
+                "all {} readers that may attach are attached: start ringd with a larger --readers-max",
                 readers.most()
             );
-            stream.refuse(fd, Reason::Full, asking, text);
+            refuse_logged(stream, fd, Reason::Full, refused, text);
         }
-        Err(e) => stream.refuse(fd, Reason::Resources, asking, e.to_string()),
+        Err(e) => refuse_logged(stream, fd, Reason::Resources, refused, e.to_string()),
     }
     None
-}
-
-/// So that a reply stays within a message, whatever was configured.
-pub(super) fn shorten(text: &str) -> String {
-    text[..text.floor_char_boundary(text.len().min(700))].into()
 }

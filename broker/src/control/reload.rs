@@ -1,71 +1,65 @@
-//! Streams that come and go while others run: the file is read again.
+//! Reloading the configuration file: what changes, and what that may need.
 //!
-//! Contract: a stream that is not in the file any more ends, one that is new begins, and one that
-//! is there as before is not touched, neither its pump nor its readers; nor is one whose keys have
-//! changed, which is said. A file that is not sound, or a stream that cannot start, changes nothing
-//! of the others. Runs on the control thread, which answers nobody while a ring is made. It is shut
-//! in by then: what new streams may need beyond the kinds of source in the file is in its `later`.
+//! Contract: a stream that is no longer in the file ends, and one that is new begins. A stream that
+//! is unchanged is not touched, neither its pump nor its readers. A stream whose keys have changed
+//! is not touched either, and is reported. The process is confined by then: what new streams may
+//! need beyond the kinds of source in the file is listed in its `later`.
 
-use super::answer::{admit, shorten};
-use super::{Control, refuse, reply};
-use crate::access::Right;
-use crate::config::{FileConfig, StreamConfig};
-use crate::sandbox::Needs;
-use crate::stream::{Host, Stream};
-use anyhow::Context;
-use ringweir_proto::control::{Outcome, Reason, Reloaded, Reply, StreamChange};
+use crate::process::sandbox::needs::{Needs, directory_of};
+use crate::setup::config::StreamConfig;
+use crate::setup::config_file::FileConfig;
+use crate::source::kinds::SOURCES;
+use crate::stream::builder::Host;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
 
-/// What to do if a stream that comes later wants what was given up.
-const LATER: &str = "a kind of source or a directory that was not there at the start is named in \
-    the file by \
-                     later = [\"packet\", \"/dev\"], before the start";
-
-/// What a reload goes by.
+/// The configuration file, and what streams that it adds are started with.
 pub struct Reload {
     file: PathBuf,
-    /// For the streams it starts.
-    pub host: Host,
+    host: Host,
 }
 
-/// One change.
+/// One change of a reload.
 #[derive(Debug, PartialEq)]
 pub enum Change {
-    /// The stream of that name is to end.
+    /// The stream with this name ends.
     End(String),
-    /// This one is to begin.
+    /// This stream begins.
     Begin(Box<StreamConfig>),
-    /// The file says something else of this one than what it is.
+    /// The keys of this stream have changed.
     Differs(String),
 }
 
 impl Reload {
-    /// By `file`, for streams started by `host`.
+    /// For `file`, with streams started by `host`.
     pub fn new(file: PathBuf, host: Host) -> Self {
         Self { file, host }
     }
 
-    /// Reads the file again; what is to change of `running`, ends first.
+    /// Reads the file again, and compares it with the `running` streams. Streams to end come first.
     pub fn changes(&self, running: &[&StreamConfig]) -> anyhow::Result<Vec<Change>> {
         Ok(changes(running, FileConfig::read(&self.file)?.streams))
     }
 
-    /// What the control thread needs for it beside what it needs anyway.
+    /// What streams are started with.
+    pub fn host(&mut self) -> &mut Host {
+        &mut self.host
+    }
+
+    /// What the control thread needs in order to start streams later.
     pub fn needs(&self, streams: &[StreamConfig], later: &[String]) -> anyhow::Result<Needs> {
         let mut needs = Needs {
-            read: [crate::sandbox::directory_of(&self.file), "/etc/group".into(), "/proc".into()]
-                .into(),
-            make: vec![self.host.run_dir.clone(), "/dev/shm".into()],
+            read: [directory_of(&self.file), "/etc/group".into(), "/proc".into()].into(),
+            make: vec![self.host.run_dir().into(), "/dev/shm".into()],
             families: vec![libc::AF_UNIX],
-            // Their rings are locked, their sockets given to groups.
+            // To lock rings in memory, and to give sockets to groups.
             capabilities: CapabilitySet::IPC_LOCK | CapabilitySet::CHOWN,
             ..Needs::default()
         };
-        if self.host.store.is_open() {
+        if self.host.stores_rings() {
             needs.capabilities |= CapabilitySet::LINUX_IMMUTABLE;
         }
-        if self.host.class.is_realtime() {
+        if self.host.class().is_realtime() {
             needs.capabilities |= CapabilitySet::SYS_NICE;
         }
         let kinds = streams.iter().map(|s| s.source.split(':').next().unwrap_or_default());
@@ -78,10 +72,10 @@ impl Reload {
                 "udp" => (&[libc::AF_INET, libc::AF_INET6], CapabilitySet::NET_BIND_SERVICE),
                 "packet" => (&[libc::AF_PACKET], CapabilitySet::NET_RAW),
                 "netlink" => (&[libc::AF_NETLINK], CapabilitySet::empty()),
-                kind if crate::source::SOURCES.iter().any(|k| k.name == kind) => continue,
+                kind if SOURCES.iter().any(|k| k.name == kind) => continue,
                 _ => anyhow::bail!(
-                    "later: {word:?} is neither a kind of source (ringd sources) nor a directory \
-                    that begins with /"
+                    "later: {word:?} is neither a kind of source (see ringd sources) nor an \
+                    absolute directory"
                 ),
             };
             needs.families.extend(families);
@@ -106,89 +100,6 @@ fn changes(running: &[&StreamConfig], file: Vec<StreamConfig>) -> Vec<Change> {
     all
 }
 
-impl Control {
-    /// Connection `n` asks that the file be read again. Answered when that is done, though its own
-    /// stream may be gone by then.
-    pub(super) fn ask_to_reload(&mut self, n: u64) {
-        let asking = &self.connections[&n];
-        let Some(stream) = self.streams[asking.stream].as_mut() else { return };
-        let Some(peer) = admit(stream, &asking.fd, Right::Own) else { return self.hang_up(n) };
-        if self.reload.is_none() {
-            let text = "its broker was started without --config: there is no file to read again";
-            refuse(&asking.fd, Reason::File, text);
-            return self.hang_up(n);
-        }
-        tracing::info!("reload: asked for by pid {}, uid {}", peer.pid, peer.uid);
-        self.asked = true;
-        self.asking.extend(self.connections.remove(&n).map(|connection| connection.fd));
-    }
-
-    /// Reads the file again, does what it says, and tells those who asked.
-    pub(super) fn reload(&mut self) {
-        self.signals.take_reload();
-        self.manager.reloading();
-        let answer = match self.changes() {
-            Ok(changes) => Reply::Reloaded(Reloaded::of(
-                changes.into_iter().map(|change| self.make(change)).collect(),
-            )),
-            Err(e) => {
-                let text = format!("{e:#}; nothing was changed");
-                tracing::error!("{text}");
-                Reply::refuse(Reason::File, shorten(&text))
-            }
-        };
-        self.manager.ready(&self.status());
-        for asking in self.asking.drain(..) {
-            reply(&asking, &answer, &[]);
-        }
-    }
-
-    fn changes(&self) -> anyhow::Result<Vec<Change>> {
-        let running: Vec<_> = self.streams.iter().flatten().map(|s| &s.config).collect();
-        self.reload.as_ref().map_or(Ok(Vec::new()), |reload| reload.changes(&running))
-    }
-
-    /// Makes one change.
-    fn make(&mut self, change: Change) -> StreamChange {
-        let (stream, outcome, text) = match change {
-            Change::End(name) => {
-                tracing::info!("{name}: is not in the file any more");
-                let place = self
-                    .streams
-                    .iter()
-                    .position(|s| s.as_ref().is_some_and(|s| s.config.name == name));
-                if let Some(i) = place {
-                    self.streams[i].iter().for_each(|s| s.pump().stop());
-                    self.pump_ended(i);
-                    self.remove(i);
-                }
-                (name, Outcome::Ended, String::new())
-            }
-            Change::Begin(config) => match self.begin(&config) {
-                Ok(()) => (config.name, Outcome::Begun, String::new()),
-                Err(e) => {
-                    let (name, text) = (&config.name, format!("{e:#}"));
-                    tracing::error!("stream {name:?}: {text}; others go on ({LATER})");
-                    (config.name, Outcome::Failed, text)
-                }
-            },
-            Change::Differs(name) => {
-                let text = "what changed of it takes a restart";
-                tracing::warn!("{name}: stays as it is: {text}");
-                (name, Outcome::Stays, text.into())
-            }
-        };
-        StreamChange { stream, outcome, text: shorten(&text) }
-    }
-
-    fn begin(&mut self, config: &StreamConfig) -> anyhow::Result<()> {
-        let reload = self.reload.as_mut().context("there is no file")?;
-        let stream = Stream::start(config, &mut reload.host)?;
-        tracing::info!("{}", stream.summary);
-        Ok(self.add(stream)?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_a_change() {
+    fn only_differences_are_changes() {
         let before = file(&(stream("a", "") + &stream("b", "") + &stream("c", "")));
         let running: Vec<_> = before.streams.iter().collect();
         assert_eq!(changes(&running, before.streams.clone()), []);
@@ -213,8 +124,8 @@ mod tests {
     }
 
     #[test]
-    fn later_says_what_else_may_come() {
-        let host = Host::new("/run/x".into(), crate::sandbox::Sandbox::On);
+    fn later_adds_kinds_of_source_and_directories() {
+        let host = Host::new("/run/x".into(), crate::process::sandbox::Sandbox::On);
         let reload = Reload::new("/etc/ringweir/a.toml".into(), host);
         let streams = file(&stream("a", "")).streams;
         let plain = reload.needs(&streams, &[]).unwrap();

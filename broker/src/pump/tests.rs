@@ -1,29 +1,37 @@
 //! G8: the pump allocates nothing per datagram. Negative control:
 //! `a_source_that_allocates_is_noticed`.
 
-use super::*;
-use crate::notice::Notices;
-use crate::source::{self, OpenFor};
+use super::handle::PumpHandle;
+use super::run::Pump;
+use crate::intake::for_pump::PumpIntake;
+use crate::intake::for_sources::Intake;
+use crate::intake::notice;
+use crate::readers::commands;
+use crate::readers::pump_list::PumpReaders;
+use crate::source::contract::{Fill, OpenFor, Source, SourceError, WaitFor};
+use crate::source::kinds;
+use crate::wake::event::Event;
 use ringweir_proto::layout::Geometry;
-use ringweir_proto::ring::{Publisher, RingMemory};
+use ringweir_proto::ring::{Publisher, RingMemory, WakeGate};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 struct Counting;
 
 thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
 
-// SAFETY: passes everything through to the system's allocator; the counter is a const-initialised
-// thread-local without a destructor, so counting does not allocate.
+// SAFETY: every call goes to the system's allocator, which keeps the trait's contract; the counter is
+// a const-initialised thread-local without a destructor, so counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller keeps the contract of this function, which is that of `System`'s.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller keeps the contract of this function, which is that of `System`'s.
         unsafe { System.dealloc(block, layout) }
     }
 }
@@ -31,30 +39,24 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Pumps `source` to its end in this thread; datagrams published and allocations made.
+/// A pump from `source` into a ring on the heap.
+fn pump(source: Box<dyn Source>, memory: &Arc<RingMemory>) -> Pump {
+    let event = || Arc::new(Event::new().unwrap());
+    let pump_event = event();
+    let (_commands, receiver) = commands::queue(8, pump_event.clone());
+    let intake = PumpIntake::new(Publisher::new(memory.clone()), notice::queue().0);
+    let readers = PumpReaders::new(Arc::new(WakeGate::default()), receiver, 8, event());
+    Pump::new(source, intake, readers, Arc::new(PumpHandle::new(pump_event, false)))
+}
+
+/// Pumps `source` to its end in this thread. Returns datagrams published and allocations made.
 fn pumped(source: Box<dyn Source>) -> (u64, u64) {
     let memory = Arc::new(RingMemory::on_heap(Geometry::new(1024, 1 << 20, 4096).unwrap()));
-    let (notices, _drain) = Notices::queue();
-    let (_commands, queue) = rtrb::RingBuffer::new(8);
-    let handle = Arc::new(PumpHandle::new(Event::new().unwrap(), false));
-    let gate = Arc::new(WakeGate::default());
-    let intake = Intake::new(Publisher::new(memory.clone()), notices);
-    let nobody = BackPressure::new(None, 8);
-    let pump = Pump::new(
-        intake,
-        source,
-        nobody,
-        gate,
-        queue,
-        8,
-        Arc::new(Event::new().unwrap()),
-        handle,
-        false,
-    );
+    let pump = pump(source, &memory);
     let before = ALLOCATIONS.with(Cell::get);
     pump.run().unwrap();
     let allocated = ALLOCATIONS.with(Cell::get) - before;
-    assert!(memory.has_ended(), "readers are told of the end");
+    assert!(memory.has_ended(), "readers see the end");
     (memory.write_cursor(), allocated)
 }
 
@@ -65,20 +67,20 @@ fn pumping_allocates_nothing_per_datagram() {
         "gen:rate=max,size=24..1500,channels=4,count=100000",
         "gen:rate=200k/s,size=64,count=20000",
     ] {
-        let (published, allocated) = pumped(source::open(spec, &stream).unwrap());
+        let (published, allocated) = pumped(kinds::open(spec, &stream).unwrap());
         assert!(published >= 20_000);
         assert_eq!(allocated, 0, "{spec}: {published} datagrams");
     }
 }
 
-/// Ends a source that would go on, after so many datagrams.
+/// Ends a source that would go on, after this many datagrams.
 struct Until(Box<dyn Source>, u64);
 
 impl Source for Until {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         let fill = self.0.fill(intake)?;
-        // Not only in the next round: nothing may come to begin one.
-        Ok(if intake.publisher().next_seq() >= self.1 { Fill::Ended } else { fill })
+        // In this round: there may be no input to begin another one.
+        Ok(if intake.next_seq() >= self.1 { Fill::Ended } else { fill })
     }
     fn wait_for(&self) -> WaitFor<'_> {
         self.0.wait_for()
@@ -86,17 +88,17 @@ impl Source for Until {
 }
 
 #[test]
-fn sockets_and_devices_are_pumped_without_allocating() {
+fn pumping_sockets_and_devices_allocates_nothing() {
     let stream = OpenFor { max_datagram: 4096 };
-    let zero = source::open("chardev:size=64:/dev/zero", &stream).unwrap();
+    let zero = kinds::open("chardev:size=64:/dev/zero", &stream).unwrap();
     assert_eq!(pumped(Box::new(Until(zero, 20_000))).1, 0, "/dev/zero");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     for kind in ["dgram", "seqpacket"] {
-        let source = source::open(&format!("unix:{kind}:{}", path.display()), &stream).unwrap();
+        let source = kinds::open(&format!("unix:{kind}:{}", path.display()), &stream).unwrap();
         let to = path.clone();
         let sender = std::thread::spawn(move || {
-            // A new connection now and then is taken in without allocating, too.
+            // Accepting a new connection does not allocate either.
             for _ in 0..10 {
                 let kind = if kind == "dgram" { SocketType::DGRAM } else { SocketType::SEQPACKET };
                 let fd = rustix::net::socket(AddressFamily::UNIX, kind, None).unwrap();
@@ -125,12 +127,12 @@ fn a_source_that_allocates_is_noticed() {
         }
     }
     let inner =
-        source::open("gen:rate=max,size=64,count=10000", &OpenFor { max_datagram: 4096 }).unwrap();
+        kinds::open("gen:rate=max,size=64,count=10000", &OpenFor { max_datagram: 4096 }).unwrap();
     assert!(pumped(Box::new(Allocates(inner))).1 > 0);
 }
 
 #[test]
-fn a_pump_that_panics_still_tells_readers_of_the_end() {
+fn a_pump_that_panics_still_ends_the_ring() {
     struct Panics;
     impl Source for Panics {
         fn fill(&mut self, _: &mut Intake) -> Result<Fill, SourceError> {
@@ -141,40 +143,7 @@ fn a_pump_that_panics_still_tells_readers_of_the_end() {
         }
     }
     let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap()));
-    let (_commands, queue) = rtrb::RingBuffer::new(8);
-    let event = || Arc::new(Event::new().unwrap());
-    let handle = Arc::new(PumpHandle::new(Event::new().unwrap(), false));
-    let intake = Intake::new(Publisher::new(memory.clone()), Notices::queue().0);
-    let (nobody, gate) = (BackPressure::new(None, 8), Arc::new(WakeGate::default()));
-    let pump = Pump::new(intake, Box::new(Panics), nobody, gate, queue, 8, event(), handle, false);
+    let pump = pump(Box::new(Panics), &memory);
     assert!(std::thread::spawn(move || pump.run()).join().is_err());
     assert!(memory.has_ended());
-}
-
-#[test]
-fn a_reader_is_dear_that_takes_long_several_times_in_a_row() {
-    let mut slow_wakes = SlowWakeDetector::default();
-    assert_eq!((1..=2 * MEASURED).filter(|_| slow_wakes.rings()).count(), 2);
-    let found = |took: &[(u32, u64)]| {
-        let mut slow_wakes = SlowWakeDetector::default();
-        took.iter().filter(|(index, ns)| slow_wakes.is_slow_to_wake(*index, *ns)).count()
-    };
-    let (slow_to_wake, cheap) = (SLOW_WAKE_NS, SLOW_WAKE_NS - 1);
-    assert_eq!(found(&[(1, slow_to_wake), (1, slow_to_wake), (1, slow_to_wake)]), 1);
-    assert_eq!(found(&[(1, slow_to_wake), (1, cheap), (1, slow_to_wake), (1, slow_to_wake)]), 0);
-    assert_eq!(
-        found(&[
-            (1, slow_to_wake),
-            (1, slow_to_wake),
-            (2, slow_to_wake),
-            (2, slow_to_wake),
-            (1, slow_to_wake)
-        ]),
-        0,
-        "another"
-    );
-    assert_eq!(
-        found(&[(1, slow_to_wake), (2, slow_to_wake), (2, slow_to_wake), (2, slow_to_wake)]),
-        1
-    );
 }

@@ -8,9 +8,9 @@
 //! the stream's largest is published cut, with its original length. Nothing is allocated after
 //! [`Batch::new`].
 
+use super::contract::{Fill, SourceError};
 use super::socket::{CONTROL_WORDS, Control, parse_control};
-use super::{Fill, SourceError};
-use crate::intake::{Arrival, Intake};
+use crate::intake::for_sources::{Arrival, Intake};
 use ringweir_proto::layout::align8;
 use ringweir_proto::stats::PumpCounter;
 use rustix::io::Errno;

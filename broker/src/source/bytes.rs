@@ -1,5 +1,5 @@
 //! What `stdin:` and `file:` share: datagrams out of a byte stream, by one of the
-//! [framings](crate::framing).
+//! [framings](super::framing).
 //!
 //! Contract: what of a payload lies in the refill buffer is copied into the ring, the rest is read
 //! straight into it, in one call with the header that follows; while datagrams are large only
@@ -12,9 +12,9 @@
 //! input: the same. Boundaries lost: a fault, at least one broker loss, and the end. Nothing is
 //! ever delivered in part.
 
-use super::{Fill, Source, SourceError, WaitFor};
-use crate::framing::{Decoder, Fault, Framing, Payload, Step};
-use crate::intake::{Arrival, Intake};
+use super::contract::{Fill, Source, SourceError, WaitFor};
+use super::framing::{Decoder, Fault, Framing, Payload, Step};
+use crate::intake::for_sources::{Arrival, Intake};
 use ringweir_proto::ring::Layer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;

@@ -16,8 +16,9 @@
 //! in between, and every other one (EIO, ENODEV: unplugged), ends the source as failed. A read of
 //! nothing is its end.
 
-use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor, options_and_path};
-use crate::intake::{Arrival, Intake};
+use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
+use super::options::options_and_path;
+use crate::intake::for_sources::{Arrival, Intake};
 use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use ringweir_proto::stats::PumpCounter;

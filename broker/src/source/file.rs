@@ -8,8 +8,8 @@
 //! [`super::bytes`] for what happens to bad datagrams.
 
 use super::bytes::{ByteStream, Pace};
-use super::{OpenFor, Source, SourceError, SourceKind};
-use crate::framing::Framing;
+use super::contract::{OpenFor, Source, SourceError, SourceKind};
+use super::framing::Framing;
 use rustix::fs::{Mode, OFlags};
 
 pub const KIND: SourceKind = SourceKind {
@@ -55,8 +55,8 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
 
 #[cfg(test)]
 mod tests {
-    use super::super::Fill;
-    use super::super::testing::{Bench, bytes_of};
+    use super::super::contract::Fill;
+    use super::super::test_bench::{Bench, bytes_of};
     use super::*;
     use std::io::Write;
 

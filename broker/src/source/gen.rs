@@ -7,8 +7,8 @@
 //! once, up to the pacer's backlog of one second, and what exceeds it is told as a fault.
 //! `rate=max` fills every round to its end and never idles.
 
-use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
-use crate::intake::{Arrival, Intake};
+use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
+use crate::intake::for_sources::{Arrival, Intake};
 use ringweir_cli::quantity::{Rate, Span};
 use ringweir_pattern::generate::{GenSpec, Generator};
 use ringweir_pattern::rate_limiter::RateLimiter;
@@ -94,7 +94,7 @@ impl Source for Gen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Bench;
+    use super::super::test_bench::Bench;
     use super::*;
     use ringweir_pattern::verify::Verifier;
     use ringweir_proto::stats::PumpCounter;
@@ -130,11 +130,11 @@ mod tests {
         assert_eq!(source.wait_for().until, Some(5 * SECOND + 10_000_000));
         bench.now += SECOND / 2;
         assert_eq!(bench.run(&mut *source).0.len(), 500);
-        assert!(bench.told().is_empty());
+        assert!(bench.notices().is_empty());
         bench.now += 60 * SECOND;
         let (got, fill) = bench.run(&mut *source);
         assert_eq!((got.len(), fill), (1010, Fill::Idle));
-        assert_eq!(bench.told(), ["gen: held up, 59 s of its rate given up"]);
+        assert_eq!(bench.notices(), ["gen: held up, 59 s of its rate given up"]);
         assert_eq!(bench.count(PumpCounter::SourceFaults), 1);
     }
 

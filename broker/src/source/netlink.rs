@@ -13,9 +13,9 @@
 //! loss that was not told.
 
 use super::batch::{Batch, BatchError};
+use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::socket::{get_words, receive_buffer, set_option};
-use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
-use crate::intake::{Arrival, Intake};
+use crate::intake::for_sources::{Arrival, Intake};
 use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use rustix::io::Errno;

@@ -15,9 +15,9 @@
 //!
 //! Needs CAP_NET_RAW: `setcap cap_net_raw+ep ringd`.
 
+use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::socket::{get_words, interface, set_option};
-use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
-use crate::intake::{Arrival, Intake};
+use crate::intake::for_sources::{Arrival, Intake};
 use blocks::{Blocks, Damaged, Packet};
 use memmap2::MmapOptions;
 use ringweir_cli::quantity::{Bytes, Span};

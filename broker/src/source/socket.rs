@@ -5,7 +5,7 @@
 //! is told; control messages are parsed as bytes, each length checked, so a malformed one ends the
 //! walk and nothing else.
 
-use super::SourceError;
+use super::contract::SourceError;
 use ringweir_cli::quantity::Bytes;
 use rustix::io::Errno;
 use rustix::net::sockopt;

@@ -5,8 +5,8 @@
 //! busy the writer waits, nothing is lost.
 
 use super::bytes::{ByteStream, Pace};
-use super::{OpenFor, Source, SourceError, SourceKind};
-use crate::framing::Framing;
+use super::contract::{OpenFor, Source, SourceError, SourceKind};
+use super::framing::Framing;
 use std::os::fd::AsFd;
 
 pub const KIND: SourceKind = SourceKind {

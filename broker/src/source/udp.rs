@@ -11,10 +11,10 @@
 //! multicast group joined by `@IFACE` we look once a second, tell, and join again when it is back.
 
 use super::batch::{Batch, BatchError, Count};
+use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::socket::{CONTROL_WORDS, get_words, interface, receive_buffer, set_option};
-use super::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
-use crate::intake::{Arrival, Intake};
-use crate::sandbox::Needs;
+use crate::intake::for_sources::{Arrival, Intake};
+use crate::process::sandbox::needs::Needs;
 use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use rustix::io::Errno;

@@ -29,7 +29,7 @@ Examples:
   $ sudo ringctl reload daq0
   ended   daq1
   begun   daq2
-  stays   daq0: what changed of it takes a restart
+  stays   daq0: its changes need a restart
   failed  tap0: source \"packet:eth7\": no such interface
 
 For root and the broker's own user, of a broker that was started with --config. SIGHUP does the \

@@ -1,6 +1,6 @@
 //! Byte streams over pipes, split anywhere; every test keeps the account: sent = published + lost.
 
-use super::super::testing::{Bench, Got, bytes_of};
+use super::super::test_bench::{Bench, Got, bytes_of};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
 use std::fs::File;
@@ -100,7 +100,7 @@ fn too_long_ones_are_left_out_counted_and_told_with_their_offset() {
         assert_eq!(told, [vec![], vec![(Layer::Broker, 1, true)], vec![(Layer::Broker, 1, true)]]);
         let account = (bench.count(PumpCounter::Published), bench.count(PumpCounter::BrokerLost));
         assert_eq!(account, (3, 2));
-        let notices = bench.told();
+        let notices = bench.notices();
         assert_eq!(notices[0], "pipe: length field says 65 at offset 14, maximum is 64; left out");
         assert_eq!(notices.len(), 2);
     }
@@ -119,7 +119,7 @@ fn an_end_within_a_datagram_loses_it_and_says_where() {
                 (1, 1),
                 "{cut}"
             );
-            let told = bench.told();
+            let told = bench.notices();
             let says = format!(
                 "pipe: input ends at offset {offset}, {missing} bytes before the end of a "
             );
@@ -134,7 +134,7 @@ fn an_end_within_a_datagram_that_is_left_out_counts_it_once() {
     let input = len32(&[make(10), make(500)]);
     feed(&mut bench, Framing::Len32Le, 64, &input[..100], 64);
     assert_eq!((bench.count(PumpCounter::Published), bench.count(PumpCounter::BrokerLost)), (1, 1));
-    assert_eq!(bench.told().len(), 2);
+    assert_eq!(bench.notices().len(), 2);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn boundaries_lost_are_the_end() {
     assert_eq!(bench.count(PumpCounter::BrokerLost), 1);
     let told = "pipe: length field says 4294967295 at offset 14, maximum is 64; the stream cannot \
         be read on";
-    assert_eq!(bench.told(), [told]);
+    assert_eq!(bench.notices(), [told]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Terminals made for the purpose, and devices that every machine has.
 
-use super::super::testing::{Bench, bytes_of, wait};
+use super::super::test_bench::{Bench, bytes_of, wait};
 use super::*;
 use std::fs::File;
 use std::io::Write;
@@ -125,7 +125,7 @@ fn the_end_and_a_hang_up_are_told_apart_from_nothing() {
     drop(writer);
     assert!(wait(&*source, 1000));
     bench.intake.begin(2);
-    match source.fill(&mut bench.intake) {
+    match source.fill(bench.intake.for_source()) {
         Ok(Fill::Ended) => {}
         Err(e) => assert!(e.to_string().contains("is gone"), "{e}"),
         other => panic!("{other:?}"),
@@ -154,7 +154,7 @@ fn a_device_that_is_gone_ends_the_source_with_a_word() {
     assert_eq!(bench.run(&mut source).1, Fill::Idle);
     drop(held);
     bench.intake.begin(2);
-    let told = source.fill(&mut bench.intake).unwrap_err().to_string();
+    let told = source.fill(bench.intake.for_source()).unwrap_err().to_string();
     assert!(told.contains("it is gone: ") && told.contains("unplugged"), "{told}");
 }
 

@@ -7,8 +7,9 @@
 //! as the next good entry shows it), numbers that contradict each other, interrupts that were lost
 //! or come without end, datagrams longer than the ring takes (cut).
 
-use super::{Gone, Interrupts, Place, Transport};
-use crate::intake::{Arrival, Intake};
+use super::location::Location;
+use super::transport::{Gone, Interrupts, Transport, disable_interrupts};
+use crate::intake::for_sources::{Arrival, Intake};
 use ringweir_device::{Drain, HAS_DATE, HAS_INTERRUPT, Shape};
 use ringweir_proto::os::clock;
 use ringweir_proto::ring::Layer;
@@ -92,9 +93,9 @@ pub(super) enum Next {
 }
 
 impl Link {
-    pub(super) fn new(transport: Box<dyn Transport>, place: &Place) -> Self {
+    pub(super) fn new(transport: Box<dyn Transport>, location: &Location) -> Self {
         let shape = *transport.window().shape();
-        let rate = place.rate.or((shape.rate > 0).then_some(f64::from(shape.rate)));
+        let rate = location.rate.or((shape.rate > 0).then_some(f64::from(shape.rate)));
         Self {
             transport,
             shape,
@@ -201,7 +202,7 @@ impl Link {
     ) -> Result<Next, Gone> {
         let now = intake.now();
         if !std::mem::replace(&mut self.positioned, true) {
-            intake.positioned(self.position());
+            intake.set_position(self.position());
         }
         let slept = std::mem::take(&mut self.armed);
         let interrupts = match if slept { self.transport.take() } else { Ok(Interrupts::default()) }
@@ -244,7 +245,7 @@ impl Link {
             || now < self.storm_until
         {
             // No interrupt brings the news.
-            if !self.transport.is_there() {
+            if !self.transport.is_present() {
                 self.goes(now, Gone("it hung up, or took its registers away".into()))?;
                 return Ok(Next::Go);
             }
@@ -268,7 +269,7 @@ impl Link {
     /// The device goes. Where its memory stays, what it stored before is not lost; `Err`: it does
     /// not.
     fn goes(&mut self, now: u64, why: Gone) -> Result<(), Gone> {
-        if !self.transport.intact() {
+        if !self.transport.is_intact() {
             return Err(why);
         }
         // One that hung up on us alone may store for ever.
@@ -376,7 +377,7 @@ impl Link {
                 Ok(None) => break,
                 Ok(Some(entry)) => entry,
                 Err(garbage) => {
-                    if !transport.intact() {
+                    if !transport.is_intact() {
                         return Err(torn_out());
                     }
                     intake.fault(format_args!(
@@ -392,11 +393,11 @@ impl Link {
             let mut claim = intake.claim(len).map_err(|e| Gone(e.to_string()))?;
             channel.drain.copy(fifo, &entry, &mut claim.bytes()[..len]);
             // Before anything of it is believed.
-            if !transport.intact() {
+            if !transport.is_intact() {
                 return Err(torn_out());
             }
             if entry.renumbered {
-                intake.positioned(None);
+                intake.set_position(None);
                 self.positioned = false;
                 intake.lost(Layer::Device, 1, false);
                 intake.fault(format_args!(
@@ -452,6 +453,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         // Nobody listens any more. The device runs on, and counts what it loses until somebody
         // drains it again.
-        super::forbid(self.transport.window());
+        disable_interrupts(self.transport.window());
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Contract: the module's `poll` does the wake handshake in the kernel. It zaps the mapping when
 //! the device is torn out and puts blank pages there, so nothing is read that way unnoticed:
-//! [`Transport::intact`] looks for the magic number. That `poll` finds data says nothing about
+//! [`Transport::is_intact`] looks for the magic number. That `poll` finds data says nothing about
 //! interrupts, so these are counted where the module counts them, in sysfs.
 
-use super::memory::map;
-use super::{Gone, Interrupts, Opening, Place, Transport, open};
-use crate::source::{OpenFor, Source, SourceError, SourceKind};
+use super::hotplug::{self, DeviceKind};
+use super::location::Location;
+use super::mapping::map;
+use super::transport::{Gone, Interrupts, Opening, Transport};
+use crate::source::contract::{OpenFor, Source, SourceError, SourceKind};
 use ringweir_device::Window;
 use ringweir_device::shim::{self, ABI, Info};
 use ringweir_proto::sync::{AtomicU64, Ordering};
@@ -25,12 +27,15 @@ pub const KIND: SourceKind = SourceKind {
     open: opened,
 };
 
+static SHIM: DeviceKind =
+    DeviceKind { name: KIND.name, opener: opening, families: &[], writes: &[] };
+
 fn opened(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
-    open(KIND.name, Place::parse(argument, &[])?, opening, stream)
+    hotplug::open(&SHIM, Location::parse(argument, &[])?, stream)
 }
 
-fn opening(place: &Place) -> Result<Opening, SourceError> {
-    let path = &place.path;
+fn opening(location: &Location) -> Result<Opening, SourceError> {
+    let path = &location.path;
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = rustix::fs::open(path.as_str(), flags, Mode::empty()).map_err(|e| match e {
         Errno::BUSY => SourceError(format!(
@@ -124,10 +129,10 @@ impl Transport for Shim {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         let _ready = poll(&mut fds, Some(&at_once));
         let found = fds[0].revents();
-        if found.intersects(PollFlags::HUP | PollFlags::ERR) || !self.intact() {
+        if found.intersects(PollFlags::HUP | PollFlags::ERR) || !self.is_intact() {
             return Err(Gone("unplugged, or its driver was unbound".into()));
         }
-        Ok(Interrupts::rung(self.counter.take()))
+        Ok(Interrupts::signalled(self.counter.take()))
     }
 
     fn doorbell(&self) {
@@ -135,11 +140,11 @@ impl Transport for Shim {
         let _heard = shim::doorbell(&self.fd);
     }
 
-    fn intact(&self) -> bool {
+    fn is_intact(&self) -> bool {
         self.window.is_there()
     }
 
-    fn words(&self) -> String {
+    fn describe(&self) -> String {
         format!("{} at {}", self.info.interrupts(), self.info.bus_id())
     }
 }

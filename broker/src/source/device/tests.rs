@@ -5,20 +5,22 @@
 //! number a blank page would come through; each misbehaviour is first seen not to be told without
 //! it.
 
-use super::slot::Device;
-use super::*;
-use crate::source::testing::{Bench, Got, wait};
-use crate::source::{Fill, Source};
+use super::hotplug::{Device, DeviceKind};
+use super::location::Location;
+use super::transport::{Gone, Interrupts, Opening, Transport, disable_interrupts};
+use crate::source::contract::{Fill, Source, SourceError};
+use crate::source::test_bench::{Bench, Got, wait};
 use ringweir_device::{
-    Feed, Fifo, HAS_DATE, HAS_INTERRUPT, HAS_TIME, MARK, Registers, Shape, may_interrupt,
+    Feed, Fifo, HAS_DATE, HAS_INTERRUPT, HAS_TIME, MARK, Registers, Shape, Window, may_interrupt,
 };
 use ringweir_proto::os::event;
 use ringweir_proto::ring::Layer;
 use ringweir_proto::stats::PumpCounter;
+use ringweir_proto::sync::Ordering;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::cell::RefCell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -106,16 +108,16 @@ impl Transport for Test {
         self.interrupts.then(|| self.model.interrupt.as_fd())
     }
     fn take(&self) -> Result<Interrupts, Gone> {
-        forbid(&self.model.window);
+        disable_interrupts(&self.model.window);
         if *self.model.torn_out.lock().unwrap() {
             return Err(Gone("pulled".into()));
         }
-        if !self.is_there() {
+        if !self.is_present() {
             return Err(Gone("hung up".into()));
         }
         let mut count = [0; 8];
         match rustix::io::read(&self.model.interrupt, &mut count) {
-            Ok(_) => Ok(Interrupts::rung(u64::from_ne_bytes(count))),
+            Ok(_) => Ok(Interrupts::signalled(u64::from_ne_bytes(count))),
             Err(Errno::AGAIN) => Ok(Interrupts::default()),
             Err(e) => panic!("{e}"),
         }
@@ -123,13 +125,13 @@ impl Transport for Test {
     fn doorbell(&self) {
         self.model.obey();
     }
-    fn intact(&self) -> bool {
+    fn is_intact(&self) -> bool {
         self.model.window.is_there()
     }
-    fn is_there(&self) -> bool {
-        !self.model.hung_up.load(Ordering::Relaxed) && self.intact()
+    fn is_present(&self) -> bool {
+        !self.model.hung_up.load(Ordering::Relaxed) && self.is_intact()
     }
-    fn words(&self) -> String {
+    fn describe(&self) -> String {
         "a test".into()
     }
 }
@@ -139,7 +141,16 @@ thread_local! {
     static SLOT: RefCell<Option<Arc<DeviceModel>>> = const { RefCell::new(None) };
 }
 
-fn opener(_place: &Place) -> Result<Opening, SourceError> {
+/// Devices out of [`SLOT`].
+static KIND: DeviceKind = DeviceKind { name: "test", opener, families: &[], writes: &[] };
+
+/// The device in [`SLOT`], opened for at most `most` bytes a datagram.
+fn open_slot(most: usize) -> Device {
+    let location = Location { path: "slot".into(), ..Location::default() };
+    Device::open(&KIND, location, most).unwrap()
+}
+
+fn opener(_location: &Location) -> Result<Opening, SourceError> {
     let model =
         SLOT.with(|slot| slot.borrow().clone()).ok_or_else(|| SourceError::new("empty slot"))?;
     let interrupts = model.window.shape().features & HAS_INTERRUPT != 0;
@@ -173,9 +184,7 @@ impl Rig {
     fn with_most(shape: Shape, most: usize) -> Self {
         let model = DeviceModel::new(&shape);
         SLOT.set(Some(model.clone()));
-        let device =
-            Device::open("test", Place { path: "slot".into(), ..Place::default() }, opener, most)
-                .unwrap();
+        let device = open_slot(most);
         let feeds = (0..shape.channels).map(|_| Feed::new(&shape)).collect();
         let mut rig =
             Self { model, feeds, device, bench: Bench::new(1 << 20, 512), got: Vec::new() };
@@ -303,7 +312,7 @@ fn garbage_is_named_and_what_it_cost_is_told_exactly() {
         rig.model.fifo(0).registers.producer.store(right, Ordering::Release);
         rig.run();
         assert!(rig.bench.count(PumpCounter::SourceFaults) > 0, "{name}");
-        let told = rig.bench.told();
+        let told = rig.bench.notices();
         assert!(
             told.iter().any(|t| t.contains(name) && t.contains("channel 0")),
             "{name}: {told:?}"
@@ -372,7 +381,7 @@ fn a_lost_interrupt_is_found_out_and_costs_nothing() {
         (3, 2),
         "the first may have been under way"
     );
-    assert!(rig.bench.told().iter().any(|t| t.contains("no interrupt came")));
+    assert!(rig.bench.notices().iter().any(|t| t.contains("no interrupt came")));
     rig.closes();
 }
 
@@ -470,14 +479,15 @@ fn a_device_that_does_not_start_is_refused() {
             Ok(Interrupts::default())
         }
         fn doorbell(&self) {}
-        fn words(&self) -> String {
+        fn describe(&self) -> String {
             String::new()
         }
     }
-    let open = |_: &Place| -> Result<Opening, SourceError> {
+    fn opener(_: &Location) -> Result<Opening, SourceError> {
         Ok(Opening::now(Deaf(Test { model: DeviceModel::new(&SHAPE), interrupts: false })))
-    };
-    let refused = Device::open("test", Place::default(), open, 64).err().unwrap().to_string();
+    }
+    static DEAF: DeviceKind = DeviceKind { name: "test", opener, families: &[], writes: &[] };
+    let refused = Device::open(&DEAF, Location::default(), 64).err().unwrap().to_string();
     assert!(refused.contains("does not reset itself within a second (status 0x0)"), "{refused}");
 }
 
@@ -520,19 +530,23 @@ fn a_drain_gap_is_what_the_fifo_had_been_filling_for() {
 
 #[test]
 fn arguments_say_what_is_wrong_with_them() {
-    let told = |argument| Place::parse(argument, &["map", "memory"]).unwrap_err().to_string();
+    let told = |argument| Location::parse(argument, &["map", "memory"]).unwrap_err().to_string();
     assert!(told("rate=5dg/s:/dev/x").contains("fills by bytes"));
     assert!(told("rate=fast:/dev/x").contains("fast"));
     assert!(told("map=9:/dev/x").contains("0 to 4"));
     assert!(told("memory=x:/dev/x").contains("say a path"));
     assert!(told("depth=3:/dev/x").contains("there are rate=, map=, memory="));
     assert!(told("ringshim0").contains("no path"));
-    assert!(Place::parse("map=1:/dev/x", &[]).is_err(), "an option of another kind");
+    assert!(Location::parse("map=1:/dev/x", &[]).is_err(), "an option of another kind");
     // An address of PCI has colons in it.
     let memory = "/sys/bus/pci/devices/0000:03:00.0/resource2";
-    let place = Place::parse(&format!("memory={memory}:/dev/uio0"), &["map", "memory"]).unwrap();
-    assert_eq!((place.memory.as_deref(), place.path.as_str()), (Some(memory), "/dev/uio0"));
-    let place =
-        Place::parse("rate=1Mbit/s,map=1,memory=/sys/x:/dev/uio0", &["map", "memory"]).unwrap();
-    assert_eq!((place.rate, place.map, place.path.as_str()), (Some(125_000.0), 1, "/dev/uio0"));
+    let location =
+        Location::parse(&format!("memory={memory}:/dev/uio0"), &["map", "memory"]).unwrap();
+    assert_eq!((location.memory.as_deref(), location.path.as_str()), (Some(memory), "/dev/uio0"));
+    let location =
+        Location::parse("rate=1Mbit/s,map=1,memory=/sys/x:/dev/uio0", &["map", "memory"]).unwrap();
+    assert_eq!(
+        (location.rate, location.map, location.path.as_str()),
+        (Some(125_000.0), 1, "/dev/uio0")
+    );
 }

@@ -8,9 +8,11 @@
 //! together. A driver without an interrupt is polled. UIO lets everybody in, so the node is locked
 //! (`flock`).
 
-use super::memory::{lock, map, only_ours};
-use super::{Gone, Interrupts, Opening, Place, Transport, forbid, open};
-use crate::source::{OpenFor, Source, SourceError, SourceKind};
+use super::hotplug::{self, DeviceKind};
+use super::location::Location;
+use super::mapping::{lock, map, only_ours};
+use super::transport::{Gone, Interrupts, Opening, Transport, disable_interrupts};
+use crate::source::contract::{OpenFor, Source, SourceError, SourceKind};
 use ringweir_device::{IRQ_DATA, Window, arm};
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use rustix::fs::{Mode, OFlags};
@@ -30,8 +32,12 @@ pub const KIND: SourceKind = SourceKind {
 const PCI_COMMAND: u64 = 4;
 const INTX_DISABLE: u16 = 1 << 10;
 
+/// A device may have its interrupts enabled in its PCI configuration.
+static UIO: DeviceKind =
+    DeviceKind { name: KIND.name, opener: opening, families: &[], writes: &["/sys/devices"] };
+
 fn opened(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
-    open(KIND.name, Place::parse(argument, &["map", "memory"])?, opening, stream)
+    hotplug::open(&UIO, Location::parse(argument, &["map", "memory"])?, stream)
 }
 
 /// How interrupts are allowed again.
@@ -53,8 +59,8 @@ struct Uio {
     count: AtomicU32,
 }
 
-fn opening(place: &Place) -> Result<Opening, SourceError> {
-    let path = &place.path;
+fn opening(location: &Location) -> Result<Opening, SourceError> {
+    let path = &location.path;
     let fd = rustix::fs::open(
         path.as_str(),
         OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
@@ -67,7 +73,7 @@ fn opening(place: &Place) -> Result<Opening, SourceError> {
     let driver = std::fs::read_to_string(sys.join("name"))
         .map_err(|e| SourceError(format!("{path} is no UIO device: {}: {e}", sys.display())))?;
     let driver = driver.trim().to_string();
-    let window = match &place.memory {
+    let window = match &location.memory {
         Some(memory) => {
             let file = rustix::fs::open(
                 memory.as_str(),
@@ -81,12 +87,12 @@ fn opening(place: &Place) -> Result<Opening, SourceError> {
             map(&file, 0, usize::try_from(stat.st_size).map_err(SourceError::new)?, memory)?
         }
         None => {
-            let of = sys.join(format!("maps/map{}", place.map));
+            let of = sys.join(format!("maps/map{}", location.map));
             let number = |file: &str| -> Result<u64, SourceError> {
                 let text = std::fs::read_to_string(of.join(file)).map_err(|e| {
                     SourceError(format!(
                         "{path} has no map {}: {}: {e} (memory= names its memory)",
-                        place.map,
+                        location.map,
                         of.display()
                     ))
                 })?;
@@ -96,11 +102,11 @@ fn opening(place: &Place) -> Result<Opening, SourceError> {
             if number("offset")? != 0 {
                 return Err(SourceError(format!(
                     "{path}: map {} does not begin on a page",
-                    place.map
+                    location.map
                 )));
             }
             // UIO names its maps by the page at which they are mapped.
-            let offset = place.map as u64 * rustix::param::page_size() as u64;
+            let offset = location.map as u64 * rustix::param::page_size() as u64;
             map(&fd, offset, usize::try_from(number("size")?).map_err(SourceError::new)?, path)?
         }
     };
@@ -172,7 +178,7 @@ impl Transport for Uio {
     }
 
     fn take(&self) -> Result<Interrupts, Gone> {
-        forbid(&self.window);
+        disable_interrupts(&self.window);
         if !self.window.is_there() {
             return Err(Gone("unplugged, or its driver was unbound".into()));
         }
@@ -181,7 +187,7 @@ impl Transport for Uio {
             Ok(4) => {
                 let now = u32::from_ne_bytes(count);
                 let before = self.count.swap(now, Ordering::Relaxed);
-                Ok(Interrupts::rung(now.wrapping_sub(before).into()))
+                Ok(Interrupts::signalled(now.wrapping_sub(before).into()))
             }
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(Interrupts::default()),
             Err(e) => Err(Gone(format!("reading its count of interrupts: {e}"))),
@@ -193,11 +199,11 @@ impl Transport for Uio {
         self.window.registers().control.doorbell.store(1, Ordering::Release);
     }
 
-    fn intact(&self) -> bool {
+    fn is_intact(&self) -> bool {
         self.window.is_there()
     }
 
-    fn words(&self) -> String {
+    fn describe(&self) -> String {
         match self.enable {
             Enable::None => format!("{}, polled", self.driver),
             Enable::Node | Enable::Command(_) => format!("{}, interrupts by UIO", self.driver),

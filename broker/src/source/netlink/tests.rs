@@ -1,6 +1,6 @@
 //! NETLINK_USERSOCK between sockets of one process, and what the kernel itself tells. Needs root.
 
-use super::super::testing::{Bench, bytes_of, in_namespace, shell};
+use super::super::test_bench::{Bench, bytes_of, in_namespace, shell};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
 
@@ -100,7 +100,7 @@ fn messages_of_the_group_arrive_and_no_others() {
         );
         assert!(got.iter().enumerate().all(|(i, g)| g.channel == if i % 2 == 0 { 5 } else { 9 }));
         assert!(got.iter().zip(&sent).all(|(g, m)| g.original_len == m.len()));
-        let told = bench.told();
+        let told = bench.notices();
         assert!(told.len() == 1 && told[0].contains("to this socket alone"), "{told:?}");
         assert_eq!(bench.count(PumpCounter::KernelLost), 0);
     });

@@ -2,7 +2,7 @@
 //! The account is kept: sent = published + lost. Without root these tests say that they were
 //! skipped.
 
-use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell, wait};
+use super::super::test_bench::{Bench, Got, bytes_of, in_namespace, shell, wait};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
 
@@ -120,7 +120,7 @@ fn every_frame_of_a_wire_arrives_whole_and_in_order() {
             (bench.count(PumpCounter::Published), bench.count(PumpCounter::KernelLost)),
             (2000, 0)
         );
-        assert_eq!(bench.told(), [""; 0]);
+        assert_eq!(bench.notices(), [""; 0]);
     });
 }
 
@@ -236,7 +236,10 @@ fn an_interface_may_go_down_and_away_and_come_back() {
         shell("ip link set vb down");
         bench.now = 5 * SECOND;
         collect(&mut bench, &mut source);
-        assert_eq!(bench.told(), ["packet: interface vb is down; capture goes on when it is up"]);
+        assert_eq!(
+            bench.notices(),
+            ["packet: interface vb is down; capture goes on when it is up"]
+        );
         assert_eq!(source.wait_for().until, Some(6 * SECOND));
         shell(
             "ip link set vb up; for i in va vb; do until ip link show $i | grep -q 'state UP'; do \
@@ -248,7 +251,7 @@ fn an_interface_may_go_down_and_away_and_come_back() {
         shell("ip link del vb");
         bench.now = 7 * SECOND;
         collect(&mut bench, &mut source);
-        let told = bench.told();
+        let told = bench.notices();
         assert_eq!(
             told[1..],
             ["packet: interface vb is gone; capture goes on when it is back"],
@@ -256,11 +259,11 @@ fn an_interface_may_go_down_and_away_and_come_back() {
         );
         bench.now = 9 * SECOND;
         collect(&mut bench, &mut source);
-        assert!(bench.told().is_empty());
+        assert!(bench.notices().is_empty());
         shell(WIRE);
         bench.now = 11 * SECOND;
         collect(&mut bench, &mut source);
-        assert_eq!(bench.told(), ["packet: interface vb is back, capture goes on"]);
+        assert_eq!(bench.notices(), ["packet: interface vb is back, capture goes on"]);
         exchange(&mut bench, &mut source, 3);
         let details = std::process::Command::new("ip")
             .args(["-d", "link", "show", "vb"])

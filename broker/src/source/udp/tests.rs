@@ -1,7 +1,7 @@
 //! UDP over loopback and in a network namespace; every test keeps the account: sent = published +
 //! lost.
 
-use super::super::testing::{Bench, Got, bytes_of, in_namespace, shell};
+use super::super::test_bench::{Bench, Got, bytes_of, in_namespace, shell};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
 use std::net::UdpSocket;
@@ -119,7 +119,7 @@ fn any_mix_of_sizes_arrives_whole_and_in_order() {
         assert_eq!(bench.count(PumpCounter::Published), sent_in_all);
         assert_eq!(bench.count(PumpCounter::KernelLost), 0);
         assert!(bench.count(PumpCounter::Moved) > 0);
-        assert_eq!(bench.told(), [""; 0]);
+        assert_eq!(bench.notices(), [""; 0]);
     }
 }
 
@@ -219,10 +219,10 @@ fn the_count_in_the_control_message_is_enough() {
         }
         // One batch at a time, never idle: only SO_RXQ_OVFL can tell.
         bench.intake.begin(1);
-        let first = source.batch(&mut bench.intake).ok().unwrap().got;
+        let first = source.batch(bench.intake.for_source()).ok().unwrap().got;
         sender.send(&make(round * 501 + 500, 700)).unwrap();
-        let second = source.batch(&mut bench.intake).ok().unwrap().got;
-        bench.intake.publisher().flush();
+        let second = source.batch(bench.intake.for_source()).ok().unwrap().got;
+        bench.intake.flush();
         bench.read();
         assert!(first > 0 && second == 1);
         let account = bench.count(PumpCounter::Published) + bench.count(PumpCounter::KernelLost);
@@ -236,7 +236,7 @@ fn a_count_that_goes_round_or_back_is_understood() {
     let (mut source, _sender) = pair("127.0.0.1:0", 2000);
     source.drops = u32::MAX - 1;
     for (drops, lost) in [(u32::MAX - 1, 0), (u32::MAX, 1), (3, 5), (2, 5), (4, 6)] {
-        count_drops(&mut source.drops, &mut bench.intake, drops);
+        count_drops(&mut source.drops, bench.intake.for_source(), drops);
         assert_eq!(bench.count(PumpCounter::KernelLost), lost, "{drops}");
     }
 }
@@ -252,7 +252,7 @@ fn an_error_from_icmp_is_a_fault_and_not_the_end() {
     rustix::net::send(&source.socket, b"?", rustix::net::SendFlags::empty()).unwrap();
     assert_eq!(bench.run(&mut source).1, Fill::Idle);
     assert_eq!(bench.count(PumpCounter::SourceFaults), 1);
-    assert!(bench.told()[0].starts_with("udp: receiving: Connection refused"));
+    assert!(bench.notices()[0].starts_with("udp: receiving: Connection refused"));
     drop(sender);
 }
 
@@ -294,11 +294,11 @@ fn a_group_is_received_on_its_interface_and_joined_again_when_that_comes_back() 
             shell("ip link del mca");
             bench.now = 6 * SECOND;
             bench.run(&mut source);
-            assert!(bench.told()[0].contains("interface mca is gone"));
+            assert!(bench.notices()[0].contains("interface mca is gone"));
             shell(MAKE);
             bench.now = 7 * SECOND;
             bench.run(&mut source);
-            assert!(bench.told()[0].contains("interface mca is back"));
+            assert!(bench.notices()[0].contains("interface mca is back"));
             send(b"two");
             let got = bench.run(&mut source).0;
             assert_eq!(bytes_of(&got), [b"two"], "{spec}");

@@ -1,16 +1,17 @@
 //! A listening socket and its senders.
 //!
-//! Contract: a round serves the ready senders in turn, one batch each, so that none keeps the
-//! others waiting; who is not reached goes first in the next round. An end of file is told from an
-//! empty datagram by the time that every datagram bears. Places for senders are made at the start:
-//! one too many is hung up on and told as a fault. Without file descriptors the listener rests for
-//! a while; those who are connected go on.
+//! Contract: a round serves the ready senders in turn, one batch each, so that none delays the
+//! others; senders that are not reached come first in the next round. The end of a connection is
+//! told from an empty datagram by the timestamp that every datagram has. The list of senders is
+//! allocated at the start: a sender too many is disconnected and reported as a fault. When no file
+//! descriptor is left, accepting pauses for a while; connected senders go on.
 
-use super::{CONTROL_LEN, Spec, prepare, to_remove};
-use crate::intake::{Arrival, Intake};
-use crate::sandbox::Needs;
+use super::prepare::{CONTROL_LEN, prepare, to_remove};
+use super::spec::Spec;
+use crate::intake::for_sources::{Arrival, Intake};
+use crate::process::sandbox::needs::Needs;
 use crate::source::batch::{Batch, BatchError};
-use crate::source::{Fill, OpenFor, Source, SourceError, WaitFor};
+use crate::source::contract::{Fill, OpenFor, Source, SourceError, WaitFor};
 use ringweir_proto::os::socket_file::SocketFile;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -18,13 +19,13 @@ use rustix::net::{SocketFlags, SocketType};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Senders found ready by one question to the kernel.
+/// Ready senders found by one call.
 const READY: usize = 64;
-/// Connections taken in a row.
+/// Connections accepted in a row.
 const ACCEPTS: u32 = 8;
-/// How long the listener rests when nothing can be accepted.
-const REST_NS: u64 = 100_000_000;
-/// Stands for the listener among the places of senders.
+/// How long accepting pauses when it fails.
+const PAUSE_NS: u64 = 100_000_000;
+/// Stands for the listener among the indices of senders.
 const LISTENER: u64 = u64::MAX;
 
 struct Sender {
@@ -36,17 +37,17 @@ pub(super) struct Seqpacket {
     listener: SocketFile,
     epoll: OwnedFd,
     senders: Box<[Option<Sender>]>,
-    /// Places that are free. Invariant: has room for all of them.
+    /// Free indices. Invariant: its capacity is enough for all of them.
     free: Vec<u32>,
-    /// Connections so far.
+    /// Connections ever accepted.
     connections: u64,
     batch: Batch,
-    /// Who was ready when the kernel was asked last, and how many of them have had their turn.
+    /// The senders that were ready at the last call, and how many of them were served.
     ready: [u64; READY],
     found: usize,
     served: usize,
-    /// When to listen again, CLOCK_MONOTONIC ns; `None`: we do.
-    rests: Option<u64>,
+    /// When to accept again, CLOCK_MONOTONIC ns. `None`: now.
+    accept_at: Option<u64>,
     description: String,
 }
 
@@ -54,7 +55,7 @@ impl Seqpacket {
     pub(super) fn open(spec: &Spec<'_>, stream: &OpenFor) -> Result<Self, SourceError> {
         let listener = SocketFile::bind(spec.path, SocketType::SEQPACKET, spec.mode)
             .map_err(SourceError::new)?;
-        let trusting = prepare(listener.fd.as_fd())?.words();
+        let trusted = prepare(listener.fd.as_fd())?.describe();
         let failed = |step: &'static str| move |e: Errno| SourceError(format!("{step}: {e}"));
         rustix::net::listen(&listener.fd, 128).map_err(failed("listen"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;
@@ -74,10 +75,10 @@ impl Seqpacket {
             ready: [0; READY],
             found: 0,
             served: 0,
-            rests: None,
+            accept_at: None,
             description: format!(
                 "seqpacket {} mode {:04o}, up to {} senders, each a channel; they wait if the pump \
-                does not keep up{trusting}",
+                does not keep up{trusted}",
                 spec.path, spec.mode, spec.senders
             ),
             listener,
@@ -95,37 +96,38 @@ impl Seqpacket {
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(e) => {
                     intake.fault(format_args!(
-                        "unix: accepting a sender: {e}; tried again in 100 ms"
+                        "unix: accepting a sender: {e}; next attempt in 100 ms"
                     ));
-                    self.rests = Some(intake.now() + REST_NS);
-                    self.listen_for(epoll::EventFlags::empty());
+                    self.accept_at = Some(intake.now() + PAUSE_NS);
+                    self.watch_listener(epoll::EventFlags::empty());
                     return;
                 }
             };
-            let Some(place) = self.free.pop() else {
+            let Some(index) = self.free.pop() else {
                 intake.fault(format_args!(
-                    "unix: all {} senders are there (senders=); another was hung up on",
+                    "unix: {} senders are connected, the most allowed (senders=); another one was \
+                    disconnected",
                     self.senders.len()
                 ));
                 continue;
             };
-            let data = epoll::EventData::new_u64(place.into());
+            let data = epoll::EventData::new_u64(index.into());
             let added = prepare(fd.as_fd()).and_then(|_| {
                 epoll::add(&self.epoll, &fd, data, epoll::EventFlags::IN).map_err(SourceError::new)
             });
             if let Err(e) = added {
-                intake.fault(format_args!("unix: a sender was hung up on: {e}"));
-                self.free.push(place);
+                intake.fault(format_args!("unix: a sender was disconnected: {e}"));
+                self.free.push(index);
                 continue;
             }
             let channel = (self.connections % 65_535 + 1) as u16;
             self.connections += 1;
-            self.senders[place as usize] = Some(Sender { fd, channel });
+            self.senders[index as usize] = Some(Sender { fd, channel });
         }
     }
 
-    fn listen_for(&self, what: epoll::EventFlags) {
-        // The listener was added at the start and is open: this cannot fail.
+    fn watch_listener(&self, what: epoll::EventFlags) {
+        // Cannot fail: the listener was added at the start and is open.
         let _infallible = epoll::modify(
             &self.epoll,
             &self.listener.fd,
@@ -135,8 +137,8 @@ impl Seqpacket {
     }
 
     /// One batch of one sender.
-    fn serve(&mut self, intake: &mut Intake, place: usize) -> Result<(), SourceError> {
-        let Some(Some(Sender { fd, channel })) = self.senders.get(place) else { return Ok(()) };
+    fn serve(&mut self, intake: &mut Intake, index: usize) -> Result<(), SourceError> {
+        let Some(Some(Sender { fd, channel })) = self.senders.get(index) else { return Ok(()) };
         let mut ended = false;
         let received = self.batch.receive(fd.as_fd(), intake, |_, control, len| {
             ended |= len == 0 && control.time_ns == 0;
@@ -149,13 +151,13 @@ impl Seqpacket {
         match received {
             Ok(_) | Err(BatchError::Receive(Errno::AGAIN | Errno::CONNRESET)) => {}
             Err(e) => {
-                // A fault of one sender; what it still has comes in its next turn.
+                // A fault of one sender; its remaining datagrams come in its next turn.
                 e.outcome("unix", intake)?;
             }
         }
         if ended {
-            self.senders[place] = None;
-            self.free.push(place as u32);
+            self.senders[index] = None;
+            self.free.push(index as u32);
         }
         Ok(())
     }
@@ -163,9 +165,9 @@ impl Seqpacket {
 
 impl Source for Seqpacket {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
-        if self.rests.is_some_and(|until| intake.now() >= until) {
-            self.rests = None;
-            self.listen_for(epoll::EventFlags::IN);
+        if self.accept_at.is_some_and(|until| intake.now() >= until) {
+            self.accept_at = None;
+            self.watch_listener(epoll::EventFlags::IN);
         }
         while intake.has_room() {
             if self.served == self.found {
@@ -180,16 +182,16 @@ impl Source for Seqpacket {
                 if events.is_empty() {
                     return Ok(Fill::Idle);
                 }
-                for (place, event) in self.ready.iter_mut().zip(&*events) {
-                    *place = event.data.u64();
+                for (index, event) in self.ready.iter_mut().zip(&*events) {
+                    *index = event.data.u64();
                 }
                 self.found = events.len();
             }
-            let place = self.ready[self.served];
+            let index = self.ready[self.served];
             self.served += 1;
-            match place {
+            match index {
                 LISTENER => self.accept(intake),
-                place => self.serve(intake, place as usize)?,
+                index => self.serve(intake, index as usize)?,
             }
         }
         Ok(Fill::Took)
@@ -200,7 +202,7 @@ impl Source for Seqpacket {
     }
 
     fn wait_for(&self) -> WaitFor<'_> {
-        WaitFor { readable: Some(self.epoll.as_fd()), until: self.rests }
+        WaitFor { readable: Some(self.epoll.as_fd()), until: self.accept_at }
     }
 
     fn describe(&self) -> String {

@@ -1,7 +1,10 @@
-//! Both kinds from within one process; every test keeps the account: sent = published.
+//! Both kinds from within one process; every test checks the account: sent = published.
 
-use super::super::testing::{Bench, Got, bytes_of, wait};
-use super::*;
+use super::open::open;
+use super::spec::Spec;
+use crate::source::contract::{Fill, OpenFor, Source};
+use crate::source::test_bench::{Bench, Got, bytes_of, wait};
+use rustix::net::SocketType;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +13,7 @@ use std::path::PathBuf;
 
 const STREAM: OpenFor = OpenFor { max_datagram: 512 };
 
-fn place() -> (tempfile::TempDir, PathBuf) {
+fn socket_path() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     (dir, path)
@@ -21,7 +24,7 @@ fn source(options: &str, path: &std::path::Path) -> Box<dyn Source> {
 }
 
 fn refused(argument: &str) -> String {
-    open(argument, &STREAM).err().unwrap_or_else(|| panic!("{argument} is taken")).to_string()
+    open(argument, &STREAM).err().unwrap_or_else(|| panic!("{argument} is accepted")).to_string()
 }
 
 fn connect(path: &std::path::Path) -> OwnedFd {
@@ -45,7 +48,7 @@ fn tagged(got: &[Got]) -> Vec<(u16, &[u8])> {
 }
 
 #[test]
-fn arguments_come_apart_and_bad_ones_are_refused_by_name() {
+fn arguments_are_parsed_and_wrong_ones_named() {
     let spec = Spec::parse("/tmp/a:b,c").unwrap();
     assert_eq!(spec, Spec { seqpacket: false, mode: 0o600, senders: 256, path: "/tmp/a:b,c" });
     let spec = Spec::parse("seqpacket,mode=0666,senders=9:x").unwrap();
@@ -55,8 +58,8 @@ fn arguments_come_apart_and_bad_ones_are_refused_by_name() {
         ("sock", "begins with / or ."),
         ("dgram:", "no path"),
         ("stream:/x", "\"stream\"; there are dgram, seqpacket"),
-        ("dgram,mode=0999:/x", "mode=0999: say an octal mode"),
-        ("seqpacket,senders=0:/x", "senders=0: say a number"),
+        ("dgram,mode=0999:/x", "mode=0999: not an octal mode"),
+        ("seqpacket,senders=0:/x", "senders=0: not a number"),
         ("dgram,senders=4:/x", "is for seqpacket"),
         ("dgram,seqpacket:/x", "either dgram or seqpacket"),
         ("/no/such/dir/x", "its directory does not exist"),
@@ -67,10 +70,10 @@ fn arguments_come_apart_and_bad_ones_are_refused_by_name() {
     assert!(refused(&format!("/tmp/{}", "x".repeat(120))).contains("1 to 107 bytes"));
 }
 
-/// The file: its mode, a dead socket replaced, everything else left alone, gone at the end.
+/// The file has its mode, replaces a dead socket and nothing else, and is removed at the end.
 #[test]
-fn the_file_is_ours_and_nobody_elses() {
-    let (_dir, path) = place();
+fn the_file_is_created_replaced_and_removed_only_if_ours() {
+    let (_dir, path) = socket_path();
     let name = path.to_str().unwrap();
     for (options, mode) in
         [("", 0o600), ("dgram,mode=0666:", 0o666), ("seqpacket,mode=0620:", 0o620)]
@@ -102,8 +105,8 @@ fn the_file_is_ours_and_nobody_elses() {
 }
 
 #[test]
-fn datagrams_of_several_senders_arrive_whole_empty_ones_too() {
-    let (_dir, path) = place();
+fn datagrams_of_several_senders_arrive_whole() {
+    let (_dir, path) = socket_path();
     let mut source = source("", &path);
     let mut bench = Bench::new(1 << 20, 512);
     let senders = [UnixDatagram::unbound().unwrap(), UnixDatagram::unbound().unwrap()];
@@ -125,18 +128,18 @@ fn datagrams_of_several_senders_arrive_whole_empty_ones_too() {
     assert_eq!((got[0].bytes.len(), got[0].original_len), (512, 700), "cut, and says so");
 }
 
-/// Senders wait for the pump and nothing is lost: more is sent than can wait. Control: without the
-/// pump the sender is told to wait.
+/// Senders wait for the pump and nothing is lost, though more is sent than can be queued. Control:
+/// without the pump the sender gets EAGAIN.
 #[test]
-fn a_sender_that_is_too_fast_is_made_to_wait() {
-    let (_dir, path) = place();
+fn a_fast_sender_waits_and_loses_nothing() {
+    let (_dir, path) = socket_path();
     let mut source = source("", &path);
     let eager = UnixDatagram::unbound().unwrap();
     eager.set_nonblocking(true).unwrap();
     eager.connect(&path).unwrap();
     let refused = (0..100_000)
         .find(|_| eager.send(b"x").is_err())
-        .expect("the control: the sender is told to wait");
+        .expect("the control: the sender gets EAGAIN");
     let mut bench = Bench::new(1 << 20, 512);
     assert_eq!(bench.run(&mut *source).0.len(), refused);
     let to = path.clone();
@@ -154,8 +157,8 @@ fn a_sender_that_is_too_fast_is_made_to_wait() {
 }
 
 #[test]
-fn connections_are_channels_and_an_empty_packet_is_no_hang_up() {
-    let (_dir, path) = place();
+fn connections_are_channels_and_an_empty_packet_ends_none() {
+    let (_dir, path) = socket_path();
     let mut source = source("seqpacket:", &path);
     let mut bench = Bench::new(1 << 20, 512);
     let (a, b) = (connect(&path), connect(&path));
@@ -179,13 +182,13 @@ fn connections_are_channels_and_an_empty_packet_is_no_hang_up() {
     let c = connect(&path);
     send(&c, b"new");
     assert_eq!(tagged(&bench.run(&mut *source).0), [(3, &b"new"[..])]);
-    assert_eq!(bench.told(), [""; 0]);
+    assert_eq!(bench.notices(), [""; 0]);
 }
 
-/// A sender that floods does not keep the others waiting: each has its turn in every few rounds.
+/// A sender that floods does not delay the others: each is served within a few rounds.
 #[test]
 fn senders_take_turns() {
-    let (_dir, path) = place();
+    let (_dir, path) = socket_path();
     let mut source = source("seqpacket:", &path);
     let mut bench = Bench::new(1 << 20, 512);
     let senders: Vec<_> = (0..8).map(|_| connect(&path)).collect();
@@ -208,18 +211,18 @@ fn senders_take_turns() {
     assert_eq!(of.iter().sum::<u32>(), sent);
 }
 
-/// Places are limited and given back; one too many is hung up on and told.
+/// The number of senders is limited; one too many is disconnected and reported.
 #[test]
-fn one_sender_too_many_is_told_and_places_come_back() {
-    let (_dir, path) = place();
+fn a_sender_too_many_is_refused_and_indices_are_reused() {
+    let (_dir, path) = socket_path();
     let mut source = source("seqpacket,senders=2:", &path);
     let mut bench = Bench::new(1 << 20, 512);
     let mut three: Vec<_> = (0..3).map(|_| connect(&path)).collect();
     bench.run(&mut *source);
-    let told = bench.told();
-    assert!(told.len() == 1 && told[0].contains("all 2 senders"), "{told:?}");
+    let notices = bench.notices();
+    assert!(notices.len() == 1 && notices[0].contains("2 senders are connected"), "{notices:?}");
     let late = three.pop().unwrap();
-    assert!(rustix::net::send(&late, b"x", SendFlags::NOSIGNAL).is_err(), "it is told");
+    assert!(rustix::net::send(&late, b"x", SendFlags::NOSIGNAL).is_err(), "the sender sees it");
     three.clear();
     for n in 0..1000 {
         let fd = connect(&path);
@@ -228,5 +231,5 @@ fn one_sender_too_many_is_told_and_places_come_back() {
         let got = bench.run(&mut *source).0;
         assert_eq!(tagged(&got), [(3 + n, &b"y"[..])]);
     }
-    assert_eq!(bench.told(), [""; 0]);
+    assert_eq!(bench.notices(), [""; 0]);
 }

@@ -47,7 +47,7 @@ struct Play {
 }
 
 fn take_over() -> Device {
-    Device::open("test", Place { path: "slot".into(), ..Place::default() }, opener, 512).unwrap()
+    open_slot(512)
 }
 
 impl Play {

@@ -29,7 +29,7 @@ fn what_a_device_stored_before_it_hung_up_is_not_lost() {
             u64::from(lost),
             "and what it lost is told"
         );
-        assert!(rig.bench.told().iter().any(|t| t.contains("hung up")));
+        assert!(rig.bench.notices().iter().any(|t| t.contains("hung up")));
     }
     let mut rig = Rig::new(SHAPE);
     SLOT.set(None);
@@ -53,8 +53,7 @@ fn a_device_that_never_runs_is_told() {
     let model = DeviceModel::new(&SHAPE);
     model.stuck.store(true, Ordering::Relaxed);
     SLOT.set(Some(model.clone()));
-    let place = Place { path: "slot".into(), ..Place::default() };
-    let device = Device::open("test", place, opener, 64).unwrap();
+    let device = open_slot(64);
     let bench = Bench::new(1 << 20, 512);
     let feeds = vec![Feed::new(&SHAPE)];
     let mut rig = Rig { model, feeds, device, bench, got: Vec::new() };
@@ -62,7 +61,7 @@ fn a_device_that_never_runs_is_told() {
         rig.run();
     }
     assert_eq!(rig.bench.count(PumpCounter::SourceGone), 1);
-    let told = rig.bench.told();
+    let told = rig.bench.notices();
     assert!(
         told.len() == 1 && told[0].contains("does not start within a second (status 0x0)"),
         "{told:?}"
@@ -72,5 +71,5 @@ fn a_device_that_never_runs_is_told() {
     rig.store(0, 8);
     rig.run();
     assert_eq!(rig.got.len(), 1, "and it may come round");
-    assert!(rig.bench.told().iter().any(|t| t.contains("is back")));
+    assert!(rig.bench.notices().iter().any(|t| t.contains("is back")));
 }

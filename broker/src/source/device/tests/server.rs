@@ -54,9 +54,8 @@ fn opened(shape: Shape) -> (TempDir, Server, Device, Bench) {
     let path = directory.path().join("it");
     let listener = listen(&path);
     let server = std::thread::spawn(move || Server::new(&shape).accept(&listener));
-    let place = Place { path: path.to_str().unwrap().into(), ..Place::default() };
-    let mut device =
-        Device::open("fifo", place, crate::source::device::memory::opening, 512).unwrap();
+    let location = Location { path: path.to_str().unwrap().into(), ..Location::default() };
+    let mut device = Device::open(&super::super::fifo::FIFO, location, 512).unwrap();
     let mut bench = Bench::new(1 << 20, 512);
     let mut server = server.join().unwrap();
     server.store(40);
@@ -87,7 +86,7 @@ fn a_silent_server_keeps_nobody_waiting() {
     server.store(8);
     bench.now += 100_000_000;
     assert_eq!(bench.run(&mut device).0.len(), 1);
-    assert!(bench.told().last().unwrap().contains("is back"));
+    assert!(bench.notices().last().unwrap().contains("is back"));
 }
 
 /// A server that is silent for ten seconds of the stream's time is hung up on and asked again.
@@ -106,7 +105,7 @@ fn a_server_that_stays_silent_is_asked_again() {
     let _second = Server::new(&SHAPE).accept(&listener);
     bench.now += 100_000_000;
     bench.run(&mut device);
-    assert!(bench.told().last().unwrap().contains("is back"));
+    assert!(bench.notices().last().unwrap().contains("is back"));
 }
 
 /// Without interrupts nothing tells of the hang-up but a look.

@@ -1,0 +1,116 @@
+//! The open connections of the control thread.
+//!
+//! Contract: their number is bounded, in all and per user, by [`super::limits`].
+
+use super::limits::{HANDSHAKING_MOST, HANDSHAKING_PER_USER, VIEWERS_MOST, VIEWERS_PER_USER};
+use crate::stream::log::Refused;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+/// One connection.
+pub(super) struct Connection {
+    pub(super) fd: OwnedFd,
+    /// Index of its stream.
+    pub(super) stream: usize,
+    pub(super) peer: Refused,
+    pub(super) role: Role,
+}
+
+/// What a connection is.
+pub(super) enum Role {
+    /// It has not sent its request yet. It is closed at this moment.
+    Handshaking(Instant),
+    /// The reader with this index.
+    Reader(u32),
+    /// It views statistics.
+    Viewer,
+}
+
+/// All of them, by number.
+#[derive(Default)]
+pub(super) struct Connections {
+    all: HashMap<u64, Connection>,
+    next: u64,
+}
+
+/// Whether another connection of a user may be added.
+pub(super) enum Room {
+    /// Yes.
+    Free,
+    /// Yes, if this one of the same user is closed.
+    Instead(u64),
+    /// No.
+    None,
+}
+
+impl Connections {
+    /// The number that the next connection gets.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    /// Adds a connection under [`Self::next_number`].
+    pub(super) fn add(&mut self, connection: Connection) {
+        self.all.insert(self.next, connection);
+        self.next += 1;
+    }
+
+    pub(super) fn get(&self, n: u64) -> Option<&Connection> {
+        self.all.get(&n)
+    }
+
+    pub(super) fn get_mut(&mut self, n: u64) -> Option<&mut Connection> {
+        self.all.get_mut(&n)
+    }
+
+    pub(super) fn remove(&mut self, n: u64) -> Option<Connection> {
+        self.all.remove(&n)
+    }
+
+    /// Closes all connections of a stream.
+    pub(super) fn remove_stream(&mut self, stream: usize) {
+        self.all.retain(|_, c| c.stream != stream);
+    }
+
+    /// The connection of reader `index` of a stream.
+    pub(super) fn of_reader(&self, stream: usize, index: u32) -> Option<u64> {
+        let matches =
+            |c: &Connection| c.stream == stream && matches!(c.role, Role::Reader(i) if i == index);
+        self.all.iter().find(|(_, c)| matches(c)).map(|(n, _)| *n)
+    }
+
+    /// Connections whose handshake takes too long.
+    pub(super) fn late(&self, now: Instant) -> Vec<u64> {
+        let late = |c: &Connection| matches!(c.role, Role::Handshaking(until) if now >= until);
+        self.all.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect()
+    }
+
+    /// Whether one more connection of user `uid` may start a handshake. If the user has many, its
+    /// oldest one is closed instead: a working client has sent its request by now.
+    pub(super) fn room_for(&self, uid: u32) -> Room {
+        let handshaking =
+            || self.all.iter().filter(|(_, c)| matches!(c.role, Role::Handshaking(_)));
+        let theirs = handshaking().filter(|(_, c)| c.peer.uid == uid);
+        if theirs.clone().count() >= HANDSHAKING_PER_USER
+            && let Some(oldest) = theirs.map(|(n, _)| *n).min()
+        {
+            return Room::Instead(oldest);
+        }
+        if handshaking().count() < HANDSHAKING_MOST { Room::Free } else { Room::None }
+    }
+
+    /// Whether one more connection of user `uid` may view statistics. The error is the text for the
+    /// peer.
+    pub(super) fn check_viewers(&self, uid: u32, is_unlimited: bool) -> Result<(), String> {
+        let viewers = || self.all.values().filter(|c| matches!(c.role, Role::Viewer));
+        let (all, theirs) = (viewers().count(), viewers().filter(|c| c.peer.uid == uid).count());
+        if all >= VIEWERS_MOST || !is_unlimited && theirs >= VIEWERS_PER_USER {
+            return Err(format!(
+                "{all} connections view statistics already, {theirs} of them of uid {uid}: end \
+                some"
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,467 @@
+//! The loop of the control thread.
+//!
+//! Contract: one thread for all streams, at normal priority; it never blocks on a peer. A reader's
+//! death closes its socket, so its index is free at once. A peer that sends nothing, nonsense or
+//! too much is disconnected. During a reload no peer is answered while rings are made.
+
+use super::answer::{admit, answer};
+use super::connections::{Connection, Connections, Role, Room};
+use super::limits::{ConnectRates, HANDSHAKE};
+use super::message::{refuse, refuse_logged, reply, shorten};
+use super::reload::{Change, Reload};
+use super::sampler;
+use super::streams::Streams;
+use crate::process::service_manager::ServiceManager;
+use crate::process::signals::Signals;
+use crate::setup::access::Right;
+use crate::setup::config::{Linger, StreamConfig};
+use crate::stream::log::Refused;
+use crate::stream::running::Stream;
+use anyhow::Context;
+use ringweir_proto::control::{
+    DetachRequest, Outcome, Reason, Reloaded, Reply, Request, StreamChange,
+};
+use ringweir_proto::layout::DetachedBy;
+use ringweir_proto::os::{OsError, event, socket};
+use ringweir_proto::ring::Layer;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+/// What to do if a stream that comes later needs a right that was given up.
+const LATER: &str = "if it needs a kind of source or a directory that was not in the file at the \
+    start, add it as later = [\"packet\", \"/dev\"] and restart ringd";
+
+/// What an epoll key stands for; the number is a stream or a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Stop,
+    Reload,
+    Listener(usize),
+    PumpEnded(usize),
+    Connection(u64),
+}
+
+impl Key {
+    fn pack(self) -> EventData {
+        EventData::new_u64(match self {
+            Key::Stop => 0,
+            Key::Reload => 1 << 2,
+            Key::Listener(i) => 1 | (i as u64) << 2,
+            Key::PumpEnded(i) => 2 | (i as u64) << 2,
+            Key::Connection(n) => 3 | n << 2,
+        })
+    }
+
+    fn unpack(data: EventData) -> Self {
+        let n = data.u64() >> 2;
+        match data.u64() & 3 {
+            0 if n == 0 => Key::Stop,
+            0 => Key::Reload,
+            1 => Key::Listener(n as usize),
+            2 => Key::PumpEnded(n as usize),
+            _ => Key::Connection(n),
+        }
+    }
+}
+
+/// The control thread's state.
+pub struct Control {
+    epoll: OwnedFd,
+    signals: Signals,
+    manager: ServiceManager,
+    reload: Option<Reload>,
+    /// The file is read again once the events at hand are handled.
+    reload_requested: bool,
+    /// Peers that wait for the result of the reload.
+    reload_waiters: Vec<OwnedFd>,
+    streams: Streams,
+    connections: Connections,
+    rates: ConnectRates,
+    /// Closed for a moment when the process is out of descriptors, so that a connection can be
+    /// accepted and refused.
+    reserve: Option<OwnedFd>,
+    failed: bool,
+}
+
+impl Control {
+    /// Takes over running streams.
+    pub fn new(
+        streams: Vec<Stream>,
+        signals: Signals,
+        manager: ServiceManager,
+        reload: Option<Reload>,
+    ) -> anyhow::Result<Self> {
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        watch(&epoll, signals.stop_fd(), Key::Stop)?;
+        if let Some(signal) = signals.reload_fd() {
+            watch(&epoll, signal, Key::Reload)?;
+        }
+        let mut control = Self {
+            epoll,
+            signals,
+            manager,
+            reload,
+            reload_requested: false,
+            reload_waiters: Vec::new(),
+            streams: Streams::default(),
+            connections: Connections::default(),
+            rates: ConnectRates::default(),
+            reserve: reserve(),
+            failed: false,
+        };
+        for stream in streams {
+            control.add(stream)?;
+        }
+        Ok(control)
+    }
+
+    /// Takes over one more stream.
+    fn add(&mut self, stream: Stream) -> Result<(), OsError> {
+        let index = self.streams.next_index();
+        watch(&self.epoll, stream.listener(), Key::Listener(index))?;
+        watch(&self.epoll, stream.pump_ended(), Key::PumpEnded(index))?;
+        self.streams.add(stream);
+        Ok(())
+    }
+
+    /// Runs until a stop signal comes or every stream has ended. Returns true if no source failed.
+    pub fn run(mut self) -> anyhow::Result<bool> {
+        let mut events = Vec::with_capacity(256);
+        let mut sample_at = Instant::now();
+        self.manager.notify_ready(&self.streams.status());
+        while self.streams.iter().next().is_some() {
+            let limit = event::timespec(sample_at.saturating_duration_since(Instant::now()));
+            events.clear();
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                Some(&limit),
+            ) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(OsError { what: "epoll_wait".into(), errno: e }.into()),
+            }
+            for event in &events {
+                match Key::unpack(event.data) {
+                    Key::Stop => return Ok(self.stop()),
+                    Key::Reload => self.reload_requested = true,
+                    Key::Listener(i) => self.accept(i),
+                    Key::PumpEnded(i) => self.pump_ended(i),
+                    Key::Connection(n) => self.receive(n),
+                }
+            }
+            // Only after the events, because a reload may reuse the index of a stream that an event
+            // names.
+            if std::mem::take(&mut self.reload_requested) {
+                self.reload();
+            }
+            if Instant::now() >= sample_at {
+                sample_at = Instant::now() + sampler::PERIOD;
+                self.tick();
+            }
+        }
+        Ok(!self.failed)
+    }
+
+    /// Several times per second: statistics, logs, late handshakes, streams to remove.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        for stream in self.streams.iter_mut() {
+            sampler::sample(stream);
+            stream.log().log_notices(now);
+            stream.log().log_refusals(now);
+        }
+        for n in self.connections.late(now) {
+            self.log_misuse(n, "it connected and sent no request");
+            self.disconnect(n);
+        }
+        self.rates.tidy(now);
+        self.manager.notify_watchdog(now);
+        for i in self.streams.due(now) {
+            self.remove(i);
+        }
+    }
+
+    fn stop(mut self) -> bool {
+        self.manager.notify_stopping();
+        // All pumps first, so that streams end together.
+        self.streams.iter().for_each(|s| s.pump().stop());
+        for i in self.streams.indices() {
+            self.pump_ended(i);
+            self.remove(i);
+        }
+        !self.failed
+    }
+
+    /// The source has ended, failed, or was stopped. Readers see the end in the ring.
+    fn pump_ended(&mut self, i: usize) {
+        let Some(stream) = self.streams.get_mut(i).filter(|s| !s.has_ended()) else { return };
+        stream.join_pump();
+        stream.log().log_notices(Instant::now());
+        sampler::sample(stream);
+        stream.log().log_hidden();
+        let name = stream.name();
+        if let Some(failure) = stream.failure() {
+            tracing::error!("{name}: source {:?} failed: {failure}", stream.config().source);
+            self.failed = true;
+        }
+        let memory = stream.memory();
+        let lost = |layer: Layer| memory.counter(layer.counter());
+        tracing::info!(
+            "{name} ended: {} datagrams published; lost before the ring: device {}, kernel {}, \
+            broker {}",
+            memory.write_cursor(),
+            lost(Layer::Device),
+            lost(Layer::Kernel),
+            lost(Layer::Broker),
+        );
+        // The event stays signalled: without this the loop would spin while the stream lingers.
+        let _gone = epoll::delete(&self.epoll, stream.pump_ended());
+        match stream.config().linger {
+            Linger::No => self.remove(i),
+            Linger::For(span) => self.streams.remove_at(i, Some(Instant::now() + span.0)),
+            Linger::Forever => {}
+        }
+    }
+
+    fn remove(&mut self, i: usize) {
+        self.streams.remove(i);
+        self.connections.remove_stream(i);
+    }
+
+    fn accept(&mut self, i: usize) {
+        let Some(stream) = self.streams.get_mut(i) else { return };
+        let fd = match socket::accept(stream.listener()) {
+            Ok(fd) => fd,
+            Err(Errno::MFILE | Errno::NFILE) => {
+                // If the connection stayed in the queue, this loop would wake up forever.
+                self.reserve = None;
+                if let Ok(fd) = socket::accept(stream.listener()) {
+                    let text = "the broker is out of file descriptors: raise LimitNOFILE= or \
+                        ulimit -n for ringd";
+                    refuse(&fd, Reason::Resources, text);
+                    tracing::warn!(
+                        "{}: a connection was refused: out of file descriptors",
+                        stream.name()
+                    );
+                }
+                self.reserve = reserve();
+                return;
+            }
+            // The peer has gone again, or the error passes: the next event shows.
+            Err(_) => return,
+        };
+        // At once, so that a peer without rights takes no resources.
+        let Some(peer) = admit(stream, &fd, Right::View) else { return };
+        let (now, refused) = (Instant::now(), Refused::from(&peer));
+        if !stream.access().is_unlimited(peer.uid)
+            && let Err(text) = self.rates.admit(peer.uid, now)
+        {
+            return refuse_logged(stream, &fd, Reason::Resources, refused, text);
+        }
+        match self.connections.room_for(peer.uid) {
+            Room::Free => {}
+            Room::Instead(oldest) => {
+                self.log_misuse(oldest, "it connected many times and sent no request");
+                self.disconnect(oldest);
+            }
+            Room::None => {
+                return refuse(&fd, Reason::Resources, "too many connections: try again");
+            }
+        }
+        let key = Key::Connection(self.connections.next_number());
+        if epoll::add(&self.epoll, &fd, key.pack(), EventFlags::IN).is_err() {
+            return refuse(&fd, Reason::Resources, "the broker cannot watch another connection");
+        }
+        let role = Role::Handshaking(now + HANDSHAKE);
+        self.connections.add(Connection { fd, stream: i, peer: refused, role });
+    }
+
+    /// Counts connection `n` among the refused, and remembers for the log what it did.
+    fn log_misuse(&mut self, n: u64, what: &str) {
+        let Some(connection) = self.connections.get(n) else { return };
+        if let Some(stream) = self.streams.get_mut(connection.stream) {
+            stream.log().refused(connection.peer, what.into());
+        }
+    }
+
+    fn disconnect(&mut self, n: u64) {
+        let Some(connection) = self.connections.remove(n) else { return };
+        if let Role::Reader(index) = connection.role
+            && let Some(stream) = self.streams.get(connection.stream)
+        {
+            stream.readers().detach(index);
+        }
+    }
+
+    /// Connection `n` has sent something, or was closed by its peer.
+    fn receive(&mut self, n: u64) {
+        let Some(connection) = self.connections.get(n) else { return };
+        let handshaking = matches!(connection.role, Role::Handshaking(_));
+        let bytes = match socket::receive_bytes(&connection.fd) {
+            Ok(bytes) => bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(e) => {
+                if e == Errno::MSGSIZE {
+                    let text = "a request is one short message without file descriptors";
+                    if handshaking {
+                        refuse(&connection.fd, Reason::Malformed, text);
+                    }
+                    self.log_misuse(n, text);
+                }
+                return self.disconnect(n);
+            }
+        };
+        if bytes.is_empty() {
+            return self.disconnect(n);
+        }
+        if !handshaking {
+            self.log_misuse(n, "it sent data after its request, which no ringweir client does");
+            return self.disconnect(n);
+        }
+        match Request::decode(&bytes) {
+            Ok(Request::Detach(which)) => {
+                self.detach(n, which);
+                self.disconnect(n);
+            }
+            Ok(Request::Reload) => self.request_reload(n),
+            request => self.answer(n, request),
+        }
+    }
+
+    fn answer(&mut self, n: u64, request: Result<Request, ringweir_proto::control::DecodeError>) {
+        let Some(Connection { fd, stream, peer, .. }) = self.connections.get(n) else { return };
+        let Some(stream) = self.streams.get_mut(*stream) else { return };
+        let is_unlimited = stream.access().is_unlimited(peer.uid);
+        if request == Ok(Request::Watch)
+            && let Err(text) = self.connections.check_viewers(peer.uid, is_unlimited)
+        {
+            refuse(fd, Reason::Resources, &text);
+            return self.disconnect(n);
+        }
+        let Some(role) = answer(stream, fd, request) else { return self.disconnect(n) };
+        let wanted = stream.config().wait_readers;
+        if wanted > 0 && stream.readers().count() >= wanted as usize {
+            stream.pump().begin();
+        }
+        if let Some(connection) = self.connections.get_mut(n) {
+            connection.role = role;
+        }
+    }
+
+    /// Connection `n` asks to detach a reader of its stream.
+    fn detach(&mut self, n: u64, which: DetachRequest) {
+        let Some(asking) = self.connections.get(n) else { return };
+        let Some(stream) = self.streams.get_mut(asking.stream) else { return };
+        let Some(peer) = admit(stream, &asking.fd, Right::Administer) else { return };
+        let is_there = stream.readers().holds(which.index, which.attached_realtime);
+        let reader = self.connections.of_reader(asking.stream, which.index);
+        let Some(reader) = reader.filter(|_| is_there) else {
+            let text = format!("reader {} is not attached any more: see ringstat", which.index);
+            return refuse(&asking.fd, Reason::NoSuchReader, &text);
+        };
+        tracing::info!(
+            "{}: reader {} is detached by pid {}, uid {}",
+            stream.name(),
+            which.index,
+            peer.pid,
+            peer.uid
+        );
+        // The mark comes first: closing the socket wakes the reader.
+        let by = DetachedBy { pid: peer.pid, uid: peer.uid };
+        stream.readers().mark_detached(which.index, by);
+        self.disconnect(reader);
+        if let Some(asking) = self.connections.get(n) {
+            reply(&asking.fd, &Reply::Detached, &[]);
+        }
+    }
+
+    /// Connection `n` asks to reload the configuration file. It gets its reply after the reload,
+    /// though its own stream may have ended by then.
+    fn request_reload(&mut self, n: u64) {
+        let Some(asking) = self.connections.get(n) else { return };
+        let Some(stream) = self.streams.get_mut(asking.stream) else { return };
+        let Some(peer) = admit(stream, &asking.fd, Right::Reload) else {
+            return self.disconnect(n);
+        };
+        if self.reload.is_none() {
+            let text = "its broker was started without --config: there is no file to reload";
+            refuse(&asking.fd, Reason::File, text);
+            return self.disconnect(n);
+        }
+        tracing::info!("reload: requested by pid {}, uid {}", peer.pid, peer.uid);
+        self.reload_requested = true;
+        self.reload_waiters.extend(self.connections.remove(n).map(|connection| connection.fd));
+    }
+
+    /// Reads the configuration file again, applies the changes, and replies to the waiting peers.
+    fn reload(&mut self) {
+        self.signals.clear_reload();
+        self.manager.notify_reloading();
+        let answer = match self.changes() {
+            Ok(changes) => Reply::Reloaded(Reloaded::of(
+                changes.into_iter().map(|change| self.apply(change)).collect(),
+            )),
+            Err(e) => {
+                let text = format!("{e:#}; nothing was changed");
+                tracing::error!("{text}");
+                Reply::refuse(Reason::File, shorten(&text))
+            }
+        };
+        self.manager.notify_ready(&self.streams.status());
+        for waiter in self.reload_waiters.drain(..) {
+            reply(&waiter, &answer, &[]);
+        }
+    }
+
+    fn changes(&self) -> anyhow::Result<Vec<Change>> {
+        let running: Vec<_> = self.streams.iter().map(Stream::config).collect();
+        self.reload.as_ref().map_or(Ok(Vec::new()), |reload| reload.changes(&running))
+    }
+
+    /// Makes one change.
+    fn apply(&mut self, change: Change) -> StreamChange {
+        let (stream, outcome, text) = match change {
+            Change::End(name) => {
+                tracing::info!("{name}: ends, because it is no longer in the file");
+                if let Some(i) = self.streams.index_of(&name) {
+                    self.streams.get(i).iter().for_each(|s| s.pump().stop());
+                    self.pump_ended(i);
+                    self.remove(i);
+                }
+                (name, Outcome::Ended, String::new())
+            }
+            Change::Begin(config) => match self.begin(&config) {
+                Ok(()) => (config.name, Outcome::Begun, String::new()),
+                Err(e) => {
+                    let (name, text) = (&config.name, format!("{e:#}"));
+                    tracing::error!("stream {name:?}: {text}; the other streams go on ({LATER})");
+                    (config.name, Outcome::Failed, text)
+                }
+            },
+            Change::Differs(name) => {
+                let text = "its changes need a restart";
+                tracing::warn!("{name}: stays as it is: {text}");
+                (name, Outcome::Stays, text.into())
+            }
+        };
+        StreamChange { stream, outcome, text: shorten(&text) }
+    }
+
+    fn begin(&mut self, config: &StreamConfig) -> anyhow::Result<()> {
+        let reload = self.reload.as_mut().context("there is no file")?;
+        let stream = Stream::builder(config, reload.host()).start()?;
+        tracing::info!("{}", stream.summary());
+        Ok(self.add(stream)?)
+    }
+}
+
+fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>, key: Key) -> Result<(), OsError> {
+    epoll::add(epoll, fd, key.pack(), EventFlags::IN).map_err(OsError::at("epoll_ctl"))
+}
+
+fn reserve() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}

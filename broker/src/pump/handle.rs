@@ -1,0 +1,55 @@
+//! How other threads control a pump: stop it, or let it begin.
+
+use crate::wake::event::Event;
+use ringweir_proto::sync::{AtomicU32, Ordering};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// A pump as other threads see it.
+pub struct PumpHandle {
+    event: Arc<Event>,
+    stop: AtomicU32,
+    waiting: AtomicU32,
+}
+
+impl PumpHandle {
+    /// A handle; `event` is what the pump sleeps on. With `wait`, the pump waits for
+    /// [`Self::begin`] before it reads from its source.
+    pub fn new(event: Arc<Event>, wait: bool) -> Self {
+        Self { event, stop: AtomicU32::new(0), waiting: AtomicU32::new(u32::from(wait)) }
+    }
+
+    /// Ends the stream: what was taken from the source is published, then the pump returns.
+    pub fn stop(&self) {
+        // Release: partner: the Acquire load in `is_stopped`.
+        self.stop.store(1, Ordering::Release);
+        self.event.signal();
+    }
+
+    /// Lets a waiting pump begin.
+    pub fn begin(&self) {
+        // Release: partner: the Acquire load in `is_waiting`.
+        self.waiting.store(0, Ordering::Release);
+        self.event.signal();
+    }
+
+    /// The pump: whether it was stopped.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire) != 0
+    }
+
+    /// The pump: whether it must not begin yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) != 0
+    }
+
+    /// The pump: what it sleeps on.
+    pub(super) fn event(&self) -> BorrowedFd<'_> {
+        self.event.fd()
+    }
+
+    /// The pump: clears its event.
+    pub(super) fn clear_event(&self) {
+        self.event.clear();
+    }
+}

@@ -1,0 +1,131 @@
+//! One attached reader, as control thread, waker and pump share it.
+
+use super::plausibility::Observed;
+use crate::wake::event::Event;
+use ringweir_proto::control::Mode;
+use ringweir_proto::os::page::ReaderPage;
+use ringweir_proto::os::socket::Peer;
+use ringweir_proto::os::{OsError, clock};
+use ringweir_proto::sync::{AtomicU32, AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+
+/// One attached reader.
+pub struct ReaderEntry {
+    /// Its index.
+    pub index: u32,
+    /// The process that attached.
+    pub peer: Peer,
+    /// The label it gave itself, cleaned.
+    pub label: String,
+    /// When it attached, ns since 1970.
+    pub attached: u64,
+    /// Its page.
+    pub page: ReaderPage,
+    /// Signalled by the broker. Never handed out: a reader could make it blocking and full, and so
+    /// stop the pump in its write. The reader gets an epoll descriptor that watches it,
+    /// edge-triggered, so that nothing ever needs to read it.
+    pub wake: Event,
+    /// Signalled by the reader, which may do anything to it. So it is watched, edge-triggered, and
+    /// never read or written here.
+    pub sleep_request: Event,
+    /// Whether it may sleep.
+    pub may_sleep: bool,
+    /// The mode it asked for.
+    pub mode: Mode,
+    /// 1 while the stream waits for it. This and the next two are written by the pump.
+    pub lossless: AtomicU32,
+    /// For how long the stream has waited for it, ns.
+    pub held_ns: AtomicU64,
+    /// When it was demoted, ns since 1970; 0 = never.
+    pub demoted_at: AtomicU64,
+    /// What the sampler remembers of it.
+    pub observed: Observed,
+    /// 1 once the pump counts it among the readers that may sleep.
+    known_to_pump: AtomicU32,
+    /// Sleep requests so far.
+    sleep_requests: AtomicU64,
+    /// 1 once its wakes were found to take the pump too long.
+    slow_to_wake: AtomicU32,
+}
+
+/// The descriptors that only the reader gets.
+pub struct Handover {
+    /// Its page.
+    pub page: OwnedFd,
+    /// Readable when its wake event has been signalled: an epoll descriptor.
+    pub wake: OwnedFd,
+}
+
+impl ReaderEntry {
+    /// An entry with its page, and the descriptor of the page for the reader.
+    pub fn new(
+        index: u32,
+        peer: Peer,
+        label: String,
+        may_sleep: bool,
+        mode: Mode,
+    ) -> Result<(Self, OwnedFd), OsError> {
+        let (page, page_fd) = ReaderPage::create(index)?;
+        let entry = Self {
+            index,
+            peer,
+            label,
+            attached: clock::realtime_ns(),
+            page,
+            wake: Event::new()?,
+            sleep_request: Event::new()?,
+            may_sleep,
+            mode,
+            lossless: AtomicU32::new(0),
+            held_ns: AtomicU64::new(0),
+            demoted_at: AtomicU64::new(0),
+            observed: Observed::default(),
+            known_to_pump: AtomicU32::new(0),
+            sleep_requests: AtomicU64::new(0),
+            slow_to_wake: AtomicU32::new(0),
+        };
+        Ok((entry, page_fd))
+    }
+
+    /// The pump: from now on every commit fences and reads the wake gate.
+    pub fn set_known_to_pump(&self) {
+        // P5: partner: the Acquire load in `is_known_to_pump`. All commits after this read the
+        // gate; all commits before it are visible to whoever sees the 1.
+        self.known_to_pump.store(1, Ordering::Release);
+    }
+
+    /// The waker: whether the pump reads the gate for this reader.
+    pub fn is_known_to_pump(&self) -> bool {
+        // P5: partner: the Release store in `set_known_to_pump`.
+        self.known_to_pump.load(Ordering::Acquire) != 0
+    }
+
+    /// The pump: waking this reader takes too long, so the waker does it from now on. A reader can
+    /// add its wake descriptor to hundreds of epoll sets, and a wake walks all of them.
+    pub fn mark_slow_to_wake(&self) {
+        self.slow_to_wake.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether its wakes were found to be slow.
+    pub fn is_slow_to_wake(&self) -> bool {
+        self.slow_to_wake.load(Ordering::Relaxed) != 0
+    }
+
+    /// The waker: counts a sleep request.
+    pub fn count_sleep_request(&self) {
+        self.sleep_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sleep requests so far.
+    pub fn sleep_requests(&self) -> u64 {
+        self.sleep_requests.load(Ordering::Relaxed)
+    }
+
+    /// For log lines: "reader cat (index 3, pid 4711, uid 1000)".
+    pub fn describe(&self) -> impl std::fmt::Display + '_ {
+        std::fmt::from_fn(move |f| {
+            let Self { label, index, peer, .. } = self;
+            write!(f, "reader {label} (index {index}, pid {}, uid {})", peer.pid, peer.uid)
+        })
+    }
+}

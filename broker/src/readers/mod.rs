@@ -1,0 +1,9 @@
+//! The readers of a stream: the registry, the waker thread that wakes sleeping readers, and the
+//! pump's own list.
+
+pub mod commands;
+pub mod entry;
+pub mod plausibility;
+pub mod pump_list;
+pub mod registry;
+pub mod waker;

@@ -1,0 +1,361 @@
+//! The registry of one stream's readers: which index belongs to which reader, and which readers
+//! sleep.
+//!
+//! Contract: the control thread attaches and detaches, the waker wakes, both at normal priority
+//! under one lock; the pump never takes it. The pump learns of readers through its bounded command
+//! queue and holds its own references. The registry keeps a detached entry (`retired`) until the
+//! pump has dropped its reference, so the pump never frees, unmaps or closes anything.
+
+use super::commands::CommandSender;
+use super::entry::{Handover, ReaderEntry};
+use crate::wake::event::Event;
+use ringweir_proto::control::Mode;
+use ringweir_proto::layout::DetachedBy;
+use ringweir_proto::os::OsError;
+use ringweir_proto::os::socket::Peer;
+use ringweir_proto::ring::{Resume, RingMemory, RingReader, Sleepers, WakeGate};
+use ringweir_proto::sync::Ordering;
+use rustix::event::epoll;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Everything that control thread and waker share about one stream's readers.
+pub struct Readers {
+    memory: Arc<RingMemory>,
+    gate: Arc<WakeGate>,
+    state: Mutex<State>,
+    epoll: OwnedFd,
+    most: u32,
+}
+
+struct State {
+    entries: Vec<Option<Arc<ReaderEntry>>>,
+    /// Detached entries that the pump may still hold. Their indices are not free yet.
+    retired: Vec<Arc<ReaderEntry>>,
+    sleepers: Sleepers,
+    commands: CommandSender,
+    ever: u64,
+    woken: u64,
+    lost_by_gone: u64,
+}
+
+/// The readers at one moment, and totals over all there ever were.
+pub struct Census {
+    /// Attached now.
+    pub entries: Vec<Arc<ReaderEntry>>,
+    /// Ever attached.
+    pub ever: u64,
+    /// Wakes by the waker.
+    pub woken: u64,
+    /// Datagrams that detached readers reported as lost, each clamped to what was published.
+    pub lost_by_gone: u64,
+}
+
+impl State {
+    /// Closes and unmaps what the pump has dropped.
+    fn free_retired(&mut self) {
+        // A pump that has ended uses no entry any more; what is left in its queue stays there.
+        let pump_over = self.commands.pump_has_ended();
+        self.retired.retain(|r| !pump_over && Arc::strong_count(r) > 1);
+    }
+}
+
+/// Epoll key of the waker's own event; readers have their index.
+const WAKER_KEY: u64 = u64::MAX;
+
+/// What the waker waits for.
+pub(super) enum WakerEvent {
+    /// The pump has signalled the waker's event.
+    Pump,
+    /// The reader with this index has requested to sleep.
+    SleepRequest(u32),
+}
+
+impl Readers {
+    /// A registry for at most `most` readers; `waker_event` is what the pump signals the waker with.
+    pub fn new(
+        memory: Arc<RingMemory>,
+        gate: Arc<WakeGate>,
+        most: u32,
+        commands: CommandSender,
+        waker_event: &Event,
+    ) -> Result<Self, OsError> {
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        let key = epoll::EventData::new_u64(WAKER_KEY);
+        epoll::add(&epoll, waker_event.fd(), key, epoll::EventFlags::IN)
+            .map_err(OsError::at("epoll_ctl"))?;
+        let state = State {
+            entries: (0..most).map(|_| None).collect(),
+            retired: Vec::new(),
+            sleepers: Sleepers::new(most),
+            commands,
+            ever: 0,
+            woken: 0,
+            lost_by_gone: 0,
+        };
+        Ok(Self { memory, gate, state: Mutex::new(state), epoll, most })
+    }
+
+    /// How many readers there may be.
+    pub fn most(&self) -> u32 {
+        self.most
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is consistent whenever the lock is free, also after a panic of another thread.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Gives a reader an index. `None`: there is none free.
+    pub fn attach(
+        &self,
+        peer: Peer,
+        label: String,
+        may_sleep: bool,
+        mode: Mode,
+    ) -> Result<Option<(Arc<ReaderEntry>, Handover)>, OsError> {
+        let mut state = self.lock();
+        state.free_retired();
+        let State { entries, retired, commands, .. } = &mut *state;
+        // A stream that lingers has no pump any more: nothing empties the queue, and no command is
+        // needed.
+        let pump_over = commands.pump_has_ended();
+        let free = entries
+            .iter()
+            .zip(0u32..)
+            .find(|(e, i)| e.is_none() && !retired.iter().any(|r| r.index == *i));
+        let Some((_, index)) = free else { return Ok(None) };
+        if !pump_over && commands.is_full() {
+            return Ok(None);
+        }
+        let (entry, page) = ReaderEntry::new(index, peer, label, may_sleep, mode)?;
+        let entry = Arc::new(entry);
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        let wake =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
+        epoll::add(&wake, entry.wake.fd(), epoll::EventData::new_u64(0), edge)
+            .map_err(OsError::at("epoll_ctl"))?;
+        let key = epoll::EventData::new_u64(index.into());
+        epoll::add(&self.epoll, entry.sleep_request.fd(), key, edge)
+            .map_err(OsError::at("epoll_ctl"))?;
+        if let (true, Mode::Lossless { start }) = (pump_over, mode) {
+            // Nothing will be overwritten any more, and no pump is there to grant anything.
+            let begin = RingReader::new(self.memory.clone(), start, Resume::Oldest).read_cursor();
+            entry.page.block().granted.store(begin + 1, Ordering::Release);
+        }
+        if !pump_over {
+            let pushed = commands.attach(entry.clone());
+            debug_assert!(pushed, "room was checked under the lock");
+        }
+        entries[index as usize] = Some(entry.clone());
+        state.ever += 1;
+        Ok(Some((entry, Handover { page, wake })))
+    }
+
+    /// Whether index `index` still belongs to the reader that attached at that moment.
+    pub fn holds(&self, index: u32, attached: u64) -> bool {
+        let state = self.lock();
+        state
+            .entries
+            .get(index as usize)
+            .and_then(Option::as_ref)
+            .is_some_and(|e| e.attached == attached)
+    }
+
+    /// Writes into the page of reader `index` that `by` detaches it. Its socket is closed after
+    /// this.
+    pub fn mark_detached(&self, index: u32, by: DetachedBy) {
+        if let Some(Some(entry)) = self.lock().entries.get(index as usize) {
+            entry.page.block().detached_by.store(by.pack(), Ordering::Relaxed);
+        }
+    }
+
+    /// Frees the index of a reader, whatever the reader is doing.
+    pub fn detach(&self, index: u32) {
+        let mut state = self.lock();
+        let Some(entry) = state.entries[index as usize].take() else { return };
+        // A closed descriptor leaves its epoll sets by itself, but the reader's process may keep
+        // this one open.
+        let _gone = epoll::delete(&self.epoll, entry.sleep_request.fd());
+        self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.remove(gate, index, wake));
+        // The count of an implausible reader is not believed.
+        if entry.observed.implausible() == 0 {
+            let lost =
+                entry.page.block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
+            state.lost_by_gone = state.lost_by_gone.saturating_add(lost);
+        }
+        state.retired.push(entry);
+        state.commands.detach(index);
+    }
+
+    /// Runs `act` on the sleepers and wakes every reader it names.
+    fn with_wakes(
+        &self,
+        state: &mut State,
+        act: impl FnOnce(&mut Sleepers, &WakeGate, &mut dyn FnMut(u32)),
+    ) {
+        let State { entries, sleepers, woken, .. } = state;
+        act(sleepers, &self.gate, &mut |index| {
+            if let Some(entry) = &entries[index as usize] {
+                entry.wake.signal();
+                *woken += 1;
+            }
+        });
+    }
+
+    /// The readers now.
+    pub fn census(&self) -> Census {
+        let mut state = self.lock();
+        state.free_retired();
+        let entries = state.entries.iter().flatten().cloned().collect();
+        Census { entries, ever: state.ever, woken: state.woken, lost_by_gone: state.lost_by_gone }
+    }
+
+    /// The reader with this index.
+    pub fn get(&self, index: u32) -> Option<Arc<ReaderEntry>> {
+        self.lock().entries.get(index as usize)?.clone()
+    }
+
+    /// How many readers one user has.
+    pub fn count_of(&self, uid: u32) -> usize {
+        self.lock().entries.iter().flatten().filter(|entry| entry.peer.uid == uid).count()
+    }
+
+    /// How many readers are attached.
+    pub fn count(&self) -> usize {
+        self.lock().entries.iter().flatten().count()
+    }
+
+    /// The waker: waits for its event or for sleep requests, and puts what came into `found`.
+    pub(super) fn wait(
+        &self,
+        events: &mut Vec<epoll::Event>,
+        found: &mut Vec<WakerEvent>,
+    ) -> Result<(), rustix::io::Errno> {
+        events.clear();
+        found.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+        found.extend(events.iter().map(|event| match event.data.u64() {
+            WAKER_KEY => WakerEvent::Pump,
+            index => WakerEvent::SleepRequest(index as u32),
+        }));
+        Ok(())
+    }
+
+    /// The waker: the pump saw several sleepers, or one it does not wake itself.
+    pub(super) fn wake_sleepers(&self) {
+        self.with_wakes(&mut self.lock(), |sleepers, gate, wake| sleepers.settle(gate, wake));
+    }
+
+    /// The waker: reader `index` wants to sleep. It is entered among the sleepers, or woken at once
+    /// if there is something to read.
+    pub(super) fn sleep_request(&self, index: u32) {
+        let mut state = self.lock();
+        let Some(entry) = state.entries.get(index as usize).and_then(Clone::clone) else { return };
+        entry.count_sleep_request();
+        // A reader that the pump does not count yet must not sleep: it is woken and requests again.
+        if !entry.may_sleep || !entry.is_known_to_pump() {
+            entry.wake.signal();
+            return;
+        }
+        let block = entry.page.block();
+        let (seen, source) =
+            (block.seen_seq.load(Ordering::Relaxed), block.seen_source.load(Ordering::Relaxed));
+        let memory = &self.memory;
+        state.sleepers.set_slow_to_wake(index, entry.is_slow_to_wake());
+        let news = || {
+            memory.write_cursor() != seen || memory.source_word() != source || memory.has_ended()
+        };
+        self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.enter(gate, index, news, wake));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::commands::{self, CommandReceiver};
+    use super::*;
+    use ringweir_proto::layout::Geometry;
+    use ringweir_proto::os::event;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn registry(most: u32) -> (Readers, CommandReceiver) {
+        let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap()));
+        let (commands, receiver) = commands::queue(most, Arc::new(Event::new().unwrap()));
+        let event = Event::new().unwrap();
+        let gate = Arc::new(WakeGate::default());
+        (Readers::new(memory, gate, most, commands, &event).unwrap(), receiver)
+    }
+
+    fn attach(readers: &Readers) -> Option<(Arc<ReaderEntry>, Handover)> {
+        let peer = Peer { pid: 1, uid: 0, gid: 0, groups: Vec::new() };
+        readers.attach(peer, "r".into(), true, Mode::Lossy).unwrap()
+    }
+
+    #[test]
+    fn a_lingering_stream_reuses_its_indices() {
+        for ends_after in [0, 3] {
+            let (readers, queue) = registry(4);
+            let mut queue = Some(queue);
+            for i in 0..100 {
+                if i == ends_after {
+                    queue = None;
+                }
+                let (entry, _) =
+                    attach(&readers).unwrap_or_else(|| panic!("no index left after {i}"));
+                readers.detach(entry.index);
+            }
+            assert!(queue.is_none());
+            readers.census();
+            assert!(readers.lock().retired.is_empty(), "detached readers keep nothing open");
+        }
+    }
+
+    #[test]
+    fn an_index_is_not_reused_while_the_pump_may_know_its_reader() {
+        let (readers, mut queue) = registry(1);
+        let (entry, _) = attach(&readers).unwrap();
+        readers.detach(entry.index);
+        drop(entry);
+        assert!(attach(&readers).is_none());
+        while queue.pop().is_ok() {}
+        assert!(attach(&readers).is_some());
+    }
+
+    /// File status flags belong to the open file, not to the descriptor: a reader that makes its
+    /// descriptors blocking must not be able to block the broker.
+    #[test]
+    fn nothing_a_reader_does_to_its_descriptors_blocks_the_broker() {
+        let (readers, _queue) = registry(1);
+        let (entry, theirs) = attach(&readers).unwrap();
+        let sleep_request = rustix::io::dup(entry.sleep_request.fd()).unwrap();
+        rustix::fs::fcntl_setfl(&sleep_request, rustix::fs::OFlags::empty()).unwrap();
+        rustix::fs::fcntl_setfl(&theirs.wake, rustix::fs::OFlags::empty()).unwrap();
+        assert!(
+            rustix::io::write(&theirs.wake, &(u64::MAX - 1).to_ne_bytes()).is_err(),
+            "the reader cannot fill the wake event"
+        );
+        entry.set_known_to_pump();
+        let (send, received) = mpsc::channel();
+        let same = entry.clone();
+        std::thread::spawn(move || {
+            // As if the reader had signalled and then taken the signal back.
+            readers.sleep_request(0);
+            same.wake.signal();
+            send.send(()).unwrap();
+        });
+        received.recv_timeout(Duration::from_secs(10)).expect("blocked");
+        assert_eq!(event::take(&theirs.wake), Ok(true));
+        assert_eq!(event::take(&theirs.wake), Ok(false));
+        entry.wake.signal();
+        assert_eq!(
+            event::take(&theirs.wake),
+            Ok(true),
+            "every signal is an edge, though nothing reads the event"
+        );
+    }
+}

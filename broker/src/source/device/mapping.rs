@@ -1,0 +1,48 @@
+//! Mapping device memory, and the checks before it.
+
+use crate::source::contract::SourceError;
+use memmap2::MmapOptions;
+use ringweir_device::Window;
+use rustix::fs::{FlockOperation, Stat};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+
+/// Maps `len` bytes of `fd` from `offset` on.
+pub(super) fn map(
+    fd: impl AsFd,
+    offset: u64,
+    len: usize,
+    path: &str,
+) -> Result<Window, SourceError> {
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd());
+    let mapped = MmapOptions::new().offset(offset).len(len).populate().map_raw(raw);
+    let mapped = mapped.map_err(|e| SourceError(format!("{path}: mapping {len} bytes: {e}")))?;
+    let start = NonNull::new(mapped.as_mut_ptr()).expect("a mapping is not at 0");
+    // SAFETY: mapped for reading and writing on a page boundary, `len` bytes, until the mapping,
+    // which moves along, is dropped; nothing else here knows the address.
+    unsafe { Window::over(start, len, Box::new(mapped)) }
+        .map_err(|e| SourceError(format!("{path}: {e}")))
+}
+
+/// Refuses a file that another user can truncate: the next access to it would kill the broker.
+pub(super) fn only_ours(path: &str, stat: &Stat) -> Result<(), SourceError> {
+    let us = rustix::process::geteuid().as_raw();
+    if (stat.st_uid != us && stat.st_uid != 0) || stat.st_mode & 0o022 != 0 {
+        return Err(SourceError(format!(
+            "{path} can be truncated by other users while it is mapped: it must belong to this user \
+            or root, with mode 0600"
+        )));
+    }
+    Ok(())
+}
+
+/// Locks it for this process, where the kernel would admit any number.
+pub(super) fn lock(fd: &OwnedFd, path: &str) -> Result<(), SourceError> {
+    rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        Errno::WOULDBLOCK => SourceError(format!(
+            "{path} is locked: another broker drains it; attach readers to that one (ringctl ls)"
+        )),
+        e => SourceError(format!("{path}: flock: {e}")),
+    })
+}

@@ -1,0 +1,203 @@
+//! What a decoder reports for each piece of input, and what all framings share.
+//!
+//! Contract: nothing here reads input or allocates.
+
+/// Longest single datagram or record, in bytes, that is skipped; a larger length is taken for
+/// damage. 1 GiB.
+pub const SKIP_LIMIT: u64 = 1 << 30;
+
+/// What is wrong with a byte stream. Offsets are in bytes from the beginning of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A length above the maximum: skipped, or, beyond [`SKIP_LIMIT`], the end of the stream.
+    #[error("length field says {len} at offset {offset}, maximum is {max}")]
+    TooLong {
+        /// Length in the stream, in bytes.
+        len: u64,
+        /// Longest datagram of the stream, or longest record that is skipped, in bytes.
+        max: u64,
+        /// Where the length field stands.
+        offset: u64,
+    },
+    /// A line above the maximum: skipped.
+    #[error("line of {len} bytes at offset {offset}, maximum is {max}")]
+    LineTooLong {
+        /// Length of the line without newline, in bytes.
+        len: u64,
+        /// Longest datagram of the stream, in bytes.
+        max: u64,
+        /// Where the line begins.
+        offset: u64,
+    },
+    /// The input ended within something.
+    #[error("input ends at offset {offset}, {missing} bytes before the end of a {what}")]
+    Truncated {
+        /// What it ended within: "length field", "datagram", "record header" …
+        what: &'static str,
+        /// Where the input ends.
+        offset: u64,
+        /// Bytes that are known to be missing, at least 1.
+        missing: u64,
+    },
+    /// The file is not of the format it should be: the end of the stream.
+    #[error("{what} at offset {offset}: found {found:#x}")]
+    BadFormat {
+        /// What was expected and not found.
+        what: &'static str,
+        /// The value found instead.
+        found: u32,
+        /// Where it stands.
+        offset: u64,
+    },
+    /// A record that contradicts itself or its file: skipped.
+    #[error("{what} at offset {offset}: found {found}")]
+    BadRecord {
+        /// What is wrong with it.
+        what: &'static str,
+        /// The value that shows it.
+        found: u32,
+        /// Where the record begins.
+        offset: u64,
+    },
+}
+
+/// A datagram that was found, and where its payload lies.
+///
+/// An empty line may take no bytes at all, neither header nor payload; the step after it always
+/// takes some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payload {
+    /// Bytes to skip before the payload; all of them are in the input given.
+    pub header_bytes: usize,
+    /// Length of the payload in bytes, at most the maximum; may reach beyond the input given.
+    pub len: usize,
+    /// Length the datagram had before a capture cut it, in bytes; never below `len`.
+    pub original_len: u32,
+    /// Capture time in ns since 1970, 0 if the framing has none.
+    pub source_time_ns: u64,
+    /// Interface index in pcapng, otherwise 0.
+    pub channel: u16,
+}
+
+impl Payload {
+    /// A payload of a framing that says no more than the length.
+    pub(super) fn plain(header_bytes: usize, len: usize) -> Self {
+        Payload { header_bytes, len, original_len: len as u32, source_time_ns: 0, channel: 0 }
+    }
+}
+
+/// What the decoder found in the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing is consumed: ask again with at least this many bytes, which is more than there were
+    /// and never more than [`Decoder::buffer_len`](super::Decoder::buffer_len).
+    NeedMore {
+        /// Bytes of input needed.
+        at_least: usize,
+    },
+    /// A datagram.
+    Payload(Payload),
+    /// Bytes to skip; may reach beyond the input given.
+    Skip {
+        /// How many, at least 1.
+        bytes: u64,
+        /// The datagram that is thereby lost, reported once; `None` where there is none: headers,
+        /// padding.
+        fault: Option<Fault>,
+    },
+    /// The stream cannot be decoded any further; every later call returns the same.
+    Broken(Fault),
+}
+
+/// One framing's state machine; the decoder keeps the offset for all of them.
+pub(super) trait Machine {
+    /// As `Decoder::next`, with the absolute offset of `input`.
+    fn next(&mut self, offset: u64, input: &[u8]) -> Step;
+
+    /// As `Decoder::finish`, with the absolute offset of `rest`.
+    fn finish(&mut self, offset: u64, rest: &[u8]) -> Result<Option<Payload>, Fault>;
+
+    /// Bytes the machine may ask for at once.
+    fn buffer_len(&self) -> usize;
+}
+
+/// Checks a length field: the length, or the step to take when it is too long.
+///
+/// `header_bytes` are those before the payload, `offset` is that of the length field.
+pub(super) fn check_length(
+    header_bytes: usize,
+    len: u64,
+    max: usize,
+    offset: u64,
+) -> Result<usize, Step> {
+    if len <= max as u64 {
+        return Ok(len as usize);
+    }
+    let max = max as u64;
+    let fault = Fault::TooLong { len, max, offset };
+    Err(if len <= SKIP_LIMIT {
+        let bytes = header_bytes as u64 + len;
+        Step::Skip { bytes, fault: Some(fault) }
+    } else {
+        Step::Broken(fault)
+    })
+}
+
+/// The end of a stream that may end only where nothing is left: `needed` bytes of a `what` had to
+/// follow.
+pub(super) fn nothing_left(
+    what: &'static str,
+    needed: usize,
+    offset: u64,
+    rest: &[u8],
+) -> Result<Option<Payload>, Fault> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    Err(truncated(what, needed, offset, rest))
+}
+
+/// A stream that ended with `rest`, of a `what` of `needed` bytes.
+pub(super) fn truncated(what: &'static str, needed: usize, offset: u64, rest: &[u8]) -> Fault {
+    let missing = needed.saturating_sub(rest.len()).max(1) as u64;
+    Fault::Truncated { what, offset: offset + rest.len() as u64, missing }
+}
+
+/// Byte order of a capture file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Little,
+    Big,
+}
+
+impl Order {
+    /// The 16 bits at `at`; the caller has checked that they are there.
+    #[inline]
+    pub(super) fn u16(self, input: &[u8], at: usize) -> u16 {
+        let bytes = [input[at], input[at + 1]];
+        match self {
+            Order::Little => u16::from_le_bytes(bytes),
+            Order::Big => u16::from_be_bytes(bytes),
+        }
+    }
+
+    /// The 32 bits at `at`; the caller has checked that they are there.
+    #[inline]
+    pub(super) fn u32(self, input: &[u8], at: usize) -> u32 {
+        let bytes = [input[at], input[at + 1], input[at + 2], input[at + 3]];
+        match self {
+            Order::Little => u32::from_le_bytes(bytes),
+            Order::Big => u32::from_be_bytes(bytes),
+        }
+    }
+
+    /// The 64 bits at `at`; the caller has checked that they are there.
+    #[inline]
+    pub(super) fn u64(self, input: &[u8], at: usize) -> u64 {
+        let (first, second) = (u64::from(self.u32(input, at)), u64::from(self.u32(input, at + 4)));
+        match self {
+            Order::Little => second << 32 | first,
+            Order::Big => first << 32 | second,
+        }
+    }
+}

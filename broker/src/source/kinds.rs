@@ -1,0 +1,30 @@
+//! All kinds of source, and opening one by its name.
+
+use super::contract::{OpenFor, Source, SourceError, SourceKind};
+use super::{chardev, device, file, r#gen, netlink, packet, stdin, udp, unix};
+
+/// All kinds of source.
+pub const SOURCES: &[SourceKind] = &[
+    r#gen::KIND,
+    udp::KIND,
+    packet::KIND,
+    unix::KIND,
+    netlink::KIND,
+    chardev::KIND,
+    device::SHIM,
+    device::UIO,
+    device::FIFO,
+    stdin::KIND,
+    file::KIND,
+];
+
+/// Opens `spec`, `NAME[:ARGUMENT]`.
+pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
+    let (name, argument) = spec.split_once(':').unwrap_or((spec, ""));
+    let Some(kind) = SOURCES.iter().find(|k| k.name == name) else {
+        let usages: Vec<_> = SOURCES.iter().map(|k| k.usage).collect();
+        return Err(SourceError(format!("no source {name:?}; there are: {}", usages.join("  "))));
+    };
+    (kind.open)(argument, stream)
+        .map_err(|e| SourceError(format!("source {spec:?}: {e} (usage: {})", kind.usage)))
+}

@@ -1,0 +1,267 @@
+//! Starts a stream: lock, ring, socket, source, readers, threads.
+//!
+//! Contract: everything that can fail fails in [`StreamBuilder::start`], before any reader can
+//! attach, and leaves nothing behind.
+
+use super::listener::Listener;
+use super::log::StreamLog;
+use super::pump_thread::PumpThread;
+use super::ring::Ring;
+use super::running::Stream;
+use crate::intake::for_pump::PumpIntake;
+use crate::intake::notice;
+use crate::process::fd_store::FdStore;
+use crate::process::passed_sockets::PassedSockets;
+use crate::process::privilege;
+use crate::process::sandbox::{Needs, Sandbox};
+use crate::process::sched::{self, Class};
+use crate::pump::handle::PumpHandle;
+use crate::pump::run::Pump;
+use crate::readers::commands;
+use crate::readers::pump_list::PumpReaders;
+use crate::readers::registry::Readers;
+use crate::readers::waker::Waker;
+use crate::setup::config::StreamConfig;
+use crate::setup::plan::Plan;
+use crate::source::contract::{OpenFor, Source};
+use crate::source::kinds;
+use crate::wake::event::Event;
+use anyhow::Context;
+use ringweir_cli::quantity::Rate;
+use ringweir_proto::os::backing::Memory;
+use ringweir_proto::os::lock::StreamLock;
+use ringweir_proto::os::object::RingSpec;
+use ringweir_proto::os::page::StatsArea;
+use ringweir_proto::os::{clock, paths};
+use ringweir_proto::ring::WakeGate;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What all streams of this process share when they start.
+pub struct Host {
+    run_dir: PathBuf,
+    sandbox: Sandbox,
+    passed: PassedSockets,
+    store: FdStore,
+    class: Class,
+}
+
+impl Host {
+    /// A host that makes its sockets in `run_dir`, with no passed sockets and no store. Pumps get
+    /// the class of the calling thread.
+    pub fn new(run_dir: PathBuf, sandbox: Sandbox) -> Self {
+        let (passed, store) = <(PassedSockets, FdStore)>::default();
+        Self { run_dir, sandbox, passed, store, class: Class::current() }
+    }
+
+    /// The same with sockets and a store of the service manager.
+    pub fn with_service_manager(mut self, passed: PassedSockets, store: FdStore) -> Self {
+        (self.passed, self.store) = (passed, store);
+        self
+    }
+
+    /// Sets how threads of later streams are confined.
+    pub fn set_sandbox(&mut self, sandbox: Sandbox) {
+        self.sandbox = sandbox;
+    }
+
+    /// Where the control sockets are.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// The class of pump threads.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Whether rings are stored by the service manager.
+    pub fn stores_rings(&self) -> bool {
+        self.store.is_open()
+    }
+
+    /// Passed sockets that no stream has claimed.
+    pub fn unclaimed_sockets(&self) -> Vec<String> {
+        self.passed.unclaimed()
+    }
+
+    /// Removes stored rings that no stream has claimed, and returns their names.
+    pub fn remove_unclaimed_rings(&mut self) -> Vec<String> {
+        self.store.remove_unclaimed()
+    }
+}
+
+/// A stream to be started.
+pub struct StreamBuilder<'c, 'h> {
+    config: &'c StreamConfig,
+    host: &'h mut Host,
+}
+
+impl Stream {
+    /// A stream with this configuration.
+    pub fn builder<'c, 'h>(config: &'c StreamConfig, host: &'h mut Host) -> StreamBuilder<'c, 'h> {
+        StreamBuilder { config, host }
+    }
+}
+
+impl StreamBuilder<'_, '_> {
+    /// Starts the stream. Its threads confine themselves.
+    pub fn start(self) -> anyhow::Result<Stream> {
+        let Self { config, host } = self;
+        config.check()?;
+        let (name, gid) = (&config.name, config.gid()?);
+        let lock = StreamLock::take(&host.run_dir, name)?;
+        let source = open_source(config)?;
+        let plan = Plan::new(config, source.rate())?;
+        let ring = open_ring(config, &plan, &*source, &lock, host)?;
+        let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
+
+        let (gate, waker_event) = (Arc::new(WakeGate::default()), Arc::new(Event::new()?));
+        let pump_event = Arc::new(Event::new()?);
+        let (commands, command_receiver) = commands::queue(config.readers_max, pump_event.clone());
+        let memory = ring.object.memory().clone();
+        let readers =
+            Readers::new(memory, gate.clone(), config.readers_max, commands, &waker_event)?;
+        let readers = Arc::new(readers);
+        let path = paths::socket_path(&host.run_dir, name);
+        let listener = match host.passed.claim(name, &path) {
+            Some(fd) => Listener::passed(fd, path),
+            None => Listener::create(path, config.mode()?, gid)?,
+        };
+
+        let summary = Summary::begin(config, &plan, &ring, &*source, &listener);
+        let (slack, needs) = (source.slack(), source.needs());
+        let (notice_sender, notices) = notice::queue();
+        let intake = PumpIntake::new(ring.publisher, notice_sender);
+        let drain_gaps = intake.drain_gaps().clone();
+        let pump_readers =
+            PumpReaders::new(gate, command_receiver, config.readers_max, waker_event.clone());
+        let handle = Arc::new(PumpHandle::new(pump_event, config.wait_readers > 0));
+        let mut pump = Pump::new(source, intake, pump_readers, handle.clone()).spin(config.spin);
+        if let Some(budget) = config.lossless {
+            pump = pump.lossless(budget.0, config.readers_max);
+        }
+
+        let sandbox = host.sandbox.clone();
+        let waker = Waker::start(thread_name("wake", name), &readers, waker_event, move || {
+            sched::become_ordinary();
+            sandbox.enter(&Needs::default());
+        })
+        .context("cannot start the waker thread")?;
+        let (sandbox, class) = (host.sandbox.clone(), host.class);
+        let confine = move || {
+            class.take();
+            (Class::current(), sandbox.enter(&needs))
+        };
+        let (pump, class, confined) =
+            PumpThread::start(thread_name("pump", name), pump, handle, config.cpu, confine)?;
+        for declined in ring.object.declined() {
+            tracing::warn!("{name}: --hugepages: {declined}");
+        }
+        if config.spin
+            && let Some(warning) = sched::spin_warning(class)
+        {
+            tracing::warn!("{name}: {warning}");
+        }
+        Ok(Stream {
+            config: config.clone(),
+            summary: summary.end(class, &confined.to_string()),
+            nominal_rate: plan.nominal_rate(),
+            access: config.access(gid),
+            readers,
+            log: StreamLog::new(name.clone(), notices),
+            started: clock::realtime_ns(),
+            failure: None,
+            slack,
+            drain_gaps,
+            stats,
+            stats_fd,
+            pump,
+            _waker: waker,
+            object: ring.object,
+            _stored: ring.stored,
+            listener,
+            _lock: lock,
+        })
+    }
+}
+
+fn open_source(config: &StreamConfig) -> anyhow::Result<Box<dyn Source>> {
+    // The largest datagram does not depend on the rate, which only the source may know.
+    let geometry = Plan::new(config, Some(Rate::Bytes(1.0)))?.geometry;
+    let max_datagram = geometry.max_datagram() as usize;
+    Ok(kinds::open(&config.source, &OpenFor { max_datagram })?)
+}
+
+fn open_ring(
+    config: &StreamConfig,
+    plan: &Plan,
+    source: &dyn Source,
+    lock: &StreamLock,
+    host: &mut Host,
+) -> anyhow::Result<Ring> {
+    if config.memory == Memory::Memfd {
+        privilege::forbid_inspection()?;
+    }
+    let stored = config.memory == Memory::Memfd && host.store.is_open();
+    let metadata = config.metadata()?;
+    let spec = RingSpec {
+        name: &config.name,
+        geometry: plan.geometry,
+        generation: 0,
+        metadata: &metadata,
+        memory: if stored { Memory::StoredMemfd } else { config.memory },
+        huge_pages: config.hugepages,
+    };
+    let object_name = paths::object_name(&host.run_dir, &config.name);
+    Ring::adopt_or_create(&object_name, spec, source.position(), lock, &mut host.store)
+}
+
+/// The start message, of which class and confinement are known last.
+struct Summary {
+    before_class: String,
+    after_class: String,
+    after_confinement: String,
+}
+
+impl Summary {
+    fn begin(
+        config: &StreamConfig,
+        plan: &Plan,
+        ring: &Ring,
+        source: &dyn Source,
+        listener: &Listener,
+    ) -> Self {
+        let described = source.describe();
+        let separator = if described.is_empty() { "" } else { "; " };
+        let waits = config.lossless.map_or(String::new(), |budget| {
+            format!("; the stream waits for each lossless reader {budget}")
+        });
+        Self {
+            before_class: format!(
+                "{} gen {}{}, {plan}, {} in {}{}, sched ",
+                config.name,
+                ring.generation,
+                ring.describe_adoption(),
+                config.memory,
+                ring.object.pages(),
+                ring.describe_storage(),
+            ),
+            after_class: format!(", {}, prefault ok; ", sched::describe_lock(ring.object.locked())),
+            after_confinement: format!(
+                "{waits}{separator}{described}; {}",
+                listener.path().display()
+            ),
+        }
+    }
+
+    fn end(self, class: Class, confinement: &str) -> String {
+        let Self { before_class, after_class, after_confinement } = self;
+        format!("{before_class}{class}{after_class}{confinement}{after_confinement}")
+    }
+}
+
+/// A thread's name; it has at most 15 bytes.
+fn thread_name(role: &str, name: &str) -> String {
+    format!("{role}:{name}").chars().take(15).collect()
+}

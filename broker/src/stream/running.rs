@@ -1,0 +1,156 @@
+//! A running stream, as the control thread sees it.
+//!
+//! Contract: fields are private; the control thread reads what it shows and changes only the log.
+//! Dropping a stream stops its threads and removes what it made: socket, ring object, lock file.
+
+use super::listener::Listener;
+use super::log::StreamLog;
+use super::pump_thread::PumpThread;
+use crate::process::fd_store::StoredRing;
+use crate::pump::handle::PumpHandle;
+use crate::readers::registry::Readers;
+use crate::readers::waker::Waker;
+use crate::setup::access::Access;
+use crate::setup::config::StreamConfig;
+use ringweir_proto::layout::LatencyBlock;
+use ringweir_proto::os::lock::StreamLock;
+use ringweir_proto::os::object::RingObject;
+use ringweir_proto::os::page::StatsArea;
+use ringweir_proto::ring::RingMemory;
+use ringweir_proto::stats::{Snapshot, StatsWriter};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A running stream.
+pub struct Stream {
+    pub(super) config: StreamConfig,
+    pub(super) summary: String,
+    pub(super) nominal_rate: u64,
+    pub(super) access: Access,
+    pub(super) readers: Arc<Readers>,
+    pub(super) log: StreamLog,
+    pub(super) started: u64,
+    pub(super) failure: Option<String>,
+    pub(super) slack: Option<Duration>,
+    pub(super) drain_gaps: Arc<LatencyBlock>,
+    pub(super) stats: StatsArea,
+    pub(super) stats_fd: OwnedFd,
+    // Dropped in this order: the threads stop, then the ring goes, then nobody can connect, then
+    // another broker may start.
+    pub(super) pump: PumpThread,
+    pub(super) _waker: Waker,
+    pub(super) object: RingObject,
+    pub(super) _stored: Option<StoredRing>,
+    pub(super) listener: Listener,
+    pub(super) _lock: StreamLock,
+}
+
+impl Stream {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &StreamConfig {
+        &self.config
+    }
+
+    /// The start message: one line on what was granted.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// Bytes per second it is sized for, 0 if no rate is known.
+    pub fn nominal_rate(&self) -> u64 {
+        self.nominal_rate
+    }
+
+    /// Which peers may do what.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Its readers.
+    pub fn readers(&self) -> &Readers {
+        &self.readers
+    }
+
+    /// Its log.
+    pub fn log(&mut self) -> &mut StreamLog {
+        &mut self.log
+    }
+
+    /// How many peers were refused.
+    pub fn refused_count(&self) -> u64 {
+        self.log.refused_count()
+    }
+
+    /// When it began, ns since 1970.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// The ring, for reading.
+    pub fn memory(&self) -> &Arc<RingMemory> {
+        self.object.memory()
+    }
+
+    /// The descriptor of the ring that readers get.
+    pub fn ring_fd(&self) -> impl AsFd + '_ {
+        self.object.read_only()
+    }
+
+    /// How long its device's FIFO takes to fill, if it has one.
+    pub fn slack(&self) -> Option<Duration> {
+        self.slack
+    }
+
+    /// For how long the FIFO had been filling when it was drained.
+    pub fn drain_gaps(&self) -> &LatencyBlock {
+        &self.drain_gaps
+    }
+
+    /// Shows statistics to viewers.
+    pub fn publish_stats(&self, snapshot: &Snapshot) {
+        StatsWriter::new(self.stats.words(), self.readers.most()).publish(snapshot);
+    }
+
+    /// The descriptor of the statistics that viewers get.
+    pub fn stats_fd(&self) -> BorrowedFd<'_> {
+        self.stats_fd.as_fd()
+    }
+
+    /// The socket to which peers connect.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.fd()
+    }
+
+    /// The pump, to stop it or to let it begin.
+    pub fn pump(&self) -> &PumpHandle {
+        self.pump.handle()
+    }
+
+    /// Readable once the pump has ended.
+    pub fn pump_ended(&self) -> BorrowedFd<'_> {
+        self.pump.ended()
+    }
+
+    /// Waits for the pump, which has ended or was stopped.
+    pub fn join_pump(&mut self) {
+        if let Some(failure) = self.pump.join() {
+            self.failure = Some(failure);
+        }
+    }
+
+    /// Whether the pump has been waited for.
+    pub fn has_ended(&self) -> bool {
+        self.pump.is_joined()
+    }
+
+    /// Why its source failed, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+}

@@ -1,0 +1,4 @@
+//! Events that threads wait on, and readers whose wake takes too long.
+
+pub mod event;
+pub mod slow_wake;
