@@ -529,12 +529,12 @@ fn a_drain_gap_is_what_the_fifo_had_been_filling_for() {
 }
 
 #[test]
-fn arguments_say_what_is_wrong_with_them() {
+fn arguments_are_parsed_and_wrong_ones_named() {
     let told = |argument| Location::parse(argument, &["map", "memory"]).unwrap_err().to_string();
     assert!(told("rate=5dg/s:/dev/x").contains("fills by bytes"));
     assert!(told("rate=fast:/dev/x").contains("fast"));
     assert!(told("map=9:/dev/x").contains("0 to 4"));
-    assert!(told("memory=x:/dev/x").contains("say a path"));
+    assert!(told("memory=x:/dev/x").contains("not a path such as"));
     assert!(told("depth=3:/dev/x").contains("there are rate=, map=, memory="));
     assert!(told("ringshim0").contains("no path"));
     assert!(Location::parse("map=1:/dev/x", &[]).is_err(), "an option of another kind");
