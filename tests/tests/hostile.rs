@@ -37,7 +37,7 @@ const ATTACKS: [(&str, Named); 13] = [
     ("future", Named::Implausible),
     ("scribble", Named::Implausible),
     ("latency", Named::NotNeeded),
-    ("doze", Named::SleepRequests),
+    ("sleep-request", Named::SleepRequests),
     ("watchers", Named::SleepRequests),
     ("fill", Named::NotNeeded),
     ("lock", Named::NotNeeded),
