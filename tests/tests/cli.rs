@@ -503,7 +503,7 @@ fn hostile_peers_disturb_nobody() {
     assert!(answer(&fd).is_none(), "too long: not hung up on");
     // Fds nobody asked for.
     let null = std::fs::File::open("/dev/null").unwrap();
-    let before = ringweir_harness::proc::open_fds(broker.process.pid());
+    let before = ringweir_harness::proc::settled_fds(broker.process.pid());
     for _ in 0..50 {
         let fd = connect();
         socket::send(&fd, &good, &[null.as_fd(); 4]).unwrap();

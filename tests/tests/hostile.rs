@@ -207,7 +207,7 @@ fn a_hostile_reader_harms_nobody_and_is_named() {
     }
     let siege = Siege::lay("hostile-siege");
     let pid = siege.broker.process.pid();
-    let (fds, memory) = (proc::open_fds(pid), proc::resident(pid));
+    let (fds, memory) = (proc::settled_fds(pid), proc::resident(pid));
     for (attack, how) in &ATTACKS {
         let culprit = siege.hostile(&["--only", attack, "--slice", "100ms"]);
         siege.named(&culprit, attack, how);

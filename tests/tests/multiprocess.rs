@@ -246,7 +246,7 @@ fn a_storm_of_attaches_leaves_no_trace() {
     let stayer = stage.reader(&broker, 0, &[]);
     stage.attached(0..1);
     std::thread::sleep(Duration::from_millis(200));
-    let before = proc::open_fds(pid);
+    let before = proc::settled_fds(pid);
     let until = Instant::now() + Duration::from_secs(2);
     let attaches: u64 = std::thread::scope(|scope| {
         let storm = |n: u64| {

@@ -145,7 +145,7 @@ fn one_user_cannot_take_what_others_need() {
         });
     };
     served(OTHER);
-    let before = proc::open_fds(broker.process.pid());
+    let before = proc::settled_fds(broker.process.pid());
 
     let silent: Vec<_> =
         becoming(HOSTILE, || (0..200).map(|_| socket::connect(&broker.socket).unwrap()).collect());

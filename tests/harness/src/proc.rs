@@ -1,5 +1,7 @@
 //! Figures of a process from /proc.
 
+use std::time::{Duration, Instant};
+
 fn status(pid: u32, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
@@ -48,4 +50,21 @@ pub fn state(pid: u32) -> Option<char> {
 /// How many fds it has open.
 pub fn open_fds(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// How many fds it has once it has opened all it needs. A broker answers before that: a count taken
+/// at once is too low, and a leak is then seen where there is none.
+///
+/// # Panics
+/// If the count does not come to rest.
+pub fn settled_fds(pid: u32) -> usize {
+    let (mut count, mut since) = (open_fds(pid), Instant::now());
+    let settled = crate::wait_for(Duration::from_secs(30), || {
+        let now = open_fds(pid);
+        if now != count {
+            (count, since) = (now, Instant::now());
+        }
+        (since.elapsed() > Duration::from_millis(500)).then_some(now)
+    });
+    settled.expect("the number of open fds comes to rest")
 }
