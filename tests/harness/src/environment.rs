@@ -1,10 +1,10 @@
-//! A scene: a private run directory, the programs, and everything started in it, which ends with
-//! it.
+//! The environment of a test: a private run directory, the project's programs, and the processes
+//! started in it, which end with it.
 //!
-//! Contract: nothing outlives a scene. Each process is killed by its handle; one that was reaped is
-//! never signalled again. A scene that takes too long has its processes killed, so that whatever
-//! waits for them wakes up and fails; if even that does not help the test process is aborted. At
-//! its end a scene that went well must have left /dev/shm and its run directory empty.
+//! Contract: nothing outlives an environment. Each process is killed by its pidfd; a process that
+//! was waited for is never signalled again. If a test takes too long, its processes are killed, so
+//! that whatever waits for them wakes up and fails; if that does not help, the test process is
+//! aborted. At the end of a test that passed, /dev/shm and the run directory must be empty.
 
 use crate::programs;
 use ringweir_proto::os::paths;
@@ -21,10 +21,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// A user without any rights.
+/// A user without rights.
 pub const NOBODY: u32 = 65534;
 
-/// Looks until `found` finds something or the time is over.
+/// Polls `found` until it returns something, at most for `limit`.
 pub fn wait_for<T>(limit: Duration, mut found: impl FnMut() -> Option<T>) -> Option<T> {
     let until = Instant::now() + limit;
     loop {
@@ -38,22 +38,22 @@ pub fn wait_for<T>(limit: Duration, mut found: impl FnMut() -> Option<T>) -> Opt
     }
 }
 
-/// A test's world.
+/// The environment of one test.
 pub struct Environment {
     base: tempfile::TempDir,
     started: Arc<Mutex<Vec<OwnedFd>>>,
     count: AtomicUsize,
     _watchdog: Sender<()>,
-    /// Whatever was left behind is no fault of the test.
+    /// Do not fail if files are left behind.
     pub untidy: bool,
 }
 
 impl Environment {
-    /// A scene of at most `limit`.
+    /// A new environment; its processes are killed after `limit`.
     pub fn new(limit: Duration) -> Self {
         programs::build();
         let base = tempfile::Builder::new().prefix("rw").tempdir().expect("a temporary directory");
-        // Other users must get as far as the socket: it, and not a directory, is to keep them out.
+        // Other users must reach the socket: its mode, not a directory's, keeps them out.
         for dir in [base.path(), &base.path().join("run")] {
             std::fs::create_dir_all(dir).expect("run directory");
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("chmod");
@@ -88,17 +88,17 @@ impl Environment {
         self.base.path().join("run")
     }
 
-    /// Room for a test's files.
+    /// A path for a file of the test.
     pub fn path(&self, name: &str) -> PathBuf {
         self.base.path().join(name)
     }
 
-    /// A program of the project, in this scene.
+    /// A program of the project, in this environment.
     pub fn command(&self, program: &str) -> Command {
         self.command_at(&programs::path(program))
     }
 
-    /// Any program, in this scene.
+    /// Any program, in this environment.
     pub fn command_at(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -108,8 +108,7 @@ impl Environment {
         command
     }
 
-    /// A program of the project run as [`NOBODY`], from a copy where any user can run it. Needs
-    /// root.
+    /// A program of the project, run as [`NOBODY`] from a copy that any user can run. Needs root.
     pub fn command_as_nobody(&self, program: &str) -> Command {
         let copy = self.path(program);
         if !copy.exists() {
@@ -121,14 +120,14 @@ impl Environment {
         command
     }
 
-    /// Starts a process that ends with this scene, its output caught.
+    /// Starts a process that ends with this environment. Its stderr goes to a file.
     pub fn start(&self, mut command: Command) -> Process {
         let parent = std::process::id();
         // SAFETY: two async-signal-safe system calls between fork and exec.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-                // The parent may be gone since the fork.
+                // The parent may have died since the fork.
                 if rustix::process::getppid().map(|p| p.as_raw_nonzero().get() as u32)
                     != Some(parent)
                 {
@@ -142,11 +141,11 @@ impl Environment {
         let child = command.stderr(to).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let pid = Pid::from_child(&child);
         let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("pidfd_open");
-        let kept = handle.try_clone().expect("dup");
+        let copy = handle.try_clone().expect("dup");
         let mut started = self.started.lock().expect("list of processes");
         // A soak starts thousands.
         started.retain(|handle| !has_ended(handle));
-        started.push(kept);
+        started.push(copy);
         Process { child, handle, err, what: format!("{command:?}") }
     }
 
@@ -157,7 +156,7 @@ impl Environment {
         self.start(command).output()
     }
 
-    /// Starts `ringd run --name NAME --source SOURCE …` and waits until it answers.
+    /// Starts `ringd run --name NAME --source SOURCE …` and waits until it is up.
     pub fn broker(&self, name: &str, source: &str, more: &[&str]) -> Daemon {
         let mut command = self.command("ringd");
         command.arg("--run-dir").arg(self.run_dir());
@@ -165,7 +164,7 @@ impl Environment {
         self.broker_of(name, command)
     }
 
-    /// The same of a command made by the caller.
+    /// The same with the caller's command.
     pub fn broker_of(&self, name: &str, command: Command) -> Daemon {
         let mut process = self.start(command);
         let socket = paths::socket_path(&self.run_dir(), name);
@@ -173,14 +172,14 @@ impl Environment {
             if let Some(status) = process.ended() {
                 panic!("ringd ended at once ({status}): {}", process.stderr());
             }
-            // The line comes after the socket listens.
+            // It logs this line after the socket listens.
             (socket.exists() && process.stderr().contains(&format!("{name} gen "))).then_some(())
         });
-        assert!(answers.is_some(), "ringd does not answer: {}", process.stderr());
+        assert!(answers.is_some(), "ringd is not up after 20 s: {}", process.stderr());
         Daemon { process, name: name.into(), socket }
     }
 
-    /// Objects in /dev/shm of this run directory.
+    /// Shared-memory objects of this run directory.
     pub fn objects(&self) -> Vec<PathBuf> {
         let whole = paths::object_name(&self.run_dir(), "x");
         let prefix = whole[1..].strip_suffix('x').expect("ends with the name").to_string();
@@ -191,7 +190,7 @@ impl Environment {
             .collect()
     }
 
-    /// What lies in the run directory.
+    /// Files in the run directory.
     pub fn left(&self) -> Vec<PathBuf> {
         std::fs::read_dir(self.run_dir())
             .expect("run directory")
@@ -224,12 +223,12 @@ fn has_ended(handle: &OwnedFd) -> bool {
 
 fn kill_all(started: &Mutex<Vec<OwnedFd>>) {
     for handle in started.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-        // One that has ended already cannot be signalled, nor anybody else in its place.
+        // A pidfd never signals another process, even if this one has ended.
         let _ended = rustix::process::pidfd_send_signal(handle, Signal::KILL);
     }
 }
 
-/// A process of a scene.
+/// A process of an environment.
 pub struct Process {
     child: Child,
     handle: OwnedFd,
@@ -238,34 +237,34 @@ pub struct Process {
 }
 
 impl Process {
-    /// Its number, good until it is waited for.
+    /// Its process id, valid until it is waited for.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Signals it.
+    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         rustix::process::pidfd_send_signal(&self.handle, signal)
             .unwrap_or_else(|e| panic!("{}: {e}", self.what));
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("wait")
     }
 
-    /// Waits for its end; the scene's watchdog sees to it that there is one.
+    /// Waits until it ends. The watchdog of the environment limits the time.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("wait")
     }
 
-    /// SIGKILL, and gone when this returns.
+    /// Kills it, and waits until it is gone.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         assert_eq!(self.wait().signal(), Some(9), "{}: {}", self.what, self.stderr());
     }
 
-    /// SIGSTOP, and stopped when this returns.
+    /// Stops it, and waits until it is stopped.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         let pid = self.pid();
@@ -273,7 +272,7 @@ impl Process {
             .expect("stopped");
     }
 
-    /// What it has said on stderr so far.
+    /// Its stderr so far.
     pub fn stderr(&self) -> String {
         std::fs::read(&self.err)
             .map_or_else(|e| e.to_string(), |b| String::from_utf8_lossy(&b).into_owned())
@@ -289,7 +288,7 @@ impl Process {
         self.child.stdout.take()
     }
 
-    /// Waits for its end: status, stdout if it was piped, stderr.
+    /// Waits until it ends; returns status, stdout if it was piped, and stderr.
     pub fn output(mut self) -> Output {
         let mut stdout = Vec::new();
         if let Some(mut pipe) = self.child.stdout.take() {
@@ -315,24 +314,24 @@ pub struct Daemon {
     pub process: Process,
     /// Its stream.
     pub name: String,
-    /// Its socket: what to attach to from within the test.
+    /// Its control socket.
     pub socket: PathBuf,
 }
 
 impl Daemon {
-    /// The socket as a name to attach to.
+    /// The socket as a string to attach to.
     pub fn path(&self) -> &str {
         self.socket.to_str().expect("UTF-8")
     }
 
-    /// SIGTERM, and a clean end.
+    /// Ends it with SIGTERM; the exit status must be 0.
     pub fn end(mut self) {
         self.process.signal(Signal::TERM);
         let status = self.process.wait();
         assert!(status.success(), "{status}: {}", self.process.stderr());
     }
 
-    /// Waits until its source has ended; the number of datagrams it says it published.
+    /// Waits until its source has ended; returns the number of datagrams that it logged as published.
     pub fn published(mut self) -> u64 {
         let status = self.process.wait();
         let said = self.process.stderr();
@@ -342,13 +341,13 @@ impl Daemon {
             .nth(1)
             .and_then(|s| s.split(' ').next())
             .and_then(|n| n.parse().ok());
-        number.unwrap_or_else(|| panic!("no last word: {said}"))
+        number.unwrap_or_else(|| panic!("ringd did not log how much it published: {said}"))
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Ends itself tidily if it can; the process's own drop sees to the rest.
+        // Let it clean up; dropping the process kills it otherwise.
         if !std::thread::panicking() && self.process.ended().is_none() {
             self.process.signal(Signal::TERM);
             self.process.wait();

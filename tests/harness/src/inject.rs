@@ -1,11 +1,11 @@
-//! Has a running thread make a system call: what it then may, not what a copy of its policy may.
+//! Makes a running thread execute a system call, to test what its sandbox really allows.
 //!
-//! Contract: the thread is stopped inside a system call, makes ours by the very same instruction,
-//! and goes on in its own as if nothing had been. x86-64 only; needs the right to trace.
+//! Contract: the thread is stopped inside a system call, executes ours with the same instruction,
+//! and then continues its own. x86-64 only; needs the right to trace.
 
 use std::io;
 
-/// A stopped thread; it goes on when this is dropped.
+/// A stopped thread; it continues when this is dropped.
 pub struct Stopped {
     tid: libc::pid_t,
     found: libc::user_regs_struct,
@@ -52,7 +52,7 @@ impl Stopped {
             ptrace(libc::PTRACE_CONT, tid, 0, 0)?;
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        Err(io::Error::other("it never sleeps in a system call"))
+        Err(io::Error::other("the thread never sleeps in a system call"))
     }
 
     fn registers(&self) -> io::Result<libc::user_regs_struct> {
@@ -69,19 +69,19 @@ impl Stopped {
         Ok(u64::from_ne_bytes(word))
     }
 
-    /// Makes it call `number`; what the kernel answers, a negative error included. `text` lies
-    /// where the argument of that place would stand.
+    /// Executes system call `number`; returns the kernel's result, which may be a negative errno.
+    /// `text` is an index and a string: the argument with that index points to the string.
     ///
     /// # Errors
-    /// If it cannot be made to.
+    /// If it cannot be traced.
     pub fn call(
         &self,
         number: i64,
         mut arguments: [u64; 4],
         text: Option<(usize, &str)>,
     ) -> io::Result<i64> {
-        if let Some((place, text)) = text {
-            // Below what its stack holds, and below what it may hold without saying so.
+        if let Some((index, text)) = text {
+            // Below its stack and the red zone.
             let room = self.found.rsp - 4096;
             for (at, bytes) in (room..).step_by(8).zip([text.as_bytes(), b"\0"].concat().chunks(8))
             {
@@ -89,11 +89,11 @@ impl Stopped {
                 word[..bytes.len()].copy_from_slice(bytes);
                 ptrace(libc::PTRACE_POKEDATA, self.tid, at as usize, usize::from_ne_bytes(word))?;
             }
-            arguments[place] = room;
+            arguments[index] = room;
         }
         let [rdi, rsi, rdx, r10] = arguments;
         let (rip, rax) = (self.found.rip - 2, number as u64);
-        // No system call is under way that would be begun anew.
+        // So that the kernel does not restart an interrupted system call.
         let ours = libc::user_regs_struct {
             rip,
             rax,
@@ -111,7 +111,7 @@ impl Stopped {
         stopped(self.tid)?;
         let after = self.registers()?;
         if after.rip != self.found.rip {
-            return Err(io::Error::other("it was elsewhere afterwards"));
+            return Err(io::Error::other("the thread was interrupted elsewhere"));
         }
         Ok(after.rax as i64)
     }

@@ -1,9 +1,8 @@
-//! Network namespaces for tests: two of them joined by a wire, on which nothing but the test sends.
+//! Network namespaces for tests: two of them, joined by a wire on which only the test sends.
 //!
-//! Contract: a namespace has no name, only fds and processes in it; the kernel removes it, with its
-//! interfaces, when the last of them is gone, however the test ends. Interfaces have fixed
-//! addresses and know their neighbour's (no ARP), IPv6 is off (no router solicitations): the
-//! counters of a wire at rest stand still.
+//! Contract: a namespace has no name. The kernel removes it and its interfaces with the last fd and
+//! process, however the test ends. Interfaces have fixed addresses and know their neighbour's (no
+//! ARP), and IPv6 is off (no router solicitations), so the counters of an idle wire do not change.
 
 use rustix::thread::{CpuSet, LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::fs::File;
@@ -24,8 +23,7 @@ impl Namespace {
     /// If this process may not make one.
     pub fn new() -> io::Result<Self> {
         let made = || {
-            // SAFETY: gives this thread, and nobody else, another network namespace; no file
-            // descriptor is concerned.
+            // SAFETY: changes the network namespace of this thread only, and no file descriptor.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
             for of in ["all", "default"] {
                 let path = format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6");
@@ -41,7 +39,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Has `command` run in it.
+    /// Makes `command` run in it.
     pub fn enter<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         let namespace = self.0.clone();
         // SAFETY: one system call between fork and exec, with an fd that the closure keeps open.
@@ -64,7 +62,7 @@ impl Namespace {
             .unwrap_or_else(|e| std::panic::resume_unwind(e))
     }
 
-    /// Runs shell lines in it; what they print.
+    /// Runs shell lines in it; returns what they print.
     ///
     /// # Panics
     /// If one of them fails.
@@ -74,7 +72,7 @@ impl Namespace {
         String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
-    /// What `ip` and others take for its name, as long as this process lives.
+    /// A path that `ip` accepts as its name while this process runs.
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
@@ -103,13 +101,13 @@ pub struct Counters {
     pub received: u64,
     /// Packets that the other end took.
     pub sent: u64,
-    /// Packets that the other end had no room for. Whoever captures on this interface has seen them
-    /// go out all the same.
+    /// Packets that the other end had no room for. A capture on this interface sees them go out all
+    /// the same.
     pub unsent: u64,
 }
 
 impl Counters {
-    /// Packets somebody who captured everything in between must have seen.
+    /// Packets that a complete capture has seen since `earlier`.
     pub fn seen_since(&self, earlier: &Self) -> u64 {
         (self.received - earlier.received)
             + (self.sent - earlier.sent)
@@ -142,7 +140,7 @@ impl Wire {
         Ok(wire)
     }
 
-    /// Makes the interfaces: at the beginning, and again after they were deleted.
+    /// Makes the interfaces, also again after they were deleted.
     pub fn plug(&self) {
         let (far, near) = (Self::FAR, Self::NEAR);
         let (va, vb) = ("02:00:00:00:77:01", "02:00:00:00:77:02");
@@ -175,8 +173,8 @@ pub fn missing(programs: &[&str]) -> Result<Wire, String> {
     Wire::new().map_err(|e| format!("network namespaces need root (CAP_SYS_ADMIN): {e}"))
 }
 
-/// Has `command` run on one processor, always the same one: packets that processes on it send are
-/// received on it as well, one by one, so that two captures have the same order.
+/// Makes `command` run on one processor, always the same one. Packets that are sent on it are also
+/// received on it, one by one, so that two captures have the same order.
 pub fn pin(command: &mut Command) -> &mut Command {
     let allowed = rustix::thread::sched_getaffinity(None).expect("sched_getaffinity");
     let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).expect("a processor");

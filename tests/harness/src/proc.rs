@@ -8,13 +8,13 @@ fn status(pid: u32, key: &str) -> Option<u64> {
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// Times it gave the processor up, or was made to.
+/// Voluntary and involuntary context switches.
 pub fn context_switches(pid: u32) -> (u64, u64) {
     let get = |key| status(pid, key).expect("a living process");
     (get("voluntary_ctxt_switches"), get("nonvoluntary_ctxt_switches"))
 }
 
-/// Processor time all its threads have used, ns (the scheduler's own count, no ticks).
+/// Processor time of all its threads, in ns (from the scheduler, not in ticks).
 pub fn cpu_ns(pid: u32) -> u64 {
     let threads =
         std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process").flatten();
@@ -25,7 +25,7 @@ pub fn cpu_ns(pid: u32) -> u64 {
     threads.map(used).sum()
 }
 
-/// The same of its one thread whose name begins so; `None`: there is none.
+/// Processor time of its thread whose name begins with `name`; `None` if there is none.
 pub fn thread_cpu_ns(pid: u32, name: &str) -> Option<u64> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
     let of = |file: &str, thread: &std::fs::DirEntry| {
@@ -36,18 +36,18 @@ pub fn thread_cpu_ns(pid: u32, name: &str) -> Option<u64> {
     of("schedstat", &thread)?.split_whitespace().next()?.parse().ok()
 }
 
-/// Memory it has at hand, bytes.
+/// Resident memory, in bytes.
 pub fn resident(pid: u32) -> u64 {
     status(pid, "VmRSS").expect("a living process") << 10
 }
 
-/// Letter of its state: R, S, T …
+/// Its state: R, S, T …
 pub fn state(pid: u32) -> Option<char> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-/// How many fds it has open.
+/// Number of open fds.
 pub fn open_fds(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }

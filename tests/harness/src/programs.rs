@@ -1,5 +1,5 @@
-//! The project's own programs, built once per test process with the profile and target directory of
-//! the running test.
+//! The project's programs, built once per test process, with the profile and target directory of the
+//! running test.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,12 +7,16 @@ use std::sync::OnceLock;
 
 static BUILT: OnceLock<PathBuf> = OnceLock::new();
 
-/// Has this process use programs that have been built already.
+/// Makes this process use programs that are built already.
 ///
 /// # Panics
-/// If it has used others.
+/// If it already uses another directory.
 pub fn at(dir: PathBuf) {
-    assert_eq!(BUILT.get_or_init(|| dir.clone()), &dir, "programs of two directories");
+    assert_eq!(
+        BUILT.get_or_init(|| dir.clone()),
+        &dir,
+        "this process already uses programs of another directory"
+    );
 }
 
 /// Environment variable with the directory of programs that are built already: `tests/run` sets it,
@@ -61,7 +65,7 @@ pub fn crashing() -> &'static PathBuf {
             return built;
         }
         let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-        // As the others are built, so that nothing but what knows crash points is built twice.
+        // Built like the others, so that only the crates with crash points are built twice.
         cargo
             .args([
                 "build",
@@ -87,8 +91,8 @@ pub fn path(name: &str) -> PathBuf {
     build().join(name)
 }
 
-/// Copies a program to where other users reach it. By another process: a file that is open for
-/// writing here while another thread forks could not be executed ("text file busy").
+/// Copies a program to a place that other users reach. Another process copies: a file that is open
+/// for writing here while another thread forks cannot be executed ("text file busy").
 ///
 /// # Panics
 /// If it cannot be copied.

@@ -1,8 +1,8 @@
-//! A reader of what a device sent: it hears the stream to its end, and writes down per channel what
-//! came and what it was told.
+//! A reader of a device's stream: it reads to the end and counts per channel what was received and
+//! what was reported as lost.
 //!
-//! Contract: takes nothing for granted: every byte is checked, every seq, and each channel's own
-//! numbers; only in books of its own, which are to be compared with the device's.
+//! Contract: checks every byte, every seq and the numbers of each channel. Its account is independent
+//! of the library's; the test compares it with the device's.
 
 use ringweir::{Cause, End, Error, Gap, Item, Layer, Reader};
 use ringweir_device_model::Digest;
@@ -11,132 +11,133 @@ use serde::{Deserialize, Serialize};
 
 /// One channel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heard {
-    /// Datagrams that came.
+pub struct ChannelReceived {
+    /// Datagrams received.
     pub delivered: u64,
-    /// Of these, not as they were made, or of another channel.
+    /// Of these, damaged or of another channel.
     pub wrong: u64,
-    /// Numbers jumped over.
+    /// Missing numbers.
     pub missing: u64,
-    /// Numbers that came again, without the device having been away.
+    /// Numbers that came twice although the device did not disappear.
     pub repeated: u64,
-    /// Hash of what came ([`Digest`]).
+    /// Hash of what was received ([`Digest`]).
     pub crc32: String,
 }
 
-/// All of it.
+/// The whole stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Story {
-    /// Datagrams that came.
+pub struct StreamReceived {
+    /// Datagrams received.
     pub delivered: u64,
-    /// Told as lost by the device, exactly.
+    /// Reported as lost by the device, exactly.
     pub device: u64,
-    /// Told as lost by the broker, exactly.
+    /// Reported as lost by the broker, exactly.
     pub broker: u64,
-    /// Told as lost by restarts, exactly: in a dead broker's hands, or by the device while there
-    /// was none.
+    /// Reported as lost by restarts, exactly: what a killed broker had taken, or what the device lost
+    /// while there was no broker.
     pub restart: u64,
-    /// Told as lost at least, and by the kernel.
+    /// Reported as lost at least so many times, and lost by the kernel.
     pub inexact: u64,
-    /// Lapped over.
+    /// Lost by being lapped.
     pub lapped: u64,
-    /// Times it was told that the source is gone.
+    /// Times the source was reported as gone.
     pub gone: u64,
     /// New generations.
     pub restarts: u64,
-    /// Seqs that were not the ones that had to come.
+    /// Seqs that were not the expected ones.
     pub disorder: u64,
-    /// Whether the stream ended in order.
+    /// Whether the stream ended normally.
     pub ended: bool,
-    /// By number.
-    pub channels: Vec<Heard>,
+    /// By channel number.
+    pub channels: Vec<ChannelReceived>,
 }
 
 #[derive(Default)]
-struct Ear {
+struct ChannelListener {
     verifier: Verifier,
     digest: Digest,
-    heard: Heard,
+    received: ChannelReceived,
 }
 
-impl Ear {
-    /// What the verifier knows goes into the books; numbers may begin anew.
-    fn turn_page(&mut self) {
+impl ChannelListener {
+    /// Adds the verifier's counts; numbers may start again.
+    fn add_numbers(&mut self) {
         let Verifier { bad, missing, repeated, .. } = std::mem::take(&mut self.verifier);
-        self.heard.wrong += bad;
-        self.heard.missing += missing;
-        self.heard.repeated += repeated;
+        self.received.wrong += bad;
+        self.received.missing += missing;
+        self.received.repeated += repeated;
     }
 }
 
-/// Hears `reader`'s stream to its end.
+/// Hlisteners `reader`'s stream to its end.
 ///
 /// # Errors
-/// What the library says.
-pub fn listen(reader: &mut Reader) -> Result<Story, Error> {
+/// The library's error.
+pub fn listen(reader: &mut Reader) -> Result<StreamReceived, Error> {
     let mut buffer = vec![0u8; reader.geometry().max_datagram() as usize];
-    let mut story = Story::default();
-    let mut ears: Vec<Ear> = Vec::new();
+    let mut received = StreamReceived::default();
+    let mut listeners: Vec<ChannelListener> = Vec::new();
     let mut expected = reader.account().start;
     loop {
         match reader.next()? {
             Item::Datagram(mut datagram) => {
                 let (seq, channel) = (datagram.seq(), datagram.channel());
                 let Ok(len) = datagram.copy_to(&mut buffer) else { continue };
-                story.disorder += u64::from(seq != expected);
+                received.disorder += u64::from(seq != expected);
                 expected = seq + 1;
-                if ears.len() <= channel.into() {
-                    ears.resize_with(usize::from(channel) + 1, Ear::default);
+                if listeners.len() <= channel.into() {
+                    listeners.resize_with(usize::from(channel) + 1, ChannelListener::default);
                 }
-                let ear = &mut ears[usize::from(channel)];
+                let listener = &mut listeners[usize::from(channel)];
                 let payload = &buffer[..len];
-                ear.heard.delivered += 1;
-                ear.digest.add(payload);
-                let header = ear.verifier.accept(payload);
-                ear.heard.wrong += u64::from(header.is_ok_and(|header| header.channel != channel));
+                listener.received.delivered += 1;
+                listener.digest.add(payload);
+                let header = listener.verifier.accept(payload);
+                listener.received.wrong +=
+                    u64::from(header.is_ok_and(|header| header.channel != channel));
             }
             Item::Gap(Gap { first, count, cause, .. }) => match cause {
                 Cause::Lapped => {
-                    story.disorder += u64::from(first != expected);
+                    received.disorder += u64::from(first != expected);
                     expected = first + count;
-                    story.lapped += count;
+                    received.lapped += count;
                 }
-                Cause::Upstream { layer: Layer::Device, exact: true } => story.device += count,
-                Cause::Upstream { layer: Layer::Broker, exact: true } => story.broker += count,
-                Cause::Upstream { .. } => story.inexact += count,
+                Cause::Upstream { layer: Layer::Device, exact: true } => received.device += count,
+                Cause::Upstream { layer: Layer::Broker, exact: true } => received.broker += count,
+                Cause::Upstream { .. } => received.inexact += count,
                 Cause::SourceGone => {
-                    story.disorder += u64::from(first != expected);
-                    story.gone += 1;
-                    ears.iter_mut().for_each(Ear::turn_page);
+                    received.disorder += u64::from(first != expected);
+                    received.gone += 1;
+                    listeners.iter_mut().for_each(ChannelListener::add_numbers);
                 }
             },
             Item::Restarted(restart) => {
-                story.restarts += 1;
-                story.disorder += u64::from(restart.adopted && restart.first != expected);
+                received.restarts += 1;
+                received.disorder += u64::from(restart.adopted && restart.first != expected);
                 expected = restart.first;
                 if restart.exact {
-                    story.restart += restart.lost;
+                    received.restart += restart.lost;
                 } else {
-                    story.inexact += restart.lost;
+                    received.inexact += restart.lost;
                 }
             }
-            Item::Demoted(_) => panic!("it is lossy"),
+            Item::Demoted(_) => panic!("a lossy reader was demoted"),
             Item::Empty => {
                 reader.wait(None)?;
             }
             Item::Ended(end) => {
-                story.ended = end == End::Stream;
+                received.ended = end == End::Stream;
                 break;
             }
         }
     }
-    story.channels = ears
+    received.channels = listeners
         .into_iter()
-        .map(|mut ear| {
-            ear.turn_page();
-            Heard { crc32: ear.digest.hex(), ..ear.heard }
+        .map(|mut listener| {
+            listener.add_numbers();
+            ChannelReceived { crc32: listener.digest.hex(), ..listener.received }
         })
         .collect();
-    story.delivered = story.channels.iter().map(|c| c.delivered).sum();
-    Ok(story)
+    received.delivered = received.channels.iter().map(|c| c.delivered).sum();
+    Ok(received)
 }

@@ -1,11 +1,11 @@
-//! Where test processes meet: a scratch segment with a start gate and one mailbox a reader.
+//! Where test processes meet: a shared segment with a start gate and one slot for each reader.
 //!
 //! Contract: only for tests. `shared_memory` and `raw_sync` have limits that the ring cannot live
 //! with and a bench can: one owner of the mapping (dropped last), waits only with
 //! `Timeout::Infinite`, no link files. A process that dies with a lock held cannot hang anybody:
 //! each mailbox has its own lock, and the parent takes it only after that reader has ended by
 //! itself. The gate's own lock could be held by a reader that was killed at that moment: the
-//! scene's watchdog ends it.
+//! environment's watchdog ends it.
 
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit, EventState};
@@ -26,16 +26,15 @@ macro_rules! words {
 }
 
 words! {
-    /// What a reader has to say at its end. `own_*` it counted itself, the rest is the library's
-    /// account.
+    /// A reader's report at its end. It counted `own_*` itself; the rest is the library's account.
     Report {
         /// 1 once it is written.
         written,
-        /// Seq it began at.
+        /// First seq.
         start,
         /// Delivered.
         delivered,
-        /// Lapped over.
+        /// Lost by being lapped.
         lost,
         /// Gaps.
         gaps,
@@ -45,37 +44,37 @@ words! {
         bytes_delivered,
         /// Payload bytes lost.
         bytes_lost,
-        /// Seq the first gap began at.
+        /// First seq of the first gap.
         first_gap_first,
-        /// Its count.
+        /// Length of the first gap.
         first_gap_count,
-        /// Datagrams handed out and found right, all generations.
+        /// Datagrams that were right, in all generations.
         own_right,
         /// Datagrams in which any byte, length, channel or number was wrong.
         own_wrong,
-        /// Sum of what was told in gaps, this generation.
-        own_told,
+        /// Sum of the gaps in this generation.
+        own_lost,
         /// Delivered in this generation.
         own_delivered,
-        /// Steps whose seq was not the one that had to come.
+        /// Items whose seq was not the expected one.
         own_disorder,
-        /// Datagrams found torn and told as such.
+        /// Torn datagrams.
         own_torn,
-        /// Restarts told.
+        /// Restarts.
         restarts,
-        /// Times it was told that the stream does not wait for it any more.
+        /// Demotions.
         demotions,
         /// Generation at the end.
         generation,
-        /// Where the generation before ended for this reader.
+        /// Read cursor at the end of the previous generation.
         earlier_cursor,
-        /// 1 stream ended, 2 broker gone, 3 its limit, 4 told to stop.
+        /// 1: the stream ended. 2: the broker is gone. 3: its limit was reached. 4: it was asked to stop.
         end,
     }
 }
 
 impl Report {
-    /// Whether the books close over `published` datagrams of a generation; else what does not.
+    /// Checks that the account closes over `published` datagrams of a generation.
     pub fn check(&self, published: u64) -> Result<(), String> {
         let claims = [
             ("it wrote a report", self.written == 1),
@@ -86,8 +85,8 @@ impl Report {
                 self.start + self.delivered + self.lost == self.cursor,
             ),
             ("cursor = published", self.cursor == published),
-            ("lost is what was told", self.lost == self.own_told),
-            ("delivered is what came", self.delivered == self.own_delivered),
+            ("lost is the sum of the gaps", self.lost == self.own_lost),
+            ("delivered is what was received", self.delivered == self.own_delivered),
         ];
         match claims.iter().find(|(_, holds)| !holds) {
             None => Ok(()),
@@ -101,14 +100,14 @@ const SLOT_BYTES: usize = 1024;
 const LOCK_BYTES: usize = 128;
 const PROGRESS_WORDS: usize = 8;
 
-/// The segment. The one that made it removes it.
+/// The segment. Its creator removes it.
 pub struct Mailbox {
     segment: Shmem,
     slots: usize,
 }
 
 impl Mailbox {
-    /// A fresh one.
+    /// Creates one.
     pub fn create(slots: usize) -> Self {
         let segment = ShmemConf::new()
             .size(GATE_BYTES + slots * SLOT_BYTES)
@@ -129,14 +128,14 @@ impl Mailbox {
         mailbox
     }
 
-    /// Opens the one another process made.
+    /// Opens the one that another process created.
     pub fn open(id: &str) -> Self {
         let segment = ShmemConf::new().os_id(id).open().expect("the segment of the parent");
         let slots = (segment.len() - GATE_BYTES) / SLOT_BYTES;
         Self { segment, slots }
     }
 
-    /// What to tell others.
+    /// Its name, for other processes.
     pub fn id(&self) -> &str {
         self.segment.get_os_id()
     }
@@ -153,7 +152,7 @@ impl Mailbox {
         unsafe { Event::from_existing(self.segment.as_ptr()) }.expect("the gate").0
     }
 
-    /// Lets everybody through, now and later.
+    /// Opens the gate for all, now and later.
     pub fn open_gate(&self) {
         self.gate().set(EventState::Signaled).expect("the gate opens");
     }
@@ -163,7 +162,7 @@ impl Mailbox {
         self.gate().wait(Timeout::Infinite).expect("the gate");
     }
 
-    /// One reader's part.
+    /// The slot of a reader.
     pub fn slot(&self, index: usize) -> Slot<'_> {
         assert!(index < self.slots);
         Slot { mailbox: self, index }
@@ -177,17 +176,17 @@ pub struct Slot<'m> {
     index: usize,
 }
 
-/// What a reader shows, and is told, while it runs.
+/// Figures of a running reader.
 #[derive(Clone, Copy, Debug)]
 #[repr(usize)]
 pub enum Live {
     /// 1 once it is attached.
     Attached,
-    /// Datagrams it has had.
+    /// Datagrams received.
     Delivered,
-    /// Restarts it was told.
+    /// Restarts received.
     Restarts,
-    /// The parent sets it: end.
+    /// Set by the parent: end.
     Stop,
 }
 
@@ -220,7 +219,7 @@ impl Slot<'_> {
         result
     }
 
-    /// The reader's last word.
+    /// Writes the reader's report.
     pub fn put(&self, report: &Report) {
         self.locked(|words| {
             for (word, value) in words.iter().zip(report.to_words()) {
@@ -229,7 +228,7 @@ impl Slot<'_> {
         });
     }
 
-    /// The parent's look at it. Only after the reader has ended by itself.
+    /// Reads the report. Only after the reader has ended by itself.
     pub fn take(&self) -> Report {
         self.locked(|words| {
             let mut words = words.iter();
@@ -251,7 +250,7 @@ mod tests {
             delivered: 7,
             lost: 3,
             cursor: 10,
-            own_told: 3,
+            own_lost: 3,
             own_delivered: 7,
             ..Report::default()
         };
@@ -264,10 +263,10 @@ mod tests {
             (Report::default(), "report"),
             (Report { own_wrong: 1, ..good }, "byte"),
             (Report { own_disorder: 1, ..good }, "order"),
-            (Report { lost: 4, own_told: 4, ..good }, "start + delivered + lost"),
+            (Report { lost: 4, own_lost: 4, ..good }, "start + delivered + lost"),
             (Report { start: 1, cursor: 11, ..good }, "cursor = published"),
-            (Report { own_told: 2, ..good }, "told"),
-            (Report { own_delivered: 6, ..good }, "came"),
+            (Report { own_lost: 2, ..good }, "gaps"),
+            (Report { own_delivered: 6, ..good }, "received"),
         ] {
             let error = bad.check(10).unwrap_err();
             assert!(error.contains(says), "{error}");

@@ -1,8 +1,8 @@
-//! Every way to write, shorten, seal or hold what a reader is handed, and what the kernel answers
-//! to each.
+//! Every way to write to, shorten, seal or lock what a reader receives, and the kernel's answer to
+//! each.
 //!
-//! Contract: nothing is changed, even by a way that succeeds: bytes are written as they were, holes
-//! are made where there is zero.
+//! Contract: nothing changes, even if an attempt succeeds: bytes are written as they were, and holes
+//! are made where there are zeros.
 
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -12,11 +12,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 const PAGE: usize = 4096;
 
-/// A way, and the answer.
-pub type Tried = (&'static str, Result<(), Errno>);
+/// An attempt, and the kernel's answer.
+pub type Attempt = (&'static str, Result<(), Errno>);
 
-/// What another user than the broker's is answered to each; `None`: it may, and harms nobody but
-/// itself.
+/// The answer that a user other than the broker's must get. `None`: it is allowed, and the reader
+/// harms only itself.
 pub const REFUSED: &[(&str, Option<Errno>)] = &[
     ("ring: map writable", Some(Errno::ACCESS)),
     ("ring: mprotect a read-only mapping", Some(Errno::ACCESS)),
@@ -40,8 +40,8 @@ pub const REFUSED: &[(&str, Option<Errno>)] = &[
     ("wake: read", Some(Errno::INVAL)),
     ("wake: truncate", Some(Errno::INVAL)),
     ("wake: map writable", Some(Errno::NODEV)),
-    ("doze: truncate", Some(Errno::INVAL)),
-    ("doze: map writable", Some(Errno::NODEV)),
+    ("sleep request: truncate", Some(Errno::INVAL)),
+    ("sleep request: map writable", Some(Errno::NODEV)),
     ("statistics: map writable", Some(Errno::PERM)),
     ("statistics: write", Some(Errno::PERM)),
     ("statistics: truncate", Some(Errno::PERM)),
@@ -50,17 +50,17 @@ pub const REFUSED: &[(&str, Option<Errno>)] = &[
     ("statistics: reopen through /proc/self/fd", Some(Errno::ACCESS)),
 ];
 
-/// What was answered otherwise than another user than the broker's is to be answered.
-pub fn wrong(tried: &[Tried]) -> Vec<String> {
+/// Attempts whose answer is not the one in [`REFUSED`].
+pub fn unexpected(tried: &[Attempt]) -> Vec<String> {
     let expected = |way: &str| {
-        REFUSED.iter().find(|(known, _)| *known == way).expect("every way is in the list").1
+        REFUSED.iter().find(|(known, _)| *known == way).expect("every attempt is in the list").1
     };
     let wrong = tried.iter().filter(|(way, answer)| answer.err() != expected(way));
     wrong.map(|(way, answer)| format!("{way}: {answer:?} instead of {:?}", expected(way))).collect()
 }
 
-/// All ways into what came with a place: ring, page, wake fd, sleep request.
-pub fn place([ring, page, wake, sleep_request]: [&OwnedFd; 4]) -> Vec<Tried> {
+/// Tries everything with what attaching returns: ring, page, wake fd and sleep request.
+pub fn try_attachment([ring, page, wake, sleep_request]: [&OwnedFd; 4]) -> Vec<Attempt> {
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let size = |fd| rustix::fs::fstat(fd).map_or(0, |stat| stat.st_size as u64);
     // The last bytes of the header, and of the second page of a reader: reserved, zero.
@@ -88,20 +88,20 @@ pub fn place([ring, page, wake, sleep_request]: [&OwnedFd; 4]) -> Vec<Tried> {
         ("wake: read", rustix::io::read(wake, &mut bytes).map(drop)),
         ("wake: truncate", rustix::fs::ftruncate(wake, 0)),
         ("wake: map writable", map(wake, true).map(unmap)),
-        ("doze: truncate", rustix::fs::ftruncate(sleep_request, 0)),
-        ("doze: map writable", map(sleep_request, true).map(unmap)),
+        ("sleep request: truncate", rustix::fs::ftruncate(sleep_request, 0)),
+        ("sleep request: map writable", map(sleep_request, true).map(unmap)),
     ]
 }
 
-/// Takes every lock of a ring that a reader can have: it gets some of them once the broker is dead.
-/// They stay.
+/// Takes every lock of the ring that a reader can take; some only after the broker is dead. They are
+/// not released.
 pub fn take_locks(ring: &OwnedFd) {
     let _held_by_the_broker = lock(ring, libc::F_RDLCK);
     let _held = rustix::fs::flock(ring, FlockOperation::NonBlockingLockExclusive);
 }
 
-/// All ways into the statistics area.
-pub fn statistics(stats: &OwnedFd) -> Vec<Tried> {
+/// Tries everything with the statistics area.
+pub fn try_statistics(stats: &OwnedFd) -> Vec<Attempt> {
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     vec![
         ("statistics: map writable", map(stats, true).map(unmap)),
@@ -127,7 +127,7 @@ pub fn reopen(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 fn unmap(at: *mut c_void) {
-    // SAFETY: a mapping of one page that was made by `map` and is used by nobody.
+    // SAFETY: a mapping of one page that was made by `map` and is not used elsewhere.
     let _gone = unsafe { rustix::mm::munmap(at, PAGE) };
 }
 
@@ -148,7 +148,7 @@ fn remove(at: *mut c_void) -> Result<(), Errno> {
     unsafe { rustix::mm::madvise(at, PAGE, Advice::LinuxRemove) }
 }
 
-/// A lease would hold up whoever opens the ring next.
+/// Takes a lease, which would delay the next process that opens the ring.
 fn lease(fd: &OwnedFd) -> Result<(), Errno> {
     // SAFETY: no pointers.
     answer(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) })?;

@@ -6,7 +6,7 @@ use ringweir_device_model::DeviceAccount;
 use ringweir_device_model::account::ChannelAccount;
 use ringweir_harness::environment::{Daemon, Environment, Process, wait_for};
 use ringweir_harness::programs;
-use ringweir_helpers::listener::Story;
+use ringweir_helpers::listener::StreamReceived;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
@@ -225,7 +225,7 @@ impl Stage {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub device_account: DeviceAccount,
-    pub stories: Vec<Story>,
+    pub stories: Vec<StreamReceived>,
     pub stats: Value,
     /// On the broker's stderr.
     pub said: String,

@@ -1,5 +1,5 @@
-//! A reader for the tests of real input: looks at every datagram in place and writes a line about
-//! each, and about each loss.
+//! A reader for the tests of real input: reads every datagram in place and prints a line for each, and
+//! for each loss.
 
 use clap::Parser;
 use ringweir::{Cause, Item, Options};
@@ -33,7 +33,7 @@ fn main() {
                     }
                     (crc.finalize(), u64::from_le_bytes(number))
                 });
-                // Torn: the next read is the gap that begins with it.
+                // Torn: the next read is a gap that begins with it.
                 let Ok((crc, number)) = looked else { continue };
                 let (seq, len, original) =
                     (datagram.seq(), datagram.len(), datagram.original_len());

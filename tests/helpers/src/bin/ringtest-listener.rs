@@ -1,5 +1,5 @@
-//! Hears a stream of numbered datagrams from the oldest to its end, and says what it heard: one
-//! line of JSON.
+//! Reads a stream of CRC-checked datagrams from the oldest to the end, and prints what it received as
+//! one line of JSON.
 
 use anyhow::ensure;
 use ringweir::{Options, Start};

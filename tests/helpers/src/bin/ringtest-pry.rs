@@ -1,4 +1,4 @@
-//! Tries every way to write what a reader is handed, and says what the kernel answered to each.
+//! Tries every way to write to what a reader receives, and prints the kernel's answer to each.
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -18,7 +18,7 @@ struct Cli {
     /// The ring's object under /dev/shm, if it has one
     #[arg(long)]
     object: Option<PathBuf>,
-    /// The broker, whose own memory and fds lead to the ring too
+    /// Process id of the broker, whose memory and fds lead to the ring too
     #[arg(long)]
     broker: Option<u32>,
 }
@@ -34,34 +34,38 @@ fn main() -> anyhow::Result<()> {
     let (_viewer, stats) = ask(&cli.socket, &Request::Watch)?;
     let stats = stats.first().context("no statistics")?;
 
-    for (way, answer) in
-        pry::place([ring, page, wake, sleep_request]).into_iter().chain(pry::statistics(stats))
+    for (way, answer) in pry::try_attachment([ring, page, wake, sleep_request])
+        .into_iter()
+        .chain(pry::try_statistics(stats))
     {
-        say(way, answer);
+        report(way, answer);
     }
     if let Ok(again) = pry::reopen(ring) {
-        say("ring reopened: map writable", pry::map(&again, true));
+        report("ring reopened: map writable", pry::map(&again, true));
         // Reading it first, so that even a write that succeeds changes nothing.
         let mut byte = [0];
         rustix::io::pread(&again, &mut byte, 0)?;
-        say("ring reopened: write", rustix::io::pwrite(&again, &byte, 0));
+        report("ring reopened: write", rustix::io::pwrite(&again, &byte, 0));
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         // A hole in the header's last bytes, which are zero.
-        say("ring reopened: punch a hole", rustix::fs::fallocate(&again, hole, PAGE as u64 - 8, 8));
+        report(
+            "ring reopened: punch a hole",
+            rustix::fs::fallocate(&again, hole, PAGE as u64 - 8, 8),
+        );
     }
     if let Some(object) = &cli.object {
-        say("ring: open by name", rustix::fs::open(object, OFlags::RDWR, Permissions::empty()));
+        report("ring: open by name", rustix::fs::open(object, OFlags::RDWR, Permissions::empty()));
     }
     if let Some(broker) = cli.broker {
-        say(
+        report(
             "broker: open its memory",
             rustix::fs::open(format!("/proc/{broker}/mem"), OFlags::RDWR, Permissions::empty()),
         );
-        say(
+        report(
             "broker: look at its fds",
             rustix::fs::open(format!("/proc/{broker}/fd/0"), OFlags::RDONLY, Permissions::empty()),
         );
-        say(
+        report(
             "broker: look at its map",
             std::fs::read(format!("/proc/{broker}/maps")).map_err(errno),
         );
@@ -69,7 +73,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say<T>(way: &str, result: Result<T, Errno>) {
+fn report<T>(way: &str, result: Result<T, Errno>) {
     let answer = match result {
         Ok(_) => "ok".into(),
         Err(Errno::ACCESS) => "EACCES".into(),

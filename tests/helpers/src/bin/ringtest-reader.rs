@@ -1,5 +1,5 @@
-//! A reader for the tests: attaches, checks every byte and every seq, keeps books of its own, and
-//! reports.
+//! A reader for tests: it attaches, checks every byte and every seq, keeps its own account, and
+//! reports it.
 
 use clap::{Parser, ValueEnum};
 use ringweir::{Cause, End, Error, Item, Options, Reader, Resume, Start};
@@ -28,10 +28,10 @@ struct Cli {
     spin: bool,
     #[arg(long)]
     lossless: bool,
-    /// Dawdle so many µs over each datagram
+    /// Pause after each datagram, in µs
     #[arg(long, default_value_t = 0)]
     slow: u64,
-    /// End after so many
+    /// End after this many datagrams
     #[arg(long)]
     limit: Option<u64>,
     /// Wait at the gate after attaching
@@ -39,20 +39,20 @@ struct Cli {
     gate: bool,
     #[arg(long)]
     no_reattach: bool,
-    /// Numbers need not be seqs: the stream's source does not count from 0
+    /// Numbers are not seqs: the source does not count from 0
     #[arg(long)]
     any_number: bool,
-    /// Be wrong on purpose, to see it found
+    /// Negative control: report something wrong
     #[arg(long, value_enum)]
     spoil: Option<Spoil>,
-    /// Read so many datagrams with all system calls but read and write forbidden, then exit
+    /// Read this many datagrams with all system calls but read and write forbidden, then exit
     #[arg(long)]
     strict: Option<u64>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum From {
-    /// Seq 0: what of it is gone already is told as a gap
+    /// Seq 0: datagrams that are gone already are a gap
     Start,
     Oldest,
     Latest,
@@ -70,7 +70,7 @@ enum Spoil {
     Bit,
     /// Forget a datagram
     Count,
-    /// Not tell a gap
+    /// Forget a gap
     Gap,
     /// Make one system call where none is allowed
     Syscall,
@@ -107,7 +107,7 @@ fn main() {
     slot.put(&report);
 }
 
-/// A place whose reader was killed just now is free a moment later.
+/// Attaches. The index of a reader that was just killed becomes free a moment later.
 fn attach(options: &Options, name: &str) -> Reader {
     let until = Instant::now() + Duration::from_secs(2);
     loop {
@@ -184,7 +184,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                     (own.first_gap_first, own.first_gap_count) = (gap.first, gap.count);
                 }
                 if !spoiled(Spoil::Gap) {
-                    own.own_told += gap.count;
+                    own.own_lost += gap.count;
                 }
             }
             Item::Gap(gap) => panic!("nothing is lost before the ring here: {gap:?}"),
@@ -195,7 +195,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                 if restart.adopted {
                     first = restart.first;
                 } else {
-                    (own.own_told, own.own_delivered, first) = (0, 0, 0);
+                    (own.own_lost, own.own_delivered, first) = (0, 0, 0);
                 }
                 expected = restart.first;
                 slot.show(Live::Restarts, own.restarts);
@@ -211,7 +211,7 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
         }
     };
     if let Some(gap) = reader.release().unwrap_or_else(|e| panic!("{e}")) {
-        own.own_told += gap.count;
+        own.own_lost += gap.count;
     }
     let account = reader.account();
     Report {

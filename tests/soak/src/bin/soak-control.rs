@@ -1,10 +1,10 @@
-//! `soak-control`: peers that say anything to the control socket of a live broker, one verdict line
-//! at the end.
+//! `soak-control`: sends arbitrary requests to the control socket of a live broker. Ends in one
+//! verdict line.
 //!
-//! Requests that are sound, nearly sound and not at all, cut, repeated, with descriptors, left in
-//! the middle. Whatever comes is answered, refused in words or hung up on, at once; the broker
-//! keeps neither descriptors nor memory of it, and a reader beside it all closes its account.
-//! Negative controls: `--miscount`, `--kill-broker`; the verdict must then be FAIL.
+//! Requests are valid, nearly valid or random bytes; cut, repeated, with descriptors, or abandoned
+//! in the middle. The broker answers each, refuses it with a reason or hangs up, at once. It keeps
+//! neither descriptors nor memory of them, and a reader beside them closes its account. Negative
+//! controls: `--miscount`, `--kill-broker`; the verdict must then be FAIL.
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
@@ -32,23 +32,23 @@ use std::time::{Duration, Instant};
     after_help = "Example:\n  soak-control --conversations 1000000\n\nExit status: 0 PASS, 1 FAIL."
 )]
 struct Cli {
-    /// How many peers come, one after the other, each with one to three messages
+    /// Number of conversations, each of up to three messages
     #[arg(long, default_value_t = 1_000_000)]
     conversations: u64,
-    /// What to draw from; else drawn and said
+    /// Seed of the random choices [default: random, and printed]
     #[arg(long)]
     seed: Option<u64>,
-    /// Have the reader forget one datagram, to see the verdict fail
+    /// Negative control: the reader forgets one datagram; the verdict must be FAIL
     #[arg(long)]
     miscount: bool,
-    /// Kill the broker halfway, to see the verdict fail
+    /// Negative control: kill the broker halfway; the verdict must be FAIL
     #[arg(long)]
     kill_broker: bool,
 }
 
-/// Peers at a time.
-const PEERS: u64 = 2;
-/// More than this a broker that keeps nothing has no use for.
+/// Clients at a time.
+const CLIENTS: u64 = 2;
+/// Most memory in bytes that the broker may grow by.
 const MEMORY: u64 = 16 << 20;
 
 fn main() -> ExitCode {
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("soak-control: FAIL: {e:#}");
-            // What a broker leaves that died; the scene bears nothing that is left.
+            // Removes what a killed broker left, because an environment must end empty.
             env.run("ringctl", &["gc"]);
             ExitCode::FAILURE
         }
@@ -70,12 +70,12 @@ fn soak(cli: &Cli, env: &Environment) -> anyhow::Result<()> {
     let more = ["--lossless", "20ms", "--readers-max", "16", "--wait-readers", "1"];
     let broker = env.broker("soak-control", "gen:rate=20000/s,size=24..500", &more);
     let (path, pid) = (broker.socket.clone(), broker.process.pid());
-    let reader = Options::new("witness").start(Start::Seq(0)).attach(broker.path())?;
+    let reader = Options::new("checker").start(Start::Seq(0)).attach(broker.path())?;
     let miscount = cli.miscount;
     let reader = std::thread::spawn(move || read(reader, miscount));
-    // What it makes once is made before it is looked.
+    // First let the broker allocate what it allocates once.
     for (warm, seed) in [(1000, seed), (1000, !seed)] {
-        Peer::new(&path, seed).converse(warm, &AtomicU64::new(0), &AtomicBool::new(false))?;
+        Client::new(&path, seed).converse(warm, &AtomicU64::new(0), &AtomicBool::new(false))?;
     }
     let settled = || {
         ringweir_harness::wait_for(Duration::from_secs(5), || {
@@ -87,26 +87,26 @@ fn soak(cli: &Cli, env: &Environment) -> anyhow::Result<()> {
     let (began, done, over) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
     let outcomes = std::thread::scope(|threads| -> anyhow::Result<Outcomes> {
         let start = |n: u64| {
-            let mut peer = Peer::new(&path, seed.wrapping_add(n));
-            let count = cli.conversations / PEERS + u64::from(n < cli.conversations % PEERS);
+            let mut client = Client::new(&path, seed.wrapping_add(n));
+            let count = cli.conversations / CLIENTS + u64::from(n < cli.conversations % CLIENTS);
             let (done, over) = (&done, &over);
             threads.spawn(move || {
-                let result = peer.converse(count, done, over);
+                let result = client.converse(count, done, over);
                 over.store(result.is_err() || over.load(Ordering::Relaxed), Ordering::Relaxed);
-                result.map(|()| peer.outcomes)
+                result.map(|()| client.outcomes)
             })
         };
-        let peers: Vec<_> = (0..PEERS).map(start).collect();
-        let (mut said, mut killed) = (Instant::now(), !cli.kill_broker);
-        while !peers.iter().all(|peer| peer.is_finished()) {
+        let clients: Vec<_> = (0..CLIENTS).map(start).collect();
+        let (mut reported, mut killed) = (Instant::now(), !cli.kill_broker);
+        while !clients.iter().all(|client| client.is_finished()) {
             std::thread::sleep(Duration::from_millis(50));
             let done = done.load(Ordering::Relaxed);
             if !killed && done > cli.conversations / 2 {
                 broker.process.signal(Signal::KILL);
                 killed = true;
             }
-            if said.elapsed() > Duration::from_secs(5) {
-                said = Instant::now();
+            if reported.elapsed() > Duration::from_secs(5) {
+                reported = Instant::now();
                 let rate = done as f64 / began.elapsed().as_secs_f64();
                 let left =
                     Duration::from_secs_f64((cli.conversations - done) as f64 / rate.max(1.0));
@@ -119,8 +119,8 @@ fn soak(cli: &Cli, env: &Environment) -> anyhow::Result<()> {
             }
         }
         let mut all = Outcomes::default();
-        for peer in peers {
-            for (outcome, count) in peer.join().expect("a peer panicked")? {
+        for client in clients {
+            for (outcome, count) in client.join().expect("a client panicked")? {
                 *all.entry(outcome).or_default() += count;
             }
         }
@@ -186,22 +186,22 @@ fn read(mut reader: ringweir::Reader, miscount: bool) -> anyhow::Result<(u64, u6
             }
             Item::Empty => _ = reader.wait(Some(Duration::from_millis(200)))?,
             Item::Ended(ringweir::End::Stream) => return Ok((delivered, lost)),
-            other => bail!("the reader was told {other:?}"),
+            other => bail!("the reader received {other:?}"),
         }
     }
 }
 
-/// What became of conversations.
+/// How many conversations had each outcome.
 type Outcomes = BTreeMap<String, u64>;
 
-/// One after the other, from one thread.
-struct Peer<'p> {
+/// A client that makes one conversation after the other.
+struct Client<'p> {
     path: &'p Path,
     random: Rng,
     outcomes: Outcomes,
 }
 
-impl<'p> Peer<'p> {
+impl<'p> Client<'p> {
     fn new(path: &'p Path, seed: u64) -> Self {
         Self { path, random: Rng::with_seed(seed), outcomes: Outcomes::new() }
     }
@@ -219,7 +219,7 @@ impl<'p> Peer<'p> {
         Ok(())
     }
 
-    /// One conversation; what came of it.
+    /// One conversation; returns its outcome.
     fn one(&mut self, null: &File) -> anyhow::Result<String> {
         let connection = socket::connect(self.path)?;
         let messages = if self.random.u8(..8) == 0 { self.random.usize(0..4) } else { 1 };
@@ -229,20 +229,21 @@ impl<'p> Peer<'p> {
                 if self.random.u8(..16) == 0 { self.random.usize(1..=socket::FDS_MAX) } else { 0 };
             let fds = vec![null.as_fd(); brings];
             match socket::send(&connection, &message, &fds) {
-                // Hung up on already.
+                // The broker has hung up already.
                 Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
                 Err(e) => bail!("sending {} bytes: {e}", message.len()),
             }
         }
         if messages == 0 || self.random.u8(..32) == 0 {
-            return Ok("left in the middle".into());
+            return Ok("abandoned".into());
         }
         for _ in 0..2 {
             match socket::receive(&connection) {
-                Ok(packet) if packet.bytes.is_empty() => return Ok("hung up on".into()),
+                Ok(packet) if packet.bytes.is_empty() => return Ok("hung up".into()),
                 Ok(packet) => {
                     let fds = packet.fds.len();
-                    let reply = Reply::decode(&packet.bytes).context("its answer is none")?;
+                    let reply =
+                        Reply::decode(&packet.bytes).context("its answer cannot be decoded")?;
                     return Ok(match reply {
                         Reply::Attached(_) if fds == 4 => "attached".into(),
                         Reply::Watching if fds == 1 => "watching".into(),
@@ -250,22 +251,22 @@ impl<'p> Peer<'p> {
                         Reply::Refused(refusal) => {
                             ensure!(
                                 !refusal.text.is_empty(),
-                                "refused without a word: {:?}",
+                                "refused without a reason: {:?}",
                                 refusal.reason
                             );
                             format!("refused ({:?})", refusal.reason)
                         }
                         Reply::Described(_) | Reply::Latency(_) => "answered".into(),
-                        other => bail!("nobody asked for {other:?}"),
+                        other => bail!("unexpected answer {other:?}"),
                     });
                 }
-                // It closed with our words unread: said once, and then what it answered.
+                // It closed with our message unread: reported once, then comes its answer.
                 Err(Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => bail!("no answer for {} s", socket::ANSWER.as_secs()),
                 Err(e) => bail!("receiving: {e}"),
             }
         }
-        Ok("hung up on".into())
+        Ok("hung up".into())
     }
 
     fn message(&mut self) -> Vec<u8> {
@@ -303,7 +304,7 @@ impl<'p> Peer<'p> {
                 }
             }
         }
-        // Nothing at all would be heard as the end.
+        // An empty message would mean the end.
         if bytes.is_empty() { vec![0] } else { bytes }
     }
 

@@ -1,11 +1,11 @@
-//! `soak`: conservation over as many datagrams as you like, laps forced, one verdict line at the
-//! end.
+//! `soak`: every datagram is delivered or reported as lost, over as many datagrams as you like.
+//! Ends in one verdict line.
 //!
-//! `ringd` makes numbered datagrams as fast as it can; readers in processes of their own check
-//! every byte of what they get and that every number they did not get was told as lost. One reader
-//! keeps up as well as it can, one dawdles, one is stopped and continued all the time; the two are
-//! lapped over and over. For each: `delivered + lost = published`. Negative control: `--miscount`
-//! makes a reader forget one gap; the verdict must then be FAIL.
+//! `ringd` makes CRC-checked datagrams as fast as it can. Readers in separate processes check every
+//! byte that they receive, and that every missing number was reported as lost. One reader keeps up
+//! as well as it can, one pauses, one is stopped and continued all the time; the last two are
+//! lapped again and again. For each reader `delivered + lost = published`. Negative control:
+//! `--miscount` makes a reader forget one gap; the verdict must then be FAIL.
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-/// Soak test: every datagram delivered or told as lost, to every reader.
+/// Soak test: every datagram is delivered to each reader or reported as lost.
 #[derive(Parser)]
 #[command(
     after_help = "Example:\n  soak --datagrams 1000000000 --size 64..512\n\nExit status: 0 PASS, 1 \
@@ -32,7 +32,7 @@ struct Cli {
     /// Size of each, or a range
     #[arg(long, default_value = "24..128")]
     size: String,
-    /// Forget one gap, to see the verdict fail
+    /// Negative control: forget one gap; the verdict must be FAIL
     #[arg(long)]
     miscount: bool,
     /// (internal) be a reader of this stream
@@ -45,11 +45,11 @@ struct Cli {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Kind {
-    /// As fast as it can, goes on at the oldest after a lap.
+    /// As fast as it can; continues with the oldest datagram after a lap.
     Fast,
-    /// Pauses now and then for longer than the ring lasts, goes on at the newest.
+    /// Pauses now and then for longer than the ring holds; continues with the newest.
     Slow,
-    /// Is stopped and continued from outside.
+    /// Stopped and continued from outside.
     Stopped,
 }
 
@@ -105,18 +105,20 @@ fn read(kind: Kind, socket: &str, miscount: bool) -> anyhow::Result<()> {
             Item::Empty => {
                 reader.wait(None)?;
             }
-            Item::Restarted(_) | Item::Demoted(_) => bail!("restarted, or demoted"),
+            Item::Restarted(_) | Item::Demoted(_) => {
+                bail!("the stream restarted, or the reader was demoted")
+            }
             Item::Ended(_) => break,
         }
     }
     let account = *reader.account();
     ensure!(
         account.start + account.delivered + account.lost == reader.read_cursor(),
-        "the reader's own books: {account:?}"
+        "the library's account does not close: {account:?}"
     );
     ensure!(
         account.delivered == delivered,
-        "books say {} delivered, seen {delivered}",
+        "the library counts {} delivered, the reader {delivered}",
         account.delivered
     );
     println!("{} {delivered} {lost} {gaps} {torn}", reader.read_cursor());
@@ -153,14 +155,14 @@ impl ReaderProcess {
         let line = String::from_utf8_lossy(&output.stdout);
         let numbers: Vec<u64> =
             line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-        numbers.try_into().map_err(|_| anyhow::anyhow!("reader {:?} said {line:?}", self.kind))
+        numbers.try_into().map_err(|_| anyhow::anyhow!("reader {:?} printed {line:?}", self.kind))
     }
 }
 
 fn soak(cli: &Cli) -> anyhow::Result<()> {
     let env = Environment::new(Duration::from_secs(24 * 3600));
     let source = format!("gen:rate=max,size={},count={}", cli.size, cli.datagrams);
-    // It stays a moment after the end, so that the last figures can be read.
+    // It lingers after the end, so that the last figures can be read.
     let broker = env.broker("soak", &source, &["--wait-readers", "3", "--linger", "3s"]);
     let socket = broker.path().to_string();
     let watch = Viewer::attach(&socket)?;
@@ -169,8 +171,8 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
     for kind in [Kind::Fast, Kind::Slow, Kind::Stopped] {
         readers.push(ReaderProcess::start(&env, kind, &socket, cli.miscount && kind == Kind::Slow));
     }
-    // Stop and continue one reader until the stream ends; say now and then how far it is.
-    let mut said = Instant::now();
+    // Stop and continue one reader until the stream ends; report progress now and then.
+    let mut reported = Instant::now();
     let published = loop {
         readers[2].process.signal(Signal::STOP);
         std::thread::sleep(Duration::from_millis(150));
@@ -181,8 +183,8 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
         if snapshot.get(StreamFact::Ended) == 1 || watch.hung_up() {
             break published;
         }
-        if said.elapsed() > Duration::from_secs(5) {
-            said = Instant::now();
+        if reported.elapsed() > Duration::from_secs(5) {
+            reported = Instant::now();
             let rate = published as f64 / began.elapsed().as_secs_f64();
             let left = (cli.datagrams - published) as f64 / rate.max(1.0);
             let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::ZERO);
@@ -216,8 +218,11 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
             delivered + lost == published,
             "{kind:?}: delivered {delivered} + lost {lost} is not published {published}"
         );
-        ensure!(kind == Kind::Fast || gaps > 0, "{kind:?} was never lapped: nothing was proved");
-        words.push(format!("{kind:?} {delivered} + {lost} in {gaps} gaps, {torn} torn and told"));
+        ensure!(
+            kind == Kind::Fast || gaps > 0,
+            "{kind:?} was never lapped, so the test proves nothing"
+        );
+        words.push(format!("{kind:?} {delivered} + {lost} in {gaps} gaps ({torn} torn)"));
     }
     println!(
         "soak: PASS: {published} published in {} ({}/s) = delivered + lost for each of {} readers: \

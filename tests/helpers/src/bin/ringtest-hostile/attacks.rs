@@ -1,10 +1,10 @@
-//! What a hostile reader does, each for a slice of time: everything that its page, its fds and the
-//! control socket allow, and what they do not.
+//! The attacks of a hostile reader, each for a slice of time: everything that its page, its fds and
+//! the control socket allow, and attempts at what they do not.
 //!
-//! Contract: each returns how often it did it. Only what the kernel should have refused and did not
-//! is an error.
+//! Contract: each returns its number of attempts. It is an error only if the kernel allowed what it
+//! must refuse.
 
-use crate::place::{Place, ask};
+use crate::attachment::{Attachment, ask};
 use clap::ValueEnum;
 use ringweir_helpers::pry;
 use ringweir_proto::control::{AttachRequest, Mode, Request};
@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Each of them.
+/// All attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Attack {
     /// Random cursors and counts into its page
@@ -35,38 +35,38 @@ pub enum Attack {
     Latency,
     /// Punch holes into its page, so that it has to be faulted in again
     Holes,
-    /// Ring the sleep request as fast as it goes, with all kinds of seqs seen
+    /// Write the sleep request as fast as possible, with all kinds of seqs
     SleepRequest,
-    /// Have hundreds of epoll sets watch the wake fd, and doze
+    /// Watch the wake fd with hundreds of epoll sets, and go to sleep
     Watchers,
     /// Fill the sleep request, change the flags of everything
     Fill,
-    /// Hold every lock of the ring that can be had
+    /// Hold every lock of the ring that a reader can take
     Lock,
     /// Try to write, shorten, seal, lease, reopen everything
     Pry,
     /// Read nothing
     Mute,
-    /// Connect and close, say half of something, or nothing
+    /// Connect and close, send half a message, or nothing
     Handshake,
     /// Send a thousand fds
     Fds,
-    /// Ask and ask
+    /// Send requests without a pause
     Flood,
-    /// Talk on the connection of a reader
+    /// Send messages on the connection of an attached reader
     Talk,
 }
 
-/// Connections that say nothing and are kept.
+/// Silent connections that stay open.
 const SILENT: usize = 40;
-/// Rings that are kept.
+/// Rings that stay open.
 const LOCKED: usize = 4;
-/// Fds a message may bring, by the kernel.
+/// Most fds in a message (the kernel's limit).
 const FDS: usize = 253;
 /// Sets that watch one fd.
 const WATCHERS: usize = 480;
 
-pub struct Culprit<'a> {
+pub struct Attacker<'a> {
     pub path: &'a Path,
     pub random: fastrand::Rng,
     /// Whether what [`pry`] is answered is what another user than the broker's should be.
@@ -76,15 +76,20 @@ pub struct Culprit<'a> {
     pub locked: Vec<OwnedFd>,
 }
 
-impl Culprit<'_> {
-    pub fn commit(&mut self, what: Attack, place: &Place, slice: Duration) -> anyhow::Result<u64> {
+impl Attacker<'_> {
+    pub fn commit(
+        &mut self,
+        what: Attack,
+        attachment: &Attachment,
+        slice: Duration,
+    ) -> anyhow::Result<u64> {
         let until = Instant::now() + slice;
         let mut count = 0;
         if matches!(what, Attack::SleepRequest | Attack::Watchers) {
-            place.drain_event();
+            attachment.drain_event();
         }
-        let sets = if what == Attack::Watchers { watchers(place) } else { Vec::new() };
-        while Instant::now() < until && !place.lost() {
+        let sets = if what == Attack::Watchers { watchers(attachment) } else { Vec::new() };
+        while Instant::now() < until && !attachment.lost() {
             // So that looking at the clock and the socket is not what is mostly done.
             let times = if matches!(what, Attack::Cursors | Attack::Future | Attack::SleepRequest) {
                 64
@@ -92,7 +97,7 @@ impl Culprit<'_> {
                 1
             };
             for _ in 0..times {
-                self.once(what, place)?;
+                self.once(what, attachment)?;
                 count += 1;
             }
         }
@@ -100,11 +105,11 @@ impl Culprit<'_> {
         Ok(count)
     }
 
-    fn once(&mut self, what: Attack, place: &Place) -> anyhow::Result<()> {
-        let block = place.page.block();
+    fn once(&mut self, what: Attack, attachment: &Attachment) -> anyhow::Result<()> {
+        let block = attachment.page.block();
         match what {
             Attack::Cursors => {
-                let below = place.written() + 1;
+                let below = attachment.written() + 1;
                 let words =
                     [&block.read_seq, &block.start_seq, &block.delivered, &block.lost, &block.gaps];
                 words
@@ -116,30 +121,31 @@ impl Culprit<'_> {
             Attack::Future => {
                 let ahead = [1000, 1 << 20, 1 << 40, u64::MAX];
                 let ahead = ahead[self.random.usize(..ahead.len())];
-                block.read_seq.store(place.written().saturating_add(ahead), Ordering::Relaxed);
+                block.read_seq.store(attachment.written().saturating_add(ahead), Ordering::Relaxed);
             }
-            Attack::Scribble => self.scribble(place, 0..PAGE),
-            Attack::Latency => self.scribble(place, PAGE..READER_OBJECT),
+            Attack::Scribble => self.scribble(attachment, 0..PAGE),
+            Attack::Latency => self.scribble(attachment, PAGE..READER_OBJECT),
             Attack::Holes => {
                 let holes = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                let _done = rustix::fs::fallocate(&place.page_fd, holes, 0, READER_OBJECT as u64);
+                let _done =
+                    rustix::fs::fallocate(&attachment.page_fd, holes, 0, READER_OBJECT as u64);
             }
             // Asleep whenever it can be, so that it is woken as often as there is a datagram.
             Attack::Watchers => {
-                block.seen_seq.store(place.written(), Ordering::Relaxed);
-                block.seen_source.store(place.seen.memory.source_word(), Ordering::Relaxed);
-                let _full = event::ring(&place.sleep_request);
+                block.seen_seq.store(attachment.written(), Ordering::Relaxed);
+                block.seen_source.store(attachment.seen.memory.source_word(), Ordering::Relaxed);
+                let _full = event::ring(&attachment.sleep_request);
                 let _rung = event::wait(
-                    place.wake.as_fd(),
-                    place.wake.as_fd(),
+                    attachment.wake.as_fd(),
+                    attachment.wake.as_fd(),
                     Some(Duration::from_millis(5)),
                 );
-                let _taken = event::take(&place.wake);
+                let _taken = event::take(&attachment.wake);
             }
             Attack::SleepRequest => {
                 let seen = [
-                    place.written(),
-                    place.written().wrapping_sub(1),
+                    attachment.written(),
+                    attachment.written().wrapping_sub(1),
                     0,
                     u64::MAX,
                     self.random.u64(..),
@@ -149,28 +155,28 @@ impl Culprit<'_> {
                 block.seen_seq.store(seen, Ordering::Relaxed);
                 block.seen_source.store(self.random.u64(..2), Ordering::Relaxed);
                 block.waiting.store(self.random.u64(..2), Ordering::Relaxed);
-                let _full = event::ring(&place.sleep_request);
-                let _rung = event::take(&place.wake);
+                let _full = event::ring(&attachment.sleep_request);
+                let _rung = event::take(&attachment.wake);
             }
-            Attack::Fill => self.fill(place),
+            Attack::Fill => self.fill(attachment),
             Attack::Lock => {
-                // Some are kept open, so that the locks outlive the place.
+                // Some are kept open, so that the locks outlive the attachment.
                 if self.locked.len() < LOCKED
-                    && let Ok(ring) = rustix::io::fcntl_dupfd_cloexec(&place.ring, 3)
+                    && let Ok(ring) = rustix::io::fcntl_dupfd_cloexec(&attachment.ring, 3)
                 {
                     self.locked.push(ring);
                 }
-                self.locked.iter().chain([&place.ring]).for_each(pry::take_locks);
+                self.locked.iter().chain([&attachment.ring]).for_each(pry::take_locks);
                 std::thread::sleep(Duration::from_millis(1));
             }
             Attack::Pry => {
-                let mut tried = pry::place(place.fds());
+                let mut tried = pry::try_attachment(attachment.fds());
                 if let Ok((_connection, _watching, fds)) = ask(self.path, &Request::Watch)
                     && let Some(stats) = fds.first()
                 {
-                    tried.extend(pry::statistics(stats));
+                    tried.extend(pry::try_statistics(stats));
                 }
-                let wrong = if self.judges { pry::wrong(&tried) } else { Vec::new() };
+                let wrong = if self.judges { pry::unexpected(&tried) } else { Vec::new() };
                 anyhow::ensure!(
                     wrong.is_empty(),
                     "the kernel's answers are not what they should be: {}",
@@ -180,30 +186,30 @@ impl Culprit<'_> {
             }
             Attack::Mute => std::thread::sleep(Duration::from_millis(10)),
             Attack::Handshake => self.handshake(),
-            Attack::Fds => self.fds(place),
+            Attack::Fds => self.fds(attachment),
             Attack::Flood => self.flood(),
             Attack::Talk => {
                 let bytes = self.request();
-                let _hung_up = socket::send(&place.connection, &bytes, &[]);
+                let _hung_up = socket::send(&attachment.connection, &bytes, &[]);
             }
         }
         Ok(())
     }
 
-    fn scribble(&mut self, place: &Place, range: std::ops::Range<usize>) {
+    fn scribble(&mut self, attachment: &Attachment, range: std::ops::Range<usize>) {
         let mut bytes = [0; 64];
         self.random.fill(&mut bytes);
         let at = self.random.usize(range.start..=range.end - bytes.len());
-        let _written = rustix::io::pwrite(&place.page_fd, &bytes, at as u64);
+        let _written = rustix::io::pwrite(&attachment.page_fd, &bytes, at as u64);
     }
 
     /// Bells as full as can be, everything blocking or not at random.
-    fn fill(&mut self, place: &Place) {
-        let _never_blocks = rustix::fs::fcntl_setfl(&place.sleep_request, OFlags::NONBLOCK);
-        for event in [&place.sleep_request, &place.wake] {
+    fn fill(&mut self, attachment: &Attachment) {
+        let _never_blocks = rustix::fs::fcntl_setfl(&attachment.sleep_request, OFlags::NONBLOCK);
+        for event in [&attachment.sleep_request, &attachment.wake] {
             let _full = rustix::io::write(event, &(u64::MAX - 1).to_ne_bytes());
         }
-        for fd in place.fds() {
+        for fd in attachment.fds() {
             let flags = [
                 OFlags::empty(),
                 OFlags::NONBLOCK,
@@ -251,7 +257,7 @@ impl Culprit<'_> {
             0 => {}
             1 => drop(socket::send(&connection, &bytes[..5], &[])),
             2 => drop(socket::send(&connection, &[], &[])),
-            // Asks for a place and is gone before it gets it.
+            // Asks for a attachment and is gone before it gets it.
             3 => {
                 let request =
                     AttachRequest { label: "gone".into(), mode: Mode::Lossy, parks: true };
@@ -268,14 +274,14 @@ impl Culprit<'_> {
         }
     }
 
-    /// A thousand, in four messages: to a connection of its own, sometimes to that of its place.
-    fn fds(&mut self, place: &Place) {
+    /// A thousand, in four messages: to a connection of its own, sometimes to that of its attachment.
+    fn fds(&mut self, attachment: &Attachment) {
         let Ok(null) = File::open("/dev/null") else { return };
         let fds = [null.as_fd(); FDS];
         let fresh = socket::connect(self.path);
         let to: BorrowedFd<'_> = match &fresh {
             Ok(fresh) if self.random.u8(..10) > 0 => fresh.as_fd(),
-            _ => place.connection.as_fd(),
+            _ => attachment.connection.as_fd(),
         };
         for _ in 0..4 {
             let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
@@ -302,11 +308,11 @@ impl Culprit<'_> {
     }
 }
 
-fn watchers(place: &Place) -> Vec<OwnedFd> {
+fn watchers(attachment: &Attachment) -> Vec<OwnedFd> {
     let watch = |_| {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC).ok()?;
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&set, &place.wake, epoll::EventData::new_u64(0), edge).ok()?;
+        epoll::add(&set, &attachment.wake, epoll::EventData::new_u64(0), edge).ok()?;
         Some(set)
     };
     (0..WATCHERS).map_while(watch).collect()

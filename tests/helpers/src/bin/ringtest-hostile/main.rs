@@ -1,16 +1,16 @@
-//! A reader that came by its place honestly and does everything wrong with it, until it is told to
-//! end (SIGTERM) or has done enough; with `measure`, what that costs the broker.
+//! A hostile reader: it attaches normally and then attacks the broker, until SIGTERM or for a number
+//! of slices. `measure` shows what that costs the broker.
 //!
-//! Contract: what it did, how often, is one line a misdeed on stdout at the end. It outlives
-//! brokers. It fails only if it could do what nobody but the broker's own user may.
+//! Contract: at its end it prints one line for each attack with the number of attempts. It survives
+//! brokers. It fails only if the kernel allowed what only the broker's own user may do.
 
+mod attachment;
 mod attacks;
 mod measure;
-mod place;
 
-use attacks::{Attack, Culprit};
+use attachment::Attachment;
+use attacks::{Attack, Attacker};
 use clap::{Parser, Subcommand, ValueEnum};
-use place::Place;
 use ringweir_cli::quantity::Span;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Does everything wrong that a reader can.
+/// Attacks a broker in every way that a reader can.
 #[derive(Parser)]
 #[command(
-    after_help = "Examples:\n  ringtest-hostile run /run/ringweir/demo.sock --only doze --only \
+    after_help = "Examples:\n  ringtest-hostile run /run/ringweir/demo.sock --only sleep-request --only \
         fill\n  \
-                        ringtest-hostile measure --seconds 2\n\nExit status: 0 done; 1 it could do \
-                        what it should not be able to."
+                        ringtest-hostile measure --seconds 2\n\nExit status: 0 done; 1 an \
+                        attack succeeded that must not."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -33,10 +33,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// Attach and misbehave
+    /// Attach and attack
     Run(Run),
-    /// Measure what each misdeed costs the pump: processor time per datagram with and without, in
-    /// turns, in one run
+    /// Measure what each attack costs the pump: processor time per datagram, with and without it in
+    /// turns
     Measure(measure::Options),
 }
 
@@ -44,27 +44,26 @@ enum What {
 struct Run {
     /// Control socket
     socket: PathBuf,
-    /// Only this misdeed, repeatable; else all, at random
+    /// Only this attack, repeatable [default: all, at random]
     #[arg(long, value_enum)]
     only: Vec<Attack>,
-    /// What to draw from; else drawn and said
+    /// Seed of the random choices [default: random, and printed]
     #[arg(long)]
     seed: Option<u64>,
-    /// Time for each misdeed
+    /// Time for each attack
     #[arg(long, default_value = "200ms")]
     slice: Span,
-    /// End after so many slices
+    /// End after this number of slices
     #[arg(long)]
     slices: Option<u64>,
-    /// Hold what is answered to attempts to write against what another user than the broker's is to
-    /// be answered; else only if it is another user
+    /// Check the kernel's answers as for a user other than the broker's [default: only if it is one]
     #[arg(long)]
     judge: bool,
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().what {
-        What::Run(run) => misbehave(&run),
+        What::Run(run) => attack(&run),
         What::Measure(options) => measure::measure(&options),
     };
     match done {
@@ -76,13 +75,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn misbehave(run: &Run) -> anyhow::Result<()> {
-    let enough = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, enough.clone())?;
+fn attack(run: &Run) -> anyhow::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, stop.clone())?;
     let seed = run.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("ringtest-hostile: --seed {seed}");
     let choice = if run.only.is_empty() { Attack::value_variants() } else { &run.only };
-    let mut culprit = Culprit {
+    let mut attacker = Attacker {
         path: &run.socket,
         random: fastrand::Rng::with_seed(seed),
         judges: run.judge,
@@ -90,21 +89,21 @@ fn misbehave(run: &Run) -> anyhow::Result<()> {
         locked: Vec::new(),
     };
     let mut counts = vec![0u64; Attack::value_variants().len()];
-    let (mut held, mut slices) = (None::<Place>, 0);
-    while !enough.load(Ordering::Relaxed) && run.slices.is_none_or(|most| slices < most) {
-        let Some(place) = held.take_if(|place| !place.lost()) else {
-            held = Place::take(&run.socket, "hostile").ok();
+    let (mut held, mut slices) = (None::<Attachment>, 0);
+    while !stop.load(Ordering::Relaxed) && run.slices.is_none_or(|most| slices < most) {
+        let Some(attachment) = held.take_if(|attachment| !attachment.lost()) else {
+            held = Attachment::new(&run.socket, "hostile").ok();
             match &held {
-                Some(place) => culprit.judges |= handshaking(place),
-                // No broker, no place, or too many attempts in a second.
+                Some(attachment) => attacker.judges |= is_other_user(attachment),
+                // No broker, no free reader index, or too many attempts in a second.
                 None => std::thread::sleep(Duration::from_millis(20)),
             }
             continue;
         };
-        let what = choice[culprit.random.usize(..choice.len())];
-        counts[what as usize] += culprit.commit(what, &place, run.slice.0)?;
+        let what = choice[attacker.random.usize(..choice.len())];
+        counts[what as usize] += attacker.commit(what, &attachment, run.slice.0)?;
         slices += 1;
-        held = Some(place);
+        held = Some(attachment);
     }
     for (what, count) in Attack::value_variants().iter().zip(counts) {
         println!("{} {count}", what.to_possible_value().expect("none is skipped").get_name());
@@ -113,7 +112,7 @@ fn misbehave(run: &Run) -> anyhow::Result<()> {
 }
 
 /// Whether this is another user than the broker's, and not root.
-fn handshaking(place: &Place) -> bool {
+fn is_other_user(attachment: &Attachment) -> bool {
     let me = rustix::process::geteuid().as_raw();
-    me != 0 && place.seen.identity.owner_uid != me
+    me != 0 && attachment.seen.identity.owner_uid != me
 }

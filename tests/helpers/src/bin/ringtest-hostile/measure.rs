@@ -1,8 +1,7 @@
-//! What misdeeds cost the pump: its processor time per datagram with and without, in turns, in one
-//! run.
+//! What attacks cost the pump: its processor time per datagram, with and without each, in turns.
 
+use crate::attachment::Attachment;
 use crate::attacks::Attack;
-use crate::place::Place;
 use anyhow::Context;
 use clap::ValueEnum;
 use ringweir_cli::quantity::Span;
@@ -15,21 +14,20 @@ use std::time::Duration;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Time of each turn
+    /// Duration of each turn
     #[arg(long, default_value = "1s")]
     turn: Span,
-    /// Turns with and without, each
+    /// Number of turns with and without each attack
     #[arg(long, default_value_t = 3)]
     turns: u32,
-    /// Honest readers beside it, which sleep when there is nothing to read; with 0 the pump wakes
-    /// nobody but the hostile one
+    /// Honest readers, which sleep when there is nothing to read; with 0 the pump wakes only the
+    /// hostile one
     #[arg(long, default_value_t = 2)]
     readers: usize,
-    /// Sources; else one that publishes each datagram by itself, and one that does nothing but
-    /// publish
+    /// Sources [default: one that publishes each datagram alone, and one without pauses]
     #[arg(long)]
     source: Vec<String>,
-    /// Only this misdeed, repeatable
+    /// Only this attack, repeatable
     #[arg(long, value_enum)]
     only: Vec<Attack>,
 }
@@ -45,7 +43,7 @@ struct Meter {
 }
 
 impl Meter {
-    fn read(broker: &Daemon, seen: &Place) -> anyhow::Result<Self> {
+    fn read(broker: &Daemon, seen: &Attachment) -> anyhow::Result<Self> {
         let cpu_ns =
             proc::thread_cpu_ns(broker.process.pid(), "pump:").context("no thread of a pump")?;
         let count = |counter| seen.seen.memory.counter(counter);
@@ -91,7 +89,7 @@ pub fn measure(options: &Options) -> anyhow::Result<()> {
     for source in sources {
         println!(
             "{source}\n  {:10} {:>12} {:>12} {:>6}  wakes per 1000 datagrams",
-            "misdeed", "without ns", "with ns", "ratio"
+            "attack", "without ns", "with ns", "ratio"
         );
         let (mut worst, mut worst_name) = (0.0, String::new());
         for attack in attacks {
@@ -138,7 +136,7 @@ fn one(options: &Options, source: &str, attack: &str) -> anyhow::Result<(Cost, C
         wait_for(LIMIT, || (mailbox.slot(slot).live(Live::Delivered) > 0).then_some(()))
             .context("no reader")?;
     }
-    let seen = Place::take(&broker.socket, "meter")?;
+    let seen = Attachment::new(&broker.socket, "meter")?;
     let root = rustix::process::geteuid().is_root();
     let (mut without, mut with) = (Cost::default(), Cost::default());
     for _ in 0..options.turns {
@@ -151,15 +149,15 @@ fn one(options: &Options, source: &str, attack: &str) -> anyhow::Result<(Cost, C
             env.command("ringtest-hostile")
         };
         command.args(["run", broker.path(), "--only", attack]).stdout(Stdio::null());
-        let mut culprit = env.start(command);
-        // Until it is at it.
+        let mut attacker = env.start(command);
+        // Until it has begun.
         std::thread::sleep(Duration::from_millis(200));
         let before = Meter::read(&broker, &seen)?;
         std::thread::sleep(options.turn.0);
         with.add(before, Meter::read(&broker, &seen)?);
-        culprit.signal(Signal::TERM);
-        let status = culprit.wait();
-        anyhow::ensure!(status.success(), "{attack}: {status}: {}", culprit.stderr());
+        attacker.signal(Signal::TERM);
+        let status = attacker.wait();
+        anyhow::ensure!(status.success(), "{attack}: {status}: {}", attacker.stderr());
     }
     for reader in &mut readers {
         reader.kill();

@@ -1,5 +1,4 @@
-//! What readers write down, and what it adds up to: all must tell the same story of every
-//! generation.
+//! The lines that readers report, and their sums. All readers must agree about every generation.
 
 use anyhow::{Context, ensure};
 use ringweir_proto::os::clock;
@@ -8,67 +7,69 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-/// For which a lossless reader may hold a stream back.
+/// How long a lossless reader may stop a stream (back-pressure).
 pub const BUDGET_NS: u64 = 200_000_000;
 
-/// A line of a reader's books. JSON.
+/// A line of a reader's report, as JSON.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Line {
-    /// Attached, and begins at this seq.
+    /// Attached; the first seq.
     Attached { generation: u64, seq: u64 },
-    /// Was told of a restart.
+    /// Received a restart.
     Restarted { generation: u64, first: u64 },
-    /// Had the first datagram of the generation at that moment (CLOCK_MONOTONIC ns).
+    /// Received the first datagram of the generation at this time (CLOCK_MONOTONIC, ns).
     Reads { generation: u64, at: u64 },
-    /// Closed the books of a generation: began + delivered + lost = ended.
+    /// Closed the account of a generation: began + delivered + lost = ended.
     Closed { generation: u64, began: u64, delivered: u64, lost: u64, ended: u64 },
-    /// The stream does not wait for it any more.
+    /// The stream no longer waits for this reader.
     Demoted { held_ns: u64 },
-    /// Ended in order.
+    /// Ended normally.
     Left { torn: u64 },
 }
 
 impl Line {
-    pub fn say(self) {
-        // One write, so that whoever is killed leaves whole lines but for the last.
+    pub fn print(self) {
+        // One write: if the reader is killed, only the last line can be incomplete.
         println!("{}", serde_json::to_string(&self).expect("plain numbers"));
     }
 }
 
-/// Everything readers of one stream have written down.
+/// The sum of what all readers of one stream reported.
 #[derive(Default)]
 pub struct SoakAccount {
-    /// First seq of each generation, as the first reader to be told of it says.
+    /// First seq of each generation, from the first reader that reported it.
     firsts: BTreeMap<u64, u64>,
     /// When a broker was killed and when the next one was up, by the generation that began.
     pub outages: BTreeMap<u64, (u64, u64)>,
-    /// From the kill, and from when the broker was up, to the first datagram.
+    /// Time to the first datagram, from the kill and from when the next broker was up.
     pub back: Vec<(Duration, Duration)>,
     /// Generations closed by readers.
     pub closed: u64,
     pub delivered: u64,
     pub lost: u64,
     pub torn: u64,
-    pub told: u64,
+    /// Restarts that readers received.
+    pub restarts: u64,
     /// Lossless readers that used up their budget.
     pub demoted: u64,
 }
 
-/// What one reader said in the end.
-pub struct Story {
-    /// It ended in order, and did not die with its pen in its hand.
+/// How far one reader came.
+pub struct Progress {
+    /// It ended normally.
     pub left: bool,
-    /// Where it stood last.
+    /// Its last read cursor.
     pub cursor: u64,
-    pub told: u64,
+    /// Restarts that it received.
+    pub restarts: u64,
 }
 
 impl SoakAccount {
-    /// Adds what a reader wrote into `file`; of one that was killed the last line may be half.
-    /// `timed`: it was never stopped and does not dawdle, so that its times say something.
-    pub fn add(&mut self, file: &Path, killed: bool, timed: bool) -> anyhow::Result<Story> {
+    /// Adds the report of a reader in `file`. If it was killed, the last line may be incomplete.
+    /// `timed`: it was never stopped and does not pause, so its times count.
+    pub fn add(&mut self, file: &Path, killed: bool, timed: bool) -> anyhow::Result<Progress> {
         let text = std::fs::read_to_string(file)?;
-        let mut story = Story { left: false, cursor: 0, told: 0 };
+        let mut progress = Progress { left: false, cursor: 0, restarts: 0 };
         let mut lines = text.split_inclusive('\n').peekable();
         while let Some(line) = lines.next() {
             if killed && lines.peek().is_none() && !line.ends_with('\n') {
@@ -76,22 +77,22 @@ impl SoakAccount {
             }
             let line = serde_json::from_str(line)
                 .with_context(|| format!("{line:?} in {}", file.display()))?;
-            self.line(line, timed, &mut story)?;
+            self.line(line, timed, &mut progress)?;
         }
-        Ok(story)
+        Ok(progress)
     }
 
-    fn line(&mut self, line: Line, timed: bool, story: &mut Story) -> anyhow::Result<()> {
+    fn line(&mut self, line: Line, timed: bool, progress: &mut Progress) -> anyhow::Result<()> {
         match line {
-            Line::Attached { seq, .. } => story.cursor = seq,
+            Line::Attached { seq, .. } => progress.cursor = seq,
             Line::Restarted { generation, first } => {
                 let known = *self.firsts.entry(generation).or_insert(first);
                 ensure!(
                     known == first,
-                    "generation {generation} begins at {known} and at {first}, say two readers"
+                    "generation {generation} begins at {known} for one reader, at {first} for another"
                 );
-                self.told += 1;
-                story.told += 1;
+                self.restarts += 1;
+                progress.restarts += 1;
             }
             Line::Reads { generation, at } => {
                 if let Some((killed, up)) = self.outages.get(&generation).filter(|_| timed) {
@@ -107,7 +108,7 @@ impl SoakAccount {
                 self.closed += 1;
                 self.delivered += delivered;
                 self.lost += lost;
-                story.cursor = ended;
+                progress.cursor = ended;
             }
             Line::Demoted { held_ns } => {
                 ensure!(
@@ -118,13 +119,13 @@ impl SoakAccount {
             }
             Line::Left { torn } => {
                 self.torn += torn;
-                story.left = true;
+                progress.left = true;
             }
         }
         Ok(())
     }
 
-    /// Notes that the broker of `generation` is up, after the one before was killed at that moment.
+    /// Notes that the broker of `generation` is up; the one before was killed at time `killed`.
     pub fn restarted(&mut self, generation: u64, killed: u64) {
         self.outages.insert(generation, (killed, clock::monotonic_ns()));
     }
@@ -139,7 +140,7 @@ mod tests {
         lines: &[Line],
         tail: &str,
         killed: bool,
-    ) -> anyhow::Result<Story> {
+    ) -> anyhow::Result<Progress> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text: String = lines.iter().map(|l| serde_json::to_string(l).unwrap() + "\n").collect();
         std::fs::write(file.path(), text + tail).unwrap();
@@ -156,9 +157,9 @@ mod tests {
             Line::Closed { generation: 2, began: 10, delivered: 7, lost: 0, ended: 17 },
             Line::Left { torn: 0 },
         ];
-        let story = add(&mut account, &good, "", false).unwrap();
+        let progress = add(&mut account, &good, "", false).unwrap();
         assert_eq!(
-            (story.left, story.cursor, account.delivered, account.lost, account.closed),
+            (progress.left, progress.cursor, account.delivered, account.lost, account.closed),
             (true, 17, 11, 1, 2)
         );
         assert!(!add(&mut account, &good[..3], "{\"Clo", true).unwrap().left);

@@ -1,4 +1,4 @@
-//! The broker of both streams, killed and started again, and what is sent to it.
+//! The broker of both streams, which is killed and started again, and the sender of its UDP stream.
 
 use crate::account::BUDGET_NS;
 use anyhow::{Context, ensure};
@@ -16,7 +16,7 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const STREAMS: [&str; 2] = ["gen", "udp"];
 
-/// `ringd` of both streams.
+/// The `ringd` that serves both streams.
 pub struct Broker {
     process: Process,
     config: PathBuf,
@@ -25,8 +25,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// The first one. What it publishes into lasts some tenths of a second, so that who is stopped
-    /// is lapped.
+    /// Starts the first one. Its rings hold some tenths of a second, so that a stopped reader is
+    /// lapped.
     pub fn start(
         env: &Environment,
         rate: u64,
@@ -78,7 +78,8 @@ impl Broker {
         Ok(())
     }
 
-    /// SIGKILL, and the next one under the same names; when it was killed, CLOCK_MONOTONIC ns.
+    /// Kills it and starts the next one with the same names. Returns when it was killed
+    /// (CLOCK_MONOTONIC, ns).
     pub fn kill(&mut self, env: &Environment) -> anyhow::Result<u64> {
         ensure!(self.process.ended().is_none(), "ringd ended by itself: {}", self.process.stderr());
         let at = clock::monotonic_ns();
@@ -101,7 +102,7 @@ impl Broker {
         self.process.stderr()
     }
 
-    /// SIGTERM; what each stream had published in all.
+    /// Ends it with SIGTERM; returns how many datagrams each stream published.
     pub fn end(mut self) -> anyhow::Result<[u64; 2]> {
         self.process.signal(Signal::TERM);
         let status = self.process.wait();
@@ -113,13 +114,14 @@ impl Broker {
                 .split(&format!("{name} ended: "))
                 .nth(1)
                 .and_then(|s| s.split(' ').next()?.parse().ok());
-            *published = number.with_context(|| format!("no last word of {name}: {said}"))?;
+            *published = number
+                .with_context(|| format!("ringd did not report what {name} published: {said}"))?;
         }
         Ok(published)
     }
 }
 
-/// Sends numbered datagrams to a port, whether anybody listens or not, until it is told to stop.
+/// Sends CRC-checked datagrams to a port until `stop`, whether a broker listens or not.
 pub fn feed(port: u16, rate: u64, stop: &AtomicBool, sent: &AtomicU64) -> anyhow::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(("127.0.0.1", port))?;

@@ -1,12 +1,13 @@
-//! `soak-deaths`: readers and broker are killed all the time, one reader is hostile, and
-//! everybody's account closes; one verdict line at the end.
+//! `soak-deaths`: kills readers and the broker all the time, beside a hostile reader, and checks
+//! that every account closes. Ends in one verdict line.
 //!
-//! One `ringd` serves two streams, of a generator and of UDP. It is killed every few seconds and
-//! the next one adopts its rings. Readers in processes of their own check every byte, number and
-//! seq, and close their books for each generation; one of them is killed, stopped or told to leave
-//! every moment, and replaced. Some stay: they are told of every restart, once and in order, and
-//! account for everything from where they began. In the end nothing of it all is left. Negative
-//! control: `--miscount` makes one that stays forget a gap; the verdict must then be FAIL.
+//! One `ringd` serves two streams: a generator and UDP. It is killed every few seconds, and the
+//! next one adopts its rings. Readers in separate processes check every byte, number and seq, and
+//! close their account for each generation. Several times a second one of them is killed, stopped
+//! or asked to leave, and replaced. Permanent readers are never killed: they receive every restart
+//! once and in order, and account for everything from where they began. At the end nothing may be
+//! left behind. Negative control: `--miscount` makes a permanent reader forget a gap; the verdict
+//! must then be FAIL.
 
 mod account;
 mod broker;
@@ -16,7 +17,7 @@ mod readers;
 use anyhow::{Context, ensure};
 use broker::{Broker, PATIENCE};
 use clap::{Parser, Subcommand};
-use readers::{Readers, STAYERS};
+use readers::{PERMANENT, Readers};
 use ringweir::view::Viewer;
 use ringweir::view::stats::StreamFact;
 use ringweir_cli::quantity::{Count, Span};
@@ -27,7 +28,7 @@ use std::process::{ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Soak test: whoever is killed, everybody's account closes.
+/// Soak test: processes are killed, and every account still closes.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Example:\n  soak-deaths --time 30min --readers 16 --kill-reader 200ms \
@@ -36,28 +37,28 @@ use std::time::{Duration, Instant};
 struct Cli {
     #[command(subcommand)]
     inside: Option<Inside>,
-    /// How long
+    /// Duration of the test
     #[arg(long, default_value = "5min")]
     time: Span,
-    /// Readers, over both streams; four of them are never killed
+    /// Readers of both streams together; four of them are never killed
     #[arg(long, default_value_t = 16)]
     readers: usize,
-    /// How often one of the others is killed, stopped or told to leave
+    /// Interval at which one of the others is killed, stopped or asked to leave
     #[arg(long, value_name = "TIME", default_value = "200ms")]
     kill_reader: Span,
-    /// How often the broker is killed
+    /// Interval at which the broker is killed
     #[arg(long, value_name = "TIME", default_value = "5s")]
     kill_broker: Span,
-    /// Datagrams a second of each stream
+    /// Datagrams per second of each stream
     #[arg(long, default_value_t = 5000)]
     rate: u64,
-    /// Hostile readers, of another user (root only)
+    /// Hostile readers, which run as another user (root only)
     #[arg(long, default_value_t = 1)]
     hostile: u32,
-    /// What to draw from; else drawn and said
+    /// Seed of the random choices [default: random, and printed]
     #[arg(long)]
     seed: Option<u64>,
-    /// Forget one gap, to see the verdict fail
+    /// Negative control: forget one gap; the verdict must be FAIL
     #[arg(long)]
     miscount: bool,
 }
@@ -85,7 +86,11 @@ fn main() -> ExitCode {
 }
 
 fn soak(cli: &Cli) -> anyhow::Result<()> {
-    ensure!(cli.readers > STAYERS, "--readers {}: {STAYERS} stay, so more than that", cli.readers);
+    ensure!(
+        cli.readers > PERMANENT,
+        "--readers {}: must be more than {PERMANENT}, which are never killed",
+        cli.readers
+    );
     let seed = cli.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("soak-deaths: --seed {seed}");
     let fds = proc::open_fds(std::process::id());
@@ -94,12 +99,12 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let verdict = std::thread::scope(|scope| {
         let feed = scope.spawn(|| broker::feed(port, cli.rate, &stop, &sent));
-        let verdict = play(cli, seed, &env, port, &sent);
+        let verdict = run(cli, seed, &env, port, &sent);
         stop.store(true, Ordering::Relaxed);
         feed.join().expect("the sender does not panic")?;
         verdict
     });
-    // What was found first is what is said.
+    // Report the first fault, not what it leaves behind.
     env.untidy = verdict.is_err();
     let verdict = verdict?;
     ensure!(env.objects().is_empty(), "left in /dev/shm: {:?}", env.objects());
@@ -107,12 +112,12 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
     drop(env);
     let same = wait_for(PATIENCE, || (proc::open_fds(std::process::id()) <= fds).then_some(()));
     ensure!(same.is_some(), "{fds} fds before, {} after", proc::open_fds(std::process::id()));
-    println!("{verdict}; nothing left in /dev/shm, the run directory, of fds or processes");
+    println!("{verdict}; no file, fd or process is left behind");
     Ok(())
 }
 
-/// The whole of it; the verdict.
-fn play(
+/// Runs the test; returns the verdict line.
+fn run(
     cli: &Cli,
     seed: u64,
     env: &Environment,
@@ -123,12 +128,12 @@ fn play(
     let root = rustix::process::geteuid().is_root();
     let mut broker = Broker::start(env, cli.rate, port, root.then_some(NOBODY))?;
     let mut readers = Readers::new(env, cli.miscount);
-    for _ in 0..STAYERS {
+    for _ in 0..PERMANENT {
         readers.add(&broker)?;
     }
     readers.all_attached()?;
     let its_fds = settled(&broker)?;
-    for _ in STAYERS..cli.readers {
+    for _ in PERMANENT..cli.readers {
         readers.add(&broker)?;
     }
     if !root && cli.hostile > 0 {
@@ -148,7 +153,8 @@ fn play(
         })
         .collect();
     let began = Instant::now();
-    let (mut next_reader, mut next_broker, mut said) = (began, began + cli.kill_broker.0, began);
+    let (mut next_reader, mut next_broker, mut reported) =
+        (began, began + cli.kill_broker.0, began);
     while began.elapsed() < cli.time.0 {
         let now = Instant::now();
         if now >= next_broker {
@@ -160,18 +166,18 @@ fn play(
             next_broker = Instant::now() + cli.kill_broker.0;
         }
         if now >= next_reader {
-            readers.misfortune(&mut random, &broker)?;
-            // Never more than one behind.
+            readers.disturb(&mut random, &broker)?;
+            // After a delay, catch up at most one.
             next_reader = (next_reader + cli.kill_reader.0).max(now);
         }
-        readers.look()?;
+        readers.check()?;
         for hostile in &mut hostile {
             ensure!(hostile.ended().is_none(), "the hostile reader: {}", hostile.stderr());
         }
-        if said.elapsed() > Duration::from_secs(5) {
-            said = Instant::now();
-            let (deeds, left) = (&readers.deeds, cli.time.0.saturating_sub(began.elapsed()));
-            let (generation, killed) = (broker.generation, deeds.killed);
+        if reported.elapsed() > Duration::from_secs(5) {
+            reported = Instant::now();
+            let (counts, left) = (&readers.counts, cli.time.0.saturating_sub(began.elapsed()));
+            let (generation, killed) = (broker.generation, counts.killed);
             eprintln!(
                 "soak-deaths: generation {generation}, {killed} readers killed, {} to go",
                 Span(left)
@@ -180,13 +186,13 @@ fn play(
         std::thread::sleep(Duration::from_millis(5));
     }
     let took = began.elapsed();
-    let culprits = hostile.len();
-    let attacks = hostile.into_iter().map(enough).sum::<anyhow::Result<u64>>()?;
-    readers.dismiss()?;
+    let attackers = hostile.len();
+    let attacks = hostile.into_iter().map(end_hostile).sum::<anyhow::Result<u64>>()?;
+    readers.end_others()?;
     let now = settled(&broker)?;
     ensure!(
         now == its_fds,
-        "ringd had {its_fds} fds with those who stay at first, and has {now}: {}",
+        "ringd had {its_fds} fds for the permanent readers at first, and has {now} now: {}",
         broker.stderr()
     );
     let restarts = broker.generation - 1;
@@ -194,23 +200,21 @@ fn play(
     readers.close(published, restarts)?;
     let account = &readers.account;
     let sum = |of: fn(&account::SoakAccount) -> u64| account.iter().map(of).sum::<u64>();
-    let deeds = &readers.deeds;
+    let counts = &readers.counts;
     Ok(format!(
-        "soak-deaths: PASS: {} with seed {seed}: ringd killed {restarts} times, each time adopted, \
-        and told once and in \
-         order to all who were there ({} times); {} readers: {STAYERS} stayed, {} killed, {} left, \
-         {} stopped and \
-         continued; {} generations closed by readers, each began + {} delivered + {} lost = ended; \
-         published gen {}, udp {} \
-         of {} sent; {} torn and told, 0 wrong; {} lossless readers demoted; reading again after a \
-         kill {}, after the next was up {}; {} hostile, {} \
-         misdeeds",
+        "soak-deaths: PASS: {} with seed {seed}; ringd killed {restarts} times: all rings adopted, \
+        each restart reported once and in order ({} reports); {} readers started: {PERMANENT} \
+        permanent, {} killed, {} ended, {} stopped and continued; {} generations accounted for by \
+        readers: start + {} delivered + {} lost = end for each; published {} from gen, {} from udp \
+        ({} sent); {} torn datagrams reported as lost, 0 wrong; {} lossless readers demoted; a \
+        reader reads again {} after the kill, {} after the next broker is up; {} hostile readers, \
+        {} attacks",
         Span(Duration::from_secs(took.as_secs())),
-        sum(|b| b.told),
-        deeds.started,
-        deeds.killed,
-        deeds.left,
-        deeds.stopped,
+        sum(|b| b.restarts),
+        counts.started,
+        counts.killed,
+        counts.left,
+        counts.stopped,
         sum(|b| b.closed),
         sum(|b| b.delivered),
         sum(|b| b.lost),
@@ -221,36 +225,36 @@ fn play(
         sum(|b| b.demoted),
         spread(account.iter().flat_map(|b| b.back.iter().map(|t| t.0))),
         spread(account.iter().flat_map(|b| b.back.iter().map(|t| t.1))),
-        culprits,
+        attackers,
         Count(attacks),
     ))
 }
 
-/// Waits until the broker knows of nobody but those who stay; the fds it has then.
+/// Waits until only the permanent readers are attached; returns the broker's number of fds.
 fn settled(broker: &Broker) -> anyhow::Result<usize> {
     for stream in 0..2 {
         let watch = Viewer::attach(broker.socket(stream))?;
         let alone =
-            || watch.snapshot().filter(|s| s.get(StreamFact::Readers) == STAYERS as u64 / 2);
+            || watch.snapshot().filter(|s| s.get(StreamFact::Readers) == PERMANENT as u64 / 2);
         wait_for(PATIENCE, alone)
-            .with_context(|| format!("others than those who stay: {}", broker.stderr()))?;
+            .with_context(|| format!("other readers are still attached: {}", broker.stderr()))?;
     }
-    // Silent connections of a hostile reader that is dead go with it; our own looks too.
+    // Connections of a dead hostile reader, and our own, close a little later.
     let mut before = 0;
     let count = wait_for(PATIENCE, || {
         std::thread::sleep(Duration::from_millis(300));
         let now = proc::open_fds(broker.pid());
         (now == std::mem::replace(&mut before, now)).then_some(now)
     });
-    count.context("the broker's fds change all the time")
+    count.context("the broker's number of fds does not settle")
 }
 
-/// Tells a hostile reader to end; how often it did anything.
-fn enough(hostile: Process) -> anyhow::Result<u64> {
+/// Ends a hostile reader; returns how many attacks it made.
+fn end_hostile(hostile: Process) -> anyhow::Result<u64> {
     hostile.signal(Signal::TERM);
     let output = hostile.output();
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "the hostile reader ({}): {}", output.status, said.trim());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the hostile reader ({}): {}", output.status, stderr.trim());
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).sum())
 }
@@ -260,7 +264,7 @@ fn spread(times: impl Iterator<Item = Duration>) -> String {
     let mut times: Vec<Duration> = times.collect();
     times.sort();
     match times[..] {
-        [] => "– (no reader was there before and after)".into(),
+        [] => "– (no reader was attached before and after)".into(),
         [.., max] => format!("p50 {}, max {}", Span(times[times.len() / 2]), Span(max)),
     }
 }

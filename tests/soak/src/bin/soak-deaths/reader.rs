@@ -1,9 +1,8 @@
-//! One reader of the soak: checks every byte, every number and its books, generation by generation,
-//! and writes them down.
+//! One reader of the soak: checks every byte, every number and its account of each generation.
 //!
-//! Contract: a line for each generation it has closed, for each restart it was told and for the
-//! first datagram behind it. What is not as it must be ends it with an error. It ends when the
-//! stream does, or when it is told to leave (SIGTERM).
+//! Contract: it prints a line for each generation that it closed, for each restart that it received
+//! and for the first datagram after it. Any fault ends it with an error. It ends with the stream,
+//! or at SIGTERM.
 
 use crate::account::Line;
 use anyhow::{Context, bail, ensure};
@@ -15,29 +14,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How it reads.
+/// How a reader reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
-    /// Copies out, as fast as it can.
+    /// Copies datagrams out as fast as it can.
     Prompt,
-    /// Looks in place.
+    /// Reads datagrams in place.
     InPlace,
-    /// Pauses, and is lapped over and over.
-    Dawdling,
-    /// As the prompt one, but the stream waits for it.
+    /// Pauses, and is therefore lapped again and again.
+    Pausing,
+    /// As `Prompt`, but the stream waits for it.
     Lossless,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Prompt, Kind::Lossless, Kind::InPlace, Kind::Dawdling];
+    pub const ALL: [Kind; 4] = [Kind::Prompt, Kind::Lossless, Kind::InPlace, Kind::Pausing];
 
-    /// How a reader of this kind attaches. With the newest: what is older may be of generations
-    /// that it is told nothing of.
+    /// How a reader of this kind attaches: with the newest datagram, because older ones may be of
+    /// generations whose start it did not see.
     fn options(self) -> Options {
         let label = match self {
             Kind::Prompt => "prompt",
             Kind::InPlace => "in-place",
-            Kind::Dawdling => "dawdling",
+            Kind::Pausing => "pausing",
             Kind::Lossless => "lossless",
         };
         let options = Options::new(label).start(Start::Latest);
@@ -45,12 +44,12 @@ impl Kind {
     }
 }
 
-/// What a source numbers its datagrams by.
+/// How a source numbers its datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Numbers {
-    /// From 0 in each generation, so they follow the seqs.
+    /// From 0 in each generation, like seqs.
     Generation,
-    /// The sender's own, which go on: what the kernel dropped is missing.
+    /// By the sender, across generations: datagrams that the kernel dropped are missing.
     Sender,
 }
 
@@ -66,30 +65,30 @@ pub struct Args {
     miscount: bool,
 }
 
-/// One generation as this reader sees it.
-struct Chapter {
+/// This reader's account of one generation.
+struct GenerationAccount {
     generation: u64,
     began: u64,
     delivered: u64,
     lost: u64,
-    /// Datagram read last: seq and number.
+    /// Seq and number of the last datagram.
     last: Option<(u64, u64)>,
-    /// Told as lost before the ring since then, and whether that is all.
+    /// Datagrams reported as lost upstream since then, and whether that number is exact.
     upstream: u64,
     exact: bool,
 }
 
-struct Witness {
+struct Checker {
     numbers: Numbers,
-    chapter: Chapter,
+    current: GenerationAccount,
     next: u64,
     torn: u64,
     forget: bool,
-    /// The next datagram is the first of a generation that it was told of.
-    turned: bool,
+    /// The next datagram is the first one after a restart.
+    restarted_now: bool,
 }
 
-/// Attaching while the broker is killed all the time takes some attempts.
+/// Attaches. That takes some attempts, because the broker is killed all the time.
 fn attach(args: &Args, leave: &AtomicBool) -> anyhow::Result<Option<Reader>> {
     let mut last = None;
     for _ in 0..3000 {
@@ -111,45 +110,45 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
     let Some(mut reader) = attach(args, &leave)? else { return Ok(()) };
     let mut buffer = vec![0; reader.geometry().max_datagram() as usize];
     let start = reader.account().start;
-    let mut witness = Witness {
+    let mut checker = Checker {
         numbers: args.numbers,
-        chapter: Chapter::new(reader.generation(), start),
+        current: GenerationAccount::new(reader.generation(), start),
         next: start,
         torn: 0,
         forget: args.miscount,
-        turned: false,
+        restarted_now: false,
     };
-    Line::Attached { generation: reader.generation(), seq: start }.say();
+    Line::Attached { generation: reader.generation(), seq: start }.print();
     let mut count = 0u64;
     while !leave.load(Ordering::Relaxed) {
         match reader.next()? {
             Item::Datagram(mut datagram) => {
                 let (seq, len) = (datagram.seq(), datagram.len());
                 count += 1;
-                if args.kind == Kind::Dawdling && count.is_multiple_of(1000) {
-                    // With the datagram in its hand, which may be overwritten meanwhile.
+                if args.kind == Kind::Pausing && count.is_multiple_of(1000) {
+                    // The datagram may be overwritten during this pause.
                     std::thread::sleep(Duration::from_millis(1000));
                 }
                 let whole = match args.kind {
                     Kind::InPlace => {
                         datagram.view(|payload| payload.copy_to(0, &mut buffer[..len])).is_ok()
                     }
-                    Kind::Prompt | Kind::Dawdling | Kind::Lossless => {
+                    Kind::Prompt | Kind::Pausing | Kind::Lossless => {
                         datagram.copy_to(&mut buffer).is_ok()
                     }
                 };
                 if !whole {
-                    // Told as a gap by the next read.
-                    witness.torn += 1;
+                    // The next read reports it as a gap.
+                    checker.torn += 1;
                     continue;
                 }
-                witness.datagram(seq, &buffer[..len])?;
+                checker.datagram(seq, &buffer[..len])?;
             }
-            Item::Gap(gap) => witness.gap(&gap)?,
-            Item::Restarted(restart) => witness.restarted(&restart, &reader)?,
+            Item::Gap(gap) => checker.gap(&gap)?,
+            Item::Restarted(restart) => checker.restarted(&restart, &reader)?,
             Item::Demoted(demoted) => {
-                ensure!(args.kind == Kind::Lossless, "{demoted:?}, and it was lossy");
-                Line::Demoted { held_ns: demoted.held_ns }.say();
+                ensure!(args.kind == Kind::Lossless, "a lossy reader received {demoted:?}");
+                Line::Demoted { held_ns: demoted.held_ns }.print();
             }
             Item::Empty => {
                 reader.wait(Some(Duration::from_secs(1)))?;
@@ -159,39 +158,39 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
         }
     }
     if let Some(gap) = reader.release()? {
-        witness.gap(&gap)?;
+        checker.gap(&gap)?;
     }
-    witness.close(&reader)?;
-    Line::Left { torn: witness.torn }.say();
+    checker.close(&reader)?;
+    Line::Left { torn: checker.torn }.print();
     Ok(())
 }
 
-impl Chapter {
+impl GenerationAccount {
     fn new(generation: u64, began: u64) -> Self {
         Self { generation, began, delivered: 0, lost: 0, last: None, upstream: 0, exact: true }
     }
 }
 
-impl Witness {
+impl Checker {
     fn datagram(&mut self, seq: u64, bytes: &[u8]) -> anyhow::Result<()> {
         ensure!(seq == self.next, "seq {seq} follows {} without a gap", self.next);
         let Header { number, .. } = verify::check(bytes).with_context(|| format!("seq {seq}"))?;
-        let chapter = &mut self.chapter;
-        if let Some((last_seq, last_number)) = chapter.last {
-            let missing = if self.numbers == Numbers::Sender { chapter.upstream } else { 0 };
+        let current = &mut self.current;
+        if let Some((last_seq, last_number)) = current.last {
+            let missing = if self.numbers == Numbers::Sender { current.upstream } else { 0 };
             let least = last_number + (seq - last_seq) + missing;
             ensure!(
-                if chapter.exact { number == least } else { number > last_number },
+                if current.exact { number == least } else { number > last_number },
                 "seq {seq} is number {number} and seq {last_seq} was {last_number}, with {missing} \
-                told as lost before the ring"
+                reported as lost upstream"
             );
         }
-        chapter.last = Some((seq, number));
-        (chapter.upstream, chapter.exact) = (0, true);
-        chapter.delivered += 1;
+        current.last = Some((seq, number));
+        (current.upstream, current.exact) = (0, true);
+        current.delivered += 1;
         self.next = seq + 1;
-        if std::mem::take(&mut self.turned) {
-            Line::Reads { generation: chapter.generation, at: clock::monotonic_ns() }.say();
+        if std::mem::take(&mut self.restarted_now) {
+            Line::Reads { generation: current.generation, at: clock::monotonic_ns() }.print();
         }
         Ok(())
     }
@@ -206,12 +205,12 @@ impl Witness {
                 );
                 self.next += gap.count;
                 if !std::mem::take(&mut self.forget) {
-                    self.chapter.lost += gap.count;
+                    self.current.lost += gap.count;
                 }
             }
             Cause::Upstream { exact, .. } => {
-                self.chapter.upstream += gap.count;
-                self.chapter.exact &= exact;
+                self.current.upstream += gap.count;
+                self.current.exact &= exact;
             }
             Cause::SourceGone => bail!("{gap:?}: no device here can go away"),
         }
@@ -219,32 +218,36 @@ impl Witness {
     }
 
     fn restarted(&mut self, restart: &Restart, reader: &Reader) -> anyhow::Result<()> {
-        let next = self.chapter.generation + 1;
+        let next = self.current.generation + 1;
         ensure!(restart.generation == next, "{restart:?} where generation {next} was to come");
         ensure!(restart.adopted, "{restart:?}: the ring was not adopted");
         ensure!(restart.first == self.next, "{restart:?} where {} was next", self.next);
         self.close(reader)?;
-        Line::Restarted { generation: next, first: restart.first }.say();
-        self.chapter = Chapter::new(next, restart.first);
-        self.turned = true;
+        Line::Restarted { generation: next, first: restart.first }.print();
+        self.current = GenerationAccount::new(next, restart.first);
+        self.restarted_now = true;
         Ok(())
     }
 
-    /// The books of this generation, mine and over all those of the library.
+    /// Closes the account of this generation, and checks the library's account.
     fn close(&self, reader: &Reader) -> anyhow::Result<()> {
         let (account, cursor) = (reader.account(), reader.read_cursor());
         ensure!(
             account.start + account.delivered + account.lost == cursor,
-            "its books at {cursor}: {account:?}"
+            "the library's account does not close at {cursor}: {account:?}"
         );
-        let Chapter { generation, began, delivered, lost, .. } = self.chapter;
-        ensure!(cursor == self.next, "it stands at {cursor}, and {} is next", self.next);
+        let GenerationAccount { generation, began, delivered, lost, .. } = self.current;
+        ensure!(
+            cursor == self.next,
+            "the read cursor is {cursor}, but {} is the next seq",
+            self.next
+        );
         ensure!(
             began + delivered + lost == cursor,
-            "generation {generation}: from {began}, {delivered} delivered and {lost} lost are not \
+            "generation {generation}: start {began} + {delivered} delivered + {lost} lost is not \
             {cursor}"
         );
-        Line::Closed { generation, began, delivered, lost, ended: cursor }.say();
+        Line::Closed { generation, began, delivered, lost, ended: cursor }.print();
         Ok(())
     }
 }

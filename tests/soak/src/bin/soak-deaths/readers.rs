@@ -1,6 +1,6 @@
-//! The readers: who stays, and who is killed, stopped or told to leave, and replaced.
+//! The readers: permanent ones, and ones that are killed, stopped or ended, and replaced.
 
-use crate::account::{SoakAccount, Story};
+use crate::account::{Progress, SoakAccount};
 use crate::broker::{Broker, PATIENCE, STREAMS};
 use crate::reader::Kind;
 use anyhow::{Context, ensure};
@@ -10,23 +10,23 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Readers that are never killed, of each stream one that keeps up and one that dawdles.
-pub const STAYERS: usize = 4;
+/// Number of readers that are never killed: for each stream one that keeps up and one that pauses.
+pub const PERMANENT: usize = 4;
 
 struct Member {
     process: Process,
     stream: usize,
     kind: Kind,
     account: PathBuf,
-    /// It was stopped for a while: its times say nothing.
+    /// It was stopped for a while, so its times do not count.
     was_stopped: bool,
-    /// Goes on at that moment.
+    /// When it is continued.
     resumes: Option<Instant>,
 }
 
-/// How often what was done to readers.
+/// How many readers were started, killed, stopped and ended.
 #[derive(Default)]
-pub struct Deeds {
+pub struct Counts {
     pub started: u64,
     pub killed: u64,
     pub stopped: u64,
@@ -37,8 +37,8 @@ pub struct Readers<'s> {
     env: &'s Environment,
     members: Vec<Member>,
     pub account: [SoakAccount; 2],
-    pub deeds: Deeds,
-    /// The dawdling stayer of the first stream forgets a gap.
+    pub counts: Counts,
+    /// The permanent reader of the first stream that pauses forgets a gap.
     miscount: bool,
 }
 
@@ -48,7 +48,7 @@ impl<'s> Readers<'s> {
             env,
             members: Vec::new(),
             account: Default::default(),
-            deeds: Deeds::default(),
+            counts: Counts::default(),
             miscount,
         }
     }
@@ -62,17 +62,17 @@ impl<'s> Readers<'s> {
 
     fn start(&mut self, place: usize, broker: &Broker) -> anyhow::Result<Member> {
         let stream = place % STREAMS.len();
-        let turn = if place < STAYERS { place } else { self.deeds.started as usize };
+        let turn = if place < PERMANENT { place } else { self.counts.started as usize };
         let kind = match place {
-            2 | 3 => Kind::Dawdling,
+            2 | 3 => Kind::Pausing,
             _ => Kind::ALL[(turn / STREAMS.len()) % Kind::ALL.len()],
         };
-        let account = self.env.path(&format!("books{}", self.deeds.started));
+        let account = self.env.path(&format!("account{}", self.counts.started));
         let mut command = self.env.command("soak-deaths");
         let kind_word = match kind {
             Kind::Prompt => "prompt",
             Kind::InPlace => "in-place",
-            Kind::Dawdling => "dawdling",
+            Kind::Pausing => "pausing",
             Kind::Lossless => "lossless",
         };
         let numbers = ["generation", "sender"][stream];
@@ -88,12 +88,12 @@ impl<'s> Readers<'s> {
             command.arg("--miscount");
         }
         command.stdout(File::create(&account)?);
-        self.deeds.started += 1;
+        self.counts.started += 1;
         let process = self.env.start(command);
         Ok(Member { process, stream, kind, account, was_stopped: false, resumes: None })
     }
 
-    /// Waits until everybody has written that it is attached.
+    /// Waits until every reader reports that it is attached.
     pub fn all_attached(&self) -> anyhow::Result<()> {
         for member in &self.members {
             let attached =
@@ -105,13 +105,9 @@ impl<'s> Readers<'s> {
         Ok(())
     }
 
-    /// Does something to one of those who do not stay.
-    pub fn misfortune(
-        &mut self,
-        random: &mut fastrand::Rng,
-        broker: &Broker,
-    ) -> anyhow::Result<()> {
-        let place = random.usize(STAYERS..self.members.len());
+    /// Stops, ends or kills one of the readers that are not permanent.
+    pub fn disturb(&mut self, random: &mut fastrand::Rng, broker: &Broker) -> anyhow::Result<()> {
+        let place = random.usize(PERMANENT..self.members.len());
         match random.u8(..10) {
             0 if self.members[place].resumes.is_none() => {
                 let member = &mut self.members[place];
@@ -119,7 +115,7 @@ impl<'s> Readers<'s> {
                 member.was_stopped = true;
                 member.resumes =
                     Some(Instant::now() + Duration::from_millis(random.u64(100..3000)));
-                self.deeds.stopped += 1;
+                self.counts.stopped += 1;
             }
             1 => {
                 let next = self.start(place, broker)?;
@@ -135,15 +131,15 @@ impl<'s> Readers<'s> {
                     member.process.stderr()
                 );
                 member.process.kill();
-                self.deeds.killed += 1;
+                self.counts.killed += 1;
                 self.read_account(member, true)?;
             }
         }
         Ok(())
     }
 
-    /// Lets go on who was stopped for long enough, and looks whether anybody found something.
-    pub fn look(&mut self) -> anyhow::Result<()> {
+    /// Continues readers that were stopped for long enough; fails if a reader found a fault.
+    pub fn check(&mut self) -> anyhow::Result<()> {
         for member in &mut self.members {
             if member.resumes.is_some_and(|at| Instant::now() >= at) {
                 member.process.signal(Signal::CONT);
@@ -157,9 +153,9 @@ impl<'s> Readers<'s> {
         Ok(())
     }
 
-    /// Tells everybody but those who stay to leave.
-    pub fn dismiss(&mut self) -> anyhow::Result<()> {
-        for member in self.members.split_off(STAYERS) {
+    /// Ends all readers but the permanent ones.
+    pub fn end_others(&mut self) -> anyhow::Result<()> {
+        for member in self.members.split_off(PERMANENT) {
             self.leave(member)?;
         }
         Ok(())
@@ -169,11 +165,11 @@ impl<'s> Readers<'s> {
         member.process.signal(Signal::CONT);
         member.process.signal(Signal::TERM);
         self.finish(member)?;
-        self.deeds.left += 1;
+        self.counts.left += 1;
         Ok(())
     }
 
-    fn finish(&mut self, mut member: Member) -> anyhow::Result<Story> {
+    fn finish(&mut self, mut member: Member) -> anyhow::Result<Progress> {
         let status = member.process.wait();
         let said = member.process.stderr();
         ensure!(
@@ -185,27 +181,27 @@ impl<'s> Readers<'s> {
         self.read_account(member, false)
     }
 
-    fn read_account(&mut self, member: Member, killed: bool) -> anyhow::Result<Story> {
-        let timed = !member.was_stopped && member.kind != Kind::Dawdling;
-        let story = self.account[member.stream].add(&member.account, killed, timed)?;
+    fn read_account(&mut self, member: Member, killed: bool) -> anyhow::Result<Progress> {
+        let timed = !member.was_stopped && member.kind != Kind::Pausing;
+        let progress = self.account[member.stream].add(&member.account, killed, timed)?;
         std::fs::remove_file(&member.account)?;
-        Ok(story)
+        Ok(progress)
     }
 
-    /// The stream has ended: those who stayed were told of every restart, and stand where it ended.
+    /// After the end of the streams: each permanent reader received every restart and read to the end.
     pub fn close(&mut self, published: [u64; 2], restarts: u64) -> anyhow::Result<()> {
         for member in std::mem::take(&mut self.members) {
             let (name, published) = (STREAMS[member.stream], published[member.stream]);
-            let story = self.finish(member)?;
+            let progress = self.finish(member)?;
             ensure!(
-                story.left && story.cursor == published,
-                "{name}: {published} published, one ends at {}",
-                story.cursor
+                progress.left && progress.cursor == published,
+                "{name}: {published} published, but a permanent reader ended at {}",
+                progress.cursor
             );
             ensure!(
-                story.told == restarts,
-                "{name}: {restarts} restarts, one was told of {}",
-                story.told
+                progress.restarts == restarts,
+                "{name}: {restarts} restarts, but a permanent reader received {}",
+                progress.restarts
             );
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A reader's place, honestly come by: what the broker handed over, in the raw.
+//! A valid attachment: what the broker handed to this reader, without the client library.
 
 use anyhow::{bail, ensure};
 use ringweir_proto::control::{AttachRequest, Mode, Reply, Request};
@@ -8,19 +8,19 @@ use ringweir_proto::os::socket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Asks one question; the connection, the answer and what came with it.
+/// Sends one request; returns the connection, the reply and its fds.
 pub fn ask(path: &Path, request: &Request) -> anyhow::Result<(OwnedFd, Reply, Vec<OwnedFd>)> {
     let connection = socket::connect(path)?;
     socket::send(&connection, &request.encode(), &[])?;
     let packet = socket::receive(&connection)?;
-    ensure!(!packet.bytes.is_empty(), "hung up on");
+    ensure!(!packet.bytes.is_empty(), "the broker hung up");
     match Reply::decode(&packet.bytes)? {
         Reply::Refused(refusal) => bail!("{}", refusal.text),
         reply => Ok((connection, reply, packet.fds)),
     }
 }
 
-pub struct Place {
+pub struct Attachment {
     pub connection: OwnedFd,
     pub page: ReaderPage,
     pub seen: AttachedRing,
@@ -30,8 +30,8 @@ pub struct Place {
     pub sleep_request: OwnedFd,
 }
 
-impl Place {
-    pub fn take(path: &Path, label: &str) -> anyhow::Result<Self> {
+impl Attachment {
+    pub fn new(path: &Path, label: &str) -> anyhow::Result<Self> {
         let request =
             Request::Attach(AttachRequest { label: label.into(), mode: Mode::Lossy, parks: true });
         let (connection, reply, fds) = ask(path, &request)?;
@@ -59,7 +59,7 @@ impl Place {
         self.seen.memory.write_cursor()
     }
 
-    /// Empties the sleep request, so that it can be rung.
+    /// Empties the sleep request, so that it can be written again.
     pub fn drain_event(&self) {
         let _never_blocks =
             rustix::fs::fcntl_setfl(&self.sleep_request, rustix::fs::OFlags::NONBLOCK);
