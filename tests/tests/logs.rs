@@ -18,7 +18,7 @@ fn a_flood_of_faults_is_thinned_and_accounted_for() {
     let faults =
         || watch.snapshot().map_or(0, |s| s.pump(ringweir::view::stats::PumpCounter::SourceFaults));
     let _first = socket::connect(&path).unwrap();
-    let shown = |text: &str| text.matches("senders are there").count() as u64;
+    let shown = |text: &str| text.matches("senders are connected").count() as u64;
     let (began, mut sent) = (Instant::now(), 0);
     let sampled =
         || watch.snapshot().map_or(0, |s| s.get(ringweir::view::stats::StreamFact::SampledAt));

@@ -132,7 +132,7 @@ fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
     assert_eq!(look(&broker).pump(PumpCounter::HeldTime), held_then, "nothing is held back now");
     let log = broker.process.stderr();
     assert!(
-        log.contains(&format!("pid {}", stopped.pid())) && log.contains("not waited for any more"),
+        log.contains(&format!("pid {}", stopped.pid())) && log.contains("was demoted to lossy"),
         "{log}"
     );
     let why = stage.env.run("ringstat", &["--why", broker.path()]);
