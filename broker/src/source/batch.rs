@@ -18,7 +18,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Datagrams a batch receives at most.
 const BATCH: usize = 64;
-/// Datagrams after which the length of a place is settled anew.
+/// Datagrams after which the length of a place is computed again.
 const WINDOW: usize = 64;
 /// Bytes of private buffer, unless a single datagram takes more: so many rooms as fit make the
 /// batch of long ones smaller.
@@ -43,7 +43,7 @@ pub(super) struct Batch {
     control: Box<[[u64; CONTROL_WORDS]; BATCH]>,
 }
 
-/// One received datagram: its length on the wire, and what the kernel says of it.
+/// One received datagram: its length on the wire, and the length of its control messages.
 #[derive(Clone, Copy, Default)]
 struct Received {
     len: usize,
@@ -108,14 +108,14 @@ impl Batch {
         self.stride
     }
 
-    /// Receives one batch from `fd` and publishes it. `judge` is asked of each datagram, in order
+    /// Receives one batch from `fd` and publishes it. `accept` is called for each datagram, in order
     /// and before it is published, by its control messages and its length: where it came from, or
     /// `None` to leave it out.
     pub(super) fn receive(
         &mut self,
         fd: BorrowedFd<'_>,
         intake: &mut Intake,
-        mut judge: impl FnMut(&mut Intake, Control, usize) -> Option<Arrival>,
+        mut accept: impl FnMut(&mut Intake, Control, usize) -> Option<Arrival>,
     ) -> Result<Count, BatchError> {
         let (stride, place) = (self.stride, align8(self.max as u64) as usize);
         // A quarter of the longest claim: history that a thin stream gives up for a batch that does
@@ -169,7 +169,7 @@ impl Batch {
 
         for (i, datagram) in received[..got].iter().enumerate() {
             let control = parse_control(&self.control[i], datagram.control_len);
-            let Some(mut arrival) = judge(intake, control, datagram.len) else { continue };
+            let Some(mut arrival) = accept(intake, control, datagram.len) else { continue };
             let len = datagram.len.min(self.max);
             if datagram.len > len {
                 arrival.original_len = u32::try_from(datagram.len).unwrap_or(u32::MAX);

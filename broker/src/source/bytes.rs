@@ -1,7 +1,7 @@
 //! What `stdin:` and `file:` share: datagrams out of a byte stream, by one of the
 //! [framings](super::framing).
 //!
-//! Contract: what of a payload lies in the refill buffer is copied into the ring, the rest is read
+//! Contract: the part of a payload in the refill buffer is copied into the ring, the rest is read
 //! straight into it, in one call with the header that follows; while datagrams are large only
 //! headers pass through the buffer. A datagram that is not there to its end stays in its claim over
 //! any number of rounds: it is claimed again with the same length, and nothing is committed in
@@ -50,9 +50,9 @@ enum State {
     Between,
     /// In front of a payload, not to be published before the moment (CLOCK_MONOTONIC ns).
     Before(Payload, u64),
-    /// Within a payload, of which so many bytes are in the ring.
+    /// Within a payload, with this many of its bytes in the ring.
     Within(Payload, usize),
-    /// Passing over so many bytes.
+    /// Skipping this many bytes.
     Skip(u64),
     /// At the end.
     Ended,
@@ -240,7 +240,7 @@ impl ByteStream {
     }
 }
 
-/// Whether a read would find something now, be it the end. An error counts: reading tells it.
+/// Whether a read would return something now, also the end or an error.
 fn readable(fd: BorrowedFd<'_>) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)) != Ok(0)

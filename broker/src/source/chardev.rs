@@ -3,15 +3,15 @@
 //! Contract: the read goes straight into ring memory, unless that is too small for two datagrams in
 //! a row. It asks for one byte more than the longest datagram: a read that fills even that one was
 //! cut by the driver's interface, and is published cut, with an original length of *at least* that
-//! much (nobody knows more). `size=N` asks for exactly N instead, for drivers that insist (UIO: 4);
+//! much (the real length is unknown). `size=N` asks for exactly N instead, for drivers that insist (UIO: 4);
 //! its reads are whole by definition. The device is polled before it is read, so that a driver that
-//! ignores O_NONBLOCK does not hold up the pump; one that says "readable" and then has nothing
+//! ignores O_NONBLOCK does not hold up the pump; a driver that reports "readable" and then has nothing
 //! cannot poll, and is looked at every millisecond. `raw` puts a terminal into raw mode and `baud=`
 //! sets its speed; everything else of it stays, and all of it is put back at the end. Without `raw`
 //! a terminal in its usual mode delivers lines.
 //!
-//! Errors of the driver's `read`: EAGAIN and EINTR are no errors. EPIPE and EOVERFLOW say that the
-//! device's buffer overflowed: at least one lost in the device. EMSGSIZE says that a datagram was
+//! Errors of the driver's `read`: EAGAIN and EINTR are no errors. EPIPE and EOVERFLOW mean that the
+//! device's buffer overflowed: at least one lost in the device. EMSGSIZE means that a datagram was
 //! longer than was asked for: at least one lost in the broker. Any of them twice without a datagram
 //! in between, and every other one (EIO, ENODEV: unplugged), ends the source as failed. A read of
 //! nothing is its end.
@@ -42,7 +42,7 @@ pub const KIND: SourceKind = SourceKind {
 /// How often a device that cannot be polled is looked at.
 const LOOK_NS: u64 = 1_000_000;
 
-/// What stands behind `chardev:`.
+/// The part after `chardev:`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Spec<'a> {
     raw: bool,
@@ -84,7 +84,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Makes it raw and sets its speed as `spec` says.
+    /// Makes it raw and sets its speed according to `spec`.
     fn set(fd: &OwnedFd, spec: &Spec<'_>) -> Result<Self, SourceError> {
         let found = tcgetattr(fd).map_err(|e| match e {
             Errno::NOTTY => {
@@ -109,12 +109,12 @@ struct Chardev {
     fd: OwnedFd,
     path: String,
     terminal: Option<Terminal>,
-    /// What is asked of a read, and what of that may be published.
+    /// Bytes requested by a read, and how many of them may be published.
     ask: usize,
     most: usize,
     /// Something other than a datagram came last.
     complained: bool,
-    /// The driver says "readable" and has nothing: when to look again.
+    /// The driver reports "readable" and has nothing: when to check again.
     look: Option<u64>,
     told: bool,
     /// Where reads go to in a ring whose longest claim is one datagram: the byte more has no room
@@ -197,14 +197,14 @@ impl Chardev {
         Fill::Idle
     }
 
-    /// Something was lost, as the driver says: goes on, unless nothing else comes of it.
+    /// The driver reports a loss: goes on, unless it reports nothing else.
     fn lost(&mut self, intake: &mut Intake, layer: Layer, e: Errno) -> Result<(), SourceError> {
         if std::mem::replace(&mut self.complained, true) {
             return Err(SourceError(format!("chardev: {} gives nothing but: {e}", self.path)));
         }
         intake.lost(layer, 1, false);
         intake.fault(format_args!(
-            "chardev: {}: {e}: datagrams were lost, nobody knows how many",
+            "chardev: {}: {e}: datagrams were lost, an unknown number",
             self.path
         ));
         Ok(())

@@ -2,8 +2,8 @@
 //! the stream.
 //!
 //! Contract: the framing comes before the path, so a path may hold colons and commas.
-//! `pace=original` plays a capture with the pauses of its own timestamps; what it is late by, it
-//! makes up for, since every moment is counted from the first datagram. The end of the file ends
+//! `pace=original` plays a capture with the pauses of its own timestamps; a delay is
+//! made up for, because every time is counted from the first datagram. The end of the file ends
 //! the stream. A named pipe without a writer is waited for; the last writer's going is its end. See
 //! [`super::bytes`] for what happens to bad datagrams.
 
@@ -15,13 +15,13 @@ use rustix::fs::{Mode, OFlags};
 pub const KIND: SourceKind = SourceKind {
     name: "file",
     usage: "file:len32le|len16be|fixed:N|lines|pcap|pcapng[,pace=original|max]:PATH",
-    about: "datagrams from a file, named pipe or character device, cut as the framing says",
+    about: "datagrams from a file, named pipe or character device, cut by the given framing",
     open,
 };
 
 /// Takes `FRAMING[,OPTION...]:PATH` apart.
 fn parse(argument: &str) -> Result<(Framing, Pace, &str), SourceError> {
-    // The one framing with a colon of its own.
+    // The one framing that contains a colon.
     let own = if argument.starts_with("fixed:") { "fixed:".len() } else { 0 };
     let end = argument[own..].find(':').map(|at| own + at);
     let (head, path) = end.map_or((argument, ""), |end| (&argument[..end], &argument[end + 1..]));

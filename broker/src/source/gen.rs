@@ -1,10 +1,10 @@
 //! `gen:` — numbered, checksummed datagrams made here, straight into ring memory: load for tests
 //! without a device.
 //!
-//! Contract: the datagrams are those of [`ringweir_proto::crc`], so `ringcat --verify` proves each
-//! byte of them, or with `check=sum` those of [`ringweir_proto::sum`], which cost no more than a
+//! Contract: the datagrams are those of [`ringweir_pattern::crc`], so `ringcat --verify` proves each
+//! byte of them, or with `check=sum` those of [`ringweir_pattern::sum`], which cost no more than a
 //! copy. They are paced by `rate` (bytes or datagrams per second); a late wake-up is made up for at
-//! once, up to the pacer's backlog of one second, and what exceeds it is told as a fault.
+//! once, up to the rate limiter's backlog of one second, and what exceeds it is reported as a fault.
 //! `rate=max` fills every round to its end and never idles.
 
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
@@ -26,8 +26,8 @@ struct Gen {
     spec: GenSpec,
     generator: Generator,
     limiter: RateLimiter,
-    /// Of [`RateLimiter::forgiven_ns`], what has been told.
-    forgiven_told: u64,
+    /// The part of [`RateLimiter::forgiven_ns`] that was reported.
+    forgiven_reported: u64,
 }
 
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
@@ -42,7 +42,7 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
         generator: Generator::new(&spec),
         limiter: spec.limiter(),
         spec,
-        forgiven_told: 0,
+        forgiven_reported: 0,
     }))
 }
 
@@ -60,9 +60,9 @@ impl Source for Gen {
             // Once a round, and only once something is due: a source that spins looks at one clock.
             let source_time = *took.get_or_insert_with(clock::realtime_ns);
             let forgiven = self.limiter.forgiven_ns();
-            if forgiven > self.forgiven_told {
-                let late = Span(Duration::from_nanos(forgiven - self.forgiven_told));
-                self.forgiven_told = forgiven;
+            if forgiven > self.forgiven_reported {
+                let late = Span(Duration::from_nanos(forgiven - self.forgiven_reported));
+                self.forgiven_reported = forgiven;
                 intake.fault(format_args!("gen: held up, {late} of its rate given up"));
             }
             let mut claim = intake.claim(len).map_err(SourceError::new)?;

@@ -1,16 +1,16 @@
-//! `netlink:` — what the kernel, or processes with NETLINK_USERSOCK, tell a netlink multicast
-//! group.
+//! `netlink:` — messages of the kernel, or of processes with NETLINK_USERSOCK, to a netlink
+//! multicast group.
 //!
 //! Contract: received in batches straight into ring memory, see [`super::batch`]; a datagram is
 //! what one `send` was, with its netlink headers; its channel is the number of the group. Messages
 //! sent to this socket alone, which anybody may with some protocols, are left out, each a fault.
 //! Netlink bears no time: the source time is unknown.
 //!
-//! A netlink socket that overflows says ENOBUFS and no number, drops everything until it has been
+//! A netlink socket that overflows reports ENOBUFS without a number, drops everything until it has been
 //! read empty, and reports the error before the messages that were queued ahead of the loss. So the
-//! loss is told as *at least* so many (what the socket's drop counter moved, else 1), and before
-//! the batch in which the first message behind it can be: nobody gets to see a message behind a
-//! loss that was not told.
+//! loss is reported as *at least* that many (what the socket's drop counter moved, else 1), and before
+//! the batch in which the first message behind it can be: no reader sees a message behind a
+//! loss that was not reported.
 
 use super::batch::{Batch, BatchError};
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
@@ -31,7 +31,7 @@ pub const KIND: SourceKind = SourceKind {
     name: "netlink",
     usage: "netlink:PROTOCOL:GROUP[+GROUP…][,rcvbuf=SIZE]",
     about: "netlink multicast groups, by name (route:link+ipv4-route, kobject_uevent:kernel) or \
-        number (usersock:5); a loss is told as a lower bound",
+        number (usersock:5); a loss is reported as a lower bound",
     open,
 };
 
@@ -87,7 +87,7 @@ const NAMES: &[(&str, u32, Groups)] = &[
     ("generic", 16, &[]),
 ];
 
-/// What stands behind `netlink:`.
+/// The part after `netlink:`.
 #[derive(Debug, PartialEq, Eq)]
 struct Spec {
     protocol: u32,
@@ -100,10 +100,10 @@ impl std::str::FromStr for Spec {
 
     fn from_str(text: &str) -> Result<Self, SourceError> {
         let mut parts = text.split(',');
-        let place = parts.next().unwrap_or_default();
-        let (protocol, groups) = place.split_once(':').ok_or_else(|| {
+        let target = parts.next().unwrap_or_default();
+        let (protocol, groups) = target.split_once(':').ok_or_else(|| {
             SourceError(format!(
-                "{place:?} is not PROTOCOL:GROUP, such as route:link or usersock:5"
+                "{target:?} is not PROTOCOL:GROUP, such as route:link or usersock:5"
             ))
         })?;
         let known = NAMES
@@ -166,7 +166,7 @@ struct Netlink {
 struct Drops {
     /// As the socket counts, modulo 2^32.
     known: u32,
-    /// Drops were told of that an error of the socket may still announce.
+    /// Drops were reported for which the socket may still return an error.
     announced: bool,
 }
 

@@ -7,7 +7,7 @@
 //! length. The kernel collects frames in blocks and hands a block over when it is full or `timeout`
 //! after its first frame: that is the most this source adds to a frame's latency.
 //!
-//! Frames for which the ring had no room are a loss in the layer `kernel`, exact, told before the
+//! Frames for which the ring had no room are a loss in the layer `kernel`, exact, reported before the
 //! first frame of the block behind them. The source time is the kernel's, CLOCK_REALTIME; with
 //! `hwtstamp` it is the network card's own clock, which is set up for it (needs CAP_NET_ADMIN, and
 //! stays so). An interface that goes down or away is a fault, not the end: capture goes on when it,
@@ -50,7 +50,7 @@ const LOOK_NS: u64 = 1_000_000;
 /// Bytes of an Ethernet header in front of a VLAN tag.
 const BEFORE_TAG: usize = 12;
 
-/// What stands behind `packet:`.
+/// The part after `packet:`.
 #[derive(Debug, PartialEq, Eq)]
 struct Spec {
     interface: String,
@@ -281,7 +281,7 @@ impl PacketSource {
         }
     }
 
-    /// No block is there: settles drops that none will tell of, and looks after the interface.
+    /// No block is ready: counts drops that no block will report, and checks the interface.
     fn idle(&mut self, intake: &mut Intake) {
         if std::mem::take(&mut self.fresh) {
             self.take_drops(intake);

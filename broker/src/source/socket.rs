@@ -45,7 +45,7 @@ pub(super) fn get_words<const N: usize>(
     if outcome == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks for a receive buffer of `asked` bytes, beyond the system's limit if we may; says in words
+/// Asks for a receive buffer of `asked` bytes, beyond the system's limit if possible. Returns a text on
 /// what was granted.
 pub(super) fn receive_buffer(fd: BorrowedFd<'_>, asked: u64) -> Result<String, SourceError> {
     // The kernel doubles what is asked for and must not overflow an int in doing so.
@@ -88,7 +88,7 @@ pub(super) fn interface(fd: BorrowedFd<'_>, name: &str) -> Result<u32, SourceErr
 /// its header.
 pub(super) const CONTROL_WORDS: usize = 8;
 
-/// What the kernel says of a datagram beside its bytes.
+/// What the kernel reports of a datagram beside its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Control {
     /// Datagrams the socket has dropped in all when this one was queued, modulo 2^32; `None`: none

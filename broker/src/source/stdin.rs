@@ -12,13 +12,13 @@ use std::os::fd::AsFd;
 pub const KIND: SourceKind = SourceKind {
     name: "stdin",
     usage: "stdin:len32le|len16be|fixed:N|lines|pcap|pcapng",
-    about: "datagrams from standard input, cut as the framing says",
+    about: "datagrams from standard input, cut by the given framing",
     open,
 };
 
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
     if argument.is_empty() {
-        return Err(SourceError::new("it takes a framing, which says where a datagram ends"));
+        return Err(SourceError::new("it takes a framing, which defines where a datagram ends"));
     }
     let framing: Framing = argument.parse().map_err(SourceError::new)?;
     let fd = std::io::stdin()

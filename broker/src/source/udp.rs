@@ -5,10 +5,11 @@
 //!
 //! Empty datagrams are datagrams. One longer than the stream's largest is published cut, with its
 //! original length. What the kernel dropped for want of receive buffer (or for a wrong checksum) is
-//! a loss in the layer `kernel`, exact: told before the datagram that came next, or when the socket
+//! a loss in the layer `kernel`, exact: reported before the next datagram, or when the socket
 //! runs empty. The source time is the kernel's, CLOCK_REALTIME. Errors that ICMP or a full memory
-//! report are faults and do not end the stream. UDP is not told when its interface goes away; of a
-//! multicast group joined by `@IFACE` we look once a second, tell, and join again when it is back.
+//! report are faults and do not end the stream. UDP does not notice when its interface goes away.
+//! So the interface of a multicast group joined by `@IFACE` is checked once per second; a change is
+//! reported, and the group is joined again when the interface is back.
 
 use super::batch::{Batch, BatchError, Count};
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
@@ -41,7 +42,7 @@ const RCVBUF: u64 = 8 << 20;
 /// How often the interface of a multicast group is looked at.
 const WATCH_NS: u64 = 1_000_000_000;
 
-/// What stands behind `udp:`.
+/// The part after `udp:`.
 #[derive(Debug, PartialEq, Eq)]
 struct Spec {
     address: SocketAddr,
@@ -54,11 +55,11 @@ impl std::str::FromStr for Spec {
 
     fn from_str(text: &str) -> Result<Self, SourceError> {
         let mut parts = text.split(',');
-        let place = parts.next().unwrap_or_default();
-        let (address, interface) = match place.split_once('@') {
+        let target = parts.next().unwrap_or_default();
+        let (address, interface) = match target.split_once('@') {
             Some((address, name)) if !name.is_empty() => (address, Some(name.to_owned())),
-            Some(_) => return Err(SourceError(format!("{place:?} has no interface behind the @"))),
-            None => (place, None),
+            Some(_) => return Err(SourceError(format!("{target:?} has no interface after the @"))),
+            None => (target, None),
         };
         let address = address.parse().map_err(|_| {
             SourceError(format!(
@@ -98,7 +99,7 @@ struct Udp {
     watch: Option<Watch>,
     description: String,
     batch: Batch,
-    /// Drops the kernel has told of, modulo 2^32.
+    /// Drops the kernel has reported, modulo 2^32.
     drops: u32,
     /// Something came since the kernel was last asked for drops: it drops only what finds datagrams
     /// waiting.
@@ -195,8 +196,8 @@ impl Udp {
     fn batch(&mut self, intake: &mut Intake) -> Result<Count, BatchError> {
         let drops = &mut self.drops;
         let count = self.batch.receive(self.socket.as_fd(), intake, |intake, control, _| {
-            if let Some(told) = control.drops {
-                count_drops(drops, intake, told);
+            if let Some(count) = control.drops {
+                count_drops(drops, intake, count);
             }
             Some(Arrival { source_time: control.time_ns, ..Arrival::default() })
         })?;
@@ -204,7 +205,7 @@ impl Udp {
         Ok(count)
     }
 
-    /// The socket is empty: asks for drops that no later datagram has told of, and looks after the
+    /// The socket is empty: reads drops that no later datagram has reported, and checks the
     /// interface.
     fn idle(&mut self, intake: &mut Intake) {
         if std::mem::take(&mut self.fresh)
@@ -282,7 +283,7 @@ impl Source for Udp {
         while intake.has_room() {
             match self.batch(intake) {
                 Ok(count) if count.got == count.most => {}
-                // Fewer than asked for: the socket is empty, and asking again would only say so.
+                // Fewer than requested: the socket is empty, and another call would only confirm it.
                 Ok(_) | Err(BatchError::Receive(Errno::AGAIN)) => {
                     self.idle(intake);
                     return Ok(Fill::Idle);

@@ -3,7 +3,7 @@
 //! Contract: takes what the FIFOs hold, channel by channel in turns; never blocks. Idle, it sleeps
 //! on the interrupt, with a look at least twice in the time the FIFO takes to fill, so that an
 //! interrupt that got lost costs nothing; without interrupts it polls, ever less often up to that.
-//! Faults have names and are counted: garbage (skipped, and told exactly how much that was as soon
+//! Faults have names and are counted: garbage (skipped, and its exact amount reported as soon
 //! as the next good entry shows it), numbers that contradict each other, interrupts that were lost
 //! or come without end, datagrams longer than the ring takes (cut).
 
@@ -31,7 +31,7 @@ const PAUSE_MOST_NS: u64 = 10 * MS;
 const STORM: u32 = 64;
 const WORTH: u32 = 4;
 const STORM_NS: u64 = 100 * MS;
-/// How long a device that hung up is drained at most: its memory is still there, and it may still
+/// How long a disconnected device is drained at most: its memory is still there, and it may still
 /// be storing.
 const GOING_NS: u64 = 100 * MS;
 /// How often the device's clock is compared with ours.
@@ -64,7 +64,7 @@ pub(super) struct Link {
     watch_until: u64,
     /// It goes: what it left in its memory is drained, until then at most.
     going: Option<(Gone, u64)>,
-    /// The register that says which channels have something is not to be believed this time.
+    /// Ignore the register of channels with data this time.
     look_at_all: bool,
     pause: u64,
     /// Not to be listened to until then.
@@ -117,12 +117,12 @@ impl Link {
         }
     }
 
-    /// Goes on with starting; `Some` says when to ask again, `None` that it runs, or, without
+    /// Continues starting the device. `Some`: call again then. `None`: it runs, or, without
     /// `run`, that it could. One that runs already is left as it is.
     pub(super) fn start(&mut self, now: u64, run: bool) -> Result<Option<u64>, Gone> {
         let registers = self.transport.window().registers();
-        // Acquire: what a device that says it runs has written before is seen; Release, below: what
-        // we have written before the order. Partners: the device's store of `status`, its load of
+        // Acquire: what a running device has written before is visible; Release, below: what was
+        // written before the order. Partners: the device's store of `status`, its load of
         // `control`.
         let status = registers.status.status.load(Ordering::Acquire);
         let order = |control: u32| {
@@ -221,12 +221,12 @@ impl Link {
             Err(torn_out) => return Err(self.going.take().map_or(torn_out, |(why, _)| why)),
         };
         if slept && self.going.is_none() {
-            self.judge(intake, kind, interrupts.count > 0, took != Took::Nothing);
+            self.check_interrupts(intake, kind, interrupts.count > 0, took != Took::Nothing);
         }
         if let Some((why, _)) =
             self.going.take_if(|(_, until)| took == Took::Nothing || now >= *until)
         {
-            self.tell_tails(intake);
+            self.report_tails(intake);
             return Err(why);
         }
         match took {
@@ -238,7 +238,7 @@ impl Link {
             Took::Garbage => return Ok(Next::Sleep(now + MS)),
             Took::Nothing => {}
         }
-        self.tell_tails(intake);
+        self.report_tails(intake);
         let slack = self.rate.map(|rate| (f64::from(self.shape.fifo_bytes) / rate * 1e9) as u64);
         if self.transport.interrupt().is_none()
             || self.shape.features & HAS_INTERRUPT == 0
@@ -246,7 +246,7 @@ impl Link {
         {
             // No interrupt brings the news.
             if !self.transport.is_present() {
-                self.goes(now, Gone("it hung up, or took its registers away".into()))?;
+                self.goes(now, Gone("it disconnected, or its registers are gone".into()))?;
                 return Ok(Next::Go);
             }
             let longest =
@@ -272,13 +272,13 @@ impl Link {
         if !self.transport.is_intact() {
             return Err(why);
         }
-        // One that hung up on us alone may store for ever.
+        // A device that has only disconnected may go on storing forever.
         self.going.get_or_insert((why, now + GOING_NS));
         Ok(())
     }
 
-    /// Tells losses behind the last entry.
-    fn tell_tails(&mut self, intake: &mut Intake) {
+    /// Reports losses behind the last entry.
+    fn report_tails(&mut self, intake: &mut Intake) {
         let window = self.transport.window();
         for (index, channel) in (0..).zip(&mut self.channels) {
             if let Some(tail) = channel.drain.tail(window.fifo(index)) {
@@ -287,8 +287,14 @@ impl Link {
         }
     }
 
-    /// What an awakening says about the device's interrupts.
-    fn judge(&mut self, intake: &mut Intake, kind: &str, interrupted: bool, found: bool) {
+    /// Checks the device's interrupts after a sleep.
+    fn check_interrupts(
+        &mut self,
+        intake: &mut Intake,
+        kind: &str,
+        interrupted: bool,
+        found: bool,
+    ) {
         match (interrupted, found) {
             (true, true) => {
                 self.idle_interrupts = self.idle_interrupts.saturating_sub(WORTH);
@@ -340,7 +346,7 @@ impl Link {
     fn drain(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Took, Gone> {
         let count = self.shape.channels;
         let all = std::mem::take(&mut self.look_at_all) || self.going.is_some() || count == 1;
-        // A hint: what is there the indices say, and the look behind arming finds what it forgot.
+        // A hint: the FIFO indices decide, and the check after arming finds what it missed.
         let ready = if all {
             u32::MAX
         } else {

@@ -1,11 +1,11 @@
 //! `fifo:` — a device that is a program: its memory shared with us, interrupts and doorbell as
 //! eventfds.
 //!
-//! Contract: behind a socket stands a server of QEMU's ivshmem protocol ([`ivshmem`]), whose
-//! hanging up is the device's going away; what it had stored by then is drained, unless it took its
+//! Contract: behind a socket is a server of QEMU's ivshmem protocol ([`ivshmem`]); when it
+//! disconnects, the device is gone; what it had stored by then is drained, unless it took its
 //! magic number back. A plain file is the memory alone, without interrupts: it is polled, and
-//! belongs to us or to root, since whoever can shorten it can stop the broker. It is locked
-//! (`flock`), for two who drain it would each get half. Such a device goes away by taking its magic
+//! belongs to us or to root, because a user who can truncate it can stop the broker. It is locked
+//! (`flock`), because two brokers would each get half of the datagrams. Such a device goes away by taking its magic
 //! number back.
 
 use super::hotplug::{self, DeviceKind};
@@ -106,7 +106,7 @@ impl Transport for Peer {
     fn take(&self) -> Result<Interrupts, Gone> {
         disable_interrupts(&self.window);
         if self.peer.is_gone() {
-            return Err(Gone("it hung up".into()));
+            return Err(Gone("it disconnected".into()));
         }
         let mut count = [0; 8];
         match rustix::io::read(&self.peer.interrupt, &mut count) {
@@ -117,8 +117,8 @@ impl Transport for Peer {
     }
 
     fn doorbell(&self) {
-        // A device that is gone hears nothing, which `take` finds out.
-        let _heard = event::ring(&self.peer.doorbell);
+        // If the device is gone, `take` finds out.
+        let _gone = event::ring(&self.peer.doorbell);
     }
 
     fn is_intact(&self) -> bool {
@@ -146,7 +146,7 @@ impl File {
         let failed = |e: Errno| SourceError(format!("{path}: {e}"));
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
-        // Of what is open: another file may stand at the path by now.
+        // Of the open file: the path may name another one by now.
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(SourceError(format!("{path} is no longer a file")));
@@ -175,7 +175,7 @@ impl Transport for File {
     }
 
     fn doorbell(&self) {
-        // The register is all there is. Release: the order stands before it; partner: the device's
+        // The register is all there is. Release: the order is written before it; partner: the device's
         // load of `control`.
         let doorbell = &self.window.registers().control.doorbell;
         doorbell.store(1, ringweir_proto::sync::Ordering::Release);

@@ -1,7 +1,7 @@
-//! The place of a device: it is there and is drained (`drain`), or it is looked for.
+//! A device that may go away: it is present and drained (`drain`), or it is looked for.
 //!
-//! Contract: never blocks but in [`Device::open`]. That a device went away is told once, and once
-//! that it is back.
+//! Contract: never blocks except in [`Device::open`]. That a device went away is reported once, and
+//! that it is back once.
 
 use super::drain::{Link, MS, Next};
 use super::location::Location;
@@ -48,14 +48,13 @@ pub(super) struct Device {
     opening: Option<(Opening, u64)>,
     /// As it was when it was there last.
     shape: Shape,
-    words: String,
+    description: String,
     away: bool,
     until: Option<u64>,
 }
 
 impl Device {
-    /// Opens it, and has it reset itself if it does not run. It is told to run when the pump begins
-    /// to drain.
+    /// Opens it, and resets it if it does not run. It is started when the pump begins to drain.
     pub(super) fn open(
         kind: &'static DeviceKind,
         location: Location,
@@ -68,7 +67,7 @@ impl Device {
                 Opening::Done(transport) => break transport,
                 _ if clock::monotonic_ns() >= until => {
                     return Err(SourceError(format!(
-                        "{}: nobody answers within {} s",
+                        "{}: no answer within {} s",
                         location.path,
                         ANSWER.as_secs()
                     )));
@@ -85,7 +84,7 @@ impl Device {
                 Err(Gone(why)) => return Err(SourceError(format!("{}: {why}", location.path))),
             }
         }
-        let (shape, words) = (link.shape, link.transport.describe());
+        let (shape, description) = (link.shape, link.transport.describe());
         Ok(Self {
             kind,
             location,
@@ -93,13 +92,13 @@ impl Device {
             link: Some(link),
             opening: None,
             shape,
-            words,
+            description,
             away: false,
             until: None,
         })
     }
 
-    /// Whether the device is there and runs; if not, `until` says when to look for it again.
+    /// Whether the device is present and runs. If not, `until` is when to look for it again.
     fn is_there(&mut self, intake: &mut Intake) -> bool {
         let now = intake.now();
         if self.link.is_none() {
@@ -115,7 +114,7 @@ impl Device {
             Ok(None) if !self.away => true,
             Ok(None) => {
                 self.away = false;
-                (self.shape, self.words) = (link.shape, link.transport.describe());
+                (self.shape, self.description) = (link.shape, link.transport.describe());
                 intake.device_back(format_args!(
                     "{}: {} is back",
                     self.kind.name, self.location.path
@@ -130,7 +129,7 @@ impl Device {
                 self.gone(intake, &why);
                 false
             }
-            // That it is away was told.
+            // Its absence was reported.
             Err(_) => {
                 self.link = None;
                 self.until = Some(now + LOOK_FOR_NS);
@@ -139,7 +138,7 @@ impl Device {
         }
     }
 
-    /// One step towards opening it. Why not is of no interest ten times a second.
+    /// One step towards opening it. Errors are not reported: it is tried ten times per second.
     fn look_for(&mut self, now: u64) -> Option<Box<dyn Transport>> {
         let (opening, until) = match self.opening.take() {
             Some(begun) => begun,
@@ -151,7 +150,7 @@ impl Device {
                 self.opening = Some((not_yet, until));
                 self.until = Some(now + MS);
             }
-            // Another attempt may find somebody who does answer.
+            // Another attempt may get an answer.
             _silent => {}
         }
         None
@@ -160,12 +159,12 @@ impl Device {
     fn gone(&mut self, intake: &mut Intake, why: &str) {
         self.link = None;
         self.away = true;
-        // Who comes back may be another one, or have been reset.
+        // The device that comes back may be another one, or have been reset.
         intake.set_position(None);
         self.until = Some(intake.now() + LOOK_FOR_NS);
         let path = &self.location.path;
         intake.device_gone(format_args!(
-            "{}: {path} is gone: {why}; looking for it ten times a second",
+            "{}: {path} is gone: {why}; looking for it ten times per second",
             self.kind.name
         ));
     }
@@ -231,7 +230,7 @@ impl Source for Device {
         format!(
             "{slack}, {channels} channel{}, {}",
             if channels == 1 { "" } else { "s" },
-            self.words
+            self.description
         )
     }
 }

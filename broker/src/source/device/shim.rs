@@ -2,8 +2,8 @@
 //!
 //! Contract: the module's `poll` does the wake handshake in the kernel. It zaps the mapping when
 //! the device is torn out and puts blank pages there, so nothing is read that way unnoticed:
-//! [`Transport::is_intact`] looks for the magic number. That `poll` finds data says nothing about
-//! interrupts, so these are counted where the module counts them, in sysfs.
+//! [`Transport::is_intact`] looks for the magic number. That `poll` finds data does not show
+//! that an interrupt came, so these are counted where the module counts them, in sysfs.
 
 use super::hotplug::{self, DeviceKind};
 use super::location::Location;
@@ -45,7 +45,7 @@ fn opening(location: &Location) -> Result<Opening, SourceError> {
             SourceError(format!("{path}: {e}: join the group that owns it (ls -l {path})"))
         }
         Errno::NOENT | Errno::NXIO | Errno::NODEV => {
-            SourceError(format!("{path}: {e}: ringctl devices says what there is"))
+            SourceError(format!("{path}: {e}: ringctl devices lists what there is"))
         }
         e => SourceError(format!("{path}: {e}")),
     })?;
@@ -136,8 +136,8 @@ impl Transport for Shim {
     }
 
     fn doorbell(&self) {
-        // A device that is gone hears nothing, which `take` finds out.
-        let _heard = shim::doorbell(&self.fd);
+        // If the device is gone, `take` finds out.
+        let _gone = shim::doorbell(&self.fd);
     }
 
     fn is_intact(&self) -> bool {

@@ -4,7 +4,7 @@
 //! Contract: UIO masks the interrupt each time one comes. It is allowed again in the way its driver
 //! has: by writing to the node where there is an `irqcontrol`, or, with `uio_pci_generic`, by the
 //! "interrupt disable" bit in PCI configuration space; the register map's own mask is used beside
-//! it, and data is looked for once more after both. A count that jumps says that interrupts came
+//! it, and data is looked for once more after both. A count that jumps means that interrupts came
 //! together. A driver without an interrupt is polled. UIO lets everybody in, so the node is locked
 //! (`flock`).
 
@@ -195,7 +195,7 @@ impl Transport for Uio {
     }
 
     fn doorbell(&self) {
-        // Release: the order stands before it; partner: the device's load of `control`.
+        // Release: the order is written before it; partner: the device's load of `control`.
         self.window.registers().control.doorbell.store(1, Ordering::Release);
     }
 
@@ -259,7 +259,7 @@ mod tests {
         let _end = uio.take();
     }
 
-    /// A driver with `irqcontrol` is told 1, each time; interrupts are allowed in the device behind
+    /// A driver with `irqcontrol` gets a 1 each time; interrupts are then allowed in the device after
     /// that, and then looked for.
     #[test]
     fn interrupts_are_allowed_again_where_the_driver_says() {

@@ -36,7 +36,7 @@ pub(super) struct Packet<'b> {
     pub kind: u8,
 }
 
-/// The open block contradicts itself; this many of its packets cannot be told.
+/// The open block contradicts itself; this many of its packets cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damaged {
     pub left: u32,
@@ -92,7 +92,7 @@ impl Blocks {
     fn bytes(&self) -> &[u8] {
         // SAFETY: current < count: inside the memory.
         let at = unsafe { self.base.add(self.current * self.block) };
-        // SAFETY: valid for `block` bytes; an open block is written by nobody until `release`,
+        // SAFETY: valid for `block` bytes; neither this process nor the kernel writes an open block until `release`,
         // which takes `&mut self`.
         unsafe { std::slice::from_raw_parts(at.as_ptr(), self.block) }
     }
@@ -122,7 +122,7 @@ impl Blocks {
         let Some(Open { left, at }) = self.open.get().filter(|open| open.left > 0) else {
             return Ok(None);
         };
-        // Only the last packet need not say where the next one is.
+        // Only the last packet may lack the distance to the next one.
         let parsed = parse(self.bytes(), at).filter(|(_, next)| left == 1 || *next >= HEADER);
         let Some((packet, next)) = parsed else {
             // Nothing behind the damage is looked at.
