@@ -125,7 +125,7 @@ fn a_planted_fault_is_caught_whoever_carries_the_datagram() {
                 "flip" => &["sum is", "over the data"],
                 "dup" => &["came again"],
                 // Who may lose has lost one that the kernel did not; who may not has a hole.
-                _ => &["nobody told", "datagrams are missing, the kernel counts"],
+                _ => &["no loss was reported", "datagrams are missing, the kernel counts"],
             };
             assert!(says.iter().any(|s| said.contains(s)), "{} {inject}: {said}", contender.name);
         }

@@ -1,7 +1,7 @@
 //! One run: publisher and readers started as processes, let go together, measured from outside,
-//! their books compared.
+//! their accounts compared.
 //!
-//! Contract: [`run`] returns an [`Outcome`] only if every reader's books close: `published =
+//! Contract: [`run`] returns an [`Outcome`] only if every reader's account closes: `published =
 //! delivered + lost`, each delivered byte right, and what the kernel counts as lost is what is
 //! missing. Anything else is an error, and the bench fails.
 
@@ -103,8 +103,8 @@ pub fn ring_options(size: usize, readers: usize) -> Vec<String> {
     text.split(' ').map(String::from).collect()
 }
 
-/// A process of the bench: started, told when to go, heard.
-pub(super) struct Hand {
+/// A process of the bench: it is started, gets the times of the run, and reports.
+pub(super) struct Worker {
     /// Itself.
     pub process: Process,
     stdin: ChildStdin,
@@ -112,7 +112,7 @@ pub(super) struct Hand {
     what: String,
 }
 
-impl Hand {
+impl Worker {
     pub fn start(env: &Environment, job: &Job) -> anyhow::Result<Self> {
         Self::start_in(env, job, None)
     }
@@ -187,13 +187,13 @@ impl Hand {
 
 enum Publishing {
     Ringd(Daemon),
-    Hand(Hand),
+    Worker(Worker),
 }
 
 /// Runs it.
 ///
 /// # Errors
-/// If a process fails, a byte is wrong or books do not close: the bench is void.
+/// If a process fails, a byte is wrong or an account does not close: the bench is void.
 pub fn run(run: &Run) -> anyhow::Result<Outcome> {
     once(run).with_context(|| {
         format!(
@@ -224,18 +224,18 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
     let mut publishing = match contender.publisher {
         Publisher::Ringd => Publishing::Ringd(ringd(&env, run)),
         Publisher::Process(_) => {
-            let mut hand = Hand::start(&env, &job)?;
+            let mut hand = Worker::start(&env, &job)?;
             hand.ready()?;
-            Publishing::Hand(hand)
+            Publishing::Worker(hand)
         }
     };
     let alone = run.readers == 1 && job.polls_alone();
     let mut readers = Vec::new();
     for n in 0..run.readers {
         let job = Job { reader: Some(n), cpu: alone.then_some(1), ..job.clone() };
-        readers.push(Hand::start(&env, &job)?);
+        readers.push(Worker::start(&env, &job)?);
     }
-    readers.iter_mut().try_for_each(Hand::ready)?;
+    readers.iter_mut().try_for_each(Worker::ready)?;
 
     let start = clock::monotonic_ns() + 5_000_000;
     let begin = start + run.warm.as_nanos() as u64;
@@ -244,7 +244,7 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
     readers.iter_mut().try_for_each(|hand| hand.go(&times))?;
     let publisher_pid = match &mut publishing {
         Publishing::Ringd(daemon) => daemon.process.pid(),
-        Publishing::Hand(hand) => {
+        Publishing::Worker(hand) => {
             hand.go(&times)?;
             hand.process.pid()
         }
@@ -261,7 +261,7 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
             settle(&mut readers, None)?;
             daemon.published()
         }
-        Publishing::Hand(mut hand) => {
+        Publishing::Worker(mut hand) => {
             settle(&mut readers, Some(&mut hand))?;
             hand.report()?.published
         }
@@ -282,9 +282,9 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
 
 /// Waits until all have something to say. One that fails is the error, and not what becomes of the
 /// others through that: a reader first, since its end ends a publisher that waits for it. Whoever
-/// hangs is ended by the scene's watchdog.
-fn settle(readers: &mut [Hand], publisher: Option<&mut Hand>) -> anyhow::Result<()> {
-    let mut all: Vec<&mut Hand> = readers.iter_mut().chain(publisher).collect();
+/// hangs is ended by the watchdog of the environment.
+fn settle(readers: &mut [Worker], publisher: Option<&mut Worker>) -> anyhow::Result<()> {
+    let mut all: Vec<&mut Worker> = readers.iter_mut().chain(publisher).collect();
     loop {
         if all.iter_mut().any(|hand| hand.failed().is_some()) {
             // It may be the publisher, of a reader that is just ending.
@@ -299,7 +299,7 @@ fn settle(readers: &mut [Hand], publisher: Option<&mut Hand>) -> anyhow::Result<
     }
 }
 
-/// Completes a reader's books to the end of the stream and checks them.
+/// Completes a reader's account to the end of the stream and checks it.
 pub(super) fn closed(mut report: Report, published: u64) -> anyhow::Result<Report> {
     ensure!(
         report.next <= published,
@@ -312,7 +312,7 @@ pub(super) fn closed(mut report: Report, published: u64) -> anyhow::Result<Repor
         // knows.
         None => ensure!(
             tail == 0,
-            "the last {tail} of {published} datagrams never came and nobody told"
+            "the last {tail} of {published} datagrams are missing and no loss was reported"
         ),
         Some(kernel) => {
             report.lost += tail;

@@ -1,8 +1,8 @@
 //! A scratch segment for contenders that share memory: words by index, room for slots, events.
 //!
-//! Contract: as for [`crate::mailbox`]: `shared_memory` and `raw_sync` where their limits do no
-//! harm. Its name is of the run's directory, and it is removed from /dev/shm as soon as everybody
-//! has it open, so that nothing is left whoever dies.
+//! Contract: uses `shared_memory` and `raw_sync`, whose limits do no harm here. Its name comes from
+//! the run's directory. It is removed from /dev/shm as soon as all processes have it open, so that
+//! nothing is left if one dies.
 
 use anyhow::Context;
 use raw_sync::Timeout;

@@ -1,9 +1,9 @@
-//! A reader's books: every datagram is proved, every number accounted for, what was measured is cut
-//! out of the run.
+//! A reader's account: every datagram is verified, every number accounted for, and the measured time
+//! is cut out of the run.
 //!
 //! Contract: the same for every contender. [`Tally::datagram`] or, where the bytes were summed in
-//! place, [`Tally::right`] takes a datagram; a wrong byte, a repeated number or a hole that nobody
-//! told is an error that fails the whole bench. Latency counts from the moment a datagram was
+//! place, [`Tally::right`] takes a datagram; a wrong byte, a repeated number or a gap that was not
+//! reported is an error that fails the whole bench. Latency counts from the moment a datagram was
 //! *due*, not from when the publisher got round to it: a publisher that is held up does not make
 //! the datagrams it is late with look quick (coordinated omission).
 
@@ -17,8 +17,8 @@ use ringweir_proto::os::clock;
 /// How a transport loses datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Losses {
-    /// It says which, in order ([`Tally::lost`]); a hole nobody told is an error.
-    Told,
+    /// It reports each loss in order ([`Tally::lost`]); an unreported gap is an error.
+    Reported,
     /// It must not lose any.
     None,
     /// It does, silently: holes are counted.
@@ -35,7 +35,7 @@ struct Mark {
     lost: u64,
 }
 
-/// The books of one reader.
+/// The account of one reader.
 pub struct Tally {
     go: Go,
     losses: Losses,
@@ -57,7 +57,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Books that begin at number 0.
+    /// An account that begins at number 0.
     pub fn new(job: &Job, go: Go, losses: Losses) -> anyhow::Result<Self> {
         let looks_every = (32_768 / job.size as u32).clamp(1, 64);
         Ok(Self {
@@ -114,7 +114,7 @@ impl Tally {
         self.right(&sum::check(&copy)?)
     }
 
-    /// Takes one datagram whose bytes were proved.
+    /// Takes one datagram whose bytes are verified.
     #[inline(always)]
     pub fn right(&mut self, header: &Header) -> anyhow::Result<()> {
         if header.number != self.next || header.len as usize != self.size {
@@ -148,17 +148,17 @@ impl Tally {
         ensure!(number >= next, "datagram {number} came again: {next} was next");
         ensure!(
             self.losses == Losses::Silent,
-            "datagram {number} came where {next} was next, and nobody told of a loss"
+            "datagram {number} came where {next} was next, and no loss was reported"
         );
         self.lost += number - next;
         Ok(())
     }
 
-    /// The transport tells that `count` datagrams from `first` on are lost.
+    /// The transport reports that `count` datagrams from `first` on are lost.
     pub fn lost(&mut self, first: u64, count: u64) -> anyhow::Result<()> {
         ensure!(
             first == self.next && count > 0,
-            "{count} from {first} told as lost where {} was next",
+            "{count} from {first} reported as lost where {} was next",
             self.next
         );
         self.next += count;
@@ -196,7 +196,7 @@ impl Tally {
         self.look() > self.go.end + ns
     }
 
-    /// Closes the books.
+    /// Closes the account.
     pub fn close(mut self) -> anyhow::Result<Report> {
         self.look();
         ensure!(

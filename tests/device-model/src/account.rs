@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn books_that_do_not_close_are_found() {
+    fn accounts_that_do_not_close_are_found() {
         let channel = ChannelAccount {
             produced: 10,
             stored: 6,

@@ -48,7 +48,7 @@ pub struct Job {
 pub struct Signals {
     /// End.
     pub stop: Arc<AtomicBool>,
-    /// Say the books.
+    /// Print the account.
     pub device_account: Arc<AtomicBool>,
     /// Readable when there is one.
     pub event: UnixStream,
@@ -82,13 +82,13 @@ struct Device<'j> {
     storm_until: u64,
     silent_until: u64,
     stalled_until: u64,
-    /// What is not known of the board: filled in at the end.
+    /// Figures that the model does not count; completed at the end.
     figures: DeviceAccount,
     /// Standard input so far, until the end of a line; `None` once it has ended.
     input: Option<Vec<u8>>,
 }
 
-/// Is the device, until its job is done or it is stopped; its books, the last line of `out`.
+/// Is the device, until its job is done or it is stopped; returns its account, the last line of `out`.
 ///
 /// # Errors
 /// If there can be no such device, or its place cannot be had.
@@ -157,9 +157,9 @@ fn open(job: &Job, shape: &Shape) -> anyhow::Result<(Port, Window)> {
 }
 
 fn say(out: &mut impl Write, device_account: &DeviceAccount) {
-    let line = serde_json::to_string(device_account).expect("books are plain figures");
-    // Nobody to tell is nobody to mind.
-    let _heard = writeln!(out, "{line}").and_then(|()| out.flush());
+    let line = serde_json::to_string(device_account).expect("an account is plain figures");
+    // A closed output is no reason to fail.
+    let _written = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 impl Device<'_> {
@@ -288,7 +288,7 @@ impl Device<'_> {
                 self.port = None;
             }
             Fault::Reappear => {
-                // If it has not disappeared, it does so now: one board in one slot.
+                // If it has not disappeared, it does so now: one device in one slot.
                 self.model.vanish();
                 self.port = None;
                 let (port, window) = open(self.job, &self.shape)?;

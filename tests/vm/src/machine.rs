@@ -1,6 +1,6 @@
 //! One virtual machine, from the command line of QEMU to its exit status.
 //!
-//! Contract: everything has a limit; a machine ends with its scene, and with the test process
+//! Contract: everything has a limit; a machine ends with its environment, and with the test process
 //! however that ends. QEMU gets its two sockets as open fds: nothing of it lies in the file system
 //! but its log.
 

@@ -1,5 +1,4 @@
-//! `ringbench`: one command, one run: floors of this machine, the product, and the ways people do
-//! it now.
+//! `ringbench`: measures the floors of this machine, ringweir, and what people use today, in one run.
 //!
 //! Records go to a file as JSON lines while it runs; at the end there are a table and a chart for
 //! each question. Everything measured is checked: a wrong byte, a repeated or vanished datagram
@@ -22,7 +21,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Cli {
-    /// A minute: everything runs and is verified, figures mean little
+    /// One minute: everything runs and is verified, but the figures mean little
     #[arg(long)]
     quick: bool,
     /// Only this question, repeatable (--list names them)
@@ -43,7 +42,7 @@ struct Cli {
     /// List questions and contenders
     #[arg(long)]
     list: bool,
-    /// Plant a fault before the check of one reader in each run: the bench must then fail
+    /// Negative control: plant a fault in front of one reader of each run; the bench must fail
     #[arg(long)]
     inject: Option<Inject>,
     #[command(subcommand)]
@@ -76,7 +75,7 @@ Examples:
   ringbench --only throughput --contender ring --json ring.jsonl
   ringbench chart results/results.jsonl --out results
 
-Exit status: 0 every byte was right, 1 something was not or could not be run, 2 wrong usage.";
+Exit status: 0 every byte was right, 1 a check failed or a run was not possible, 2 wrong usage.";
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {

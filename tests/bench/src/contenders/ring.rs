@@ -67,7 +67,7 @@ fn read(job: &Job) -> anyhow::Result<Report> {
         options = options.spin(Duration::ZERO);
     }
     let mut reader = options.attach(&job.ring_socket())?;
-    let mut tally = Tally::new(job, ready()?, Losses::Told)?;
+    let mut tally = Tally::new(job, ready()?, Losses::Reported)?;
     let mut piece = Piece::default();
     let paced_spin = job.wait == Wait::Spin && job.rate.is_some();
     let yields = job.wait == Wait::Spin && !job.polls_alone();

@@ -9,7 +9,7 @@
 use crate::bench::{Bench, Question, ms};
 use crate::capture::{BLOCK, BLOCKS, HEADERS, PORT, READER, SOCKET, TIMEOUT_MS, TRAFFIC};
 use crate::job::{Job, STREAM, Wait, sleep_until};
-use crate::runner::{Hand, closed};
+use crate::runner::{Worker, closed};
 use crate::{line, machine};
 use anyhow::Context;
 use ringweir_harness::netns::{self, Wire};
@@ -120,14 +120,14 @@ fn once(
         inject: bench.scope.inject,
         cpu: None,
     };
-    let mut traffic = Hand::start_in(&env, &job(TRAFFIC, None), Some(&wire.far))?;
+    let mut traffic = Worker::start_in(&env, &job(TRAFFIC, None), Some(&wire.far))?;
     traffic.ready()?;
     let mut captures = Vec::new();
     for n in 0..readers {
         let name = if way == Way::Ring { READER } else { SOCKET };
-        captures.push(Hand::start_in(&env, &job(name, Some(n)), Some(&wire.near))?);
+        captures.push(Worker::start_in(&env, &job(name, Some(n)), Some(&wire.near))?);
     }
-    captures.iter_mut().try_for_each(Hand::ready)?;
+    captures.iter_mut().try_for_each(Worker::ready)?;
     let mut pids: Vec<u32> = captures.iter().map(|hand| hand.process.pid()).collect();
     pids.push(traffic.process.pid());
     pids.extend(broker.as_ref().map(|b| b.process.pid()));

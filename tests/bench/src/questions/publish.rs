@@ -10,7 +10,7 @@ use crate::holder::{HOLDER, PER_PROCESS, SLEEPERS_RATE};
 use crate::job::{Job, STREAM, Wait, sleep_until};
 use crate::line;
 use crate::pump::look;
-use crate::runner::{Hand, ring_options};
+use crate::runner::{Worker, ring_options};
 use anyhow::{Context, ensure};
 use ringweir::view::Viewer;
 use ringweir_harness::Environment;
@@ -87,7 +87,7 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
             inject: None,
             cpu: None,
         };
-        let mut hand = Hand::start(&env, &job)?;
+        let mut hand = Worker::start(&env, &job)?;
         hand.ready()?;
         hands.push(hand);
         left -= here;
@@ -103,7 +103,7 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
     let (cursor_from, ns_from) = look(&watch, pid)?;
     sleep_until(end);
     let (cursor_to, ns_to) = look(&watch, pid)?;
-    let reports = hands.into_iter().map(Hand::report).collect::<Result<Vec<_>, _>>()?;
+    let reports = hands.into_iter().map(Worker::report).collect::<Result<Vec<_>, _>>()?;
     let published = cursor_to - cursor_from;
     ensure!(published > 0, "nothing was published");
     if wait == Wait::Park {

@@ -60,7 +60,7 @@ pub fn markdown(records: &Records) -> String {
     let most = others.iter().copied().fold(0.0, f64::max);
     let _ = writeln!(
         out,
-        "{total} runs, every byte and number verified, every reader's books closed. A cache line \
+        "{total} runs, every byte and number verified, every reader's account closed. A cache line \
         took {} ns from core to core; in {moved} runs it \
          took more than 1.7 or less than 0.5 times that (the host had moved the processors, or \
          others used them); throughput and latency \
@@ -109,7 +109,7 @@ pub fn markdown(records: &Records) -> String {
         out.push_str("\nNot run:\n\n");
         skipped.iter().for_each(|line| out.push_str(&format!("- {line}\n")));
     }
-    out.push_str("\nWho is who:\n\n");
+    out.push_str("\nContenders:\n\n");
     for contender in CONTENDERS {
         let _ = writeln!(out, "- **{}**: {}", contender.name, contender.about);
     }

@@ -16,18 +16,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Is an FPGA with a memory-mapped FIFO, as kmod-shim/REGISTERS.md describes it.
+/// A model of an FPGA with a memory-mapped FIFO, as kmod-shim/REGISTERS.md describes it.
 ///
 /// Makes numbered, checksummed datagrams at a steady rate and puts them into its FIFO. Those that
-/// find no room are lost and counted, as in hardware. At the end, and whenever asked, its books are
-/// one line of JSON on standard output.
+/// find no room are lost and counted, as in hardware. At its end, and on request, it prints its
+/// account as one line of JSON on standard output.
 #[derive(Debug, Parser)]
 #[command(name = "ringfpga", version, after_help = examples())]
 struct Cli {
-    /// Be found at this unix socket, by a broker (fifo:PATH) or by QEMU (ivshmem-doorbell)
+    /// Serve the device at this unix socket, for a broker (fifo:PATH) or by QEMU (ivshmem-doorbell)
     #[arg(long, value_name = "PATH", required_unless_present = "file", conflicts_with = "file")]
     socket: Option<PathBuf>,
-    /// Be memory in this file, without interrupts
+    /// Serve the device as memory in this file, without interrupts
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Interrupt vectors of each side; the first is used
@@ -68,16 +68,16 @@ struct Cli {
     /// Chooses another sequence of sizes within a range
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// What it says in its register device_id
+    /// Value of its register device_id
     #[arg(long, default_value_t = 1)]
     device_id: u32,
-    /// Run without being told to, for consumers that only read
+    /// Start without a command from the consumer, for consumers that only read
     #[arg(long)]
     autostart: bool,
-    /// When it woke late, make up for it at once; a real device would not
+    /// Catch up at once after a late wake-up; a real device would not
     #[arg(long)]
     strict: bool,
-    /// Do something wrong, so long after it first ran; may be said more than once
+    /// Inject a fault at this time after the start; repeatable
     #[arg(long, value_name = "WHAT@TIME")]
     misbehave: Vec<Order>,
 }
@@ -100,10 +100,11 @@ Examples:
   One that is unplugged after two seconds and plugged in again a second later:
     ringfpga --socket /tmp/fpga.sock --misbehave disappear@2s --misbehave reappear@3s
 
-It can do wrong: {WORDS}.
-The same words on standard input do it at once; `books` there, or SIGUSR1, prints the books.
+Faults: {WORDS}.
+A line with one of these words on standard input injects it at once; `books` there, or SIGUSR1,
+prints the account.
 
-Exit status: 0 its books close; 1 they do not; 2 wrong usage, or it could not go on."
+Exit status: 0 the account closes; 1 it does not; 2 wrong usage, or the device failed."
     )
 }
 
