@@ -2,7 +2,7 @@
 //! index back, and having a broker read its file again.
 
 use crate::Error;
-use crate::connect::Connection;
+use crate::connect::{Connection, Waits};
 use ringweir_proto::control::{DetachRequest, Reply, Request};
 use ringweir_proto::os::socket;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub const RELOAD: Duration = Duration::from_secs(120);
 /// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own
 /// user, or the reader is gone.
 pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Error> {
-    let connection = Connection::open(name)?;
+    let connection = Connection::open(name, Waits::Yes)?;
     match connection.ask(&Request::Detach(DetachRequest { index, attached_realtime }), 0)?.0 {
         Reply::Detached => Ok(()),
         other => Err(connection.unexpected(&other)),
@@ -36,7 +36,7 @@ pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Erro
 /// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own
 /// user, the broker has no file, or the file is not sound, and then nothing was changed.
 pub fn reload(name: &str) -> Result<Reloaded, Error> {
-    let connection = Connection::open(name)?;
+    let connection = Connection::open(name, Waits::Yes)?;
     socket::answer_within(&connection.fd, RELOAD)?;
     match connection.ask(&Request::Reload, 0)?.0 {
         Reply::Reloaded(reloaded) => Ok(reloaded),

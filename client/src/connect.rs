@@ -2,56 +2,87 @@
 //! before it is used.
 
 use crate::Error;
+use crate::fork::Socket;
 use crate::view::streams;
 use ringweir_proto::control::{Reply, Request};
 use ringweir_proto::os::socket::Packet;
 use ringweir_proto::os::{paths, socket};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// An open control socket.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub fd: OwnedFd,
+    pub fd: Socket,
     pub name: String,
+}
+
+/// Whether calls on a connection wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// For [`socket::ANSWER`] at most.
+    Yes,
+    /// Never.
+    No,
 }
 
 impl Connection {
     /// Connects to the stream `name`: a stream name, or the path of a control socket.
-    pub fn open(name: &str) -> Result<Self, Error> {
+    pub fn open(name: &str, waits: Waits) -> Result<Self, Error> {
         let path = locate(name)?;
-        let fd = socket::connect(&path).map_err(|e| match e.errno {
-            Errno::CONNREFUSED | Errno::NOENT => Error::NotRunning { name: name.into(), path },
-            Errno::ACCESS | Errno::PERM => Error::NoAccess { name: name.into(), path },
+        let shown = path.display();
+        let address = SocketAddrUnix::new(&path)
+            .map_err(|e| Error::system(format!("socket path {shown} (at most 107 bytes)"), e))?;
+        let fd = Socket::new(|| {
+            let flags = match waits {
+                Waits::Yes => SocketFlags::CLOEXEC,
+                Waits::No => SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            };
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        })
+        .map_err(|e| Error::system("socket(AF_UNIX, SOCK_SEQPACKET)", e))?;
+        if waits == Waits::Yes {
+            socket::answer_within(&fd, socket::ANSWER)?;
+        }
+        rustix::net::connect(&fd, &address).map_err(|errno| match errno {
+            Errno::CONNREFUSED | Errno::NOENT => {
+                Error::NotRunning { name: name.into(), path: path.clone() }
+            }
+            Errno::ACCESS | Errno::PERM => {
+                Error::NoAccess { name: name.into(), path: path.clone() }
+            }
+            // The broker's queue of connections is full, and it accepts none of them.
             Errno::AGAIN => Error::NoAnswer { name: name.into() },
-            _ => e.into(),
+            _ => Error::system(format!("connect {shown}"), errno),
         })?;
         Ok(Self { fd, name: name.into() })
     }
 
-    /// One question, one answer, with exactly `fds` fds if it is not a refusal.
-    pub fn ask(&self, request: &Request, fds: usize) -> Result<(Reply, Vec<OwnedFd>), Error> {
-        let gone = |errno: Errno| match errno {
-            Errno::PIPE | Errno::CONNRESET => Error::HungUp { name: self.name.clone() },
-            Errno::AGAIN => Error::NoAnswer { name: self.name.clone() },
-            errno => Error::system(format!("control socket of stream {:?}", self.name), errno),
-        };
-        // A broker that refuses at once may have closed already: its answer is still there to be
-        // read.
-        let sent = socket::send(&self.fd, &request.encode(), &[]);
+    /// Sends the request. A broker that refuses at once may have closed the connection already, and
+    /// its answer is still there: so a failure is only reported by [`Self::answer`].
+    pub fn send(&self, request: &Request) {
+        let _gone = socket::send(&self.fd, &request.encode(), &[]);
+    }
+
+    /// The answer to the request, with exactly `fds` fds unless it is a refusal.
+    ///
+    /// # Errors
+    /// Also [`Error::NoAnswer`] if there is none yet.
+    pub fn answer(&self, fds: usize) -> Result<(Reply, Vec<OwnedFd>), Error> {
         let mut reset = false;
         let Packet { bytes, fds: received } = loop {
             match socket::receive(&self.fd) {
                 Err(Errno::INTR) => {}
-                // It closed with our question unread: the kernel says so once, and then gives the
-                // answer.
+                // The broker closed the connection with our request unread: the kernel reports that
+                // once, and then gives the answer.
                 Err(Errno::CONNRESET) if !reset => reset = true,
-                other => break other.map_err(gone)?,
+                Ok(packet) => break packet,
+                Err(errno) => return Err(self.failed(errno)),
             }
         };
         if bytes.is_empty() {
-            sent.map_err(gone)?;
             return Err(Error::HungUp { name: self.name.clone() });
         }
         match Reply::decode(&bytes).map_err(|e| Error::undecodable(&self.name, e))? {
@@ -68,13 +99,40 @@ impl Connection {
         }
     }
 
+    fn failed(&self, errno: Errno) -> Error {
+        let name = self.name.clone();
+        match errno {
+            Errno::PIPE | Errno::CONNRESET => Error::HungUp { name },
+            Errno::AGAIN => Error::NoAnswer { name },
+            errno => Error::system(format!("control socket of stream {name:?}"), errno),
+        }
+    }
+
+    /// One request and its answer.
+    pub fn ask(&self, request: &Request, fds: usize) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        self.send(request);
+        self.answer(fds)
+    }
+
+    /// [`Error::Forked`] in a child of the process that connected.
+    pub fn same_process(&self) -> Result<(), Error> {
+        match self.fd.parent() {
+            None => Ok(()),
+            Some(parent) => Err(Error::Forked { name: self.name.clone(), parent }),
+        }
+    }
+
     pub fn unexpected(&self, reply: &Reply) -> Error {
         Error::Unexpected { name: self.name.clone(), what: format!("{reply:?}") }
     }
 
-    /// Whether the broker has hung up. Never blocks.
+    /// Whether the broker has hung up, or this is a child of the process that connected. Never
+    /// blocks.
     pub fn hung_up(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        if self.fd.parent().is_some() {
+            return true;
+        }
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         matches!(poll(&mut fds, Some(&now)), Ok(1))

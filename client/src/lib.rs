@@ -1,39 +1,112 @@
-//! Reading a ringweir stream, in place, from any process.
+//! Reads [ringweir](https://github.com/ringweir/ringweir) streams: datagrams in shared memory, in
+//! place, from any process, with exact loss.
 //!
-//! ```no_run
-//! use ringweir::{Item, Options};
-//! let mut reader = Options::new("monitor").attach("daq0")?;
+//! A broker (`ringd`) brings datagrams from a device, a socket or a file into a ring in shared
+//! memory. Any number of processes attach to it and read. A [`Reader`] makes no copy it is not asked
+//! for, takes no lock, and makes no system call while datagrams come.
+//!
+//! ```
+//! # let stream = ringweir_testing::Stream::start("daq0");
+//! use ringweir::{Item, Options, Start};
+//!
+//! let mut reader = Options::new("monitor").start(Start::Oldest).attach("daq0")?;
+//! # for n in 0..300u32 { stream.publish(&n.to_le_bytes()); }
+//! # stream.end();
+//! let (mut delivered, mut lost) = (0, 0);
 //! loop {
 //!     match reader.next()? {
 //!         Item::Datagram(mut datagram) => match datagram.to_vec() {
-//!             Ok(bytes) => println!("{} has {} bytes", datagram.seq(), bytes.len()),
-//!             Err(_torn) => {} // lapped while copying: the next read is a Gap that begins with it
+//!             Ok(bytes) => delivered += u64::from(!bytes.is_empty()),
+//!             Err(_torn) => {} // overwritten while it was copied: a Gap follows
 //!         },
-//!         Item::Gap(gap) => println!("lost {} from {}", gap.count, gap.first),
+//!         Item::Gap(gap) => lost += gap.count,
 //!         Item::Restarted(restart) => println!("generation {}", restart.generation),
-//!         Item::Demoted(_) => {} // only if attached with Options::lossless
-//!         Item::Empty => { reader.wait(None)?; }
+//!         Item::Demoted(_) => {} // only for a lossless reader
+//!         Item::Empty => {
+//!             reader.wait(None)?; // sleeps
+//!         }
 //!         Item::Ended(_) => break,
+//!     }
+//! }
+//! assert_eq!(delivered + lost, 300);
+//! assert!(lost > 0, "the ring of this example holds 256 datagrams");
+//! # Ok::<(), ringweir::Error>(())
+//! ```
+//!
+//! # Loss is data
+//!
+//! The stream never waits for a reader, unless the reader asked for it ([`Options::lossless`]). A
+//! reader that is too slow is lapped: the next [`Item`] is a [`Gap`] that says which datagrams it
+//! will never see. Losses before the ring (in the device, in the kernel) are gaps too, with their
+//! [`Cause`]. For each reader and generation [`Account`] closes: `start + delivered + lost = read
+//! cursor`.
+//!
+//! # Reading in place
+//!
+//! The publisher may overwrite a datagram while it is being read. So bytes count only after a check
+//! that they stayed whole: [`Datagram::view`] and [`Datagram::copy_to`] check before they hand
+//! anything out, and say [`Torn`] if it was overwritten.
+//!
+//! ```
+//! # let stream = ringweir_testing::Stream::start("daq0");
+//! # use ringweir::{Item, Options, Start};
+//! let mut reader = Options::new("sums").start(Start::Oldest).attach("daq0")?;
+//! # stream.publish(&[1, 2, 3]);
+//! if let Item::Datagram(mut datagram) = reader.next()? {
+//!     let add = |sum: u64, piece: &[u8]| piece.iter().fold(sum, |sum, b| sum + u64::from(*b));
+//!     match datagram.view(|payload| payload.fold(0, add)) {
+//!         Ok(sum) => assert_eq!(sum, 6),
+//!         Err(torn) => eprintln!("{torn}"), // what `fold` made is void
 //!     }
 //! }
 //! # Ok::<(), ringweir::Error>(())
 //! ```
 //!
-//! A reader is lossy, unless it asks to be lossless: the stream never waits for it. It never takes
-//! a lock another process holds, needs no rights but those of the control socket, has no write
-//! access to the stream, and costs nothing while it sleeps. What it misses it is told, exactly, in
-//! order, as [`Gap`]. Several readers of several streams may live in one process; each is used by
-//! one thread at a time.
+//! # Waiting
+//!
+//! [`Reader::next`] never blocks. [`Reader::wait`] sleeps, for one reader. For several, or beside
+//! other work, a reader is a file descriptor ([`AsFd`](std::os::fd::AsFd)): call [`Reader::arm`],
+//! and if it says `true`, poll. See the examples `epoll` and `tokio`.
+//!
+//! # When a broker dies
+//!
+//! The reader keeps its mapping: it reads what is left, then attaches to the restarted broker by
+//! itself, without blocking, and gives [`Item::Restarted`]. See [`Options::reattach`].
+//!
+//! # Threads and processes
+//!
+//! A [`Reader`] is [`Send`] and used by one thread at a time. Any number of readers, of any streams,
+//! may live in one process. After `fork()` a reader stays with the parent: in the child it gives
+//! [`Error::Forked`].
+//!
+//! # Looking without reading
+//!
+//! [`view`] has what viewers need: the streams there are, their statistics, the latencies of their
+//! readers. [`admin`] has what administrators need.
 
 pub mod admin;
 mod connect;
 mod datagram;
 mod error;
+mod fork;
 mod reader;
 pub mod view;
 
 pub use datagram::{CopyError, Datagram, Payload};
 pub use error::{Error, Reason};
 pub use reader::{End, Item, Options, Reader, Restart, Waited};
-pub use ringweir_proto::layout::DetachedBy;
+pub use ringweir_proto::layout::{DetachedBy, Geometry};
 pub use ringweir_proto::ring::{Account, Cause, Corrupt, Demoted, Gap, Layer, Resume, Start, Torn};
+
+/// Each is sent to another thread as a whole; what has no interior state is shared as well.
+const _: () = {
+    const fn send<T: Send>() {}
+    const fn send_and_sync<T: Send + Sync>() {}
+    send::<Reader>();
+    send::<Item<'static>>();
+    send_and_sync::<Options>();
+    send_and_sync::<Error>();
+    send_and_sync::<view::Viewer>();
+    send_and_sync::<view::Latency>();
+    send_and_sync::<view::stats::Snapshot>();
+};

@@ -5,7 +5,7 @@
 //! broker is busy, stopped or dead.
 
 use crate::Error;
-use crate::connect::Connection;
+use crate::connect::{Connection, Waits};
 use ringweir_proto::control::{LatencyReport, Reply, Request};
 use ringweir_proto::latency;
 use ringweir_proto::os::page::StatsArea;
@@ -46,7 +46,7 @@ pub fn streams() -> Vec<(String, PathBuf)> {
 /// # Errors
 /// As [`crate::Options::attach`].
 pub fn describe(name: &str) -> Result<Description, Error> {
-    let connection = Connection::open(name)?;
+    let connection = Connection::open(name, Waits::Yes)?;
     match connection.ask(&Request::Describe, 0)?.0 {
         Reply::Described(description) => Ok(description),
         other => Err(connection.unexpected(&other)),
@@ -66,7 +66,7 @@ impl Viewer {
     /// # Errors
     /// As [`crate::Options::attach`].
     pub fn attach(name: &str) -> Result<Self, Error> {
-        let connection = Connection::open(name)?;
+        let connection = Connection::open(name, Waits::Yes)?;
         let (reply, fds) = connection.ask(&Request::Watch, 1)?;
         let Reply::Watching = reply else { return Err(connection.unexpected(&reply)) };
         let area = StatsArea::attach(&fds[0])?;
@@ -125,7 +125,7 @@ pub fn buckets(histogram: &Histogram) -> impl Iterator<Item = Bucket> {
 /// # Errors
 /// As [`crate::Options::attach`].
 pub fn drain_gaps(name: &str) -> Result<Option<Histogram>, Error> {
-    let connection = Connection::open(name)?;
+    let connection = Connection::open(name, Waits::Yes)?;
     match connection.ask(&Request::DrainGaps, 0)?.0 {
         Reply::Latency(report) => Ok(report.map(histogram)),
         other => Err(connection.unexpected(&other)),
@@ -145,7 +145,7 @@ fn histogram(report: LatencyReport) -> Histogram {
 pub fn latencies(name: &str, indices: &[u32]) -> Result<Vec<Latency>, Error> {
     let mut found = Vec::new();
     for &index in indices {
-        let connection = Connection::open(name)?;
+        let connection = Connection::open(name, Waits::Yes)?;
         match connection.ask(&Request::Latency { index }, 0)?.0 {
             Reply::Latency(Some(report)) => {
                 found.push(Latency {

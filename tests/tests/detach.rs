@@ -153,10 +153,10 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
 
     let mut polls = Options::new("polls").attach(silent.path()).unwrap();
     while !polls.arm().unwrap() {
-        polls.next().unwrap();
+        let _read = polls.next().unwrap();
     }
     assert!(detach(&env, "det-silent", "label:polls").status.success());
-    let fd = polls.fd().unwrap();
+    let fd = std::os::fd::AsFd::as_fd(&polls);
     let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)];
     let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
     assert_eq!(rustix::event::poll(&mut fds, Some(&limit)), Ok(1), "its fd says so");

@@ -259,7 +259,7 @@ fn a_storm_of_attaches_leaves_no_trace() {
                         .attach(path)
                         .unwrap();
                     for _ in 0..n {
-                        reader.next().unwrap();
+                        let _read = reader.next().unwrap();
                     }
                     done += 1;
                 }
@@ -423,13 +423,8 @@ fn a_thousand_readers_are_all_woken() {
     let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
     for (i, reader) in readers.iter_mut().enumerate() {
         let data = rustix::event::epoll::EventData::new_u64(i as u64);
-        rustix::event::epoll::add(
-            &epoll,
-            reader.fd().unwrap(),
-            data,
-            rustix::event::epoll::EventFlags::IN,
-        )
-        .unwrap();
+        rustix::event::epoll::add(&epoll, &*reader, data, rustix::event::epoll::EventFlags::IN)
+            .unwrap();
     }
     for round in 0..3u8 {
         assert!(matches!(readers[0].next().unwrap(), Item::Empty));

@@ -4,6 +4,7 @@
 use ringweir::{Item, Options, Reader};
 use ringweir_harness::Environment;
 use rustix::event::{PollFd, PollFlags, poll};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -28,7 +29,7 @@ fn poll_loop(reader: &mut Reader, mut over: impl FnMut(&Rounds) -> bool) -> Roun
             Item::Empty => {
                 rounds.empty += 1;
                 if reader.arm().unwrap() {
-                    let fd = reader.fd().unwrap();
+                    let fd = reader.as_fd();
                     let limit = ringweir_proto::os::event::timespec(Duration::from_secs(10));
                     assert_eq!(
                         poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)),
@@ -51,7 +52,6 @@ fn a_polling_reader_sleeps_while_its_broker_is_gone() {
     let args = ["--max-datagram", "2KiB"];
     let mut first = env.broker("polled", "gen:rate=1000/s", &args);
     let mut reader = Options::new("polls").attach(first.path()).unwrap();
-    reader.fd().unwrap();
     let live = poll_loop(&mut reader, |rounds| rounds.datagrams >= 500);
     assert!(live.empty > 100, "{live:?}");
     first.process.kill();

@@ -62,7 +62,7 @@ impl Stop {
         self.sleep(
             limit,
             &[
-                (reader.fd()?, PollFlags::IN),
+                (reader.as_fd(), PollFlags::IN),
                 (other.unwrap_or(self.event.as_fd()), PollFlags::empty()),
             ],
         )

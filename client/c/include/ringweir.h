@@ -338,7 +338,8 @@ typedef struct rw_pairs rw_pairs;
 
 /*
  The reading end of a stream. Made by rw_attach(), ended by rw_detach(); used by one thread at a
- time, which need not be the one that made it, and not by a child of fork().
+ time, which need not be the one that made it. It stays with the process that attached: in a child
+ of fork() calls return RW_FORKED, and only rw_detach() is left, which the parent does not notice.
  */
 typedef struct rw_reader rw_reader;
 
@@ -688,17 +689,19 @@ int rw_attach(const char *name, const struct rw_options *options, struct rw_read
 int rw_detach(struct rw_reader *reader);
 
 /*
- Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no
- system call while datagrams come. A datagram still in hand is released first; if it turns out to
+ Finds the next thing. Never blocks, and makes no system call while datagrams come. When
+ the broker was restarted, each call moves attaching to it on. A datagram still in hand is released first; if it turns out to
  be torn, the gap that begins with it comes now.
 
  RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads.
  Call rw_release() when done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP:
  *gap says what is lost. RW_EMPTY, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched.
- Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of rw_attach() if attaching to a restarted
- broker fails for a reason that will not pass.
+ Errors: RW_INVALID, RW_BUSY, RW_FORKED; RW_CORRUPT, and those of rw_attach() if attaching to a
+ restarted broker fails for a reason that will not pass.
  */
-int rw_next(struct rw_reader *reader, struct rw_datagram *datagram, struct rw_gap *gap);
+int rw_next(struct rw_reader *reader,
+            struct rw_datagram *datagram,
+            struct rw_gap *gap);
 
 /*
  Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it
@@ -762,8 +765,9 @@ const char *rw_reader_name(const struct rw_reader *reader);
 unsigned long long rw_reader_generation(const struct rw_reader *reader);
 
 /*
- Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until
- RW_RESTARTED or rw_detach(), do not free it. NULL if reader is NULL or in use by another call.
+ Metadata of the stream, as given to ringd with --meta. Belongs to the reader: constant, and valid
+ until rw_detach(); do not free it. After RW_RESTARTED with adopted 0 this may give another list:
+ that of the new generation. NULL if reader is NULL, misaligned, or in use by another call.
  */
 const struct rw_pairs *rw_reader_metadata(const struct rw_reader *reader);
 

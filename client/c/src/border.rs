@@ -130,8 +130,8 @@ impl<T: Send> Handle<T> {
         Self { state: AtomicU64::new(IDLE), inner: UnsafeCell::new(inner) }
     }
 
-    /// Runs one entry on what the handle holds (`None`: the pointer was NULL). A panic leaves it
-    /// broken: nobody knows what was half done.
+    /// Runs one entry on what the handle holds (`None`: the pointer was NULL or misaligned). A
+    /// panic leaves it broken: nobody knows what was half done.
     ///
     /// # Safety
     /// One thread uses the handle at a time.
@@ -141,7 +141,7 @@ impl<T: Send> Handle<T> {
         act: impl FnOnce(&mut T) -> Result<rw_code, Fault>,
     ) -> c_int {
         let Some(handle) = handle else {
-            return border(|| Err(Fault::invalid("the reader or watch is NULL")));
+            return border(|| Err(Fault::invalid("the reader or watch is NULL or misaligned")));
         };
         let state = handle.state.load(Ordering::Relaxed);
         if state != IDLE {
@@ -166,8 +166,13 @@ impl<T: Send> Handle<T> {
     /// `owner` is NULL, or came from [`Box::into_raw`] and is not used after this returned RW_OK.
     pub unsafe fn discard<W>(owner: *mut W, handle: impl FnOnce(&W) -> &Self) -> c_int {
         border(|| {
-            // SAFETY: NULL or live, by the caller.
-            let Some(seen) = (unsafe { owner.as_ref() }) else { return Ok(rw_code::RW_OK) };
+            if owner.is_null() {
+                return Ok(rw_code::RW_OK);
+            }
+            // SAFETY: not NULL, so it came from Box::into_raw, by the caller.
+            let Some(seen) = (unsafe { live(owner) }) else {
+                return Err(Fault::invalid("the reader or watch is misaligned"));
+            };
             if handle(seen).state.load(Ordering::Relaxed) == IN_USE {
                 return Err(Self::unfit(IN_USE));
             }
@@ -191,6 +196,20 @@ impl<T: Send> Handle<T> {
             }
         }
     }
+}
+
+/// What an opaque pointer points to; `None` if it is NULL or misaligned, which no pointer that this
+/// library handed out is.
+///
+/// # Safety
+/// If it is neither, this library handed it out and has not taken it back, and does not during `'a`.
+#[inline(always)]
+pub(crate) unsafe fn live<'a, T>(opaque: *const T) -> Option<&'a T> {
+    if !opaque.is_aligned() {
+        return None;
+    }
+    // SAFETY: NULL, or handed out by this library and not taken back during 'a, by the caller.
+    unsafe { opaque.as_ref() }
 }
 
 /// A C string as an argument called `what`.

@@ -26,7 +26,7 @@ pub unsafe extern "C" fn rw_detach_reader(
     attached_realtime: c_ulonglong,
 ) -> c_int {
     border(|| {
-        // SAFETY: NULL or a C string, as the header asks.
+        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
         ringweir::admin::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
         Ok(rw_code::RW_OK)
     })
@@ -42,10 +42,10 @@ pub unsafe extern "C" fn rw_reader_detached_by(
     let act = |reading: &mut Reading| {
         let Some(found) = reading.detached_by else { return Ok(rw_code::RW_EMPTY) };
         let told = rw_detached_by { pid: found.pid, uid: found.uid, reserved: [0; 3] };
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
         unsafe { write(by, "by", told) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
 }

@@ -1,7 +1,7 @@
 //! Publish → read latencies of a reader as C sees them: a histogram, with its percentiles and its
 //! buckets.
 
-use crate::border::quietly;
+use crate::border::{live, quietly};
 use crate::{Fault, border, rw_code, text, write};
 use ringweir::view::{Histogram, Latency, buckets};
 use std::ffi::{c_char, c_int, c_ulonglong};
@@ -49,7 +49,7 @@ unsafe fn look(
 ) -> c_int {
     border(|| {
         // SAFETY: NULL or live, as the caller promises.
-        let seen = unsafe { latency.as_ref() }.ok_or_else(|| Fault::invalid("latency is NULL"))?;
+        let seen = unsafe { live(latency) }.ok_or_else(|| Fault::invalid("latency is NULL"))?;
         act(&seen.0)
     })
 }
@@ -79,14 +79,14 @@ pub unsafe extern "C" fn rw_latency_ask(
     latency: *mut *mut rw_latency,
 ) -> c_int {
     let make = || {
-        // SAFETY: NULL or a C string, as the header asks.
+        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
         let name = unsafe { text(name, "name") }?;
         ringweir::view::latencies(name, &[index])?.pop().ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
             text: format!("stream {name:?} has no reader in place {index}"),
         })
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header: `latency` is NULL or room for a pointer.
     unsafe { lend(latency, make) }
 }
 
@@ -99,7 +99,7 @@ pub unsafe extern "C" fn rw_drain_gaps_ask(
     latency: *mut *mut rw_latency,
 ) -> c_int {
     let make = || {
-        // SAFETY: NULL or a C string, as the header asks.
+        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
         let name = unsafe { text(name, "name") }?;
         let histogram = ringweir::view::drain_gaps(name)?.ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn rw_drain_gaps_ask(
         // No reader has this place.
         Ok(Latency { index: u32::MAX, attached: 0, histogram })
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header: `latency` is NULL or room for a pointer.
     unsafe { lend(latency, make) }
 }
 
@@ -122,10 +122,12 @@ pub unsafe extern "C" fn rw_latency_since(
     since: *mut *mut rw_latency,
 ) -> c_int {
     let make = || {
-        // SAFETY: NULL or live, as the header asks.
-        let now = unsafe { latency.as_ref() };
-        // SAFETY: NULL or live, as the header asks.
-        let then = unsafe { before.as_ref() };
+        // SAFETY: header, rw_latency: `latency` is NULL, or handed out by this library and not
+        // freed.
+        let now = unsafe { live(latency) };
+        // SAFETY: header, rw_latency: `before` is NULL, or handed out by this library and not
+        // freed.
+        let then = unsafe { live(before) };
         let (Some(rw_latency(now)), Some(rw_latency(then))) = (now, then) else {
             return Err(Fault::invalid("latency or before is NULL"));
         };
@@ -134,7 +136,7 @@ pub unsafe extern "C" fn rw_latency_since(
         }
         Ok(Latency { histogram: now.histogram.since(&then.histogram), ..*now })
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header: `since` is NULL or room for a pointer.
     unsafe { lend(since, make) }
 }
 
@@ -149,11 +151,11 @@ pub unsafe extern "C" fn rw_latency_all(
         let (attached_realtime, samples) = (seen.attached, seen.histogram.samples());
         let told =
             rw_latency_total { attached_realtime, samples, sum_ns, max_ns, reserved: [0; 4] };
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header: `total` is NULL or room for one, which `write` checks.
         unsafe { write(total, "total", told) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_latency: NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 
@@ -171,11 +173,11 @@ pub unsafe extern "C" fn rw_latency_quantile(
             return Err(Fault::invalid(format!("share {share}: use 0 to 1")));
         }
         let Some(found) = seen.histogram.quantile(share) else { return Ok(rw_code::RW_EMPTY) };
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header: `ns` is NULL or room for one, which `write` checks.
         unsafe { write(ns, "ns", found) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_latency: NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 
@@ -197,11 +199,11 @@ pub unsafe extern "C" fn rw_latency_bucket(
             count: found.count,
             reserved: 0,
         };
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header: `bucket` is NULL or room for one, which `write` checks.
         unsafe { write(bucket, "bucket", told) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_latency: NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 
@@ -209,8 +211,9 @@ pub unsafe extern "C" fn rw_latency_bucket(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_latency_free(latency: *mut rw_latency) {
     quietly((), || {
-        if !latency.is_null() {
-            // SAFETY: from Box::into_raw in `lend`, and given up by the caller, as the header asks.
+        if !latency.is_null() && latency.is_aligned() {
+            // SAFETY: header: handed out by this library (`lend` made it with Box::into_raw), and
+            // not used again.
             drop(unsafe { Box::from_raw(latency) });
         }
     });

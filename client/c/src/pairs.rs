@@ -1,11 +1,12 @@
 //! Lists of key and value as C strings: metadata, the streams there are, a stream in words.
 
-use crate::border::quietly;
+use crate::border::{live, quietly};
 use crate::{Fault, border, rw_code, text, write};
 use std::ffi::{CString, c_char, c_int};
 use std::ptr::null;
 
 /// A list of keys and values, all C strings. Constant, so any number of threads may look at it.
+#[derive(PartialEq)]
 pub struct rw_pairs(Vec<(CString, CString)>);
 
 impl rw_pairs {
@@ -41,7 +42,7 @@ pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
         };
         Ok(rw_pairs::of(&ringweir::view::streams().into_iter().map(text).collect::<Vec<_>>()))
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header: `pairs` is NULL or room for a pointer.
     unsafe { lend(pairs, make) }
 }
 
@@ -51,7 +52,7 @@ pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_describe(name: *const c_char, pairs: *mut *mut rw_pairs) -> c_int {
     let make = || {
-        // SAFETY: NULL or a C string, as the header asks.
+        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
         let said = ringweir::view::describe(unsafe { text(name, "name") }?)?;
         let mut list = vec![
             ("name".to_string(), said.name),
@@ -62,29 +63,29 @@ pub unsafe extern "C" fn rw_describe(name: *const c_char, pairs: *mut *mut rw_pa
         list.extend(said.metadata.into_iter().map(|(key, value)| (format!("meta.{key}"), value)));
         Ok(rw_pairs::of(&list))
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header: `pairs` is NULL or room for a pointer.
     unsafe { lend(pairs, make) }
 }
 
 /// How many pairs there are; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_count(pairs: *const rw_pairs) -> usize {
-    // SAFETY: NULL or a live list, as the header asks.
-    unsafe { pairs.as_ref() }.map_or(0, |list| list.0.len())
+    // SAFETY: header, rw_pairs: `pairs` is NULL, or handed out by this library and not freed.
+    unsafe { live(pairs) }.map_or(0, |list| list.0.len())
 }
 
 /// Key of pair i, from 0; NULL past the end. Valid as long as the list.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_key(pairs: *const rw_pairs, i: usize) -> *const c_char {
-    // SAFETY: NULL or a live list, as the header asks.
-    unsafe { pairs.as_ref() }.and_then(|list| list.0.get(i)).map_or(null(), |(key, _)| key.as_ptr())
+    // SAFETY: header, rw_pairs: `pairs` is NULL, or handed out by this library and not freed.
+    unsafe { live(pairs) }.and_then(|list| list.0.get(i)).map_or(null(), |(key, _)| key.as_ptr())
 }
 
 /// Value of pair i, from 0; NULL past the end. Valid as long as the list.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_value(pairs: *const rw_pairs, i: usize) -> *const c_char {
-    // SAFETY: NULL or a live list, as the header asks.
-    unsafe { pairs.as_ref() }
+    // SAFETY: header, rw_pairs: `pairs` is NULL, or handed out by this library and not freed.
+    unsafe { live(pairs) }
         .and_then(|list| list.0.get(i))
         .map_or(null(), |(_, value)| value.as_ptr())
 }
@@ -96,9 +97,9 @@ pub unsafe extern "C" fn rw_pairs_find(
     key: *const c_char,
 ) -> *const c_char {
     quietly(null(), || {
-        // SAFETY: NULL or a live list, as the header asks.
-        let list = unsafe { pairs.as_ref() };
-        // SAFETY: NULL or a C string, as the header asks.
+        // SAFETY: header, rw_pairs: `pairs` is NULL, or handed out by this library and not freed.
+        let list = unsafe { live(pairs) };
+        // SAFETY: header: `key` is NULL or a string that ends with a NUL.
         let (Some(list), Ok(key)) = (list, unsafe { text(key, "key") }) else { return null() };
         list.0
             .iter()
@@ -112,8 +113,9 @@ pub unsafe extern "C" fn rw_pairs_find(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_free(pairs: *mut rw_pairs) {
     quietly((), || {
-        if !pairs.is_null() {
-            // SAFETY: from Box::into_raw in `lend`, and given up by the caller, as the header asks.
+        if !pairs.is_null() && pairs.is_aligned() {
+            // SAFETY: header: handed out by this library (`lend` made it with Box::into_raw), and
+            // not used again.
             drop(unsafe { Box::from_raw(pairs) });
         }
     });

@@ -12,7 +12,7 @@ use std::ptr::null;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_name(reader: *const rw_reader) -> *const c_char {
     let mut name = null();
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe {
         rw_reader::enter(reader, |reading| {
             name = reading.name.as_ptr();
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn rw_reader_name(reader: *const rw_reader) -> *const c_ch
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_generation(reader: *const rw_reader) -> c_ulonglong {
     let mut generation = 0;
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe {
         rw_reader::enter(reader, |reading| {
             generation = reading.reader.generation();
@@ -37,15 +37,16 @@ pub unsafe extern "C" fn rw_reader_generation(reader: *const rw_reader) -> c_ulo
     generation
 }
 
-/// Metadata of the stream, as given to ringd with --meta. Belongs to the reader: valid until
-/// RW_RESTARTED or rw_detach(), do not free it. NULL if reader is NULL or in use by another call.
+/// Metadata of the stream, as given to ringd with --meta. Belongs to the reader: constant, and valid
+/// until rw_detach(); do not free it. After RW_RESTARTED with adopted 0 this may give another list:
+/// that of the new generation. NULL if reader is NULL, misaligned, or in use by another call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_metadata(reader: *const rw_reader) -> *const rw_pairs {
     let mut metadata = null();
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe {
         rw_reader::enter(reader, |reading| {
-            metadata = &raw const reading.metadata;
+            metadata = reading.metadata();
             Ok(rw_code::RW_OK)
         })
     };
@@ -62,11 +63,11 @@ pub unsafe extern "C" fn rw_reader_geometry(
         let of = reading.reader.geometry();
         let (depth, capacity, max_datagram) = (of.depth(), of.capacity(), of.max_datagram());
         let sizes = rw_geometry { depth, capacity, max_datagram, reserved: [0; 5] };
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header: `geometry` is NULL or room for one, which `write` checks.
         unsafe { write(geometry, "geometry", sizes) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
 }
 
@@ -78,11 +79,11 @@ pub unsafe extern "C" fn rw_reader_account(
 ) -> c_int {
     let act = |reading: &mut Reading| {
         let ours = rw_account::of(reading.reader.account(), reading.reader.read_cursor());
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header: `account` is NULL or room for one, which `write` checks.
         unsafe { write(account, "account", ours) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
 }
 
@@ -92,11 +93,11 @@ pub unsafe extern "C" fn rw_reader_account(
 pub unsafe extern "C" fn rw_reader_last_gap(reader: *const rw_reader, gap: *mut rw_gap) -> c_int {
     let act = |reading: &mut Reading| {
         let Some(last) = reading.reader.account().last_gap else { return Ok(rw_code::RW_EMPTY) };
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header: `gap` is NULL or room for one, which `write` checks.
         unsafe { write(gap, "gap", last.into()) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
 }
 
@@ -108,7 +109,7 @@ pub unsafe extern "C" fn rw_reader_date(
     publish_time: c_ulonglong,
 ) -> c_ulonglong {
     let mut date = 0;
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe {
         rw_reader::enter(reader, |reading| {
             date = reading.reader.publish_date(publish_time);

@@ -4,24 +4,27 @@
 //! torn one is said to be torn once, and its gap is told by the read that follows, so that the
 //! account is told in order and in full.
 
-use crate::border::Handle;
+use crate::border::{Handle, live};
 use crate::pairs::rw_pairs;
 use crate::types::{rw_datagram, rw_gap};
 use crate::{Fault, border, options, rw_code, text, write};
 use ringweir::{CopyError, Datagram, DetachedBy, End, Item, Reader, Waited};
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 /// The reading end of a stream. Made by rw_attach(), ended by rw_detach(); used by one thread at a
-/// time, which need not be the one that made it, and not by a child of fork().
+/// time, which need not be the one that made it. It stays with the process that attached: in a child
+/// of fork() calls return RW_FORKED, and only rw_detach() is left, which the parent does not notice.
 pub struct rw_reader(Handle<Reading>);
 
 pub(crate) struct Reading {
     pub reader: Reader,
     pub name: CString,
-    /// As C strings; made anew for each generation.
-    pub metadata: rw_pairs,
+    /// As C strings, a list for each time it changed, the newest last. Programs may hold any of
+    /// them until they detach: none is dropped or moved before.
+    #[allow(clippy::vec_box, reason = "the lists' addresses are with the program")]
+    metadata: Vec<Box<rw_pairs>>,
     /// Who took its place back, once it was told.
     pub detached_by: Option<DetachedBy>,
     in_hand: bool,
@@ -38,7 +41,7 @@ impl rw_reader {
         act: impl FnOnce(&mut Reading) -> Result<rw_code, Fault>,
     ) -> c_int {
         // SAFETY: NULL or live, as the caller promises.
-        let handle = unsafe { reader.as_ref() }.map(|reader| &reader.0);
+        let handle = unsafe { live(reader) }.map(|reader| &reader.0);
         // SAFETY: one thread at a time, as the caller promises.
         unsafe { Handle::enter(handle, act) }
     }
@@ -52,6 +55,24 @@ enum Found {
 }
 
 impl Reading {
+    fn new(reader: Reader, name: CString) -> Self {
+        let metadata = vec![Box::new(rw_pairs::of(reader.metadata()))];
+        Self { reader, name, metadata, detached_by: None, in_hand: false }
+    }
+
+    /// The metadata of the generation it reads.
+    pub fn metadata(&self) -> *const rw_pairs {
+        self.metadata.last().map_or(std::ptr::null(), |list| &raw const **list)
+    }
+
+    /// Makes a new list if the metadata is another than that of the newest list.
+    fn note_metadata(&mut self) {
+        let now = rw_pairs::of(self.reader.metadata());
+        if self.metadata.last().is_none_or(|newest| **newest != now) {
+            self.metadata.push(Box::new(now));
+        }
+    }
+
     /// The next thing; a datagram is passed to `take`, which may leave it (`None`: torn meanwhile,
     /// look again).
     #[inline(always)]
@@ -70,10 +91,7 @@ impl Reading {
                 Item::Demoted(_) => Found::Code(rw_code::RW_DEMOTED),
                 Item::Empty => Found::Code(rw_code::RW_EMPTY),
                 Item::Restarted(restart) => {
-                    // Those of a ring that goes on stay valid.
-                    if !restart.adopted {
-                        self.metadata = rw_pairs::of(self.reader.metadata());
-                    }
+                    self.note_metadata();
                     Found::Restarted(restart.into())
                 }
                 Item::Ended(End::Stream) => Found::Code(rw_code::RW_ENDED),
@@ -131,20 +149,15 @@ pub unsafe extern "C" fn rw_attach(
     reader: *mut *mut rw_reader,
 ) -> c_int {
     border(|| {
-        // SAFETY: NULL or room for a pointer, as the header asks.
+        // SAFETY: header: `reader` is NULL or room for one, which `write` checks.
         unsafe { write(reader, "reader", std::ptr::null_mut()) }?;
-        // SAFETY: NULL or a C string, as the header asks.
+        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
         let name = unsafe { text(name, "name") }?;
-        // SAFETY: NULL or a struct of C strings and numbers, as the header asks.
+        // SAFETY: header, rw_options: NULL or a struct whose label is NULL or a string.
         let options = unsafe { options::read(options) }?;
         let attached = options.attach(name)?;
-        let reading = Reading {
-            metadata: rw_pairs::of(attached.metadata()),
-            name: CString::new(name).expect("it came as a C string"),
-            reader: attached,
-            detached_by: None,
-            in_hand: false,
-        };
+        let name = CString::new(name).expect("it came as a C string");
+        let reading = Reading::new(attached, name);
         let handle = Box::into_raw(Box::new(rw_reader(Handle::new(reading))));
         // SAFETY: checked and written above.
         unsafe { write(reader, "reader", handle) }?;
@@ -156,39 +169,38 @@ pub unsafe extern "C" fn rw_attach(
 /// RW_BUSY: another call is using it, and nothing was done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_detach(reader: *mut rw_reader) -> c_int {
-    // SAFETY: NULL or from rw_attach, as the header asks.
+    // SAFETY: header, rw_detach: NULL, or from rw_attach() and not used again.
     unsafe { Handle::discard(reader, |reader| &reader.0) }
 }
 
-/// Finds the next thing. Never blocks (but for attaching to a restarted broker), and makes no
-/// system call while datagrams come. A datagram still in hand is released first; if it turns out to
+/// Finds the next thing. Never blocks, and makes no system call while datagrams come. When
+/// the broker was restarted, each call moves attaching to it on. A datagram still in hand is released first; if it turns out to
 /// be torn, the gap that begins with it comes now.
 ///
 /// RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads.
 /// Call rw_release() when done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP:
 /// *gap says what is lost. RW_EMPTY, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched.
-/// Errors: RW_INVALID, RW_BUSY; RW_CORRUPT, and those of rw_attach() if attaching to a restarted
-/// broker fails for a reason that will not pass.
+/// Errors: RW_INVALID, RW_BUSY, RW_FORKED; RW_CORRUPT, and those of rw_attach() if attaching to a
+/// restarted broker fails for a reason that will not pass.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_next(
     reader: *mut rw_reader,
     datagram: *mut rw_datagram,
     gap: *mut rw_gap,
 ) -> c_int {
-    // SAFETY: as the header asks.
     let act = |reading: &mut Reading| {
         have_room(datagram, gap)?;
         let found = reading.next(|found| {
             let shown = rw_datagram::of(found, found.as_ptr());
-            // SAFETY: checked above; room, as the header asks.
+            // SAFETY: header: `datagram` is NULL or room for one, which `write` checks.
             unsafe { write(datagram, "datagram", shown) }?;
             Ok(Some(rw_code::RW_DATAGRAM))
         })?;
         reading.in_hand = matches!(found, Found::Code(rw_code::RW_DATAGRAM));
-        // SAFETY: checked above; room, as the header asks.
+        // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
         unsafe { hand_out(found, gap) }
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
 }
 
@@ -204,7 +216,7 @@ pub unsafe extern "C" fn rw_release(reader: *mut rw_reader) -> c_int {
         }
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
 }
 
@@ -231,9 +243,9 @@ pub unsafe extern "C" fn rw_read(
         let found = reading.next(|found| {
             let room = match found.len().min(size) {
                 0 => &mut [],
-                // SAFETY: within the caller's buffer, which is not NULL as size is not 0, and
-                // nobody else's during this call, as the header asks; no longer than a datagram, so
-                // below isize::MAX.
+                // SAFETY: header, rw_read: `buffer` has `size` bytes, which only this call uses while
+                // it runs; it is not NULL, as size is not 0, and n is at most size, and no more
+                // than a datagram, so below isize::MAX.
                 n => unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), n) },
             };
             let (code, data) = match found.copy_to(room) {
@@ -242,7 +254,7 @@ pub unsafe extern "C" fn rw_read(
                 Err(CopyError::Torn(_)) => return Ok(None),
             };
             let shown = rw_datagram::of(found, data);
-            // SAFETY: checked above; room, as the header asks.
+            // SAFETY: header: `datagram` is NULL or room for one, which `write` checks.
             unsafe { write(datagram, "datagram", shown) }?;
             Ok(Some(code))
         })?;
@@ -254,10 +266,10 @@ pub unsafe extern "C" fn rw_read(
             // Copied and found whole: nothing can tear it now.
             let _whole = reading.reader.settle();
         }
-        // SAFETY: checked above; room, as the header asks.
+        // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
         unsafe { hand_out(found, gap) }
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
 }
 
@@ -285,7 +297,7 @@ pub unsafe extern "C" fn rw_wait(reader: *mut rw_reader, timeout_ms: c_int) -> c
             Waited::Interrupted => rw_code::RW_INTERRUPTED,
         })
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
 }
 
@@ -297,10 +309,10 @@ pub unsafe extern "C" fn rw_wait(reader: *mut rw_reader, timeout_ms: c_int) -> c
 pub unsafe extern "C" fn rw_fd(reader: *mut rw_reader) -> c_int {
     let mut fd = 0;
     let act = |reading: &mut Reading| {
-        fd = reading.reader.fd()?.as_raw_fd();
+        fd = reading.reader.as_fd().as_raw_fd();
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     match unsafe { rw_reader::enter(reader, act) } {
         0 => fd,
         error => error,
@@ -316,6 +328,65 @@ pub unsafe extern "C" fn rw_arm(reader: *mut rw_reader) -> c_int {
     let act = |reading: &mut Reading| {
         Ok(if reading.reader.arm()? { rw_code::RW_OK } else { rw_code::RW_READY })
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
     unsafe { rw_reader::enter(reader, act) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pairs::{rw_pairs_count, rw_pairs_find};
+    use crate::properties::rw_reader_metadata;
+    use ringweir_testing::Stream;
+    use std::ffi::CStr;
+
+    /// A list of metadata that a program holds stays as it is when the broker comes back with a
+    /// fresh ring, before rw_next() returns RW_RESTARTED and after. Control: the newest list is
+    /// another one. (Under AddressSanitizer and valgrind reading a dropped list is found besides.)
+    #[test]
+    fn metadata_stays_until_detach() {
+        let stream = Stream::with_metadata("pairs", &[("life", "1")]);
+        let mut reader = std::ptr::null_mut();
+        // SAFETY: a C string, no options, and room for a pointer.
+        assert_eq!(unsafe { rw_attach(c"pairs".as_ptr(), std::ptr::null(), &raw mut reader) }, 0);
+        // SAFETY: a live reader.
+        let list = || unsafe { rw_reader_metadata(reader) };
+        let life = |list| {
+            // SAFETY: a list of the reader, which is not detached, and a C string.
+            let found = unsafe { rw_pairs_find(list, c"life".as_ptr()) };
+            // SAFETY: the value of a pair of such a list.
+            unsafe { CStr::from_ptr(found) }
+        };
+        let first = list();
+        for generation in 2..5u64 {
+            let held = list();
+            let before = life(held).to_owned();
+            let value = generation.to_string();
+            stream.restart(&[("life", &value)]);
+            let began = std::time::Instant::now();
+            let mut datagram = std::mem::MaybeUninit::<rw_datagram>::uninit();
+            let mut gap = rw_gap::default();
+            loop {
+                // SAFETY: a live reader, and room for either struct.
+                match unsafe { rw_next(reader, datagram.as_mut_ptr(), &raw mut gap) } {
+                    code if code == rw_code::RW_RESTARTED as c_int => break,
+                    code => assert_eq!(code, rw_code::RW_EMPTY as c_int),
+                }
+                assert!(began.elapsed() < Duration::from_secs(60), "never attached again");
+                // SAFETY: a live reader.
+                unsafe { rw_wait(reader, 100) };
+            }
+            assert_ne!(list(), held, "the old list was overwritten");
+            assert_eq!(life(held), &*before);
+            assert_eq!(life(list()).to_str(), Ok(&*value));
+        }
+        assert_eq!(life(first), c"1");
+        // A pointer that this library cannot have handed out is refused.
+        // SAFETY: neither is looked at: misaligned.
+        assert_eq!(unsafe { rw_pairs_count(first.byte_add(1)) }, 0);
+        // SAFETY: as above.
+        assert_eq!(unsafe { rw_wait(reader.byte_add(1), 0) }, rw_code::RW_INVALID as c_int);
+        // SAFETY: a live reader, not used again.
+        assert_eq!(unsafe { rw_detach(reader) }, 0);
+    }
 }

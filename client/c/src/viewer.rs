@@ -1,6 +1,6 @@
 //! A stream's statistics as C sees them: figures by number or by name, from one snapshot at a time.
 
-use crate::border::Handle;
+use crate::border::{Handle, live};
 use crate::{Fault, border, rw_code, text, write};
 use ringweir::view::Viewer;
 use ringweir::view::stats::{Kind, PumpCounter, ReaderFact, Snapshot, StreamFact};
@@ -155,7 +155,7 @@ unsafe fn enter(
     act: impl FnOnce(&mut Watching) -> Result<rw_code, Fault>,
 ) -> c_int {
     // SAFETY: NULL or live, as the caller promises.
-    let handle = unsafe { watch.as_ref() }.map(|watch| &watch.0);
+    let handle = unsafe { live(watch) }.map(|watch| &watch.0);
     // SAFETY: one thread at a time, as the caller promises.
     unsafe { Handle::enter(handle, act) }
 }
@@ -165,9 +165,9 @@ unsafe fn enter(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_attach(name: *const c_char, watch: *mut *mut rw_watch) -> c_int {
     border(|| {
-        // SAFETY: NULL or room for a pointer, as the header asks.
+        // SAFETY: header: `watch` is NULL or room for one, which `write` checks.
         unsafe { write(watch, "watch", std::ptr::null_mut()) }?;
-        // SAFETY: NULL or a C string, as the header asks.
+        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
         let watching = Watching::new(Viewer::attach(unsafe { text(name, "name") }?)?);
         let handle = Box::into_raw(Box::new(rw_watch(Handle::new(watching))));
         // SAFETY: checked and written above.
@@ -180,7 +180,7 @@ pub unsafe extern "C" fn rw_watch_attach(name: *const c_char, watch: *mut *mut r
 /// it, nothing was done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_detach(watch: *mut rw_watch) -> c_int {
-    // SAFETY: NULL or from rw_watch_attach, as the header asks.
+    // SAFETY: header, rw_watch_detach: NULL, or from rw_watch_attach() and not used again.
     unsafe { Handle::discard(watch, |watch| &watch.0) }
 }
 
@@ -196,7 +196,7 @@ pub unsafe extern "C" fn rw_watch_refresh(watch: *mut rw_watch) -> c_int {
         watching.snapshot = Some(snapshot);
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
     unsafe { enter(watch, act) }
 }
 
@@ -209,7 +209,7 @@ pub unsafe extern "C" fn rw_watch_hung_up(watch: *mut rw_watch) -> c_int {
         gone = watching.watch.hung_up();
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
     match unsafe { enter(watch, act) } {
         0 => gone.into(),
         error => error,
@@ -224,7 +224,7 @@ pub unsafe extern "C" fn rw_watch_readers(watch: *mut rw_watch) -> c_int {
         count = c_int::try_from(watching.snapshot()?.readers.len()).unwrap_or(c_int::MAX);
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
     match unsafe { enter(watch, act) } {
         0 => count,
         error => error,
@@ -243,11 +243,11 @@ pub unsafe extern "C" fn rw_watch_figure(
 ) -> c_int {
     let act = |watching: &mut Watching| {
         let Some(found) = watching.figure(reader, i)? else { return Ok(rw_code::RW_EMPTY) };
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header: `figure` is NULL or room for one, which `write` checks.
         unsafe { write(figure, "figure", found) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
     unsafe { enter(watch, act) }
 }
 
@@ -261,18 +261,18 @@ pub unsafe extern "C" fn rw_watch_get(
     value: *mut c_ulonglong,
 ) -> c_int {
     let act = |watching: &mut Watching| {
-        // SAFETY: NULL or a C string, as the header asks.
+        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
         let name = unsafe { text(name, "name") }?;
         let found = watching
             .place(reader, name)
             .and_then(|i| watching.figure(reader, i).transpose())
             .transpose()?;
         let found = found.ok_or_else(|| Fault::invalid(format!("no figure is called {name:?}")))?;
-        // SAFETY: NULL or room, as the header asks.
+        // SAFETY: header: `value` is NULL or room for one, which `write` checks.
         unsafe { write(value, "value", found.value) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
     unsafe { enter(watch, act) }
 }
 
@@ -292,7 +292,7 @@ pub unsafe extern "C" fn rw_watch_text(watch: *mut rw_watch, which: c_int) -> *c
         };
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
     unsafe { enter(watch, act) };
     found
 }
@@ -309,7 +309,7 @@ pub unsafe extern "C" fn rw_watch_label(watch: *mut rw_watch, reader: c_int) -> 
             .map_or(null(), |t| t.as_ptr());
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: as the header asks.
+    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
     unsafe { enter(watch, act) };
     found
 }

@@ -1,23 +1,26 @@
 //! What ties a reader to its broker, and tying it to the next one when that broker dies.
 //!
-//! Contract: what comes with the answer is checked before it is used. Attempts to attach again are
-//! never closer than [`Retry::LEAST`]; a reason that may pass within seconds is borne
-//! [`Retry::REFUSED_MOST`] times, any other ends the reader.
+//! Contract: what comes with the answer is checked before it is used. Attaching again never waits:
+//! [`Attempt`] is a request in flight, whose socket is in the reader's poll set. Attempts are never
+//! closer than [`Retry::LEAST`]; a refusal that may pass within
+//! seconds is accepted [`Retry::REFUSED_MOST`] times, any other ends the reader.
 
 use super::wait::watch;
 use super::{End, Item, Options, Reader, Restart};
-use crate::connect::Connection;
+use crate::connect::{Connection, Waits};
 use crate::{Error, Reason};
 use ringweir_proto::control::{AttachRequest, Attached, Mode, Reply, Request};
-use ringweir_proto::os::OsError;
 use ringweir_proto::os::object::{self, AttachedRing};
 use ringweir_proto::os::page::ReaderPage;
+use ringweir_proto::os::socket;
 use ringweir_proto::ring::{RingMemory, RingReader, Start, gate};
+use rustix::event::epoll;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// What ties a reader to its broker.
 pub(super) struct Link {
+    /// Dropped first: it knows where the page is mapped (`crate::fork`).
     pub connection: Connection,
     pub page: ReaderPage,
     pub wake: OwnedFd,
@@ -28,19 +31,27 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Gets a place from the broker; also the ring it serves.
-    fn ask(name: &str, options: &Options, mode: Mode) -> Result<(Self, OwnedFd), Error> {
-        let connection = Connection::open(name)?;
-        let request = AttachRequest { label: options.label.clone(), mode, parks: options.parks };
-        let (reply, fds) = connection.ask(&Request::Attach(request), 4)?;
-        let Reply::Attached(Attached { block_offset, generation, .. }) = reply else {
-            return Err(connection.unexpected(&reply));
+    /// What is asked of the broker.
+    fn request(options: &Options, mode: Mode) -> Request {
+        Request::Attach(AttachRequest { label: options.label.clone(), mode, parks: options.parks })
+    }
+
+    /// What came with the answer, checked; also the ring it serves.
+    fn of(
+        connection: Connection,
+        reply: &Reply,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Self, OwnedFd), Error> {
+        let Reply::Attached(Attached { block_offset, generation, .. }) = *reply else {
+            return Err(connection.unexpected(reply));
         };
         let [ring, page, wake, sleep_request] =
-            <[OwnedFd; 4]>::try_from(fds).expect("ask checked their number");
+            <[OwnedFd; 4]>::try_from(fds).expect("the answer's fds were counted");
         let page = ReaderPage::attach(&page, block_offset)?;
-        let stat = rustix::fs::fstat(&ring).map_err(OsError::at("fstat ring"))?;
+        let stat = rustix::fs::fstat(&ring).map_err(|e| Error::system("fstat ring", e))?;
         let which = (stat.st_dev, stat.st_ino);
+        // From here on the connection is dropped before the page: see the order of the fields.
+        connection.fd.guard(&page);
         Ok((Self { connection, page, wake, sleep_request, generation, ring: which }, ring))
     }
 
@@ -50,7 +61,9 @@ impl Link {
         start: Start,
     ) -> Result<(Self, RingReader, AttachedRing), Error> {
         let mode = if options.lossless { Mode::Lossless { start } } else { Mode::Lossy };
-        let (link, ring) = Self::ask(name, options, mode)?;
+        let connection = Connection::open(name, Waits::Yes)?;
+        let (reply, fds) = connection.ask(&Self::request(options, mode), FDS)?;
+        let (link, ring) = Self::of(connection, &reply, fds)?;
         let seen =
             object::attach(&ring, options.prefault).map_err(|e| Error::unreadable(name, e))?;
         let start = if options.lossless {
@@ -87,7 +100,32 @@ impl Link {
 /// A pump that is at work looks a thousand times a second or is kicked.
 const GRANT_WITHIN: Duration = Duration::from_secs(10);
 
-/// Waiting longer and longer between attempts to attach again.
+/// Ring, reader page, wake events and sleep request.
+const FDS: usize = 4;
+
+/// An attempt to attach to the next broker that has been sent and not answered yet.
+pub(super) struct Attempt {
+    pub connection: Connection,
+    deadline: Instant,
+    /// Whether it is in the set of `Reader::poll_fd`.
+    pub polled: bool,
+}
+
+impl Attempt {
+    /// Sends it. Does not wait.
+    fn start(name: &str, options: &Options, mode: Mode) -> Result<Self, Error> {
+        let connection = Connection::open(name, Waits::No)?;
+        connection.send(&Link::request(options, mode));
+        Ok(Self { connection, deadline: Instant::now() + socket::ANSWER, polled: false })
+    }
+
+    /// How long the broker still has.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Longer and longer pauses between attempts to attach again.
 #[derive(Default)]
 pub(super) struct Retry {
     not_before: Option<Instant>,
@@ -116,10 +154,8 @@ impl Reader {
         if !self.options.reattach {
             return Ok(Item::Ended(End::BrokerGone));
         }
-        if !self.retry.remaining().is_zero() {
-            return Ok(Item::Empty);
-        }
-        match Link::ask(&self.name, &self.options, self.mode()) {
+        let Some(outcome) = self.attempt() else { return Ok(Item::Empty) };
+        match outcome {
             Ok((link, _same)) if link.ring == self.link.ring => {
                 self.tie(link)?;
                 Ok(Item::Empty)
@@ -165,6 +201,27 @@ impl Reader {
         }
     }
 
+    /// Moves attaching to the next broker on by what can be done without waiting: sends the request
+    /// when it is due, or takes the answer when it has come. `None`: later.
+    fn attempt(&mut self) -> Option<Result<(Link, OwnedFd), Error>> {
+        let attempt = match self.attempt.take() {
+            Some(attempt) => attempt,
+            None if !self.retry.remaining().is_zero() => return None,
+            None => match Attempt::start(&self.name, &self.options, self.mode()) {
+                Ok(attempt) => attempt,
+                Err(e) => return Some(Err(e)),
+            },
+        };
+        match attempt.connection.answer(FDS) {
+            Ok((reply, fds)) => Some(Link::of(attempt.connection, &reply, fds)),
+            Err(Error::NoAnswer { .. }) if !attempt.remaining().is_zero() => {
+                self.attempt = Some(attempt);
+                None
+            }
+            Err(e) => Some(Err(e)),
+        }
+    }
+
     /// How it asks the next broker: as it stands, unless the last one was not waiting for it any
     /// more.
     fn mode(&self) -> Mode {
@@ -183,18 +240,21 @@ impl Reader {
         self.broker_gone = false;
         self.retry = Retry::default();
         self.retry_timer = None;
-        // Whoever polls keeps the same fd: it only watches other ones now.
-        self.poll_fd.as_ref().map_or(Ok(()), |poll_fd| watch(poll_fd, &self.link))
+        // Programs that poll keep the same fd: it only watches other ones now. The connection may
+        // be in the set already.
+        let _not_in = epoll::delete(&self.poll_fd, &self.link.connection.fd);
+        watch(&self.poll_fd, &self.link)
     }
 
     /// The same for a reader that has still to read, so long as its own ring is the one that is
     /// served: another one, and whatever else there is to say, waits until everything is read.
     #[cold]
     pub(super) fn attach_meanwhile(&mut self) {
-        if !self.broker_gone || !self.options.reattach || !self.retry.remaining().is_zero() {
+        if !self.broker_gone || !self.options.reattach {
             return;
         }
-        match Link::ask(&self.name, &self.options, self.mode()) {
+        let Some(outcome) = self.attempt() else { return };
+        match outcome {
             // One that cannot be watched says so when it is waited for.
             Ok((link, _same)) if link.ring == self.link.ring => drop(self.tie(link)),
             _ => self.retry.failed(),

@@ -14,14 +14,18 @@ pub use options::Options;
 pub use wait::Waited;
 
 use crate::{Datagram, Error};
-use link::{Link, Retry};
+use link::{Attempt, Link, Retry};
 use ringweir_proto::layout::{DetachedBy, Geometry, Identity};
 use ringweir_proto::ring::{Account, Cause, Demoted, Gap, Restarted, RingReader, Step, Torn, gate};
 use ringweir_proto::sync::Ordering;
 use std::os::fd::OwnedFd;
 
 /// What [`Reader::next`] found.
+///
+/// A match on it is exhaustive on purpose: a program that passed over a new kind without knowing
+/// would lose count. A new kind is a new major version.
 #[derive(Debug)]
+#[must_use]
 pub enum Item<'r> {
     /// The next datagram.
     Datagram(Datagram<'r>),
@@ -65,6 +69,7 @@ impl From<Restarted> for Restart {
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
 pub enum End {
     /// The broker ended it: its source was exhausted, or it was told to stop.
     Stream,
@@ -93,17 +98,20 @@ pub struct Reader {
     broker_gone: bool,
     empties: u32,
     retry: Retry,
-    poll_fd: Option<OwnedFd>,
+    /// A request to the next broker that is not answered yet.
+    attempt: Option<Attempt>,
+    poll_fd: OwnedFd,
     /// In the set of `poll_fd` while the broker is gone: fires when attaching again is due.
     retry_timer: Option<OwnedFd>,
 }
 
 impl Reader {
-    /// Releases the datagram read last and finds the next thing. Never blocks, but for attaching to
-    /// a restarted broker.
+    /// Releases the datagram read last and finds the next thing. Never blocks: attaching to a
+    /// restarted broker is moved on by each call.
     ///
     /// # Errors
-    /// Only if the ring is damaged, or attaching again fails for a reason that will not pass.
+    /// If the ring is damaged, if attaching again fails for a reason that will not pass, and
+    /// [`Error::Forked`] in a child of the process that attached.
     #[allow(
         clippy::should_implement_trait,
         reason = "lends the datagram, which an iterator cannot"
@@ -185,6 +193,8 @@ impl Reader {
     /// would stay for ever.
     #[cold]
     fn detached(&mut self, by: u64) -> Result<Item<'static>, Error> {
+        // A child of the process that attached finds its private page here: `crate::fork`.
+        self.link.connection.same_process()?;
         if let Some(gap) = self.release()? {
             return Ok(Item::Gap(gap));
         }
@@ -239,8 +249,9 @@ impl Reader {
     /// up to date before a pause. `Some`: it was torn.
     ///
     /// # Errors
-    /// Only if the ring is damaged.
+    /// If the ring is damaged, and [`Error::Forked`].
     pub fn release(&mut self) -> Result<Option<Gap>, Error> {
+        self.link.connection.same_process()?;
         let gap = self.ring.release()?;
         self.report();
         Ok(gap)

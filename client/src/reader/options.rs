@@ -1,13 +1,14 @@
 //! How to attach.
 
-use super::Reader;
 use super::link::{Link, Retry};
+use super::{Reader, wait};
 use crate::Error;
 use ringweir_proto::ring::{Resume, Start};
 use std::time::Duration;
 
 /// How to attach.
 #[derive(Clone, Debug)]
+#[must_use = "nothing happens before Options::attach"]
 pub struct Options {
     pub(super) label: String,
     pub(super) start: Start,
@@ -93,6 +94,7 @@ impl Options {
     /// answers, not allowed, no place left, another release.
     pub fn attach(&self, name: &str) -> Result<Reader, Error> {
         let (link, ring, seen) = Link::open(name, self, self.start)?;
+        let poll_fd = wait::poll_set(&link)?;
         let mut reader = Reader {
             name: name.into(),
             options: self.clone(),
@@ -106,7 +108,8 @@ impl Options {
             broker_gone: false,
             empties: 0,
             retry: Retry::default(),
-            poll_fd: None,
+            attempt: None,
+            poll_fd,
             retry_timer: None,
         };
         reader.report();

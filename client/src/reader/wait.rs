@@ -10,12 +10,12 @@ use crate::Error;
 use ringweir_proto::os::event;
 use ringweir_proto::ring::gate;
 use ringweir_proto::sync::Ordering;
-use rustix::event::epoll;
-use rustix::thread::NanosleepRelativeResult;
+use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How [`Reader::wait`] ended.
+/// How [`Reader::wait`] ended. Reading on is right in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
     /// There may be something to read, or its broker has hung up: call [`Reader::next`].
@@ -36,23 +36,12 @@ impl Reader {
     /// # Errors
     /// If the kernel refuses to wait.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited, Error> {
+        self.link.connection.same_process()?;
         let began = Instant::now();
         let over = |limit: Duration| began.elapsed() >= limit;
         let limit = timeout.unwrap_or(Duration::MAX);
         if self.broker_gone {
-            // The next broker may publish before this reader is attached to it.
-            while !self.has_news() && !self.retry.remaining().is_zero() {
-                let left = limit.saturating_sub(began.elapsed());
-                if left.is_zero() {
-                    return Ok(Waited::TimedOut);
-                }
-                // Not std's sleep: a signal must end it.
-                let pause = event::timespec(self.retry.remaining().min(left).min(Retry::LEAST));
-                if let NanosleepRelativeResult::Interrupted(_) = rustix::thread::nanosleep(&pause) {
-                    return Ok(Waited::Interrupted);
-                }
-            }
-            return Ok(Waited::Woken);
+            return self.wait_for_broker(began, limit);
         }
         let spin = if self.options.parks { self.options.spin.min(limit) } else { limit };
         let mut rounds = 0u32;
@@ -77,6 +66,39 @@ impl Reader {
             }
         }
         Ok(Waited::Woken)
+    }
+
+    /// Waits while the broker is gone: for datagrams that are still to be read, for the next broker's
+    /// answer, or until asking it is due.
+    fn wait_for_broker(&self, began: Instant, limit: Duration) -> Result<Waited, Error> {
+        // The next broker may publish before this reader is attached to it: look now and then.
+        while !self.has_news() {
+            let due = self.due_in();
+            if due.is_zero() {
+                break;
+            }
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Ok(Waited::TimedOut);
+            }
+            let pause = event::timespec(due.min(left).min(Retry::LEAST));
+            let mut answer =
+                self.attempt.as_ref().map(|a| PollFd::new(&a.connection.fd, PollFlags::IN));
+            // Not the standard library's sleep: a signal must end it.
+            match poll(answer.as_mut_slice(), Some(&pause)) {
+                Ok(0) => {}
+                Ok(_) => break,
+                Err(Errno::INTR) => return Ok(Waited::Interrupted),
+                Err(e) => return Err(Error::system("poll for the broker's answer", e)),
+            }
+        }
+        Ok(Waited::Woken)
+    }
+
+    /// When there is something to do about attaching again, unless an answer comes before: the
+    /// attempt in flight has failed, or the next one may be sent.
+    fn due_in(&self) -> Duration {
+        self.attempt.as_ref().map_or_else(|| self.retry.remaining(), |a| a.remaining())
     }
 
     /// Whether [`Reader::next`] would find more than nothing.
@@ -113,7 +135,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Says that this reader is about to sleep on [`Reader::fd`]. True: sleep, and a wake-up will
+    /// Says that this reader is about to sleep on its fd (`AsFd`). True: sleep, and a wake-up will
     /// come; false: there may be something to read already: call [`Reader::next`]. Call it each
     /// time before polling; calling it twice does no harm. While the broker is gone the fd becomes
     /// readable when attaching again is due.
@@ -121,6 +143,7 @@ impl Reader {
     /// # Errors
     /// If the sleep request cannot be rung, or the process is out of fds.
     pub fn arm(&mut self) -> Result<bool, Error> {
+        self.link.connection.same_process()?;
         self.take_wake(event::Ready { first: true, second: self.link.connection.hung_up() })?;
         if self.has_news() {
             return Ok(false);
@@ -138,42 +161,49 @@ impl Reader {
         Ok(true)
     }
 
-    /// Has [`Reader::fd`] wait for the next attempt to attach, instead of a socket that hung up and
-    /// stays readable.
+    /// Has the reader's fd wait for the next attempt to attach or its answer, instead of a socket
+    /// that hung up and stays readable.
     fn arm_retry(&mut self) -> Result<bool, Error> {
-        let left = self.retry.remaining();
-        let Some(poll_fd) = &self.poll_fd else { return Ok(false) };
+        let left = self.due_in();
         if left.is_zero() || !self.options.reattach {
             return Ok(false);
         }
+        let polled = |fd: BorrowedFd<'_>| {
+            epoll::add(&self.poll_fd, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+                .map_err(|e| Error::system("epoll_ctl", e))
+        };
         if self.retry_timer.is_none() {
             // It may have been taken out before.
-            let _not_in = epoll::delete(poll_fd, &self.link.connection.fd);
+            let _not_in = epoll::delete(&self.poll_fd, &self.link.connection.fd);
             let timer = event::timer().map_err(|e| Error::system("timerfd_create", e))?;
-            epoll::add(poll_fd, &timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
-                .map_err(|e| Error::system("epoll_ctl", e))?;
+            polled(timer.as_fd())?;
             self.retry_timer = Some(timer);
+        }
+        if let Some(attempt) = self.attempt.as_mut().filter(|a| !a.polled) {
+            polled(attempt.connection.fd.as_fd())?;
+            attempt.polled = true;
         }
         let timer = self.retry_timer.as_ref().expect("just made");
         event::fire_in(timer, left).map_err(|e| Error::system("timerfd_settime", e))?;
         Ok(true)
     }
+}
 
-    /// An fd that becomes readable when an armed reader ([`Reader::arm`]) has something to read or
-    /// its broker is gone: for poll, select or epoll. It stays the same across restarts of the
-    /// broker; never read from it.
-    ///
-    /// # Errors
-    /// If the process is out of fds.
-    pub fn fd(&mut self) -> Result<BorrowedFd<'_>, Error> {
-        if self.poll_fd.is_none() {
-            let fd = epoll::create(epoll::CreateFlags::CLOEXEC)
-                .map_err(|e| Error::system("epoll_create", e))?;
-            watch(&fd, &self.link)?;
-            self.poll_fd = Some(fd);
-        }
-        Ok(self.poll_fd.as_ref().expect("just made").as_fd())
+/// Becomes readable when an armed reader ([`Reader::arm`]) has something to read or its broker is
+/// gone: for poll, select, epoll or an event loop. It stays the same across restarts of the broker;
+/// never read from it.
+impl AsFd for Reader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll_fd.as_fd()
     }
+}
+
+/// An fd that watches what may wake the reader tied by `link`.
+pub(super) fn poll_set(link: &Link) -> Result<OwnedFd, Error> {
+    let fd =
+        epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| Error::system("epoll_create", e))?;
+    watch(&fd, link)?;
+    Ok(fd)
 }
 
 /// Has `poll_fd` look at what may wake the reader tied by `link`.

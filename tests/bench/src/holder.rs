@@ -30,12 +30,7 @@ pub fn hold(job: &Job) -> anyhow::Result<Report> {
     }
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for (n, reader) in readers.iter_mut().enumerate() {
-        epoll::add(
-            &poll,
-            reader.fd()?,
-            epoll::EventData::new_u64(n as u64),
-            epoll::EventFlags::IN,
-        )?;
+        epoll::add(&poll, &*reader, epoll::EventData::new_u64(n as u64), epoll::EventFlags::IN)?;
     }
     let mut piece = Piece::default();
     let mut drained = 0;
