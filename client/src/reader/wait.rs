@@ -12,7 +12,7 @@ use ringweir_proto::ring::gate;
 use ringweir_proto::sync::Ordering;
 use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// How [`Reader::wait`] ended. Reading on is right in any case.
@@ -195,6 +195,13 @@ impl Reader {
 impl AsFd for Reader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poll_fd.as_fd()
+    }
+}
+
+/// The same fd, for event loops that ask for its number.
+impl AsRawFd for Reader {
+    fn as_raw_fd(&self) -> RawFd {
+        self.poll_fd.as_raw_fd()
     }
 }
 
