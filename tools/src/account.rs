@@ -1,8 +1,7 @@
-//! The books of a tool that reads a stream: what was delivered and lost, whether the datagrams'
-//! numbers prove it, and how it is told.
+//! The account of a tool that reads a stream: what was delivered and lost, and the messages about
+//! it.
 //!
-//! Contract: counted here and not by the library, so that the two can be compared. What is told
-//! goes to stderr, never into the output, and not faster than anybody can read.
+//! Contract: counted here and not by the library, so that the two can be compared.
 
 use crate::messages::Messages;
 use crate::proof::Proof;
@@ -13,8 +12,7 @@ use ringweir_cli::quantity::{Bytes, Span};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Exit status of a reader that `ringctl detach` sent away: what has come is right, and there is
-/// more.
+/// Exit status of a reader that `ringctl detach` detached: what arrived is right, but incomplete.
 pub const DETACHED: u8 = 3;
 
 /// The account of one reading end over all generations.
@@ -27,12 +25,12 @@ pub(crate) struct ReaderAccount {
 }
 
 impl ReaderAccount {
-    /// Begins where `reader` stands; `who` is said in front of every word, `verify` has the numbers
-    /// in the datagrams checked.
+    /// Starts at the position of `reader`. `who` begins every message; `verify` checks the numbers in
+    /// the datagrams.
     pub(crate) fn new(who: String, quiet: bool, verify: bool, reader: &Reader) -> Self {
         Self {
             messages: Messages::new(who, quiet),
-            window: SeqWindow::beginning(reader.account().start),
+            window: SeqWindow::starting_at(reader.account().start),
             earlier: SeqWindow::default(),
             proof: verify.then(Proof::new),
         }
@@ -60,32 +58,30 @@ impl ReaderAccount {
             Cause::SourceGone => self.window.gone += 1,
         }
         if let Some(proof) = &mut self.proof {
-            proof.told(gap);
+            proof.reported(gap);
         }
         self.messages.print_limited(|| gap_words(gap));
     }
 
-    /// The broker was restarted: the account goes on, or begins anew with a fresh ring.
+    /// The broker was restarted: the account continues, or starts again with a fresh ring.
     pub(crate) fn restarted(&mut self, restart: Restart) {
         self.messages.print_limited(|| restart_words(&restart));
         if restart.adopted {
             self.window.upstream += restart.lost;
         } else {
             self.earlier = self.all();
-            self.window = SeqWindow::beginning(restart.first);
+            self.window = SeqWindow::starting_at(restart.first);
         }
         if let Some(proof) = &mut self.proof {
             proof.restarted();
         }
     }
 
-    /// It was lossless, and is not any more.
+    /// It was lossless and is not any more.
     pub(crate) fn demoted(&mut self, demoted: Demoted) {
         let held = Span(Duration::from_nanos(demoted.held_ns));
         self.messages.print_limited(|| {
-            format!(
-                "the stream does not wait for this reader any more, which held it back for {held}"
-            )
+            format!("demoted: the stream waited {held} for this reader and does not wait any more")
         });
     }
 
@@ -109,16 +105,16 @@ impl ReaderAccount {
         all.lost + all.upstream > 0
     }
 
-    /// The last word, said if it is `wanted` or something was lost, with `more` behind it; whether
-    /// everything adds up.
+    /// Prints the summary if it is `wanted` or something was lost, with `more` behind it; whether the
+    /// account adds up.
     pub(crate) fn conclude(
         &mut self,
         reader: &mut Reader,
         wanted: bool,
         more: &str,
     ) -> anyhow::Result<bool> {
-        // Nothing is held that is not counted, so this cannot find a gap; it brings the library's
-        // books up to date.
+        // Every datagram held is counted, so this cannot find a gap; it updates the library's
+        // account.
         if let Some(gap) = reader.release()? {
             self.gap(&gap);
         }
@@ -154,7 +150,7 @@ impl ReaderAccount {
         }
         if !agrees {
             self.messages.print(format_args!(
-                "the account does not add up, which is a bug: counted {:?}, told {:?}, at seq {}",
+                "the account does not add up, which is a bug: counted {:?}, the library {:?}, at seq {}",
                 self.window,
                 reader.account(),
                 reader.read_cursor()
@@ -168,14 +164,14 @@ impl ReaderAccount {
 fn restart_words(restart: &Restart) -> String {
     let Restart { generation, first, adopted, lost, exact } = *restart;
     let cost = match (adopted, exact) {
-        (false, _) => ", seqs begin anew".into(),
+        (false, _) => ", seqs start again".into(),
         (true, true) => format!(", {lost} datagrams lost by it"),
         (true, false) => format!(", at least {lost} datagrams lost by it"),
     };
     format!("the broker was restarted: generation {generation}, from seq {first}{cost}")
 }
 
-/// A loss with its count, place and cause.
+/// A loss with its count, position and cause.
 fn gap_words(gap: &Gap) -> String {
     let Gap { first, count, .. } = *gap;
     match gap.cause {
@@ -197,8 +193,7 @@ fn gap_words(gap: &Gap) -> String {
         }
         Cause::SourceGone => {
             format!(
-                "the source's device is gone; what follows, from seq {first} on, is from after its \
-                return"
+                "the source's device went away; datagrams from seq {first} on are from after its return"
             )
         }
     }
@@ -213,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_told_with_count_place_and_cause() {
+    fn gaps_are_reported_with_count_position_and_cause() {
         let gap = Gap { first: 100, bytes: Some(64 << 10), ..lapped(4005) };
         assert_eq!(
             gap_words(&gap),

@@ -1,4 +1,6 @@
-//! What several tools take on their command lines.
+//! Option values that several tools share.
+//!
+//! Contract: an error names what is accepted; clap adds the option and the value.
 
 use ringweir::Start;
 use ringweir_cli::quantity::Span;
@@ -17,7 +19,7 @@ impl FromStr for From {
             "latest" | "newest" | "now" => Ok(Self(Start::Latest)),
             seq => match seq.parse() {
                 Ok(seq) => Ok(Self(Start::Seq(seq))),
-                Err(_) => Err("say oldest, latest or the seq of a datagram, such as 1000".into()),
+                Err(_) => Err("use oldest, latest or the seq of a datagram, such as 1000".into()),
             },
         }
     }

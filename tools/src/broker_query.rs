@@ -1,8 +1,9 @@
-//! Reaching brokers without hanging on one that does not answer, and saying what is wrong if none
-//! can be reached.
+//! Broker queries: asks brokers without hanging on one that does not answer, and explains why a
+//! broker cannot be reached.
 //!
-//! Contract: a question is asked on a thread of its own, so a stopped broker costs the asker
-//! [`PATIENCE`] at most; the error then names its process and state.
+//! Contract: every query runs on a thread of its own, so a stopped broker costs the caller at most
+//! [`PATIENCE`]; the error then names its process and state. This module stays with the tools and is
+//! not shared with the broker: it needs the client library, on which the broker must not depend.
 
 use crate::process::Process;
 use anyhow::anyhow;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 /// How long a broker may take for an answer. A healthy one takes less than a millisecond.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// An answer under way.
+/// A query under way.
 #[derive(Debug)]
 pub struct Pending<T> {
     name: String,
@@ -24,16 +25,16 @@ pub struct Pending<T> {
 }
 
 impl<T: Send + 'static> Pending<T> {
-    /// Asks the broker of `name` by way of `question`.
+    /// Runs `question` for the broker of `name`.
     pub fn ask(
         name: &str,
         question: impl FnOnce(&str) -> Result<T, ringweir::Error> + Send + 'static,
     ) -> Self {
-        let (tell, answer) = channel();
+        let (answered, answer) = channel();
         let asked = name.to_owned();
         std::thread::spawn(move || {
-            // Nobody listens any more: nothing to do about it.
-            let _unheard = tell.send(question(&asked));
+            // Fails if the caller has given up, which is fine.
+            let _given_up = answered.send(question(&asked));
         });
         Self { name: name.into(), answer, asked: Instant::now() }
     }
@@ -44,18 +45,18 @@ impl<T: Send + 'static> Pending<T> {
             Ok(answer) => Some(answer.map_err(Into::into)),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => {
-                Some(Err(anyhow!("stream {:?}: asking failed", self.name)))
+                Some(Err(anyhow!("stream {:?}: the query failed", self.name)))
             }
         }
     }
 
-    /// The answer, or why there is none when its time is over.
+    /// The answer; an error if the time is over.
     pub fn wait(self) -> anyhow::Result<T> {
         let left = PATIENCE.saturating_sub(self.asked.elapsed());
         match self.answer.recv_timeout(left) {
             Ok(answer) => Ok(answer?),
             Err(RecvTimeoutError::Disconnected) => {
-                Err(anyhow!("stream {:?}: asking failed", self.name))
+                Err(anyhow!("stream {:?}: the query failed", self.name))
             }
             Err(RecvTimeoutError::Timeout) => Err(silence(&self.name)),
         }
@@ -70,7 +71,7 @@ pub fn silence(name: &str) -> anyhow::Error {
             ringweir::view::streams().into_iter().find(|(n, _)| n == name).map(|(_, path)| path)
         }
     };
-    // The kernel takes the connection even of a stopped process, and knows whose socket it is.
+    // The kernel accepts a connection even for a stopped process, and knows whose socket it is.
     let peer = path.and_then(|p| socket::connect(&p).ok()).and_then(|fd| socket::peer(fd).ok());
     let Some(pid) = peer.map(|p| p.pid) else {
         return anyhow!("stream {name:?}: its broker does not answer; start ringd again");
@@ -78,8 +79,7 @@ pub fn silence(name: &str) -> anyhow::Error {
     match Process::look(pid.into()) {
         Process::Stopped(c) => {
             anyhow!(
-                "stream {name:?}: its broker (pid {pid}) is stopped ({c}); `kill -CONT {pid}` lets \
-                it go on"
+                "stream {name:?}: its broker (pid {pid}) is stopped ({c}); `kill -CONT {pid}` resumes it"
             )
         }
         Process::Gone => {
@@ -93,7 +93,7 @@ pub fn silence(name: &str) -> anyhow::Error {
     }
 }
 
-/// Run directories that are there and cannot be read, in words.
+/// A message for each run directory that exists and cannot be read.
 pub fn unreadable() -> Vec<String> {
     let mut problems = Vec::new();
     let explicit = std::env::var_os(paths::RUN_DIR_ENV).is_some_and(|v| !v.is_empty());
@@ -106,14 +106,15 @@ pub fn unreadable() -> Vec<String> {
                     problems.push(format!("{}={shown} does not exist", paths::RUN_DIR_ENV));
                 }
             }
-            Err(e) => problems
-                .push(format!("cannot read {shown}: {e}; ask its owner, or run as a user who may")),
+            Err(e) => problems.push(format!(
+                "cannot read {shown}: {e}; ask its owner for access, or run as another user"
+            )),
         }
     }
     problems
 }
 
-/// That there is nothing to be seen, where it was looked for, and what to do.
+/// The error if no stream is running: which directories were searched, and what to do.
 pub fn nothing_runs() -> anyhow::Error {
     let dirs: Vec<_> = paths::search_dirs().iter().map(|d| d.display().to_string()).collect();
     let mut text = format!("no stream is running (looked in {})", dirs.join(", "));
@@ -122,11 +123,11 @@ pub fn nothing_runs() -> anyhow::Error {
         text += &problem;
     }
     anyhow!(
-        "{text}\nstart one, for instance: ringd run --name demo --source gen:rate=1MB/s,size=256"
+        "{text}\nstart one, for example: ringd run --name demo --source gen:rate=1MB/s,size=256"
     )
 }
 
-/// Adds what could not be looked at to the error of a name that was not found.
+/// Adds the directories that could not be read to the error of a name that was not found.
 pub fn with_unreadable(error: anyhow::Error) -> anyhow::Error {
     let missing = matches!(error.downcast_ref(), Some(ringweir::Error::StreamNotFound { .. }));
     let problems = if missing { unreadable() } else { Vec::new() };
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_comes_is_handed_on() {
+    fn an_answer_is_returned() {
         assert_eq!(Pending::ask("demo", |name| Ok(name.len())).wait().unwrap(), 4);
     }
 

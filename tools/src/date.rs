@@ -1,4 +1,4 @@
-//! Moments for people, in local time.
+//! Times of day for people, in local time.
 
 /// "12:41:07" for a moment of the last day, else "2026-05-09 12:41:07"; both are ns since 1970.
 pub fn moment(then: u64, now: u64) -> String {

@@ -1,7 +1,7 @@
-//! What the checks look at: files below one root, this process's limits and capabilities, and what
-//! is asked of the machine.
+//! The machine as `ringctl doctor` and `ringctl devices` see it: files below one root, and the
+//! limits and capabilities of this process.
 //!
-//! Contract: reads only; a file that is not there or cannot be read is `None`, never a value.
+//! Contract: only reads. A file that does not exist or cannot be read is `None`, never a value.
 
 use ringweir_proto::layout::Geometry;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub(crate) struct Machine {
     pub ring: u64,
     /// Readers at a time.
     pub readers: u64,
-    /// Whether rings are to be of huge pages.
+    /// Whether the rings will use huge pages.
     pub hugepages: bool,
     /// Effective user.
     pub uid: u32,
@@ -75,7 +75,7 @@ impl Machine {
         names
     }
 
-    /// What /etc/group or /etc/passwd (`file`) calls number `id`, and the rest of its line.
+    /// The name that /etc/group or /etc/passwd (`file`) gives to `id`, and the rest of its line.
     pub fn called(&self, file: &str, id: u32) -> Option<(String, String)> {
         let all = self.text(file)?;
         all.lines().find_map(|line| {
@@ -111,12 +111,12 @@ impl Machine {
         std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file())
     }
 
-    /// In front of what only root may do.
+    /// What to put in front of a command for root.
     pub fn sudo(&self) -> &'static str {
         if self.uid == 0 { "" } else { "sudo " }
     }
 
-    /// The line that writes `value` into the file `path`.
+    /// The command that writes `value` into the file `path`.
     pub fn write_line(&self, value: &str, path: &str) -> String {
         if self.uid == 0 && !path.contains('*') {
             return format!("echo {value} > {path}");

@@ -5,12 +5,12 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-/// Lines about losses or wrong datagrams in a second; more are summed up.
+/// Lines about losses or wrong datagrams per second; more are summed up.
 const LINES_PER_SECOND: u32 = 20;
 
 /// Messages to stderr, not more than anybody can read.
 pub(crate) struct Messages {
-    /// Program and stream.
+    /// Program and stream: the beginning of every message.
     who: String,
     pub(crate) quiet: bool,
     second: Instant,
@@ -24,11 +24,11 @@ impl Messages {
     }
 
     pub(crate) fn print(&self, text: impl std::fmt::Display) {
-        // A stderr that is gone must not end what stdout still gets.
+        // A closed stderr must not end what stdout still gets.
         let _gone = writeln!(io::stderr(), "{}: {text}", self.who);
     }
 
-    /// One of many.
+    /// Prints a message of which there may be many.
     pub(crate) fn print_limited(&mut self, text: impl FnOnce() -> String) {
         if self.quiet {
             return;
@@ -48,7 +48,7 @@ impl Messages {
 
     pub(crate) fn sum_up(&mut self) {
         if std::mem::take(&mut self.withheld) > 0 && !self.quiet {
-            self.print("… and more such lines; the summary counts them");
+            self.print("… more such messages; the summary counts them");
         }
     }
 }

@@ -1,10 +1,12 @@
-//! Standard output of a tool: a reader that goes away ends it quietly; foreign text and JSON
-//! objects as lines of it.
+//! Standard output of a tool.
+//!
+//! Contract: if the reader of the output goes away, the tool ends quietly. Text from other processes
+//! is printed without control characters.
 
 use serde::Serialize;
 use std::io::{self, ErrorKind, Write};
 
-/// Writes `text` at once. False: nobody reads it any more.
+/// Writes `text` at once. False: the reader of the output has gone.
 ///
 /// # Errors
 /// If it cannot be written for another reason, such as a full disk.
@@ -17,12 +19,12 @@ pub fn put(text: &str) -> io::Result<bool> {
     }
 }
 
-/// Text of somebody else without what could move a cursor or break a line.
+/// `text` from another process without control characters, which could move the cursor.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// Any of our objects on a line of its own.
+/// `object` as a line of JSON.
 pub fn json_line(object: &impl Serialize) -> String {
     let mut text = serde_json::to_string(object).expect("keys are strings and numbers are finite");
     text.push('\n');

@@ -1,7 +1,6 @@
-//! What a process is doing, as /proc tells: whether it runs, is stopped, or is gone.
-//!
-//! Contract: an answer is never a guess. A process that may exist without being visible here
-//! (another user's under `hidepid`, another pid namespace) is [`Process::Unseen`], not gone.
+//! The state of a process as /proc shows it: running, stopped or gone.
+//! Contract: an answer is never a guess. A process that may exist but is not visible here (another
+//! user's under `hidepid`, or in another pid namespace) is [`Process::Unseen`], not gone.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -15,12 +14,12 @@ pub enum Process {
     Stopped(char),
     /// It does not exist any more, or is a zombie.
     Gone,
-    /// It cannot be seen from here.
+    /// It is not visible here.
     Unseen,
 }
 
 impl Process {
-    /// Looks at process `pid`; 0 stands for one that is not of this namespace.
+    /// Looks at process `pid`; 0 stands for a process of another namespace.
     pub fn look(pid: u64) -> Self {
         let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return Self::Unseen;
@@ -34,12 +33,11 @@ impl Process {
         }
     }
 
-    /// Processor time that all threads of process `pid` have used, ns; `None` if that cannot be
-    /// seen.
+    /// Processor time that all threads of process `pid` have used, ns; `None` if it is not visible.
     pub fn used_ns(pid: u64) -> Option<u64> {
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
         threads
-            // A thread may end at this moment; what is left is enough to go by.
+            // A thread may end at this moment; the others are enough.
             .filter_map(|thread| {
                 let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
                 text.split_whitespace().next()?.parse::<u64>().ok()
@@ -47,8 +45,7 @@ impl Process {
             .reduce(u64::saturating_add)
     }
 
-    /// Whether the pump of stream `name` in process `pid` is of a real-time class; `None` if that
-    /// cannot be seen.
+    /// Whether the pump of stream `name` in process `pid` is of a real-time class; `None` if it is not visible.
     pub fn pump_is_realtime(pid: u64, name: &str) -> Option<bool> {
         // Thread names have 15 bytes.
         let thread: String = format!("pump:{name}").chars().take(15).collect();
@@ -66,7 +63,7 @@ impl Process {
         stat.rsplit_once(')')?.1.split_whitespace().nth(number - 3)?.parse().ok()
     }
 
-    /// The state letter stands behind the name in parentheses, which may itself hold blanks and
+    /// The state letter follows the name in parentheses, which may itself hold blanks and
     /// parentheses.
     fn parse(stat: &[u8]) -> Self {
         let behind = stat.iter().rposition(|b| *b == b')').map_or(&[][..], |at| &stat[at + 1..]);
@@ -84,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn state_letters_are_found_behind_any_name() {
+    fn state_letters_are_found_after_any_name() {
         assert_eq!(Process::parse(b"12 (ringcat) S 1 2"), Process::Runs('S'));
         assert_eq!(Process::parse(b"12 (a) T (b) ) T 1 2"), Process::Stopped('T'));
         assert_eq!(Process::parse(b"12 (gdb'd) t 1"), Process::Stopped('t'));

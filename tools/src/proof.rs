@@ -7,12 +7,11 @@ use crate::sink::About;
 use ringweir::{Cause, Gap};
 use ringweir_pattern::verify::Verifier;
 
-/// Compares the numbers in the datagrams with what was told as lost.
+/// Compares the numbers in the datagrams with what was reported as lost.
 #[derive(Default)]
 pub(crate) struct Proof {
     verifier: Verifier,
-    /// Told as lost since the last right datagram; `None`: at least that many, nobody knows how
-    /// many.
+    /// Reported as lost since the last right datagram; `None`: the exact count is not known.
     pending: Option<u64>,
     explained: u64,
     unexplained: u64,
@@ -26,7 +25,7 @@ impl Proof {
         Self { pending: Some(0), ..Self::default() }
     }
 
-    pub(crate) fn told(&mut self, gap: &Gap) {
+    pub(crate) fn reported(&mut self, gap: &Gap) {
         let exact = !matches!(gap.cause, Cause::Upstream { exact: false, .. } | Cause::SourceGone);
         self.pending = self.pending.filter(|_| exact).map(|n| n + gap.count);
     }
@@ -44,25 +43,24 @@ impl Proof {
         }
         if self.verifier.repeated > before.repeated {
             self.repeated += 1;
-            return Some(format!("seq {}: a number that came before", about.seq));
+            return Some(format!("seq {}: its number has arrived before", about.seq));
         }
-        let told = self.pending.replace(0);
+        let reported = self.pending.replace(0);
         let missing = self.verifier.missing - before.missing;
         let last = before.last?;
-        let told = told.unwrap_or(missing);
-        self.explained += missing.min(told);
-        let difference = missing.abs_diff(told);
+        let reported = reported.unwrap_or(missing);
+        self.explained += missing.min(reported);
+        let difference = missing.abs_diff(reported);
         self.unexplained += difference;
         (difference > 0).then(|| {
             format!(
-                "seq {}: {missing} numbers are missing behind number {last}, {told} were told \
-                as lost",
+                "seq {}: {missing} numbers are missing after number {last}, {reported} were reported as lost",
                 about.seq
             )
         })
     }
 
-    /// Numbers may begin anew.
+    /// Numbers may start again.
     pub(crate) fn restarted(&mut self) {
         self.verifier = Verifier::default();
         self.pending = Some(0);
@@ -79,8 +77,7 @@ impl std::fmt::Display for Proof {
         let Self { ok, bad, explained, unexplained, repeated, .. } = self;
         write!(
             f,
-            "{word}: {ok} right, {bad} wrong, {explained} missing as told, {unexplained} \
-            unexplained, {repeated} repeated"
+            "{word}: {ok} right, {bad} wrong, {explained} missing as reported, {unexplained} unexplained, {repeated} repeated"
         )
     }
 }
@@ -104,22 +101,22 @@ mod tests {
     const ABOUT: About = About { seq: 0, len: 40, original_len: 40, channel: 0, time: 0 };
 
     #[test]
-    fn what_is_missing_must_be_what_was_told() {
+    fn missing_numbers_must_match_the_reported_loss() {
         let mut proof = Proof::new();
-        // Lost before the first datagram: nobody can say which number it should have.
-        proof.told(&lapped(5));
+        // Lost before the first datagram, whose number is not known in advance.
+        proof.reported(&lapped(5));
         for n in [5, 6] {
             assert_eq!(proof.check(&datagram(n), &ABOUT), None);
         }
-        proof.told(&lapped(3));
+        proof.reported(&lapped(3));
         assert_eq!(proof.check(&datagram(10), &ABOUT), None);
         assert!(proof.holds());
         assert_eq!((proof.ok, proof.explained), (3, 3));
-        // The controls: missing and not told, told and not missing, repeated, damaged.
+        // The controls: missing and not reported, reported and not missing, repeated, damaged.
         assert!(proof.check(&datagram(12), &ABOUT).unwrap().contains("1 numbers are missing"));
-        proof.told(&lapped(1));
-        assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("1 were told"));
-        assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("came before"));
+        proof.reported(&lapped(1));
+        assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("1 were reported"));
+        assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("arrived before"));
         let mut damaged = datagram(14);
         damaged[30] ^= 1;
         assert!(proof.check(&damaged, &ABOUT).unwrap().contains("checksum"));
@@ -130,10 +127,10 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_of_unknown_extent_explains_any_jump() {
+    fn an_inexact_loss_explains_any_jump() {
         let mut proof = Proof::new();
         proof.check(&datagram(0), &ABOUT);
-        proof.told(&Gap {
+        proof.reported(&Gap {
             cause: Cause::Upstream { layer: Layer::Kernel, exact: false },
             ..lapped(1)
         });

@@ -2,8 +2,7 @@
 
 use ringweir::Account;
 
-/// What one generation of the stream gave us, counted here and not by the library, so that the two
-/// can be compared.
+/// What one generation of the stream gave a reader, counted by the tool.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SeqWindow {
     pub(crate) first: u64,
@@ -17,7 +16,7 @@ pub(crate) struct SeqWindow {
 }
 
 impl SeqWindow {
-    pub(crate) fn beginning(first: u64) -> Self {
+    pub(crate) fn starting_at(first: u64) -> Self {
         Self { first, ..Self::default() }
     }
 
@@ -25,7 +24,7 @@ impl SeqWindow {
         self.first + self.delivered + self.lost
     }
 
-    /// Whether the library's books say the same, and add up.
+    /// Whether the library's account is the same, and adds up.
     pub(crate) fn agrees(&self, account: &Account, read_cursor: u64) -> bool {
         let theirs =
             (account.start, account.delivered, account.lost, account.gaps, account.bytes_delivered);

@@ -1,7 +1,7 @@
-//! Ending a tool by a signal, and waiting without missing one.
+//! Ends a tool on a signal, and waits without missing one.
 //!
-//! Contract: the first SIGINT or SIGTERM is noticed by every thread that waits here, and between
-//! two datagrams; a second one ends the process, should a pipe or a socket block it.
+//! Contract: every thread that waits here notices the first SIGINT or SIGTERM, and so does every loop
+//! between two datagrams. A second signal ends the process, even if a pipe or a socket blocks it.
 
 use anyhow::Context;
 use ringweir::Reader;
@@ -14,33 +14,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Whether the tool is to end.
+/// Whether the tool has to end.
 pub struct Stop {
     came: Arc<AtomicBool>,
-    /// Readable once it is; never read.
+    /// Readable from then on; never read.
     event: UnixStream,
 }
 
 impl Stop {
     /// From now on SIGINT and SIGTERM are caught.
     pub fn on_signals() -> io::Result<Self> {
-        let (event, rings) = UnixStream::pair()?;
+        let (event, signalled) = UnixStream::pair()?;
         let came = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&came))?;
             signal_hook::flag::register(signal, Arc::clone(&came))?;
-            signal_hook::low_level::pipe::register(signal, rings.try_clone()?)?;
+            signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
         }
         Ok(Self { came, event })
     }
 
-    /// Whether one came.
+    /// Whether a signal came.
     pub fn came(&self) -> bool {
         self.came.load(Ordering::Relaxed)
     }
 
-    /// Sleeps until there is something to read, a signal came, `other` was hung up on or the time
-    /// is over; and now and then for nothing.
+    /// Sleeps until there is something to read, a signal came, `other` was closed or the time is
+    /// over. It may return early.
     pub fn wait(
         &self,
         reader: &mut Reader,
@@ -49,13 +49,13 @@ impl Stop {
         other: Option<BorrowedFd<'_>>,
     ) -> anyhow::Result<()> {
         if spin {
-            // Signals are looked at in between.
+            // The caller checks for signals in between.
             let look = Duration::from_millis(100);
             reader.wait(Some(limit.unwrap_or(look).min(look)))?;
             return Ok(());
         }
         if !reader.arm()? {
-            // News; or the broker is gone, and then this sleeps until it is time to try again.
+            // Data has arrived; or the broker is gone, and this sleeps until the next attempt.
             reader.wait(Some(limit.unwrap_or(Duration::MAX)))?;
             return Ok(());
         }
@@ -68,8 +68,7 @@ impl Stop {
         )
     }
 
-    /// Sleeps until a signal came, one of the two is as it is waited for, or hung up on, or the
-    /// time is over.
+    /// Sleeps until a signal came, one of the two is ready or closed, or the time is over.
     pub fn sleep(
         &self,
         limit: Option<Duration>,

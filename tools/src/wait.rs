@@ -1,9 +1,8 @@
 //! `--wait TIME`: wait for a stream that is not there yet.
-//!
-//! Contract: only absence is waited for: no such stream, no broker behind its socket, no answer or
-//! no figures yet. Any other error, such as a missing right, is reported at once. Progress goes to
-//! stderr, and only to a terminal. Tools call this before they catch signals, so SIGINT and SIGTERM
-//! end the wait as they end any program. A retry looks for the socket and costs a few system calls.
+//! Contract: a tool waits only while the stream is absent: no such stream, no broker behind its
+//! socket, no answer or no figures yet. Any other error, such as a missing right, is reported at
+//! once. Progress goes to stderr, and only to a terminal. Tools call this before they catch signals,
+//! so SIGINT and SIGTERM end the wait as they end any program. A retry costs a few system calls.
 
 use crate::broker_query::{self, Pending};
 use anyhow::{Context, anyhow};
@@ -127,7 +126,7 @@ impl WaitOption {
     }
 }
 
-/// Asks the broker of `name`; `false` from `question` is an error that may be waited for.
+/// Asks the broker of `name`; `false` from `question` means that there are no figures yet.
 fn query(
     name: &str,
     question: impl FnOnce(&str) -> Result<bool, Error> + Send + 'static,
@@ -138,8 +137,8 @@ fn query(
     }
 }
 
-/// Whether an error means that the stream may still come. Errors of this crate say that a broker is
-/// silent; it may be starting.
+/// Whether an error means that the stream may still start. An error that is not of the library says
+/// that a broker is silent; it may be starting.
 fn is_absence(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
         Some(

@@ -60,7 +60,7 @@ impl fmt::Display for Sizes {
     }
 }
 
-/// Draws lengths: the same ones for the same sizes and seed.
+/// Draws lengths: the same sequence for the same sizes and seed.
 #[derive(Debug, Clone)]
 pub struct Lengths {
     size: Sizes,
@@ -68,7 +68,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// The beginning of the sequence that `seed` chooses.
+    /// The start of the sequence that `seed` selects.
     pub fn new(size: Sizes, seed: u64) -> Self {
         Lengths { size, random: seed }
     }
@@ -90,10 +90,10 @@ impl Lengths {
 /// How a datagram is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Check {
-    /// `crc`: a CRC-32 and a body of which every byte is known ([`crc`]).
+    /// `crc`: a CRC-32, and a body of which every byte is known ([`crc`]).
     #[default]
     Crc,
-    /// `sum`: a sum of its words ([`sum`]): makes and checks at the speed of a copy.
+    /// `sum`: a sum of its words ([`sum`]); made and checked at the speed of a copy.
     Sum,
 }
 
@@ -115,13 +115,13 @@ pub struct GenSpec {
     pub rate: Option<Rate>,
     /// `size`: lengths, "N" or "A..B". Default 256.
     pub size: Sizes,
-    /// `burst`: datagrams let go at once, from 1. Default 1.
+    /// `burst`: datagrams made at once, at least 1. Default 1.
     pub burst: u32,
-    /// `channels`: how many channels take turns, from 1. Default 1.
+    /// `channels`: the number of channels, which take turns, at least 1. Default 1.
     pub channels: u16,
-    /// `count`: datagrams in all; `None` for no end. Default no end.
+    /// `count`: datagrams in total; `None` for no end. Default no end.
     pub count: Option<u64>,
-    /// `seed`: chooses the sequence of lengths. Default 0.
+    /// `seed`: selects the sequence of lengths. Default 0.
     pub seed: u64,
     /// `check`: "crc" or "sum". Default crc.
     pub check: Check,
@@ -149,8 +149,7 @@ pub enum SpecError {
     NoValue(String),
     /// There is no such key.
     #[error(
-        "unknown generator option {key}={value}; there are rate, size, burst, channels, count, \
-        seed \
+        "unknown generator option {key}={value}; there are rate, size, burst, channels, count, seed \
         and check"
     )]
     UnknownKey {
@@ -167,7 +166,7 @@ pub enum SpecError {
         /// Its second value.
         value: String,
     },
-    /// The value does not suit the key.
+    /// The value is wrong for the key.
     #[error("generator option {key}={value}: {reason}")]
     BadValue {
         /// The key.
@@ -191,14 +190,14 @@ pub enum Refusal {
     /// Longer than the length field holds.
     #[error("a test datagram has at most {} bytes", MAX_LEN)]
     TooLarge,
-    /// A range that ends before it begins.
-    #[error("the range ends below its beginning")]
+    /// A range whose end is below its start.
+    #[error("the end of the range is below its start")]
     Reversed,
     /// No such check.
-    #[error("there are crc and sum")]
+    #[error("use crc or sum")]
     NoSuchCheck,
     /// Not an integer of the key's range.
-    #[error("a whole number from {min} to {max} is needed")]
+    #[error("use a whole number from {min} to {max}")]
     Integer {
         /// Smallest accepted.
         min: u64,
@@ -268,8 +267,8 @@ impl FromStr for GenSpec {
     }
 }
 
-/// Makes the datagrams of a spec one after the other: numbers from 0, channels by turns, lengths
-/// from the seed.
+/// Makes the datagrams of a spec one after the other: numbers from 0, channels in turn, lengths from
+/// the seed.
 #[derive(Debug, Clone)]
 pub struct Generator {
     lengths: Lengths,
@@ -278,14 +277,13 @@ pub struct Generator {
     left: Option<u64>,
     number: u64,
     channel: u16,
-    /// Length of the next datagram, drawn in advance so that asking for it costs and changes
-    /// nothing.
+    /// Length of the next datagram, drawn in advance so that reading it costs and changes nothing.
     len: u32,
     check: Check,
 }
 
 impl Generator {
-    /// A generator at the beginning of `spec`.
+    /// A generator at the start of `spec`.
     pub fn new(spec: &GenSpec) -> Self {
         let mut generator = Generator {
             lengths: Lengths::new(spec.size, spec.seed),
@@ -365,7 +363,7 @@ mod tests {
             ("size", ["\"size\"", "key=value"]),
             ("size=23", ["size=23", "at least 24"]),
             ("size=64..16", ["size=64..16", "at least 24"]),
-            ("size=1500..64", ["size=1500..64", "below its beginning"]),
+            ("size=1500..64", ["size=1500..64", "below its start"]),
             ("size=5GiB", ["size=5GiB", "at most 4294967295"]),
             ("size=..64", ["size=..64", "is empty"]),
             ("rate=0/s", ["rate=0/s", "is zero"]),
@@ -373,7 +371,7 @@ mod tests {
             ("burst=0", ["burst=0", "from 1 to 4294967295"]),
             ("channels=65536", ["channels=65536", "from 1 to 65535"]),
             ("count=-1", ["count=-1", "whole number"]),
-            ("check=md5", ["check=md5", "crc and sum"]),
+            ("check=md5", ["check=md5", "crc or sum"]),
             ("seed=1,seed=2", ["seed=2", "twice"]),
         ] {
             let message = text.parse::<GenSpec>().expect_err(text).to_string();
@@ -417,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn no_datagrams_can_be_asked_for() {
+    fn a_count_of_zero_makes_no_datagram() {
         assert_eq!(Generator::new(&"count=0".parse().unwrap()).next_len(), None);
     }
 }

@@ -7,13 +7,12 @@
 
 use ringweir_cli::quantity::Rate;
 
-/// How far a [`RateLimiter`] may be late and still make up for all of it, in ns: one second.
+/// The longest delay that a [`RateLimiter`] makes up for completely, in ns: one second.
 pub const MAX_BACKLOG_NS: u64 = 1_000_000_000;
 
 /// Decides when the next datagram is due.
-///
-/// Datagrams are let go in bursts of a fixed number, the whole burst at once, then as long a pause
-/// as the burst takes at the rate. A late caller catches up: the schedule depends on what was
+/// Datagrams become due in bursts of a fixed number, the whole burst at once; then follows a pause as
+/// long as the burst takes at the rate. A late caller catches up: the schedule depends on what was
 /// spent and not on when the caller asked, so the long-run rate is held through any delay up to
 /// [`MAX_BACKLOG_NS`] (or one burst, if that takes longer). A longer delay is given up
 /// and counted in [`forgiven_ns`](Self::forgiven_ns): a generator that was stopped for an hour does
@@ -28,10 +27,10 @@ pub struct RateLimiter {
     per_datagram_ns: f64,
     per_byte_ns: f64,
     burst: u32,
-    /// Datagrams of the current burst that were spent.
+    /// Datagrams of the current burst that were sent.
     spent: u32,
     started: bool,
-    /// When the current burst was or will be due: whole ns, and the part of one behind it.
+    /// When the current burst was or will be due: whole ns, and the fraction.
     at_ns: u64,
     part_ns: f64,
     /// What the current burst has cost so far, and what the one before cost in all.
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_goes_at_once_and_is_paid_for_afterwards() {
+    fn a_burst_is_due_at_once_and_a_pause_follows() {
         let mut limiter = RateLimiter::new(Some(Rate::Datagrams(1000.0)), 10);
         let mut times = Vec::new();
         for now in (0..30_000_000).step_by(100_000) {
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_delay_is_made_up_for_to_the_cap_and_no_further() {
+    fn a_long_delay_is_made_up_for_up_to_the_cap() {
         let mut limiter = RateLimiter::new(Some(Rate::Datagrams(1000.0)), 1);
         assert_eq!(run(&mut limiter, 0, 1, 1, 64), 1);
         // Half a second late: everything is made up for.
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_longer_than_the_cap_is_still_held() {
+    fn a_pause_longer_than_the_cap_is_kept() {
         // One in ten seconds, each time looked at 9.9 s late.
         let mut limiter = RateLimiter::new(Some(Rate::Datagrams(0.1)), 1);
         assert_eq!(run(&mut limiter, 0, 1, 1, 64), 1);

@@ -1,8 +1,7 @@
-//! `ringgen`: numbered, checksummed, paced datagrams to standard output.
-//!
-//! Contract: the output is whole datagrams only, also when it is interrupted once; a reader that
-//! goes away ends it quietly. What the pace allows is made in one buffer and written at once;
-//! before every pause everything is written.
+//! `ringgen`: writes test datagrams to standard output at a given rate.
+//! Contract: the output is whole datagrams only, even if it is interrupted once. If the reader of the
+//! output goes away, ringgen ends quietly. All datagrams that are due are made in one buffer and
+//! written at once; before every pause everything is written.
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -19,39 +18,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Bytes gathered before they are written although no pause is near; also the size asked for a
-/// pipe.
+/// Bytes that are written at once, even without a pause; also the size requested for a pipe.
 const BATCH: usize = 256 << 10;
 
-/// Writes numbered, checksummed test datagrams to standard output at a steady rate.
-///
+/// Writes CRC-checked test datagrams to standard output at a steady rate.
 /// Every datagram carries its number, channel, length and a checksum, and a body computed from the
-/// number: `ringcat --verify` and `ringstat` then prove what arrived, byte by byte.
+/// number, so that `ringcat --verify` can check every byte and every loss.
 #[derive(Debug, Parser)]
 #[command(name = "ringgen", version, after_help = EXAMPLES)]
 struct Options {
-    /// Bytes (350MB/s), bits (1Mbit/s) or datagrams (976/s) per second; max: no pause at all
+    /// Bytes (350MB/s), bits (1Mbit/s) or datagrams (976/s) per second; max: without a limit
     #[arg(long, default_value = "1000/s")]
     rate: String,
-    /// Bytes per datagram, from 24: one size (256KiB) or a range of equally likely ones (64..1500)
+    /// Bytes per datagram, at least 24: one size (256KiB) or a range of equally likely sizes (64..1500)
     #[arg(long, default_value = "256")]
     size: String,
-    /// How many channels take turns
+    /// Number of channels; the datagrams take turns
     #[arg(long, default_value = "1")]
     channels: String,
-    /// Datagrams in all; without it, no end
+    /// Datagrams in total; without it, no end
     #[arg(long)]
     count: Option<String>,
-    /// Datagrams let go at once; the pause behind them keeps the rate
+    /// Datagrams written at once; the pause after them keeps the rate
     #[arg(long, default_value = "1")]
     burst: String,
-    /// Chooses another sequence of sizes within a range
+    /// Selects another sequence of sizes within the range
     #[arg(long, default_value = "0")]
     seed: String,
-    /// How datagrams are told apart in the output
+    /// How datagrams are separated in the output
     #[arg(long, value_enum, default_value_t = Framing::Len32le)]
     framing: Framing,
-    /// Write to a terminal all the same
+    /// Write to a terminal anyway
     #[arg(long)]
     force: bool,
 }
@@ -63,28 +60,27 @@ Examples:
   A 1 Mbit/s serial line that delivers 128 bytes at a time:
     ringgen --rate 1Mbit/s --size 128 --framing fixed | ringd run --name fpga0 --source \
     stdin:fixed:128
-  A million datagrams of mixed sizes, as fast as they are taken, into a file:
+  A million datagrams of mixed sizes, without a rate limit, into a file:
     ringgen --rate max --size 64..1500 --count 1000000 > mixed.len32le
 
-Exit status: 0 ended well, also if the reader of the output went away; 2 wrong usage, or the \
-output \
+Exit status: 0 ended well, also if the reader of the output went away; 2 wrong usage, or the output
 cannot be written.";
 
-/// How datagrams are told apart in the output.
+/// How datagrams are separated in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Framing {
-    /// Each behind its length, 32 bits little-endian
+    /// Each after its length, 32 bits little-endian
     Len32le,
-    /// Each behind its length, 16 bits big-endian; sizes up to 65535
+    /// Each after its length, 16 bits big-endian; sizes up to 65535
     Len16be,
     /// Nothing between them, all of one size
     Fixed,
-    /// Nothing between them, of any size: only their own headers tell
+    /// Nothing between them, of any size: only their own headers separate them
     None,
 }
 
 impl Framing {
-    /// Refuses sizes that this framing cannot carry.
+    /// Refuses sizes that this framing cannot represent.
     fn check(self, spec: &GenSpec) -> anyhow::Result<()> {
         let size = spec.size;
         match self {
@@ -103,8 +99,8 @@ impl Framing {
         Ok(())
     }
 
-    /// Appends what goes before a datagram of `len` bytes; [`check`](Self::check) has made sure
-    /// that it fits.
+    /// Appends what comes before a datagram of `len` bytes; [`check`](Self::check) ensures that it
+    /// fits.
     fn prefix(self, out: &mut Vec<u8>, len: usize) {
         match self {
             Framing::Len32le => out.extend_from_slice(&(len as u32).to_le_bytes()),
@@ -115,7 +111,7 @@ impl Framing {
 }
 
 impl Options {
-    /// The spec, by the same keys and with the same errors as a `gen:` source.
+    /// The spec, with the same keys and errors as a `gen:` source.
     fn spec(&self) -> anyhow::Result<GenSpec> {
         let mut spec = GenSpec::default();
         let keys = [
@@ -136,11 +132,11 @@ impl Options {
     }
 }
 
-/// Time as the output loop knows it.
+/// The clock of the output loop.
 trait Clock {
     /// Monotonic time in ns.
     fn now_ns(&mut self) -> u64;
-    /// Sleeps so many ns, or less.
+    /// Sleeps for `ns`, or less.
     fn pause(&mut self, ns: u64);
 }
 
@@ -157,7 +153,7 @@ impl Clock for Machine {
         let Ok(time) = Timespec::try_from(time) else {
             return;
         };
-        // Not std's sleep, which goes on after a signal: an interrupt is to be seen at once.
+        // Not std's sleep, which continues after a signal: an interrupt must be noticed at once.
         match nanosleep(&time) {
             NanosleepRelativeResult::Ok | NanosleepRelativeResult::Interrupted(_) => {}
             NanosleepRelativeResult::Err(_) => std::thread::yield_now(),
@@ -165,8 +161,8 @@ impl Clock for Machine {
     }
 }
 
-/// Writes the datagrams of `generator` until it has no more or `stop` says so, then all that is
-/// gathered.
+/// Writes the datagrams of `generator` until there are no more or `stop` is true, and then what is
+/// still gathered.
 fn generate(
     generator: &mut Generator,
     limiter: &mut RateLimiter,
@@ -181,7 +177,7 @@ fn generate(
         if stop() {
             break;
         }
-        // The clock is asked only when, by the time of the last look, nothing is due.
+        // The clock is read only if nothing was due at its last reading.
         if !limiter.due(now) {
             now = clock.now_ns();
             if !limiter.due(now) {
@@ -202,7 +198,7 @@ fn generate(
         if batch.len() >= BATCH {
             out.write_all(&batch)?;
             batch.clear();
-            // Written, perhaps after waiting for the reader.
+            // The write may have waited for the reader.
             now = clock.now_ns();
         }
     }
@@ -214,19 +210,19 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let stdout = io::stdout();
     if stdout.is_terminal() && !options.force {
         bail!(
-            "datagrams are not for a terminal: pipe them into `ringd run --source stdin:len32le`, \
-            or say --force"
+            "refusing to write datagrams to a terminal: pipe them into `ringd run --source \
+            stdin:len32le`, or add --force"
         );
     }
-    // Std's own handle searches for newlines.
+    // The handle of std would flush at every newline.
     let mut out = File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?);
-    // A pipe of one batch saves switching; not a pipe, or not allowed, is as well.
+    // A larger pipe saves context switches; it does not matter if this fails.
     let _ = rustix::pipe::fcntl_setpipe_size(&out, BATCH);
 
     let stopped = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM] {
-        // The first one ends the output behind a datagram; a second one ends the process, should a
-        // reader block it.
+        // The first signal ends the output after a datagram; a second one ends the process, even if
+        // the reader blocks it.
         let second = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&second))?;
         signal_hook::flag::register(signal, second)?;
@@ -279,7 +275,7 @@ mod tests {
         Options::try_parse_from(line.split_whitespace()).unwrap()
     }
 
-    /// A clock that only pauses move on, and how often it was asked to pause.
+    /// A clock that only pauses advance, and the number of pauses.
     #[derive(Default)]
     struct Still {
         ns: u64,
@@ -297,7 +293,7 @@ mod tests {
         }
     }
 
-    /// Runs a command line to its end: the output and the clock behind it.
+    /// Runs a command line to its end: the output, and the clock then.
     fn output(line: &str) -> (Vec<u8>, Still) {
         let options = options(line);
         let spec = options.spec().unwrap();
@@ -339,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_is_kept_and_a_burst_is_one_pause() {
+    fn the_rate_is_kept_and_a_burst_is_one_pause() {
         let (_, clock) = output("ringgen --rate 1000/s --count 101");
         assert_eq!((clock.ns, clock.pauses), (100_000_000, 100));
         let (_, clock) = output("ringgen --rate 1000/s --count 101 --burst 10");
@@ -350,7 +346,7 @@ mod tests {
 
     #[test]
     fn everything_is_written_before_a_pause() {
-        /// Sees how much was written when the output pauses.
+        /// Records how much was written at each pause.
         struct Watch<'a>(&'a Cell<usize>, Vec<usize>, u64);
         impl Clock for Watch<'_> {
             fn now_ns(&mut self) -> u64 {
@@ -382,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_ends_behind_a_whole_datagram() {
+    fn a_stop_ends_after_a_whole_datagram() {
         let spec = options("ringgen --size 1000 --rate max").spec().unwrap();
         let looks = Cell::new(0);
         let stop = || looks.replace(looks.get() + 1) == 3;
@@ -394,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_contradict_are_refused_by_name() {
+    fn contradicting_options_are_refused_by_name() {
         for (line, part) in [
             (
                 "ringgen --size 64..128 --framing fixed",

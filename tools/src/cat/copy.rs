@@ -1,8 +1,8 @@
-//! The loop of `ringcat`: from the ring through a sink to the output, and what is said at the end.
+//! The loop of `ringcat`: from the ring through a sink to the output.
 //!
-//! Contract: what is written is whole datagrams in order; a torn one is taken back. Output is
-//! gathered and written when the stream pauses or enough has come; between two datagrams the loop
-//! looks whether it is to end.
+//! Contract: the output is whole datagrams in order; a torn one is removed before it is written.
+//! Output is gathered, and written when the stream pauses or enough has arrived. Between two
+//! datagrams the loop checks whether it has to end.
 
 use super::options::Cli;
 use crate::account::ReaderAccount;
@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::time::Instant;
 
-/// Bytes gathered before they are written although the stream does not pause.
+/// Bytes that are written at once, even if the stream does not pause.
 const BATCH: usize = 256 << 10;
 
 /// Why it ended.
@@ -30,7 +30,7 @@ pub(super) enum Why {
     OutputGone,
 }
 
-/// One run of the program, from the first datagram to the last word.
+/// One run of the program, from the first datagram to the summary.
 pub(super) struct Cat<'a> {
     cli: &'a Cli,
     sink: Box<dyn Sink>,
@@ -60,10 +60,10 @@ impl<'a> Cat<'a> {
         }
     }
 
-    /// Copies until something ends it; what is gathered then is still to be flushed.
+    /// Copies until something ends it. The caller then flushes what is gathered.
     pub(super) fn run(&mut self, reader: &mut Reader, stop: &Stop) -> anyhow::Result<Why> {
         let began = Instant::now();
-        let mut last_news = began;
+        let mut last_datagram = began;
         let mut idle = false;
         let mut taken = 0u64;
         self.sink.begin(&mut self.out);
@@ -85,7 +85,7 @@ impl<'a> Cat<'a> {
                     match datagram.copy_to(&mut self.out[start..]) {
                         Ok(_) => {}
                         Err(CopyError::Torn(_)) => {
-                            // The next read is the gap that begins with it.
+                            // The next item is the gap that begins with it.
                             self.out.truncate(begin);
                             continue;
                         }
@@ -113,13 +113,13 @@ impl<'a> Cat<'a> {
                     let now = Instant::now();
                     if !idle {
                         idle = true;
-                        last_news = now;
+                        last_datagram = now;
                     }
                     let left = |limit: Option<Time>, since: Instant| {
                         limit.map(|t| t.0.saturating_sub(now.duration_since(since)))
                     };
                     let (until_idle, until_timeout) =
-                        (left(self.cli.until_idle, last_news), left(self.cli.timeout, began));
+                        (left(self.cli.until_idle, last_datagram), left(self.cli.timeout, began));
                     if until_timeout.is_some_and(|t| t.is_zero()) {
                         return Ok(Why::Timeout);
                     }
@@ -136,7 +136,7 @@ impl<'a> Cat<'a> {
         }
     }
 
-    /// Writes what is gathered; false if nobody takes it any more.
+    /// Writes what is gathered; false if the reader of the output has gone.
     pub(super) fn flush(&mut self) -> anyhow::Result<bool> {
         let written = self.to.write_all(&self.out);
         self.out.clear();
@@ -150,7 +150,7 @@ impl<'a> Cat<'a> {
         }
     }
 
-    /// The last word; whether everything adds up.
+    /// Prints the summary; whether the account adds up.
     pub(super) fn conclude(&mut self, reader: &mut Reader, why: Why) -> anyhow::Result<bool> {
         self.account.conclude(reader, self.cli.stats || self.cli.verify || why == Why::Signal, "")
     }

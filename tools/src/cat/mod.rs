@@ -1,10 +1,10 @@
-//! `ringcat`: one stream's datagrams to standard output, a file or a capture, and proof of what
-//! arrived.
+//! `ringcat`: writes one stream's datagrams to standard output, a file or a capture, and verifies
+//! them.
 //!
-//! Contract: what is written is whole datagrams in order; what was lost is on stderr, with its
-//! count and place, and never in the output. Output is gathered and written when the stream pauses
-//! or enough has come. A reader of the output that goes away ends it quietly; SIGINT and SIGTERM
-//! end it behind a whole datagram.
+//! Contract: the output is whole datagrams in order. A loss is reported on stderr, with its count
+//! and position, and never in the output. Output is gathered, and written when the stream pauses or
+//! enough has arrived. If the reader of the output goes away, ringcat ends quietly; SIGINT and
+//! SIGTERM end it after a whole datagram.
 
 mod copy;
 mod options;
@@ -36,12 +36,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The status tells whether everything adds up.
+/// The exit status says whether the account adds up.
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let stdout = io::stdout();
     let Some(format) = choose(cli, stdout.is_terminal()) else {
         bail!(Usage(
-            "bytes are not for a terminal: choose --format hex, redirect, say -w FILE, or --force"
+            "refusing to write bytes to a terminal: use --format hex, -w FILE or a pipe, or add --force"
                 .into()
         ));
     };
@@ -59,13 +59,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if cli.spin {
         options = options.always_spin();
     }
-    // Attached first: a file is not emptied for a stream that is not there.
+    // Attaches first, so that no file is emptied for a stream that does not exist.
     let mut reader = options.attach(&cli.stream)?;
     let to = match &cli.write {
         Some(path) => {
             File::create(path).with_context(|| format!("cannot write to {}", path.display()))?
         }
-        // Std's own handle searches for newlines.
+        // The handle of std would flush at every newline.
         None => File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?),
     };
     let mut cat = Cat::new(cli, format, to, &reader);
@@ -78,7 +78,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         && let Some(count) = cli.count
     {
         let taken = cat.account.all().delivered;
-        cat.account.messages.print(format_args!("--timeout: {taken} of {count} datagrams came"));
+        cat.account.messages.print(format_args!("--timeout: {taken} of {count} datagrams arrived"));
         return Ok(ExitCode::FAILURE);
     }
     if let Why::Detached(by) = why {

@@ -1,6 +1,6 @@
 //! The command line of `ringcat`, and which format it means.
 //!
-//! Contract: what is typed is understood here or refused by name; nothing is opened or attached.
+//! Contract: a wrong argument is refused here, by name; nothing is opened or attached.
 
 use crate::arguments::{From, Time};
 use crate::sink;
@@ -9,20 +9,20 @@ use clap::{ArgAction, Parser};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Writes the datagrams of a stream to standard output or a file, or proves them.
-///
-/// What is lost is told on stderr as it happens. A stream never waits for ringcat: if the output is
-/// slow, ringcat is lapped and says so.
+/// Writes the datagrams of a stream to standard output or a file, or verifies them.
+/// Losses are reported on stderr as they happen. The stream does not wait for ringcat, unless
+/// --lossless is given: if the output is slow, ringcat is lapped and reports the loss.
 #[derive(Debug, Parser)]
 #[command(name = "ringcat", version, after_help = EXAMPLES)]
 pub(super) struct Cli {
     /// Name of the stream, or the path of its control socket
     #[arg(value_name = "NAME")]
     pub(super) stream: String,
-    /// End after so many datagrams
+    /// End after N datagrams
     #[arg(short = 'n', long = "count", value_name = "N")]
     pub(super) count: Option<u64>,
-    /// Where to begin: oldest (what the ring still holds), latest (what comes from now on) or a seq
+    /// Where to begin: oldest (the oldest datagram in the ring), latest (the next one published) or a
+    /// seq
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     pub(super) from: From,
     /// How to write datagrams [default: hex on a terminal, none with --verify, else raw]
@@ -38,65 +38,65 @@ pub(super) struct Cli {
     /// Write to this file instead of standard output
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     pub(super) write: Option<PathBuf>,
-    /// Listen here instead: seqpacket[,mode=0600]:PATH. Each client is a reader of its own and gets
-    /// one datagram a read; --count and --from are for each client, and a slow one slows nobody
+    /// Serve a socket instead: seqpacket[,mode=0600]:PATH. Each client is a reader of its own and
+    /// gets one datagram per read; --count and --from apply to each client, and a slow client slows
+    /// no other
     #[arg(long, value_name = "PLACE", conflicts_with_all = ["write", "format", "len_prefix", "link_type", "until_idle", "force"])]
     pub(super) unix: Option<SocketPlace>,
-    /// With --unix: end when the last client has gone
+    /// With --unix: end when the last client has disconnected
     #[arg(long, requires = "unix")]
     pub(super) once: bool,
-    /// Check every byte of a numbered stream (ringgen, gen:), and that what is missing is what was
-    /// told as lost
+    /// Check every byte of a test stream (ringgen, gen:), and that exactly the datagrams reported as
+    /// lost are missing
     #[arg(long)]
     pub(super) verify: bool,
-    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts
-    /// (--lossless of ringd)
+    /// Make the stream wait for this reader, so that it loses nothing, as long as its budget lasts
+    /// (see ringd --lossless)
     #[arg(long)]
     pub(super) lossless: bool,
-    /// Say at the end what was delivered and lost (said anyway with --verify, after a loss or a
-    /// signal)
+    /// Print at the end what was delivered and lost (always printed with --verify, after a loss and
+    /// after a signal)
     #[arg(long)]
     pub(super) stats: bool,
-    /// Say only what went wrong with ringcat itself; losses show in the exit status of --verify
-    /// alone
+    /// Print only errors of ringcat itself; a failed --verify then shows only in the exit status
     #[arg(short, long)]
     pub(super) quiet: bool,
-    /// What ringstat calls this reader
+    /// Name of this reader in ringstat
     #[arg(long, default_value = "ringcat")]
     pub(super) label: String,
-    /// Poll instead of sleeping: lowest latency, one whole processor
+    /// Poll instead of sleeping: lowest latency, uses one whole processor
     #[arg(long)]
     pub(super) spin: bool,
     #[command(flatten)]
     pub(super) wait: WaitOption,
-    /// End when nothing has come for so long, such as 500ms
+    /// End when nothing has arrived for TIME, such as 500ms
     #[arg(long, value_name = "TIME")]
     pub(super) until_idle: Option<Time>,
-    /// End after so long, such as 10s; status 1 if --count was not reached
+    /// End after TIME, such as 10s; exit status 1 if --count was not reached
     #[arg(long, value_name = "TIME")]
     pub(super) timeout: Option<Time>,
-    /// Write bytes to a terminal all the same
+    /// Write bytes to a terminal anyway
     #[arg(long, action = ArgAction::SetTrue)]
     force: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  Look at what comes:
+  Show the next two datagrams:
     ringcat fpga0 -n 2
-  Prove a test stream, byte by byte, from what the ring still holds:
+  Verify a test stream, byte by byte, from the oldest datagram in the ring:
     ringcat demo --from oldest -n 100000 --verify
   Capture for Wireshark:
     ringcat tap0 --format pcap -w tap0.pcap      or      ringcat tap0 --format pcap | wireshark -k \
     -i -
-  A socket for standard tools, one datagram a read, any number of clients:
+  A socket for standard tools, one datagram per read, any number of clients:
     ringcat fpga0 --unix seqpacket:/tmp/fpga0 &          then          socat -u \
     UNIX-CONNECT:/tmp/fpga0,type=5 - | xxd
   Into another ring:
     ringcat daq0 --len-prefix | ringd run --name copy0 --source stdin:len32le
 
-Exit status: 0 ended well, 1 could not attach or write, --verify found something wrong, or --timeout
-came before --count; 2 wrong usage; 3 its place was taken back (ringctl detach).";
+Exit status: 0 ended well, 1 could not attach or write, --verify failed, or --timeout
+came before --count; 2 wrong usage; 3 detached by `ringctl detach`.";
 
 fn formats() -> Vec<clap::builder::PossibleValue> {
     sink::FORMATS.iter().map(|f| clap::builder::PossibleValue::new(f.name).help(f.about)).collect()
@@ -122,12 +122,12 @@ impl FromStr for LinkType {
             _ => user.map(|n| 147 + n).or(name.parse().ok().filter(|n| *n <= 0xFFFF)),
         };
         known.map(Self).ok_or_else(|| {
-            "say EN10MB, RAW, LINUX_SLL, IPV4, IPV6, USER0 … USER15 or a number up to 65535".into()
+            "use EN10MB, RAW, LINUX_SLL, IPV4, IPV6, USER0 … USER15 or a number up to 65535".into()
         })
     }
 }
 
-/// What to write, and where; `None`: bytes are not for a terminal.
+/// The format to write; `None`: bytes would go to a terminal.
 pub(super) fn choose(cli: &Cli, terminal: bool) -> Option<&'static sink::Format> {
     let to_terminal = terminal && cli.write.is_none();
     let name = match (&cli.format, cli.len_prefix) {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_follows_the_terminal_unless_said() {
+    fn the_format_follows_the_terminal_unless_it_is_given() {
         assert_eq!(name("ringcat x", true), Some("hex"));
         assert_eq!(name("ringcat x", false), Some("raw"));
         assert_eq!(name("ringcat x -w f", true), Some("raw"));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn places_times_and_link_types_are_read() {
+    fn starts_times_and_link_types_are_parsed() {
         assert_eq!(cli("ringcat x").from, From(Start::Latest));
         assert_eq!(cli("ringcat x --from oldest").from, From(Start::Oldest));
         assert_eq!(cli("ringcat x --from 77").from, From(Start::Seq(77)));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn socket_places_are_read_and_bad_ones_refused_by_name() {
+    fn socket_places_are_parsed_and_bad_ones_refused_by_name() {
         assert_eq!("seqpacket:/a:b".parse(), Ok(SocketPlace { mode: 0o600, path: "/a:b".into() }));
         assert_eq!(
             "seqpacket,mode=0666:x".parse(),

@@ -1,11 +1,11 @@
-//! `ringcat --unix seqpacket:PATH`: a socket at which each client gets the stream, one datagram a
+//! `ringcat --unix seqpacket:PATH`: a socket server; each client gets the stream, one datagram per
 //! read.
 //!
-//! Contract: every client is a reader of the ring of its own, served by a thread of its own: what
-//! it takes is its own pace, what it loses is the ring's own exact account of a lapped reader, and
-//! no client can slow another one or the stream. A datagram is sent whole or not at all: one longer
+//! Contract: every client is a separate reader of the ring, served by a separate thread. It may be
+//! as slow as it likes: it is then lapped, with the ring's exact account of its loss, and slows
+//! neither another client nor the stream. A datagram is sent whole or not at all: one that is longer
 //! than a packet of this socket can be is left out and counted. For each client `published =
-//! delivered + lost` and `delivered = sent + too long + in hand when it went`.
+//! delivered + lost` and `delivered = sent + too long + unsent when it left`.
 
 use super::options::{Cli, SocketPlace};
 use crate::account::ReaderAccount;
@@ -24,10 +24,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether the stream is still there while no client is.
+/// How often the stream is checked while no client is connected.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the threads of clients tell.
+/// What the threads of clients report.
 struct Shared {
     /// The stream has ended: no more clients.
     ended: AtomicBool,
@@ -35,10 +35,10 @@ struct Shared {
     clients: AtomicU64,
 }
 
-/// Serves until a signal, the end of the stream, or what the command line says; whether all books
-/// close.
+/// Serves until a signal, the end of the stream or a limit of the command line; whether all
+/// accounts add up.
 pub(super) fn run(cli: &Cli, place: &SocketPlace, stop: &Stop) -> anyhow::Result<bool> {
-    // A stream that is not there is said before anything is made.
+    // Fails for a stream that does not exist before a socket is made.
     ringweir::view::describe(&cli.stream)?;
     let listener = SocketFile::bind(&place.path, SocketType::SEQPACKET, place.mode)?;
     rustix::net::listen(&listener.fd, 128)
@@ -73,7 +73,7 @@ pub(super) fn run(cli: &Cli, place: &SocketPlace, stop: &Stop) -> anyhow::Result
             let fds = [(listener.fd.as_fd(), PollFlags::IN), (left.as_fd(), PollFlags::IN)];
             stop.sleep(limit.into_iter().chain(look).min(), &fds)?;
             let mut drain = [0; 64];
-            // Only wakes: nothing there is as well.
+            // Only a wake-up; an empty socket is no error.
             let _woken = left.read(&mut drain);
             let fd = match socket::accept(&listener.fd) {
                 Ok(fd) => fd,
@@ -105,20 +105,21 @@ pub(super) fn run(cli: &Cli, place: &SocketPlace, stop: &Stop) -> anyhow::Result
                         }
                     }
                     shared.clients.fetch_sub(1, Ordering::AcqRel);
-                    // Full: then it is awake anyway.
+                    // If it is full, the other side wakes up anyway.
                     let _woken = leaves.write(b".");
                 });
             if let Err(e) = spawned {
                 shared.clients.fetch_sub(1, Ordering::AcqRel);
-                messages
-                    .print(format_args!("client {number} was hung up on: no thread for it: {e}"));
+                messages.print(format_args!(
+                    "client {number}: disconnected, because no thread could be started: {e}"
+                ));
             }
         }
     })?;
     Ok(shared.adds_up.load(Ordering::Acquire))
 }
 
-/// Whether the stream's socket is where it was: a broker that ends removes it, one that dies leaves
+/// Whether the stream's socket still exists. A broker that ends removes it; one that dies leaves
 /// it.
 fn is_there(stream: &str) -> bool {
     match stream.contains('/') {
@@ -127,7 +128,7 @@ fn is_there(stream: &str) -> bool {
     }
 }
 
-/// What became of a datagram in hand.
+/// What became of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sent {
     Whole,
@@ -150,7 +151,7 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// Whether its books close, and whether the stream has ended.
+    /// Whether its account adds up, and whether the stream has ended.
     fn serve(
         cli: &'a Cli,
         number: u64,
@@ -170,7 +171,8 @@ impl<'a> Client<'a> {
         if cli.spin {
             options = options.always_spin();
         }
-        let mut reader = options.attach(&cli.stream).context("hung up on")?;
+        let mut reader =
+            options.attach(&cli.stream).context("disconnected, because it could not attach")?;
         let who = format!("ringcat: {}: client {number}", cli.stream);
         let account = ReaderAccount::new(who, cli.quiet, cli.verify, &reader);
         let mut client = Self { cli, fd, stop, until, account, sent: 0, too_long: 0, unsent: 0 };
@@ -179,11 +181,11 @@ impl<'a> Client<'a> {
         let mut more = format!("; {sent} sent");
         if too_long > 0 {
             more += &format!(
-                ", {too_long} longer than a packet of this socket can be (sysctl net.core.wmem_max)"
+                ", {too_long} too long for a packet of this socket (sysctl net.core.wmem_max)"
             );
         }
         if unsent > 0 {
-            more += ", 1 in hand when it went";
+            more += ", 1 unsent when it left";
         }
         let wanted = cli.stats || cli.verify || too_long > 0 || stop.came();
         let adds_up = client.account.conclude(&mut reader, wanted, &more)?;
@@ -231,8 +233,7 @@ impl<'a> Client<'a> {
                             self.too_long += 1;
                             self.account.messages.print_limited(|| {
                                 format!(
-                                    "seq {}: {} bytes are longer than a packet of this socket can \
-                                    be",
+                                    "seq {}: {} bytes are too long for a packet of this socket",
                                     about.seq, about.len
                                 )
                             });
@@ -268,9 +269,9 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Has the socket take packets of `len` bytes, if it may.
+    /// Makes the socket accept packets of `len` bytes, if it is allowed to.
     fn make_room(&self, len: usize) {
-        // Of its buffer the kernel keeps some for itself, and doubles what is asked for.
+        // The kernel uses a part of the buffer itself, and doubles the size that is asked for.
         let enough = len + 4096;
         if sockopt::socket_send_buffer_size(&self.fd).is_ok_and(|has| has < enough) {
             let _refused = sockopt::set_socket_send_buffer_size_force(&self.fd, enough)
@@ -278,7 +279,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Sends one packet, waiting for a client that is slow.
+    /// Sends one packet; waits for a slow client.
     fn send(&self, bytes: &[u8]) -> anyhow::Result<Sent> {
         loop {
             match rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
@@ -295,7 +296,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Whether the other side of a connection is closed for good.
+/// Whether the other side of a connection is closed.
 fn hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,8 +1,8 @@
-//! `ringctl demo`: the whole thing on one screen, with no root and no device.
+//! `ringctl demo`: a stream, three readers and the live screen, without root or a device.
 //!
-//! Contract: everything it starts lives in a run directory of its own and ends with it. Nothing is
-//! staged: the readers are `ringcat --verify` in processes of their own, one of them is stopped
-//! with SIGSTOP, and each says at the end what it got and what it was told it lost.
+//! Contract: everything it starts has its own run directory and ends with the demo. Nothing is
+//! faked: the readers are `ringcat --verify` processes, one of them is stopped with SIGSTOP, and each
+//! prints at the end what it received and what it lost.
 
 use anyhow::Context;
 use clap::Args;
@@ -22,7 +22,7 @@ pub(super) struct Options {
     /// How long to run, in seconds
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(5..=3600))]
     seconds: u64,
-    /// What ringd makes up: rate of the stream
+    /// Rate of the generated stream
     #[arg(long, default_value = "20MB/s")]
     rate: ringweir_cli::quantity::Rate,
 }
@@ -35,43 +35,43 @@ Examples:
 const READERS: [&str; 3] = ["recorder", "trigger", "monitor"];
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    // A Ctrl-C ends the screen; what was started has still to be ended.
+    // Ctrl-C ends the screen; the other processes are still to be ended.
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, ended.clone())?;
     }
-    let stage = Stage::new()?;
-    // Half a second of history: whoever is stopped for longer is lapped.
+    let dir = DemoDir::new()?;
+    // Half a second of history: a reader that is stopped for longer is lapped.
     let source = format!("gen:rate={},size=64..1500,channels=3", rate_argument(options.rate));
-    let mut ringd = stage.start(
+    let mut ringd = dir.start(
         "ringd",
         "ringd",
         &["run", "--name", "demo", "--source", &source, "--depth", "500ms"],
     )?;
-    stage.wait_for_broker(&mut ringd)?;
-    eprint!("{}", stage.said("ringd"));
+    dir.wait_for_broker(&mut ringd)?;
+    eprint!("{}", dir.messages("ringd"));
     let mut readers = Vec::new();
     for label in READERS {
-        readers.push(stage.start(label, "ringcat", &["demo", "--verify", "--label", label])?);
+        readers.push(dir.start(label, "ringcat", &["demo", "--verify", "--label", label])?);
     }
     eprintln!(
-        "ringctl: {} is going to be stopped (SIGSTOP) for a while; the others will not notice",
+        "ringctl: the reader {} will be stopped (SIGSTOP) for a while; the other readers are not affected",
         READERS[2]
     );
 
     let count = options.seconds.to_string();
-    let mut screen = stage
+    let mut screen = dir
         .command("ringstat", &["demo", "-w", "1", "--count", &count])?
         .spawn()
         .context("ringstat")?;
     let began = Instant::now();
-    let (stop_at, go_on_at) = (options.seconds as f64 * 0.25, options.seconds as f64 * 0.6);
+    let (stop_at, resume_at) = (options.seconds as f64 * 0.25, options.seconds as f64 * 0.6);
     let mut step = 0;
     while screen.try_wait()?.is_none() && !ended.load(Ordering::Relaxed) {
         let now = began.elapsed().as_secs_f64();
         if step == 0 && now > stop_at {
             (step, _) = (1, signal(&readers[2], Signal::STOP));
-        } else if step == 1 && now > go_on_at {
+        } else if step == 1 && now > resume_at {
             (step, _) = (2, signal(&readers[2], Signal::CONT));
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -87,44 +87,44 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let mut well = true;
     for (reader, label) in readers.iter_mut().zip(READERS) {
         well &= reader.wait()?.success();
-        for line in stage.said(label).lines() {
+        for line in dir.messages(label).lines() {
             eprintln!("{label}: {line}");
         }
     }
-    for line in stage.said("ringd").lines().skip(1) {
+    for line in dir.messages("ringd").lines().skip(1) {
         eprintln!("{line}");
     }
-    anyhow::ensure!(well, "a reader found something wrong: this is a bug in ringweir");
+    anyhow::ensure!(well, "a reader failed its verification: this is a bug in ringweir");
     Ok(())
 }
 
-/// Rates print with a space that a source's argument does not have.
+/// A rate as a source option: without the space that it is printed with.
 fn rate_argument(rate: ringweir_cli::quantity::Rate) -> String {
     rate.to_string().replace(' ', "")
 }
 
-/// A child that has ended cannot be signalled, which is as good.
+/// Signals a child; false if it has ended already.
 fn signal(child: &Child, signal: Signal) -> bool {
     kill_process(Pid::from_child(child), signal).is_ok()
 }
 
-/// The demo's own run directory; removed at its end.
-struct Stage {
+/// The run directory of the demo; removed at its end.
+struct DemoDir {
     dir: PathBuf,
     programs: PathBuf,
 }
 
-impl Stage {
+impl DemoDir {
     fn new() -> anyhow::Result<Self> {
         let programs = std::env::current_exe()?
             .parent()
-            .context("ringctl lies in no directory")?
+            .context("the path of ringctl has no directory")?
             .to_path_buf();
         for program in ["ringd", "ringcat", "ringstat"] {
             let path = programs.join(program);
             anyhow::ensure!(
                 path.exists(),
-                "{} is missing: build everything (cargo build --release)",
+                "{} is missing: build all programs (cargo build --release)",
                 path.display()
             );
         }
@@ -139,11 +139,12 @@ impl Stage {
         Ok(command)
     }
 
-    /// Starts a program whose words go to a file, out of the reach of the terminal's Ctrl-C.
+    /// Starts a program with its messages in a file, in a process group of its own, which the
+    /// terminal's Ctrl-C does not reach.
     fn start(&self, role: &str, program: &str, args: &[&str]) -> anyhow::Result<Child> {
-        let words = File::create(self.words(role))?;
+        let messages = File::create(self.messages_file(role))?;
         let mut command = self.command(program, args)?;
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(words).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages).process_group(0);
         command.spawn().with_context(|| format!("cannot start {program}"))
     }
 
@@ -154,26 +155,26 @@ impl Stage {
             let gone = ringd.try_wait()?.is_some();
             anyhow::ensure!(
                 !gone && Instant::now() < limit,
-                "ringd does not start: {}",
-                self.said("ringd").trim()
+                "ringd did not start: {}",
+                self.messages("ringd").trim()
             );
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
 
-    fn words(&self, role: &str) -> PathBuf {
+    fn messages_file(&self, role: &str) -> PathBuf {
         Path::new(&self.dir).join(role)
     }
 
-    fn said(&self, role: &str) -> String {
-        std::fs::read_to_string(self.words(role)).unwrap_or_default()
+    fn messages(&self, role: &str) -> String {
+        std::fs::read_to_string(self.messages_file(role)).unwrap_or_default()
     }
 }
 
-impl Drop for Stage {
+impl Drop for DemoDir {
     fn drop(&mut self) {
-        // What cannot be removed is a few small files in /tmp.
+        // If this fails, a few small files stay in the temporary directory.
         let _left = std::fs::remove_dir_all(&self.dir);
     }
 }

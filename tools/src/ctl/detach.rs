@@ -1,8 +1,7 @@
-//! `ringctl detach STREAM READER`: takes a reader's place back.
-//!
-//! Contract: exactly one reader goes or none: a name that fits several is refused with the list of
-//! them, and the broker is told place *and* moment of attaching, so that nobody else is hit who got
-//! the place meanwhile.
+//! `ringctl detach STREAM READER`: detaches one reader.
+//! Contract: exactly one reader is detached, or none: a name that fits several is refused with a
+//! list. The broker gets the reader index *and* the time of attaching, so that a reader that got the
+//! same index in the meantime is not detached.
 
 use crate::broker_query::{self, Pending};
 use crate::output::json_line;
@@ -18,14 +17,14 @@ use serde::Serialize;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Stream, or path of its socket
+    /// Name of the stream, or the path of its socket
     stream: String,
-    /// Label, pid or index of the reader, as `ringstat` and `ringctl show` say; label:X, pid:N and
-    /// index:N say which is meant
+    /// Label, pid or index of the reader, as ringstat and ringctl show print them; label:X, pid:N and
+    /// index:N are unambiguous
     reader: String,
     #[command(flatten)]
     wait: WaitOption,
-    /// One JSON object about the reader that is gone
+    /// Print the detached reader as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -36,13 +35,10 @@ Examples:
   ringctl detach daq0 pid:4130
   ringctl detach daq0 index:2
 
-For root and the broker's own user. The reader is told: the library ends with End::Detached, \
-ringcat with status 3. One that
-is stopped or does not listen loses its place and its wake-ups; a mapping that it keeps can be \
-read \
-from, never written.
-Exit status: 0 detached; 1 no such stream or reader, or not allowed; 2 wrong usage, or several \
-readers fit.";
+For root and the broker's own user. The reader is notified: the library returns End::Detached,
+ringcat ends with status 3. A reader that is stopped or does not react loses its index and its
+wake-ups. It may keep a mapping of the ring, which it can read but not write.
+Exit status: 0 detached; 1 no such stream or reader, or not allowed; 2 wrong usage, or several readers match.";
 
 #[derive(Serialize)]
 struct Gone<'a> {
@@ -58,7 +54,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let snapshot = Pending::ask(&options.stream, |name| Ok(Viewer::attach(name)?.snapshot()))
         .wait()
         .map_err(broker_query::with_unreadable)?
-        .context("its broker shows no figures yet: try again")?;
+        .context("its broker shows no figures yet: try again, or use --wait")?;
     let reader = choose(&snapshot, &options.reader)?;
     let (index, attached) =
         (reader.get(ReaderFact::Index) as u32, reader.get(ReaderFact::AttachedRealtime));
@@ -90,7 +86,7 @@ fn row(reader: &ReaderFigures) -> String {
     )
 }
 
-/// The one reader that `wanted` means.
+/// The one reader that `wanted` names.
 fn choose<'s>(snapshot: &'s Snapshot, wanted: &str) -> anyhow::Result<&'s ReaderFigures> {
     let fits = |reader: &&ReaderFigures| {
         let number = |fact, text: &str| text.parse() == Ok(reader.get(fact));
@@ -115,12 +111,12 @@ fn choose<'s>(snapshot: &'s Snapshot, wanted: &str) -> anyhow::Result<&'s Reader
             Err(anyhow!("stream {:?} has no readers", snapshot.name))
         }
         [] => Err(anyhow!(
-            "stream {:?} has no reader {wanted:?}; there are:{}",
+            "stream {:?} has no reader {wanted:?}; its readers:{}",
             snapshot.name,
             list(&mut snapshot.readers.iter())
         )),
         _ => Err(Usage(format!(
-            "{} readers of stream {:?} fit {wanted:?}; say which one:{}",
+            "{} readers of stream {:?} match {wanted:?}; choose one by pid or index:{}",
             found.len(),
             snapshot.name,
             list(&mut found.iter().copied())

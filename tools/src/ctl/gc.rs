@@ -1,9 +1,9 @@
-//! `ringctl gc`: removes what brokers that died have left behind.
-//!
-//! Contract: dead is what nobody holds the locks of ([`lock`]); pids are never asked. The stream's
-//! lock is held while its things are removed, so a broker that starts at the same moment keeps its
-//! fresh ring. What is not exactly ours (another type of file, another magic, another user's) is
-//! not touched, and said. Run directories stay: somebody may have set their group and mode.
+//! `ringctl gc`: removes what dead brokers left behind.
+//! Contract: a stream is dead if no process holds its locks ([`lock`]); pids are never used. The
+//! stream's lock is held while its leftovers are removed, so a broker that starts at the same moment
+//! keeps its fresh ring. What is not exactly ours (another type of file, another magic, another
+//! user's) is not touched, and reported. Run directories stay: an administrator may have set their
+//! group and mode.
 
 use crate::output;
 use crate::output::json_line;
@@ -23,16 +23,16 @@ const SHM: &str = "/dev/shm";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Only say what would be removed
+    /// Only print what would be removed
     #[arg(long, short = 'n')]
     dry_run: bool,
-    /// Clear up this run directory, which need not exist any more, instead of the usual ones
+    /// Clean up this run directory, which need not exist any more, instead of the usual ones
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// As root: what other users' brokers left as well
+    /// For root: also remove what the brokers of other users left behind
     #[arg(long)]
     all_users: bool,
-    /// One JSON object per thing looked at, each on a line
+    /// Print one JSON object per file looked at, each on a line
     #[arg(long)]
     json: bool,
 }
@@ -44,24 +44,24 @@ Examples:
   ringctl gc --run-dir /tmp/old/run     rings, sockets and locks of that directory
   ringctl gc --json | jq -r 'select(.action==\"removed\")|.path'
 
-Nothing of a running stream is touched, and nothing that is not exactly what ringd makes.
-Exit status: 0 done, also if there was nothing to do; 1 something dead could not be removed; 2 \
-wrong usage.";
+Running streams are not touched, and neither is any file that ringd did not make.
+Exit status: 0 done, even if there was nothing to do; 1 something could not be removed; 2 wrong
+usage.";
 
-/// What has been done to a thing.
+/// What was done with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Action {
     Removed,
     WouldRemove,
-    /// Looks like ours, is not, or is nobody's to remove here.
-    StoredRing,
+    /// Looks like ours but is not, or must not be removed here.
+    Kept,
     /// Belongs to a running stream.
     Live,
     Failed,
 }
 
-/// One thing that was looked at.
+/// One file that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Found {
     pub action: Action,
@@ -75,7 +75,7 @@ pub(super) struct Found {
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     let me = rustix::process::geteuid().as_raw();
     if options.all_users && me != 0 {
-        anyhow::bail!("--all-users is for root: sudo ringctl gc --all-users");
+        anyhow::bail!("--all-users needs root: sudo ringctl gc --all-users");
     }
     let dirs = options.run_dir.clone().map_or_else(paths::search_dirs, |dir| vec![dir]);
     let sweep = Sweep { dry: options.dry_run, uid: (!options.all_users).then_some(me), dirs };
@@ -86,7 +86,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     if !options.json
         && count(Action::Removed) + count(Action::WouldRemove) + count(Action::Failed) == 0
     {
-        eprintln!("ringctl: nothing to remove ({} of running streams)", count(Action::Live));
+        eprintln!(
+            "ringctl: nothing to remove ({} files belong to running streams)",
+            count(Action::Live)
+        );
     }
     Ok(count(Action::Failed) == 0)
 }
@@ -96,7 +99,7 @@ fn words(found: &[Found]) -> String {
         let what = match f.action {
             Action::Removed => "removed",
             Action::WouldRemove => "would remove",
-            Action::StoredRing => "kept",
+            Action::Kept => "kept",
             Action::Failed => "failed",
             Action::Live => return None,
         };
@@ -106,10 +109,10 @@ fn words(found: &[Found]) -> String {
     found.iter().filter_map(line).collect()
 }
 
-/// One clearing up.
+/// One cleanup.
 pub(super) struct Sweep {
     pub dry: bool,
-    /// Whose things; `None`: everybody's.
+    /// The user whose files are removed; `None`: all users.
     pub uid: Option<u32>,
     pub dirs: Vec<PathBuf>,
 }
@@ -132,9 +135,8 @@ impl Sweep {
         for object in objects.iter().filter(|o| !tags.contains(&o.tag)) {
             let Thing { path, .. } = Thing::object(object);
             if inspect_ring(&path, object.uid, self.uid).is_ok() && !is_held(&path) {
-                let reason =
-                    "its run directory is not among those looked at: say ringctl gc --run-dir DIR";
-                found.push(note(Action::StoredRing, "ring", path, &object.stream, reason));
+                let reason = "its run directory was not searched: use ringctl gc --run-dir DIR";
+                found.push(note(Action::Kept, "ring", path, &object.stream, reason));
             }
         }
         found
@@ -147,7 +149,7 @@ impl Sweep {
         things.push(Thing { kind: "socket", path: paths::socket_path(dir, stream), uid: None });
         let lock_path = paths::lock_path(dir, stream);
         let has_lock = rustix::fs::lstat(&lock_path).is_ok();
-        let live = "its broker runs";
+        let live = "its broker is running";
         if lock::is_served(dir, stream) || answers(&paths::socket_path(dir, stream)) {
             let there =
                 things.into_iter().chain([Thing { kind: "lock", path: lock_path, uid: None }]);
@@ -162,7 +164,7 @@ impl Sweep {
                 Ok(Some(owner)) => dead.push((thing, owner)),
                 Ok(None) => {}
                 Err(reason) => {
-                    found.push(note(Action::StoredRing, thing.kind, thing.path, stream, &reason))
+                    found.push(note(Action::Kept, thing.kind, thing.path, stream, &reason))
                 }
             }
         }
@@ -172,22 +174,22 @@ impl Sweep {
                 Ok(Some(_)) => remove_lock = true,
                 Ok(None) => {}
                 Err(reason) => {
-                    // Without it nothing of this stream can be told dead.
-                    found.push(note(Action::StoredRing, "lock", lock_path, stream, &reason));
+                    // Without it no file of this stream can be called dead.
+                    found.push(note(Action::Kept, "lock", lock_path, stream, &reason));
                     return;
                 }
             }
         }
         if !remove_lock && dead.iter().all(|(thing, _)| thing.kind == "socket") {
-            // ringd removes its lock last of all: a socket alone is somebody else's.
+            // ringd removes its lock last: a socket alone belongs to another program.
             for (thing, _) in dead {
-                let reason = "not ours: neither a lock file nor a ring belongs to it";
-                found.push(note(Action::StoredRing, thing.kind, thing.path, stream, reason));
+                let reason = "not ours: there is no lock file and no ring with it";
+                found.push(note(Action::Kept, thing.kind, thing.path, stream, reason));
             }
             if has_lock {
                 let reason =
-                    "it is empty, nothing says whose it is; the next ringd of this name takes it";
-                found.push(note(Action::StoredRing, "lock", lock_path, stream, reason));
+                    "empty, so its owner is not known; the next ringd of this name takes it over";
+                found.push(note(Action::Kept, "lock", lock_path, stream, reason));
             }
             return;
         }
@@ -230,22 +232,22 @@ impl Sweep {
         drop(guard);
     }
 
-    /// Removes a thing whose stream's lock is held; `None` if it went by itself.
+    /// Removes a file of a stream whose lock is held; `None` if it is already gone.
     fn remove(&self, thing: Thing, stream: &str) -> Option<Found> {
-        // Again, now that nobody can put another one there: it may have changed since.
+        // Again, now that the lock prevents another one: it may have changed since.
         match thing.inspect(self.uid) {
             Ok(Some(_)) => {}
             Ok(None) => return None,
             Err(reason) => {
-                return Some(note(Action::StoredRing, thing.kind, thing.path, stream, &reason));
+                return Some(note(Action::Kept, thing.kind, thing.path, stream, &reason));
             }
         }
         if thing.kind == "ring" && is_held(&thing.path) {
-            let reason = "a broker holds it, though its lock file is gone";
+            let reason = "a broker holds it, although its lock file is gone";
             return Some(note(Action::Live, thing.kind, thing.path, stream, reason));
         }
         if thing.kind == "socket" && answers(&thing.path) {
-            let reason = "somebody listens there, though the stream's lock is free";
+            let reason = "a process listens there, although the stream's lock is free";
             return Some(note(Action::Live, thing.kind, thing.path, stream, reason));
         }
         let mut done =
@@ -261,10 +263,10 @@ impl Sweep {
     }
 }
 
-/// Keeps a stream from starting while its leftovers are removed.
+/// Prevents a stream from starting while its leftovers are removed.
 struct Guard {
     _lock: Option<StreamLock>,
-    /// Made for the lock's sake.
+    /// Made only for the lock.
     made: Option<PathBuf>,
 }
 
@@ -278,10 +280,10 @@ impl Guard {
             match rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755)) {
                 Ok(()) => guard.made = Some(dir.into()),
                 Err(Errno::EXIST) => {}
-                // No broker can make it either.
+                // A broker cannot make it either.
                 Err(Errno::NOENT) => return Ok(guard),
                 Err(e) => {
-                    let what = format!("cannot make {} for the time of clearing up", dir.display());
+                    let what = format!("cannot make {} for the time of the cleanup", dir.display());
                     return Err(ringweir_proto::os::OsError { what, errno: e }.into());
                 }
             }
@@ -301,11 +303,11 @@ impl Drop for Guard {
     }
 }
 
-/// What a broker makes, apart from its lock.
+/// A file that a broker makes, apart from its lock.
 struct Thing {
     kind: &'static str,
     path: PathBuf,
-    /// For an object: the user its name says.
+    /// For a ring: the user in its name.
     uid: Option<u32>,
 }
 
@@ -315,7 +317,7 @@ impl Thing {
         Self { kind: "ring", path: Path::new(SHM).join(file), uid: Some(name.uid) }
     }
 
-    /// Its owner if it is ours, `None` if it is not there, or why it is not to be touched.
+    /// Its owner if it is ours, `None` if it does not exist, or why it must not be touched.
     fn inspect(&self, whose: Option<u32>) -> Result<Option<u32>, String> {
         match self.uid {
             Some(uid) => inspect_ring(&self.path, uid, whose),
@@ -336,16 +338,16 @@ fn inspect(path: &Path, kind: FileType, whose: Option<u32>) -> Result<Option<u32
     }
     match whose {
         Some(me) if stat.st_uid != me => Err(format!(
-            "belongs to uid {}: its owner can remove it, or root with --all-users",
+            "belongs to uid {}: only that user, or root with --all-users, can remove it",
             stat.st_uid
         )),
         _ => Ok(Some(stat.st_uid)),
     }
 }
 
-/// The same for a lock file: in it stands what we write and nothing else. `None` also for an empty
-/// one, as a broker leaves that is killed before it writes and as other programs have them: it
-/// stops nothing and is no reason to remove anything.
+/// The same for a lock file: it must hold what ringd writes and nothing else. `None` also for an
+/// empty one, which a broker leaves that was killed before it wrote, and which other programs have
+/// too: it stops nothing and is no reason to remove anything.
 fn inspect_lock(path: &Path, whose: Option<u32>) -> Result<Option<u32>, String> {
     let Some(owner) = inspect(path, FileType::RegularFile, whose)? else { return Ok(None) };
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
@@ -356,7 +358,8 @@ fn inspect_lock(path: &Path, whose: Option<u32>) -> Result<Option<u32>, String> 
     }
 }
 
-/// The same for a ring: what its name says must be true, and its header ours, or never written.
+/// The same for a ring: its owner must be the user in its name, and its header ours or never
+/// written.
 fn inspect_ring(path: &Path, named: u32, whose: Option<u32>) -> Result<Option<u32>, String> {
     let Some(owner) = inspect(path, FileType::RegularFile, whose)? else { return Ok(None) };
     if owner != named {
@@ -374,7 +377,7 @@ fn inspect_ring(path: &Path, named: u32, whose: Option<u32>) -> Result<Option<u3
         }
     }
     let magic = u64::from_ne_bytes(head[..8].try_into().expect("eight bytes"));
-    // All zero: its broker died before it could write a header.
+    // All zero: its broker died before it wrote a header.
     if magic == MAGIC || head.iter().all(|b| *b == 0) {
         return Ok(Some(owner));
     }
@@ -389,7 +392,7 @@ fn open(path: &Path) -> Result<std::os::fd::OwnedFd, Errno> {
     )
 }
 
-/// Whether a broker holds the ring's own lock; true if it cannot be told.
+/// Whether a broker holds the ring's own lock; true if that is not known.
 fn is_held(path: &Path) -> bool {
     match open(path) {
         Ok(fd) => lock::object_is_held(fd).unwrap_or(true),
@@ -397,7 +400,7 @@ fn is_held(path: &Path) -> bool {
     }
 }
 
-/// Whether somebody listens at a socket; what cannot be told counts as that.
+/// Whether a process listens at a socket; true if that is not known.
 fn answers(path: &Path) -> bool {
     socket::connect(path).map_or_else(
         |e| !matches!(e.errno, Errno::CONNREFUSED | Errno::NOENT | Errno::NOTDIR),
@@ -416,7 +419,7 @@ fn kind_name(kind: FileType) -> &'static str {
     }
 }
 
-/// Objects in /dev/shm by the look of their names.
+/// Objects in /dev/shm whose names look like ours.
 fn objects() -> Vec<ObjectName> {
     let entries = std::fs::read_dir(SHM).into_iter().flatten().flatten();
     let mut names: Vec<_> =

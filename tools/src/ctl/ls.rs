@@ -1,4 +1,6 @@
-//! `ringctl ls`.
+//! `ringctl ls`: lists the streams in the run directories, and whether their brokers answer.
+//!
+//! Contract: all brokers are asked at once; one that does not answer has a line with the reason.
 
 use crate::broker_query::{self, Pending};
 use crate::output::json_line;
@@ -15,7 +17,7 @@ use std::path::PathBuf;
 pub(super) struct Options {
     #[command(flatten)]
     wait: WaitOption,
-    /// One JSON object per stream, each on a line
+    /// Print one JSON object per stream, each on a line
     #[arg(long)]
     json: bool,
 }
@@ -32,7 +34,7 @@ struct Row {
     socket: PathBuf,
     state: &'static str,
     answers: bool,
-    /// Why it does not.
+    /// Why its broker does not answer.
     problem: Option<String>,
     source: Option<String>,
     generation: Option<u64>,

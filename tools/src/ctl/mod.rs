@@ -1,7 +1,7 @@
-//! `ringctl`: what streams there are, and everything about one of them.
+//! `ringctl`: lists streams, shows everything about one, and checks the machine.
 //!
-//! Contract: a command is one file here and one line in `Command`; it asks brokers with a time
-//! limit, so a stopped one is reported, not waited for.
+//! Contract: a command is one file here and one line in `Command`. Queries to brokers have a time
+//! limit: a stopped broker is reported, not waited for.
 
 mod demo;
 mod detach;
@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 use ringweir_cli::manual;
 use std::process::ExitCode;
 
-/// Looks after the streams of this machine.
+/// Lists, inspects and controls the streams of this machine.
 #[derive(Debug, Parser)]
 #[command(name = "ringctl", version, after_help = EXAMPLES)]
 struct Options {
@@ -31,51 +31,50 @@ enum Command {
     /// List the streams in the run directories, and whether their brokers answer
     #[command(after_help = ls::EXAMPLES)]
     Ls(ls::Options),
-    /// Show everything there is to know about one stream
+    /// Show everything about one stream
     #[command(after_help = show::EXAMPLES)]
     Show(show::Options),
-    /// List the devices that ringd can drain, and why the rest cannot be used
+    /// List the devices that ringd can drain, and why the others cannot be used
     #[command(after_help = devices::EXAMPLES)]
     Devices(devices::Options),
-    /// Tell whether this machine, and a running stream, are fit; each finding with the line that
-    /// mends it
+    /// Check this machine, and a running stream; each problem comes with the command that fixes it
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Options),
-    /// Remove what brokers that died have left: rings in /dev/shm, sockets, locks
+    /// Remove what dead brokers left behind: rings in /dev/shm, sockets, locks
     #[command(after_help = gc::EXAMPLES)]
     Gc(gc::Options),
-    /// Take a reader's place back, and tell it
+    /// Detach a reader from a stream; the reader is notified
     #[command(after_help = detach::EXAMPLES)]
     Detach(detach::Options),
-    /// Have a broker read its --config again: streams come and go, the others do not notice
+    /// Make a broker read its --config again: it starts and ends streams, the others go on undisturbed
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Options),
-    /// Write shell completions, of one program or all
+    /// Write shell completions for one program or all
     #[command(after_help = pages::COMPLETIONS_EXAMPLES)]
     Completions(pages::Completions),
-    /// Write the man page of a program, or those of all into a directory
+    /// Write the man page of one program, or those of all into a directory
     #[command(after_help = pages::PAGES_EXAMPLES)]
     Man(pages::Pages),
-    /// See it work: a stream, three readers, one of them stopped on purpose, and the live screen;
-    /// no root, no device
+    /// Demonstrate ringweir: a stream, three readers, one of them stopped on purpose, and the live
+    /// screen; needs neither root nor a device
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Options),
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  ringctl ls                 which streams are there, and who answers
-  ringctl show daq0          its configuration, metadata, counters and readers, each explained
-  ringctl devices            which devices ringd can drain, and why not the rest
-  ringctl doctor             is this machine fit, and if not, which line mends it
-  ringctl gc --dry-run       what dead brokers have left
-  ringctl detach daq0 4130   take the place of the reader with this pid back
-  ringctl reload daq0        have its broker read its file again: streams come and go
-  ringctl demo               see it work, with no root and no device
+  ringctl ls                 which streams there are, and whether their brokers answer
+  ringctl show daq0          its configuration, metadata, counters and readers, all explained
+  ringctl devices            which devices ringd can drain, and why not the others
+  ringctl doctor             check this machine; how to fix what is wrong
+  ringctl gc --dry-run       what dead brokers left behind
+  ringctl detach daq0 4130   detach the reader with this pid
+  ringctl reload daq0        make its broker read its configuration again
+  ringctl demo               a demonstration, without root or a device
   ringctl show daq0 --json | jq .description.metadata
 
 Exit status: 0 done; 1 an error, such as no such stream; 2 wrong usage.
-RINGWEIR_DIR says in which run directory to look.";
+RINGWEIR_DIR sets the run directory.";
 
 /// The program.
 pub fn main() -> ExitCode {

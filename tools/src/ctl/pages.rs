@@ -1,7 +1,6 @@
-//! `ringctl completions` and `ringctl man`: what every program says of its own command line.
-//!
-//! Contract: each program is asked itself ([`ringweir_cli::manual`]), the one beside this ringctl
-//! before one on the search path, so that options and page are of one release.
+//! `ringctl completions` and `ringctl man`: the completions and pages of every program.
+//! Contract: each program writes its own ([`ringweir_cli::manual`]). The program beside this ringctl
+//! is preferred to one on the search path, so that options and page are of the same release.
 
 use crate::output;
 use anyhow::{Context, ensure};
@@ -14,7 +13,7 @@ use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(super) struct Completions {
-    /// Shell that is to complete
+    /// Shell to write completions for
     shell: Shell,
     /// Program, if not all of them
     #[arg(value_parser = PossibleValuesParser::new(PROGRAMS))]
@@ -77,7 +76,7 @@ fn ask(program: &str, args: &[&str]) -> anyhow::Result<String> {
     let path = beside.unwrap_or_else(|| program.into());
     let done = Command::new(&path).args(args).output();
     let done = done
-        .with_context(|| format!("{program} is neither beside ringctl nor on the search path"))?;
+        .with_context(|| format!("{program} was not found beside ringctl or on the search path"))?;
     ensure!(
         done.status.success(),
         "{} {} failed: {}",
@@ -85,6 +84,5 @@ fn ask(program: &str, args: &[&str]) -> anyhow::Result<String> {
         args.join(" "),
         String::from_utf8_lossy(&done.stderr).trim()
     );
-    String::from_utf8(done.stdout)
-        .with_context(|| format!("{program} wrote something that is not text"))
+    String::from_utf8(done.stdout).with_context(|| format!("the output of {program} is not text"))
 }

@@ -1,8 +1,7 @@
-//! `ringctl reload STREAM`: has the broker of a stream read its file again.
-//!
-//! Contract: what became of each stream that is not as before goes to stdout, one line each; the
-//! status says whether the file is what runs now. A broker that does not answer at all is named at
-//! once; one that makes large rings is waited for.
+//! `ringctl reload STREAM`: makes the broker of a stream read its configuration file again.
+//! Contract: every stream that changed has a line on stdout with its outcome; the exit status says
+//! whether the file is now in effect. A broker that does not answer at all is reported at once; one
+//! that is making large rings is waited for.
 
 use crate::broker_query::Pending;
 use crate::output;
@@ -15,11 +14,11 @@ use serde::Serialize;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Any stream of that broker, or path of its socket
+    /// Any stream of that broker, or the path of its socket
     stream: String,
     #[command(flatten)]
     wait: WaitOption,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -32,10 +31,10 @@ Examples:
   stays   daq0: its changes need a restart
   failed  tap0: source \"packet:eth7\": no such interface
 
-For root and the broker's own user, of a broker that was started with --config. SIGHUP does the \
-same without an answer.
-Exit status: 0 the file is what runs now; 1 it is not, for the reasons shown, or there is no such \
-stream, or not allowed.";
+For root and the broker's own user, for a broker that was started with --config. SIGHUP does
+the same without a reply.
+Exit status: 0 the file is in effect; 1 it is not, for the reasons shown, or there is no such
+stream, or not allowed; 2 wrong usage.";
 
 #[derive(Serialize)]
 struct Change<'a> {
@@ -91,7 +90,7 @@ fn words(reloaded: &Reloaded) -> String {
         text += &format!("{:<7} {}{why}\n", word(change.outcome), printable(&change.stream));
     }
     if reloaded.left_out > 0 {
-        text += &format!("and {} more: the broker's log names them\n", reloaded.left_out);
+        text += &format!("and {} more: see the log of the broker\n", reloaded.left_out);
     }
     text
 }

@@ -1,4 +1,4 @@
-//! `ringctl show NAME`.
+//! `ringctl show NAME`: everything about one stream, every figure with its explanation.
 
 use crate::broker_query::{self, Pending};
 use crate::output::{json_line, printable};
@@ -19,11 +19,11 @@ use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Stream, or path of its socket
+    /// Name of the stream, or the path of its socket
     name: String,
     #[command(flatten)]
     wait: WaitOption,
-    /// One JSON object: description, and what `ringstat --json` shows
+    /// Print one JSON object: the description, and what ringstat --json shows
     #[arg(long)]
     json: bool,
 }
@@ -56,7 +56,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let mut fleet = Fleet::attach(Some(&options.name))?;
     fleet.measure(Duration::from_millis(300));
     let streams = fleet.look();
-    let stream = streams.first().context("the stream went away")?;
+    let stream = streams.first().context("the stream ended meanwhile")?;
     output::put(&if options.json {
         as_json(&description, stream)
     } else {
@@ -112,13 +112,13 @@ fn as_text(d: &Description, stream: &Stream) -> String {
             &mut out,
             "lost_pending",
             reader.pending.to_string(),
-            "datagrams certainly lost that it was not told of yet",
+            "datagrams certainly lost, of which the reader has not been notified yet",
         );
         plain(
             &mut out,
             "lag_pct",
             percent(reader.lag_share),
-            "share of the ring between it and the newest datagram",
+            "share of the ring between the reader and the newest datagram",
         );
         plain(
             &mut out,

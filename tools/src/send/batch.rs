@@ -1,9 +1,9 @@
-//! Datagrams on their way out: gathered in one buffer, sent by one `sendmmsg`.
+//! Batches of outgoing datagrams: gathered in one buffer, sent by one `sendmmsg`.
 //!
-//! Contract: a full socket or device queue is waited for, which at worst has the ring lap us,
-//! exactly counted there. A datagram that the kernel refuses for good is counted, said, and (with
-//! headers) recorded for the receiver; the others of its batch go on. A signal while waiting ends
-//! the waiting: what is left then counts as failed.
+//! Contract: if the socket or the device queue is full, the batch waits; at worst the ring laps this
+//! reader, which is counted exactly. A datagram that the kernel refuses is counted, reported and,
+//! with headers, recorded for the receiver; the others of its batch are sent. A signal ends the
+//! wait: the rest of the batch then counts as failed.
 
 use super::header::{self, LEN, Why};
 use crate::messages::Messages;
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 /// Datagrams sent by one call.
 const MOST: usize = 64;
-/// Longest datagram UDP carries, over IPv6; IPv4 carries 20 bytes less, and says so.
+/// Longest datagram UDP carries over IPv6. IPv4 carries 20 bytes less; there the kernel refuses.
 const UDP_MOST: usize = 65_527;
 /// Bytes gathered at most before they are sent.
 const BYTES: usize = 512 << 10;
@@ -33,13 +33,13 @@ pub(super) struct Tally {
     pub(super) sent: u64,
     /// Their payload.
     pub(super) sent_bytes: u64,
-    /// Longer than UDP carries, or than the way does without fragments (`df`).
+    /// Longer than UDP carries, or than the path carries without fragments (`df`).
     pub(super) too_long: u64,
     /// Not sent for another reason.
     pub(super) failed: u64,
     /// Records of gaps that were sent (`--header seq`).
     pub(super) records: u64,
-    /// Times the receiver's machine said that nobody listens there.
+    /// Times the receiver's host reported that no socket is open on the port.
     pub(super) refused: u64,
 }
 
@@ -48,10 +48,10 @@ impl std::fmt::Display for Tally {
         let Self { sent, sent_bytes, too_long, failed, records, refused } = self;
         write!(f, "{sent} sent ({}), {too_long} too long, {failed} failed", Bytes(*sent_bytes))?;
         if *records > 0 {
-            write!(f, ", {records} records of gaps")?;
+            write!(f, ", {records} gap records")?;
         }
         if *refused > 0 {
-            write!(f, "; {refused} times nobody listened there")?;
+            write!(f, "; refused {refused} times (no receiver on that port)")?;
         }
         Ok(())
     }
@@ -64,7 +64,7 @@ struct Part {
     datagram: Option<(u64, usize)>,
 }
 
-/// A socket and what is to go out by it.
+/// A socket and the batch that will be sent through it.
 pub(super) struct Batch {
     socket: OwnedFd,
     headers: bool,
@@ -90,7 +90,7 @@ impl Batch {
         }
     }
 
-    /// Seqs begin anew. What was gathered before is to be flushed first.
+    /// Seqs start again. Flush what was gathered before.
     pub(super) fn generation(&mut self, generation: u64) {
         self.generation = generation as u16;
     }
@@ -111,7 +111,7 @@ impl Batch {
         Some(&mut self.buffer[at..])
     }
 
-    /// What was filled into the room goes out.
+    /// Queues the datagram that was filled into the room.
     pub(super) fn push(&mut self, about: &About) {
         let begin = self.parts.last().map_or(0, |part| part.range.end);
         if self.headers {
@@ -123,7 +123,7 @@ impl Batch {
         self.parts.push(Part { range: begin..end, datagram: Some((about.seq, about.len)) });
     }
 
-    /// Has the receiver told of something that does not come.
+    /// Queues a record of something that will not arrive.
     pub(super) fn record(&mut self, first: u64, count: u64, why: Why) {
         if self.headers {
             let begin = self.parts.last().map_or(0, |part| part.range.end);
@@ -133,11 +133,11 @@ impl Batch {
         }
     }
 
-    /// A datagram for which there is no room.
+    /// Counts a datagram that is too long.
     pub(super) fn too_long(&mut self, about: &About, messages: &mut Messages) {
         self.tally.too_long += 1;
         messages.print_limited(|| {
-            format!("seq {}: {} bytes are longer than UDP carries; not sent", about.seq, about.len)
+            format!("seq {}: {} bytes are too long for UDP; not sent", about.seq, about.len)
         });
         self.record(about.seq, 1, Why::TooLong);
     }
@@ -148,8 +148,8 @@ impl Batch {
 
     /// Sends everything.
     pub(super) fn flush(&mut self, stop: &Stop, messages: &mut Messages) -> anyhow::Result<()> {
-        // A record of what fails, and what comes behind it, are gathered in the other pair and sent
-        // next.
+        // Records of what fails, and the datagrams behind them, are gathered in the other pair and
+        // sent next.
         while !self.parts.is_empty() {
             std::mem::swap(&mut self.buffer, &mut self.spare.0);
             std::mem::swap(&mut self.parts, &mut self.spare.1);
@@ -176,9 +176,9 @@ impl Batch {
         let mut headers: Vec<_> =
             slices.iter().zip(&mut controls).map(|(s, c)| MMsgHdr::new(s, c)).collect();
         let mut at = 0;
-        // Who was refused once. An answer of the network to an earlier datagram comes as an error
-        // of the next call, which clears it and sends nothing: only who is refused twice is meant
-        // himself.
+        // The datagram that was refused once. The network answers an earlier datagram by an error of
+        // the next call, which clears the error and sends nothing: only a datagram that is refused
+        // twice is refused itself.
         let mut doubted = None;
         while at < parts.len() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
@@ -206,11 +206,13 @@ impl Batch {
                     stop.wait_to_write(self.socket.as_fd(), Some(Duration::from_millis(100)))?
                 }
                 Err(Errno::NOBUFS | Errno::NOMEM) => stop.pause(Duration::from_millis(1))?,
-                // What ICMP says of an earlier one; asking has cleared it, and this one is still to
+                // An ICMP answer to an earlier datagram. The call has cleared it; this one is still to
                 // be sent.
                 Err(Errno::CONNREFUSED) => {
                     self.tally.refused += 1;
-                    messages.print_limited(|| "nobody listens there (ICMP says)".into());
+                    messages.print_limited(|| {
+                        "no receiver on that port (ICMP port unreachable)".into()
+                    });
                 }
                 Err(
                     e @ (Errno::MSGSIZE
@@ -226,9 +228,9 @@ impl Batch {
                     | Errno::ADDRNOTAVAIL),
                 ) => {
                     if doubted.replace(at) == Some(at) {
-                        let told = self.refuse(&parts[at], e, messages);
+                        let recorded = self.refuse(&parts[at], e, messages);
                         at += 1;
-                        if told {
+                        if recorded {
                             self.queue(buffer, &parts[at..]);
                             return Ok(());
                         }
@@ -240,7 +242,7 @@ impl Batch {
         Ok(())
     }
 
-    /// What stands behind a record goes out behind it.
+    /// Queues the rest of a batch behind a record.
     fn queue(&mut self, buffer: &[u8], parts: &[Part]) {
         for part in parts {
             let begin = self.buffer.len();
@@ -249,9 +251,9 @@ impl Batch {
         }
     }
 
-    /// The kernel will not send this one; whether a record of that is to go out in its place.
+    /// Counts a datagram that the kernel does not send; whether a record is sent in its place.
     fn refuse(&mut self, part: &Part, e: Errno, messages: &mut Messages) -> bool {
-        // A record that is not sent leaves the receiver a jump of seq without a reason.
+        // Without the record the receiver sees a jump of seq without a reason.
         let Some((seq, len)) = part.datagram else { return false };
         let why = if e == Errno::MSGSIZE {
             self.tally.too_long += 1;

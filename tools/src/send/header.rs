@@ -1,19 +1,18 @@
-//! The sequence header of `--header seq`: 16 bytes in front of each datagram, so that a receiver
-//! sees every seq.
+//! The header of `--header seq`: 16 bytes in front of each datagram that show the receiver every
+//! seq.
 //!
 //! Contract: little-endian, fixed:
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 2 | the characters `RS` |
-//! | 2 | 1 | kind: 1 a datagram, 2 seqs that will never come, 3 losses before the ring, 4 the source's device went away |
+//! | 2 | 1 | kind: 1 a datagram, 2 seqs that will never arrive, 3 losses before the ring, 4 the source's device went away |
 //! | 3 | 1 | of kind 1: 1 if the datagram was cut on its way into the ring, else 0; of the others the reason, see [`Why`] |
-//! | 4 | 2 | generation of the stream, modulo 65536: with another one the broker was restarted, and seqs go on or begin anew |
+//! | 4 | 2 | generation of the stream, modulo 65536: with another one the broker was restarted, and seqs continue or start again |
 //! | 6 | 2 | channel (kind 1), else 0 |
-//! | 8 | 8 | seq: of the datagram, of the first one that will not come, or of the one that comes behind the loss |
+//! | 8 | 8 | seq: of the datagram, of the first one that will not arrive, or of the first one after the loss |
 //!
-//! Behind it stands the payload (kind 1), or a count of 8 bytes (the other kinds; of kind 4 it is
-//! 0). A receiver that expects seq `n` and gets `m > n`, with no record of kind 2 for the seqs
+//! The payload follows (kind 1), or a count of 8 bytes (the other kinds; 0 for kind 4). A receiver that expects seq `n` and gets `m > n`, with no record of kind 2 for the seqs
 //! between, knows that the network lost them, or their record.
 
 use ringweir::Layer;
@@ -21,14 +20,14 @@ use ringweir::Layer;
 /// Length of the header, in bytes.
 pub(super) const LEN: usize = 16;
 
-/// Why something does not come.
+/// Why something does not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// Kind 2, reason 0: `ringsend` was too slow for the ring.
     Lapped,
-    /// Kind 2, reason 1: longer than UDP, or the way, carries.
+    /// Kind 2, reason 1: longer than UDP or the path carries.
     TooLong,
-    /// Kind 2, reason 2: the kernel would not send it.
+    /// Kind 2, reason 2: the kernel refused to send it.
     Failed,
     /// Kind 3, reason 1 device, 2 kernel, 3 broker; 128 more if the count is a lower bound.
     Upstream { layer: Layer, exact: bool },
@@ -77,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_what_is_documented() {
+    fn headers_are_as_documented() {
         assert_eq!(datagram(0x0102, 7, true, 3), *b"RS\x01\x01\x03\0\x07\0\x02\x01\0\0\0\0\0\0");
         assert_eq!(
             record(5, 9, Why::Lapped, 1),

@@ -1,10 +1,10 @@
-//! `ringsend`: one stream's datagrams to a UDP address, unicast or multicast.
+//! `ringsend`: sends one stream's datagrams to a UDP address, unicast or multicast.
 //!
-//! Contract: one datagram of the stream is one UDP datagram, sent whole or not at all. What is not
-//! sent is counted and said, and with `--header seq` the receiver is told as well; at the end
-//! `taken = sent + too long + failed`, beside the ring's own `published = taken + lost`. Whether
-//! the network delivers is the network's affair: with the header the receiver sees every seq that
-//! is missing, and why.
+//! Contract: one datagram of the stream becomes one UDP datagram, sent whole or not at all. A
+//! datagram that is not sent is counted and reported, with `--header seq` to the receiver as well.
+//! At the end `taken = sent + too long + failed`, and in the ring `published = taken + lost`. UDP may
+//! still lose datagrams in the network: with the header the receiver sees every seq that is missing,
+//! and why.
 
 mod batch;
 mod header;
@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The last word, for programs.
+/// The summary as JSON.
 #[derive(Serialize)]
 struct Account<'a> {
     stream: &'a str,
@@ -56,7 +56,7 @@ struct Account<'a> {
     tally: Tally,
 }
 
-/// The status tells whether everything adds up.
+/// The exit status says whether the account adds up.
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     cli.wait.until_answered("ringsend", &cli.stream, cli.quiet)?;
     let stop = Stop::on_signals()?;
@@ -113,7 +113,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         sending
             .account
             .messages
-            .print(format_args!("--timeout: {} of {count} datagrams came", all.delivered));
+            .print(format_args!("--timeout: {} of {count} datagrams arrived", all.delivered));
         return Ok(ExitCode::FAILURE);
     }
     Ok(match adds_up {
@@ -134,11 +134,11 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Sends until something ends it, the last batch excepted; whether that was `--timeout`.
+    /// Sends everything but the last batch until something ends it; whether that was `--timeout`.
     fn run(&mut self, reader: &mut Reader) -> anyhow::Result<bool> {
         let (began, fresh) = (Instant::now(), || RateLimiter::new(self.cli.rate, 1));
         let mut limiter = fresh();
-        let (mut taken, mut last_news, mut idle) = (0, began, false);
+        let (mut taken, mut last_datagram, mut idle) = (0, began, false);
         loop {
             if self.cli.count.is_some_and(|n| taken >= n) || self.stop.came() {
                 return Ok(false);
@@ -164,7 +164,7 @@ impl Sending<'_> {
                     let about = About::of(&datagram, self.date_offset);
                     let whole = match self.batch.room(about.len) {
                         Some(room) => datagram.copy_to(room).map(|_| true),
-                        // Nothing is read of it, but whether it was still there counts.
+                        // Nothing of it is read; only whether it was still valid counts.
                         None => datagram.view(|_| false).map_err(CopyError::from),
                     };
                     match whole {
@@ -178,7 +178,7 @@ impl Sending<'_> {
                                 self.batch.too_long(&about, &mut self.account.messages);
                             }
                         }
-                        // The next read is the gap that begins with it.
+                        // The next item is the gap that begins with it.
                         Err(CopyError::Torn(_)) => {}
                         Err(e) => return Err(e.into()),
                     }
@@ -210,18 +210,18 @@ impl Sending<'_> {
                     self.batch.flush(self.stop, &mut self.account.messages)?;
                     let now = Instant::now();
                     if !std::mem::replace(&mut idle, true) {
-                        last_news = now;
+                        last_datagram = now;
                     }
                     let left = |limit: Option<Time>, since: Instant| {
                         limit.map(|t| t.0.saturating_sub(now.duration_since(since)))
                     };
-                    let until_idle = left(self.cli.until_idle, last_news);
+                    let until_idle = left(self.cli.until_idle, last_datagram);
                     if until_idle.is_some_and(|t| t.is_zero()) {
                         return Ok(false);
                     }
                     let limit = until_idle.into_iter().chain(left(self.cli.timeout, began)).min();
                     self.stop.wait(reader, limit, self.cli.spin, None)?;
-                    // A pause of the stream is nothing to make up for: the rate is a limit.
+                    // A pause of the stream is not made up for: the rate is a limit.
                     if began.elapsed().as_nanos() as u64 > limiter.ready_at() {
                         limiter = RateLimiter::new(self.cli.rate, 1);
                     }
@@ -230,7 +230,7 @@ impl Sending<'_> {
         }
     }
 
-    /// Tells the receiver.
+    /// Records a loss for the receiver.
     fn pass_on(&mut self, gap: &Gap) {
         let why = match gap.cause {
             Cause::Lapped => Why::Lapped,

@@ -1,8 +1,8 @@
 //! Where `ringsend` sends to: `udp:ADDRESS:PORT[@INTERFACE][,OPTION…]`.
 //!
-//! Contract: the socket is connected, so that the kernel looks the way up once and reports what
-//! ICMP says. A multicast datagram leaves by the interface named, or by the route; everything that
-//! was not said is the kernel's default.
+//! Contract: the socket is connected, so that the kernel looks up the route once and reports ICMP
+//! errors. A multicast datagram leaves through the interface that is named, or else by the route. An
+//! option that is not given has the kernel's default.
 
 use anyhow::{Context, anyhow};
 use ringweir_cli::quantity::Bytes;
@@ -12,13 +12,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
 
-/// What stands behind `--to`.
+/// The value of `--to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     address: SocketAddr,
     interface: Option<String>,
     ttl: Option<u8>,
-    /// Whether what is multicast is received on this machine as well.
+    /// Whether multicast datagrams are received on this machine as well.
     local: Option<bool>,
     whole: bool,
     sndbuf: Option<u64>,
@@ -35,7 +35,7 @@ impl FromStr for Target {
         let mut parts = rest.split(',');
         let place = parts.next().unwrap_or_default();
         let (address, interface) = match place.split_once('@') {
-            Some((_, "")) => return Err(format!("{place:?} has no interface behind the @")),
+            Some((_, "")) => return Err(format!("{place:?} has no interface after the @")),
             Some((address, name)) => (address, Some(name.to_owned())),
             None => (place, None),
         };
@@ -46,7 +46,7 @@ impl FromStr for Target {
             )
         })?;
         if address.port() == 0 {
-            return Err("port 0 is nobody's: say the receiver's".into());
+            return Err("port 0 cannot receive: give the receiver's port".into());
         }
         let mut target = Self {
             address,
@@ -63,7 +63,7 @@ impl FromStr for Target {
                     let ttl = value.parse().ok().filter(|ttl| *ttl > 0);
                     target.ttl =
                         Some(ttl.ok_or_else(|| {
-                            format!("{option}: say a number of hops from 1 to 255")
+                            format!("{option}: give a number of hops from 1 to 255")
                         })?);
                 }
                 ("loop", "on") => target.local = Some(true),
@@ -121,7 +121,7 @@ impl Target {
                 (true, false) => sockopt::set_ipv6_multicast_if(&fd, index),
                 (false, _) => bind_to(&fd, index),
             }
-            .with_context(|| format!("sending by {name}"))?;
+            .with_context(|| format!("sending through {name}"))?;
         }
         if let Some(ttl) = self.ttl {
             match (multicast, v4) {
@@ -158,7 +158,7 @@ impl Target {
             }
             rustix::io::Errno::ACCESS => {
                 anyhow!(
-                    "{}: a broadcast address; ringsend sends unicast and multicast",
+                    "{} is a broadcast address; ringsend sends to unicast and multicast addresses only",
                     self.address.ip()
                 )
             }
@@ -168,7 +168,7 @@ impl Target {
     }
 }
 
-/// SO_BINDTOIFINDEX, which rustix does not know.
+/// SO_BINDTOIFINDEX, which rustix does not have.
 fn bind_to(fd: &OwnedFd, index: u32) -> Result<(), rustix::io::Errno> {
     let len = size_of_val(&index) as libc::socklen_t;
     let (raw, value) = (fd.as_fd().as_raw_fd(), (&raw const index).cast());
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_read_and_bad_ones_refused_by_name() {
+    fn targets_are_parsed_and_bad_ones_refused_by_name() {
         let target: Target =
             "udp:239.1.2.3:5000@eth0,ttl=4,loop=off,df,sndbuf=1MiB".parse().unwrap();
         assert_eq!(
@@ -202,8 +202,8 @@ mod tests {
             ("tcp:1.2.3.4:5", "is not udp:ADDRESS:PORT"),
             ("udp:localhost:5", "\"localhost:5\" is not a numeric"),
             ("udp:1.2.3.4:0", "port 0"),
-            ("udp:1.2.3.4:5@", "no interface behind the @"),
-            ("udp:1.2.3.4:5,ttl=0", "ttl=0: say a number of hops"),
+            ("udp:1.2.3.4:5@", "no interface after the @"),
+            ("udp:1.2.3.4:5,ttl=0", "ttl=0: give a number of hops"),
             ("udp:1.2.3.4:5,loop=on", "loop= is for multicast"),
             ("udp:1.2.3.4:5,rcvbuf=1", "\"rcvbuf=1\"; there are ttl="),
         ] {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_to_is_told() {
+    fn a_missing_interface_is_named() {
         let told =
             "udp:127.0.0.1:5@nosuch0".parse::<Target>().unwrap().open().unwrap_err().to_string();
         assert!(told.contains("no interface \"nosuch0\""), "{told}");

@@ -1,6 +1,6 @@
-//! What a format is: the bytes it puts around each payload.
+//! What defines a format: the bytes it puts around each payload.
 
-/// What is known of a datagram beside its bytes.
+/// What is known about a datagram, apart from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Number in the stream.
@@ -16,7 +16,7 @@ pub struct About {
 }
 
 impl About {
-    /// Of a datagram in hand; `date_offset` turns its publish time into a date.
+    /// About `datagram`; `date_offset` turns its publish time into a date.
     pub fn of(datagram: &ringweir::Datagram<'_>, date_offset: u64) -> Self {
         Self {
             seq: datagram.seq(),
@@ -32,15 +32,15 @@ impl About {
 
 /// One format.
 pub trait Sink {
-    /// Appends what the output begins with.
+    /// Appends the beginning of the output.
     fn begin(&mut self, _out: &mut Vec<u8>) {}
-    /// Appends what goes before a payload.
+    /// Appends what comes before a payload.
     fn before(&mut self, _out: &mut Vec<u8>, _about: &About) {}
-    /// The payload is in `out` from `start` on; nothing is behind it yet.
+    /// Called when the payload is in `out` from `start` on, with nothing behind it.
     fn after(&mut self, _out: &mut Vec<u8>, _start: usize, _about: &About) {}
 }
 
-/// What a format may be told.
+/// Options of a format.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Link type of a capture.
@@ -51,11 +51,11 @@ pub struct Settings {
 
 /// A format in the list.
 pub struct Format {
-    /// As typed behind `--format`.
+    /// The value of `--format`.
     pub name: &'static str,
     /// For the help.
     pub about: &'static str,
-    /// Whether it is not for a terminal.
+    /// Whether it must not go to a terminal.
     pub binary: bool,
     /// Makes one.
     pub make: fn(&Settings) -> Box<dyn Sink>,

@@ -1,4 +1,4 @@
-//! For eyes: a line about each datagram, then its bytes as `xxd` and `hexdump -C` show them.
+//! A hexdump for people: a line about each datagram, then its bytes as `hexdump -C` shows them.
 
 use super::format::{About, Format, Sink};
 use std::io::Write;

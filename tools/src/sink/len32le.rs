@@ -1,11 +1,11 @@
-//! Each datagram behind its length, 32 bits little-endian: what `ringd`'s `stdin:len32le` and
-//! `ringgen` speak.
+//! Each datagram after its length, 32 bits little-endian: the format of `ringd --source
+//! stdin:len32le` and `ringgen`.
 
 use super::format::{About, Format, Sink};
 
 pub const FORMAT: Format = Format {
     name: "len32le",
-    about: "each behind its length, 32 bits little-endian",
+    about: "each datagram after its length, 32 bits little-endian",
     binary: true,
     make: |_| Box::new(Len32Le),
 };

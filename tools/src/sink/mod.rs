@@ -1,7 +1,7 @@
-//! What `ringcat` makes of datagrams: one file a format, one line in the list below.
+//! The output formats of `ringcat`: one file per format, and one line in the list below.
 //!
-//! Contract: a sink only arranges bytes in the output buffer. It never writes, blocks or looks at
-//! the clock; the payload lies in that buffer already, whole, copied once from the ring.
+//! Contract: a sink only arranges bytes in the output buffer. It never writes, blocks or reads the
+//! clock. The payload is in that buffer already, whole, copied once from the ring.
 
 mod format;
 mod hexdump;

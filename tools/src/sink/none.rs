@@ -1,10 +1,10 @@
-//! Nothing: for counting and verifying.
+//! No output: for counting and verifying.
 
 use super::format::{About, Format, Sink};
 
 pub const FORMAT: Format = Format {
     name: "none",
-    about: "nothing, only read (and verify)",
+    about: "no output; read (and verify) only",
     binary: false,
     make: |_| Box::new(Nothing),
 };

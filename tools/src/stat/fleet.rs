@@ -1,8 +1,7 @@
-//! The streams that are watched: attaching to each once, and looking at shared memory from then on.
-//!
-//! Contract: a look makes no request; a broker that is busy, stopped or dead changes nothing but
-//! the age of the figures. Only a stream whose broker has hung up is asked for again, in the
-//! background, since that is another broker.
+//! The streams that are viewed: attaches to each once, and reads shared memory from then on.
+//! Contract: a sample makes no request; if a broker is busy, stopped or dead, the figures just get
+//! older. Only a stream whose broker has closed the connection is looked for again, in the
+//! background, because its next broker is another one.
 
 use super::model::{FRESH, Outside, Stream};
 use crate::broker_query::{self, Pending};
@@ -15,28 +14,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How often streams that went, or came, are looked for.
+/// How often to look for streams that ended or started.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
-struct Watched {
-    watch: Viewer,
+struct Viewed {
+    viewer: Viewer,
     newest: Snapshot,
     /// The one before, for rates.
     before: Option<Snapshot>,
 }
 
-impl Watched {
-    fn new(name: &str, watch: Viewer) -> anyhow::Result<Self> {
-        let newest = watch
+impl Viewed {
+    fn new(name: &str, viewer: Viewer) -> anyhow::Result<Self> {
+        let newest = viewer
             .snapshot()
             .ok_or_else(|| anyhow!("stream {name:?}: its broker shows no figures yet"))?;
-        Ok(Self { watch, newest, before: None })
+        Ok(Self { viewer, newest, before: None })
     }
 
     fn look(&mut self) -> Stream {
-        // Before the figures: what is written before a hang-up is then seen with it.
-        let hung_up = self.watch.hung_up();
-        if let Some(seen) = self.watch.snapshot()
+        // Before the figures, so that what the broker wrote before it hung up is seen as well.
+        let hung_up = self.viewer.hung_up();
+        if let Some(seen) = self.viewer.snapshot()
             && seen.get(StreamFact::SampledAt) != self.newest.get(StreamFact::SampledAt)
         {
             self.before = Some(std::mem::replace(&mut self.newest, seen));
@@ -58,39 +57,38 @@ impl Watched {
     }
 }
 
-/// Streams that are watched.
+/// The streams that are viewed.
 pub struct Fleet {
-    /// The one that was asked for; `None`: all there are.
+    /// The stream that was named; `None`: all streams.
     only: Option<String>,
-    watched: Vec<(String, Watched)>,
+    viewed: Vec<(String, Viewed)>,
     asked: HashMap<String, Pending<Viewer>>,
-    /// Streams that are there and could not be attached to, with the reason.
+    /// Streams that exist and could not be attached to, with the reason.
     silent: BTreeMap<String, String>,
     looked_for: Instant,
 }
 
 impl Fleet {
-    /// Attaches to `only`, or to all streams that answer; [`Fleet::problems`] tells of those that
-    /// do not.
+    /// Attaches to `only`, or to all streams that answer; [`Fleet::problems`] lists the others.
     ///
     /// # Errors
-    /// If there is nothing to watch.
+    /// If there is no stream to view.
     pub fn attach(only: Option<&str>) -> anyhow::Result<Self> {
         let fleet = Self::open(only);
-        match (fleet.watched.is_empty(), fleet.silent.is_empty()) {
+        match (fleet.viewed.is_empty(), fleet.silent.is_empty()) {
             (false, _) => Ok(fleet),
             (true, true) => Err(broker_query::nothing_runs()),
             (true, false) => Err(anyhow!("{}", fleet.problems().join("\n"))),
         }
     }
 
-    /// The same, content with nothing: streams may come later.
+    /// The same, but no stream is no error: streams may start later.
     pub fn open(only: Option<&str>) -> Self {
         let names = names(only);
         let asked: Vec<_> = names.iter().map(|name| Pending::ask(name, Viewer::attach)).collect();
         let mut fleet = Self {
             only: only.map(Into::into),
-            watched: Vec::new(),
+            viewed: Vec::new(),
             asked: HashMap::new(),
             silent: BTreeMap::new(),
             looked_for: Instant::now(),
@@ -102,61 +100,60 @@ impl Fleet {
         fleet
     }
 
-    /// What the streams of a look are attached to by, in its order: names, or the path that was
-    /// asked for.
+    /// The names by which the streams of a sample were attached, in its order; or the path that was
+    /// given.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.watched.iter().map(|(name, _)| name.as_str())
+        self.viewed.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Lets go of streams that have ended or whose broker is gone, unless their socket is still
-    /// there.
+    /// Drops streams that have ended or whose broker is gone, unless their socket still exists.
     pub fn forget_gone(&mut self) {
         let there = ringweir::view::streams();
         let is_there = |name: &str| {
             there.iter().any(|(n, _)| n == name) || (name.contains('/') && Path::new(name).exists())
         };
-        self.watched.retain(|(name, w)| !w.watch.hung_up() || is_there(name));
+        self.viewed.retain(|(name, w)| !w.viewer.hung_up() || is_there(name));
     }
 
-    /// Why streams that are there are not watched.
+    /// Why streams that exist are not viewed.
     pub fn problems(&self) -> Vec<String> {
         self.silent.values().cloned().collect()
     }
 
-    /// Waits for figures that are newer by `window` at least, so that there are rates; half as long
-    /// again at most.
+    /// Waits until the figures are newer by at least `window`, so that there are rates; for at most
+    /// 1.5 times that long.
     pub fn measure(&mut self, window: Duration) {
         let began = Instant::now();
         let window = window.as_nanos() as u64;
         loop {
             std::thread::sleep(Duration::from_millis(20));
-            let moved = |w: &Watched| {
-                let now = w.watch.snapshot().map_or(0, |s| s.get(StreamFact::SampledAt));
+            let moved = |w: &Viewed| {
+                let now = w.viewer.snapshot().map_or(0, |s| s.get(StreamFact::SampledAt));
                 now.saturating_sub(w.newest.get(StreamFact::SampledAt)) >= window
-                    || w.watch.hung_up()
+                    || w.viewer.hung_up()
             };
             if began.elapsed().as_nanos() as u64 > window * 3 / 2
-                || self.watched.iter().all(|(_, w)| moved(w))
+                || self.viewed.iter().all(|(_, w)| moved(w))
             {
                 return;
             }
         }
     }
 
-    /// How they are now, by name.
+    /// Their figures now, sorted by name.
     pub fn look(&mut self) -> Vec<Stream> {
         if self.looked_for.elapsed() >= LOOK_FOR {
             self.looked_for = Instant::now();
             self.look_for_more();
         }
         self.take_answers();
-        self.watched.iter_mut().map(|(_, w)| w.look()).collect()
+        self.viewed.iter_mut().map(|(_, w)| w.look()).collect()
     }
 
     fn look_for_more(&mut self) {
         for name in names(self.only.as_deref()) {
-            let generations = self.watched.iter().any(|(n, w)| *n == name && !w.watch.hung_up());
-            if !generations && !self.asked.contains_key(&name) {
+            let connected = self.viewed.iter().any(|(n, w)| *n == name && !w.viewer.hung_up());
+            if !connected && !self.asked.contains_key(&name) {
                 self.asked.insert(name.clone(), Pending::ask(&name, Viewer::attach));
             }
         }
@@ -175,15 +172,15 @@ impl Fleet {
     }
 
     fn take(&mut self, name: String, answer: anyhow::Result<Viewer>) {
-        let known = self.watched.iter_mut().find(|(n, _)| *n == name);
-        match (answer.and_then(|watch| Watched::new(&name, watch)), known) {
-            (Ok(watched), Some((_, place))) => *place = watched,
-            (Ok(watched), None) => {
+        let known = self.viewed.iter_mut().find(|(n, _)| *n == name);
+        match (answer.and_then(|viewer| Viewed::new(&name, viewer)), known) {
+            (Ok(viewed), Some((_, place))) => *place = viewed,
+            (Ok(viewed), None) => {
                 self.silent.remove(&name);
-                self.watched.push((name, watched));
-                self.watched.sort_by(|a, b| a.0.cmp(&b.0));
+                self.viewed.push((name, viewed));
+                self.viewed.sort_by(|a, b| a.0.cmp(&b.0));
             }
-            // Its last figures are shown and say it; it is asked for again a second later.
+            // Its last figures are shown, with their age; it is looked for again a second later.
             (Err(_), Some(_)) => {}
             (Err(e), None) => {
                 self.silent.insert(name, format!("{:#}", broker_query::with_unreadable(e)));
@@ -192,7 +189,7 @@ impl Fleet {
     }
 }
 
-/// The one that was asked for, or all there are.
+/// The stream that was named, or all streams.
 fn names(only: Option<&str>) -> Vec<String> {
     match only {
         Some(name) => vec![name.into()],

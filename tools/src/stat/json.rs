@@ -1,5 +1,7 @@
-//! One stream as one line of JSON. Keys are those of the lists of figures and those explained in
-//! [`super::columns`]; whole numbers are written exactly, up to 2^64 - 1.
+//! One stream as one line of JSON.
+//!
+//! Contract: the keys are those of the lists of figures and of [`super::columns::JSON_WORDS`]. Whole
+//! numbers are exact, up to 2^64 - 1.
 
 use super::model::{Layer, Loss, Rates, Reader, Stream};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
@@ -33,7 +35,7 @@ struct OneReader<'a> {
     rates: Option<Flow>,
 }
 
-/// What is written of a stream.
+/// A stream as JSON.
 #[derive(Serialize)]
 pub struct Sample<'a> {
     stream: &'a str,
@@ -134,8 +136,8 @@ mod tests {
         assert_eq!((&v["readers"][0]["label"], &v["readers"][0]["lost"]), (&"x".into(), &2.into()));
     }
 
-    /// A figure called like one of the computed keys would be there twice, and one of them lost to
-    /// most parsers.
+    /// If a figure had the name of a computed key, the key would be there twice, and most parsers would
+    /// drop one.
     #[test]
     fn no_key_is_there_twice_and_each_is_explained() {
         let v = shown();

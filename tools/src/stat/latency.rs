@@ -1,7 +1,6 @@
-//! `ringstat --latency`: how long datagrams take from publishing to being handed to a reader.
-//!
-//! Contract: the readers measure ([`METHOD`]), the broker hands out what stands in their pages,
-//! this shows it. The one part of `ringstat` that asks the broker at every look; one that does not
+//! `ringstat --latency`: the time from publishing a datagram to reading it.
+//! Contract: the readers measure ([`METHOD`]), the broker passes on what their pages hold, and this
+//! module shows it. Only here ringstat queries the broker for every sample; a broker that does not
 //! answer costs [`crate::broker_query::PATIENCE`].
 
 use super::fleet::Fleet;
@@ -18,30 +17,26 @@ use serde::Serialize;
 use std::time::Duration;
 
 /// How it is measured, for help and exposition.
-pub const METHOD: &str = "time from publishing (the start of its batch in the broker) to being \
-    handed out by the reader, wake-up \
-    included, by the one clock of both (CLOCK_MONOTONIC). The reader samples the first datagram \
-    published a millisecond or \
-    more after the one it sampled last, so one that falls behind samples everything it was late \
-    for; a datagram that is \
-    lost has no latency. A quantile is the upper end of its bucket: at most 12.5 % too high";
+pub const METHOD: &str = "time from publishing (when the broker starts the batch) to reading, including the \
+    wake-up, by the same clock (CLOCK_MONOTONIC). A reader samples the first datagram that was \
+    published at least a millisecond after the one it sampled last, so a reader that falls behind \
+    samples all that it was late for. A lost datagram has no latency. A quantile is the upper end \
+    of its bucket: at most 12.5 % too high";
 
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
 
-/// Whether `latency` is that reader's, and not of one that had its place before or after.
+/// Whether `latency` belongs to `reader`, and not to another one that had its index.
 pub fn is_of(latency: &Latency, reader: &Reader) -> bool {
     u64::from(latency.index) == reader.get(ReaderFact::Index)
         && latency.attached == reader.get(ReaderFact::AttachedRealtime)
 }
 
 /// How drain gaps are measured, for help and exposition.
-pub const DRAIN_METHOD: &str = "how long a device's FIFO had been filling when the broker drained \
-    it: the time since the last \
-    drain or the last look that found it empty, or, where that is shorter, the time in which the \
-    configured rate brings \
-    what was found in it and what it lost";
+pub const DRAIN_METHOD: &str = "how long the FIFO of a device had been filling when the broker drained it: \
+    the time since the last drain, or since it was last seen empty; or, if that is shorter, the \
+    time that the configured rate takes to fill it with what was found and what was lost";
 
-/// What a broker said of one stream.
+/// What a broker reported about one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     /// Of its readers.
@@ -50,7 +45,7 @@ pub struct Measured {
     pub drain_gaps: Option<Histogram>,
 }
 
-/// Questions under way, one per stream.
+/// Queries under way, one per stream.
 pub struct Asked(Vec<Option<Pending<Measured>>>);
 
 impl Asked {
@@ -74,7 +69,7 @@ impl Asked {
         Self(streams.iter().zip(fleet.names()).map(ask).collect())
     }
 
-    /// The answers, in order; nothing of streams that have nobody to ask or to ask about.
+    /// The answers, in order; empty for streams without a broker, or without readers and FIFO.
     pub fn wait(self) -> Vec<anyhow::Result<Measured>> {
         self.0
             .into_iter()
@@ -83,7 +78,7 @@ impl Asked {
     }
 }
 
-/// The latencies of one stream's readers, since they attached or since the look before.
+/// The latencies of one stream's readers, since they attached or since the sample before.
 pub struct Shown<'a> {
     stream: &'a Stream,
     /// `None`: since they attached.
@@ -132,7 +127,7 @@ impl<'a> Shown<'a> {
             out += &format!("!! {remark}\n");
         }
         if self.readers.is_empty() && self.drain_gaps.is_none() {
-            return out + "no readers to be measured\n";
+            return out + "no readers to measure\n";
         }
         let mut shown = Table::new();
         let heads = ["READER", "PID", "SAMPLES", "P50", "P90", "P99", "P99.9", "MAX"];
@@ -182,21 +177,18 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Keys of the JSON, and what they say.
+/// Keys of the JSON, and what they mean.
 pub const JSON_WORDS: &[(&str, &str)] = &[
     ("window_ns", "the interval; null: since each reader attached"),
     ("readers[].samples", "datagrams sampled"),
     ("readers[].sum_ns", "sum of their latencies"),
-    (
-        "readers[].p50_ns … max_ns",
-        "what that share of the samples did not exceed; null without samples",
-    ),
+    ("readers[].p50_ns … max_ns", "quantiles of the samples; null without samples"),
     (
         "readers[].buckets",
-        "pairs: samples of less than so many ns that are not in the pair before; empty ones are \
-        left out",
+        "pairs of an upper limit in ns and the number of samples below it that are not in the pair \
+        before; without empty ones",
     ),
-    ("drain_gaps", "the same of the FIFO behind the source; null where there is none"),
+    ("drain_gaps", "the same for the FIFO of the source; null if there is none"),
 ];
 
 #[derive(Serialize)]
@@ -217,7 +209,7 @@ struct Times {
     p99_ns: Option<u64>,
     p99_9_ns: Option<u64>,
     max_ns: Option<u64>,
-    /// Samples of less than so many ns that are not in the bucket before; empty ones are left out.
+    /// Upper limit in ns, and samples below it that are not in the bucket before; without empty ones.
     buckets: Vec<(u64, u64)>,
 }
 
@@ -269,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reader_has_its_own_and_no_other() {
+    fn latencies_belong_to_their_reader() {
         let s = snapshot(11 * SECOND, 5000, &[("ids", 5000, 0, false), ("monitor", 100, 65, true)]);
         let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
         let first = of(vec![sampled(0, 0, &[1000, 2000, 3000]), sampled(1, 77, &[9])]);
@@ -289,12 +281,12 @@ mod tests {
         // What came since: one sample, though the longest of all was another.
         let now = of(vec![sampled(0, 0, &[1000, 2000, 3000, 500])]);
         let since = Shown::new(&stream, &now, Some((&first, Duration::from_secs(2))));
-        let told: serde_json::Value = serde_json::from_str(&since.json()).unwrap();
+        let shown: serde_json::Value = serde_json::from_str(&since.json()).unwrap();
         assert_eq!(
-            (&told["window_ns"], &told["readers"][0]["samples"]),
+            (&shown["window_ns"], &shown["readers"][0]["samples"]),
             (&(2 * SECOND).into(), &1.into())
         );
-        assert_eq!(told["readers"][0]["max_ns"], 511);
+        assert_eq!(shown["readers"][0]["max_ns"], 511);
         assert!(since.table().contains("in the last 2 s"));
     }
 
@@ -306,13 +298,11 @@ mod tests {
         let shown = Shown::new(&stream, &none, None);
         assert!(shown.table().ends_with("0    –    –    –      –    –\n"), "{}", shown.table());
         assert!(shown.json().contains("\"p50_ns\":null"));
-        assert!(
-            Shown::new(&stream, &of(vec![]), None).table().contains("no readers to be measured")
-        );
+        assert!(Shown::new(&stream, &of(vec![]), None).table().contains("no readers to measure"));
     }
 
     #[test]
-    fn a_fifo_has_a_line_of_its_own() {
+    fn the_drain_gap_of_a_fifo_has_its_own_line() {
         let s = snapshot(11 * SECOND, 5000, &[]);
         let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
         let gaps = |ns: &[u64]| Measured {

@@ -1,8 +1,7 @@
 //! The live screen: streams with a sparkline of their rate, readers with a bar of their lag.
-//!
-//! Contract: what is shown is a list of lines made from the model alone ([`Screen::lines`]), cut
-//! and scrolled to the terminal; colour only repeats what words say. Whatever ends the program, the
-//! terminal is given back as it was.
+//! Contract: the screen is a list of lines made from the model alone ([`Screen::lines`]), cut and
+//! scrolled to the terminal. Colour only repeats what the text says. However the program ends, the
+//! terminal is restored.
 
 use super::columns::{COLUMNS, Moment};
 use super::fleet::Fleet;
@@ -23,7 +22,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Looks that are remembered: as many as the widest terminal shows.
+/// Samples that are remembered: as many as the widest terminal shows.
 const HISTORY: usize = 512;
 /// Height of a sparkline in lines.
 const SPARK_ROWS: usize = 2;
@@ -31,12 +30,12 @@ const SPARK_ROWS: usize = 2;
 const BAR: usize = 12;
 const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Everything that outlives one look.
+/// Everything that outlives one sample.
 pub struct Screen {
     colour: bool,
-    /// Bytes per second at each look, by stream; `None`: not known then.
+    /// Bytes per second at each sample, by stream; `None`: not known.
     history: HashMap<String, VecDeque<Option<f64>>>,
-    /// Widest each column has been, by stream: so that columns do not jump.
+    /// Largest width of each column so far, by stream, so that columns do not jump.
     widths: HashMap<String, Vec<usize>>,
     scroll: usize,
 }
@@ -47,7 +46,7 @@ impl Screen {
         Self { colour, history: HashMap::new(), widths: HashMap::new(), scroll: 0 }
     }
 
-    /// Remembers the rates of one look.
+    /// Remembers the rates of one sample.
     pub fn remember(&mut self, streams: &[Stream]) {
         for stream in streams {
             let past = self.history.entry(stream.snapshot.name.clone()).or_default();
@@ -100,7 +99,7 @@ impl Screen {
 
     fn sparkline(&self, stream: &Stream, width: usize) -> Vec<Line<'static>> {
         let Some(past) = self.history.get(&stream.snapshot.name) else { return Vec::new() };
-        // The scale stands at the right end: the newest value touches it.
+        // The scale is at the right end, next to the newest value.
         let label = |text: String| format!(" {text:<10}");
         let room = width.saturating_sub(11);
         let shown: Vec<Option<f64>> =
@@ -151,7 +150,7 @@ impl Screen {
             .or_insert_with(|| vec![0; COLUMNS.len()]);
         known.iter_mut().enumerate().for_each(|(i, w)| *w = cells(i).max(*w));
         let widths = known.clone();
-        // The bar stands behind the label and leaves after all that may leave.
+        // The bar follows the label; it is dropped after all columns that may be dropped.
         let kept = keep(&widths, width.saturating_sub(BAR + 3));
         let (kept, bar) = match kept {
             Some(kept) => (kept, true),
@@ -245,7 +244,7 @@ impl Screen {
     }
 }
 
-/// `text` on as many lines as it takes, broken where two blanks part one figure from the next.
+/// `text` on as many lines as it needs, broken at the two blanks between figures.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for part in text.split("  ") {
@@ -262,7 +261,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Which columns fit into `width`; `None` if not even those that stay.
+/// The columns that fit into `width`; `None` if not even those that must stay do.
 fn keep(widths: &[usize], width: usize) -> Option<Vec<usize>> {
     let most = COLUMNS.iter().map(|c| c.leaves).max().unwrap_or(0);
     (0..=most).rev().find_map(|level| {
@@ -278,13 +277,13 @@ fn padded(text: &str, width: usize, right: bool) -> String {
     if right { pad + text } else { text.to_owned() + &pad }
 }
 
-/// "[|||     ]": as full as the part of the ring that lies between reader and write cursor.
-/// "[LAPPED]" beyond.
+/// "[|||     ]": the share of the ring between reader and write cursor.
+/// "[LAPPED]" if it is lapped.
 fn lag_bar(reader: &Reader) -> String {
     if reader.is_lapped() {
         return format!("[{:=^BAR$}]", "LAPPED");
     }
-    // Any lag shows, and only a whole ring fills it.
+    // Any lag is visible, and only a whole ring fills the bar.
     let full = (reader.lag_share * BAR as f64).ceil() as usize;
     let full = if reader.lag_share < 1.0 { full.min(BAR - 1) } else { BAR };
     format!("[{}{}]", "|".repeat(full), " ".repeat(BAR - full))
@@ -309,16 +308,16 @@ fn spark(values: &[Option<f64>], most: f64, rows: usize) -> Vec<String> {
         .collect()
 }
 
-/// Gives the terminal back when it goes, also through `?` and a panic.
-struct Taken;
+/// Restores the terminal when dropped, also after `?` and a panic.
+struct Restore;
 
-impl Drop for Taken {
+impl Drop for Restore {
     fn drop(&mut self) {
         ratatui::restore();
     }
 }
 
-/// Shows the streams every `interval` until q, Ctrl-C, Escape or `stop`, or `count` times. True:
+/// Shows the streams every `interval` until q, Ctrl-C, Escape or `stop`, or `count` times. True if
 /// something was lost.
 pub fn run(
     fleet: &mut Fleet,
@@ -328,9 +327,9 @@ pub fn run(
 ) -> anyhow::Result<bool> {
     let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let mut screen = Screen::new(colour);
-    let taken = Taken;
-    let mut terminal = ratatui::try_init()
-        .context("cannot take the terminal over (without one, use a pipe: | cat)")?;
+    let restore = Restore;
+    let mut terminal =
+        ratatui::try_init().context("cannot use the terminal (without one, use a pipe: | cat)")?;
     let mut next = Instant::now();
     let mut lost = false;
     let mut left = count;
@@ -352,7 +351,7 @@ pub fn run(
             }
         }
     }
-    drop(taken);
+    drop(restore);
     Ok(lost)
 }
 

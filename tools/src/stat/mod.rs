@@ -1,9 +1,9 @@
 //! `ringstat`: lag, rates and loss of streams, from shared memory.
 //!
-//! Contract: one handshake per stream, then only loads from shared memory and looks at /proc, so it
-//! goes on while the broker is busy, stopped or dead, and says how old the figures are; only
-//! latencies are asked for. `fleet` looks, `model` computes, `why` judges, `table`, `json`, `live`,
-//! `latency` and `prom` show, `serve` serves.
+//! Contract: one handshake per stream, then only reads of shared memory and /proc. So it works while
+//! the broker is busy, stopped or dead, and shows how old the figures are. Only latencies need a
+//! query to the broker. `fleet` samples, `model` computes, `why` judges; `table`, `json`, `live`,
+//! `latency` and `prom` show; `serve` serves; `explain` explains.
 
 pub(crate) mod columns;
 mod explain;
@@ -37,43 +37,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Two looks so far apart make a rate: three periods of the broker's sampler.
+/// Time between the two samples that make a rate: three periods of the broker's sampler.
 const RATE_WINDOW: Duration = Duration::from_millis(300);
 
-/// Shows what streams carry, how far behind each reader is, and what was lost where.
-///
-/// Asks the broker once and reads shared memory from then on: neither the stream nor the broker
-/// notices, and the figures can be seen while the broker is busy, stopped or dead.
+/// Shows the rate of each stream, how far behind each reader is, and what was lost where.
+/// Asks the broker once and then reads shared memory. It disturbs neither the stream nor the broker,
+/// and works while the broker is busy, stopped or dead.
 #[derive(Debug, Parser)]
 #[command(name = "ringstat", version)]
 struct Options {
-    /// Stream, or path of its socket; without it, all streams
+    /// Name of a stream, or the path of its control socket; without it, all streams
     name: Option<String>,
-    /// Look again every SECS seconds (0.5, 1, 500ms …): a live screen on a terminal, else one table
-    /// after the other
+    /// Repeat every SECS seconds (0.5, 1, 500ms …): a live screen on a terminal, else one table after
+    /// the other
     #[arg(short, long, value_name = "SECS", value_parser = interval)]
     watch: Option<Duration>,
-    /// End after N looks
+    /// End after N samples
     #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// One JSON object per stream and look, each on a line
+    /// Print one JSON object per stream and sample, each on a line
     #[arg(long)]
     json: bool,
-    /// Exit with 1 if any layer has lost anything since the stream began
+    /// Exit with status 1 if any layer has lost anything since the stream began
     #[arg(long)]
     fail_on_loss: bool,
-    /// Say what limits each stream, who is furthest behind and why, and what to do; exits with 1 if
-    /// anything limits one
+    /// Report what limits each stream, which reader is furthest behind and why, and what to do; exit
+    /// with status 1 if anything limits a stream
     #[arg(long, conflicts_with_all = ["watch", "fail_on_loss", "latency", "prom", "listen"])]
     why: bool,
-    /// Show how long datagrams take from publishing to each reader; with --watch, in each interval
+    /// Show how long datagrams take from publishing to each reader; with --watch, for each interval
     #[arg(long, conflicts_with_all = ["fail_on_loss", "prom", "listen"])]
     latency: bool,
-    /// Print all figures in the text format of Prometheus, once
+    /// Print all figures once, in the text format of Prometheus
     #[arg(long, conflicts_with_all = ["watch", "json", "fail_on_loss", "listen"])]
     prom: bool,
-    /// Serve them over HTTP on ADDRESS:PORT or unix:PATH, for Prometheus; may be given several
-    /// times
+    /// Serve the figures for Prometheus over HTTP on ADDRESS:PORT or unix:PATH; may be repeated
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["watch", "json", "fail_on_loss", "wait"])]
     listen: Vec<serve::Address>,
     #[command(flatten)]
@@ -90,7 +88,7 @@ Examples:
   ringstat fpga0 -w 1 --count 60 | tee run.txt
   ringstat tap0 --json | jq '.loss, (.readers[]|{label,lost,hiwater_pct})'
   ringstat daq0 --fail-on-loss > /dev/null || echo 'something was lost'
-  ringstat daq0 --why                    who limits it, for how long that goes well, what to do
+  ringstat daq0 --why                    what limits it, how long until data is lost, what to do
   ringstat itch_a --latency -w 5         publish -> read per reader, every 5 seconds
   ringstat --listen 127.0.0.1:9469       an exporter: curl http://127.0.0.1:9469/metrics
   ringstat --listen unix:/run/rs.sock    the same: curl --unix-socket /run/rs.sock http://x/metrics
@@ -98,7 +96,7 @@ Examples:
 
 Exit status: 0 all well; 1 an error, such as no such stream; a loss with --fail-on-loss; something
 that limits a stream with --why; 2 wrong usage.
-NO_COLOR=1 switches colour off; RINGWEIR_DIR says in which run directory to look.";
+NO_COLOR=1 switches colours off; RINGWEIR_DIR sets the run directory.";
 
 fn interval(text: &str) -> Result<Duration, String> {
     let span: Span = match text.trim().ends_with(|c: char| c.is_ascii_digit() || c == '.') {
@@ -109,7 +107,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     if (Duration::from_millis(50)..=Duration::from_secs(86_400)).contains(&span.0) {
         return Ok(span.0);
     }
-    Err("must be 0.05 to 86400 seconds (the broker renews the figures ten times a second)".into())
+    Err("must be 0.05 to 86400 seconds (the broker updates the figures ten times a second)".into())
 }
 
 fn help() -> String {
@@ -134,7 +132,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// True: something was lost, or limits a stream.
+/// True if something was lost, or limits a stream.
 fn run(options: &Options) -> anyhow::Result<bool> {
     if options.columns {
         let width = std::env::var("COLUMNS").ok().and_then(|w| w.parse().ok()).unwrap_or(100);
@@ -207,7 +205,7 @@ fn plain(
     }
 }
 
-/// False: told to stop.
+/// False if `stop` was set.
 fn sleep_until(moment: Instant, stop: &AtomicBool) -> bool {
     while Instant::now() < moment {
         if stop.load(Ordering::Relaxed) {
@@ -220,7 +218,7 @@ fn sleep_until(moment: Instant, stop: &AtomicBool) -> bool {
     true
 }
 
-/// True: something limits a stream.
+/// True if something limits a stream.
 fn why(fleet: &mut Fleet, json: bool) -> anyhow::Result<bool> {
     let before = fleet.look();
     let used = |s: &Stream| -> Vec<(u64, Option<u64>)> {
@@ -237,7 +235,7 @@ fn why(fleet: &mut Fleet, json: bool) -> anyhow::Result<bool> {
     let mut report = String::new();
     for stream in &now {
         let earlier = before.iter().find(|b| b.snapshot.name == stream.snapshot.name);
-        let seen = Looked { stream, before: &used_before, now: &used_now, window };
+        let seen = Observed { stream, before: &used_before, now: &used_now, window };
         let verdict = why::judge(earlier, stream, &seen);
         limited |= verdict.limited;
         report += &if json { json_line(&verdict) } else { verdict.text() };
@@ -246,15 +244,15 @@ fn why(fleet: &mut Fleet, json: bool) -> anyhow::Result<bool> {
     Ok(limited)
 }
 
-/// What /proc told between two looks.
-struct Looked<'a> {
+/// What /proc shows about the time between two samples.
+struct Observed<'a> {
     stream: &'a Stream,
     before: &'a HashMap<u64, Option<u64>>,
     now: &'a HashMap<u64, Option<u64>>,
     window: Duration,
 }
 
-impl why::Seen for Looked<'_> {
+impl why::Seen for Observed<'_> {
     fn load(&self, pid: u64) -> Option<f64> {
         let (before, now) = (self.before.get(&pid).copied()??, self.now.get(&pid).copied()??);
         Some(now.saturating_sub(before) as f64 / self.window.as_nanos() as f64)
@@ -271,11 +269,11 @@ impl why::Seen for Looked<'_> {
 fn latencies(fleet: &mut Fleet, options: &Options, stop: &AtomicBool) -> anyhow::Result<bool> {
     let mut left = options.count;
     let mut before: HashMap<String, latency::Measured> = HashMap::new();
-    let mut looked = Instant::now();
+    let mut sampled = Instant::now();
     loop {
         let streams = fleet.look();
         let (last, now) = (std::mem::take(&mut before), Instant::now());
-        let window = now.duration_since(std::mem::replace(&mut looked, now));
+        let window = now.duration_since(std::mem::replace(&mut sampled, now));
         let answers = latency::Asked::of(fleet, &streams).wait();
         let mut texts = Vec::new();
         for (stream, answer) in streams.iter().zip(answers) {
@@ -285,7 +283,7 @@ fn latencies(fleet: &mut Fleet, options: &Options, stop: &AtomicBool) -> anyhow:
                 latency::Measured::default()
             });
             let earlier = last.get(&name).map(|l| (l, window));
-            // With --watch the first look is what the first interval begins with.
+            // With --watch the first sample is only the start of the first interval.
             if options.watch.is_none() || earlier.is_some() {
                 let shown = latency::Shown::new(stream, &found, earlier);
                 texts.push(if options.json { shown.json() } else { shown.table() });
@@ -304,7 +302,7 @@ fn latencies(fleet: &mut Fleet, options: &Options, stop: &AtomicBool) -> anyhow:
             return Ok(false);
         }
         let Some(interval) = options.watch else { return Ok(false) };
-        if !sleep_until(looked + interval, stop) {
+        if !sleep_until(sampled + interval, stop) {
             return Ok(false);
         }
     }
@@ -316,7 +314,7 @@ fn tables(streams: &[Stream], dated: bool) -> String {
     if !dated {
         return text;
     }
-    // One look after the other: each says when it was, and a blank line ends it.
+    // Each table has its time, and ends with a blank line.
     format!("{}\n{text}\n", date::full(clock::realtime_ns()))
 }
 

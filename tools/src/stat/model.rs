@@ -1,8 +1,6 @@
-//! What is to be known about a stream, computed from one or two snapshots and from what is seen
-//! around them.
-//!
-//! Contract: pure; no call, no clock. Table, screen, JSON and whatever comes later show what stands
-//! here and compute nothing of their own. Loss has four layers, each with one definition
+//! A stream as it is shown, computed from one or two snapshots and from what is seen around them.
+//! Contract: pure, without system calls or a clock. Table, screen and JSON show what is here and
+//! compute nothing themselves. Loss has four layers, each with one definition
 //! ([`Layer::definition`]).
 
 use crate::process::Process;
@@ -12,11 +10,11 @@ use ringweir_proto::stats::{
 };
 use std::time::Duration;
 
-/// Figures older than this are called old, and the broker's process is looked at. The sampler's
-/// period is a tenth of it.
+/// Figures older than this are old; then the state of the broker's process is read. The period of
+/// the broker's sampler is a tenth of it.
 pub const FRESH: Duration = Duration::from_secs(1);
 
-/// Where datagrams can be lost, in the order in which they travel.
+/// Where datagrams can be lost, in the order of their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// The device's buffer.
@@ -43,16 +41,15 @@ impl Layer {
         }
     }
 
-    /// What is counted, in words.
+    /// What is counted.
     pub const fn definition(self) -> &'static str {
         match self {
             Layer::Device => PumpCounter::DeviceLost.help(),
             Layer::Kernel => PumpCounter::KernelLost.help(),
             Layer::Broker => PumpCounter::BrokerLost.help(),
             Layer::Reader => {
-                "datagrams published that a reader was lapped over: told to it as gaps, or certain \
-                to be; summed over all \
-                 readers, those that are gone included"
+                "published datagrams that a reader lost because it was lapped, reported to it as gaps or \
+                certain to be; the sum over all readers, including those that have left"
             }
         }
     }
@@ -95,14 +92,14 @@ pub struct Outside {
     pub broker: Process,
 }
 
-/// Whether the figures can be relied on.
+/// Whether the figures can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// They are fresh.
+    /// They are current.
     Fresh,
     /// The stream has ended; they are its last.
     Ended,
-    /// The broker has not renewed them, and this is its process.
+    /// The broker has not updated them; the state of its process.
     Stale(Process),
     /// The broker has died, and these are the last.
     BrokerGone,
@@ -141,15 +138,15 @@ fn age(snapshot: &Snapshot, outside: &Outside) -> Duration {
 pub enum ReaderState {
     /// It reads, or computes between reads.
     Running,
-    /// It sleeps for want of datagrams.
+    /// It sleeps until the next datagram.
     Waiting,
-    /// What it would read next is gone, and it has not noticed yet.
+    /// What it would read next is overwritten, and it has not noticed yet.
     Lapped,
-    /// Its page says what cannot be.
+    /// Its reader page holds impossible values.
     Implausible,
     /// Its process is stopped: the letter of /proc/PID/stat.
     Stopped(char),
-    /// Its process is gone, and the broker could not say so.
+    /// Its process is gone, and the broker has not noticed.
     Gone,
 }
 
@@ -184,9 +181,9 @@ pub struct Reader {
     pub figures: ReaderFigures,
     /// What it is doing.
     pub state: ReaderState,
-    /// What it takes, delivered; `None` without two snapshots of it.
+    /// What was delivered to it; `None` without two snapshots.
     pub rates: Option<Rates>,
-    /// Datagrams it has certainly lost and was not told of yet; at least so many.
+    /// Datagrams certainly lost, of which it has not been notified yet; a minimum.
     pub pending: u64,
     /// How much of the ring lies between it and the write cursor, 0 to 1, in slots or in bytes,
     /// whichever is more.
@@ -201,7 +198,7 @@ impl Reader {
         let lapped = figure(ReaderFact::Lapped) == 1;
         let depth = snapshot.get(StreamFact::Depth);
         let oldest = snapshot.get(StreamFact::ClaimedSeq).saturating_sub(depth);
-        // A ring can run out of bytes before it runs out of slots: then one datagram is all that is
+        // A ring can run out of bytes before it runs out of slots: then only one lost datagram is
         // certain.
         let pending =
             if lapped { oldest.saturating_sub(figure(ReaderFact::ReadCursor)).max(1) } else { 0 };
@@ -210,8 +207,8 @@ impl Reader {
         let slots = share(figure(ReaderFact::Lag), depth);
         let bytes = share(figure(ReaderFact::LagBytes), snapshot.get(StreamFact::Capacity));
         let state = match process {
-            // A broker that is well lets a reader go the moment it hangs up: in fresh figures
-            // everybody is there.
+            // A healthy broker removes a reader as soon as it disconnects: in current figures every
+            // reader exists.
             Process::Gone if old => ReaderState::Gone,
             Process::Stopped(letter) => ReaderState::Stopped(letter),
             _ if figure(ReaderFact::Implausible) != 0 => ReaderState::Implausible,
@@ -233,18 +230,18 @@ impl Reader {
     pub fn get(&self, fact: ReaderFact) -> u64 {
         self.figures.get(fact)
     }
-    /// What its page said that cannot be, in words.
+    /// What is impossible in its reader page.
     pub fn implausible(&self) -> Option<&'static str> {
         IMPLAUSIBLE
             .get(self.get(ReaderFact::Implausible) as usize)
             .copied()
             .filter(|what| !what.is_empty())
     }
-    /// Whether what it would read next is gone.
+    /// Whether what it would read next is overwritten.
     pub fn is_lapped(&self) -> bool {
         self.get(ReaderFact::Lapped) == 1
     }
-    /// Everything it lost: what it was told of and what it will be told of.
+    /// Everything it lost: what was reported to it and what will be.
     pub fn lost(&self) -> u64 {
         self.get(ReaderFact::Lost).saturating_add(self.pending)
     }
@@ -257,9 +254,9 @@ pub struct Stream {
     pub snapshot: Snapshot,
     /// How old they are.
     pub age: Duration,
-    /// Whether they can be relied on.
+    /// Whether they can be trusted.
     pub health: Health,
-    /// What flows, published; `None` without two snapshots, or if they are old.
+    /// What was published; `None` without two snapshots, or if they are old.
     pub rates: Option<Rates>,
     /// What was lost.
     pub loss: Loss,
@@ -268,7 +265,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Judges `snapshot`; rates need one `before` it. `process` tells of a reader's process.
+    /// Computes the stream from `snapshot`; rates need a snapshot `before` it. `process` looks at the
+    /// process of a reader.
     pub fn new(
         snapshot: &Snapshot,
         before: Option<&Snapshot>,
@@ -277,7 +275,7 @@ impl Stream {
     ) -> Self {
         let health = Health::judge(snapshot, outside);
         let old = matches!(health, Health::Stale(_) | Health::BrokerGone);
-        let before = before.filter(|b| !old && same_life(b, snapshot));
+        let before = before.filter(|b| !old && same_generation(b, snapshot));
         let window = before.map_or(0, |b| {
             snapshot.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt))
         });
@@ -323,7 +321,7 @@ impl Stream {
         self.snapshot.get(fact)
     }
 
-    /// What people have to know before they believe the figures; empty if they are fresh.
+    /// What limits the trust in the figures; empty if they are current.
     pub fn caveat(&self) -> String {
         let age = Span(self.age);
         match self.health {
@@ -342,7 +340,7 @@ impl Stream {
     }
 }
 
-fn same_life(a: &Snapshot, b: &Snapshot) -> bool {
+fn same_generation(a: &Snapshot, b: &Snapshot) -> bool {
     [StreamFact::Generation, StreamFact::StartedRealtime].iter().all(|f| a.get(*f) == b.get(*f))
 }
 

@@ -1,9 +1,8 @@
 //! Streams in the text format of Prometheus (OpenMetrics 1.0): every figure of the lists in
 //! `ringweir_proto::stats`, and what the model computes of them.
-//!
-//! Contract: a figure's name follows from its key and kind alone ([`Name::of`]), so a new figure is
-//! there without a line here: `ringweir_` or `ringweir_reader_`, base units at the end, `_total`
-//! behind counters. One series per stream and life of its ring, and one per reader.
+//! Contract: the name of a figure follows from its key and kind alone ([`Name::of`]), so a new figure
+//! needs no line here: `ringweir_` or `ringweir_reader_`, base units at the end, `_total` after
+//! counters. One series per stream and generation, and one per reader.
 
 use super::latency::Measured;
 use super::model::{Health, Layer, Reader, Stream};
@@ -16,10 +15,10 @@ use ringweir::view::Histogram;
 use ringweir_proto::stats::{Kind, PumpCounter, ReaderFact, StreamFact};
 use std::fmt;
 
-/// What a server of [`exposition`] says it sends.
+/// The content type of [`exposition`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A stream, and the latencies of those readers that could be asked for.
+/// A stream, and the latencies of its readers, where they are known.
 pub struct Scraped {
     /// The stream.
     pub stream: Stream,
@@ -165,8 +164,8 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         families.push(Family { name, help: format!("{}.", help.trim_end_matches('.')), series });
     };
 
-    let up = "1 if the broker renews its figures; 0 if it is busy, stopped, gone or has ended the \
-        stream: they are its last then";
+    let up = "1 if the broker updates its figures; 0 if it is busy, stopped or gone, or has ended the \
+        stream: then the figures are the last ones";
     let up_now = |s: &Stream| Value::Exact((s.health == Health::Fresh).into());
     family(Name::gauge("up", None), up, streams().map(|s| (of_stream(s), up_now(s))).collect());
     let age = |s: &Stream| Value::Measured(s.age.as_secs_f64());
@@ -183,7 +182,7 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
     };
     family(
         Name::gauge("stream_source", None),
-        "always 1; the source as configured",
+        "always 1; the configured source",
         streams().map(source).collect(),
     );
     let layers = |s: &Stream| {
@@ -226,7 +225,7 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         "always 1; what the reader is doing: running, waiting, lapped, stopped or gone";
     family(Name::gauge("reader_state", None), state_help, readers().map(state).collect());
     let pending = readers().map(|(s, r)| (of_reader(s, r), Value::Exact(r.pending))).collect();
-    let pending_help = "datagrams certainly lost that it was not told of yet; not part of lost";
+    let pending_help = "datagrams certainly lost, of which the reader has not been notified yet; not included in lost";
     family(Name::gauge("reader_lost_pending", None), pending_help, pending);
 
     let latencies = scraped.iter().flat_map(|s| {

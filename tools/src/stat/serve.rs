@@ -3,8 +3,8 @@
 //!
 //! Contract: one request per connection, answered on a thread of its own, with a limit on
 //! everything: size of the request, time for all of it, time for the answer, connections at once.
-//! Where a new connection finds no place, the one that has waited longest for its request loses its
-//! own, so a client that says nothing, or slowly, never keeps others out. SIGINT, SIGTERM and
+//! If there are too many, the oldest one
+//! is closed, so a silent or slow client never keeps others out. SIGINT, SIGTERM and
 //! SIGHUP end it and remove the unix sockets it made.
 
 use super::fleet::Fleet;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 const REQUEST_MOST: usize = 8 << 10;
 /// Time for a request, and again for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections at once.
+/// Connections at the same time.
 const CONNECTIONS_MOST: usize = 32;
 /// Stack of a connection's thread.
 const STACK: usize = 256 << 10;
@@ -54,7 +54,7 @@ impl FromStr for Address {
                 path => Ok(Self::Unix(path.into())),
             };
         }
-        // A port alone is of this machine only.
+        // A port alone means this machine only.
         let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
         match port {
             Some(port) => Ok(Self::Tcp(([127, 0, 0, 1], port).into())),
@@ -65,10 +65,10 @@ impl FromStr for Address {
     }
 }
 
-/// A socket that is listened on; a file it made goes with it.
+/// A listening socket; its file is removed with it.
 struct Listener {
     fd: Bound,
-    /// Where it can be asked, for people.
+    /// How to query it, for people.
     url: String,
 }
 
@@ -112,7 +112,7 @@ fn remedy(at: SocketAddr) -> &'static str {
     if at.port() == 0 {
         ""
     } else {
-        " (is another exporter running? --listen 127.0.0.1:0 takes any free port)"
+        " (is another exporter running? --listen 127.0.0.1:0 uses any free port)"
     }
 }
 
@@ -127,7 +127,7 @@ pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
         eprintln!("ringstat: serving {}", listener.url);
     }
     let scraper = Arc::new(Scraper { fleet: Mutex::new(fleet) });
-    let guests = Guests::default();
+    let connections = Connections::default();
     loop {
         let mut fds = vec![PollFd::new(&signals, PollFlags::IN)];
         fds.extend(listeners.iter().map(|l| PollFd::new(&l.fd, PollFlags::IN)));
@@ -141,11 +141,11 @@ pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
         let ready: Vec<bool> = fds[1..].iter().map(|f| !f.revents().is_empty()).collect();
         for (listener, _) in listeners.iter().zip(ready).filter(|(_, ready)| *ready) {
             match rustix::net::accept_with(&listener.fd, ACCEPTED) {
-                Ok(fd) => guests.admit(fd, &scraper),
+                Ok(fd) => connections.admit(fd, &scraper),
                 Err(
                     rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM,
                 ) => {
-                    guests.dismiss_oldest();
+                    connections.dismiss_oldest();
                     // The connection stays in the queue: without a pause this loop would spin.
                     std::thread::sleep(Duration::from_millis(50));
                 }
@@ -156,33 +156,33 @@ pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
     }
 }
 
-/// Who is connected.
+/// Open connections.
 #[derive(Default)]
-struct Guests {
+struct Connections {
     there: Arc<Mutex<Vec<Arc<OwnedFd>>>>,
 }
 
-impl Guests {
-    /// Serves `fd` on a thread of its own; the longest waiting one makes room if there is none.
+impl Connections {
+    /// Serves `fd` on a separate thread; closes the oldest connection if there are too many.
     fn admit(&self, fd: OwnedFd, scraper: &Arc<Scraper>) {
         if lock(&self.there).len() >= CONNECTIONS_MOST {
             self.dismiss_oldest();
         }
-        let guest = Arc::new(fd);
-        lock(&self.there).push(guest.clone());
-        let (there, scraper, served) = (self.there.clone(), scraper.clone(), guest.clone());
+        let connection = Arc::new(fd);
+        lock(&self.there).push(connection.clone());
+        let (there, scraper, served) = (self.there.clone(), scraper.clone(), connection.clone());
         let thread =
             std::thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(move || {
-                // A client that went away, or was dismissed, is nobody's problem.
+                // A client that went away, or was dismissed, is no error.
                 let _gone = serve(&served, &scraper);
                 lock(&there).retain(|g| !Arc::ptr_eq(g, &served));
             });
         if thread.is_err() {
-            lock(&self.there).retain(|g| !Arc::ptr_eq(g, &guest));
+            lock(&self.there).retain(|g| !Arc::ptr_eq(g, &connection));
         }
     }
 
-    /// Ends the longest connection: its thread finds the socket shut.
+    /// Closes the oldest connection: its thread finds the socket shut down.
     fn dismiss_oldest(&self) {
         let mut there = lock(&self.there);
         if !there.is_empty() {
@@ -202,7 +202,7 @@ struct Scraper {
 
 impl Scraper {
     fn exposition(&self) -> String {
-        // Asked outside of the lock: a broker that does not answer keeps no other client waiting.
+        // Queried outside of the lock, so that a silent broker keeps no other client waiting.
         let (streams, asked) = {
             let mut fleet = lock(&self.fleet);
             fleet.forget_gone();
@@ -214,7 +214,7 @@ impl Scraper {
     }
 }
 
-/// Streams with the latencies that could be had.
+/// Streams with their latencies, where they are known.
 pub fn scraped(streams: Vec<Stream>, asked: latency::Asked) -> Vec<Scraped> {
     let known = |found: anyhow::Result<_>| found.unwrap_or_default();
     streams
@@ -242,7 +242,7 @@ fn serve(fd: &OwnedFd, scraper: &Scraper) -> std::io::Result<()> {
         }
     };
     send(fd, answer.as_bytes())?;
-    // What the client still sends must be read, or closing takes the answer away from it.
+    // What the client still sends must be read, or closing would destroy the answer.
     rustix::net::shutdown(fd, rustix::net::Shutdown::Write)?;
     let until = Instant::now() + Duration::from_millis(200);
     let mut rest = [0; 1024];
@@ -291,7 +291,7 @@ fn request(fd: &OwnedFd) -> std::io::Result<Result<Asked, Refusal>> {
 }
 
 fn parse(text: &[u8]) -> Result<Asked, Refusal> {
-    let bad = ("400 Bad Request", "this is not HTTP; try: curl http://ADDRESS:PORT/metrics");
+    let bad = ("400 Bad Request", "not an HTTP request; try: curl http://ADDRESS:PORT/metrics");
     let line =
         text.split(|b| *b == b'\n').next().and_then(|l| std::str::from_utf8(l).ok()).ok_or(bad)?;
     let words: Vec<&str> = line.trim_end_matches('\r').split(' ').collect();
@@ -299,7 +299,7 @@ fn parse(text: &[u8]) -> Result<Asked, Refusal> {
     let head_only = match method {
         "GET" => false,
         "HEAD" => true,
-        _ => return Err(("405 Method Not Allowed", "there is GET and HEAD only")),
+        _ => return Err(("405 Method Not Allowed", "only GET and HEAD are supported")),
     };
     // A proxy's form names the host as well.
     let path =
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_understood_or_refused() {
+    fn requests_are_parsed_or_refused() {
         let path =
             |text: &str| parse(text.as_bytes()).map(|a| a.path).map_err(|(status, _)| &status[..3]);
         assert_eq!(path("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Ok("/metrics".into()));
@@ -392,7 +392,7 @@ mod tests {
         assert!(!path.exists(), "removed");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(open().expect("the control: nobody listens on it"));
+        drop(open().expect("the control: no process listens on it"));
         std::fs::write(&path, "x").unwrap();
         assert!(refused().contains("not a socket"), "{}", refused());
         std::fs::remove_dir_all(&dir).unwrap();

@@ -23,7 +23,8 @@ pub fn facts(stream: &Stream) -> String {
     )
 }
 
-/// "LOST device 0  kernel 0  broker 0  reader 0", and how near a device's FIFO came to overflowing.
+/// "LOST device 0  kernel 0  broker 0  reader 0", and how near the FIFO of a device came to an
+/// overflow.
 pub fn losses(stream: &Stream) -> String {
     let lost = Layer::ALL
         .iter()
@@ -46,7 +47,7 @@ pub fn name(stream: &Stream) -> String {
     )
 }
 
-/// What people have to know beside the figures: their age, the source's complaint.
+/// Remarks about the figures: their age, the complaint of the source.
 pub fn remarks(stream: &Stream) -> Vec<String> {
     let note = printable(&stream.snapshot.note);
     let source = if note.is_empty() { note } else { format!("source: {note}") };
@@ -130,7 +131,7 @@ egress   1002           0        0 B             0   4005     1  12:41:07 (4.0 k
     }
 
     #[test]
-    fn no_readers_and_old_figures_are_said() {
+    fn no_readers_and_old_figures_are_shown() {
         let s = snapshot(10 * SECOND, 1, &[]);
         let stream = Stream::new(&s, None, &outside(20 * SECOND), runs);
         let shown = render(&stream, moment());
@@ -142,12 +143,12 @@ egress   1002           0        0 B             0   4005     1  12:41:07 (4.0 k
     }
 
     #[test]
-    fn a_device_shows_how_near_it_came_to_overflowing() {
+    fn a_device_shows_its_drain_gap_and_slack() {
         let mut s = snapshot(11 * SECOND, 5000, &[]);
         let text = |s: &ringweir_proto::stats::Snapshot| {
             losses(&Stream::new(s, None, &outside(11 * SECOND), |_| Process::Runs('S')))
         };
-        assert!(!text(&s).contains("drain gap"), "no FIFO, no line of it");
+        assert!(!text(&s).contains("drain gap"), "no FIFO, no drain gap");
         s.set(StreamFact::DrainSlack, 16_384_000);
         s.set_pump(PumpCounter::DrainGapMax, 410_000);
         assert_eq!(

@@ -3,7 +3,7 @@
 use super::model::Rates;
 use ringweir_cli::quantity::Rate;
 
-/// `text` in lines of at most `width` characters, where its words allow.
+/// `text` in lines of at most `width` characters, broken between words.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
@@ -27,7 +27,7 @@ pub fn rates(rates: Option<Rates>) -> String {
     })
 }
 
-/// A share as "12 %"; the smallest ones as "<1 %", so that only nothing is 0.
+/// A share as "12 %"; a very small one as "<1 %", so that only zero is shown as 0.
 pub fn percent(share: f64) -> String {
     match share * 100.0 {
         0.0 => "0 %".into(),

@@ -1,4 +1,4 @@
-//! Quantities as people type and read them: sizes, rates, durations, extents of a ring.
+//! Quantities as people type and read them: sizes, rates, durations, and how much a ring holds.
 //!
 //! Contract: every type here parses what it prints (to the three digits that are printed), every
 //! parse error names the value, what is wrong with it and what would be accepted, and nothing

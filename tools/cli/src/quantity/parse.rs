@@ -20,10 +20,10 @@ pub struct QuantityError {
 /// What is wrong with a quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Nothing but blanks.
+    /// It is empty, or has blanks only.
     #[error("is empty")]
     Empty,
-    /// It does not begin with a decimal number without sign.
+    /// It does not begin with a decimal number without a sign.
     #[error("does not begin with a number")]
     NotANumber,
     /// There is no unit where one is needed.
@@ -48,7 +48,7 @@ const RATES: &str =
 const DURATIONS: &str = "a number with a unit ns, us, ms, s, min or h, such as 100us, 1.5s or 2min";
 const EXTENTS: &str = "a number of datagrams (16384), a size (64MiB) or a duration (3s)";
 
-/// A number as typed: kept as an integer where it is one, since an `f64` is exact only up to 2^53.
+/// A number as typed: an integer if it is one, because an `f64` is exact only up to 2^53.
 #[derive(Clone, Copy)]
 enum Number {
     Whole(u64),
@@ -175,8 +175,7 @@ impl FromStr for Rate {
             })
         };
         let counted = unit.strip_suffix("/s").ok_or_else(unknown)?.trim_end();
-        // "bit" before "B" before nothing: each is a suffix that the next one would take for part
-        // of a prefix.
+        // "bit" before "B" before nothing: the next one would take each for a part of the prefix.
         let (rest, make): (&str, fn(f64) -> Rate) = if let Some(rest) = counted.strip_suffix("bit")
         {
             (rest, |x| Rate::Bytes(x / 8.0))
@@ -230,8 +229,8 @@ impl FromStr for Span {
     }
 }
 
-/// How much of a stream a ring shall hold, above zero when it was parsed: in the unit the user
-/// thinks in.
+/// How much of a stream a ring holds, in the unit that the user chose; above zero when it was
+/// parsed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Extent {
     /// Payload bytes; parses any size with a unit or prefix, "64MiB".
@@ -367,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn extents_tell_bytes_datagrams_and_time_apart() {
+    fn extents_are_bytes_datagrams_or_time() {
         assert_eq!("64MiB".parse(), Ok(Extent::Bytes(64 << 20)));
         assert_eq!("16384".parse(), Ok(Extent::Datagrams(16384)));
         assert_eq!("3s".parse(), Ok(Extent::Seconds(3.0)));

@@ -10,7 +10,7 @@ pub struct Count(pub u64);
 
 /// `value` with three significant digits, trailing zeros dropped; whole digits are never dropped.
 fn three_digits(value: f64) -> String {
-    // Decided on the rounded value: 9.996 has three digits as "10", not four as "10.00".
+    // Decided by the rounded value: 9.996 has three digits as "10", not four as "10.00".
     let text = match value {
         v if v < 9.995 => format!("{v:.2}"),
         v if v < 99.95 => format!("{v:.1}"),

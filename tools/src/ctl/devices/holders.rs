@@ -1,8 +1,6 @@
-//! Who has which device open.
-//!
-//! Contract: found by what the system tells about open files, never by opening the device: an
-//! exclusive node that is opened for a look is taken from a broker that starts at this moment, and
-//! a driver may do something when it is closed.
+//! Which process has which device open.
+//! Contract: found in /proc, never by opening the device: opening an exclusive node would lock out a
+//! broker that starts at this moment, and a driver may react when it is closed.
 
 use super::node::Verdict;
 use super::row::{Holder, State};
@@ -18,11 +16,11 @@ use std::path::Path;
 /// Character devices that processes have open.
 pub(super) struct Open {
     by: BTreeMap<Dev, Vec<Holder>>,
-    /// Whether all processes let themselves be looked into.
+    /// Whether the open files of all processes are visible.
     pub all_seen: bool,
 }
 
-/// What a broker says it drains.
+/// The source that a broker says it drains.
 pub(super) struct Claim {
     source: String,
     holder: Holder,
@@ -31,7 +29,7 @@ pub(super) struct Claim {
 impl Open {
     pub fn scan(m: &Machine) -> Self {
         let pids = m.names("/proc").into_iter().filter_map(|name| name.parse::<u64>().ok());
-        // Under hidepid= other users' processes do not show at all: then not even the first does.
+        // With hidepid= the processes of other users are not visible, not even the first one.
         let mut open = Self { by: BTreeMap::new(), all_seen: m.exists("/proc/1") };
         for pid in pids {
             let dir = format!("/proc/{pid}/fd");
@@ -55,7 +53,7 @@ impl Open {
         }
     }
 
-    /// Who has `device` open, with the streams that `claims` name for `source`.
+    /// The processes that have `device` open, with the streams that `claims` name for `source`.
     pub fn holders(&self, device: Dev, source: &str, claims: &[Claim]) -> Vec<Holder> {
         let mut holders = self.by.get(&device).cloned().unwrap_or_default();
         for holder in &mut holders {
@@ -67,21 +65,21 @@ impl Open {
     }
 }
 
-/// The character device that a link of /proc/PID/fd stands for.
+/// The character device behind a link of /proc/PID/fd.
 fn device_of(link: &Path) -> Option<Dev> {
-    // Sockets, pipes and the like have no path; and nothing here may wait for a file server.
+    // Sockets, pipes and the like have no path. The flags avoid waiting for a file server.
     std::fs::read_link(link).ok().filter(|to| to.is_absolute())?;
     let stat = statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).ok()?;
     let device = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::CharacterDevice;
     device.then(|| makedev(stat.stx_rdev_major, stat.stx_rdev_minor))
 }
 
-/// Whether a broker's source is this one, options aside.
+/// Whether the source of a broker is this one, apart from options.
 fn drains(theirs: &str, source: &str) -> bool {
     theirs.strip_prefix(source).is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
 }
 
-/// What the brokers of this machine say they drain; those that do not answer say nothing.
+/// The sources that the brokers of this machine say they drain, without brokers that do not answer.
 pub(super) fn claims() -> Vec<Claim> {
     let ask = |name: &str| Ok(Viewer::attach(name)?.snapshot());
     let asked: Vec<_> = ringweir::view::streams()
@@ -105,12 +103,12 @@ fn claim(name: String, snapshot: &Snapshot) -> Claim {
     Claim { source: snapshot.source.clone(), holder }
 }
 
-/// Brokers that say they drain `source`: for where open files cannot be seen.
+/// Brokers that say they drain `source`, for the case that open files are not visible.
 pub(super) fn claimants(claims: &[Claim], source: &str) -> Vec<Holder> {
     claims.iter().filter(|c| drains(&c.source, source)).map(|c| c.holder.clone()).collect()
 }
 
-/// That these have it.
+/// The verdict on a device that these processes have open.
 pub(super) fn drained(holders: &[Holder]) -> Verdict {
     let one = |h: &Holder| match &h.stream {
         Some(stream) => format!("{} {} (stream {stream})", h.pid, h.command),
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_this_process_has_open_is_found_and_one_it_has_not_is_not() {
+    fn a_device_is_found_only_while_it_is_open() {
         let machine = Machine::new(Path::new("/"), Some(0), 0, false);
         let me = u64::from(std::process::id());
         let full = std::fs::File::open("/dev/full").unwrap();
@@ -146,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_named_for_its_own_source_and_process_only() {
+    fn a_stream_is_named_only_for_its_own_source_and_process() {
         let by = Holder { pid: 7, command: "ringd".into(), stream: None };
         let open = Open { by: BTreeMap::from([(9, vec![by])]), all_seen: true };
         let stream = |claim| open.holders(9, "shim:/dev/ringshim1", &[claim])[0].stream.clone();

@@ -1,8 +1,7 @@
-//! `ringctl devices`: what `ringd` can drain on this machine, and why the rest cannot be used.
-//!
-//! Contract: it reads sysfs, /proc and what brokers tell, and touches no device; with `--probe` it
-//! opens those that nobody is seen to have ([`probe`]). A `fifo:` socket is a path that somebody
-//! chose: it cannot be found.
+//! `ringctl devices`: which devices `ringd` can drain, and why the others cannot be used.
+//! Contract: it reads sysfs, /proc and what brokers report, and touches no device. With `--probe` it
+//! opens the devices that no process is seen to have open ([`probe`]). The socket of a `fifo:` source
+//! is a path that the user chose: it cannot be found.
 
 mod holders;
 mod node;
@@ -20,11 +19,11 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Open the devices that nobody has, and read what their registers say; a broker starting at
-    /// this moment is refused
+    /// Open the devices that no process uses, and read their registers; a broker that starts at this
+    /// moment is refused
     #[arg(long)]
     probe: bool,
-    /// One JSON object per device, each on a line
+    /// Print one JSON object per device, each on a line
     #[arg(long)]
     json: bool,
     /// Read /sys, /proc, /etc, /lib and /dev below this directory: another system's tree, or a
@@ -36,19 +35,16 @@ pub(super) struct Options {
 pub(super) const EXAMPLES: &str = "\
 Examples:
   ringctl devices
-  sudo ringctl devices                 as root, who drains what of other users is seen as well
-  sudo ringctl devices --probe         whether UIO devices have the register map, and how large \
-  their FIFOs are
+  sudo ringctl devices                 as root: also shows what processes of other users drain
+  sudo ringctl devices --probe         which UIO devices have the register map, and how large
+                                       their FIFOs are
   ringctl devices --json | jq -r 'select(.state==\"ready\")|.source'
 
-SOURCE is what ringd run --source takes. Devices of ringshim.ko and of UIO drivers are listed, and \
-PCI devices that
-ringshim would take (1af4:1110, 1234:11e8) with the line that gives them to it. No device is \
-touched, except by
---probe: it maps the first page of each read-only. ringshim does not start a device for that; but \
-a \
-device of
-another kind behind UIO may mind being read, and uio_pci_generic takes DMA away from it afterwards.
+SOURCE is the value for ringd run --source. The list has the devices of ringshim.ko and of UIO
+drivers, and the PCI devices that ringshim could drive (1af4:1110, 1234:11e8), with the command that
+binds them to it. No device is touched, except by --probe, which maps the first page of each
+read-only. ringshim does not start a device for that; but another kind of device behind UIO may react
+to being read, and uio_pci_generic disables its DMA afterwards.
 Exit status: 0 listed, ready or not; 1 there is none, or an error; 2 wrong usage.";
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
@@ -71,20 +67,19 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// That there is none, where it was looked for, and what to do.
+/// The error if there is no device: where it was looked for, and what to do.
 fn nothing(m: &Machine) -> anyhow::Error {
     if !m.exists("/sys/class") {
         return anyhow::anyhow!(
-            "no device can be seen: /sys is empty; {}mount -t sysfs sysfs /sys",
+            "no device is visible: /sys is empty; {}mount -t sysfs sysfs /sys",
             m.sudo()
         );
     }
     anyhow::anyhow!(
         "no device that ringd can drain: nothing in /sys/class/ringshim and /sys/class/uio, and no \
-        PCI device 1af4:1110 \
-         (ivshmem) or 1234:11e8 (edu); plug one in, tell ringshim of another (echo VENDOR DEVICE | \
-         {}tee \
-         /sys/bus/pci/drivers/ringshim/new_id), or try it without: ringctl demo",
+        PCI device 1af4:1110 (ivshmem) or 1234:11e8 (edu). Connect one; or let ringshim drive \
+        another one (echo VENDOR DEVICE | {}tee /sys/bus/pci/drivers/ringshim/new_id); or try it \
+        without a device: ringctl demo",
         m.sudo()
     )
 }

@@ -1,5 +1,5 @@
-//! The node of a device in /dev: whether it is the right one, whose it is, and whether this user
-//! may open it.
+//! The node of a device in /dev: whether it is the right one, who owns it, and whether this user may
+//! open it.
 //!
 //! Contract: looks at the node, and does not open it.
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Class of the devices that ringshim.ko has.
 pub(super) const RINGSHIM: &str = "ringshim";
 
-/// A state with its words and the line that mends it.
+/// A state with its description and the command that fixes it.
 pub(super) type Verdict = (State, String, Option<String>);
 
 /// The node of a device of class `class`.
@@ -21,7 +21,7 @@ pub(super) struct Node {
     class: &'static str,
     /// "ringshim0".
     name: String,
-    /// As sysfs says; absent if it cannot be read.
+    /// Its number in sysfs; `None` if that cannot be read.
     pub device: Option<Dev>,
     stat: Option<Stat>,
 }
@@ -48,7 +48,7 @@ impl Node {
         this && self.device.is_some() && self.stat.map(|s| s.st_rdev) == self.device
     }
 
-    /// Whose it is, as `ls -l` shows it.
+    /// Adds type, rights and owner, as `ls -l` shows them.
     pub fn describe(&self, m: &Machine, row: &mut Row) {
         row.node = Some(self.path());
         let Some(stat) = self.stat else { return };
@@ -67,7 +67,7 @@ impl Node {
         row.group = Some(name("/etc/group", stat.st_gid));
     }
 
-    /// What keeps this user from opening it, if anything does.
+    /// What prevents this user from opening it, if anything does.
     pub fn hindrance(&self, m: &Machine) -> Option<Verdict> {
         let (path, sudo) = (self.path(), m.sudo());
         if !self.is_right() {
@@ -75,16 +75,10 @@ impl Node {
             let text = match self.stat {
                 None => format!("no node {}", path.display()),
                 Some(_) => {
-                    format!(
-                        "{} is another thing than device {}:{}",
-                        path.display(),
-                        major(device),
-                        minor(device)
-                    )
+                    format!("{} is not device {}:{}", path.display(), major(device), minor(device))
                 }
             };
-            // Without udev, devtmpfs makes nodes; where there is neither (a container), somebody
-            // has to.
+            // Without udev, devtmpfs makes the nodes; without either (in a container), the user has to.
             let (major, minor, path) = (major(device), minor(device), path.display());
             let fix = format!("{sudo}rm -f {path} && {sudo}mknod -m 600 {path} c {major} {minor}");
             return Some((State::NoNode, text, self.device.map(|_| fix)));
@@ -100,14 +94,15 @@ impl Node {
         })
     }
 
-    /// The line that lets this user open it: into its group, or the group into the node.
+    /// The command that lets this user open it: it adds the user to the group of the node, or changes
+    /// the node.
     fn let_in(&self, m: &Machine) -> String {
         let sudo = m.sudo();
         let shared = self.stat.filter(|s| s.st_mode & 0o060 == 0o060 && s.st_gid != 0);
         if let Some((group, members)) = shared.and_then(|s| m.called("/etc/group", s.st_gid)) {
             let me = m.called("/etc/passwd", m.uid).map(|(name, _)| name);
             let in_it = me.is_some_and(|me| members.split(',').any(|member| member == me));
-            // A login older than the membership does not have it.
+            // A login session older than the membership does not have it.
             let join = if in_it {
                 String::new()
             } else {

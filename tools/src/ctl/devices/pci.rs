@@ -1,6 +1,6 @@
-//! PCI devices: what sysfs says of one, and those that ringshim would take if they were its.
+//! PCI devices: what sysfs says about one, and which ones ringshim could drive.
 //!
-//! Contract: only sysfs and /proc are read. Which devices ringshim takes stands in its `shim_ids`.
+//! Contract: only sysfs and /proc are read. The devices that ringshim drives are in its `shim_ids`.
 
 use super::row::{Interrupts, Memory, Row, State};
 use crate::machine::Machine;
@@ -15,13 +15,13 @@ const MEMORY: u64 = 0x200;
 const DEVICES: &str = "/sys/bus/pci/devices";
 const DRIVER: &str = "/sys/bus/pci/drivers/ringshim";
 
-/// Name that a link of sysfs ends with.
+/// The last component of a link in sysfs.
 pub(super) fn link(m: &Machine, path: &str) -> Option<String> {
     let to = std::fs::read_link(m.at(path)).ok()?;
     Some(to.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Vendor and device of the PCI device with sysfs directory `dir`; none for one of another bus.
+/// Vendor and device of the PCI device with sysfs directory `dir`; `None` for one of another bus.
 pub(super) fn id(m: &Machine, dir: &str) -> Option<(String, String)> {
     Some((m.text(&format!("{dir}/vendor"))?, m.text(&format!("{dir}/device"))?))
 }
@@ -34,13 +34,13 @@ fn is((vendor, device): &(String, String), which: (&str, &str)) -> bool {
     (vendor.as_str(), device.as_str()) == which
 }
 
-/// Puts to `row` what the sysfs directory `dir` of its device says.
+/// Adds to `row` what the sysfs directory `dir` of its device says.
 pub(super) fn describe(m: &Machine, dir: &str, row: &mut Row) {
     row.id = id(m, dir).as_ref().map(shown);
     row.driver = link(m, &format!("{dir}/driver"));
 }
 
-/// Bytes of BAR `number`, if it has one, of memory.
+/// Size of memory BAR `number`, if there is one.
 pub(super) fn bar(m: &Machine, dir: &str, number: usize) -> Option<u64> {
     let all = m.text(&format!("{dir}/resource"))?;
     let mut fields = all
@@ -63,7 +63,7 @@ pub(super) fn map(m: &Machine, dir: &str) -> Vec<Memory> {
         .collect()
 }
 
-/// How the device with sysfs directory `dir` interrupts whoever asked for it under `name`.
+/// The kind of interrupt that the device with sysfs directory `dir` raises under `name`.
 pub(super) fn interrupts(m: &Machine, dir: &str, name: &str) -> Interrupts {
     let pci = id(m, dir).is_some();
     let line = m.text(&format!("{dir}/irq"));
@@ -71,7 +71,7 @@ pub(super) fn interrupts(m: &Machine, dir: &str, name: &str) -> Interrupts {
         Some("msix") => Some(Interrupts::MsiX),
         Some(_) => Some(Interrupts::Msi),
         None if !pci => Some(Interrupts::Line),
-        // Others may use the same name for devices of their own.
+        // Another driver may use the same name for its devices.
         None => (line.as_deref() == Some(number)).then_some(Interrupts::IntX),
     };
     let all = m.text("/proc/interrupts").unwrap_or_default();
@@ -85,7 +85,7 @@ pub(super) fn interrupts(m: &Machine, dir: &str, name: &str) -> Interrupts {
     taken.filter_map(kind).next().unwrap_or(Interrupts::None)
 }
 
-/// Devices that ringshim could take and that are not listed under their drivers.
+/// Devices that ringshim could drive and that are not listed under their drivers.
 pub(super) fn rows(m: &Machine) -> Vec<Row> {
     m.names(DEVICES).into_iter().filter_map(|bus| row(m, bus)).collect()
 }
@@ -108,9 +108,8 @@ fn row(m: &Machine, bus: String) -> Option<Row> {
             )
         }
         None if m.exists(DRIVER) => {
-            let text = "not bound: ringshim refused it (dmesg | grep ringshim says why) or was \
-                told \
-                to let it go";
+            let text =
+                "not bound: ringshim refused it (see dmesg | grep ringshim), or it was unbound";
             Row::new(State::NotBound, text, Some(as_root(m, &[&take(m, &bus)])))
         }
         None => Row::new(State::NotBound, "not bound", Some(as_root(m, &[&take(m, &bus)]))),
@@ -121,9 +120,9 @@ fn row(m: &Machine, bus: String) -> Option<Row> {
     Some(row)
 }
 
-/// What takes a device from its driver.
+/// The command that unbinds a device from its driver.
 fn release(m: &Machine, bus: &str, driver: &str) -> String {
-    // Whoever gave it to this driver by name has kept all others from it.
+    // An override to this driver excludes all others.
     let held = m
         .text(&format!("{DEVICES}/{bus}/driver_override"))
         .is_some_and(|t| !t.is_empty() && t != "(null)");
@@ -132,7 +131,7 @@ fn release(m: &Machine, bus: &str, driver: &str) -> String {
     format!("{first}echo {bus} > /sys/bus/pci/drivers/{driver}/unbind")
 }
 
-/// What gives a device without a driver to ringshim.
+/// The command that binds a device without a driver to ringshim.
 fn take(m: &Machine, bus: &str) -> String {
     if m.exists(DRIVER) {
         return format!("echo {bus} > {DRIVER}/bind");
@@ -143,12 +142,12 @@ fn take(m: &Machine, bus: &str) -> String {
     format!("{build}modprobe ringshim")
 }
 
-/// Steps as one line to type.
+/// Steps as one command line.
 fn as_root(m: &Machine, steps: &[&str]) -> String {
     let line = steps.join(" && ");
     match m.uid {
         0 => line,
-        // The shell opens files, not sudo.
+        // Redirections are done by the shell, not by sudo.
         _ if line.contains('>') || line.contains("&&") => format!("sudo sh -c '{line}'"),
         _ => format!("sudo {line}"),
     }

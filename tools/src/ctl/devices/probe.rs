@@ -1,9 +1,8 @@
-//! Looking whether a device has the register map: the one place where a node is opened.
-//!
-//! Contract: only asked for, and only of a device that nobody has open. It reads the first words
-//! through a read-only mapping and writes nothing; but a driver does when a node is opened and
-//! closed (ringshim masks the interrupt, uio_pci_generic takes DMA away), and a device of another
-//! kind may mind being read.
+//! Probes whether a device has the register map: the only place where a node is opened.
+//! Contract: done only on request, and only for a device that no process is seen to have open. It
+//! reads the first words through a read-only mapping and writes nothing. A driver may still act when
+//! a node is opened or closed (ringshim masks the interrupt, uio_pci_generic disables DMA), and
+//! another kind of device may react to being read.
 
 use ringweir_device::{Identity, Shape};
 use ringweir_proto::layout::PAGE;
@@ -14,12 +13,12 @@ use std::ffi::c_void;
 use std::path::Path;
 use std::ptr::NonNull;
 
-/// Why there is nothing to be told.
+/// Why a device could not be probed.
 #[derive(Debug)]
 pub(super) enum Blind {
-    /// Somebody has it, who was not seen.
+    /// Another process has it open, which was not visible.
     Busy,
-    /// It does not let itself be looked at, or is something else: in words.
+    /// It cannot be read, or is not a FIFO device: the reason.
     No(String),
 }
 
@@ -52,17 +51,17 @@ impl Drop for Page {
     }
 }
 
-/// What the device says of itself that begins `within` bytes behind `offset` of its node's mapping
-/// and has `window` bytes.
+/// The shape that the device reports; it begins `within` bytes after `offset` in the mapping of its
+/// node and has `window` bytes.
 ///
 /// # Errors
-/// If it does not let itself be looked at, or is no FIFO device.
+/// If it cannot be read, or is not a FIFO device.
 pub(super) fn look(node: &Path, offset: u64, within: u64, window: u64) -> Result<Shape, Blind> {
     let fits = |at: &usize| {
         at.is_multiple_of(align_of::<Identity>()) && at + size_of::<Identity>() <= PAGE
     };
     let within = usize::try_from(within).ok().filter(fits).ok_or_else(|| {
-        Blind::No(format!("no FIFO device: its memory begins {within:#x} bytes into a page"))
+        Blind::No(format!("not a FIFO device: its memory begins {within:#x} bytes into a page"))
     })?;
     let page = Page::map(node, offset)?;
     // SAFETY: inside the mapped page, checked above.

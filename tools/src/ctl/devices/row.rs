@@ -14,24 +14,24 @@ use std::path::PathBuf;
 #[serde(rename_all = "kebab-case")]
 pub(super) enum State {
     Ready,
-    /// Somebody has it.
+    /// A process has it open.
     Busy,
-    /// Somebody may have it who cannot be seen from here.
+    /// A process that is not visible here may have it open.
     PerhapsBusy,
     NoPermission,
-    /// Its node is missing, or is another device's.
+    /// Its node is missing, or belongs to another device.
     NoNode,
-    /// No driver has it, and ringshim could.
+    /// It has no driver; ringshim could drive it.
     NotBound,
     /// Another driver has it.
     Bound,
-    /// Nobody has looked whether the register map is there.
+    /// It was not probed for the register map.
     NotLookedAt,
-    /// It has no such map, or the driver does not show it.
+    /// It has no register map, or its driver does not show it.
     Unusable,
 }
 
-/// How it interrupts.
+/// The kind of interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) enum Interrupts {
     #[serde(rename = "MSI-X")]
@@ -59,24 +59,24 @@ impl Interrupts {
     }
 }
 
-/// A stretch of device memory.
+/// A range of device memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Memory {
     pub name: String,
-    /// Absent where only the driver knows it.
+    /// `None` if only the driver knows it.
     pub bytes: Option<u64>,
 }
 
-/// Who has it open.
+/// A process that has it open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Holder {
     pub pid: u64,
     pub command: String,
-    /// Stream it is drained into, if its broker tells.
+    /// Stream it is drained into, if its broker reports it.
     pub stream: Option<String>,
 }
 
-/// What its registers say.
+/// What its registers report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Fifo {
     pub device_id: u32,
@@ -97,13 +97,13 @@ impl From<Shape> for Fifo {
 /// One device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Row {
-    /// What `ringd --source` takes.
+    /// The value for `ringd --source`.
     pub source: Option<String>,
     /// Where it is: "0000:00:04.0", or its name on another bus.
     pub bus: Option<String>,
     /// PCI vendor:device.
     pub id: Option<String>,
-    /// As a UIO driver calls it.
+    /// Its name in the UIO driver.
     pub name: Option<String>,
     pub driver: Option<String>,
     pub driver_version: Option<String>,
@@ -115,17 +115,17 @@ pub(super) struct Row {
     pub owner: Option<String>,
     pub group: Option<String>,
     pub state: State,
-    /// The state in words.
+    /// The state for people.
     pub text: String,
-    /// The line that mends it.
+    /// The command that fixes it.
     pub fix: Option<String>,
     pub held_by: Vec<Holder>,
-    /// Only known when it was looked at.
+    /// Known only if it was probed.
     pub fifo: Option<Fifo>,
 }
 
 impl Row {
-    /// A device of which nothing is known.
+    /// A device about which nothing else is known.
     pub fn new(state: State, text: impl Into<String>, fix: Option<String>) -> Self {
         Self {
             source: None,
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_one_line_whatever_is_known_of_it() {
+    fn every_device_is_one_line() {
         let bare = Row::new(State::NotBound, "not bound", Some("modprobe\nringshim".into()));
         let fifo =
             Fifo { device_id: 1, channels: 2, fifo_bytes: 2048, max_datagram: 512, rate: 125_000 };
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn json_says_no_more_than_is_known() {
+    fn json_has_null_for_what_is_not_known() {
         let v: serde_json::Value = serde_json::from_str(&json_line(&ready())).unwrap();
         assert_eq!((&v["state"], &v["interrupts"]), (&"ready".into(), &"MSI-X".into()));
         assert_eq!(v["memory"][0]["bytes"], 1 << 20);

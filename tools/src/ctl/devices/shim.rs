@@ -1,7 +1,6 @@
-//! Devices that ringshim.ko has.
-//!
-//! Contract: a node is opened only when that was asked for, and then only if nobody is seen to have
-//! it.
+//! Devices of ringshim.ko.
+//! Contract: a node is opened only with `--probe`, and then only if no process is seen to have it
+//! open.
 
 use super::holders::{self, Claim, Open};
 use super::node::{Node, RINGSHIM, Verdict};
@@ -35,10 +34,9 @@ fn find(m: &Machine, name: String, open: &Open, claims: &[Claim]) -> Device {
     Device { node, dir: format!("/sys/class/ringshim/{name}/device"), name, source, holders }
 }
 
-/// Whether somebody who cannot be seen may have one of those that seem free.
-///
-/// An open file holds the module, and a device has at most one: so the module's count tells any
-/// user without a look at the device. It is not there if ringshim is part of the kernel.
+/// Whether a process that is not visible may have one of the devices that seem free.
+/// Every open file holds a reference to the module, and a device has at most one open file. So any
+/// user can tell from the module's count. There is no count if ringshim is built into the kernel.
 fn unseen(m: &Machine, open: &Open, claims: &[Claim], devices: &mut [Device]) -> bool {
     let count = m.number::<usize>("/sys/module/ringshim/refcnt");
     let some = |devices: &[Device]| {
@@ -68,12 +66,12 @@ fn row(m: &Machine, d: Device, unseen: bool, probe: bool) -> Row {
                 ready()
             }
             Err(Blind::Busy) => {
-                (State::Busy, "busy: drained by somebody who cannot be seen from here".into(), None)
+                (State::Busy, "busy: drained by a process that is not visible here".into(), None)
             }
             Err(Blind::No(why)) => (State::Unusable, why, None),
         }
     } else if unseen {
-        let text = "perhaps busy: who has a ringshim device open cannot all be seen from here";
+        let text = "perhaps busy: some processes with a ringshim device open are not visible here";
         let fix = if m.uid == 0 { "ringctl devices --probe" } else { "sudo ringctl devices" };
         (State::PerhapsBusy, text.into(), Some(fix.into()))
     } else {

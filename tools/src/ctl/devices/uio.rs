@@ -1,7 +1,6 @@
-//! Devices of UIO drivers, any of which may have the register map.
-//!
-//! Contract: whether one has it can only be known by reading the device, which is done when that
-//! was asked for, and only if nobody has it open.
+//! Devices of UIO drivers; any of them may have the register map.
+//! Contract: only reading a device shows whether it has the map. That is done only with `--probe`,
+//! and only if no process has the device open.
 
 use super::holders::{self, Claim, Open};
 use super::node::{Node, Verdict};
@@ -13,7 +12,7 @@ use ringweir_proto::layout::PAGE;
 
 const CLASS: &str = "uio";
 
-/// A stretch of memory that the driver lets be mapped.
+/// A range of memory that the driver allows to map.
 struct Map {
     number: u64,
     /// Where in its first page it begins.
@@ -54,13 +53,13 @@ fn row(m: &Machine, name: &str, open: &Open, claims: &[Claim], probe: bool) -> R
     let (state, text, fix) = if !held_by.is_empty() {
         holders::drained(&held_by)
     } else if maps.is_empty() {
-        (State::Unusable, "its driver shows no memory to map".into(), None)
+        (State::Unusable, "its driver offers no memory to map".into(), None)
     } else if let Some(hindrance) = node.hindrance(m) {
         hindrance
     } else if probe {
         look(m, &node, &maps, &mut fifo)
     } else {
-        let text = "not known whether it has the register map";
+        let text = "not probed for the register map";
         (State::NotLookedAt, text.into(), Some("ringctl devices --probe".into()))
     };
     let mut row = Row::new(state, text, fix);
@@ -81,7 +80,7 @@ fn look(m: &Machine, node: &Node, maps: &[Map], fifo: &mut Option<Fifo>) -> Verd
     let path = m.at(&node.path().to_string_lossy());
     let mut first = None;
     for map in maps {
-        // What UIO takes for a number.
+        // UIO selects the map by this offset.
         let offset = map.number * PAGE as u64;
         match probe::look(&path, offset, map.within, map.bytes) {
             Ok(shape) => {
@@ -89,7 +88,7 @@ fn look(m: &Machine, node: &Node, maps: &[Map], fifo: &mut Option<Fifo>) -> Verd
                 return (State::Ready, format!("ready: register map in map{}", map.number), None);
             }
             Err(Blind::Busy) => {
-                return (State::Busy, "busy: its driver lets one process have it".into(), None);
+                return (State::Busy, "busy: its driver allows one process only".into(), None);
             }
             Err(Blind::No(why)) => {
                 first.get_or_insert(format!("map{}: {why}", map.number));

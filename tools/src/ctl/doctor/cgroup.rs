@@ -1,10 +1,10 @@
-//! Which limits of control groups, old and new, stand over this process.
+//! Limits of the control groups (versions 1 and 2) of this process.
 //!
-//! Contract: its own group first, then its parents as far as they can be seen from here.
+//! Contract: its own group first, then its parents as far as they are visible.
 
 use crate::machine::Machine;
 
-/// A limit: where it stands and what it says.
+/// A limit: its file and its value.
 pub(super) struct Limit {
     /// Directory of the group.
     pub dir: String,
@@ -42,8 +42,7 @@ pub(super) fn limits(machine: &Machine, controller: &str, v1: &str, v2: &str) ->
         });
         let Some(top) = mounted else { continue };
         let file = if is_v2 { v2 } else { v1 };
-        // In a container the path is that of the host, and not to be found: its own top is all
-        // there is.
+        // In a container the path is that of the host and does not exist here: only the top does.
         let mut below = path.trim_end_matches('/');
         if below.contains("..") || !machine.exists(&format!("{top}{below}")) {
             below = "";

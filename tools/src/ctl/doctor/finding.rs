@@ -1,4 +1,4 @@
-//! What a check reports: how bad it is, what was seen, and the line that repairs it.
+//! What a check reports: how bad it is, what was seen, and the command that fixes it.
 
 use serde::Serialize;
 
@@ -11,17 +11,17 @@ pub(super) enum State {
     Fail,
 }
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub(super) check: &'static str,
     pub(super) state: State,
     pub(super) text: String,
-    /// The line that mends it.
+    /// The command that fixes it.
     pub(super) fix: Option<String>,
 }
 
-/// A finding before its check's name is put to it.
+/// A finding without the name of its check.
 pub(super) type Found = (State, String, Option<String>);
 
 pub(super) fn ok(text: impl Into<String>) -> Found {

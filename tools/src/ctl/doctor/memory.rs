@@ -1,5 +1,4 @@
-//! Where rings live and what may take them away: /dev/shm, limits of control groups,
-//! systemd-logind, huge pages.
+//! Checks of the memory of rings: /dev/shm, limits of control groups, systemd-logind, huge pages.
 
 use super::cgroup::limits;
 use super::finding::{Found, fail, ok, warn};
@@ -10,7 +9,7 @@ const SHM: &str = "/dev/shm";
 
 pub(super) fn shared_memory(m: &Machine) -> Vec<Found> {
     let mounts = m.text("/proc/self/mounts").unwrap_or_default();
-    // The last mount on a place is the one that is seen.
+    // The last mount on a directory is the visible one.
     let mount = mounts
         .lines()
         .rev()
@@ -19,32 +18,30 @@ pub(super) fn shared_memory(m: &Machine) -> Vec<Found> {
     let Some([_, _, kind, options, ..]) = mount.as_deref() else {
         let fix = format!("{}mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs {SHM}", m.sudo());
         return vec![fail(
-            format!(
-                "{SHM} is no file system of its own: rings would lie on a disk or find no room"
-            ),
+            format!("{SHM} is not a separate file system: rings would be on a disk or not fit"),
             fix,
         )];
     };
     let mut found = Vec::new();
     if *kind != "tmpfs" && *kind != "ramfs" {
         let fix = format!("{}mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs {SHM}", m.sudo());
-        found.push(fail(format!("{SHM} is {kind}, not tmpfs: rings would not lie in memory"), fix));
+        found.push(fail(format!("{SHM} is {kind}, not tmpfs: rings would not be in memory"), fix));
     }
     if options.split(',').any(|o| o == "ro") {
         let fix = format!("{}mount -o remount,rw {SHM}", m.sudo());
-        found.push(fail(format!("{SHM} is mounted read-only: no ring can be made"), fix));
+        found.push(fail(format!("{SHM} is mounted read-only: ringd cannot make a ring"), fix));
     }
     let Ok(room) = rustix::fs::statvfs(m.at(SHM)) else {
-        found.push(fail(format!("the room in {SHM} cannot be told"), format!("ls -ld {SHM}")));
+        found.push(fail(format!("the free space in {SHM} is not known"), format!("ls -ld {SHM}")));
         return found;
     };
     let (free, all) = (room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize);
     if all > 0 && free < m.ring {
-        // Twice, so that a restarted broker's ring and what others have fit beside it.
+        // Twice, so that the ring of a restarted broker fits as well.
         let size = (all - free + 2 * m.ring).next_multiple_of(1 << 20);
         found.push(fail(
             format!(
-                "{SHM} has {} free of {}, rings take {}: ringd refuses to start",
+                "{SHM} has {} free of {}, but the rings take {}: ringd refuses to start",
                 Bytes(free),
                 Bytes(all),
                 Bytes(m.ring)
@@ -53,12 +50,12 @@ pub(super) fn shared_memory(m: &Machine) -> Vec<Found> {
         ));
     } else if found.is_empty() {
         let remark = if all == 64 << 20 {
-            " (64 MiB is the default of containers: --shm-size enlarges it)"
+            " (64 MiB is the default of containers; --shm-size changes it)"
         } else {
             ""
         };
         found.push(ok(format!(
-            "{SHM} has {} free, rings take {}{remark}",
+            "{SHM} has {} free; the rings take {}{remark}",
             Bytes(free),
             Bytes(m.ring)
         )));
@@ -69,13 +66,13 @@ pub(super) fn shared_memory(m: &Machine) -> Vec<Found> {
 pub(super) fn memory_limit(m: &Machine) -> Vec<Found> {
     let mut tightest: Option<(u64, u64, String, bool)> = None;
     for limit in limits(m, "memory", "memory.limit_in_bytes", "memory.max") {
-        // "max", or for version 1 a number beyond all memory.
+        // "max", or in version 1 a number larger than any memory.
         let Some(most) = limit.value.parse::<u64>().ok().filter(|n| *n < 1 << 60) else { continue };
         let used: u64 = ["memory.current", "memory.usage_in_bytes"]
             .iter()
             .find_map(|f| m.number(&format!("{}/{f}", limit.dir)))
             .unwrap_or(0);
-        // File pages nobody has used lately are given up before anything is killed.
+        // The kernel frees inactive file pages before it kills a process.
         let stat = m.text(&format!("{}/memory.stat", limit.dir)).unwrap_or_default();
         let figure =
             |key: &str| stat.lines().find_map(|l| l.strip_prefix(key)?.trim().parse::<u64>().ok());
@@ -91,8 +88,8 @@ pub(super) fn memory_limit(m: &Machine) -> Vec<Found> {
             let fix = if v2 { m.write_line("max", &path) } else { m.write_line("-1", &path) };
             vec![fail(
                 format!(
-                    "{path} allows {}, of which {} are free, rings take {}: the kernel kills the \
-                    broker",
+                    "{path} allows {}, of which {} are free, but the rings take {}: the kernel would kill \
+                    the broker",
                     Bytes(most),
                     Bytes(free),
                     Bytes(m.ring)
@@ -104,10 +101,10 @@ pub(super) fn memory_limit(m: &Machine) -> Vec<Found> {
     }
 }
 
-/// What logind's configuration says: the last word counts, drop-ins come by name whatever directory
-/// they lie in.
-fn says_remove_ipc(m: &Machine) -> (bool, String) {
-    let mut said = (true, "its default".to_owned());
+/// Whether logind removes rings, and the file that says so: the last setting counts, and drop-ins
+/// are read in the order of their names, whatever their directory.
+fn removes_ipc(m: &Machine) -> (bool, String) {
+    let mut setting = (true, "its default".to_owned());
     let mut take = |path: &str| {
         let mut section = String::new();
         for line in m.text(path).unwrap_or_default().lines().map(str::trim) {
@@ -117,7 +114,7 @@ fn says_remove_ipc(m: &Machine) -> (bool, String) {
             let value =
                 line.strip_prefix("RemoveIPC").and_then(|l| l.trim_start().strip_prefix('='));
             if let Some(value) = value.filter(|_| section == "[Login]") {
-                said = (
+                setting = (
                     ["1", "yes", "y", "true", "t", "on"]
                         .contains(&value.trim().to_lowercase().as_str()),
                     path.into(),
@@ -134,7 +131,7 @@ fn says_remove_ipc(m: &Machine) -> (bool, String) {
         for name in
             m.names(&format!("{root}/logind.conf.d")).into_iter().filter(|n| n.ends_with(".conf"))
         {
-            // The same name in a directory before hides it.
+            // The same name in an earlier directory hides it.
             if !drops.iter().any(|(n, _)| *n == name) {
                 drops.push((name, root));
             }
@@ -142,7 +139,7 @@ fn says_remove_ipc(m: &Machine) -> (bool, String) {
     }
     drops.sort();
     drops.iter().for_each(|(name, root)| take(&format!("{root}/logind.conf.d/{name}")));
-    said
+    setting
 }
 
 pub(super) fn remove_ipc(m: &Machine) -> Vec<Found> {
@@ -153,16 +150,16 @@ pub(super) fn remove_ipc(m: &Machine) -> Vec<Found> {
         ))];
     }
     if !m.exists("/run/systemd/seats") {
-        return vec![ok("no systemd-logind runs here")];
+        return vec![ok("systemd-logind does not run here")];
     }
-    let (removes, by) = says_remove_ipc(m);
+    let (removes, by) = removes_ipc(m);
     if !removes {
         return vec![ok(format!("RemoveIPC=no ({by}): rings stay when uid {} logs out", m.uid))];
     }
     let dir = "/etc/systemd/logind.conf.d";
     vec![warn(
         format!(
-            "RemoveIPC=yes ({by}): when uid {} has logged out, logind removes its rings from {SHM}",
+            "RemoveIPC=yes ({by}): when uid {} logs out, logind removes its rings from {SHM}",
             m.uid
         ),
         format!(
@@ -187,23 +184,22 @@ pub(super) fn huge_pages(m: &Machine) -> Vec<Found> {
     let shmem = m.text("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
     let shmem = shmem.split(['[', ']']).nth(1).unwrap_or("not known").to_owned();
     if size == 0 {
-        let text = "this kernel has no reserved huge pages";
+        let text = "this kernel does not support huge pages";
         return vec![if m.hugepages { fail(text, "ringctl doctor") } else { ok(text) }];
     }
     let need = m.ring.div_ceil(size);
     if !m.hugepages || free >= need {
         return vec![ok(format!(
-            "{free} huge pages of {} are free, rings take {need} with --hugepages; transparent \
-            ones \
-            for shared memory: {shmem}",
+            "{free} huge pages of {} are free; with --hugepages the rings take {need}; transparent \
+            huge pages for shared memory: {shmem}",
             Bytes(size)
         ))];
     }
     let all = figure("HugePages_Total").unwrap_or(0) + need - free;
     vec![warn(
         format!(
-            "{free} huge pages of {} are free and rings take {need}: ringd --hugepages falls back \
-            to small ones",
+            "only {free} huge pages of {} are free, but the rings take {need}: ringd --hugepages \
+            falls back to small pages",
             Bytes(size)
         ),
         format!("{}sysctl -w vm.nr_hugepages={all}", m.sudo()),

@@ -1,9 +1,9 @@
-//! `ringctl doctor`: whether this machine, and a running stream, are fit; and if not, the line that
-//! makes them so.
+//! `ringctl doctor`: checks this machine, and a running stream; each problem comes with the command
+//! that fixes it.
 //!
 //! Contract: a check is one function and one line in [`CHECKS`] or [`STREAM_CHECKS`]. It only
-//! looks. What it cannot see it says, and never calls good. Every warning and failure carries the
-//! exact line that removes it.
+//! looks. What it cannot see it reports as such, and never calls it ok. Every warning and failure
+//! carries the exact command that fixes it.
 
 mod cgroup;
 mod finding;
@@ -29,27 +29,26 @@ use stream::Seen;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Look at this running stream too: its pump, its memory, its readers
+    /// Also check this running stream: its pump, its memory, its readers
     stream: Option<String>,
-    /// Memory that the rings of one broker are to take, all together [default: what a ring of
-    /// default size takes]
+    /// Memory that all rings of one broker will take [default: that of one ring of default size]
     #[arg(long, value_name = "SIZE")]
     ring: Option<Bytes>,
-    /// Readers that are to attach at a time
+    /// Readers that will be attached at the same time
     #[arg(long, value_name = "N", default_value_t = 64)]
     readers: u64,
-    /// The rings are to be of huge pages
+    /// The rings will use huge pages
     #[arg(long)]
     hugepages: bool,
-    /// Warnings count as failures
+    /// Treat warnings as failures
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
     wait: WaitOption,
-    /// One JSON object per finding, each on a line
+    /// Print one JSON object per finding, each on a line
     #[arg(long)]
     json: bool,
-    /// How long the pump of a stream is watched for page faults, in seconds
+    /// How long to watch the pump of the stream for page faults, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 1.0, value_parser = window)]
     window: f64,
     /// Read /proc, /sys, /etc, /run and /dev below this directory: another system's tree, or a
@@ -70,19 +69,18 @@ fn window(text: &str) -> Result<f64, String> {
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  ringctl doctor                               is this machine fit for a broker of this user, \
-  started from this shell?
-  ringctl doctor --ring 1GiB --readers 200     … for rings of this size
-  ringctl doctor daq0                          … and how is this stream doing?
+  ringctl doctor                               check this machine for a broker of this user,
+                                               started from this shell
+  ringctl doctor --ring 1GiB --readers 200     the same for rings of this size
+  ringctl doctor daq0                          also check this stream
   ringctl doctor --json | jq -r 'select(.state!=\"ok\")|.fix'
 
-Each finding is ok, warn (it works, with a limit that is said) or fail (it will not work); under \
-warn and fail stands the line
-that mends it. Limits are those of the shell it is run from.
+Each finding is ok, warn (it works, with the limit described) or fail (it will not work). A warning
+or failure is followed by the command that fixes it. Limits are those of the shell that runs it.
 Exit status: 0 all ok or only warnings; 1 a failure, with --strict also a warning, or an error; 2 \
 wrong usage.";
 
-/// One check of the machine: its name, and what it finds.
+/// One check of the machine: its name and its function.
 struct Check(&'static str, fn(&Machine) -> Vec<Found>);
 
 const CHECKS: &[Check] = &[
@@ -122,9 +120,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     match &options.stream {
         Some(name) => options.wait.until_figures("ringctl", Some(name))?,
         None if options.wait.is_given() => {
-            return Err(
-                Usage("--wait needs a STREAM to wait for: ringctl doctor STREAM".into()).into()
-            );
+            return Err(Usage(
+                "--wait needs a STREAM to wait for, such as: ringctl doctor daq0 --wait 5s".into(),
+            )
+            .into());
         }
         None => {}
     }
@@ -146,10 +145,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     let count = |state| findings.iter().filter(|f| f.state == state).count();
     let (warnings, failures) = (count(State::Warn), count(State::Fail));
     if !options.json {
-        eprintln!(
-            "ringctl: {} ok, {warnings} to be warned of, {failures} failed",
-            count(State::Ok)
-        );
+        eprintln!("ringctl: {} ok, {warnings} warnings, {failures} failures", count(State::Ok));
     }
     Ok(failures == 0 && !(options.strict && warnings > 0))
 }
@@ -191,8 +187,8 @@ mod tests {
     }
 
     #[test]
-    fn the_line_that_mends_it_stands_under_it() {
-        let text = words(&[named("a", ok("fine")), named("bcd", warn("bad", "mend it"))]);
-        assert_eq!(text, "ok    a    fine\nwarn  bcd  bad\n           fix: mend it\n");
+    fn the_fix_is_printed_below_the_finding() {
+        let text = words(&[named("a", ok("fine")), named("bcd", warn("bad", "repair it"))]);
+        assert_eq!(text, "ok    a    fine\nwarn  bcd  bad\n           fix: repair it\n");
     }
 }

@@ -1,5 +1,5 @@
-//! Run directories and what lies in them: can a broker make its socket, may this user attach, is
-//! there waste.
+//! Checks of the run directories: whether a broker can make its socket, whether this user may
+//! attach, and whether dead brokers left anything.
 
 use super::finding::{Found, State, fail, ok, warn};
 use crate::broker_query::Pending;
@@ -21,16 +21,13 @@ pub(super) fn run_directory(m: &Machine) -> Vec<Found> {
     for dir in &dirs {
         if may(dir) {
             return vec![ok(format!(
-                "brokers of uid {} make their sockets in {}",
+                "a broker of uid {} makes its sockets in {}",
                 m.uid,
                 dir.display()
             ))];
         }
         if !dir.exists() && dir.parent().is_some_and(may) {
-            return vec![ok(format!(
-                "{} does not exist yet, and ringd can make it",
-                dir.display()
-            ))];
+            return vec![ok(format!("{} does not exist yet; ringd can make it", dir.display()))];
         }
     }
     let Some(dir) = dirs.last() else { return Vec::new() };
@@ -46,15 +43,15 @@ pub(super) fn run_directory(m: &Machine) -> Vec<Found> {
             format!("{}install -d -o {} {shown}", m.sudo(), m.uid),
         ),
     };
-    vec![fail(format!("{shown} {what}: ringd finds no place for its sockets"), fix)]
+    vec![fail(format!("{shown} {what}: ringd has no directory for its sockets"), fix)]
 }
 
 pub(super) fn leftovers(m: &Machine) -> Vec<Found> {
     let found = Sweep { dry: true, uid: Some(m.uid), dirs: paths::search_dirs() }.run();
     let dead: Vec<_> = found.iter().filter(|f| f.action == Action::WouldRemove).collect();
-    let Some(first) = dead.first() else { return vec![ok("brokers that died have left nothing")] };
+    let Some(first) = dead.first() else { return vec![ok("dead brokers left nothing behind")] };
     vec![warn(
-        format!("{} things that dead brokers left, such as {}", dead.len(), first.path.display()),
+        format!("dead brokers left {} files, such as {}", dead.len(), first.path.display()),
         "ringctl gc",
     )]
 }
@@ -76,7 +73,7 @@ pub(super) fn sockets(m: &Machine) -> Vec<Found> {
             continue;
         };
         found.push(match e.downcast_ref() {
-            // Said under leftovers.
+            // Reported under leftovers.
             Some(Error::NotRunning { .. }) => continue,
             Some(Error::NoAccess { .. }) => warn(
                 format!("uid {} may not connect to stream {name:?} at {}", m.uid, path.display()),
@@ -99,8 +96,8 @@ pub(super) fn sockets(m: &Machine) -> Vec<Found> {
     found
 }
 
-/// The line that lets this user connect to a socket: into its group, if a group of its own keeps
-/// others out.
+/// The command that lets this user connect to a socket: it joins the socket's group, if there is
+/// one.
 fn let_in(m: &Machine, path: &Path) -> String {
     let meta = std::fs::metadata(path).ok().filter(|s| s.mode() & 0o020 != 0 && s.gid() != 0);
     let group = meta.and_then(|s| Some(m.called("/etc/group", s.gid())?.0));

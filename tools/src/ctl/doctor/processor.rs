@@ -1,10 +1,10 @@
-//! Who may hold the pump's processor back: throttling, groups, masks, frequency, clocks.
+//! Checks of what may delay the pump: throttling, control groups, affinity, frequency, clocks.
 
 use super::cgroup::limits;
 use super::finding::{Found, fail, ok, warn};
 use crate::machine::Machine;
 
-/// Since this release the "fair server" does what throttling did before.
+/// Since this release the "fair server" replaces throttling.
 const FAIR_SERVER: (u32, u32) = (6, 12);
 
 fn release(m: &Machine) -> Option<(u32, u32)> {
@@ -24,7 +24,7 @@ pub(super) fn throttling(m: &Machine) -> Vec<Found> {
             "real-time threads are not throttled (kernel.sched_rt_runtime_us = {runtime})"
         ))];
     }
-    // Newer kernels throttle only where real time is rationed by groups; elsewhere a server for
+    // Newer kernels throttle only where control groups limit real time; elsewhere a server for
     // ordinary threads does it.
     let by_group = !limits(m, "cpu", "cpu.rt_runtime_us", "cpu.rt_runtime_us").is_empty();
     if release(m).is_some_and(|r| r >= FAIR_SERVER) && !by_group {
@@ -37,9 +37,8 @@ pub(super) fn throttling(m: &Machine) -> Vec<Found> {
             return vec![ok("real-time threads are not throttled (the fair servers are off)")];
         }
         return vec![warn(
-            "ordinary threads that starve get 50 ms of each second (fair server): ringd --spin at \
-            real time may stall so \
-             long; without --spin it does not matter",
+            "starving ordinary threads get 50 ms of each second (fair server): ringd --spin at real \
+            time may stall that long; without --spin it does not matter",
             format!("{}sh -c 'for f in {server}/cpu*/runtime; do echo 0 > $f; done'", m.sudo()),
         )];
     }
@@ -57,13 +56,16 @@ pub(super) fn throttling(m: &Machine) -> Vec<Found> {
 pub(super) fn real_time_group(m: &Machine) -> Vec<Found> {
     let groups = limits(m, "cpu", "cpu.rt_runtime_us", "cpu.rt.max");
     let Some(first) = groups.iter().find(|l| !l.v2) else {
-        return vec![ok("no control group rations real time")];
+        return vec![ok("no control group limits real time")];
     };
     if first.value != "0" {
-        return vec![ok(format!("control group grants {} µs of real time a period", first.value))];
+        return vec![ok(format!(
+            "the control group allows {} µs of real time per period",
+            first.value
+        ))];
     }
     vec![fail(
-        format!("{} is 0: chrt -f is refused in this control group, even to root", first.path),
+        format!("{} is 0: chrt -f is refused in this control group, even for root", first.path),
         m.write_line("950000", &first.path),
     )]
 }
@@ -85,9 +87,8 @@ pub(super) fn cpu_limit(m: &Machine) -> Vec<Found> {
             continue;
         }
         let text = format!(
-            "{} allows {:.2} processors: threads of ordinary class are stopped for the rest of \
-            each \
-            {:.0} ms when that is used up",
+            "{} allows {:.2} processors: when that is used up, ordinary threads are stopped for the \
+            rest of each {:.0} ms",
             limit.path,
             quota / period,
             period / 1e3
@@ -102,7 +103,7 @@ pub(super) fn cpu_limit(m: &Machine) -> Vec<Found> {
     vec![ok("no control group limits processor time")]
 }
 
-/// How many processors a list such as 0-3,8 names.
+/// The number of processors in a list such as 0-3,8.
 fn count(list: &str) -> usize {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -115,17 +116,15 @@ pub(super) fn processors(m: &Machine) -> Vec<Found> {
     let allowed = m.status("Cpus_allowed_list").unwrap_or_default();
     let online = m.text("/sys/devices/system/cpu/online").unwrap_or_default();
     match (count(allowed), count(&online)) {
-        (0, _) => vec![ok("the processors this process may use are not shown")],
+        (0, _) => vec![ok("the allowed processors are not known")],
         (1, online) if online > 1 => vec![warn(
-            format!(
-                "may only use processor {allowed} of {online}: pump and readers take turns on it"
-            ),
+            format!("may use only processor {allowed} of {online}: pump and readers share it"),
             format!(
                 "taskset -pc {} $$",
                 m.text("/sys/devices/system/cpu/online").unwrap_or_default()
             ),
         )],
-        (1, _) => vec![ok("one processor is all there is: pump and readers take turns on it")],
+        (1, _) => vec![ok("the machine has one processor: pump and readers share it")],
         (n, online) => vec![ok(format!("may use {n} of {online} processors ({allowed})"))],
     }
 }
@@ -144,13 +143,12 @@ pub(super) fn governor(m: &Machine) -> Vec<Found> {
         .filter(|(governor, _)| governor != "performance")
         .collect();
     let Some((governor, cpu)) = slow.first() else {
-        return vec![ok("no processor changes its frequency by load")];
+        return vec![ok("no processor changes its frequency with the load")];
     };
     vec![warn(
         format!(
-            "{cpu} and {} others run by governor {governor}: the first datagrams after a pause \
-            take \
-            longer",
+            "{cpu} and {} others use the governor {governor}: the first datagrams after a pause \
+            take longer",
             slow.len() - 1
         ),
         m.write_line("performance", &format!("{cpus}/cpu*/cpufreq/scaling_governor")),
@@ -160,19 +158,18 @@ pub(super) fn governor(m: &Machine) -> Vec<Found> {
 pub(super) fn clock(m: &Machine) -> Vec<Found> {
     let dir = "/sys/devices/system/clocksource/clocksource0";
     let Some(current) = m.text(&format!("{dir}/current_clocksource")) else {
-        return vec![ok("the clock source is not shown")];
+        return vec![ok("the clock source is not known")];
     };
     if !["hpet", "acpi_pm", "jiffies", "refined-jiffies", "pit"].contains(&current.as_str()) {
         return vec![ok(format!("clock source {current} is read without a system call"))];
     }
     let text = format!(
-        "clock source {current}: each look at the clock is a slow system call, one for each \
-        datagram"
+        "clock source {current}: reading the clock is a slow system call, one for each datagram"
     );
     let available = m.text(&format!("{dir}/available_clocksource")).unwrap_or_default();
     let fix = match available.split_whitespace().any(|c| c == "tsc") {
         true => m.write_line("tsc", &format!("{dir}/current_clocksource")),
-        // Needs a restart: the kernel has thrown it out for what it saw at boot.
+        // Needs a restart: the kernel rejected it at boot.
         false => format!("{}grubby --update-kernel=ALL --args=tsc=reliable", m.sudo()),
     };
     vec![warn(text, fix)]
@@ -183,14 +180,16 @@ pub(super) fn preemption(m: &Machine) -> Vec<Found> {
     if m.text("/sys/kernel/realtime").as_deref() == Some("1") || version.contains("PREEMPT_RT") {
         return vec![ok("real-time kernel (PREEMPT_RT)")];
     }
-    vec![ok("no real-time kernel: fine down to about a millisecond; below that boot one with \
-        PREEMPT_RT")]
+    vec![ok(
+        "no real-time kernel: good for delays down to about a millisecond; for less, boot a kernel \
+        with PREEMPT_RT",
+    )]
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn lists_of_processors_are_counted() {
+    fn processors_in_a_list_are_counted() {
         for (list, n) in [("0", 1), ("0-3", 4), ("0-3,8,10-11", 7), ("", 0), ("x", 0)] {
             assert_eq!(super::count(list), n, "{list}");
         }

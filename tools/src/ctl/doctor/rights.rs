@@ -1,12 +1,12 @@
-//! What this user may do: lock memory, run at real time, open files, capture packets, have large
-//! socket buffers.
+//! Checks of what this user may do: lock memory, run at real time, open files, capture packets, use
+//! large socket buffers.
 
 use super::finding::{Found, ok, warn};
 use crate::machine::{Capability, Machine};
 use ringweir_cli::quantity::Bytes;
 use std::path::Path;
 
-/// Priority that the documentation launches brokers with.
+/// Priority of the broker in the documentation.
 const PRIORITY: u64 = 60;
 /// What a `udp:` source asks for.
 const RECEIVE_BUFFER: u64 = 8 << 20;
@@ -16,20 +16,23 @@ fn shown(limit: u64) -> String {
 }
 
 pub(super) fn locked_memory(m: &Machine) -> Vec<Found> {
-    // Readers' pages and the statistics lie beside the ring.
+    // Reader pages and statistics are locked besides the ring.
     let need = m.ring + (m.readers + 64) * 4096;
     if m.capable(Capability::IpcLock) {
-        return vec![ok(format!("may lock the {} its rings take (CAP_IPC_LOCK)", Bytes(need)))];
+        return vec![ok(format!(
+            "may lock the {} that its rings take (CAP_IPC_LOCK)",
+            Bytes(need)
+        ))];
     }
     let Some((soft, hard)) = m.limit("Max locked memory") else {
         return vec![warn("the limit of locked memory cannot be read", "mount -t proc proc /proc")];
     };
     if soft >= need {
-        return vec![ok(format!("may lock {}, rings take {}", shown(soft), Bytes(need)))];
+        return vec![ok(format!("may lock {}; its rings take {}", shown(soft), Bytes(need)))];
     }
     let text = format!(
-        "may lock {} and rings take {}: they can be swapped out, and the pump then waits for the \
-        disk",
+        "may lock only {}, but its rings take {}: they can be swapped out, and the pump then waits \
+        for the disk",
         shown(soft),
         Bytes(need)
     );
@@ -56,9 +59,8 @@ pub(super) fn real_time(m: &Machine) -> Vec<Found> {
         return vec![ok(format!("may run at real-time priorities up to {soft}"))];
     }
     let text = format!(
-        "chrt -f {PRIORITY} ringd … is refused (highest real-time priority: {soft}): a busy \
-        machine \
-        delays the pump"
+        "`chrt -f {PRIORITY} ringd …` is refused (highest real-time priority: {soft}): a busy \
+        machine delays the pump"
     );
     let fix = if hard >= PRIORITY {
         format!("ulimit -r {PRIORITY}")
@@ -69,17 +71,16 @@ pub(super) fn real_time(m: &Machine) -> Vec<Found> {
 }
 
 pub(super) fn open_files(m: &Machine) -> Vec<Found> {
-    // Socket, wake and sleep request of each reader, what broker and stream hold themselves, and
-    // connections that only look or say nothing. ringd takes the hard limit.
+    // Socket, wake event and sleep request of each reader, the descriptors of broker and stream,
+    // and connections of viewers and handshaking clients. ringd raises its limit to the hard one.
     let need = m.readers * 3 + 32 + 768;
     match m.limit("Max open files") {
         Some((_, hard)) if hard >= need => {
-            vec![ok(format!("{hard} open files are possible, {} readers take {need}", m.readers))]
+            vec![ok(format!("may open {hard} files; {} readers take {need}", m.readers))]
         }
         Some((_, hard)) => vec![warn(
             format!(
-                "only {hard} open files are possible and {} readers take {need}: the last are \
-                refused",
+                "may open only {hard} files, but {} readers take {need}: the last readers are refused",
                 m.readers
             ),
             format!("{}prlimit --pid $$ --nofile={need}:{need}", m.sudo()),
@@ -88,7 +89,7 @@ pub(super) fn open_files(m: &Machine) -> Vec<Found> {
     }
 }
 
-/// Whether a program gets a capability by its file: `struct vfs_cap_data`, whose second word holds
+/// Whether a program gets a capability from its file: `struct vfs_cap_data`, whose second word holds
 /// the permitted ones.
 fn has_file_capability(path: &Path, of: Capability) -> bool {
     let mut data = [0; 24];
@@ -105,36 +106,35 @@ pub(super) fn packet_capture(m: &Machine) -> Vec<Found> {
         return vec![ok("may capture packets (CAP_NET_RAW)")];
     }
     if let Some(ringd) = m.program("ringd").filter(|p| has_file_capability(p, Capability::NetRaw)) {
-        return vec![ok(format!(
-            "{} may capture packets (a capability of the file)",
-            ringd.display()
-        ))];
+        return vec![ok(format!("{} may capture packets (file capability)", ringd.display()))];
     }
     vec![warn(
-        "no CAP_NET_RAW: packet: sources are refused, all others work",
+        "no CAP_NET_RAW: sources of kind packet: are refused; all others work",
         format!("{}setcap cap_net_raw+ep \"$(command -v ringd)\"", m.sudo()),
     )]
 }
 
 pub(super) fn receive_buffers(m: &Machine) -> Vec<Found> {
     if m.capable(Capability::NetAdmin) {
-        return vec![ok("udp: sources get the receive buffer they ask for (CAP_NET_ADMIN)")];
+        return vec![ok(
+            "sources of kind udp: get the receive buffer they ask for (CAP_NET_ADMIN)",
+        )];
     }
     let path = "/proc/sys/net/core/rmem_max";
     match m.number::<u64>(path) {
         Some(most) if most >= RECEIVE_BUFFER => {
-            vec![ok(format!("receive buffers of up to {} are granted", Bytes(most)))]
+            vec![ok(format!("receive buffers of up to {} are allowed", Bytes(most)))]
         }
         Some(most) => vec![warn(
             format!(
-                "udp: sources get receive buffers of {} and ask for {}: bursts are dropped by the \
-                kernel (and counted)",
+                "sources of kind udp: ask for a receive buffer of {1} and get {0}: the kernel drops \
+                bursts (and counts them)",
                 Bytes(most),
                 Bytes(RECEIVE_BUFFER)
             ),
             format!("{}sysctl -w net.core.rmem_max={RECEIVE_BUFFER}", m.sudo()),
         )],
-        // Other network namespaces than the first do not show it.
-        None => vec![ok("the limit of receive buffers is not shown in this network namespace")],
+        // Only the first network namespace shows it.
+        None => vec![ok("this network namespace does not show the limit of receive buffers")],
     }
 }

@@ -1,15 +1,13 @@
-//! Whether the broker of a stream has given up what it does not need.
-//!
-//! Contract: what the kernel shows of each thread is believed before what the broker says; landlock
-//! alone the kernel does not show, so there the broker's start message counts, and is named as its
-//! word.
+//! Checks whether the broker of a stream has dropped the rights that it does not need.
+//! Contract: what the kernel shows of each thread counts, not what the broker reports. Only landlock
+//! is not shown by the kernel: there the broker's start message counts, and the finding says so.
 
 use super::finding::{Found, ok, warn};
 use super::stream::Seen;
 use crate::machine::Machine;
 use std::path::Path;
 
-/// What a status file in /proc shows of a thread.
+/// What the status file of a thread in /proc shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Thread {
     no_new_privileges: bool,
@@ -30,7 +28,7 @@ impl Thread {
         })
     }
 
-    /// All threads of a process; one that ends meanwhile is none any more.
+    /// All threads of a process, without those that end meanwhile.
     fn all(process: &Path) -> Vec<Self> {
         let tasks = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
         tasks
@@ -39,7 +37,7 @@ impl Thread {
     }
 }
 
-/// What the start message says: "confined: …" or "not confined …".
+/// The part of the start message about the sandbox: "confined: …" or "not confined …".
 fn word(summary: &str) -> Option<&str> {
     summary
         .split("; ")
@@ -52,8 +50,7 @@ pub(super) fn sandbox(seen: &Seen, m: &Machine) -> Vec<Found> {
     let threads = Thread::all(Path::new(&format!("/proc/{pid}")));
     if threads.is_empty() {
         let text = format!(
-            "the broker (pid {pid}) cannot be seen from here: another user's, or of another \
-            container"
+            "the broker (pid {pid}) is not visible here: it belongs to another user or container"
         );
         return vec![warn(text, format!("{}ringctl doctor {}", m.sudo(), seen.name()))];
     }
@@ -74,22 +71,21 @@ fn judge(threads: &[Thread], summary: &str, pid: u64) -> Found {
         }
     }
     if word.contains("NO landlock") {
-        open.push("every file is within reach (no landlock)".into());
+        open.push("every file is accessible (no landlock)".into());
     }
     let kept = threads.iter().fold(0, |all, t| all | t.capabilities);
     if word.starts_with("not confined") {
-        // What the others follow from.
+        // The other findings follow from this one.
         let text = format!(
             "the broker (pid {pid}) was started with --no-sandbox and keeps all rights of its user"
         );
         return warn(text, "ringd …   # start it again without --no-sandbox");
     }
     if !open.is_empty() {
-        let text = format!("the broker (pid {pid}) is not shut in: {}", open.join("; "));
+        let text = format!("the broker (pid {pid}) is not fully sandboxed: {}", open.join("; "));
         return warn(
             text,
-            "uname -r   # Linux 5.13 and later have all of it; lsm= on the kernel's command line, \
-            LSM landlock",
+            "uname -r   # needs Linux 5.13 or later, with landlock in lsm= of the kernel command line",
         );
     }
     let kept = if kept == 0 {
@@ -100,8 +96,8 @@ fn judge(threads: &[Thread], summary: &str, pid: u64) -> Found {
     let landlock =
         word.rsplit(", ").find(|part| part.starts_with("landlock")).unwrap_or("landlock unknown");
     ok(format!(
-        "all {all} threads of the broker are shut in: no new privileges, seccomp, {kept}; \
-        {landlock} as it says"
+        "all {all} threads of the broker are sandboxed: no new privileges, seccomp, {kept}; \
+        {landlock} according to the broker"
     ))
 }
 
@@ -110,21 +106,24 @@ mod tests {
     use super::super::finding::State;
     use super::*;
 
-    const SHUT_IN: &str = "Name:\tringd\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+    const SANDBOXED: &str =
+        "Name:\tringd\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
 
     #[test]
-    fn one_thread_that_was_left_out_is_found() {
-        let good = Thread::parse(SHUT_IN).unwrap();
+    fn one_thread_outside_the_sandbox_is_found() {
+        let good = Thread::parse(SANDBOXED).unwrap();
         let summary = "x gen 1, prefault ok; confined: no capabilities, seccomp, landlock 7; 10 \
             dg/s; /run/x.sock";
         let (state, text, _) = judge(&[good.clone(), good.clone()], summary, 1);
         assert!(
-            state == State::Ok && text.contains("all 2 threads") && text.contains("landlock 7 as"),
+            state == State::Ok
+                && text.contains("all 2 threads")
+                && text.contains("landlock 7 according"),
             "{text}"
         );
         for (bad, says) in [
-            (SHUT_IN.replace("Privs:\t1", "Privs:\t0"), "may gain privileges"),
-            (SHUT_IN.replace("Seccomp:\t2", "Seccomp:\t0"), "no seccomp"),
+            (SANDBOXED.replace("Privs:\t1", "Privs:\t0"), "may gain privileges"),
+            (SANDBOXED.replace("Seccomp:\t2", "Seccomp:\t0"), "no seccomp"),
         ] {
             let (state, text, fix) =
                 judge(&[good.clone(), Thread::parse(&bad).unwrap()], summary, 1);

@@ -1,7 +1,6 @@
-//! One running stream: does its pump have what it was promised, and do its readers keep up.
-//!
-//! Contract: the broker is asked once; everything else is seen in /proc and in shared memory. Pids
-//! come from the kernel and are for looking, not for trusting.
+//! Checks of one running stream: its pump, the memory of its ring, and its readers.
+//! Contract: the broker is asked once; everything else comes from /proc and shared memory. Pids come
+//! from the kernel and are used for display, not for trust.
 
 use super::finding::{Found, fail, ok, warn};
 use crate::broker_query::{self, Pending};
@@ -13,14 +12,14 @@ use ringweir_cli::quantity::{Bytes, Count};
 use ringweir_proto::stats::{ReaderFact, Snapshot, StreamFact};
 use std::time::{Duration, Instant};
 
-/// What there is to see of a stream.
+/// What is visible of a stream.
 pub(super) struct Seen {
     name: String,
     /// The broker's start message.
     summary: String,
     snapshot: Snapshot,
     pump: Option<Pump>,
-    /// Faults of the pump, small and large, over so long.
+    /// Minor and major page faults of the pump, and the time they were counted for.
     faults: Option<(u64, u64, Duration)>,
 }
 
@@ -49,7 +48,7 @@ impl Pump {
 
     fn read(pid: u64, tid: u64) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-        // Behind the name, which may hold anything; the first is field 3 of proc(5).
+        // After the name, which may hold anything; the first is field 3 of proc(5).
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
         let field = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
         Some(Self {
@@ -69,7 +68,7 @@ impl Seen {
         let snapshot = Pending::ask(name, |name| Ok(Viewer::attach(name)?.snapshot()))
             .wait()
             .map_err(broker_query::with_unreadable)?
-            .context("its broker shows no figures yet: try again")?;
+            .context("its broker shows no figures yet: try again, or use --wait")?;
         let described = Pending::ask(name, ringweir::view::describe)
             .wait()
             .map_err(broker_query::with_unreadable)?;
@@ -83,7 +82,7 @@ impl Seen {
         Ok(Self { name: name.into(), summary: described.summary, snapshot, pump, faults })
     }
 
-    /// As it was asked for.
+    /// Its name as given.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -98,17 +97,15 @@ impl Seen {
         self.snapshot.get(StreamFact::BrokerPid)
     }
 
-    /// If nothing is to be seen of the pump: why.
+    /// Why the pump is not visible.
     fn unseen(&self) -> Found {
         if self.snapshot.get(StreamFact::Ended) == 1 {
-            return ok("the stream has ended, its pump with it");
+            return ok("the stream has ended, and its pump with it");
         }
         let pid = self.snapshot.get(StreamFact::BrokerPid);
         warn(
             format!(
-                "the pump cannot be seen from here (broker pid {pid}: another user's, or of \
-                another \
-                container)"
+                "the pump is not visible here (broker pid {pid} belongs to another user or container)"
             ),
             format!("sudo ringctl doctor {}", self.name),
         )
@@ -123,7 +120,7 @@ pub(super) fn class(seen: &Seen, m: &Machine) -> Vec<Found> {
         6 => ok(format!("the pump (thread {}) runs at DEADLINE", pump.tid)),
         _ => warn(
             format!(
-                "the pump (thread {}) runs in the ordinary class: a busy machine delays it",
+                "the pump (thread {}) has no real-time priority: a busy machine delays it",
                 pump.tid
             ),
             format!("{}chrt -f -p 60 {}", m.sudo(), pump.tid),
@@ -138,23 +135,21 @@ pub(super) fn faults(seen: &Seen, m: &Machine) -> Vec<Found> {
         return vec![ok(format!("no page faults of the pump in {seconds:.1} s"))];
     }
     let text = format!(
-        "the pump takes {:.1} small and {:.1} large page faults a second, expected 0: its memory \
-        is \
-        not locked, or is being \
-         taken away",
+        "the pump has {:.1} minor and {:.1} major page faults per second, but should have none: its \
+        memory is not locked, or is being swapped out",
         minor as f64 / seconds,
         major as f64 / seconds
     );
     vec![warn(
         text,
         format!(
-            "{}swapoff -a   # and restart ringd where it may lock memory: ulimit -l unlimited",
+            "{}swapoff -a   # and restart ringd from a shell that may lock memory: ulimit -l unlimited",
             m.sudo()
         ),
     )]
 }
 
-/// One mapping of a process as smaps has it; sizes in bytes.
+/// One mapping of a process in smaps; sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Mapping {
     path: String,
@@ -165,8 +160,8 @@ struct Mapping {
 }
 
 impl Mapping {
-    /// The ring of `stream` among a broker's mappings: an object in /dev/shm that has its name, or
-    /// a large memfd of ours.
+    /// The ring of `stream` among the mappings of a broker: an object in /dev/shm with its name, or
+    /// one of our memfds that is large enough.
     fn of_ring(smaps: &str, stream: &str, capacity: u64) -> Option<Self> {
         let mut all: Vec<Self> = Vec::new();
         for line in smaps.lines() {
@@ -184,7 +179,7 @@ impl Mapping {
                 "Size:" => mapping.size = bytes(),
                 "Rss:" => mapping.rss = bytes(),
                 "Swap:" => mapping.swap = bytes(),
-                // Not "Locked:", which is divided among all who map it.
+                // Not "Locked:", which is divided among all processes that map it.
                 "VmFlags:" => mapping.locked = value.split(' ').any(|f| f == "lo"),
                 _ => {}
             }
@@ -198,15 +193,14 @@ impl Mapping {
 pub(super) fn resident(seen: &Seen, m: &Machine) -> Vec<Found> {
     let Some(pump) = &seen.pump else { return vec![seen.unseen()] };
     let Ok(smaps) = std::fs::read_to_string(format!("/proc/{}/smaps", pump.pid)) else {
-        let text =
-            format!("what the broker (pid {}) has in memory is not shown to this user", pump.pid);
+        let text = format!("this user may not see the memory of the broker (pid {})", pump.pid);
         return vec![warn(text, format!("sudo ringctl doctor {}", seen.name))];
     };
     let capacity = seen.snapshot.get(StreamFact::Capacity);
     let Some(Mapping { size, rss, swap, locked, .. }) =
         Mapping::of_ring(&smaps, &seen.snapshot.name, capacity)
     else {
-        let text = format!("the ring is not to be found in the broker (pid {})", pump.pid);
+        let text = format!("the ring was not found in the memory of the broker (pid {})", pump.pid);
         return vec![fail(text, format!("ringctl show {}", seen.name))];
     };
     let restart = "ulimit -l unlimited   # then start ringd again from this shell; for a service: \
@@ -226,7 +220,7 @@ pub(super) fn resident(seen: &Seen, m: &Machine) -> Vec<Found> {
     }
     if !locked {
         found.push(warn(
-            format!("the ring's {} are not locked: they can be swapped out", Bytes(size)),
+            format!("the ring ({}) is not locked: it can be swapped out", Bytes(size)),
             restart,
         ));
     }
@@ -245,11 +239,10 @@ pub(super) fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
         if !lapped && lag < depth / 2 {
             continue;
         }
-        let what = if lapped { "is lapped" } else { "is behind" };
+        let what = if lapped { "is lapped" } else { "is slow" };
         let index = reader.get(ReaderFact::Index);
         let text = format!(
-            "reader {} (pid {pid}) {what} by {} datagrams of {} the ring holds, and has lost {} so \
-            far",
+            "reader {} (pid {pid}) {what}: {} datagrams behind, of {} in the ring; it has lost {} so far",
             reader.label,
             Count(lag),
             Count(depth),
@@ -269,7 +262,7 @@ pub(super) fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
     }
     if found.is_empty() {
         found.push(ok(format!(
-            "{} readers, each with less than half a ring before it",
+            "{} readers, none behind by more than half a ring",
             seen.snapshot.readers.len()
         )));
     }
@@ -281,9 +274,9 @@ mod tests {
     use super::super::finding::State;
     use super::*;
 
-    /// Faults cannot be planted in another process, so the judgement is tested by itself.
+    /// Page faults cannot be caused in another process, so the judgement is tested alone.
     #[test]
-    fn page_faults_of_the_pump_are_warned_of() {
+    fn page_faults_of_the_pump_are_a_warning() {
         let machine = Machine::new(std::path::Path::new("/"), None, 1, false);
         let seen = |minor, major| Seen {
             name: "daq0".into(),
@@ -293,11 +286,11 @@ mod tests {
             faults: Some((minor, major, Duration::from_secs(2))),
         };
         assert_eq!(faults(&seen(0, 0), &machine)[0].0, State::Ok);
-        for (minor, major, says) in [(3, 0, "1.5 small"), (0, 1, "0.5 large")] {
+        for (minor, major, says) in [(3, 0, "1.5 minor"), (0, 1, "0.5 major")] {
             let (state, text, fix) = &faults(&seen(minor, major), &machine)[0];
             assert!(*state == State::Warn && text.contains(says) && fix.is_some(), "{text}");
         }
-        // What was not seen is never called good.
+        // What is not visible is never called ok.
         assert_eq!(faults(&Seen { faults: None, ..seen(0, 0) }, &machine)[0].0, State::Warn);
     }
 

@@ -90,7 +90,7 @@ fn a_narrow_terminal_keeps_what_matters() {
 }
 
 #[test]
-fn what_does_not_fit_is_said_and_can_be_scrolled_to() {
+fn hidden_lines_are_counted_and_can_be_scrolled_to() {
     let mut screen = screen(true);
     let (lines, _) = shown(&mut screen, &streams(), 100, 5);
     assert_eq!(lines[4], "ringstat 12:41:09  q quits  arrows scroll: 0 lines above, 5 below");
@@ -100,14 +100,14 @@ fn what_does_not_fit_is_said_and_can_be_scrolled_to() {
     assert_eq!(screen.scroll, 5);
 }
 
-/// The other way round: a screen without trouble raises no alarm.
+/// The control: a screen without problems shows no alarm.
 #[test]
 fn a_healthy_stream_shows_no_alarm() {
     let s = snapshot(11 * SECOND, 5000, &[("ringrec", 4990, 0, false)]);
     let healthy = [Stream::new(&s, None, &outside(11 * SECOND), runs)];
     let (lines, backend) = shown(&mut screen(true), &healthy, 112, 11);
     let text = lines.join("\n");
-    for word in ["LAPPED", "stopped", "!!", "+", "not told"] {
+    for word in ["LAPPED", "stopped", "!!", "+", "not noticed"] {
         assert!(!text.contains(word), "{word}:\n{text}");
     }
     assert!(backend.buffer().content.iter().all(|c| c.fg != Color::Red), "{text}");
@@ -116,7 +116,7 @@ fn a_healthy_stream_shows_no_alarm() {
 }
 
 #[test]
-fn without_colour_the_same_is_said_in_bold() {
+fn without_colour_the_same_is_shown_in_bold() {
     let (plain, backend) = shown(&mut screen(false), &streams(), 112, 11);
     assert!(backend.buffer().content.iter().all(|c| c.fg == Color::Reset && c.bg == Color::Reset));
     assert!(backend.buffer().content.iter().any(|c| c.modifier.contains(Modifier::BOLD)));
@@ -158,7 +158,7 @@ fn columns_do_not_jump_when_numbers_get_shorter() {
 }
 
 #[test]
-fn sparks_are_scaled_and_never_hide_a_trickle() {
+fn sparklines_are_scaled_and_never_hide_a_small_rate() {
     assert_eq!(spark(&[Some(0.0), Some(1.0), Some(8.0), None], 8.0, 1), [" ▁█·"]);
     assert_eq!(spark(&[Some(0.001), Some(16.0), Some(4.0)], 16.0, 2), [" █ ", "▁█▄"]);
     assert_eq!(spark(&[Some(0.0)], 0.0, 1), [" "]);

@@ -109,10 +109,10 @@ fn loss_is_kept_in_layers() {
     assert!(!clean.loss.any());
 }
 
-/// What a reader that lies says it lost is nobody's loss. Control: the same figures of one that
-/// does not lie are.
+/// The losses of an implausible reader are not counted. Control: the same figures of a plausible
+/// one are.
 #[test]
-fn what_an_implausible_reader_says_is_not_added_up() {
+fn losses_of_an_implausible_reader_are_not_counted() {
     let mut s = snapshot(SECOND, 5000, &[("liar", 5000, 4000, false), ("b", 5000, 7, false)]);
     let stream = |s: &Snapshot| Stream::new(s, None, &outside(SECOND), runs);
     assert_eq!(stream(&s).loss.get(Layer::Reader), 4007);
@@ -144,7 +144,7 @@ fn lag_is_a_share_of_slots_or_bytes_whichever_is_more() {
 }
 
 #[test]
-fn states_of_readers_in_order_of_gravity() {
+fn the_worst_state_of_a_reader_is_shown() {
     let s = snapshot(SECOND, 500, &[("a", 500, 0, false), ("b", 400, 0, false), ("c", 0, 0, true)]);
     let states = |out: &Outside, p: Process| {
         Stream::new(&s, None, out, |_| p)
@@ -163,7 +163,7 @@ fn states_of_readers_in_order_of_gravity() {
 }
 
 #[test]
-fn caveats_say_who_is_to_blame_and_for_how_long() {
+fn caveats_name_the_cause_and_the_age() {
     let s = snapshot(10 * SECOND, 1, &[]);
     let caveat = |out: Outside| Stream::new(&s, None, &out, runs).caveat();
     let late = outside(13 * SECOND + SECOND / 5);

@@ -1,11 +1,11 @@
-//! One thing that limits a stream, and what two looks at the stream say about it.
+//! A finding, and the two samples of a stream that it is computed from.
 
 use crate::stat::model::{Layer, Reader, Stream};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
 
-/// Kind of the finding that a reader lies: it harms nobody, but whoever looks for what is wrong
-/// wants to know.
+/// Kind of the finding that a reader page holds impossible values: it harms no other reader, but it
+/// is reported.
 pub(super) const IMPLAUSIBLE: &str = "implausible";
 
 /// What is seen of processes in between.
@@ -24,17 +24,17 @@ pub struct Finding {
     /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow,
     /// holding, implausible.
     pub(super) kind: &'static str,
-    /// The reader, if it is one.
+    /// The reader, if it is about one.
     pub(super) label: Option<String>,
     pub(super) pid: Option<u64>,
     pub(super) index: Option<u64>,
-    /// Lost by it since it attached, or since the stream began.
+    /// Lost since the reader attached, or since the stream began.
     pub(super) lost: u64,
     /// Being lost now.
     pub(super) lost_per_second: f64,
-    /// When it will be lapped if things go on as they do; 0: it is.
+    /// Time until it is lapped if nothing changes; 0: it is lapped.
     pub(super) lapped_in_ns: Option<u64>,
-    /// In words.
+    /// As text.
     pub(super) what: String,
     /// What to do.
     pub(super) advice: String,
@@ -62,7 +62,7 @@ pub(super) fn finding(
     }
 }
 
-/// Two looks at one life of a stream.
+/// Two samples of one generation of a stream.
 pub(super) struct Between<'a> {
     pub(super) before: &'a Stream,
     pub(super) now: &'a Stream,
@@ -95,8 +95,8 @@ impl Between<'_> {
         self.before.readers.iter().find(same)
     }
 
-    /// Seconds until the publisher passes a reader that goes on as between the two looks. A
-    /// sixteenth of the ring is claimed ahead, so it is not history.
+    /// Seconds until the publisher laps a reader that continues as between the two samples. A
+    /// sixteenth of the ring is claimed ahead, so it holds no history.
     pub(super) fn lapped_in(&self, earlier: &Reader, reader: &Reader) -> Option<f64> {
         let left = |fact, ring| {
             let (before, now) = (earlier.get(fact), reader.get(fact));

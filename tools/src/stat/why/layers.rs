@@ -15,17 +15,17 @@ pub(super) fn broker(now: &Stream) -> Option<Finding> {
             format!(
                 "the broker (pid {pid}) is stopped ({c}): nothing has been published for {age}"
             ),
-            format!("kill -CONT {pid} lets it go on"),
+            format!("kill -CONT {pid} resumes it"),
         ),
         Health::Stale(_) => (
             format!(
-                "the broker (pid {pid}) has not renewed its figures for {age}: what follows is old"
+                "the broker (pid {pid}) has not updated its figures for {age}: the following is old"
             ),
-            "see what keeps the machine or ringd's control thread busy".into(),
+            "find out what keeps the machine or ringd's control thread busy".into(),
         ),
         Health::BrokerGone => (
-            format!("the broker (pid {pid}) is gone for {age}: nothing is published"),
-            "start ringd again; readers attach to it by themselves".into(),
+            format!("the broker (pid {pid}) has been gone for {age}: nothing is published"),
+            "start ringd again; the readers re-attach by themselves".into(),
         ),
     };
     Some(Finding {
@@ -34,7 +34,7 @@ pub(super) fn broker(now: &Stream) -> Option<Finding> {
     })
 }
 
-/// A layer before the ring that loses now: for all readers alike.
+/// A layer before the ring that loses datagrams now, for all readers.
 pub(super) fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> Option<Finding> {
     let per_second = between.lost(layer);
     if per_second <= 0.0 {
@@ -46,27 +46,29 @@ pub(super) fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> O
         (Layer::Broker, _) => {
             let most = Bytes(stream.get(StreamFact::MaxDatagram));
             format!(
-                "longer than --max-datagram {most}, or malformed: raise it, or look at what ringd \
-                says on stderr"
+                "datagrams longer than --max-datagram {most}, or malformed: raise it, or see the log of \
+                ringd"
             )
         }
-        (Layer::Device, _) => "the device's buffer fills before the pump empties it".into(),
+        (Layer::Device, _) => "the buffer of the device fills up before the pump drains it".into(),
         (_, "udp") => {
-            "give the socket more room: rcvbuf=SIZE in --source (and sysctl net.core.rmem_max)"
+            "enlarge the socket buffer: rcvbuf=SIZE in --source (and sysctl net.core.rmem_max)"
                 .into()
         }
-        (_, "packet") => "give the packet ring more room: block=SIZE, blocks=N in --source".into(),
-        _ => "the kernel's buffer fills before the pump empties it".into(),
+        (_, "packet") => "enlarge the packet ring: block=SIZE, blocks=N in --source".into(),
+        _ => "the buffer of the kernel fills up before the pump drains it".into(),
     };
     let advice = match (layer, seen.pump_is_realtime()) {
         (Layer::Broker, _) | (_, Some(true) | None) => buffer,
         (_, Some(false)) => {
-            format!("{buffer}; and start ringd by `chrt -f 60`: its pump has no real-time priority")
+            format!(
+                "{buffer}; and start ringd with `chrt -f 60`: its pump has no real-time priority"
+            )
         }
     };
     let lost = stream.loss.get(layer);
     let what = format!(
-        "the {} loses {} ({lost} so far), before the ring and so for all readers",
+        "the {} loses {} ({lost} so far), before the ring, so for all readers",
         layer.key(),
         Rate::Datagrams(per_second),
     );

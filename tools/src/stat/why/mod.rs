@@ -1,10 +1,8 @@
-//! `ringstat --why`: what limits a stream, who is furthest behind and for how long that goes well,
-//! and what to do about it.
-//!
-//! Contract: judged from two looks a while apart, so that what was lost long ago and what is being
-//! lost now are kept apart; pure, what is seen of processes comes in by [`Seen`]. A finding says
-//! what is, with its figures, and one line of advice. A stream is limited if anything is lost now,
-//! or will be if things go on as they do.
+//! `ringstat --why`: what limits a stream, which reader is furthest behind, how long until data is
+//! lost, and what to do.
+//! Contract: judged from two samples, so that an old loss and a present one are distinguished. Pure:
+//! what is seen of processes comes in through [`Seen`]. A finding is a fact with its figures and one
+//! line of advice. A stream is limited if anything is being lost now, or will be if nothing changes.
 
 mod finding;
 mod layers;
@@ -20,7 +18,7 @@ use ringweir_proto::stats::{ReaderFact, StreamFact};
 use serde::Serialize;
 use std::time::Duration;
 
-/// Time between the two looks.
+/// Time between the two samples.
 pub const WINDOW: Duration = Duration::from_secs(1);
 
 /// The reader furthest behind.
@@ -54,26 +52,29 @@ pub struct Verdict {
     earlier: Vec<String>,
 }
 
-/// Keys of the JSON, and what they say.
+/// Keys of the JSON, and what they mean.
 pub const JSON_WORDS: &[(&str, &str)] = &[
-    ("limited", "whether anything is being lost, or will be if things go on so"),
-    ("window_ns", "time between the two looks it is judged by"),
-    ("findings[].layer", "device, kernel, broker or reader; label, pid and index then say which"),
+    ("limited", "whether anything is being lost, or will be if nothing changes"),
+    ("window_ns", "time between the two samples"),
+    (
+        "findings[].layer",
+        "device, kernel, broker or reader; for a reader with label, pid and index",
+    ),
     (
         "findings[].kind",
         "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, \
         slow, holding, implausible (which limits nothing)",
     ),
-    ("findings[].lost", "lost by it so far; lost_per_second: now"),
+    ("findings[].lost", "lost so far; lost_per_second: lost now"),
     (
         "findings[].lapped_in_ns",
-        "time until it is lapped if things go on so; 0: it is; null: not in sight",
+        "time until it is lapped if nothing changes; 0: it is lapped; null: not expected",
     ),
-    ("findings[].what, advice", "the same in words, and what to do"),
-    ("furthest", "the reader that is furthest behind, in trouble or not"),
+    ("findings[].what, advice", "the same as text, and what to do"),
+    ("furthest", "the reader that is furthest behind, whether it is in trouble or not"),
 ];
 
-/// Judges a stream by two looks.
+/// Judges a stream from two samples.
 pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict {
     let window =
         |b: &Stream| now.get(StreamFact::SampledAt).saturating_sub(b.get(StreamFact::SampledAt));
@@ -90,7 +91,7 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
                 .iter()
                 .filter_map(|l| layers::losing(&between, *l, seen)),
         );
-        // Nobody is lapped any more in a stream that has ended.
+        // In a stream that has ended no reader is lapped any more.
         let judged = now.readers.iter().filter(|_| now.health != Health::Ended);
         let mut limiting: Vec<Finding> = judged
             .filter(|r| r.implausible().is_none())
@@ -102,7 +103,7 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
         });
         findings.extend(limiting);
     }
-    findings.extend(now.readers.iter().filter_map(|r| readers::lying(&now.snapshot.name, r)));
+    findings.extend(now.readers.iter().filter_map(|r| readers::implausible(&now.snapshot.name, r)));
     let ring = match now.get(StreamFact::History) {
         0 => String::new(),
         ns => format!(" of {} in the ring", Span(Duration::from_nanos(ns))),
@@ -141,7 +142,7 @@ fn furthest(stream: &Stream) -> Option<Furthest> {
     })
 }
 
-/// Layers that have lost something, but nothing now.
+/// Layers that lost something earlier, but nothing now.
 fn earlier(before: Option<Loss>, now: Loss, window: Duration) -> Vec<String> {
     let over = |l: &&Layer| now.get(**l) > 0 && before.is_none_or(|b| b.get(**l) == now.get(**l));
     let said = |l: &Layer| {
@@ -151,7 +152,7 @@ fn earlier(before: Option<Loss>, now: Loss, window: Duration) -> Vec<String> {
 }
 
 impl Verdict {
-    /// For people: what limits, each with its advice; or that nothing does.
+    /// As text: what limits the stream, each with its advice; or that nothing does.
     pub fn text(&self) -> String {
         let mut out = String::new();
         if self.findings.is_empty() {

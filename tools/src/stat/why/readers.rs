@@ -8,16 +8,17 @@ use ringweir_cli::quantity::{Count, Rate, Span};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use std::time::Duration;
 
-/// A reader that is behind by less of the ring, and loses nothing, limits nothing.
+/// A reader that is behind by a smaller share of the ring, and loses nothing, limits nothing.
 const BEHIND: f64 = 0.25;
-/// A loss so long ago is still of interest for a reader that takes less than is published.
+/// A loss in the last so many ns counts for a reader that takes less than is published.
 const RECENTLY: u64 = 10_000_000_000;
-/// Less of the published rate than this share is less, and not the edge of the window.
+/// A reader below this share of the published rate is slower; above it, the difference is the edge
+/// of the window.
 const KEEPS_UP: f64 = 0.97;
-/// Beyond this many seconds nobody is warned.
+/// No warning if a reader is lapped in more than this many seconds.
 const FAR: f64 = 3600.0;
 
-/// A reader that loses now, or will if it goes on so.
+/// A reader that is losing datagrams, or will if nothing changes.
 pub(super) fn limiting(
     between: &Between<'_>,
     reader: &Reader,
@@ -69,12 +70,12 @@ pub(super) fn limiting(
         ReaderState::Stopped(c) => (
             "stopped",
             format!("{who} is stopped ({c}): {prospect}{losing}"),
-            format!("kill -CONT {pid} lets it go on; nobody else notices"),
+            format!("kill -CONT {pid} resumes it; other readers are not affected"),
         ),
         ReaderState::Gone => (
             "gone",
             format!("{who} is gone: {prospect}{losing}"),
-            "its place is free once the broker runs again".into(),
+            "its index becomes free when the broker runs again".into(),
         ),
         _ => {
             let (does, advice) = cause(seen.load(pid));
@@ -94,7 +95,7 @@ pub(super) fn limiting(
     })
 }
 
-/// A lossless reader that the stream had to wait for.
+/// A lossless reader that the stream waits for.
 fn holding(between: &Between<'_>, reader: &Reader, earlier: &Reader) -> Option<Finding> {
     let (pid, all) = (reader.get(ReaderFact::Pid), reader.get(ReaderFact::Held));
     let held = all.saturating_sub(earlier.get(ReaderFact::Held));
@@ -117,12 +118,13 @@ fn holding(between: &Between<'_>, reader: &Reader, earlier: &Reader) -> Option<F
     );
     let advice = match reader.state {
         ReaderState::Stopped(_) => format!(
-            "kill -CONT {pid} lets it go on; if not, it is demoted \
-            when its budget is used up"
+            "kill -CONT {pid} resumes it; otherwise it is demoted when its budget is used up"
         ),
-        _ => "what the source loses meanwhile is lost to all: make it faster, the ring deeper \
-            (--depth), or let it be lossy"
-            .into(),
+        _ => {
+            "what the source loses meanwhile is lost for all readers: make this reader faster, the \
+            ring deeper (--depth), or attach it without lossless"
+                .into()
+        }
     };
     Some(Finding {
         label: Some(reader.figures.label.clone()),
@@ -132,15 +134,14 @@ fn holding(between: &Between<'_>, reader: &Reader, earlier: &Reader) -> Option<F
     })
 }
 
-/// Readers that were lossless once, those that are gone included.
+/// Readers that were demoted, including those that have left.
 pub(super) fn demoted(now: &Stream) -> Vec<String> {
     let here = now.readers.iter().filter(|r| r.get(ReaderFact::DemotedRealtime) != 0);
     let said = |r: &Reader| {
         let ago =
             now.get(StreamFact::SampledRealtime).saturating_sub(r.get(ReaderFact::DemotedRealtime));
         format!(
-            "reader {} (pid {}) was demoted {} ago: as a lossless reader it had held the stream \
-            back for {}",
+            "reader {} (pid {}) was demoted {} ago: as a lossless reader it had made the stream wait for {}",
             printable(&r.figures.label),
             r.get(ReaderFact::Pid),
             Span(Duration::from_nanos(ago)),
@@ -150,13 +151,13 @@ pub(super) fn demoted(now: &Stream) -> Vec<String> {
     let mut all: Vec<String> = here.map(said).collect();
     let gone = now.snapshot.pump(PumpCounter::Demotions).saturating_sub(all.len() as u64);
     if gone > 0 {
-        all.push(format!("{gone} lossless readers that are gone were demoted before"));
+        all.push(format!("{gone} lossless readers were demoted and have left"));
     }
     all
 }
 
-/// A reader whose page says what cannot be.
-pub(super) fn lying(stream: &str, reader: &Reader) -> Option<Finding> {
+/// A reader whose page holds impossible values.
+pub(super) fn implausible(stream: &str, reader: &Reader) -> Option<Finding> {
     let what = reader.implausible()?;
     let (pid, index) = (reader.get(ReaderFact::Pid), reader.get(ReaderFact::Index));
     let who = format!(
@@ -165,9 +166,10 @@ pub(super) fn lying(stream: &str, reader: &Reader) -> Option<Finding> {
         reader.get(ReaderFact::Uid)
     );
     let what = format!(
-        "{who} writes into its page what cannot be: {what}; none of its figures is to be believed"
+        "{who} has impossible values in its reader page: {what}; none of its figures can be trusted"
     );
-    let advice = format!("nobody else notices; ringctl detach {stream} pid:{pid} sends it away");
+    let advice =
+        format!("other readers are not affected; ringctl detach {stream} pid:{pid} detaches it");
     Some(Finding {
         label: Some(reader.figures.label.clone()),
         pid: Some(pid),
@@ -176,25 +178,23 @@ pub(super) fn lying(stream: &str, reader: &Reader) -> Option<Finding> {
     })
 }
 
-/// Why a reader that runs is slow, by the processor time it uses.
+/// Why a running reader is slow, judged by the processor time it uses.
 fn cause(load: Option<f64>) -> (String, String) {
     match load {
         Some(load) if load >= 0.7 => (
-            format!(" and computes ({} of a processor)", percent(load)),
-            "it needs more processor than one thread has: do less per datagram, or share the work \
-            among readers"
+            format!(" and is busy ({} of a processor)", percent(load)),
+            "it needs more than one processor: do less per datagram, or share the work among several \
+            readers"
                 .into(),
         ),
         Some(load) => (
             format!(" and waits for something else (uses {} of a processor)", percent(load)),
-            "see what it waits for: a disk, a pipe, another process, its turn on a busy \
-            processor"
+            "find out what it waits for: a disk, a pipe, another process, a busy processor"
                 .into(),
         ),
         None => (
             String::new(),
-            "a deeper ring (--depth) bridges pauses, but not a reader that is too \
-                slow for good"
+            "a deeper ring (--depth) helps with pauses, but not with a reader that is always too slow"
                 .into(),
         ),
     }

@@ -52,7 +52,7 @@ fn readers_that_keep_up_limit_nothing() {
 }
 
 #[test]
-fn a_stopped_reader_is_named_with_the_time_it_has() {
+fn a_stopped_reader_is_named_with_the_time_left() {
     // 500 behind and 1000 a second further: 1024 * 15/16 = 960 hold 0.46 s more.
     let v = judged(&[("a", 4000, 5000), ("m", 4000, 4500)], Some(1001), &QUIET);
     assert_eq!(kinds(&v), [("m", "stopped")]);
@@ -67,12 +67,12 @@ fn a_stopped_reader_is_named_with_the_time_it_has() {
 }
 
 #[test]
-fn a_slow_reader_computes_or_waits() {
+fn a_slow_reader_is_busy_or_waits() {
     let slow = [("m", 4000, 4400)];
     let v = judged(&slow, None, &Proc(Some(0.98), None));
     assert_eq!(kinds(&v), [("m", "slow")]);
     assert!(
-        v.text().contains("takes 400 dg/s of 1 kdg/s and computes (98 % of a processor)"),
+        v.text().contains("takes 400 dg/s of 1 kdg/s and is busy (98 % of a processor)"),
         "{}",
         v.text()
     );
@@ -85,9 +85,9 @@ fn a_slow_reader_computes_or_waits() {
     assert!(v.findings[0].advice.contains("a disk, a pipe"));
 }
 
-/// It is named, and limits nothing. Control: the same reader, honest, is one that was lapped.
+/// It is named, and limits nothing. Control: the same reader with plausible figures was lapped.
 #[test]
-fn a_reader_that_lies_is_named_and_not_believed() {
+fn an_implausible_reader_is_named_and_not_trusted() {
     let verdict = |lies: u64| {
         let mut now =
             snapshot(11 * SECOND, 5000, &[("a", 5000, 0, false), ("liar", 3000, 0, true)]);
@@ -109,7 +109,7 @@ fn a_reader_that_lies_is_named_and_not_believed() {
 }
 
 #[test]
-fn who_loses_most_comes_first() {
+fn the_reader_that_loses_most_comes_first() {
     let v = judged(&[("ok", 4000, 5000), ("slow", 4000, 4400), ("lost", 3000, 3000)], None, &QUIET);
     assert_eq!(kinds(&v), [("lost", "lapped"), ("slow", "slow")]);
     assert_eq!(
@@ -120,7 +120,7 @@ fn who_loses_most_comes_first() {
 }
 
 #[test]
-fn layers_before_the_ring_are_told_while_they_lose() {
+fn layers_before_the_ring_are_reported_while_they_lose() {
     let mut before = snapshot(10 * SECOND, 4000, &[]);
     let mut now = snapshot(11 * SECOND, 5000, &[]);
     (before.source, now.source) = ("udp:1.2.3.4:5".into(), "udp:1.2.3.4:5".into());
@@ -159,7 +159,7 @@ fn layers_before_the_ring_are_told_while_they_lose() {
 }
 
 #[test]
-fn a_broker_that_does_nothing_is_the_first_to_blame() {
+fn a_broker_that_does_nothing_comes_first() {
     let s = snapshot(10 * SECOND, 4000, &[]);
     let out = crate::stat::model::Outside { broker: Process::Stopped('T'), ..outside(14 * SECOND) };
     let v = judge(None, &Stream::new(&s, None, &out, |_| Process::Unseen), &QUIET);
@@ -173,7 +173,7 @@ fn a_broker_that_does_nothing_is_the_first_to_blame() {
 }
 
 #[test]
-fn who_holds_the_stream_back_or_did_is_named() {
+fn readers_that_hold_the_stream_back_are_named() {
     let made = |second: u64, held: u64, demoted: u64| {
         let mut s = snapshot(second * SECOND, second * 100, &[("rec", second * 100, 0, false)]);
         s.set(StreamFact::SampledRealtime, second * SECOND);
@@ -205,10 +205,10 @@ fn who_holds_the_stream_back_or_did_is_named() {
     let text = v.text();
     assert!(
         text.contains(
-            "rec (pid 1000) was demoted 1 s ago: as a lossless reader it had held the \
-            stream back for 1 s"
+            "rec (pid 1000) was demoted 1 s ago: as a lossless reader it had made the stream wait \
+            for 1 s"
         ),
         "{text}"
     );
-    assert!(text.contains("1 lossless readers that are gone were demoted"), "{text}");
+    assert!(text.contains("1 lossless readers were demoted and have left"), "{text}");
 }
