@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note OR MIT OR Apache-2.0 */
 /*
- * The register map of a ringweir FIFO device, and the ioctls of ringshim.ko. REGISTERS.md explains both; this file and
- * kmod-shim/device/src/map.rs say the same, which kmod-shim/device/tests/fifo.rs checks.
+ * The register map of a ringweir FIFO device, and the ioctls of ringshim.ko. REGISTERS.md explains
+ * the map, README.md the ioctls. kmod-shim/device/src/map.rs is the same map in Rust;
+ * kmod-shim/device/tests/fifo.rs checks that the two agree.
  *
  * All registers are 32 bits wide, little-endian, and accessed 32 bits at a time.
  */
@@ -12,37 +13,38 @@
 #include <linux/types.h>
 
 #define RINGSHIM_MAGIC		0x4f464952	/* "RIFO" */
-#define RINGSHIM_VERSION	0x00010000	/* major << 16 | minor; another major is another map */
+#define RINGSHIM_VERSION	0x00010000	/* major << 16 | minor of the map */
 
 #define RINGSHIM_FIFO_MIN	(1u << 10)
 #define RINGSHIM_FIFO_MAX	(1u << 20)
 #define RINGSHIM_CHANNELS_MAX	32
-#define RINGSHIM_REGISTERS	0x2000		/* two pages of registers; FIFO memory comes behind them */
+#define RINGSHIM_REGISTERS	0x2000		/* two pages of registers, then FIFO memory */
 
-/* What the device is: constant while it is there. */
+/* What the device is: constant as long as it exists. */
 struct ringshim_identity {
 	__le32 magic;			/* 0x000 RINGSHIM_MAGIC */
 	__le32 version;			/* 0x004 RINGSHIM_VERSION */
-	__le32 device_id;		/* 0x008 which board: the maker's choice */
+	__le32 device_id;		/* 0x008 the kind of board; the maker chooses it */
 	__le32 features;		/* 0x00c RINGSHIM_HAS_* */
-	__le32 fifo_offset;		/* 0x010 where the first FIFO begins: a multiple of 4096 */
-	__le32 fifo_bytes;		/* 0x014 size of each FIFO: a power of two, FIFO_MIN .. FIFO_MAX */
-	__le32 max_datagram;		/* 0x018 longest payload: fits the FIFO with its header */
-	__le32 channels;		/* 0x01c FIFOs, 1 .. CHANNELS_MAX, one behind the other */
-	__le32 rate;			/* 0x020 bytes of FIFO a second it was designed for, 0 = unknown */
+	__le32 fifo_offset;		/* 0x010 start of the first FIFO: a multiple of 4096 */
+	__le32 fifo_bytes;		/* 0x014 of each: a power of two, FIFO_MIN .. FIFO_MAX */
+	__le32 max_datagram;		/* 0x018 longest payload; fits the FIFO with its header */
+	__le32 channels;		/* 0x01c FIFOs without gaps, 1 .. CHANNELS_MAX */
+	__le32 rate;			/* 0x020 FIFO bytes per second by design, 0 = unknown */
 	__le32 reserved[7];
 };
 
 #define RINGSHIM_HAS_INTERRUPT	(1u << 0)	/* raises interrupts */
-#define RINGSHIM_HAS_TIME	(1u << 1)	/* entries carry a device time */
-#define RINGSHIM_HAS_DATE	(1u << 2)	/* and it is CLOCK_REALTIME: ns since 1970 */
+#define RINGSHIM_HAS_TIME	(1u << 1)	/* entries have a device time */
+#define RINGSHIM_HAS_DATE	(1u << 2)	/* that time is CLOCK_REALTIME: ns since 1970 */
 
 /* Written by the device. */
 struct ringshim_status {
 	__le32 status;			/* 0x040 RINGSHIM_IS_* */
-	__le32 interrupt_status;	/* 0x044 RINGSHIM_IRQ_*: why it raised one; for INTx "ours" */
-	__le32 ready;			/* 0x048 bit n: look at channel n; may be set for an empty one, never clear for another */
-	__le32 time_low;		/* 0x04c device time now, ns: reading this latches time_high */
+	__le32 interrupt_status;	/* 0x044 RINGSHIM_IRQ_*: why it raised one, also on INTx */
+	/* Bit n: look at channel n. May be set for an empty channel, never clear for any other. */
+	__le32 ready;			/* 0x048 */
+	__le32 time_low;		/* 0x04c device time, ns; reading it latches time_high */
 	__le32 time_high;		/* 0x050 */
 	__le32 reserved[11];
 };
@@ -55,25 +57,31 @@ struct ringshim_status {
 /* Written by the consumer. */
 struct ringshim_control {
 	__le32 control;			/* 0x080 RINGSHIM_DO_* */
-	__le32 interrupt_mask;		/* 0x084 RINGSHIM_IRQ_*: 1 = may interrupt */
+	__le32 interrupt_mask;		/* 0x084 RINGSHIM_IRQ_*: 1 = interrupt */
 	__le32 interrupt_clear;		/* 0x088 write 1 to clear a bit of interrupt_status */
-	__le32 doorbell;		/* 0x08c any write: look at control */
+	__le32 doorbell;		/* 0x08c any write: read control now */
 	__le32 reserved[12];
 };
 
-#define RINGSHIM_DO_RUN		(1u << 0)	/* 0: stop taking datagrams in */
-#define RINGSHIM_DO_RESET	(1u << 1)	/* empty everything, counters to 0; held until IS_RESETTING, then taken away */
+#define RINGSHIM_DO_RUN		(1u << 0)	/* 0: stop storing datagrams */
+/* Empty everything, counters to 0. The consumer holds it until IS_RESETTING, then clears it. */
+#define RINGSHIM_DO_RESET	(1u << 1)
 
-/* One channel: 128 bytes, two cache lines, the first written by the device, the second by the consumer. */
+/*
+ * One channel: 128 bytes, two cache lines. The device writes the first one, the consumer the
+ * second one.
+ */
 struct ringshim_channel {
-	__le32 producer;		/* +0x00 bytes ever put in, modulo 2^32; position in the FIFO: modulo fifo_bytes */
-	__le32 produced;		/* +0x04 datagrams the device made, lost ones included */
+	/* Bytes put in so far, modulo 2^32. The position in the FIFO is this modulo fifo_bytes. */
+	__le32 producer;		/* +0x00 */
+	__le32 produced;		/* +0x04 datagrams made, including lost ones */
 	__le32 lost;			/* +0x08 datagrams it lost because the FIFO was full */
 	__le32 lost_bytes;		/* +0x0c their payload bytes */
 	__le32 reserved0[12];
-	__le32 consumer;		/* +0x40 bytes ever taken out, modulo 2^32 */
-	__le32 next_sequence;		/* +0x44 sequence the consumer expects next: for whoever takes over from it */
-	__le32 lost_told;		/* +0x48 of `lost`: what the consumer has accounted for */
+	__le32 consumer;		/* +0x40 bytes taken out so far, modulo 2^32 */
+	/* For the next consumer: the sequence expected next, and what of `lost` is accounted for. */
+	__le32 next_sequence;		/* +0x44 */
+	__le32 lost_told;		/* +0x48 */
 	__le32 reserved1[13];
 };
 
@@ -86,43 +94,44 @@ struct ringshim_registers {
 };
 
 /*
- * In front of every datagram in a FIFO, at a multiple of 8. Behind it the device time (8 bytes, if HAS_TIME), the payload,
- * and padding up to a multiple of 8. All of it goes round the end of the FIFO as it comes.
+ * The header of every datagram in a FIFO, at a multiple of 8. After it come the device time (8
+ * bytes, if HAS_TIME), the payload, and padding up to a multiple of 8. At the end of the FIFO an
+ * entry continues at its start.
  */
 struct ringshim_entry {
-	__le32 mark;			/* RINGSHIM_MARK: nothing else can be a header */
+	__le32 mark;			/* RINGSHIM_MARK */
 	__le32 length;			/* payload bytes */
-	__le32 sequence;		/* number of the datagram in its channel, from 0, lost ones counted too */
-	__le32 lost;			/* what the channel's `lost` was when this one was stored */
+	__le32 sequence;		/* number in its channel, from 0; lost datagrams count */
+	__le32 lost;			/* `lost` of the channel when this one was stored */
 };
 
 #define RINGSHIM_MARK		0x4d474452	/* "RDGM" */
 
-/* What ringshim.ko says of a device. */
+/* What ringshim.ko reports about a device. */
 struct ringshim_info {
 	__u32 abi;			/* RINGSHIM_ABI */
 	__u32 kind;			/* RINGSHIM_KIND_* */
-	__u64 window_bytes;		/* what mmap gives, from offset 0: registers, then FIFO memory */
+	__u64 window_bytes;		/* mmap from offset 0: registers, then FIFO memory */
 	__u32 interrupts;		/* RINGSHIM_INTERRUPTS_* */
 	__u32 reserved0;
-	struct ringshim_identity identity;	/* as it was read once, and checked */
+	struct ringshim_identity identity;	/* read once, and checked */
 	char bus_id[32];		/* "0000:00:04.0" */
 	__u32 reserved1[6];
 };
 
 #define RINGSHIM_ABI			1
-#define RINGSHIM_KIND_FIFO		1	/* the device has the map in its own memory */
-#define RINGSHIM_KIND_DMA		2	/* the device writes into main memory; the module keeps the map there */
+#define RINGSHIM_KIND_FIFO		1	/* the map is in the memory of the device */
+#define RINGSHIM_KIND_DMA		2	/* the map is in main memory; the device uses DMA */
 #define RINGSHIM_INTERRUPTS_NONE	0
 #define RINGSHIM_INTERRUPTS_INTX	1
 #define RINGSHIM_INTERRUPTS_MSI		2
 #define RINGSHIM_INTERRUPTS_MSIX	3
 
 #define RINGSHIM_IOC_INFO	_IOR('w', 0x80, struct ringshim_info)
-#define RINGSHIM_IOC_START	_IO('w', 0x81)	/* let it run */
-#define RINGSHIM_IOC_STOP	_IO('w', 0x82)	/* stop it; what is in the FIFO stays */
-#define RINGSHIM_IOC_DOORBELL	_IO('w', 0x83)	/* tell the device to look at control */
-/* FIONREAD: payload bytes of the next datagram, 0 if there is none: what read(2) needs. */
+#define RINGSHIM_IOC_START	_IO('w', 0x81)	/* start the device */
+#define RINGSHIM_IOC_STOP	_IO('w', 0x82)	/* stop it; the FIFO keeps its content */
+#define RINGSHIM_IOC_DOORBELL	_IO('w', 0x83)	/* make the device read control */
+/* FIONREAD: payload bytes of the next datagram, which read(2) needs; 0 if there is none. */
 
 #if defined(__KERNEL__) || (defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L)
 #include <linux/stddef.h>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * ringshim: hands a device with the register map of ringshim.h to one process, as ringd.
+ * ringshim: gives a device with the register map of ringshim.h to one process, normally ringd.
  *
  *	# insmod ringshim.ko
  *	# dd if=/dev/ringshim0 bs=1024 count=1 | hexdump -C	# one read, one datagram
  *	# grep . /sys/class/ringshim/ringshim0/interrupts
- *	# ringd run --name fpga0 --source shim:/dev/ringshim0	# who comes second gets EBUSY
+ *	# ringd run --name fpga0 --source shim:/dev/ringshim0	# a second process gets EBUSY
  */
 #include <linux/cdev.h>
 #include <linux/dma-map-ops.h>
@@ -32,14 +32,14 @@
 #define IVSHMEM_BELL	12		/* in BAR 0: peer << 16 | vector */
 
 /*
- * The DMA card: QEMU's "edu" (1234:11e8), which copies pieces of its own 4 KiB of memory into main
- * memory and then interrupts. It knows nothing of the register map: the module keeps that in a
- * coherent buffer and plays the device's part, but the payload is put into the FIFO by the card.
+ * The DMA card: QEMU's "edu" (1234:11e8), which copies parts of its 4 KiB of memory into main
+ * memory and then interrupts. It does not have the register map: the module keeps the map in a
+ * coherent buffer and emulates the device, but the card writes the payload into the FIFO.
  *
- * Its memory is filled, by DMA too, with 32-bit little-endian words that count from 0. Datagram s
- * is LENGTH bytes of that from OFFSET(s). The FIFO has room for just one entry: the card is asked
- * for the next when the consumer has found it empty. So nothing goes round the end of it, nothing
- * is lost, and nothing that user space writes into the map says where the card may write.
+ * Its memory is filled, also by DMA, with 32-bit little-endian words that count from 0. Datagram s
+ * is LENGTH bytes of them from OFFSET(s). The FIFO holds one entry: the card makes the next one
+ * when the consumer has found the FIFO empty. So no entry wraps around, nothing is lost, and
+ * nothing that user space writes into the map decides where the card writes.
  */
 #define EDU_IRQ_STATUS	0x24
 #define EDU_IRQ_CLEAR	0x64
@@ -49,7 +49,7 @@
 #define EDU_MEMORY	0x40000
 
 #define SCRATCH		PAGE_ALIGN(RINGSHIM_REGISTERS + ENTRY)
-#define PATTERN		4088	/* clear of the end of its memory: range checks are off by one */
+#define PATTERN		4088	/* not to the end of its memory: its range check is off by one */
 #define ENTRY		RINGSHIM_FIFO_MIN
 #define LENGTH		(ENTRY - (u32)sizeof(struct ringshim_entry))
 #define OFFSET(s)	(8 * ((s) * 13 % ((PATTERN - LENGTH) / 8 + 1)))
@@ -57,36 +57,36 @@
 static dev_t shim_devt;
 static DEFINE_IDA(shim_minors);
 
-/* One device. Its driver holds a reference, and so does the open file, which may outlive it. */
+/* One device. The driver holds a reference, and so does an open file, which may outlive it. */
 struct shim {
 	struct device dev;
 	struct cdev cdev;
 	struct pci_dev *pdev;
-	struct ringshim_info info;	/* what was found at probe, and is never read again */
+	struct ringshim_info info;	/* read at probe, and never again */
 	void __iomem *map;		/* registers, then FIFOs: in a BAR, or `buffer` */
 	phys_addr_t start;		/* of the map */
-	void __iomem *bar;		/* BAR 0 of ivshmem and of the DMA card, else NULL */
+	void __iomem *bar;		/* BAR 0 of ivshmem and of the DMA card, or NULL */
 
-	/* Of a DMA card only. */
-	void *buffer;			/* the map, and behind it a page that is never mapped */
-	dma_addr_t bus;			/* where the card sees it */
-	bool uploaded;			/* the pattern, which is the first transfer */
+	/* For a DMA card only. */
+	void *buffer;			/* the map, then a page that is never mapped */
+	dma_addr_t bus;			/* its bus address */
+	bool uploaded;			/* the pattern, in the first transfer */
 	unsigned long busy;		/* bit 0: a transfer is under way */
 
 	unsigned long interrupts, spurious, wakeups, garbage;
 
 	/*
-	 * Held for reading to touch the device, for writing to change these three. It nests inside
-	 * mmap_lock (faults): nothing may touch user memory while holding it.
+	 * Held for reading to access the device, for writing to change the three fields below. It
+	 * nests inside mmap_lock (page faults), so its holder must not access user memory.
 	 */
 	struct rw_semaphore lock;
 	bool gone;			/* unplugged or unbound */
-	struct address_space *mapping;	/* of the opener; NULL: it is not open */
+	struct address_space *mapping;	/* of the open file; NULL: not open */
 	bool started;			/* by START, STOP, or the first read or poll */
 
-	void *blank;			/* the page that is mapped when the device has gone */
+	void *blank;			/* the page that is mapped when the device is gone */
 	struct mutex serial;		/* one read(2) at a time; taken before `lock` */
-	__le32 *bounce;			/* its datagram */
+	__le32 *bounce;			/* the datagram being read */
 	wait_queue_head_t wait;
 };
 
@@ -95,10 +95,10 @@ struct shim {
 #define shim_get(shim, offset) readl((shim)->map + (offset))
 #define shim_put(shim, offset, value) writel(value, (shim)->map + (offset))
 #define shim_is(shim, field) le32_to_cpu((shim)->info.identity.field)
-/* 32 bits of a FIFO, at a position that counts on round its end. */
+/* 32 bits of a FIFO; the position wraps around at its end. */
 #define shim_peek(shim, channel, at) readl((shim)->map + shim_is(shim, fifo_offset) + \
 	(channel) * shim_is(shim, fifo_bytes) + ((at) & (shim_is(shim, fifo_bytes) - 1)))
-/* In front of a payload: header and device time. */
+/* Length of what precedes a payload: header and device time. */
 #define shim_head(shim) (shim_is(shim, features) & RINGSHIM_HAS_TIME ? 24 : 16)
 
 static void shim_wake(struct shim *shim)
@@ -119,7 +119,7 @@ static void dma_fetch(struct shim *shim)
 	if (shim_get(shim, SHIM_AT(control, control)) != RINGSHIM_DO_RUN ||
 	    test_and_set_bit(0, &shim->busy))
 		return;
-	/* One may have ended just now, and its datagram be there. */
+	/* A transfer may just have ended and stored its datagram. */
 	n = shim_get(shim, SHIM_CHANNEL(0, producer)) - shim_get(shim, SHIM_CHANNEL(0, consumer));
 	if (n) {
 		clear_bit(0, &shim->busy);
@@ -130,7 +130,7 @@ static void dma_fetch(struct shim *shim)
 		writel(shim->uploaded ? fetch[n] : give[n], shim->bar + EDU_DMA + 8 * n);
 }
 
-/* The payload is in its place: the header in front of it, then `producer`. */
+/* The payload is stored: write the header in front of it, then move `producer`. */
 static void dma_done(struct shim *shim)
 {
 	u32 sequence = shim_get(shim, SHIM_CHANNEL(0, produced));
@@ -144,7 +144,7 @@ static void dma_done(struct shim *shim)
 		shim_put(shim, SHIM_CHANNEL(0, producer), ENTRY * (sequence + 1));
 	}
 	shim->uploaded = true;
-	clear_bit_unlock(0, &shim->busy);	/* behind `producer`: dma_fetch() asks for both */
+	clear_bit_unlock(0, &shim->busy);	/* after `producer`: dma_fetch() checks both */
 }
 
 static void dma_reset(struct shim *shim)
@@ -163,8 +163,8 @@ static void dma_reset(struct shim *shim)
 }
 
 /*
- * The interrupt's half of the wake handshake. One means "look", never "one datagram". It is cleared
- * before anybody is woken: who is may have the device raise the next.
+ * The interrupt's half of the wake handshake. An interrupt means "look", never "one datagram". It
+ * is cleared before sleepers are woken, because they may make the device raise the next one.
  */
 static irqreturn_t shim_interrupt(int irq, void *cookie)
 {
@@ -173,7 +173,7 @@ static irqreturn_t shim_interrupt(int irq, void *cookie)
 				       shim->map + SHIM_AT(status, interrupt_status));
 
 	if (!why && shim->info.interrupts == RINGSHIM_INTERRUPTS_INTX)
-		return IRQ_NONE;	/* another device's, on the same line */
+		return IRQ_NONE;	/* of another device on the same line */
 	shim->interrupts++;
 	if (shim->buffer ? !shim->busy : !shim_get(shim, SHIM_AT(control, interrupt_mask)))
 		shim->spurious++;
@@ -186,7 +186,7 @@ static irqreturn_t shim_interrupt(int irq, void *cookie)
 	return IRQ_HANDLED;
 }
 
-/* The device looks at `control` now; the DMA card's part of that is done here. */
+/* Makes the device read `control`. For a DMA card the module does the device's part here. */
 static void shim_doorbell(struct shim *shim)
 {
 	u32 control = shim_get(shim, SHIM_AT(control, control));
@@ -196,22 +196,22 @@ static void shim_doorbell(struct shim *shim)
 		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, the device */
 	if (!shim->buffer)
 		return;
-	/* What is under way ends, and is stored; but another thread may START meanwhile. */
+	/* A transfer under way ends and is stored; but another thread may START meanwhile. */
 	if (control != RINGSHIM_DO_RUN)
 		wait_event_timeout(shim->wait, !test_bit(0, &shim->busy), HZ);
 	if (control & RINGSHIM_DO_RESET)
 		dma_reset(shim);
 	shim_put(shim, SHIM_AT(control, control), control);
-	/* The bits of both are the same. */
+	/* `control` and `status` have the same bits. */
 	shim_put(shim, SHIM_AT(status, status),
 		 control & RINGSHIM_DO_RESET ?: control & RINGSHIM_DO_RUN);
 }
 
-/* With nobody left who would START it. A DMA card's map is made anew. */
+/* Called when no process is left that could START it. The map of a DMA card is reset. */
 static void shim_quiet(struct shim *shim)
 {
 	if (!wait_event_timeout(shim->wait, !test_bit(0, &shim->busy), HZ))
-		pci_clear_master(shim->pdev);	/* it does not answer: cut off from the bus */
+		pci_clear_master(shim->pdev);	/* it does not answer: no more DMA */
 	shim_put(shim, SHIM_AT(control, interrupt_mask), 0);
 	if (shim->buffer)
 		dma_reset(shim);
@@ -224,7 +224,7 @@ static void shim_control(struct shim *shim, u32 control)
 	shim_doorbell(shim);
 }
 
-/* A device that has gone may be opened in the very last moment: all it gives then is an error. */
+/* A device that is going away may still be opened: then every call returns an error. */
 static int shim_open(struct inode *inode, struct file *file)
 {
 	struct shim *shim = container_of(inode->i_cdev, struct shim, cdev);
@@ -237,8 +237,8 @@ static int shim_open(struct inode *inode, struct file *file)
 }
 
 /*
- * However the process ended. A mapping holds the file: none is left. A FIFO device runs on, and
- * counts what it loses; of a DMA device nothing is left for the next opener.
+ * Called however the process ended. A mapping holds the file, so none is left. A FIFO device keeps
+ * running and counts what it loses; a DMA device is reset for the next opener.
  */
 static int shim_release(struct inode *inode, struct file *file)
 {
@@ -252,14 +252,14 @@ static int shim_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* A datagram in a FIFO: its length, and what the registers are to be when it has been taken. */
+/* A datagram in a FIFO: its length, and the register values after it is taken out. */
 struct found {
 	u32 channel, at, length, next, lost, after;
 };
 
 /*
- * The first of the lowest channel that has one, else -EAGAIN. -EBADMSG is garbage, up to `after`:
- * the sequence of what comes next says how many went with it.
+ * Finds the first datagram of the lowest channel that has one, or returns -EAGAIN. -EBADMSG means
+ * garbage up to `after`; the sequence of the next datagram shows how many were lost.
  */
 static int shim_next(struct shim *shim, struct found *found)
 {
@@ -291,9 +291,9 @@ static int shim_next(struct shim *shim, struct found *found)
 }
 
 /*
- * The consumer's half of the handshake: everything empty, it unmasks and looks again. What has come
- * meanwhile leaves it unmasked, because another thread may have gone to sleep on it. A datagram for
- * which there is room goes into the bounce buffer, 32 bits at a time.
+ * The consumer's half of the handshake: if all FIFOs are empty, it unmasks the interrupt and looks
+ * again. If a datagram has arrived meanwhile, the interrupt stays unmasked, because another thread
+ * may already sleep. A datagram that fits goes into the bounce buffer, 32 bits at a time.
  */
 static int shim_look(struct shim *shim, struct found *found, size_t room)
 {
@@ -303,12 +303,12 @@ static int shim_look(struct shim *shim, struct found *found, size_t room)
 	down_read(&shim->lock);
 	rc = shim->gone ? -EPIPE : shim_next(shim, found);
 	if (rc == -EAGAIN) {
-		/* Who only reads or polls knows nothing of START. After a STOP it stays stopped. */
+		/* A consumer that only reads or polls never calls START. STOP stays in effect. */
 		if (!shim->started &&
 		    !(shim_get(shim, SHIM_AT(status, status)) & RINGSHIM_IS_RUNNING))
 			shim_control(shim, RINGSHIM_DO_RUN);
 		shim_put(shim, SHIM_AT(control, interrupt_mask), RINGSHIM_IRQ_DATA);
-		mb();	/* the mask before `producer`: pairs with the device's, between the same */
+		mb();	/* mask before `producer`: pairs with the barrier of the device */
 		if (shim->buffer)
 			dma_fetch(shim);
 		rc = shim_next(shim, found);
@@ -321,7 +321,7 @@ static int shim_look(struct shim *shim, struct found *found, size_t room)
 	return rc;
 }
 
-/* One datagram; or garbage, which is thrown away. */
+/* Reads one datagram; drops garbage. */
 static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t *at)
 {
 	struct shim *shim = file->private_data;
@@ -332,7 +332,7 @@ static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t
 
 	if (mutex_lock_interruptible(&shim->serial))
 		return -ERESTARTSYS;
-	/* Queued before it looks: a wake-up in between is remembered, and wait_woken() returns. */
+	/* Queued before looking, so that wait_woken() returns after a wake-up in between. */
 	add_wait_queue(&shim->wait, &waiter);
 	while ((rc = shim_look(shim, &found, room)) == -EAGAIN && wait && !signal_pending(current))
 		wait_woken(&waiter, TASK_INTERRUPTIBLE, MAX_SCHEDULE_TIMEOUT);
@@ -346,7 +346,7 @@ static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t
 		shim->garbage += rc == -EBADMSG;
 		shim_put(shim, SHIM_CHANNEL(found.channel, next_sequence), found.next);
 		shim_put(shim, SHIM_CHANNEL(found.channel, lost_told), found.lost);
-		mb();	/* its bytes are read before their room is given back */
+		mb();	/* its bytes are read before their room is freed */
 		shim_put(shim, SHIM_CHANNEL(found.channel, consumer), found.after);
 	}
 	up_read(&shim->lock);
@@ -392,8 +392,8 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 }
 
 /*
- * Page by page, at the first touch. Not in mmap, because only a mapping that is linked, as it is by
- * now, can be found to be taken away; and a range that was remapped as one may not be taken away
+ * Maps page by page, at the first access. Not in mmap, because only a mapping that is linked (as it
+ * is by now) can be found and removed; and a range that was remapped as a whole must not be removed
  * in parts.
  */
 static vm_fault_t shim_fault(struct vm_fault *fault)
@@ -419,8 +419,8 @@ static int shim_mmap(struct file *file, struct vm_area_struct *vma)
 	    vma->vm_pgoff >= pages || vma_pages(vma) > pages - vma->vm_pgoff)
 		return -EINVAL;
 	/*
-	 * A device's memory changes by itself and must not be cached. What stands behind ivshmem's
-	 * BAR, and behind a coherent buffer, is main memory, which the other side maps cached.
+	 * The device changes its memory, which must not be cached. The BAR of ivshmem and a
+	 * coherent buffer are main memory, which the other side maps cached.
 	 */
 	if (!shim->bar)
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
@@ -452,7 +452,7 @@ static struct attribute *shim_attrs[] = {
 };
 ATTRIBUTE_GROUPS(shim);
 
-/* When the driver has let go and the last file is closed: so long the minor number is taken. */
+/* When the driver is unbound and the last file is closed. Until then the minor is in use. */
 static void shim_free(struct device *dev)
 {
 	struct shim *shim = container_of(dev, struct shim, dev);
@@ -464,7 +464,7 @@ static void shim_free(struct device *dev)
 	kfree(shim);
 }
 
-/* Nodes are root's, 0600, until udev gives them to the group: 60-ringshim.rules. */
+/* Nodes belong to root, mode 0600, until udev assigns the group: 60-ringshim.rules. */
 static struct class shim_class = {
 	.name = "ringshim", .dev_groups = shim_groups, .dev_release = shim_free
 };
@@ -474,7 +474,7 @@ static void shim_put_device(void *dev)
 	put_device(dev);
 }
 
-/* Registers and FIFOs. Of a card that stands in shim_ids, BAR 0 is needed too. */
+/* Maps registers and FIFOs. For a device in shim_ids, BAR 0 is needed as well. */
 static int shim_map(struct shim *shim, bool listed)
 {
 	struct pci_dev *pdev = shim->pdev;
@@ -485,7 +485,7 @@ static int shim_map(struct shim *shim, bool listed)
 	if (listed && !shim->bar)
 		return -ENOMEM;
 	if (shim->info.kind == RINGSHIM_KIND_DMA) {
-		/* Only where DMA is coherent is the buffer ordinary memory, mapped as such. */
+		/* The buffer is ordinary memory, and mapped as such, only where DMA is coherent. */
 		if (!dev_is_dma_coherent(dev) || dma_set_mask_and_coherent(dev, DMA_BIT_MASK(28)))
 			return -ENODEV;
 		shim->buffer = dmam_alloc_attrs(dev, SCRATCH + PAGE_SIZE, &shim->bus, GFP_KERNEL,
@@ -500,7 +500,7 @@ static int shim_map(struct shim *shim, bool listed)
 	shim->start = bar->start;
 	if (!PAGE_ALIGNED(bar->start) || resource_size(bar) < RINGSHIM_REGISTERS)
 		return -ENODEV;
-	if (listed)	/* ivshmem: main memory stands behind it */
+	if (listed)	/* ivshmem: it is main memory */
 		shim->map = (void __iomem __force *)
 			devm_memremap(dev, bar->start, resource_size(bar), MEMREMAP_WB);
 	else
@@ -508,7 +508,7 @@ static int shim_map(struct shim *shim, bool listed)
 	return PTR_ERR_OR_ZERO((void __force *)shim->map);
 }
 
-/* Whether the map is there, and what it says: checked, and asked only this once. */
+/* Reads the identity once, and checks it. */
 static int shim_identify(struct shim *shim)
 {
 	u64 room = shim->buffer ? SCRATCH : pci_resource_len(shim->pdev, SHIM_BAR);
@@ -547,7 +547,7 @@ static int shim_interrupts(struct shim *shim)
 				dev_name(&shim->dev), shim);
 }
 
-/* The driver lets go. An open node stays, without a device: blank pages, hang-up, EPIPE. */
+/* The driver is unbound. An open node stays, without a device: blank pages, hang-up, EPIPE. */
 static void shim_remove(void *cookie)
 {
 	struct shim *shim = cookie;
@@ -562,7 +562,7 @@ static void shim_remove(void *cookie)
 	up_write(&shim->lock);
 }
 
-/* Every step is undone by itself when this fails or the driver lets go, the last one first. */
+/* If this fails, or at unbind, devm undoes every step, the last one first. */
 static int shim_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	struct shim *shim = kzalloc(sizeof(*shim), GFP_KERNEL);

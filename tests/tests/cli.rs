@@ -247,7 +247,7 @@ fn ringcat_ends_when_told_to_and_with_the_right_status() {
 
     let output = env.run("ringcat", &["ends", "-n", "100000", "--timeout", "300ms"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("of 100000 datagrams came"), "{}", said(&output));
+    assert!(said(&output).contains("of 100000 datagrams arrived"), "{}", said(&output));
     assert_eq!(env.run("ringcat", &["ends", "--timeout", "0.3"]).status.code(), Some(0));
 
     for (signal, spin) in [(Signal::INT, false), (Signal::TERM, false), (Signal::INT, true)] {

@@ -190,7 +190,7 @@ fn pages_are_asked_for_exactly_or_not_at_all() {
     command.env("PATH", "/nonexistent").args(["man", "ringd"]);
     let output = env.start(command).output();
     assert!(
-        output.status.code() == Some(1) && said(&output).contains("ringd is neither"),
+        output.status.code() == Some(1) && said(&output).contains("ringd was not found beside"),
         "{}",
         said(&output)
     );

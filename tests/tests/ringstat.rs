@@ -604,5 +604,5 @@ fn ways_to_show_exclude_each_other() {
         );
     }
     let help = told(&env.run("ringstat", &["--help"]));
-    assert!(help.contains("--listen") && help.contains("The reader samples the"), "{help}");
+    assert!(help.contains("--listen") && help.contains("A reader samples the"), "{help}");
 }
