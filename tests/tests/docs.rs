@@ -230,15 +230,18 @@ fn lines_are_at_most_100_columns_long() {
 fn a_planted_failure_is_found() {
     let planted = [
         ("```sh\nfalse\n```\n", "== block at line 1"),
-        ("```sh\ntrue\n```\ntext\n```sh\nringcat nothing -n 1\n```\n", "== block at line 5"),
-        ("```console\n$ ringcat --no-such-option\n```\n", "== block at line 1"),
+        (
+            "```sh\ntrue\n```\ntext\n```sh\ntarget/release/ringcat nothing -n 1\n```\n",
+            "== block at line 5",
+        ),
+        ("```console\n$ target/release/ringcat --no-such-option\n```\n", "== block at line 1"),
         ("```sh\nexit 0\n```\n", "== block at line 1"),
     ];
     for (text, place) in planted {
         let failure = run(&blocks(text)).expect_err(text);
         assert!(failure.contains(place) && !failure.contains("page done"), "{text}{failure}");
     }
-    assert_eq!(run(&blocks("```sh\nsleep 100 &\nringd sources\n```\n")), Ok(()));
+    assert_eq!(run(&blocks("```sh\nsleep 100 &\ntarget/release/ringd sources\n```\n")), Ok(()));
 }
 
 #[test]
@@ -272,7 +275,7 @@ five
     let expected = [
         block(2, "one", Some("a reason"), &[]),
         block(6, "two\nthree", None, &["root", "socat"]),
-        block(15, "five", None, &[]),
+        block(16, "five", None, &[]),
     ];
     assert_eq!(blocks(text), expected);
 }
