@@ -18,3 +18,10 @@ pub mod ring;
 pub mod seq;
 pub mod stats;
 pub mod sync;
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("ringweir needs a 64-bit machine: cursors and positions are 64-bit atomics");
+#[cfg(not(target_endian = "little"))]
+compile_error!("ringweir needs a little-endian machine: the ring's words are little-endian");
+#[cfg(not(target_os = "linux"))]
+compile_error!("ringweir needs Linux: memfd, eventfd, SCM_RIGHTS and /dev/shm");

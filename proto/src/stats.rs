@@ -8,7 +8,7 @@
 //! how old the figures are. Two copies take turns, so a writer stopped in the middle of one leaves
 //! the other readable.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, load_acquire};
 
 /// How a figure is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -353,7 +353,7 @@ pub struct StatsView<'a> {
 impl<'a> StatsView<'a> {
     /// Checks what the area says of itself.
     pub fn new(words: &'a [AtomicU64]) -> Result<Self, AreaError> {
-        if words.len() < HEADER_WORDS || words[MAGIC_AT].load(Ordering::Acquire) != STATS_MAGIC {
+        if words.len() < HEADER_WORDS || load_acquire(&words[MAGIC_AT]) != STATS_MAGIC {
             return Err(AreaError::Magic);
         }
         let most = words[MOST_AT].load(Ordering::Relaxed);
@@ -368,7 +368,7 @@ impl<'a> StatsView<'a> {
     /// thousand times.
     pub fn read(&self) -> Option<Snapshot> {
         for _ in 0..1000 {
-            let turn = self.words[TURN_AT].load(Ordering::Acquire);
+            let turn = load_acquire(&self.words[TURN_AT]);
             if turn == 0 {
                 return None;
             }

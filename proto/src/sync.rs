@@ -47,20 +47,93 @@ pub const fn weakened(_site: Site) -> bool {
 #[cfg(any(ringweir_loom, ringweir_tsan))]
 pub use mutant::weakened;
 
-/// The ordering of an access at `site`.
-#[inline(always)]
-pub fn ordering(site: Site, strong: Ordering) -> Ordering {
-    if weakened(site) { Ordering::Relaxed } else { strong }
+/// A word that processes or threads share.
+pub trait Word {
+    /// What it holds.
+    type Value: Copy;
+    /// Loads it.
+    fn load(&self, order: Ordering) -> Self::Value;
+    /// Stores it.
+    fn store(&self, value: Self::Value, order: Ordering);
 }
 
-/// The fence at `site`.
+macro_rules! word {
+    ($atomic:ty, $value:ty) => {
+        impl Word for $atomic {
+            type Value = $value;
+            #[inline(always)]
+            fn load(&self, order: Ordering) -> $value {
+                <$atomic>::load(self, order)
+            }
+            #[inline(always)]
+            fn store(&self, value: $value, order: Ordering) {
+                <$atomic>::store(self, value, order);
+            }
+        }
+    };
+}
+word!(AtomicU32, u32);
+word!(AtomicU64, u64);
+
+/// Loads a word such that everything stored before its partner's Release is visible afterwards.
+///
+/// A relaxed load and an acquire fence, not an acquire load: of memory that may be mapped read-only
+/// `core::sync::atomic` promises relaxed loads only. The fence is free on x86-64.
 #[inline(always)]
-pub fn fence(site: Site, strong: Ordering) {
-    if !weakened(site) {
-        #[cfg(not(ringweir_loom))]
-        core::sync::atomic::fence(strong);
-        #[cfg(ringweir_loom)]
-        loom::sync::atomic::fence(strong);
+pub fn load_acquire<W: Word>(word: &W) -> W::Value {
+    // ThreadSanitizer knows no fences, and looks at memory that is writable.
+    if cfg!(ringweir_tsan) {
+        return word.load(Ordering::Acquire);
+    }
+    let value = word.load(Ordering::Relaxed);
+    any_fence(Ordering::Acquire);
+    value
+}
+
+#[inline(always)]
+fn any_fence(order: Ordering) {
+    #[cfg(not(ringweir_loom))]
+    core::sync::atomic::fence(order);
+    #[cfg(ringweir_loom)]
+    loom::sync::atomic::fence(order);
+}
+
+impl Site {
+    /// [`load_acquire`], here.
+    #[inline(always)]
+    pub fn load_acquire<W: Word>(self, word: &W) -> W::Value {
+        if weakened(self) { word.load(Ordering::Relaxed) } else { load_acquire(word) }
+    }
+
+    /// A store with Release, here.
+    #[inline(always)]
+    pub fn store_release<W: Word>(self, word: &W, value: W::Value) {
+        word.store(value, if weakened(self) { Ordering::Relaxed } else { Ordering::Release });
+    }
+
+    /// A release fence, here: stores after it are seen only together with stores before it.
+    #[inline(always)]
+    pub fn fence_release(self) {
+        self.fence(Ordering::Release);
+    }
+
+    /// An acquire fence, here: loads before it happen before loads after it.
+    #[inline(always)]
+    pub fn fence_acquire(self) {
+        self.fence(Ordering::Acquire);
+    }
+
+    /// A full fence, here: of two threads that store, fence and load, one sees the other's store.
+    #[inline(always)]
+    pub fn fence_full(self) {
+        self.fence(Ordering::SeqCst);
+    }
+
+    #[inline(always)]
+    fn fence(self, order: Ordering) {
+        if !weakened(self) {
+            any_fence(order);
+        }
     }
 }
 

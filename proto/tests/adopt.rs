@@ -7,10 +7,10 @@
 use proptest::prelude::*;
 use ringweir_proto::layout::{Geometry, RESTARTS};
 use ringweir_proto::os::backing::Memory;
-use ringweir_proto::os::object::{RingObject, RingSpec};
+use ringweir_proto::os::object::{self, RingObject, RingSpec};
 use ringweir_proto::ring::{
     Cause, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Start, Step,
-    Unfit,
+    Unfit, WritableRing,
 };
 use ringweir_proto::stats::PumpCounter;
 use std::path::PathBuf;
@@ -22,8 +22,15 @@ fn geometry() -> Geometry {
 }
 
 fn ring() -> (Arc<RingMemory>, Publisher) {
-    let memory = Arc::new(RingMemory::on_heap(geometry()));
-    (memory.clone(), Publisher::new(memory))
+    let ring = WritableRing::on_heap(geometry());
+    (ring.memory().clone(), Publisher::new(ring))
+}
+
+/// The publisher that was there before is dead, and this one takes over its ring.
+fn adopt(memory: &Arc<RingMemory>, position: Option<u32>) -> Result<(Publisher, Restarted), Unfit> {
+    // SAFETY: the tests call it when nothing uses the publisher before any more.
+    let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
+    Publisher::adopt(ring, position)
 }
 
 fn publish(publisher: &mut Publisher, count: u64) {
@@ -69,14 +76,13 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
     begin(&mut publisher);
     let position = base.wrapping_add(17 + 4 + 2 + 1);
     drop(publisher);
-    let (mut publisher, restarted) = Publisher::adopt(memory.clone(), Some(position)).unwrap();
+    let (mut publisher, restarted) = adopt(&memory, Some(position)).unwrap();
     let first = Restarted { generation: 2, first: 10, lost: 7, exact: true };
     assert_eq!(restarted, first);
     // Again, with losses that the dead one had not told either, and nothing published meanwhile.
     publisher.lost_upstream(Layer::Device, 3, true);
     drop(publisher);
-    let (mut publisher, restarted) =
-        Publisher::adopt(memory.clone(), Some(position.wrapping_add(3))).unwrap();
+    let (mut publisher, restarted) = adopt(&memory, Some(position.wrapping_add(3))).unwrap();
     let second = Restarted { generation: 3, first: 10, lost: 3, exact: true };
     assert_eq!(restarted, second);
     publish(&mut publisher, 1);
@@ -96,11 +102,11 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
     // told.
     drop(publisher);
     for position in [Some(3), None] {
-        let (_, restarted) = Publisher::adopt(memory.clone(), position).unwrap();
+        let (_, restarted) = adopt(&memory, position).unwrap();
         assert!(!restarted.exact && restarted.lost == 0, "{position:?}: {restarted:?}");
     }
     let (memory, _) = ring();
-    assert!(!Publisher::adopt(memory, Some(7)).unwrap().1.exact);
+    assert!(!adopt(&memory, Some(7)).unwrap().1.exact);
 }
 
 /// Sources without numbers: at least what was begun, and what was counted and not told (K10).
@@ -113,7 +119,7 @@ fn what_another_source_lost_is_known_at_least() {
     publisher.lost_upstream(Layer::Kernel, 5, true);
     begin(&mut publisher);
     drop(publisher);
-    let (mut publisher, restarted) = Publisher::adopt(memory.clone(), None).unwrap();
+    let (mut publisher, restarted) = adopt(&memory, None).unwrap();
     assert_eq!(restarted, Restarted { generation: 2, first: 1, lost: 6, exact: false });
     publish(&mut publisher, 1);
     let (datagrams, told) = drain(&mut reader);
@@ -131,7 +137,7 @@ fn what_another_source_lost_is_known_at_least() {
     );
     // The control: nothing was begun, nothing is lost.
     drop(publisher);
-    assert_eq!(Publisher::adopt(memory, None).unwrap().1.lost, 0);
+    assert_eq!(adopt(&memory, None).unwrap().1.lost, 0);
 }
 
 /// One that was stopped for longer than the ring remembers is told the oldest restarts as one, with
@@ -144,7 +150,7 @@ fn more_restarts_than_are_remembered_are_told_as_one() {
         for _ in 0..restarts {
             publish(&mut publisher, 1);
             begin(&mut publisher);
-            publisher = Publisher::adopt(memory.clone(), None).unwrap().0;
+            publisher = adopt(&memory, None).unwrap().0;
         }
         let (datagrams, told) = drain(&mut reader);
         let told: Vec<_> = told
@@ -179,7 +185,7 @@ fn more_restarts_than_are_remembered_are_told_as_one() {
 fn a_ring_whose_stream_has_ended_is_not_adopted() {
     let (memory, mut publisher) = ring();
     publisher.end();
-    assert_eq!(Publisher::adopt(memory, None).map(|_| ()), Err(Unfit::Ended));
+    assert_eq!(adopt(&memory, None).map(|_| ()), Err(Unfit::Ended));
 }
 
 /// A ring in /dev/shm, as a broker leaves it that dies with a datagram begun.
@@ -194,10 +200,10 @@ impl Corpse {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let n = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("/ringweir-test-adopt.{}.{n}", std::process::id());
-        let object = RingObject::create(&name, &spec()).unwrap();
-        let mut publisher = Publisher::new(object.memory().clone());
+        let (object, ring) = RingObject::create(&name, &spec()).unwrap();
+        let mut publisher = Publisher::new(ring);
         publish(&mut publisher, 100);
-        publisher = Publisher::adopt(object.memory().clone(), None).unwrap().0;
+        publisher = adopt(object.memory(), None).unwrap().0;
         publish(&mut publisher, 50);
         begin(&mut publisher);
         let path = PathBuf::from(format!("/dev/shm{name}"));
@@ -210,9 +216,9 @@ impl Corpse {
         use std::os::unix::fs::PermissionsExt;
         std::fs::write(&self.path, bytes).unwrap();
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let Ok(object) = RingObject::adopt(&self.name, &spec()) else { return false };
-        let memory = object.memory().clone();
-        let Ok((mut publisher, restarted)) = Publisher::adopt(memory.clone(), Some(9)) else {
+        let Ok((object, ring)) = RingObject::adopt(&self.name, &spec()) else { return false };
+        let memory = object::attach(object.read_only(), false).unwrap().memory;
+        let Ok((mut publisher, restarted)) = Publisher::adopt(ring, Some(9)) else {
             return false;
         };
         let mut latest = RingReader::new(memory.clone(), Start::Latest, Resume::Oldest);
@@ -265,6 +271,46 @@ fn a_sum_that_would_wrap_is_damage() {
         let mut bytes = corpse.bytes.clone();
         bytes[word..word + 8].copy_from_slice(&(u64::MAX - 3).to_le_bytes());
         assert!(!corpse.adopted(&bytes), "{word}");
+    }
+}
+
+/// Words of the header near 2^64: a reader finds damage or nothing, and nothing overflows.
+/// Control: as it was left, all of it is read.
+#[test]
+fn cursors_near_the_end_of_the_numbers_do_not_overflow() {
+    let corpse = Corpse::new();
+    let seen = |edit: &dyn Fn(&mut [u8])| {
+        let mut bytes = corpse.bytes.clone();
+        edit(&mut bytes);
+        std::fs::write(&corpse.path, &bytes).unwrap();
+        let file = std::fs::File::open(&corpse.path).unwrap();
+        let memory = object::attach(&file, false).unwrap().memory;
+        [Start::Oldest, Start::Latest, Start::Seq(3), Start::Seq(u64::MAX)].map(|start| {
+            [Resume::Oldest, Resume::Newest].map(|resume| {
+                let mut reader = RingReader::new(memory.clone(), start, resume);
+                let mut steps = 0;
+                while steps < 300
+                    && !matches!(reader.step(), Ok(Step::Empty | Step::Ended) | Err(_))
+                {
+                    steps += 1;
+                }
+                steps
+            })
+        })
+    };
+    let sound = seen(&|_| {});
+    assert!(sound[0][0] > 10, "{sound:?}");
+    // The claim line, the write cursor, the generation, and the first restart record.
+    let words = [512, 520, 640, 776, 1536 + 32, 1536 + 40, 1536 + 48];
+    for value in [u64::MAX, u64::MAX - 1, 1 << 63, (1 << 62) + 1, u64::MAX - 63] {
+        for one in words {
+            for other in words {
+                seen(&|bytes| {
+                    bytes[one..one + 8].copy_from_slice(&value.to_le_bytes());
+                    bytes[other..other + 8].copy_from_slice(&(value - 1).to_le_bytes());
+                });
+            }
+        }
     }
 }
 

@@ -6,9 +6,8 @@ use proptest::prelude::*;
 use ringweir_proto::layout::{Geometry, ReaderBlock};
 use ringweir_proto::ring::gate::{demoted, granted, release};
 use ringweir_proto::ring::{
-    Budget, LosslessGate, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step,
+    Budget, LosslessGate, Meta, Publisher, Resume, RingReader, Start, Step, WritableRing,
 };
-use std::sync::Arc;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -26,7 +25,7 @@ struct Bench {
 
 impl Bench {
     fn new(geometry: Geometry, budget: Budget) -> Self {
-        let publisher = Publisher::new(Arc::new(RingMemory::on_heap(geometry)));
+        let publisher = Publisher::new(WritableRing::on_heap(geometry));
         Self { publisher, gate: LosslessGate::new(budget, 8), readers: Vec::new() }
     }
 

@@ -8,7 +8,7 @@
 //! fault.
 
 use ringweir_proto::layout::Geometry;
-use ringweir_proto::ring::{Meta, Publisher, Resume, RingMemory, RingReader, Start, Step};
+use ringweir_proto::ring::{Meta, Publisher, Resume, RingReader, Start, Step, WritableRing};
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,10 +47,11 @@ fn length(seq: u64) -> usize {
 /// A publisher that waits for all readers where it would lap one, filling in place and copying in
 /// by turns.
 fn hand_over(count: u64) {
-    let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 64 << 10, MOST as u64).unwrap()));
+    let ring = WritableRing::on_heap(Geometry::new(64, 64 << 10, MOST as u64).unwrap());
+    let memory = ring.memory().clone();
     let done: Arc<[AtomicU64; READERS]> = Arc::default();
     let mut bodies: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
-    let mut publisher = Publisher::new(memory.clone());
+    let mut publisher = Publisher::new(ring);
     let seen = done.clone();
     bodies.push(Box::new(move || {
         for seq in 0..count {

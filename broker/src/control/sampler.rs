@@ -10,7 +10,7 @@ use crate::readers::plausibility::PageClaim;
 use crate::readers::registry::Census;
 use crate::stream::running::Stream;
 use ringweir_proto::os::clock;
-use ringweir_proto::ring::{Resume, RingMemory, RingReader, Start};
+use ringweir_proto::ring::{RingMemory, Start, first_seq};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
 use ringweir_proto::sync::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ fn publish(stream: &Stream) -> Vec<String> {
     let write = memory.write_cursor();
     snapshot.take_pump(memory);
     let written_bytes = snapshot.pump(PumpCounter::PublishedBytes);
-    let oldest = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest).read_cursor();
+    let oldest = first_seq(memory, Start::Oldest);
     let history = memory.look(oldest).map_or(0, |o| monotonic.saturating_sub(o.publish_time));
     let since_start = realtime.saturating_sub(stream.started());
     let now = Now { memory, monotonic, write, written_bytes, history, since_start };

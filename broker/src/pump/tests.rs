@@ -12,11 +12,20 @@ use crate::source::contract::{Fill, OpenFor, Source, SourceError, WaitFor};
 use crate::source::kinds;
 use crate::wake::event::Event;
 use ringweir_proto::layout::Geometry;
-use ringweir_proto::ring::{Publisher, RingMemory, WakeGate};
+use ringweir_proto::os::backing::Memory;
+use ringweir_proto::os::object::{RingObject, RingSpec};
+use ringweir_proto::ring::{Publisher, WakeGate, WritableRing};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
+
+/// A ring as the broker has it: one on the heap would copy what is filled in place.
+fn mapped(geometry: Geometry) -> (RingObject, WritableRing) {
+    let (memory, huge_pages, metadata) = (Memory::Memfd, false, &[]);
+    let spec = RingSpec { name: "pump", geometry, generation: 1, metadata, memory, huge_pages };
+    RingObject::create("/ringweir-test-pump", &spec).unwrap()
+}
 
 struct Counting;
 
@@ -39,20 +48,21 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// A pump from `source` into a ring on the heap.
-fn pump(source: Box<dyn Source>, memory: &Arc<RingMemory>) -> Pump {
+/// A pump from `source` into `ring`.
+fn pump(source: Box<dyn Source>, ring: WritableRing) -> Pump {
     let event = || Arc::new(Event::new().unwrap());
     let pump_event = event();
     let (_commands, receiver) = commands::queue(8, pump_event.clone());
-    let intake = PumpIntake::new(Publisher::new(memory.clone()), notice::queue().0);
+    let intake = PumpIntake::new(Publisher::new(ring), notice::queue().0);
     let readers = PumpReaders::new(Arc::new(WakeGate::default()), receiver, 8, event());
     Pump::new(source, intake, readers, Arc::new(PumpHandle::new(pump_event, false)))
 }
 
 /// Pumps `source` to its end in this thread. Returns datagrams published and allocations made.
 fn pumped(source: Box<dyn Source>) -> (u64, u64) {
-    let memory = Arc::new(RingMemory::on_heap(Geometry::new(1024, 1 << 20, 4096).unwrap()));
-    let pump = pump(source, &memory);
+    let (object, ring) = mapped(Geometry::new(1024, 1 << 20, 4096).unwrap());
+    let memory = object.memory().clone();
+    let pump = pump(source, ring);
     let before = ALLOCATIONS.with(Cell::get);
     pump.run().unwrap();
     let allocated = ALLOCATIONS.with(Cell::get) - before;
@@ -142,8 +152,9 @@ fn a_pump_that_panics_still_ends_the_ring() {
             WaitFor::default()
         }
     }
-    let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap()));
-    let pump = pump(Box::new(Panics), &memory);
+    let (object, ring) = mapped(Geometry::new(64, 1 << 16, 1024).unwrap());
+    let memory = object.memory().clone();
+    let pump = pump(Box::new(Panics), ring);
     assert!(std::thread::spawn(move || pump.run()).join().is_err());
     assert!(memory.has_ended());
 }

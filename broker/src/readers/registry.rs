@@ -13,7 +13,7 @@ use ringweir_proto::control::Mode;
 use ringweir_proto::layout::DetachedBy;
 use ringweir_proto::os::OsError;
 use ringweir_proto::os::socket::Peer;
-use ringweir_proto::ring::{Resume, RingMemory, RingReader, Sleepers, WakeGate};
+use ringweir_proto::ring::{RingMemory, Sleepers, WakeGate, first_seq};
 use ringweir_proto::sync::Ordering;
 use rustix::event::epoll;
 use std::os::fd::OwnedFd;
@@ -141,7 +141,7 @@ impl Readers {
             .map_err(OsError::at("epoll_ctl"))?;
         if let (true, Mode::Lossless { start }) = (pump_over, mode) {
             // Nothing will be overwritten any more, and no pump is there to grant anything.
-            let begin = RingReader::new(self.memory.clone(), start, Resume::Oldest).read_cursor();
+            let begin = first_seq(&self.memory, start);
             entry.page.block().granted.store(begin + 1, Ordering::Release);
         }
         if !pump_over {
@@ -280,11 +280,13 @@ mod tests {
     use super::*;
     use ringweir_proto::layout::Geometry;
     use ringweir_proto::os::event;
+    use ringweir_proto::ring::WritableRing;
     use std::sync::mpsc;
     use std::time::Duration;
 
     fn registry(most: u32) -> (Readers, CommandReceiver) {
-        let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap()));
+        let ring = WritableRing::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap());
+        let memory = ring.memory().clone();
         let (commands, receiver) = commands::queue(most, Arc::new(Event::new().unwrap()));
         let event = Event::new().unwrap();
         let gate = Arc::new(WakeGate::default());

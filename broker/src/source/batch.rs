@@ -124,11 +124,11 @@ impl Batch {
         let most = intake.how_many_fit(self.max, most);
         let mut claim =
             intake.claim(most * stride).map_err(|e| BatchError::Source(SourceError::new(e)))?;
-        let room = claim.bytes();
+        let mut room = claim.bytes();
         let mut received = [Received::default(); BATCH];
         let got = receive(
             fd,
-            room,
+            &mut room,
             stride,
             self.max,
             &mut self.spill,
@@ -163,6 +163,7 @@ impl Batch {
             self.spill[i * place..][..head].copy_from_slice(&room[i * stride..][..head]);
             moved += u64::from(head > 0);
         }
+        drop(room);
         if moved > 0 {
             intake.count(PumpCounter::Moved, moved);
         }

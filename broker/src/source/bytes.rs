@@ -138,10 +138,12 @@ impl ByteStream {
             return Ok(Read::Nothing);
         }
         let mut claim = intake.claim(len).map_err(SourceError::new)?;
-        let rest = &mut claim.bytes()[have..len];
+        let mut room = claim.bytes();
         let ahead = &mut self.buffer[self.end..until];
-        let vectors = &mut [IoSliceMut::new(rest), IoSliceMut::new(ahead)];
-        Ok(match rustix::io::retry_on_intr(|| rustix::io::readv(&self.fd, vectors)) {
+        let vectors = &mut [IoSliceMut::new(&mut room[have..len]), IoSliceMut::new(ahead)];
+        let got = rustix::io::retry_on_intr(|| rustix::io::readv(&self.fd, vectors));
+        drop(room);
+        Ok(match got {
             Ok(0) => Read::End,
             Ok(n) => Read::Some(n),
             Err(Errno::AGAIN) if self.live => Read::Nothing,

@@ -231,8 +231,12 @@ impl Source for Chardev {
             let mut claim = intake
                 .claim(if beside { self.most } else { self.ask })
                 .map_err(SourceError::new)?;
-            let room = if beside { &mut self.beside[..] } else { &mut claim.bytes()[..self.ask] };
-            match rustix::io::read(&self.fd, room) {
+            let got = if beside {
+                rustix::io::read(&self.fd, &mut self.beside[..])
+            } else {
+                rustix::io::read(&self.fd, &mut claim.bytes()[..self.ask])
+            };
+            match got {
                 Ok(0) => return Ok(Fill::Ended),
                 Ok(got) => {
                     if beside {

@@ -66,7 +66,7 @@ impl Source for Gen {
                 intake.fault(format_args!("gen: held up, {late} of its rate given up"));
             }
             let mut claim = intake.claim(len).map_err(SourceError::new)?;
-            let Some(made) = self.generator.fill_next(claim.bytes()) else {
+            let Some(made) = self.generator.fill_next(&mut claim.bytes()) else {
                 return Ok(Fill::Ended);
             };
             intake.commit(0, len, Arrival { channel: made.channel, source_time, original_len: 0 });

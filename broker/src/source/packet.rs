@@ -397,7 +397,8 @@ fn publish(
             let [a, b] = tpid.to_be_bytes();
             let [c, d] = tci.to_be_bytes();
             let (before, behind) = bytes.split_at(BEFORE_TAG);
-            let mut room = &mut claim.bytes()[..len];
+            let mut filled = claim.bytes();
+            let mut room = &mut filled[..len];
             for part in [before, &[a, b, c, d], behind] {
                 let n = part.len().min(room.len());
                 let (to, rest) = room.split_at_mut(n);

@@ -5,7 +5,9 @@ use super::contract::{Fill, Source};
 use crate::intake::for_pump::PumpIntake;
 use crate::intake::notice::{self, NoticeReceiver};
 use ringweir_proto::layout::Geometry;
-use ringweir_proto::ring::{Cause, Layer, Publisher, Resume, RingMemory, RingReader, Start, Step};
+use ringweir_proto::ring::{
+    Cause, Layer, Publisher, Resume, RingMemory, RingReader, Start, Step, WritableRing,
+};
 use ringweir_proto::stats::{PumpCounter, Snapshot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::Arc;
@@ -37,9 +39,10 @@ impl Bench {
     /// A ring of 4096 slots.
     pub fn new(capacity: u64, max_datagram: u64) -> Self {
         let geometry = Geometry::new(4096, capacity, max_datagram).unwrap();
-        let memory = Arc::new(RingMemory::on_heap(geometry));
+        let ring = WritableRing::on_heap(geometry);
+        let memory = ring.memory().clone();
         let (notices, receiver) = notice::queue();
-        let intake = PumpIntake::new(Publisher::new(memory.clone()), notices);
+        let intake = PumpIntake::new(Publisher::new(ring), notices);
         let reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
         Self { intake, notices: receiver, reader, gone: Vec::new(), memory, now: 1 }
     }

@@ -9,7 +9,7 @@ use crate::process::fd_store::{FdStore, StoredRing};
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::lock::StreamLock;
 use ringweir_proto::os::object::{self, RingObject, RingSpec};
-use ringweir_proto::ring::{Publisher, Restarted};
+use ringweir_proto::ring::{Publisher, Restarted, WritableRing};
 
 /// A ring, its writing end, and where it came from.
 pub(super) struct Ring {
@@ -69,8 +69,8 @@ fn create(
 ) -> anyhow::Result<Ring> {
     let generation = leftover.max(lock.last_generation()).wrapping_add(1).max(1);
     lock.remember(generation)?;
-    let object = RingObject::create(object_name, &RingSpec { generation, ..spec })?;
-    let publisher = Publisher::new(object.memory().clone());
+    let (object, ring) = RingObject::create(object_name, &RingSpec { generation, ..spec })?;
+    let publisher = Publisher::new(ring);
     Ok(Ring { object, publisher, stored: None, generation, adopted: None })
 }
 
@@ -108,11 +108,11 @@ fn adopt(
 
 /// Adopts this ring, or returns why it cannot be adopted.
 fn take_over(
-    object: RingObject,
+    (object, ring): (RingObject, WritableRing),
     position: Option<u32>,
     lock: &StreamLock,
 ) -> anyhow::Result<Result<Ring, String>> {
-    let memory = object.memory().clone();
+    let memory = ring.memory();
     // A later generation has been served elsewhere: only the store still had this ring.
     let next = memory.generation().saturating_add(1);
     if lock.last_generation() > next {
@@ -120,7 +120,7 @@ fn take_over(
     }
     // Before readers can see the generation, so that no new ring ever gets one that was seen.
     lock.remember(next.max(lock.last_generation()))?;
-    Ok(Publisher::adopt(memory, position).map_err(|why| why.to_string()).map(
+    Ok(Publisher::adopt(ring, position).map_err(|why| why.to_string()).map(
         |(publisher, restarted)| Ring {
             object,
             publisher,

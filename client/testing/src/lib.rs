@@ -59,8 +59,8 @@ impl Broker {
             huge_pages: false,
         };
         let object = format!("/ringweir-testing.{}", std::process::id());
-        let ring = RingObject::create(&object, &spec).expect("a ring");
-        let publisher = Publisher::new(ring.memory().clone());
+        let (ring, writable) = RingObject::create(&object, &spec).expect("a ring");
+        let publisher = Publisher::new(writable);
         Self { name: name.into(), ring, publisher, readers: Default::default(), generation }
     }
 

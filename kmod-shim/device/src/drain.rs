@@ -8,7 +8,7 @@
 
 use super::map::{ENTRY_HEADER, Fifo, MARK, Shape};
 use crate::site;
-use ringweir_proto::sync::{Ordering, ordering};
+use ringweir_proto::sync::Ordering;
 
 /// A datagram in the FIFO, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,8 +225,7 @@ impl Drain {
 
     fn refresh(&mut self, fifo: Fifo<'_>) -> Result<(), Garbage> {
         // P9: everything stored below this index is visible; partner: the device's ProducerStore.
-        let producer =
-            fifo.registers.producer.load(ordering(site::PRODUCER_LOAD, Ordering::Acquire));
+        let producer = site::PRODUCER_LOAD.load_acquire(&fifo.registers.producer);
         let level = producer.wrapping_sub(self.consumer);
         self.cached = producer;
         if level > fifo.bytes() || !level.is_multiple_of(8) {

@@ -6,7 +6,7 @@
 
 use super::map::{Fifo, MARK, Shape};
 use crate::site;
-use ringweir_proto::sync::{Ordering, ordering};
+use ringweir_proto::sync::Ordering;
 
 /// The counters behind a channel's device registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Feed {
         }
         self.counters.producer = at;
         // P9: whoever sees this index sees the entry; partner: the consumer's ProducerLoad.
-        fifo.registers.producer.store(at, ordering(site::PRODUCER_STORE, Ordering::Release));
+        site::PRODUCER_STORE.store_release(&fifo.registers.producer, at);
         true
     }
 }

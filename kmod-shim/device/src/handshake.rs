@@ -10,7 +10,7 @@
 
 use super::map::IRQ_DATA;
 use crate::site;
-use ringweir_proto::sync::{AtomicU32, Ordering, fence, weakened};
+use ringweir_proto::sync::{AtomicU32, Ordering, weakened};
 
 /// Consumer: allows interrupts, then looks again. True: sleep, an interrupt will come. False: there
 /// is data after all, and interrupts are forbidden again.
@@ -19,7 +19,7 @@ pub fn arm(interrupt_mask: &AtomicU32, empty: impl FnOnce() -> bool) -> bool {
     interrupt_mask.store(IRQ_DATA, Ordering::Relaxed);
     // P8: either `empty` sees what the device stored before its fence, or the device sees the mask;
     // partner: RaiseFence.
-    fence(site::ARM_FENCE, Ordering::SeqCst);
+    site::ARM_FENCE.fence_full();
     if weakened(site::ARM_LOOK_SKIPPED) || empty() {
         return true;
     }
@@ -37,6 +37,6 @@ pub fn disarm(interrupt_mask: &AtomicU32) {
 #[inline]
 pub fn may_interrupt(interrupt_mask: &AtomicU32) -> bool {
     // P8: partner: ArmFence.
-    fence(site::RAISE_FENCE, Ordering::SeqCst);
+    site::RAISE_FENCE.fence_full();
     interrupt_mask.load(Ordering::Relaxed) & IRQ_DATA != 0
 }

@@ -6,13 +6,12 @@
 //! real size.
 
 use super::backing::{Backing, Memory, Named, Pages};
-use super::{OsError, clock, fd_store};
+use super::{OsError, clock, fd_store, sealed};
 use crate::layout::{
     Geometry, Header, Identity, IdentityError, LAYOUT_VERSION, MAGIC, METADATA_MAX, NAME_MAX, PAGE,
     Slot,
 };
-use crate::ring::Parts;
-use crate::ring::RingMemory;
+use crate::ring::{Access, Parts, RingMemory, WritableRing};
 use crate::sync::AtomicU64;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -99,13 +98,16 @@ pub fn leftover_generation(object_name: &str) -> u64 {
 impl RingObject {
     /// Makes the ring. `object_name` is its name in /dev/shm if it has one; a leftover of that name
     /// goes in any case: the caller holds the stream's lock, so nobody serves it.
-    pub fn create(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, ObjectError> {
+    pub fn create(
+        object_name: &str,
+        spec: &RingSpec<'_>,
+    ) -> Result<(Self, WritableRing), ObjectError> {
         let bytes = spec.geometry.footprint();
         let backing = Backing::create(object_name, bytes, spec.memory, spec.huge_pages)?;
         write_header(&backing.map, spec)?;
-        let object = Self::of(backing, spec);
-        object.memory.set_generation(spec.generation);
-        Ok(object)
+        let (object, mut ring) = Self::of(backing, spec);
+        ring.set_generation(spec.generation);
+        Ok((object, ring))
     }
 
     /// Takes over the ring that a broker left which died, if it is the one that `spec` describes:
@@ -115,7 +117,10 @@ impl RingObject {
     ///
     /// # Errors
     /// Why it is not; `None`: there is none.
-    pub fn adopt(object_name: &str, spec: &RingSpec<'_>) -> Result<Self, Option<String>> {
+    pub fn adopt(
+        object_name: &str,
+        spec: &RingSpec<'_>,
+    ) -> Result<(Self, WritableRing), Option<String>> {
         if spec.memory != Memory::Shm || !Path::new(&format!("/dev/shm{object_name}")).exists() {
             return Err(None);
         }
@@ -128,16 +133,21 @@ impl RingObject {
     ///
     /// # Errors
     /// Why it is not that ring; it is closed then.
-    pub fn adopt_stored(fd: OwnedFd, spec: &RingSpec<'_>) -> Result<Self, String> {
+    pub fn adopt_stored(fd: OwnedFd, spec: &RingSpec<'_>) -> Result<(Self, WritableRing), String> {
         let backing = fd_store::adopt(fd, spec.geometry.footprint())?;
         describes(&backing.map, spec)?;
         Ok(Self::of(backing, spec))
     }
 
-    fn of(backing: Backing, spec: &RingSpec<'_>) -> Self {
+    /// The ring in `backing`, which was made just now, or whose broker is dead: [`Backing`] holds its
+    /// lock, so no other writing end of it exists.
+    fn of(backing: Backing, spec: &RingSpec<'_>) -> (Self, WritableRing) {
         let Backing { map, read_only, pages, declined, locked, name, stored, immutable } = backing;
-        let memory = Arc::new(over(map, spec.geometry));
-        Self { memory, read_only, pages, declined, locked, stored, immutable, _name: name }
+        let memory = Arc::new(over(map, spec.geometry, Access::Publisher));
+        // SAFETY: this mapping was made just now, so nobody else writes through it. That no other
+        // process or mapping writes the object is what the stream's lock is for.
+        let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
+        (Self { memory, read_only, pages, declined, locked, stored, immutable, _name: name }, ring)
     }
 
     /// What a service manager is to keep, once: a ring of [`Memory::StoredMemfd`] that is fresh.
@@ -178,9 +188,7 @@ impl RingObject {
 
 /// Whether the header in `map` is that of the ring of `spec`; else what is not.
 fn describes(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), String> {
-    // SAFETY: at least a page is mapped, of the size the caller has checked; identity is plain
-    // integers, valid for any bits.
-    let identity = unsafe { map.as_ptr().cast::<Identity>().read() };
+    let identity = read_identity(map);
     let geometry = identity.validate(map.len() as u64).map_err(|e| e.to_string())?;
     let differs = [
         ("geometry", geometry != spec.geometry),
@@ -213,6 +221,7 @@ pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError
     if bytes < PAGE as u64 {
         return Err(IdentityError::TooShort(bytes).into());
     }
+    sealed::check_if_memfd(&fd, "ring")?;
     let mut options = MmapOptions::new();
     options.len(bytes as usize);
     if prefault {
@@ -221,16 +230,15 @@ pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError
     let map = options
         .map_raw_read_only(rustix::fd::AsRawFd::as_raw_fd(&fd.as_fd()))
         .map_err(OsError::io("mmap ring read-only"))?;
-    // SAFETY: at least a page is mapped; identity is plain integers, valid for any bits, constant
-    // since before it was shared.
-    let identity = unsafe { map.as_ptr().cast::<Identity>().read() };
+    let identity = read_identity(&map);
     let geometry = identity.validate(bytes)?;
     let metadata = read_metadata(&map);
-    Ok(AttachedRing { memory: Arc::new(over(map, geometry)), identity, metadata })
+    let memory = Arc::new(over(map, geometry, Access::ReadOnly));
+    Ok(AttachedRing { memory, identity, metadata })
 }
 
 /// The one cast: shared bytes to the structs of the layout.
-fn over(map: MmapRaw, geometry: Geometry) -> RingMemory {
+fn over(map: MmapRaw, geometry: Geometry, access: Access) -> RingMemory {
     assert!(map.len() as u64 >= geometry.footprint(), "checked by the callers");
     let base = NonNull::new(map.as_mut_ptr()).expect("a mapping is never at 0");
     let at = |offset: usize| {
@@ -258,7 +266,7 @@ fn over(map: MmapRaw, geometry: Geometry) -> RingMemory {
     // SAFETY: all parts lie inside the mapping (offsets of a checked geometry), aligned by the
     // layout's assertions on a page-aligned base, and live as long as the mapping, which becomes
     // the backing. A read-only mapping is only ever given to readers, which do not store.
-    unsafe { RingMemory::from_parts(geometry, parts, Box::new(map)) }
+    unsafe { RingMemory::from_parts(geometry, access, parts, Box::new(map)) }
 }
 
 fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
@@ -318,16 +326,27 @@ fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
     Ok(())
 }
 
+/// The header's identity, each word loaded once: what is checked is what is used, whoever else can
+/// write the object.
+fn read_identity(map: &MmapRaw) -> Identity {
+    assert!(map.len() >= PAGE, "checked by the callers");
+    // SAFETY: a whole page is mapped, at a page's alignment; any bits are valid for the integers
+    // and arrays of integers that an Identity consists of. Volatile: the load is not repeated.
+    unsafe { map.as_ptr().cast::<Identity>().read_volatile() }
+}
+
 fn read_metadata(map: &MmapRaw) -> Vec<(String, String)> {
-    // SAFETY: offset of a field inside the header page, which is mapped.
-    let len_at = unsafe { map.as_ptr().add(offset_of!(Header, metadata_len)) }.cast::<u64>();
-    // SAFETY: aligned, mapped, constant since before it was shared.
-    let len = unsafe { len_at.read() }.min(METADATA_MAX as u64) as usize;
-    let mut packed = vec![0; len];
-    // SAFETY: offset of a field inside the header page, which is mapped.
-    let at = unsafe { map.as_ptr().add(offset_of!(Header, metadata)) };
-    // SAFETY: len is clamped to the field's size; constant since before it was shared.
-    unsafe { packed.as_mut_ptr().copy_from_nonoverlapping(at, len) };
+    let header = map.as_ptr().cast::<Header>();
+    // SAFETY: a field of the header page, which is mapped: the address is formed, nothing is read.
+    let len_at = unsafe { &raw const (*header).metadata_len };
+    // SAFETY: mapped and aligned to 8 by the layout's assertions. Volatile: loaded once, so that
+    // the length that is clamped is the length that is used.
+    let len = unsafe { len_at.read_volatile() }.min(METADATA_MAX as u64) as usize;
+    // SAFETY: a field of the header page, which is mapped: the address is formed, nothing is read.
+    let text_at = unsafe { &raw const (*header).metadata }.cast::<u8>();
+    // SAFETY: `at` is below `len`, which is clamped to the field's size.
+    let byte = |at: usize| unsafe { text_at.add(at).read_volatile() };
+    let packed: Vec<u8> = (0..len).map(byte).collect();
     let mut texts = packed.split(|b| *b == 0).map(|t| String::from_utf8_lossy(t).into_owned());
     let mut pairs = Vec::new();
     while let (Some(key), Some(value)) = (texts.next(), texts.next()) {

@@ -14,7 +14,9 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::os::fd::{AsFd, OwnedFd};
 
-fn received(fd: impl AsFd, what: &str, least: usize) -> Result<usize, OsError> {
+/// Size of an object that was handed over, once its seals and its size have been checked.
+fn received(fd: impl AsFd, what: &str, least: usize, seals: SealFlags) -> Result<usize, OsError> {
+    sealed::check(&fd, what, seals)?;
     let stat = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {what}")))?;
     let size = usize::try_from(stat.st_size).unwrap_or(0);
     if size < least {
@@ -48,9 +50,9 @@ impl ReaderPage {
     /// Maps a page that was handed over.
     pub fn attach(fd: impl AsFd, block_offset: u32) -> Result<Self, OsError> {
         let offset = block_offset as usize;
-        received(&fd, "reader page", READER_OBJECT)?;
+        received(&fd, "reader page", READER_OBJECT, SealFlags::empty())?;
         if !offset.is_multiple_of(align_of::<ReaderBlock>())
-            || offset + size_of::<ReaderBlock>() > PAGE
+            || offset > PAGE - size_of::<ReaderBlock>()
         {
             let what = format!("reader page: block offset {offset} is outside the page");
             return Err(OsError { what, errno: rustix::io::Errno::INVAL });
@@ -104,7 +106,7 @@ impl StatsArea {
 
     /// Maps an area that was handed over, read-only.
     pub fn attach(fd: impl AsFd) -> Result<Self, OsError> {
-        let size = received(&fd, "statistics area", PAGE)?;
+        let size = received(&fd, "statistics area", PAGE, SealFlags::FUTURE_WRITE)?;
         let map = MmapOptions::new()
             .len(size)
             .map_raw_read_only(rustix::fd::AsRawFd::as_raw_fd(&fd.as_fd()))

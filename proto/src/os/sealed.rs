@@ -7,7 +7,8 @@
 use super::OsError;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
-use std::os::fd::OwnedFd;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Makes `bytes` bytes called `name` (in /proc only), maps them writable, and seals them.
 pub fn create(
@@ -49,4 +50,59 @@ pub fn allocate(fd: &OwnedFd, name: &str, bytes: usize) -> Result<(), OsError> {
 pub fn seal(fd: &OwnedFd, name: &str, seals: SealFlags) -> Result<(), OsError> {
     rustix::fs::fcntl_add_seals(fd, seals | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
         .map_err(OsError::at(format_args!("seal {name}")))
+}
+
+/// Checks that `fd`, received from another process, is a memfd that nobody can shorten or grow, and
+/// that has the seals `more` besides: only then may it be mapped without fear of SIGBUS.
+pub fn check(fd: impl AsFd, what: &str, more: SealFlags) -> Result<(), OsError> {
+    let needed = more | SealFlags::SHRINK | SealFlags::GROW;
+    let found = rustix::fs::fcntl_get_seals(&fd)
+        .map_err(OsError::at(format_args!("{what}: is no memfd (F_GET_SEALS)")))?;
+    if found.contains(needed) {
+        return Ok(());
+    }
+    Err(OsError {
+        what: format!(
+            "{what}: its seals are {:#x}, expected at least {:#x}: its size could change while it \
+             is mapped",
+            found.bits(),
+            needed.bits()
+        ),
+        errno: Errno::PERM,
+    })
+}
+
+/// [`check`] for a ring, which may be a named object as well. One of those cannot be sealed, says
+/// so (its only seal is the one against seals), and is protected by its mode alone.
+pub fn check_if_memfd(fd: impl AsFd, what: &str) -> Result<(), OsError> {
+    match rustix::fs::fcntl_get_seals(&fd) {
+        Err(_) => Ok(()),
+        Ok(seals) if seals == SealFlags::SEAL => Ok(()),
+        Ok(_) => check(fd, what, SealFlags::empty()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Control: with all its seals it passes.
+    #[test]
+    fn a_memfd_that_can_be_shortened_is_refused() {
+        let fd = open("unsealed", MemfdFlags::empty()).unwrap();
+        allocate(&fd, "unsealed", 4096).unwrap();
+        let error = check(&fd, "reader page", SealFlags::empty()).unwrap_err().to_string();
+        assert!(error.contains("reader page: its seals are 0x0"), "{error}");
+        assert!(check_if_memfd(&fd, "ring").is_err());
+        seal(&fd, "unsealed", SealFlags::empty()).unwrap();
+        check(&fd, "reader page", SealFlags::empty()).unwrap();
+        check_if_memfd(&fd, "ring").unwrap();
+        assert!(check(&fd, "statistics area", SealFlags::FUTURE_WRITE).is_err());
+    }
+
+    #[test]
+    fn a_file_is_refused_where_a_memfd_is_expected() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(check(&file, "reader page", SealFlags::empty()).is_err());
+    }
 }

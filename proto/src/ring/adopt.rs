@@ -9,11 +9,11 @@ use super::loss::{Layer, Restarted};
 use super::memory::RingMemory;
 use super::publish::Publisher;
 use super::site;
+use super::writable::WritableRing;
 use crate::layout::{align8, flags};
 use crate::seq::Claimed;
 use crate::stats::PumpCounter;
-use crate::sync::{Ordering, fence, ordering, weakened};
-use std::sync::Arc;
+use crate::sync::{Ordering, weakened};
 
 /// Why a ring cannot be adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,10 +55,8 @@ impl Publisher {
     ///
     /// # Errors
     /// [`Unfit`], with the ring as it was.
-    pub fn adopt(
-        memory: Arc<RingMemory>,
-        position: Option<u32>,
-    ) -> Result<(Self, Restarted), Unfit> {
+    pub fn adopt(ring: WritableRing, position: Option<u32>) -> Result<(Self, Restarted), Unfit> {
+        let memory = ring.into_memory();
         let left = Left::of(&memory)?;
         let geometry = *memory.geometry();
         let Left { next, end, generation, .. } = left;
@@ -68,10 +66,10 @@ impl Publisher {
             left.claim
         };
         // I7, P2: as if this publisher had claimed it all itself; partner: the reader's
-        // ValidateFence.
+        // VALIDATE_FENCE.
         memory.claim_line().seq.store(claim.seq, Ordering::Relaxed);
         memory.claim_line().pos.store(claim.pos, Ordering::Relaxed);
-        fence(site::CLAIM_FENCE, Ordering::Release);
+        site::CLAIM_FENCE.fence_release();
         crash::at(Point::A1);
 
         let known = memory.position().zip(position).map(|(base, position)| {
@@ -112,16 +110,16 @@ impl Publisher {
         settle(&memory, pending);
         crash::at(Point::A4);
         if !weakened(site::RESTART_UNTOLD) {
-            // P12: the record above is visible to who sees this; partner: the reader's RestartLoad.
-            let store = ordering(site::RESTART_STORE, Ordering::Release);
-            memory.state_line().generation.store(generation + 1, store);
+            // P12: the record above is visible to who sees this; partner: the reader's RESTART_LOAD.
+            site::RESTART_STORE.store_release(&memory.state_line().generation, generation + 1);
         }
         crash::at(Point::A5);
 
         let next = if crash::adopts_half() { next + left.begun } else { next };
         let (capacity, max_span) = (geometry.capacity(), geometry.max_span());
+        let source = memory.source_word();
         let mut publisher = Self {
-            memory: memory.clone(),
+            memory,
             capacity,
             max_span,
             next,
@@ -136,7 +134,7 @@ impl Publisher {
             upstream: left.upstream,
             upstream_flags: left.upstream_flags
                 & !(flags::LOSS_UNKNOWN | flags::TRUNCATED | !0 << flags::GONE_SHIFT),
-            source: memory.source_word(),
+            source,
             restart_lost: lost as u32,
             limit: Claimed { seq: u64::MAX, pos: u64::MAX },
         };

@@ -7,7 +7,13 @@
 //! assembler, of which the compiler knows only that they touch memory.
 
 use crate::sync::AtomicU64;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
+
+#[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
+use moves as raw;
+#[cfg(all(ringweir_tsan, not(ringweir_loom)))]
+use plain as raw;
 
 /// Has the cache line at `address` fetched, if the machine can be asked to. A hint: any address
 /// will do.
@@ -27,13 +33,17 @@ pub(super) fn prefetch<T>(address: *const T) {
 
 /// The payload area of a ring.
 #[derive(Clone, Copy)]
-pub(super) struct Payload {
+pub(super) struct Payload<'m> {
     words: NonNull<[AtomicU64]>,
+    // Not a reference: the publisher lends parts of it as `&mut [u8]`.
+    _memory: PhantomData<&'m [AtomicU64]>,
 }
 
-impl Payload {
-    pub(super) fn new(words: NonNull<[AtomicU64]>) -> Self {
-        Self { words }
+impl<'m> Payload<'m> {
+    /// # Safety
+    /// `words` is valid for reads as long as `'m`, and for writes where a publisher writes it.
+    pub(super) unsafe fn new(words: NonNull<[AtomicU64]>) -> Self {
+        Self { words, _memory: PhantomData }
     }
 
     /// First byte at `offset`. The caller has checked that `offset + len` lies inside.
@@ -59,10 +69,12 @@ impl Payload {
     /// come from the publisher itself.
     #[inline]
     pub(super) fn copy_in(&self, offset: usize, src: &[u8]) {
-        #[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
-        moves::copy(self.at(offset, src.len()), src.as_ptr(), src.len());
-        #[cfg(ringweir_tsan)]
-        plain::copy(self.at(offset, src.len()), src.as_ptr(), src.len());
+        #[cfg(all(not(ringweir_loom), any(ringweir_tsan, target_arch = "x86_64")))]
+        // SAFETY: `at` checked that the range lies in the payload, which is valid for `'m`; `src` is
+        // a private slice of this length, so the two do not overlap.
+        unsafe {
+            raw::copy(self.at(offset, src.len()), src.as_ptr(), src.len())
+        };
         #[cfg(any(ringweir_loom, not(any(ringweir_tsan, target_arch = "x86_64"))))]
         self.words_in(offset, src);
     }
@@ -71,10 +83,12 @@ impl Payload {
     /// come here.
     #[inline]
     pub(super) fn copy_out(&self, offset: usize, dst: &mut [u8]) {
-        #[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
-        moves::copy(dst.as_mut_ptr(), self.at(offset, dst.len()), dst.len());
-        #[cfg(ringweir_tsan)]
-        plain::copy(dst.as_mut_ptr(), self.at(offset, dst.len()), dst.len());
+        #[cfg(all(not(ringweir_loom), any(ringweir_tsan, target_arch = "x86_64")))]
+        // SAFETY: `at` checked that the range lies in the payload, which is valid for `'m`; `dst` is
+        // a private slice of this length, so the two do not overlap.
+        unsafe {
+            raw::copy(dst.as_mut_ptr(), self.at(offset, dst.len()), dst.len())
+        };
         #[cfg(any(ringweir_loom, not(any(ringweir_tsan, target_arch = "x86_64"))))]
         self.words_out(offset, dst);
     }
@@ -86,7 +100,7 @@ mod words {
     use super::Payload;
     use crate::sync::Ordering;
 
-    impl Payload {
+    impl Payload<'_> {
         pub(super) fn words_in(&self, offset: usize, src: &[u8]) {
             assert!(offset.is_multiple_of(8), "payload is written from aligned positions");
             // SAFETY: the words live as long as the ring memory that lent this payload.
@@ -121,9 +135,12 @@ mod words {
 /// does not order them. For tests in which nobody is lapped; a lapped reader races by design (§6).
 #[cfg(ringweir_tsan)]
 mod plain {
-    /// Copies `len` bytes. Both ranges are valid and do not overlap.
-    pub(super) fn copy(dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: valid and apart, by the contract; whether they are raced on is what the test is
+    /// Copies `len` bytes.
+    ///
+    /// # Safety
+    /// Both ranges are valid for `len` bytes and do not overlap.
+    pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
+        // SAFETY: valid and apart, as the caller guarantees; whether they are raced on is what the test is
         // about.
         unsafe { dst.copy_from_nonoverlapping(src, len) }
     }
@@ -135,23 +152,32 @@ mod plain {
 mod moves {
     use core::arch::asm;
 
-    /// Copies `len` bytes. Both ranges are valid; they do not overlap; either may be raced on by
-    /// another process.
+    /// Copies `len` bytes.
+    ///
+    /// # Safety
+    /// Both ranges are valid for `len` bytes and do not overlap. Either may be written by another
+    /// process meanwhile.
     #[inline]
-    pub(super) fn copy(dst: *mut u8, src: *const u8, len: usize) {
+    pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
         match len {
             0 => {}
-            1..16 => small(dst, src, len),
-            16..256 => sse2(dst, src, len),
-            // SAFETY: the machine has AVX, which is all that calling it takes.
+            // SAFETY: the caller's ranges, of 1 to 15 bytes.
+            1..16 => unsafe { small(dst, src, len) },
+            // SAFETY: the caller's ranges, of at least 16 bytes.
+            16..256 => unsafe { sse2(dst, src, len) },
+            // SAFETY: the caller's ranges, of at least 32 bytes, and the machine has AVX.
             _ if std::arch::is_x86_feature_detected!("avx") => unsafe { avx(dst, src, len) },
-            _ => sse2(dst, src, len),
+            // SAFETY: the caller's ranges, of at least 16 bytes.
+            _ => unsafe { sse2(dst, src, len) },
         }
     }
 
     /// 1 to 15 bytes: two moves of the largest size that fits, overlapping in the middle.
+    ///
+    /// # Safety
+    /// As [`copy`], with 1 to 15 bytes.
     #[inline]
-    fn small(dst: *mut u8, src: *const u8, len: usize) {
+    unsafe fn small(dst: *mut u8, src: *const u8, len: usize) {
         macro_rules! two {
             ($reg:literal, $n:expr) => {
                 // SAFETY: $n <= len, so both moves of $n bytes stay inside both ranges.
@@ -182,8 +208,11 @@ mod moves {
 
     /// At least 16 bytes: whole 16-byte moves, then one that ends at the end and may overlap the
     /// last.
+    ///
+    /// # Safety
+    /// As [`copy`], with at least 16 bytes.
     #[inline]
-    fn sse2(dst: *mut u8, src: *const u8, len: usize) {
+    unsafe fn sse2(dst: *mut u8, src: *const u8, len: usize) {
         // SAFETY: `at` runs over multiples of 64, then 16, while that many bytes remain; the last
         // move starts at len - 16 >= 0. All inside both ranges.
         unsafe {
@@ -222,8 +251,11 @@ mod moves {
     }
 
     /// At least 32 bytes.
+    ///
+    /// # Safety
+    /// As [`copy`], with at least 32 bytes, on a machine that has AVX.
     #[target_feature(enable = "avx")]
-    fn avx(dst: *mut u8, src: *const u8, len: usize) {
+    unsafe fn avx(dst: *mut u8, src: *const u8, len: usize) {
         // SAFETY: `at` runs over multiples of 128, then 32, while that many bytes remain; the last
         // move starts at len - 32 >= 0. All inside both ranges; the function has AVX by its
         // attribute.
@@ -276,7 +308,8 @@ mod tests {
     #[test]
     fn copies_every_length_and_nothing_else() {
         let words: Box<[AtomicU64]> = (0..256).map(|_| AtomicU64::new(0)).collect();
-        let payload = Payload::new(NonNull::from(&*words));
+        // SAFETY: the words live to the end of the test.
+        let payload = unsafe { Payload::new(NonNull::from(&*words)) };
         let source: Vec<u8> = (0..700u32).map(|i| (i * 7 + 1) as u8).collect();
         for len in 0..=600 {
             for offset in [0usize, 8, 64, 1000] {
@@ -303,6 +336,8 @@ mod tests {
     #[should_panic(expected = "out of bounds")]
     fn a_range_past_the_end_panics() {
         let words: Box<[AtomicU64]> = (0..4).map(|_| AtomicU64::new(0)).collect();
-        Payload::new(NonNull::from(&*words)).copy_out(8, &mut [0; 32]);
+        // SAFETY: the words live to the end of the test.
+        let payload = unsafe { Payload::new(NonNull::from(&*words)) };
+        payload.copy_out(8, &mut [0; 32]);
     }
 }

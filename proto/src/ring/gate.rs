@@ -11,7 +11,7 @@ use super::read::Start;
 use super::site;
 use crate::layout::{ReaderBlock, align8};
 use crate::seq::Claimed;
-use crate::sync::{AtomicU64, Ordering, fence, weakened};
+use crate::sync::{AtomicU64, Ordering, weakened};
 
 /// What a stream bears of a lossless reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +195,7 @@ impl LosslessGate {
         }
         // P14: the word is there before the claim moves over what this reader has not read;
         // partner: `demoted`.
-        fence(site::DEMOTE_FENCE, Ordering::Release);
+        site::DEMOTE_FENCE.fence_release();
         self.remove(publisher, index);
         demoted
     }
@@ -226,6 +226,13 @@ impl Publisher {
         let tail = self.capacity - offset;
         let skipped = if len > tail { tail } else { 0 };
         Claimed { seq: self.next + 1, pos: self.span_pos + self.used + skipped + len }
+    }
+
+    /// Whether the claim line may go to `seq` and `pos`: for an assertion.
+    pub(super) fn may_claim(&self, seq: u64, pos: u64) -> bool {
+        weakened(site::GATE_OPEN)
+            || (seq <= self.limit.seq.max(self.claim_seq)
+                && pos <= self.limit.pos.max(self.claim_pos))
     }
 
     /// Whether one more datagram, with claims of up to `bytes` bytes, leaves what lossless readers

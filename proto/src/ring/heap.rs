@@ -3,12 +3,14 @@
 //! Contract: the same layout structs as in shared memory, each made by its constructors, since
 //! loom's atomics cannot be cast from bytes.
 
-use super::memory::{Parts, RingMemory};
+use super::memory::{Access, Parts, RingMemory};
+use super::writable::WritableRing;
 use crate::layout::{
     ClaimLine, CounterLines, Geometry, RestartLines, RestartRecord, Slot, StateLine, WriteLine,
 };
 use crate::sync::AtomicU64;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Owner of the boxes; the raw pointers of [`RingMemory`] point into them.
 struct Boxes {
@@ -63,7 +65,7 @@ fn restart() -> RestartRecord {
     RestartRecord { generation: zero(), first: zero(), lost: zero(), inexact: zero() }
 }
 
-impl RingMemory {
+impl WritableRing {
     /// A fresh, empty ring of this geometry on the heap.
     pub fn on_heap(geometry: Geometry) -> Self {
         let boxes = Boxes {
@@ -104,6 +106,9 @@ impl RingMemory {
         };
         // SAFETY: each pointer comes from a live box of the right length, freed only when `boxes`
         // is dropped.
-        unsafe { Self::from_parts(geometry, parts, Box::new(boxes)) }
+        let memory =
+            unsafe { RingMemory::from_parts(geometry, Access::Heap, parts, Box::new(boxes)) };
+        // SAFETY: the memory was made just now and nobody else has seen it.
+        unsafe { Self::assume_unique(Arc::new(memory)) }
     }
 }

@@ -11,13 +11,14 @@ use crate::layout::{
     WriteLine,
 };
 use crate::seq::Claimed;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, load_acquire, weakened};
 use std::any::Any;
 use std::ptr::NonNull;
 
 /// Header lines, slots and payload of one ring, with the owner that keeps them mapped.
 pub struct RingMemory {
     geometry: Geometry,
+    access: Access,
     claim: NonNull<ClaimLine>,
     write: NonNull<WriteLine>,
     state: NonNull<StateLine>,
@@ -34,6 +35,19 @@ pub struct RingMemory {
 unsafe impl Send for RingMemory {}
 // SAFETY: as above.
 unsafe impl Sync for RingMemory {}
+
+/// Who may touch the payload of a ring from this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// A read-only mapping: readers.
+    ReadOnly,
+    /// The publisher's mapping: the publisher alone. Readers of the same process attach like any
+    /// other and get a mapping of their own.
+    Publisher,
+    /// Memory of this process alone: readers beside the publisher, so all payload is moved by
+    /// `copy.rs`.
+    Heap,
+}
 
 /// The pointers a builder hands over; see [`RingMemory::from_parts`].
 pub(crate) struct Parts {
@@ -57,17 +71,19 @@ pub struct Looked {
 
 impl RingMemory {
     /// # Safety
-    /// Every pointer in `parts` is aligned and valid for reads (for writes too, if a
-    /// [`super::Publisher`] is made of it) for as long as `backing` lives; `slots` has
-    /// `geometry.depth()` entries and `payload` `geometry.capacity() / 8`.
+    /// Every pointer in `parts` is aligned and valid for reads for as long as `backing` lives, and
+    /// for writes too unless `access` is [`Access::ReadOnly`]. `slots` has `geometry.depth()`
+    /// entries and `payload` `geometry.capacity() / 8`.
     pub(crate) unsafe fn from_parts(
         geometry: Geometry,
+        access: Access,
         parts: Parts,
         backing: Box<dyn Any + Send + Sync>,
     ) -> Self {
         let Parts { claim, write, state, counters, restarts, slots, payload } = parts;
         Self {
             geometry,
+            access,
             claim,
             write,
             state,
@@ -77,6 +93,10 @@ impl RingMemory {
             payload,
             _backing: backing,
         }
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        self.access
     }
 
     /// Sizes, as validated.
@@ -127,8 +147,10 @@ impl RingMemory {
 
     /// The payload area as the words that `copy.rs` moves.
     #[inline(always)]
-    pub(super) fn payload(&self) -> copy::Payload {
-        copy::Payload::new(self.payload)
+    pub(super) fn payload(&self) -> copy::Payload<'_> {
+        // SAFETY: `capacity / 8` words, valid while the backing lives (from_parts), which the
+        // result borrows.
+        unsafe { copy::Payload::new(self.payload) }
     }
 
     /// The claim line as it stands. Relaxed: the caller's fence gives it meaning.
@@ -147,7 +169,7 @@ impl RingMemory {
     /// reader keeps its own copy.
     #[inline(always)]
     pub fn write_cursor(&self) -> u64 {
-        self.write_line().seq.load(Ordering::Acquire)
+        load_acquire(&self.write_line().seq)
     }
 
     /// Publish time and bytes before `seq`, if it is committed and still there: for statistics.
@@ -162,16 +184,23 @@ impl RingMemory {
         };
         let pos = slot.pos.load(Ordering::Relaxed);
         // P2, as for a reader.
-        fence(site::VALIDATE_FENCE, Ordering::Acquire);
+        site::VALIDATE_FENCE.fence_acquire();
+        self.is_valid(seq, pos).then_some(looked)
+    }
+
+    /// Whether the claim line, as it stands, leaves the datagram `seq` at `pos` (I3). It means
+    /// something only behind a fence (P2).
+    #[inline(always)]
+    pub(super) fn is_valid(&self, seq: u64, pos: u64) -> bool {
         let claimed = self.claimed();
-        (claimed.slot_is_valid(&self.geometry, seq)
-            && claimed.payload_is_valid(&self.geometry, pos))
-        .then_some(looked)
+        weakened(site::VALIDATE_SKIPPED)
+            || (claimed.slot_is_valid(&self.geometry, seq)
+                && claimed.payload_is_valid(&self.geometry, pos))
     }
 
     /// Whether the stream has ended: the write cursor read after this is the last one.
     pub fn has_ended(&self) -> bool {
-        self.state_line().ended.load(Ordering::Acquire) != 0
+        load_acquire(&self.state_line().ended) != 0
     }
 
     /// [`StateLine::source`]: whether the device behind the source is there.
@@ -193,10 +222,5 @@ impl RingMemory {
     /// Life of the ring, from 1.
     pub fn generation(&self) -> u64 {
         self.state_line().generation.load(Ordering::Relaxed)
-    }
-
-    /// Sets the life of the ring, before readers are let in.
-    pub fn set_generation(&self, generation: u64) {
-        self.state_line().generation.store(generation, Ordering::Relaxed);
     }
 }

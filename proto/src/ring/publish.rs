@@ -7,14 +7,21 @@
 //!
 //! [`flush`]: Publisher::flush
 
+#[cfg(not(ringweir_loom))]
+use super::copy::Payload;
 use super::crash::{self, Point};
 use super::loss::Layer;
+#[cfg(not(ringweir_loom))]
+use super::memory::Access;
 use super::memory::RingMemory;
 use super::site;
+use super::writable::WritableRing;
 use crate::layout::{align8, flags};
 use crate::seq::Claimed;
 use crate::stats::PumpCounter;
-use crate::sync::{Ordering, fence, ordering, weakened};
+use crate::sync::Ordering;
+#[cfg(ringweir_loom)]
+use crate::sync::weakened;
 use std::sync::Arc;
 
 /// A claim longer than the ring can give in one piece.
@@ -81,7 +88,8 @@ pub struct Claim<'p> {
 
 impl Publisher {
     /// The writing end of an empty ring.
-    pub fn new(memory: Arc<RingMemory>) -> Self {
+    pub fn new(ring: WritableRing) -> Self {
+        let memory = ring.into_memory();
         let (capacity, max_span) = (memory.geometry().capacity(), memory.geometry().max_span());
         Self {
             memory,
@@ -143,7 +151,7 @@ impl Publisher {
         }
         self.span_len = need;
         let end = self.span_pos + need;
-        if end > self.claim_pos && !weakened(site::CLAIM_LATE) {
+        if end > self.claim_pos {
             self.extend_claim(self.claim_seq, end);
         }
         Ok(Claim { publisher: self })
@@ -154,25 +162,28 @@ impl Publisher {
     #[cold]
     fn extend_claim(&mut self, seq: u64, pos: u64) {
         let geometry = self.memory.geometry();
-        debug_assert!(
-            weakened(site::GATE_OPEN)
-                || (seq <= self.limit.seq.max(self.claim_seq)
-                    && pos <= self.limit.pos.max(self.claim_pos)),
-            "claimed without asking whether it fits"
-        );
+        debug_assert!(self.may_claim(seq, pos), "claimed without asking whether it fits");
         if seq > self.claim_seq {
             self.claim_seq = seq.max((self.claim_seq + geometry.claim_slots()).min(self.limit.seq));
         }
         if pos > self.claim_pos {
             self.claim_pos = pos.max((self.claim_pos + geometry.claim_bytes()).min(self.limit.pos));
         }
+        #[cfg(ringweir_loom)]
+        if weakened(site::CLAIM_LATE) {
+            return;
+        }
+        self.announce_claim();
+    }
+
+    fn announce_claim(&self) {
         let line = self.memory.claim_line();
         line.seq.store(self.claim_seq, Ordering::Relaxed);
         crash::at(Point::K1);
         line.pos.store(self.claim_pos, Ordering::Relaxed);
         // P2: all stores to slots and payload that follow are ordered after the claim; partner: the
-        // reader's ValidateFence between its loads of them and its re-check of the claim.
-        fence(site::CLAIM_FENCE, Ordering::Release);
+        // reader's VALIDATE_FENCE between its loads of them and its re-check of the claim.
+        site::CLAIM_FENCE.fence_release();
         crash::at(Point::K2);
     }
 
@@ -194,7 +205,7 @@ impl Publisher {
             "commit outside its claim"
         );
         let seq = self.next;
-        if seq >= self.claim_seq && !weakened(site::CLAIM_LATE) {
+        if seq >= self.claim_seq {
             self.extend_claim(seq + 1, self.claim_pos);
         }
         let cut = if u64::from(meta.original_len) > len64 { flags::TRUNCATED } else { 0 };
@@ -211,15 +222,16 @@ impl Publisher {
         slot.source_time.store(meta.source_time, Ordering::Relaxed);
         slot.publish_time.store(meta.publish_time, Ordering::Relaxed);
         slot.bytes_before.store(self.bytes, Ordering::Relaxed);
-        if weakened(site::CLAIM_LATE) {
-            self.extend_claim(seq + 1, self.span_pos + self.span_len);
-        }
         // What was lost before the next datagram starts exact again; the rest stays, for readers
         // lapped over this one.
         self.upstream_flags &= !flags::LOSS_UNKNOWN;
         self.used = offset + align8(len64);
         self.bytes += len64;
         self.next = seq + 1;
+        #[cfg(ringweir_loom)]
+        if weakened(site::CLAIM_LATE) {
+            self.announce_claim();
+        }
         crash::at(Point::K6);
     }
 
@@ -228,11 +240,8 @@ impl Publisher {
     #[inline]
     pub fn flush(&mut self) {
         // P1: slots and payload written before this are visible to whoever loads the cursor with
-        // Acquire (CommitLoad).
-        self.memory
-            .write_line()
-            .seq
-            .store(self.next, ordering(site::COMMIT_STORE, Ordering::Release));
+        // Acquire (COMMIT_LOAD).
+        site::COMMIT_STORE.store_release(&self.memory.write_line().seq, self.next);
         crash::at(Point::K7);
         self.flushed = self.next;
         self.set(PumpCounter::Published, self.next);
@@ -293,11 +302,8 @@ impl Publisher {
     fn show_source(&mut self) {
         self.flush();
         // P11: whoever sees the word also sees every datagram from before; partner: the reader's
-        // GoneLoad.
-        self.memory
-            .state_line()
-            .source
-            .store(self.source, ordering(site::GONE_STORE, Ordering::Release));
+        // GONE_LOAD.
+        site::GONE_STORE.store_release(&self.memory.state_line().source, self.source);
     }
 
     fn upstream_tags(&self) -> u64 {
@@ -310,8 +316,8 @@ impl Publisher {
     pub fn end(&mut self) {
         self.flush();
         self.memory.state_line().upstream.store(self.upstream_tags(), Ordering::Relaxed);
-        // P4: whoever sees the mark also sees the last write cursor; partner: the reader's EndLoad.
-        self.memory.state_line().ended.store(1, ordering(site::END_STORE, Ordering::Release));
+        // P4: whoever sees the mark also sees the last write cursor; partner: the reader's END_LOAD.
+        site::END_STORE.store_release(&self.memory.state_line().ended, 1);
     }
 
     /// Adds to a counter. Single writer: a plain add, no locked instruction.
@@ -364,19 +370,92 @@ impl Claim<'_> {
 
     /// The claimed memory itself, for `read(2)` and friends: the one copy in.
     ///
-    /// This process writes it and nobody in it reads it; readers, in other processes, map it
-    /// read-only and discard what they read while it was claimed (I2). So the exclusive borrow is
-    /// true of everything this program does.
+    /// In a mapped ring these are the bytes that readers see: the publisher's mapping is read by
+    /// nobody else in this process ([`super::RingReader::new`] refuses it), and readers, which have
+    /// mappings of their own, discard what they read while it was claimed (I2). So the exclusive
+    /// borrow holds. A ring on the heap has readers of the same memory beside the publisher; there
+    /// the bytes are a copy, written back when the result is dropped.
     #[cfg(not(ringweir_loom))]
     #[inline]
-    pub fn bytes(&mut self) -> &mut [u8] {
+    pub fn bytes(&mut self) -> ClaimBytes<'_> {
         let len = self.publisher.span_len as usize;
-        let start = self.publisher.memory.payload().at(self.publisher.span_offset as usize, len);
-        // SAFETY: `at` checked the range; the publisher is the only writer and `self` borrows it
-        // exclusively; the memory was zeroed at creation, so it is initialised.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(start, len) };
+        let offset = self.publisher.span_offset as usize;
+        let memory = &self.publisher.memory;
+        #[cfg_attr(not(feature = "crash"), allow(unused_mut))]
+        let mut bytes = if memory.access() == Access::Publisher {
+            let start = memory.payload().at(offset, len);
+            // SAFETY: `at` checked the range. This is the publisher's own mapping, of which nobody
+            // else in this process reads payload (`RingReader::new` refuses it), and `self` borrows
+            // the only publisher exclusively. The memory was zeroed when it was made.
+            ClaimBytes(Lent::InPlace(unsafe { std::slice::from_raw_parts_mut(start, len) }))
+        } else {
+            ClaimBytes(Lent::copied(memory.payload(), offset, len))
+        };
         #[cfg(feature = "crash")]
-        crash::at_after(Point::K3, || bytes[..len.div_ceil(2)].fill(0xa5));
+        crash::at_after(Point::K3, || {
+            bytes[..len.div_ceil(2)].fill(0xa5);
+            bytes.write_back();
+        });
         bytes
+    }
+}
+
+/// Claimed memory, to be filled: see [`Claim::bytes`].
+#[cfg(not(ringweir_loom))]
+pub struct ClaimBytes<'c>(Lent<'c>);
+
+#[cfg(not(ringweir_loom))]
+enum Lent<'c> {
+    InPlace(&'c mut [u8]),
+    Copied { payload: Payload<'c>, offset: usize, bytes: Vec<u8> },
+}
+
+#[cfg(not(ringweir_loom))]
+impl<'c> Lent<'c> {
+    #[cold]
+    fn copied(payload: Payload<'c>, offset: usize, len: usize) -> Self {
+        let mut bytes = vec![0; len];
+        payload.copy_out(offset, &mut bytes);
+        Lent::Copied { payload, offset, bytes }
+    }
+}
+
+#[cfg(not(ringweir_loom))]
+impl ClaimBytes<'_> {
+    fn write_back(&mut self) {
+        if let Lent::Copied { payload, offset, bytes } = &self.0 {
+            payload.copy_in(*offset, bytes);
+        }
+    }
+}
+
+#[cfg(not(ringweir_loom))]
+impl std::ops::Deref for ClaimBytes<'_> {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Lent::InPlace(bytes) => bytes,
+            Lent::Copied { bytes, .. } => bytes,
+        }
+    }
+}
+
+#[cfg(not(ringweir_loom))]
+impl std::ops::DerefMut for ClaimBytes<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Lent::InPlace(bytes) => bytes,
+            Lent::Copied { bytes, .. } => bytes,
+        }
+    }
+}
+
+#[cfg(not(ringweir_loom))]
+impl Drop for ClaimBytes<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.write_back();
     }
 }

@@ -11,10 +11,10 @@ mod overruns;
 #[cfg(not(ringweir_loom))]
 use super::copy::prefetch;
 use super::loss::{Account, Cause, Gap, Layer, Restarted};
-use super::memory::RingMemory;
+use super::memory::{Access, RingMemory};
 use super::site;
 use crate::layout::{Slot, flags};
-use crate::sync::{Ordering, fence, ordering, weakened};
+use crate::sync::Ordering;
 use std::sync::Arc;
 
 /// Where a reader begins.
@@ -71,6 +71,12 @@ impl Descriptor {
     }
 }
 
+/// Whether a slot's stamp is that of `seq`. Without overflow: a damaged cursor may be anything.
+#[inline(always)]
+fn is_stamp_of(stamp: u64, seq: u64) -> bool {
+    stamp == seq.wrapping_add(1)
+}
+
 /// As [`Descriptor::gone`] says it.
 fn times_gone(times: u64) -> u16 {
     times as u16 & u16::MAX >> flags::GONE_SHIFT
@@ -122,6 +128,9 @@ enum Held {
     Torn,
 }
 
+/// Above every seq that there can be: a thousand million a second reach it in 146 years.
+const SEQ_BOUND: u64 = 1 << 62;
+
 /// Datagrams between one that is read and the one fetched meanwhile.
 #[cfg(not(ringweir_loom))]
 const AHEAD: u64 = 8;
@@ -167,9 +176,23 @@ pub struct RingReader {
     account: Account,
 }
 
+/// The seq at which a reader of `memory` that starts at `start` would begin.
+pub fn first_seq(memory: &Arc<RingMemory>, start: Start) -> u64 {
+    RingReader::of(memory.clone(), start, Resume::Oldest).seq
+}
+
 impl RingReader {
     /// A reader of `memory`.
+    ///
+    /// # Panics
+    /// If `memory` is the publisher's own mapping, of which it lends parts as `&mut [u8]`: a reader
+    /// of the same process attaches like any other and gets a mapping of its own.
     pub fn new(memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
+        assert!(memory.access() != Access::Publisher, "a reader of the publisher's own mapping");
+        Self::of(memory, start, resume)
+    }
+
+    fn of(memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
         let mut reader = Self {
             generation: memory.generation(),
             memory,
@@ -254,9 +277,10 @@ impl RingReader {
     #[inline(always)]
     fn refresh(&mut self) {
         // P1: everything committed below this cursor is visible; partner: the publisher's
-        // CommitStore.
-        self.cached =
-            self.memory.write_line().seq.load(ordering(site::COMMIT_LOAD, Ordering::Acquire));
+        // COMMIT_STORE. No sound cursor comes near the bound; behind it, nothing that is computed
+        // from a damaged one overflows.
+        let cursor = site::COMMIT_LOAD.load_acquire(&self.memory.write_line().seq);
+        self.cached = cursor.min(SEQ_BOUND);
         self.outlived = self.newest_generation() != self.generation;
         if self.outlived {
             self.stop_at_boundary();
@@ -334,13 +358,13 @@ impl RingReader {
             self.refresh();
             if self.seq == self.cached {
                 let state = self.memory.state_line();
-                // P11: partner: the publisher's GoneStore; a cursor loaded after the word is as new
+                // P11: partner: the publisher's GONE_STORE; a cursor loaded after the word is as new
                 // as it.
-                self.source_seen = state.source.load(ordering(site::GONE_LOAD, Ordering::Acquire));
+                self.source_seen = site::GONE_LOAD.load_acquire(&state.source);
                 let gone = times_gone(self.source_seen.div_ceil(2));
-                // P4: partner: the publisher's EndStore; a cursor loaded after the mark is the last
+                // P4: partner: the publisher's END_STORE; a cursor loaded after the mark is the last
                 // one.
-                let ended = state.ended.load(ordering(site::END_LOAD, Ordering::Acquire)) != 0;
+                let ended = site::END_LOAD.load_acquire(&state.ended) != 0;
                 if !ended && self.gone == Some(gone) && !self.outlived {
                     return Ok(Step::Empty);
                 }
@@ -499,12 +523,9 @@ impl RingReader {
     #[inline(always)]
     fn intact(&self, d: &Descriptor) -> bool {
         // P2: if any of those loads saw a byte of a later datagram, then the claim that preceded
-        // that byte is seen below; partner: the publisher's ClaimFence.
-        fence(site::VALIDATE_FENCE, Ordering::Acquire);
-        let claimed = self.memory.claimed();
-        let geometry = self.memory.geometry();
-        weakened(site::VALIDATE_SKIPPED)
-            || (claimed.slot_is_valid(geometry, d.seq) && claimed.payload_is_valid(geometry, d.pos))
+        // that byte is seen below; partner: the publisher's CLAIM_FENCE.
+        site::VALIDATE_FENCE.fence_acquire();
+        self.memory.is_valid(d.seq, d.pos)
     }
 
     /// The slot of `seq`, if it was and is its own. The caller knows that `seq` is below a write
@@ -527,8 +548,7 @@ impl RingReader {
             upstream: (tags >> 32) as u32,
             upstream_flags: (tags >> 16) as u16,
         };
-        let own = weakened(site::VALIDATE_SKIPPED) || stamp == seq + 1;
-        (self.intact(&found) && own).then_some(found)
+        (self.intact(&found) && is_stamp_of(stamp, seq)).then_some(found)
     }
 
     /// Bounds every number before anyone uses it: a slot is an allegation, even an intact one.

@@ -9,7 +9,7 @@
 
 use super::crash::{self, Point};
 use super::site;
-use crate::sync::{AtomicU64, Ordering, fence, weakened};
+use crate::sync::{AtomicU64, Ordering, weakened};
 
 /// Nobody sleeps.
 const NOBODY: u64 = 0;
@@ -47,7 +47,7 @@ impl WakeGate {
     pub fn after_commit(&self) -> Wake {
         // P3: either this load sees the sleeper entered before DozeFence, or the waker's look after
         // DozeFence sees the write cursor stored before this fence.
-        fence(site::WAKE_FENCE, Ordering::SeqCst);
+        site::WAKE_FENCE.fence_full();
         if self.summary.load(Ordering::Relaxed) == NOBODY {
             return Wake::Nobody;
         }
@@ -109,7 +109,7 @@ impl Sleepers {
             return;
         }
         // P3: partner: the publisher's WakeFence.
-        fence(site::SLEEP_FENCE, Ordering::SeqCst);
+        site::SLEEP_FENCE.fence_full();
         if !weakened(site::LOOK_AGAIN_SKIPPED) && news() {
             self.remove(gate, index, &mut wake);
             wake(index);

@@ -23,7 +23,7 @@ use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::site;
 use ringweir_proto::ring::{
     Account, Cause, Descriptor, Gap, Layer, Meta, Publisher, Restarted, Resume, RingMemory,
-    RingReader, Start, Step,
+    RingReader, Start, Step, WritableRing,
 };
 use ringweir_proto::sync::{Site, mutant};
 use source::{gone_wakes_the_sleeper, source_gone};
@@ -57,8 +57,8 @@ fn meta_of(seq: u64, len: usize) -> Meta {
 
 impl Plan {
     fn ring(&self) -> (Arc<RingMemory>, Publisher) {
-        let memory = Arc::new(RingMemory::on_heap((self.geometry)()));
-        (memory.clone(), Publisher::new(memory))
+        let ring = WritableRing::on_heap((self.geometry)());
+        (ring.memory().clone(), Publisher::new(ring))
     }
 
     fn publish(&self, publisher: &mut Publisher, seqs: std::ops::Range<u64>) {

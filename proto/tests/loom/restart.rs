@@ -9,7 +9,9 @@
 use super::{Plan, Watch, by_bytes, by_slots, bytes_of, check, meta_of};
 use loom::thread;
 use ringweir_proto::ring::crash::{Point, killed_at};
-use ringweir_proto::ring::{Meta, Publisher, Restarted, Resume, RingMemory, Start, Step};
+use ringweir_proto::ring::{
+    Meta, Publisher, Restarted, Resume, RingMemory, Start, Step, WritableRing,
+};
 use std::sync::Arc;
 
 /// Publishes `seq` and dies at `point`: a datagram of its own up to where it is shown, the plan's
@@ -32,7 +34,9 @@ fn die(plan: Plan, mut publisher: Publisher, seq: u64, point: Point) {
 }
 
 fn adopt(memory: &Arc<RingMemory>) -> (Publisher, Restarted) {
-    Publisher::adopt(memory.clone(), None).expect("fit to be adopted")
+    // SAFETY: whoever published has died: that is what these models are about.
+    let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
+    Publisher::adopt(ring, None).expect("fit to be adopted")
 }
 
 /// What races with the reader.

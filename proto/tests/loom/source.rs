@@ -3,7 +3,9 @@
 use super::wake::House;
 use super::{Plan, Watch, by_slots, check};
 use loom::thread;
-use ringweir_proto::ring::{Cause, Gap, Publisher, Resume, RingMemory, RingReader, Start, Step};
+use ringweir_proto::ring::{
+    Cause, Gap, Publisher, Resume, RingMemory, RingReader, Start, Step, WritableRing,
+};
 use std::sync::Arc;
 
 /// The device goes away between two datagrams and comes back: told once, there, and nowhere else.
@@ -46,8 +48,9 @@ fn gone_at(step: Step) -> Option<u64> {
 /// That the device is gone is news like a datagram.
 pub fn gone_wakes_the_sleeper() {
     check(3, || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
+        let ring = WritableRing::on_heap(by_slots());
+        let memory = ring.memory().clone();
+        let mut publisher = Publisher::new(ring);
         let house = House::new(memory.clone());
         let reader = thread::spawn({
             let house = house.clone();

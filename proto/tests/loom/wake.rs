@@ -8,6 +8,7 @@ use super::{by_slots, check};
 use loom::thread;
 use ringweir_proto::ring::{
     Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step, Wake, WakeGate,
+    WritableRing,
 };
 use ringweir_proto::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -102,8 +103,9 @@ pub fn datagram(reader: &mut RingReader) -> bool {
 /// reader sleep requests again.
 pub fn sleeper_and_waker(impatient: usize) {
     check(2, move || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
+        let ring = WritableRing::on_heap(by_slots());
+        let memory = ring.memory().clone();
+        let mut publisher = Publisher::new(ring);
         let house = House::new(memory.clone());
         let reader = thread::spawn({
             let house = house.clone();
@@ -152,8 +154,9 @@ pub fn one_sleeper_with_a_timeout() {
 /// has nothing else to do.
 pub fn one_sleeper_twice() {
     check(2, || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
+        let ring = WritableRing::on_heap(by_slots());
+        let memory = ring.memory().clone();
+        let mut publisher = Publisher::new(ring);
         let house = House::new(memory.clone());
         let reader = thread::spawn({
             let house = house.clone();
@@ -178,8 +181,9 @@ pub fn one_sleeper_twice() {
 /// Two sleepers: the publisher takes one inline or rings the waker's bell for both, who settles it.
 pub fn two_sleepers() {
     check(2, || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
+        let ring = WritableRing::on_heap(by_slots());
+        let memory = ring.memory().clone();
+        let mut publisher = Publisher::new(ring);
         let house = House::new(memory.clone());
         let readers = [0, 1].map(|index| {
             let (house, memory) = (house.clone(), memory.clone());
@@ -214,8 +218,9 @@ pub fn two_sleepers() {
 /// The end of the stream is news like a datagram.
 pub fn end_wakes_the_sleeper() {
     check(3, || {
-        let memory = Arc::new(RingMemory::on_heap(by_slots()));
-        let mut publisher = Publisher::new(memory.clone());
+        let ring = WritableRing::on_heap(by_slots());
+        let memory = ring.memory().clone();
+        let mut publisher = Publisher::new(ring);
         let house = House::new(memory.clone());
         let reader = thread::spawn({
             let house = house.clone();

@@ -3,14 +3,13 @@
 use ringweir_proto::layout::{DATAGRAM_MAX, DEPTH_MAX, Geometry, GeometryError};
 use ringweir_proto::ring::{
     Cause, Descriptor, Gap, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step,
-    Torn,
+    Torn, WritableRing,
 };
 use std::sync::Arc;
 
 fn ring(depth: u64, capacity: u64, most: u64) -> (Arc<RingMemory>, Publisher) {
-    let memory =
-        Arc::new(RingMemory::on_heap(Geometry::with_claims(depth, capacity, most, 1, 8).unwrap()));
-    (memory.clone(), Publisher::new(memory))
+    let ring = WritableRing::on_heap(Geometry::with_claims(depth, capacity, most, 1, 8).unwrap());
+    (ring.memory().clone(), Publisher::new(ring))
 }
 
 #[test]
@@ -159,8 +158,9 @@ fn validating_nothing_is_no_loss() {
 /// before it ends.
 #[test]
 fn losses_after_the_last_datagram_are_told_with_the_end() {
-    let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 4096, 64).unwrap()));
-    let mut publisher = Publisher::new(memory.clone());
+    let ring = WritableRing::on_heap(Geometry::new(64, 4096, 64).unwrap());
+    let memory = ring.memory().clone();
+    let mut publisher = Publisher::new(ring);
     let mut reader = RingReader::new(memory, Start::Seq(0), Resume::Oldest);
     publisher.lost_upstream(Layer::Kernel, 2, true);
     publisher.publish(b"one", Meta::default()).unwrap();
@@ -188,8 +188,9 @@ fn losses_after_the_last_datagram_are_told_with_the_end() {
 /// everybody, over laps too.
 #[test]
 fn a_device_that_goes_away_is_told_once_and_in_its_place() {
-    let memory = Arc::new(RingMemory::on_heap(Geometry::new(16, 4096, 64).unwrap()));
-    let mut publisher = Publisher::new(memory.clone());
+    let ring = WritableRing::on_heap(Geometry::new(16, 4096, 64).unwrap());
+    let memory = ring.memory().clone();
+    let mut publisher = Publisher::new(ring);
     let reader = |start| RingReader::new(memory.clone(), start, Resume::Oldest);
     let gone_at = |reader: &mut RingReader| match reader.step().unwrap() {
         Step::Gap(Gap { first, count: 0, cause: Cause::SourceGone, .. }) => Some(first),

@@ -4,9 +4,8 @@ use crate::reference::{Expected, Reference, Told};
 use proptest::prelude::*;
 use ringweir_proto::layout::{Geometry, GeometryError};
 use ringweir_proto::ring::{
-    Descriptor, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step,
+    Descriptor, Layer, Meta, Publisher, Resume, RingReader, Start, Step, WritableRing,
 };
-use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -80,10 +79,10 @@ struct Run {
 
 impl Run {
     fn new(geometry: Geometry) -> Self {
-        let memory = Arc::new(RingMemory::on_heap(geometry));
+        let ring = WritableRing::on_heap(geometry);
         let mut run = Self {
             reference: Reference::new(geometry),
-            publisher: Publisher::new(memory),
+            publisher: Publisher::new(ring),
             readers: Vec::new(),
             losses_in_flight: 0,
         };
@@ -287,8 +286,9 @@ proptest! {
     fn the_newest_stays_readable_while_the_next_is_claimed(
         geometry in geometry(), lengths in prop::collection::vec((0..=1000u64, 0..=1000u64), 1..60)
     ) {
-        let memory = Arc::new(RingMemory::on_heap(geometry));
-        let mut publisher = Publisher::new(memory.clone());
+        let ring = WritableRing::on_heap(geometry);
+        let memory = ring.memory().clone();
+        let mut publisher = Publisher::new(ring);
         for (mille, span) in lengths {
             let seq = publisher.publish(&fill(0, (geometry.max_datagram() * mille / 1000) as usize), Meta::default()).unwrap();
             publisher.claim((geometry.max_span() * span / 1000) as usize).unwrap().bytes().fill(0xff);

@@ -2,8 +2,7 @@
 //! closes.
 
 use ringweir_proto::layout::Geometry;
-use ringweir_proto::ring::{Cause, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step};
-use std::sync::Arc;
+use ringweir_proto::ring::{Cause, Meta, Publisher, Resume, RingReader, Start, Step, WritableRing};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -59,9 +58,9 @@ fn storm(publisher: &mut Publisher, most: usize, time: Duration) -> (u64, u64) {
 fn threads_see_whole_datagrams_and_exact_gaps() {
     const MOST: usize = 1500;
     for (depth, capacity) in [(4096, 1 << 20), (64, 64 << 10), (4, 8 << 10)] {
-        let memory =
-            Arc::new(RingMemory::on_heap(Geometry::new(depth, capacity, MOST as u64).unwrap()));
-        let mut publisher = Publisher::new(memory.clone());
+        let ring = WritableRing::on_heap(Geometry::new(depth, capacity, MOST as u64).unwrap());
+        let memory = ring.memory().clone();
+        let mut publisher = Publisher::new(ring);
         let habits = [(Resume::Oldest, 0), (Resume::Newest, 0), (Resume::Oldest, 300)];
         let readers = habits
             .map(|(resume, slow)| (RingReader::new(memory.clone(), Start::Oldest, resume), slow));
@@ -144,8 +143,9 @@ fn threads_see_whole_datagrams_and_exact_gaps() {
 #[test]
 fn without_validating_torn_bytes_are_seen() {
     const MOST: usize = 1500;
-    let memory = Arc::new(RingMemory::on_heap(Geometry::new(64, 64 << 10, MOST as u64).unwrap()));
-    let mut publisher = Publisher::new(memory.clone());
+    let ring = WritableRing::on_heap(Geometry::new(64, 64 << 10, MOST as u64).unwrap());
+    let memory = ring.memory().clone();
+    let mut publisher = Publisher::new(ring);
     let (lapped, done) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let (lapped, done) = (&lapped, &done);

@@ -7,9 +7,10 @@
 use libfuzzer_sys::fuzz_target;
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::os::backing::Memory;
-use ringweir_proto::os::object::{RingObject, RingSpec};
+use ringweir_proto::os::object::{self, RingObject, RingSpec};
 use ringweir_proto::ring::{
-    Descriptor, Layer, Meta, Publisher, Resume, RingMemory, RingReader, Start, Step,
+    Descriptor, Layer, Meta, Publisher, Restarted, Resume, RingMemory, RingReader, Start, Step,
+    Unfit, WritableRing,
 };
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::OwnedFd;
@@ -74,7 +75,7 @@ impl Stage {
                 memory,
                 huge_pages: false,
             };
-            let ring = RingObject::create(&name, &spec).expect("a ring");
+            let (ring, _) = RingObject::create(&name, &spec).expect("a ring");
             let file = rustix::fs::open(
                 format!("/dev/shm{name}"),
                 OFlags::RDWR | OFlags::CLOEXEC,
@@ -102,20 +103,28 @@ impl Stage {
                     p.set_position(Some(7));
                     publish(p, 9);
                     begin(p);
-                    let (mut next, _) =
-                        Publisher::adopt(p.memory().clone(), Some(20)).expect("sound");
+                    let (mut next, _) = again(p.memory(), Some(20)).expect("sound");
                     publish(&mut next, 3);
                     begin(&mut next);
                 },
             ];
             for shape in shapes {
                 write(&file, &empty);
-                shape(&mut Publisher::new(ring.memory().clone()));
+                // SAFETY: the publisher of the shape before is gone.
+                let fresh = unsafe { WritableRing::assume_unique(ring.memory().clone()) };
+                shape(&mut Publisher::new(fresh));
                 left.push(bytes_of(&file));
             }
             Stage { ring, file, left }
         })
     }
+}
+
+/// The publisher that was there before is dead, and this one takes over its ring.
+fn again(memory: &Arc<RingMemory>, position: Option<u32>) -> Result<(Publisher, Restarted), Unfit> {
+    // SAFETY: called when nothing uses the publisher before any more.
+    let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
+    Publisher::adopt(ring, position)
 }
 
 /// What a datagram published after the adoption holds, and how much of it.
@@ -207,9 +216,9 @@ fuzz_target!(|input: &[u8]| {
     }
     let position = (*position < 128).then_some(u32::from(*position));
     write(&stage.file, &bytes);
-    let memory = stage.ring.memory();
+    let memory = &object::attach(stage.ring.read_only(), false).expect("its own").memory;
     let there = RingReader::new(memory.clone(), Start::Oldest, Resume::Newest);
-    match Publisher::adopt(memory.clone(), position) {
+    match again(stage.ring.memory(), position) {
         Err(_) => assert_eq!(bytes_of(&stage.file), bytes, "unfit, and not left as it was"),
         Ok((publisher, restarted)) => adopted(memory, publisher, restarted.first, there),
     }

@@ -26,9 +26,10 @@ fn sound() -> &'static [u8] {
             memory: Memory::Memfd,
             huge_pages: false,
         };
-        let ring = RingObject::create(&format!("/ringweir-fuzz.{}", std::process::id()), &spec)
-            .expect("a ring");
-        let mut publisher = Publisher::new(ring.memory().clone());
+        let (ring, writable) =
+            RingObject::create(&format!("/ringweir-fuzz.{}", std::process::id()), &spec)
+                .expect("a ring");
+        let mut publisher = Publisher::new(writable);
         for i in 0..20u8 {
             publisher.publish(&[i; 100][..usize::from(i) * 5], Meta::default()).expect("fits");
         }

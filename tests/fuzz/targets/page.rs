@@ -9,10 +9,9 @@ use ringweir_proto::latency::Histogram;
 use ringweir_proto::layout::{Geometry, LatencyBlock, ReaderBlock};
 use ringweir_proto::ring::gate::{demoted, granted, release};
 use ringweir_proto::ring::{
-    Budget, LosslessGate, Meta, Publisher, Resume, RingMemory, RingReader, Sleepers, Start, Step,
-    Wake, WakeGate,
+    Budget, LosslessGate, Meta, Publisher, Resume, RingReader, Sleepers, Start, Step,
+    Wake, WakeGate, WritableRing,
 };
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SLOTS: u64 = 16;
@@ -59,11 +58,11 @@ fn length(seq: u64) -> usize {
 
 impl Stage {
     fn new(bytes: u64) -> Self {
-        let memory = Arc::new(RingMemory::on_heap(
-            Geometry::new(SLOTS, 4096, LONGEST as u64).expect("sound"),
-        ));
+        let ring =
+            WritableRing::on_heap(Geometry::new(SLOTS, 4096, LONGEST as u64).expect("sound"));
+        let memory = ring.memory().clone();
         let mut stage = Self {
-            publisher: Publisher::new(memory.clone()),
+            publisher: Publisher::new(ring),
             gate: LosslessGate::new(Budget { bytes, time_ns: BUDGET }, PLACES),
             blocks: Default::default(),
             event: WakeGate::default(),

@@ -7,7 +7,7 @@ use super::{Corrupt, RingReader};
 use crate::layout::RESTARTS;
 use crate::ring::Restarted;
 use crate::ring::site;
-use crate::sync::{Ordering, fence, ordering, weakened};
+use crate::sync::{Ordering, weakened};
 
 /// A restart as the ring records it: sums over all restarts up to it.
 struct Record {
@@ -20,9 +20,9 @@ struct Record {
 impl RingReader {
     #[inline(always)]
     pub(super) fn newest_generation(&self) -> u64 {
-        // P12: whoever sees a generation sees its record; partner: the adopter's RestartStore.
+        // P12: whoever sees a generation sees its record; partner: the adopter's RESTART_STORE.
         // Behind the load of the cursor, so that no datagram is seen before its generation.
-        self.memory.state_line().generation.load(ordering(site::RESTART_LOAD, Ordering::Acquire))
+        site::RESTART_LOAD.load_acquire(&self.memory.state_line().generation)
     }
 
     /// I9: nothing beyond the end of this reader's generation before that was told.
@@ -41,7 +41,7 @@ impl RingReader {
             let newest = self.newest_generation();
             // One record more may just be being overwritten by who adopts the ring again.
             let generation =
-                (self.generation + 1).max((newest + 2).saturating_sub(RESTARTS as u64));
+                self.generation.saturating_add(1).max(newest.saturating_sub(RESTARTS as u64 - 2));
             let record = self.memory.restart(generation);
             let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
             let own = load(&record.generation) == generation;
@@ -49,7 +49,7 @@ impl RingReader {
                 (load(&record.first), load(&record.lost), load(&record.inexact));
             // As P2: had an adopter begun to overwrite this record, the generation it follows would
             // be seen.
-            fence(site::VALIDATE_FENCE, Ordering::Acquire);
+            site::VALIDATE_FENCE.fence_acquire();
             if self.newest_generation() == newest {
                 return own.then_some(Record { generation, first, lost, inexact });
             }
@@ -99,7 +99,7 @@ impl RingReader {
                 (generation, lost, inexact);
         }
         self.account.restarts += 1;
-        self.account.restart_lost += told.lost;
+        self.account.restart_lost = self.account.restart_lost.saturating_add(told.lost);
         Ok(Some(told))
     }
 }

@@ -3,10 +3,10 @@
 //! Contract: bounded work, on the reader's own time; what is told as lost is gone, and counted to
 //! the datagram (I3, I4).
 
-use super::{Corrupt, Resume, RingReader};
+use super::{Corrupt, Resume, RingReader, is_stamp_of};
 use crate::ring::site;
 use crate::ring::{Cause, Gap};
-use crate::sync::{Ordering, fence, weakened};
+use crate::sync::{Ordering, weakened};
 
 /// Searches within one lap before a reader gives up what is left and goes to the write cursor:
 /// keeps a step bounded.
@@ -19,8 +19,10 @@ impl RingReader {
     pub(super) fn damaged(&self, seq: u64) -> Result<(), Corrupt> {
         let stamp = self.memory.slot(seq).stamp.load(Ordering::Relaxed);
         // P2, as in `intact`.
-        fence(site::VALIDATE_FENCE, Ordering::Acquire);
-        if stamp != seq + 1 && self.memory.claimed().slot_is_valid(self.memory.geometry(), seq) {
+        site::VALIDATE_FENCE.fence_acquire();
+        if !is_stamp_of(stamp, seq)
+            && self.memory.claimed().slot_is_valid(self.memory.geometry(), seq)
+        {
             return Err(Corrupt { seq, what: "a slot below the write cursor is not its own" });
         }
         Ok(())
@@ -47,6 +49,10 @@ impl RingReader {
             if claimed.payload_is_valid(geometry, pos) { high = middle } else { low = middle + 1 }
         }
         low
+    }
+
+    fn distance(first: u64, at: u64) -> u64 {
+        at - first - u64::from(weakened(site::LAP_MISCOUNTED))
     }
 
     /// Passes over what is gone, counts it and says so.
@@ -80,7 +86,7 @@ impl RingReader {
                 break (self.cached, None);
             }
         };
-        let count = at - first - u64::from(weakened(site::LAP_MISCOUNTED));
+        let count = Self::distance(first, at);
         let bytes = found.and_then(|d| d.bytes_before.checked_sub(self.bytes?));
         let gap = Gap {
             first,
@@ -92,7 +98,7 @@ impl RingReader {
         self.seq = at;
         self.bytes = found.map(|d| d.bytes_before);
         self.upstream_stale = true;
-        self.account.lost += count;
+        self.account.lost = self.account.lost.saturating_add(count);
         self.account.bytes_lost = self.account.bytes_lost.saturating_add(bytes.unwrap_or(0));
         self.account.gaps += 1;
         self.account.lag_max = self.account.lag_max.max(self.cached - first);

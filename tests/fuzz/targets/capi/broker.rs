@@ -8,7 +8,7 @@ use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::object::{RingObject, RingSpec};
 use ringweir_proto::os::page::{ReaderPage, StatsArea};
 use ringweir_proto::os::{paths, socket};
-use ringweir_proto::ring::{Layer, Meta, Publisher};
+use ringweir_proto::ring::{Layer, Meta, Publisher, WritableRing};
 use ringweir_proto::stats::{ReaderFact, ReaderFigures, Snapshot, StatsWriter, StreamFact};
 use ringweir_proto::sync::Ordering;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
@@ -83,7 +83,7 @@ fn run_dir() -> &'static PathBuf {
     })
 }
 
-fn ring(generation: u64) -> RingObject {
+fn ring(generation: u64) -> (RingObject, WritableRing) {
     let geometry = Geometry::new(16, 4096, 256).expect("sound");
     let metadata =
         [("channels".to_string(), "8".to_string()), ("generation".into(), generation.to_string())];
@@ -101,8 +101,8 @@ fn ring(generation: u64) -> RingObject {
 
 impl House {
     fn restarted(generation: u64) -> Self {
-        let ring = ring(generation);
-        let publisher = Publisher::new(ring.memory().clone());
+        let (ring, writable) = ring(generation);
+        let publisher = Publisher::new(writable);
         let places = Default::default();
         Self {
             ring,
