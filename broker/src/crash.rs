@@ -6,6 +6,8 @@
 //! `RINGWEIR_ADOPT=half`: it publishes what a broker that died had begun. Without either this is
 //! `ringd`.
 
+#![allow(unsafe_code)]
+
 use ringweir_proto::ring::crash::{Point, adopt_half, arm};
 
 fn main() -> std::process::ExitCode {

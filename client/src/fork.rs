@@ -16,6 +16,8 @@
 //! whoever closes or unmaps them takes the entry out first, under the lock, which `fork()` holds. A
 //! child made by the bare system call (`clone`, `_Fork`) is not noticed.
 
+#![allow(unsafe_code)]
+
 use ringweir_proto::layout::{PAGE, READER_OBJECT};
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::sync::AtomicU64;

@@ -67,8 +67,8 @@ impl Viewer {
     /// As [`crate::Options::attach`].
     pub fn attach(name: &str) -> Result<Self, Error> {
         let connection = Connection::open(name, Waits::Yes)?;
-        let (reply, fds) = connection.ask(&Request::Watch, 1)?;
-        let Reply::Watching = reply else { return Err(connection.unexpected(&reply)) };
+        let (reply, fds) = connection.ask(&Request::View, 1)?;
+        let Reply::Viewing = reply else { return Err(connection.unexpected(&reply)) };
         let area = StatsArea::attach(&fds[0])?;
         StatsView::new(area.words())
             .map_err(|e| Error::Unexpected { name: name.into(), what: e.to_string() })?;

@@ -3,6 +3,8 @@
 //!
 //! One test: it forks, and the stream sets an environment variable.
 
+#![allow(unsafe_code)]
+
 use ringweir::{Error, Item, Options, Start};
 use ringweir_testing::Stream;
 use std::os::fd::AsFd;

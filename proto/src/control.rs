@@ -25,7 +25,7 @@ pub enum Request {
     /// Become a reader.
     Attach(AttachRequest),
     /// Get the statistics area.
-    Watch,
+    View,
     /// Get the stream's configuration in words.
     Describe,
     /// Get the latencies of the reader in a place ([`crate::stats::ReaderFact::Index`]).
@@ -83,7 +83,7 @@ pub enum Reply {
     /// watches its wake bell, its doze eventfd.
     Attached(Attached),
     /// Beside it: the statistics area.
-    Watching,
+    Viewing,
     /// The stream in words.
     Described(Description),
     /// No.
@@ -347,7 +347,7 @@ mod tests {
                     .to_string()
                     + "0000000001",
             ),
-            (Request::Watch, "5257020001000000".into()),
+            (Request::View, "5257020001000000".into()),
             (Request::Describe, "5257020002000000".into()),
             (Request::Latency { index: 7 }, "525702000300000007000000".into()),
             (Request::DrainGaps, "5257020005000000".into()),
@@ -363,7 +363,7 @@ mod tests {
         let attached = Attached { index: 7, block_offset: 1792, generation: 3 };
         for (reply, golden) in [
             (Reply::Attached(attached), "525702000000000007000000000700000300000000000000"),
-            (Reply::Watching, "5257020001000000"),
+            (Reply::Viewing, "5257020001000000"),
             (Reply::refuse(Reason::Full, "no"), "52570200030000000100000002000000000000006e6f"),
             (Reply::refuse(Reason::NoSuchReader, ""), "5257020003000000050000000000000000000000"),
             (Reply::Detached, "5257020005000000"),
@@ -438,7 +438,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_message_is_refused() {
-        let good = Request::Watch.encode();
+        let good = Request::View.encode();
         let with = |at: usize, byte: u8| {
             let mut bytes = good.clone();
             bytes[at] = byte;

@@ -7,14 +7,14 @@ use crate::layout::Geometry;
 
 /// A reading of the claim line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct ClaimEnd {
     /// Seqs below this one may be in writing.
     pub seq: u64,
     /// Virtual positions below this one may be in writing.
     pub pos: u64,
 }
 
-impl Claimed {
+impl ClaimEnd {
     /// Whether the slot of `seq` cannot have been touched.
     #[inline(always)]
     pub const fn slot_is_valid(&self, geometry: &Geometry, seq: u64) -> bool {

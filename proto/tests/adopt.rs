@@ -2,6 +2,7 @@
 //! source knows, rings with more restarts than they remember, and objects with any byte damaged.
 //!
 //! Contract: every number is compared, and each check has its control next to it.
+#![allow(unsafe_code)]
 #![cfg(not(ringweir_loom))]
 
 use proptest::prelude::*;

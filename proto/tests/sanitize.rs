@@ -7,6 +7,8 @@
 //! is thrown away is loom's matter (P2), for ThreadSanitizer knows no fences. An argument names a
 //! fault.
 
+#![allow(unsafe_code)]
+
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Meta, Publisher, Resume, RingReader, Start, Step, WritableRing};
 use std::ffi::c_void;

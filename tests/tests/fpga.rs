@@ -7,7 +7,7 @@ mod consumer;
 mod wakes;
 
 use consumer::{Account, Consumer};
-use ringweir_device::{DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window};
+use ringweir_device::{DO_RESET, DO_RUN, DeviceMemory, Drain, Garbage, IS_RESETTING, IS_RUNNING};
 use ringweir_device_model::account::ChannelAccount;
 use ringweir_device_model::model::{Fate, Spoil};
 use ringweir_device_model::spec::DeviceTime;
@@ -40,7 +40,7 @@ fn spec() -> Spec {
 
 /// A board on the heap, a drain of its first channel, and the account of that.
 fn model(spec: Spec) -> (DeviceModel, Drain, Account) {
-    let window = Window::on_heap(&spec.shape().unwrap()).unwrap();
+    let window = DeviceMemory::on_heap(&spec.shape().unwrap()).unwrap();
     let drain = Drain::new(window.shape(), window.fifo(0));
     (DeviceModel::new(window, spec), drain, Account::default())
 }

@@ -1,6 +1,8 @@
 //! Who may do what, and how much one user may take: seen by users of other uids, one of them
 //! hostile.
 
+#![allow(unsafe_code)]
+
 use ringweir::view::Viewer;
 use ringweir::{Error, Options, Reason};
 use ringweir_harness::environment::{Daemon, Environment, wait_for};

@@ -2,6 +2,8 @@
 //! its own threads find when they are made to try. Control of all of it: the same broker with
 //! `--no-sandbox`.
 
+#![allow(unsafe_code)]
+
 use ringweir_harness::environment::{Daemon, Environment, NOBODY, wait_for};
 use ringweir_needs::{Part, needs_root, skip};
 use rustix::process::Signal;

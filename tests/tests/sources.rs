@@ -1,6 +1,8 @@
 //! Sources with the programs people use to feed them: unix sockets, terminals, netlink; published =
 //! sent, or what is missing is told.
 
+#![allow(unsafe_code)]
+
 use ringweir::{Cause, Item, Options, Start};
 use ringweir_harness::{Daemon, Environment, proc, wait_for};
 use ringweir_needs::{needs, needs_root};

@@ -2,6 +2,8 @@
 //! allocates nothing is shown inside the broker, `broker/src/pump/tests.rs`.) Negative controls: a
 //! reader without prefault, and one that allocates.
 
+#![allow(unsafe_code)]
+
 use ringweir::{Item, Options, Reader};
 use ringweir_harness::Environment;
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,5 +1,7 @@
 //! Times of day for people, in local time.
 
+#![allow(unsafe_code)]
+
 /// "12:41:07" for a moment of the last day, else "2026-05-09 12:41:07"; both are ns since 1970.
 pub fn moment(then: u64, now: u64) -> String {
     const DAY: u64 = 86_400_000_000_000;

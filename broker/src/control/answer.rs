@@ -43,9 +43,9 @@ pub(super) fn answer(
     let peer = admit(stream, fd, right)?;
     match request {
         Request::Attach(request) => attach(stream, fd, peer, &request),
-        Request::Watch => {
+        Request::View => {
             sampler::sample(stream);
-            reply(fd, &Reply::Watching, &[stream.stats_fd()]).then_some(Role::Viewer)
+            reply(fd, &Reply::Viewing, &[stream.stats_fd()]).then_some(Role::Viewer)
         }
         Request::Describe => {
             let config = stream.config();

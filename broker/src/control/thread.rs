@@ -335,7 +335,7 @@ impl Control {
         let Some(Connection { fd, stream, peer, .. }) = self.connections.get(n) else { return };
         let Some(stream) = self.streams.get_mut(*stream) else { return };
         let is_unlimited = stream.access().is_unlimited(peer.uid);
-        if request == Ok(Request::Watch)
+        if request == Ok(Request::View)
             && let Err(text) = self.connections.check_viewers(peer.uid, is_unlimited)
         {
             refuse(fd, Reason::Resources, &text);

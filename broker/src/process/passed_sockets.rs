@@ -4,6 +4,8 @@
 //! Contract: descriptors are taken once, at the very start, by the numbers that the environment
 //! gives. Without `LISTEN_FDS` for this process there are none.
 
+#![allow(unsafe_code)]
+
 use super::fd_store::FdStore;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};

@@ -5,6 +5,8 @@
 //! before the other threads give it up. A right that is not granted never fails a start; it is
 //! reported, with what to do about it.
 
+#![allow(unsafe_code)]
+
 use ringweir_proto::os::OsError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -1,6 +1,8 @@
 //! G8: the pump allocates nothing per datagram. Negative control:
 //! `a_source_that_allocates_is_noticed`.
 
+#![allow(unsafe_code)]
+
 use super::handle::PumpHandle;
 use super::run::Pump;
 use crate::intake::for_pump::PumpIntake;

@@ -8,6 +8,8 @@
 //! the stream's largest is published cut, with its original length. Nothing is allocated after
 //! [`Batch::new`].
 
+#![allow(unsafe_code)]
+
 use super::contract::{Fill, SourceError};
 use super::socket::{CONTROL_WORDS, Control, parse_control};
 use crate::intake::for_sources::{Arrival, Intake};

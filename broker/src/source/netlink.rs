@@ -12,6 +12,8 @@
 //! the batch in which the first message behind it can be: no reader sees a message behind a
 //! loss that was not reported.
 
+#![allow(unsafe_code)]
+
 use super::batch::{Batch, BatchError};
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::socket::{get_words, receive_buffer, set_option};

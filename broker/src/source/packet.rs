@@ -15,6 +15,8 @@
 //!
 //! Needs CAP_NET_RAW: `setcap cap_net_raw+ep ringd`.
 
+#![allow(unsafe_code)]
+
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::socket::{get_words, interface, set_option};
 use crate::intake::for_sources::{Arrival, Intake};

@@ -5,6 +5,8 @@
 //! is told; control messages are parsed as bytes, each length checked, so a malformed one ends the
 //! walk and nothing else.
 
+#![allow(unsafe_code)]
+
 use super::contract::SourceError;
 use ringweir_cli::quantity::Bytes;
 use rustix::io::Errno;

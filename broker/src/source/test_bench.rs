@@ -1,6 +1,8 @@
 //! Shared by the unit tests of sources: an intake into a ring on the heap, and a reader that checks
 //! the account.
 
+#![allow(unsafe_code)]
+
 use super::contract::{Fill, Source};
 use crate::intake::for_pump::PumpIntake;
 use crate::intake::notice::{self, NoticeReceiver};

@@ -3,6 +3,8 @@
 //! Contract: non-blocking and close-on-exec. It is never cloned: `EventFD::clone` loses
 //! close-on-exec.
 
+#![allow(unsafe_code)]
+
 use eventfd::{EfdFlags, EventFD};
 use ringweir_proto::os::OsError;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,5 +1,7 @@
 //! The border: no panic, no bad pointer and no second thread gets past it.
 
+#![allow(unsafe_code)]
+
 use crate::rw_code;
 use ringweir::{Error, Reason};
 use std::any::Any;

@@ -1,5 +1,7 @@
 //! The one table of return codes, and what each says.
 
+#![allow(unsafe_code)]
+
 use crate::border::quietly;
 use std::ffi::{CStr, c_char, c_int};
 

@@ -1,5 +1,7 @@
 //! Places taken back: from another reader by this program, and from this reader by another program.
 
+#![allow(unsafe_code)]
+
 use crate::reader::{Reading, rw_reader};
 use crate::{border, rw_code, text, write};
 use std::ffi::{c_char, c_int, c_ulonglong};

@@ -1,6 +1,8 @@
 //! Publish → read latencies of a reader as C sees them: a histogram, with its percentiles and its
 //! buckets.
 
+#![allow(unsafe_code)]
+
 use crate::border::{live, quietly};
 use crate::{Fault, border, rw_code, text, write};
 use ringweir::view::{Histogram, Latency, buckets};

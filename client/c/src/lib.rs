@@ -33,6 +33,7 @@ pub const RW_ABI_VERSION: u32 = 5;
 
 /// RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are
 /// equal and the lower 16 not smaller than those of RW_ABI_VERSION.
+#[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_abi_version() -> u32 {
     RW_ABI_VERSION

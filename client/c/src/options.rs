@@ -1,5 +1,7 @@
 //! How a C program attaches: [`rw_options`], read once and checked field by field.
 
+#![allow(unsafe_code)]
+
 use crate::{Fault, text};
 use ringweir::{Options, Resume, Start};
 use std::ffi::{c_char, c_ulonglong};

@@ -1,5 +1,7 @@
 //! Lists of key and value as C strings: metadata, the streams there are, a stream in words.
 
+#![allow(unsafe_code)]
+
 use crate::border::{live, quietly};
 use crate::{Fault, border, rw_code, text, write};
 use std::ffi::{CString, c_char, c_int};

@@ -1,5 +1,7 @@
 //! What a reader knows of its stream and of itself.
 
+#![allow(unsafe_code)]
+
 use crate::pairs::rw_pairs;
 use crate::reader::{Reading, rw_reader};
 use crate::types::{rw_account, rw_gap, rw_geometry};

@@ -4,6 +4,8 @@
 //! torn one is said to be torn once, and its gap is told by the read that follows, so that the
 //! account is told in order and in full.
 
+#![allow(unsafe_code)]
+
 use crate::border::{Handle, live};
 use crate::pairs::rw_pairs;
 use crate::types::{rw_datagram, rw_gap};

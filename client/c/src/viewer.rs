@@ -1,5 +1,7 @@
 //! A stream's statistics as C sees them: figures by number or by name, from one snapshot at a time.
 
+#![allow(unsafe_code)]
+
 use crate::border::{Handle, live};
 use crate::{Fault, border, rw_code, text, write};
 use ringweir::view::Viewer;

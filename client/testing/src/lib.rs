@@ -5,6 +5,8 @@
 //! itself but after each publish, knows no budget, and lives as long as [`Stream`] does. Its faults
 //! (it stops answering, hangs up, comes back with a fresh ring) are asked for by the test.
 
+#![allow(unsafe_code)]
+
 use ringweir_proto::control::{Attached, Description, Reason, Reply, Request};
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::os::backing::Memory;

@@ -9,7 +9,7 @@
 //!
 //! Here the server is the device and peer 0 at once, so vector 0 of peer 0 is its doorbell, and
 //! vector 0 of the client the device's interrupt; a `-device ivshmem-doorbell` of QEMU is as good a
-//! client as [`Peer`].
+//! client as [`Client`].
 
 use memmap2::MmapRaw;
 use ringweir_proto::os::{OsError, sealed, socket::ANSWER};
@@ -174,7 +174,7 @@ pub enum JoinError {
 
 /// A client that has been told everything.
 #[derive(Debug)]
-pub struct Peer {
+pub struct Client {
     /// Its own id.
     pub id: u16,
     /// The memory: sealed against shrinking.
@@ -223,7 +223,7 @@ impl Joining {
     ///
     /// # Errors
     /// In words that name the path.
-    pub fn go_on(mut self) -> Result<ControlFlow<Peer, Self>, JoinError> {
+    pub fn go_on(mut self) -> Result<ControlFlow<Client, Self>, JoinError> {
         if !self.connected {
             match rustix::net::connect(&self.socket, &self.address) {
                 Ok(()) => self.connected = true,
@@ -250,7 +250,7 @@ impl Joining {
     }
 
     /// Hears all of it, or fails after `patience`.
-    fn within(mut self, patience: Duration) -> Result<Peer, JoinError> {
+    fn within(mut self, patience: Duration) -> Result<Client, JoinError> {
         let since = Instant::now();
         loop {
             self = match self.go_on()? {
@@ -290,7 +290,7 @@ impl Joining {
     }
 
     /// A peer, if all was said.
-    fn peer(self) -> Result<ControlFlow<Peer, Self>, JoinError> {
+    fn peer(self) -> Result<ControlFlow<Client, Self>, JoinError> {
         let Self {
             id: Some(id),
             memory: Some(memory),
@@ -315,7 +315,7 @@ impl Joining {
             rustix::io::ioctl_fionbio(event, true)
                 .map_err(OsError::at(format_args!("FIONBIO {what} of {path}")))?;
         }
-        Ok(ControlFlow::Break(Peer {
+        Ok(ControlFlow::Break(Client {
             id,
             memory,
             bytes: bytes.cast_unsigned(),
@@ -326,7 +326,7 @@ impl Joining {
     }
 }
 
-impl Peer {
+impl Client {
     /// Connects to the server at `path` and hears it out, within [`ANSWER`].
     ///
     /// # Errors
@@ -371,7 +371,7 @@ mod tests {
     }
 
     /// What a client makes of what `server` sends it.
-    fn hear(server: impl FnOnce(&UnixStream)) -> Result<Peer, JoinError> {
+    fn hear(server: impl FnOnce(&UnixStream)) -> Result<Client, JoinError> {
         let (server_end, client_end) = UnixStream::pair().unwrap();
         server(&server_end);
         connected(client_end).within(Duration::from_millis(200))
@@ -405,7 +405,7 @@ mod tests {
         let say = |values: &'static [i64]| {
             move |to: &UnixStream| values.iter().for_each(|value| send(to, *value, None).unwrap())
         };
-        let told = |error: Result<Peer, JoinError>| error.unwrap_err().to_string();
+        let told = |error: Result<Client, JoinError>| error.unwrap_err().to_string();
         assert!(told(hear(say(&[1]))).contains("it says version 1"));
         assert!(told(hear(say(&[0, 0]))).contains("it calls us 0"));
         assert!(told(hear(say(&[0, 70_000]))).contains("it calls us 70000"));
@@ -451,7 +451,7 @@ mod tests {
             joining = not_yet(joining);
         }
         send(&server, 9, Some(theirs.as_fd())).unwrap();
-        assert!(matches!(joining.go_on().unwrap(), ControlFlow::Break(Peer { id: 9, .. })));
+        assert!(matches!(joining.go_on().unwrap(), ControlFlow::Break(Client { id: 9, .. })));
     }
 
     /// Bells that block, as a server without O_NONBLOCK makes them, block nobody.

@@ -16,14 +16,14 @@ mod handshake;
 pub mod ivshmem;
 mod map;
 #[cfg(not(ringweir_loom))]
+mod memory;
+#[cfg(not(ringweir_loom))]
 pub mod shim;
 pub mod site;
-#[cfg(not(ringweir_loom))]
-mod window;
 
 pub use drain::{Drain, Entry, Garbage, Tail};
 pub use feed::{Counters, Feed};
 pub use handshake::{arm, disarm, may_interrupt};
 pub use map::*;
 #[cfg(not(ringweir_loom))]
-pub use window::Window;
+pub use memory::DeviceMemory;

@@ -246,7 +246,7 @@ impl Shape {
     /// If it is no FIFO device, or contradicts itself.
     pub fn of(identity: &Identity, window: u64) -> Result<Self, NotAFifo> {
         let read = |register: &AtomicU32| register.load(Ordering::Relaxed);
-        // Partner: `Window::format`, which stores it last.
+        // Partner: `DeviceMemory::format`, which stores it last.
         let magic = identity.magic.load(Ordering::Acquire);
         if magic != MAGIC {
             return Err(NotAFifo::Magic(magic));

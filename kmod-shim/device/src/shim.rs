@@ -1,6 +1,8 @@
 //! `ringshim.ko` as programs see it: what it says of a device, and its ioctls. The C side is
 //! `kmod-shim/ringshim.h`.
 
+#![allow(unsafe_code)]
+
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, NoArg, ioctl, opcode};
 use std::os::fd::AsFd;

@@ -85,11 +85,11 @@ const SHAPE: Shape = Shape {
 fn a_device_is_believed_only_if_everything_agrees() {
     let window = SHAPE.window_bytes() as u64;
     assert_eq!(
-        Shape::of(&Window::on_heap(&SHAPE).unwrap().registers().identity, window),
+        Shape::of(&DeviceMemory::on_heap(&SHAPE).unwrap().registers().identity, window),
         Ok(SHAPE)
     );
     let with = |set: &dyn Fn(&Identity)| {
-        let device = Window::on_heap(&SHAPE).unwrap();
+        let device = DeviceMemory::on_heap(&SHAPE).unwrap();
         set(&device.registers().identity);
         Shape::of(&device.registers().identity, window).unwrap_err()
     };
@@ -97,7 +97,7 @@ fn a_device_is_believed_only_if_everything_agrees() {
     assert_eq!(with(&|i| i.magic.store(1, store)), NotAFifo::Magic(1));
     assert_eq!(with(&|i| i.version.store(0x2_0000, store)), NotAFifo::Version(0x2_0000));
     for bytes in [0, 512, 1000, 2 << 20] {
-        let device = Window::on_heap(&SHAPE).unwrap();
+        let device = DeviceMemory::on_heap(&SHAPE).unwrap();
         device.registers().identity.fifo_bytes.store(bytes, store);
         assert_eq!(
             Shape::of(&device.registers().identity, window),
@@ -111,7 +111,7 @@ fn a_device_is_believed_only_if_everything_agrees() {
         "FIFOs reach over the window"
     );
     for offset in [0, 0x1000, 0x2004, 0xffff_f000] {
-        let device = Window::on_heap(&SHAPE).unwrap();
+        let device = DeviceMemory::on_heap(&SHAPE).unwrap();
         device.registers().identity.fifo_offset.store(offset, store);
         assert!(
             matches!(Shape::of(&device.registers().identity, window), Err(NotAFifo::Offset { .. })),
@@ -119,7 +119,7 @@ fn a_device_is_believed_only_if_everything_agrees() {
         );
     }
     for longest in [1009, 1024, u32::MAX] {
-        let device = Window::on_heap(&SHAPE).unwrap();
+        let device = DeviceMemory::on_heap(&SHAPE).unwrap();
         device.registers().identity.max_datagram.store(longest, store);
         assert!(
             matches!(
@@ -129,7 +129,7 @@ fn a_device_is_believed_only_if_everything_agrees() {
             "{longest}"
         );
     }
-    let device = Window::on_heap(&SHAPE).unwrap();
+    let device = DeviceMemory::on_heap(&SHAPE).unwrap();
     device.registers().identity.version.store(VERSION + 1, store);
     assert_eq!(
         Shape::of(&device.registers().identity, window),
@@ -176,9 +176,9 @@ fn payload(number: u64, len: usize) -> Vec<u8> {
 }
 
 /// A device that has come so far that its positions wrap at once.
-fn about_to_wrap(features: u32) -> (Window, Drain, Feed) {
+fn about_to_wrap(features: u32) -> (DeviceMemory, Drain, Feed) {
     let shape = Shape { features, ..SHAPE };
-    let device = Window::on_heap(&shape).unwrap();
+    let device = DeviceMemory::on_heap(&shape).unwrap();
     let fifo = device.fifo(0);
     // 2^32 bytes in steps of 512 would take a while: the ends are told that they are there.
     for register in [&fifo.registers.consumer, &fifo.registers.producer] {
@@ -227,7 +227,7 @@ proptest! {
     fn garbage_costs_what_it_covers_and_no_more(
         word in 0usize..128, value: u64, producer in prop::option::of(any::<u32>()), lengths in prop::collection::vec(0usize..200, 1..6),
     ) {
-        let device = Window::on_heap(&SHAPE).unwrap();
+        let device = DeviceMemory::on_heap(&SHAPE).unwrap();
         let fifo = device.fifo(0);
         let (mut feed, mut drain, mut taken) = (Feed::new(&SHAPE), Drain::new(&SHAPE, fifo), Taken::default());
         for len in &lengths {
@@ -274,7 +274,7 @@ fn a_consumer_that_forgets_is_noticed() {
 #[test]
 fn each_kind_of_garbage_has_its_name() {
     let spoiled = |spoil: &dyn Fn(Fifo<'_>)| {
-        let device = Window::on_heap(&SHAPE).unwrap();
+        let device = DeviceMemory::on_heap(&SHAPE).unwrap();
         let fifo = device.fifo(0);
         let (mut feed, mut drain) = (Feed::new(&SHAPE), Drain::new(&SHAPE, fifo));
         for number in 0..2 {
@@ -315,7 +315,7 @@ fn each_kind_of_garbage_has_its_name() {
 /// One that takes over goes on where the other stopped, and owes nothing twice.
 #[test]
 fn a_new_consumer_goes_on() {
-    let device = Window::on_heap(&SHAPE).unwrap();
+    let device = DeviceMemory::on_heap(&SHAPE).unwrap();
     let fifo = device.fifo(1);
     let (mut feed, mut drain, mut taken) =
         (Feed::new(&SHAPE), Drain::new(&SHAPE, fifo), Taken::default());

@@ -1,6 +1,8 @@
 //! The clocks: monotonic for ages and lag, realtime for what people and captures call a date, and
 //! what a thread has used. Nanoseconds, u64.
 
+#![allow(unsafe_code)]
+
 /// libc's call and not rustix's: rustix looks for the vdso where valgrind has hidden it, and
 /// crashes under it.
 fn read(clock: libc::clockid_t) -> u64 {

@@ -4,6 +4,8 @@
 //! ([`hold_object`]) for as long as it serves; `ringctl gc` takes both before it removes anything.
 //! Pids are never asked. A lock counts only if its file is still the one that the name leads to.
 
+#![allow(unsafe_code)]
+
 use super::{OsError, paths};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;

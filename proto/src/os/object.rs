@@ -5,6 +5,8 @@
 //! bytes to the layout's structs, after checking every number in the header against the object's
 //! real size.
 
+#![allow(unsafe_code)]
+
 use super::backing::{Backing, Memory, Named, Pages};
 use super::{OsError, clock, fd_store, sealed};
 use crate::layout::{

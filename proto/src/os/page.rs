@@ -6,6 +6,8 @@
 //! reader and read by the broker; the statistics area is sealed against every writer but the
 //! broker's own mapping.
 
+#![allow(unsafe_code)]
+
 use super::{OsError, sealed};
 use crate::layout::{LatencyBlock, PAGE, READER_OBJECT, ReaderBlock, reader_block_offset};
 use crate::stats::area_bytes;

@@ -3,6 +3,8 @@
 //! Contract: sockets are close-on-exec; a packet or its fds that do not fit are an error, never cut
 //! silently; received fds are owned at once, so nothing leaks on any path.
 
+#![allow(unsafe_code)]
+
 use super::OsError;
 use crate::control::MESSAGE_MAX;
 use rustix::io::Errno;

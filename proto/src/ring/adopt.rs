@@ -11,7 +11,7 @@ use super::publish::Publisher;
 use super::site;
 use super::writable::WritableRing;
 use crate::layout::{align8, flags};
-use crate::seq::Claimed;
+use crate::seq::ClaimEnd;
 use crate::stats::PumpCounter;
 use crate::sync::{Ordering, weakened};
 
@@ -31,7 +31,7 @@ struct Left {
     /// The write cursor.
     next: u64,
     /// The claim line: a watermark.
-    claim: Claimed,
+    claim: ClaimEnd,
     /// Where the payload of the newest datagram ends, virtual.
     end: u64,
     /// Payload bytes of all datagrams.
@@ -61,7 +61,7 @@ impl Publisher {
         let geometry = *memory.geometry();
         let Left { next, end, generation, .. } = left;
         let claim = if weakened(site::ADOPTED_CLAIM_BACK) {
-            Claimed { seq: next, pos: end }
+            ClaimEnd { seq: next, pos: end }
         } else {
             left.claim
         };
@@ -136,7 +136,7 @@ impl Publisher {
                 & !(flags::LOSS_UNKNOWN | flags::TRUNCATED | !0 << flags::GONE_SHIFT),
             source,
             restart_lost: lost as u32,
-            limit: Claimed { seq: u64::MAX, pos: u64::MAX },
+            limit: ClaimEnd { seq: u64::MAX, pos: u64::MAX },
         };
         // Its counters may be behind (K7).
         publisher.flush();

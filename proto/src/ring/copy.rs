@@ -6,6 +6,8 @@
 //! the moves are either relaxed atomic words (loom, and machines other than x86-64) or moves in
 //! assembler, of which the compiler knows only that they touch memory.
 
+#![allow(unsafe_code)]
+
 use crate::sync::AtomicU64;
 use std::marker::PhantomData;
 use std::ptr::NonNull;

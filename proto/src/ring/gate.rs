@@ -10,7 +10,7 @@ use super::publish::Publisher;
 use super::read::Start;
 use super::site;
 use crate::layout::{ReaderBlock, align8};
-use crate::seq::Claimed;
+use crate::seq::ClaimEnd;
 use crate::sync::{AtomicU64, Ordering, weakened};
 
 /// What a stream bears of a lossless reader.
@@ -72,7 +72,7 @@ struct Holder {
     /// Nothing from this seq on may be claimed again. Only grows, whatever its reader says.
     floor: u64,
     /// Claim line it allows.
-    limit: Claimed,
+    limit: ClaimEnd,
     /// For how long it has held the stream back since it last was less than half behind.
     held_ns: u64,
 }
@@ -206,26 +206,26 @@ impl LosslessGate {
     }
 
     fn restrict(&self, publisher: &mut Publisher) {
-        let none = Claimed { seq: u64::MAX, pos: u64::MAX };
-        publisher.limit = self.holders.iter().fold(none, |least, holder| Claimed {
+        let none = ClaimEnd { seq: u64::MAX, pos: u64::MAX };
+        publisher.limit = self.holders.iter().fold(none, |least, holder| ClaimEnd {
             seq: least.seq.min(holder.limit.seq),
             pos: least.pos.min(holder.limit.pos),
         });
     }
 }
 
-fn within(need: Claimed, limit: Claimed) -> bool {
+fn within(need: ClaimEnd, limit: ClaimEnd) -> bool {
     need.seq <= limit.seq && need.pos <= limit.pos
 }
 
 /// What the gate needs to know of its publisher.
 impl Publisher {
     /// Where the claim line has to be for one more datagram, with claims of up to `bytes` bytes.
-    pub(super) fn need(&self, bytes: usize) -> Claimed {
+    pub(super) fn need(&self, bytes: usize) -> ClaimEnd {
         let (len, offset) = (align8(bytes as u64), self.span_offset + self.used);
         let tail = self.capacity - offset;
         let skipped = if len > tail { tail } else { 0 };
-        Claimed { seq: self.next + 1, pos: self.span_pos + self.used + skipped + len }
+        ClaimEnd { seq: self.next + 1, pos: self.span_pos + self.used + skipped + len }
     }
 
     /// Whether the claim line may go to `seq` and `pos`: for an assertion.
@@ -244,7 +244,7 @@ impl Publisher {
     /// How many datagrams of up to `len` bytes each surely fit, claimed one by one or all at once:
     /// at least 1 where one fits, `most` at most.
     pub fn how_many_fit(&self, len: usize, most: usize) -> usize {
-        let Claimed { seq, pos } = self.limit;
+        let ClaimEnd { seq, pos } = self.limit;
         if pos == u64::MAX {
             return most;
         }
@@ -267,8 +267,8 @@ impl Publisher {
 
     /// The claim line that leaves everything from `floor` on, and is not further ahead of it than
     /// `window` bytes.
-    fn limit_of(&self, floor: u64, window: u64) -> Claimed {
-        Claimed { seq: floor + self.memory.geometry().depth(), pos: self.pos_of(floor) + window }
+    fn limit_of(&self, floor: u64, window: u64) -> ClaimEnd {
+        ClaimEnd { seq: floor + self.memory.geometry().depth(), pos: self.pos_of(floor) + window }
     }
 
     fn is_ahead_by_half(&self, floor: u64, window: u64) -> bool {
@@ -285,7 +285,7 @@ impl Publisher {
             Start::Seq(seq) => (seq, window),
         };
         let geometry = self.memory.geometry();
-        let claimed = Claimed { seq: self.claim_seq, pos: self.claim_pos };
+        let claimed = ClaimEnd { seq: self.claim_seq, pos: self.claim_pos };
         let behind = (self.span_pos + self.used).saturating_sub(most);
         let (mut low, mut high) =
             (claimed.first_slot(geometry).max(from).min(self.flushed), self.flushed);

@@ -3,6 +3,8 @@
 //! Contract: the same layout structs as in shared memory, each made by its constructors, since
 //! loom's atomics cannot be cast from bytes.
 
+#![allow(unsafe_code)]
+
 use super::memory::{Access, Parts, RingMemory};
 use super::writable::WritableRing;
 use crate::layout::{

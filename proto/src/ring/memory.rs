@@ -4,13 +4,15 @@
 //! long as the backing lives. Loads and stores go through atomics or through `copy.rs`; nothing
 //! ever makes a slice over payload that another process may be writing.
 
+#![allow(unsafe_code)]
+
 use super::copy;
 use super::site;
 use crate::layout::{
     ClaimLine, CounterLines, Geometry, RESTARTS, RestartLines, RestartRecord, Slot, StateLine,
     WriteLine,
 };
-use crate::seq::Claimed;
+use crate::seq::ClaimEnd;
 use crate::sync::{AtomicU64, Ordering, load_acquire, weakened};
 use std::any::Any;
 use std::ptr::NonNull;
@@ -155,13 +157,13 @@ impl RingMemory {
 
     /// The claim line as it stands. Relaxed: the caller's fence gives it meaning.
     #[inline(always)]
-    pub(super) fn claimed(&self) -> Claimed {
+    pub(super) fn claimed(&self) -> ClaimEnd {
         let line = self.claim_line();
-        Claimed { seq: line.seq.load(Ordering::Relaxed), pos: line.pos.load(Ordering::Relaxed) }
+        ClaimEnd { seq: line.seq.load(Ordering::Relaxed), pos: line.pos.load(Ordering::Relaxed) }
     }
 
     /// The claim line, for statistics: how much of the ring is history.
-    pub fn claimed_now(&self) -> Claimed {
+    pub fn claimed_now(&self) -> ClaimEnd {
         self.claimed()
     }
 

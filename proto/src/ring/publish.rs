@@ -7,6 +7,8 @@
 //!
 //! [`flush`]: Publisher::flush
 
+#![allow(unsafe_code)]
+
 #[cfg(not(ringweir_loom))]
 use super::copy::Payload;
 use super::crash::{self, Point};
@@ -17,7 +19,7 @@ use super::memory::RingMemory;
 use super::site;
 use super::writable::WritableRing;
 use crate::layout::{align8, flags};
-use crate::seq::Claimed;
+use crate::seq::ClaimEnd;
 use crate::stats::PumpCounter;
 use crate::sync::Ordering;
 #[cfg(ringweir_loom)]
@@ -77,7 +79,7 @@ pub struct Publisher {
     /// What restarts cost before this publisher, modulo 2^32.
     pub(super) restart_lost: u32,
     /// How far the claim line may go for lossless readers' sake ([`super::LosslessGate`]).
-    pub(super) limit: Claimed,
+    pub(super) limit: ClaimEnd,
 }
 
 /// Ring memory that may be filled until the next commit past it: private to the publisher,
@@ -108,7 +110,7 @@ impl Publisher {
             upstream_flags: 0,
             source: 0,
             restart_lost: 0,
-            limit: Claimed { seq: u64::MAX, pos: u64::MAX },
+            limit: ClaimEnd { seq: u64::MAX, pos: u64::MAX },
         }
     }
 
@@ -400,7 +402,7 @@ impl Claim<'_> {
     }
 }
 
-/// Claimed memory, to be filled: see [`Claim::bytes`].
+/// ClaimEnd memory, to be filled: see [`Claim::bytes`].
 #[cfg(not(ringweir_loom))]
 pub struct ClaimBytes<'c>(Lent<'c>);
 

@@ -32,6 +32,8 @@
 //! assert_eq!(memory.write_cursor(), publisher.next_seq());
 //! ```
 
+#![allow(unsafe_code)]
+
 use super::memory::{Access, RingMemory};
 use crate::sync::Ordering;
 use std::sync::Arc;

@@ -6,6 +6,8 @@
 //! gets its seq later, so whoever publishes or reads any of it is found out. Each restart is told
 //! once, at the seq where its generation began, with the least it cost.
 
+#![allow(unsafe_code)]
+
 use super::{Plan, Watch, by_bytes, by_slots, bytes_of, check, meta_of};
 use loom::thread;
 use ringweir_proto::ring::crash::{Point, killed_at};

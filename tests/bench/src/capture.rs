@@ -5,6 +5,8 @@
 //! what the kernel, and the ring, counted as lost. The packet socket is the same kind as `ringd`'s:
 //! a mapped TPACKET_V3 ring of the same size.
 
+#![allow(unsafe_code)]
+
 use super::contenders::sockets::{self, Address};
 use super::job::{Job, Report, ready};
 use super::tally::{Losses, Tally};

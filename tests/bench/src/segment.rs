@@ -4,6 +4,8 @@
 //! the run's directory. It is removed from /dev/shm as soon as all processes have it open, so that
 //! nothing is left if one dies.
 
+#![allow(unsafe_code)]
+
 use anyhow::Context;
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit, EventState};

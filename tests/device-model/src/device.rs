@@ -12,7 +12,7 @@ use super::port::{Place, Port};
 use super::schedule::{Chase, Schedule};
 use super::spec::{DeviceTime, Spec};
 use anyhow::Context;
-use ringweir_device::{Shape, Window};
+use ringweir_device::{DeviceMemory, Shape};
 use ringweir_proto::os::{clock, event};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -146,7 +146,7 @@ fn may_be_typed_to() -> bool {
 }
 
 /// Opens the port, and says that it is open.
-fn open(job: &Job, shape: &Shape) -> anyhow::Result<(Port, Window)> {
+fn open(job: &Job, shape: &Shape) -> anyhow::Result<(Port, DeviceMemory)> {
     let opened = Port::open(&job.place, shape)?;
     let Shape { channels, fifo_bytes, rate, .. } = shape;
     eprintln!(

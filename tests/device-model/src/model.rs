@@ -8,7 +8,7 @@ use super::account::ChannelAccount;
 use super::digest::Digest;
 use super::spec::Spec;
 use ringweir_device::{
-    DO_RESET, DO_RUN, Feed, Fifo, IRQ_DATA, IS_RESETTING, IS_RUNNING, MARK, Shape, Window,
+    DO_RESET, DO_RUN, DeviceMemory, Feed, Fifo, IRQ_DATA, IS_RESETTING, IS_RUNNING, MARK, Shape,
     may_interrupt,
 };
 use ringweir_pattern::crc;
@@ -50,7 +50,7 @@ struct Channel {
 
 /// The device.
 pub struct DeviceModel {
-    window: Window,
+    window: DeviceMemory,
     spec: Spec,
     lengths: Lengths,
     /// Length of the next datagram, and whose turn it is.
@@ -68,7 +68,7 @@ pub struct DeviceModel {
 
 impl DeviceModel {
     /// The device that `window`, which was formatted for it, shows.
-    pub fn new(window: Window, spec: Spec) -> Self {
+    pub fn new(window: DeviceMemory, spec: Spec) -> Self {
         let shape = *window.shape();
         let mut lengths = Lengths::new(spec.sizes, spec.seed);
         let channel = || Channel {
@@ -98,7 +98,7 @@ impl DeviceModel {
     }
 
     /// What consumers see.
-    pub fn window(&self) -> &Window {
+    pub fn window(&self) -> &DeviceMemory {
         &self.window
     }
 
@@ -119,7 +119,7 @@ impl DeviceModel {
     }
 
     /// Moves into another window, empty and not running: the board was taken out and put in again.
-    pub fn replug(&mut self, window: Window) {
+    pub fn replug(&mut self, window: DeviceMemory) {
         self.forget_entries();
         self.window = window;
         (self.running, self.resetting, self.turn) = (self.spec.autostart, false, 0);

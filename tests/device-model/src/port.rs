@@ -4,10 +4,12 @@
 //! interrupt meant for one reaches the next. Dropping a port hangs up, removes its file and forgets
 //! the memory; who has it mapped keeps it.
 
+#![allow(unsafe_code)]
+
 use anyhow::Context;
 use memmap2::{MmapOptions, MmapRaw};
 use ringweir_device::ivshmem;
-use ringweir_device::{Shape, Window};
+use ringweir_device::{DeviceMemory, Shape};
 use ringweir_proto::os::socket_file::SocketFile;
 use ringweir_proto::os::{event, socket};
 use rustix::event::{PollFd, PollFlags};
@@ -74,7 +76,7 @@ impl Port {
     ///
     /// # Errors
     /// If the place or the memory cannot be had.
-    pub fn open(place: &Place, shape: &Shape) -> anyhow::Result<(Self, Window)> {
+    pub fn open(place: &Place, shape: &Shape) -> anyhow::Result<(Self, DeviceMemory)> {
         match place {
             Place::Socket { path, vectors } => {
                 let (memory, map) = ivshmem::memory(shape.window_bytes())?;
@@ -193,10 +195,10 @@ impl Drop for Port {
 }
 
 /// The device in mapped memory that nobody else has seen yet.
-fn window(map: MmapRaw, shape: &Shape) -> anyhow::Result<Window> {
+fn window(map: MmapRaw, shape: &Shape) -> anyhow::Result<DeviceMemory> {
     let (start, len) = (NonNull::new(map.as_mut_ptr()).context("mapped at 0")?, map.len());
     // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window as
     // its backing; the file under it is sealed or ours alone, and nothing here makes references to
     // it but through the window.
-    Ok(unsafe { Window::format(start, len, shape, Box::new(map)) }?)
+    Ok(unsafe { DeviceMemory::format(start, len, shape, Box::new(map)) }?)
 }

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringweir_device::{Drain, Feed, HAS_TIME, Shape, Window};
+use ringweir_device::{Drain, Feed, HAS_TIME, Shape, DeviceMemory};
 use ringweir_proto::sync::Ordering;
 
 fuzz_target!(|input: &[u8]| {
@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
         channels: 1 + u32::from(features >> 6 & 1),
         rate: 0,
     };
-    let device = Window::on_heap(&shape).expect("sound");
+    let device = DeviceMemory::on_heap(&shape).expect("sound");
     let registers = device.registers();
     let words = [
         &registers.identity.magic,

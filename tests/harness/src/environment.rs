@@ -6,6 +6,8 @@
 //! that whatever waits for them wakes up and fails; if that does not help, the test process is
 //! aborted. At the end of a test that passed, /dev/shm and the run directory must be empty.
 
+#![allow(unsafe_code)]
+
 use crate::programs;
 use ringweir_proto::os::paths;
 use rustix::process::{Pid, PidfdFlags, Signal};

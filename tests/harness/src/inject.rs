@@ -3,6 +3,8 @@
 //! Contract: the thread is stopped inside a system call, executes ours with the same instruction,
 //! and then continues its own. x86-64 only; needs the right to trace.
 
+#![allow(unsafe_code)]
+
 use std::io;
 
 /// A stopped thread; it continues when this is dropped.

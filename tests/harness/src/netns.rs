@@ -4,6 +4,8 @@
 //! process, however the test ends. Interfaces have fixed addresses and know their neighbour's (no
 //! ARP), and IPv6 is off (no router solicitations), so the counters of an idle wire do not change.
 
+#![allow(unsafe_code)]
+
 use rustix::thread::{CpuSet, LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::fs::File;
 use std::io;

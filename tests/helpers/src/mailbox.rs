@@ -7,6 +7,8 @@
 //! itself. The gate's own lock could be held by a reader that was killed at that moment: the
 //! environment's watchdog ends it.
 
+#![allow(unsafe_code)]
+
 use raw_sync::Timeout;
 use raw_sync::events::{Event, EventImpl, EventInit, EventState};
 use raw_sync::locks::{LockInit, Mutex};

@@ -4,6 +4,8 @@
 //! Contract: nothing changes, even if an attempt succeeds: bytes are written as they were, and holes
 //! are made where there are zeros.
 
+#![allow(unsafe_code)]
+
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};

@@ -1,9 +1,11 @@
 //! A consumer of the device, with books of its own: what a broker's source does, and nothing more.
 
+#![allow(unsafe_code)]
+
 use memmap2::{MmapOptions, MmapRaw};
 use ringweir_device::ivshmem;
 use ringweir_device::{
-    DO_RESET, DO_RUN, Drain, Garbage, IS_RESETTING, IS_RUNNING, Window, arm, disarm,
+    DO_RESET, DO_RUN, DeviceMemory, Drain, Garbage, IS_RESETTING, IS_RUNNING, arm, disarm,
 };
 use ringweir_device_model::Digest;
 use ringweir_device_model::account::ChannelAccount;
@@ -32,7 +34,7 @@ pub struct Account {
 
 impl Account {
     /// Takes all that is in `channel`, and what was lost behind it.
-    pub fn drain(&mut self, window: &Window, channel: u32, drain: &mut Drain) {
+    pub fn drain(&mut self, window: &DeviceMemory, channel: u32, drain: &mut Drain) {
         let (fifo, mut payload) = (window.fifo(channel), Vec::new());
         loop {
             match drain.look(fifo) {
@@ -79,7 +81,7 @@ impl Account {
 
 /// How it is connected.
 enum Line {
-    Peer(ivshmem::Peer),
+    Peer(ivshmem::Client),
     Memory,
 }
 
@@ -108,7 +110,7 @@ pub enum Rest {
 /// A consumer of all channels.
 pub struct Consumer {
     line: Line,
-    pub window: Window,
+    pub window: DeviceMemory,
     drains: Vec<Drain>,
     pub accounts: Vec<Account>,
     /// Interrupts that came.
@@ -122,7 +124,7 @@ const SOON: Duration = Duration::from_secs(10);
 impl Consumer {
     /// Becomes the consumer of the device at a socket, and has it run.
     pub fn connect(socket: &Path) -> Result<Self, ivshmem::JoinError> {
-        let peer = ivshmem::Peer::join(socket)?;
+        let peer = ivshmem::Client::join(socket)?;
         let window = mapped(&peer.memory, peer.bytes);
         Ok(Self::over(Line::Peer(peer), window))
     }
@@ -135,7 +137,7 @@ impl Consumer {
         Self::over(Line::Memory, window)
     }
 
-    fn over(line: Line, window: Window) -> Self {
+    fn over(line: Line, window: DeviceMemory) -> Self {
         let mut consumer = Self {
             line,
             window,
@@ -246,10 +248,10 @@ impl Consumer {
     }
 }
 
-fn mapped(memory: &OwnedFd, bytes: u64) -> Window {
+fn mapped(memory: &OwnedFd, bytes: u64) -> DeviceMemory {
     let map: MmapRaw = MmapOptions::new().len(bytes as usize).map_raw(memory).unwrap();
     let (start, len) = (NonNull::new(map.as_mut_ptr()).unwrap(), map.len());
     // SAFETY: a page-aligned mapping of `len` bytes that moves into the window as its backing; the
     // device does not cut the file under it, and only the window makes references to it.
-    unsafe { Window::over(start, len, Box::new(map)) }.unwrap()
+    unsafe { DeviceMemory::over(start, len, Box::new(map)) }.unwrap()
 }

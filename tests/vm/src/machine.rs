@@ -4,6 +4,8 @@
 //! however that ends. QEMU gets its two sockets as open fds: nothing of it lies in the file system
 //! but its log.
 
+#![allow(unsafe_code)]
+
 use super::monitor::Monitor;
 use super::protocol::{FromGuest, ToGuest, line};
 use super::{Flavour, Prepared};

@@ -4,6 +4,8 @@
 //! errors. A multicast datagram leaves through the interface that is named, or else by the route. An
 //! option that is not given has the kernel's default.
 
+#![allow(unsafe_code)]
+
 use anyhow::{Context, anyhow};
 use ringweir_cli::quantity::Bytes;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};

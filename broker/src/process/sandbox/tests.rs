@@ -1,6 +1,8 @@
 //! A thread of the test confines itself as a thread of the broker does, and tries what is
 //! forbidden. Control of each test: a thread that is not confined gets another result.
 
+#![allow(unsafe_code)]
+
 use super::confine::confine;
 use super::*;
 use crate::process::privilege;

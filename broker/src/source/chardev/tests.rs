@@ -1,5 +1,7 @@
 //! Terminals made for the purpose, and devices that every machine has.
 
+#![allow(unsafe_code)]
+
 use super::super::test_bench::{Bench, bytes_of, wait};
 use super::*;
 use std::fs::File;

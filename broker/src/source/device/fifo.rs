@@ -13,7 +13,7 @@ use super::location::Location;
 use super::mapping::{lock, map, only_ours};
 use super::transport::{self, Gone, Interrupts, Opening, Transport, disable_interrupts};
 use crate::source::contract::{OpenFor, Source, SourceError, SourceKind};
-use ringweir_device::Window;
+use ringweir_device::DeviceMemory;
 use ringweir_device::ivshmem;
 use ringweir_proto::os::event;
 use rustix::event::epoll;
@@ -74,14 +74,14 @@ impl transport::Joining for Joining {
 
 /// Behind a socket.
 struct Peer {
-    window: Window,
-    peer: ivshmem::Peer,
+    window: DeviceMemory,
+    peer: ivshmem::Client,
     /// Watches the interrupt and the socket.
     watch: OwnedFd,
 }
 
 impl Peer {
-    fn new(path: &str, peer: ivshmem::Peer) -> Result<Self, SourceError> {
+    fn new(path: &str, peer: ivshmem::Client) -> Result<Self, SourceError> {
         let bytes = usize::try_from(peer.bytes).map_err(SourceError::new)?;
         let window = map(&peer.memory, 0, bytes, path)?;
         let watch = epoll::create(epoll::CreateFlags::CLOEXEC)
@@ -95,7 +95,7 @@ impl Peer {
 }
 
 impl Transport for Peer {
-    fn window(&self) -> &Window {
+    fn window(&self) -> &DeviceMemory {
         &self.window
     }
 
@@ -136,7 +136,7 @@ impl Transport for Peer {
 
 /// A memory file.
 struct File {
-    window: Window,
+    window: DeviceMemory,
     /// Holds the lock.
     _fd: OwnedFd,
 }
@@ -162,7 +162,7 @@ impl File {
 }
 
 impl Transport for File {
-    fn window(&self) -> &Window {
+    fn window(&self) -> &DeviceMemory {
         &self.window
     }
 

@@ -1,8 +1,10 @@
 //! Mapping device memory, and the checks before it.
 
+#![allow(unsafe_code)]
+
 use crate::source::contract::SourceError;
 use memmap2::MmapOptions;
-use ringweir_device::Window;
+use ringweir_device::DeviceMemory;
 use rustix::fs::{FlockOperation, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,14 +16,14 @@ pub(super) fn map(
     offset: u64,
     len: usize,
     path: &str,
-) -> Result<Window, SourceError> {
+) -> Result<DeviceMemory, SourceError> {
     let raw = std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd());
     let mapped = MmapOptions::new().offset(offset).len(len).populate().map_raw(raw);
     let mapped = mapped.map_err(|e| SourceError(format!("{path}: mapping {len} bytes: {e}")))?;
     let start = NonNull::new(mapped.as_mut_ptr()).expect("a mapping is not at 0");
     // SAFETY: mapped for reading and writing on a page boundary, `len` bytes, until the mapping,
     // which moves along, is dropped; nothing else here knows the address.
-    unsafe { Window::over(start, len, Box::new(mapped)) }
+    unsafe { DeviceMemory::over(start, len, Box::new(mapped)) }
         .map_err(|e| SourceError(format!("{path}: {e}")))
 }
 

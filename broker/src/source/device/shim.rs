@@ -10,7 +10,7 @@ use super::location::Location;
 use super::mapping::map;
 use super::transport::{Gone, Interrupts, Opening, Transport};
 use crate::source::contract::{OpenFor, Source, SourceError, SourceKind};
-use ringweir_device::Window;
+use ringweir_device::DeviceMemory;
 use ringweir_device::shim::{self, ABI, Info};
 use ringweir_proto::sync::{AtomicU64, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -69,7 +69,7 @@ fn opening(location: &Location) -> Result<Opening, SourceError> {
 
 struct Shim {
     // Before the fd: unmapped first.
-    window: Window,
+    window: DeviceMemory,
     info: Info,
     counter: Counter,
     fd: OwnedFd,
@@ -111,7 +111,7 @@ impl Counter {
 }
 
 impl Transport for Shim {
-    fn window(&self) -> &Window {
+    fn window(&self) -> &DeviceMemory {
         &self.window
     }
 

@@ -11,7 +11,8 @@ use super::transport::{Gone, Interrupts, Opening, Transport, disable_interrupts}
 use crate::source::contract::{Fill, Source, SourceError};
 use crate::source::test_bench::{Bench, Got, wait};
 use ringweir_device::{
-    Feed, Fifo, HAS_DATE, HAS_INTERRUPT, HAS_TIME, MARK, Registers, Shape, Window, may_interrupt,
+    DeviceMemory, Feed, Fifo, HAS_DATE, HAS_INTERRUPT, HAS_TIME, MARK, Registers, Shape,
+    may_interrupt,
 };
 use ringweir_proto::os::event;
 use ringweir_proto::ring::Layer;
@@ -30,7 +31,7 @@ mod server;
 
 /// What device and transport share.
 struct DeviceModel {
-    window: Window,
+    window: DeviceMemory,
     interrupt: OwnedFd,
     /// Torn out: nobody interrupts, the memory is blank, the next look at the interrupt says so.
     torn_out: Mutex<bool>,
@@ -44,7 +45,7 @@ impl DeviceModel {
     fn new(shape: &Shape) -> Arc<Self> {
         let interrupt = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         Arc::new(Self {
-            window: Window::on_heap(shape).unwrap(),
+            window: DeviceMemory::on_heap(shape).unwrap(),
             interrupt,
             torn_out: Mutex::new(false),
             hung_up: AtomicBool::new(false),
@@ -101,7 +102,7 @@ struct Test {
 }
 
 impl Transport for Test {
-    fn window(&self) -> &Window {
+    fn window(&self) -> &DeviceMemory {
         &self.model.window
     }
     fn interrupt(&self) -> Option<BorrowedFd<'_>> {
@@ -469,7 +470,7 @@ fn what_is_torn_out_is_not_believed() {
 fn a_device_that_does_not_start_is_refused() {
     struct Deaf(Test);
     impl Transport for Deaf {
-        fn window(&self) -> &Window {
+        fn window(&self) -> &DeviceMemory {
             self.0.window()
         }
         fn interrupt(&self) -> Option<BorrowedFd<'_>> {

@@ -2,7 +2,7 @@
 
 use super::location::Location;
 use crate::source::contract::SourceError;
-use ringweir_device::{Window, arm, disarm};
+use ringweir_device::{DeviceMemory, arm, disarm};
 use ringweir_proto::sync::Ordering;
 use std::os::fd::BorrowedFd;
 
@@ -13,7 +13,7 @@ pub(super) struct Gone(pub(super) String);
 /// An open device.
 pub(super) trait Transport: Send {
     /// Its memory.
-    fn window(&self) -> &Window;
+    fn window(&self) -> &DeviceMemory;
 
     /// What to sleep on after [`Self::arm`] returned true. It also becomes readable when the device
     /// goes away. `None`: the device has no interrupts and is polled.
@@ -64,7 +64,7 @@ impl Interrupts {
 }
 
 /// Disables interrupts: the half of the handshake in [`Transport::take`].
-pub(super) fn disable_interrupts(window: &Window) {
+pub(super) fn disable_interrupts(window: &DeviceMemory) {
     disarm(&window.registers().control.interrupt_mask);
 }
 

@@ -13,7 +13,7 @@ use super::location::Location;
 use super::mapping::{lock, map, only_ours};
 use super::transport::{Gone, Interrupts, Opening, Transport, disable_interrupts};
 use crate::source::contract::{OpenFor, Source, SourceError, SourceKind};
-use ringweir_device::{IRQ_DATA, Window, arm};
+use ringweir_device::{DeviceMemory, IRQ_DATA, arm};
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -51,7 +51,7 @@ enum Enable {
 }
 
 struct Uio {
-    window: Window,
+    window: DeviceMemory,
     fd: OwnedFd,
     enable: Enable,
     driver: String,
@@ -160,7 +160,7 @@ impl Enable {
 }
 
 impl Transport for Uio {
-    fn window(&self) -> &Window {
+    fn window(&self) -> &DeviceMemory {
         &self.window
     }
 
@@ -234,7 +234,7 @@ mod tests {
             channels: 1,
             rate: 0,
         };
-        let window = Window::on_heap(&shape).unwrap();
+        let window = DeviceMemory::on_heap(&shape).unwrap();
         Uio { window, fd, enable, driver: "a test".into(), count: AtomicU32::new(count) }
     }
 

@@ -1,5 +1,7 @@
 //! NETLINK_USERSOCK between sockets of one process, and what the kernel itself tells. Needs root.
 
+#![allow(unsafe_code)]
+
 use super::super::test_bench::{Bench, bytes_of, in_namespace, shell};
 use super::*;
 use ringweir_proto::stats::PumpCounter;

@@ -5,6 +5,8 @@
 //! checked against the block all the same: a block that contradicts itself is given up, and nothing
 //! outside it is ever touched.
 
+#![allow(unsafe_code)]
+
 use ringweir_proto::sync::{AtomicU32, Ordering};
 use std::any::Any;
 use std::cell::Cell;

@@ -4,6 +4,8 @@
 //! The publisher waits for the slowest reader: without per-slot validation it has to. An event is a
 //! mutex and a condition variable; it is set once a batch.
 
+#![allow(unsafe_code)]
+
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::segment::{self, Segment};

@@ -1,6 +1,8 @@
 //! The floors of waking another process: an eventfd, and a futex in shared memory. Nothing but a
 //! number goes across.
 
+#![allow(unsafe_code)]
+
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::segment::Segment;

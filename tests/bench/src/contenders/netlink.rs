@@ -1,5 +1,7 @@
 //! NETLINK_USERSOCK multicast: the kernel's own publish and subscribe. It loses silently, too.
 
+#![allow(unsafe_code)]
+
 use super::sockets::{self, Address, Receiver, send_all};
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};

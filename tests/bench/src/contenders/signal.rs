@@ -5,6 +5,8 @@
 //! `pread` is the `ioctl`. Like a driver, the publisher knows how far each reader's calls have
 //! come, and waits for the slowest.
 
+#![allow(unsafe_code)]
+
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::segment::Segment;

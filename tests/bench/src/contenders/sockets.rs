@@ -4,6 +4,8 @@
 //! Contract: `sendmmsg` and `recvmmsg` by libc, since rustix has no `recvmmsg`; errors are the
 //! kernel's, with the call's name.
 
+#![allow(unsafe_code)]
+
 use anyhow::Context;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,6 +1,8 @@
 //! UDP multicast on loopback. It loses silently; the socket's own drop counter must account for all
 //! that is missing.
 
+#![allow(unsafe_code)]
+
 use super::sockets::{self, Address, Receiver, send_all};
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};

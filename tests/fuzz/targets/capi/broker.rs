@@ -137,7 +137,7 @@ impl House {
                 let _gone = socket::send(&connection, b"RW\x02\0garbled", &[]);
                 return;
             }
-            Mood::NoFds => return say(&Reply::Watching, &[]),
+            Mood::NoFds => return say(&Reply::Viewing, &[]),
             Mood::OffTopic => return say(&Reply::Detached, &[]),
         }
         match request {
@@ -169,10 +169,10 @@ impl House {
                 self.places[index] =
                     Some(Place { page, _connection: connection, attached: self.attached, _events });
             }
-            Request::Watch => {
+            Request::View => {
                 let (area, fd) = StatsArea::create(READERS).expect("an area");
                 StatsWriter::new(area.words(), READERS).publish(&self.figures());
-                say(&Reply::Watching, &[fd.as_fd()]);
+                say(&Reply::Viewing, &[fd.as_fd()]);
                 self.watchers.push(connection);
             }
             Request::Describe => {

@@ -31,7 +31,7 @@ fn main() -> anyhow::Result<()> {
         Request::Attach(AttachRequest { label: "pry".into(), mode: Mode::Lossy, parks: true });
     let (_reader, fds) = ask(&cli.socket, &attach)?;
     let [ring, page, wake, sleep_request] = &fds[..] else { bail!("{} fds", fds.len()) };
-    let (_viewer, stats) = ask(&cli.socket, &Request::Watch)?;
+    let (_viewer, stats) = ask(&cli.socket, &Request::View)?;
     let stats = stats.first().context("no statistics")?;
 
     for (way, answer) in pry::try_attachment([ring, page, wake, sleep_request])

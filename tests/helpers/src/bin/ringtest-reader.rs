@@ -1,6 +1,8 @@
 //! A reader for tests: it attaches, checks every byte and every seq, keeps its own account, and
 //! reports it.
 
+#![allow(unsafe_code)]
+
 use clap::{Parser, ValueEnum};
 use ringweir::{Cause, End, Error, Item, Options, Reader, Resume, Start};
 use ringweir_helpers::mailbox::{Live, Mailbox, Report, Slot};

@@ -246,7 +246,7 @@ impl<'p> Client<'p> {
                         Reply::decode(&packet.bytes).context("its answer cannot be decoded")?;
                     return Ok(match reply {
                         Reply::Attached(_) if fds == 4 => "attached".into(),
-                        Reply::Watching if fds == 1 => "watching".into(),
+                        Reply::Viewing if fds == 1 => "watching".into(),
                         _ if fds > 0 => bail!("{fds} descriptors beside {reply:?}"),
                         Reply::Refused(refusal) => {
                             ensure!(
@@ -311,7 +311,7 @@ impl<'p> Client<'p> {
     fn request(&mut self) -> Request {
         let index = self.random.u32(..) >> self.random.u32(..32);
         match self.random.u8(..9) {
-            0 => Request::Watch,
+            0 => Request::View,
             1 => Request::Describe,
             2 => Request::Latency { index },
             3 => Request::DrainGaps,

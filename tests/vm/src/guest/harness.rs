@@ -1,5 +1,7 @@
 //! What must *not* pass: the negative controls of the harness itself, and one scenario that does.
 
+#![allow(unsafe_code)]
+
 use super::init;
 use super::scenario::{Scenario, port};
 use crate::protocol::{FromGuest, line};

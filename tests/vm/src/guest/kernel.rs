@@ -1,5 +1,7 @@
 //! Kernel modules, and what the kernel has in use: interrupts and memory, before and after.
 
+#![allow(unsafe_code)]
+
 use super::scenario::{Scenario, print};
 use anyhow::{Context, Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};

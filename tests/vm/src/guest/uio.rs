@@ -5,6 +5,8 @@
 //! off in the device's PCI command register at each interrupt, and whoever wants another one turns
 //! it on again.
 
+#![allow(unsafe_code)]
+
 use super::bus::{E1000, driver, hand_over, wait_for_devices};
 use super::kernel;
 use super::scenario::{Scenario, print};

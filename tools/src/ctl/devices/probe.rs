@@ -4,6 +4,8 @@
 //! a node is opened or closed (ringshim masks the interrupt, uio_pci_generic disables DMA), and
 //! another kind of device may react to being read.
 
+#![allow(unsafe_code)]
+
 use ringweir_device::{Identity, Shape};
 use ringweir_proto::layout::PAGE;
 use rustix::fs::{Mode, OFlags};

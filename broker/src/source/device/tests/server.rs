@@ -1,6 +1,8 @@
 //! A device behind a real socket: hung up on, silent, put back; its bells block, as a careless
 //! server makes them.
 
+#![allow(unsafe_code)]
+
 use super::*;
 use ringweir_device::ivshmem;
 use ringweir_proto::os::socket::ANSWER;
@@ -12,7 +14,7 @@ use tempfile::TempDir;
 
 /// A server, running already as a device, of one channel.
 struct Server {
-    window: Window,
+    window: DeviceMemory,
     feed: Feed,
     memory: OwnedFd,
     client: Option<UnixStream>,
@@ -24,7 +26,7 @@ impl Server {
         let (start, len) = (NonNull::new(map.as_mut_ptr()).unwrap(), map.len());
         // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window
         // as its backing.
-        let window = unsafe { Window::format(start, len, shape, Box::new(map)) }.unwrap();
+        let window = unsafe { DeviceMemory::format(start, len, shape, Box::new(map)) }.unwrap();
         window.registers().status.status.store(ringweir_device::IS_RUNNING, Ordering::Release);
         Self { window, feed: Feed::new(shape), memory, client: None }
     }

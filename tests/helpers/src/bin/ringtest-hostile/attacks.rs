@@ -171,7 +171,7 @@ impl Attacker<'_> {
             }
             Attack::Pry => {
                 let mut tried = pry::try_attachment(attachment.fds());
-                if let Ok((_connection, _watching, fds)) = ask(self.path, &Request::Watch)
+                if let Ok((_connection, _watching, fds)) = ask(self.path, &Request::View)
                     && let Some(stats) = fds.first()
                 {
                     tried.extend(pry::try_statistics(stats));
@@ -230,7 +230,7 @@ impl Attacker<'_> {
         };
         let requests = [
             Request::Describe,
-            Request::Watch,
+            Request::View,
             Request::DrainGaps,
             Request::Latency { index },
             Request::Attach(attach),
@@ -252,7 +252,7 @@ impl Attacker<'_> {
         let Ok(connection) = socket::connect(self.path) else {
             return std::thread::sleep(Duration::from_millis(5));
         };
-        let bytes = Request::Watch.encode();
+        let bytes = Request::View.encode();
         match self.random.u8(..6) {
             0 => {}
             1 => drop(socket::send(&connection, &bytes[..5], &[])),
@@ -287,7 +287,7 @@ impl Attacker<'_> {
             let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             if ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
-                let bytes = Request::Watch.encode();
+                let bytes = Request::View.encode();
                 let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
                 let _hung_up =
                     rustix::net::sendmsg(to, &[IoSlice::new(&bytes)], &mut ancillary, flags);

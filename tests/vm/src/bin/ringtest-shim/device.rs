@@ -1,6 +1,8 @@
 //! The device node of `ringshim.ko` as a program sees it: its system calls with the error each
 //! gives, and its window. The numbers are those of `kmod-shim/ringshim.h`.
 
+#![allow(unsafe_code)]
+
 use ringweir_device::shim::Info;
 use std::ffi::CString;
 use std::fs;
@@ -126,15 +128,25 @@ impl Device {
         unsafe { libc::fcntl(self.raw(), libc::F_SETFL, if on { libc::O_NONBLOCK } else { 0 }) };
     }
 
-    pub fn map(&self, length: usize, protection: i32, flags: i32, offset: usize) -> Got<Window> {
+    pub fn map(
+        &self,
+        length: usize,
+        protection: i32,
+        flags: i32,
+        offset: usize,
+    ) -> Got<DeviceMemory> {
         let (anywhere, fd, offset) = (std::ptr::null_mut(), self.raw(), offset as libc::off_t);
         // SAFETY: at an address of the kernel's choice.
         let at = unsafe { libc::mmap(anywhere, length, protection, flags, fd, offset) };
-        if at == libc::MAP_FAILED { Err(errno()) } else { Ok(Window { at: at.cast(), length }) }
+        if at == libc::MAP_FAILED {
+            Err(errno())
+        } else {
+            Ok(DeviceMemory { at: at.cast(), length })
+        }
     }
 
     /// All that may be mapped.
-    pub fn window(&self) -> Result<Window> {
+    pub fn window(&self) -> Result<DeviceMemory> {
         let length = self.info()?.window_bytes as usize;
         self.map(length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, 0)
             .map_err(std::io::Error::from_raw_os_error)
@@ -151,17 +163,17 @@ impl Device {
 }
 
 /// Memory of the device, as mapped.
-pub struct Window {
+pub struct DeviceMemory {
     pub at: *mut u8,
     pub length: usize,
 }
 
 // SAFETY: it is memory of the process; every access is volatile and of 32 bits.
-unsafe impl Send for Window {}
+unsafe impl Send for DeviceMemory {}
 // SAFETY: as above.
-unsafe impl Sync for Window {}
+unsafe impl Sync for DeviceMemory {}
 
-impl Window {
+impl DeviceMemory {
     fn word(&self, offset: usize) -> *mut u32 {
         assert!(offset + 4 <= self.length && offset.is_multiple_of(4));
         self.at.wrapping_add(offset).cast()
@@ -194,7 +206,7 @@ impl Window {
     }
 }
 
-impl Drop for Window {
+impl Drop for DeviceMemory {
     fn drop(&mut self) {
         // SAFETY: mapped by `Device::map`, and nothing points into it any more.
         unsafe { libc::munmap(self.at.cast(), self.length) };

@@ -8,7 +8,8 @@ use anyhow::{Result, ensure};
 
 use crate::check::check;
 use crate::device::{
-    CONSUMER, CONTROL, DOORBELL, Device, MARK, NEXT_SEQUENCE, PRODUCER, START, STATUS, STOP, Window,
+    CONSUMER, CONTROL, DOORBELL, Device, DeviceMemory, MARK, NEXT_SEQUENCE, PRODUCER, START,
+    STATUS, STOP,
 };
 
 const PATTERN: u32 = 4088;
@@ -61,7 +62,7 @@ pub fn run(node: &Path, datagrams: u32, other: bool) -> Result<()> {
 
 /// After STOP what is in the FIFO can be read, and nothing comes; after START it goes on where it
 /// was.
-fn stopped(device: &Device, window: &Window) -> Result<()> {
+fn stopped(device: &Device, window: &DeviceMemory) -> Result<()> {
     let mut buffer = vec![0u8; LENGTH as usize];
     ensure!(device.poll(Duration::from_secs(20)) == libc::POLLIN, "no DMA has ended for 20 s");
     ensure!(device.ioctl(STOP, 0).is_ok() && window.get(STATUS) == 0, "STOP");

@@ -1,6 +1,8 @@
 //! The error table: open, read, poll and ioctl, each error provoked, and shown to have changed
 //! nothing.
 
+#![allow(unsafe_code)]
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::check::check;
 use crate::device::{
-    CONSUMER, CONTROL, DOORBELL, Device, INFO, INTERRUPT_MASK, LOST, NEXT_SEQUENCE, PRODUCER,
-    START, STATUS, STOP, Window,
+    CONSUMER, CONTROL, DOORBELL, Device, DeviceMemory, INFO, INTERRUPT_MASK, LOST, NEXT_SEQUENCE,
+    PRODUCER, START, STATUS, STOP,
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -79,11 +81,11 @@ fn asking(device: &Device) -> Result<()> {
 }
 
 /// What is there to be read, without taking it.
-fn state(window: &Window) -> [u32; 3] {
+fn state(window: &DeviceMemory) -> [u32; 3] {
     [window.get(CONSUMER), window.get(NEXT_SEQUENCE), window.get(CONSUMER + 8)]
 }
 
-fn sizes(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
+fn sizes(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<()> {
     let (mut shorter, mut longer) = (0, 0);
     for _ in 0..200 {
         ensure!(device.poll(LONG) == libc::POLLIN, "nothing has come for 20 s");
@@ -125,7 +127,7 @@ fn sizes(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
 }
 
 /// Stops the device, and reads what is left.
-fn drain(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
+fn drain(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<()> {
     ensure!(device.ioctl(STOP, 0).is_ok(), "STOP");
     window.until(STATUS, 1, false)?;
     std::thread::sleep(SHORT);
@@ -141,7 +143,7 @@ fn drain(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-fn emptiness(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
+fn emptiness(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<()> {
     drain(device, window, buffer)?;
     check("FIONREAD of nothing is 0", device.pending() == Ok(0), device.pending())?;
     window.put(INTERRUPT_MASK, 0);
@@ -156,7 +158,7 @@ extern "C" fn ring(_signal: i32) {
     RANG.store(true, Ordering::SeqCst);
 }
 
-fn signals(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
+fn signals(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<()> {
     for restart in [false, true] {
         // SAFETY: integers and pointers: all zeroes is one.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -201,7 +203,7 @@ fn blocked() {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
 }
 
-fn garbage(device: &Device, window: &Window, buffer: &mut [u8]) -> Result<()> {
+fn garbage(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<()> {
     let fifo = device.info()?.fifo_bytes;
     // As a device gone mad would look: the level too high, or no place for an entry, or no mark
     // there.

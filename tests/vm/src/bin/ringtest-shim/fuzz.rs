@@ -1,13 +1,15 @@
 //! Hostile arguments: random system calls on the node from several threads, random words into its
 //! window. Nothing of it may harm but the caller, and the device must work for the next one.
 
+#![allow(unsafe_code)]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use crate::check::check;
-use crate::device::{DOORBELL, Device, INFO, PAGE, START, STOP, Window};
+use crate::device::{DOORBELL, Device, DeviceMemory, INFO, PAGE, START, STOP};
 
 /// xorshift64*
 struct Random(u64);
@@ -38,7 +40,7 @@ impl Random {
 
 struct Target<'a> {
     device: &'a Device,
-    window: &'a Window,
+    window: &'a DeviceMemory,
 }
 
 impl Target<'_> {

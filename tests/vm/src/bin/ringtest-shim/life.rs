@@ -1,6 +1,8 @@
 //! Life and death: the device is unplugged or unbound under its user, the user is killed, the
 //! module comes and goes.
 
+#![allow(unsafe_code)]
+
 use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

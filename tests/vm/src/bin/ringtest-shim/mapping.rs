@@ -1,5 +1,7 @@
 //! What may be mapped: the window, shared, and not a byte beside it.
 
+#![allow(unsafe_code)]
+
 use std::path::Path;
 
 use anyhow::{Result, ensure};

@@ -5,6 +5,8 @@
 //! Control: sleeping in `epoll_wait`, edge-triggered. That asks the module once and never again, so
 //! nobody allows the next interrupt, and the consumer sleeps over the datagram after.
 
+#![allow(unsafe_code)]
+
 use ringweir_device::{Drain, disarm};
 use ringweir_pattern::verify::Verifier;
 use rustix::event::epoll;
@@ -105,7 +107,7 @@ pub fn run(node: &Path, datagrams: u64, edge: bool) -> Result<()> {
     let (at, length) = (NonNull::new(window.at).context("mapped at 0")?, window.length);
     // SAFETY: page-aligned and mapped for reading and writing until the window, which moves along,
     // is dropped; nothing else here knows the address.
-    let window = unsafe { ringweir_device::Window::over(at, length, Box::new(window)) }?;
+    let window = unsafe { ringweir_device::DeviceMemory::over(at, length, Box::new(window)) }?;
     let bed = match edge {
         false => Bed::Poll(&device),
         true => {
@@ -137,7 +139,7 @@ pub fn run(node: &Path, datagrams: u64, edge: bool) -> Result<()> {
     )
 }
 
-fn take(window: &ringweir_device::Window, bed: &Bed<'_>, datagrams: u64) -> Result<Met> {
+fn take(window: &ringweir_device::DeviceMemory, bed: &Bed<'_>, datagrams: u64) -> Result<Met> {
     let (fifo, mask) = (window.fifo(0), &window.registers().control.interrupt_mask);
     let mut drain = Drain::new(window.shape(), fifo);
     let (mut met, mut verifier) = (Met::default(), Verifier::default());

@@ -5,6 +5,8 @@
 //! shape was checked. The other side writes it at any time, so it is atomics throughout, never a
 //! slice of bytes.
 
+#![allow(unsafe_code)]
+
 use super::map::{Fifo, Identity, NotAFifo, REGISTERS_BYTES, Registers, Shape};
 use super::{HAS_TIME, MAGIC, VERSION};
 use ringweir_proto::sync::{AtomicU64, Ordering, fence_acquire};
@@ -12,7 +14,7 @@ use std::any::Any;
 use std::ptr::NonNull;
 
 /// Registers and FIFO memory of one device.
-pub struct Window {
+pub struct DeviceMemory {
     shape: Shape,
     registers: NonNull<Registers>,
     fifos: NonNull<[AtomicU64]>,
@@ -21,11 +23,11 @@ pub struct Window {
 }
 
 // SAFETY: everything behind the pointers is atomics; the backing is Send + Sync itself.
-unsafe impl Send for Window {}
+unsafe impl Send for DeviceMemory {}
 // SAFETY: as above.
-unsafe impl Sync for Window {}
+unsafe impl Sync for DeviceMemory {}
 
-impl Window {
+impl DeviceMemory {
     /// The device that lies in `len` bytes at `start`.
     ///
     /// # Safety
@@ -156,8 +158,8 @@ impl Window {
     }
 }
 
-impl std::fmt::Debug for Window {
+impl std::fmt::Debug for DeviceMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Window").field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("DeviceMemory").field("shape", &self.shape).finish_non_exhaustive()
     }
 }
