@@ -151,6 +151,10 @@ impl Drop for Socket {
             return;
         }
         entries.retain(|e| e.socket != fd.as_raw_fd());
+        // The last one gives the memory back: a program that has detached holds nothing.
+        if entries.is_empty() {
+            *entries = Vec::new();
+        }
         drop(fd);
     }
 }

@@ -509,7 +509,7 @@ fn hostile_peers_disturb_nobody() {
         socket::send(&fd, &good, &[null.as_fd(); 4]).unwrap();
         match answer(&fd) {
             Some(Reply::Refused(r)) => {
-                assert!(r.text.contains("no file descriptors"), "{}", r.text)
+                assert!(r.text.contains("without file descriptors"), "{}", r.text)
             }
             other => panic!("{other:?}"),
         }

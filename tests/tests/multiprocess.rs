@@ -119,7 +119,7 @@ fn false_books_and_damaged_bytes_are_found() {
         "gen:rate=20000/s,size=100..500,count=10000",
         &["--wait-readers", "4", "--depth", "64", "--capacity", "16KiB", "--max-datagram", "512"],
     );
-    let liars = [("bit", "byte"), ("count", "came"), ("gap", "told")];
+    let liars = [("bit", "byte"), ("count", "received"), ("gap", "lost is the sum")];
     let honest = stage.reader(&broker, 3, &["--slow", "500"]);
     let processes: Vec<_> = liars
         .iter()
@@ -199,7 +199,7 @@ fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
     stage.attached(2..3);
     // The control.
     let refused = Options::new("one too many").attach(broker.path()).unwrap_err().to_string();
-    assert!(refused.contains("all 3 places") && refused.contains("--readers-max"), "{refused}");
+    assert!(refused.contains("all 3 readers") && refused.contains("--readers-max"), "{refused}");
     let mut attached = PLACES;
     let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until {
@@ -419,7 +419,7 @@ fn a_thousand_readers_are_all_woken() {
         (0..READERS).map(|_| options.attach(broker.path()).unwrap()).collect();
     let attached = began.elapsed();
     let refused = options.attach(broker.path()).unwrap_err().to_string();
-    assert!(refused.contains("all 1024 places"), "{refused}");
+    assert!(refused.contains("all 1024 readers"), "{refused}");
     let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
     for (i, reader) in readers.iter_mut().enumerate() {
         let data = rustix::event::epoll::EventData::new_u64(i as u64);

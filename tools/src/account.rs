@@ -225,7 +225,7 @@ mod tests {
         );
         assert_eq!(
             restart_words(&Restart { adopted: false, ..restart }),
-            format!("{said}seqs begin anew")
+            format!("{said}seqs start again")
         );
     }
 }

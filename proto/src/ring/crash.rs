@@ -74,7 +74,6 @@ mod seam {
 #[cfg(all(feature = "crash", not(ringweir_loom)))]
 mod seam {
     use super::Point;
-    use super::site;
     use crate::sync::{AtomicU64, Ordering};
     use std::sync::OnceLock;
 
@@ -131,7 +130,7 @@ mod seam {
     thread_local!(static ARMED: Cell<Option<Point>> = const { Cell::new(None) });
 
     pub(in crate::ring) fn adopts_half() -> bool {
-        crate::sync::weakened(crate::sync::site::ADOPTED_HALF)
+        crate::sync::weakened(crate::ring::site::ADOPTED_HALF)
     }
 
     pub(in crate::ring) fn at(point: Point) {

@@ -25,7 +25,9 @@ pub use loss::{Account, Cause, Gap, Layer, Restarted};
 #[cfg(not(ringweir_loom))]
 pub(crate) use memory::{Access, Parts};
 pub use memory::{Looked, RingMemory};
-pub use publish::{Claim, ClaimBytes, Meta, Publisher, SpanTooLong};
+#[cfg(not(ringweir_loom))]
+pub use publish::ClaimBytes;
+pub use publish::{Claim, Meta, Publisher, SpanTooLong};
 pub use read::{Corrupt, Descriptor, Resume, RingReader, Start, Step, Torn, first_seq};
 pub use wake::{Sleepers, Wake, WakeGate};
 pub use writable::WritableRing;

@@ -51,7 +51,7 @@ fn a_file_that_others_may_write_is_refused() {
         mode(bad);
         let said = refused(&env, &device.source());
         assert!(
-            said.contains("can be shortened by others") && said.contains("0600"),
+            said.contains("can be truncated by other users") && said.contains("0600"),
             "{bad:o}: {said}"
         );
     }
@@ -60,7 +60,7 @@ fn a_file_that_others_may_write_is_refused() {
         let owner = |id| std::os::unix::fs::chown(&device.at, Some(id), None).unwrap();
         owner(NOBODY);
         let said = refused(&env, &device.source());
-        assert!(said.contains("can be shortened by others"), "{said}");
+        assert!(said.contains("can be truncated by other users"), "{said}");
         owner(0);
     }
     env.broker("first", &device.source(), &[]).end();

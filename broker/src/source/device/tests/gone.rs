@@ -29,7 +29,7 @@ fn what_a_device_stored_before_it_hung_up_is_not_lost() {
             u64::from(lost),
             "and what it lost is told"
         );
-        assert!(rig.bench.notices().iter().any(|t| t.contains("hung up")));
+        assert!(rig.bench.notices().iter().any(|t| t.contains("disconnected")));
     }
     let mut rig = Rig::new(SHAPE);
     SLOT.set(None);
