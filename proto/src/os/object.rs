@@ -347,7 +347,7 @@ fn read_metadata(map: &MmapRaw) -> Vec<(String, String)> {
     // SAFETY: a field of the header page, which is mapped: the address is formed, nothing is read.
     let text_at = unsafe { &raw const (*header).metadata }.cast::<u8>();
     // SAFETY: `at` is below `len`, which is clamped to the field's size.
-    let byte = |at: usize| unsafe { text_at.add(at).read_volatile() };
+    let byte = |at: usize| unsafe { text_at.wrapping_add(at).read_volatile() };
     let packed: Vec<u8> = (0..len).map(byte).collect();
     let mut texts = packed.split(|b| *b == 0).map(|t| String::from_utf8_lossy(t).into_owned());
     let mut pairs = Vec::new();

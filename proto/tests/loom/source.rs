@@ -3,10 +3,7 @@
 use super::wake::House;
 use super::{Plan, Watch, by_slots, check};
 use loom::thread;
-use ringweir_proto::ring::{
-    Cause, Gap, Publisher, Resume, RingMemory, RingReader, Start, Step, WritableRing,
-};
-use std::sync::Arc;
+use ringweir_proto::ring::{Cause, Gap, Publisher, Resume, RingReader, Start, Step, WritableRing};
 
 /// The device goes away between two datagrams and comes back: told once, there, and nowhere else.
 pub fn source_gone() {
