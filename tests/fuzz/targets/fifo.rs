@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringweir_device::{Drain, Feed, HAS_TIME, Shape, DeviceMemory};
+use ringweir_device::{DeviceMemory, Drain, Feed, HAS_TIME, Shape};
 use ringweir_proto::sync::Ordering;
 
 fuzz_target!(|input: &[u8]| {

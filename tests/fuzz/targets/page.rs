@@ -9,8 +9,8 @@ use ringweir_proto::latency::Histogram;
 use ringweir_proto::layout::{Geometry, LatencyBlock, ReaderBlock};
 use ringweir_proto::ring::gate::{demoted, granted, release};
 use ringweir_proto::ring::{
-    Budget, LosslessGate, Meta, Publisher, Resume, RingReader, Sleepers, Start, Step,
-    Wake, WakeGate, WritableRing,
+    Budget, LosslessGate, Meta, Publisher, Resume, RingReader, Sleepers, Start, Step, Wake,
+    WakeGate, WritableRing,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 
