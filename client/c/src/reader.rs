@@ -385,9 +385,12 @@ mod tests {
         assert_eq!(life(first), c"1");
         // A pointer that this library cannot have handed out is refused.
         // SAFETY: neither is looked at: misaligned.
-        assert_eq!(unsafe { rw_pairs_count(first.byte_add(1)) }, 0);
+        assert_eq!(unsafe { rw_pairs_count(first.wrapping_byte_add(1)) }, 0);
         // SAFETY: as above.
-        assert_eq!(unsafe { rw_wait(reader.byte_add(1), 0) }, rw_code::RW_INVALID as c_int);
+        assert_eq!(
+            unsafe { rw_wait(reader.wrapping_byte_add(1), 0) },
+            rw_code::RW_INVALID as c_int
+        );
         // SAFETY: a live reader, not used again.
         assert_eq!(unsafe { rw_detach(reader) }, 0);
     }
