@@ -167,8 +167,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     }
     for ring in host.remove_unclaimed_rings() {
         tracing::warn!(
-            "{ring}: stored by the service manager, but no stream claims it: removed from the \
-            store"
+            "{ring}: stored by the service manager, but no stream claims it: removed from the store"
         );
     }
     let mut needs = Needs::of_control(host.run_dir());

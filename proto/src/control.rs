@@ -80,7 +80,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
     /// A reader now. Beside it, in this order: the ring (read-only), its page, an epoll fd that
-    /// watches its wake bell, its doze eventfd.
+    /// watches its wake event, its sleep request eventfd.
     Attached(Attached),
     /// Beside it: the statistics area.
     Viewing,

@@ -244,9 +244,9 @@ pub struct ReaderBlock {
     /// That the stream does not wait for this lossless reader any more ([`crate::ring::Demoted`]),
     /// 0 while it does. The broker writes it, once.
     pub demoted: AtomicU64,
-    /// Doze line: the write cursor the reader had seen when it went to sleep.
+    /// Sleep line: the write cursor the reader had seen when it went to sleep.
     pub seen_seq: AtomicU64,
-    /// Doze line: [`StateLine::source`] as the reader had seen it then.
+    /// Sleep line: [`StateLine::source`] as the reader had seen it then.
     pub seen_source: AtomicU64,
     /// What a lossless reader begins at, plus 1, 0 until it is known. The broker writes it, once.
     pub granted: AtomicU64,

@@ -196,7 +196,7 @@ impl Siege {
     }
 }
 
-/// Each misdeed by itself, then all at random with its process stopped and continued, then its
+/// Each attack by itself, then all at random with its process stopped and continued, then its
 /// death: nobody loses anything, the pump writes at most one wake-up a batch, the culprit is named,
 /// and the broker has in the end what it had before. Controls: the honest readers beside it are
 /// never named, and what is expected of the kernel is not what the broker's own user is answered.

@@ -432,8 +432,8 @@ fn a_thousand_readers_are_all_woken() {
             assert!(matches!(reader.next().unwrap(), Item::Empty));
         }
         readers.iter_mut().for_each(|r| assert!(r.arm().unwrap()));
-        // The control. Whoever dozed before the pump knew of it is woken once for nothing: arm
-        // again until all sleep.
+        // The control. A reader that asked to sleep before the pump knew of it is woken once for
+        // nothing: arm again until all sleep.
         let mut events = Vec::with_capacity(READERS);
         let quiet = wait_for(Duration::from_secs(5), || {
             let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };

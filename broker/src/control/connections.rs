@@ -107,8 +107,7 @@ impl Connections {
         let (all, theirs) = (viewers().count(), viewers().filter(|c| c.peer.uid == uid).count());
         if all >= VIEWERS_MOST || !is_unlimited && theirs >= VIEWERS_PER_USER {
             return Err(format!(
-                "{all} connections view statistics already, {theirs} of them of uid {uid}: end \
-                some"
+                "{all} connections view statistics already, {theirs} of them of uid {uid}: end some"
             ));
         }
         Ok(())

@@ -26,9 +26,9 @@ impl FromStr for LosslessBudget {
             }
         };
         if time_ns == 0 {
-            return Err("a budget of no time: leave out --lossless to attach lossy readers \
-                only"
-                .into());
+            return Err(
+                "a budget of no time: leave out --lossless to attach lossy readers only".into()
+            );
         }
         Ok(Self(Budget { bytes, time_ns }))
     }

@@ -6,11 +6,11 @@
 //! sent to this socket alone, which anybody may with some protocols, are left out, each a fault.
 //! Netlink bears no time: the source time is unknown.
 //!
-//! A netlink socket that overflows reports ENOBUFS without a number, drops everything until it has been
-//! read empty, and reports the error before the messages that were queued ahead of the loss. So the
-//! loss is reported as *at least* that many (what the socket's drop counter moved, else 1), and before
-//! the batch in which the first message behind it can be: no reader sees a message behind a
-//! loss that was not reported.
+//! A netlink socket that overflows reports ENOBUFS without a number, drops everything until it has
+//! been read empty, and reports the error before the messages that were queued ahead of the loss.
+//! So the loss is reported as *at least* that many (what the socket's drop counter moved, else 1),
+//! and before the batch in which the first message behind it can be: no reader sees a message
+//! behind a loss that was not reported.
 
 #![allow(unsafe_code)]
 
@@ -223,8 +223,7 @@ impl Netlink {
                 |e| match e.raw_os_error() {
                     Some(libc::EPERM) => SourceError(format!(
                         "listening to group {group} of netlink protocol {protocol} needs root or a \
-                        capability \
-                         (CAP_NET_ADMIN; for audit CAP_AUDIT_READ)"
+                        capability (CAP_NET_ADMIN; for audit CAP_AUDIT_READ)"
                     )),
                     Some(libc::EINVAL) => SourceError(format!(
                         "netlink protocol {protocol} has no \

@@ -97,8 +97,7 @@ fn adopt(
             Err(why) => {
                 let name = spec.name;
                 tracing::warn!(
-                    "{name}: the ring of an earlier broker cannot be adopted and is replaced: \
-                    {why}"
+                    "{name}: the ring of an earlier broker cannot be adopted and is replaced: {why}"
                 );
             }
         }

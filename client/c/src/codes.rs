@@ -129,9 +129,8 @@ impl rw_code {
             }
             RW_ENDED => c"the stream has ended: detach",
             RW_BROKER_GONE => {
-                c"the broker died and this reader does not wait for the next: \
-                detach, \
-                or attach without RW_NO_REATTACH"
+                c"the broker died and this reader does not wait for the next: detach, or attach \
+                    without RW_NO_REATTACH"
             }
             RW_TORN => {
                 c"overwritten while it was being read: undo what came of it; the next call \
@@ -162,18 +161,16 @@ impl rw_code {
                 with `ringd run --name NAME ...`, or set RINGWEIR_DIR to its run directory"
             }
             RW_NOT_RUNNING => {
-                c"no broker answers at the stream's socket (it died, or was \
-                stopped): \
-                start ringd again"
+                c"no broker answers at the stream's socket (it died, or was stopped): start ringd \
+                    again"
             }
             RW_NO_ACCESS => {
                 c"this user may not read the stream: join the socket's group, or ask \
                 for --socket-mode, --group or --allow-uid on ringd"
             }
             RW_FULL => {
-                c"all places for readers are taken: detach one, or start ringd with a \
-                larger \
-                --readers-max"
+                c"all places for readers are taken: detach one, or start ringd with a larger \
+                    --readers-max"
             }
             RW_NO_ANSWER => {
                 c"the broker does not answer: it is stopped, or still busy starting; \

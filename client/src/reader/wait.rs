@@ -68,8 +68,8 @@ impl Reader {
         Ok(Waited::Woken)
     }
 
-    /// Waits while the broker is gone: for datagrams that are still to be read, for the next broker's
-    /// answer, or until asking it is due.
+    /// Waits while the broker is gone: for datagrams that are still to be read, for the next
+    /// broker's answer, or until asking it is due.
     fn wait_for_broker(&self, began: Instant, limit: Duration) -> Result<Waited, Error> {
         // The next broker may publish before this reader is attached to it: look now and then.
         while !self.has_news() {
@@ -155,7 +155,7 @@ impl Reader {
         block.waiting.store(1, Ordering::Relaxed);
         block.seen_seq.store(self.ring.write_cursor_seen(), Ordering::Relaxed);
         block.seen_source.store(self.ring.source_seen(), Ordering::Relaxed);
-        // The waker reads both after it has read this bell: the system calls order the two.
+        // The waker reads both after it has read this event: the system calls order the two.
         event::ring(&self.link.sleep_request)
             .map_err(|e| Error::system("ring sleep request", e))?;
         Ok(true)

@@ -18,7 +18,7 @@ use ringweir_proto::sync::{AtomicU32, Ordering, weakened};
 pub fn arm(interrupt_mask: &AtomicU32, empty: impl FnOnce() -> bool) -> bool {
     interrupt_mask.store(IRQ_DATA, Ordering::Relaxed);
     // P8: either `empty` sees what the device stored before its fence, or the device sees the mask;
-    // partner: RaiseFence.
+    // partner: RAISE_FENCE.
     site::ARM_FENCE.fence_full();
     if weakened(site::ARM_LOOK_SKIPPED) || empty() {
         return true;
@@ -36,7 +36,7 @@ pub fn disarm(interrupt_mask: &AtomicU32) {
 /// Device: whether what was stored before this is to be announced by an interrupt.
 #[inline]
 pub fn may_interrupt(interrupt_mask: &AtomicU32) -> bool {
-    // P8: partner: ArmFence.
+    // P8: partner: ARM_FENCE.
     site::RAISE_FENCE.fence_full();
     interrupt_mask.load(Ordering::Relaxed) & IRQ_DATA != 0
 }

@@ -18,7 +18,7 @@ pub fn ring(fd: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// Takes all rings so far of bells that are watched through an epoll fd, edge-triggered; whether
+/// Drains events that are watched through an epoll fd, edge-triggered; whether
 /// there were any.
 pub fn take(watch: impl AsFd) -> Result<bool, Errno> {
     let mut events = [MaybeUninit::<epoll::Event>::uninit()];

@@ -54,7 +54,7 @@ pub fn release(block: &ReaderBlock, seq: u64) {
 /// that made the gap possible.
 pub fn demoted(block: &ReaderBlock) -> Option<Demoted> {
     // P14: whoever saw the claim move over its datagrams sees the word: `RingReader::lap` fences
-    // between the two; partner: the publisher's DemoteFence.
+    // between the two; partner: the publisher's DEMOTE_FENCE.
     Demoted::unpack(block.demoted.load(Ordering::Relaxed))
 }
 

@@ -23,7 +23,7 @@ pub enum Wake {
     Nobody,
     /// Wake this reader: cheaper inline than by way of the waker.
     One(u32),
-    /// Ring the waker's bell, once for all of them.
+    /// Signal the waker's event, once for all of them.
     Several,
 }
 
@@ -45,8 +45,8 @@ impl WakeGate {
     /// it costs a full fence.
     #[inline]
     pub fn after_commit(&self) -> Wake {
-        // P3: either this load sees the sleeper entered before DozeFence, or the waker's look after
-        // DozeFence sees the write cursor stored before this fence.
+        // P3: either this load sees the sleeper entered before SLEEP_FENCE, or the waker's look
+        // after SLEEP_FENCE sees the write cursor stored before this fence.
         site::WAKE_FENCE.fence_full();
         if self.summary.load(Ordering::Relaxed) == NOBODY {
             return Wake::Nobody;
@@ -98,17 +98,17 @@ impl Sleepers {
         news: impl Fn() -> bool,
         mut wake: impl FnMut(u32),
     ) {
-        // First settle what the publisher took before this doze: a stale entry of the same reader
-        // must not be mistaken for the one it makes now.
+        // First settle what the publisher took before this sleep request: a stale entry of the same
+        // reader must not be mistaken for the one it makes now.
         self.settle(gate, &mut wake);
         self.set(index);
         self.store(gate, &mut wake);
         if !self.is_asleep(index) {
             // Taken along while we were storing: its wake is under way, and it comes after the
-            // doze.
+            // sleep request.
             return;
         }
-        // P3: partner: the publisher's WakeFence.
+        // P3: partner: the publisher's WAKE_FENCE.
         site::SLEEP_FENCE.fence_full();
         if !weakened(site::LOOK_AGAIN_SKIPPED) && news() {
             self.remove(gate, index, &mut wake);
@@ -124,8 +124,8 @@ impl Sleepers {
     }
 
     /// Settles what the publisher has taken from the gate since this side stored it: if it was
-    /// several, it rang the bell and they are woken here; if it was one, the publisher wakes that
-    /// one itself.
+    /// several, it signalled the event and they are woken here; if it was one, the publisher wakes
+    /// that one itself.
     pub fn settle(&mut self, gate: &WakeGate, mut wake: impl FnMut(u32)) {
         if gate.summary.load(Ordering::Acquire) != self.stored {
             self.taken(&mut wake);
@@ -154,7 +154,7 @@ impl Sleepers {
         loop {
             let new = match self.count {
                 0 => NOBODY,
-                // As if there were others: the publisher rings the bell, and it is woken here.
+                // As if there were others: the publisher signals the event, and it is woken here.
                 1 if self.is_slow_to_wake(self.first()) => SEVERAL,
                 1 => u64::from(self.first()) + 1,
                 _ => SEVERAL,
@@ -245,7 +245,7 @@ mod tests {
             sleepers.enter(&gate, i, || false, |_| panic!("no news"));
         }
         assert_eq!(gate.after_commit(), Wake::Several);
-        assert_eq!(gate.after_commit(), Wake::Nobody, "one bell for all");
+        assert_eq!(gate.after_commit(), Wake::Nobody, "one event for all");
         assert_eq!(woken(&mut sleepers, |s, wake| s.settle(&gate, wake)), [3, 5, 900]);
         assert!(sleepers.is_empty());
     }
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn news_between_look_and_doze_wakes_at_once() {
+    fn news_between_look_and_sleep_wakes_at_once() {
         let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(8));
         assert_eq!(woken(&mut sleepers, |s, wake| s.enter(&gate, 2, || true, wake)), [2]);
         assert_eq!(gate.after_commit(), Wake::Nobody);
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(
             woken(&mut sleepers, |s, wake| s.settle(&gate, wake)),
             [],
-            "the late bell wakes nobody in vain"
+            "the late event wakes nobody in vain"
         );
         assert_eq!(gate.after_commit(), Wake::One(2));
     }

@@ -1,7 +1,7 @@
 //! Models of the wake: no wake-up is lost, whoever sleep requests, is taken along or is entered
 //! late.
 //!
-//! Contract: eventfds are bells under a lock; who waits on one for ever is a lost wake-up, which
+//! Contract: eventfds are flags under a lock; who waits on one for ever is a lost wake-up, which
 //! loom tells as a deadlock.
 
 use super::{by_slots, check};
@@ -34,7 +34,7 @@ impl Event {
     }
 }
 
-/// Reader pages, bells and the broker's two ends of the gate.
+/// Reader pages, events and the broker's two ends of the gate.
 pub struct House {
     pub memory: Arc<RingMemory>,
     pub gate: WakeGate,
@@ -178,7 +178,8 @@ pub fn one_sleeper_twice() {
     });
 }
 
-/// Two sleepers: the publisher takes one inline or rings the waker's bell for both, who settles it.
+/// Two sleepers: the publisher takes one inline or signals the waker's event for both, who settles
+/// it.
 pub fn two_sleepers() {
     check(2, || {
         let ring = WritableRing::on_heap(by_slots());

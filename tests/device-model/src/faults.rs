@@ -31,9 +31,8 @@ pub enum Fault {
 
 /// All that can be said, for people.
 pub const WORDS: &str = "producer-out-of-range, producer-unaligned, bad-mark, length-over, \
-    skip-sequence[=N], \
-                         interrupt-storm[=TIME], lost-interrupt[=TIME], stall[=TIME], disappear, \
-                         reappear";
+    skip-sequence[=N], interrupt-storm[=TIME], lost-interrupt[=TIME], stall[=TIME], disappear, \
+    reappear";
 
 impl Fault {
     /// What it is called.

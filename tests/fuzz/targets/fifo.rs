@@ -87,8 +87,7 @@ fuzz_target!(|input: &[u8]| {
                 accounted += drain.tail(fifo).map_or(0, |tail| u64::from(tail.lost));
                 assert!(
                     !honest || accounted == u64::from(feed.produced()),
-                    "produced = taken + \
-                    lost"
+                    "produced = taken + lost"
                 );
             }
         }

@@ -166,8 +166,7 @@ impl Stage {
         let lost = self.faithful.account().lost;
         assert!(
             lost == 0 || !self.lossless[HONEST as usize],
-            "lost {lost} though it is waited \
-            for"
+            "lost {lost} though it is waited for"
         );
         went_on
     }

@@ -56,10 +56,8 @@ fn a_small_fifo_is_drained_in_time_beside_other_work() {
                 let line = format!(
                     "{rate}, 2 KiB, {readers} readers, {seconds} s: {} made, {} lost by the \
                     device; \
-                    worst drain gap \
-                     {gap:.2} ms of {slack:.2} ms slack; a thread at the same priority woke up to \
-                     {jitter:.2} ms late, \
-                     the device {late:.2} ms",
+                    worst drain gap {gap:.2} ms of {slack:.2} ms slack; a thread at the same \
+                    priority woke up to {jitter:.2} ms late, the device {late:.2} ms",
                     outcome.device_account.produced, outcome.device_account.lost,
                 );
                 report(format_args!("{line}"));

@@ -71,7 +71,8 @@ pub enum Fault {
     /// The checksum is right and the content is not what [`crc::fill`](crate::crc::fill) writes:
     /// made by something else.
     #[error(
-        "datagram {number}: the checksum is right, but byte {offset} is not what the generator writes"
+        "datagram {number}: the checksum is right, but byte {offset} is not what the generator \
+        writes"
     )]
     BadPattern {
         /// Number in the header.

@@ -146,12 +146,8 @@ impl House {
                     return say(&Reply::refuse(Reason::Full, "all places are taken"), &[]);
                 };
                 let (page, page_fd) = ReaderPage::create(index as u32).expect("a page");
-                let event = || {
-                    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect(
-                        "a \
-                    bell",
-                    )
-                };
+                let event =
+                    || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("a bell");
                 let (wake, sleep_request) = (event(), event());
                 let events = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
                 let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;

@@ -46,8 +46,8 @@ pub(super) fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> O
         (Layer::Broker, _) => {
             let most = Bytes(stream.get(StreamFact::MaxDatagram));
             format!(
-                "datagrams longer than --max-datagram {most}, or malformed: raise it, or see the log of \
-                ringd"
+                "datagrams longer than --max-datagram {most}, or malformed: raise it, or see the \
+                log of ringd"
             )
         }
         (Layer::Device, _) => "the buffer of the device fills up before the pump drains it".into(),

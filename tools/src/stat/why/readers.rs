@@ -141,7 +141,8 @@ pub(super) fn demoted(now: &Stream) -> Vec<String> {
         let ago =
             now.get(StreamFact::SampledRealtime).saturating_sub(r.get(ReaderFact::DemotedRealtime));
         format!(
-            "reader {} (pid {}) was demoted {} ago: as a lossless reader it had made the stream wait for {}",
+            "reader {} (pid {}) was demoted {} ago: as a lossless reader it had made the stream \
+            wait for {}",
             printable(&r.figures.label),
             r.get(ReaderFact::Pid),
             Span(Duration::from_nanos(ago)),
@@ -183,18 +184,18 @@ fn cause(load: Option<f64>) -> (String, String) {
     match load {
         Some(load) if load >= 0.7 => (
             format!(" and is busy ({} of a processor)", percent(load)),
-            "it needs more than one processor: do less per datagram, or share the work among several \
-            readers"
+            "it needs more than one processor: do less per datagram, or share the work among \
+            several readers"
                 .into(),
         ),
         Some(load) => (
             format!(" and waits for something else (uses {} of a processor)", percent(load)),
-            "find out what it waits for: a disk, a pipe, another process, a busy processor"
-                .into(),
+            "find out what it waits for: a disk, a pipe, another process, a busy processor".into(),
         ),
         None => (
             String::new(),
-            "a deeper ring (--depth) helps with pauses, but not with a reader that is always too slow"
+            "a deeper ring (--depth) helps with pauses, but not with a reader that is always too \
+            slow"
                 .into(),
         ),
     }

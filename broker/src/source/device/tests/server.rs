@@ -1,4 +1,4 @@
-//! A device behind a real socket: hung up on, silent, put back; its bells block, as a careless
+//! A device behind a real socket: hung up on, silent, put back; its events block, as a careless
 //! server makes them.
 
 #![allow(unsafe_code)]

@@ -55,11 +55,9 @@ impl fmt::Display for Met {
         write!(
             f,
             "{datagrams} datagrams in {seconds:.1} s, no hang: {before_the_check} came before the \
-            check; of {polls} polls \
-             {found_by_the_second_look} found theirs by the second look; {asleep} times asleep; \
-             the \
-             module: {interrupts} \
-             interrupts, {spurious} spurious, {wakeups} wake-ups"
+            check; of {polls} polls {found_by_the_second_look} found theirs by the second look; \
+            {asleep} times asleep; the module: {interrupts} interrupts, {spurious} spurious, \
+            {wakeups} wake-ups"
         )
     }
 }
