@@ -114,7 +114,7 @@ impl Transport for Test {
             return Err(Gone("pulled".into()));
         }
         if !self.is_present() {
-            return Err(Gone("hung up".into()));
+            return Err(Gone("it disconnected".into()));
         }
         let mut count = [0; 8];
         match rustix::io::read(&self.model.interrupt, &mut count) {
