@@ -9,12 +9,12 @@
 //!   parent dies;
 //! - puts private memory in the place of each reader page, with `detached_by` set: the child's
 //!   writes reach nobody, and its next [`crate::Reader::next`] takes the path that says
-//!   [`crate::Error::Forked`]. A reader that was not forked pays nothing for it: that word is looked
-//!   at anyway.
+//!   [`crate::Error::Forked`]. A reader that was not forked pays nothing for it: that word is
+//!   looked at anyway.
 //!
-//! Contract: an entry of the registry names an open socket, and a mapped page, of this process;
-//! whoever closes or unmaps them takes the entry out first, under the lock, which `fork()` holds. A
-//! child made by the bare system call (`clone`, `_Fork`) is not noticed.
+//! Contract: an entry of the registry names an open socket, and a mapped page, of this process; the
+//! code that closes or unmaps them takes the entry out first, under the lock, which `fork()` holds.
+//! A child made by the bare system call (`clone`, `_Fork`) is not noticed.
 
 #![allow(unsafe_code)]
 

@@ -360,23 +360,26 @@ mod asserted {
             const _: () = assert!(size_of::<$t>() == $size);
         };
     }
-    at!(Identity { magic = 0, layout_version = 8, header_bytes = 12, total_bytes = 16, depth = 24, capacity = 32,
-        max_datagram = 40, claim_slots = 48, claim_bytes = 56, slots_offset = 64, payload_offset = 72, created_ns = 80,
-        realtime_offset_ns = 88, boot_id = 96, broker_pid = 112, owner_uid = 116, name = 120, reserved = 184 } size 512);
+    at!(Identity { magic = 0, layout_version = 8, header_bytes = 12, total_bytes = 16, depth = 24,
+        capacity = 32, max_datagram = 40, claim_slots = 48, claim_bytes = 56, slots_offset = 64,
+        payload_offset = 72, created_ns = 80, realtime_offset_ns = 88, boot_id = 96, broker_pid =
+        112, owner_uid = 116, name = 120, reserved = 184 } size 512);
     at!(ClaimLine { seq = 0, pos = 8, reserved = 16 } size 128);
     at!(WriteLine { seq = 0, reserved = 8 } size 128);
-    at!(StateLine { ended = 0, generation = 8, upstream = 16, source = 24, position = 32, reserved = 40 } size 128);
+    at!(StateLine { ended = 0, generation = 8, upstream = 16, source = 24, position = 32, reserved =
+        40 } size 128);
     at!(RestartRecord { generation = 0, first = 8, lost = 16, inexact = 24 } size 32);
     at!(RestartLines { record = 0 } size 512);
     at!(CounterLines { count = 0 } size 256);
-    at!(Header { identity = 0, claim = 512, write = 640, state = 768, counters = 896, reserved = 1152, restarts = 1536,
-        metadata_len = 2048, metadata = 2056 } size 4096);
-    at!(Slot { stamp = 0, pos = 8, offset = 16, lengths = 24, tags = 32, source_time = 40, publish_time = 48,
-        bytes_before = 56 } size 64);
-    at!(ReaderBlock { read_seq = 0, start_seq = 8, delivered = 16, lost = 24, gaps = 32, bytes_delivered = 40,
-        bytes_lost = 48, lag_max = 56, last_gap_first = 64, last_gap_count = 72, last_gap_time = 80, upstream_lost = 88,
-        waiting = 96, read_bytes = 104, detached_by = 112, demoted = 120, seen_seq = 128, seen_source = 136,
-        granted = 144, reserved = 152 } size 256);
+    at!(Header { identity = 0, claim = 512, write = 640, state = 768, counters = 896, reserved =
+        1152, restarts = 1536, metadata_len = 2048, metadata = 2056 } size 4096);
+    at!(Slot { stamp = 0, pos = 8, offset = 16, lengths = 24, tags = 32, source_time = 40,
+        publish_time = 48, bytes_before = 56 } size 64);
+    at!(ReaderBlock { read_seq = 0, start_seq = 8, delivered = 16, lost = 24, gaps = 32,
+        bytes_delivered = 40, bytes_lost = 48, lag_max = 56, last_gap_first = 64, last_gap_count =
+        72, last_gap_time = 80, upstream_lost = 88, waiting = 96, read_bytes = 104, detached_by =
+        112, demoted = 120, seen_seq = 128, seen_source = 136, granted = 144, reserved = 152 } size
+        256);
     at!(LatencyBlock { sum_ns = 0, max_ns = 8, reserved = 16, buckets = 128 } size 3072);
     const _: () = assert!(align_of::<Header>() == PAGE && align_of::<Slot>() == 64);
 }

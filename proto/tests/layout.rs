@@ -21,19 +21,22 @@ fn ours() -> Vec<String> {
             $(lines.push(format!("{}.{} {}", $c, stringify!($field), offset_of!($t, $field)));)*
         };
     }
-    layout!(Identity, "identity" { magic, layout_version, header_bytes, total_bytes, depth, capacity, max_datagram,
-        claim_slots, claim_bytes, slots_offset, payload_offset, created_ns, realtime_offset_ns, boot_id, broker_pid,
-        owner_uid, name, reserved });
+    layout!(Identity, "identity" { magic, layout_version, header_bytes, total_bytes, depth,
+        capacity, max_datagram, claim_slots, claim_bytes, slots_offset, payload_offset, created_ns,
+        realtime_offset_ns, boot_id, broker_pid, owner_uid, name, reserved });
     layout!(ClaimLine, "claim_line" { seq, pos, reserved });
     layout!(WriteLine, "write_line" { seq, reserved });
     layout!(StateLine, "state_line" { ended, generation, upstream, source, position, reserved });
     layout!(RestartRecord, "restart_record" { generation, first, lost, inexact });
     layout!(RestartLines, "restart_lines" { record });
     layout!(CounterLines, "counter_lines" { count });
-    layout!(Header, "header" { identity, claim, write, state, counters, reserved, restarts, metadata_len, metadata });
-    layout!(Slot, "slot" { stamp, pos, offset, lengths, tags, source_time, publish_time, bytes_before });
-    layout!(ReaderBlock, "reader_block" { read_seq, start_seq, delivered, lost, gaps, bytes_delivered, bytes_lost, lag_max,
-        last_gap_first, last_gap_count, last_gap_time, upstream_lost, waiting, read_bytes, detached_by, demoted, seen_seq, seen_source, granted,
+    layout!(Header, "header" { identity, claim, write, state, counters, reserved, restarts,
+        metadata_len, metadata });
+    layout!(Slot, "slot" { stamp, pos, offset, lengths, tags, source_time, publish_time,
+        bytes_before });
+    layout!(ReaderBlock, "reader_block" { read_seq, start_seq, delivered, lost, gaps,
+        bytes_delivered, bytes_lost, lag_max, last_gap_first, last_gap_count, last_gap_time,
+        upstream_lost, waiting, read_bytes, detached_by, demoted, seen_seq, seen_source, granted,
         reserved });
     layout!(LatencyBlock, "latency_block" { sum_ns, max_ns, reserved, buckets });
     lines

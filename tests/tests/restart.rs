@@ -104,8 +104,8 @@ impl Stage {
             "--wait-readers",
             &self.readers.get().to_string(),
         ]);
-        // A budget that has no end, so that nobody is demoted and whoever is lossless must have all
-        // of it.
+        // A budget that has no end, so that nobody is demoted and each lossless reader must have
+        // all of it.
         command.args([
             "--depth",
             "240",

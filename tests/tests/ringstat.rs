@@ -548,8 +548,8 @@ fn why_names_the_kernel_when_it_drops() {
     broker.end();
 }
 
-/// A stopped broker is named too, and does not hang whoever asks. Control: when it goes on it is
-/// not.
+/// A stopped broker is named too, and does not hang the program that asks. Control: when it goes on
+/// it is not.
 #[test]
 fn a_stopped_broker_hangs_nobody() {
     if !needs("curl") {

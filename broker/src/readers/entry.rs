@@ -90,7 +90,7 @@ impl ReaderEntry {
     /// The pump: from now on every commit fences and reads the wake gate.
     pub fn set_known_to_pump(&self) {
         // P5: partner: the Acquire load in `is_known_to_pump`. All commits after this read the
-        // gate; all commits before it are visible to whoever sees the 1.
+        // gate; all commits before it are visible to a thread that sees the 1.
         self.known_to_pump.store(1, Ordering::Release);
     }
 

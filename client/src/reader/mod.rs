@@ -118,7 +118,7 @@ impl Reader {
     )]
     #[inline]
     pub fn next(&mut self) -> Result<Item<'_>, Error> {
-        // Relaxed: the word is all there is to know. Whoever sleeps is woken by the hang-up that
+        // Relaxed: the word is all there is to know. A sleeping reader is woken by the hang-up that
         // follows it.
         let detached_by = self.link.page.block().detached_by.load(Ordering::Relaxed);
         if detached_by != 0 {

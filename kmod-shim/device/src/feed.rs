@@ -82,8 +82,8 @@ impl Feed {
             self.counters.lost = self.counters.lost.wrapping_add(1);
             self.counters.lost_bytes = self.counters.lost_bytes.wrapping_add(payload.len() as u32);
             fifo.registers.lost_bytes.store(self.counters.lost_bytes, Ordering::Relaxed);
-            // Pairs with the consumer's load of it: whoever sees this count sees the entries stored
-            // before.
+            // Pairs with the consumer's load of it: a thread that sees this count sees the entries
+            // stored before.
             fifo.registers.lost.store(self.counters.lost, Ordering::Release);
             return false;
         }
@@ -108,7 +108,7 @@ impl Feed {
             put(u64::from_le_bytes(last));
         }
         self.counters.producer = at;
-        // P9: whoever sees this index sees the entry; partner: the consumer's ProducerLoad.
+        // P9: a thread that sees this index sees the entry; partner: the consumer's ProducerLoad.
         site::PRODUCER_STORE.store_release(&fifo.registers.producer, at);
         true
     }

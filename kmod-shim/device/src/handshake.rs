@@ -1,12 +1,12 @@
-//! The wake handshake between a device and whoever drains it: no interrupt is missed, none comes
+//! The wake handshake between a device and its consumer: no interrupt is missed, none comes
 //! while nobody sleeps.
 //!
 //! Contract: the consumer allows interrupts only after it found every FIFO empty, and looks again
-//! before it sleeps; the device looks at the mask after it has stored. Whoever takes the interrupt
-//! forbids the next one ([`disarm`]). Interrupts coalesce: one means "look", never "one datagram".
-//! `ringshim.ko` does the consumer's half in its `poll` and `read`, in the same order. Over a bus,
-//! the load of `producer` behind the fence also pushes the write of the mask to the device, since
-//! reads do not pass posted writes.
+//! before it sleeps; the device looks at the mask after it has stored. The interrupt handler that
+//! takes it forbids the next one ([`disarm`]). Interrupts coalesce: one means "look", never "one
+//! datagram". `ringshim.ko` does the consumer's half in its `poll` and `read`, in the same order.
+//! Over a bus, the load of `producer` behind the fence also pushes the write of the mask to the
+//! device, since reads do not pass posted writes.
 
 use super::map::IRQ_DATA;
 use crate::site;

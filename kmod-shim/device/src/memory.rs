@@ -91,7 +91,7 @@ impl DeviceMemory {
         ] {
             register.store(value, Ordering::Relaxed);
         }
-        // Last: whoever sees it sees the rest; partner: the load in `Shape::of`.
+        // Last: a thread that sees it sees the rest; partner: the load in `Shape::of`.
         identity.magic.store(MAGIC, Ordering::Release);
         // SAFETY: this function's own contract.
         unsafe { Self::over(start, len, backing) }

@@ -11,7 +11,7 @@ use ringweir_device::*;
 use ringweir_proto::sync::Ordering;
 use std::mem::{offset_of, size_of};
 
-// ---- the map -------------------------------------------------------------------------------------------------------
+// ---- the map ------------------------------------------------------------------------------------
 
 /// What a C program that includes the header prints, after `edit` has had a go at the header.
 fn printed_by_c(edit: impl Fn(String) -> String) -> Vec<String> {
@@ -27,10 +27,12 @@ fn ours() -> Vec<String> {
             $(lines.push(format!("{}.{} {}", $c, stringify!($field), offset_of!($t, $field)));)*
         };
     }
-    layout!(Identity, "identity" { magic, version, device_id, features, fifo_offset, fifo_bytes, max_datagram, channels, rate });
+    layout!(Identity, "identity" { magic, version, device_id, features, fifo_offset, fifo_bytes,
+        max_datagram, channels, rate });
     layout!(Status, "status" { status, interrupt_status, ready, time_low, time_high });
     layout!(Control, "control" { control, interrupt_mask, interrupt_clear, doorbell });
-    layout!(Channel, "channel" { producer, produced, lost, lost_bytes, consumer, next_sequence, lost_told });
+    layout!(Channel, "channel" { producer, produced, lost, lost_bytes, consumer, next_sequence,
+        lost_told });
     layout!(Registers, "registers" { identity, status, control, channel });
     for (name, value) in [
         ("MAGIC", MAGIC),
@@ -138,7 +140,7 @@ fn a_device_is_believed_only_if_everything_agrees() {
     );
 }
 
-// ---- both ends -----------------------------------------------------------------------------------------------------
+// ---- both ends ----------------------------------------------------------------------------------
 
 /// What was taken out, and the books.
 #[derive(Debug, Default)]

@@ -141,8 +141,8 @@ impl Backing {
         if !lock::hold_object(&fd, Path::new(&path)).map_err(|e| e.to_string())? {
             return Err("somebody holds its lock".into());
         }
-        // Whoever could write it may have made holes in it, and a hole without room would be SIGBUS
-        // in flight.
+        // A process that could write it may have made holes in it, and a hole without room would be
+        // SIGBUS in flight.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(|e| e.to_string())?;
         let flags = shm::OFlags::RDONLY;
         let read_only =

@@ -60,8 +60,8 @@ pub(super) fn adopt(fd: OwnedFd, bytes: u64) -> Result<Backing, String> {
     let already =
         rustix::fs::ioctl_getflags(&fd).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE));
     if !already {
-        // Whoever could write it may have made holes in it, and a hole without room would be SIGBUS
-        // in flight.
+        // A process that could write it may have made holes in it, and a hole without room would be
+        // SIGBUS in flight.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(failed)?;
     }
     let (read_only, immutable) = shut(&fd).map_err(|e| e.to_string())?;

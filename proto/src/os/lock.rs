@@ -176,8 +176,8 @@ pub fn is_served(run_dir: &Path, name: &str) -> bool {
     !lock(&fd).unwrap_or(false)
 }
 
-/// Who holds it, and the last generation: always as long, in one write, so that whoever is killed
-/// here leaves either the old words or the new ones.
+/// Who holds it, and the last generation: always as long, in one write, so that a process that is
+/// killed here leaves either the old words or the new ones.
 fn write(file: &std::fs::File, word: &str, generation: u64) -> std::io::Result<()> {
     let words = format!("{word:<10}\n{generation:020}\n");
     debug_assert_eq!(words.len(), WORDS);

@@ -115,7 +115,7 @@ impl RingObject {
     /// Takes over the ring that a broker left which died, if it is the one that `spec` describes:
     /// same name, sizes, metadata, owner, layout and boot. Its generation is its own; that of
     /// `spec` is not looked at. The ring is not written here: [`crate::ring::Publisher::adopt`]
-    /// does the rest, and whoever gives it up then removes it by dropping this.
+    /// does the rest, and dropping this removes it.
     ///
     /// # Errors
     /// Why it is not; `None`: there is none.
@@ -141,8 +141,8 @@ impl RingObject {
         Ok(Self::of(backing, spec))
     }
 
-    /// The ring in `backing`, which was made just now, or whose broker is dead: [`Backing`] holds its
-    /// lock, so no other writing end of it exists.
+    /// The ring in `backing`, which was made just now, or whose broker is dead: [`Backing`] holds
+    /// its lock, so no other writing end of it exists.
     fn of(backing: Backing, spec: &RingSpec<'_>) -> (Self, WritableRing) {
         let Backing { map, read_only, pages, declined, locked, name, stored, immutable } = backing;
         let memory = Arc::new(over(map, spec.geometry, Access::Publisher));
@@ -328,8 +328,8 @@ fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
     Ok(())
 }
 
-/// The header's identity, each word loaded once: what is checked is what is used, whoever else can
-/// write the object.
+/// The header's identity, each word loaded once: what is checked is what is used, even if another
+/// process can write the object.
 fn read_identity(map: &MmapRaw) -> Identity {
     assert!(map.len() >= PAGE, "checked by the callers");
     // SAFETY: a whole page is mapped, at a page's alignment; any bits are valid for the integers

@@ -1,8 +1,8 @@
 //! Memory without a name that nobody can make shorter: sealed memfds.
 //!
 //! Contract: born 0600, all room allocated and mapped, then sealed against shrinking, growing and
-//! further seals; what else is sealed is the caller's word. Whoever is handed the fd gets those
-//! seals with it, of whatever user.
+//! further seals; what else is sealed is the caller's word. A process that is handed the fd gets
+//! those seals with it, of whatever user.
 
 use super::OsError;
 use memmap2::{MmapOptions, MmapRaw};

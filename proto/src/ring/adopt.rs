@@ -2,7 +2,7 @@
 //!
 //! Contract: the caller is the only one that may write the ring (it holds the stream's lock), and
 //! readers may be reading it all the while. Few words are trusted, and checked against one another
-//! first; whoever is killed in here leaves a ring that the next one adopts all the same.
+//! first; a process that is killed in here leaves a ring that the next one adopts all the same.
 
 use super::crash::{self, Point};
 use super::loss::{Layer, Restarted};
@@ -110,7 +110,8 @@ impl Publisher {
         settle(&memory, pending);
         crash::at(Point::A4);
         if !weakened(site::RESTART_UNTOLD) {
-            // P12: the record above is visible to who sees this; partner: the reader's RESTART_LOAD.
+            // P12: the record above is visible to who sees this; partner: the reader's
+            // RESTART_LOAD.
             site::RESTART_STORE.store_release(&memory.state_line().generation, generation + 1);
         }
         crash::at(Point::A5);

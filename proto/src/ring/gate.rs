@@ -53,8 +53,8 @@ pub fn release(block: &ReaderBlock, seq: u64) {
 /// The reader's side: whether it has been demoted. Asked behind a gap, it knows of the demotion
 /// that made the gap possible.
 pub fn demoted(block: &ReaderBlock) -> Option<Demoted> {
-    // P14: whoever saw the claim move over its datagrams sees the word: `RingReader::lap` fences
-    // between the two; partner: the publisher's DEMOTE_FENCE.
+    // P14: a thread that saw the claim move over its datagrams sees the word: `RingReader::lap`
+    // fences between the two; partner: the publisher's DEMOTE_FENCE.
     Demoted::unpack(block.demoted.load(Ordering::Relaxed))
 }
 

@@ -241,8 +241,8 @@ impl Publisher {
     /// [`super::WakeGate`]'s decision.
     #[inline]
     pub fn flush(&mut self) {
-        // P1: slots and payload written before this are visible to whoever loads the cursor with
-        // Acquire (COMMIT_LOAD).
+        // P1: slots and payload written before this are visible to a thread that loads the cursor
+        // with Acquire (COMMIT_LOAD).
         site::COMMIT_STORE.store_release(&self.memory.write_line().seq, self.next);
         crash::at(Point::K7);
         self.flushed = self.next;
@@ -303,8 +303,8 @@ impl Publisher {
 
     fn show_source(&mut self) {
         self.flush();
-        // P11: whoever sees the word also sees every datagram from before; partner: the reader's
-        // GONE_LOAD.
+        // P11: a thread that sees the word also sees every datagram from before; partner: the
+        // reader's GONE_LOAD.
         site::GONE_STORE.store_release(&self.memory.state_line().source, self.source);
     }
 
@@ -318,7 +318,8 @@ impl Publisher {
     pub fn end(&mut self) {
         self.flush();
         self.memory.state_line().upstream.store(self.upstream_tags(), Ordering::Relaxed);
-        // P4: whoever sees the mark also sees the last write cursor; partner: the reader's END_LOAD.
+        // P4: a thread that sees the mark also sees the last write cursor; partner: the reader's
+        // END_LOAD.
         site::END_STORE.store_release(&self.memory.state_line().ended, 1);
     }
 

@@ -1,7 +1,7 @@
 //! The right to write one ring.
 //!
 //! Contract: a [`WritableRing`] exists once for each ring. It is not `Clone`, is made only together
-//! with the ring or by whoever takes over the ring of a dead broker, and is consumed by
+//! with the ring or by the process that takes over the ring of a dead broker, and is consumed by
 //! [`super::Publisher`]. Everything else in this process sees the ring as a [`RingMemory`], which
 //! has no method that stores.
 //!

@@ -161,8 +161,8 @@ pub fn granted_is_kept() {
     });
 }
 
-/// Whoever is lapped has been told before that the stream does not wait any more. (The third is
-/// claimed in one go: nothing but the fence of the demotion lies before it.)
+/// A reader that is lapped has been told before that the stream does not wait any more. (The third
+/// is claimed in one go: nothing but the fence of the demotion lies before it.)
 pub fn demoted_and_told() {
     let plan = Plan { geometry: by_slots, lengths: &[5, 8, 0] };
     check(2, move || {

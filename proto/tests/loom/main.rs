@@ -251,7 +251,7 @@ fn race(plan: Plan, before: u64, steps: usize, preemptions: usize, resume: Resum
     });
 }
 
-// ---- (a), (b): nothing torn, and the books balance ----------------------------------------------------------------
+// ---- (a), (b): nothing torn, and the accounts close ----
 
 /// Room for payload, so that only slots lap.
 fn by_slots() -> Geometry {
@@ -337,7 +337,7 @@ fn upstream_over_a_lap() {
     });
 }
 
-// ---- (d): attaching while the publisher laps ----------------------------------------------------------------------
+// ---- (d): attaching while the publisher laps ----------------------------------------------------
 
 fn attach(start: Start) {
     let plan = Plan { geometry: by_slots, lengths: &[8, 3, 7] };
@@ -378,7 +378,7 @@ fn attach_at_a_seq_to_come() {
     attach(Start::Seq(9));
 }
 
-// ---- (e): the end mark --------------------------------------------------------------------------------------------
+// ---- (e): the end mark --------------------------------------------------------------------------
 
 /// Whoever is told of the end has been told of everything before it ([`Watch::step`] asserts it).
 fn ended() {
@@ -398,7 +398,7 @@ fn ended() {
     });
 }
 
-// ---- (g): batches and fills in steps ------------------------------------------------------------------------------
+// ---- (g): batches and fills in steps ------------------------------------------------------------
 
 /// Two commits in one claim are shown by one flush; the second laps the slot that is being read.
 fn batch() {
@@ -448,7 +448,7 @@ fn filled_in_steps() {
     });
 }
 
-// ---- (f): what validation settles ---------------------------------------------------------------------------------
+// ---- (f): what validation settles ---------------------------------------------------------------
 
 /// Validated, then read on: the second validation speaks for what was read in between.
 fn read_on_after_validating() {
@@ -474,7 +474,7 @@ fn read_on_after_validating() {
     });
 }
 
-// ---- the runs -----------------------------------------------------------------------------------------------------
+// ---- the runs -----------------------------------------------------------------------------------
 
 /// A model under its name.
 type Model = (&'static str, fn());
@@ -507,14 +507,15 @@ macro_rules! models {
     };
 }
 models! {
-    first_datagram lapped_by_slots lapped_by_bytes lapped_by_bytes_before third_lap third_lap_to_the_newest two_readers
-    upstream_over_a_lap attach_at_the_oldest attach_at_the_latest attach_at_a_seq_that_goes attach_at_a_seq_to_come ended
-    batch filled_in_steps read_on_after_validating one_sleeper one_sleeper_with_a_timeout one_sleeper_twice two_sleepers
-    end_wakes_the_sleeper source_gone gone_wakes_the_sleeper
-    killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7 killed_at_k8
-    adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4 adopter_killed_at_a5
-    restarted_in_silence ended_after_a_restart
-    waits_for_the_lossless waits_for_its_bytes lossy_beside_lossless granted_is_kept demoted_and_told detached_lets_go
+    first_datagram lapped_by_slots lapped_by_bytes lapped_by_bytes_before third_lap
+    third_lap_to_the_newest two_readers upstream_over_a_lap attach_at_the_oldest
+    attach_at_the_latest attach_at_a_seq_that_goes attach_at_a_seq_to_come ended batch
+    filled_in_steps read_on_after_validating one_sleeper one_sleeper_with_a_timeout
+    one_sleeper_twice two_sleepers end_wakes_the_sleeper source_gone gone_wakes_the_sleeper
+    killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7
+    killed_at_k8 adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4
+    adopter_killed_at_a5 restarted_in_silence ended_after_a_restart waits_for_the_lossless
+    waits_for_its_bytes lossy_beside_lossless granted_is_kept demoted_and_told detached_lets_go
 }
 
 /// Which models must see a site weakened.

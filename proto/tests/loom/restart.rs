@@ -3,8 +3,8 @@
 //!
 //! Contract: the publisher that dies and the adopter are one thread, since a lock that the kernel
 //! hands over lies between them. The datagram that was begun by the dead one is unlike the one that
-//! gets its seq later, so whoever publishes or reads any of it is found out. Each restart is told
-//! once, at the seq where its generation began, with the least it cost.
+//! gets its seq later, so a process that publishes or reads any of it is found out. Each restart is
+//! told once, at the seq where its generation began, with the least it cost.
 
 #![allow(unsafe_code)]
 
@@ -36,7 +36,7 @@ fn die(plan: Plan, mut publisher: Publisher, seq: u64, point: Point) {
 }
 
 fn adopt(memory: &Arc<RingMemory>) -> (Publisher, Restarted) {
-    // SAFETY: whoever published has died: that is what these models are about.
+    // SAFETY: the publisher has died: that is what these models are about.
     let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
     Publisher::adopt(ring, None).expect("fit to be adopted")
 }

@@ -1,5 +1,5 @@
-//! Models of the wake: no wake-up is lost, whoever sleep requests, is taken along or is entered
-//! late.
+//! Models of the wake: no wake-up is lost, whether a reader asks to sleep, is taken along or is
+//! entered late.
 //!
 //! Contract: eventfds are flags under a lock; who waits on one for ever is a lost wake-up, which
 //! loom tells as a deadlock.

@@ -1,6 +1,6 @@
 //! The device's logic: registers, FIFOs, what is stored and what is lost.
 //!
-//! Contract: knows no clock, socket or thread; whoever calls says when. What the consumer writes is
+//! Contract: knows no clock, socket or thread; the caller says when. What the consumer writes is
 //! read once and believed as far as it can be. Datagrams are [numbered] by their sequence in their
 //! channel, lost ones included, so that every reader can prove what it got.
 
@@ -299,8 +299,8 @@ impl DeviceModel {
 
     fn show_time(&self, time: u64) {
         let status = &self.window.registers().status;
-        // High first: whoever sees the low half sees the high one that belongs to it, or a later
-        // one.
+        // High first: a thread that sees the low half sees the high one that belongs to it, or a
+        // later one.
         status.time_high.store((time >> 32) as u32, Ordering::Relaxed);
         status.time_low.store(time as u32, Ordering::Release);
     }

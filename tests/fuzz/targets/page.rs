@@ -45,7 +45,7 @@ struct Stage {
 /// The words of a page, as whoever has mapped it has them.
 fn words(block: &ReaderBlock) -> &[AtomicU64] {
     const { assert!(align_of::<ReaderBlock>() >= align_of::<AtomicU64>()) };
-    // SAFETY: a block is atomic words and zeros that nobody reads, and whoever owns a page writes
+    // SAFETY: a block is atomic words and zeros that nobody reads, and the owner of a page writes
     // what it likes into all of it.
     unsafe {
         std::slice::from_raw_parts(std::ptr::from_ref(block).cast(), size_of::<ReaderBlock>() / 8)

@@ -20,8 +20,9 @@ struct Record {
 impl RingReader {
     #[inline(always)]
     pub(super) fn newest_generation(&self) -> u64 {
-        // P12: whoever sees a generation sees its record; partner: the adopter's RESTART_STORE.
-        // Behind the load of the cursor, so that no datagram is seen before its generation.
+        // P12: a thread that sees a generation sees its record; partner: the adopter's
+        // RESTART_STORE. Behind the load of the cursor, so that no datagram is seen before its
+        // generation.
         site::RESTART_LOAD.load_acquire(&self.memory.state_line().generation)
     }
 

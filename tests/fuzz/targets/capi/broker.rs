@@ -1,5 +1,5 @@
 //! A broker in a thread, as small as one can be that readers attach to. It serves one connection at
-//! a time, under a lock, so that whoever holds the lock knows that it does nothing.
+//! a time, under a lock, so that the holder of the lock knows that it does nothing.
 
 use ringweir_proto::control::{Attached, Description, LatencyReport, Reason, Reply, Request};
 use ringweir_proto::latency::Histogram;

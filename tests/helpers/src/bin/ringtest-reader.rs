@@ -229,9 +229,9 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
     }
 }
 
-/// Reads under a seccomp filter: the kernel kills (SIGSYS) whoever makes any system call but read,
-/// write, exit. Not the strict mode, which takes the processor's clock away as well, and a reader
-/// looks at that once in a millisecond.
+/// Reads under a seccomp filter: the kernel kills (SIGSYS) a process that makes any system call but
+/// read, write, exit. Not the strict mode, which takes the processor's clock away as well, and a
+/// reader looks at that once in a millisecond.
 fn strict(reader: &mut Reader, count: u64, spoil: bool) -> ! {
     let mut buffer = vec![0u8; reader.geometry().max_datagram() as usize];
     let op = |code: u32, jt, k| libc::sock_filter { code: code as u16, jt, jf: 0, k };

@@ -1,5 +1,5 @@
-//! The first process of a test guest, and, as `init scenario NAME ARGUMENT`, whoever runs one
-//! scenario in it. Everything it does is in [`ringweir_vm::guest`].
+//! The first process of a test guest, and, as `init scenario NAME ARGUMENT`, the process that runs
+//! one scenario in it. Everything it does is in [`ringweir_vm::guest`].
 
 use ringweir_vm::guest;
 use std::process::ExitCode;

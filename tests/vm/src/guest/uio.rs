@@ -2,8 +2,8 @@
 //! e1000.
 //!
 //! The card raises its interrupt when its register ICS is written. `uio_pci_generic` turns the line
-//! off in the device's PCI command register at each interrupt, and whoever wants another one turns
-//! it on again.
+//! off in the device's PCI command register at each interrupt, and a test that wants another one
+//! turns it on again.
 
 #![allow(unsafe_code)]
 
