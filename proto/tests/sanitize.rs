@@ -104,9 +104,9 @@ fn hand_over(count: u64) {
 fn main() {
     match std::env::args().nth(1).as_deref() {
         #[cfg(ringweir_tsan)]
-        Some("commit-not-released") => faults::weakened(ringweir_proto::sync::site::COMMIT_STORE),
+        Some("commit-not-released") => faults::weakened(ringweir_proto::ring::site::COMMIT_STORE),
         #[cfg(ringweir_tsan)]
-        Some("cursor-not-acquired") => faults::weakened(ringweir_proto::sync::site::COMMIT_LOAD),
+        Some("cursor-not-acquired") => faults::weakened(ringweir_proto::ring::site::COMMIT_LOAD),
         #[cfg(ringweir_asan)]
         Some("read-beyond-the-end") => faults::read_beyond_the_end(),
         #[cfg(ringweir_asan)]
