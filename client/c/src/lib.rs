@@ -1,7 +1,7 @@
 //! The C library of ringweir: everything that `include/ringweir.h` declares, which is generated from
 //! these files. `make -C client/c install` builds and installs it.
 //!
-//! Contract: nothing unwinds into C (every entry goes through [`border`] or [`Handle::enter`]);
+//! Contract: nothing unwinds into C (every entry goes through `border` or `Handle::enter`);
 //! every pointer is checked for NULL and alignment and every number for its range before it is
 //! used; a handle serves one call at a time, and a second one is refused, not raced. No callbacks:
 //! a C++ exception would unwind through this library. What the comments of the entries say is what

@@ -1,6 +1,6 @@
 //! The dependency picture of ringweir, drawn from the code.
 //!
-//! Contract: [`page`](picture::page) reads the workspace and returns the text of
+//! Contract: [`picture::draw`] reads the workspace and returns the text of
 //! `docs/architecture.md` together with every circle that it found. A circle is a set of two or
 //! more nodes that depend on each other: between crates, between the top-level folders of a crate,
 //! or between the files of a crate. Two things do not count as a dependency:

@@ -1,7 +1,7 @@
 //! The device's logic: registers, FIFOs, what is stored and what is lost.
 //!
 //! Contract: knows no clock, socket or thread; the caller says when. What the consumer writes is
-//! read once and believed as far as it can be. Datagrams are [numbered] by their sequence in their
+//! read once and believed as far as it can be. Datagrams are numbered by their sequence in their
 //! channel, lost ones included, so that every reader can prove what it got.
 
 use super::account::ChannelAccount;
