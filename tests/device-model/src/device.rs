@@ -12,7 +12,7 @@ use super::port::{Place, Port};
 use super::schedule::{Chase, Schedule};
 use super::spec::{DeviceTime, Spec};
 use anyhow::Context;
-use ringweir_device::{DeviceMemory, Shape};
+use ringweir_device::Shape;
 use ringweir_proto::os::{clock, event};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -94,7 +94,7 @@ struct Device<'j> {
 /// If there can be no such device, or its place cannot be had.
 pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result<DeviceAccount> {
     let shape = job.spec.shape()?;
-    let (port, window) = open(job, &shape)?;
+    let (port, window) = Port::open(&job.place, &shape)?;
     let mut orders = job.orders.clone();
     orders.sort_by_key(|order| std::cmp::Reverse(order.after));
     let mut device = Device {
@@ -117,6 +117,7 @@ pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result
         figures: DeviceAccount::default(),
         input: may_be_typed_to().then(Vec::new),
     };
+    device.announce_itself();
     let mut ended = None;
     while !signals.stop.load(Ordering::Relaxed) {
         let now = clock::monotonic_ns();
@@ -145,17 +146,6 @@ fn may_be_typed_to() -> bool {
     rustix::termios::tcgetpgrp(std::io::stdin()).map_or(true, |in_front| in_front == ours)
 }
 
-/// Opens the port, and says that it is open.
-fn open(job: &Job, shape: &Shape) -> anyhow::Result<(Port, DeviceMemory)> {
-    let opened = Port::open(&job.place, shape)?;
-    let Shape { channels, fifo_bytes, rate, .. } = shape;
-    eprintln!(
-        "ringfpga: there is a device at {}: {channels} FIFO of {fifo_bytes} bytes, {rate} B/s each",
-        job.place
-    );
-    Ok(opened)
-}
-
 fn say(out: &mut impl Write, device_account: &DeviceAccount) {
     let line = serde_json::to_string(device_account).expect("an account is plain figures");
     // A closed output is no reason to fail.
@@ -163,6 +153,16 @@ fn say(out: &mut impl Write, device_account: &DeviceAccount) {
 }
 
 impl Device<'_> {
+    /// Says that the device is there, once its registers are what they are after power-on.
+    fn announce_itself(&self) {
+        let Shape { channels, fifo_bytes, rate, .. } = self.shape;
+        eprintln!(
+            "ringfpga: there is a device at {}: {channels} FIFO of {fifo_bytes} bytes, {rate} B/s \
+             each",
+            self.job.place
+        );
+    }
+
     fn time(&self) -> u64 {
         match self.job.spec.time {
             DeviceTime::None | DeviceTime::Counter => clock::monotonic_ns() - self.born,
@@ -291,9 +291,10 @@ impl Device<'_> {
                 // If it has not disappeared, it does so now: one device in one slot.
                 self.model.vanish();
                 self.port = None;
-                let (port, window) = open(self.job, &self.shape)?;
+                let (port, window) = Port::open(&self.job.place, &self.shape)?;
                 self.port = Some(port);
                 self.model.replug(window);
+                self.announce_itself();
                 self.schedule.restart();
             }
         }

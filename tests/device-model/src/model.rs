@@ -285,8 +285,11 @@ impl DeviceModel {
     }
 
     fn power_on(&mut self) {
-        let control = if self.spec.autostart { DO_RUN } else { 0 };
-        self.window.registers().control.control.store(control, Ordering::Relaxed);
+        // The window was formatted, so the register is 0, or what a consumer that was quick to find
+        // the device has written since: that stays.
+        if self.spec.autostart {
+            self.window.registers().control.control.fetch_or(DO_RUN, Ordering::Relaxed);
+        }
         self.show_state();
     }
 
