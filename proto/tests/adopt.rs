@@ -196,6 +196,13 @@ struct Corpse {
     bytes: Vec<u8>,
 }
 
+impl Drop for Corpse {
+    fn drop(&mut self) {
+        // It may have been removed by who adopted it.
+        let _gone = std::fs::remove_file(&self.path);
+    }
+}
+
 impl Corpse {
     fn new() -> Self {
         static MADE: AtomicU64 = AtomicU64::new(0);

@@ -10,13 +10,14 @@
 //! - `sudo` is left out, and blocks with `<!-- needs: root -->` are skipped without root;
 //! - a block after `<!-- not run: REASON -->` is left out. There may be few of those.
 
-use ringweir_harness::programs;
+use ringweir_harness::{programs, wait_for};
 use ringweir_needs::{needs, needs_root};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// At most this many blocks of all pages together may be left out.
 const NOT_RUN_AT_MOST: usize = 12;
@@ -150,10 +151,22 @@ fn run(blocks: &[Block]) -> Result<(), String> {
         .expect("timeout");
     let group = rustix::process::Pid::from_child(&page);
     let status = page.wait().expect("wait");
-    // Whatever the page left running; there may be nothing.
+    // What the page left running, if anything; brokers remove their rings when they are asked to
+    // stop.
     let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    let ended = wait_for(Duration::from_secs(20), || {
+        rustix::process::test_kill_process_group(group).is_err().then_some(())
+    });
+    if ended.is_none() {
+        let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    // Rings of brokers that the page killed.
+    let cleaned = programs::command("ringctl")
+        .args(["gc", "--run-dir"])
+        .arg(dir.path().join("run"))
+        .output()
+        .expect("ringctl gc");
+    assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
     let said = String::from_utf8_lossy(&fs::read(&output).expect("output")).into_owned();
     match status.success() && said.contains("== page done") {
         true => Ok(()),

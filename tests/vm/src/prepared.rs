@@ -1,6 +1,5 @@
 //! What guests boot from: the directory that `tests/vm/prepare` fills, asked once per test process.
 
-use ringweir_harness::programs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -32,8 +31,6 @@ pub struct Prepared {
 
 impl Prepared {
     /// Prepares once, and skips the running test (`None`) if there is no QEMU and no way to get it.
-    /// From then on this process uses the programs of the guests. They are static, so they run on
-    /// the host as well.
     ///
     /// # Panics
     /// If anything else is missing or does not build.
@@ -55,7 +52,6 @@ impl Prepared {
             match said.status.code() {
                 Some(0) => {
                     let dir = PathBuf::from(String::from_utf8_lossy(&said.stdout).trim());
-                    programs::at(dir.join("programs"));
                     Some(Self { dir })
                 }
                 Some(77) => None,

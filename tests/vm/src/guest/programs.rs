@@ -1,5 +1,5 @@
-//! The project's programs, static and in a machine that has nothing else: the ring works there as
-//! it does on the host.
+//! The project's programs in a machine that has little else: the ring works there as it does on
+//! the host.
 
 use super::scenario::Scenario;
 use anyhow::{Result, ensure};
@@ -23,7 +23,7 @@ fn programs() -> Result<()> {
         "--source",
         &format!("gen:rate=5000/s,size=256,count={COUNT}"),
     ]);
-    // The group is looked up by a static C library, without the modules it would load.
+    // The guest's C library finds the group in /etc/group, without further modules.
     command.args(["--capacity", "1MiB", "--wait-readers", "1", "--group", "ringweir"]);
     let broker = env.broker_of("guest", command);
     let said = broker.process.stderr();
