@@ -96,12 +96,12 @@ impl Reading {
                     self.note_metadata();
                     Found::Restarted(restart.into())
                 }
-                Item::Ended(End::Stream) => Found::Code(rw_code::RW_ENDED),
                 Item::Ended(End::BrokerGone) => Found::Code(rw_code::RW_BROKER_GONE),
                 Item::Ended(End::Detached(by)) => {
                     self.detached_by = Some(by);
                     Found::Code(rw_code::RW_DETACHED)
                 }
+                Item::Ended(_) => Found::Code(rw_code::RW_ENDED),
             });
         }
     }

@@ -70,6 +70,7 @@ impl From<Restarted> for Restart {
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum End {
     /// The broker ended it: its source was exhausted, or it was told to stop.
     Stream,

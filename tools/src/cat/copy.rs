@@ -105,7 +105,7 @@ impl<'a> Cat<'a> {
                     self.date_offset = reader.publish_date(0);
                 }
                 Item::Ended(End::Detached(by)) => return Ok(Why::Detached(by)),
-                Item::Ended(End::Stream | End::BrokerGone) => return Ok(Why::StreamEnded),
+                Item::Ended(_) => return Ok(Why::StreamEnded),
                 Item::Empty => {
                     if !self.flush()? {
                         return Ok(Why::OutputGone);

@@ -258,7 +258,7 @@ impl<'a> Client<'a> {
                         .print(format_args!("detached by pid {} (uid {})", by.pid, by.uid));
                     return Ok(false);
                 }
-                Item::Ended(End::Stream | End::BrokerGone) => return Ok(true),
+                Item::Ended(_) => return Ok(true),
                 Item::Empty => {
                     if hung_up(self.fd.as_fd()) {
                         return Ok(false);

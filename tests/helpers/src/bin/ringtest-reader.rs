@@ -207,9 +207,9 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
                 let _settled = reader.release().unwrap_or_else(|e| panic!("{e}"));
                 reader.wait(None).unwrap_or_else(|e| panic!("{e}"));
             }
-            Item::Ended(End::Stream) => break 1,
             Item::Ended(End::BrokerGone) => break 2,
             Item::Ended(End::Detached(_)) => break 3,
+            Item::Ended(_) => break 1,
         }
     };
     if let Some(gap) = reader.release().unwrap_or_else(|e| panic!("{e}")) {
