@@ -245,8 +245,8 @@ pub struct ReaderBlock {
     /// Who detached it by force ([`DetachedBy`]), 0 while attached. The broker writes it, once. It
     /// is on the line that the reader writes anyway, so checking it costs nothing.
     pub detached_by: AtomicU64,
-    /// Why the stream no longer waits for this lossless reader ([`crate::ring::Demoted`]), 0 while
-    /// it does. The broker writes it, once.
+    /// Set once this lossless reader is demoted ([`crate::ring::Demoted`]), 0 while the stream
+    /// waits for it. The broker writes it, once.
     pub demoted: AtomicU64,
     /// Sleep line: the write cursor that the reader saw when it went to sleep.
     pub seen_seq: AtomicU64,
