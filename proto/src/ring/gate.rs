@@ -237,8 +237,8 @@ impl Publisher {
                 && pos <= self.limit.pos.max(self.claim_pos))
     }
 
-    /// Whether one more datagram, with claims of up to `bytes` bytes, spares what lossless readers
-    /// still need.
+    /// Whether one more datagram, with claims of up to `bytes` bytes, overwrites nothing that
+    /// lossless readers still need.
     pub fn fits(&self, bytes: usize) -> bool {
         weakened(site::GATE_OPEN) || within(self.need(bytes), self.limit)
     }
