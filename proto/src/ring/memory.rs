@@ -192,8 +192,8 @@ impl RingMemory {
         self.is_valid(seq, pos).then_some(looked)
     }
 
-    /// Whether the claim line now spares the datagram `seq` at `pos` (I3). The result is meaningful
-    /// only after a fence (P2).
+    /// Whether the current claim line leaves the datagram `seq` at `pos` valid (I3). The result is
+    /// meaningful only after a fence (P2).
     #[inline(always)]
     pub(super) fn is_valid(&self, seq: u64, pos: u64) -> bool {
         let claimed = self.claimed();

@@ -50,7 +50,7 @@ impl RingReader {
             let (first, lost, inexact) =
                 (load(&record.first), load(&record.lost), load(&record.inexact));
             // Like P2: if an adopter had begun to overwrite this record, the load below would see
-            // the generation before that adopter's; partner: the RESTART_STORE of that generation.
+            // the generation before that adopter's; partner: that adopter's CLAIM_FENCE.
             site::VALIDATE_FENCE.fence_acquire();
             if self.newest_generation() == newest {
                 return own.then_some(Record { generation, first, lost, inexact });
