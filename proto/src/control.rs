@@ -241,7 +241,7 @@ pub enum DecodeError {
     /// The body does not decode.
     #[error("malformed control message: {0}")]
     Body(String),
-    /// Bytes behind the body.
+    /// Bytes after the body.
     #[error("{0} bytes behind the control message")]
     Trailing(usize),
 }

@@ -22,8 +22,8 @@ pub struct Entry {
     pub lost: u32,
     /// Datagrams that were discarded before it to resynchronise.
     pub discarded: u32,
-    /// Its numbers contradicted the earlier ones. Counting starts afresh with it, and what is
-    /// missing before it is not known.
+    /// Its numbers contradicted the earlier ones. Counting starts afresh with it, and how many are
+    /// missing before it is unknown.
     pub renumbered: bool,
     sequence: u32,
     lost_ever: u32,
@@ -43,7 +43,7 @@ pub enum Garbage {
     Producer {
         /// As loaded.
         producer: u32,
-        /// Ours.
+        /// Our index.
         consumer: u32,
         /// FIFO bytes.
         fifo: u32,
@@ -127,7 +127,8 @@ impl Drain {
 
     /// The next entry, which stays in the FIFO until it is [taken](Self::take). `None`: empty.
     ///
-    /// # Errors If there is garbage. The channel continues with what the device stores from now on.
+    /// # Errors
+    /// If there is garbage. The channel continues with what the device stores from now on.
     pub fn look(&mut self, fifo: Fifo<'_>) -> Result<Option<Entry>, Garbage> {
         if self.cached == self.consumer {
             self.refresh(fifo)?;
@@ -179,7 +180,8 @@ impl Drain {
 
     /// Copies the payload of `entry` into `to`, as much of it as fits.
     ///
-    /// # Panics If `to` is longer than the payload.
+    /// # Panics
+    /// If `to` is longer than the payload.
     pub fn copy(&self, fifo: Fifo<'_>, entry: &Entry, to: &mut [u8]) {
         assert!(to.len() <= entry.len, "there is no more of it");
         let mut at = entry.payload;

@@ -8,7 +8,7 @@ use super::map::{Fifo, MARK, Shape};
 use crate::site;
 use ringweir_proto::sync::Ordering;
 
-/// The counters behind a channel's device registers.
+/// The counters that a channel's device registers show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes ever stored, modulo 2^32.

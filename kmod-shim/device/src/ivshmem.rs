@@ -105,7 +105,8 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Message>, Errno> {
 /// Server: creates memory that no process can shorten, of `bytes` rounded up to what a PCI device
 /// can offer. Returns its fd and its mapping.
 ///
-/// # Errors If there is not enough memory.
+/// # Errors
+/// If there is not enough memory.
 pub fn memory(bytes: usize) -> Result<(OwnedFd, MmapRaw), OsError> {
     let bytes = bytes.max(MEMORY_MIN).next_power_of_two();
     sealed::create("ringweir-fifo", bytes, SealFlags::empty(), MemfdFlags::empty())
@@ -206,7 +207,8 @@ pub struct Joining {
 impl Joining {
     /// A client of the server at `path`.
     ///
-    /// # Errors If the socket cannot be created, or the path cannot be a socket's.
+    /// # Errors
+    /// If the socket cannot be created, or the path cannot be a socket's.
     pub fn new(path: &Path) -> Result<Self, JoinError> {
         let path = path.display().to_string();
         let address = SocketAddrUnix::new(path.as_str())
@@ -222,7 +224,8 @@ impl Joining {
     /// Connects if necessary and handles the messages that have arrived. Returns
     /// [`Continue`](ControlFlow::Continue) if more have to come.
     ///
-    /// # Errors The text names the path.
+    /// # Errors
+    /// The text names the path.
     pub fn go_on(mut self) -> Result<ControlFlow<Client, Self>, JoinError> {
         if !self.connected {
             match rustix::net::connect(&self.socket, &self.address) {
@@ -330,7 +333,8 @@ impl Joining {
 impl Client {
     /// Connects to the server at `path` and receives everything, within [`ANSWER`].
     ///
-    /// # Errors The text names the path.
+    /// # Errors
+    /// The text names the path.
     pub fn join(path: &Path) -> Result<Self, JoinError> {
         Joining::new(path)?.within(ANSWER)
     }

@@ -244,7 +244,8 @@ pub enum NotAFifo {
 impl Shape {
     /// The shape in a device's registers, each read once, in a mapping of `window` bytes.
     ///
-    /// # Errors If it is not a FIFO device, or its registers contradict each other.
+    /// # Errors
+    /// If it is not a FIFO device, or its registers contradict each other.
     pub fn of(identity: &Identity, window: u64) -> Result<Self, NotAFifo> {
         let read = |register: &AtomicU32| register.load(Ordering::Relaxed);
         // Partner: `DeviceMemory::format`, which stores it last.
@@ -270,7 +271,8 @@ impl Shape {
 
     /// Checks that this shape is possible in a mapping of `window` bytes.
     ///
-    /// # Errors What is not possible.
+    /// # Errors
+    /// What is not possible.
     pub fn check(&self, window: u64) -> Result<(), NotAFifo> {
         let Self { fifo_offset: offset, fifo_bytes: fifo, max_datagram: longest, channels, .. } =
             *self;

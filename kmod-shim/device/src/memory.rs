@@ -30,10 +30,12 @@ unsafe impl Sync for DeviceMemory {}
 impl DeviceMemory {
     /// The device in the `len` bytes at `start`.
     ///
-    /// # Safety `start` is aligned to 8 and valid for reads and writes of `len` bytes for as long
-    /// as `backing` lives; other code in this process makes no references to that memory.
+    /// # Safety
+    /// `start` is aligned to 8 and valid for reads and writes of `len` bytes for as long as
+    /// `backing` lives; other code in this process makes no references to that memory.
     ///
-    /// # Errors If there is no FIFO device with this register map.
+    /// # Errors
+    /// If there is no FIFO device with this register map.
     pub unsafe fn over(
         start: NonNull<u8>,
         len: usize,
@@ -59,9 +61,11 @@ impl DeviceMemory {
 
     /// Creates a device of `shape` in zeroed memory, for the device's side.
     ///
-    /// # Safety As for [`Self::over`]; no other code uses the memory yet.
+    /// # Safety
+    /// As for [`Self::over`]; no other code uses the memory yet.
     ///
-    /// # Errors If the shape is impossible or does not fit.
+    /// # Errors
+    /// If the shape is impossible or does not fit.
     pub unsafe fn format(
         start: NonNull<u8>,
         len: usize,
@@ -95,7 +99,8 @@ impl DeviceMemory {
 
     /// A device of `shape` on the heap.
     ///
-    /// # Errors If the shape is impossible.
+    /// # Errors
+    /// If the shape is impossible.
     pub fn on_heap(shape: &Shape) -> Result<Self, NotAFifo> {
         shape.check(shape.window_bytes() as u64)?;
         let mut memory = vec![0u64; shape.window_bytes() / 8].into_boxed_slice();

@@ -40,7 +40,7 @@ pub enum LockError {
         /// The holder, as the lock file names it.
         holder: String,
     },
-    /// The kernel said no.
+    /// A system call failed.
     #[error(transparent)]
     Os(#[from] OsError),
 }

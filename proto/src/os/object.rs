@@ -117,7 +117,8 @@ impl RingObject {
     /// does not write the ring: [`crate::ring::Publisher::adopt`] does the rest. Dropping the
     /// result removes the ring.
     ///
-    /// # Errors Why it does not match; `None`: there is no ring.
+    /// # Errors
+    /// Why it does not match; `None`: there is no ring.
     pub fn adopt(
         object_name: &str,
         spec: &RingSpec<'_>,
@@ -132,7 +133,8 @@ impl RingObject {
 
     /// Like [`Self::adopt`], for a memfd that a service manager stored and passed on.
     ///
-    /// # Errors Why it does not match; the memfd is then closed.
+    /// # Errors
+    /// Why it does not match; the memfd is then closed.
     pub fn adopt_stored(fd: OwnedFd, spec: &RingSpec<'_>) -> Result<(Self, WritableRing), String> {
         let backing = fd_store::adopt(fd, spec.geometry.footprint())?;
         describes(&backing.map, spec)?;

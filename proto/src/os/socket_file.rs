@@ -28,7 +28,8 @@ pub struct SocketFile {
 impl SocketFile {
     /// Binds a socket of `kind` to `path` with the permissions `mode`.
     ///
-    /// # Errors If the path cannot be used; the text names the path.
+    /// # Errors
+    /// If the path cannot be used; the text names the path.
     pub fn bind(path: &str, kind: SocketType, mode: u32) -> Result<Self, BindError> {
         let failed = |step: &str, e: Errno| BindError(format!("{step} {path}: {e}"));
         let address = SocketAddrUnix::new(path).map_err(|_| {

@@ -53,7 +53,8 @@ impl Publisher {
     /// its own numbers the source's consumer has accounted for, if it has such numbers and knows
     /// ([`Self::set_position`]).
     ///
-    /// # Errors [`Unfit`]; the ring is then unchanged.
+    /// # Errors
+    /// [`Unfit`]; the ring is then unchanged.
     pub fn adopt(ring: WritableRing, position: Option<u32>) -> Result<(Self, Restarted), Unfit> {
         let memory = ring.into_memory();
         let left = Left::of(&memory)?;

@@ -41,7 +41,8 @@ pub(super) struct Payload<'m> {
 }
 
 impl<'m> Payload<'m> {
-    /// # Safety `words` is valid for reads during `'m`, and also for writes if a publisher uses it.
+    /// # Safety
+    /// `words` is valid for reads during `'m`, and also for writes if a publisher uses it.
     pub(super) unsafe fn new(words: NonNull<[AtomicU64]>) -> Self {
         Self { words, _memory: PhantomData }
     }
@@ -159,8 +160,9 @@ mod moves {
 
     /// Copies `len` bytes.
     ///
-    /// # Safety Both ranges are valid for `len` bytes and do not overlap. Another process may write
-    /// either range meanwhile.
+    /// # Safety
+    /// Both ranges are valid for `len` bytes and do not overlap. Another process may write either
+    /// range meanwhile.
     #[inline]
     pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
         match len {

@@ -98,7 +98,8 @@ mod seam {
 
     /// Calls `act` when `point` is passed for the `nth` time, counted from 1.
     ///
-    /// # Panics If a point is armed already.
+    /// # Panics
+    /// If a point is armed already.
     pub fn arm(point: Point, nth: u64, act: fn()) {
         let fresh = ARMED.set(Armed { point, left: AtomicU64::new(nth), act });
         assert!(fresh.is_ok(), "one crash point a process");

@@ -193,9 +193,10 @@ impl Publisher {
     /// Commits `len` bytes at `offset` of the current claim as the next datagram. Readers see it
     /// after [`Self::flush`].
     ///
-    /// # Panics If `offset` is not a multiple of 8 or overlaps an earlier commit, if `offset + len`
-    /// is past the claim, or if `len` is over the largest datagram. That is a bug in the source's
-    /// code, not bad input.
+    /// # Panics
+    /// If `offset` is not a multiple of 8 or overlaps an earlier commit, if `offset + len` is past
+    /// the claim, or if `len` is over the largest datagram. That is a bug in the source's code, not
+    /// bad input.
     #[inline]
     pub fn commit(&mut self, offset: usize, len: usize, meta: Meta) {
         let (offset, len64) = (offset as u64, len as u64);

@@ -183,9 +183,9 @@ pub fn first_seq(memory: &Arc<RingMemory>, start: Start) -> u64 {
 impl RingReader {
     /// A reader of `memory`.
     ///
-    /// # Panics If `memory` is the publisher's own mapping, since the publisher lends parts of it
-    /// as `&mut [u8]`. A reader in the same process must attach like any other and gets a separate
-    /// mapping.
+    /// # Panics
+    /// If `memory` is the publisher's own mapping, since the publisher lends parts of it as `&mut
+    /// [u8]`. A reader in the same process must attach like any other and gets a separate mapping.
     pub fn new(memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
         assert!(memory.access() != Access::Publisher, "a reader of the publisher's own mapping");
         Self::of(memory, start, resume)

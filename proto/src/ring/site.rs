@@ -53,14 +53,15 @@ pub const LAP_MISCOUNTED: Site = Site::new(17, "LAP_MISCOUNTED");
 /// Not an ordering: an adopter publishes what its predecessor had begun. Shows that the models
 /// check I8.
 pub const ADOPTED_HALF: Site = Site::new(18, "ADOPTED_HALF");
-/// Not an ordering: an adopter moves the claim back to what was published. Shows that they check
-/// I7.
+/// Not an ordering: an adopter moves the claim back to what was published. Shows that the models
+/// check I7.
 pub const ADOPTED_CLAIM_BACK: Site = Site::new(19, "ADOPTED_CLAIM_BACK");
 /// Not an ordering: an adopter does not increment the generation.
 pub const RESTART_UNTOLD: Site = Site::new(20, "RESTART_UNTOLD");
 /// Not an ordering: a reader does not remember that it reported a restart.
 pub const RESTART_TWICE: Site = Site::new(21, "RESTART_TWICE");
-/// Not an ordering: a reader reads beyond the end of its generation. Shows that they check I9.
+/// Not an ordering: a reader reads beyond the end of its generation. Shows that the models check
+/// I9.
 pub const BOUNDARY_IGNORED: Site = Site::new(22, "BOUNDARY_IGNORED");
 /// Not an ordering: the publisher does not wait for lossless readers.
 pub const GATE_OPEN: Site = Site::new(23, "GATE_OPEN");

@@ -46,8 +46,9 @@ pub struct WritableRing {
 impl WritableRing {
     /// The writing end of `memory`.
     ///
-    /// # Safety No other writing end of this ring exists, in this process or another: the caller
-    /// has just created the ring, or holds the lock that its dead publisher held.
+    /// # Safety
+    /// No other writing end of this ring exists, in this process or another: the caller has just
+    /// created the ring, or holds the lock that its dead publisher held.
     ///
     /// # Panics
     /// If `memory` is mapped read-only.

@@ -5,7 +5,8 @@ use std::process::Command;
 /// The lines that a C11 program prints. Its files are `files` (name, text); the first one is
 /// compiled.
 ///
-/// # Panics If the compiler reports an error or a warning.
+/// # Panics
+/// If the compiler reports an error or a warning.
 pub fn printed(files: &[(&str, String)]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
