@@ -11,7 +11,8 @@
 use crate::layout::{LATENCY_BUCKETS, LatencyBlock};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Least time between two samples of a reader, in nanoseconds of publish time.
+/// A reader samples the first datagram that was published at least this many nanoseconds after its
+/// last sample.
 pub const SAMPLE_EVERY_NS: u64 = 1_000_000;
 
 const SUB_BITS: u32 = 3;

@@ -220,7 +220,7 @@ pub struct ReaderBlock {
     pub start_seq: AtomicU64,
     /// Datagrams handed out whole.
     pub delivered: AtomicU64,
-    /// Datagrams it was lapped over.
+    /// Datagrams that it lost because it was lapped.
     pub lost: AtomicU64,
     /// Gaps reported.
     pub gaps: AtomicU64,

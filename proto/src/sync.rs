@@ -177,7 +177,7 @@ pub mod mutant {
     }
 }
 
-/// The same under ThreadSanitizer (`tests/sanitize`), for all threads of the process.
+/// Switches one site off under ThreadSanitizer (`tests/sanitize`), for all threads of the process.
 #[cfg(ringweir_tsan)]
 pub mod mutant {
     use super::Site;

@@ -25,7 +25,8 @@ pub struct Info {
     pub interrupts: u32,
     /// Zero.
     pub reserved0: u32,
-    /// This field and the next ones are the device's registers, read once: [`MAGIC`](crate::MAGIC).
+    /// This field and those up to `rate` are the device's registers, read once:
+    /// [`MAGIC`](crate::MAGIC).
     pub magic: u32,
     /// Version of the register map.
     pub version: u32,

@@ -69,8 +69,7 @@ impl StreamLock {
             .map_err(OsError::io(format_args!("cannot write {}", self.path.display())))
     }
 
-    /// Takes the lock for a broker. Waits a moment for a broker that is ending and for `ringctl
-    /// gc`.
+    /// Takes the lock for a broker. Waits a moment for `ringctl gc` and for a broker that is ending.
     ///
     /// # Errors
     /// [`LockError::Held`] if a broker serves the stream.

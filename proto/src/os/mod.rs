@@ -33,7 +33,7 @@ impl OsError {
         move |e| OsError { what: what.to_string(), errno: e.into() }
     }
 
-    /// The same for an error of the standard library.
+    /// Like [`OsError::at`], for an error of the standard library.
     pub fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> OsError {
         move |e| OsError {
             what: what.to_string(),

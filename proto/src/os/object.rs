@@ -23,7 +23,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Why there is no ring.
+/// Why a ring could not be created or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// A system call failed.

@@ -167,13 +167,14 @@ mod moves {
     pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
         match len {
             0 => {}
-            // SAFETY: the caller's ranges, of 1 to 15 bytes.
+            // SAFETY: the caller guarantees both ranges, which have 1 to 15 bytes.
             1..16 => unsafe { small(dst, src, len) },
-            // SAFETY: the caller's ranges, of at least 16 bytes.
+            // SAFETY: the caller guarantees both ranges, which have at least 16 bytes.
             16..256 => unsafe { sse2(dst, src, len) },
-            // SAFETY: the caller's ranges, of at least 32 bytes, and the machine has AVX.
+            // SAFETY: the caller guarantees both ranges, which have at least 32 bytes; this machine
+            // has AVX.
             _ if std::arch::is_x86_feature_detected!("avx") => unsafe { avx(dst, src, len) },
-            // SAFETY: the caller's ranges, of at least 16 bytes.
+            // SAFETY: the caller guarantees both ranges, which have at least 16 bytes.
             _ => unsafe { sse2(dst, src, len) },
         }
     }

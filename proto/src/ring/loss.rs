@@ -94,7 +94,7 @@ pub struct Account {
     pub start: u64,
     /// Datagrams handed out whole.
     pub delivered: u64,
-    /// Datagrams it was lapped over.
+    /// Datagrams that it lost because it was lapped.
     pub lost: u64,
     /// Payload bytes delivered.
     pub bytes_delivered: u64,

@@ -1,8 +1,8 @@
 //! The reader: cursor, validation, laps and their exact account. It never stores to the ring.
 //!
 //! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and it is
-//! counted as delivered only after a check that it stayed whole: `start + delivered + lost = read
-//! cursor`, always (I4).
+//! counted as delivered only after a check that it stayed whole. At all times (I4), `start +
+//! delivered + lost` is the read cursor.
 
 mod generations;
 mod overruns;
@@ -149,8 +149,8 @@ pub struct RingReader {
     resume: Resume,
     /// Next seq to read.
     seq: u64,
-    /// The write cursor as last loaded, or the end of `generation` if that is less. Invariant: `seq
-    /// <= cached`.
+    /// The write cursor as last loaded, or the end of `generation` if that is less. Invariant:
+    /// `seq <= cached`.
     cached: u64,
     /// Whether `generation` had ended when `cached` was loaded.
     outlived: bool,
@@ -184,8 +184,9 @@ impl RingReader {
     /// A reader of `memory`.
     ///
     /// # Panics
-    /// If `memory` is the publisher's own mapping, since the publisher lends parts of it as `&mut
-    /// [u8]`. A reader in the same process must attach like any other and gets a separate mapping.
+    /// If `memory` is the publisher's own mapping, since the publisher lends parts of it as
+    /// `&mut [u8]`. A reader in the same process must attach like any other and gets a separate
+    /// mapping.
     pub fn new(memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
         assert!(memory.access() != Access::Publisher, "a reader of the publisher's own mapping");
         Self::of(memory, start, resume)

@@ -110,7 +110,8 @@ impl Sleepers {
             // the sleep request.
             return;
         }
-        // P3: partner: the publisher's WAKE_FENCE.
+        // P3: either `news` sees what the publisher stored before its fence, or the publisher sees
+        // this sleeper; partner: the publisher's WAKE_FENCE.
         site::SLEEP_FENCE.fence_full();
         if !weakened(site::LOOK_AGAIN_SKIPPED) && news() {
             self.remove(gate, index, &mut wake);
@@ -134,7 +135,7 @@ impl Sleepers {
         }
     }
 
-    /// Wakes everyone on the list: the stream ends.
+    /// Wakes every reader on the list, because the stream ends.
     pub fn wake_all(&mut self, gate: &WakeGate, mut wake: impl FnMut(u32)) {
         gate.summary.swap(NOBODY, Ordering::AcqRel);
         self.stored = NOBODY;

@@ -240,8 +240,8 @@ impl Run {
         assert_eq!(reader.read_bytes(), expected.bytes);
     }
 
-    /// Flushes everything. Then every reader that reads to the end must have `published = start +
-    /// delivered + lost`.
+    /// Flushes everything. Then `published = start + delivered + lost` must hold for every reader,
+    /// once it has read to the end.
     fn close(mut self) {
         self.publisher.flush();
         self.reference.flush();
