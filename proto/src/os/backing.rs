@@ -28,7 +28,7 @@ pub enum Memory {
     /// A sealed memfd: only the broker can write it, whatever user other processes run as.
     Memfd,
     /// A memfd that a service manager stores for the next broker, so it is not sealed against
-    /// writing (`fd_store.rs`). It has no name of its own: under such a manager, `memfd` means
+    /// writing (`fd_store.rs`). Users cannot choose it by name: under such a manager, `memfd` means
     /// this.
     StoredMemfd,
 }

@@ -69,7 +69,8 @@ impl StreamLock {
             .map_err(OsError::io(format_args!("cannot write {}", self.path.display())))
     }
 
-    /// Takes the lock for a broker. Waits a moment for `ringctl gc` and for a broker that is ending.
+    /// Takes the lock for a broker. It waits a moment for `ringctl gc` and for a broker that is
+    /// about to end.
     ///
     /// # Errors
     /// [`LockError::Held`] if a broker serves the stream.

@@ -100,7 +100,7 @@ pub struct Account {
     pub bytes_delivered: u64,
     /// Payload bytes lost, where known.
     pub bytes_lost: u64,
-    /// Gaps reported because it was lapped.
+    /// Number of reported gaps with [`Cause::Lapped`].
     pub gaps: u64,
     /// Losses before the ring that were reported to it.
     pub upstream_lost: u64,
@@ -110,6 +110,6 @@ pub struct Account {
     pub restart_lost: u64,
     /// Largest lag seen, in datagrams.
     pub lag_max: u64,
-    /// The last gap because it was lapped.
+    /// The last of these gaps.
     pub last_gap: Option<Gap>,
 }
