@@ -119,7 +119,7 @@ enum Held {
     Nothing,
     /// Handed out, and not yet checked to have stayed whole.
     Unverified,
-    /// Returned unread: the next step hands it out again, or reports the gap that begins with it.
+    /// Left unread: the next step hands it out again, or reports the gap that begins with it.
     Unread,
     /// Copied out and found whole: it counts as delivered, whatever happens to the ring now.
     Verified,
@@ -407,8 +407,8 @@ impl RingReader {
         Ok(Step::Datagram(found))
     }
 
-    /// The gap for the source's device having gone away before seq `first`, if it was not reported
-    /// yet.
+    /// The gap that reports that the source's device went away before seq `first`, unless it was
+    /// reported already.
     fn gone_gap(&mut self, gone: u16, first: u64, time: u64) -> Option<Gap> {
         let told = self.gone.replace(gone).unwrap_or(gone);
         (told != gone).then_some(Gap {
@@ -438,8 +438,8 @@ impl RingReader {
         Some(Gap { first: now.first, count, bytes: None, time: now.time, cause })
     }
 
-    /// Returns the gap that the last step reported, so that the next step reports it again. For a
-    /// caller that has to report something else first.
+    /// Puts back the gap that the last step reported, so that the next step reports it again. This
+    /// is for a caller that has to report something else first.
     pub fn tell_later(&mut self, gap: Gap) {
         self.untold = Some(gap);
         // Forces the next step off the hot path; it then loads the cursor again.
@@ -487,7 +487,7 @@ impl RingReader {
         }
     }
 
-    /// Returns the held datagram unread. Unless it is validated after this, the next step hands it
+    /// Leaves the held datagram unread. Unless it is validated after this, the next step hands it
     /// out again, or reports a gap that begins with it. A datagram that was validated or found torn
     /// before stays settled.
     pub fn leave_unread(&mut self) {

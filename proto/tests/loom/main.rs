@@ -274,7 +274,7 @@ fn lapped_by_bytes() {
     race(Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12] }, 3, 1, 3, Resume::Oldest);
 }
 
-/// Two laps happen before the reader starts. The third races with its search for the oldest
+/// Two laps happen before the reader starts to read. The third races with its search for the oldest
 /// datagram.
 const LAPS: Plan = Plan { geometry: by_slots, lengths: &[8, 3, 0, 8, 1, 8] };
 
