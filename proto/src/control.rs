@@ -1,15 +1,16 @@
-//! The control conversation: what a client and the broker say to each other over the unix socket.
+//! The control protocol: the messages that a client and the broker exchange over the unix socket.
 //!
 //! Contract: one SEQPACKET packet is one message: `"RW"`, protocol version (u16 LE), then a bincode
-//! body (little-endian, fixed-width integers, never more than [`MESSAGE_MAX`] bytes, nothing behind
-//! it). The client asks, the broker answers once; file descriptors travel beside the answer. An
-//! attached reader's socket stays open: its hang-up is the detach. Pure encoding: no system call
-//! here. The golden vectors in the tests are the format.
+//! body (little-endian, fixed-width integers). A message has at most [`MESSAGE_MAX`] bytes and
+//! nothing after the body. The client sends a request and the broker replies once; file descriptors
+//! travel with the reply. The socket of an attached reader stays open: closing it detaches the
+//! reader. This module only encodes and decodes; it makes no system call. The golden vectors in the
+//! tests are the format.
 
 use crate::ring::Start;
 use bincode::{Decode, Encode};
 
-/// Version of this conversation.
+/// Version of this protocol.
 pub const PROTOCOL_VERSION: u16 = 2;
 /// Longest message in bytes, header included.
 pub const MESSAGE_MAX: usize = 4096;
@@ -19,47 +20,45 @@ pub const LABEL_MAX: usize = 32;
 const PREFIX: [u8; 2] = *b"RW";
 const HEADER: usize = 4;
 
-/// What a client asks.
+/// What a client requests.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Request {
     /// Become a reader.
     Attach(AttachRequest),
     /// Get the statistics area.
     View,
-    /// Get the stream's configuration in words.
+    /// Get a description of the stream's configuration.
     Describe,
-    /// Get the latencies of the reader in a place ([`crate::stats::ReaderFact::Index`]).
+    /// Get the latencies of one reader, named by its index ([`crate::stats::ReaderFact::Index`]).
     Latency {
-        /// The place.
+        /// The reader index.
         index: u32,
     },
-    /// Take a reader's place back. For root and the broker's own user.
+    /// Detach a reader by force. Only root and the broker's own user may.
     Detach(DetachRequest),
-    /// Get the times for which a device's FIFO had been filling when it was drained; answered by
+    /// Get the drain gaps of a device: how long its FIFO filled before each drain. The reply is
     /// [`Reply::Latency`].
     DrainGaps,
-    /// Read the file of streams again and do what it says. For root and the broker's own user.
+    /// Read the stream file again and apply it. Only root and the broker's own user may.
     Reload,
 }
 
-/// Which reader is to go. Its place alone would not say: it may have been given to another one
-/// meanwhile.
+/// The reader to detach. Its index alone is not enough: another reader may have it by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct DetachRequest {
-    /// Its place among the readers.
     pub index: u32,
-    /// When it attached, ns since 1970, as the statistics say.
+    /// When it attached, ns since 1970, as in the statistics.
     pub attached_realtime: u64,
 }
 
 /// How a reader wants to be attached.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct AttachRequest {
-    /// What people call it; at most [`LABEL_MAX`] bytes of printable text.
+    /// Name shown to people; at most [`LABEL_MAX`] bytes of printable text.
     pub label: String,
     /// How it reads.
     pub mode: Mode,
-    /// Whether it may ever sleep. If no reader does, the pump pays no fence.
+    /// Whether it may ever sleep. While no reader may, the pump needs no fence.
     pub parks: bool,
 }
 
@@ -68,76 +67,78 @@ pub struct AttachRequest {
 pub enum Mode {
     /// The stream never waits for it.
     Lossy,
-    /// The stream waits for it as long as its budget lasts. It begins at what is granted to it in
-    /// its page.
+    /// The stream waits for it as long as its budget lasts. It begins at the seq that the broker
+    /// grants in its page.
     Lossless {
-        /// Where it wants to begin; with a seq, as far back as the budget reaches.
+        /// Where it wants to begin. A requested seq is granted only as far back as the budget
+        /// reaches.
         start: Start,
     },
 }
 
-/// What the broker answers.
+/// What the broker replies.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
-    /// A reader now. Beside it, in this order: the ring (read-only), its page, an epoll fd that
-    /// watches its wake event, its sleep request eventfd.
+    /// The client is a reader now. The fds, in this order: the ring (read-only), the reader's page,
+    /// an epoll fd that watches its wake event, its sleep request eventfd.
     Attached(Attached),
-    /// Beside it: the statistics area.
+    /// The fd: the statistics area.
     Viewing,
-    /// The stream in words.
+    /// The stream's description.
     Described(Description),
-    /// No.
+    /// The request was refused.
     Refused(Refusal),
-    /// What the reader in that place has sampled, or the pump of a device; `None`: there is no such
-    /// reader or device.
+    /// What that reader, or the pump of a device, has sampled. `None`: there is no such reader or
+    /// device.
     Latency(Option<LatencyReport>),
-    /// The reader's place is free; the reader finds in its page who wanted it.
+    /// The reader was detached. Its page says who requested it.
     Detached,
-    /// The file was read again.
+    /// The stream file was read again.
     Reloaded(Reloaded),
 }
 
-/// What reading the file again has changed.
+/// What reading the stream file again has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Reloaded {
-    /// One stream each; whatever is not named runs on as before.
+    /// One entry per stream. A stream that is not listed runs on as before.
     pub changes: Vec<StreamChange>,
-    /// How many more there are than fit into a message.
+    /// Number of changes that did not fit into the message.
     pub left_out: u32,
 }
 
-/// What became of one stream.
+/// What happened to one stream.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct StreamChange {
     /// Its name.
     pub stream: String,
-    /// What became of it.
+    /// What happened to it.
     pub outcome: Outcome,
-    /// For people: why, where there is something to say.
+    /// Why, for people; may be empty.
     pub text: String,
 }
 
-/// What a file that was read again made of a stream.
+/// What reading the stream file again did to a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Outcome {
-    /// It is not in the file any more.
+    /// The file does not list it any more.
     Ended,
-    /// It is new.
+    /// The file lists it for the first time.
     Begun,
-    /// The file says something else of it, which takes a restart.
+    /// The file changes its configuration, which takes a restart of the broker.
     Stays,
-    /// It is new, and could not be started.
+    /// It is new and could not be started.
     Failed,
 }
 
 impl Reloaded {
-    /// As many of `changes` as fit into a message.
+    /// Holds as many of `changes` as fit into a message.
     pub fn of(changes: Vec<StreamChange>) -> Self {
         let mut fit = Self::default();
         for change in changes {
             if fit.left_out == 0 {
                 fit.changes.push(change);
-                // What can be read there is what fits: a list counts for more there than its bytes.
+                // Decoding decides what fits: the decoder charges more for a list than its encoded
+                // bytes.
                 if Reply::decode(&Reply::Reloaded(fit.clone()).encode()).is_ok() {
                     continue;
                 }
@@ -149,41 +150,41 @@ impl Reloaded {
     }
 }
 
-/// One reader's latencies ([`crate::latency`]), as it says itself: its occupied buckets. Two lists,
-/// since a list of pairs would count as more than a message may hold.
+/// One reader's latencies ([`crate::latency`]) as it reports them: the buckets that are not empty.
+/// Two lists, since a list of pairs would exceed the decoder's limit for a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct LatencyReport {
-    /// When the reader attached, ns since 1970: with its place, who it is.
+    /// When the reader attached, ns since 1970. With the index, it identifies the reader.
     pub attached: u64,
     /// Sum of all samples, ns.
     pub sum_ns: u64,
     /// The longest, ns.
     pub max_ns: u64,
-    /// Which buckets.
+    /// The bucket numbers.
     pub places: Vec<u16>,
-    /// Samples in each.
+    /// Number of samples in each.
     pub counts: Vec<u64>,
 }
 
-/// Where the new reader finds its things.
+/// What a new reader needs to know to map its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Attached {
-    /// Its place among the readers.
+    /// Its reader index.
     pub index: u32,
     /// Offset of its block in its page.
     pub block_offset: u32,
-    /// Life of the ring.
+    /// The ring's generation.
     pub generation: u64,
 }
 
-/// A stream in words.
+/// The description of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Description {
     /// Name.
     pub name: String,
     /// Its source as configured.
     pub source: String,
-    /// Start message of the broker.
+    /// The broker's start message.
     pub summary: String,
     /// Version of the broker's program.
     pub broker_version: String,
@@ -191,7 +192,7 @@ pub struct Description {
     pub metadata: Vec<(String, String)>,
 }
 
-/// Why the broker says no, for programs and for people.
+/// Why the broker refused, for programs and for people.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Refusal {
     /// For programs.
@@ -205,24 +206,24 @@ pub struct Refusal {
 pub enum Reason {
     /// The peer's user and groups are not on the stream's list.
     NotAllowed,
-    /// All places for readers are taken.
+    /// All reader indexes are taken.
     Full,
-    /// The message made no sense.
+    /// The message could not be decoded.
     Malformed,
-    /// The peer speaks another version of the conversation.
+    /// The peer speaks another version of the protocol.
     Version,
-    /// The broker ran out of something.
+    /// The broker ran out of a resource.
     Resources,
-    /// The reader that was named is not, or no longer, attached.
+    /// The named reader is not attached, or no longer.
     NoSuchReader,
-    /// The broker was started without a file, or the one it has is not sound; nothing was changed.
+    /// The broker was started without a stream file, or the file is invalid. Nothing was changed.
     File,
 }
 
 /// Why a message cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Shorter than a header, or not ours.
+    /// Shorter than a header, or without the "RW" prefix.
     #[error("not a ringweir control message ({0} bytes)")]
     NotOurs(usize),
     /// Another version.
@@ -240,12 +241,12 @@ pub enum DecodeError {
     /// The body does not decode.
     #[error("malformed control message: {0}")]
     Body(String),
-    /// Bytes behind the body.
+    /// Bytes after the body.
     #[error("{0} bytes behind the control message")]
     Trailing(usize),
 }
 
-// The limit is what keeps nine hostile bytes from asking for an allocation of exabytes.
+// Without the limit, nine hostile bytes could make the decoder allocate exabytes.
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Fixint,
@@ -285,22 +286,22 @@ fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 impl Request {
-    /// As one packet.
+    /// Encodes it as one packet.
     pub fn encode(&self) -> Vec<u8> {
         encode(self)
     }
-    /// From one packet of a peer that is not trusted.
+    /// Decodes one packet of an untrusted peer.
     pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
         decode(packet)
     }
 }
 
 impl Reply {
-    /// As one packet.
+    /// Encodes it as one packet.
     pub fn encode(&self) -> Vec<u8> {
         encode(self)
     }
-    /// From one packet.
+    /// Decodes one packet.
     pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
         decode(packet)
     }
@@ -310,14 +311,15 @@ impl Reply {
     }
 }
 
-/// Control characters, and those that reorder or hide what stands beside them.
+/// Control characters, and characters that reorder or hide their neighbours.
 fn unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 impl AttachRequest {
-    /// The label as it may be shown: printable, not longer than [`LABEL_MAX`], never empty.
+    /// The label in a form that is safe to show: printable, at most [`LABEL_MAX`] bytes, never
+    /// empty.
     pub fn clean_label(&self) -> String {
         let mut clean: String =
             self.label.chars().map(|c| if unprintable(c) { '?' } else { c }).collect();
@@ -335,7 +337,7 @@ mod tests {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// The format itself, byte by byte. A change here is a new [`PROTOCOL_VERSION`].
+    /// The format itself, byte by byte. A change here takes a new [`PROTOCOL_VERSION`].
     #[test]
     fn golden_vectors() {
         let attach =
@@ -394,7 +396,7 @@ mod tests {
         assert_eq!(Reply::decode(&described.encode()), Ok(described));
     }
 
-    /// A reader that writes into all its buckets must not make the broker's answer too long.
+    /// A reader that fills all its buckets must not make the broker's reply too long.
     #[test]
     fn the_longest_latency_report_is_a_message() {
         let buckets = crate::layout::LATENCY_BUCKETS as u16;
@@ -415,7 +417,7 @@ mod tests {
         );
     }
 
-    /// A file of very many streams must not make the broker's answer too long.
+    /// A file with very many streams must not make the broker's reply too long.
     #[test]
     fn what_was_changed_fits_into_a_message() {
         let change = |i: usize| StreamChange {

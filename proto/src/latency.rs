@@ -1,17 +1,18 @@
 //! The latency histogram: which bucket a time belongs to, how a reader counts into its
-//! [`LatencyBlock`], and what the counts say.
+//! [`LatencyBlock`], and how to evaluate the counts.
 //!
-//! Contract: log-linear. Times below 8 ns have a bucket each, every octave above has eight, so what
-//! is read from a bucket's upper end is at most 12.5 % too high and never too low; from 2^48 ns (78
-//! h) on everything is in the last one. One writer per block, any number of viewers, each word
-//! relaxed: a viewer may see a sample in one word and not yet in another, and a reader may write
-//! anything, so nothing here can overflow or index out of range.
+//! Contract: log-linear. Each time below 8 ns has its own bucket, and every octave above has eight.
+//! So the upper end of a bucket is at most 12.5 % above a sample in it and never below it. The last
+//! bucket holds everything from 2^48 ns (78 h) on. A block has one writer and any number of
+//! viewers, and all accesses are relaxed: a viewer may see a sample in one word and not yet in
+//! another. A reader may write anything into its block, so nothing here overflows or indexes out of
+//! range.
 
 use crate::layout::{LATENCY_BUCKETS, LatencyBlock};
 use crate::sync::{AtomicU64, Ordering};
 
-/// A reader samples the first datagram published so many nanoseconds or more after the one it
-/// sampled last.
+/// A reader samples the first datagram that was published at least this many nanoseconds after its
+/// last sample.
 pub const SAMPLE_EVERY_NS: u64 = 1_000_000;
 
 const SUB_BITS: u32 = 3;
@@ -27,7 +28,7 @@ pub const fn bucket(ns: u64) -> usize {
     if place < LATENCY_BUCKETS as u64 { place as usize } else { LATENCY_BUCKETS - 1 }
 }
 
-/// The shortest time in ns that is above bucket `place`; for the last one `u64::MAX`.
+/// The shortest time in ns above bucket `place`; `u64::MAX` for the last one.
 pub const fn above(place: usize) -> u64 {
     let next = place as u64 + 1;
     if place + 1 >= LATENCY_BUCKETS {
@@ -37,8 +38,8 @@ pub const fn above(place: usize) -> u64 {
 }
 
 impl LatencyBlock {
-    /// Counts one sample. For the one process that owns the block: a load and a store, not an
-    /// atomic addition.
+    /// Counts one sample. Only the process that owns the block may call this: it is a load and a
+    /// store, not an atomic addition.
     pub fn count(&self, ns: u64) {
         let add = |word: &AtomicU64, more: u64| {
             word.store(word.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
@@ -49,7 +50,7 @@ impl LatencyBlock {
     }
 }
 
-/// Counts of one reader, since it attached or between two looks.
+/// The counts of one reader, since it attached or between two snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
     counts: Vec<u64>,
@@ -66,7 +67,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// What stands in a block, each word read once.
+    /// Copies a block, reading each word once.
     pub fn of(block: &LatencyBlock) -> Self {
         Self {
             counts: block.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect(),
@@ -75,7 +76,7 @@ impl Histogram {
         }
     }
 
-    /// From its occupied buckets; places that do not exist are left out.
+    /// Builds it from the buckets that are not empty. Buckets that do not exist are ignored.
     pub fn from_occupied(
         occupied: impl IntoIterator<Item = (u16, u64)>,
         sum_ns: u64,
@@ -90,24 +91,25 @@ impl Histogram {
         histogram
     }
 
-    /// Buckets that are not empty: place and count.
+    /// The buckets that are not empty: number and count.
     pub fn occupied(&self) -> impl Iterator<Item = (u16, u64)> {
         self.counts.iter().zip(0..).filter(|(n, _)| **n > 0).map(|(n, place)| (place, *n))
     }
 
-    /// Samples.
+    /// Number of samples.
     pub fn samples(&self) -> u64 {
         self.counts.iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
-    /// Samples of less than `ns`, which should be where a bucket ends: a power of two does.
+    /// Number of samples below `ns`, which should be the end of a bucket, such as a power of two.
     pub fn below(&self, ns: u64) -> u64 {
         let within = self.counts.iter().enumerate().take_while(|(place, _)| above(*place) <= ns);
         within.fold(0, |sum, (_, n)| sum.saturating_add(*n))
     }
 
-    /// The time that `share` (0 to 1) of the samples do not exceed, ns: the upper end of its
-    /// bucket, so at most 12.5 % too high, and never over the longest. `None` without samples.
+    /// The time in ns that `share` (0 to 1) of the samples do not exceed. It is the upper end of a
+    /// bucket, so at most 12.5 % too high, and never above the longest sample. `None` without
+    /// samples.
     pub fn quantile(&self, share: f64) -> Option<u64> {
         let samples = self.samples();
         let rank = ((samples as f64 * share).ceil() as u64).clamp(1, samples.max(1));
@@ -119,8 +121,8 @@ impl Histogram {
         Some((above(place) - 1).min(self.max_ns))
     }
 
-    /// What was added since `before` of the same reader. Its longest is known as exactly as its
-    /// bucket.
+    /// What was added since `before`, a snapshot of the same reader. Its longest sample is known
+    /// only to the precision of its bucket.
     pub fn since(&self, before: &Histogram) -> Histogram {
         let counts: Vec<u64> =
             self.counts.iter().zip(&before.counts).map(|(n, b)| n.saturating_sub(*b)).collect();

@@ -1,9 +1,9 @@
 //! The bytes that processes share: every struct of the ring object and of the reader page, and the
 //! checked geometry.
 //!
-//! Contract: what is `repr(C)` here is the ABI. Each field's offset is asserted below and compared
-//! with a C program in `tests/`; a change of any of them is a new [`LAYOUT_VERSION`]. Integers are
-//! little-endian by the machines we run on. A ring object is: one [`Header`] page, `depth`
+//! Contract: the `repr(C)` structs here are the ABI. Each field's offset is asserted below and
+//! compared with a C program in `tests/`; changing one takes a new [`LAYOUT_VERSION`]. Integers are
+//! little-endian because every supported machine is. A ring object is: one [`Header`] page, `depth`
 //! [`Slot`]s, `capacity` payload bytes, each part on a page boundary. A reader's page object is two
 //! pages: the first holds one [`ReaderBlock`] at an offset which differs from reader to reader, the
 //! second begins with its [`LatencyBlock`].
@@ -14,9 +14,9 @@ use crate::sync::AtomicU64;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGWEIR");
 /// Version of everything in this file.
 pub const LAYOUT_VERSION: u32 = 4;
-/// Distance that keeps two words out of each other's cache line, adjacent-line prefetch included.
+/// Distance that keeps two words in separate cache lines, adjacent-line prefetch included.
 pub const LINE: usize = 128;
-/// Page size the parts of a ring object are aligned to, whatever the machine's page size is.
+/// Alignment of the parts of a ring object, whatever the machine's page size is.
 pub const PAGE: usize = 4096;
 /// Longest stream name, in bytes.
 pub const NAME_MAX: usize = 64;
@@ -27,7 +27,8 @@ pub const DATAGRAM_MAX: u64 = 16 << 20;
 /// Largest number of slots: 2^26.
 pub const DEPTH_MAX: u64 = 1 << 26;
 
-/// Written once, before any other process can see the object; plain words.
+/// The constant part of the header: plain words, written once, before any other process can see the
+/// object.
 #[repr(C, align(128))]
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
@@ -35,7 +36,7 @@ pub struct Identity {
     pub magic: u64,
     /// [`LAYOUT_VERSION`].
     pub layout_version: u32,
-    /// Size of [`Header`], so that it can grow.
+    /// Size of [`Header`], so that later versions can enlarge it.
     pub header_bytes: u32,
     /// Size of the whole object.
     pub total_bytes: u64,
@@ -55,9 +56,9 @@ pub struct Identity {
     pub payload_offset: u64,
     /// CLOCK_REALTIME of creation, ns.
     pub created_ns: u64,
-    /// CLOCK_REALTIME minus CLOCK_MONOTONIC at creation, ns: turns publish times into dates.
+    /// CLOCK_REALTIME minus CLOCK_MONOTONIC at creation, ns: converts publish times to dates.
     pub realtime_offset_ns: u64,
-    /// The kernel's boot id: a monotonic time of another boot means nothing.
+    /// The kernel's boot id: monotonic times of different boots cannot be compared.
     pub boot_id: [u8; 16],
     /// Process that created the object.
     pub broker_pid: u32,
@@ -69,8 +70,8 @@ pub struct Identity {
     pub reserved: [u64; 41],
 }
 
-/// What may be overwritten at any moment: seqs below `seq - depth`, positions below `pos -
-/// capacity`. One line, both words.
+/// What may be overwritten at any moment: slots of seqs below `seq - depth`, payload at positions
+/// below `pos - capacity`. Both words share one line.
 #[repr(C, align(128))]
 pub struct ClaimLine {
     /// Seqs below this one are committed or may be being written.
@@ -81,7 +82,7 @@ pub struct ClaimLine {
     pub reserved: [u64; 14],
 }
 
-/// Where the stream stands.
+/// How far the stream has been written.
 #[repr(C, align(128))]
 pub struct WriteLine {
     /// The write cursor: all seqs below it are committed.
@@ -90,52 +91,55 @@ pub struct WriteLine {
     pub reserved: [u64; 15],
 }
 
-/// What changes rarely.
+/// State that changes rarely.
 #[repr(C, align(128))]
 pub struct StateLine {
-    /// 0 running, 1 ended: nothing will be published any more.
+    /// 0 running; 1 ended: nothing more will be published.
     pub ended: AtomicU64,
-    /// Life of the ring, from 1; a restart that adopts the ring counts it up.
+    /// Generation of the ring, from 1. Each adoption adds 1.
     pub generation: AtomicU64,
-    /// When ended: losses before the ring up to the end, as in [`Slot::tags`] from bit 16 on.
+    /// Once ended: the losses before the ring up to the end, as in [`Slot::tags`] from bit 16 on.
     pub upstream: AtomicU64,
-    /// Whether the device behind the source is there: twice the times it went away, plus 1 while it
-    /// is away.
+    /// Whether the source's device is present: twice the number of times it went away, plus 1 while
+    /// it is away.
     pub source: AtomicU64,
-    /// What a source with numbers of its own makes of them: numbers accounted for minus (write
-    /// cursor + losses told by slots + losses told by restarts), modulo 2^32, with bit 63 set; 0 =
-    /// not known.
+    /// For a source that numbers its datagrams: how its numbers relate to ours. It is the numbers
+    /// accounted for minus (write cursor + losses reported in slots + losses reported by restarts),
+    /// modulo 2^32, with bit 63 set; 0 = not known.
     pub position: AtomicU64,
     /// Zero.
     pub reserved: [u64; 11],
 }
 
-/// Restarts a ring remembers. (Fewer in models: loom makes each word anew for each run.)
+/// Number of restarts that a ring remembers. Fewer in models: loom creates every word again for
+/// each run.
 pub const RESTARTS: usize = if cfg!(ringweir_loom) { 3 } else { 16 };
 
-/// How one life of the ring began, if it was adopted. Sums over all restarts: the difference of two
-/// is what is between them.
+/// How one generation of the ring began, if by adoption. `lost` and `inexact` are sums over all
+/// restarts: the difference of two records is what the restarts between them cost.
 #[repr(C)]
 pub struct RestartRecord {
-    /// Life that began; the record of another one, or 0, is none.
+    /// The generation that began. If it is not the one looked for, or 0, there is no record of that
+    /// one.
     pub generation: AtomicU64,
     /// Its first seq.
     pub first: AtomicU64,
-    /// Datagrams that all restarts up to this one cost beyond what readers were told otherwise.
+    /// Datagrams that all restarts up to this one cost, beyond those that readers learn of in
+    /// another way.
     pub lost: AtomicU64,
-    /// How many of these restarts cost an unknown number more.
+    /// Number of these restarts that lost an unknown number more.
     pub inexact: AtomicU64,
 }
 
-/// The newest restarts; that of generation `g` is at `g % RESTARTS`.
+/// The newest restarts. The record of generation `g` is at `g % RESTARTS`.
 #[repr(C, align(128))]
 pub struct RestartLines {
-    /// In turns.
+    /// The records, reused in turn.
     pub record: [RestartRecord; RESTARTS],
 }
 
-/// What the pump counts; one writer, read by the statistics sampler. Index with
-/// [`crate::stats::PumpCounter`].
+/// The pump's counters. The pump alone writes them; the statistics sampler reads them. The index is
+/// a [`crate::stats::PumpCounter`].
 #[repr(C, align(128))]
 pub struct CounterLines {
     /// Counts from 0.
@@ -149,7 +153,7 @@ pub struct Header {
     pub identity: Identity,
     /// Alone on its line: readers re-check it after every datagram.
     pub claim: ClaimLine,
-    /// Alone on its line: moves once a batch.
+    /// Alone on its line: it moves once per batch.
     pub write: WriteLine,
     /// Rarely changing.
     pub state: StateLine,
@@ -157,7 +161,7 @@ pub struct Header {
     pub counters: CounterLines,
     /// Zero.
     pub reserved: [u64; 48],
-    /// How its lives began.
+    /// How its generations began.
     pub restarts: RestartLines,
     /// Bytes used in `metadata`.
     pub metadata_len: u64,
@@ -170,7 +174,7 @@ pub struct Header {
 pub struct Slot {
     /// seq + 1; 0 = never written.
     pub stamp: AtomicU64,
-    /// Virtual payload position: grows for ever, padding included.
+    /// Virtual payload position: it only grows, and counts padding too.
     pub pos: AtomicU64,
     /// Where the payload lies: byte offset in the payload area.
     pub offset: AtomicU64,
@@ -181,24 +185,24 @@ pub struct Slot {
     pub tags: AtomicU64,
     /// When the source saw it: CLOCK_REALTIME ns, 0 = unknown.
     pub source_time: AtomicU64,
-    /// When its batch was taken in: CLOCK_MONOTONIC ns.
+    /// When the broker took its batch from the source: CLOCK_MONOTONIC ns.
     pub publish_time: AtomicU64,
-    /// Sum of the lengths of all datagrams before it: makes the bytes of any gap exact.
+    /// Sum of the lengths of all earlier datagrams, which makes the bytes of any gap exact.
     pub bytes_before: AtomicU64,
 }
 
 /// Bits of [`Slot::tags`], 16..32 (shown here shifted down).
 pub mod flags {
-    /// The datagram was cut; the original length says what it was.
+    /// The datagram was cut; its original length is kept.
     pub const TRUNCATED: u16 = 1 << 0;
-    /// The count of losses since the datagram before is a lower bound (the layer below does not
+    /// The count of losses since the previous datagram is a lower bound (the layer below does not
     /// count).
     pub const LOSS_UNKNOWN: u16 = 1 << 1;
-    /// Which layer lost last: 0 none, 1 device, 2 kernel, 3 broker.
+    /// The layer of the latest loss: 0 none, 1 device, 2 kernel, 3 broker.
     pub const LAYER_SHIFT: u16 = 2;
     /// Mask of the layer after shifting.
     pub const LAYER_MASK: u16 = 3;
-    /// The count of losses since the stream began is a lower bound: holds for a reader that was
+    /// The count of losses since the stream began is a lower bound. This serves a reader that was
     /// lapped in between.
     pub const LOSS_EVER_UNKNOWN: u16 = 1 << 4;
     /// From this bit up: how often the source's device had gone away before this datagram, modulo
@@ -206,49 +210,50 @@ pub mod flags {
     pub const GONE_SHIFT: u16 = 5;
 }
 
-/// What one reader says of itself. The only memory of ours that a reader can write; the broker
-/// reads it once, clamps, never trusts.
+/// What one reader reports about itself. It is the only shared memory that a reader can write. The
+/// broker loads each word once, clamps it and never trusts it.
 #[repr(C, align(128))]
 pub struct ReaderBlock {
-    /// Read cursor: next seq to read. `start + delivered + lost` at any rest.
+    /// Read cursor: the next seq to read. Between two reads it equals `start + delivered + lost`.
     pub read_seq: AtomicU64,
-    /// Seq the reader began at.
+    /// The seq at which the reader began.
     pub start_seq: AtomicU64,
     /// Datagrams handed out whole.
     pub delivered: AtomicU64,
-    /// Datagrams it was lapped over.
+    /// Datagrams that it lost because it was lapped.
     pub lost: AtomicU64,
-    /// Gaps told.
+    /// Gaps reported.
     pub gaps: AtomicU64,
     /// Payload bytes delivered.
     pub bytes_delivered: AtomicU64,
-    /// Payload bytes lost where known.
+    /// Payload bytes lost, where known.
     pub bytes_lost: AtomicU64,
     /// Largest lag seen, datagrams.
     pub lag_max: AtomicU64,
-    /// Last lap: first seq lost.
+    /// Last gap: first seq lost.
     pub last_gap_first: AtomicU64,
-    /// Last lap: how many.
+    /// Last gap: number of datagrams lost.
     pub last_gap_count: AtomicU64,
-    /// Last lap: when noticed, CLOCK_REALTIME ns.
+    /// Last gap: when it was noticed, CLOCK_REALTIME ns.
     pub last_gap_time: AtomicU64,
-    /// Losses before the ring it was told of.
+    /// Losses before the ring that were reported to it.
     pub upstream_lost: AtomicU64,
     /// 0 running, 1 waiting.
     pub waiting: AtomicU64,
-    /// `bytes_before` of the next datagram: where it stands in bytes.
+    /// `bytes_before` of the next datagram: the read cursor in bytes.
     pub read_bytes: AtomicU64,
-    /// Who took its place back ([`DetachedBy`]), 0 while attached. The broker writes it, once; on
-    /// the line that the reader writes anyway, so that looking at it costs nothing.
+    /// Who detached it by force ([`DetachedBy`]), 0 while attached. The broker writes it, once. It
+    /// is on the line that the reader writes anyway, so checking it costs nothing.
     pub detached_by: AtomicU64,
-    /// That the stream does not wait for this lossless reader any more ([`crate::ring::Demoted`]),
-    /// 0 while it does. The broker writes it, once.
+    /// Set once this lossless reader is demoted ([`crate::ring::Demoted`]), 0 while the stream
+    /// waits for it. The broker writes it, once.
     pub demoted: AtomicU64,
-    /// Sleep line: the write cursor the reader had seen when it went to sleep.
+    /// Sleep line: the write cursor that the reader saw when it went to sleep.
     pub seen_seq: AtomicU64,
-    /// Sleep line: [`StateLine::source`] as the reader had seen it then.
+    /// Sleep line: [`StateLine::source`] as the reader saw it then.
     pub seen_source: AtomicU64,
-    /// What a lossless reader begins at, plus 1, 0 until it is known. The broker writes it, once.
+    /// The seq at which a lossless reader begins, plus 1; 0 until it is known. The broker writes
+    /// it, once.
     pub granted: AtomicU64,
     /// Zero.
     pub reserved: [u64; 13],
@@ -282,12 +287,12 @@ impl Default for ReaderBlock {
     }
 }
 
-/// Buckets of a [`LatencyBlock`]; [`crate::latency`] says which time is in which.
+/// Number of buckets of a [`LatencyBlock`]; [`crate::latency`] maps times to buckets.
 pub const LATENCY_BUCKETS: usize = 368;
 
-/// How long datagrams took from publishing to being handed out, as the reader itself sampled it. At
-/// the beginning of the second page of its page object, away from what it writes with every
-/// datagram. As little to be trusted as [`ReaderBlock`].
+/// Times from publishing to delivery, as the reader sampled them. The block is at the beginning of
+/// the second page of the reader's page object, away from what the reader writes with every
+/// datagram. It is as untrusted as [`ReaderBlock`].
 #[repr(C, align(128))]
 pub struct LatencyBlock {
     /// Sum of all samples, ns.
@@ -312,12 +317,12 @@ impl Default for LatencyBlock {
     }
 }
 
-/// Bytes of a reader's page object.
+/// Size of a reader's page object in bytes.
 pub const READER_OBJECT: usize = 2 * PAGE;
-/// Who took a reader's place back, as one word that is never 0.
+/// Who detached a reader by force, packed into one word that is never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DetachedBy {
-    /// Process that asked for it; 0 if it has none where the broker lives.
+    /// Process that requested it; 0 if it has no pid in the broker's pid namespace.
     pub pid: u32,
     /// Its user.
     pub uid: u32,
@@ -330,7 +335,7 @@ impl DetachedBy {
     pub const fn pack(self) -> u64 {
         Self::SET | ((self.pid & 0x7fff_ffff) as u64) << 32 | self.uid as u64
     }
-    /// `None`: nobody.
+    /// `None`: the reader was not detached.
     pub const fn unpack(word: u64) -> Option<Self> {
         if word & Self::SET == 0 {
             return None;
@@ -348,7 +353,7 @@ pub const fn reader_block_offset(index: u32) -> usize {
     (index as usize % (PAGE / READER_STAGGER)) * READER_STAGGER
 }
 
-// Loom's atomics have another size, so the assertions hold for the real ones only.
+// Loom's atomics have another size, so these assertions hold only for the real ones.
 #[cfg(not(ringweir_loom))]
 mod asserted {
     use super::*;
@@ -387,7 +392,7 @@ mod asserted {
 /// Most payload bytes: 1 TiB.
 const CAPACITY_MAX: u64 = 1 << 40;
 
-/// Sizes of a ring, checked: constructing one is the only way to get its offsets.
+/// The checked sizes of a ring. Only a `Geometry` gives the offsets in a ring object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     depth: u64,
@@ -397,7 +402,7 @@ pub struct Geometry {
     claim_bytes: u64,
 }
 
-/// Why a geometry cannot be.
+/// Why a geometry is impossible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GeometryError {
     /// Depth is not a power of two in range.
@@ -412,17 +417,17 @@ pub enum GeometryError {
         datagram, and at most 2^40"
     )]
     Capacity {
-        /// What was asked for.
+        /// The requested capacity.
         capacity: u64,
-        /// What it takes.
+        /// The least capacity that works.
         least: u64,
     },
     /// Claims out of range.
     #[error("claims of {slots} slots and {bytes} bytes do not fit the ring")]
     Claim {
-        /// Slots a claim.
+        /// Slots per claim.
         slots: u64,
-        /// Bytes a claim.
+        /// Bytes per claim.
         bytes: u64,
     },
 }
@@ -446,8 +451,8 @@ impl Geometry {
         )
     }
 
-    /// The same with the size of a claim stated (a header read from a peer; models with a depth of
-    /// 2).
+    /// Like [`Geometry::new`], with explicit claim sizes (for a header read from a peer, and for
+    /// models with a depth of 2).
     pub fn with_claims(
         depth: u64,
         capacity: u64,
@@ -476,13 +481,13 @@ impl Geometry {
         Ok(Self { depth, capacity, max_datagram, claim_slots, claim_bytes })
     }
 
-    /// A datagram of the largest size must stay readable while the next span is claimed behind it:
-    /// the span, the tail of the area that is skipped where the span does not fit (shorter than the
-    /// span), and what is claimed ahead of it. A span is the largest datagram or a quarter of the
-    /// capacity, so: `3 * datagram + claim`, `2 * (datagram + claim)`.
+    /// A datagram of the largest size must stay readable while the next span is claimed after it.
+    /// That takes room for the datagram, the span, the tail of the area that is skipped where the
+    /// span does not fit (shorter than the span), and the claim ahead. A span is the largest
+    /// datagram or a quarter of the capacity, so: `3 * datagram + claim`, `2 * (datagram + claim)`.
     const fn least_capacity(max_datagram: u64, claim_bytes: u64) -> u64 {
         let one = align8(max_datagram);
-        // Saturating: the header of a peer may say anything.
+        // Saturating, because a peer's header may hold any numbers.
         (2 * one).saturating_add(claim_bytes).saturating_add(if one > claim_bytes {
             one
         } else {
@@ -515,13 +520,13 @@ impl Geometry {
     pub const fn claim_bytes(&self) -> u64 {
         self.claim_bytes
     }
-    /// Bytes that the publisher must be able to be ahead of a reader that has the newest datagram
-    /// in hand: that one, the longest span, and the tail of the area that is skipped for it. Never
-    /// over the capacity.
+    /// The least number of bytes by which the publisher must be able to run ahead of a reader that
+    /// holds the newest datagram: that datagram, the longest span, and the tail of the area that is
+    /// skipped for it. Never more than the capacity.
     pub(crate) const fn least_window(&self) -> u64 {
         align8(self.max_datagram) + 2 * self.max_span()
     }
-    /// Largest span one claim may cover: several datagrams that the kernel fills in one call.
+    /// Largest span that one claim may cover: several datagrams that the kernel fills in one call.
     pub const fn max_span(&self) -> u64 {
         let quarter = (self.capacity / 4) & !7;
         let one = align8(self.max_datagram);
@@ -536,19 +541,19 @@ impl Geometry {
         let end = self.slots_offset() + self.depth * 64;
         end.next_multiple_of(PAGE as u64)
     }
-    /// Size of the whole object; cannot overflow, since the parts are bounded.
+    /// Size of the whole object. It cannot overflow, since its parts are bounded.
     pub const fn footprint(&self) -> u64 {
         (self.payload_offset() + self.capacity).next_multiple_of(PAGE as u64)
     }
 }
 
-/// Why an object is not a ring we can read.
+/// Why an object is not a readable ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Too short even for a header.
     #[error("object of {0} bytes is too short for a ring header")]
     TooShort(u64),
-    /// Not ours.
+    /// The magic is missing.
     #[error("not a ringweir ring: magic is {0:#018x}")]
     Magic(u64),
     /// Another version of the layout.
@@ -557,7 +562,7 @@ pub enum IdentityError {
         one release"
     )]
     Version {
-        /// What the object says.
+        /// The object's version.
         found: u32,
     },
     /// A number in the header contradicts another or the object's size.
@@ -565,9 +570,9 @@ pub enum IdentityError {
     Field {
         /// Which field.
         field: &'static str,
-        /// What it says.
+        /// Its value.
         found: u64,
-        /// What it must be.
+        /// The value it must have.
         expected: u64,
     },
     /// The geometry itself is impossible.
@@ -576,7 +581,7 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// The geometry that this header alleges, if everything in it agrees with an object of
+    /// The geometry that this header claims, if the whole header is consistent with an object of
     /// `object_bytes` bytes.
     pub fn validate(&self, object_bytes: u64) -> Result<Geometry, IdentityError> {
         if self.magic != MAGIC {
@@ -607,7 +612,7 @@ impl Identity {
         Ok(geometry)
     }
 
-    /// The stream name, as far as it is UTF-8.
+    /// The stream name; empty if it is not UTF-8.
     pub fn name(&self) -> &str {
         let end = self.name.iter().position(|b| *b == 0).unwrap_or(NAME_MAX);
         core::str::from_utf8(&self.name[..end]).unwrap_or("")

@@ -1,9 +1,9 @@
-//! What the processes of ringweir share, and the algorithm on it.
+//! What the processes of ringweir share, and the algorithm that works on it.
 //!
-//! `layout` says what the bytes mean, `ring` what may be done with them, `sync` which atomics both
-//! run on; beside them `control` (messages), `stats` (what is counted) and `os` (shared memory, fd
-//! passing, eventfd). `ring` and `control` never import `os`: no system call, clock, allocation or
-//! log on the way of a datagram. The paper is `DESIGN.md`.
+//! `layout` defines the bytes, `ring` the operations on them, and `sync` the atomics that both use.
+//! Beside them are `control` (messages), `stats` (counters) and `os` (shared memory, fd passing,
+//! eventfd). `ring` and `control` never import `os`: a datagram's path has no system call, clock,
+//! allocation or log. The design is in `DESIGN.md`.
 
 pub mod control;
 pub mod latency;

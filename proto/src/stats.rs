@@ -1,16 +1,16 @@
-//! What is counted, once: the lists that feed table, JSON and Prometheus, and the page in which the
-//! broker shows them.
+//! The statistics: the lists of figures that feed table, JSON and Prometheus, and the shared area
+//! in which the broker publishes them.
 //!
 //! Contract: a new counter is one line in one of the lists. The broker's sampler writes whole
 //! snapshots into the statistics area several times a second ([`StatsWriter`]); a viewer maps it
-//! read-only and copies a snapshot out ([`StatsView`]), without a system call and without asking
-//! anybody, so it goes on while the broker is busy, stopped or dead; [`StreamFact::SampledAt`] says
-//! how old the figures are. Two copies take turns, so a writer stopped in the middle of one leaves
-//! the other readable.
+//! read-only and copies a snapshot out ([`StatsView`]). That takes no system call and no help from
+//! the broker, so it works while the broker is busy, stopped or dead. [`StreamFact::SampledAt`]
+//! says how old the figures are. There are two copies, written in turn: if the writer stops in the
+//! middle of one, the other stays readable.
 
 use crate::sync::{AtomicU64, Ordering, load_acquire};
 
-/// How a figure is to be read.
+/// How to interpret a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
@@ -30,13 +30,13 @@ macro_rules! figures {
         #[repr(usize)]
         pub enum $name { $(#[doc = $help] $variant,)* }
         impl $name {
-            /// Every figure of the list, in the order of its place in memory.
+            /// Every figure of the list, in memory order.
             pub const ALL: &'static [$name] = &[$($name::$variant),*];
-            /// Places kept for the list.
+            /// Words reserved for the list.
             pub const MOST: usize = $most;
             /// Name in JSON and Prometheus.
             pub const fn key(self) -> &'static str { match self { $($name::$variant => $key),* } }
-            /// How to read it.
+            /// How to interpret it.
             pub const fn kind(self) -> Kind { match self { $($name::$variant => Kind::$kind),* } }
             /// One line for people.
             pub const fn help(self) -> &'static str { match self { $($name::$variant => $help),* } }
@@ -46,7 +46,7 @@ macro_rules! figures {
 }
 
 figures! {
-    /// Counted by the pump in the ring's header; single writer.
+    /// Counters in the ring's header. The pump is the only writer.
     PumpCounter, most 32 {
         Published "published" Counter "datagrams published";
         PublishedBytes "published_bytes" Counter "payload bytes published";
@@ -87,7 +87,7 @@ figures! {
 }
 
 figures! {
-    /// What the sampler adds about the stream.
+    /// Figures about the stream that the sampler adds.
     StreamFact, most 32 {
         SampledAt "sampled_at" Monotonic "when this snapshot was taken";
         SampledRealtime "sampled_realtime" Realtime "when this snapshot was taken";
@@ -121,8 +121,8 @@ figures! {
 }
 
 figures! {
-    /// One reader, as the sampler found it. What the reader says of itself is clamped, not
-    /// believed.
+    /// Figures about one reader, as the sampler found it. What the reader reports about itself is
+    /// untrusted and clamped.
     ReaderFact, most 32 {
         Index "index" Gauge "reader's place";
         Pid "pid" Gauge "process that attached";
@@ -168,7 +168,7 @@ figures! {
     }
 }
 
-/// [`ReaderFact::Implausible`] in words.
+/// Texts for [`ReaderFact::Implausible`].
 pub const IMPLAUSIBLE: [&str; 4] = [
     "",
     "its cursor is ahead of the stream",
@@ -188,19 +188,19 @@ const STATS_MAGIC: u64 = u64::from_le_bytes(*b"RWSTATS1");
 /// One reader in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReaderFigures {
-    /// What it calls itself.
+    /// Its label.
     pub label: String,
     figures: [u64; ReaderFact::MOST],
 }
 
-/// Everything that is shown about one stream, at one moment.
+/// All figures of one stream at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Stream name.
     pub name: String,
     /// Its source, as configured (cut to 64 bytes).
     pub source: String,
-    /// State of the source in words, empty when all is well (cut to 64 bytes).
+    /// Text on the state of the source, empty when all is well (cut to 64 bytes).
     pub note: String,
     pump: [u64; PumpCounter::MOST],
     stream: [u64; StreamFact::MOST],
@@ -251,7 +251,7 @@ impl Snapshot {
     pub fn set_pump(&mut self, counter: PumpCounter, value: u64) {
         self.pump[counter as usize] = value;
     }
-    /// Takes the pump's counters over from a ring.
+    /// Copies the pump's counters from a ring.
     pub fn take_pump(&mut self, memory: &crate::ring::RingMemory) {
         for (to, from) in self.pump.iter_mut().zip(&memory.counters().count) {
             *to = from.load(Ordering::Relaxed);
@@ -259,24 +259,23 @@ impl Snapshot {
     }
 }
 
-/// Bytes of a statistics area for `readers_max` readers.
+/// Size in bytes of a statistics area for `readers_max` readers.
 pub const fn area_bytes(readers_max: u32) -> usize {
     (HEADER_WORDS + 2 * (STREAM_WORDS + readers_max as usize * READER_WORDS)) * 8
 }
 
-/// Why an area is not one we can read.
+/// Why a statistics area cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AreaError {
-    /// Not ours, or of another release.
+    /// Not a statistics area, or one of another release.
     #[error("not a statistics area of this release")]
     Magic,
-    /// Its size and its own word on it disagree.
+    /// Its size contradicts its header.
     #[error("statistics area of {0} words does not match its header")]
     Size(usize),
 }
 
-// Header words: magic, places for readers, number of snapshots published (the newest lies in copy
-// `n % 2`).
+// Header words: magic, most readers, number of snapshots published (the newest is in copy `n % 2`).
 const MAGIC_AT: usize = 0;
 const MOST_AT: usize = 1;
 const TURN_AT: usize = 2;
@@ -293,7 +292,7 @@ pub struct StatsWriter<'a> {
 }
 
 impl<'a> StatsWriter<'a> {
-    /// Takes zeroed words of [`area_bytes`].
+    /// Takes [`area_bytes`] of zeroed words.
     ///
     /// # Panics
     /// If there are too few.
@@ -304,14 +303,14 @@ impl<'a> StatsWriter<'a> {
         Self { words, readers_max: readers_max as usize }
     }
 
-    /// Shows `snapshot`; readers past the area's places are left out.
+    /// Publishes `snapshot`. Readers that do not fit into the area are left out.
     pub fn publish(&mut self, snapshot: &Snapshot) {
         let turn = self.words[TURN_AT].load(Ordering::Relaxed) + 1;
         let size = copy_words(self.readers_max);
         let start = HEADER_WORDS + (turn as usize % 2) * size;
         let mut cells = self.words[start..start + size].iter();
-        // The turn goes up first by way of the fence: a viewer that reads any word of this copy
-        // finds a newer turn.
+        // The next turn is stored before the fence, so a viewer that reads any word of this copy
+        // also sees the newer turn; partner: the acquire fence in `StatsView::read`.
         self.words[TURN_AT + 1].store(turn, Ordering::Relaxed);
         crate::sync::fence_release();
         let mut put = |value: u64| {
@@ -351,7 +350,7 @@ pub struct StatsView<'a> {
 }
 
 impl<'a> StatsView<'a> {
-    /// Checks what the area says of itself.
+    /// Checks the area's header.
     pub fn new(words: &'a [AtomicU64]) -> Result<Self, AreaError> {
         if words.len() < HEADER_WORDS || load_acquire(&words[MAGIC_AT]) != STATS_MAGIC {
             return Err(AreaError::Magic);
@@ -374,7 +373,8 @@ impl<'a> StatsView<'a> {
             }
             let snapshot = self.copy(turn);
             crate::sync::fence_acquire();
-            // The copy is overwritten only once turn + 2 has begun.
+            // This copy is not overwritten before turn + 2 begins; partner: the release fence in
+            // `StatsWriter::publish`.
             if self.words[TURN_AT + 1].load(Ordering::Relaxed) < turn + 2 {
                 return Some(snapshot);
             }

@@ -1,24 +1,22 @@
-//! The loom switch: the only file that names `core::sync::atomic` or loom for what processes or
-//! threads share of a ring. (The stop flags of signal handlers are `std`'s, as signal-hook wants
-//! them.)
+//! The loom switch: the only file that names `core::sync::atomic` or loom for the shared state of a
+//! ring. (The stop flags of signal handlers are `std`'s, as signal-hook requires.)
 //!
-//! Contract: everything that takes part in the ring algorithm gets its atomics, its fences and its
-//! orderings from here, so that the lines which loom explores are the lines which production runs.
-//! The switch is the cfg `ringweir_loom`, our own, so that third-party crates with a `loom` cfg are
-//! not flipped along with us.
+//! Contract: all code of the ring algorithm gets its atomics, fences and orderings from here, so
+//! that loom explores the same lines that production runs. The switch is our own cfg,
+//! `ringweir_loom`, so that it does not affect third-party crates with a `loom` cfg.
 //!
 //! Every ordering of an algorithm is a named [`Site`]. Under `ringweir_loom` a test may weaken one
-//! site at a time (`mutant::with`) and must then see a model fail; in production a site is a
-//! constant and costs nothing. Loom treats `SeqCst` *accesses* as `AcqRel` but implements the
-//! *fence*, so the algorithm uses `SeqCst` only in fences.
+//! site at a time (`mutant::with`), and a model must then fail. In production a site is a constant
+//! and costs nothing. Loom treats `SeqCst` *accesses* as `AcqRel` but implements the *fence*, so
+//! the algorithm uses `SeqCst` only in fences.
 
 #[cfg(not(ringweir_loom))]
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(ringweir_loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// One place of an algorithm that a model may weaken: an ordering, or a step. The ring's are in
-/// [`crate::ring::site`].
+/// One site of an algorithm that a model may weaken: an ordering, or a step. The ring's sites are
+/// in [`crate::ring::site`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Site {
     number: u32,
@@ -26,7 +24,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site. `number` is its own in all crates.
+    /// A site. `number` is unique across all crates.
     pub const fn new(number: u32, name: &'static str) -> Self {
         Self { number, name }
     }
@@ -38,7 +36,7 @@ impl std::fmt::Debug for Site {
     }
 }
 
-/// Whether a test has switched this site off. In production: never, and the compiler knows it.
+/// Whether a test has switched this site off. In production this is the constant `false`.
 #[cfg(not(any(ringweir_loom, ringweir_tsan)))]
 #[inline(always)]
 pub const fn weakened(_site: Site) -> bool {
@@ -49,7 +47,7 @@ pub use mutant::weakened;
 
 /// A word that processes or threads share.
 pub trait Word {
-    /// What it holds.
+    /// The type of its value.
     type Value: Copy;
     /// Loads it.
     fn load(&self, order: Ordering) -> Self::Value;
@@ -75,15 +73,15 @@ macro_rules! word {
 word!(AtomicU32, u32);
 word!(AtomicU64, u64);
 
-/// Loads a word such that everything stored before its partner's Release is visible afterwards.
+/// Loads a word so that everything stored before its partner's Release is visible afterwards.
 ///
-/// A relaxed load and an acquire fence, not an acquire load: of memory that may be mapped read-only
-/// `core::sync::atomic` promises relaxed loads only. The fence is free on x86-64.
+/// This is a relaxed load and an acquire fence, not an acquire load: for memory that may be mapped
+/// read-only, `core::sync::atomic` promises only relaxed loads. The fence is free on x86-64.
 #[inline(always)]
 pub fn load_acquire<W: Word>(word: &W) -> W::Value {
-    // ThreadSanitizer knows no fences, and loom is to look at each site alone: the fence of one load
-    // would cover the loads before it. An acquire load gives less than the fence, so what holds
-    // with it holds with the fence. Both look at writable memory.
+    // ThreadSanitizer does not support fences. Loom must examine each site alone, and the fence of
+    // one load would also cover the loads before it. An acquire load is weaker than the fence, so
+    // what holds with it holds with the fence. Under both, the memory is writable.
     if cfg!(any(ringweir_tsan, ringweir_loom)) {
         return word.load(Ordering::Acquire);
     }
@@ -101,31 +99,32 @@ fn any_fence(order: Ordering) {
 }
 
 impl Site {
-    /// [`load_acquire`], here.
+    /// [`load_acquire`] at this site.
     #[inline(always)]
     pub fn load_acquire<W: Word>(self, word: &W) -> W::Value {
         if weakened(self) { word.load(Ordering::Relaxed) } else { load_acquire(word) }
     }
 
-    /// A store with Release, here.
+    /// A Release store at this site.
     #[inline(always)]
     pub fn store_release<W: Word>(self, word: &W, value: W::Value) {
         word.store(value, if weakened(self) { Ordering::Relaxed } else { Ordering::Release });
     }
 
-    /// A release fence, here: stores after it are seen only together with stores before it.
+    /// A release fence at this site: stores after it are seen only together with stores before it.
     #[inline(always)]
     pub fn fence_release(self) {
         self.fence(Ordering::Release);
     }
 
-    /// An acquire fence, here: loads before it happen before loads after it.
+    /// An acquire fence at this site: loads before it happen before loads after it.
     #[inline(always)]
     pub fn fence_acquire(self) {
         self.fence(Ordering::Acquire);
     }
 
-    /// A full fence, here: of two threads that store, fence and load, one sees the other's store.
+    /// A full fence at this site: of two threads that store, fence and load, one sees the other's
+    /// store.
     #[inline(always)]
     pub fn fence_full(self) {
         self.fence(Ordering::SeqCst);
@@ -149,14 +148,14 @@ pub fn fence_acquire() {
     core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
 }
 
-/// Switching one site off, for tests only: exists under `ringweir_loom` alone.
+/// Switches one site off; only for tests, under `ringweir_loom`.
 #[cfg(ringweir_loom)]
 pub mod mutant {
     use super::Site;
     use std::cell::Cell;
 
     // Loom runs all threads of a model as coroutines of the calling OS thread, so a plain
-    // thread-local reaches them all.
+    // thread-local applies to all of them.
     thread_local!(static WEAKENED: Cell<Option<Site>> = const { Cell::new(None) });
 
     /// Runs `body` with `site` weakened.
@@ -178,7 +177,7 @@ pub mod mutant {
     }
 }
 
-/// The same under ThreadSanitizer (`tests/sanitize`), for all threads of the process.
+/// Switches one site off under ThreadSanitizer (`tests/sanitize`), for all threads of the process.
 #[cfg(ringweir_tsan)]
 pub mod mutant {
     use super::Site;

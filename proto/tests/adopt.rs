@@ -1,7 +1,8 @@
-//! Adoption, beside what loom and the process tests say of it: what a restart costs where the
-//! source knows, rings with more restarts than they remember, and objects with any byte damaged.
+//! Adoption, beyond what loom and the process tests check: the cost of a restart if the source
+//! numbers its datagrams, rings with more restarts than they remember, and objects with any byte
+//! damaged.
 //!
-//! Contract: every number is compared, and each check has its control next to it.
+//! Contract: every number is compared, and each check has its negative control next to it.
 #![allow(unsafe_code)]
 #![cfg(not(ringweir_loom))]
 
@@ -27,9 +28,9 @@ fn ring() -> (Arc<RingMemory>, Publisher) {
     (ring.memory().clone(), Publisher::new(ring))
 }
 
-/// The publisher that was there before is dead, and this one takes over its ring.
+/// A new publisher takes over the ring of a dead one.
 fn adopt(memory: &Arc<RingMemory>, position: Option<u32>) -> Result<(Publisher, Restarted), Unfit> {
-    // SAFETY: the tests call it when nothing uses the publisher before any more.
+    // SAFETY: the tests call this after the previous publisher was dropped, or is used no more.
     let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
     Publisher::adopt(ring, position)
 }
@@ -40,13 +41,13 @@ fn publish(publisher: &mut Publisher, count: u64) {
     }
 }
 
-/// Takes one in and dies before it is shown.
+/// Commits a datagram that is never flushed.
 fn begin(publisher: &mut Publisher) {
     publisher.claim(8).unwrap().write(0, b"doomed..");
     publisher.commit(0, 8, Meta::default());
 }
 
-/// Everything there is to tell: datagrams counted, everything else as it came.
+/// Reads everything: the number of datagrams, and all other steps in order.
 fn drain(reader: &mut RingReader) -> (u64, Vec<Step>) {
     let (mut datagrams, mut told) = (0, Vec::new());
     loop {
@@ -58,20 +59,20 @@ fn drain(reader: &mut RingReader) -> (u64, Vec<Step>) {
     }
 }
 
-/// A device whose numbers the ring knows: what was taken or lost and never told comes out exactly,
-/// whatever it was.
+/// If the ring knows the device's numbers, the count of what was taken or lost and never reported
+/// is exact, whatever it was.
 #[test]
 fn what_a_source_with_numbers_lost_is_known_exactly() {
     let (memory, mut publisher) = ring();
     let mut reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
-    // It had accounted for 1000 numbers before we came, which wrap soon.
+    // The device's numbers at the beginning; they wrap soon.
     let base = u32::MAX - 10;
     publisher.set_position(Some(base));
     publish(&mut publisher, 5);
     publisher.lost_upstream(Layer::Device, 7, true);
     publish(&mut publisher, 5);
-    // 17 numbers are accounted for in the ring. Then: two taken and not shown, a loss of 4 before
-    // them, and one taken of which the ring knows nothing.
+    // The ring accounts for 17 numbers. Then come a loss of 4, two datagrams that are committed but
+    // not flushed, and one that was taken without a trace in the ring.
     publisher.lost_upstream(Layer::Device, 4, true);
     begin(&mut publisher);
     begin(&mut publisher);
@@ -80,7 +81,8 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
     let (mut publisher, restarted) = adopt(&memory, Some(position)).unwrap();
     let first = Restarted { generation: 2, first: 10, lost: 7, exact: true };
     assert_eq!(restarted, first);
-    // Again, with losses that the dead one had not told either, and nothing published meanwhile.
+    // Again, with losses that the dead publisher had not reported either, and nothing published in
+    // between.
     publisher.lost_upstream(Layer::Device, 3, true);
     drop(publisher);
     let (mut publisher, restarted) = adopt(&memory, Some(position.wrapping_add(3))).unwrap();
@@ -94,13 +96,13 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
     assert_eq!((told[1], told[2]), (Step::Restarted(first), Step::Restarted(second)));
     assert_eq!(reader.account().upstream_lost, 7 + 2);
     assert_eq!((reader.account().restarts, reader.account().restart_lost), (2, 10));
-    // The layers' counters say what readers were told, and nothing twice.
+    // The layers' counters match what readers were told, and count nothing twice.
     assert_eq!(
         (memory.counter(PumpCounter::DeviceLost), memory.counter(PumpCounter::RestartLost)),
         (9, 10)
     );
-    // The controls: a source that has begun anew, one that says nothing, and a ring that was not
-    // told.
+    // Controls: a source that started again, one that does not report its position, and a ring
+    // without a position.
     drop(publisher);
     for position in [Some(3), None] {
         let (_, restarted) = adopt(&memory, position).unwrap();
@@ -110,7 +112,8 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
     assert!(!adopt(&memory, Some(7)).unwrap().1.exact);
 }
 
-/// Sources without numbers: at least what was begun, and what was counted and not told (K10).
+/// For a source without numbers, the loss includes at least what was begun, and what was counted
+/// but not reported (K10).
 #[test]
 fn what_another_source_lost_is_known_at_least() {
     let (memory, mut publisher) = ring();
@@ -136,13 +139,13 @@ fn what_another_source_lost_is_known_at_least() {
         (memory.counter(PumpCounter::KernelLost), memory.counter(PumpCounter::RestartLost)),
         (2, 6)
     );
-    // The control: nothing was begun, nothing is lost.
+    // Control: nothing was begun, so nothing is lost.
     drop(publisher);
     assert_eq!(adopt(&memory, None).unwrap().1.lost, 0);
 }
 
-/// One that was stopped for longer than the ring remembers is told the oldest restarts as one, with
-/// what they all cost.
+/// A reader that was stopped for more restarts than the ring remembers gets the oldest ones as one
+/// restart, with the sum of their costs.
 #[test]
 fn more_restarts_than_are_remembered_are_told_as_one() {
     for restarts in [3, RESTARTS as u64 - 1, RESTARTS as u64 + 5] {
@@ -171,8 +174,8 @@ fn more_restarts_than_are_remembered_are_told_as_one() {
         );
         assert_eq!(told.iter().map(|r| r.lost).sum::<u64>(), restarts);
         assert_eq!((reader.generation(), reader.read_cursor()), (restarts + 1, restarts));
-        // Who comes now begins in the generation of the datagram it begins with, and is told the
-        // rest in the same way.
+        // A reader that attaches now begins in the generation of its first datagram, and gets the
+        // later restarts in the same way.
         let mut late = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
         let (datagrams, told) = drain(&mut late);
         assert_eq!((datagrams, late.generation()), (restarts, restarts + 1));
@@ -189,7 +192,7 @@ fn a_ring_whose_stream_has_ended_is_not_adopted() {
     assert_eq!(adopt(&memory, None).map(|_| ()), Err(Unfit::Ended));
 }
 
-/// A ring in /dev/shm, as a broker leaves it that dies with a datagram begun.
+/// A ring in /dev/shm, as a broker leaves it that dies with a datagram begun but not flushed.
 struct Corpse {
     name: String,
     path: PathBuf,
@@ -219,7 +222,7 @@ impl Corpse {
         Self { name, path, bytes }
     }
 
-    /// Adopts it with these bytes, publishes into it and reads it; false: it was refused.
+    /// Adopts it with these bytes, publishes into it and reads it. False: it was refused.
     fn adopted(&self, bytes: &[u8]) -> bool {
         use std::os::unix::fs::PermissionsExt;
         std::fs::write(&self.path, bytes).unwrap();
@@ -232,8 +235,7 @@ impl Corpse {
         let mut latest = RingReader::new(memory.clone(), Start::Latest, Resume::Oldest);
         publish(&mut publisher, 200);
         assert_eq!(publisher.next_seq(), restarted.first + 200);
-        // Whatever an old slot says, a reader is told something or that it is damaged; never does
-        // it panic.
+        // Whatever an old slot contains, a reader gets a step or an error, and never panics.
         let mut reader = RingReader::new(memory, Start::Oldest, Resume::Oldest);
         for _ in 0..300 {
             if reader.step().is_err() {
@@ -261,7 +263,7 @@ fn spec() -> RingSpec<'static> {
     }
 }
 
-/// The control of the next one.
+/// The control of the tests below.
 #[test]
 fn a_ring_as_it_was_left_is_adopted() {
     let corpse = Corpse::new();
@@ -269,7 +271,7 @@ fn a_ring_as_it_was_left_is_adopted() {
     assert!(!corpse.path.exists(), "whoever gives it up removes it");
 }
 
-/// Found by fuzzing: what the adopter adds to must not be about to wrap.
+/// Found by fuzzing: a sum that the adopter adds to must not be near its wrap.
 #[test]
 fn a_sum_that_would_wrap_is_damage() {
     let corpse = Corpse::new();
@@ -282,8 +284,8 @@ fn a_sum_that_would_wrap_is_damage() {
     }
 }
 
-/// Words of the header near 2^64: a reader finds damage or nothing, and nothing overflows.
-/// Control: as it was left, all of it is read.
+/// Words of the header near 2^64: a reader finds damage or nothing, and nothing overflows. Control:
+/// the undamaged ring is read completely.
 #[test]
 fn cursors_near_the_end_of_the_numbers_do_not_overflow() {
     let corpse = Corpse::new();
@@ -325,8 +327,8 @@ fn cursors_near_the_end_of_the_numbers_do_not_overflow() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Any words of the header or of the slots damaged: refused or adopted, never a panic, and
-    /// never outside the memory.
+    /// Any words of the header or of the slots are damaged: the ring is refused or adopted, without
+    /// a panic and without access outside the memory.
     #[test]
     fn no_damage_makes_an_adopter_panic(
         damage in prop::collection::vec((prop_oneof![3 => 64usize..2048 / 8, 1 => 512usize..1536], any::<u64>(), 0u32..64), 1..4)

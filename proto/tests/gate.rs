@@ -1,5 +1,6 @@
-//! The gate by random: whatever is claimed, a lossless reader that is waited for loses nothing, and
-//! one that has read all but the datagram in its hand never holds the publisher up.
+//! Random tests of the gate: whatever is claimed, a lossless reader within its budget loses
+//! nothing, and one that has read everything except the datagram that it holds never blocks the
+//! publisher.
 #![cfg(not(ringweir_loom))]
 
 use proptest::prelude::*;
@@ -39,15 +40,15 @@ impl Bench {
         self.readers.last_mut().unwrap()
     }
 
-    /// Whether one more of `bytes` fits, after another look.
+    /// Whether one more datagram of `bytes` fits, after reading the cursors again.
     fn fits(&mut self, bytes: usize) -> bool {
         let Self { publisher, gate, readers } = self;
         gate.look(publisher, |index| Some(&readers[index as usize].block.read_seq));
         publisher.fits(bytes)
     }
 
-    /// As a source that receives several at once does: `most` claimed in one go, then those that
-    /// did not fit one by one.
+    /// Publishes like a source that receives several datagrams at once: it claims `most` of them in
+    /// one go, and those that do not fit one by one.
     fn batch(&mut self, lengths: &[usize], stride: usize, max: usize) {
         let span = self.publisher.memory().geometry().max_span() as usize;
         let most = self.publisher.how_many_fit(max, lengths.len().min(span / 4 / stride).max(1));
@@ -67,7 +68,7 @@ impl Bench {
 }
 
 impl Lossless {
-    /// Reads one; false: there is none. It never sees a gap.
+    /// Reads one datagram; false: there is none. It never gets a gap.
     fn read(&mut self) -> bool {
         let step = self.reader.step().unwrap();
         release(&self.block, self.reader.read_cursor());
@@ -134,7 +135,7 @@ proptest! {
             prop_assert_eq!(account.lost, 0);
             prop_assert_eq!(account.start + account.delivered, bench.publisher.next_seq());
         }
-        // All but the one in hand are read: the longest claim fits.
+        // Everything is read except the datagrams that the readers hold, so the longest claim fits.
         let longest = geometry.max_span() as usize;
         prop_assert!(bench.fits(longest), "a reader with one datagram in hand holds the publisher \
             up");
@@ -172,7 +173,7 @@ fn a_budget_is_used_up_and_then_the_stream_goes_on() {
     assert!(matches!(reader.step(), Ok(Step::Gap(_))), "lossy now");
 }
 
-/// One that creeps does not get its budget again and again; one that has caught up does.
+/// A reader that is slow all the time does not get its budget again; one that has caught up does.
 #[test]
 fn a_budget_is_renewed_by_catching_up_alone() {
     let mut bench = small();
@@ -196,7 +197,7 @@ fn a_budget_is_renewed_by_catching_up_alone() {
     }
 }
 
-/// What a page says is believed only against its own reader.
+/// A false cursor in a page harms only its own reader.
 #[test]
 fn a_cursor_that_lies_holds_nothing_and_frees_nothing_of_others() {
     let mut bench = small();
@@ -208,7 +209,7 @@ fn a_cursor_that_lies_holds_nothing_and_frees_nothing_of_others() {
     assert!(!bench.fits(64), "the other one is still waited for");
     while bench.readers[1].read() {}
     assert!(bench.fits(64));
-    // Back from the future: what was given away is not got back.
+    // The cursor goes back again, but what was released stays released.
     release(&bench.readers[0].block, 0);
     fill(&mut bench);
     while bench.readers[1].read() {}
@@ -218,7 +219,7 @@ fn a_cursor_that_lies_holds_nothing_and_frees_nothing_of_others() {
 
 #[test]
 fn the_oldest_that_is_granted_leaves_room_to_go_on() {
-    // The least that can be: 64 + 2 * 1024 bytes, half of which is 16 datagrams.
+    // The smallest possible window: 64 + 2 * 1024 bytes, half of which is 16 datagrams.
     let mut bench =
         Bench::new(Geometry::new(64, 4096, 64).unwrap(), Budget { bytes: 0, time_ns: SECOND });
     for _ in 0..50 {

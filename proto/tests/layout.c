@@ -1,4 +1,7 @@
-/* The layout as a C programmer would write it down, from DESIGN.md alone. layout.rs compares every line with the Rust structs. */
+/*
+ * The layout as a C programmer would write it down from DESIGN.md alone. layout.rs compares every
+ * line of the output with the Rust structs.
+ */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 //! The layout as another language sees it: a C program prints every size and offset, and each must
-//! be ours. Negative control: `a_shifted_field_is_noticed` compiles the same program with one field
-//! moved.
+//! match the Rust structs. Negative control: `a_shifted_field_is_noticed` compiles the same program
+//! with one field moved.
 #![cfg(not(ringweir_loom))]
 
 mod c;
@@ -8,7 +8,7 @@ mod c;
 use ringweir_proto::layout::*;
 use std::mem::{align_of, offset_of, size_of};
 
-/// What the C program prints, after `edit` has had a go at its source.
+/// The output of the C program, after `edit` has changed its source.
 fn printed_by_c(edit: impl Fn(String) -> String) -> Vec<String> {
     c::printed(&[("layout.c", edit(include_str!("layout.c").into()))])
 }

@@ -1,11 +1,10 @@
-//! The ring between the kernel's own threads, for `tests/sanitize`, and faults that a sanitizer
-//! must find.
+//! The ring between plain pthreads, for `tests/sanitize`, and faults that a sanitizer must find.
 //!
-//! Contract: neither the standard library nor its test harness is instrumented, and their ways to
-//! hand things over would look like races: so threads are made by `pthread_create`, and `main` is
-//! ours. Nobody is lapped: what a lapped reader reads races by design (`DESIGN.md` §6), and that it
-//! is thrown away is loom's matter (P2), for ThreadSanitizer knows no fences. An argument names a
-//! fault.
+//! Contract: neither the standard library nor its test harness is instrumented, so their ways to
+//! pass data between threads would look like races. This is why threads are created with
+//! `pthread_create`, and why `main` is ours. No reader is lapped: the reads of a lapped reader race
+//! by design (`DESIGN.md` §6). Loom checks that what it read is discarded (P2), since
+//! ThreadSanitizer does not support fences. An argument selects a fault.
 
 #![allow(unsafe_code)]
 
@@ -19,10 +18,10 @@ const READERS: usize = 2;
 const COUNT: u64 = 20_000;
 const MOST: usize = 500;
 
-/// Joined threads, one for each body.
+/// Runs each body in a thread and joins them all.
 fn threads(bodies: Vec<Box<dyn FnOnce() + Send>>) {
     extern "C" fn run(body: *mut c_void) -> *mut c_void {
-        // SAFETY: made below by into_raw, for this thread alone.
+        // SAFETY: the pointer comes from into_raw below and is passed only to this thread.
         let body = unsafe { Box::from_raw(body.cast::<Box<dyn FnOnce() + Send>>()) };
         body();
         std::ptr::null_mut()
@@ -30,7 +29,8 @@ fn threads(bodies: Vec<Box<dyn FnOnce() + Send>>) {
     let start = |body: Box<dyn FnOnce() + Send>| {
         let mut thread = 0;
         let body = Box::into_raw(Box::new(body)).cast();
-        // SAFETY: the body is its own, and there is room for its number.
+        // SAFETY: `run` takes ownership of the body, which no other thread has, and `thread`
+        // outlives the call that writes its id.
         let started = unsafe { libc::pthread_create(&raw mut thread, std::ptr::null(), run, body) };
         assert_eq!(started, 0);
         thread
@@ -46,8 +46,8 @@ fn length(seq: u64) -> usize {
     1 + (seq as usize * 7) % MOST
 }
 
-/// A publisher that waits for all readers where it would lap one, filling in place and copying in
-/// by turns.
+/// A publisher that waits for all readers before it would lap one. It fills in place and copies in,
+/// in turn.
 fn hand_over(count: u64) {
     let ring = WritableRing::on_heap(Geometry::new(64, 64 << 10, MOST as u64).unwrap());
     let memory = ring.memory().clone();
@@ -57,7 +57,7 @@ fn hand_over(count: u64) {
     let seen = done.clone();
     bodies.push(Box::new(move || {
         for seq in 0..count {
-            // A claim covers a sixteenth more than is published.
+            // A claim runs ahead of what is published by up to a sixteenth of the ring.
             while seen.iter().any(|done| done.load(Ordering::Acquire) + 32 <= seq) {
                 std::thread::yield_now();
             }
@@ -99,8 +99,8 @@ fn hand_over(count: u64) {
     threads(bodies);
 }
 
-/// P1, between threads and over hundreds of laps: what is published is ordered before what is read
-/// of it. Or a planted fault.
+/// P1, between threads and over hundreds of laps: writing a datagram is ordered before reading it.
+/// Or runs the fault that the argument names.
 fn main() {
     match std::env::args().nth(1).as_deref() {
         #[cfg(ringweir_tsan)]
@@ -129,7 +129,7 @@ mod faults {
 
     pub fn read_beyond_the_end() {
         let bytes = vec![1u8; black_box(24)];
-        // SAFETY: none: this is the fault that has to be found.
+        // SAFETY: none; this is the fault that the sanitizer must find.
         black_box(unsafe { bytes.as_ptr().add(black_box(24)).read_volatile() });
     }
 

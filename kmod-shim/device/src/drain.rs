@@ -1,28 +1,29 @@
-//! The consumer's end of one channel: one look at the index, checked entries, exact losses, and a
-//! way out of garbage.
+//! The consumer's end of one channel: it loads the index, checks the entries, counts losses
+//! exactly, and recovers from garbage.
 //!
-//! Contract: nothing the device writes makes this read outside the FIFO, hand out more than the
-//! longest datagram, loop, or panic. `producer` is loaded once a batch. Losses come out exact and
-//! before the datagram they precede; after garbage, what was thrown away to resynchronise is known
-//! exactly as soon as the next good entry is seen, since entries are numbered.
+//! Contract: nothing that the device writes makes this read outside the FIFO, hand out more than
+//! the longest datagram, loop, or panic. `producer` is loaded once per batch. Losses are exact and
+//! are reported before the datagram that follows them. After garbage, what was discarded to
+//! resynchronise is known exactly as soon as the next good entry is seen, since entries are
+//! numbered.
 
 use super::map::{ENTRY_HEADER, Fifo, MARK, Shape};
 use crate::site;
 use ringweir_proto::sync::Ordering;
 
-/// A datagram in the FIFO, checked.
+/// A checked datagram in the FIFO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Payload bytes.
     pub len: usize,
     /// Device time in ns, if the device has one.
     pub time: Option<u64>,
-    /// Datagrams the device lost before it, since the entry before.
+    /// Datagrams that the device lost between the previous entry and this one.
     pub lost: u32,
-    /// Datagrams that were thrown away before it to resynchronise.
+    /// Datagrams that were discarded before it to resynchronise.
     pub discarded: u32,
-    /// Its numbers contradicted those before it: they are begun anew with it, and what is between
-    /// is not known.
+    /// Its numbers contradicted the earlier ones. Counting starts afresh with it, and how many are
+    /// missing before it is unknown.
     pub renumbered: bool,
     sequence: u32,
     lost_ever: u32,
@@ -30,11 +31,11 @@ pub struct Entry {
     next: u32,
 }
 
-/// What the device wrote cannot be. The channel is resynchronised already: all that it held is
-/// thrown away.
+/// The device wrote something impossible. The channel is resynchronised already: everything that it
+/// held was discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Garbage {
-    /// The index says more than the FIFO holds, or is not where an entry can end.
+    /// The index exceeds the size of the FIFO, or is not where an entry can end.
     #[error(
         "producer index {producer:#x} is not within {fifo} bytes of consumer index {consumer:#x}, \
         or no multiple of 8"
@@ -42,32 +43,32 @@ pub enum Garbage {
     Producer {
         /// As loaded.
         producer: u32,
-        /// Ours.
+        /// Our index.
         consumer: u32,
         /// FIFO bytes.
         fifo: u32,
     },
-    /// What should be a header is none.
+    /// There is no header where one should be.
     #[error("no entry at {at:#x}: it begins with {found:#010x}")]
     Mark {
         /// Position.
         at: u32,
-        /// What stands there.
+        /// The word found there.
         found: u32,
     },
-    /// Longer than the device says it can be, or than what the FIFO holds.
+    /// Longer than the device's longest datagram, or than the bytes in the FIFO.
     #[error("entry of {len} bytes at {at:#x}: longer than {most}")]
     Length {
         /// Position.
         at: u32,
-        /// As its header says.
+        /// The length in its header.
         len: u32,
-        /// What is possible there.
+        /// The longest possible there.
         most: u32,
     },
 }
 
-/// Losses that no entry tells of yet.
+/// Losses that no entry reports yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tail {
     /// Datagrams the device lost since the last entry.
@@ -78,21 +79,21 @@ pub struct Tail {
 #[derive(Clone, Debug)]
 pub struct Drain {
     shape: Shape,
-    /// Ours; the register is for the device and for who comes after us.
+    /// Our index. The register is a copy for the device and for the next consumer.
     consumer: u32,
-    /// The device's index as last loaded; `cached - consumer` is a multiple of 8 and at most the
-    /// FIFO.
+    /// The device's index as last loaded. `cached - consumer` is a multiple of 8 and at most the
+    /// FIFO's size.
     cached: u32,
     next_sequence: u32,
     lost_told: u32,
     resynchronised: bool,
-    /// Nothing was looked at yet.
+    /// No entry was read yet.
     fresh: bool,
 }
 
 impl Drain {
-    /// A channel that was just reset, or that goes on where another consumer left off: what it left
-    /// in the registers is believed as far as it can be.
+    /// Takes over a channel that was just reset, or that another consumer has drained so far. What
+    /// that one left in the registers is used as far as it is plausible.
     pub fn new(shape: &Shape, fifo: Fifo<'_>) -> Self {
         let load = |register: &ringweir_proto::sync::AtomicU32| register.load(Ordering::Relaxed);
         let (consumer, next_sequence) =
@@ -109,25 +110,25 @@ impl Drain {
         }
     }
 
-    /// Numbers accounted for, modulo 2^32: taken, or known to be lost.
+    /// Numbers accounted for, modulo 2^32: of datagrams taken, or known to be lost.
     pub fn accounted(&self) -> u32 {
         self.next_sequence
     }
 
-    /// Bytes known to be in the FIFO, without looking again.
+    /// Bytes known to be in the FIFO, without loading the index again.
     pub fn level(&self) -> u32 {
         self.cached.wrapping_sub(self.consumer)
     }
 
-    /// Whether the device has stored nothing beyond what was taken. For the look after arming.
+    /// Whether the device has stored nothing beyond what was taken. For the check after arming.
     pub fn is_empty(&self, fifo: Fifo<'_>) -> bool {
         fifo.registers.producer.load(Ordering::Relaxed) == self.consumer
     }
 
-    /// The next entry; it stays in the FIFO until it is [taken](Self::take). `None`: empty.
+    /// The next entry, which stays in the FIFO until it is [taken](Self::take). `None`: empty.
     ///
     /// # Errors
-    /// If there is garbage. The channel goes on with what the device stores from now on.
+    /// If there is garbage. The channel continues with what the device stores from now on.
     pub fn look(&mut self, fifo: Fifo<'_>) -> Result<Option<Entry>, Garbage> {
         if self.cached == self.consumer {
             self.refresh(fifo)?;
@@ -142,7 +143,7 @@ impl Drain {
         if mark != MARK || level < ENTRY_HEADER {
             return Err(self.resynchronise(fifo, Garbage::Mark { at, found: mark }));
         }
-        // Before it goes into a sum: it may be anything.
+        // Checked before it is used in a sum, since it may be any number.
         let most = self.shape.max_datagram;
         if len > most || self.shape.entry_bytes(len) > level {
             return Err(
@@ -152,7 +153,7 @@ impl Drain {
         let second = word(at.wrapping_add(8));
         let (sequence, lost_ever) = (second as u32, (second >> 32) as u32);
         if std::mem::take(&mut self.fresh) && sequence.wrapping_add(1) == self.next_sequence {
-            // Who consumed before us died between storing this number and the index: it has
+            // The previous consumer died between storing this number and the index. It has
             // accounted for this entry.
             self.consumer = at.wrapping_add(self.shape.entry_bytes(len));
             self.lost_told = lost_ever;
@@ -177,10 +178,10 @@ impl Drain {
         }))
     }
 
-    /// Copies the payload of `entry` into `to`, or as much of it as `to` takes.
+    /// Copies the payload of `entry` into `to`, as much of it as fits.
     ///
     /// # Panics
-    /// If `to` is longer than it.
+    /// If `to` is longer than the payload.
     pub fn copy(&self, fifo: Fifo<'_>, entry: &Entry, to: &mut [u8]) {
         assert!(to.len() <= entry.len, "there is no more of it");
         let mut at = entry.payload;
@@ -199,7 +200,7 @@ impl Drain {
         }
     }
 
-    /// Takes `entry` out and gives its room back to the device.
+    /// Takes `entry` out and returns its room to the device.
     pub fn take(&mut self, fifo: Fifo<'_>, entry: &Entry) {
         self.consumer = entry.next;
         self.next_sequence = entry.sequence.wrapping_add(1);
@@ -208,10 +209,11 @@ impl Drain {
         self.publish(fifo);
     }
 
-    /// With the FIFO found empty: what was lost since the last entry, if nothing came meanwhile.
-    /// Told once.
+    /// To be called when the FIFO was found empty: the losses since the last entry, if nothing was
+    /// stored meanwhile. They are reported once.
     pub fn tail(&mut self, fifo: Fifo<'_>) -> Option<Tail> {
-        // Acquire: entries stored before that loss are seen by the look below.
+        // Acquire: `is_empty` below sees the entries that were stored before that loss; partner:
+        // the device's store of `lost` in `Feed::store`.
         let lost_ever = fifo.registers.lost.load(Ordering::Acquire);
         let lost = lost_ever.wrapping_sub(self.lost_told);
         if lost == 0 || lost >= 1 << 31 || !self.is_empty(fifo) || self.resynchronised {
@@ -224,7 +226,7 @@ impl Drain {
     }
 
     fn refresh(&mut self, fifo: Fifo<'_>) -> Result<(), Garbage> {
-        // P9: everything stored below this index is visible; partner: the device's ProducerStore.
+        // P9: everything stored below this index is visible; partner: the device's PRODUCER_STORE.
         let producer = site::PRODUCER_LOAD.load_acquire(&fifo.registers.producer);
         let level = producer.wrapping_sub(self.consumer);
         self.cached = producer;
@@ -236,7 +238,7 @@ impl Drain {
         Ok(())
     }
 
-    /// Goes on behind everything that the index last loaded covers.
+    /// Skips everything up to the index last loaded.
     #[cold]
     fn resynchronise(&mut self, fifo: Fifo<'_>, why: Garbage) -> Garbage {
         self.consumer = self.cached;
@@ -248,7 +250,8 @@ impl Drain {
     fn publish(&self, fifo: Fifo<'_>) {
         fifo.registers.next_sequence.store(self.next_sequence, Ordering::Relaxed);
         fifo.registers.lost_told.store(self.lost_told, Ordering::Relaxed);
-        // P10: the device may overwrite what was read before this; partner: its load of it.
+        // P10: the device may overwrite what was read before this store; partner: its load of the
+        // register in `Feed::store`.
         fifo.registers.consumer.store(self.consumer, Ordering::Release);
     }
 }

@@ -1,19 +1,19 @@
-//! The device's end of one channel: what the logic of an FPGA does, as a program.
+//! The device's end of one channel: a program that does what the logic of an FPGA does.
 //!
-//! Contract: a datagram is stored whole or lost whole; a lost one takes a number, and is counted.
-//! `consumer` is the other side's word: a value that cannot be makes the FIFO full, so a broken
-//! consumer loses datagrams and breaks nothing.
+//! Contract: a datagram is stored whole or lost whole. A lost one takes a number and is counted.
+//! The other side writes `consumer`. With an impossible value the FIFO counts as full, so a broken
+//! consumer loses datagrams and does no other harm.
 
 use super::map::{Fifo, MARK, Shape};
 use crate::site;
 use ringweir_proto::sync::Ordering;
 
-/// The counters behind a channel's device registers.
+/// The counters that a channel's device registers show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes ever put in, modulo 2^32.
+    /// Bytes ever stored, modulo 2^32.
     pub producer: u32,
-    /// Datagrams made, lost ones included.
+    /// Datagrams produced, including lost ones.
     pub produced: u32,
     /// Datagrams lost.
     pub lost: u32,
@@ -34,17 +34,17 @@ impl Feed {
         Self::at(shape, Counters::default())
     }
 
-    /// A channel whose counters stand elsewhere: near the end of their numbers, or upset.
+    /// A channel that begins with other counters, for instance near their wrap, or wrong ones.
     pub fn at(shape: &Shape, counters: Counters) -> Self {
         Self { shape: *shape, counters }
     }
 
-    /// What was made, stored and lost.
+    /// The counters.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Datagrams made, lost ones included.
+    /// Datagrams produced, including lost ones.
     pub fn produced(&self) -> u32 {
         self.counters.produced
     }
@@ -54,14 +54,14 @@ impl Feed {
         self.counters.lost
     }
 
-    /// Whether the consumer has taken everything, as far as is seen.
+    /// Whether the consumer has taken everything, as far as its register shows.
     pub fn is_empty(&self, fifo: Fifo<'_>) -> bool {
-        // P10: partner: the consumer's store of it.
+        // P10: partner: the consumer's store of the register in `Drain::publish`.
         fifo.registers.consumer.load(Ordering::Acquire) == self.counters.producer
     }
 
-    /// Stores `payload`, stamped with device time `time` where the shape has one. False: no room,
-    /// it is lost and counted.
+    /// Stores `payload`, with device time `time` if the shape has one. Returns false if there is no
+    /// room: it is then lost and counted.
     ///
     /// # Panics
     /// If `payload` is longer than the shape's longest datagram.
@@ -71,8 +71,8 @@ impl Feed {
             "longer than the device's longest datagram"
         );
         let takes = self.shape.entry_bytes(payload.len() as u32);
-        // P10: what the consumer has read of the room it gave back was read before; partner: its
-        // store.
+        // P10: the consumer has finished reading the room that it returned; partner: its store of
+        // the register in `Drain::publish`.
         let consumer = fifo.registers.consumer.load(Ordering::Acquire);
         let free = fifo.bytes().saturating_sub(self.counters.producer.wrapping_sub(consumer));
         let sequence = self.counters.produced;
@@ -82,8 +82,8 @@ impl Feed {
             self.counters.lost = self.counters.lost.wrapping_add(1);
             self.counters.lost_bytes = self.counters.lost_bytes.wrapping_add(payload.len() as u32);
             fifo.registers.lost_bytes.store(self.counters.lost_bytes, Ordering::Relaxed);
-            // Pairs with the consumer's load of it: a thread that sees this count sees the entries
-            // stored before.
+            // A thread that sees this count also sees the entries stored before it; partner: the
+            // consumer's load of it in `Drain::tail`.
             fifo.registers.lost.store(self.counters.lost, Ordering::Release);
             return false;
         }
@@ -108,7 +108,8 @@ impl Feed {
             put(u64::from_le_bytes(last));
         }
         self.counters.producer = at;
-        // P9: a thread that sees this index sees the entry; partner: the consumer's ProducerLoad.
+        // P9: a thread that sees this index also sees the entry; partner: the consumer's
+        // PRODUCER_LOAD.
         site::PRODUCER_STORE.store_release(&fifo.registers.producer, at);
         true
     }

@@ -1,19 +1,20 @@
-//! The wake handshake between a device and its consumer: no interrupt is missed, none comes
-//! while nobody sleeps.
+//! The wake handshake between a device and its consumer: no interrupt is missed, and none comes
+//! while the consumer is awake.
 //!
-//! Contract: the consumer allows interrupts only after it found every FIFO empty, and looks again
-//! before it sleeps; the device looks at the mask after it has stored. The interrupt handler that
-//! takes it forbids the next one ([`disarm`]). Interrupts coalesce: one means "look", never "one
-//! datagram". `ringshim.ko` does the consumer's half in its `poll` and `read`, in the same order.
-//! Over a bus, the load of `producer` behind the fence also pushes the write of the mask to the
-//! device, since reads do not pass posted writes.
+//! Contract: the consumer enables interrupts only after it found every FIFO empty, and checks again
+//! before it sleeps. The device checks the mask after it has stored. The handler of an interrupt
+//! disables the next one ([`disarm`]). Interrupts coalesce: one means "look", never "one datagram".
+//! `ringshim.ko` does the consumer's half in its `poll` and `read`, in the same order. Over a bus,
+//! the load of `producer` after the fence also pushes the write of the mask to the device, since
+//! reads do not pass posted writes.
 
 use super::map::IRQ_DATA;
 use crate::site;
 use ringweir_proto::sync::{AtomicU32, Ordering, weakened};
 
-/// Consumer: allows interrupts, then looks again. True: sleep, an interrupt will come. False: there
-/// is data after all, and interrupts are forbidden again.
+/// Consumer: enables interrupts, then checks again. Returns true if the consumer may sleep, since
+/// an interrupt will come. Returns false if there is data after all; interrupts are then disabled
+/// again.
 #[inline]
 pub fn arm(interrupt_mask: &AtomicU32, empty: impl FnOnce() -> bool) -> bool {
     interrupt_mask.store(IRQ_DATA, Ordering::Relaxed);
@@ -27,13 +28,13 @@ pub fn arm(interrupt_mask: &AtomicU32, empty: impl FnOnce() -> bool) -> bool {
     false
 }
 
-/// Consumer: forbids interrupts. Whoever takes an interrupt does this first.
+/// Consumer: disables interrupts. An interrupt handler calls this first.
 #[inline]
 pub fn disarm(interrupt_mask: &AtomicU32) {
     interrupt_mask.store(0, Ordering::Relaxed);
 }
 
-/// Device: whether what was stored before this is to be announced by an interrupt.
+/// Device: whether to raise an interrupt for what was stored before this call.
 #[inline]
 pub fn may_interrupt(interrupt_mask: &AtomicU32) -> bool {
     // P8: partner: ARM_FENCE.

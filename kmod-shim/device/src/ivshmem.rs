@@ -2,14 +2,15 @@
 //! and each other's eventfds.
 //!
 //! Contract: one message is a 64-bit little-endian number, with at most one fd, on a unix stream
-//! socket. The server says its version, the client's own id, -1 with the memory, and then for every
-//! peer its id once a vector with an eventfd: the others first, the client itself last. An id
-//! without an fd: that peer is gone. Hanging up ends it all. Who interrupts a peer writes the
-//! eventfd of one of its vectors. Received fds are owned at once, so nothing leaks on any path.
+//! socket. The server sends its version, the client's own id, and -1 with the memory. Then it sends
+//! every peer's id, once per vector, each time with an eventfd: the other peers first, the client
+//! last. An id without an fd means that this peer left. Hanging up ends the connection. To
+//! interrupt a peer, write the eventfd of one of its vectors. Received fds are owned at once, so no
+//! path leaks one.
 //!
-//! Here the server is the device and peer 0 at once, so vector 0 of peer 0 is its doorbell, and
-//! vector 0 of the client the device's interrupt; a `-device ivshmem-doorbell` of QEMU is as good a
-//! client as [`Client`].
+//! Here the server is also the device, and peer 0. So vector 0 of peer 0 is its doorbell, and
+//! vector 0 of the client is the device's interrupt. QEMU's `-device ivshmem-doorbell` can be the
+//! client as well as [`Client`].
 
 use memmap2::MmapRaw;
 use ringweir_proto::os::{OsError, sealed, socket::ANSWER};
@@ -27,18 +28,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The one version of the protocol there is.
+/// The only version of the protocol.
 pub const VERSION: i64 = 0;
-/// What comes with the memory instead of a peer's id.
+/// The value that comes with the memory, in place of a peer's id.
 pub const MEMORY: i64 = -1;
-/// The device.
+/// The peer id of the device.
 pub const SERVER: u16 = 0;
-/// Smallest memory that is offered; larger ones are powers of two, as memory behind a PCI register
+/// Smallest memory that the server offers. Larger ones are powers of two, as a PCI memory region
 /// must be.
 pub const MEMORY_MIN: usize = 1 << 20;
-/// Messages taken at once: a server that never stops talking does not keep who listens.
+/// Most messages handled at once, so that a server that never stops sending does not block the
+/// client.
 const MESSAGES: usize = 64;
-/// Most vectors of a peer, as MSI-X has them.
+/// Most vectors of a peer, the limit of MSI-X.
 pub const VECTORS_MAX: usize = 2048;
 
 /// One message.
@@ -46,11 +48,11 @@ pub const VECTORS_MAX: usize = 2048;
 pub struct Message {
     /// A version, an id, or [`MEMORY`].
     pub value: i64,
-    /// What came with it.
+    /// The fd that came with it.
     pub fd: Option<OwnedFd>,
 }
 
-/// Sends one message. `AGAIN`, if the socket does not block and its peer does not read.
+/// Sends one message. Fails with `AGAIN` if the socket does not block and its peer does not read.
 pub fn send(socket: impl AsFd, value: i64, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -59,8 +61,8 @@ pub fn send(socket: impl AsFd, value: i64, fd: Option<BorrowedFd<'_>>) -> Result
         return Err(Errno::INVAL);
     }
     let bytes = value.to_le_bytes();
-    // A stream socket takes eight bytes whole or not at all: it allocates for the whole message
-    // first.
+    // A stream socket sends eight bytes whole or not at all, since it first allocates memory for
+    // the whole message.
     match rustix::net::sendmsg(
         socket,
         &[IoSlice::new(&bytes)],
@@ -72,9 +74,9 @@ pub fn send(socket: impl AsFd, value: i64, fd: Option<BorrowedFd<'_>>) -> Result
     }
 }
 
-/// Receives one message; `None` if the other side hung up. Fails with `MSGSIZE` if it is cut short
-/// or brings more than one fd, with `AGAIN` if there is none and the socket does not block or has a
-/// timeout.
+/// Receives one message; `None` if the other side hung up. Fails with `MSGSIZE` if the message is
+/// cut short or carries more than one fd, and with `AGAIN` if there is none and the socket does not
+/// block or has a timeout.
 pub fn receive(socket: impl AsFd) -> Result<Option<Message>, Errno> {
     let mut bytes = [0; 8];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -100,11 +102,11 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Message>, Errno> {
     }
 }
 
-/// Server: memory that nobody can make shorter, of `bytes` rounded up to what a PCI device can
-/// show; and where it is here.
+/// Server: creates memory that no process can shorten, of `bytes` rounded up to what a PCI device
+/// can offer. Returns its fd and its mapping.
 ///
 /// # Errors
-/// If there is no room for it.
+/// If there is not enough memory.
 pub fn memory(bytes: usize) -> Result<(OwnedFd, MmapRaw), OsError> {
     let bytes = bytes.max(MEMORY_MIN).next_power_of_two();
     sealed::create("ringweir-fifo", bytes, SealFlags::empty(), MemfdFlags::empty())
@@ -119,7 +121,7 @@ pub fn vectors(count: usize) -> Result<Vec<OwnedFd>, OsError> {
     (0..count).map(|_| one().map_err(OsError::at("eventfd"))).collect()
 }
 
-/// Server: tells a client everything: that it is peer `id`, the memory, the server's own vectors,
+/// Server: sends a client everything: that it is peer `id`, the memory, the server's vectors, and
 /// the client's.
 pub fn welcome(
     client: impl AsFd,
@@ -143,10 +145,10 @@ pub fn welcome(
 /// Why a client could not become a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The kernel said no.
+    /// A system call failed.
     #[error(transparent)]
     Os(#[from] OsError),
-    /// Nobody answers.
+    /// No server answers.
     #[error("{0}: nobody answers within {wait} s", wait = ANSWER.as_secs())]
     Silent(String),
     /// The server hung up.
@@ -155,15 +157,15 @@ pub enum JoinError {
         drains it"
     )]
     HungUp(String),
-    /// What answers speaks something else.
+    /// The server speaks another protocol.
     #[error("{path}: no ivshmem server of version {VERSION}: {what}")]
     Protocol {
-        /// Where.
+        /// The path of its socket.
         path: String,
-        /// What it said.
+        /// What was wrong.
         what: String,
     },
-    /// Memory that could vanish while it is used.
+    /// The memory could be shortened while it is used.
     #[error(
         "{0}: its memory can be made shorter while we use it (no F_SEAL_SHRINK): let it be a \
         sealed \
@@ -172,7 +174,7 @@ pub enum JoinError {
     NotSealed(String),
 }
 
-/// A client that has been told everything.
+/// A client that has received everything.
 #[derive(Debug)]
 pub struct Client {
     /// Its own id.
@@ -183,12 +185,12 @@ pub struct Client {
     pub bytes: u64,
     /// Becomes readable when the device interrupts.
     pub interrupt: OwnedFd,
-    /// Written, it makes the device look.
+    /// Writing it makes the device read its `control` register.
     pub doorbell: OwnedFd,
     socket: OwnedFd,
 }
 
-/// A client that connects and is being told; never waits.
+/// A client that is connecting and receiving. It never blocks.
 #[derive(Debug)]
 pub struct Joining {
     path: String,
@@ -206,7 +208,7 @@ impl Joining {
     /// A client of the server at `path`.
     ///
     /// # Errors
-    /// If there can be no socket, or none of that path.
+    /// If the socket cannot be created, or the path cannot be a socket's.
     pub fn new(path: &Path) -> Result<Self, JoinError> {
         let path = path.display().to_string();
         let address = SocketAddrUnix::new(path.as_str())
@@ -219,15 +221,16 @@ impl Joining {
         Ok(Self { path, address, socket, connected, version, id, memory, doorbell, interrupt })
     }
 
-    /// Hears what was said by now: [`Continue`](ControlFlow::Continue) if that was not all.
+    /// Connects if necessary and handles the messages that have arrived. Returns
+    /// [`Continue`](ControlFlow::Continue) if more have to come.
     ///
     /// # Errors
-    /// In words that name the path.
+    /// The text names the path.
     pub fn go_on(mut self) -> Result<ControlFlow<Client, Self>, JoinError> {
         if !self.connected {
             match rustix::net::connect(&self.socket, &self.address) {
                 Ok(()) => self.connected = true,
-                // As many clients wait as the server lets wait.
+                // The server's backlog is full.
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(ControlFlow::Continue(self)),
                 Err(e) => return Err(OsError::at(format_args!("connect {}", self.path))(e).into()),
             }
@@ -249,7 +252,7 @@ impl Joining {
         self.peer()
     }
 
-    /// Hears all of it, or fails after `patience`.
+    /// Receives everything, or fails after `patience`.
     fn within(mut self, patience: Duration) -> Result<Client, JoinError> {
         let since = Instant::now();
         loop {
@@ -281,7 +284,7 @@ impl Joining {
         match &self.memory {
             None if value == MEMORY => self.memory = Some(fd),
             None => return wrong("no memory where it has its place".into()),
-            // Further vectors are of no use here.
+            // Further vectors are not used here.
             Some(_) if value == i64::from(SERVER) => _ = self.doorbell.get_or_insert(fd),
             Some(_) if value == i64::from(id) => _ = self.interrupt.get_or_insert(fd),
             Some(_) => {}
@@ -289,7 +292,7 @@ impl Joining {
         Ok(())
     }
 
-    /// A peer, if all was said.
+    /// The client, if everything has arrived.
     fn peer(self) -> Result<ControlFlow<Client, Self>, JoinError> {
         let Self {
             id: Some(id),
@@ -311,7 +314,8 @@ impl Joining {
             return Err(JoinError::NotSealed(path));
         }
         for (event, what) in [(&doorbell, "doorbell"), (&interrupt, "interrupt")] {
-            // A server may have made them so that a look at nothing waits for ever.
+            // The server may have created them blocking, so that reading an event that is not
+            // signalled would wait for ever.
             rustix::io::ioctl_fionbio(event, true)
                 .map_err(OsError::at(format_args!("FIONBIO {what} of {path}")))?;
         }
@@ -327,20 +331,20 @@ impl Joining {
 }
 
 impl Client {
-    /// Connects to the server at `path` and hears it out, within [`ANSWER`].
+    /// Connects to the server at `path` and receives everything, within [`ANSWER`].
     ///
     /// # Errors
-    /// In words that name the path.
+    /// The text names the path.
     pub fn join(path: &Path) -> Result<Self, JoinError> {
         Joining::new(path)?.within(ANSWER)
     }
 
-    /// Readable when there is something to look at by [`is_gone`](Self::is_gone).
+    /// The connection. When it is readable, call [`is_gone`](Self::is_gone).
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Whether the device is gone; takes what else the server had to say.
+    /// Whether the device went away. Other messages of the server are received and ignored.
     pub fn is_gone(&self) -> bool {
         for _ in 0..MESSAGES {
             match receive(&self.socket) {
@@ -359,7 +363,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
-    /// A client that has connected by `socket`.
+    /// A client that is connected through `socket`.
     fn connected(socket: UnixStream) -> Joining {
         socket.set_nonblocking(true).unwrap();
         Joining {
@@ -370,7 +374,7 @@ mod tests {
         }
     }
 
-    /// What a client makes of what `server` sends it.
+    /// The result of a client that receives what `server` sends.
     fn hear(server: impl FnOnce(&UnixStream)) -> Result<Client, JoinError> {
         let (server_end, client_end) = UnixStream::pair().unwrap();
         server(&server_end);
@@ -392,7 +396,7 @@ mod tests {
         assert_eq!(rung(&peer.interrupt), Ok(8));
         ringweir_proto::os::event::ring(&peer.doorbell).unwrap();
         assert_eq!(rung(&ours[0]), Ok(8));
-        // The second vector of it comes, and is none of its business; then it hangs up.
+        // The client's second vector arrives and is ignored. Then the server hangs up.
         assert!(!peer.is_gone());
         drop(server);
         assert!(peer.is_gone());
@@ -420,14 +424,14 @@ mod tests {
             told(hear(|to| welcome(to, 1, &open, &events, &events).unwrap()))
                 .contains("F_SEAL_SHRINK")
         );
-        // The control: the same with memory that is sealed.
+        // Control: the same with sealed memory.
         assert!(hear(|to| welcome(to, 1, &fd, &events, &events).unwrap()).is_ok());
         let short =
             |to: &UnixStream| assert_eq!(std::io::Write::write(&mut &*to, &[0; 5]).unwrap(), 5);
         assert!(told(hear(short)).contains("receive from it"));
     }
 
-    /// Said piece by piece, over a socket with a path, and never waited for.
+    /// The server sends piece by piece, over a socket with a path, and the client never blocks.
     #[test]
     fn a_client_goes_on_as_far_as_it_was_told() {
         let not_yet = |joining: Joining| match joining.go_on().unwrap() {
@@ -454,7 +458,7 @@ mod tests {
         assert!(matches!(joining.go_on().unwrap(), ControlFlow::Break(Client { id: 9, .. })));
     }
 
-    /// Bells that block, as a server without O_NONBLOCK makes them, block nobody.
+    /// Blocking eventfds, as a server without O_NONBLOCK creates them, do not block the client.
     #[test]
     fn no_bell_blocks() {
         let (fd, _map) = memory(1).unwrap();

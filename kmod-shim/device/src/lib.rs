@@ -1,13 +1,13 @@
-//! The FIFO of a device: its register map, and the algorithm of both ends on it.
+//! The FIFO of a device: its register map, and the algorithm of both ends.
 //!
-//! Contract: `kmod-shim/REGISTERS.md` is the page that an FPGA engineer implements; what is here
-//! says the same in Rust. [`Drain`] is the consumer's end of one channel, [`Feed`] the device's,
-//! [`arm`] and [`may_interrupt`] the two halves of the wake handshake. Both ends distrust each
-//! other: what is loaded from the other's registers is loaded once, checked, and then used. No
-//! system call, clock, allocation or log there.
+//! Contract: this is `kmod-shim/REGISTERS.md`, which an FPGA engineer implements, in Rust.
+//! [`Drain`] is the consumer's end of one channel and [`Feed`] the device's. [`arm`] and
+//! [`may_interrupt`] are the two halves of the wake handshake. The ends do not trust each other:
+//! each loads the other's registers once and checks the values before it uses them. The algorithm
+//! makes no system call, reads no clock, and neither allocates nor logs.
 //!
-//! [`shim`] and [`ivshmem`] are two ways to a device: the calls of `ringshim.ko`, and the protocol
-//! of QEMU's server.
+//! [`shim`] and [`ivshmem`] are two ways to access a device: the calls of `ringshim.ko`, and the
+//! protocol of QEMU's ivshmem server.
 
 mod drain;
 mod feed;

@@ -1,14 +1,15 @@
-//! The register map: every register at its place, and the checked shape of a device.
+//! The register map: the offset of every register, and the checked shape of a device.
 //!
-//! Contract: the same as `kmod-shim/ringshim.h`, which `proto/tests/fifo.rs` compares field by
-//! field. Registers are 32 bits wide, little-endian as the machines we run on, and accessed as
-//! such.
+//! Contract: this is the same map as in `kmod-shim/ringshim.h`; `kmod-shim/device/tests/fifo.rs`
+//! compares the two field by field. Registers are 32 bits wide, accessed as such, and little-endian
+//! like the machines that we support.
 
 use ringweir_proto::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// "RIFO": first register of a device.
+/// "RIFO": value of a device's first register.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RIFO");
-/// Version of the map: major in the high half; another major is another map.
+/// Version of the map. The high half is the major version; a different one means an incompatible
+/// map.
 pub const VERSION: u32 = 0x0001_0000;
 /// Smallest FIFO in bytes.
 pub const FIFO_MIN: u32 = 1 << 10;
@@ -16,21 +17,21 @@ pub const FIFO_MIN: u32 = 1 << 10;
 pub const FIFO_MAX: u32 = 1 << 20;
 /// Most channels.
 pub const CHANNELS_MAX: u32 = 32;
-/// Bytes of registers; FIFO memory lies behind them.
+/// Bytes of registers. FIFO memory comes after them.
 pub const REGISTERS_BYTES: usize = 0x2000;
-/// [`Identity::features`]: raises interrupts.
+/// [`Identity::features`]: the device raises interrupts.
 pub const HAS_INTERRUPT: u32 = 1 << 0;
 /// [`Identity::features`]: entries carry a device time.
 pub const HAS_TIME: u32 = 1 << 1;
-/// [`Identity::features`]: and it is CLOCK_REALTIME, ns since 1970.
+/// [`Identity::features`]: that device time is CLOCK_REALTIME, ns since 1970.
 pub const HAS_DATE: u32 = 1 << 2;
-/// [`Status::status`]: takes datagrams in.
+/// [`Status::status`]: the device accepts datagrams.
 pub const IS_RUNNING: u32 = 1 << 0;
-/// [`Status::status`]: has reset itself, and waits for [`DO_RESET`] to be taken away.
+/// [`Status::status`]: the device has reset itself, and waits until [`DO_RESET`] is cleared.
 pub const IS_RESETTING: u32 = 1 << 1;
-/// [`Control::control`]: take datagrams in.
+/// [`Control::control`]: accept datagrams.
 pub const DO_RUN: u32 = 1 << 0;
-/// [`Control::control`]: empty everything, set counters to 0.
+/// [`Control::control`]: empty all FIFOs and set the counters to 0.
 pub const DO_RESET: u32 = 1 << 1;
 /// Interrupt cause: data was stored.
 pub const IRQ_DATA: u32 = 1 << 0;
@@ -38,10 +39,10 @@ pub const IRQ_DATA: u32 = 1 << 0;
 pub const MARK: u32 = u32::from_le_bytes(*b"RDGM");
 /// Bytes of an entry's header.
 pub const ENTRY_HEADER: u32 = 16;
-/// Bytes of its device time, where there is one.
+/// Bytes of an entry's device time, if it has one.
 pub const ENTRY_TIME: u32 = 8;
 
-/// What the device is: constant while it is there.
+/// What the device is; constant while it is present.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Identity {
@@ -49,19 +50,19 @@ pub struct Identity {
     pub magic: AtomicU32,
     /// [`VERSION`].
     pub version: AtomicU32,
-    /// Which board: the maker's choice.
+    /// Identifies the board; its maker chooses the value.
     pub device_id: AtomicU32,
     /// [`HAS_INTERRUPT`] and so on.
     pub features: AtomicU32,
-    /// Where the first FIFO begins: a multiple of 4096.
+    /// Offset of the first FIFO, a multiple of 4096.
     pub fifo_offset: AtomicU32,
-    /// Size of each FIFO: a power of two.
+    /// Size of each FIFO in bytes, a power of two.
     pub fifo_bytes: AtomicU32,
     /// Longest payload.
     pub max_datagram: AtomicU32,
-    /// FIFOs, one behind the other.
+    /// Number of FIFOs, which are contiguous.
     pub channels: AtomicU32,
-    /// Bytes of FIFO a second it was designed for, 0 = unknown.
+    /// FIFO bytes per second that it was designed for, 0 = unknown.
     pub rate: AtomicU32,
     /// Zero.
     pub reserved: [u32; 7],
@@ -75,9 +76,10 @@ pub struct Status {
     pub status: AtomicU32,
     /// Why it raised an interrupt.
     pub interrupt_status: AtomicU32,
-    /// Bit n: look at channel n. May be set for an empty one, never clear for another.
+    /// Bit n: channel n may have data. It may be set for an empty channel, but it is never clear
+    /// for one with data.
     pub ready: AtomicU32,
-    /// Device time now, ns, low half; reading it latches the high one.
+    /// Device time now, ns, low half; reading it latches the high half.
     pub time_low: AtomicU32,
     /// High half.
     pub time_high: AtomicU32,
@@ -91,58 +93,58 @@ pub struct Status {
 pub struct Control {
     /// [`DO_RUN`] and so on.
     pub control: AtomicU32,
-    /// [`IRQ_DATA`]: may interrupt.
+    /// [`IRQ_DATA`]: the device may interrupt.
     pub interrupt_mask: AtomicU32,
     /// Write 1 to clear a bit of [`Status::interrupt_status`].
     pub interrupt_clear: AtomicU32,
-    /// Any write: look at `control`.
+    /// Any write makes the device read `control`.
     pub doorbell: AtomicU32,
     /// Zero.
     pub reserved: [u32; 12],
 }
 
-/// One channel: a line that the device writes, and one that the consumer writes.
+/// One channel: one line that the device writes, and one that the consumer writes.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Channel {
-    /// Bytes ever put in, modulo 2^32.
+    /// Bytes ever stored, modulo 2^32.
     pub producer: AtomicU32,
-    /// Datagrams the device made, lost ones included.
+    /// Datagrams that the device produced, including lost ones.
     pub produced: AtomicU32,
-    /// Datagrams it lost because the FIFO was full.
+    /// Datagrams that it lost because the FIFO was full.
     pub lost: AtomicU32,
     /// Their payload bytes.
     pub lost_bytes: AtomicU32,
     /// Zero.
     pub reserved0: [u32; 12],
-    /// Bytes ever taken out, modulo 2^32.
+    /// Bytes ever taken, modulo 2^32.
     pub consumer: AtomicU32,
-    /// Sequence the consumer expects next: for whoever takes over from it.
+    /// Sequence number that the consumer expects next, for the consumer that takes over from it.
     pub next_sequence: AtomicU32,
-    /// Of `lost`: what the consumer has accounted for.
+    /// The part of `lost` that the consumer has accounted for.
     pub lost_told: AtomicU32,
     /// Zero.
     pub reserved1: [u32; 13],
 }
 
-/// Everything in front of FIFO memory.
+/// All registers, which come before FIFO memory.
 #[cfg(not(ringweir_loom))]
 #[repr(C)]
 #[derive(Debug)]
 pub struct Registers {
-    /// Constant.
+    /// Constant registers.
     pub identity: Identity,
-    /// The device's.
+    /// Registers that the device writes.
     pub status: Status,
-    /// The consumer's.
+    /// Registers that the consumer writes.
     pub control: Control,
     /// Zero.
     pub reserved: [u32; 976],
-    /// One each; those behind [`Identity::channels`] mean nothing.
+    /// One per channel. Those beyond [`Identity::channels`] are unused.
     pub channel: [Channel; CHANNELS_MAX as usize],
 }
 
-// Loom's atomics have another size, so the assertions hold for the real ones only.
+// Loom's atomics have another size, so these assertions hold only for the real ones.
 #[cfg(not(ringweir_loom))]
 mod asserted {
     use super::*;
@@ -155,12 +157,12 @@ mod asserted {
     const _: () = assert!(offset_of!(Channel, consumer) == 0x40);
 }
 
-/// One channel as the algorithm takes it: its registers, and the words of its FIFO.
+/// One channel as the algorithm uses it: its registers and the words of its FIFO.
 #[derive(Clone, Copy, Debug)]
 pub struct Fifo<'w> {
     /// Registers.
     pub registers: &'w Channel,
-    /// FIFO memory: a power of two of bytes.
+    /// FIFO memory; its size is a power of two.
     pub words: &'w [AtomicU64],
 }
 
@@ -171,42 +173,42 @@ impl Fifo<'_> {
         (self.words.len() * 8) as u32
     }
 
-    /// The word at position `at`, a multiple of 8, anywhere in the 2^32 positions.
+    /// The word at position `at`, which is any multiple of 8 and wraps at the FIFO's size.
     #[inline(always)]
     pub(super) fn word(&self, at: u32) -> &AtomicU64 {
         &self.words[(at as usize / 8) & (self.words.len() - 1)]
     }
 }
 
-/// Sizes of a device, checked.
+/// The checked sizes of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Which board.
+    /// Identifies the board.
     pub device_id: u32,
     /// [`HAS_INTERRUPT`] and so on.
     pub features: u32,
-    /// Where the first FIFO begins.
+    /// Offset of the first FIFO.
     pub fifo_offset: u32,
     /// Size of each FIFO.
     pub fifo_bytes: u32,
     /// Longest payload.
     pub max_datagram: u32,
-    /// How many FIFOs.
+    /// Number of FIFOs.
     pub channels: u32,
-    /// Bytes of FIFO a second it was designed for, 0 = unknown.
+    /// FIFO bytes per second that it was designed for, 0 = unknown.
     pub rate: u32,
 }
 
-/// Why memory is no FIFO of this map.
+/// Why memory is not a FIFO device with this map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAFifo {
     /// Too short for registers.
     #[error("{0} bytes are too few for registers, which take {REGISTERS_BYTES}")]
     Short(u64),
-    /// Something else.
+    /// It is something else.
     #[error("no FIFO device: its first register is {0:#010x} and not {MAGIC:#010x} (\"RIFO\")")]
     Magic(u32),
-    /// Another map.
+    /// An incompatible version of the map.
     #[error("version {}.{} of the register map is not {}.x: it takes another \
         driver", .0 >> 16, .0 & 0xffff, VERSION >> 16)]
     Version(u32),
@@ -229,10 +231,10 @@ pub enum NotAFifo {
         /// Size of what can be mapped.
         window: u64,
     },
-    /// A longest datagram that its own FIFO cannot hold.
+    /// The FIFO cannot hold the longest datagram.
     #[error("longest datagram of {longest} bytes does not fit a FIFO of {fifo} with its header")]
     MaxDatagram {
-        /// As the device says.
+        /// The value in the register.
         longest: u32,
         /// FIFO bytes.
         fifo: u32,
@@ -240,10 +242,10 @@ pub enum NotAFifo {
 }
 
 impl Shape {
-    /// What a device says of itself, each register read once, in a window of `window` bytes.
+    /// The shape in a device's registers, each read once, in a mapping of `window` bytes.
     ///
     /// # Errors
-    /// If it is no FIFO device, or contradicts itself.
+    /// If it is not a FIFO device, or its registers contradict each other.
     pub fn of(identity: &Identity, window: u64) -> Result<Self, NotAFifo> {
         let read = |register: &AtomicU32| register.load(Ordering::Relaxed);
         // Partner: `DeviceMemory::format`, which stores it last.
@@ -267,10 +269,10 @@ impl Shape {
         shape.check(window).map(|()| shape)
     }
 
-    /// Whether all of it can be, in a window of `window` bytes.
+    /// Checks that this shape is possible in a mapping of `window` bytes.
     ///
     /// # Errors
-    /// What cannot.
+    /// What is not possible.
     pub fn check(&self, window: u64) -> Result<(), NotAFifo> {
         let Self { fifo_offset: offset, fifo_bytes: fifo, max_datagram: longest, channels, .. } =
             *self;
@@ -295,7 +297,7 @@ impl Shape {
         self.features & HAS_TIME != 0
     }
 
-    /// Bytes in front of the payload.
+    /// Bytes of an entry before the payload.
     pub const fn front(&self) -> u32 {
         ENTRY_HEADER + if self.timed() { ENTRY_TIME } else { 0 }
     }

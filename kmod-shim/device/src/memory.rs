@@ -1,9 +1,9 @@
-//! The memory of one device as the algorithm sees it: mapped registers and FIFOs, with the owner
+//! The memory of one device as the algorithm sees it: mapped registers and FIFOs, and the owner
 //! that keeps them mapped.
 //!
-//! Contract: made once over memory that stays mapped while its backing lives, and of which the
-//! shape was checked. The other side writes it at any time, so it is atomics throughout, never a
-//! slice of bytes.
+//! Contract: a [`DeviceMemory`] is created over memory that stays mapped while its backing lives,
+//! and its shape is checked. The other side may write the memory at any time, so all of it is
+//! atomics and never a slice of bytes.
 
 #![allow(unsafe_code)]
 
@@ -18,25 +18,24 @@ pub struct DeviceMemory {
     shape: Shape,
     registers: NonNull<Registers>,
     fifos: NonNull<[AtomicU64]>,
-    // Invariant: dropping it is what unmaps or frees the above; nothing else may.
+    // Invariant: dropping it unmaps or frees the above, and nothing else does.
     _backing: Box<dyn Any + Send + Sync>,
 }
 
-// SAFETY: everything behind the pointers is atomics; the backing is Send + Sync itself.
+// SAFETY: everything behind the pointers is atomics, and the backing is Send + Sync itself.
 unsafe impl Send for DeviceMemory {}
-// SAFETY: as above.
+// SAFETY: shared references reach only atomics, and the backing is Sync itself.
 unsafe impl Sync for DeviceMemory {}
 
 impl DeviceMemory {
-    /// The device that lies in `len` bytes at `start`.
+    /// The device in the `len` bytes at `start`.
     ///
     /// # Safety
     /// `start` is aligned to 8 and valid for reads and writes of `len` bytes for as long as
-    /// `backing` lives; nothing in this process makes references to that memory but through the
-    /// window.
+    /// `backing` lives; other code in this process makes no references to that memory.
     ///
     /// # Errors
-    /// If what is there is no FIFO device of this map.
+    /// If there is no FIFO device with this register map.
     pub unsafe fn over(
         start: NonNull<u8>,
         len: usize,
@@ -60,13 +59,13 @@ impl DeviceMemory {
         })
     }
 
-    /// Makes a device of `shape` in zeroed memory: what the device's side begins with.
+    /// Creates a device of `shape` in zeroed memory, for the device's side.
     ///
     /// # Safety
-    /// As for [`Self::over`]; nobody else uses the memory yet.
+    /// As for [`Self::over`]; no other code uses the memory yet.
     ///
     /// # Errors
-    /// If the shape cannot be, or does not fit.
+    /// If the shape is impossible or does not fit.
     pub unsafe fn format(
         start: NonNull<u8>,
         len: usize,
@@ -91,34 +90,35 @@ impl DeviceMemory {
         ] {
             register.store(value, Ordering::Relaxed);
         }
-        // Last: a thread that sees it sees the rest; partner: the load in `Shape::of`.
+        // Stored last: a thread that sees it also sees the other registers; partner: the load in
+        // `Shape::of`.
         identity.magic.store(MAGIC, Ordering::Release);
-        // SAFETY: this function's own contract.
+        // SAFETY: `start` and `len` meet the contract of `over`, which is part of this function's.
         unsafe { Self::over(start, len, backing) }
     }
 
-    /// A device of `shape` in ordinary memory.
+    /// A device of `shape` on the heap.
     ///
     /// # Errors
-    /// If the shape cannot be.
+    /// If the shape is impossible.
     pub fn on_heap(shape: &Shape) -> Result<Self, NotAFifo> {
         shape.check(shape.window_bytes() as u64)?;
         let mut memory = vec![0u64; shape.window_bytes() / 8].into_boxed_slice();
         let start = NonNull::new(memory.as_mut_ptr().cast::<u8>()).expect("a box is not null");
-        // SAFETY: zeroed, aligned to 8, and the box, which is not touched again, moves into the
-        // window as its backing.
+        // SAFETY: zeroed and aligned to 8. The box moves into the result as its backing, and no
+        // other code uses it.
         unsafe { Self::format(start, shape.window_bytes(), shape, Box::new(memory)) }
     }
 
-    /// Sizes, as checked when it was opened.
+    /// Its checked sizes.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
     /// Its registers.
     pub fn registers(&self) -> &Registers {
-        // SAFETY: valid and aligned while the backing lives; all of it is atomics or reserved words
-        // nobody writes.
+        // SAFETY: valid and aligned while the backing lives. All of it is atomics, or reserved
+        // words that neither side writes.
         unsafe { self.registers.as_ref() }
     }
 
@@ -137,11 +137,11 @@ impl DeviceMemory {
         }
     }
 
-    /// Whether the memory is still the device's, and so was everything loaded before this call:
-    /// memory of one that was torn out reads as ones or as zeros.
+    /// Whether the device is still there. If so, everything loaded before this call came from it:
+    /// the memory of a device that was removed reads as ones or zeros.
     pub fn is_there(&self) -> bool {
-        // Keeps the loads before it in front of the look; no store is its partner, for the device
-        // does not say that it goes.
+        // Keeps the earlier loads before the one below. It has no partner, since a device that is
+        // removed stores nothing.
         fence_acquire();
         self.registers().identity.magic.load(Ordering::Relaxed) == MAGIC
     }
@@ -150,8 +150,8 @@ impl DeviceMemory {
     pub fn device_time(&self) -> Option<u64> {
         let status = &self.registers().status;
         (self.shape.features & HAS_TIME != 0).then(|| {
-            // Low first: reading it latches the high half. Acquire keeps the two loads in that
-            // order.
+            // The low half first, since reading it latches the high half. Acquire keeps the two
+            // loads in that order; it has no partner store.
             let low = status.time_low.load(Ordering::Acquire);
             u64::from(low) | u64::from(status.time_high.load(Ordering::Relaxed)) << 32
         })

@@ -1,5 +1,5 @@
-//! `ringshim.ko` as programs see it: what it says of a device, and its ioctls. The C side is
-//! `kmod-shim/ringshim.h`.
+//! The user-space interface of `ringshim.ko`: its description of a device, and its ioctls. The C
+//! side is `kmod-shim/ringshim.h`.
 
 #![allow(unsafe_code)]
 
@@ -7,10 +7,10 @@ use rustix::io::Errno;
 use rustix::ioctl::{Getter, NoArg, ioctl, opcode};
 use std::os::fd::AsFd;
 
-/// [`Info::abi`] of this file.
+/// The [`Info::abi`] that this file implements.
 pub const ABI: u32 = 1;
 
-/// What the module says of a device.
+/// The module's description of a device.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Info {
@@ -19,29 +19,30 @@ pub struct Info {
     /// 1: the map is in the device's own memory. 2: the module keeps it in main memory, for a
     /// device that does DMA.
     pub kind: u32,
-    /// What can be mapped, from offset 0.
+    /// Bytes that can be mapped, from offset 0.
     pub window_bytes: u64,
     /// 0 none, 1 INTx, 2 MSI, 3 MSI-X.
     pub interrupts: u32,
     /// Zero.
     pub reserved0: u32,
-    /// What the device says of itself, read once: [`MAGIC`](crate::MAGIC).
+    /// This field and those up to `rate` are the device's registers, read once:
+    /// [`MAGIC`](crate::MAGIC).
     pub magic: u32,
-    /// Of the register map.
+    /// Version of the register map.
     pub version: u32,
-    /// Which board: the maker's choice.
+    /// Identifies the board; its maker chooses the value.
     pub device_id: u32,
-    /// Bits: 0 raises interrupts, 1 entries carry a time, 2 which is a date.
+    /// Bits: 0 it raises interrupts, 1 entries carry a time, 2 that time is a date.
     pub features: u32,
-    /// Where the first FIFO begins, bytes into the window.
+    /// Offset of the first FIFO in the mapping, bytes.
     pub fifo_offset: u32,
-    /// Of each FIFO; checked, as is what follows.
+    /// Size of each FIFO; checked, like the fields that follow.
     pub fifo_bytes: u32,
     /// Longest payload, bytes.
     pub max_datagram: u32,
-    /// FIFOs.
+    /// Number of FIFOs.
     pub channels: u32,
-    /// Bytes a second it was designed for; 0: unknown.
+    /// Bytes per second that it was designed for; 0: unknown.
     pub rate: u32,
     /// Zero.
     pub reserved1: [u32; 7],
@@ -54,7 +55,7 @@ pub struct Info {
 const _: () = assert!(size_of::<Info>() == 144);
 
 impl Info {
-    /// What interrupts it has, as `lspci` spells it.
+    /// Its kind of interrupts, spelled as `lspci` does.
     pub fn interrupts(&self) -> &'static str {
         match self.interrupts {
             0 => "no interrupts",
@@ -64,7 +65,7 @@ impl Info {
         }
     }
 
-    /// Where it sits.
+    /// Its bus address.
     pub fn bus_id(&self) -> String {
         let text = self.bus_id.split(|b| *b == 0).next().unwrap_or_default();
         String::from_utf8_lossy(text).into_owned()
@@ -73,22 +74,22 @@ impl Info {
 
 const INFO: u32 = opcode::read::<Info>(b'w', 0x80);
 const DOORBELL: u32 = opcode::none(b'w', 0x83);
-/// Every ioctl made here.
+/// Every ioctl that this module makes.
 pub const REQUESTS: [u32; 2] = [INFO, DOORBELL];
 
-/// Asks for it. `ENOTTY`: `fd` is no device of this module.
+/// Gets the description. `ENOTTY`: `fd` is not a device of this kernel module.
 pub fn info(fd: impl AsFd) -> Result<Info, Errno> {
-    // SAFETY: the opcode carries the size of `Info`, which is plain numbers, so whatever is filled
-    // in is one.
+    // SAFETY: the opcode carries the size of `Info`, so the kernel writes at most one `Info`, and
+    // any bytes are a valid one, since it consists of integers.
     let ask = unsafe { Getter::<INFO, Info>::new() };
-    // SAFETY: it writes into `ask` alone.
+    // SAFETY: the kernel writes only to the value that `ask` owns.
     unsafe { ioctl(fd, ask) }
 }
 
-/// Has the device look at its `control` register.
+/// Makes the device read its `control` register.
 pub fn doorbell(fd: impl AsFd) -> Result<(), Errno> {
-    // SAFETY: the opcode says that there is no argument.
+    // SAFETY: this ioctl takes no argument, as its opcode says.
     let ring = unsafe { NoArg::<DOORBELL>::new() };
-    // SAFETY: it touches no memory of ours.
+    // SAFETY: without an argument, the kernel accesses no memory of this process.
     unsafe { ioctl(fd, ring) }
 }

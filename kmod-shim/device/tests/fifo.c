@@ -1,4 +1,7 @@
-/* Every register of ringshim.h with its offset, and its constants. fifo.rs compares every line with the Rust structs. */
+/*
+ * Prints every register of ringshim.h with its offset, and the constants. fifo.rs compares every
+ * line with the Rust structs.
+ */
 #include "ringshim.h"
 #include <stdio.h>
 

@@ -1,5 +1,5 @@
-//! A device's FIFO: the map as the C header has it, both ends of a channel against each other, and
-//! a hostile device.
+//! A device's FIFO: the map against the C header, both ends of a channel against each other, and a
+//! hostile device.
 //!
 //! Negative controls: `a_shifted_register_is_noticed`, `a_consumer_that_forgets_is_noticed`.
 #![cfg(not(ringweir_loom))]
@@ -13,7 +13,7 @@ use std::mem::{offset_of, size_of};
 
 // ---- the map ------------------------------------------------------------------------------------
 
-/// What a C program that includes the header prints, after `edit` has had a go at the header.
+/// The output of a C program that includes the header, after `edit` has changed the header.
 fn printed_by_c(edit: impl Fn(String) -> String) -> Vec<String> {
     let header = edit(include_str!("../../ringshim.h").into());
     c::printed(&[("fifo.c", include_str!("fifo.c").into()), ("ringshim.h", header)])
@@ -82,7 +82,7 @@ const SHAPE: Shape = Shape {
     rate: 125_000,
 };
 
-/// Each wrong register alone makes the device none of ours.
+/// One wrong register is enough to reject the device.
 #[test]
 fn a_device_is_believed_only_if_everything_agrees() {
     let window = SHAPE.window_bytes() as u64;
@@ -142,7 +142,7 @@ fn a_device_is_believed_only_if_everything_agrees() {
 
 // ---- both ends ----------------------------------------------------------------------------------
 
-/// What was taken out, and the books.
+/// What was taken out, and the account.
 #[derive(Debug, Default)]
 struct Taken {
     datagrams: Vec<(Vec<u8>, Option<u64>)>,
@@ -177,12 +177,12 @@ fn payload(number: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(|i| (number.wrapping_mul(31) ^ i.wrapping_mul(7)) as u8).collect()
 }
 
-/// A device that has come so far that its positions wrap at once.
+/// A device whose positions are about to wrap.
 fn about_to_wrap(features: u32) -> (DeviceMemory, Drain, Feed) {
     let shape = Shape { features, ..SHAPE };
     let device = DeviceMemory::on_heap(&shape).unwrap();
     let fifo = device.fifo(0);
-    // 2^32 bytes in steps of 512 would take a while: the ends are told that they are there.
+    // Storing 2^32 bytes in steps of 512 would take long, so both ends begin near the wrap.
     for register in [&fifo.registers.consumer, &fifo.registers.producer] {
         register.store(u32::MAX - 1023, Ordering::Relaxed);
     }
@@ -192,7 +192,7 @@ fn about_to_wrap(features: u32) -> (DeviceMemory, Drain, Feed) {
 }
 
 proptest! {
-    /// Whatever is stored and however it is drained: what comes out is what went in, whole and in
+    /// Whatever is stored and however it is drained: the same datagrams come out, whole and in
     /// order, and produced = taken + lost.
     #[test]
     fn nothing_is_lost_untold(
@@ -222,9 +222,9 @@ proptest! {
             channel is untouched");
     }
 
-    /// Garbage written over registers and FIFO at any moment: nothing panics, nothing is longer
-    /// than it may be, the channel goes on, and once the device behaves again, what was thrown away
-    /// is known exactly.
+    /// Garbage is written over registers and FIFO at any moment. Nothing panics, no datagram is too
+    /// long, and the channel continues. Once the device behaves again, what was discarded is known
+    /// exactly.
     #[test]
     fn garbage_costs_what_it_covers_and_no_more(
         word in 0usize..128, value: u64, producer in prop::option::of(any::<u32>()), lengths in prop::collection::vec(0usize..200, 1..6),
@@ -243,7 +243,7 @@ proptest! {
         take(&mut drain, fifo, 1000, &mut taken);
         prop_assert!(taken.datagrams.iter().all(|(bytes, _)| bytes.len() <= 512));
         prop_assert!(taken.datagrams.len() <= 1000);
-        // The device recovers: an index that was wrong is right again.
+        // The device recovers: its index is correct again.
         fifo.registers.producer.store(true_producer, Ordering::Relaxed);
         take(&mut drain, fifo, 1000, &mut taken);
         let before = taken.datagrams.len();
@@ -264,8 +264,8 @@ fn a_consumer_that_forgets_is_noticed() {
     for number in 0..3 {
         feed.store(fifo, &payload(number, 64), 0);
     }
-    // The control of `nothing_is_lost_untold`: an entry that was taken and not written down is seen
-    // by the one behind it.
+    // Control of `nothing_is_lost_untold`: if an entry was taken but not recorded, the next entry
+    // reveals it.
     let first = drain.look(fifo).unwrap().unwrap();
     drain.take(fifo, &first);
     assert!(!drain.look(fifo).unwrap().unwrap().renumbered);
@@ -314,7 +314,7 @@ fn each_kind_of_garbage_has_its_name() {
     }
 }
 
-/// One that takes over goes on where the other stopped, and owes nothing twice.
+/// A new consumer continues where the previous one stopped, and counts nothing twice.
 #[test]
 fn a_new_consumer_goes_on() {
     let device = DeviceMemory::on_heap(&SHAPE).unwrap();

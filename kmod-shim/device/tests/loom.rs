@@ -1,4 +1,4 @@
-//! Models of a device's FIFO: the hand-over of datagrams, and the wake handshake.
+//! Models of a device's FIFO: the transfer of datagrams, and the wake handshake.
 //!
 //! `RUSTFLAGS='--cfg ringweir_loom' cargo test -p ringweir-device --release --test loom`
 #![cfg(ringweir_loom)]
@@ -16,7 +16,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// The interrupt: remembers that it was raised, and is a full synchronisation, as system calls are.
+/// The interrupt. It stays raised until it is taken, and synchronises fully, as system calls do.
 #[derive(Default)]
 struct Event {
     raised: loom::sync::Mutex<bool>,
@@ -37,7 +37,7 @@ impl Event {
     }
 }
 
-/// A device of one channel, with room for two datagrams of a word each.
+/// A device with one channel, which has room for two datagrams of one word each.
 struct Device {
     channel: Channel,
     words: Vec<AtomicU64>,
@@ -74,7 +74,7 @@ impl Device {
         feed.store(self.fifo(), &(number + 0x1111).to_le_bytes(), 0)
     }
 
-    /// Takes what is there, and checks it; how many.
+    /// Takes and checks all entries. Returns their number.
     fn take(&self, drain: &mut Drain, next: &mut u64) -> u64 {
         let mut taken = 0;
         while let Some(entry) = drain.look(self.fifo()).expect("no garbage") {
@@ -91,7 +91,7 @@ impl Device {
     }
 }
 
-/// Three datagrams through a FIFO with room for two: each is taken whole, or lost and counted.
+/// Three datagrams go through a FIFO with room for two: each is taken whole, or lost and counted.
 fn fifo_hands_over() {
     check(3, || {
         let device = Device::new();
@@ -117,7 +117,7 @@ fn fifo_hands_over() {
     });
 }
 
-/// A16: a consumer that sleeps is woken, however its going to sleep and two stores meet.
+/// A16: a sleeping consumer is woken, whichever way its going to sleep and two stores interleave.
 fn fifo_wakes() {
     check(3, || {
         let device = Device::new();
@@ -138,7 +138,7 @@ fn fifo_wakes() {
         for _ in 0..2 {
             assert!(device.store(&mut feed));
             if may_interrupt(&device.interrupt_mask) {
-                // The handler of the interrupt.
+                // The interrupt handler.
                 disarm(&device.interrupt_mask);
                 device.event.ring();
             }
@@ -158,7 +158,7 @@ fn wakes() {
     fifo_wakes();
 }
 
-/// The model that must see a site weakened.
+/// The model that must fail when `site` is weakened.
 fn killer(site: Site) -> fn() {
     if site == site::PRODUCER_STORE || site == site::PRODUCER_LOAD {
         fifo_hands_over
@@ -167,14 +167,14 @@ fn killer(site: Site) -> fn() {
     }
 }
 
-/// Each site weakened must make its model fail; the tests above are the control.
+/// Weakening a site must make its model fail; the tests above are the control.
 #[test]
 fn every_site_is_killed() {
     for site in site::ALL {
         let died = mutant::with(site, || catch_unwind(killer(site)));
         let why = died.expect_err(&format!("{site:?} is alive"));
         let why = why.downcast_ref::<String>().map_or("", String::as_str);
-        // Loom gives up on a model that never ends; that would not be a kill.
+        // Loom gives up on a model that never ends, which does not count as a kill.
         assert!(!why.contains("exceeded"), "{site:?}: {why}");
         println!("{site:?}: {}", why.lines().next().unwrap_or(""));
     }

@@ -1,8 +1,9 @@
-//! Where a ring's bytes live: in a named POSIX shared-memory object or in a sealed memfd; in small
-//! pages or in huge ones.
+//! The memory of a ring: a named POSIX shared-memory object or a sealed memfd, in small or huge
+//! pages.
 //!
-//! Contract: all room is allocated, faulted in and (if allowed) locked before anybody sees it. What
-//! was granted is said, and so is every step of the ladder that was not, with what to do about it.
+//! Contract: all memory is allocated, faulted in and (if allowed) locked before another process
+//! sees it. `Backing` reports what was granted and every kind of page that was not, with the
+//! remedy.
 
 use super::object::ObjectError;
 use super::{OsError, fd_store, lock, sealed};
@@ -17,17 +18,18 @@ use std::path::Path;
 /// Size of a huge page in bytes.
 pub const HUGE_PAGE: u64 = 2 << 20;
 
-/// What a ring is kept in.
+/// The kind of memory that holds a ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Memory {
-    /// A named object in /dev/shm. Other users cannot write it; processes of the broker's own user
-    /// can open it again.
+    /// A named object in /dev/shm. Other users cannot write it, but processes of the broker's own
+    /// user can open it again.
     #[default]
     Shm,
-    /// A sealed memfd: nobody but the broker can write it, of whatever user.
+    /// A sealed memfd: only the broker can write it, whatever user other processes run as.
     Memfd,
-    /// A memfd that a service manager keeps for the next broker, so not sealed against writing
-    /// (`stored.rs`). Nobody asks for this by name: it is what `memfd` is under such a manager.
+    /// A memfd that a service manager stores for the next broker, so it is not sealed against
+    /// writing (`fd_store.rs`). Users cannot choose it by name: under such a manager, `memfd` means
+    /// this.
     StoredMemfd,
 }
 
@@ -51,14 +53,14 @@ impl fmt::Display for Memory {
     }
 }
 
-/// The pages a ring got.
+/// The kind of pages that a ring got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// Of the usual size.
+    /// Pages of the usual size.
     Small,
-    /// Reserved huge pages: always locked.
+    /// Reserved huge pages, which are always locked.
     Reserved,
-    /// Huge as far as the kernel found some: so many bytes.
+    /// Transparent huge pages, as far as the kernel had some: the number of bytes in them.
     Transparent(u64),
 }
 
@@ -77,30 +79,31 @@ impl fmt::Display for Pages {
 /// A ring's bytes, mapped writable by the broker.
 pub(super) struct Backing {
     pub(super) map: MmapRaw,
-    /// What readers are handed: they cannot write through it.
+    /// The fd for readers, who cannot write through it.
     pub(super) read_only: OwnedFd,
     pub(super) pages: Pages,
-    /// Steps of the ladder that were not granted, in words.
+    /// Kinds of page that were not granted, each with the reason.
     pub(super) declined: Vec<String>,
     pub(super) locked: Result<(), Errno>,
-    /// Its name in /dev/shm, which goes when this is dropped.
+    /// Its name in /dev/shm, removed on drop.
     pub(super) name: Option<Named>,
-    /// What a service manager is to keep, if it has not got it.
+    /// The fd for the service manager to store, if it has not stored it yet.
     pub(super) stored: Option<OwnedFd>,
-    /// Whether a memfd that is kept can never be opened for writing again.
+    /// Whether a stored memfd can never be opened for writing again.
     pub(super) immutable: Result<(), Errno>,
 }
 
 impl Backing {
-    /// `bytes` (a multiple of the page size, of [`HUGE_PAGE`] if `huge`) in `memory`. A named
-    /// object of that name is replaced: the caller holds the stream's lock, so nobody serves it.
+    /// Allocates `bytes` (a multiple of the page size, or of [`HUGE_PAGE`] if `huge`) in `memory`.
+    /// It replaces a named object of that name: the caller holds the stream's lock, so no broker
+    /// serves it.
     pub(super) fn create(
         object_name: &str,
         bytes: u64,
         memory: Memory,
         huge: bool,
     ) -> Result<Self, ObjectError> {
-        // A leftover of a broker that died goes in any case.
+        // What a dead broker left is removed, whatever the kind of memory.
         remove_leftover(object_name)?;
         let mut declined = Vec::new();
         match memory {
@@ -119,11 +122,11 @@ impl Backing {
         }
     }
 
-    /// The named object that is there already, if it is ours to write: of this user, a regular file
-    /// of exactly `bytes` bytes that nobody else holds.
+    /// Adopts the existing named object. It must be a private regular file of this user with
+    /// exactly `bytes` bytes, and no other broker may hold it.
     pub(super) fn adopt(object_name: &str, bytes: u64) -> Result<Self, String> {
         let path = format!("/dev/shm{object_name}");
-        // Anybody may put anything of that name into /dev/shm: a link, a FIFO, a file of his own.
+        // Any user may create something of that name in /dev/shm: a link, a FIFO, a file.
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| e.to_string())?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| e.to_string())?;
@@ -141,8 +144,8 @@ impl Backing {
         if !lock::hold_object(&fd, Path::new(&path)).map_err(|e| e.to_string())? {
             return Err("somebody holds its lock".into());
         }
-        // A process that could write it may have made holes in it, and a hole without room would be
-        // SIGBUS in flight.
+        // A process that could write the object may have punched holes in it. A hole that cannot be
+        // filled later would raise SIGBUS in the middle of a datagram.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(|e| e.to_string())?;
         let flags = shm::OFlags::RDONLY;
         let read_only =
@@ -264,21 +267,21 @@ impl Backing {
     }
 }
 
-/// Maps and faults in with transparent huge pages before anything else takes room: pages that are
-/// small already stay small.
+/// Maps the memory and faults it in with transparent huge pages. This comes before the allocation,
+/// since pages that are small already stay small.
 fn transparent(fd: &OwnedFd, bytes: u64, declined: &mut Vec<String>) -> Option<MmapRaw> {
     let attempt = || -> std::io::Result<MmapRaw> {
         rustix::fs::ftruncate(fd, bytes)?;
         let map = MmapOptions::new().len(bytes as usize).map_raw(fd)?;
         map.advise(Advice::HugePage)?;
-        // Room that is missing is found by the allocation that follows, with a better word for it.
+        // The allocation that follows reports missing memory, with a better message.
         let _missing = map.advise(Advice::PopulateWrite);
         Ok(map)
     };
     attempt().inspect_err(|e| declined.push(format!("transparent huge pages: {e}"))).ok()
 }
 
-/// The mapping, all of it faulted in, and what pages it has.
+/// The whole mapping, faulted in, and its kind of pages.
 fn mapped(
     fd: &OwnedFd,
     bytes: u64,
@@ -308,7 +311,7 @@ pub(super) fn lock_pages(map: &MmapRaw) -> Result<(), Errno> {
     map.lock().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
 }
 
-/// Bytes of a mapping that are in huge pages, as the kernel counts them.
+/// Number of bytes of a mapping in huge pages, as the kernel counts them.
 pub(super) fn huge_bytes(map: &MmapRaw) -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let begins = format!("{:x}-", map.as_ptr() as usize);
@@ -323,7 +326,7 @@ fn read_word(path: &str) -> String {
     std::fs::read_to_string(path).map_or_else(|_| "unknown".into(), |s| s.trim().into())
 }
 
-/// `always [never]` is `never`.
+/// The bracketed word of a setting: `never` in `always [never]`.
 fn chosen(options: &str) -> &str {
     options
         .split_once('[')
@@ -340,12 +343,12 @@ fn remove_leftover(object_name: &str) -> Result<(), OsError> {
     }
 }
 
-/// A name in /dev/shm that is ours.
+/// A name in /dev/shm that this process created.
 pub(super) struct Named(String);
 
 impl Drop for Named {
     fn drop(&mut self) {
-        // Nothing can be done about a name that is gone already.
+        // It does not matter if the name was removed already.
         let _gone = shm::unlink(self.0.as_str());
     }
 }

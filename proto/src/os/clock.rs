@@ -1,13 +1,13 @@
-//! The clocks: monotonic for ages and lag, realtime for what people and captures call a date, and
-//! what a thread has used. Nanoseconds, u64.
+//! The clocks, in nanoseconds (u64): monotonic for ages and lag, realtime for dates, and the
+//! processor time of a thread.
 
 #![allow(unsafe_code)]
 
-/// libc's call and not rustix's: rustix looks for the vdso where valgrind has hidden it, and
-/// crashes under it.
+/// This calls libc, not rustix: rustix looks for the vDSO, which valgrind hides, and crashes under
+/// valgrind.
 fn read(clock: libc::clockid_t) -> u64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one timespec, for which there is room.
+    // SAFETY: `t` is a local timespec that outlives the call, and the kernel writes exactly one.
     let rc = unsafe { libc::clock_gettime(clock, &mut t) };
     assert_eq!(rc, 0, "the kernel has these clocks");
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
@@ -30,7 +30,7 @@ pub fn thread_cpu_ns() -> u64 {
     read(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
-/// The kernel's boot id; zero where there is no /proc.
+/// The kernel's boot id; zero without /proc.
 pub fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let hex: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();

@@ -1,5 +1,5 @@
-//! Eventfds as their receivers use them (the broker makes them; a received one stays an `OwnedFd`),
-//! and timers to poll.
+//! Eventfds, and timers to poll. The broker creates the eventfds; a client keeps a received one as
+//! an `OwnedFd`.
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// Rings: adds 1. A full counter is as good as a ring.
+/// Signals the event: adds 1. A full counter is fine, since the event is then signalled already.
 pub fn ring(fd: impl AsFd) -> Result<(), Errno> {
     match rustix::io::write(fd, &1u64.to_ne_bytes()) {
         Ok(_) | Err(Errno::AGAIN) => Ok(()),
@@ -18,25 +18,24 @@ pub fn ring(fd: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// Drains events that are watched through an epoll fd, edge-triggered; whether
-/// there were any.
+/// Drains the events of an edge-triggered epoll fd. Returns whether there were any.
 pub fn take(watch: impl AsFd) -> Result<bool, Errno> {
     let mut events = [MaybeUninit::<epoll::Event>::uninit()];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     Ok(!epoll::wait(watch, &mut events, Some(&now))?.0.is_empty())
 }
 
-/// Which of the waited-for fds have something to say.
+/// Which of the two fds are ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// The first.
+    /// The first is readable or hung up.
     pub first: bool,
-    /// The second: readable or hung up.
+    /// The second is readable or hung up.
     pub second: bool,
 }
 
 /// Sleeps until one of two fds is readable or hung up, or until the timeout (`None`: for ever). A
-/// signal ends the wait early with nothing ready, so that the caller can look at what it did.
+/// signal ends the wait early with nothing ready, so that the caller can react to the signal.
 pub fn wait(
     first: BorrowedFd<'_>,
     second: BorrowedFd<'_>,
@@ -53,7 +52,7 @@ pub fn wait(
     }
 }
 
-/// A duration as the kernel takes it.
+/// Converts a duration for the kernel.
 pub fn timespec(d: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
@@ -61,13 +60,12 @@ pub fn timespec(d: Duration) -> Timespec {
     }
 }
 
-/// A timer that can be polled; it fires never, until [`fire_in`].
+/// A timer that can be polled. It never fires before [`fire_in`] sets it.
 pub fn timer() -> Result<OwnedFd, Errno> {
     timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
 }
 
-/// Has `timer` become readable once, in `pause`; forgets what it was set to before, and whether
-/// that has fired.
+/// Makes `timer` readable once, after `pause`. This discards its previous setting, fired or not.
 pub fn fire_in(timer: impl AsFd, pause: Duration) -> Result<(), Errno> {
     let it_value = timespec(pause.max(Duration::from_nanos(1)));
     let once = Itimerspec { it_interval: timespec(Duration::ZERO), it_value };

@@ -1,9 +1,9 @@
-//! A memfd that a service manager keeps, so that the ring in it outlives its broker (`DESIGN.md`
+//! A memfd that a service manager stores, so that the ring in it outlives its broker (`DESIGN.md`
 //! §7, §8).
 //!
-//! Contract: nobody can make it shorter. It is not sealed against writing, since the next broker
-//! has to map it: readers are handed a descriptor opened read-only, and where it can be made
-//! immutable nobody opens it for writing again, its owner included.
+//! Contract: no process can shorten it. It is not sealed against writing, since the next broker has
+//! to map it writable. Instead, readers get a descriptor that is opened read-only. Where the memfd
+//! can be made immutable, no process can open it for writing again, not even one of its owner.
 
 use super::OsError;
 use super::backing::{Backing, Pages, huge_bytes, lock_pages};
@@ -12,11 +12,11 @@ use rustix::fs::{FallocateFlags, FileType, IFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// What a file system of reserved huge pages calls itself.
+/// The type that `statfs` reports for a file system of reserved huge pages.
 const HUGETLBFS: i64 = 0x9584_58f6;
 
-/// The descriptor for readers of a ring that is complete but for its content, and whether the ring
-/// could be made immutable.
+/// Opens the read-only descriptor for readers and tries to make the ring immutable. The ring must
+/// be complete except for its content. Returns the descriptor, and whether the ring is immutable.
 pub(super) fn shut(fd: &OwnedFd) -> Result<(OwnedFd, Result<(), Errno>), OsError> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let read_only = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -28,8 +28,8 @@ pub(super) fn shut(fd: &OwnedFd) -> Result<(OwnedFd, Result<(), Errno>), OsError
     ))
 }
 
-/// A ring that was passed on, if it is as we leave one: ours, private, of exactly `bytes` bytes,
-/// sealed as ours are.
+/// Adopts a stored ring. It must be as a broker leaves one: of this user, private, of exactly
+/// `bytes` bytes, with the right seals.
 pub(super) fn adopt(fd: OwnedFd, bytes: u64) -> Result<Backing, String> {
     let failed = |e: Errno| e.to_string();
     let stat = rustix::fs::fstat(&fd).map_err(failed)?;
@@ -45,8 +45,8 @@ pub(super) fn adopt(fd: OwnedFd, bytes: u64) -> Result<Backing, String> {
     if u64::try_from(stat.st_size) != Ok(bytes) {
         return Err(format!("it has {} bytes, and this stream takes {bytes}", stat.st_size));
     }
-    // A file has none, and a named object is sealed against seals alone. What may be executed a
-    // kernel may seal by itself.
+    // A file has no seals, and a named object only the one against further seals. The kernel itself
+    // may have added F_SEAL_EXEC, so that seal is ignored.
     let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| "it is no memfd".to_string())?;
     if seals - SealFlags::from_bits_retain(libc::F_SEAL_EXEC as u32)
         != SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL
@@ -60,8 +60,8 @@ pub(super) fn adopt(fd: OwnedFd, bytes: u64) -> Result<Backing, String> {
     let already =
         rustix::fs::ioctl_getflags(&fd).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE));
     if !already {
-        // A process that could write it may have made holes in it, and a hole without room would be
-        // SIGBUS in flight.
+        // A process that could write the ring may have punched holes in it. A hole that cannot be
+        // filled later would raise SIGBUS in the middle of a datagram.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(failed)?;
     }
     let (read_only, immutable) = shut(&fd).map_err(|e| e.to_string())?;
@@ -77,7 +77,7 @@ pub(super) fn adopt(fd: OwnedFd, bytes: u64) -> Result<Backing, String> {
         huge => Pages::Transparent(huge),
     };
     let (locked, immutable) = (lock_pages(&map), if already { Ok(()) } else { immutable });
-    // What the manager has it keeps; this descriptor goes.
+    // The service manager keeps its own descriptor; this one is closed.
     Ok(Backing {
         map,
         read_only,

@@ -1,8 +1,8 @@
-//! Who serves a stream: locks that the kernel gives back when their holder dies, however it dies.
+//! The locks of a stream. The kernel releases them when their holder dies, however it dies.
 //!
 //! Contract: a broker holds the stream's lock file ([`StreamLock`]) and its ring object
-//! ([`hold_object`]) for as long as it serves; `ringctl gc` takes both before it removes anything.
-//! Pids are never asked. A lock counts only if its file is still the one that the name leads to.
+//! ([`hold_object`]) for as long as it serves. `ringctl gc` takes both before it removes anything.
+//! Nothing here decides by pid. A lock counts only while its path still leads to the locked file.
 
 #![allow(unsafe_code)]
 
@@ -15,21 +15,21 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What the lock file says while `ringctl gc` clears up.
+/// The lock file's content while `ringctl gc` cleans up.
 const SWEEPING: &str = "ringctl gc";
-/// Length of a lock file: ten places for a word, twenty for a generation.
+/// Length of a lock file: ten characters for the holder, twenty for the generation, two newlines.
 const WORDS: usize = 32;
-/// How long a broker that starts waits for a holder that does not say it is a broker: one that
-/// starts or ends, or gc.
+/// How long a starting broker waits for a holder whose file does not hold a pid: a broker that is
+/// starting or ending, or gc.
 const PASSING: Duration = Duration::from_secs(5);
-/// How long it waits for one that does: gc takes the lock of a dead broker before it writes its own
-/// word into it.
+/// How long it waits for a holder whose file does hold a pid: gc locks a dead broker's file before
+/// it replaces the pid in it.
 const SETTLING: Duration = Duration::from_millis(200);
 
-/// Why a lock was not got.
+/// Why a lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody serves the stream.
+    /// A broker serves the stream.
     #[error(
         "stream {name:?} is already served by ringd with pid {holder}: choose another --name or \
         --run-dir"
@@ -37,16 +37,16 @@ pub enum LockError {
     Held {
         /// Stream.
         name: String,
-        /// What the lock file says of its holder.
+        /// The holder, as the lock file names it.
         holder: String,
     },
-    /// The kernel said no.
+    /// A system call failed.
     #[error(transparent)]
     Os(#[from] OsError),
 }
 
-/// The right to serve a stream name in a run directory, or to clear up behind who served it. Its
-/// file is removed when it is dropped.
+/// The right to serve a stream name in a run directory, or to clean up after the broker that served
+/// it. Dropping it removes its file.
 #[derive(Debug)]
 pub struct StreamLock {
     path: PathBuf,
@@ -55,12 +55,12 @@ pub struct StreamLock {
 }
 
 impl StreamLock {
-    /// Generation that the last broker noted, if it died and left its file; 0 otherwise.
+    /// Generation that the last broker recorded, if it died and left its file; 0 otherwise.
     pub fn last_generation(&self) -> u64 {
         self.last_generation
     }
 
-    /// Notes the generation, for the broker after this one.
+    /// Records the generation for the next broker.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -69,7 +69,8 @@ impl StreamLock {
             .map_err(OsError::io(format_args!("cannot write {}", self.path.display())))
     }
 
-    /// For a broker: waits a moment for one that is ending and for `ringctl gc`.
+    /// Takes the lock for a broker. It waits a moment for `ringctl gc` and for a broker that is
+    /// about to end.
     ///
     /// # Errors
     /// [`LockError::Held`] if a broker serves the stream.
@@ -88,9 +89,9 @@ impl StreamLock {
         }
     }
 
-    /// For clearing up behind a broker of user `owner`: fails at once if somebody holds it. A lock
-    /// file that is missing is made for the moment, and belongs to `owner`, so that even one left
-    /// by a killed gc is in no broker's way.
+    /// Takes the lock to clean up after a broker of user `owner`; fails at once if another process
+    /// holds it. A missing lock file is created for the time being and given to `owner`, so that
+    /// even the file of a killed gc does not block a broker.
     ///
     /// # Errors
     /// [`LockError::Held`] if the stream is served, or about to be.
@@ -120,12 +121,13 @@ impl StreamLock {
                 let holder = if holder.is_empty() { "(just starting)" } else { holder };
                 return Err(LockError::Held { name: name.into(), holder: holder.into() });
             }
-            // The one who held it may have removed the file between our open and our lock: then
-            // this lock is on nothing.
+            // The previous holder may have removed the file between our open and our lock. Then we
+            // have locked a file without a name.
             if !is_at(&fd, &path) {
                 continue;
             }
-            // What is written below must not reach a file that somebody made this a second name of.
+            // The path may be a hard link to another user's file, which must not be overwritten
+            // below.
             let links = rustix::fs::fstat(&fd)
                 .map_err(OsError::at(format_args!("fstat {shown}")))?
                 .st_nlink;
@@ -148,7 +150,7 @@ impl StreamLock {
                 );
                 return Err(OsError { what, errno: Errno::EXIST }.into());
             }
-            // Whatever stands there, it is only ever a number to go beyond.
+            // A wrong number does no harm: the next generation only has to be larger.
             let last_generation =
                 before.lines().nth(1).and_then(|g| g.trim().parse().ok()).unwrap_or(0);
             write(&file, word, last_generation)
@@ -160,32 +162,32 @@ impl StreamLock {
 
 impl Drop for StreamLock {
     fn drop(&mut self) {
-        // While the lock is still held, so that nobody can hold a lock on the removed file
-        // believing it counts.
+        // Removed while the lock is still held, so that no other process can lock the removed file
+        // and take that for the stream's lock.
         let _gone = rustix::fs::unlink(&self.path);
     }
 }
 
-/// Whether somebody holds the lock of a stream at this moment; makes nothing and removes nothing.
+/// Whether a process holds the lock of a stream at this moment. Creates and removes nothing.
 pub fn is_served(run_dir: &Path, name: &str) -> bool {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let Ok(fd) = rustix::fs::open(paths::lock_path(run_dir, name), flags, Mode::empty()) else {
         return false;
     };
-    // What cannot be told counts as served.
+    // If it cannot be determined, the stream counts as served.
     !lock(&fd).unwrap_or(false)
 }
 
-/// Who holds it, and the last generation: always as long, in one write, so that a process that is
-/// killed here leaves either the old words or the new ones.
+/// Writes the holder and the last generation. The length is always the same and it is one write, so
+/// a process that is killed here leaves either the old content or the new.
 fn write(file: &std::fs::File, word: &str, generation: u64) -> std::io::Result<()> {
     let words = format!("{word:<10}\n{generation:020}\n");
     debug_assert_eq!(words.len(), WORDS);
     file.write_all_at(words.as_bytes(), 0)
 }
 
-/// Whether a lock file's content is exactly what a broker or gc writes. Another program's lock
-/// file, which often holds a pid alone or nothing, is not.
+/// Whether a lock file's content is exactly what a broker or gc writes. The lock files of other
+/// programs often hold only a pid or nothing, so they do not match.
 pub fn is_our_word(content: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let lines: Vec<&str> = content.lines().map(str::trim_end).collect();
@@ -193,18 +195,20 @@ pub fn is_our_word(content: &str) -> bool {
         && matches!(lines[..], [word, generation] if (word == SWEEPING || number(word)) && number(generation))
 }
 
-/// Whether a lock file may be written: one of ours, or one that says nothing, as somebody leaves it
-/// who is killed before he can.
+/// Whether a lock file may be overwritten: it is one of ours, or empty, as a process leaves it that
+/// is killed before it writes.
 fn may_be_taken(content: &str) -> bool {
     content.is_empty() || is_our_word(content)
 }
 
-/// For a broker: takes the lock of the ring object at `path`, which lasts as long as `fd`, open for
-/// writing, or a mapping of it. False: another broker holds it, or it is not there any more. A
-/// write lock, which only who may write the ring can hold: readers, one of whom may be hostile,
-/// share a descriptor of the same file and can take any other. One that has a read lock keeps a
-/// broker that adopts from marking the ring, and not from having it: the stream's own lock is out
-/// of a reader's reach.
+/// Takes a broker's lock on the ring object at `path`. It lasts as long as `fd`, which is open for
+/// writing, or a mapping of it. Returns false if another broker holds it, or if the object was
+/// removed.
+///
+/// It is a write lock, because only a process that may write the ring can take one. Readers, one of
+/// which may be hostile, have a descriptor of the same file and can take any other lock. A reader's
+/// read lock prevents an adopting broker from locking the ring, but not from adopting it: a reader
+/// cannot touch the stream's own lock.
 pub fn hold_object(fd: impl AsFd, path: &Path) -> Result<bool, Errno> {
     let took = match whole_file(&fd, libc::F_OFD_SETLK, libc::F_WRLCK) {
         Err(Errno::AGAIN | Errno::ACCESS) => !object_is_held(&fd)?,
@@ -213,14 +217,14 @@ pub fn hold_object(fd: impl AsFd, path: &Path) -> Result<bool, Errno> {
     Ok(took && is_at(&fd, path))
 }
 
-/// Whether a broker holds the ring object that `fd` leads to.
+/// Whether a broker holds the ring object of `fd`.
 pub fn object_is_held(fd: impl AsFd) -> Result<bool, Errno> {
-    // Against reading, only a write lock stands.
+    // Only a write lock conflicts with a read lock.
     Ok(whole_file(fd, libc::F_OFD_GETLK, libc::F_RDLCK)? != libc::F_UNLCK)
 }
 
-/// One operation on the lock over a whole file, of the open file and not of the process, which
-/// rustix does not know; the kind of lock that stands there afterwards.
+/// One operation on the lock over a whole file. The lock belongs to the open file, not to the
+/// process, which rustix does not support. Returns the kind of lock that the kernel reports.
 fn whole_file(fd: impl AsFd, operation: i32, kind: i32) -> Result<i32, Errno> {
     let mut lock = libc::flock {
         l_type: kind as i16,
@@ -229,8 +233,8 @@ fn whole_file(fd: impl AsFd, operation: i32, kind: i32) -> Result<i32, Errno> {
         l_len: 0,
         l_pid: 0,
     };
-    // SAFETY: the fd is open, the struct lives through the call, and the kernel writes at most
-    // that.
+    // SAFETY: the fd is open, the struct outlives the call, and the kernel writes only to the
+    // struct.
     let rc = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), operation, &raw mut lock) };
     if rc != 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
@@ -246,7 +250,7 @@ fn lock(fd: impl AsFd) -> Result<bool, Errno> {
     }
 }
 
-/// Whether `path` still leads to this very file, a regular one.
+/// Whether `path` still leads to this file, and it is a regular file.
 fn is_at(fd: impl AsFd, path: &Path) -> bool {
     let (Ok(ours), Ok(there)) = (rustix::fs::fstat(fd), rustix::fs::lstat(path)) else {
         return false;
@@ -275,8 +279,8 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
-    /// A broker that starts while gc clears up waits for it. Control: one that starts while a
-    /// broker serves does not.
+    /// A broker that starts while gc cleans up waits for it. Control: a broker that starts while
+    /// another one serves does not wait.
     #[test]
     fn a_broker_waits_for_gc() {
         let dir = tempfile::tempdir().unwrap();
@@ -302,8 +306,8 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&precious).unwrap(), "1");
     }
 
-    /// What stands in the way of a stream and is not its lock is named and left alone. Control: an
-    /// empty file is taken.
+    /// A file at the lock's path that is not a lock is named in the error and left alone. Control:
+    /// an empty file is taken.
     #[test]
     fn nothing_of_others_is_overwritten() {
         let dir = tempfile::tempdir().unwrap();
@@ -321,8 +325,8 @@ mod tests {
         assert_eq!(StreamLock::take(dir.path(), "a").unwrap().last_generation(), 0);
     }
 
-    /// A broker that is killed while it writes leaves one generation or the other: the words never
-    /// change their length, so nothing is cut off before it is written.
+    /// A broker that is killed while it writes leaves one generation or the other: the content
+    /// never changes its length, so nothing is truncated first.
     #[test]
     fn words_are_replaced_in_place() {
         let dir = tempfile::tempdir().unwrap();
@@ -366,8 +370,8 @@ mod tests {
         drop(map);
         let other = make();
         assert_eq!(hold_object(&other, &path), Ok(true));
-        // A reader with every lock that it can take keeps nobody from it, and from seeing who has
-        // it.
+        // A reader with every lock that it can take prevents neither a broker's lock nor the test
+        // for it.
         drop(other);
         let reader = std::fs::File::open(&path).unwrap();
         assert_eq!(rustix::fs::flock(&reader, FlockOperation::NonBlockingLockExclusive), Ok(()));

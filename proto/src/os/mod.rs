@@ -1,8 +1,7 @@
-//! What the kernel gives us: shared memory, sockets that pass fds, eventfds, clocks, paths.
+//! The operating system: shared memory, sockets that pass fds, eventfds, clocks, paths.
 //!
-//! Contract: every file is created by the broker, mode 0600; a client only receives fds and checks
-//! what it received before it maps it. Failures are [`OsError`]s that say what was attempted on
-//! what.
+//! Contract: the broker creates every file, with mode 0600. A client only receives fds, and checks
+//! them before it maps them. Failures are [`OsError`]s that name the attempt and its object.
 
 pub mod backing;
 pub mod clock;
@@ -18,23 +17,23 @@ pub mod socket_file;
 
 use rustix::io::Errno;
 
-/// A call to the kernel failed.
+/// A system call failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {errno}")]
 pub struct OsError {
     /// What was attempted, with the value.
     pub what: String,
-    /// The kernel's answer.
+    /// The kernel's error.
     pub errno: Errno,
 }
 
 impl OsError {
-    /// For `map_err`: says what was attempted.
+    /// For `map_err`: adds what was attempted.
     pub fn at<E: Into<Errno>>(what: impl std::fmt::Display) -> impl FnOnce(E) -> OsError {
         move |e| OsError { what: what.to_string(), errno: e.into() }
     }
 
-    /// The same for an error of the standard library.
+    /// Like [`OsError::at`], for an error of the standard library.
     pub fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> OsError {
         move |e| OsError {
             what: what.to_string(),

@@ -1,9 +1,9 @@
-//! The ring object: made by the broker ([`super::backing`] says in what memory), mapped read-only
-//! by everyone else.
+//! The ring object. The broker creates it in the memory of [`super::backing`]; all other processes
+//! map it read-only.
 //!
-//! Contract: its header is complete before anybody sees it. This is the one place that casts shared
-//! bytes to the layout's structs, after checking every number in the header against the object's
-//! real size.
+//! Contract: the header is complete before another process sees the object. Only this module casts
+//! shared bytes to the layout's structs, after it has checked every number in the header against
+//! the object's real size.
 
 #![allow(unsafe_code)]
 
@@ -23,10 +23,10 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Why there is no ring.
+/// Why a ring could not be created or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
-    /// The kernel said no.
+    /// A system call failed.
     #[error(transparent)]
     Os(#[from] OsError),
     /// No room in /dev/shm.
@@ -40,7 +40,7 @@ pub enum ObjectError {
         /// Bytes that are free.
         free: u64,
     },
-    /// The object is not a ring we can read.
+    /// The object is not a readable ring.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// Metadata too long or not text without NUL.
@@ -48,25 +48,25 @@ pub enum ObjectError {
     Metadata(String),
 }
 
-/// What the broker decides about a new ring.
+/// The broker's choices for a new ring.
 #[derive(Clone, Copy, Debug)]
 pub struct RingSpec<'a> {
     /// Stream name.
     pub name: &'a str,
     /// Sizes.
     pub geometry: Geometry,
-    /// Life of the ring.
+    /// The ring's generation.
     pub generation: u64,
     /// Key/value metadata for readers.
     pub metadata: &'a [(String, String)],
-    /// What it is kept in.
+    /// The kind of memory that holds it.
     pub memory: Memory,
-    /// Whether to ask for huge pages; the footprint is a multiple of [`super::backing::HUGE_PAGE`]
-    /// then.
+    /// Whether to request huge pages. The footprint must then be a multiple of
+    /// [`super::backing::HUGE_PAGE`].
     pub huge_pages: bool,
 }
 
-/// A ring object of this process. Unlinked when dropped.
+/// A ring object that this process created or adopted. Dropping it unlinks it.
 pub struct RingObject {
     memory: Arc<RingMemory>,
     read_only: OwnedFd,
@@ -78,10 +78,10 @@ pub struct RingObject {
     _name: Option<Named>,
 }
 
-/// Generation that a leftover object of this name claims, 0 if there is none of our own that can be
-/// read.
+/// The generation in the header of a leftover object of this name; 0 if there is no readable one of
+/// this user.
 pub fn leftover_generation(object_name: &str) -> u64 {
-    // Anybody may put anything of that name into /dev/shm: a link, a FIFO, a file that shrinks
+    // Any user may create something of that name in /dev/shm: a link, a FIFO, a file that shrinks
     // while it is mapped.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(fd) = rustix::fs::open(format!("/dev/shm{object_name}"), flags, Mode::empty()) else {
@@ -98,8 +98,8 @@ pub fn leftover_generation(object_name: &str) -> u64 {
 }
 
 impl RingObject {
-    /// Makes the ring. `object_name` is its name in /dev/shm if it has one; a leftover of that name
-    /// goes in any case: the caller holds the stream's lock, so nobody serves it.
+    /// Creates the ring. `object_name` is its name in /dev/shm if it has one. A leftover of that
+    /// name is removed in any case: the caller holds the stream's lock, so no broker serves it.
     pub fn create(
         object_name: &str,
         spec: &RingSpec<'_>,
@@ -112,13 +112,13 @@ impl RingObject {
         Ok((object, ring))
     }
 
-    /// Takes over the ring that a broker left which died, if it is the one that `spec` describes:
-    /// same name, sizes, metadata, owner, layout and boot. Its generation is its own; that of
-    /// `spec` is not looked at. The ring is not written here: [`crate::ring::Publisher::adopt`]
-    /// does the rest, and dropping this removes it.
+    /// Takes over the ring of a dead broker, if it matches `spec`: same name, sizes, metadata,
+    /// owner, layout and boot. The generation in `spec` is ignored; the ring keeps its own. This
+    /// does not write the ring: [`crate::ring::Publisher::adopt`] does the rest. Dropping the
+    /// result removes the ring.
     ///
     /// # Errors
-    /// Why it is not; `None`: there is none.
+    /// Why it does not match; `None`: there is no ring.
     pub fn adopt(
         object_name: &str,
         spec: &RingSpec<'_>,
@@ -131,53 +131,54 @@ impl RingObject {
         Ok(Self::of(backing, spec))
     }
 
-    /// The same of a memfd that a service manager kept and passed on.
+    /// Like [`Self::adopt`], for a memfd that a service manager stored and passed on.
     ///
     /// # Errors
-    /// Why it is not that ring; it is closed then.
+    /// Why it does not match; the memfd is then closed.
     pub fn adopt_stored(fd: OwnedFd, spec: &RingSpec<'_>) -> Result<(Self, WritableRing), String> {
         let backing = fd_store::adopt(fd, spec.geometry.footprint())?;
         describes(&backing.map, spec)?;
         Ok(Self::of(backing, spec))
     }
 
-    /// The ring in `backing`, which was made just now, or whose broker is dead: [`Backing`] holds
-    /// its lock, so no other writing end of it exists.
+    /// The ring in `backing`, which is either new or the ring of a dead broker. The caller holds
+    /// the stream's lock, so no other writing end of it exists.
     fn of(backing: Backing, spec: &RingSpec<'_>) -> (Self, WritableRing) {
         let Backing { map, read_only, pages, declined, locked, name, stored, immutable } = backing;
         let memory = Arc::new(over(map, spec.geometry, Access::Publisher));
-        // SAFETY: this mapping was made just now, so nobody else writes through it. That no other
-        // process or mapping writes the object is what the stream's lock is for.
+        // SAFETY: this mapping is new, so no other code writes through it. The stream's lock, which
+        // the caller holds, ensures that no other process or mapping writes the object.
         let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
         (Self { memory, read_only, pages, declined, locked, stored, immutable, _name: name }, ring)
     }
 
-    /// What a service manager is to keep, once: a ring of [`Memory::StoredMemfd`] that is fresh.
+    /// Takes the fd for the service manager to store. There is one only for a new ring of
+    /// [`Memory::StoredMemfd`], and only once.
     pub fn take_for_store(&mut self) -> Option<OwnedFd> {
         self.stored.take()
     }
 
-    /// Of [`Memory::StoredMemfd`]: whether it can never be opened for writing again; else why not.
+    /// For [`Memory::StoredMemfd`]: whether it can never be opened for writing again; else why not.
     pub fn immutable(&self) -> Result<(), rustix::io::Errno> {
         self.immutable
     }
 
-    /// The ring in it.
+    /// The ring's memory.
     pub fn memory(&self) -> &Arc<RingMemory> {
         &self.memory
     }
 
-    /// What readers are handed.
+    /// The fd for readers.
     pub fn read_only(&self) -> impl AsFd + '_ {
         &self.read_only
     }
 
-    /// The pages it got.
+    /// Its kind of pages.
     pub fn pages(&self) -> &Pages {
         &self.pages
     }
 
-    /// Kinds of page that were asked for and not granted, each with the reason.
+    /// Kinds of page that were requested and not granted, each with the reason.
     pub fn declined(&self) -> &[String] {
         &self.declined
     }
@@ -188,7 +189,7 @@ impl RingObject {
     }
 }
 
-/// Whether the header in `map` is that of the ring of `spec`; else what is not.
+/// Checks that the header in `map` matches `spec`; the error names the difference.
 fn describes(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), String> {
     let identity = read_identity(map);
     let geometry = identity.validate(map.len() as u64).map_err(|e| e.to_string())?;
@@ -205,7 +206,7 @@ fn describes(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), String> {
     }
 }
 
-/// A ring mapped read-only, with what its header says.
+/// A ring mapped read-only, with the contents of its header.
 pub struct AttachedRing {
     /// The ring.
     pub memory: Arc<RingMemory>,
@@ -215,8 +216,8 @@ pub struct AttachedRing {
     pub metadata: Vec<(String, String)>,
 }
 
-/// Maps a ring that was handed over, after checking it; `prefault` fills this process's page tables
-/// now, so that reading takes no fault later.
+/// Checks a received ring and maps it. `prefault` fills this process's page tables now, so that
+/// reading causes no page faults later.
 pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError> {
     let stat = rustix::fs::fstat(&fd).map_err(OsError::at("fstat ring"))?;
     let bytes = u64::try_from(stat.st_size).unwrap_or(0);
@@ -239,7 +240,7 @@ pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError
     Ok(AttachedRing { memory, identity, metadata })
 }
 
-/// The one cast: shared bytes to the structs of the layout.
+/// Casts shared bytes to the layout's structs; the only such cast.
 fn over(map: MmapRaw, geometry: Geometry, access: Access) -> RingMemory {
     assert!(map.len() as u64 >= geometry.footprint(), "checked by the callers");
     let base = NonNull::new(map.as_mut_ptr()).expect("a mapping is never at 0");
@@ -314,7 +315,7 @@ fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
             packed.len()
         )));
     }
-    // SAFETY: the header page is mapped writable, page-aligned, and nobody else can see the
+    // SAFETY: the header page is mapped writable and page-aligned, and no other process can see the
     // object's content yet.
     unsafe { map.as_mut_ptr().cast::<Identity>().write(identity) };
     // SAFETY: offset of a field inside the header page.
@@ -328,12 +329,12 @@ fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
     Ok(())
 }
 
-/// The header's identity, each word loaded once: what is checked is what is used, even if another
-/// process can write the object.
+/// Reads the header's identity, each word once. So the values that are checked are the values that
+/// are used, even if another process can write the object.
 fn read_identity(map: &MmapRaw) -> Identity {
     assert!(map.len() >= PAGE, "checked by the callers");
-    // SAFETY: a whole page is mapped, at a page's alignment; any bits are valid for the integers
-    // and arrays of integers that an Identity consists of. Volatile: the load is not repeated.
+    // SAFETY: a whole page is mapped and page-aligned. An `Identity` consists of integers and
+    // arrays of integers, for which any bits are valid. Volatile, so that the load is not repeated.
     unsafe { map.as_ptr().cast::<Identity>().read_volatile() }
 }
 
@@ -341,8 +342,8 @@ fn read_metadata(map: &MmapRaw) -> Vec<(String, String)> {
     let header = map.as_ptr().cast::<Header>();
     // SAFETY: a field of the header page, which is mapped: the address is formed, nothing is read.
     let len_at = unsafe { &raw const (*header).metadata_len };
-    // SAFETY: mapped and aligned to 8 by the layout's assertions. Volatile: loaded once, so that
-    // the length that is clamped is the length that is used.
+    // SAFETY: mapped and aligned to 8 by the layout's assertions. Volatile, so that it is loaded
+    // once and the clamped length is the one that is used.
     let len = unsafe { len_at.read_volatile() }.min(METADATA_MAX as u64) as usize;
     // SAFETY: a field of the header page, which is mapped: the address is formed, nothing is read.
     let text_at = unsafe { &raw const (*header).metadata }.cast::<u8>();

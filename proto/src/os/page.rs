@@ -1,9 +1,9 @@
-//! Reader pages and the statistics area: small memfds that cannot be made shorter under anybody's
-//! feet.
+//! Reader pages and the statistics area: small memfds that cannot be shortened while they are
+//! mapped.
 //!
-//! Contract: both are created by the broker, mode 0600, sealed against shrinking and growing. A
-//! reader's page object (a page of its account, a page of its latencies) is writable by its one
-//! reader and read by the broker; the statistics area is sealed against every writer but the
+//! Contract: the broker creates both, with mode 0600, and seals them against shrinking and growing.
+//! A reader's page object (one page for its account, one for its latencies) is writable by its one
+//! reader and read by the broker. The statistics area is sealed against every writer except the
 //! broker's own mapping.
 
 #![allow(unsafe_code)]
@@ -16,7 +16,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Size of an object that was handed over, once its seals and its size have been checked.
+/// Checks the seals and the size of a received object, and returns its size.
 fn received(fd: impl AsFd, what: &str, least: usize, seals: SealFlags) -> Result<usize, OsError> {
     sealed::check(&fd, what, seals)?;
     let stat = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {what}")))?;
@@ -49,7 +49,7 @@ impl ReaderPage {
         Ok((Self { map, offset: reader_block_offset(index) }, fd))
     }
 
-    /// Maps a page that was handed over.
+    /// Maps a received page.
     pub fn attach(fd: impl AsFd, block_offset: u32) -> Result<Self, OsError> {
         let offset = block_offset as usize;
         received(&fd, "reader page", READER_OBJECT, SealFlags::empty())?;
@@ -77,16 +77,18 @@ impl ReaderPage {
     pub fn block(&self) -> &ReaderBlock {
         // SAFETY: inside the page (checked in attach; by construction in create).
         let block = unsafe { self.map.as_ptr().add(self.offset) }.cast::<ReaderBlock>();
-        // SAFETY: aligned, mapped as long as self, of a file sealed against shrinking; atomics, and
-        // reserved words that nobody reads, so any content is valid.
+        // SAFETY: aligned, and mapped as long as `self` lives, from a file that is sealed against
+        // shrinking. The block consists of atomics, and of reserved words that are never read, so
+        // any content is valid.
         unsafe { &*block }
     }
 
-    /// The latencies. Shared like the block.
+    /// The latency block. Shared like [`Self::block`].
     pub fn latency(&self) -> &LatencyBlock {
         // SAFETY: the mapping has two pages (checked in attach; by construction in create).
         let block = unsafe { self.map.as_ptr().add(PAGE) }.cast::<LatencyBlock>();
-        // SAFETY: as for the block; page-aligned and shorter than a page.
+        // SAFETY: page-aligned, shorter than a page, and mapped as long as `self` lives, from a
+        // file that is sealed against shrinking. Any content is valid, as in `block`.
         unsafe { &*block }
     }
 }
@@ -98,7 +100,8 @@ pub struct StatsArea {
 }
 
 impl StatsArea {
-    /// A fresh area, and the fd to hand over: nobody who gets it can write it, of whatever user.
+    /// A fresh area, and the fd to hand over. A process that receives the fd cannot write the area,
+    /// whatever its user.
     pub fn create(readers_max: u32) -> Result<(Self, OwnedFd), OsError> {
         let bytes = area_bytes(readers_max).next_multiple_of(PAGE);
         let (fd, map) =
@@ -106,7 +109,7 @@ impl StatsArea {
         Ok((Self { map }, fd))
     }
 
-    /// Maps an area that was handed over, read-only.
+    /// Maps a received area, read-only.
     pub fn attach(fd: impl AsFd) -> Result<Self, OsError> {
         let size = received(&fd, "statistics area", PAGE, SealFlags::FUTURE_WRITE)?;
         let map = MmapOptions::new()
@@ -116,10 +119,11 @@ impl StatsArea {
         Ok(Self { map })
     }
 
-    /// Its words, for [`crate::stats::StatsWriter`] (the creator's) or [`crate::stats::StatsView`].
+    /// Its words, for [`crate::stats::StatsWriter`] (in the creator) or
+    /// [`crate::stats::StatsView`].
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: page-aligned, mapped as long as self, of a file sealed against shrinking; a
-        // viewer only loads.
+        // SAFETY: page-aligned, and mapped as long as `self` lives, from a file that is sealed
+        // against shrinking. The words are atomics, and a viewer only loads them.
         unsafe {
             std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), self.map.len() / 8)
         }

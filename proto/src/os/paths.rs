@@ -1,9 +1,9 @@
-//! Where things are: the run directory, and the names in it and in /dev/shm.
+//! The run directory, and the names in it and in /dev/shm.
 //!
 //! Contract: stream NAME of a broker with run directory D is `D/NAME.sock` (control socket),
 //! `D/NAME.lock` (held while a broker serves it) and the shared-memory object
-//! `/ringweir.UID.TAG.NAME`, where TAG stands for D, so that brokers of different directories do
-//! not meet.
+//! `/ringweir.UID.TAG.NAME`. TAG is derived from D, so brokers with different directories do not
+//! collide.
 
 use super::OsError;
 use rustix::io::Errno;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub const RUN_DIR_ENV: &str = "RINGWEIR_DIR";
 const SYSTEM_RUN_DIR: &str = "/run/ringweir";
 
-/// A name no stream can have.
+/// An invalid stream name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("stream name {0:?}: use 1 to {max} of A-Z a-z 0-9 . _ - and begin with a letter or \
     digit", max = crate::layout::NAME_MAX)]
@@ -30,8 +30,8 @@ pub fn check_name(name: &str) -> Result<(), BadName> {
     }
 }
 
-/// Directories in which a client looks for streams, best first: `$RINGWEIR_DIR` alone if set, else
-/// `$XDG_RUNTIME_DIR/ringweir`, `/run/user/UID/ringweir` and `/run/ringweir`.
+/// Directories in which a client looks for streams, in this order: only `$RINGWEIR_DIR` if set,
+/// else `$XDG_RUNTIME_DIR/ringweir`, `/run/user/UID/ringweir` and `/run/ringweir`.
 pub fn search_dirs() -> Vec<PathBuf> {
     if let Some(dir) = std::env::var_os(RUN_DIR_ENV).filter(|d| !d.is_empty()) {
         return vec![dir.into()];
@@ -46,8 +46,8 @@ pub fn search_dirs() -> Vec<PathBuf> {
     dirs
 }
 
-/// The directory a broker makes its sockets in, created if its parent exists: `explicit`, else the
-/// first of [`search_dirs`] that can be made and written.
+/// The directory in which a broker creates its sockets: `explicit`, else the first of
+/// [`search_dirs`] that can be created and written. It is created if its parent exists.
 pub fn make_run_dir(explicit: Option<&Path>) -> Result<PathBuf, OsError> {
     let candidates = explicit.map_or_else(search_dirs, |dir| vec![dir.to_path_buf()]);
     let mut last = None;
@@ -92,13 +92,13 @@ pub fn object_name(dir: &Path, name: &str) -> String {
     format!("/ringweir.{}.{:08x}.{name}", rustix::process::geteuid().as_raw(), tag(dir))
 }
 
-/// What stands for a run directory in the names of objects.
+/// The tag of a run directory in the names of objects.
 pub fn tag(dir: &Path) -> u32 {
     let full = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     crc32fast::hash(full.as_os_str().as_encoded_bytes())
 }
 
-/// The name of an object in /dev/shm taken apart.
+/// The parts of the name of an object in /dev/shm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectName {
     /// User of its broker.
@@ -110,24 +110,25 @@ pub struct ObjectName {
 }
 
 impl ObjectName {
-    /// `None` if it is not exactly what [`object_name`] makes (here without the leading slash).
+    /// Parses a name without its leading slash. `None` if it is not exactly what [`object_name`]
+    /// builds.
     pub fn parse(file_name: &str) -> Option<Self> {
         let mut parts = file_name.strip_prefix("ringweir.")?.splitn(3, '.');
         let (uid, tag, stream) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
         let tag = u32::from_str_radix(tag, 16).ok()?;
         check_name(stream).ok()?;
         let parsed = Self { uid, tag, stream: stream.into() };
-        // No second spelling of the same numbers.
+        // Other spellings of the same numbers are rejected.
         (format!("ringweir.{uid}.{tag:08x}.{stream}") == file_name).then_some(parsed)
     }
 }
 
-/// Streams whose locks lie in `dir`, sorted. Whether somebody holds them is another question.
+/// Streams that have a lock file in `dir`, sorted, whether or not a process holds the lock.
 pub fn locks_in(dir: &Path) -> Vec<String> {
     names_in(dir, ".lock")
 }
 
-/// Streams whose sockets lie in `dir`, sorted. Whether anybody answers there is another question.
+/// Streams that have a socket in `dir`, sorted, whether or not a broker answers on it.
 pub fn streams_in(dir: &Path) -> Vec<String> {
     names_in(dir, ".sock")
 }

@@ -1,8 +1,8 @@
-//! Memory without a name that nobody can make shorter: sealed memfds.
+//! Sealed memfds: memory without a name, which no process can shorten.
 //!
-//! Contract: born 0600, all room allocated and mapped, then sealed against shrinking, growing and
-//! further seals; what else is sealed is the caller's word. A process that is handed the fd gets
-//! those seals with it, of whatever user.
+//! Contract: a memfd has mode 0600 from the start. It is allocated and mapped, then sealed against
+//! shrinking, growing and further seals; the caller may add more seals. The seals hold for every
+//! process that receives the fd, whatever its user.
 
 use super::OsError;
 use memmap2::{MmapOptions, MmapRaw};
@@ -10,7 +10,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Makes `bytes` bytes called `name` (in /proc only), maps them writable, and seals them.
+/// Creates a memfd of `bytes` bytes, maps it writable and seals it. `name` appears only in /proc.
 pub fn create(
     name: &str,
     bytes: usize,
@@ -28,32 +28,33 @@ pub fn create(
     Ok((fd, map))
 }
 
-/// An empty one, still to be sealed.
+/// Creates an empty memfd without seals.
 pub fn open(name: &str, pages: MemfdFlags) -> Result<OwnedFd, OsError> {
     let fd =
         rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | pages)
             .map_err(OsError::at(format_args!("memfd_create {name}")))?;
-    // A memfd is born 0777: without this, another user who was handed it could open it again for
-    // writing.
+    // The kernel creates a memfd with mode 0777. Without this, another user who received the fd
+    // could open it again for writing.
     rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)
         .map_err(OsError::at(format_args!("fchmod {name}")))?;
     Ok(fd)
 }
 
-/// Takes the room now: a hole found full later would be SIGBUS in the middle of a datagram.
+/// Allocates the memory now: a hole that cannot be filled later would raise SIGBUS in the middle of
+/// a datagram.
 pub fn allocate(fd: &OwnedFd, name: &str, bytes: usize) -> Result<(), OsError> {
     rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes as u64)
         .map_err(OsError::at(format_args!("no room for {bytes} bytes of {name}")))
 }
 
-/// Seals it for good. A mapping that is writable already stays so.
+/// Seals it for good. Existing writable mappings stay writable.
 pub fn seal(fd: &OwnedFd, name: &str, seals: SealFlags) -> Result<(), OsError> {
     rustix::fs::fcntl_add_seals(fd, seals | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
         .map_err(OsError::at(format_args!("seal {name}")))
 }
 
-/// Checks that `fd`, received from another process, is a memfd that nobody can shorten or grow, and
-/// that has the seals `more` besides: only then may it be mapped without fear of SIGBUS.
+/// Checks that `fd`, received from another process, is a memfd that no process can shorten or grow,
+/// and that it also has the seals `more`. Only then can it be mapped without the risk of SIGBUS.
 pub fn check(fd: impl AsFd, what: &str, more: SealFlags) -> Result<(), OsError> {
     let needed = more | SealFlags::SHRINK | SealFlags::GROW;
     let found = rustix::fs::fcntl_get_seals(&fd)
@@ -72,8 +73,8 @@ pub fn check(fd: impl AsFd, what: &str, more: SealFlags) -> Result<(), OsError> 
     })
 }
 
-/// [`check`] for a ring, which may be a named object as well. One of those cannot be sealed, says
-/// so (its only seal is the one against seals), and is protected by its mode alone.
+/// [`check`] for a ring, which may also be a named object. A named object cannot be sealed: its
+/// only seal is the one against further seals. Its mode alone protects it.
 pub fn check_if_memfd(fd: impl AsFd, what: &str) -> Result<(), OsError> {
     match rustix::fs::fcntl_get_seals(&fd) {
         Err(_) => Ok(()),

@@ -1,7 +1,7 @@
-//! The control socket: SEQPACKET, one packet a message, fds beside it, and who is at the other end.
+//! The control socket: SEQPACKET, one packet per message, with fds; and the identity of the peer.
 //!
-//! Contract: sockets are close-on-exec; a packet or its fds that do not fit are an error, never cut
-//! silently; received fds are owned at once, so nothing leaks on any path.
+//! Contract: sockets are close-on-exec. A packet or fds that do not fit are an error and never cut
+//! silently. Received fds are owned at once, so no path leaks one.
 
 #![allow(unsafe_code)]
 
@@ -19,14 +19,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// Fds that may come with one message.
+/// Most fds that one message may carry.
 pub const FDS_MAX: usize = 4;
 
-/// The process at the other end, as the kernel knows it from when it connected.
+/// The process at the other end, as the kernel recorded it when it connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Process; for showing, not for trusting: pids are reused. 0 if it has none where the broker
-    /// lives (another pid namespace).
+    /// Process, for display only, since pids are reused. 0 if it has no pid in the broker's pid
+    /// namespace.
     pub pid: u32,
     /// Effective user.
     pub uid: u32,
@@ -39,9 +39,9 @@ pub struct Peer {
 /// A received packet.
 #[derive(Debug)]
 pub struct Packet {
-    /// Its bytes; empty = the peer hung up.
+    /// Its bytes; empty if the peer hung up.
     pub bytes: Vec<u8>,
-    /// What came with it.
+    /// The fds that came with it.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -57,7 +57,7 @@ pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<OwnedFd, OsErr
         .map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
     let fd = socket()?;
     rustix::net::bind(&fd, &address).map_err(OsError::at(format_args!("bind {shown}")))?;
-    // Nobody gets in before listen, so the moment between bind and these is harmless.
+    // No client can connect before listen, so setting group and mode after bind is safe.
     let group = gid.map(rustix::fs::Gid::from_raw);
     if group.is_some() {
         rustix::fs::chown(path, None, group)
@@ -65,8 +65,7 @@ pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<OwnedFd, OsErr
     }
     rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))
         .map_err(OsError::at(format_args!("chmod {shown}")))?;
-    // A connection that went away between the event and the accept must not block the one who
-    // accepts.
+    // A connection that goes away between the event and the accept must not block the accept.
     rustix::io::ioctl_fionbio(&fd, true).map_err(OsError::at(format_args!("FIONBIO {shown}")))?;
     rustix::net::listen(&fd, 128).map_err(OsError::at(format_args!("listen {shown}")))?;
     Ok(fd)
@@ -77,12 +76,12 @@ pub fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
 }
 
-/// How long a broker may take to accept and to answer: one that starts may be busy making its next
-/// ring.
+/// How long a broker may take to accept and to answer: a starting broker may be busy creating its
+/// next ring.
 pub const ANSWER: Duration = Duration::from_secs(10);
 
-/// Connects to `path`; fails with `AGAIN`, as receiving does later, if nobody answers for
-/// [`ANSWER`].
+/// Connects to `path`. Connecting, and receiving later, fails with `AGAIN` if the broker does not
+/// answer within [`ANSWER`].
 pub fn connect(path: &Path) -> Result<OwnedFd, OsError> {
     let shown = path.display();
     let address = SocketAddrUnix::new(path)
@@ -93,7 +92,7 @@ pub fn connect(path: &Path) -> Result<OwnedFd, OsError> {
     Ok(fd)
 }
 
-/// From now on receiving, and sending, fail with `AGAIN` if nothing moves for so long.
+/// From now on, receiving and sending fail with `AGAIN` after `limit` without progress.
 pub fn answer_within(fd: impl AsFd, limit: Duration) -> Result<(), OsError> {
     for way in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
         sockopt::set_socket_timeout(&fd, way, Some(limit))
@@ -113,8 +112,8 @@ pub fn send(fd: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), E
     Ok(())
 }
 
-/// Receives one packet. Fails with `MSGSIZE` if it is longer than a message can be or brings more
-/// fds than one may.
+/// Receives one packet. Fails with `MSGSIZE` if it is longer than [`MESSAGE_MAX`] or carries more
+/// than [`FDS_MAX`] fds.
 pub fn receive(fd: impl AsFd) -> Result<Packet, Errno> {
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
@@ -138,8 +137,8 @@ pub fn receive(fd: impl AsFd) -> Result<Packet, Errno> {
     Ok(Packet { bytes, fds })
 }
 
-/// Receives one packet of a peer that is not trusted, and none of its fds: closing one of those can
-/// take as long as the peer likes (FUSE). Empty = hung up; `MSGSIZE` if it is too long or brings
+/// Receives one packet of an untrusted peer, without fds: closing a received fd can take as long as
+/// the peer likes (FUSE). Empty if the peer hung up; `MSGSIZE` if the packet is too long or carries
 /// fds.
 pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; MESSAGE_MAX];
@@ -157,14 +156,14 @@ pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Who connected. The pid is 0 for a process of a pid namespace we cannot see, which is why rustix,
-/// whose `Pid` is never 0, is not asked.
+/// The process that connected. Its pid is 0 if it is in a pid namespace that we cannot see. This is
+/// why rustix, whose `Pid` is never 0, is not used here.
 pub fn peer(fd: impl AsFd) -> Result<Peer, Errno> {
     let mut who = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
     let (raw, to) = (fd.as_fd().as_raw_fd(), (&raw mut who).cast());
-    // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at most
-    // that many.
+    // SAFETY: the buffer has `bytes` bytes and outlives the call; the kernel writes at most that
+    // many.
     let rc =
         unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut bytes) };
     if rc != 0 {
@@ -173,15 +172,15 @@ pub fn peer(fd: impl AsFd) -> Result<Peer, Errno> {
     Ok(Peer { pid: who.pid.unsigned_abs(), uid: who.uid, gid: who.gid, groups: groups(fd.as_fd()) })
 }
 
-/// Supplementary groups of the peer (SO_PEERGROUPS, which rustix does not know); empty if the
-/// kernel will not say.
+/// Supplementary groups of the peer (SO_PEERGROUPS, which rustix does not support); empty if the
+/// kernel does not report them.
 fn groups(fd: BorrowedFd<'_>) -> Vec<u32> {
     const MOST: usize = 65536; // NGROUPS_MAX
     let mut groups = vec![0u32; 64];
     loop {
         let mut bytes = (groups.len() * 4) as libc::socklen_t;
-        // SAFETY: the buffer has `bytes` bytes and lives through the call; the kernel writes at
-        // most that many.
+        // SAFETY: the buffer has `bytes` bytes and outlives the call; the kernel writes at most
+        // that many.
         let rc = unsafe {
             libc::getsockopt(
                 fd.as_raw_fd(),

@@ -1,8 +1,8 @@
-//! The file of a unix socket that others send to or connect to: made with its mode, in place of a
-//! dead one only, removed by whom it belongs to.
+//! The file of a unix socket that other processes send to or connect to. It is created with its
+//! mode, replaces only a dead socket, and is removed by the process that created it.
 //!
-//! Contract: what is in the way and is not a socket, or is one at which somebody listens, is named
-//! and left alone.
+//! Contract: if the path holds something other than a socket, or a socket on which a process
+//! listens, the error names it and it is left alone.
 
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
@@ -29,7 +29,7 @@ impl SocketFile {
     /// Binds a socket of `kind` to `path` with the permissions `mode`.
     ///
     /// # Errors
-    /// If the path cannot be had, in words that name it.
+    /// If the path cannot be used; the text names the path.
     pub fn bind(path: &str, kind: SocketType, mode: u32) -> Result<Self, BindError> {
         let failed = |step: &str, e: Errno| BindError(format!("{step} {path}: {e}"));
         let address = SocketAddrUnix::new(path).map_err(|_| {
@@ -45,7 +45,8 @@ impl SocketFile {
         };
         let fd = new().map_err(|e| failed("socket", e))?;
         let mode = Mode::from_raw_mode(mode);
-        // The file gets the mode of the socket: at no moment may anybody more than is meant to.
+        // The file gets the socket's mode when it is created, so its permissions are never too
+        // wide.
         rustix::fs::fchmod(&fd, mode).map_err(|e| failed("mode of", e))?;
         if let Err(e) = rustix::net::bind(&fd, &address) {
             if e != Errno::ADDRINUSE {
@@ -69,13 +70,13 @@ impl SocketFile {
                     "{path} is in use by another process (see `ss -xap`)"
                 )));
             }
-            // Nobody listens: left by a process that was killed.
+            // No process listens: a killed process left it.
             rustix::fs::unlink(path).map_err(|e| failed("removing the dead socket", e))?;
             rustix::net::bind(&fd, &address).map_err(|e| failed("binding", e))?;
         }
         let stat = rustix::fs::lstat(path).map_err(|e| failed("looking at", e))?;
         let file = Self { fd, path: path.into(), id: (stat.st_dev, stat.st_ino) };
-        // What the umask took away.
+        // Restores the bits that the umask removed.
         rustix::fs::chmod(path, mode).map_err(|e| failed("mode of", e))?;
         Ok(file)
     }
@@ -89,7 +90,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if rustix::fs::lstat(&self.path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id) {
-            // Gone already is as well; one that cannot be removed is found dead by the next.
+            // It may be removed already. If it cannot be removed, the next bind finds it dead.
             let _gone = rustix::fs::unlink(&self.path);
         }
     }

@@ -1,8 +1,8 @@
 //! Adopting the ring of a broker that died: `DESIGN.md` §7, step by step.
 //!
-//! Contract: the caller is the only one that may write the ring (it holds the stream's lock), and
-//! readers may be reading it all the while. Few words are trusted, and checked against one another
-//! first; a process that is killed in here leaves a ring that the next one adopts all the same.
+//! Contract: only the caller may write the ring (it holds the stream's lock); readers may be
+//! reading it all the while. Few words are trusted, and they are first checked against each other.
+//! A process that is killed here leaves a ring that the next one can still adopt.
 
 use super::crash::{self, Point};
 use super::loss::{Layer, Restarted};
@@ -18,15 +18,15 @@ use crate::sync::{Ordering, weakened};
 /// Why a ring cannot be adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// Readers have been told of its end.
+    /// Its end has been reported to readers.
     #[error("its stream has ended")]
     Ended,
-    /// It was damaged, or is no ring of ours.
+    /// It was damaged, or is not a ringweir ring.
     #[error("its numbers contradict each other: {0}")]
     Damaged(&'static str),
 }
 
-/// What the ring says of itself, checked.
+/// The state that the dead publisher left, checked.
 struct Left {
     /// The write cursor.
     next: u64,
@@ -36,25 +36,25 @@ struct Left {
     end: u64,
     /// Payload bytes of all datagrams.
     bytes: u64,
-    /// As the newest datagram tells them.
+    /// Losses before the ring, as in the newest datagram's slot.
     upstream: u32,
     upstream_flags: u16,
     generation: u64,
-    /// Sums of the restarts so far.
+    /// Sums over the restarts so far.
     lost: u64,
     inexact: u64,
-    /// Slots from `next` on that the dead broker began to write.
+    /// Number of slots from `next` on that the dead broker began to write.
     begun: u64,
 }
 
 impl Publisher {
-    /// The writing end of a ring whose publisher died. What was flushed stays as it is and the next
-    /// datagram gets the next seq; all that was claimed stays claimed. `position` is how many
-    /// numbers the source's own consumer has accounted for, if the source has such numbers and
-    /// knows ([`Self::set_position`]).
+    /// The writing end of a ring whose publisher died. What was flushed stays as it is, and the
+    /// next datagram gets the next seq. What was claimed stays claimed. `position` is how many of
+    /// its own numbers the source's consumer has accounted for, if it has such numbers and knows
+    /// ([`Self::set_position`]).
     ///
     /// # Errors
-    /// [`Unfit`], with the ring as it was.
+    /// [`Unfit`]; the ring is then unchanged.
     pub fn adopt(ring: WritableRing, position: Option<u32>) -> Result<(Self, Restarted), Unfit> {
         let memory = ring.into_memory();
         let left = Left::of(&memory)?;
@@ -65,7 +65,7 @@ impl Publisher {
         } else {
             left.claim
         };
-        // I7, P2: as if this publisher had claimed it all itself; partner: the reader's
+        // I7, P2: the claim is announced as if this publisher had made it; partner: the reader's
         // VALIDATE_FENCE.
         memory.claim_line().seq.store(claim.seq, Ordering::Relaxed);
         memory.claim_line().pos.store(claim.pos, Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl Publisher {
             Some(lost) => (left.lost + lost, left.inexact),
             None => {
                 let (mut lost, inexact) = (left.lost + left.begun + pending, left.inexact + 1);
-                // One who was killed in here may have cleared what it had counted.
+                // An adopter that was killed here may have cleared the slots that it had counted.
                 let stood = [&record.generation, &record.first, &record.inexact]
                     .map(|w| w.load(Ordering::Relaxed));
                 if stood == [generation + 1, next, inexact] {
@@ -102,7 +102,7 @@ impl Publisher {
         record.generation.store(generation + 1, Ordering::Relaxed);
         crash::at(Point::A3);
 
-        // I8: all of it goes, and nobody counts it again.
+        // I8: all begun slots are cleared, so that no later adopter counts them again.
         let discard = if crash::adopts_half() { 0 } else { left.begun };
         for seq in next..next + discard {
             memory.slot(seq).stamp.store(0, Ordering::Relaxed);
@@ -110,7 +110,7 @@ impl Publisher {
         settle(&memory, pending);
         crash::at(Point::A4);
         if !weakened(site::RESTART_UNTOLD) {
-            // P12: the record above is visible to who sees this; partner: the reader's
+            // P12: a thread that sees this also sees the record above; partner: the reader's
             // RESTART_LOAD.
             site::RESTART_STORE.store_release(&memory.state_line().generation, generation + 1);
         }
@@ -139,9 +139,9 @@ impl Publisher {
             restart_lost: lost as u32,
             limit: ClaimEnd { seq: u64::MAX, pos: u64::MAX },
         };
-        // Its counters may be behind (K7).
+        // The dead publisher's counters may be behind (K7).
         publisher.flush();
-        // The source was opened, so a device that was away is back.
+        // The source has been opened, so a device that was away is back.
         publisher.source_back();
         publisher.add(PumpCounter::Restarts, 1);
         publisher.set(PumpCounter::RestartLost, lost);
@@ -167,7 +167,8 @@ impl Left {
         let damaged = |what| Err(Unfit::Damaged(what));
         let (next, claim, generation) =
             (memory.write_cursor(), memory.claimed(), memory.generation());
-        // Bounded before anything is added to it: nothing of this ever wraps in a ring of ours.
+        // Bounded before anything is added to them: in a sound ring none of these numbers ever
+        // wraps.
         if [next, claim.seq, claim.pos, generation, memory.source_word()]
             .iter()
             .any(|n| *n >= 1 << 62)
@@ -175,7 +176,8 @@ impl Left {
         {
             return damaged("a cursor, the generation or the source's word is out of range");
         }
-        // Commits run ahead of the cursor by a batch, the claim of slots ahead of them.
+        // Commits run ahead of the cursor by up to a batch, and the claim of slots ahead of the
+        // commits.
         if !(next..=next + geometry.depth()).contains(&claim.seq) {
             return damaged("slots are claimed that cannot be");
         }
@@ -238,20 +240,20 @@ impl Left {
     }
 }
 
-/// The layers' counters.
+/// The layers that have a loss counter.
 const LAYERS: [Layer; 3] = [Layer::Device, Layer::Kernel, Layer::Broker];
 
-/// Losses before the ring that were counted and that no datagram tells of.
+/// Losses before the ring that were counted but that no datagram reports.
 fn pending(memory: &RingMemory, told: u32) -> u64 {
     let counted = LAYERS
         .iter()
         .fold(0, |sum: u32, layer| sum.wrapping_add(memory.counter(layer.counter()) as u32));
     let pending = counted.wrapping_sub(told);
-    // Counters are only counters: where they are behind, there is nothing to tell.
+    // The counters may be behind; then there is nothing to report.
     if pending < 1 << 31 { pending.into() } else { 0 }
 }
 
-/// Takes `pending` losses back out of the layers' counters: the restart tells of them now.
+/// Subtracts `pending` losses from the layers' counters, since the restart reports them now.
 fn settle(memory: &RingMemory, mut pending: u64) {
     for layer in LAYERS {
         let cell = &memory.counters().count[layer.counter() as usize];

@@ -1,10 +1,10 @@
-//! The racing copy, in one place: moving bytes into and out of payload that another process may be
-//! reading or writing.
+//! The racing copy: moves bytes into and out of payload that another process may be reading or
+//! writing.
 //!
-//! Contract: a copy may be torn, never out of bounds; its caller validates the claim line
-//! afterwards and throws torn bytes away. `DESIGN.md` ("The racing copy") argues why this is sound:
-//! the moves are either relaxed atomic words (loom, and machines other than x86-64) or moves in
-//! assembler, of which the compiler knows only that they touch memory.
+//! Contract: a copy may be torn but is never out of bounds. The caller validates the claim line
+//! afterwards and discards torn bytes. `DESIGN.md` ("The racing copy") argues why this is sound: a
+//! move is either a series of relaxed atomic words (loom, and machines other than x86-64), or
+//! assembler, of which the compiler knows only that it accesses memory.
 
 #![allow(unsafe_code)]
 
@@ -17,8 +17,7 @@ use moves as raw;
 #[cfg(all(ringweir_tsan, not(ringweir_loom)))]
 use plain as raw;
 
-/// Has the cache line at `address` fetched, if the machine can be asked to. A hint: any address
-/// will do.
+/// Prefetches the cache line at `address`, where the machine supports it. Any address is allowed.
 #[cfg(not(ringweir_loom))]
 #[inline(always)]
 pub(super) fn prefetch<T>(address: *const T) {
@@ -37,18 +36,21 @@ pub(super) fn prefetch<T>(address: *const T) {
 #[derive(Clone, Copy)]
 pub(super) struct Payload<'m> {
     words: NonNull<[AtomicU64]>,
-    // Not a reference: the publisher lends parts of it as `&mut [u8]`.
+    // `words` is not a reference, because the publisher lends parts of it as `&mut [u8]`.
     _memory: PhantomData<&'m [AtomicU64]>,
 }
 
 impl<'m> Payload<'m> {
     /// # Safety
-    /// `words` is valid for reads as long as `'m`, and for writes where a publisher writes it.
+    /// `words` is valid for reads during `'m`, and also for writes if a publisher uses it.
     pub(super) unsafe fn new(words: NonNull<[AtomicU64]>) -> Self {
         Self { words, _memory: PhantomData }
     }
 
-    /// First byte at `offset`. The caller has checked that `offset + len` lies inside.
+    /// Pointer to the byte at `offset`.
+    ///
+    /// # Panics
+    /// If `offset + len` is outside the payload.
     #[cfg(not(ringweir_loom))]
     #[inline(always)]
     pub(super) fn at(&self, offset: usize, len: usize) -> *mut u8 {
@@ -56,19 +58,19 @@ impl<'m> Payload<'m> {
             offset.checked_add(len).is_some_and(|end| end <= self.words.len() * 8),
             "payload range out of bounds"
         );
-        // SAFETY: inside the allocation, by the assertion above.
+        // SAFETY: `offset` is inside the payload, by the assertion above.
         unsafe { self.words.as_ptr().cast::<u8>().add(offset) }
     }
 
-    /// Has the line at `offset` fetched; anything will do for an offset.
+    /// Prefetches the line at `offset`. Any offset is allowed.
     #[cfg(not(ringweir_loom))]
     #[inline(always)]
     pub(super) fn prefetch(&self, offset: usize) {
         prefetch(self.words.as_ptr().cast::<u8>().wrapping_add(offset));
     }
 
-    /// Copies `src` to `offset`, which is a multiple of 8. Panics if it does not fit: positions
-    /// come from the publisher itself.
+    /// Copies `src` to `offset`, which is a multiple of 8. Panics if it does not fit, since the
+    /// positions come from the publisher itself.
     #[inline]
     pub(super) fn copy_in(&self, offset: usize, src: &[u8]) {
         #[cfg(all(not(ringweir_loom), any(ringweir_tsan, target_arch = "x86_64")))]
@@ -81,8 +83,8 @@ impl<'m> Payload<'m> {
         self.words_in(offset, src);
     }
 
-    /// Copies out from `offset`, any alignment. Panics if out of range: readers clamp before they
-    /// come here.
+    /// Copies out from `offset`, at any alignment. Panics if out of range, since readers check the
+    /// range before they call this.
     #[inline]
     pub(super) fn copy_out(&self, offset: usize, dst: &mut [u8]) {
         #[cfg(all(not(ringweir_loom), any(ringweir_tsan, target_arch = "x86_64")))]
@@ -96,7 +98,8 @@ impl<'m> Payload<'m> {
     }
 }
 
-/// Relaxed atomic words: race-free by the language's own rules; half the speed from 1 KiB up.
+/// Relaxed atomic words: free of data races by the rules of the language, but half as fast from 1
+/// KiB on.
 #[cfg(any(ringweir_loom, not(any(ringweir_tsan, target_arch = "x86_64"))))]
 mod words {
     use super::Payload;
@@ -133,8 +136,9 @@ mod words {
     }
 }
 
-/// ThreadSanitizer cannot look into assembler, and lets words race: moves that do race wherever P1
-/// does not order them. For tests in which nobody is lapped; a lapped reader races by design (§6).
+/// The moves for ThreadSanitizer, which cannot see into assembler and does not report races of
+/// atomic words. These are plain moves, which race wherever P1 does not order them. They are for
+/// tests in which no reader is lapped, since a lapped reader races by design (§6).
 #[cfg(ringweir_tsan)]
 mod plain {
     /// Copies `len` bytes.
@@ -142,14 +146,14 @@ mod plain {
     /// # Safety
     /// Both ranges are valid for `len` bytes and do not overlap.
     pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: valid and apart, as the caller guarantees; whether they are raced on is what the test is
-        // about.
+        // SAFETY: both ranges are valid and do not overlap, as the caller guarantees. Whether
+        // another thread races on them is what the test checks.
         unsafe { dst.copy_from_nonoverlapping(src, len) }
     }
 }
 
-/// Moves the compiler cannot look into: 32-byte AVX where the machine has it, else the 16-byte
-/// moves every x86-64 has.
+/// Moves that the compiler cannot see into: 32-byte AVX moves where the machine has AVX, else the
+/// 16-byte moves that every x86-64 has.
 #[cfg(all(not(any(ringweir_loom, ringweir_tsan)), target_arch = "x86_64"))]
 mod moves {
     use core::arch::asm;
@@ -157,19 +161,20 @@ mod moves {
     /// Copies `len` bytes.
     ///
     /// # Safety
-    /// Both ranges are valid for `len` bytes and do not overlap. Either may be written by another
-    /// process meanwhile.
+    /// Both ranges are valid for `len` bytes and do not overlap. Another process may write either
+    /// range meanwhile.
     #[inline]
     pub(super) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
         match len {
             0 => {}
-            // SAFETY: the caller's ranges, of 1 to 15 bytes.
+            // SAFETY: the caller guarantees both ranges, which have 1 to 15 bytes.
             1..16 => unsafe { small(dst, src, len) },
-            // SAFETY: the caller's ranges, of at least 16 bytes.
+            // SAFETY: the caller guarantees both ranges, which have at least 16 bytes.
             16..256 => unsafe { sse2(dst, src, len) },
-            // SAFETY: the caller's ranges, of at least 32 bytes, and the machine has AVX.
+            // SAFETY: the caller guarantees both ranges, which have at least 32 bytes; this machine
+            // has AVX.
             _ if std::arch::is_x86_feature_detected!("avx") => unsafe { avx(dst, src, len) },
-            // SAFETY: the caller's ranges, of at least 16 bytes.
+            // SAFETY: the caller guarantees both ranges, which have at least 16 bytes.
             _ => unsafe { sse2(dst, src, len) },
         }
     }
@@ -200,7 +205,7 @@ mod moves {
             8..16 => two!("r", 8),
             4..8 => two!("e", 4),
             2..4 => two!("x", 2),
-            // SAFETY: len is 1: one byte is valid at both ends.
+            // SAFETY: len is 1, and both ranges are valid for one byte.
             _ => unsafe {
                 asm!("mov {a}, [{src}]", "mov [{dst}], {a}", a = out(reg_byte) _, src = in(reg) src, dst = in(reg) dst,
                     options(nostack, preserves_flags))
@@ -208,8 +213,8 @@ mod moves {
         }
     }
 
-    /// At least 16 bytes: whole 16-byte moves, then one that ends at the end and may overlap the
-    /// last.
+    /// At least 16 bytes: whole 16-byte moves, then one that ends with the range and may overlap
+    /// the previous one.
     ///
     /// # Safety
     /// As [`copy`], with at least 16 bytes.
@@ -259,8 +264,8 @@ mod moves {
     #[target_feature(enable = "avx")]
     unsafe fn avx(dst: *mut u8, src: *const u8, len: usize) {
         // SAFETY: `at` runs over multiples of 128, then 32, while that many bytes remain; the last
-        // move starts at len - 32 >= 0. All inside both ranges; the function has AVX by its
-        // attribute.
+        // move starts at len - 32 >= 0. All inside both ranges. The caller guarantees that the
+        // machine has AVX.
         unsafe {
             asm!(
                 "2:",
@@ -305,8 +310,8 @@ mod moves {
 mod tests {
     use super::*;
 
-    /// Every length up to past all the steps, at every alignment: what went in comes out, and
-    /// nothing beside it moves.
+    /// Copies every length up to beyond the largest step, at several offsets: the same bytes come
+    /// out, and no byte beside them changes.
     #[test]
     fn copies_every_length_and_nothing_else() {
         let words: Box<[AtomicU64]> = (0..256).map(|_| AtomicU64::new(0)).collect();

@@ -1,12 +1,12 @@
-//! The numbered places of `DESIGN.md` §7 at which a test kills or stops the publisher, or who
-//! adopts its ring.
+//! The crash points of `DESIGN.md` §7: where a test kills or stops the publisher or the adopter of
+//! its ring.
 //!
-//! Contract: in production there is nothing here: `at` is an empty inline function and `SEAM` a
-//! constant. With the feature `crash` a program arms one place (`arm`) with what is to happen there
-//! at its n-th passing; under `ringweir_loom` a model has a piece of code end there (`killed_at`).
+//! Contract: this costs nothing in production: `at` is an empty inline function and `SEAM` a
+//! constant. With the feature `crash`, a program arms one point (`arm`) with an action for the n-th
+//! time that it is passed. Under `ringweir_loom`, a model ends a piece of code there (`killed_at`).
 
-/// A place. `K`: in publishing, `A`: in adopting; the table in `DESIGN.md` says what the ring holds
-/// then.
+/// A crash point. `K`: in publishing; `A`: in adopting. The table in `DESIGN.md` says what the ring
+/// holds at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 #[allow(missing_docs, reason = "numbers of a table")]
@@ -29,7 +29,7 @@ pub enum Point {
 }
 
 impl Point {
-    /// All places in publishing.
+    /// All points in publishing.
     pub const PUBLISH: [Point; 10] = [
         Point::K1,
         Point::K2,
@@ -42,7 +42,7 @@ impl Point {
         Point::K9,
         Point::K10,
     ];
-    /// All places in adopting.
+    /// All points in adopting.
     pub const ADOPT: [Point; 5] = [Point::A1, Point::A2, Point::A3, Point::A4, Point::A5];
 }
 
@@ -55,7 +55,7 @@ impl std::str::FromStr for Point {
     }
 }
 
-/// Whether there are places at all.
+/// Whether this build has crash points.
 pub(super) const SEAM: bool = cfg!(any(feature = "crash", ringweir_loom));
 
 #[cfg(not(any(feature = "crash", ringweir_loom)))]
@@ -86,8 +86,8 @@ mod seam {
     static ARMED: OnceLock<Armed> = OnceLock::new();
     static HALF: OnceLock<()> = OnceLock::new();
 
-    /// Has this process publish what a broker that died had begun, when it adopts its ring: the
-    /// control of every test that would find it out.
+    /// Makes this process publish what a dead broker had begun when it adopts that broker's ring.
+    /// It is the negative control of every test that should detect this.
     pub fn adopt_half() {
         HALF.get_or_init(|| ());
     }
@@ -96,10 +96,10 @@ mod seam {
         HALF.get().is_some()
     }
 
-    /// Has `act` called when `point` is passed for the `nth` time, from 1.
+    /// Calls `act` when `point` is passed for the `nth` time, counted from 1.
     ///
     /// # Panics
-    /// If something is armed already.
+    /// If a point is armed already.
     pub fn arm(point: Point, nth: u64, act: fn()) {
         let fresh = ARMED.set(Armed { point, left: AtomicU64::new(nth), act });
         assert!(fresh.is_ok(), "one crash point a process");
@@ -109,7 +109,7 @@ mod seam {
         at_after(point, || {});
     }
 
-    /// The same; `before` runs before it.
+    /// Like `at`; `before` runs before the armed action.
     pub(in crate::ring) fn at_after(point: Point, before: impl FnOnce()) {
         if let Some(armed) = ARMED.get().filter(|a| a.point == point)
             && armed.left.fetch_sub(1, Ordering::Relaxed) == 1
@@ -126,7 +126,8 @@ mod seam {
     use std::cell::Cell;
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-    // Loom runs all threads of a model on one OS thread; only one of them passes places at a time.
+    // Loom runs all threads of a model on one OS thread; only one of them passes crash points at a
+    // time.
     thread_local!(static ARMED: Cell<Option<Point>> = const { Cell::new(None) });
 
     pub(in crate::ring) fn adopts_half() -> bool {
@@ -136,12 +137,13 @@ mod seam {
     pub(in crate::ring) fn at(point: Point) {
         if ARMED.get() == Some(point) {
             ARMED.set(None);
-            // Unlike a panic it says nothing.
+            // Unlike `panic!`, this prints nothing.
             resume_unwind(Box::new(point));
         }
     }
 
-    /// Runs `body` up to `point`, as if the process were killed there. False: it never came there.
+    /// Runs `body` up to `point`, as if the process were killed there. Returns false if it never
+    /// reached the point.
     pub fn killed_at(point: Point, body: impl FnOnce()) -> bool {
         ARMED.set(Some(point));
         let ended = catch_unwind(AssertUnwindSafe(body));

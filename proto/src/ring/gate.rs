@@ -1,10 +1,10 @@
-//! The gate: how far the publisher may go before it waits for lossless readers, and for how long it
-//! does.
+//! The gate for lossless readers: how far the publisher may go before it waits for them, and how
+//! long it waits.
 //!
-//! Contract: the publisher's alone; it looks at one word of each lossless reader's page, clamps it,
-//! and believes it only against that reader's own interest: a cursor that is too old costs its
-//! budget, one that is too new its own datagrams. Without lossless readers nothing here is called
-//! and nobody's limit is looked at. `DESIGN.md` §12.
+//! Contract: only the publisher uses the gate. It loads one word of each lossless reader's page and
+//! clamps it. A false cursor harms only its own reader: one that is too old costs the reader's
+//! budget, and one that is too new costs its datagrams. Without lossless readers nothing here is
+//! called and no limit applies. `DESIGN.md` §12.
 
 use super::publish::Publisher;
 use super::read::Start;
@@ -13,20 +13,20 @@ use crate::layout::{ReaderBlock, align8};
 use crate::seq::ClaimEnd;
 use crate::sync::{AtomicU64, Ordering, weakened};
 
-/// What a stream bears of a lossless reader.
+/// How much a stream tolerates from a lossless reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Payload bytes that the publisher may be ahead of it; the ring's capacity if that is less.
+    /// Payload bytes that the publisher may run ahead of it, at most the ring's capacity.
     pub bytes: u64,
-    /// Time it may hold the stream back in all until it has caught up to half of `bytes`, ns;
+    /// Total time in ns that it may delay the stream before it has caught up to half of `bytes`;
     /// `u64::MAX` = for ever.
     pub time_ns: u64,
 }
 
-/// That a reader used up its budget: the stream does not wait for it any more.
+/// A reader used up its budget, and the stream no longer waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demoted {
-    /// For how long it had held the stream back, ns (to the microsecond).
+    /// How long it had delayed the stream, ns (to the microsecond).
     pub held_ns: u64,
 }
 
@@ -42,26 +42,26 @@ impl Demoted {
     }
 }
 
-/// The reader's side: tells the publisher that nothing below `seq` is being read any more.
+/// For the reader: announces to the publisher that it has finished with everything below `seq`.
 #[inline(always)]
 pub fn release(block: &ReaderBlock, seq: u64) {
-    // P13: all loads of what is released come before; partner: the publisher's load in
-    // `LosslessGate::look`.
+    // P13: all loads of the released datagrams happen before this store; partner: the publisher's
+    // load in `LosslessGate::look`.
     block.read_seq.store(seq + u64::from(weakened(site::RELEASED_EARLY)), Ordering::Release);
 }
 
-/// The reader's side: whether it has been demoted. Asked behind a gap, it knows of the demotion
-/// that made the gap possible.
+/// For the reader: whether it has been demoted. Called after a gap, it sees the demotion that made
+/// the gap possible.
 pub fn demoted(block: &ReaderBlock) -> Option<Demoted> {
-    // P14: a thread that saw the claim move over its datagrams sees the word: `RingReader::lap`
-    // fences between the two; partner: the publisher's DEMOTE_FENCE.
+    // P14: a thread that saw the claim move over its datagrams also sees this word, since
+    // `RingReader::lap` fences between the two loads; partner: the publisher's DEMOTE_FENCE.
     Demoted::unpack(block.demoted.load(Ordering::Relaxed))
 }
 
-/// The reader's side: the seq it begins at, as the publisher granted it; `None`: not yet.
+/// For the reader: the seq at which the publisher lets it begin; `None`: not granted yet.
 pub fn granted(block: &ReaderBlock) -> Option<u64> {
-    // Partner: the store in `LosslessGate::admit`. What is granted stays, since the claim is
-    // limited by it already.
+    // Partner: the store in `LosslessGate::admit`. What is granted is not overwritten, since the
+    // claim was limited before that store.
     block.granted.load(Ordering::Acquire).checked_sub(1)
 }
 
@@ -69,11 +69,12 @@ pub fn granted(block: &ReaderBlock) -> Option<u64> {
 #[derive(Debug)]
 struct Holder {
     index: u32,
-    /// Nothing from this seq on may be claimed again. Only grows, whatever its reader says.
+    /// Nothing from this seq on may be claimed again. It only grows, whatever the reader's cursor
+    /// says.
     floor: u64,
-    /// Claim line it allows.
+    /// The claim line that it allows.
     limit: ClaimEnd,
-    /// For how long it has held the stream back since it last was less than half behind.
+    /// How long it has delayed the stream since it was last less than half a window behind.
     held_ns: u64,
 }
 
@@ -85,18 +86,18 @@ pub struct LosslessGate {
 }
 
 impl LosslessGate {
-    /// For at most `most` readers, each with `budget`; never allocates after this.
+    /// A gate for at most `most` readers, each with `budget`. It never allocates after this.
     pub fn new(budget: Budget, most: u32) -> Self {
         Self { budget, holders: Vec::with_capacity(most as usize) }
     }
 
-    /// Whether nobody is waited for.
+    /// Whether there is no lossless reader to wait for.
     pub fn is_empty(&self) -> bool {
         self.holders.is_empty()
     }
 
-    /// Lets reader `index` in, which has `block` and asked to begin at `start`, with everything
-    /// flushed; from now on nothing from what it is granted on is overwritten.
+    /// Admits reader `index`, which has `block` and asked to begin at `start`. Call it with
+    /// everything flushed. From now on nothing from the granted seq on is overwritten.
     pub fn admit(
         &mut self,
         publisher: &mut Publisher,
@@ -119,7 +120,7 @@ impl LosslessGate {
         block.granted.store(floor + 1, Ordering::Release);
     }
 
-    /// Forgets reader `index`: it detached. False if it was not waited for.
+    /// Removes reader `index`, which detached. Returns false if it was not on the list.
     pub fn remove(&mut self, publisher: &mut Publisher, index: u32) -> bool {
         let before = self.holders.len();
         self.holders.retain(|h| h.index != index);
@@ -127,7 +128,7 @@ impl LosslessGate {
         self.holders.len() != before
     }
 
-    /// Looks how far all of them have come; `cursor_of` gives each one's word. Call it with
+    /// Reads how far each reader has come; `cursor_of` returns its read cursor. Call it with
     /// everything flushed.
     pub fn look<'a>(
         &mut self,
@@ -136,8 +137,9 @@ impl LosslessGate {
     ) {
         let window = self.window(publisher);
         for holder in &mut self.holders {
-            // P13: what is overwritten from now on, its reader has read before; partner: `release`.
-            // Loom explores no load that is satisfied late, so this is no site.
+            // P13: the reader has finished reading whatever is overwritten from now on; partner:
+            // `release`. Loom does not explore loads that are satisfied late, so this is not a
+            // site.
             let said = cursor_of(holder.index).map_or(0, |word| word.load(Ordering::Acquire));
             holder.floor = holder.floor.max(said.min(publisher.flushed));
             holder.limit = publisher.limit_of(holder.floor, window);
@@ -149,9 +151,9 @@ impl LosslessGate {
         self.restrict(publisher);
     }
 
-    /// The publisher could not claim `bytes` for another `ns`: charges it to everyone in the way.
-    /// `Some`: the place of one whose budget is used up; call [`Self::demote`] with it, then again
-    /// with `ns` 0.
+    /// The publisher could not claim `bytes` for another `ns`: charges that time to every reader in
+    /// the way. `Some`: the index of a reader whose budget is used up. Call [`Self::demote`] for
+    /// it, then call this again with `ns` 0.
     pub fn charge(&mut self, publisher: &Publisher, bytes: usize, ns: u64) -> Option<u32> {
         let need = publisher.need(bytes);
         let mut over = None;
@@ -164,14 +166,14 @@ impl LosslessGate {
         over
     }
 
-    /// How long those in the way of a claim of `bytes` may still be waited for, ns.
+    /// How long the stream may still wait for the readers in the way of a claim of `bytes`, ns.
     pub fn left_ns(&self, publisher: &Publisher, bytes: usize) -> u64 {
         let left =
             self.holding(publisher, bytes).map(|h| self.budget.time_ns.saturating_sub(h.held_ns));
         left.min().unwrap_or(0)
     }
 
-    /// The places of all in the way of a claim of `bytes`, as far as was looked.
+    /// The indexes of all readers in the way of a claim of `bytes`, as of the last [`Self::look`].
     pub fn in_the_way(&self, publisher: &Publisher, bytes: usize) -> impl Iterator<Item = u32> {
         self.holding(publisher, bytes).map(|h| h.index)
     }
@@ -181,7 +183,7 @@ impl LosslessGate {
         self.holders.iter().filter(move |h| !within(need, h.limit))
     }
 
-    /// Does not wait for reader `index` any more, and tells it so in its `block`.
+    /// Stops waiting for reader `index`, and reports that in its `block`.
     pub fn demote(
         &mut self,
         publisher: &mut Publisher,
@@ -193,8 +195,8 @@ impl LosslessGate {
         if !weakened(site::DEMOTION_UNTOLD) {
             block.demoted.store(demoted.pack(), Ordering::Relaxed);
         }
-        // P14: the word is there before the claim moves over what this reader has not read;
-        // partner: `demoted`.
+        // P14: the word is stored before the claim moves over what this reader has not read;
+        // partner: the load in `demoted`, after the reader's VALIDATE_FENCE.
         site::DEMOTE_FENCE.fence_release();
         self.remove(publisher, index);
         demoted
@@ -218,9 +220,9 @@ fn within(need: ClaimEnd, limit: ClaimEnd) -> bool {
     need.seq <= limit.seq && need.pos <= limit.pos
 }
 
-/// What the gate needs to know of its publisher.
+/// What the gate needs from its publisher.
 impl Publisher {
-    /// Where the claim line has to be for one more datagram, with claims of up to `bytes` bytes.
+    /// The claim line that one more datagram needs, with claims of up to `bytes` bytes.
     pub(super) fn need(&self, bytes: usize) -> ClaimEnd {
         let (len, offset) = (align8(bytes as u64), self.span_offset + self.used);
         let tail = self.capacity - offset;
@@ -228,36 +230,36 @@ impl Publisher {
         ClaimEnd { seq: self.next + 1, pos: self.span_pos + self.used + skipped + len }
     }
 
-    /// Whether the claim line may go to `seq` and `pos`: for an assertion.
+    /// Whether the claim line may move to `seq` and `pos`; for an assertion.
     pub(super) fn may_claim(&self, seq: u64, pos: u64) -> bool {
         weakened(site::GATE_OPEN)
             || (seq <= self.limit.seq.max(self.claim_seq)
                 && pos <= self.limit.pos.max(self.claim_pos))
     }
 
-    /// Whether one more datagram, with claims of up to `bytes` bytes, leaves what lossless readers
-    /// still need.
+    /// Whether one more datagram, with claims of up to `bytes` bytes, overwrites nothing that
+    /// lossless readers still need.
     pub fn fits(&self, bytes: usize) -> bool {
         weakened(site::GATE_OPEN) || within(self.need(bytes), self.limit)
     }
 
-    /// How many datagrams of up to `len` bytes each surely fit, claimed one by one or all at once:
-    /// at least 1 where one fits, `most` at most.
+    /// How many datagrams of up to `len` bytes each are sure to fit, claimed one by one or all at
+    /// once: at least 1 (if one fits), at most `most`.
     pub fn how_many_fit(&self, len: usize, most: usize) -> usize {
         let ClaimEnd { seq, pos } = self.limit;
         if pos == u64::MAX {
             return most;
         }
         let place = align8(len as u64).max(8);
-        // What is skipped where the area ends is shorter than what is claimed there, and there is
-        // one end at most.
+        // The bytes skipped at the end of the area are fewer than those claimed there, and at most
+        // one end is crossed.
         let free = pos.saturating_sub(self.span_pos + self.used);
         let by_bytes = free / (2 * place);
         let by_slots = seq.saturating_sub(self.next);
         by_bytes.min(by_slots).clamp(1, most as u64) as usize
     }
 
-    /// Where a datagram lies or will lie, virtual.
+    /// The virtual position of a datagram, past or future.
     fn pos_of(&self, seq: u64) -> u64 {
         if seq >= self.next {
             return self.span_pos + self.used;
@@ -265,8 +267,8 @@ impl Publisher {
         self.memory.slot(seq).pos.load(Ordering::Relaxed)
     }
 
-    /// The claim line that leaves everything from `floor` on, and is not further ahead of it than
-    /// `window` bytes.
+    /// The furthest claim line that keeps everything from `floor` on and is at most `window` bytes
+    /// ahead of it.
     fn limit_of(&self, floor: u64, window: u64) -> ClaimEnd {
         ClaimEnd { seq: floor + self.memory.geometry().depth(), pos: self.pos_of(floor) + window }
     }
@@ -276,8 +278,8 @@ impl Publisher {
         behind > window / 2 || self.next - floor > self.memory.geometry().depth() / 2
     }
 
-    /// The oldest seq not before `start` that is there and at most a `window` behind; half a window
-    /// where no seq was named, so that the stream is not held back at once.
+    /// The oldest available seq that is not before `start` and at most a `window` behind. Without a
+    /// requested seq it is half a window, so that the reader does not delay the stream at once.
     fn oldest_to_keep(&self, start: Start, window: u64) -> u64 {
         let (from, most) = match start {
             Start::Latest => return self.flushed,

@@ -1,7 +1,7 @@
-//! A ring on the heap: for loom, unit tests and benches. One process only, by nature.
+//! A ring on the heap, for loom, unit tests and benches. It serves only one process.
 //!
-//! Contract: the same layout structs as in shared memory, each made by its constructors, since
-//! loom's atomics cannot be cast from bytes.
+//! Contract: the same layout structs as in shared memory. Each is constructed, since loom's atomics
+//! cannot be cast from bytes.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,7 @@ use crate::sync::AtomicU64;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Owner of the boxes; the raw pointers of [`RingMemory`] point into them.
+/// Owns the boxes that the raw pointers of [`RingMemory`] point into.
 struct Boxes {
     claim: *mut ClaimLine,
     write: *mut WriteLine,
@@ -25,15 +25,15 @@ struct Boxes {
     payload: *mut [AtomicU64],
 }
 
-// SAFETY: the boxes are plain owned memory; they are only dropped through this struct.
+// SAFETY: the boxes are plain owned memory, and only this struct drops them.
 unsafe impl Send for Boxes {}
-// SAFETY: as above.
+// SAFETY: a shared `Boxes` gives no access to its pointers; all it holds are atomics and constants.
 unsafe impl Sync for Boxes {}
 
 impl Drop for Boxes {
     fn drop(&mut self) {
         fn free<T: ?Sized>(leaked: *mut T) {
-            // SAFETY: came from Box::into_raw in `on_heap` and is freed once, here.
+            // SAFETY: it came from Box::into_raw in `on_heap` and is freed once, here.
             drop(unsafe { Box::from_raw(leaked) });
         }
         free(self.claim);
@@ -110,7 +110,7 @@ impl WritableRing {
         // is dropped.
         let memory =
             unsafe { RingMemory::from_parts(geometry, Access::Heap, parts, Box::new(boxes)) };
-        // SAFETY: the memory was made just now and nobody else has seen it.
+        // SAFETY: the memory is new, and no other code has a reference to it.
         unsafe { Self::assume_unique(Arc::new(memory)) }
     }
 }

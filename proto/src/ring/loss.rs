@@ -1,7 +1,7 @@
-//! Loss as data: what a reader is told it will never see, and its books.
+//! Loss as data: what a reader learns about datagrams that it will never see, and its account.
 //!
-//! Contract: plain values. That they are exact, told in order and told once is the reader's doing
-//! ([`super::RingReader`]).
+//! Contract: plain values. The reader ([`super::RingReader`]) ensures that they are exact and that
+//! each is reported once, in order.
 
 use crate::layout::flags;
 use crate::stats::PumpCounter;
@@ -14,7 +14,7 @@ pub enum Layer {
     Device = 1,
     /// The kernel had no room between driver and source.
     Kernel = 2,
-    /// The broker received but could not publish: over the largest datagram, malformed.
+    /// The broker received them but could not publish them: too long or malformed.
     Broker = 3,
 }
 
@@ -27,7 +27,7 @@ impl Layer {
         }
     }
 
-    /// The counter this layer's losses go to.
+    /// The counter for this layer's losses.
     pub const fn counter(self) -> PumpCounter {
         match self {
             Layer::Device => PumpCounter::DeviceLost,
@@ -40,21 +40,23 @@ impl Layer {
 /// Why datagrams are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The publisher passed this reader: seqs `first .. first + count`.
+    /// The publisher overwrote seqs `first .. first + count` before this reader had read them.
     Lapped,
-    /// They were lost before they were published and have no seq; they were due before seq `first`.
+    /// They were lost before they were published, so they have no seq. They were due before seq
+    /// `first`.
     Upstream {
-        /// Which layer lost last.
+        /// The layer of the latest loss.
         layer: Layer,
         /// False: at least `count`.
         exact: bool,
     },
-    /// The device behind the source went away before seq `first`. Nobody knows what it would have
-    /// brought: `count` is 0. Datagrams that follow come from the device that came back.
+    /// The source's device went away before seq `first`. What it would have sent is unknown, so
+    /// `count` is 0. The datagrams that follow are from after it came back.
     SourceGone,
 }
 
-/// Datagrams a reader will never see. Data, not an error: told in order, once.
+/// Datagrams that a reader will never see. This is data, not an error: it is reported once, in
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// First seq concerned.
@@ -63,51 +65,51 @@ pub struct Gap {
     pub count: u64,
     /// Their payload bytes, where knowable.
     pub bytes: Option<u64>,
-    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns), 0 if there is
+    /// Publish time of the datagram at which reading continues (CLOCK_MONOTONIC ns), 0 if there is
     /// none yet.
     pub time: u64,
     /// Why.
     pub cause: Cause,
 }
 
-/// A new broker took over the ring of one that died. Everything before `first` was told before
-/// this, and nothing from `first` on.
+/// A new broker adopted the ring of one that died. A reader gets this after everything before
+/// `first` and before anything from `first` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restarted {
-    /// The life of the ring that begins.
+    /// The generation that begins.
     pub generation: u64,
     /// Its first seq.
     pub first: u64,
-    /// Datagrams without a seq that the restart cost: taken from the source, or counted as lost, by
-    /// the broker that died, and never told.
+    /// Datagrams without a seq that the restart cost: the dead broker took them from the source, or
+    /// counted them as lost, and never reported them.
     pub lost: u64,
     /// False: at least `lost`.
     pub exact: bool,
 }
 
-/// A reader's books. `start + delivered + lost = read cursor` at all times.
+/// A reader's account. `start + delivered + lost = read cursor` at all times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// Seq the reader began at.
+    /// The seq at which the reader began.
     pub start: u64,
     /// Datagrams handed out whole.
     pub delivered: u64,
-    /// Datagrams it was lapped over.
+    /// Datagrams that it lost because it was lapped.
     pub lost: u64,
     /// Payload bytes delivered.
     pub bytes_delivered: u64,
     /// Payload bytes lost, where known.
     pub bytes_lost: u64,
-    /// Laps told.
+    /// Number of reported gaps with [`Cause::Lapped`].
     pub gaps: u64,
-    /// Losses before the ring it was told of.
+    /// Losses before the ring that were reported to it.
     pub upstream_lost: u64,
-    /// Restarts it was told of.
+    /// Restarts that were reported to it.
     pub restarts: u64,
-    /// What they cost, at least.
+    /// Datagrams that they cost, at least.
     pub restart_lost: u64,
     /// Largest lag seen, in datagrams.
     pub lag_max: u64,
-    /// The last lap.
+    /// The last of these gaps.
     pub last_gap: Option<Gap>,
 }

@@ -1,8 +1,8 @@
 //! The memory of one ring as the algorithm sees it.
 //!
-//! Contract: constructed once over memory that stays valid, and whose geometry was checked, for as
-//! long as the backing lives. Loads and stores go through atomics or through `copy.rs`; nothing
-//! ever makes a slice over payload that another process may be writing.
+//! Contract: a [`RingMemory`] is constructed over memory of a checked geometry, which stays valid
+//! as long as the backing lives. All loads and stores use atomics or `copy.rs`. No code ever makes
+//! a slice over payload that another process may be writing.
 
 #![allow(unsafe_code)]
 
@@ -28,30 +28,30 @@ pub struct RingMemory {
     restarts: NonNull<RestartLines>,
     slots: NonNull<[Slot]>,
     payload: NonNull<[AtomicU64]>,
-    // Invariant: dropping it is what unmaps or frees all of the above; nothing else may.
+    // Invariant: dropping it unmaps or frees all of the above, and nothing else does.
     _backing: Box<dyn Any + Send + Sync>,
 }
 
-// SAFETY: all shared state behind the pointers is atomics, or payload touched only through
-// `copy.rs`, whose racing reads are validated before use; the backing is Send + Sync itself.
+// SAFETY: all shared state behind the pointers is atomics, or payload that is accessed only through
+// `copy.rs`, whose racing reads are validated before use. The backing is Send + Sync itself.
 unsafe impl Send for RingMemory {}
-// SAFETY: as above.
+// SAFETY: as for Send: shared references reach only atomics, and payload through `copy.rs`.
 unsafe impl Sync for RingMemory {}
 
-/// Who may touch the payload of a ring from this process.
+/// Which code of this process may access the payload of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// A read-only mapping: readers.
     ReadOnly,
-    /// The publisher's mapping: the publisher alone. Readers of the same process attach like any
-    /// other and get a mapping of their own.
+    /// The publisher's mapping: only the publisher. Readers in the same process attach like any
+    /// other and get a separate mapping.
     Publisher,
-    /// Memory of this process alone: readers beside the publisher, so all payload is moved by
+    /// Private memory of this process, shared by publisher and readers. All payload is moved by
     /// `copy.rs`.
     Heap,
 }
 
-/// The pointers a builder hands over; see [`RingMemory::from_parts`].
+/// The pointers for [`RingMemory::from_parts`].
 pub(crate) struct Parts {
     pub claim: NonNull<ClaimLine>,
     pub write: NonNull<WriteLine>,
@@ -62,7 +62,7 @@ pub(crate) struct Parts {
     pub payload: NonNull<[AtomicU64]>,
 }
 
-/// What [`RingMemory::look`] found.
+/// The result of [`RingMemory::look`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Looked {
     /// CLOCK_MONOTONIC ns.
@@ -101,7 +101,7 @@ impl RingMemory {
         self.access
     }
 
-    /// Sizes, as validated.
+    /// The validated sizes.
     #[inline(always)]
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -131,7 +131,7 @@ impl RingMemory {
         unsafe { self.counters.as_ref() }
     }
 
-    /// Where the record of the restart that began `generation` is, if it is there at all.
+    /// The place for the record of the restart that began `generation`. It may hold another record.
     pub(super) fn restart(&self, generation: u64) -> &RestartRecord {
         // SAFETY: valid and aligned while the backing lives (from_parts).
         let lines = unsafe { self.restarts.as_ref() };
@@ -147,7 +147,7 @@ impl RingMemory {
         unsafe { &self.slots.as_ref()[index] }
     }
 
-    /// The payload area as the words that `copy.rs` moves.
+    /// The payload area, for `copy.rs`.
     #[inline(always)]
     pub(super) fn payload(&self) -> copy::Payload<'_> {
         // SAFETY: `capacity / 8` words, valid while the backing lives (from_parts), which the
@@ -155,26 +155,27 @@ impl RingMemory {
         unsafe { copy::Payload::new(self.payload) }
     }
 
-    /// The claim line as it stands. Relaxed: the caller's fence gives it meaning.
+    /// The claim line now. The loads are relaxed; the caller's fence orders them.
     #[inline(always)]
     pub(super) fn claimed(&self) -> ClaimEnd {
         let line = self.claim_line();
         ClaimEnd { seq: line.seq.load(Ordering::Relaxed), pos: line.pos.load(Ordering::Relaxed) }
     }
 
-    /// The claim line, for statistics: how much of the ring is history.
+    /// The claim line, for statistics.
     pub fn claimed_now(&self) -> ClaimEnd {
         self.claimed()
     }
 
     /// The write cursor: every seq below it is committed. For statistics and wake decisions; a
-    /// reader keeps its own copy.
+    /// reader caches its own copy.
     #[inline(always)]
     pub fn write_cursor(&self) -> u64 {
         load_acquire(&self.write_line().seq)
     }
 
-    /// Publish time and bytes before `seq`, if it is committed and still there: for statistics.
+    /// Publish time of `seq` and the bytes before it, if it is committed and still there; for
+    /// statistics.
     pub fn look(&self, seq: u64) -> Option<Looked> {
         if seq >= self.write_cursor() {
             return None;
@@ -185,13 +186,14 @@ impl RingMemory {
             bytes_before: slot.bytes_before.load(Ordering::Relaxed),
         };
         let pos = slot.pos.load(Ordering::Relaxed);
-        // P2, as for a reader.
+        // P2, as in a reader: the claim line is loaded after the slot; partner: the publisher's
+        // CLAIM_FENCE.
         site::VALIDATE_FENCE.fence_acquire();
         self.is_valid(seq, pos).then_some(looked)
     }
 
-    /// Whether the claim line, as it stands, leaves the datagram `seq` at `pos` (I3). It means
-    /// something only behind a fence (P2).
+    /// Whether the current claim line leaves the datagram `seq` at `pos` valid (I3). The result is
+    /// meaningful only after a fence (P2).
     #[inline(always)]
     pub(super) fn is_valid(&self, seq: u64, pos: u64) -> bool {
         let claimed = self.claimed();
@@ -200,12 +202,12 @@ impl RingMemory {
                 && claimed.payload_is_valid(&self.geometry, pos))
     }
 
-    /// Whether the stream has ended: the write cursor read after this is the last one.
+    /// Whether the stream has ended. If so, a write cursor loaded after this is the final one.
     pub fn has_ended(&self) -> bool {
         load_acquire(&self.state_line().ended) != 0
     }
 
-    /// [`StateLine::source`]: whether the device behind the source is there.
+    /// [`StateLine::source`]: whether the source's device is present.
     pub fn source_word(&self) -> u64 {
         self.state_line().source.load(Ordering::Relaxed)
     }
@@ -221,7 +223,7 @@ impl RingMemory {
         self.counters().count[counter as usize].load(Ordering::Relaxed)
     }
 
-    /// Life of the ring, from 1.
+    /// Generation of the ring, from 1.
     pub fn generation(&self) -> u64 {
         self.state_line().generation.load(Ordering::Relaxed)
     }

@@ -1,10 +1,10 @@
-//! The ring: one publisher, any number of readers, no waiting. `DESIGN.md` is the paper, this is
-//! its code.
+//! The ring: one publisher, any number of readers, no waiting. `DESIGN.md` describes the algorithm.
 //!
-//! Contract: nothing here makes a system call, allocates on the hot path, takes a lock, looks at a
+//! Contract: nothing here makes a system call, allocates on the hot path, takes a lock, reads a
 //! clock or logs. The algorithm works on references to header, slots and payload words
-//! ([`RingMemory`]); who made them, shared memory ([`crate::os::object`]) or the heap
-//! ([`WritableRing::on_heap`]), it does not know, so loom, tests and production run the same lines.
+//! ([`RingMemory`]). It does not depend on whether they are in shared memory
+//! ([`crate::os::object`]) or on the heap ([`WritableRing::on_heap`]), so loom, tests and
+//! production run the same lines.
 
 mod adopt;
 mod copy;

@@ -1,9 +1,9 @@
 //! The publisher: claim, fill in place, commit, flush.
 //!
-//! Contract: exactly one per ring and generation. It never waits and never reads anything a reader
-//! can write. All that a reader must not touch is announced on the claim line *before* it is
-//! overwritten (I2), a segment at a time, so that publishing a datagram normally moves no shared
-//! line but its own slot; the write cursor moves once a [`flush`].
+//! Contract: there is exactly one per ring and generation. It never waits and never reads anything
+//! that a reader can write. It announces on the claim line what it will overwrite *before* it does
+//! so (I2). It claims a segment at a time, so publishing a datagram normally writes no shared line
+//! except its own slot. The write cursor moves once per [`flush`].
 //!
 //! [`flush`]: Publisher::flush
 
@@ -26,64 +26,64 @@ use crate::sync::Ordering;
 use crate::sync::weakened;
 use std::sync::Arc;
 
-/// A claim longer than the ring can give in one piece.
+/// A claim is longer than the largest span of the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a claim of {asked} bytes: this ring gives at most {most} at once")]
 pub struct SpanTooLong {
-    /// Bytes asked for.
+    /// The requested length in bytes.
     pub asked: usize,
     /// [`crate::layout::Geometry::max_span`].
     pub most: usize,
 }
 
-/// What a source says of a datagram beside its bytes.
+/// What a source knows about a datagram besides its bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meta {
     /// Length before it was cut; 0 = not cut.
     pub original_len: u32,
-    /// Channel, 0 where a source has one only.
+    /// Channel; 0 if the source has only one.
     pub channel: u16,
     /// When the source saw it: CLOCK_REALTIME ns, 0 = unknown.
     pub source_time: u64,
-    /// When it was taken in: CLOCK_MONOTONIC ns.
+    /// When the broker took it from the source: CLOCK_MONOTONIC ns.
     pub publish_time: u64,
 }
 
 /// The writing end of a ring.
 pub struct Publisher {
     pub(super) memory: Arc<RingMemory>,
-    /// Of its geometry.
+    /// The geometry's capacity.
     pub(super) capacity: u64,
-    /// Of its geometry.
+    /// The geometry's largest span.
     pub(super) max_span: u64,
     /// Seq of the next commit. Invariant: `flushed <= next <= claim_seq` whenever a slot is
     /// written.
     pub(super) next: u64,
     pub(super) flushed: u64,
-    /// Where the current span begins, virtual and as offset into the payload. Invariant:
-    /// `span_offset + span_len <= capacity`.
+    /// Where the current span begins, as virtual position and as offset into the payload.
+    /// Invariant: `span_offset + span_len <= capacity`.
     pub(super) span_pos: u64,
     pub(super) span_offset: u64,
     pub(super) span_len: u64,
     /// Bytes of the span that commits have used up, a multiple of 8.
     pub(super) used: u64,
-    /// Mirror of the claim line. Invariant: never behind what is being written.
+    /// Copy of the claim line. Invariant: never behind what is being written.
     pub(super) claim_seq: u64,
     pub(super) claim_pos: u64,
     pub(super) bytes: u64,
-    /// Losses before the ring, modulo 2^32, and the flags that describe the last of them.
+    /// Losses before the ring, modulo 2^32, and the flags that describe the latest of them.
     pub(super) upstream: u32,
     pub(super) upstream_flags: u16,
     /// As in [`crate::layout::StateLine::source`].
     pub(super) source: u64,
-    /// What restarts cost before this publisher, modulo 2^32.
+    /// Datagrams that earlier restarts cost, modulo 2^32.
     pub(super) restart_lost: u32,
-    /// How far the claim line may go for lossless readers' sake ([`super::LosslessGate`]).
+    /// How far lossless readers let the claim line move ([`super::LosslessGate`]).
     pub(super) limit: ClaimEnd,
 }
 
-/// Ring memory that may be filled until the next commit past it: private to the publisher,
-/// contiguous, 8-aligned.
+/// Claimed ring memory, to be filled and then committed: exclusive to the publisher, contiguous,
+/// 8-aligned.
 pub struct Claim<'p> {
     publisher: &'p mut Publisher,
 }
@@ -119,20 +119,20 @@ impl Publisher {
         &self.memory
     }
 
-    /// Seq the next commit gets.
+    /// Seq of the next commit.
     pub fn next_seq(&self) -> u64 {
         self.next
     }
 
-    /// Commits since the last flush.
+    /// Number of commits since the last flush.
     #[inline(always)]
     pub fn unflushed(&self) -> u64 {
         self.next - self.flushed
     }
 
-    /// Claims `len` contiguous bytes behind the last commit: what was there is history from now on.
-    /// Claiming again with nothing committed in between and the same length gives the same memory
-    /// with its contents, so that a datagram can be filled in several steps. 0 is allowed.
+    /// Claims `len` contiguous bytes after the last commit. Their old content is lost to readers
+    /// from now on. Claiming the same length again without a commit in between returns the same
+    /// memory with its content, so that a datagram can be filled in several steps. 0 is allowed.
     #[inline]
     pub fn claim(&mut self, len: usize) -> Result<Claim<'_>, SpanTooLong> {
         // The largest span is a multiple of 8, so what fits before rounding up fits after it.
@@ -159,8 +159,9 @@ impl Publisher {
         Ok(Claim { publisher: self })
     }
 
-    /// Announces that slots below `seq` and positions below `pos` may be overwritten, a segment
-    /// ahead, but no further ahead than lossless readers allow. The cold path: 16 times a lap.
+    /// Announces that slots below `seq` and positions below `pos` may be overwritten, and a segment
+    /// more, but no further than lossless readers allow. This is the cold path, taken 16 times per
+    /// lap.
     #[cold]
     fn extend_claim(&mut self, seq: u64, pos: u64) {
         let geometry = self.memory.geometry();
@@ -183,7 +184,7 @@ impl Publisher {
         line.seq.store(self.claim_seq, Ordering::Relaxed);
         crash::at(Point::K1);
         line.pos.store(self.claim_pos, Ordering::Relaxed);
-        // P2: all stores to slots and payload that follow are ordered after the claim; partner: the
+        // P2: all later stores to slots and payload are ordered after the claim; partner: the
         // reader's VALIDATE_FENCE between its loads of them and its re-check of the claim.
         site::CLAIM_FENCE.fence_release();
         crash::at(Point::K2);
@@ -193,9 +194,9 @@ impl Publisher {
     /// after [`Self::flush`].
     ///
     /// # Panics
-    /// If `offset` is not a multiple of 8, goes back over an earlier commit, or `offset + len` is
-    /// past the claim or `len` past the largest datagram: a fault of the source's code, not of its
-    /// input.
+    /// If `offset` is not a multiple of 8 or overlaps an earlier commit, if `offset + len` is past
+    /// the claim, or if `len` is over the largest datagram. That is a bug in the source's code, not
+    /// bad input.
     #[inline]
     pub fn commit(&mut self, offset: usize, len: usize, meta: Meta) {
         let (offset, len64) = (offset as u64, len as u64);
@@ -224,8 +225,8 @@ impl Publisher {
         slot.source_time.store(meta.source_time, Ordering::Relaxed);
         slot.publish_time.store(meta.publish_time, Ordering::Relaxed);
         slot.bytes_before.store(self.bytes, Ordering::Relaxed);
-        // What was lost before the next datagram starts exact again; the rest stays, for readers
-        // lapped over this one.
+        // Losses before the next datagram count as exact again. The other flags stay, for readers
+        // that are lapped over this one.
         self.upstream_flags &= !flags::LOSS_UNKNOWN;
         self.used = offset + align8(len64);
         self.bytes += len64;
@@ -237,8 +238,8 @@ impl Publisher {
         crash::at(Point::K6);
     }
 
-    /// Shows all commits so far to readers. Does not wake anybody: that is the
-    /// [`super::WakeGate`]'s decision.
+    /// Makes all commits so far visible to readers. It wakes no reader: [`super::WakeGate`] decides
+    /// that.
     #[inline]
     pub fn flush(&mut self) {
         // P1: slots and payload written before this are visible to a thread that loads the cursor
@@ -251,7 +252,7 @@ impl Publisher {
         crash::at(Point::K8);
     }
 
-    /// One datagram, copied in and flushed.
+    /// Publishes one datagram: copies it in and flushes.
     pub fn publish(&mut self, bytes: &[u8], meta: Meta) -> Result<u64, SpanTooLong> {
         let most = self.memory.geometry().max_datagram() as usize;
         if bytes.len() > most {
@@ -263,8 +264,8 @@ impl Publisher {
         Ok(self.next - 1)
     }
 
-    /// Tells readers, with the next datagram, that `count` datagrams were lost before they reached
-    /// the ring. `exact` is false where the layer only knows that it lost something.
+    /// Reports to readers, with the next datagram, that `count` datagrams were lost before they
+    /// reached the ring. `exact` is false if the layer only knows that it lost something.
     pub fn lost_upstream(&mut self, layer: Layer, count: u64, exact: bool) {
         self.upstream = self.upstream.wrapping_add(count as u32);
         let unknown = if exact { 0 } else { flags::LOSS_UNKNOWN | flags::LOSS_EVER_UNKNOWN };
@@ -274,17 +275,18 @@ impl Publisher {
         crash::at(Point::K10);
     }
 
-    /// Notes how many numbers the source's own consumer has accounted for, modulo 2^32, everything
-    /// up to now committed or told as lost: so that who adopts this ring knows exactly what was
-    /// taken and never published. `None`: it cannot be known any more.
+    /// Records how many of its own numbers the source's consumer has accounted for, modulo 2^32.
+    /// All of them must be committed or reported as lost by now. With it, an adopter of this ring
+    /// knows exactly what was taken from the source and never published. `None`: it is no longer
+    /// known.
     pub fn set_position(&mut self, position: Option<u32>) {
         let told = (self.next as u32).wrapping_add(self.upstream).wrapping_add(self.restart_lost);
         let word = position.map_or(0, |position| 1 << 63 | u64::from(position.wrapping_sub(told)));
         self.memory.state_line().position.store(word, Ordering::Relaxed);
     }
 
-    /// The device behind the source is gone: readers are told where in the stream, as soon as they
-    /// have read up to there.
+    /// The source's device went away. Readers learn where in the stream, once they have read up to
+    /// there.
     pub fn source_gone(&mut self) {
         if self.source & 1 == 0 {
             self.source += 1;
@@ -293,7 +295,7 @@ impl Publisher {
         }
     }
 
-    /// It is back, and datagrams will come again.
+    /// The device is back, and datagrams will come again.
     pub fn source_back(&mut self) {
         if self.source & 1 == 1 {
             self.source += 1;
@@ -303,8 +305,8 @@ impl Publisher {
 
     fn show_source(&mut self) {
         self.flush();
-        // P11: a thread that sees the word also sees every datagram from before; partner: the
-        // reader's GONE_LOAD.
+        // P11: a thread that sees the word also sees every earlier datagram; partner: the reader's
+        // GONE_LOAD.
         site::GONE_STORE.store_release(&self.memory.state_line().source, self.source);
     }
 
@@ -313,17 +315,18 @@ impl Publisher {
         gone << 16 | u64::from(self.upstream_flags) << 16 | u64::from(self.upstream) << 32
     }
 
-    /// Marks the stream as ended: readers drain what is there, are told of losses after it, and
-    /// then of the end.
+    /// Marks the stream as ended. Readers drain the remaining datagrams, then get the losses after
+    /// them, and then the end.
     pub fn end(&mut self) {
         self.flush();
         self.memory.state_line().upstream.store(self.upstream_tags(), Ordering::Relaxed);
-        // P4: a thread that sees the mark also sees the last write cursor; partner: the reader's
+        // P4: a thread that sees the mark also sees the final write cursor; partner: the reader's
         // END_LOAD.
         site::END_STORE.store_release(&self.memory.state_line().ended, 1);
     }
 
-    /// Adds to a counter. Single writer: a plain add, no locked instruction.
+    /// Adds to a counter. The publisher is its only writer, so this is a plain add without a locked
+    /// instruction.
     #[inline]
     pub fn add(&self, counter: PumpCounter, n: u64) {
         let cell = &self.memory.counters().count[counter as usize];
@@ -338,7 +341,7 @@ impl Publisher {
 }
 
 impl Claim<'_> {
-    /// Bytes claimed: what was asked for, rounded up to 8.
+    /// Number of bytes claimed: the requested length, rounded up to 8.
     pub fn len(&self) -> usize {
         self.publisher.span_len as usize
     }
@@ -371,13 +374,13 @@ impl Claim<'_> {
         }
     }
 
-    /// The claimed memory itself, for `read(2)` and friends: the one copy in.
+    /// The claimed memory itself, so that `read(2)` and similar calls make the only copy.
     ///
-    /// In a mapped ring these are the bytes that readers see: the publisher's mapping is read by
-    /// nobody else in this process ([`super::RingReader::new`] refuses it), and readers, which have
-    /// mappings of their own, discard what they read while it was claimed (I2). So the exclusive
-    /// borrow holds. A ring on the heap has readers of the same memory beside the publisher; there
-    /// the bytes are a copy, written back when the result is dropped.
+    /// In a mapped ring these are the bytes that readers see. The exclusive borrow is sound: no
+    /// other code in this process reads the publisher's mapping ([`super::RingReader::new`] refuses
+    /// it), and readers, which have separate mappings, discard what they read while it was claimed
+    /// (I2). A ring on the heap has readers of the same memory; there the bytes are a copy, which
+    /// is written back when the result is dropped.
     #[cfg(not(ringweir_loom))]
     #[inline]
     pub fn bytes(&mut self) -> ClaimBytes<'_> {
@@ -387,9 +390,9 @@ impl Claim<'_> {
         #[cfg_attr(not(feature = "crash"), allow(unused_mut))]
         let mut bytes = if memory.access() == Access::Publisher {
             let start = memory.payload().at(offset, len);
-            // SAFETY: `at` checked the range. This is the publisher's own mapping, of which nobody
-            // else in this process reads payload (`RingReader::new` refuses it), and `self` borrows
-            // the only publisher exclusively. The memory was zeroed when it was made.
+            // SAFETY: `at` checked the range. This is the publisher's own mapping. No other code in
+            // this process reads its payload (`RingReader::new` refuses it), and `self` borrows the
+            // only publisher exclusively. The memory was zeroed when it was created.
             ClaimBytes(Lent::InPlace(unsafe { std::slice::from_raw_parts_mut(start, len) }))
         } else {
             ClaimBytes(Lent::copied(memory.payload(), offset, len))
@@ -403,7 +406,7 @@ impl Claim<'_> {
     }
 }
 
-/// ClaimEnd memory, to be filled: see [`Claim::bytes`].
+/// Claimed memory, to be filled; see [`Claim::bytes`].
 #[cfg(not(ringweir_loom))]
 pub struct ClaimBytes<'c>(Lent<'c>);
 

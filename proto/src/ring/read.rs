@@ -1,9 +1,8 @@
-//! The reader: cursor, validation, laps and their exact account. Read-only: it never stores to the
-//! ring.
+//! The reader: cursor, validation, laps and their exact account. It never stores to the ring.
 //!
-//! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and whether
-//! it stayed whole is known before anyone counts it as delivered: `start + delivered + lost = read
-//! cursor`, always (I4).
+//! Contract: [`RingReader::step`] never blocks. What it hands out was committed whole, and it is
+//! counted as delivered only after a check that it stayed whole. At all times (I4), `start +
+//! delivered + lost` is the read cursor.
 
 mod generations;
 mod overruns;
@@ -22,17 +21,17 @@ use std::sync::Arc;
 pub enum Start {
     /// With what is published after it attached.
     Latest,
-    /// With the oldest datagram still there.
+    /// With the oldest available datagram.
     Oldest,
-    /// With this seq. What of it is gone already is told as a [`Gap`]; a seq still to come is
-    /// waited for from the write cursor.
+    /// With this seq. If it is overwritten already, a [`Gap`] reports what is missing. If it is
+    /// still to come, the reader begins at the write cursor.
     Seq(u64),
 }
 
-/// Where a lapped reader goes on.
+/// Where a lapped reader resumes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resume {
-    /// Near the oldest datagram still there, an eighth of the history ahead of it, so as not to be
+    /// Near the oldest available datagram: an eighth of the history after it, so as not to be
     /// lapped again at once.
     #[default]
     Oldest,
@@ -45,7 +44,7 @@ pub enum Resume {
 pub struct Descriptor {
     /// Number.
     pub seq: u64,
-    /// Offset in the payload area; with `len` inside it, checked.
+    /// Offset in the payload area. The range of `len` bytes is checked to be inside.
     pub(crate) offset: usize,
     /// Bytes.
     pub len: usize,
@@ -64,32 +63,32 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Times the source's device had gone away before it, modulo 2^11.
+    /// How often the source's device had gone away before it, modulo 2^11.
     #[inline(always)]
     fn gone(&self) -> u16 {
         self.upstream_flags >> flags::GONE_SHIFT
     }
 }
 
-/// Whether a slot's stamp is that of `seq`. Without overflow: a damaged cursor may be anything.
+/// Whether a slot's stamp is that of `seq`. It wraps, because a damaged cursor may be any number.
 #[inline(always)]
 fn is_stamp_of(stamp: u64, seq: u64) -> bool {
     stamp == seq.wrapping_add(1)
 }
 
-/// As [`Descriptor::gone`] says it.
+/// `times` reduced like [`Descriptor::gone`].
 fn times_gone(times: u64) -> u16 {
     times as u16 & u16::MAX >> flags::GONE_SHIFT
 }
 
-/// What [`RingReader::step`] found.
+/// The result of [`RingReader::step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A datagram; it is held until the next step.
     Datagram(Descriptor),
     /// Something was lost.
     Gap(Gap),
-    /// A new broker adopted the ring; this reader has been told of everything before.
+    /// A new broker adopted the ring. Everything earlier has been reported to this reader.
     Restarted(Restarted),
     /// Nothing new.
     Empty,
@@ -97,7 +96,7 @@ pub enum Step {
     Ended,
 }
 
-/// The ring contradicts itself: its memory was damaged, or it is not a ring.
+/// The ring contradicts itself: its memory is damaged, or it is not a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("ring is corrupt at seq {seq}: {what}")]
 pub struct Corrupt {
@@ -107,35 +106,35 @@ pub struct Corrupt {
     pub what: &'static str,
 }
 
-/// The datagram was overwritten while it was being read; what was read is void. The next step tells
-/// the gap.
+/// The datagram was overwritten while it was being read, so what was read is invalid. The next step
+/// reports the gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("overwritten while it was being read: the reader was lapped")]
 pub struct Torn;
 
-/// What is to become of the datagram handed out last. A tag beside it, not around it: moving ninety
-/// bytes from state to state would cost more than reading a small datagram.
+/// State of the datagram handed out last. This is a tag beside the descriptor, not an enum around
+/// it: moving ninety bytes from state to state would cost more than reading a small datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Held {
     Nothing,
-    /// Handed out, not known to have stayed whole.
+    /// Handed out, and not yet checked to have stayed whole.
     Unverified,
-    /// Handed back unread: the next step finds it again, or the gap that begins with it.
+    /// Left unread: the next step hands it out again, or reports the gap that begins with it.
     Unread,
-    /// Copied out and found whole: delivered, whatever happens to the ring now.
+    /// Copied out and found whole: it counts as delivered, whatever happens to the ring now.
     Verified,
     /// Found overwritten.
     Torn,
 }
 
-/// Above every seq that there can be: a thousand million a second reach it in 146 years.
+/// Above every possible seq: at 10^9 datagrams per second it is reached after 146 years.
 const SEQ_BOUND: u64 = 1 << 62;
 
-/// Datagrams between one that is read and the one fetched meanwhile.
+/// Number of datagrams by which prefetching runs ahead of reading.
 #[cfg(not(ringweir_loom))]
 const AHEAD: u64 = 8;
 
-/// Losses before the ring as a slot or the end mark tells them: the sum so far, modulo 2^32.
+/// Losses before the ring, as a slot or the end mark reports them: the sum so far, modulo 2^32.
 #[derive(Clone, Copy)]
 struct Upstream {
     first: u64,
@@ -150,28 +149,28 @@ pub struct RingReader {
     resume: Resume,
     /// Next seq to read.
     seq: u64,
-    /// The write cursor as last loaded, or where `generation` ended if that is less. Invariant:
+    /// The write cursor as last loaded, or the end of `generation` if that is less. Invariant:
     /// `seq <= cached`.
     cached: u64,
-    /// Whether `generation` has ended, as far as was seen when `cached` was loaded.
+    /// Whether `generation` had ended when `cached` was loaded.
     outlived: bool,
-    /// Life of the ring it is in, and the sums of the restarts up to it.
+    /// The generation in which it reads, and the sums of the restarts up to it.
     generation: u64,
     restart_lost: u64,
     restart_inexact: u64,
     /// `bytes_before` of `seq`, if known.
     bytes: Option<u64>,
     upstream: Option<u32>,
-    /// Times the source's device had gone away, modulo 2^11, as told last.
+    /// How often the source's device had gone away, modulo 2^11, as last reported.
     gone: Option<u16>,
-    /// The source's word as loaded last.
+    /// The source's word as last loaded.
     source_seen: u64,
-    /// Whether `upstream` is older than the datagram before `seq`.
+    /// Whether `upstream` is from before the datagram `seq - 1`.
     upstream_stale: bool,
     held: Held,
     /// The datagram handed out last.
     current: Descriptor,
-    /// A gap that was given back ([`Self::tell_later`]).
+    /// A gap to report again ([`Self::tell_later`]).
     untold: Option<Gap>,
     account: Account,
 }
@@ -185,8 +184,9 @@ impl RingReader {
     /// A reader of `memory`.
     ///
     /// # Panics
-    /// If `memory` is the publisher's own mapping, of which it lends parts as `&mut [u8]`: a reader
-    /// of the same process attaches like any other and gets a mapping of its own.
+    /// If `memory` is the publisher's own mapping, since the publisher lends parts of it as
+    /// `&mut [u8]`. A reader in the same process must attach like any other and gets a separate
+    /// mapping.
     pub fn new(memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
         assert!(memory.access() != Access::Publisher, "a reader of the publisher's own mapping");
         Self::of(memory, start, resume)
@@ -222,33 +222,32 @@ impl RingReader {
         reader.seq = at;
         reader.account.start = at;
         reader.find_generation();
-        // A reader that begins at seq 0 knows where it stands in bytes and what was lost before:
-        // nothing.
+        // Before seq 0 there are no bytes and no losses.
         if at == 0 {
             reader.bytes = Some(0);
             reader.upstream = Some(0);
             reader.gone = Some(0);
         } else if latest {
-            // Losses noted on the last datagram happened before it attached.
+            // Losses recorded with the last datagram happened before this reader attached.
             reader.upstream = reader.describe(at - 1).map(|d| d.upstream);
-            // It went away before that, too, unless it is away now, which is told.
+            // The same holds for a device that went away, unless it is away now, which is reported.
             reader.source_seen = reader.memory.source_word();
             reader.gone = Some(times_gone(reader.source_seen / 2));
         }
         reader
     }
 
-    /// The read cursor: the next seq to be read; a held datagram counts as not read yet.
+    /// The read cursor: the next seq to read. A held datagram counts as not yet read.
     pub fn read_cursor(&self) -> u64 {
         self.seq
     }
 
-    /// Where it stands in bytes since the stream began, if known.
+    /// The read cursor in bytes since the stream began, if known.
     pub fn read_bytes(&self) -> Option<u64> {
         self.bytes
     }
 
-    /// The books.
+    /// The reader's account.
     pub fn account(&self) -> &Account {
         &self.account
     }
@@ -263,7 +262,7 @@ impl RingReader {
         self.source_seen
     }
 
-    /// Life of the ring this reader is in.
+    /// The generation in which this reader reads.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -277,8 +276,8 @@ impl RingReader {
     #[inline(always)]
     fn refresh(&mut self) {
         // P1: everything committed below this cursor is visible; partner: the publisher's
-        // COMMIT_STORE. No sound cursor comes near the bound; behind it, nothing that is computed
-        // from a damaged one overflows.
+        // COMMIT_STORE. No sound cursor comes near the bound. It keeps calculations with a damaged
+        // cursor from overflowing.
         let cursor = site::COMMIT_LOAD.load_acquire(&self.memory.write_line().seq);
         self.cached = cursor.min(SEQ_BOUND);
         self.outlived = self.newest_generation() != self.generation;
@@ -293,9 +292,9 @@ impl RingReader {
         &self.current
     }
 
-    /// The hot path of [`Self::step`]: releases what was handed out last and takes the next
-    /// datagram into [`Self::current`]. False: there is something else to tell, or nothing as far
-    /// as was seen; [`Self::step`] says what.
+    /// The hot path of [`Self::step`]: releases the datagram handed out last and puts the next one
+    /// into [`Self::current`]. Returns false if something else is to be reported, or if there is
+    /// nothing new up to the last seen cursor. [`Self::step`] then finds out what.
     #[inline(always)]
     pub fn advance(&mut self) -> bool {
         match self.held {
@@ -312,7 +311,7 @@ impl RingReader {
             return false;
         }
         let Some(found) = self.describe(self.seq) else {
-            // Gone before it was looked at, which is told in the same way.
+            // Overwritten before it was read, which is reported in the same way.
             self.held = Held::Torn;
             return false;
         };
@@ -327,9 +326,9 @@ impl RingReader {
         true
     }
 
-    /// Has what is read soon fetched from the publisher's cache meanwhile: the slot of a later
-    /// datagram, and the first line of one whose slot has come. Never beyond the write cursor,
-    /// where the publisher would have to fetch it back.
+    /// Prefetches what is read soon from the publisher's cache: the slot of a later datagram, and
+    /// the first line of one whose slot has arrived. It never goes beyond the write cursor, where
+    /// the publisher would have to fetch the line back.
     #[cfg(not(ringweir_loom))]
     #[inline(always)]
     fn look_ahead(&self, seq: u64) {
@@ -344,7 +343,7 @@ impl RingReader {
         }
     }
 
-    /// Releases what was handed out last and finds what comes next.
+    /// Releases the datagram handed out last and finds what comes next.
     #[inline]
     pub fn step(&mut self) -> Result<Step, Corrupt> {
         if self.advance() { Ok(Step::Datagram(self.current)) } else { self.step_slowly() }
@@ -358,12 +357,12 @@ impl RingReader {
             self.refresh();
             if self.seq == self.cached {
                 let state = self.memory.state_line();
-                // P11: partner: the publisher's GONE_STORE; a cursor loaded after the word is as new
-                // as it.
+                // P11: partner: the publisher's GONE_STORE. A cursor loaded after the word is at
+                // least as new.
                 self.source_seen = site::GONE_LOAD.load_acquire(&state.source);
                 let gone = times_gone(self.source_seen.div_ceil(2));
-                // P4: partner: the publisher's END_STORE; a cursor loaded after the mark is the last
-                // one.
+                // P4: partner: the publisher's END_STORE. A cursor loaded after the mark is the
+                // final one.
                 let ended = site::END_LOAD.load_acquire(&state.ended) != 0;
                 if !ended && self.gone == Some(gone) && !self.outlived {
                     return Ok(Step::Empty);
@@ -408,7 +407,8 @@ impl RingReader {
         Ok(Step::Datagram(found))
     }
 
-    /// That the source's device went away before seq `first`, if that was not told yet.
+    /// The gap that reports that the source's device went away before seq `first`, unless it was
+    /// reported already.
     fn gone_gap(&mut self, gone: u16, first: u64, time: u64) -> Option<Gap> {
         let told = self.gone.replace(gone).unwrap_or(gone);
         (told != gone).then_some(Gap {
@@ -420,9 +420,8 @@ impl RingReader {
         })
     }
 
-    /// Losses before the ring that this datagram, or the end, is the first to tell of. Counts are
-    /// kept modulo 2^32 in the slots, so they come out exact even where slots in between were
-    /// lapped.
+    /// The gap for losses before the ring that this datagram, or the end, is the first to report.
+    /// The slots hold sums modulo 2^32, so the count is exact even if slots in between were lapped.
     #[inline(always)]
     fn upstream_gap(&mut self, now: Upstream) -> Option<Gap> {
         let before = self.upstream.replace(now.count);
@@ -439,15 +438,15 @@ impl RingReader {
         Some(Gap { first: now.first, count, bytes: None, time: now.time, cause })
     }
 
-    /// Gives back the gap that the last step told: the next one tells it again. For a reader that
-    /// has something else to tell before it.
+    /// Puts back the gap that the last step reported, so that the next step reports it again. This
+    /// is for a caller that has to report something else first.
     pub fn tell_later(&mut self, gap: Gap) {
         self.untold = Some(gap);
-        // So that the next step is not the hot path's; the cursor is looked at again then.
+        // Forces the next step off the hot path; it then loads the cursor again.
         self.cached = self.seq;
     }
 
-    /// Settles the datagram handed out last. `Some` if it turned out to be torn: the gap then
+    /// Settles the datagram handed out last. `Some` if it turned out to be torn: the gap that
     /// begins with it.
     #[inline]
     pub fn release(&mut self) -> Result<Option<Gap>, Corrupt> {
@@ -469,13 +468,13 @@ impl RingReader {
         self.account.bytes_delivered += d.len as u64;
     }
 
-    /// Whether everything read of the held datagram so far is whole. The last answer settles it:
-    /// `Ok` as delivered, whatever happens to the ring afterwards; `Err` as a gap. With nothing
-    /// held the answer is `Err` and settles nothing.
+    /// Whether everything read of the held datagram so far is whole. The last result settles it:
+    /// `Ok` as delivered, whatever happens to the ring afterwards; `Err` as a gap. Without a held
+    /// datagram the result is `Err` and settles nothing.
     #[inline]
     pub fn validate(&mut self) -> Result<(), Torn> {
         match self.held {
-            // A verified one is looked at again: more of it may have been read since.
+            // A verified datagram is checked again: more of it may have been read since.
             Held::Verified | Held::Unverified | Held::Unread if self.intact(&self.current) => {
                 self.held = Held::Verified;
                 Ok(())
@@ -488,9 +487,9 @@ impl RingReader {
         }
     }
 
-    /// Hands the held datagram back unread: unless it is validated after this, the next step finds
-    /// it again, or a gap that begins with it. One that was read and validated, or found torn,
-    /// already is settled and stays so.
+    /// Leaves the held datagram unread. Unless it is validated after this, the next step hands it
+    /// out again, or reports a gap that begins with it. A datagram that was validated or found torn
+    /// before stays settled.
     pub fn leave_unread(&mut self) {
         if self.held == Held::Unverified {
             self.held = Held::Unread;
@@ -511,8 +510,9 @@ impl RingReader {
         self.memory.payload().copy_out(d.offset + at, dst);
     }
 
-    /// Address of the datagram's first byte, for reading in place. Bytes behind it may change under
-    /// the reader; what was computed from them holds only if [`Self::validate`] says so afterwards.
+    /// Address of the datagram's first byte, for reading in place. The bytes may change while they
+    /// are read. What was computed from them is valid only if [`Self::validate`] succeeds
+    /// afterwards.
     #[cfg(not(ringweir_loom))]
     #[inline]
     pub fn payload_ptr(&self, d: &Descriptor) -> *const u8 {
@@ -522,14 +522,14 @@ impl RingReader {
     /// Re-checks the claim line after loads of `d`'s slot or payload.
     #[inline(always)]
     fn intact(&self, d: &Descriptor) -> bool {
-        // P2: if any of those loads saw a byte of a later datagram, then the claim that preceded
-        // that byte is seen below; partner: the publisher's CLAIM_FENCE.
+        // P2: if any of those loads saw a byte of a later datagram, the load below sees the claim
+        // that preceded that byte; partner: the publisher's CLAIM_FENCE.
         site::VALIDATE_FENCE.fence_acquire();
         self.memory.is_valid(d.seq, d.pos)
     }
 
-    /// The slot of `seq`, if it was and is its own. The caller knows that `seq` is below a write
-    /// cursor it has loaded.
+    /// Reads the slot of `seq`, if it still belongs to `seq`. The caller has loaded a write cursor
+    /// above `seq`.
     #[inline(always)]
     fn describe(&self, seq: u64) -> Option<Descriptor> {
         let slot: &Slot = self.memory.slot(seq);
@@ -551,7 +551,7 @@ impl RingReader {
         (self.intact(&found) && is_stamp_of(stamp, seq)).then_some(found)
     }
 
-    /// Bounds every number before anyone uses it: a slot is an allegation, even an intact one.
+    /// Checks every number before it is used: even an intact slot is untrusted.
     #[inline(always)]
     fn is_inside(&self, d: &Descriptor) -> bool {
         let geometry = self.memory.geometry();

@@ -1,19 +1,19 @@
-//! Who has to be woken: the decision alone, as atomics. The eventfds are somebody else's.
+//! Decides which readers to wake, with atomics only. The eventfds are handled elsewhere.
 //!
-//! Contract: a reader that goes to sleep rings its own sleep request (a system call it makes anyway
-//! instead of spinning); the *waker*, a thread of the broker, enters it into the [`WakeGate`],
-//! fences, and looks at the write cursor again. The publisher commits, fences, and looks at one
-//! word that only the broker writes. So no reader can hide another's sleep, none can make the
-//! publisher do work, and the look costs the same for 1 reader and for 1024 (G4, G5). See I5 and
-//! P3.
+//! Contract: a reader that goes to sleep signals its own sleep request, at the cost of a system
+//! call that it makes instead of spinning. The *waker*, a thread of the broker, enters it into the
+//! [`WakeGate`], fences, and checks the write cursor again. The publisher commits, fences, and
+//! loads one word that only the broker writes. So no reader can hide another reader's sleep, and no
+//! reader can make the publisher do work. The publisher's check costs the same for 1 reader and for
+//! 1024 (G4, G5). See I5 and P3.
 
 use super::crash::{self, Point};
 use super::site;
 use crate::sync::{AtomicU64, Ordering, weakened};
 
-/// Nobody sleeps.
+/// No reader sleeps.
 const NOBODY: u64 = 0;
-/// More than one sleeps. Any other value is one sleeper's index plus 1.
+/// More than one reader sleeps. Any other value is one sleeper's index plus 1.
 const SEVERAL: u64 = u64::MAX;
 
 /// What the publisher has to do after a commit.
@@ -21,13 +21,13 @@ const SEVERAL: u64 = u64::MAX;
 pub enum Wake {
     /// Nothing: no system call.
     Nobody,
-    /// Wake this reader: cheaper inline than by way of the waker.
+    /// Wake this reader inline, which is cheaper than through the waker.
     One(u32),
-    /// Signal the waker's event, once for all of them.
+    /// Signal the waker's event, once for all sleepers.
     Several,
 }
 
-/// The summary of sleepers, alone on its line; both ends are threads of the broker.
+/// The summary of sleepers, alone on its line. Only threads of the broker use it.
 #[repr(align(128))]
 #[derive(Debug)]
 pub struct WakeGate {
@@ -41,12 +41,13 @@ impl Default for WakeGate {
 }
 
 impl WakeGate {
-    /// The publisher's look, after the flush of a batch. Call it only while some reader may sleep:
-    /// it costs a full fence.
+    /// The publisher's check after the flush of a batch. Call it only while some reader may sleep,
+    /// since it costs a full fence.
     #[inline]
     pub fn after_commit(&self) -> Wake {
-        // P3: either this load sees the sleeper entered before SLEEP_FENCE, or the waker's look
-        // after SLEEP_FENCE sees the write cursor stored before this fence.
+        // P3: either this load sees the sleeper that was entered before SLEEP_FENCE, or the waker's
+        // check after SLEEP_FENCE sees the write cursor that was stored before this fence; partner:
+        // SLEEP_FENCE.
         site::WAKE_FENCE.fence_full();
         if self.summary.load(Ordering::Relaxed) == NOBODY {
             return Wake::Nobody;
@@ -61,15 +62,16 @@ impl WakeGate {
     }
 }
 
-/// The waker's list of who sleeps. One owner, no sharing.
+/// The waker's list of sleepers. It has one owner and is not shared.
 #[derive(Debug)]
 pub struct Sleepers {
-    /// A bit a reader. Invariant: `count` of them are set.
+    /// One bit per reader. Invariant: `count` bits are set.
     asleep: Vec<u64>,
     count: usize,
-    /// A bit a reader that the publisher is not to wake itself.
+    /// One bit per reader, set if the publisher must not wake that reader itself.
     slow_to_wake: Vec<u64>,
-    /// What this side stored last; if the gate's word is 0 instead, the publisher has taken it.
+    /// The value that the waker stored last. If the gate's word is 0 instead, the publisher has
+    /// taken it.
     stored: u64,
 }
 
@@ -80,17 +82,17 @@ impl Sleepers {
         Self { slow_to_wake: none.clone(), asleep: none, count: 0, stored: NOBODY }
     }
 
-    /// Whether waking reader `index` takes so long that the publisher is to leave it to this side;
-    /// from when it is entered next.
+    /// Sets whether waking reader `index` takes so long that the publisher must leave it to the
+    /// waker. It applies from the next time that the reader is entered.
     pub fn set_slow_to_wake(&mut self, index: u32, slow_to_wake: bool) {
         let (word, bit) = (&mut self.slow_to_wake[index as usize / 64], 1 << (index % 64));
         *word = if slow_to_wake { *word | bit } else { *word & !bit };
     }
 
-    /// Enters reader `index`, which found nothing and rang its sleep request. Calls `wake` for
-    /// everyone who has to be woken now: the reader itself if `news()` (the write cursor is not
-    /// where the reader saw it, or the stream has ended), and others if the publisher took them
-    /// along meanwhile.
+    /// Enters reader `index`, which found nothing and signalled its sleep request. Calls `wake` for
+    /// every reader that must be woken now: the reader itself if `news()` (the write cursor is not
+    /// where the reader saw it, or the stream has ended), and others if the publisher has taken
+    /// them meanwhile.
     pub fn enter(
         &mut self,
         gate: &WakeGate,
@@ -98,17 +100,18 @@ impl Sleepers {
         news: impl Fn() -> bool,
         mut wake: impl FnMut(u32),
     ) {
-        // First settle what the publisher took before this sleep request: a stale entry of the same
-        // reader must not be mistaken for the one it makes now.
+        // First settle what the publisher took before this sleep request, so that a stale entry of
+        // the same reader is not mistaken for the new one.
         self.settle(gate, &mut wake);
         self.set(index);
         self.store(gate, &mut wake);
         if !self.is_asleep(index) {
-            // Taken along while we were storing: its wake is under way, and it comes after the
-            // sleep request.
+            // The publisher took it while we were storing. Its wake is under way, and comes after
+            // the sleep request.
             return;
         }
-        // P3: partner: the publisher's WAKE_FENCE.
+        // P3: either `news` sees what the publisher stored before its fence, or the publisher sees
+        // this sleeper; partner: the publisher's WAKE_FENCE.
         site::SLEEP_FENCE.fence_full();
         if !weakened(site::LOOK_AGAIN_SKIPPED) && news() {
             self.remove(gate, index, &mut wake);
@@ -116,23 +119,23 @@ impl Sleepers {
         }
     }
 
-    /// Takes reader `index` off the list: it detached, or is woken by this side.
+    /// Removes reader `index` from the list: it detached, or the waker wakes it.
     pub fn remove(&mut self, gate: &WakeGate, index: u32, mut wake: impl FnMut(u32)) {
         if self.clear(index) {
             self.store(gate, &mut wake);
         }
     }
 
-    /// Settles what the publisher has taken from the gate since this side stored it: if it was
-    /// several, it signalled the event and they are woken here; if it was one, the publisher wakes
-    /// that one itself.
+    /// Settles what the publisher has taken from the gate since the waker stored it. If it was
+    /// several readers, the publisher signalled the event and they are woken here. If it was one,
+    /// the publisher wakes that one itself.
     pub fn settle(&mut self, gate: &WakeGate, mut wake: impl FnMut(u32)) {
         if gate.summary.load(Ordering::Acquire) != self.stored {
             self.taken(&mut wake);
         }
     }
 
-    /// Wakes everyone on the list: the stream ends.
+    /// Wakes every reader on the list, because the stream ends.
     pub fn wake_all(&mut self, gate: &WakeGate, mut wake: impl FnMut(u32)) {
         gate.summary.swap(NOBODY, Ordering::AcqRel);
         self.stored = NOBODY;
@@ -144,17 +147,18 @@ impl Sleepers {
         self.count
     }
 
-    /// Whether nobody sleeps.
+    /// Whether no reader sleeps.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Brings the gate's word in line with the list.
+    /// Stores the word that matches the list into the gate.
     fn store(&mut self, gate: &WakeGate, wake: &mut impl FnMut(u32)) {
         loop {
             let new = match self.count {
                 0 => NOBODY,
-                // As if there were others: the publisher signals the event, and it is woken here.
+                // As if there were several: the publisher signals the event, and the reader is
+                // woken here.
                 1 if self.is_slow_to_wake(self.first()) => SEVERAL,
                 1 => u64::from(self.first()) + 1,
                 _ => SEVERAL,
@@ -171,8 +175,8 @@ impl Sleepers {
         }
     }
 
-    /// The gate's word is not what we stored. Only the publisher stores over ours, and only 0: it
-    /// took along whom we had named.
+    /// The gate's word is not what we stored. Only the publisher overwrites ours, and only with 0:
+    /// it took the readers that our word stood for.
     fn taken(&mut self, wake: &mut impl FnMut(u32)) {
         match std::mem::replace(&mut self.stored, NOBODY) {
             NOBODY => {}
@@ -250,7 +254,8 @@ mod tests {
         assert!(sleepers.is_empty());
     }
 
-    /// Control: the same reader is woken inline before, and once it is not dear any more.
+    /// Control: the same reader is woken inline before, and again once waking it is not slow any
+    /// more.
     #[test]
     fn one_that_is_dear_to_wake_is_left_to_the_waker() {
         let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(128));

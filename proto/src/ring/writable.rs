@@ -1,11 +1,11 @@
 //! The right to write one ring.
 //!
-//! Contract: a [`WritableRing`] exists once for each ring. It is not `Clone`, is made only together
-//! with the ring or by the process that takes over the ring of a dead broker, and is consumed by
-//! [`super::Publisher`]. Everything else in this process sees the ring as a [`RingMemory`], which
-//! has no method that stores.
+//! Contract: each ring has one [`WritableRing`]. It is not `Clone`. It is created only together
+//! with the ring, or by the process that adopts the ring of a dead broker, and [`super::Publisher`]
+//! consumes it. All other code in this process sees the ring as a [`RingMemory`], which has no
+//! method that stores.
 //!
-//! A publisher needs a writable ring, and gets it for good:
+//! A publisher needs a writable ring, and keeps it:
 //!
 //! ```compile_fail,E0382
 //! use ringweir_proto::{layout::Geometry, ring::{Publisher, WritableRing}};
@@ -14,7 +14,7 @@
 //! let second = Publisher::new(ring); // moved already
 //! ```
 //!
-//! What readers share does not make one:
+//! The memory that readers share is not enough:
 //!
 //! ```compile_fail,E0308
 //! use ringweir_proto::{layout::Geometry, ring::{Publisher, WritableRing}};
@@ -38,7 +38,7 @@ use super::memory::{Access, RingMemory};
 use crate::sync::Ordering;
 use std::sync::Arc;
 
-/// The writing end of a ring before anybody publishes.
+/// The writing end of a ring, before it has a publisher.
 pub struct WritableRing {
     memory: Arc<RingMemory>,
 }
@@ -48,7 +48,7 @@ impl WritableRing {
     ///
     /// # Safety
     /// No other writing end of this ring exists, in this process or another: the caller has just
-    /// made the ring, or holds the lock that its dead publisher held.
+    /// created the ring, or holds the lock that its dead publisher held.
     ///
     /// # Panics
     /// If `memory` is mapped read-only.
@@ -66,7 +66,7 @@ impl WritableRing {
         self.memory
     }
 
-    /// Sets the generation of a fresh ring, before readers are let in.
+    /// Sets the generation of a fresh ring, before readers attach.
     pub fn set_generation(&mut self, generation: u64) {
         self.memory.state_line().generation.store(generation, Ordering::Relaxed);
     }

@@ -1,12 +1,12 @@
-//! What C makes of a header or a layout.
+//! Compiles and runs a C program that prints a header's layout.
 
 use std::process::Command;
 
-/// What a C11 program prints, line by line, whose files are `files` (name, text); the first is
+/// The lines that a C11 program prints. Its files are `files` (name, text); the first one is
 /// compiled.
 ///
 /// # Panics
-/// If the compiler says a word against it.
+/// If the compiler reports an error or a warning.
 pub fn printed(files: &[(&str, String)]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {

@@ -1,9 +1,9 @@
-//! Models of the gate: a lossless reader loses nothing while it is waited for, knows when it is
-//! not, and lets go.
+//! Models of the gate: a lossless reader loses nothing while the stream waits for it, learns of its
+//! demotion, and releases the stream when it detaches.
 //!
-//! Contract: the publisher asks before each datagram whether it fits, as the broker's intake does,
-//! and looks again as long as it does not. A budget is time, which a model has none of: it is used
-//! up when the model says so.
+//! Contract: like the broker's intake, the publisher checks before each datagram whether it fits,
+//! and checks again as long as it does not. A budget is time, which a model does not have: it is
+//! used up when the model says so.
 
 use super::{Plan, Watch, by_bytes, by_slots, check};
 use loom::thread;
@@ -16,21 +16,21 @@ use std::sync::Arc;
 
 const BUDGET: Budget = Budget { bytes: u64::MAX, time_ns: 1000 };
 
-/// A lossless reader's end: what it watches, and its page.
+/// The lossless reader's end: the checked reader and its page.
 struct Lossless {
     watch: Watch,
     block: Arc<ReaderBlock>,
 }
 
 impl Lossless {
-    /// One step, and what was read is released.
+    /// Makes one step and releases what was read.
     fn step(&mut self) -> Step {
         let step = self.watch.step();
         release(&self.block, self.watch.reader.read_cursor());
         step
     }
 
-    /// Reads until it has been told of `next`.
+    /// Reads until everything below `next` was delivered or reported.
     fn read_up_to(&mut self, next: u64) {
         while self.watch.next < next {
             if self.step() == Step::Empty {
@@ -61,7 +61,7 @@ impl Gated {
         }
     }
 
-    /// Publishes as soon as each fits; `let_go` is asked while one does not.
+    /// Publishes each datagram as soon as it fits, and calls `let_go` while one does not.
     fn publish(&mut self, plan: Plan, seqs: Range<u64>, mut let_go: impl FnMut(&mut Self)) {
         for seq in seqs {
             while !self.fits(plan.lengths[seq as usize]) {
@@ -73,7 +73,7 @@ impl Gated {
     }
 }
 
-/// A ring with a lossless reader that began at its begin, and `before` datagrams in it.
+/// A ring with a lossless reader from seq 0, and `before` datagrams in it.
 fn lossless(plan: Plan, before: u64) -> (Gated, Lossless) {
     let (memory, mut publisher) = plan.ring();
     let (block, mut gate) = (Arc::new(ReaderBlock::default()), LosslessGate::new(BUDGET, 2));
@@ -106,7 +106,7 @@ pub fn waits_for_its_bytes() {
     waited_for(Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12] }, 3, 1, 2);
 }
 
-/// Who is lossy beside it loses what it loses, and is not waited for.
+/// The stream does not wait for a lossy reader beside the lossless one.
 pub fn lossy_beside_lossless() {
     let plan = Plan { geometry: by_slots, lengths: &[0, 1, 0] };
     check(1, move || {
@@ -129,7 +129,7 @@ pub fn lossy_beside_lossless() {
     });
 }
 
-/// What is granted at the attach is there when the reader comes to read it.
+/// What is granted at the attach is still there when the reader reads it.
 pub fn granted_is_kept() {
     let plan = Plan { geometry: by_slots, lengths: &[8, 3, 7] };
     check(2, move || {
@@ -161,8 +161,8 @@ pub fn granted_is_kept() {
     });
 }
 
-/// A reader that is lapped has been told before that the stream does not wait any more. (The third
-/// is claimed in one go: nothing but the fence of the demotion lies before it.)
+/// A lossless reader that is lapped finds its demotion in its page. (The third datagram is claimed
+/// in one go, so that only the fence of the demotion precedes it.)
 pub fn demoted_and_told() {
     let plan = Plan { geometry: by_slots, lengths: &[5, 8, 0] };
     check(2, move || {
@@ -185,8 +185,8 @@ pub fn demoted_and_told() {
     });
 }
 
-/// A reader that goes while the stream waits for it lets it go on, and whatever it had read was
-/// whole.
+/// A reader that detaches while the stream waits for it releases the stream, and everything that it
+/// had read was whole.
 pub fn detached_lets_go() {
     let plan = Plan { geometry: by_slots, lengths: &[5, 8, 8] };
     check(2, move || {
@@ -198,7 +198,7 @@ pub fn detached_lets_go() {
                 let step = reader.watch.reader.step().unwrap();
                 assert!(matches!(step, Step::Datagram(d) if d.seq == 0), "it was waited for");
                 assert!(reader.watch.reader.validate().is_ok());
-                // Hung up: the broker learns of it by the kernel.
+                // Stands for hanging up, which the broker learns from the kernel.
                 gone.store(1, Ordering::Release);
             }
         });

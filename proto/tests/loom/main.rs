@@ -1,14 +1,14 @@
-//! Loom models of the ring: the production lines, every interleaving and every stale value within
-//! small bounds.
+//! Loom models of the ring: the production code, with every interleaving and every stale value
+//! within small bounds.
 //!
 //! Run: `RUSTFLAGS="--cfg ringweir_loom" cargo test -p ringweir-proto --release --test loom`.
 //!
-//! Contract: a model is a plain function in `MODELS`; each is run as it stands, and
-//! `every_site_is_killed` runs some again with one `Site` weakened and demands that they fail.
-//! Rings have 2 slots (4 where bytes are to lap before slots do), at most 2 readers, at most 3
-//! laps. What a reader is handed is compared with what was published under its seq, and each gap
-//! must be over a datagram that is really gone, so a lost ordering shows as torn or as a false
-//! loss.
+//! Contract: a model is a plain function in `MODELS`. Each one runs unchanged, and
+//! `every_site_is_killed` runs some again with one `Site` weakened and requires that they fail.
+//! Rings have 2 slots (4 where bytes must lap before slots do), at most 2 readers, and at most 3
+//! laps. What a reader gets is compared with what was published under its seq, and each gap must
+//! cover a datagram that is really overwritten. So a missing ordering shows as a torn datagram or a
+//! false loss.
 #![cfg(ringweir_loom)]
 
 mod lossless;
@@ -34,8 +34,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use wake::*;
 
-/// What is published in a model: lengths by seq; everything else of a datagram follows from its
-/// seq.
+/// What a model publishes: lengths by seq. Everything else about a datagram follows from its seq.
 #[derive(Clone, Copy)]
 struct Plan {
     geometry: fn() -> Geometry,
@@ -73,8 +72,8 @@ impl Plan {
         seqs.map(|s| self.lengths[s as usize] as u64).sum()
     }
 
-    /// Virtual payload position of `seq`, derived here anew; holds for datagrams claimed one by
-    /// one.
+    /// Virtual payload position of `seq`, calculated independently of the ring. It holds for
+    /// datagrams claimed one by one.
     fn pos(&self, seq: u64) -> u64 {
         let capacity = (self.geometry)().capacity();
         let mut at = 0;
@@ -92,11 +91,11 @@ impl Plan {
     }
 }
 
-/// A reader that compares everything it is told with the plan.
+/// A reader that compares everything it gets with the plan.
 struct Watch {
     plan: Plan,
     reader: RingReader,
-    /// First seq not yet told of.
+    /// First seq not yet delivered or reported.
     next: u64,
     bytes_known: bool,
     restarts: Vec<Restarted>,
@@ -155,7 +154,7 @@ impl Watch {
         );
     }
 
-    /// One step with everything that belongs to it: copying out and validating.
+    /// Makes one step, including copying out and validating.
     fn step(&mut self) -> Step {
         let before = self.balanced();
         let step = self.reader.step().expect("not corrupt");
@@ -211,8 +210,7 @@ impl Watch {
         step
     }
 
-    /// Reads on to the end and closes the books; the publisher has ended the stream and been
-    /// joined.
+    /// Reads to the end and checks the account. The publisher has ended the stream and been joined.
     fn finish(mut self) {
         while self.step() != Step::Ended {}
         let a = self.balanced();
@@ -232,7 +230,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// Publishes `before` quietly, then the rest against a reader that makes `steps` steps.
+/// Publishes `before` datagrams first, then the rest while a reader makes `steps` steps.
 fn race(plan: Plan, before: u64, steps: usize, preemptions: usize, resume: Resume) {
     check(preemptions, move || {
         let (memory, mut publisher) = plan.ring();
@@ -253,17 +251,17 @@ fn race(plan: Plan, before: u64, steps: usize, preemptions: usize, resume: Resum
 
 // ---- (a), (b): nothing torn, and the accounts close ----
 
-/// Room for payload, so that only slots lap.
+/// Enough room for payload that only slots lap.
 fn by_slots() -> Geometry {
     Geometry::with_claims(2, 128, 16, 1, 8).unwrap()
 }
 
-/// Four slots, so that the fourth datagram of two words laps the bytes of the first and no slot.
+/// Four slots, so that the fourth datagram of two words laps the bytes of the first, but no slot.
 fn by_bytes() -> Geometry {
     Geometry::with_claims(4, 56, 16, 1, 8).unwrap()
 }
 
-/// The first look: nothing can have been lapped, so everything arrives.
+/// The first datagram: nothing can have been lapped, so everything arrives.
 fn first_datagram() {
     race(Plan { geometry: by_slots, lengths: &[11] }, 0, 2, 3, Resume::Oldest);
 }
@@ -276,7 +274,7 @@ fn lapped_by_bytes() {
     race(Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12] }, 3, 1, 3, Resume::Oldest);
 }
 
-/// Two laps are behind the reader before it starts; the third races with its search for the oldest
+/// Two laps happen before the reader starts to read. The third races with its search for the oldest
 /// datagram.
 const LAPS: Plan = Plan { geometry: by_slots, lengths: &[8, 3, 0, 8, 1, 8] };
 
@@ -288,13 +286,13 @@ fn third_lap_to_the_newest() {
     race(LAPS, 5, 1, 1, Resume::Newest);
 }
 
-/// The same search where positions decide: bytes lap, slots do not.
+/// The same search where positions decide, because bytes lap and slots do not.
 fn lapped_by_bytes_before() {
     race(Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12, 0] }, 4, 1, 2, Resume::Oldest);
 }
 
-/// Two readers with different policies, one lapped, one at the write cursor, do not know of each
-/// other.
+/// Two readers with different policies, one lapped and one at the write cursor, are independent of
+/// each other.
 fn two_readers() {
     let plan = Plan { geometry: by_slots, lengths: &[0, 1, 0, 3] };
     check(2, move || {
@@ -315,7 +313,7 @@ fn two_readers() {
     });
 }
 
-/// Losses before the ring come out exact, whatever is lapped.
+/// Losses before the ring are exact, whatever is lapped.
 fn upstream_over_a_lap() {
     let plan = Plan { geometry: by_slots, lengths: &[0, 4, 1] };
     check(2, move || {
@@ -380,7 +378,7 @@ fn attach_at_a_seq_to_come() {
 
 // ---- (e): the end mark --------------------------------------------------------------------------
 
-/// Whoever is told of the end has been told of everything before it ([`Watch::step`] asserts it).
+/// A reader that gets the end has got everything before it ([`Watch::step`] asserts it).
 fn ended() {
     let plan = Plan { geometry: by_slots, lengths: &[8, 9] };
     check(3, move || {
@@ -400,7 +398,7 @@ fn ended() {
 
 // ---- (g): batches and fills in steps ------------------------------------------------------------
 
-/// Two commits in one claim are shown by one flush; the second laps the slot that is being read.
+/// One flush makes two commits of one claim visible. The second laps the slot that is being read.
 fn batch() {
     let plan = Plan { geometry: by_slots, lengths: &[3, 8, 5] };
     check(2, move || {
@@ -425,8 +423,8 @@ fn batch() {
     });
 }
 
-/// A datagram that is filled in two steps, claimed anew for the second, over bytes that are being
-/// read.
+/// A datagram that is filled in two steps, with a new claim for the second, over bytes that are
+/// being read.
 fn filled_in_steps() {
     let plan = Plan { geometry: by_bytes, lengths: &[16, 16, 16, 16] };
     check(2, move || {
@@ -450,14 +448,15 @@ fn filled_in_steps() {
 
 // ---- (f): what validation settles ---------------------------------------------------------------
 
-/// Validated, then read on: the second validation speaks for what was read in between.
+/// A reader validates, reads on and validates again: the second validation covers what was read in
+/// between.
 fn read_on_after_validating() {
     let plan = Plan { geometry: by_bytes, lengths: &[8, 16, 16, 16] };
     check(3, move || {
         let (memory, mut publisher) = plan.ring();
         let mut reader = RingReader::new(memory, Start::Oldest, Resume::Oldest);
         plan.publish(&mut publisher, 0..4);
-        // Found before the race begins, so that the race is about the payload alone.
+        // Stepped before the race begins, so that the race concerns only the payload.
         let Ok(Step::Datagram(d)) = reader.step() else { panic!("it is there") };
         let reader = thread::spawn(move || {
             let _ = reader.validate();
@@ -476,11 +475,11 @@ fn read_on_after_validating() {
 
 // ---- the runs -----------------------------------------------------------------------------------
 
-/// A model under its name.
+/// A model with its name.
 type Model = (&'static str, fn());
 
-/// Runs a model as it stands, once in this process: it is a test of its own and the negative
-/// control of its mutants.
+/// Runs an unchanged model, once in this process. It is a test itself and the control of its
+/// mutants.
 fn as_it_stands((name, model): Model) {
     type Once = Arc<OnceLock<()>>;
     static RUNS: OnceLock<Mutex<HashMap<&str, Once>>> = OnceLock::new();
@@ -518,7 +517,7 @@ models! {
     waits_for_its_bytes lossy_beside_lossless granted_is_kept demoted_and_told detached_lets_go
 }
 
-/// Which models must see a site weakened.
+/// The models that must fail when `site` is weakened.
 fn killers(site: Site) -> &'static [&'static str] {
     match site {
         site::COMMIT_STORE | site::COMMIT_LOAD => &["first_datagram", "ended"],
@@ -555,11 +554,12 @@ fn killers(site: Site) -> &'static [&'static str] {
 
 thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
 
-/// Each site weakened must make each of its models fail, and each of these models must hold when
+/// Weakening a site must make each of its models fail, and each of these models must hold when
 /// nothing is weakened.
 #[test]
 fn every_site_is_killed() {
-    // Only the expected panics are silenced: loom runs all threads of a model on this one.
+    // This silences only the expected panics, since loom runs all threads of a model on this
+    // thread.
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if !QUIET.get() {
@@ -583,7 +583,7 @@ fn every_site_is_killed() {
                 },
             };
             println!("{site:?} killed by {name} ({:.1?}): {why}", began.elapsed());
-            // Loom gives up on a model that never ends; that would not be a kill.
+            // Loom gives up on a model that never ends, which does not count as a kill.
             if died.is_ok() || why.contains("exceeded") {
                 alive.push((site, name));
             }

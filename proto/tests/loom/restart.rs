@@ -1,10 +1,10 @@
-//! Models of a broker's death and its ring's adoption, with a reader running all the while: from
-//! every crash point.
+//! Models of a broker's death at every crash point and the adoption of its ring, while a reader
+//! runs.
 //!
-//! Contract: the publisher that dies and the adopter are one thread, since a lock that the kernel
-//! hands over lies between them. The datagram that was begun by the dead one is unlike the one that
-//! gets its seq later, so a process that publishes or reads any of it is found out. Each restart is
-//! told once, at the seq where its generation began, with the least it cost.
+//! Contract: the dying publisher and the adopter are one thread, since the kernel passes a lock
+//! from one to the other. The datagram that the dead publisher began differs from the one that gets
+//! its seq later, so publishing or reading any of it is detected. Each restart is reported once, at
+//! the seq where its generation began, with the least that it cost.
 
 #![allow(unsafe_code)]
 
@@ -16,8 +16,8 @@ use ringweir_proto::ring::{
 };
 use std::sync::Arc;
 
-/// Publishes `seq` and dies at `point`: a datagram of its own up to where it is shown, the plan's
-/// from there on.
+/// Publishes `seq` and dies at `point`. Before the flush it is a datagram that is not in the plan;
+/// from the flush on it is the plan's.
 fn die(plan: Plan, mut publisher: Publisher, seq: u64, point: Point) {
     let killed = killed_at(point, || {
         if matches!(point, Point::K7 | Point::K8) {
@@ -36,7 +36,7 @@ fn die(plan: Plan, mut publisher: Publisher, seq: u64, point: Point) {
 }
 
 fn adopt(memory: &Arc<RingMemory>) -> (Publisher, Restarted) {
-    // SAFETY: the publisher has died: that is what these models are about.
+    // SAFETY: the previous publisher was consumed by `die`, or is used no more.
     let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
     Publisher::adopt(ring, None).expect("fit to be adopted")
 }
@@ -44,16 +44,16 @@ fn adopt(memory: &Arc<RingMemory>) -> (Publisher, Restarted) {
 /// What races with the reader.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Raced {
-    /// Death and adoption; the adopter publishes when the reader is home.
+    /// Death and adoption. The adopter publishes after the reader has finished.
     Adoption,
-    /// What the adopter publishes, too. (Not where the dead one wrote into the same slot: a slot of
-    /// eight words that have three values each takes loom for ever.)
+    /// Also what the adopter publishes. (Not where the dead publisher wrote into the same slot:
+    /// loom does not get through a slot of eight words with three values each.)
     Everything,
 }
 
-/// `before` datagrams are there, the publisher dies at `point` over the next one, and the adopter
-/// publishes the rest, while a reader makes a step. Also that the restart cost `lost` datagrams at
-/// least.
+/// With `before` datagrams published, the publisher dies at `point` of the next one and the adopter
+/// publishes the rest, while a reader makes a step. The restart must cost at least `lost`
+/// datagrams.
 fn killed(plan: Plan, before: u64, raced: Raced, point: Point, lost: u64) {
     check(1, move || {
         let (memory, mut publisher) = plan.ring();
@@ -83,7 +83,7 @@ fn killed(plan: Plan, before: u64, raced: Raced, point: Point, lost: u64) {
 }
 
 impl Watch {
-    /// As [`Watch::finish`], after these restarts.
+    /// Like [`Watch::finish`], after these restarts.
     fn finish_after(mut self, restarts: &[Restarted]) {
         while self.restarts.len() < restarts.len() {
             if self.step() == Step::Ended {
@@ -96,9 +96,9 @@ impl Watch {
     }
 }
 
-/// The dead one's third datagram laps the first, and so does the adopter's.
+/// The third datagram of the dead publisher laps the first, and so does the adopter's.
 const LAPPED: Plan = Plan { geometry: by_slots, lengths: &[5, 8, 8] };
-/// The same by bytes alone: what is half overwritten stays claimed.
+/// The same only by bytes: what is half overwritten stays claimed.
 const BYTES: Plan = Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12] };
 /// Nothing is lapped.
 const ROOM: Plan = Plan { geometry: by_slots, lengths: &[8, 9] };
@@ -128,8 +128,8 @@ pub fn killed_at_k8() {
     killed(ROOM, 1, Raced::Everything, Point::K8, 0);
 }
 
-/// The publisher dies with a datagram that is not shown, its adopter dies at `point`, the next one
-/// adopts the ring.
+/// The publisher dies with a datagram that is not flushed, its adopter dies at `point`, and the
+/// next adopter takes over the ring.
 fn adopter_killed(point: Point, restarts: &'static [Restarted]) {
     check(1, move || {
         let (memory, mut publisher) = ROOM.ring();
@@ -166,12 +166,12 @@ pub fn adopter_killed_at_a3() {
 pub fn adopter_killed_at_a4() {
     adopter_killed(Point::A4, &[ONE]);
 }
-/// Two restarts at the same seq, what the dead one had begun counted with the first.
+/// Two restarts at the same seq. What the dead publisher had begun counts for the first.
 pub fn adopter_killed_at_a5() {
     adopter_killed(Point::A5, &[ONE, Restarted { generation: 3, lost: 0, ..ONE }]);
 }
 
-/// Nothing is published after the restart: it is told all the same, record and all.
+/// Nothing is published after the restart, which is reported all the same, with its record.
 pub fn restarted_in_silence() {
     const PLAN: Plan = Plan { geometry: by_slots, lengths: &[8] };
     check(2, || {
@@ -194,8 +194,7 @@ pub fn restarted_in_silence() {
     });
 }
 
-/// The new generation's datagram and its end come after the restart that began it, however late the
-/// reader looks.
+/// The new generation's datagram and the end come after the restart, however late the reader reads.
 pub fn ended_after_a_restart() {
     check(1, || {
         let (memory, mut publisher) = ROOM.ring();

@@ -5,7 +5,7 @@ use super::{Plan, Watch, by_slots, check};
 use loom::thread;
 use ringweir_proto::ring::{Cause, Gap, Publisher, Resume, RingReader, Start, Step, WritableRing};
 
-/// The device goes away between two datagrams and comes back: told once, there, and nowhere else.
+/// The device goes away between two datagrams and comes back: this is reported once, at that seq.
 pub fn source_gone() {
     const PLAN: Plan = Plan { geometry: by_slots, lengths: &[0, 0] };
     check(2, || {
@@ -42,7 +42,7 @@ fn gone_at(step: Step) -> Option<u64> {
     }
 }
 
-/// That the device is gone is news like a datagram.
+/// A sleeping reader is woken when the device goes away, as by a datagram.
 pub fn gone_wakes_the_sleeper() {
     check(3, || {
         let ring = WritableRing::on_heap(by_slots());

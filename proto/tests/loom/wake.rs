@@ -1,8 +1,8 @@
-//! Models of the wake: no wake-up is lost, whether a reader asks to sleep, is taken along or is
-//! entered late.
+//! Models of the wake: no wake-up is lost, whether a reader requests to sleep, is taken together
+//! with another, or is entered late.
 //!
-//! Contract: eventfds are flags under a lock; who waits on one for ever is a lost wake-up, which
-//! loom tells as a deadlock.
+//! Contract: eventfds are flags under a lock. A lost wake-up is a thread that waits for ever, which
+//! loom reports as a deadlock.
 
 use super::{by_slots, check};
 use loom::thread;
@@ -13,7 +13,7 @@ use ringweir_proto::ring::{
 use ringweir_proto::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// An eventfd: remembers that it was rung, and is a full synchronisation, as system calls are.
+/// An eventfd. It stays signalled until it is taken, and synchronises fully, as system calls do.
 #[derive(Default)]
 pub struct Event {
     rung: loom::sync::Mutex<bool>,
@@ -38,11 +38,12 @@ impl Event {
 pub struct House {
     pub memory: Arc<RingMemory>,
     pub gate: WakeGate,
-    /// The waker's list; its lock stands for "one thread owns it".
+    /// The waker's list. The lock stands for its being owned by one thread.
     pub sleepers: loom::sync::Mutex<Sleepers>,
     pub events: [Event; 2],
     pub waker: Event,
-    /// Bell of the readers' sleep requests, what they had seen, and whether the waker may go home.
+    /// The event of the reader's sleep requests, the write cursor that it saw, and whether the
+    /// waker may stop.
     pub sleep_request: Event,
     pub seen: AtomicU64,
     pub quit: AtomicU64,
@@ -73,7 +74,7 @@ impl House {
     pub fn enter(&self, index: u32, seen: u64) {
         self.enter_with(index, seen, 0);
     }
-    /// The same; `source` is the source's word as the reader had seen it.
+    /// Like `enter`; `source` is the source's word as the reader saw it.
     pub fn enter_with(&self, index: u32, seen: u64, source: u64) {
         let memory = &self.memory;
         let news = || {
@@ -99,8 +100,8 @@ pub fn datagram(reader: &mut RingReader) -> bool {
     }
 }
 
-/// Reader, waker and publisher, each a thread of its own. `impatient` sleeps time out at once; the
-/// reader sleep requests again.
+/// Reader, waker and publisher, each in a separate thread. The first `impatient` sleeps time out at
+/// once, and the reader requests to sleep again.
 pub fn sleeper_and_waker(impatient: usize) {
     check(2, move || {
         let ring = WritableRing::on_heap(by_slots());
@@ -149,8 +150,8 @@ pub fn one_sleeper_with_a_timeout() {
     sleeper_and_waker(1);
 }
 
-/// One sleeper, `datagrams` in a row: an entry the publisher has taken must not count for the next
-/// sleep. Entering follows the sleep request at once, on the reader's thread: the sleeper itself
+/// One sleeper and two datagrams in a row: an entry that the publisher has taken must not count for
+/// the next sleep. The reader's thread enters itself right after its sleep request, since a sleeper
 /// has nothing else to do.
 pub fn one_sleeper_twice() {
     check(2, || {
@@ -178,8 +179,8 @@ pub fn one_sleeper_twice() {
     });
 }
 
-/// Two sleepers: the publisher takes one inline or signals the waker's event for both, who settles
-/// it.
+/// Two sleepers: the publisher takes one inline, or signals the event of the waker, which settles
+/// both.
 pub fn two_sleepers() {
     check(2, || {
         let ring = WritableRing::on_heap(by_slots());
@@ -216,7 +217,7 @@ pub fn two_sleepers() {
     });
 }
 
-/// The end of the stream is news like a datagram.
+/// A sleeping reader is woken by the end of the stream, as by a datagram.
 pub fn end_wakes_the_sleeper() {
     check(3, || {
         let ring = WritableRing::on_heap(by_slots());

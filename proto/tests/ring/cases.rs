@@ -1,4 +1,4 @@
-//! Single cases, each for one sentence of a contract.
+//! Single cases, each of which tests one sentence of a contract.
 
 use ringweir_proto::layout::{DATAGRAM_MAX, DEPTH_MAX, Geometry, GeometryError};
 use ringweir_proto::ring::{
@@ -29,7 +29,7 @@ fn impossible_geometries_are_refused() {
             Err(E::Claim { slots, bytes })
         );
     }
-    // Found by a fuzzer: what a hostile header says is not computed with before it is bounded.
+    // Found by a fuzzer: numbers of a hostile header must be bounded before they are used in sums.
     let most = !7;
     assert!(
         matches!(Geometry::with_claims(16, most, 64, 8, most), Err(E::Capacity { capacity, .. }) if capacity == most)
@@ -93,7 +93,7 @@ fn what_was_validated_stays_delivered_and_the_rest_of_it_does_not() {
             publisher.publish(b"abcdefgh", Meta::default()).unwrap();
         }
         if held_on {
-            // Reading on in a verified datagram: the second answer speaks for the second half.
+            // Reading on in a verified datagram: the second result covers the second half.
             reader.copy_out(&d, 4, &mut half);
             assert_eq!(reader.validate(), Err(Torn));
         }
@@ -103,9 +103,9 @@ fn what_was_validated_stays_delivered_and_the_rest_of_it_does_not() {
     }
 }
 
-/// A datagram handed back is found again, as often as it is handed back, and counted once; if it is
-/// overwritten meanwhile it is a gap. Controls: not handed back it is passed over; read and
-/// validated after all it is delivered.
+/// A datagram that is left unread is found again, as often as it is left unread, and counted once.
+/// If it is overwritten meanwhile, it is a gap. Controls: without being left unread it is passed
+/// over, and if it is read and validated after all it is delivered.
 #[test]
 fn what_is_left_unread_is_found_again() {
     let (memory, mut publisher) = ring(4, 64, 8);
@@ -154,8 +154,8 @@ fn validating_nothing_is_no_loss() {
     assert_eq!((reader.step(), reader.account().lost), (Ok(Step::Empty), 0));
 }
 
-/// Losses noted after the last datagram have no datagram to travel with: the end tells them, once,
-/// before it ends.
+/// No datagram can report losses after the last datagram: the reader gets them once, before the
+/// end.
 #[test]
 fn losses_after_the_last_datagram_are_told_with_the_end() {
     let ring = WritableRing::on_heap(Geometry::new(64, 4096, 64).unwrap());
@@ -184,8 +184,8 @@ fn losses_after_the_last_datagram_are_told_with_the_end() {
     assert_eq!(reader.step().unwrap(), Step::Ended, "told once");
 }
 
-/// A device that goes away is told where it went, at once to who has read up to there, once to
-/// everybody, over laps too.
+/// That a device went away is reported at the right seq and once to every reader, even over laps. A
+/// reader that has read up to there gets it at once.
 #[test]
 fn a_device_that_goes_away_is_told_once_and_in_its_place() {
     let ring = WritableRing::on_heap(Geometry::new(16, 4096, 64).unwrap());

@@ -1,6 +1,6 @@
-//! The ring against a reference that a child could follow, and against real threads.
+//! The ring against a simple reference, and with real threads.
 //!
-//! Contract: what a reader is told must be equal in every number, not merely plausible.
+//! Contract: every number that a reader gets must equal the reference's, not merely be plausible.
 #![cfg(not(ringweir_loom))]
 
 mod cases;

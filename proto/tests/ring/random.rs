@@ -1,4 +1,4 @@
-//! Random geometries and random runs, on the ring and on the reference: every number must be equal.
+//! Random geometries and random runs, on the ring and on the reference: all numbers must be equal.
 
 use crate::reference::{Expected, Reference, Told};
 use proptest::prelude::*;
@@ -9,15 +9,15 @@ use ringweir_proto::ring::{
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// One claim, its commits (length, skip before it), whether it is filled in two steps and what
-    /// is not committed.
+    /// One claim, with its commits (length, and words skipped before it), whether it is filled in
+    /// two steps, and how many bytes of it are not committed.
     Batch {
         lengths: Vec<(u32, u8)>,
         steps: bool,
         spare: u8,
     },
     Flush,
-    /// A claim nothing comes of.
+    /// A claim without a commit.
     ClaimOnly(u32),
     Upstream {
         layer: u8,
@@ -38,7 +38,7 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    // Lengths are per mille of the largest, so that 0 and the whole come up often.
+    // Lengths are per mille of the largest, so that 0 and the largest come up often.
     let length = prop_oneof![Just(0), Just(1000), Just(999), 0..=1000u32];
     prop_oneof![
         6 => (prop::collection::vec((length.clone(), 0..3u8), 1..5), any::<bool>(), 0..20u8)
@@ -110,7 +110,7 @@ impl Run {
                 self.reference.claim(len(*mille) as u64);
             }
             Op::Upstream { layer, count, exact } => {
-                // More than 2^32 in one lap cannot be told apart, by contract.
+                // By contract, losses of 2^32 or more in one lap are ambiguous.
                 self.losses_in_flight += count;
                 if self.losses_in_flight > u64::from(u32::MAX) {
                     return;
@@ -181,7 +181,7 @@ impl Run {
             }
         }
         if steps {
-            // The rest with the same claim made anew.
+            // The same claim is made again for the rest.
             let mut claim = self.publisher.claim(asked).unwrap();
             for (i, (at, len)) in places.iter().enumerate() {
                 let (bytes, half) = (fill(self.reference.next + i as u64, *len), len / 16 * 8);
@@ -240,7 +240,8 @@ impl Run {
         assert_eq!(reader.read_bytes(), expected.bytes);
     }
 
-    /// Everything is flushed; whoever reads to the end has `published = start + delivered + lost`.
+    /// Flushes everything. Then `published = start + delivered + lost` must hold for every reader,
+    /// once it has read to the end.
     fn close(mut self) {
         self.publisher.flush();
         self.reference.flush();
@@ -255,7 +256,7 @@ impl Run {
         }
         self.publisher.end();
         for (reader, expected, _) in &mut self.readers {
-            // What was lost after the last datagram is told before the end.
+            // Losses after the last datagram are reported before the end.
             let last = u64::from(
                 (self.reference.lost - expected.upstream.unwrap_or(self.reference.lost)) as u32,
             );
@@ -280,8 +281,8 @@ proptest! {
         run.close();
     }
 
-    /// However tight the geometry: a datagram that was shown stays there while the next span is
-    /// claimed and filled.
+    /// However tight the geometry, a flushed datagram stays readable while the next span is claimed
+    /// and filled.
     #[test]
     fn the_newest_stays_readable_while_the_next_is_claimed(
         geometry in geometry(), lengths in prop::collection::vec((0..=1000u64, 0..=1000u64), 1..60)

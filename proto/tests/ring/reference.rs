@@ -1,7 +1,7 @@
-//! The reference: every datagram in a queue, and what a reader of it must be told.
+//! The reference: a queue of all datagrams, and what a reader of it must get.
 //!
-//! Contract: drops from the queue's front what the claim line gives up, and shares no line with
-//! `ring`.
+//! Contract: it drops from the front of the queue what the claim line no longer covers, and shares
+//! no code with `ring`.
 
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Cause, Gap, Layer, Meta, Resume, Start, Torn};
@@ -16,19 +16,19 @@ pub struct Entry {
     bytes_before: u64,
     lost_before: u64,
     layer: Layer,
-    /// Losses noted since the datagram before, and ever, were all exact.
+    /// Whether all losses since the previous datagram, and since the beginning, were exact.
     exact: bool,
     exact_ever: bool,
 }
 
 pub struct Reference {
     pub geometry: Geometry,
-    /// What can still be read, flushed or not.
+    /// The datagrams that are not overwritten, flushed or not.
     there: VecDeque<Entry>,
     pub next: u64,
     pub flushed: u64,
     bytes: u64,
-    /// Where the next claim begins; positions grow for ever.
+    /// Position at which the next claim begins; positions only grow.
     at: u64,
     claim_seq: u64,
     claim_pos: u64,
@@ -64,7 +64,7 @@ impl Reference {
         }
     }
 
-    /// Where a claim of `len` begins.
+    /// Makes a claim of `len` bytes and returns the position where it begins.
     pub fn claim(&mut self, len: u64) -> u64 {
         let (need, capacity) = (len.next_multiple_of(8), self.geometry.capacity());
         let offset = self.at % capacity;
@@ -118,7 +118,7 @@ impl Reference {
     }
 }
 
-/// What a reader must be told, by the reference.
+/// What a reader must get, according to the reference.
 pub struct Expected {
     resume: Resume,
     pub seq: u64,

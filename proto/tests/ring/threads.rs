@@ -1,13 +1,13 @@
-//! Real threads: every byte is verified while a publisher runs as fast as it can, and every account
-//! closes.
+//! Real threads: readers verify every byte while a publisher runs as fast as it can, and every
+//! account balances.
 
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{Cause, Meta, Publisher, Resume, RingReader, Start, Step, WritableRing};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A word that tells seq and place: any 8 bytes of another datagram, or of another place, are
-/// different.
+/// A word that identifies seq and offset: the 8 bytes differ at any other offset and in any other
+/// datagram.
 fn word(seq: u64, at: usize) -> u64 {
     (seq << 16 | at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -33,7 +33,8 @@ fn is_payload(seq: u64, bytes: &[u8]) -> bool {
         .all(|(i, chunk)| word(seq, i).to_le_bytes()[..chunk.len()] == *chunk)
 }
 
-/// One publisher as fast as it can, batches of 1 to 8, for `time`; returns what it published.
+/// Publishes as fast as possible for `time`, in batches of 1 to 8. Returns the number of datagrams
+/// and bytes.
 fn storm(publisher: &mut Publisher, most: usize, time: Duration) -> (u64, u64) {
     let (began, mut seq, mut bytes) = (Instant::now(), 0, 0);
     while began.elapsed() < time {
@@ -53,7 +54,7 @@ fn storm(publisher: &mut Publisher, most: usize, time: Duration) -> (u64, u64) {
     (seq, bytes)
 }
 
-/// Three readers of different habits verify every byte and close their books.
+/// Three readers with different habits verify every byte and their accounts.
 #[test]
 fn threads_see_whole_datagrams_and_exact_gaps() {
     const MOST: usize = 1500;
@@ -138,8 +139,8 @@ fn threads_see_whole_datagrams_and_exact_gaps() {
     }
 }
 
-/// The control of the test above: the same check on a datagram that is held while it is lapped,
-/// without validating, does see foreign bytes, so the check can.
+/// The control of the test above: the same check, on a datagram that is held while it is lapped and
+/// not validated, detects foreign bytes. So the check can fail.
 #[test]
 fn without_validating_torn_bytes_are_seen() {
     const MOST: usize = 1500;
@@ -154,7 +155,7 @@ fn without_validating_torn_bytes_are_seen() {
             let (mut torn, mut bytes) = (0, vec![0; MOST]);
             while torn < 100 && !done.load(Ordering::Relaxed) {
                 let Step::Datagram(d) = reader.step().expect("not corrupt") else { continue };
-                // Hold it until a lap has passed for certain.
+                // Hold it until it is certain that a lap has passed.
                 let at = lapped.load(Ordering::Acquire);
                 while lapped.load(Ordering::Acquire) < at + 2 && !done.load(Ordering::Relaxed) {
                     std::thread::yield_now();

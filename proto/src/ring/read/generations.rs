@@ -1,7 +1,7 @@
-//! The lives of a ring, as its reader passes from one to the next.
+//! How a reader passes from one generation of a ring to the next.
 //!
-//! Contract: a restart is told once, with the cursor exactly where the new life began (I9), by the
-//! record that its adopter left.
+//! Contract: a restart is reported once, from the record that its adopter left, when the cursor is
+//! exactly where the new generation began (I9).
 
 use super::{Corrupt, RingReader};
 use crate::layout::RESTARTS;
@@ -20,27 +20,28 @@ struct Record {
 impl RingReader {
     #[inline(always)]
     pub(super) fn newest_generation(&self) -> u64 {
-        // P12: a thread that sees a generation sees its record; partner: the adopter's
-        // RESTART_STORE. Behind the load of the cursor, so that no datagram is seen before its
-        // generation.
+        // P12: a thread that sees a generation also sees its record; partner: the adopter's
+        // RESTART_STORE. This load comes after that of the cursor, so that no datagram is seen
+        // before its generation.
         site::RESTART_LOAD.load_acquire(&self.memory.state_line().generation)
     }
 
-    /// I9: nothing beyond the end of this reader's generation before that was told.
+    /// I9: nothing beyond the end of this reader's generation is read before the restart is
+    /// reported.
     #[cold]
     pub(super) fn stop_at_boundary(&mut self) {
         if !weakened(site::BOUNDARY_IGNORED) {
-            // Without a record the ring is damaged, which the next step says.
+            // Without a record the ring is damaged, which the next step reports.
             self.cached = self.cached.min(self.next_life().map_or(self.seq, |record| record.first));
         }
     }
 
-    /// How the generation after this reader's began, in sums; after more restarts than are
-    /// remembered, the oldest that is.
+    /// The record of the generation after this reader's. After more restarts than the ring
+    /// remembers, it is the oldest remembered one.
     fn next_life(&self) -> Option<Record> {
         loop {
             let newest = self.newest_generation();
-            // One record more may just be being overwritten by who adopts the ring again.
+            // One less than `RESTARTS`: the next adopter may just be overwriting the oldest record.
             let generation =
                 self.generation.saturating_add(1).max(newest.saturating_sub(RESTARTS as u64 - 2));
             let record = self.memory.restart(generation);
@@ -48,8 +49,8 @@ impl RingReader {
             let own = load(&record.generation) == generation;
             let (first, lost, inexact) =
                 (load(&record.first), load(&record.lost), load(&record.inexact));
-            // As P2: had an adopter begun to overwrite this record, the generation it follows would
-            // be seen.
+            // Like P2: if an adopter had begun to overwrite this record, the load below would see
+            // the generation before that adopter's; partner: that adopter's CLAIM_FENCE.
             site::VALIDATE_FENCE.fence_acquire();
             if self.newest_generation() == newest {
                 return own.then_some(Record { generation, first, lost, inexact });
@@ -57,7 +58,7 @@ impl RingReader {
         }
     }
 
-    /// In which life `seq`, where this reader begins, is or will be published.
+    /// Finds the generation in which `seq`, where this reader begins, is or will be published.
     pub(super) fn find_generation(&mut self) {
         let load = |word: &crate::sync::AtomicU64| word.load(Ordering::Relaxed);
         let newest = self.generation;
@@ -65,7 +66,7 @@ impl RingReader {
             let record = self.memory.restart(generation);
             self.generation = generation;
             if load(&record.generation) != generation {
-                // The ring was made in this one.
+                // The ring was created in this generation.
                 (self.restart_lost, self.restart_inexact) = (0, 0);
                 break;
             }
@@ -80,7 +81,7 @@ impl RingReader {
         }
     }
 
-    /// The restart that this reader has come to, if it has.
+    /// The restart that this reader has reached, if any.
     #[cold]
     pub(super) fn restarted(&mut self) -> Result<Option<Restarted>, Corrupt> {
         let corrupt = |what| Err(Corrupt { seq: self.seq, what });

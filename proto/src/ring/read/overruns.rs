@@ -1,24 +1,24 @@
-//! What a reader does that was lapped: find where to go on, and say what is gone.
+//! How a lapped reader recovers: it finds where to resume and reports what it lost.
 //!
-//! Contract: bounded work, on the reader's own time; what is told as lost is gone, and counted to
-//! the datagram (I3, I4).
+//! Contract: the work is bounded and done by the reader. What is reported as lost is really
+//! overwritten, and the count is exact (I3, I4).
 
 use super::{Corrupt, Resume, RingReader, is_stamp_of};
 use crate::ring::site;
 use crate::ring::{Cause, Gap};
 use crate::sync::{Ordering, weakened};
 
-/// Searches within one lap before a reader gives up what is left and goes to the write cursor:
-/// keeps a step bounded.
+/// Number of searches within one lap before a reader gives up the rest and goes to the write
+/// cursor. This keeps a step bounded.
 const LAP_ATTEMPTS: u32 = 64;
 
 impl RingReader {
-    /// Tells damage from a lap: a slot below the write cursor that was never claimed again is its
-    /// own.
+    /// Distinguishes damage from a lap: a slot below the write cursor that has not been claimed
+    /// again must still belong to its seq.
     #[cold]
     pub(super) fn damaged(&self, seq: u64) -> Result<(), Corrupt> {
         let stamp = self.memory.slot(seq).stamp.load(Ordering::Relaxed);
-        // P2, as in `intact`.
+        // P2, as in `intact`; partner: the publisher's CLAIM_FENCE.
         site::VALIDATE_FENCE.fence_acquire();
         if !is_stamp_of(stamp, seq)
             && self.memory.claimed().slot_is_valid(self.memory.geometry(), seq)
@@ -33,11 +33,11 @@ impl RingReader {
         Corrupt { seq: self.seq, what: "the write cursor went back" }
     }
 
-    /// First seq whose slot and payload are both still there; the write cursor if none is. Leaves
-    /// `cached` fresh.
+    /// First seq whose slot and payload are both still valid; the write cursor if there is none.
+    /// This refreshes `cached`.
     ///
-    /// Slots hold their virtual position, which grows with seq, so this is a binary search: at most
-    /// 26 probes, on the lapped reader's time, and the publisher keeps no checkpoints for it.
+    /// Slots hold their virtual position, which grows with seq, so this is a binary search of at
+    /// most 26 probes. The lapped reader pays for it, and the publisher needs no checkpoints.
     pub(super) fn oldest(&mut self) -> u64 {
         self.refresh();
         let claimed = self.memory.claimed();
@@ -55,7 +55,7 @@ impl RingReader {
         at - first - u64::from(weakened(site::LAP_MISCOUNTED))
     }
 
-    /// Passes over what is gone, counts it and says so.
+    /// Skips what was overwritten, counts it and reports it.
     #[cold]
     pub(super) fn lap(&mut self) -> Result<Gap, Corrupt> {
         let first = self.seq;
@@ -70,7 +70,8 @@ impl RingReader {
                 Resume::Oldest => oldest + (self.cached - oldest) / 8,
                 Resume::Newest => self.cached.saturating_sub(1).max(oldest),
             };
-            // `first`, below the cursor, is gone: whatever the search says, go on behind it.
+            // `first`, which is below the cursor, is overwritten: resume after it, whatever the
+            // search found.
             let at = at.max(first + 1);
             if at >= self.cached {
                 break (self.cached, None);
@@ -78,8 +79,8 @@ impl RingReader {
             if let Some(found) = self.describe(at) {
                 break (at, Some(self.checked(found)?));
             }
-            // Lapped again within this search. Where that goes on and on, nothing of what was found
-            // is left: the gap may as well reach up to the cursor.
+            // Lapped again during this search. If that happens again and again, nothing of what was
+            // found is left, and the gap may as well reach up to the cursor.
             self.damaged(at)?;
             attempts += 1;
             if attempts == LAP_ATTEMPTS {
