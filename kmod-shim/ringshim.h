@@ -81,7 +81,7 @@ struct ringshim_channel {
 	__le32 consumer;		/* +0x40 bytes taken out so far, modulo 2^32 */
 	/* For the next consumer: the sequence expected next, and the accounted part of `lost`. */
 	__le32 next_sequence;		/* +0x44 */
-	__le32 lost_told;		/* +0x48 */
+	__le32 lost_reported;		/* +0x48 */
 	__le32 reserved1[13];
 };
 

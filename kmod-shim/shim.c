@@ -274,7 +274,7 @@ static int shim_next(struct shim *shim, struct found *found)
 			continue;
 		*found = (struct found) { n, consumer + shim_head(shim), 0,
 					  shim_get(shim, SHIM_CHANNEL(n, next_sequence)),
-					  shim_get(shim, SHIM_CHANNEL(n, lost_told)), producer };
+					  shim_get(shim, SHIM_CHANNEL(n, lost_reported)), producer };
 		if (level > shim_is(shim, fifo_bytes) || (level | consumer) & 7)
 			return -EBADMSG;
 		found->length = shim_peek(shim, n, consumer + 4);
@@ -345,7 +345,7 @@ static ssize_t shim_read(struct file *file, char __user *to, size_t room, loff_t
 	if ((rc >= 0 || rc == -EBADMSG) && !shim->gone) {
 		shim->garbage += rc == -EBADMSG;
 		shim_put(shim, SHIM_CHANNEL(found.channel, next_sequence), found.next);
-		shim_put(shim, SHIM_CHANNEL(found.channel, lost_told), found.lost);
+		shim_put(shim, SHIM_CHANNEL(found.channel, lost_reported), found.lost);
 		mb();	/* its bytes are read before their room is freed */
 		shim_put(shim, SHIM_CHANNEL(found.channel, consumer), found.after);
 	}

@@ -52,8 +52,7 @@ figures! {
         PublishedBytes "published_bytes" Counter "payload bytes published";
         DeviceLost "device_lost" Counter "datagrams the device lost because its buffer overflowed";
         KernelLost "kernel_lost" Counter "datagrams the kernel dropped before the broker could \
-            take \
-            them";
+            take them";
         BrokerLost "broker_lost" Counter "datagrams the broker received and could not publish: too \
             long or malformed";
         Truncated "truncated" Counter "datagrams published cut, with their original length";
@@ -64,8 +63,7 @@ figures! {
         SourceFaults "source_faults" Counter "faults of the source: wrong lengths, errors of calls";
         SourceGone "source_gone" Counter "times the device behind the source went away";
         Interrupts "interrupts" Counter "interrupts of the device, as far as they are counted \
-            below \
-            the broker";
+            below the broker";
         InterruptJumps "interrupt_jumps" Counter "times that several interrupts were seen as one";
         InterruptsIdle "interrupts_idle" Counter "awakenings by an interrupt that found nothing";
         InterruptsLost "interrupts_lost" Counter "times data was found by looking, though its \
@@ -81,8 +79,7 @@ figures! {
         Demotions "demotions" Counter "lossless readers that used up their budget and are not \
             waited for any more";
         Moved "moved" Counter "datagrams copied a second time because they outgrew their place in \
-            a \
-            batch";
+            a batch";
     }
 }
 
@@ -115,8 +112,7 @@ figures! {
             there is none";
         SourceAway "source_away" Gauge "1 while the device behind the source is gone";
         DrainSlack "drain_slack_ns" Gauge "time in which a device's FIFO fills up at its \
-            configured \
-            rate, 0 if it has none";
+            configured rate, 0 if it has none";
     }
 }
 
@@ -148,8 +144,7 @@ figures! {
         LagMaxBytes "lag_max_bytes" Gauge "largest lag seen, payload bytes; looked at ten times a \
             second";
         LagMaxTime "lag_max_ns" Gauge "largest lag seen, age of the datagram it read or had to \
-            read \
-            next; looked at ten times a second, and by the reader once in a millisecond";
+            read next; looked at ten times a second, and by the reader once in a millisecond";
         Lossless "lossless" Gauge "1 while the stream waits for it";
         Held "held_ns" Counter "time for which it held the stream back";
         DemotedRealtime "demoted_realtime" Realtime "when it had used up its budget and became \
@@ -159,12 +154,10 @@ figures! {
         SleepRequests "sleep_requests" Counter "times its sleep request was heard: it said that it \
             goes to sleep";
         SlowWakes "slow_wakes" Gauge "1 once waking it was found to take the pump long, so that \
-            the \
-            waker does it since";
+            the waker does it since";
         Implausible "implausible" Gauge "0, or what its page said that cannot be, so that nothing \
             it says is to be believed: 1 a cursor ahead of the stream, 2 a cursor that goes back, \
-            3 \
-            more datagrams than were published";
+            3 more datagrams than were published";
     }
 }
 

@@ -100,7 +100,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn nobody_who_is_waited_for_is_lapped(
+    fn lossless_readers_are_never_lapped(
         (depth, max, more) in (1..8u32, 1..200u64, 0..1000u64),
         window in prop_oneof![Just(u64::MAX), 0..2000u64],
         acts in acts(),

@@ -150,7 +150,7 @@ impl Reader {
         if let Step::Gap(gap @ Gap { cause: Cause::Lapped, .. }) = step
             && let Some(demoted) = self.demoted()
         {
-            self.ring.tell_later(gap);
+            self.ring.report_later(gap);
             return Ok(Item::Demoted(demoted));
         }
         self.report_progress();

@@ -85,7 +85,7 @@ pub struct Drain {
     /// FIFO's size.
     cached: u32,
     next_sequence: u32,
-    lost_told: u32,
+    lost_reported: u32,
     resynchronised: bool,
     /// No entry was read yet.
     fresh: bool,
@@ -98,13 +98,13 @@ impl Drain {
         let load = |register: &ringweir_proto::sync::AtomicU32| register.load(Ordering::Relaxed);
         let (consumer, next_sequence) =
             (load(&fifo.registers.consumer), load(&fifo.registers.next_sequence));
-        let lost_told = load(&fifo.registers.lost_told);
+        let lost_reported = load(&fifo.registers.lost_reported);
         Self {
             shape: *shape,
             consumer,
             cached: consumer,
             next_sequence,
-            lost_told,
+            lost_reported,
             resynchronised: false,
             fresh: true,
         }
@@ -156,12 +156,12 @@ impl Drain {
             // The previous consumer died between storing this number and the index. It has
             // accounted for this entry.
             self.consumer = at.wrapping_add(self.shape.entry_bytes(len));
-            self.lost_told = lost_ever;
+            self.lost_reported = lost_ever;
             self.publish(fifo);
             return self.look(fifo);
         }
         let time = self.shape.timed().then(|| word(at.wrapping_add(ENTRY_HEADER)));
-        let lost = lost_ever.wrapping_sub(self.lost_told);
+        let lost = lost_ever.wrapping_sub(self.lost_reported);
         let between = sequence.wrapping_sub(self.next_sequence).wrapping_sub(lost);
         let plausible =
             lost < 1 << 31 && if self.resynchronised { between < 1 << 31 } else { between == 0 };
@@ -204,7 +204,7 @@ impl Drain {
     pub fn take(&mut self, fifo: Fifo<'_>, entry: &Entry) {
         self.consumer = entry.next;
         self.next_sequence = entry.sequence.wrapping_add(1);
-        self.lost_told = entry.lost_ever;
+        self.lost_reported = entry.lost_ever;
         self.resynchronised = false;
         self.publish(fifo);
     }
@@ -215,11 +215,11 @@ impl Drain {
         // Acquire: `is_empty` below sees the entries that were stored before that loss; partner:
         // the device's store of `lost` in `Feed::store`.
         let lost_ever = fifo.registers.lost.load(Ordering::Acquire);
-        let lost = lost_ever.wrapping_sub(self.lost_told);
+        let lost = lost_ever.wrapping_sub(self.lost_reported);
         if lost == 0 || lost >= 1 << 31 || !self.is_empty(fifo) || self.resynchronised {
             return None;
         }
-        self.lost_told = lost_ever;
+        self.lost_reported = lost_ever;
         self.next_sequence = self.next_sequence.wrapping_add(lost);
         self.publish(fifo);
         Some(Tail { lost })
@@ -249,7 +249,7 @@ impl Drain {
 
     fn publish(&self, fifo: Fifo<'_>) {
         fifo.registers.next_sequence.store(self.next_sequence, Ordering::Relaxed);
-        fifo.registers.lost_told.store(self.lost_told, Ordering::Relaxed);
+        fifo.registers.lost_reported.store(self.lost_reported, Ordering::Relaxed);
         // P10: the device may overwrite what was read before this store; partner: its load of the
         // register in `Feed::store`.
         fifo.registers.consumer.store(self.consumer, Ordering::Release);

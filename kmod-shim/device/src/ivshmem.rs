@@ -168,8 +168,7 @@ pub enum JoinError {
     /// The memory could be shortened while it is used.
     #[error(
         "{0}: its memory can be made shorter while we use it (no F_SEAL_SHRINK): let it be a \
-        sealed \
-        memfd"
+        sealed memfd"
     )]
     NotSealed(String),
 }
@@ -460,7 +459,7 @@ mod tests {
 
     /// Blocking eventfds, as a server without O_NONBLOCK creates them, do not block the client.
     #[test]
-    fn no_bell_blocks() {
+    fn blocking_events_do_not_block() {
         let (fd, _map) = memory(1).unwrap();
         let blocking = || rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let (ours, theirs) = ([blocking()], [blocking()]);

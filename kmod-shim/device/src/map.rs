@@ -122,7 +122,7 @@ pub struct Channel {
     /// Sequence number that the consumer expects next, for the consumer that takes over from it.
     pub next_sequence: AtomicU32,
     /// The part of `lost` that the consumer has accounted for.
-    pub lost_told: AtomicU32,
+    pub lost_reported: AtomicU32,
     /// Zero.
     pub reserved1: [u32; 13],
 }

@@ -21,7 +21,7 @@ int main(void)
 	AT(control, control); AT(control, interrupt_mask); AT(control, interrupt_clear); AT(control, doorbell);
 	SIZE(channel);
 	AT(channel, producer); AT(channel, produced); AT(channel, lost); AT(channel, lost_bytes);
-	AT(channel, consumer); AT(channel, next_sequence); AT(channel, lost_told);
+	AT(channel, consumer); AT(channel, next_sequence); AT(channel, lost_reported);
 	SIZE(registers);
 	AT(registers, identity); AT(registers, status); AT(registers, control); AT(registers, channel);
 	VALUE(MAGIC); VALUE(VERSION); VALUE(FIFO_MIN); VALUE(FIFO_MAX); VALUE(CHANNELS_MAX); VALUE(REGISTERS);

@@ -32,7 +32,7 @@ fn ours() -> Vec<String> {
     layout!(Status, "status" { status, interrupt_status, ready, time_low, time_high });
     layout!(Control, "control" { control, interrupt_mask, interrupt_clear, doorbell });
     layout!(Channel, "channel" { producer, produced, lost, lost_bytes, consumer, next_sequence,
-        lost_told });
+        lost_reported });
     layout!(Registers, "registers" { identity, status, control, channel });
     for (name, value) in [
         ("MAGIC", MAGIC),
@@ -195,7 +195,7 @@ proptest! {
     /// Whatever is stored and however it is drained: the same datagrams come out, whole and in
     /// order, and produced = taken + lost.
     #[test]
-    fn nothing_is_lost_untold(
+    fn every_loss_is_reported(
         rounds in prop::collection::vec((prop::collection::vec(0usize..=512, 0..8), 0usize..8), 1..60),
         timed: bool,
     ) {
@@ -264,7 +264,7 @@ fn a_consumer_that_forgets_is_noticed() {
     for number in 0..3 {
         feed.store(fifo, &payload(number, 64), 0);
     }
-    // Control of `nothing_is_lost_untold`: if an entry was taken but not recorded, the next entry
+    // Control of `every_loss_is_reported`: if an entry was taken but not recorded, the next entry
     // reveals it.
     let first = drain.look(fifo).unwrap().unwrap();
     drain.take(fifo, &first);

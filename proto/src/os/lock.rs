@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The lock file's content while `ringctl gc` cleans up.
-const SWEEPING: &str = "ringctl gc";
+const GC_HOLDER: &str = "ringctl gc";
 /// Length of a lock file: ten characters for the holder, twenty for the generation, two newlines.
 const WORDS: usize = 32;
 /// How long a starting broker waits for a holder whose file does not hold a pid: a broker that is
@@ -95,8 +95,8 @@ impl StreamLock {
     ///
     /// # Errors
     /// [`LockError::Held`] if the stream is served, or about to be.
-    pub fn take_to_sweep(run_dir: &Path, name: &str, owner: u32) -> Result<Self, LockError> {
-        Self::try_as(run_dir, name, SWEEPING, Some(owner))
+    pub fn take_for_gc(run_dir: &Path, name: &str, owner: u32) -> Result<Self, LockError> {
+        Self::try_as(run_dir, name, GC_HOLDER, Some(owner))
     }
 
     fn try_as(
@@ -188,17 +188,17 @@ fn write(file: &std::fs::File, word: &str, generation: u64) -> std::io::Result<(
 
 /// Whether a lock file's content is exactly what a broker or gc writes. The lock files of other
 /// programs often hold only a pid or nothing, so they do not match.
-pub fn is_our_word(content: &str) -> bool {
+pub fn is_lock_content(content: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let lines: Vec<&str> = content.lines().map(str::trim_end).collect();
     content.len() <= WORDS
-        && matches!(lines[..], [word, generation] if (word == SWEEPING || number(word)) && number(generation))
+        && matches!(lines[..], [word, generation] if (word == GC_HOLDER || number(word)) && number(generation))
 }
 
 /// Whether a lock file may be overwritten: it is one of ours, or empty, as a process leaves it that
 /// is killed before it writes.
 fn may_be_taken(content: &str) -> bool {
-    content.is_empty() || is_our_word(content)
+    content.is_empty() || is_lock_content(content)
 }
 
 /// Takes a broker's lock on the ring object at `path`. It lasts as long as `fd`, which is open for
@@ -268,7 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = StreamLock::take(dir.path(), "a").unwrap();
         assert!(is_served(dir.path(), "a"));
-        let refused = StreamLock::take_to_sweep(dir.path(), "a", 0).unwrap_err();
+        let refused = StreamLock::take_for_gc(dir.path(), "a", 0).unwrap_err();
         assert!(
             matches!(&refused, LockError::Held { holder, .. } if *holder == std::process::id().to_string())
         );
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_broker_waits_for_gc() {
         let dir = tempfile::tempdir().unwrap();
-        let swept = StreamLock::take_to_sweep(dir.path(), "a", rustix::process::geteuid().as_raw())
+        let swept = StreamLock::take_for_gc(dir.path(), "a", rustix::process::geteuid().as_raw())
             .unwrap();
         std::thread::scope(|scope| {
             let starts = scope.spawn(|| StreamLock::take(dir.path(), "a"));
@@ -337,10 +337,10 @@ mod tests {
         for generation in [1, 99, u64::MAX] {
             held.remember(generation).unwrap();
             let content = std::fs::read_to_string(&path).unwrap();
-            assert!(is_our_word(&content) && len() == first, "{content:?}");
+            assert!(is_lock_content(&content) && len() == first, "{content:?}");
         }
-        write(&held.file, SWEEPING, 7).unwrap();
-        assert!(is_our_word(&std::fs::read_to_string(&path).unwrap()) && len() == first);
+        write(&held.file, GC_HOLDER, 7).unwrap();
+        assert!(is_lock_content(&std::fs::read_to_string(&path).unwrap()) && len() == first);
         drop(held);
         std::fs::write(&path, "4294967295\n00000000000000000042\n").unwrap();
         assert_eq!(StreamLock::take(dir.path(), "a").unwrap().last_generation(), 42);

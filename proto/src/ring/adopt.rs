@@ -109,7 +109,7 @@ impl Publisher {
         }
         settle(&memory, pending);
         crash::at(Point::A4);
-        if !weakened(site::RESTART_UNTOLD) {
+        if !weakened(site::RESTART_UNREPORTED) {
             // P12: a thread that sees this also sees the record above; partner: the reader's
             // RESTART_LOAD.
             site::RESTART_STORE.store_release(&memory.state_line().generation, generation + 1);

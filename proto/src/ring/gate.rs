@@ -114,7 +114,7 @@ impl LosslessGate {
             limit: publisher.limit_of(floor, window),
             held_ns: 0,
         });
-        if !weakened(site::GRANTED_UNKEPT) {
+        if !weakened(site::GRANT_NOT_KEPT) {
             self.restrict(publisher);
         }
         block.granted.store(floor + 1, Ordering::Release);
@@ -192,7 +192,7 @@ impl LosslessGate {
     ) -> Demoted {
         let held_ns = self.holders.iter().find(|h| h.index == index).map_or(0, |h| h.held_ns);
         let demoted = Demoted { held_ns: held_ns / 1000 * 1000 };
-        if !weakened(site::DEMOTION_UNTOLD) {
+        if !weakened(site::DEMOTION_UNREPORTED) {
             block.demoted.store(demoted.pack(), Ordering::Relaxed);
         }
         // P14: the word is stored before the claim moves over what this reader has not read;

@@ -153,7 +153,7 @@ pub struct RingReader {
     /// `seq <= cached`.
     cached: u64,
     /// Whether `generation` had ended when `cached` was loaded.
-    outlived: bool,
+    generation_ended: bool,
     /// The generation in which it reads, and the sums of the restarts up to it.
     generation: u64,
     restart_lost: u64,
@@ -170,8 +170,8 @@ pub struct RingReader {
     held: Held,
     /// The datagram handed out last.
     current: Descriptor,
-    /// A gap to report again ([`Self::tell_later`]).
-    untold: Option<Gap>,
+    /// A gap to report again ([`Self::report_later`]).
+    unreported: Option<Gap>,
     account: Account,
 }
 
@@ -199,7 +199,7 @@ impl RingReader {
             resume,
             seq: 0,
             cached: 0,
-            outlived: false,
+            generation_ended: false,
             restart_lost: 0,
             restart_inexact: 0,
             bytes: None,
@@ -209,7 +209,7 @@ impl RingReader {
             upstream_stale: false,
             held: Held::Nothing,
             current: Descriptor::default(),
-            untold: None,
+            unreported: None,
             account: Account::default(),
         };
         reader.refresh();
@@ -280,8 +280,8 @@ impl RingReader {
         // cursor from overflowing.
         let cursor = site::COMMIT_LOAD.load_acquire(&self.memory.write_line().seq);
         self.cached = cursor.min(SEQ_BOUND);
-        self.outlived = self.newest_generation() != self.generation;
-        if self.outlived {
+        self.generation_ended = self.newest_generation() != self.generation;
+        if self.generation_ended {
             self.stop_at_boundary();
         }
     }
@@ -350,7 +350,7 @@ impl RingReader {
     }
 
     fn step_slowly(&mut self) -> Result<Step, Corrupt> {
-        if let Some(gap) = self.release()?.or_else(|| self.untold.take()) {
+        if let Some(gap) = self.release()?.or_else(|| self.unreported.take()) {
             return Ok(Step::Gap(gap));
         }
         if self.seq >= self.cached {
@@ -364,12 +364,12 @@ impl RingReader {
                 // P4: partner: the publisher's END_STORE. A cursor loaded after the mark is the
                 // final one.
                 let ended = site::END_LOAD.load_acquire(&state.ended) != 0;
-                if !ended && self.gone == Some(gone) && !self.outlived {
+                if !ended && self.gone == Some(gone) && !self.generation_ended {
                     return Ok(Step::Empty);
                 }
                 self.refresh();
                 if self.seq == self.cached {
-                    if self.outlived {
+                    if self.generation_ended {
                         return Ok(self.restarted()?.map_or(Step::Empty, Step::Restarted));
                     }
                     if let Some(gap) = self.gone_gap(gone, self.seq, 0) {
@@ -440,8 +440,8 @@ impl RingReader {
 
     /// Puts back the gap that the last step reported, so that the next step reports it again. This
     /// is for a caller that has to report something else first.
-    pub fn tell_later(&mut self, gap: Gap) {
-        self.untold = Some(gap);
+    pub fn report_later(&mut self, gap: Gap) {
+        self.unreported = Some(gap);
         // Forces the next step off the hot path; it then loads the cursor again.
         self.cached = self.seq;
     }

@@ -57,7 +57,7 @@ pub const ADOPTED_HALF: Site = Site::new(18, "ADOPTED_HALF");
 /// check I7.
 pub const ADOPTED_CLAIM_BACK: Site = Site::new(19, "ADOPTED_CLAIM_BACK");
 /// Not an ordering: an adopter does not increment the generation.
-pub const RESTART_UNTOLD: Site = Site::new(20, "RESTART_UNTOLD");
+pub const RESTART_UNREPORTED: Site = Site::new(20, "RESTART_UNREPORTED");
 /// Not an ordering: a reader does not remember that it reported a restart.
 pub const RESTART_TWICE: Site = Site::new(21, "RESTART_TWICE");
 /// Not an ordering: a reader reads beyond the end of its generation. Shows that the models check
@@ -66,11 +66,11 @@ pub const BOUNDARY_IGNORED: Site = Site::new(22, "BOUNDARY_IGNORED");
 /// Not an ordering: the publisher does not wait for lossless readers.
 pub const GATE_OPEN: Site = Site::new(23, "GATE_OPEN");
 /// Not an ordering: a reader is granted a seq, but the claim is not limited by it.
-pub const GRANTED_UNKEPT: Site = Site::new(24, "GRANTED_UNKEPT");
+pub const GRANT_NOT_KEPT: Site = Site::new(24, "GRANT_NOT_KEPT");
 /// Not an ordering: a lossless reader releases the datagram that it still holds.
 pub const RELEASED_EARLY: Site = Site::new(25, "RELEASED_EARLY");
 /// Not an ordering: a lossless reader is demoted, but its page does not say so.
-pub const DEMOTION_UNTOLD: Site = Site::new(26, "DEMOTION_UNTOLD");
+pub const DEMOTION_UNREPORTED: Site = Site::new(26, "DEMOTION_UNREPORTED");
 
 /// Every site of the ring, for the test that kills each mutant in turn.
 pub const ALL: [Site; 26] = [
@@ -93,11 +93,11 @@ pub const ALL: [Site; 26] = [
     LAP_MISCOUNTED,
     ADOPTED_HALF,
     ADOPTED_CLAIM_BACK,
-    RESTART_UNTOLD,
+    RESTART_UNREPORTED,
     RESTART_TWICE,
     BOUNDARY_IGNORED,
     GATE_OPEN,
-    GRANTED_UNKEPT,
+    GRANT_NOT_KEPT,
     RELEASED_EARLY,
-    DEMOTION_UNTOLD,
+    DEMOTION_UNREPORTED,
 ];

@@ -187,7 +187,7 @@ pub fn demoted_and_told() {
 
 /// A reader that detaches while the stream waits for it releases the stream, and everything that it
 /// had read was whole.
-pub fn detached_lets_go() {
+pub fn detaching_releases_the_stream() {
     let plan = Plan { geometry: by_slots, lengths: &[5, 8, 8] };
     check(2, move || {
         let (mut gated, mut reader) = lossless(plan, 2);

@@ -113,7 +113,7 @@ impl Watch {
         assert_eq!(
             a.start + a.delivered + a.lost,
             self.reader.read_cursor(),
-            "books do not balance"
+            "account does not balance"
         );
         a
     }
@@ -514,7 +514,7 @@ models! {
     killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7
     killed_at_k8 adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4
     adopter_killed_at_a5 restarted_in_silence ended_after_a_restart waits_for_the_lossless
-    waits_for_its_bytes lossy_beside_lossless granted_is_kept demoted_and_told detached_lets_go
+    waits_for_its_bytes lossy_beside_lossless granted_is_kept demoted_and_told detaching_releases_the_stream
 }
 
 /// The models that must fail when `site` is weakened.
@@ -537,7 +537,7 @@ fn killers(site: Site) -> &'static [&'static str] {
         site::RESTART_STORE | site::RESTART_LOAD => &["restarted_in_silence"],
         site::ADOPTED_HALF => &["killed_at_k5", "killed_at_k6", "restarted_in_silence"],
         site::ADOPTED_CLAIM_BACK => &["killed_at_k3", "killed_at_k4", "killed_at_k5"],
-        site::RESTART_UNTOLD | site::RESTART_TWICE => {
+        site::RESTART_UNREPORTED | site::RESTART_TWICE => {
             &["killed_at_k2", "restarted_in_silence", "adopter_killed_at_a5"]
         }
         site::BOUNDARY_IGNORED => &["killed_at_k2", "ended_after_a_restart"],
@@ -545,8 +545,8 @@ fn killers(site: Site) -> &'static [&'static str] {
             &["waits_for_the_lossless", "waits_for_its_bytes", "lossy_beside_lossless"]
         }
         site::RELEASED_EARLY => &["waits_for_the_lossless"],
-        site::GRANTED_UNKEPT => &["granted_is_kept"],
-        site::DEMOTE_FENCE | site::DEMOTION_UNTOLD => &["demoted_and_told"],
+        site::GRANT_NOT_KEPT => &["granted_is_kept"],
+        site::DEMOTE_FENCE | site::DEMOTION_UNREPORTED => &["demoted_and_told"],
         site::LAP_MISCOUNTED => &["lapped_by_slots", "third_lap"],
         other => panic!("no model for {other:?}"),
     }

@@ -264,7 +264,7 @@ impl DeviceModel {
                 &channel.lost_bytes,
                 &channel.consumer,
                 &channel.next_sequence,
-                &channel.lost_told,
+                &channel.lost_reported,
             ] {
                 register.store(0, Ordering::Relaxed);
             }

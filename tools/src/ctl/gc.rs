@@ -288,7 +288,7 @@ impl Guard {
                 }
             }
         }
-        guard._lock = Some(StreamLock::take_to_sweep(dir, stream, owner)?);
+        guard._lock = Some(StreamLock::take_for_gc(dir, stream, owner)?);
         Ok(guard)
     }
 }
@@ -351,7 +351,7 @@ fn inspect(path: &Path, kind: FileType, whose: Option<u32>) -> Result<Option<u32
 fn inspect_lock(path: &Path, whose: Option<u32>) -> Result<Option<u32>, String> {
     let Some(owner) = inspect(path, FileType::RegularFile, whose)? else { return Ok(None) };
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
-    match lock::is_our_word(&text) {
+    match lock::is_lock_content(&text) {
         _ if text.is_empty() => Ok(None),
         true => Ok(Some(owner)),
         false => Err("not ours: its content is not that of a stream's lock".into()),

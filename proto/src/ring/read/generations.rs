@@ -32,13 +32,13 @@ impl RingReader {
     pub(super) fn stop_at_boundary(&mut self) {
         if !weakened(site::BOUNDARY_IGNORED) {
             // Without a record the ring is damaged, which the next step reports.
-            self.cached = self.cached.min(self.next_life().map_or(self.seq, |record| record.first));
+            self.cached = self.cached.min(self.next_record().map_or(self.seq, |record| record.first));
         }
     }
 
     /// The record of the generation after this reader's. After more restarts than the ring
     /// remembers, it is the oldest remembered one.
-    fn next_life(&self) -> Option<Record> {
+    fn next_record(&self) -> Option<Record> {
         loop {
             let newest = self.newest_generation();
             // One less than `RESTARTS`: the next adopter may just be overwriting the oldest record.
@@ -75,8 +75,8 @@ impl RingReader {
                 break;
             }
         }
-        self.outlived |= self.generation != newest;
-        if self.outlived {
+        self.generation_ended |= self.generation != newest;
+        if self.generation_ended {
             self.stop_at_boundary();
         }
     }
@@ -85,7 +85,7 @@ impl RingReader {
     #[cold]
     pub(super) fn restarted(&mut self) -> Result<Option<Restarted>, Corrupt> {
         let corrupt = |what| Err(Corrupt { seq: self.seq, what });
-        let Some(Record { generation, first, lost, inexact }) = self.next_life() else {
+        let Some(Record { generation, first, lost, inexact }) = self.next_record() else {
             return corrupt("a restart without a record");
         };
         if first > self.seq {

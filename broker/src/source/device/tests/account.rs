@@ -69,7 +69,7 @@ impl Play {
                 (&registers.produced, begun.produced),
                 (&registers.next_sequence, begun.produced),
                 (&registers.lost, begun.lost),
-                (&registers.lost_told, begun.lost),
+                (&registers.lost_reported, begun.lost),
                 (&registers.lost_bytes, begun.lost_bytes),
             ] {
                 register.store(value, Ordering::Relaxed);
@@ -209,7 +209,7 @@ fn the_account_closes_over_the_end_of_all_numbers() {
         &fifo.lost,
         &fifo.lost_bytes,
         &fifo.consumer,
-        &fifo.lost_told,
+        &fifo.lost_reported,
     ] {
         assert!(register.load(Ordering::Relaxed) < 1 << 31, "it has passed 2^32");
     }
