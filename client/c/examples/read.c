@@ -64,8 +64,8 @@ int main(int argc, char **argv) {
             lines++;
             break;
         case RW_GAP:
-            fprintf(stderr, "lost %s%llu, %llu..%llu\n", g.exact ? "" : "at least ", g.count, g.first,
-                    g.last);
+            fprintf(stderr, "lost %s%llu, %llu..%llu\n", g.exact ? "" : "at least ", g.count,
+                    g.first, g.last);
             break;
         case RW_EMPTY:
             fflush(stdout);

@@ -388,8 +388,8 @@ mod tests {
             assert_eq!(life(list()).to_str(), Ok(&*value));
         }
         assert_eq!(life(first), c"1");
-        // A pointer that this library cannot have handed out is refused. SAFETY: the pointer is
-        // misaligned, so it is refused and never dereferenced.
+        // A pointer that this library cannot have handed out is refused.
+        // SAFETY: the pointer is misaligned, so it is refused and never dereferenced.
         assert_eq!(unsafe { rw_pairs_count(first.wrapping_byte_add(1)) }, 0);
         // SAFETY: the pointer is misaligned, so it is refused and never dereferenced.
         let refused = unsafe { rw_wait(reader.wrapping_byte_add(1), 0) };
