@@ -1,8 +1,8 @@
-//! The calls of the header with arguments made of the input: right ones, NULL, misaligned ones, any
-//! number, any string.
+//! The calls of the header with arguments made from the input: pointers that are valid, NULL or
+//! misaligned, any number, any string.
 //!
-//! Structs the library fills in are looked at as words with guard words behind them: it must not
-//! write past what the header says it has.
+//! Structs that the library fills in are arrays of words with guard words behind them: it must not
+//! write past the size that the header gives.
 
 use super::broker::{Broker, STREAM};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -71,13 +71,13 @@ const BUSY: c_int = -3;
 const CORRUPT: c_int = -13;
 const PANIC: c_int = -16;
 
-/// Words of each struct, as the header has them.
+/// Number of words of each struct, as in the header.
 const GAP_WORDS: usize = 9;
 const DATAGRAM_WORDS: usize = 9;
 const ACCOUNT_WORDS: usize = 16;
 const GUARD: u64 = 0x5afe_5afe_5afe_5afe;
 
-/// Bytes of input as arguments.
+/// Makes arguments from bytes of input.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -99,7 +99,7 @@ impl<'a> Input<'a> {
         self.some() % n == n - 1
     }
 
-    /// Small, near a border, or anything.
+    /// A number that is small, near a power of two or the maximum, or anything.
     fn number(&mut self) -> u64 {
         match self.some() {
             n @ 0..=199 => u64::from(n % 20),
@@ -113,7 +113,8 @@ impl<'a> Input<'a> {
         (0..8).fold(0, |n, _| n << 8 | u64::from(self.some()))
     }
 
-    /// A string, or `None` for NULL. Names with a slash lead into the broker's own directory only.
+    /// A string, or `None` for NULL. Random names have no slash, so that none leads to the socket
+    /// of another broker.
     fn text(&mut self, broker: &Broker) -> Option<CString> {
         let bytes = match self.some() {
             0..=159 => STREAM.as_bytes().to_vec(),
@@ -175,7 +176,7 @@ impl<const WORDS: usize> Room<WORDS> {
     }
 
     fn at(&mut self, wrong: Wrong) -> *mut u64 {
-        // Of the whole, so that a write into the guards is one into memory that is there.
+        // A pointer to the whole, so that a write into the guards stays inside this object.
         wrong.applied((&raw mut *self).cast())
     }
 
@@ -184,7 +185,7 @@ impl<const WORDS: usize> Room<WORDS> {
         self.words
     }
 
-    /// A call that failed, or had nothing to tell, leaves it alone.
+    /// A call that failed, or had nothing to report, must leave it untouched.
     fn told(self, rc: c_int) -> Option<[u64; WORDS]> {
         let words = self.checked();
         if rc == OK {
@@ -195,14 +196,14 @@ impl<const WORDS: usize> Room<WORDS> {
     }
 }
 
-/// Every code is in the table and none says that the library is broken; every error has words.
+/// Every code is in the table, none says that the library is broken, and every error has a message.
 fn known(rc: c_int) -> c_int {
     assert!(
         (PANIC + 1..=11).contains(&rc) && rc != BUSY && rc != CORRUPT,
         "code {rc}: {:?}",
         message()
     );
-    // SAFETY: never NULL, constant.
+    // SAFETY: by the header the result is never NULL, and the text is constant.
     let words = unsafe { CStr::from_ptr(rw_strerror(rc)) };
     assert!(!words.to_bytes().starts_with(b"not a return code"));
     assert!(rc >= 0 || !message().is_empty());
@@ -210,13 +211,14 @@ fn known(rc: c_int) -> c_int {
 }
 
 fn message<'a>() -> &'a [u8] {
-    // SAFETY: never NULL, this thread's, read before the next call.
+    // SAFETY: the result is never NULL; the text is this thread's, and it is read before the next
+    // call.
     unsafe { CStr::from_ptr(rw_error_message()) }.to_bytes()
 }
 
-/// A string the library lends, read to its end.
+/// Reads a string of the library to its end, and returns its length.
 fn read(text: *const c_char) -> usize {
-    // SAFETY: NULL or a string that is valid now, by the header.
+    // SAFETY: not NULL (checked here), so by the header it is a string that is valid now.
     if text.is_null() { 0 } else { unsafe { CStr::from_ptr(text) }.to_bytes().len() }
 }
 
@@ -245,7 +247,7 @@ impl<'b> Session<'b> {
         self.readers[usize::from(input.some()) % self.readers.len()]
     }
 
-    /// Makes something at a place that is empty, by a call that fills a pointer in.
+    /// Makes an object by a call that fills in a pointer, and stores it in `place`, which is empty.
     fn made(place: &mut Handle, wrong: Wrong, call: impl FnOnce(*mut Handle) -> c_int) {
         let mut made = [null_mut::<u8>().wrapping_add(1).cast::<c_void>(); 2];
         let rc = known(call(wrong.applied(made.as_mut_ptr())));
@@ -285,7 +287,8 @@ impl<'b> Session<'b> {
             given
         };
         let wrong = input.wrong();
-        // SAFETY: strings end; options are NULL, misaligned (refused) or live; room for a pointer.
+        // SAFETY: the strings are NULL or end; the options are NULL, misaligned (refused) or live;
+        // `out` is room for a pointer, or refused.
         Self::made(&mut self.readers[place], wrong, |out| unsafe {
             rw_attach(pointer(&name), given, out)
         });
@@ -294,7 +297,7 @@ impl<'b> Session<'b> {
     pub fn detach(&mut self, input: &mut Input<'_>) {
         let place = usize::from(input.some()) % self.readers.len();
         let reader = std::mem::replace(&mut self.readers[place], null_mut());
-        // SAFETY: NULL or live, given up.
+        // SAFETY: NULL or live, and not used again.
         assert_eq!(unsafe { rw_detach(reader) }, OK);
     }
 
@@ -310,7 +313,8 @@ impl<'b> Session<'b> {
                 let (data, mut sum) = (data as *const u8, 0u64);
                 assert!(len <= 256 && data.cast::<u64>().is_aligned());
                 for i in 0..len as usize {
-                    // SAFETY: in hand; volatile, since the ring may change under it.
+                    // SAFETY: the datagram is in hand, so its `len` bytes are readable; the read is
+                    // volatile, because the publisher may overwrite them.
                     sum += u64::from(unsafe { data.add(i).read_volatile() });
                 }
                 std::hint::black_box(sum);
@@ -326,7 +330,7 @@ impl<'b> Session<'b> {
         let size = usize::from(input.some()) * 2;
         let buffer = if input.one_in(16) { null_mut() } else { self.buffer.as_mut_ptr() };
         let (mut datagram, mut gap) = (Room::<DATAGRAM_WORDS>::new(), Room::<GAP_WORDS>::new());
-        // A size that is more than there is, as far as no datagram reaches: 256 bytes.
+        // A stated size of 256 or more may exceed the buffer: no datagram is longer than 256 bytes.
         let said =
             if size >= 256 && input.one_in(4) { input.anything() as usize | 256 } else { size };
         self.buffer.fill(0xa5);
@@ -367,7 +371,7 @@ impl<'b> Session<'b> {
             0..=199 => 0,
             200..=209 => 1,
             210..=219 => {
-                // For ever, with something to wait for.
+                // Without a timeout, but with something to read.
                 self.broker.publish(1, 0);
                 -1
             }
@@ -405,7 +409,7 @@ impl<'b> Session<'b> {
         }
     }
 
-    /// Takes a reader's place back: one that is there, or any.
+    /// Detaches a reader: one that is attached, or any.
     pub fn send_away(&mut self, input: &mut Input<'_>) {
         let (name, some) = (input.text(self.broker), input.some());
         let known_one = self.broker.some_reader(some).filter(|_| some < 200);
@@ -454,9 +458,10 @@ impl<'b> Session<'b> {
         }
     }
 
-    /// SAFETY of the caller: `list` is NULL or live.
+    /// # Safety
+    /// `list` is NULL or live.
     unsafe fn look_through(&self, list: Handle, i: usize) {
-        // SAFETY: as the caller says.
+        // SAFETY: by the caller's promise `list` is NULL or live.
         unsafe {
             for i in (0..rw_pairs_count(list)).chain([i]) {
                 read(rw_pairs_value(list, i));
@@ -541,7 +546,7 @@ impl<'b> Session<'b> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        // SAFETY: NULL or live, given up.
+        // SAFETY: NULL or live, and not used again.
         unsafe {
             self.readers.iter().for_each(|reader| assert_eq!(rw_detach(*reader), OK));
             self.watches.iter().for_each(|watch| assert_eq!(rw_watch_detach(*watch), OK));
