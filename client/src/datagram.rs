@@ -1,4 +1,4 @@
-//! One datagram in a reader's hand: borrowed in place, or copied out.
+//! One datagram that a reader holds: borrowed in place, or copied out.
 //!
 //! Contract: the stream may overwrite a datagram while it is being read. Copying validates before
 //! it returns bytes. Viewing validates at the end and discards its result if that fails. So safe

@@ -1,5 +1,4 @@
-//! What can go wrong on the way to a stream. Each message names the value that was wrong and says
-//! what to do.
+//! Errors of this library. Each message names the value that was wrong and says what to do.
 
 use ringweir_proto::control::{self, DecodeError};
 use ringweir_proto::layout::IdentityError;
@@ -96,7 +95,7 @@ pub enum Error {
         rule: String,
     },
     /// This reader was attached by another process, of which this one is a child: after `fork()`
-    /// the reader stays with the parent. Attach anew in the child.
+    /// the reader stays with the parent. Attach again in the child.
     #[error(
         "stream {name:?}: this reader belongs to process {parent}, which forked this one: attach \
         anew in the child"
@@ -138,7 +137,8 @@ pub enum Reason {
     Resources,
     /// The reader that was named is not, or no longer, attached.
     NoSuchReader,
-    /// The broker was started without a file of streams, or the file is wrong; nothing was changed.
+    /// The broker was started without a file of streams, or the file is invalid; nothing was
+    /// changed.
     File,
 }
 

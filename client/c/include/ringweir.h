@@ -71,12 +71,12 @@
 #define RW_SEQ 2
 
 /*
- rw_options.resume: after a lap go on near the oldest datagram still there.
+ rw_options.resume: after a lap continue near the oldest datagram still there.
  */
 #define RW_RESUME_OLDEST 0
 
 /*
- rw_options.resume: after a lap go on with the newest datagram.
+ rw_options.resume: after a lap continue with the newest datagram.
  */
 #define RW_RESUME_NEWEST 1
 
@@ -330,7 +330,7 @@ typedef enum rw_code {
   RW_PANIC = -16,
   /*
    This process is a child of the one that attached; after fork() the reader stays with the
-   parent. Call rw_detach() here, which the parent does not notice, and attach anew.
+   parent. Call rw_detach() here, which the parent does not notice, and attach again.
    */
   RW_FORKED = -17,
 } rw_code;
@@ -375,7 +375,7 @@ typedef struct rw_options {
    */
   uint32_t start;
   /*
-   Where to go on after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
+   Where to continue after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
    */
   uint32_t resume;
   /*
@@ -467,7 +467,7 @@ typedef struct rw_gap {
    */
   unsigned long long bytes;
   /*
-   Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is
+   Publish time of the datagram at which reading continues (CLOCK_MONOTONIC ns); 0 if there is
    none yet.
    */
   unsigned long long time;
@@ -528,7 +528,8 @@ typedef struct rw_account {
    */
   unsigned long long start;
   /*
-   Datagrams handed out whole. One that is in hand, not released yet, is not among them.
+   Datagrams delivered without being torn. One that is in hand, not released yet, is not
+   counted.
    */
   unsigned long long delivered;
   /*

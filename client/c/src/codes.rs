@@ -78,7 +78,7 @@ pub enum rw_code {
     /// A defect of this library: the reader or watch can only be detached.
     RW_PANIC = -16,
     /// This process is a child of the one that attached; after fork() the reader stays with the
-    /// parent. Call rw_detach() here, which the parent does not notice, and attach anew.
+    /// parent. Call rw_detach() here, which the parent does not notice, and attach again.
     RW_FORKED = -17,
 }
 

@@ -158,7 +158,7 @@ pub unsafe extern "C" fn rw_latency_all(
         unsafe { write(total, "total", told) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, Pointers: NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 
@@ -180,7 +180,7 @@ pub unsafe extern "C" fn rw_latency_quantile(
         unsafe { write(ns, "ns", found) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, Pointers: NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 
@@ -206,7 +206,7 @@ pub unsafe extern "C" fn rw_latency_bucket(
         unsafe { write(bucket, "bucket", told) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, Pointers: NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 

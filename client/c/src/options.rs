@@ -15,9 +15,9 @@ pub const RW_OLDEST: u32 = 1;
 /// as a gap; if it is still to come, reading begins at the write cursor.
 pub const RW_SEQ: u32 = 2;
 
-/// rw_options.resume: after a lap go on near the oldest datagram still there.
+/// rw_options.resume: after a lap continue near the oldest datagram still there.
 pub const RW_RESUME_OLDEST: u32 = 0;
-/// rw_options.resume: after a lap go on with the newest datagram.
+/// rw_options.resume: after a lap continue with the newest datagram.
 pub const RW_RESUME_NEWEST: u32 = 1;
 
 /// rw_options.flags: rw_wait() never sleeps but polls until there is something to read. It notices
@@ -45,7 +45,7 @@ pub struct rw_options {
     pub label: *const c_char,
     /// Where to begin: RW_LATEST, RW_OLDEST or RW_SEQ.
     pub start: u32,
-    /// Where to go on after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
+    /// Where to continue after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
     pub resume: u32,
     /// With RW_SEQ: the seq to begin at; otherwise 0.
     pub start_seq: c_ulonglong,

@@ -354,14 +354,17 @@ mod tests {
     fn metadata_stays_until_detach() {
         let stream = Stream::with_metadata("pairs", &[("life", "1")]);
         let mut reader = std::ptr::null_mut();
-        // SAFETY: a C string, no options, and room for a pointer.
+        // SAFETY: the name is a C string, the options are NULL, and `reader` is room for a pointer.
         assert_eq!(unsafe { rw_attach(c"pairs".as_ptr(), std::ptr::null(), &raw mut reader) }, 0);
-        // SAFETY: a live reader.
+        // SAFETY: `reader` came from rw_attach(), is detached only at the end, and only this thread
+        // uses it.
         let list = || unsafe { rw_reader_metadata(reader) };
         let life = |list| {
-            // SAFETY: a list of the reader, which is not detached, and a C string.
+            // SAFETY: the list belongs to the reader, which is not detached, and the key is a C
+            // string.
             let found = unsafe { rw_pairs_find(list, c"life".as_ptr()) };
-            // SAFETY: the value of a pair of such a list.
+            // SAFETY: the list has the key, so this is the value of a pair: a C string, valid until
+            // the reader is detached.
             unsafe { CStr::from_ptr(found) }
         };
         let first = list();
@@ -374,13 +377,14 @@ mod tests {
             let mut datagram = std::mem::MaybeUninit::<rw_datagram>::uninit();
             let mut gap = rw_gap::default();
             loop {
-                // SAFETY: a live reader, and room for either struct.
+                // SAFETY: `reader` is attached, and both structs have room.
                 match unsafe { rw_next(reader, datagram.as_mut_ptr(), &raw mut gap) } {
                     code if code == rw_code::RW_RESTARTED as c_int => break,
                     code => assert_eq!(code, rw_code::RW_EMPTY as c_int),
                 }
                 assert!(began.elapsed() < Duration::from_secs(60), "never attached again");
-                // SAFETY: a live reader.
+                // SAFETY: `reader` came from rw_attach(), is detached only at the end, and only
+                // this thread uses it.
                 unsafe { rw_wait(reader, 100) };
             }
             assert_ne!(list(), held, "the old list was overwritten");
@@ -394,7 +398,7 @@ mod tests {
         // SAFETY: the pointer is misaligned, so it is refused and never dereferenced.
         let refused = unsafe { rw_wait(reader.wrapping_byte_add(1), 0) };
         assert_eq!(refused, rw_code::RW_INVALID as c_int);
-        // SAFETY: a live reader, not used again.
+        // SAFETY: `reader` came from rw_attach() and is not used again.
         assert_eq!(unsafe { rw_detach(reader) }, 0);
     }
 }

@@ -84,7 +84,7 @@ pub struct rw_gap {
     pub count: c_ulonglong,
     /// Their payload bytes, or RW_UNKNOWN.
     pub bytes: c_ulonglong,
-    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is
+    /// Publish time of the datagram at which reading continues (CLOCK_MONOTONIC ns); 0 if there is
     /// none yet.
     pub time: c_ulonglong,
     /// RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE; with RW_RESTARTED always RW_RESTART.
@@ -155,7 +155,8 @@ impl From<Gap> for rw_gap {
 pub struct rw_account {
     /// Seq at which it began.
     pub start: c_ulonglong,
-    /// Datagrams handed out whole. One that is in hand, not released yet, is not among them.
+    /// Datagrams delivered without being torn. One that is in hand, not released yet, is not
+    /// counted.
     pub delivered: c_ulonglong,
     /// Datagrams lost because the reader was lapped.
     pub lost: c_ulonglong,

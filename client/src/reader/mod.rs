@@ -101,7 +101,8 @@ pub struct Reader {
     /// A request to the next broker that is not answered yet.
     attempt: Option<Attempt>,
     poll_fd: OwnedFd,
-    /// In the set of `poll_fd` while the broker is gone: fires when attaching again is due.
+    /// In the set of `poll_fd` while there is no broker: fires when the next attempt to attach is
+    /// due.
     retry_timer: Option<OwnedFd>,
 }
 

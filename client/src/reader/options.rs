@@ -21,7 +21,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults: start with what is published from now on; after a lap go on near the oldest
+    /// Defaults: start with what is published from now on; after a lap continue near the oldest
     /// datagram; sleep when idle after 5 µs of polling; page tables filled at attach; attach again
     /// when the broker restarts. `label` (at most 32 bytes) is what `ringstat` shows.
     pub fn new(label: &str) -> Self {
@@ -43,7 +43,7 @@ impl Options {
         self
     }
 
-    /// Where to go on after a lap.
+    /// Where to continue after a lap.
     pub fn resume(mut self, resume: Resume) -> Self {
         self.resume = resume;
         self

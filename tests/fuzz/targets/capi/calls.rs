@@ -287,8 +287,8 @@ impl<'b> Session<'b> {
             given
         };
         let wrong = input.wrong();
-        // SAFETY: the strings are NULL or end; the options are NULL, misaligned (refused) or live;
-        // `out` is room for a pointer, or refused.
+        // SAFETY: the strings are NULL or end with a NUL; the options are NULL, misaligned
+        // (refused) or live; `out` is room for a pointer, or refused.
         Self::made(&mut self.readers[place], wrong, |out| unsafe {
             rw_attach(pointer(&name), given, out)
         });
@@ -297,7 +297,7 @@ impl<'b> Session<'b> {
     pub fn detach(&mut self, input: &mut Input<'_>) {
         let place = usize::from(input.some()) % self.readers.len();
         let reader = std::mem::replace(&mut self.readers[place], null_mut());
-        // SAFETY: NULL or live, and not used again.
+        // SAFETY: each handle is NULL or live, and not used again.
         assert_eq!(unsafe { rw_detach(reader) }, OK);
     }
 
@@ -305,7 +305,7 @@ impl<'b> Session<'b> {
         let (reader, wrong, other) = (self.reader(input), input.wrong(), input.wrong());
         for _ in 0..=input.some() % 40 {
             let (mut datagram, mut gap) = (Room::<DATAGRAM_WORDS>::new(), Room::<GAP_WORDS>::new());
-            // SAFETY: NULL or live; room or a pointer that is refused.
+            // SAFETY: `reader` is NULL or live; the outputs are room, or pointers that are refused.
             let rc = known(unsafe { rw_next(reader, datagram.at(wrong), gap.at(other)) });
             let [data, len, ..] = datagram.checked();
             gap.checked();
@@ -334,8 +334,8 @@ impl<'b> Session<'b> {
         let said =
             if size >= 256 && input.one_in(4) { input.anything() as usize | 256 } else { size };
         self.buffer.fill(0xa5);
-        // SAFETY: NULL or live; room or a pointer that is refused; no datagram is longer than the
-        // buffer.
+        // SAFETY: `reader` is NULL or live; the outputs are room, or pointers that are refused; no
+        // datagram is longer than the buffer.
         let rc = known(unsafe { rw_read(reader, buffer, said, datagram.at(wrong), gap.at(other)) });
         let [_, len, ..] = datagram.checked();
         gap.checked();
@@ -351,7 +351,7 @@ impl<'b> Session<'b> {
     /// `start + delivered + lost = read cursor`, whatever happened.
     fn account(&self, reader: Handle) {
         let mut account = Room::<ACCOUNT_WORDS>::new();
-        // SAFETY: NULL or live; room.
+        // SAFETY: `reader` is NULL or live; `account` is room.
         let rc = known(unsafe { rw_reader_account(reader, account.at(Wrong::Not)) });
         if let Some([start, delivered, lost, cursor, ..]) = account.told(rc) {
             assert_eq!(start + delivered + lost, cursor);
@@ -360,7 +360,7 @@ impl<'b> Session<'b> {
 
     pub fn release(&mut self, input: &mut Input<'_>) {
         let reader = self.reader(input);
-        // SAFETY: NULL or live.
+        // SAFETY: `reader` is NULL or live.
         known(unsafe { rw_release(reader) });
         self.account(reader);
     }
@@ -378,15 +378,15 @@ impl<'b> Session<'b> {
             220..=229 => c_int::MIN,
             _ => -2 - c_int::from(input.some()),
         };
-        // SAFETY: NULL or live.
+        // SAFETY: `reader` is NULL or live.
         known(unsafe { rw_wait(reader, ms) });
     }
 
     pub fn poll(&mut self, input: &mut Input<'_>) {
         let reader = self.reader(input);
-        // SAFETY: NULL or live.
+        // SAFETY: `reader` is NULL or live.
         known(unsafe { rw_arm(reader) });
-        // SAFETY: NULL or live.
+        // SAFETY: `reader` is NULL or live.
         let fds = [unsafe { rw_fd(reader) }, unsafe { rw_fd(reader) }];
         assert!(fds[0] == fds[1] && (fds[0] > 2 || known(fds[0]) < 0));
     }
@@ -395,7 +395,7 @@ impl<'b> Session<'b> {
         let (reader, wrong, time) = (self.reader(input), input.wrong(), input.number());
         let (mut geometry, mut gap, mut by) =
             (Room::<8>::new(), Room::<GAP_WORDS>::new(), Room::<4>::new());
-        // SAFETY: in all of these NULL or live, and room or a pointer that is refused.
+        // SAFETY: `reader` is NULL or live; the outputs are room, or pointers that are refused.
         unsafe {
             read(rw_reader_name(reader));
             std::hint::black_box((rw_reader_generation(reader), rw_reader_date(reader, time)));
@@ -415,7 +415,7 @@ impl<'b> Session<'b> {
         let known_one = self.broker.some_reader(some).filter(|_| some < 200);
         let (index, attached) =
             known_one.unwrap_or_else(|| (input.number() as u32, input.number()));
-        // SAFETY: NULL or a string that ends.
+        // SAFETY: the name is NULL or ends with a NUL.
         known(unsafe { rw_detach_reader(pointer(&name), index, attached) });
     }
 
@@ -425,8 +425,8 @@ impl<'b> Session<'b> {
         let (wrong, row, i) =
             (input.wrong(), (input.number() as c_int).wrapping_sub(2), input.number() as usize);
         let name = input.text(self.broker);
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
-        // refused.
+        // SAFETY: in all of these calls the handle is NULL or live, strings end with a NUL, and
+        // outputs are room, or pointers that are refused.
         unsafe {
             match input.some() % 8 {
                 0 if !watch.is_null() => {
@@ -476,8 +476,8 @@ impl<'b> Session<'b> {
         let place = usize::from(input.some()) % self.lists.len();
         let (list, name, wrong, kind) =
             (self.lists[place], input.text(self.broker), input.wrong(), input.some());
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
-        // refused.
+        // SAFETY: in all of these calls the handle is NULL or live, strings end with a NUL, and
+        // outputs are room, or pointers that are refused.
         unsafe {
             if list.is_null() {
                 Self::made(&mut self.lists[place], wrong, |out| {
@@ -496,8 +496,8 @@ impl<'b> Session<'b> {
         let (place, other) = (usize::from(input.some()) % 3, usize::from(input.some()) % 3);
         let (name, wrong, n) = (input.text(self.broker), input.wrong(), input.number());
         let [latency, before] = [place, other].map(|i| self.histograms[i]);
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
-        // refused.
+        // SAFETY: in all of these calls the handle is NULL or live, strings end with a NUL, and
+        // outputs are room, or pointers that are refused.
         unsafe {
             match input.some() % 6 {
                 0 | 1 if latency.is_null() => {
@@ -546,7 +546,7 @@ impl<'b> Session<'b> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        // SAFETY: NULL or live, and not used again.
+        // SAFETY: each handle is NULL or live, and not used again.
         unsafe {
             self.readers.iter().for_each(|reader| assert_eq!(rw_detach(*reader), OK));
             self.watches.iter().for_each(|watch| assert_eq!(rw_watch_detach(*watch), OK));
