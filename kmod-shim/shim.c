@@ -237,7 +237,7 @@ static int shim_open(struct inode *inode, struct file *file)
 }
 
 /*
- * Called however the process ended. A mapping holds the file, so none is left. A FIFO device keeps
+ * Called however the process ends. A mapping holds the file, so none is left. A FIFO device keeps
  * running and counts what it loses; a DMA device is reset for the next opener.
  */
 static int shim_release(struct inode *inode, struct file *file)
@@ -392,9 +392,9 @@ static long shim_ioctl(struct file *file, unsigned int command, unsigned long ar
 }
 
 /*
- * Maps page by page, at the first access. Not in mmap, because only a mapping that is linked (as it
- * is by now) can be found and removed; and a range that was remapped as a whole must not be removed
- * in parts.
+ * Maps page by page, at the first access, and not in mmap: only a mapping that is already linked
+ * can be found and removed, and here it is. Also, a range that was remapped as a whole must not be
+ * removed in parts.
  */
 static vm_fault_t shim_fault(struct vm_fault *fault)
 {
@@ -452,7 +452,7 @@ static struct attribute *shim_attrs[] = {
 };
 ATTRIBUTE_GROUPS(shim);
 
-/* When the driver is unbound and the last file is closed. Until then the minor is in use. */
+/* Called when the driver is unbound and the last file closed. Until then the minor is in use. */
 static void shim_free(struct device *dev)
 {
 	struct shim *shim = container_of(dev, struct shim, dev);
@@ -547,7 +547,7 @@ static int shim_interrupts(struct shim *shim)
 				dev_name(&shim->dev), shim);
 }
 
-/* The driver is unbound. An open node stays, without a device: blank pages, hang-up, EPIPE. */
+/* Called at unbind. An open node stays, without a device: blank pages, hang-up, EPIPE. */
 static void shim_remove(void *cookie)
 {
 	struct shim *shim = cookie;

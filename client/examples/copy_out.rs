@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         match reader.next()? {
             Item::Datagram(mut datagram) => {
                 buffer.resize(datagram.len(), 0);
-                // The buffer is large enough, so an error says torn, and a gap comes next.
+                // The buffer is large enough, so an error means torn: a gap comes next.
                 if datagram.copy_to(&mut buffer).is_ok() {
                     out.write_all(&buffer)?;
                 }

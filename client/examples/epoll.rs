@@ -7,7 +7,7 @@
 use ringweir::{Error, Item, Options, Reader};
 use rustix::event::epoll;
 
-/// Reads all there is. `false`: the stream has ended.
+/// Reads everything available. `false`: the stream has ended.
 fn drain(reader: &mut Reader, bytes: &mut u64) -> Result<bool, Error> {
     loop {
         match reader.next()? {
@@ -34,7 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for slot in &mut readers {
             let Some(reader) = slot else { continue };
             if drain(reader, &mut bytes)? {
-                // Something may have come since: then its fd would stay silent.
+                // Something may have come meanwhile; then the fd would stay silent, and `arm`
+                // returns false.
                 sleep &= reader.arm()?;
             } else {
                 let account = reader.account();
@@ -44,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     account.delivered,
                     account.lost
                 );
-                *slot = None; // closes its fd, which leaves the set by that
+                *slot = None; // closes its fd, which removes it from the set
                 left -= 1;
                 sleep = false;
             }

@@ -1,4 +1,4 @@
-//! Has the stream wait for it, so that it loses nothing, and says when the stream stops waiting.
+//! Reads without loss: the stream waits for this reader. Reports when the stream stops waiting.
 //!
 //! The broker must allow it: `ringd run --lossless 500ms …`.
 //!

@@ -8,7 +8,7 @@ use ringweir::{Item, Options, Reader};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Reads until the stream ends; gives what was delivered and lost.
+/// Reads until the stream ends; returns how many datagrams were delivered and lost.
 async fn read(reader: Reader) -> Result<(u64, u64), Box<dyn std::error::Error>> {
     #[allow(
         deprecated,
@@ -20,14 +20,14 @@ async fn read(reader: Reader) -> Result<(u64, u64), Box<dyn std::error::Error>> 
         match reader.get_mut().next()? {
             Item::Datagram(_) => {
                 seen += 1;
-                // A stream that never pauses leaves other tasks their turn.
+                // Gives other tasks a turn, even if the stream never pauses.
                 if seen.is_multiple_of(1024) {
                     tokio::task::yield_now().await;
                 }
             }
             Item::Gap(_) | Item::Restarted(_) | Item::Demoted(_) => {}
             Item::Empty => {
-                // Armed first: what comes from here on makes the fd readable.
+                // Arm first: whatever comes after this makes the fd readable.
                 if reader.get_mut().arm()? {
                     reader.readable().await?.clear_ready();
                 }

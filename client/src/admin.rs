@@ -1,5 +1,5 @@
-//! For those who may administer a stream (root and the user its broker runs as): taking a reader's
-//! index back, and having a broker read its file again.
+//! Administration of a stream, for root and the user that its broker runs as: detaching a reader,
+//! and making the broker reload its configuration file.
 
 use crate::Error;
 use crate::connect::{Connection, Waits};
@@ -9,17 +9,18 @@ use std::time::Duration;
 
 pub use ringweir_proto::control::{Outcome, Reloaded, StreamChange};
 
-/// How long a broker may take to read its file again: a ring of gigabytes takes seconds.
+/// Time limit of [`reload`]: creating a ring of gigabytes takes seconds.
 pub const RELOAD: Duration = Duration::from_secs(120);
 
-/// Takes the place of a reader of stream `name` back. It is told so, and ends with
-/// [`crate::End::Detached`]; if it does not listen it keeps a mapping it can read from, but neither
-/// place nor wake-ups. `index` and `attached_realtime` are its figures in a
-/// [`crate::view::stats::Snapshot`], both, so that nobody else is hit who got the place meanwhile.
+/// Detaches a reader of stream `name`. Its next [`crate::Reader::next`] returns
+/// [`crate::End::Detached`]. If it never makes that call it keeps its mapping and can still read
+/// the ring, but it has no reader index any more and is not woken. `index` and `attached_realtime`
+/// are the reader's figures in a [`crate::view::stats::Snapshot`]. Both are needed, so that a
+/// reader that got the same index meanwhile is not detached instead.
 ///
 /// # Errors
-/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own
-/// user, or the reader is gone.
+/// As [`crate::Options::attach`]; [`Error::Refused`] if this process is neither root nor the
+/// broker's own user, or if the reader is not attached any more.
 pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Error> {
     let connection = Connection::open(name, Waits::Yes)?;
     match connection.ask(&Request::Detach(DetachRequest { index, attached_realtime }), 0)?.0 {
@@ -28,13 +29,14 @@ pub fn detach(name: &str, index: u32, attached_realtime: u64) -> Result<(), Erro
     }
 }
 
-/// Has the broker of stream `name` read its file again: streams come and go, the others do not
-/// notice. Answers when it is done, which takes as long as new rings take to be made, up to
-/// [`RELOAD`].
+/// Makes the broker of stream `name` reload its configuration file: streams are added and removed,
+/// and the other streams are not disturbed. Returns when that is done. Creating new rings takes
+/// time, so this may take up to [`RELOAD`].
 ///
 /// # Errors
-/// As [`crate::Options::attach`]; [`Error::Refused`] if this is neither root nor the broker's own
-/// user, the broker has no file, or the file is not sound, and then nothing was changed.
+/// As [`crate::Options::attach`]; [`Error::Refused`] if this process is neither root nor the
+/// broker's own user, if the broker has no file, or if the file is invalid; then nothing was
+/// changed.
 pub fn reload(name: &str) -> Result<Reloaded, Error> {
     let connection = Connection::open(name, Waits::Yes)?;
     socket::answer_within(&connection.fd, RELOAD)?;

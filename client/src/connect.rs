@@ -60,13 +60,14 @@ impl Connection {
         Ok(Self { fd, name: name.into() })
     }
 
-    /// Sends the request. A broker that refuses at once may have closed the connection already, and
-    /// its answer is still there: so a failure is only reported by [`Self::answer`].
+    /// Sends the request. A failure is ignored here and reported by [`Self::answer`]: a broker that
+    /// refuses at once may have closed the connection already, and its answer can still be read.
     pub fn send(&self, request: &Request) {
         let _gone = socket::send(&self.fd, &request.encode(), &[]);
     }
 
-    /// The answer to the request, with exactly `fds` fds unless it is a refusal.
+    /// Receives the answer to the request, with exactly `fds` fds. A refusal becomes
+    /// [`Error::Refused`].
     ///
     /// # Errors
     /// Also [`Error::NoAnswer`] if there is none yet.
@@ -108,7 +109,7 @@ impl Connection {
         }
     }
 
-    /// One request and its answer.
+    /// Sends a request and receives its answer.
     pub fn ask(&self, request: &Request, fds: usize) -> Result<(Reply, Vec<OwnedFd>), Error> {
         self.send(request);
         self.answer(fds)
@@ -154,7 +155,8 @@ fn locate(name: &str) -> Result<PathBuf, Error> {
     })
 }
 
-/// A socket in a directory we may not search counts as there: connecting then says what is wrong.
+/// A socket in a directory that we may not search counts as existing: connecting then reports what
+/// is wrong.
 fn exists(path: &Path) -> bool {
     !matches!(rustix::fs::lstat(path), Err(Errno::NOENT | Errno::NOTDIR))
         && (path.parent().is_some_and(|dir| !matches!(rustix::fs::stat(dir), Err(Errno::ACCESS))))

@@ -1,8 +1,8 @@
-//! One datagram in a reader's hand: borrowed in place, or copied out.
+//! One datagram that a reader holds: borrowed in place, or copied out.
 //!
-//! Contract: the stream may overwrite a datagram while it is being read. Everything here either
-//! validates before it hands bytes out (copying) or discards its result if validation at the end
-//! fails (viewing); torn bytes never reach safe code as anything that counts.
+//! Contract: the stream may overwrite a datagram while it is being read. Copying validates before
+//! it returns bytes. Viewing validates at the end and discards its result if that fails. So safe
+//! code never takes torn bytes for valid ones.
 
 use ringweir_proto::ring::{Descriptor, RingReader, Torn};
 use std::marker::PhantomData;
@@ -18,14 +18,14 @@ pub enum CopyError {
     /// It was overwritten: the next read is a gap that begins with it.
     #[error(transparent)]
     Torn(#[from] Torn),
-    /// The buffer is too small; the datagram stays unread: it can be copied into a larger one, and
-    /// if it is not, the next read finds it again (or, if it was overwritten by then, the gap that
-    /// begins with it).
+    /// The buffer is too small. The datagram stays unread: it can be copied into a larger buffer.
+    /// Otherwise the next read returns it again or, if it has been overwritten by then, the gap
+    /// that begins with it.
     #[error("datagram of {needed} bytes does not fit the buffer of {given}")]
     TooSmall {
-        /// Bytes it takes.
+        /// Length of the datagram in bytes.
         needed: usize,
-        /// Bytes there were.
+        /// Length of the buffer in bytes.
         given: usize,
     },
 }
@@ -60,17 +60,17 @@ impl Datagram<'_> {
     pub fn is_truncated(&self) -> bool {
         self.what().original_len > self.what().len
     }
-    /// Channel, 0 where there is one only.
+    /// Channel; 0 if there is only one.
     #[inline]
     pub fn channel(&self) -> u16 {
         self.what().channel
     }
-    /// When the source saw it: ns since 1970; `None` if the source does not say.
+    /// When the source saw it: ns since 1970; `None` if the source does not report it.
     #[inline]
     pub fn source_time(&self) -> Option<u64> {
         (self.what().source_time != 0).then_some(self.what().source_time)
     }
-    /// When the broker took it in: CLOCK_MONOTONIC ns.
+    /// When the broker received it: CLOCK_MONOTONIC ns.
     #[inline]
     pub fn publish_time(&self) -> u64 {
         self.what().publish_time
@@ -78,9 +78,9 @@ impl Datagram<'_> {
 
     /// Address of its first byte, 8-aligned, for code that reads in place on its own
     /// responsibility. The [`Self::len`] bytes there stay readable until the next call on the
-    /// reader, and the publisher may overwrite them at any moment: so no `&[u8]` may be made of
-    /// them, and what is read counts only after [`Reader::settle`](crate::Reader::settle) said that
-    /// the datagram stayed whole.
+    /// reader, but the publisher may overwrite them at any moment. So never make a `&[u8]` of them,
+    /// and use what was read only after [`Reader::settle`](crate::Reader::settle) has confirmed
+    /// that the datagram was not overwritten.
     #[inline]
     pub fn as_ptr(&self) -> *const u8 {
         self.ring.payload_ptr(self.what())
@@ -89,7 +89,8 @@ impl Datagram<'_> {
     /// Copies it into the first [`Self::len`] bytes of `buffer` and validates.
     ///
     /// # Errors
-    /// [`CopyError::TooSmall`] leaves it unread; [`CopyError::Torn`] voids it.
+    /// [`CopyError::TooSmall`]: the datagram stays unread. [`CopyError::Torn`]: it was overwritten,
+    /// and the content of `buffer` is void.
     #[inline]
     pub fn copy_to(&mut self, buffer: &mut [u8]) -> Result<usize, CopyError> {
         let needed = self.what().len;
@@ -114,9 +115,9 @@ impl Datagram<'_> {
         Ok(bytes)
     }
 
-    /// Reads it in place: `look` computes something from the payload, and what it computed is
-    /// handed out only if the datagram was still whole at the end. `look` may see torn bytes and
-    /// must bear them: any values, never out of bounds.
+    /// Reads it in place: `look` computes a result from the payload, which is returned only if the
+    /// datagram is still valid at the end. `look` may see torn bytes, which can have any values but
+    /// are never out of bounds.
     ///
     /// # Errors
     /// [`Torn`] if it was overwritten meanwhile.
@@ -160,7 +161,7 @@ impl Payload<'_> {
         self.ring.payload_ptr(self.what())
     }
 
-    /// Copies `buffer.len()` bytes from `at`, not validated yet.
+    /// Copies `buffer.len()` bytes from offset `at`; they are not validated yet.
     ///
     /// # Panics
     /// If the range is not inside the payload.
@@ -176,7 +177,7 @@ impl Payload<'_> {
     pub fn fold<A>(&self, start: A, mut step: impl FnMut(A, &[u8]) -> A) -> A {
         #[repr(align(64))]
         struct Piece<const N: usize>([u8; N]);
-        // Room is cleared first: as little as will do.
+        // The piece is zeroed first, so a short payload gets a small one.
         if self.len() <= 256 {
             let mut piece = Piece([0; 256]);
             let bytes = &mut piece.0[..self.len()];

@@ -1,5 +1,4 @@
-//! What can go wrong on the way to a stream. Each message names the value that was wrong and says
-//! what to do.
+//! Errors of this library. Each message names the value that was wrong and says what to do.
 
 use ringweir_proto::control::{self, DecodeError};
 use ringweir_proto::layout::IdentityError;
@@ -33,7 +32,7 @@ pub enum Error {
         /// Its socket.
         path: PathBuf,
     },
-    /// The mode of the socket or of its directory keeps this user out.
+    /// This user may not connect: the mode of the socket or of its directory forbids it.
     #[error("stream {name:?}: not allowed to connect to {}: join the socket's group, or ask for \
         --socket-mode or --group on ringd", .path.display())]
     #[non_exhaustive]
@@ -54,7 +53,7 @@ pub enum Error {
         /// For people.
         text: String,
     },
-    /// The broker accepts the connection, or has it in its queue, and does not answer in time.
+    /// The broker did not answer in time: it accepted the connection, or still has it in its queue.
     #[error("stream {name:?}: the broker does not answer: it is stopped, or still busy starting")]
     #[non_exhaustive]
     NoAnswer {
@@ -92,11 +91,11 @@ pub enum Error {
     BadName {
         /// The name that was asked for.
         name: String,
-        /// The name, and what a name may be.
+        /// The name, and the rule for names.
         rule: String,
     },
     /// This reader was attached by another process, of which this one is a child: after `fork()`
-    /// the reader stays with the parent. Attach anew in the child.
+    /// the reader stays with the parent. Attach again in the child.
     #[error(
         "stream {name:?}: this reader belongs to process {parent}, which forked this one: attach \
         anew in the child"
@@ -134,11 +133,12 @@ pub enum Reason {
     Malformed,
     /// The broker is of another release.
     Version,
-    /// The broker ran out of something, or this user has too many connections.
+    /// The broker ran out of a resource, or this user has too many connections.
     Resources,
     /// The reader that was named is not, or no longer, attached.
     NoSuchReader,
-    /// The broker was started without a file of streams, or the file is wrong; nothing was changed.
+    /// The broker was started without a file of streams, or the file is invalid; nothing was
+    /// changed.
     File,
 }
 
@@ -157,12 +157,12 @@ impl From<control::Reason> for Reason {
 }
 
 impl Error {
-    /// What the kernel said to `what`.
+    /// A system call failed while attempting `what`.
     pub(crate) fn system(what: impl Into<String>, errno: rustix::io::Errno) -> Self {
         Error::System { what: what.into(), source: errno.into() }
     }
 
-    /// The broker's message does not decode.
+    /// The broker's message cannot be decoded.
     pub(crate) fn undecodable(name: &str, error: DecodeError) -> Self {
         let (name, what) = (name.to_string(), error.to_string());
         match error {
@@ -171,7 +171,7 @@ impl Error {
         }
     }
 
-    /// What was handed over is not a ring that can be read.
+    /// The object that the broker handed over is not a readable ring.
     pub(crate) fn unreadable(name: &str, error: ObjectError) -> Self {
         let (name, what) = (name.to_string(), error.to_string());
         match error {

@@ -1,20 +1,19 @@
 //! Control sockets and reader pages do not survive `fork()`: a reader stays with the process that
 //! attached it.
 //!
-//! Without this a child that does not exec would keep the socket open, so that the death of its
-//! parent would free nothing, and both would move one read cursor. So `fork()` of the C library,
-//! in the child, before it returns there:
+//! Otherwise a child that does not exec would keep the socket open, so the death of its parent
+//! would not free the reader index, and both processes would move the same read cursor. So a
+//! handler runs in the child before the C library's `fork()` returns there. The handler:
 //!
 //! - closes the child's copy of each control socket: the broker sees the parent hang up when the
 //!   parent dies;
-//! - puts private memory in the place of each reader page, with `detached_by` set: the child's
-//!   writes reach nobody, and its next [`crate::Reader::next`] takes the path that says
-//!   [`crate::Error::Forked`]. A reader that was not forked pays nothing for it: that word is
-//!   looked at anyway.
+//! - replaces each reader page by private memory in which `detached_by` is set: the child's writes
+//!   stay private, and its next [`crate::Reader::next`] returns [`crate::Error::Forked`]. This
+//!   costs the parent's reader nothing, because it loads that word anyway.
 //!
-//! Contract: an entry of the registry names an open socket, and a mapped page, of this process; the
-//! code that closes or unmaps them takes the entry out first, under the lock, which `fork()` holds.
-//! A child made by the bare system call (`clone`, `_Fork`) is not noticed.
+//! Contract: a registry entry names an open socket and a mapped page of this process. The code that
+//! closes or unmaps them removes the entry first, under the lock, which `fork()` holds too. A child
+//! made without the C library's fork handlers (`clone`, `_Fork`) is not noticed.
 
 #![allow(unsafe_code)]
 
@@ -29,7 +28,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-/// What the child must not have.
+/// What a child must not inherit.
 struct Entry {
     socket: RawFd,
     /// Address of `detached_by` in the reader page that came over this socket.
@@ -38,49 +37,56 @@ struct Entry {
 
 static REGISTRY: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 
-/// How often this process's line of ancestors has forked, as far as handlers ran.
+/// Number of forks in this process's line of ancestors, counted in each child by the handler.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 fn registry() -> MutexGuard<'static, Vec<Entry>> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The registry's lock while `fork()` is at work.
+/// The registry's lock while `fork()` runs.
 struct Held(UnsafeCell<Option<MutexGuard<'static, Vec<Entry>>>>);
 
 // SAFETY: only `before`, `in_parent` and `in_child` use it, each on the thread that forks, which
-// holds the lock from the first to the last of them; no other thread gets that far meanwhile.
+// holds the lock from the first to the last of them; no other thread gets past `registry()`
+// meanwhile.
 unsafe impl Sync for Held {}
 
 static HELD: Held = Held(UnsafeCell::new(None));
 
 extern "C" fn before() {
     let guard = registry();
-    // SAFETY: this thread holds the lock, so no other one is between `before` and the end.
+    // SAFETY: this thread holds the registry's lock, so no other thread accesses the cell until it
+    // is released in `in_parent` or `in_child`.
     unsafe { *HELD.0.get() = Some(guard) };
 }
 
 extern "C" fn in_parent() {
-    // SAFETY: this thread put the guard there in `before`.
+    // SAFETY: this thread stored the guard in `before` and still holds the lock, so no other thread
+    // accesses the cell.
     drop(unsafe { (*HELD.0.get()).take() });
 }
 
 extern "C" fn in_child() {
-    // SAFETY: the thread that forked put the guard there in `before`, and is the only one here.
+    // SAFETY: the thread that forked stored the guard in `before`, and it is the only thread of the
+    // child, so no other thread accesses the cell.
     let Some(mut entries) = (unsafe { (*HELD.0.get()).take() }) else { return };
     for Entry { socket, page } in entries.drain(..) {
-        // SAFETY: an entry's socket is open, and its owner closes it no more: see `Drop`.
+        // SAFETY: an entry names an open socket, and its owner does not close it again: `Drop`
+        // checks `parent()`.
         unsafe { rustix::io::close(socket) };
         let Some(word) = page else { continue };
         let base = (word & !(PAGE - 1)) as *mut _;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: exactly the reader page, which is mapped as long as the entry is there; whatever
-        // refers into it goes on referring to mapped memory, atomics valid for any bits.
+        // SAFETY: the range is exactly the reader page, which is mapped as long as its entry
+        // exists. References into it stay valid: the new memory is at the same address, and the
+        // page consists of atomics, which are valid for any bits.
         let private = unsafe {
             mmap_anonymous(base, READER_OBJECT, protection, MapFlags::PRIVATE | MapFlags::FIXED)
         };
         if private.is_ok() {
-            // SAFETY: inside the page just mapped, aligned as it was before.
+            // SAFETY: `word` is the address of an `AtomicU64` inside the page just mapped, so it is
+            // mapped and aligned.
             unsafe { &*(word as *const AtomicU64) }.store(1, Ordering::Relaxed);
         }
     }
@@ -90,8 +96,8 @@ extern "C" fn in_child() {
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: three functions without captures that live as long as this library: the C
-        // library forgets them when it is unloaded.
+        // SAFETY: the handlers are plain functions of this library, and the C library drops them
+        // when it unloads this library.
         let code = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
         assert!(code == 0, "pthread_atfork: {}", std::io::Error::from_raw_os_error(code));
     });
@@ -106,7 +112,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// The socket that `make` makes. No other thread can fork while it does: it must not block.
+    /// Creates the socket with `make`, which must not block: no thread can fork meanwhile.
     pub fn new(make: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Self, Errno> {
         install();
         let mut entries = registry();
@@ -116,7 +122,7 @@ impl Socket {
         Ok(Self { fd: ManuallyDrop::new(fd), forks, process: std::process::id() })
     }
 
-    /// A child does not share `page` either. The socket is dropped before the page is.
+    /// Keeps a child from sharing `page` as well. The socket must be dropped before the page.
     pub fn guard(&self, page: &ReaderPage) {
         let word = (&raw const page.block().detached_by).addr();
         if let Some(entry) = self.entry(&mut registry()) {
@@ -128,7 +134,7 @@ impl Socket {
         entries.iter_mut().find(|e| e.socket == self.fd.as_raw_fd())
     }
 
-    /// The process that made it, if it is not this one.
+    /// The process that created the socket, if it is not this one.
     pub fn parent(&self) -> Option<u32> {
         (self.forks != FORKS.load(Ordering::Relaxed)).then_some(self.process)
     }
@@ -143,15 +149,16 @@ impl AsFd for Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         let mut entries = registry();
-        // SAFETY: taken once, here.
+        // SAFETY: `fd` is taken only here, and `drop` runs once.
         let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
         if self.parent().is_some() {
-            // Closed when this process began: the number may be another file's by now.
+            // The fork handler closed it in this process; the number may belong to another file by
+            // now.
             let _not_ours = fd.into_raw_fd();
             return;
         }
         entries.retain(|e| e.socket != fd.as_raw_fd());
-        // The last one gives the memory back: a program that has detached holds nothing.
+        // Removing the last entry frees the memory: a program that has detached holds none.
         if entries.is_empty() {
             *entries = Vec::new();
         }

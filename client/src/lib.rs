@@ -2,8 +2,8 @@
 //! place, from any process, with exact loss.
 //!
 //! A broker (`ringd`) brings datagrams from a device, a socket or a file into a ring in shared
-//! memory. Any number of processes attach to it and read. A [`Reader`] makes no copy it is not asked
-//! for, takes no lock, and makes no system call while datagrams come.
+//! memory. Any number of processes attach to it and read. A [`Reader`] makes no copy it is not
+//! asked for, takes no lock, and makes no system call while datagrams come.
 //!
 //! ```
 //! # let stream = ringweir_testing::Stream::start("daq0");
@@ -38,14 +38,14 @@
 //! The stream never waits for a reader, unless the reader asked for it ([`Options::lossless`]). A
 //! reader that is too slow is lapped: the next [`Item`] is a [`Gap`] that says which datagrams it
 //! will never see. Losses before the ring (in the device, in the kernel) are gaps too, with their
-//! [`Cause`]. For each reader and generation [`Account`] closes: `start + delivered + lost = read
-//! cursor`.
+//! [`Cause`]. For each reader and generation the [`Account`] closes: `start + delivered + lost =
+//! read cursor`.
 //!
 //! # Reading in place
 //!
-//! The publisher may overwrite a datagram while it is being read. So bytes count only after a check
-//! that they stayed whole: [`Datagram::view`] and [`Datagram::copy_to`] check before they hand
-//! anything out, and say [`Torn`] if it was overwritten.
+//! The publisher may overwrite a datagram while it is being read. So bytes are valid only after a
+//! check that they were not overwritten: [`Datagram::view`] and [`Datagram::copy_to`] check before
+//! they return anything, and return [`Torn`] if the datagram was overwritten.
 //!
 //! ```
 //! # let stream = ringweir_testing::Stream::start("daq0");
@@ -64,25 +64,27 @@
 //!
 //! # Waiting
 //!
-//! [`Reader::next`] never blocks. [`Reader::wait`] sleeps, for one reader. For several, or beside
-//! other work, a reader is a file descriptor ([`AsFd`](std::os::fd::AsFd)): call [`Reader::arm`],
-//! and if it says `true`, poll. See the examples `epoll` and `tokio`.
+//! [`Reader::next`] never blocks. [`Reader::wait`] sleeps until one reader has something to read.
+//! To wait for several readers, or for other events as well, use the reader as a file descriptor
+//! ([`AsFd`](std::os::fd::AsFd)): call [`Reader::arm`], and if it returns `true`, poll. See the
+//! examples `epoll` and `tokio`.
 //!
 //! # When a broker dies
 //!
 //! The reader keeps its mapping: it reads what is left, then attaches to the restarted broker by
-//! itself, without blocking, and gives [`Item::Restarted`]. See [`Options::reattach`].
+//! itself, without blocking, and returns [`Item::Restarted`]. See [`Options::reattach`].
 //!
 //! # Threads and processes
 //!
-//! A [`Reader`] is [`Send`] and used by one thread at a time. Any number of readers, of any streams,
-//! may live in one process. After `fork()` a reader stays with the parent: in the child it gives
-//! [`Error::Forked`].
+//! A [`Reader`] is [`Send`] and used by one thread at a time. Any number of readers, of any
+//! streams, may live in one process. After `fork()` a reader stays with the parent: in the child it
+//! returns [`Error::Forked`].
 //!
 //! # Looking without reading
 //!
-//! [`view`] has what viewers need: the streams there are, their statistics, the latencies of their
-//! readers. [`admin`] has what administrators need.
+//! [`view`] lists the streams and gives their statistics and the latencies of their readers.
+//! [`admin`] is for administrators: it detaches readers and makes a broker reload its
+//! configuration.
 
 pub mod admin;
 mod connect;
@@ -98,7 +100,8 @@ pub use reader::{End, Item, Options, Reader, Restart, Waited};
 pub use ringweir_proto::layout::{DetachedBy, Geometry};
 pub use ringweir_proto::ring::{Account, Cause, Corrupt, Demoted, Gap, Layer, Resume, Start, Torn};
 
-/// Each is sent to another thread as a whole; what has no interior state is shared as well.
+/// Each of these types can be sent to another thread; those without interior state can be shared
+/// too.
 const _: () = {
     const fn send<T: Send>() {}
     const fn send_and_sync<T: Send + Sync>() {}

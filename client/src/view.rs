@@ -1,7 +1,7 @@
-//! Looking at streams without reading them: which there are, what they are, their statistics, and
-//! the latencies of their readers.
+//! Looking at streams without reading them: a list of the streams, their descriptions, their
+//! statistics, and the latencies of their readers.
 //!
-//! A [`Viewer`] asks the broker once; from then on it reads shared memory, and goes on while the
+//! A [`Viewer`] asks the broker once. After that it reads shared memory, so it works while the
 //! broker is busy, stopped or dead.
 
 use crate::Error;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub use ringweir_proto::control::Description;
 pub use ringweir_proto::latency::Histogram;
 
-/// The figures of a [`Viewer`]: what there is to know of a stream and of each of its readers.
+/// The figures that a [`Viewer`] gives for a stream and for each of its readers.
 pub mod stats {
     pub use ringweir_proto::stats::{
         Kind, PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact,
@@ -25,8 +25,8 @@ pub mod stats {
 
 use stats::Snapshot;
 
-/// Streams whose sockets are in the run directories: name and socket. Nobody is asked whether it
-/// lives.
+/// Lists the streams whose sockets are in the run directories, with name and socket path. Does not
+/// check whether their brokers are running.
 pub fn streams() -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for dir in paths::search_dirs() {
@@ -53,7 +53,7 @@ pub fn describe(name: &str) -> Result<Description, Error> {
     }
 }
 
-/// A view of one stream's statistics; goes on while the broker is busy, stopped or dead.
+/// A view of one stream's statistics. It works while the broker is busy, stopped or dead.
 #[derive(Debug)]
 pub struct Viewer {
     connection: Connection,
@@ -75,7 +75,7 @@ impl Viewer {
         Ok(Self { connection, area })
     }
 
-    /// The newest snapshot; `None` if none could be had whole. No system call.
+    /// The newest snapshot; `None` if no consistent one could be read. Makes no system call.
     pub fn snapshot(&self) -> Option<Snapshot> {
         StatsView::new(self.area.words()).ok()?.read()
     }
@@ -89,9 +89,9 @@ impl Viewer {
 /// Publish → read latencies of one reader, as it sampled them since it attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latency {
-    /// Its place ([`stats::ReaderFact::Index`]).
+    /// Its reader index ([`stats::ReaderFact::Index`]).
     pub index: u32,
-    /// When it attached, ns since 1970: with its place, who it is.
+    /// When it attached, ns since 1970. Index and time together identify the reader.
     pub attached: u64,
     /// The samples.
     pub histogram: Histogram,
@@ -119,8 +119,8 @@ pub fn buckets(histogram: &Histogram) -> impl Iterator<Item = Bucket> {
     })
 }
 
-/// Asks the broker of `name` for how long its device's FIFO had been filling each time it was
-/// drained, since the stream began; `None` if its source has no FIFO.
+/// Asks the broker of `name` for the drain gaps since the stream began: how long the device's FIFO
+/// had been filling each time it was drained. `None` if the source has no FIFO.
 ///
 /// # Errors
 /// As [`crate::Options::attach`].
@@ -137,8 +137,8 @@ fn histogram(report: LatencyReport) -> Histogram {
     Histogram::from_occupied(places.into_iter().zip(counts), sum_ns, max_ns)
 }
 
-/// Asks the broker of `name` for the latencies of the readers in the places `indices`; those that
-/// are gone are left out.
+/// Asks the broker of `name` for the latencies of the readers with these `indices`. Readers that
+/// are not attached any more are left out.
 ///
 /// # Errors
 /// As [`crate::Options::attach`].

@@ -10,13 +10,15 @@ use ringweir_testing::Stream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Runs `act` in a child, which ends with its answer as exit status.
+/// Runs `act` in a child process, whose exit status is the result.
 fn in_child(act: impl FnOnce() -> u8) -> i32 {
-    // SAFETY: the child runs `act` and leaves by _exit.
+    // SAFETY: the child only runs `act` and ends with _exit, so it never returns into the parent's
+    // test.
     match unsafe { libc::fork() } {
         0 => {
             let code = act();
-            // SAFETY: ends this process, without its parent's exit handlers.
+            // SAFETY: _exit has no preconditions; it ends this process without running exit
+            // handlers.
             unsafe { libc::_exit(code.into()) }
         }
         pid => {
@@ -28,7 +30,7 @@ fn in_child(act: impl FnOnce() -> u8) -> i32 {
 
 fn status(pid: i32) -> i32 {
     let mut status = 0;
-    // SAFETY: a child of this process, and room for its status.
+    // SAFETY: `status` is valid for the write.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
     libc::WEXITSTATUS(status)
 }
@@ -49,7 +51,7 @@ fn a_reader_stays_with_the_process_that_attached() {
     stream.publish(b"one");
     stream.publish(b"two");
 
-    // A child's calls say so, and its attempts do not move the parent's reader.
+    // In the child each call returns the error, and none of them moves the parent's reader.
     let child = in_child(|| {
         let mut reader = held.take().expect("inherited");
         let forked = |e: &Error| matches!(e, Error::Forked { .. });
@@ -61,7 +63,7 @@ fn a_reader_stays_with_the_process_that_attached() {
             reader.next().is_err_and(|e| e.to_string().contains("attach anew in the child")),
         ];
         drop(reader);
-        // What the number of the closed socket is used for by now is not closed again.
+        // The number of the closed socket may be used by another file now; nothing closes it again.
         let used = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("fd");
         rustix::io::fcntl_getfd(used.as_fd()).expect("open");
         // The child may attach on its own.
@@ -71,7 +73,7 @@ fn a_reader_stays_with_the_process_that_attached() {
     });
     assert_eq!(status(child), 0);
     let mut reader = held.expect("still the parent's");
-    // Control: the parent reads all of it, and its broker still knows it.
+    // Control: the parent reads everything, and its broker still has it attached.
     for expected in 0..2 {
         let seq = match reader.next() {
             Ok(Item::Datagram(datagram)) => datagram.seq(),
@@ -91,7 +93,7 @@ fn a_reader_stays_with_the_process_that_attached() {
             let _until_the_test_ends = std::io::Read::read(&mut &hold, &mut [0]);
             0
         });
-        // SAFETY: of this process alone.
+        // SAFETY: raise has no memory preconditions; the signal goes to this process alone.
         unsafe { libc::raise(libc::SIGKILL) };
         1
     });

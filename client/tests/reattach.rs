@@ -1,5 +1,5 @@
-//! A broker that restarts and does not answer holds no reader up: each call of next() returns at
-//! once, and the reader is attached when the broker answers.
+//! A restarted broker that does not answer does not block its readers: each call of next() returns
+//! at once, and the reader attaches when the broker answers.
 //!
 //! One test: the stream sets an environment variable.
 
@@ -20,7 +20,7 @@ fn a_broker_that_does_not_answer_holds_no_reader_up() {
 
     stream.stop_answering();
     stream.restart(&[("life", "2")]);
-    // It notices the hang-up, sends its request, and waits for the answer without blocking.
+    // The reader notices the hang-up, sends its request, and waits for the answer without blocking.
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(500) {
         let call = Instant::now();
@@ -30,7 +30,7 @@ fn a_broker_that_does_not_answer_holds_no_reader_up() {
         reader.wait(Some(Duration::from_millis(10))).expect("waited");
         assert!(call.elapsed() < AT_ONCE, "wait() took {:?}", call.elapsed());
     }
-    // Its fd sleeps too: control, it becomes readable when the answer has come.
+    // Its fd stays silent meanwhile. Control: it becomes readable when the answer has come.
     assert!(reader.arm().expect("armed"));
     let readable = |reader: &ringweir::Reader, ms: i64| {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};

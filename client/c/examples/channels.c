@@ -1,33 +1,35 @@
 /*
- * A call-back for each channel of a stream: a table of functions, and dispatch(), which feeds them until nothing is left.
+ * One call-back for each channel of a stream: a table of functions, and dispatch(), which calls
+ * them until nothing is left to read.
  *
  *     cc -o channels channels.c $(pkg-config --cflags --libs ringweir)
  *     ./channels daq0               prints the sums of each channel when the stream ends
  *
- * The loop is yours and not the library's: so is what happens to a torn datagram, and a C++ call-back may throw.
+ * The loop is in the program, not in the library. So the program decides what happens to a torn
+ * datagram, and a C++ call-back may throw.
  */
 #include <ringweir.h>
 
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Gets whole datagrams only: data lies in the caller's own buffer. */
+/* Gets valid datagrams only: data points into the caller's own buffer. */
 typedef void on_datagram(void *user, const uint8_t *data, size_t len, unsigned long long seq);
 typedef void on_gap(void *user, const rw_gap *gap);
 
 enum { CHANNELS = 8 };
 
 struct handlers {
-    on_datagram *channel[CHANNELS]; /* NULL: nobody listens to it */
+    on_datagram *channel[CHANNELS]; /* NULL: no call-back */
     void *user[CHANNELS];
-    on_gap *gap; /* a loss is of all channels: nobody knows which the lost ones had */
+    on_gap *gap; /* for all channels: those of lost datagrams are not known */
     void *gap_user;
     unsigned long long unheard;
 };
 
 /*
- * Calls back for everything there is. Returns RW_EMPTY, RW_ENDED, RW_BROKER_GONE or an error. A channel nobody listens to
- * is released unread: its bytes are not even touched.
+ * Calls back for everything that can be read now. Returns RW_EMPTY, RW_ENDED, RW_BROKER_GONE or an
+ * error. A datagram of a channel without a call-back is released without touching its bytes.
  */
 static int dispatch(rw_reader *r, struct handlers *h, uint8_t *buffer, size_t size) {
     rw_datagram d;
@@ -91,17 +93,19 @@ int main(int argc, char **argv) {
     rw_reader_geometry(r, &geometry);
     buffer = (uint8_t *)malloc(geometry.max_datagram ? (size_t)geometry.max_datagram : 1);
     if (!buffer) return 1;
-    for (i = 0; i < CHANNELS - 1; i++) { /* the last channel is not listened to */
+    for (i = 0; i < CHANNELS - 1; i++) { /* the last channel has no call-back */
         h.channel[i] = count;
         h.user[i] = &sums[i];
     }
     h.gap_user = &lost;
 
-    while ((rc = dispatch(r, &h, buffer, (size_t)geometry.max_datagram)) == RW_EMPTY) rw_wait(r, -1);
+    while ((rc = dispatch(r, &h, buffer, (size_t)geometry.max_datagram)) == RW_EMPTY)
+        rw_wait(r, -1);
 
     if (rc != RW_ENDED) fprintf(stderr, "%s: %s\n", argv[0], rw_strerror(rc));
     for (i = 0; i < CHANNELS; i++)
-        if (sums[i].datagrams) printf("channel %d: %llu datagrams, %llu bytes\n", i, sums[i].datagrams, sums[i].bytes);
+        if (sums[i].datagrams)
+            printf("channel %d: %llu datagrams, %llu bytes\n", i, sums[i].datagrams, sums[i].bytes);
     printf("unheard %llu lost %llu\n", h.unheard, lost);
     free(buffer);
     rw_detach(r);

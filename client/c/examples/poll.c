@@ -1,8 +1,10 @@
 /*
- * Several streams in one loop: sleeps in ppoll() on the descriptors of all of them, and on signals, and misses neither.
+ * Reads several streams in one loop. It sleeps in ppoll(), on all their descriptors and on signals,
+ * and misses neither.
  *
  *     cc -o poll poll.c $(pkg-config --cflags --libs ringweir)
- *     ./poll itch_a itch_b          copies each datagram; prints the books of each stream at its end, or on Ctrl-C
+ *     ./poll itch_a itch_b          copies each datagram; prints the account of each stream when
+ *                                   all have ended, or on Ctrl-C
  */
 #define _GNU_SOURCE 1 /* ppoll */
 #include <ringweir.h>
@@ -21,7 +23,10 @@ static void on_signal(int number) {
     stop = 1;
 }
 
-/* Reads all there is. The buffer starts small and grows when a datagram does not fit, which costs nothing but the call. */
+/*
+ * Reads everything available. The buffer starts small and grows when a datagram does not fit, which
+ * costs only one more call.
+ */
 static int drain(rw_reader *r, uint8_t **buffer, size_t *size) {
     rw_datagram d;
     rw_gap g;
@@ -33,7 +38,8 @@ static int drain(rw_reader *r, uint8_t **buffer, size_t *size) {
             *buffer = larger;
             *size = d.len;
         } else if (rc == RW_GAP) {
-            fprintf(stderr, "%s: lost %llu, %llu..%llu\n", rw_reader_name(r), g.count, g.first, g.last);
+            fprintf(stderr, "%s: lost %llu, %llu..%llu\n", rw_reader_name(r), g.count, g.first,
+                    g.last);
         } else if (rc != RW_DATAGRAM && rc != RW_RESTARTED) {
             return rc;
         }
@@ -52,7 +58,10 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: %s STREAM... (at most %d)\n", argv[0], STREAMS);
         return 2;
     }
-    /* Blocked everywhere but in ppoll(): a signal cannot come between the look at `stop` and the sleep. */
+    /*
+     * Blocked everywhere except in ppoll(): no signal can come between the check of `stop` and the
+     * sleep.
+     */
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGINT);
     sigaddset(&blocked, SIGTERM);
@@ -74,10 +83,10 @@ int main(int argc, char **argv) {
         int sleep = 1;
         for (i = 0; i < n; i++) {
             int rc;
-            if (fds[i].fd < 0) continue; /* ended: ppoll() passes over it too */
+            if (fds[i].fd < 0) continue; /* ended; ppoll() skips it too */
             rc = drain(readers[i], &buffer, &size);
             if (rc == RW_EMPTY) {
-                /* Something may have come since: then the descriptor would stay silent. */
+                /* Something may have come meanwhile; then the descriptor would stay silent. */
                 if (rw_arm(readers[i]) == RW_READY) sleep = 0;
             } else {
                 if (rc != RW_ENDED) {
@@ -94,7 +103,8 @@ int main(int argc, char **argv) {
     for (i = 0; i < n; i++) {
         rw_account a;
         rw_reader_account(readers[i], &a);
-        printf("%s start %llu delivered %llu lost %llu read %llu\n", argv[i + 1], a.start, a.delivered, a.lost, a.read_cursor);
+        printf("%s start %llu delivered %llu lost %llu read %llu\n", argv[i + 1], a.start,
+               a.delivered, a.lost, a.read_cursor);
         rw_detach(readers[i]);
     }
     free(buffer);

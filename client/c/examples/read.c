@@ -1,5 +1,6 @@
 /*
- * Reads a stream in place and prints a line for each datagram: seq, length, channel, FNV-1a hash of its bytes.
+ * Reads a stream in place and prints a line for each datagram: seq, length, channel, FNV-1a hash of
+ * its bytes.
  *
  *     cc -o read read.c $(pkg-config --cflags --libs ringweir)
  *     ./read demo                   from now on, until the stream ends or Ctrl-C
@@ -54,21 +55,29 @@ int main(int argc, char **argv) {
         switch (rc = rw_next(r, &d, &g)) {
         case RW_DATAGRAM:
             h = hash(d.data, d.len);
-            /* What was computed counts only if the datagram stayed whole; if not, the gap that begins with it comes next. */
+            /*
+             * The hash is valid only if the datagram was not overwritten; if it was, the gap that
+             * begins with it comes next.
+             */
             if (rw_release(r) == RW_TORN) break;
             printf("%llu %zu %u %016llx\n", d.seq, d.len, (unsigned)d.channel, h);
             lines++;
             break;
         case RW_GAP:
-            fprintf(stderr, "lost %s%llu, %llu..%llu\n", g.exact ? "" : "at least ", g.count, g.first, g.last);
+            fprintf(stderr, "lost %s%llu, %llu..%llu\n", g.exact ? "" : "at least ", g.count,
+                    g.first, g.last);
             break;
         case RW_EMPTY:
             fflush(stdout);
-            /* A signal that comes between the look at `stop` and the sleep is seen a second later; poll.c has a way without. */
+            /*
+             * A signal between the check of `stop` and the sleep is noticed a second later; poll.c
+             * shows how to avoid that.
+             */
             rw_wait(r, 1000);
             break;
         case RW_RESTARTED:
-            fprintf(stderr, "generation %llu from %llu on, lost %llu by the restart\n", rw_reader_generation(r), g.first, g.count);
+            fprintf(stderr, "generation %llu from %llu on, lost %llu by the restart\n",
+                    rw_reader_generation(r), g.first, g.count);
             break;
         case RW_ENDED:
             stop = 1;
@@ -77,9 +86,11 @@ int main(int argc, char **argv) {
             error = rc;
         }
     }
-    if (error) fprintf(stderr, "%s: %s\n", argv[0], error < 0 ? rw_error_message() : rw_strerror(error));
+    if (error)
+        fprintf(stderr, "%s: %s\n", argv[0], error < 0 ? rw_error_message() : rw_strerror(error));
     rw_reader_account(r, &a);
-    fprintf(stderr, "start %llu delivered %llu lost %llu read %llu\n", a.start, a.delivered, a.lost, a.read_cursor);
+    fprintf(stderr, "start %llu delivered %llu lost %llu read %llu\n", a.start, a.delivered, a.lost,
+            a.read_cursor);
     rw_detach(r);
     return error ? 1 : 0;
 }

@@ -8,26 +8,34 @@
  *         rw_reader *r; rw_datagram d; rw_gap g;
  *         int rc = rw_attach("fpga0", &(rw_options){ .label = "demo", .start = RW_LATEST }, &r);
  *         if (rc) { fprintf(stderr, "%s\n", rw_strerror(rc)); return 1; }
- *         for (;;) switch (rw_next(r, &d, &g)) {                          // never blocks
+ *         for (;;) switch (rw_next(r, &d, &g)) {                 // never blocks
  *             case RW_DATAGRAM: use(d.data, d.len, d.seq);
  *                               if (rw_release(r) == RW_TORN) undo(d.seq); break;
- *             case RW_GAP:      fprintf(stderr, "lost %llu [%llu..%llu]\n", g.count, g.first, g.last); break;
- *             case RW_EMPTY:    rw_wait(r, -1); break;                    // sleeps
- *             case RW_RESTARTED: break;                                   // a new generation begins
- *             default:          rw_detach(r); return 0;                   // the stream has ended, or an error
+ *             case RW_GAP:      fprintf(stderr, "lost %llu [%llu..%llu]\n",
+ *                                       g.count, g.first, g.last); break;
+ *             case RW_EMPTY:    rw_wait(r, -1); break;           // sleeps
+ *             case RW_RESTARTED: break;                          // a new generation begins
+ *             default:          rw_detach(r); return 0;          // end of the stream, or an error
  *         }
  *     }
  *
- * A reader is lossy, unless attached with RW_LOSSLESS: the stream never waits for it. What it misses it is told, exactly, in order, as a gap: loss is data,
- * not an error. For each reader and generation start + delivered + lost = read_cursor (rw_reader_account()).
+ * Loss is data, not an error. Unless attached with RW_LOSSLESS a reader is lossy: the stream never
+ * waits for it. What it misses is reported exactly and in order, as gaps. For each reader and
+ * generation start + delivered + lost = read_cursor (rw_reader_account()).
  *
- * Calls answer an int: 0 done, above 0 an outcome, below 0 an error (see rw_code). Nothing here throws, exits, logs, or
- * installs a signal handler. Any number of readers of any streams may live in one process; each, and each watch, is used by
- * one thread at a time. Strings are UTF-8. Numbers of 64 bits are unsigned long long on every machine: print them with
- * %llu. Times are ns: publish times of CLOCK_MONOTONIC, dates since 1970.
+ * Calls return an int: 0 is done, above 0 an outcome, below 0 an error (see rw_code). Nothing here
+ * throws, exits, logs, or installs a signal handler. Any number of readers of any streams may exist
+ * in one process; each reader and each watch is used by one thread at a time. Strings are UTF-8.
+ * Numbers of 64 bits are unsigned long long on every machine: print them with %llu. Times are ns:
+ * publish times of CLOCK_MONOTONIC, dates since 1970.
  *
- * Streams are found in $RINGWEIR_DIR alone if it is set, else in $XDG_RUNTIME_DIR/ringweir, /run/user/UID/ringweir and
- * /run/ringweir.
+ * Pointers: a call checks its pointers for NULL and alignment and relies on the program for the
+ * rest. A string ends with a NUL. A struct or buffer to be read or filled in has its full size, and
+ * no other thread uses it during the call. A pointer to an opaque type came from this library and
+ * has not been detached or freed, nor is it during the call.
+ *
+ * Streams are found in $RINGWEIR_DIR alone if it is set, else in $XDG_RUNTIME_DIR/ringweir,
+ * /run/user/UID/ringweir and /run/ringweir.
  */
 
 
@@ -40,9 +48,9 @@
 #include <stdint.h>
 
 /*
- Version of this header: in the upper 16 bits the number in the library's SONAME, in the lower 16
- bits what was added since. Compare it with rw_abi_version() if the library may be another than
- the program was compiled with.
+ Version of this header. Upper 16 bits: the number in the library's SONAME. Lower 16 bits: the
+ number of additions since then. Compare it with rw_abi_version() if the program may run with
+ another library than it was compiled with.
  */
 #define RW_ABI_VERSION 5
 
@@ -57,24 +65,24 @@
 #define RW_OLDEST 1
 
 /*
- rw_options.start: with the seq in start_seq. What of it is gone is told as a gap; one still to
- come is waited for from the write cursor.
+ rw_options.start: with the seq in start_seq. If that has been overwritten, the loss is reported
+ as a gap; if it is still to come, reading begins at the write cursor.
  */
 #define RW_SEQ 2
 
 /*
- rw_options.resume: after a lap go on near the oldest datagram still there.
+ rw_options.resume: after a lap continue near the oldest datagram still there.
  */
 #define RW_RESUME_OLDEST 0
 
 /*
- rw_options.resume: after a lap go on with the newest datagram.
+ rw_options.resume: after a lap continue with the newest datagram.
  */
 #define RW_RESUME_NEWEST 1
 
 /*
- rw_options.flags: rw_wait() never sleeps but polls until there is something. It notices no
- signals: give it a timeout.
+ rw_options.flags: rw_wait() never sleeps but polls until there is something to read. It notices
+ no signals: give it a timeout.
  */
 #define RW_ALWAYS_SPIN 1
 
@@ -90,31 +98,32 @@
 #define RW_NO_PREFAULT 4
 
 /*
- rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its
+ rw_options.flags: when the broker dies return RW_BROKER_GONE, instead of attaching to its
  successor.
  */
 #define RW_NO_REATTACH 8
 
 /*
- rw_options.flags: have the stream wait for this reader, so that it loses nothing, for as long as
- its budget lasts (--lossless of ringd, without which attaching is refused); then RW_DEMOTED.
+ rw_options.flags: make the stream wait for this reader, so that it loses nothing as long as its
+ budget lasts (--lossless of ringd; without it attaching is refused). After that comes
+ RW_DEMOTED.
  */
 #define RW_LOSSLESS 16
 
 /*
- Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to
- last are lost.
+ rw_gap.cause: the publisher lapped this reader, which was too slow. The seqs first to last are
+ lost.
  */
 #define RW_LAPPED 1
 
 /*
- Losses with this cause: lost before they were published, so they have no seq; they were due
- before seq first.
+ rw_gap.cause: the datagrams were lost before they were published, so they have no seq. They were
+ due before seq first.
  */
 #define RW_UPSTREAM 2
 
 /*
- rw_gap.cause: the device behind the stream's source went away; what follows is from after its
+ rw_gap.cause: the device behind the stream's source went away; what follows was sent after its
  return.
  */
 #define RW_SOURCE_GONE 3
@@ -145,7 +154,7 @@
 #define RW_LAYER_BROKER 3
 
 /*
- In rw_gap.bytes: nobody knows.
+ rw_gap.bytes: the number is not known.
  */
 #define RW_UNKNOWN UINT64_MAX
 
@@ -190,9 +199,9 @@
 #define RW_TEXT_NOTE 2
 
 /*
- What a call answers, as an int. Zero: done. Above zero: an outcome, no error. Below zero: an
- error; rw_strerror() says what it means and what to do, rw_error_message() says which value was
- wrong.
+ What a call returns, as an int. Zero: done. Above zero: an outcome that is not an error. Below
+ zero: an error; rw_strerror() says what it means and what to do, rw_error_message() says which
+ value was wrong.
  */
 typedef enum rw_code {
   /*
@@ -204,7 +213,8 @@ typedef enum rw_code {
    */
   RW_DATAGRAM = 1,
   /*
-   Datagrams this reader will never see: the rw_gap says which and why. Told in order, once.
+   Datagrams this reader will never see: the rw_gap says which and why. Reported once, in
+   order.
    */
   RW_GAP = 2,
   /*
@@ -212,8 +222,9 @@ typedef enum rw_code {
    */
   RW_EMPTY = 3,
   /*
-   The broker was restarted; what follows is of the new generation. The rw_gap says from which
-   seq on, whether the account goes on or begins anew (adopted), and what the restart cost.
+   The broker was restarted; what follows belongs to the new generation. The rw_gap says with
+   which seq it begins, whether the account continues or begins anew (adopted), and what the
+   restart cost.
    */
   RW_RESTARTED = 4,
   /*
@@ -225,8 +236,8 @@ typedef enum rw_code {
    */
   RW_BROKER_GONE = 6,
   /*
-   The datagram was overwritten while it was being read: undo what came of it. The next call
-   tells the gap that begins with it.
+   The datagram was overwritten while it was being read: undo what you did with it. The next
+   call returns the gap that begins with it.
    */
   RW_TORN = 7,
   /*
@@ -234,27 +245,26 @@ typedef enum rw_code {
    */
   RW_READY = 8,
   /*
-   rw_wait(): the time is over.
+   rw_wait(): the time has passed.
    */
   RW_TIMEOUT = 9,
   /*
-   rw_wait(): a signal came.
+   rw_wait(): a signal arrived.
    */
   RW_INTERRUPTED = 10,
   /*
-   Nothing more for this reader: somebody who may took its place back (ringctl detach). It does
-   not attach again by itself.
+   An administrator detached this reader (ringctl detach): it gets nothing more. It does not
+   attach again by itself.
    */
   RW_DETACHED = 11,
   /*
    This reader was attached with RW_LOSSLESS and has used up its budget: the stream does not
-   wait for it any more, and what it misses from now on it is told as gaps. Told once, before
-   the first of them.
+   wait for it any more, and what it misses from now on is reported as gaps. Reported once,
+   before the first of them.
    */
   RW_DEMOTED = 12,
   /*
-   An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not
-   zero.
+   An argument is invalid: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
    */
   RW_INVALID = -1,
   /*
@@ -279,11 +289,11 @@ typedef enum rw_code {
    */
   RW_NO_ACCESS = -6,
   /*
-   All places for readers are taken.
+   All reader indices are taken.
    */
   RW_FULL = -7,
   /*
-   The broker is there but says nothing.
+   The broker is there but does not answer.
    */
   RW_NO_ANSWER = -8,
   /*
@@ -307,7 +317,7 @@ typedef enum rw_code {
    */
   RW_CORRUPT = -13,
   /*
-   The broker, or this process, has run out of something.
+   The broker, or this process, has run out of a resource.
    */
   RW_RESOURCES = -14,
   /*
@@ -319,33 +329,34 @@ typedef enum rw_code {
    */
   RW_PANIC = -16,
   /*
-   This process is a child of the one that attached: after fork() the reader stays with the
-   parent. rw_detach() it here, which the parent does not notice, and attach anew.
+   This process is a child of the one that attached; after fork() the reader stays with the
+   parent. Call rw_detach() here, which the parent does not notice, and attach again.
    */
   RW_FORKED = -17,
 } rw_code;
 
 /*
- Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond
- at most. Constant, so any number of threads may look at it.
+ Latencies of one reader from publish to read. The reader samples at most one datagram per
+ millisecond. Constant, so any number of threads may use it.
  */
 typedef struct rw_latency rw_latency;
 
 /*
- A list of keys and values, all C strings. Constant, so any number of threads may look at it.
+ A list of keys and values, all C strings. Constant, so any number of threads may use it.
  */
 typedef struct rw_pairs rw_pairs;
 
 /*
- The reading end of a stream. Made by rw_attach(), ended by rw_detach(); used by one thread at a
- time, which need not be the one that made it. It stays with the process that attached: in a child
- of fork() calls return RW_FORKED, and only rw_detach() is left, which the parent does not notice.
+ The reading end of a stream. Made by rw_attach(), ended by rw_detach(). Used by one thread at a
+ time, which need not be the one that attached. It stays with the process that attached: in a
+ child of fork() calls return RW_FORKED; only rw_detach() works there, and the parent does not
+ notice it.
  */
 typedef struct rw_reader rw_reader;
 
 /*
- A view of one stream's statistics; goes on while the broker is busy, stopped or dead, and costs
- it nothing. Used by one thread at a time.
+ A view of one stream's statistics. It works while the broker is busy, stopped or dead, and costs
+ the broker nothing. Used by one thread at a time.
  */
 typedef struct rw_watch rw_watch;
 
@@ -364,7 +375,7 @@ typedef struct rw_options {
    */
   uint32_t start;
   /*
-   Where to go on after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
+   Where to continue after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
    */
   uint32_t resume;
   /*
@@ -395,13 +406,13 @@ typedef struct rw_options {
  */
 typedef struct rw_datagram {
   /*
-   Its first byte: from rw_next() in the shared ring, 8-aligned, read-only, and valid until the
-   next call on this reader; the bytes may be overwritten at any moment, and rw_release() says
-   whether they were. From rw_read() your buffer.
+   Its first byte. From rw_next(): in the shared ring, 8-aligned, read-only, and valid until
+   the next call on this reader. The bytes may be overwritten at any moment; rw_release() says
+   whether they were. From rw_read(): your buffer.
    */
   const uint8_t *data;
   /*
-   Bytes.
+   Length in bytes.
    */
   size_t len;
   /*
@@ -409,19 +420,19 @@ typedef struct rw_datagram {
    */
   unsigned long long seq;
   /*
-   Bytes before it was cut on its way into the ring; equals len if it was not.
+   Length in bytes before it was cut on its way into the ring; equals len if it was not.
    */
   size_t original_len;
   /*
-   When the source saw it: ns since 1970; 0 if the source does not say.
+   When the source saw it: ns since 1970; 0 if the source does not report it.
    */
   unsigned long long source_time;
   /*
-   When the broker took it in: CLOCK_MONOTONIC ns; rw_reader_date() makes it a date.
+   When the broker received it: CLOCK_MONOTONIC ns; rw_reader_date() turns it into a date.
    */
   unsigned long long publish_time;
   /*
-   Channel, 0 where there is one only; 0 to 65535.
+   Channel, 0 to 65535; 0 if there is only one.
    */
   uint32_t channel;
   /*
@@ -447,8 +458,8 @@ typedef struct rw_gap {
    */
   unsigned long long last;
   /*
-   How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, of which nobody
-   knows.
+   How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, because the number
+   is not known.
    */
   unsigned long long count;
   /*
@@ -456,7 +467,7 @@ typedef struct rw_gap {
    */
   unsigned long long bytes;
   /*
-   Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is
+   Publish time of the datagram at which reading continues (CLOCK_MONOTONIC ns); 0 if there is
    none yet.
    */
   unsigned long long time;
@@ -465,19 +476,19 @@ typedef struct rw_gap {
    */
   uint32_t cause;
   /*
-   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always
-   _DEVICE.
+   Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; for RW_SOURCE_GONE
+   always _DEVICE.
    */
   uint32_t layer;
   /*
-   1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not
-   count (always so for RW_SOURCE_GONE).
+   1: count is exact (always so for RW_LAPPED). 0: at least count were lost, because the layer
+   below does not count exactly (always so for RW_SOURCE_GONE).
    */
   uint32_t exact;
   /*
-   RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes go on;
-   count is what the restart cost. 0 if it made a fresh one: the account begins anew, metadata
-   and geometry may have changed. Otherwise 0.
+   RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes
+   continue; count is what the restart cost. 0 if it made a fresh ring: the account begins
+   anew, and metadata and geometry may have changed. For other causes 0.
    */
   uint32_t adopted;
   /*
@@ -509,19 +520,20 @@ typedef struct rw_geometry {
 } rw_geometry;
 
 /*
- The books of a reader in this generation: start + delivered + lost = read_cursor, always.
+ The account of a reader in this generation: always start + delivered + lost = read_cursor.
  */
 typedef struct rw_account {
   /*
-   Seq it began at.
+   Seq at which it began.
    */
   unsigned long long start;
   /*
-   Datagrams handed out whole. One that is in hand, not released yet, is not among them.
+   Datagrams delivered without being torn. One that is in hand, not released yet, is not
+   counted.
    */
   unsigned long long delivered;
   /*
-   Datagrams it was lapped over.
+   Datagrams lost because the reader was lapped.
    */
   unsigned long long lost;
   /*
@@ -537,11 +549,11 @@ typedef struct rw_account {
    */
   unsigned long long bytes_lost;
   /*
-   Laps told.
+   Laps reported.
    */
   unsigned long long gaps;
   /*
-   Losses before the ring it was told of (these have no seq and are not in lost).
+   Losses before the ring that were reported to it (these have no seq and are not in lost).
    */
   unsigned long long upstream_lost;
   /*
@@ -555,15 +567,15 @@ typedef struct rw_account {
 } rw_account;
 
 /*
- Who took a reader's place back.
+ Who detached a reader.
  */
 typedef struct rw_detached_by {
   /*
-   Process that asked for it; 0 if it has none where the broker lives.
+   Process that asked for it; 0 if it has no number in the broker's PID namespace.
    */
   uint32_t pid;
   /*
-   Its user.
+   User of that process.
    */
   uint32_t uid;
   /*
@@ -573,15 +585,16 @@ typedef struct rw_detached_by {
 } rw_detached_by;
 
 /*
- What a histogram says as a whole.
+ Totals of a histogram.
  */
 typedef struct rw_latency_total {
   /*
-   When the reader attached, ns since 1970: with its place, who it is. 0 for drain gaps.
+   When the reader attached, ns since 1970; together with its index this identifies it. 0 for
+   drain gaps.
    */
   unsigned long long attached_realtime;
   /*
-   Samples.
+   Number of samples.
    */
   unsigned long long samples;
   /*
@@ -589,7 +602,7 @@ typedef struct rw_latency_total {
    */
   unsigned long long sum_ns;
   /*
-   The longest, ns.
+   The longest sample, ns.
    */
   unsigned long long max_ns;
   /*
@@ -608,7 +621,7 @@ typedef struct rw_bucket {
   unsigned long long from_ns;
   /*
    The shortest time above it, ns: at most an eighth above from_ns, or 1 above it. UINT64_MAX
-   for the last one.
+   for the last bucket.
    */
   unsigned long long to_ns;
   /*
@@ -630,7 +643,7 @@ typedef struct rw_figure {
    */
   const char *name;
   /*
-   What it is, in a line. Valid until rw_watch_detach().
+   What it means, in one line. Valid until rw_watch_detach().
    */
   const char *help;
   /*
@@ -656,8 +669,8 @@ extern "C" {
 #endif // __cplusplus
 
 /*
- RW_ABI_VERSION of the library that is loaded. It suits the program if the upper 16 bits are
- equal and the lower 16 not smaller than those of RW_ABI_VERSION.
+ RW_ABI_VERSION of the library that is loaded. It fits the program if its upper 16 bits equal
+ those of RW_ABI_VERSION and its lower 16 bits are not smaller.
  */
 uint32_t rw_abi_version(void);
 
@@ -667,58 +680,59 @@ uint32_t rw_abi_version(void);
 const char *rw_strerror(int code);
 
 /*
- Words about the last error of this thread: what was wrong, with which value, what to do. For
+ Describes the last error of this thread: what was wrong, with which value, and what to do. For
  example: no stream "daq9"; running: daq0. Empty if there was none. Valid until the next call of
- this thread that returns an error; a call that succeeds leaves it as it is.
+ this thread that returns an error; a successful call does not change it.
  */
 const char *rw_error_message(void);
 
 /*
  Attaches to the stream name, or to the control socket at a path (anything with a '/'). options
- may be NULL. On RW_OK *reader is a reader to be ended with rw_detach(), otherwise NULL. Blocks
- until the broker answers, for 10 s at most. Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING,
+ may be NULL. On RW_OK end *reader with rw_detach(), otherwise it is NULL. Blocks until the
+ broker answers, for at most 10 s. Errors: RW_INVALID, RW_NOT_FOUND, RW_NOT_RUNNING,
  RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION, RW_PROTOCOL, RW_BAD_NAME,
  RW_RESOURCES, RW_SYSTEM, RW_PANIC.
  */
 int rw_attach(const char *name, const struct rw_options *options, struct rw_reader **reader);
 
 /*
- Ends a reader: frees its place in the stream and everything it handed out. NULL is fine.
- RW_BUSY: another call is using it, and nothing was done.
+ Ends a reader: frees its reader index and everything it handed out. NULL is fine. RW_BUSY:
+ another call is using it, and nothing was done.
  */
 int rw_detach(struct rw_reader *reader);
 
 /*
- Finds the next thing. Never blocks, and makes no system call while datagrams come. When
- the broker was restarted, each call moves attaching to it on. A datagram still in hand is released first; if it turns out to
- be torn, the gap that begins with it comes now.
+ Reads the next item. Never blocks, and makes no system call while datagrams come. After a
+ restart of the broker each call only takes the next step of attaching to it. A datagram still in
+ hand is released first; if it turns out to be torn, the gap that begins with it comes now.
 
  RW_DATAGRAM: *datagram describes it, in place; it is in hand until the next call that reads.
- Call rw_release() when done: until it says RW_OK, bytes that were read may be a mixture. RW_GAP:
- *gap says what is lost. RW_EMPTY, RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched.
- Errors: RW_INVALID, RW_BUSY, RW_FORKED; RW_CORRUPT, and those of rw_attach() if attaching to a
- restarted broker fails for a reason that will not pass.
+ Call rw_release() when done: unless it returns RW_OK, the bytes that were read may be a mixture.
+ RW_GAP: *gap says what is lost. RW_RESTARTED: *gap describes the restart. RW_EMPTY, RW_DEMOTED,
+ RW_ENDED, RW_BROKER_GONE, RW_DETACHED: neither is touched. Errors: RW_INVALID, RW_BUSY,
+ RW_FORKED; RW_CORRUPT, and those of rw_attach() if attaching to a restarted broker fails for a
+ permanent reason.
  */
 int rw_next(struct rw_reader *reader,
             struct rw_datagram *datagram,
             struct rw_gap *gap);
 
 /*
- Gives the datagram of rw_next() back. RW_OK: it stayed whole, what you read is good, and it
- counts as delivered (also if nothing was in hand). RW_TORN: the publisher overwrote it
- meanwhile; undo what came of it, and the next call tells the gap that begins with it. Errors:
+ Releases the datagram of rw_next(). RW_OK: it was not overwritten, what you read is valid, and
+ it counts as delivered (RW_OK also if nothing was in hand). RW_TORN: the publisher overwrote it
+ meanwhile; undo what you did with it. The next call returns the gap that begins with it. Errors:
  RW_INVALID, RW_BUSY.
  */
 int rw_release(struct rw_reader *reader);
 
 /*
- As rw_next(), but copies the datagram into the size bytes at buffer, found whole, and it counts
- as delivered at once: no rw_release(), and never RW_TORN. A buffer of rw_geometry.max_datagram
- bytes is never too small; align it to 64.
+ As rw_next(), but copies the datagram into the size bytes at buffer and validates the copy. It
+ counts as delivered at once: there is no rw_release(), and never RW_TORN. A buffer of
+ rw_geometry.max_datagram bytes is never too small; align it to 64.
 
- RW_TOO_SMALL: datagram->len is the room it takes (data is NULL, buffer untouched) and it stays
- unread: the next rw_read() or rw_next() finds it again, or, if it was overwritten by then, the
- gap that begins with it. buffer may be NULL if size is 0.
+ RW_TOO_SMALL: datagram->len is the size it needs (data is NULL, buffer untouched), and it stays
+ unread: the next rw_read() or rw_next() returns it again or, if it has been overwritten by then,
+ the gap that begins with it. buffer may be NULL if size is 0.
  */
 int rw_read(struct rw_reader *reader,
             void *buffer,
@@ -727,12 +741,12 @@ int rw_read(struct rw_reader *reader,
             struct rw_gap *gap);
 
 /*
- Sleeps until there is something to read, a signal comes, or timeout_ms milliseconds are over
- (-1: for ever, 0: just looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next() (now
- and then there is nothing after all). RW_TIMEOUT, RW_INTERRUPTED: as they say. A signal that
- comes just before this call does not end it; where that matters, block the signal and use
- rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors: RW_INVALID, RW_BUSY,
- RW_SYSTEM.
+ Sleeps until there is something to read, a signal arrives, or timeout_ms milliseconds have
+ passed (-1: for ever, 0: only looks). Polls for rw_options.spin_ns first. RW_OK: call rw_next();
+ sometimes there is nothing after all. RW_TIMEOUT: the time has passed. RW_INTERRUPTED: a signal
+ arrived. A signal that arrives just before this call does not end it; where that matters, block
+ the signal and use rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors:
+ RW_INVALID, RW_BUSY, RW_SYSTEM.
  */
 int rw_wait(struct rw_reader *reader, int timeout_ms);
 
@@ -745,16 +759,16 @@ int rw_wait(struct rw_reader *reader, int timeout_ms);
 int rw_fd(struct rw_reader *reader);
 
 /*
- Says that this reader is about to sleep on rw_fd(): call it before each poll(), when rw_next()
- has said RW_EMPTY. RW_OK: sleep, and the descriptor will become readable (while the broker is
- gone: when attaching again is due). RW_READY: do not sleep, call rw_next(). Errors: RW_INVALID,
- RW_BUSY, RW_RESOURCES, RW_SYSTEM.
+ Announces that this reader is about to sleep on rw_fd(): call it before each poll(), after
+ rw_next() has returned RW_EMPTY. RW_OK: sleep; the descriptor will become readable (while there
+ is no broker: when the next attempt to attach is due). RW_READY: do not sleep, call rw_next().
+ Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
  */
 int rw_arm(struct rw_reader *reader);
 
 /*
- Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another
- call.
+ Name by which it was attached. Valid until rw_detach(). NULL if reader is NULL or in use by
+ another call.
  */
 const char *rw_reader_name(const struct rw_reader *reader);
 
@@ -765,9 +779,10 @@ const char *rw_reader_name(const struct rw_reader *reader);
 unsigned long long rw_reader_generation(const struct rw_reader *reader);
 
 /*
- Metadata of the stream, as given to ringd with --meta. Belongs to the reader: constant, and valid
- until rw_detach(); do not free it. After RW_RESTARTED with adopted 0 this may give another list:
- that of the new generation. NULL if reader is NULL, misaligned, or in use by another call.
+ Metadata of the stream, as given to ringd with --meta. Belongs to the reader: constant, and
+ valid until rw_detach(); do not free it. After RW_RESTARTED with adopted 0 this may return
+ another list: that of the new generation. NULL if reader is NULL, misaligned, or in use by
+ another call.
  */
 const struct rw_pairs *rw_reader_metadata(const struct rw_reader *reader);
 
@@ -777,48 +792,48 @@ const struct rw_pairs *rw_reader_metadata(const struct rw_reader *reader);
 int rw_reader_geometry(const struct rw_reader *reader, struct rw_geometry *geometry);
 
 /*
- The reader's books. Errors: RW_INVALID, RW_BUSY.
+ The reader's account. Errors: RW_INVALID, RW_BUSY.
  */
 int rw_reader_account(const struct rw_reader *reader, struct rw_account *account);
 
 /*
- The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors:
+ The last lap of this generation. RW_EMPTY: there was none, and *gap is untouched. Errors:
  RW_INVALID, RW_BUSY.
  */
 int rw_reader_last_gap(const struct rw_reader *reader, struct rw_gap *gap);
 
 /*
- Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if
+ Turns a publish time into a date: ns since 1970, as the clock stood when the ring was made. 0 if
  reader is NULL or in use by another call.
  */
 unsigned long long rw_reader_date(const struct rw_reader *reader, unsigned long long publish_time);
 
 /*
- The streams whose sockets are in the run directories: key is the name, value the path of its
- control socket. Nobody is asked whether it lives. On RW_OK free *pairs with rw_pairs_free().
- Errors: RW_INVALID.
+ Lists the streams whose sockets are in the run directories: the key is the name, the value the
+ path of the control socket. Does not check whether their brokers are running. On RW_OK free
+ *pairs with rw_pairs_free(). Errors: RW_INVALID.
  */
 int rw_streams(struct rw_pairs **pairs);
 
 /*
- A stream in words: "name", "source", "summary" (what the broker said at its start),
+ Describes a stream: "name", "source", "summary" (what the broker reported at its start),
  "broker_version", and its metadata with "meta." before each key. On RW_OK free *pairs with
  rw_pairs_free(). Errors: those of rw_attach().
  */
 int rw_describe(const char *name, struct rw_pairs **pairs);
 
 /*
- How many pairs there are; 0 for NULL.
+ Number of pairs; 0 for NULL.
  */
 size_t rw_pairs_count(const struct rw_pairs *pairs);
 
 /*
- Key of pair i, from 0; NULL past the end. Valid as long as the list.
+ Key of pair i (from 0); NULL past the end. Valid as long as the list.
  */
 const char *rw_pairs_key(const struct rw_pairs *pairs, size_t i);
 
 /*
- Value of pair i, from 0; NULL past the end. Valid as long as the list.
+ Value of pair i (from 0); NULL past the end. Valid as long as the list.
  */
 const char *rw_pairs_value(const struct rw_pairs *pairs, size_t i);
 
@@ -834,57 +849,59 @@ const char *rw_pairs_find(const struct rw_pairs *pairs, const char *key);
 void rw_pairs_free(struct rw_pairs *pairs);
 
 /*
- Takes the place of a reader of the stream name back, for root and the broker's own user. It is
- told so, and ends with RW_DETACHED. index and attached_realtime are its figures in
- rw_watch_get(), both, so that nobody else is hit who got the place meanwhile. RW_NOT_FOUND: no
- such stream, or the reader is gone. Errors: those of rw_attach().
+ Detaches a reader of the stream name; allowed for root and the broker's own user. The reader
+ gets RW_DETACHED. index and attached_realtime are its figures in rw_watch_get(). Both are
+ needed, so that a reader that got the same index meanwhile is not detached instead.
+ RW_NOT_FOUND: no such stream, or the reader is not attached any more. Errors: those of
+ rw_attach().
  */
 int rw_detach_reader(const char *name, uint32_t index, unsigned long long attached_realtime);
 
 /*
- After RW_DETACHED: who it was. RW_EMPTY: the reader was not told RW_DETACHED, *by is untouched.
- Errors: RW_INVALID, RW_BUSY.
+ After RW_DETACHED: who detached this reader. RW_EMPTY: it has not got RW_DETACHED, and *by is
+ untouched. Errors: RW_INVALID, RW_BUSY.
  */
 int rw_reader_detached_by(const struct rw_reader *reader, struct rw_detached_by *by);
 
 /*
  Asks the broker of the stream name for the latencies of the reader whose figure "index"
  (rw_watch_get()) is index. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL.
- RW_NOT_FOUND: no such stream, or no reader in that place. Errors: those of rw_attach().
+ RW_NOT_FOUND: no such stream, or no reader with that index. Errors: those of rw_attach().
  */
 int rw_latency_ask(const char *name, uint32_t index, struct rw_latency **latency);
 
 /*
- Asks the broker of the stream name how long its device's FIFO had been filling each time it was
- drained, since the stream began. On RW_OK free *latency with rw_latency_free(), otherwise it is
- NULL. RW_NOT_FOUND: no such stream, or its source has no FIFO. Errors: those of rw_attach().
+ Asks the broker of the stream name for its drain gaps since the stream began: how long the
+ device's FIFO had been filling each time it was drained. On RW_OK free *latency with
+ rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or its source has no
+ FIFO. Errors: those of rw_attach().
  */
 int rw_drain_gaps_ask(const char *name, struct rw_latency **latency);
 
 /*
- What was added from before to latency, both of one reader: a histogram of its own, its longest
- known as exactly as its bucket. On RW_OK free *since with rw_latency_free(), otherwise it is
- NULL. Errors: RW_INVALID (also: of two readers).
+ Makes a histogram of the samples that latency has and before does not have; both must be of the
+ same reader. Its longest sample is only as exact as its bucket. On RW_OK free *since with
+ rw_latency_free(), otherwise it is NULL. Errors: RW_INVALID (also: of two readers).
  */
 int rw_latency_since(const struct rw_latency *latency,
                      const struct rw_latency *before,
                      struct rw_latency **since);
 
 /*
- Samples, sum and longest. Errors: RW_INVALID.
+ Number of samples, their sum, and the longest one. Errors: RW_INVALID.
  */
 int rw_latency_all(const struct rw_latency *latency, struct rw_latency_total *total);
 
 /*
- The time that a share, 0 to 1, of the samples do not exceed (0.99: the 99th percentile), in ns:
- at most 12.5 % too high, never too low, and never over the longest. RW_EMPTY: there are no
- samples, *ns is untouched. Errors: RW_INVALID.
+ The time in ns that a share (0 to 1) of the samples does not exceed; share 0.99 gives the 99th
+ percentile. *ns is at most 12.5 % too high, never too low, and never above the longest sample.
+ RW_EMPTY: there are no samples, and *ns is untouched. Errors: RW_INVALID.
  */
 int rw_latency_quantile(const struct rw_latency *latency, double share, unsigned long long *ns);
 
 /*
- Bucket i, from 0, of those that are not empty, in rising order. RW_EMPTY past the last one:
- *bucket is untouched. Errors: RW_INVALID.
+ Bucket i (from 0) of the buckets that are not empty, in rising order. RW_EMPTY: i is past the
+ last one, and *bucket is untouched. Errors: RW_INVALID.
  */
 int rw_latency_bucket(const struct rw_latency *latency, size_t i, struct rw_bucket *bucket);
 
@@ -901,50 +918,50 @@ int rw_watch_attach(const char *name, struct rw_watch **watch);
 
 /*
  Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using
- it, nothing was done.
+ it, and nothing was done.
  */
 int rw_watch_detach(struct rw_watch *watch);
 
 /*
- Takes the newest snapshot, which all calls below then show; the broker makes several a second,
- and sampled_at says when. No system call. RW_EMPTY: there is none yet, the last one stays.
- Errors: RW_INVALID, RW_BUSY.
+ Takes the newest snapshot, which all calls below then use. The broker makes several per second;
+ the figure sampled_at says when. Makes no system call. RW_EMPTY: there is no new one yet, and
+ the last one stays. Errors: RW_INVALID, RW_BUSY.
  */
 int rw_watch_refresh(struct rw_watch *watch);
 
 /*
- 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors:
+ 1: the broker ended or died, and the figures will not change any more. 0: it did not. Errors:
  RW_INVALID, RW_BUSY.
  */
 int rw_watch_hung_up(struct rw_watch *watch);
 
 /*
- How many readers the snapshot shows. Errors: RW_INVALID (also: no snapshot yet), RW_BUSY.
+ Number of readers in the snapshot. Errors: RW_INVALID (also: no snapshot yet), RW_BUSY.
  */
 int rw_watch_readers(struct rw_watch *watch);
 
 /*
- Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is
- untouched. Which figures there are does not change within a release. Errors: RW_INVALID (also:
- no such reader, no snapshot yet), RW_BUSY.
+ Figure i (from 0) of a reader (from 0) or of RW_STREAM. RW_EMPTY: i is past the last one, and
+ *figure is untouched. The set of figures does not change within a release. Errors: RW_INVALID
+ (also: no such reader, no snapshot yet), RW_BUSY.
  */
 int rw_watch_figure(struct rw_watch *watch, int reader, size_t i, struct rw_figure *figure);
 
 /*
- The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID
+ The value of the figure called name of a reader (from 0) or of RW_STREAM. Errors: RW_INVALID
  (also: no such figure or reader, no snapshot yet), RW_BUSY.
  */
 int rw_watch_get(struct rw_watch *watch, int reader, const char *name, unsigned long long *value);
 
 /*
- Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next
- rw_watch_refresh(). NULL if there are none.
+ A text about the stream: which is RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the
+ next rw_watch_refresh(). NULL if there is no such text, or no snapshot yet.
  */
 const char *rw_watch_text(struct rw_watch *watch, int which);
 
 /*
- What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is
- no such reader.
+ The label of a reader (from 0). Valid until the next rw_watch_refresh(). NULL if there is no
+ such reader.
  */
 const char *rw_watch_label(struct rw_watch *watch, int reader);
 

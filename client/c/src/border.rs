@@ -1,4 +1,4 @@
-//! The border: no panic, no bad pointer and no second thread gets past it.
+//! The border between C and Rust: it stops panics, bad pointers and concurrent calls.
 
 #![allow(unsafe_code)]
 
@@ -15,28 +15,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const MESSAGE_MAX: usize = 1024;
 
 thread_local! {
-    // No destructor, no allocation: good in any thread at any time of its life.
+    // No destructor and no allocation: usable in any thread at any time, even while the thread
+    // ends.
     static MESSAGE: UnsafeCell<[u8; MESSAGE_MAX]> = const { UnsafeCell::new([0; MESSAGE_MAX]) };
 }
 
-/// An error on its way out: its code, and the words for rw_error_message().
+/// An error to be returned to C: its code, and the text for rw_error_message().
 pub(crate) struct Fault {
     pub code: rw_code,
     pub text: String,
 }
 
 impl Fault {
-    /// An impossible argument.
+    /// An invalid argument.
     pub fn invalid(text: impl Into<String>) -> Self {
         Self { code: rw_code::RW_INVALID, text: text.into() }
     }
 
-    /// Remembers the words for this thread; the code is what the call returns.
+    /// Stores the text for this thread, and gives the code for the call to return.
     fn told(self) -> c_int {
         let text = self.text.replace('\0', " ");
         let cut = text.floor_char_boundary(text.len().min(MESSAGE_MAX - 1));
         MESSAGE.with(|message| {
-            // SAFETY: this thread's own buffer, and nothing that runs here lends it out.
+            // SAFETY: the buffer is this thread's, and this is the only reference to it: no code
+            // called here makes another one, and rw_error_message() hands out a raw pointer.
             let message = unsafe { &mut *message.get() };
             message[..cut].copy_from_slice(&text.as_bytes()[..cut]);
             message[cut] = 0;
@@ -108,7 +110,7 @@ pub(crate) fn border(act: impl FnOnce() -> Result<rw_code, Fault>) -> c_int {
     }
 }
 
-/// The same for entries that have no code to return: `otherwise` stands for a panic.
+/// The same for entries that have no code to return: after a panic they return `otherwise`.
 pub(crate) fn quietly<T>(otherwise: T, act: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(act)).unwrap_or(otherwise)
 }
@@ -119,9 +121,10 @@ const BROKEN: u64 = 2;
 
 /// What an opaque pointer points to: a `T`, lent to one call at a time.
 ///
-/// The guard is a plain load and store, no locked instruction: it finds every call made while
-/// another one sleeps, waits or is interrupted by a signal handler, and most that merely race. It
-/// is a help, not a lock: the header asks for one thread.
+/// The guard is a plain load and store, not a locked instruction. It detects every call that is
+/// made while another one sleeps, waits or is interrupted by a signal handler, and most calls that
+/// merely race. It helps to find mistakes but is not a lock: the header requires one thread at a
+/// time.
 pub(crate) struct Handle<T> {
     state: AtomicU64,
     inner: UnsafeCell<T>,
@@ -133,7 +136,7 @@ impl<T: Send> Handle<T> {
     }
 
     /// Runs one entry on what the handle holds (`None`: the pointer was NULL or misaligned). A
-    /// panic leaves it broken: nobody knows what was half done.
+    /// panic leaves the handle broken, because its content may be half changed.
     ///
     /// # Safety
     /// One thread uses the handle at a time.
@@ -150,8 +153,8 @@ impl<T: Send> Handle<T> {
             return border(|| Err(Self::unfit(state)));
         }
         handle.state.store(IN_USE, Ordering::Relaxed);
-        // SAFETY: no other call is inside: the caller promises one thread, and the state excludes a
-        // call within a call.
+        // SAFETY: this is the only reference to the content: the caller promises one thread at a
+        // time, and the state excludes a call within a call.
         let inner = unsafe { &mut *handle.inner.get() };
         let result = catch_unwind(AssertUnwindSafe(|| act(inner)));
         handle.state.store(if result.is_err() { BROKEN } else { IDLE }, Ordering::Relaxed);
@@ -165,20 +168,23 @@ impl<T: Send> Handle<T> {
     /// Takes the owner of a handle back and drops it, unless a call is using it.
     ///
     /// # Safety
-    /// `owner` is NULL, or came from [`Box::into_raw`] and is not used after this returned RW_OK.
+    /// `owner` is NULL, or came from [`Box::into_raw`] and is not used after this has returned
+    /// RW_OK.
     pub unsafe fn discard<W>(owner: *mut W, handle: impl FnOnce(&W) -> &Self) -> c_int {
         border(|| {
             if owner.is_null() {
                 return Ok(rw_code::RW_OK);
             }
-            // SAFETY: not NULL, so it came from Box::into_raw, by the caller.
+            // SAFETY: `owner` is not NULL (checked above), so by the caller's promise it came from
+            // Box::into_raw and has not been dropped.
             let Some(seen) = (unsafe { live(owner) }) else {
                 return Err(Fault::invalid("the reader or watch is misaligned"));
             };
             if handle(seen).state.load(Ordering::Relaxed) == IN_USE {
                 return Err(Self::unfit(IN_USE));
             }
-            // SAFETY: from Box::into_raw, by the caller, who gives it up here.
+            // SAFETY: by the caller's promise `owner` came from Box::into_raw and is not used after
+            // this; no call is inside, as the state shows.
             drop(unsafe { Box::from_raw(owner) });
             Ok(rw_code::RW_OK)
         })
@@ -200,21 +206,23 @@ impl<T: Send> Handle<T> {
     }
 }
 
-/// What an opaque pointer points to; `None` if it is NULL or misaligned, which no pointer that this
-/// library handed out is.
+/// What an opaque pointer points to; `None` if it is NULL or misaligned: this library hands out no
+/// such pointer.
 ///
 /// # Safety
-/// If it is neither, this library handed it out and has not taken it back, and does not during `'a`.
+/// Unless it is NULL or misaligned, this library handed it out and does not take it back before the
+/// end of `'a`.
 #[inline(always)]
 pub(crate) unsafe fn live<'a, T>(opaque: *const T) -> Option<&'a T> {
     if !opaque.is_aligned() {
         return None;
     }
-    // SAFETY: NULL, or handed out by this library and not taken back during 'a, by the caller.
+    // SAFETY: aligned (checked above), and NULL or, by the caller's promise, handed out by this
+    // library and not taken back during 'a.
     unsafe { opaque.as_ref() }
 }
 
-/// A C string as an argument called `what`.
+/// Reads the C string given as the argument called `what`.
 ///
 /// # Safety
 /// `string` is NULL or ends with a NUL, and stays as it is during `'a`.
@@ -222,12 +230,13 @@ pub(crate) unsafe fn text<'a>(string: *const c_char, what: &str) -> Result<&'a s
     if string.is_null() {
         return Err(Fault::invalid(format!("{what} is NULL")));
     }
-    // SAFETY: not NULL, and terminated by the caller's promise.
+    // SAFETY: not NULL (checked above), and by the caller's promise it ends with a NUL and does not
+    // change during 'a.
     let string = unsafe { CStr::from_ptr(string) };
     string.to_str().map_err(|_| Fault::invalid(format!("{what} {string:?} is not UTF-8")))
 }
 
-/// Writes a result to the caller's `out`, called `what`.
+/// Writes a result to `out`, the caller's argument called `what`.
 ///
 /// # Safety
 /// `out` is NULL, or room for a `T` that the caller may write.
@@ -236,7 +245,7 @@ pub(crate) unsafe fn write<T>(out: *mut T, what: &str, value: T) -> Result<(), F
     if out.is_null() || !out.is_aligned() {
         return Err(misplaced(what));
     }
-    // SAFETY: not NULL, aligned, and room by the caller's promise.
+    // SAFETY: not NULL and aligned (checked above), and room for a `T` by the caller's promise.
     unsafe { out.write(value) };
     Ok(())
 }
@@ -246,9 +255,9 @@ fn misplaced(what: &str) -> Fault {
     Fault::invalid(format!("{what} is NULL or misaligned"))
 }
 
-/// Words about the last error of this thread: what was wrong, with which value, what to do. For
+/// Describes the last error of this thread: what was wrong, with which value, and what to do. For
 /// example: no stream "daq9"; running: daq0. Empty if there was none. Valid until the next call of
-/// this thread that returns an error; a call that succeeds leaves it as it is.
+/// this thread that returns an error; a successful call does not change it.
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_error_message() -> *const c_char {
     MESSAGE.with(|message| message.get().cast_const().cast())
@@ -259,12 +268,12 @@ mod tests {
     use super::*;
 
     fn message() -> String {
-        // SAFETY: this thread's buffer, NUL-terminated by `told`.
+        // SAFETY: the pointer is to this thread's buffer, which `told` ends with a NUL.
         unsafe { CStr::from_ptr(rw_error_message()) }.to_string_lossy().into_owned()
     }
 
-    /// A panic stops at the border, is told, and breaks the handle for all but detaching. Control:
-    /// without the border the same panic goes through.
+    /// A panic stops at the border, is reported, and breaks the handle for all calls except
+    /// detaching. Control: without the border the same panic goes through.
     #[test]
     fn a_panic_stops_at_the_border() {
         let act = || -> Result<rw_code, Fault> { panic!("planted {}", 7) };
@@ -274,15 +283,15 @@ mod tests {
 
         let handle = Box::into_raw(Box::new(Handle::new(1u32)));
         let enter = |act: fn(&mut u32) -> Result<rw_code, Fault>| {
-            // SAFETY: live until it is discarded below.
+            // SAFETY: the pointer came from Box::into_raw and is discarded only below.
             let live = unsafe { handle.as_ref() };
-            // SAFETY: one thread.
+            // SAFETY: only this thread uses the handle.
             unsafe { Handle::enter(live, act) }
         };
         assert_eq!(enter(|n| (*n == 1).then_some(rw_code::RW_OK).ok_or(Fault::invalid("?"))), 0);
         assert_eq!(enter(|_| panic!("planted")), rw_code::RW_PANIC as c_int);
         assert_eq!(enter(|_| Ok(rw_code::RW_OK)), rw_code::RW_PANIC as c_int);
-        // SAFETY: from Box::into_raw above, not used again.
+        // SAFETY: the pointer came from Box::into_raw above and is not used again.
         assert_eq!(unsafe { Handle::discard(handle, |h| h) }, 0);
         assert_eq!(quietly(5, || panic!("planted")), 5);
     }
@@ -294,25 +303,26 @@ mod tests {
         let owner = Box::into_raw(Box::new(Handle::new(())));
         let busy = rw_code::RW_BUSY as c_int;
         let enter = |act: &mut dyn FnMut() -> Result<rw_code, Fault>| {
-            // SAFETY: live until it is discarded below.
+            // SAFETY: the pointer came from Box::into_raw and is discarded only below.
             let live = unsafe { owner.as_ref() };
-            // SAFETY: one thread; that it is in use is what is tried.
+            // SAFETY: only this thread uses the handle; the test checks that a call within a call
+            // is refused.
             unsafe { Handle::enter(live, |()| act()) }
         };
         let mut within = || {
             let inner = enter(&mut || Ok(rw_code::RW_OK));
-            // SAFETY: from Box::into_raw; it is refused.
+            // SAFETY: `owner` came from Box::into_raw; the call is refused, so `owner` stays valid.
             let discarded = unsafe { Handle::discard(owner, |h| h) };
             assert_eq!((inner, discarded), (busy, busy));
             Ok(rw_code::RW_OK)
         };
         assert_eq!(enter(&mut within), 0);
         assert_eq!(enter(&mut || Ok(rw_code::RW_OK)), 0);
-        // SAFETY: from Box::into_raw above, not used again.
+        // SAFETY: the pointer came from Box::into_raw above and is not used again.
         assert_eq!(unsafe { Handle::discard(owner, |h| h) }, 0);
     }
 
-    /// Long words are cut between characters, and a NUL in them does not end them.
+    /// A long message is cut between characters, and a NUL inside does not end it.
     #[test]
     fn messages_are_cut_and_terminated() {
         let long = format!("a\0b{}", "ü".repeat(MESSAGE_MAX));

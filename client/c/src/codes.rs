@@ -1,13 +1,13 @@
-//! The one table of return codes, and what each says.
+//! The one table of return codes, and what each one means.
 
 #![allow(unsafe_code)]
 
 use crate::border::quietly;
 use std::ffi::{CStr, c_char, c_int};
 
-/// What a call answers, as an int. Zero: done. Above zero: an outcome, no error. Below zero: an
-/// error; rw_strerror() says what it means and what to do, rw_error_message() says which value was
-/// wrong.
+/// What a call returns, as an int. Zero: done. Above zero: an outcome that is not an error. Below
+/// zero: an error; rw_strerror() says what it means and what to do, rw_error_message() says which
+/// value was wrong.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum rw_code {
@@ -15,35 +15,36 @@ pub enum rw_code {
     RW_OK = 0,
     /// The next datagram.
     RW_DATAGRAM = 1,
-    /// Datagrams this reader will never see: the rw_gap says which and why. Told in order, once.
+    /// Datagrams this reader will never see: the rw_gap says which and why. Reported once, in
+    /// order.
     RW_GAP = 2,
     /// Nothing new: wait with rw_wait(), or with rw_arm() and poll().
     RW_EMPTY = 3,
-    /// The broker was restarted; what follows is of the new generation. The rw_gap says from which
-    /// seq on, whether the account goes on or begins anew (adopted), and what the restart cost.
+    /// The broker was restarted; what follows belongs to the new generation. The rw_gap says with
+    /// which seq it begins, whether the account continues or begins anew (adopted), and what the
+    /// restart cost.
     RW_RESTARTED = 4,
     /// Nothing new, and there never will be: the stream has ended.
     RW_ENDED = 5,
     /// Nothing new: the broker died, and this reader was attached with RW_NO_REATTACH.
     RW_BROKER_GONE = 6,
-    /// The datagram was overwritten while it was being read: undo what came of it. The next call
-    /// tells the gap that begins with it.
+    /// The datagram was overwritten while it was being read: undo what you did with it. The next
+    /// call returns the gap that begins with it.
     RW_TORN = 7,
     /// rw_arm(): there is something to read already, do not sleep.
     RW_READY = 8,
-    /// rw_wait(): the time is over.
+    /// rw_wait(): the time has passed.
     RW_TIMEOUT = 9,
-    /// rw_wait(): a signal came.
+    /// rw_wait(): a signal arrived.
     RW_INTERRUPTED = 10,
-    /// Nothing more for this reader: somebody who may took its place back (ringctl detach). It does
-    /// not attach again by itself.
+    /// An administrator detached this reader (ringctl detach): it gets nothing more. It does not
+    /// attach again by itself.
     RW_DETACHED = 11,
     /// This reader was attached with RW_LOSSLESS and has used up its budget: the stream does not
-    /// wait for it any more, and what it misses from now on it is told as gaps. Told once, before
-    /// the first of them.
+    /// wait for it any more, and what it misses from now on is reported as gaps. Reported once,
+    /// before the first of them.
     RW_DEMOTED = 12,
-    /// An argument is impossible: NULL, not UTF-8, an unknown flag, a reserved field that is not
-    /// zero.
+    /// An argument is invalid: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
     RW_INVALID = -1,
     /// rw_read(): the buffer is too small; the datagram stays unread and its length is in the
     /// rw_datagram.
@@ -56,9 +57,9 @@ pub enum rw_code {
     RW_NOT_RUNNING = -5,
     /// This user may not connect to the stream's socket, or is not on the stream's list.
     RW_NO_ACCESS = -6,
-    /// All places for readers are taken.
+    /// All reader indices are taken.
     RW_FULL = -7,
-    /// The broker is there but says nothing.
+    /// The broker is there but does not answer.
     RW_NO_ANSWER = -8,
     /// The broker closed the connection without an answer.
     RW_HUNG_UP = -9,
@@ -70,14 +71,14 @@ pub enum rw_code {
     RW_BAD_NAME = -12,
     /// The ring contradicts itself: its memory was damaged.
     RW_CORRUPT = -13,
-    /// The broker, or this process, has run out of something.
+    /// The broker, or this process, has run out of a resource.
     RW_RESOURCES = -14,
     /// A call to the kernel failed.
     RW_SYSTEM = -15,
     /// A defect of this library: the reader or watch can only be detached.
     RW_PANIC = -16,
-    /// This process is a child of the one that attached: after fork() the reader stays with the
-    /// parent. rw_detach() it here, which the parent does not notice, and attach anew.
+    /// This process is a child of the one that attached; after fork() the reader stays with the
+    /// parent. Call rw_detach() here, which the parent does not notice, and attach again.
     RW_FORKED = -17,
 }
 

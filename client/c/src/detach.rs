@@ -1,4 +1,4 @@
-//! Places taken back: from another reader by this program, and from this reader by another program.
+//! Detaching: another reader by this program, and this reader by another program.
 
 #![allow(unsafe_code)]
 
@@ -6,21 +6,22 @@ use crate::reader::{Reading, rw_reader};
 use crate::{border, rw_code, text, write};
 use std::ffi::{c_char, c_int, c_ulonglong};
 
-/// Who took a reader's place back.
+/// Who detached a reader.
 #[repr(C)]
 pub struct rw_detached_by {
-    /// Process that asked for it; 0 if it has none where the broker lives.
+    /// Process that asked for it; 0 if it has no number in the broker's PID namespace.
     pub pid: u32,
-    /// Its user.
+    /// User of that process.
     pub uid: u32,
     /// Zero.
     pub reserved: [c_ulonglong; 3],
 }
 
-/// Takes the place of a reader of the stream name back, for root and the broker's own user. It is
-/// told so, and ends with RW_DETACHED. index and attached_realtime are its figures in
-/// rw_watch_get(), both, so that nobody else is hit who got the place meanwhile. RW_NOT_FOUND: no
-/// such stream, or the reader is gone. Errors: those of rw_attach().
+/// Detaches a reader of the stream name; allowed for root and the broker's own user. The reader
+/// gets RW_DETACHED. index and attached_realtime are its figures in rw_watch_get(). Both are
+/// needed, so that a reader that got the same index meanwhile is not detached instead.
+/// RW_NOT_FOUND: no such stream, or the reader is not attached any more. Errors: those of
+/// rw_attach().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_detach_reader(
     name: *const c_char,
@@ -28,14 +29,14 @@ pub unsafe extern "C" fn rw_detach_reader(
     attached_realtime: c_ulonglong,
 ) -> c_int {
     border(|| {
-        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
+        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
         ringweir::admin::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
         Ok(rw_code::RW_OK)
     })
 }
 
-/// After RW_DETACHED: who it was. RW_EMPTY: the reader was not told RW_DETACHED, *by is untouched.
-/// Errors: RW_INVALID, RW_BUSY.
+/// After RW_DETACHED: who detached this reader. RW_EMPTY: it has not got RW_DETACHED, and *by is
+/// untouched. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_detached_by(
     reader: *const rw_reader,
@@ -44,7 +45,7 @@ pub unsafe extern "C" fn rw_reader_detached_by(
     let act = |reading: &mut Reading| {
         let Some(found) = reading.detached_by else { return Ok(rw_code::RW_EMPTY) };
         let told = rw_detached_by { pid: found.pid, uid: found.uid, reserved: [0; 3] };
-        // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
+        // SAFETY: header, Pointers: `by` is NULL or room for one, which `write` checks.
         unsafe { write(by, "by", told) }?;
         Ok(rw_code::RW_OK)
     };

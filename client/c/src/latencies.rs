@@ -1,5 +1,4 @@
-//! Publish → read latencies of a reader as C sees them: a histogram, with its percentiles and its
-//! buckets.
+//! Latencies from publish to read, as C sees them: a histogram with its percentiles and buckets.
 
 #![allow(unsafe_code)]
 
@@ -8,20 +7,21 @@ use crate::{Fault, border, rw_code, text, write};
 use ringweir::view::{Histogram, Latency, buckets};
 use std::ffi::{c_char, c_int, c_ulonglong};
 
-/// Times from publishing to reading of one reader, as it sampled them: one datagram a millisecond
-/// at most. Constant, so any number of threads may look at it.
+/// Latencies of one reader from publish to read. The reader samples at most one datagram per
+/// millisecond. Constant, so any number of threads may use it.
 pub struct rw_latency(Latency);
 
-/// What a histogram says as a whole.
+/// Totals of a histogram.
 #[repr(C)]
 pub struct rw_latency_total {
-    /// When the reader attached, ns since 1970: with its place, who it is. 0 for drain gaps.
+    /// When the reader attached, ns since 1970; together with its index this identifies it. 0 for
+    /// drain gaps.
     pub attached_realtime: c_ulonglong,
-    /// Samples.
+    /// Number of samples.
     pub samples: c_ulonglong,
     /// Sum of all samples, ns.
     pub sum_ns: c_ulonglong,
-    /// The longest, ns.
+    /// The longest sample, ns.
     pub max_ns: c_ulonglong,
     /// Zero.
     pub reserved: [c_ulonglong; 4],
@@ -33,7 +33,7 @@ pub struct rw_bucket {
     /// The shortest time in it, ns.
     pub from_ns: c_ulonglong,
     /// The shortest time above it, ns: at most an eighth above from_ns, or 1 above it. UINT64_MAX
-    /// for the last one.
+    /// for the last bucket.
     pub to_ns: c_ulonglong,
     /// Samples in it, never 0.
     pub count: c_ulonglong,
@@ -41,31 +41,33 @@ pub struct rw_bucket {
     pub reserved: c_ulonglong,
 }
 
-/// One look at a histogram.
+/// Runs one entry on a histogram.
 ///
 /// # Safety
-/// `latency` is NULL or live.
+/// `latency` is NULL, or handed out by this library and not freed.
 unsafe fn look(
     latency: *const rw_latency,
     act: impl FnOnce(&Latency) -> Result<rw_code, Fault>,
 ) -> c_int {
     border(|| {
-        // SAFETY: NULL or live, as the caller promises.
+        // SAFETY: by the caller's promise `latency` is NULL, or handed out by this library and not
+        // freed.
         let seen = unsafe { live(latency) }.ok_or_else(|| Fault::invalid("latency is NULL"))?;
         act(&seen.0)
     })
 }
 
-/// Puts a histogram into the caller's hands, who frees it.
+/// Makes a histogram for the caller, who frees it.
 ///
 /// # Safety
 /// `out` is NULL or room for a pointer.
 unsafe fn lend(out: *mut *mut rw_latency, make: impl FnOnce() -> Result<Latency, Fault>) -> c_int {
     border(|| {
-        // SAFETY: as the caller promises.
+        // SAFETY: by the caller's promise `out` is NULL or room for a pointer.
         unsafe { write(out, "latency", std::ptr::null_mut()) }?;
         let made = Box::into_raw(Box::new(rw_latency(make()?)));
-        // SAFETY: checked and written above.
+        // SAFETY: the first `write` succeeded, so `out` is not NULL, aligned, and room for a
+        // pointer.
         unsafe { write(out, "latency", made) }?;
         Ok(rw_code::RW_OK)
     })
@@ -73,7 +75,7 @@ unsafe fn lend(out: *mut *mut rw_latency, make: impl FnOnce() -> Result<Latency,
 
 /// Asks the broker of the stream name for the latencies of the reader whose figure "index"
 /// (rw_watch_get()) is index. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL.
-/// RW_NOT_FOUND: no such stream, or no reader in that place. Errors: those of rw_attach().
+/// RW_NOT_FOUND: no such stream, or no reader with that index. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_latency_ask(
     name: *const c_char,
@@ -81,42 +83,43 @@ pub unsafe extern "C" fn rw_latency_ask(
     latency: *mut *mut rw_latency,
 ) -> c_int {
     let make = || {
-        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
+        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
         let name = unsafe { text(name, "name") }?;
         ringweir::view::latencies(name, &[index])?.pop().ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
             text: format!("stream {name:?} has no reader in place {index}"),
         })
     };
-    // SAFETY: header: `latency` is NULL or room for a pointer.
+    // SAFETY: header, Pointers: `latency` is NULL or room for a pointer.
     unsafe { lend(latency, make) }
 }
 
-/// Asks the broker of the stream name how long its device's FIFO had been filling each time it was
-/// drained, since the stream began. On RW_OK free *latency with rw_latency_free(), otherwise it is
-/// NULL. RW_NOT_FOUND: no such stream, or its source has no FIFO. Errors: those of rw_attach().
+/// Asks the broker of the stream name for its drain gaps since the stream began: how long the
+/// device's FIFO had been filling each time it was drained. On RW_OK free *latency with
+/// rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or its source has no
+/// FIFO. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_drain_gaps_ask(
     name: *const c_char,
     latency: *mut *mut rw_latency,
 ) -> c_int {
     let make = || {
-        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
+        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
         let name = unsafe { text(name, "name") }?;
         let histogram = ringweir::view::drain_gaps(name)?.ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
             text: format!("the source of stream {name:?} has no FIFO"),
         })?;
-        // No reader has this place.
+        // No reader has this index.
         Ok(Latency { index: u32::MAX, attached: 0, histogram })
     };
-    // SAFETY: header: `latency` is NULL or room for a pointer.
+    // SAFETY: header, Pointers: `latency` is NULL or room for a pointer.
     unsafe { lend(latency, make) }
 }
 
-/// What was added from before to latency, both of one reader: a histogram of its own, its longest
-/// known as exactly as its bucket. On RW_OK free *since with rw_latency_free(), otherwise it is
-/// NULL. Errors: RW_INVALID (also: of two readers).
+/// Makes a histogram of the samples that latency has and before does not have; both must be of the
+/// same reader. Its longest sample is only as exact as its bucket. On RW_OK free *since with
+/// rw_latency_free(), otherwise it is NULL. Errors: RW_INVALID (also: of two readers).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_latency_since(
     latency: *const rw_latency,
@@ -124,11 +127,9 @@ pub unsafe extern "C" fn rw_latency_since(
     since: *mut *mut rw_latency,
 ) -> c_int {
     let make = || {
-        // SAFETY: header, rw_latency: `latency` is NULL, or handed out by this library and not
-        // freed.
+        // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
         let now = unsafe { live(latency) };
-        // SAFETY: header, rw_latency: `before` is NULL, or handed out by this library and not
-        // freed.
+        // SAFETY: header, Pointers: `before` is NULL, or handed out by this library and not freed.
         let then = unsafe { live(before) };
         let (Some(rw_latency(now)), Some(rw_latency(then))) = (now, then) else {
             return Err(Fault::invalid("latency or before is NULL"));
@@ -138,11 +139,11 @@ pub unsafe extern "C" fn rw_latency_since(
         }
         Ok(Latency { histogram: now.histogram.since(&then.histogram), ..*now })
     };
-    // SAFETY: header: `since` is NULL or room for a pointer.
+    // SAFETY: header, Pointers: `since` is NULL or room for a pointer.
     unsafe { lend(since, make) }
 }
 
-/// Samples, sum and longest. Errors: RW_INVALID.
+/// Number of samples, their sum, and the longest one. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_latency_all(
     latency: *const rw_latency,
@@ -153,17 +154,17 @@ pub unsafe extern "C" fn rw_latency_all(
         let (attached_realtime, samples) = (seen.attached, seen.histogram.samples());
         let told =
             rw_latency_total { attached_realtime, samples, sum_ns, max_ns, reserved: [0; 4] };
-        // SAFETY: header: `total` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `total` is NULL or room for one, which `write` checks.
         unsafe { write(total, "total", told) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_latency: NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 
-/// The time that a share, 0 to 1, of the samples do not exceed (0.99: the 99th percentile), in ns:
-/// at most 12.5 % too high, never too low, and never over the longest. RW_EMPTY: there are no
-/// samples, *ns is untouched. Errors: RW_INVALID.
+/// The time in ns that a share (0 to 1) of the samples does not exceed; share 0.99 gives the 99th
+/// percentile. *ns is at most 12.5 % too high, never too low, and never above the longest sample.
+/// RW_EMPTY: there are no samples, and *ns is untouched. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_latency_quantile(
     latency: *const rw_latency,
@@ -175,16 +176,16 @@ pub unsafe extern "C" fn rw_latency_quantile(
             return Err(Fault::invalid(format!("share {share}: use 0 to 1")));
         }
         let Some(found) = seen.histogram.quantile(share) else { return Ok(rw_code::RW_EMPTY) };
-        // SAFETY: header: `ns` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `ns` is NULL or room for one, which `write` checks.
         unsafe { write(ns, "ns", found) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_latency: NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 
-/// Bucket i, from 0, of those that are not empty, in rising order. RW_EMPTY past the last one:
-/// *bucket is untouched. Errors: RW_INVALID.
+/// Bucket i (from 0) of the buckets that are not empty, in rising order. RW_EMPTY: i is past the
+/// last one, and *bucket is untouched. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_latency_bucket(
     latency: *const rw_latency,
@@ -201,11 +202,11 @@ pub unsafe extern "C" fn rw_latency_bucket(
             count: found.count,
             reserved: 0,
         };
-        // SAFETY: header: `bucket` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `bucket` is NULL or room for one, which `write` checks.
         unsafe { write(bucket, "bucket", told) }?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_latency: NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
     unsafe { look(latency, act) }
 }
 
@@ -214,8 +215,8 @@ pub unsafe extern "C" fn rw_latency_bucket(
 pub unsafe extern "C" fn rw_latency_free(latency: *mut rw_latency) {
     quietly((), || {
         if !latency.is_null() && latency.is_aligned() {
-            // SAFETY: header: handed out by this library (`lend` made it with Box::into_raw), and
-            // not used again.
+            // SAFETY: header, Pointers: not NULL, so handed out by this library (`lend` made it
+            // with Box::into_raw), and not used again.
             drop(unsafe { Box::from_raw(latency) });
         }
     });

@@ -11,28 +11,29 @@ use std::time::Duration;
 pub const RW_LATEST: u32 = 0;
 /// rw_options.start: with the oldest datagram still there.
 pub const RW_OLDEST: u32 = 1;
-/// rw_options.start: with the seq in start_seq. What of it is gone is told as a gap; one still to
-/// come is waited for from the write cursor.
+/// rw_options.start: with the seq in start_seq. If that has been overwritten, the loss is reported
+/// as a gap; if it is still to come, reading begins at the write cursor.
 pub const RW_SEQ: u32 = 2;
 
-/// rw_options.resume: after a lap go on near the oldest datagram still there.
+/// rw_options.resume: after a lap continue near the oldest datagram still there.
 pub const RW_RESUME_OLDEST: u32 = 0;
-/// rw_options.resume: after a lap go on with the newest datagram.
+/// rw_options.resume: after a lap continue with the newest datagram.
 pub const RW_RESUME_NEWEST: u32 = 1;
 
-/// rw_options.flags: rw_wait() never sleeps but polls until there is something. It notices no
-/// signals: give it a timeout.
+/// rw_options.flags: rw_wait() never sleeps but polls until there is something to read. It notices
+/// no signals: give it a timeout.
 pub const RW_ALWAYS_SPIN: u32 = 1;
 /// rw_options.flags: rw_wait() sleeps at once, without polling first.
 pub const RW_NO_SPIN: u32 = 2;
 /// rw_options.flags: do not fill this process's page tables now: attaching is quicker, reading
 /// takes page faults.
 pub const RW_NO_PREFAULT: u32 = 4;
-/// rw_options.flags: when the broker dies say RW_BROKER_GONE, instead of attaching to its
+/// rw_options.flags: when the broker dies return RW_BROKER_GONE, instead of attaching to its
 /// successor.
 pub const RW_NO_REATTACH: u32 = 8;
-/// rw_options.flags: have the stream wait for this reader, so that it loses nothing, for as long as
-/// its budget lasts (--lossless of ringd, without which attaching is refused); then RW_DEMOTED.
+/// rw_options.flags: make the stream wait for this reader, so that it loses nothing as long as its
+/// budget lasts (--lossless of ringd; without it attaching is refused). After that comes
+/// RW_DEMOTED.
 pub const RW_LOSSLESS: u32 = 16;
 
 /// How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero
@@ -44,7 +45,7 @@ pub struct rw_options {
     pub label: *const c_char,
     /// Where to begin: RW_LATEST, RW_OLDEST or RW_SEQ.
     pub start: u32,
-    /// Where to go on after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
+    /// Where to continue after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
     pub resume: u32,
     /// With RW_SEQ: the seq to begin at; otherwise 0.
     pub start_seq: c_ulonglong,
@@ -59,7 +60,7 @@ pub struct rw_options {
     pub reserved: [c_ulonglong; 6],
 }
 
-/// What `options` says; NULL says nothing.
+/// Reads and checks `options`; NULL means the defaults.
 ///
 /// # Safety
 /// `options` is NULL, or may be read, and its label is NULL or ends with a NUL.
@@ -70,13 +71,14 @@ pub(crate) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> 
     if !options.is_aligned() {
         return Err(Fault::invalid("options are misaligned"));
     }
-    // SAFETY: aligned, not NULL, and may be read by the caller's promise; plain words, valid for
-    // any bits.
+    // SAFETY: not NULL and aligned (checked above), and readable by the caller's promise; the
+    // fields are plain words, valid for any bits.
     let given = unsafe { options.read() };
     let mut chosen = if given.label.is_null() {
         Options::new(&program())
     } else {
-        // SAFETY: not NULL, so it ends with a NUL by the caller's promise.
+        // SAFETY: the label is not NULL (checked above), so by the caller's promise it ends with a
+        // NUL.
         Options::new(unsafe { text(given.label, "label") }?)
     };
     chosen = chosen.start(match (given.start, given.start_seq) {

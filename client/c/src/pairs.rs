@@ -1,4 +1,4 @@
-//! Lists of key and value as C strings: metadata, the streams there are, a stream in words.
+//! Lists of keys and values as C strings: metadata, the list of streams, a stream's description.
 
 #![allow(unsafe_code)]
 
@@ -7,7 +7,7 @@ use crate::{Fault, border, rw_code, text, write};
 use std::ffi::{CString, c_char, c_int};
 use std::ptr::null;
 
-/// A list of keys and values, all C strings. Constant, so any number of threads may look at it.
+/// A list of keys and values, all C strings. Constant, so any number of threads may use it.
 #[derive(PartialEq)]
 pub struct rw_pairs(Vec<(CString, CString)>);
 
@@ -24,18 +24,19 @@ impl rw_pairs {
 /// `out` is NULL or room for a pointer.
 unsafe fn lend(out: *mut *mut rw_pairs, make: impl FnOnce() -> Result<rw_pairs, Fault>) -> c_int {
     border(|| {
-        // SAFETY: as the caller promises.
+        // SAFETY: by the caller's promise `out` is NULL or room for a pointer.
         unsafe { write(out, "pairs", std::ptr::null_mut()) }?;
         let list = Box::into_raw(Box::new(make()?));
-        // SAFETY: checked and written above.
+        // SAFETY: the first `write` succeeded, so `out` is not NULL, aligned, and room for a
+        // pointer.
         unsafe { write(out, "pairs", list) }?;
         Ok(rw_code::RW_OK)
     })
 }
 
-/// The streams whose sockets are in the run directories: key is the name, value the path of its
-/// control socket. Nobody is asked whether it lives. On RW_OK free *pairs with rw_pairs_free().
-/// Errors: RW_INVALID.
+/// Lists the streams whose sockets are in the run directories: the key is the name, the value the
+/// path of the control socket. Does not check whether their brokers are running. On RW_OK free
+/// *pairs with rw_pairs_free(). Errors: RW_INVALID.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
     let make = || {
@@ -44,17 +45,17 @@ pub unsafe extern "C" fn rw_streams(pairs: *mut *mut rw_pairs) -> c_int {
         };
         Ok(rw_pairs::of(&ringweir::view::streams().into_iter().map(text).collect::<Vec<_>>()))
     };
-    // SAFETY: header: `pairs` is NULL or room for a pointer.
+    // SAFETY: header, Pointers: `pairs` is NULL or room for a pointer.
     unsafe { lend(pairs, make) }
 }
 
-/// A stream in words: "name", "source", "summary" (what the broker said at its start),
+/// Describes a stream: "name", "source", "summary" (what the broker reported at its start),
 /// "broker_version", and its metadata with "meta." before each key. On RW_OK free *pairs with
 /// rw_pairs_free(). Errors: those of rw_attach().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_describe(name: *const c_char, pairs: *mut *mut rw_pairs) -> c_int {
     let make = || {
-        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
+        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
         let said = ringweir::view::describe(unsafe { text(name, "name") }?)?;
         let mut list = vec![
             ("name".to_string(), said.name),
@@ -65,28 +66,28 @@ pub unsafe extern "C" fn rw_describe(name: *const c_char, pairs: *mut *mut rw_pa
         list.extend(said.metadata.into_iter().map(|(key, value)| (format!("meta.{key}"), value)));
         Ok(rw_pairs::of(&list))
     };
-    // SAFETY: header: `pairs` is NULL or room for a pointer.
+    // SAFETY: header, Pointers: `pairs` is NULL or room for a pointer.
     unsafe { lend(pairs, make) }
 }
 
-/// How many pairs there are; 0 for NULL.
+/// Number of pairs; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_count(pairs: *const rw_pairs) -> usize {
-    // SAFETY: header, rw_pairs: `pairs` is NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `pairs` is NULL, or handed out by this library and not freed.
     unsafe { live(pairs) }.map_or(0, |list| list.0.len())
 }
 
-/// Key of pair i, from 0; NULL past the end. Valid as long as the list.
+/// Key of pair i (from 0); NULL past the end. Valid as long as the list.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_key(pairs: *const rw_pairs, i: usize) -> *const c_char {
-    // SAFETY: header, rw_pairs: `pairs` is NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `pairs` is NULL, or handed out by this library and not freed.
     unsafe { live(pairs) }.and_then(|list| list.0.get(i)).map_or(null(), |(key, _)| key.as_ptr())
 }
 
-/// Value of pair i, from 0; NULL past the end. Valid as long as the list.
+/// Value of pair i (from 0); NULL past the end. Valid as long as the list.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_pairs_value(pairs: *const rw_pairs, i: usize) -> *const c_char {
-    // SAFETY: header, rw_pairs: `pairs` is NULL, or handed out by this library and not freed.
+    // SAFETY: header, Pointers: `pairs` is NULL, or handed out by this library and not freed.
     unsafe { live(pairs) }
         .and_then(|list| list.0.get(i))
         .map_or(null(), |(_, value)| value.as_ptr())
@@ -99,9 +100,9 @@ pub unsafe extern "C" fn rw_pairs_find(
     key: *const c_char,
 ) -> *const c_char {
     quietly(null(), || {
-        // SAFETY: header, rw_pairs: `pairs` is NULL, or handed out by this library and not freed.
+        // SAFETY: header, Pointers: `pairs` is NULL, or handed out by this library and not freed.
         let list = unsafe { live(pairs) };
-        // SAFETY: header: `key` is NULL or a string that ends with a NUL.
+        // SAFETY: header, Pointers: `key` is NULL or a string that ends with a NUL.
         let (Some(list), Ok(key)) = (list, unsafe { text(key, "key") }) else { return null() };
         list.0
             .iter()
@@ -116,8 +117,8 @@ pub unsafe extern "C" fn rw_pairs_find(
 pub unsafe extern "C" fn rw_pairs_free(pairs: *mut rw_pairs) {
     quietly((), || {
         if !pairs.is_null() && pairs.is_aligned() {
-            // SAFETY: header: handed out by this library (`lend` made it with Box::into_raw), and
-            // not used again.
+            // SAFETY: header, Pointers: not NULL, so handed out by this library (`lend` made it
+            // with Box::into_raw), and not used again.
             drop(unsafe { Box::from_raw(pairs) });
         }
     });

@@ -1,4 +1,4 @@
-//! What a reader knows of its stream and of itself.
+//! Properties of a reader and of its stream.
 
 #![allow(unsafe_code)]
 
@@ -9,8 +9,8 @@ use crate::{rw_code, write};
 use std::ffi::{c_char, c_int, c_ulonglong};
 use std::ptr::null;
 
-/// Name it was attached by. Valid until rw_detach(). NULL if reader is NULL or in use by another
-/// call.
+/// Name by which it was attached. Valid until rw_detach(). NULL if reader is NULL or in use by
+/// another call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_name(reader: *const rw_reader) -> *const c_char {
     let mut name = null();
@@ -39,9 +39,10 @@ pub unsafe extern "C" fn rw_reader_generation(reader: *const rw_reader) -> c_ulo
     generation
 }
 
-/// Metadata of the stream, as given to ringd with --meta. Belongs to the reader: constant, and valid
-/// until rw_detach(); do not free it. After RW_RESTARTED with adopted 0 this may give another list:
-/// that of the new generation. NULL if reader is NULL, misaligned, or in use by another call.
+/// Metadata of the stream, as given to ringd with --meta. Belongs to the reader: constant, and
+/// valid until rw_detach(); do not free it. After RW_RESTARTED with adopted 0 this may return
+/// another list: that of the new generation. NULL if reader is NULL, misaligned, or in use by
+/// another call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_metadata(reader: *const rw_reader) -> *const rw_pairs {
     let mut metadata = null();
@@ -65,7 +66,7 @@ pub unsafe extern "C" fn rw_reader_geometry(
         let of = reading.reader.geometry();
         let (depth, capacity, max_datagram) = (of.depth(), of.capacity(), of.max_datagram());
         let sizes = rw_geometry { depth, capacity, max_datagram, reserved: [0; 5] };
-        // SAFETY: header: `geometry` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `geometry` is NULL or room for one, which `write` checks.
         unsafe { write(geometry, "geometry", sizes) }?;
         Ok(rw_code::RW_OK)
     };
@@ -73,7 +74,7 @@ pub unsafe extern "C" fn rw_reader_geometry(
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// The reader's books. Errors: RW_INVALID, RW_BUSY.
+/// The reader's account. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_account(
     reader: *const rw_reader,
@@ -81,7 +82,7 @@ pub unsafe extern "C" fn rw_reader_account(
 ) -> c_int {
     let act = |reading: &mut Reading| {
         let ours = rw_account::of(reading.reader.account(), reading.reader.read_cursor());
-        // SAFETY: header: `account` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `account` is NULL or room for one, which `write` checks.
         unsafe { write(account, "account", ours) }?;
         Ok(rw_code::RW_OK)
     };
@@ -89,13 +90,13 @@ pub unsafe extern "C" fn rw_reader_account(
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// The last lap of this generation. RW_EMPTY: there was none, *gap is untouched. Errors:
+/// The last lap of this generation. RW_EMPTY: there was none, and *gap is untouched. Errors:
 /// RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_last_gap(reader: *const rw_reader, gap: *mut rw_gap) -> c_int {
     let act = |reading: &mut Reading| {
         let Some(last) = reading.reader.account().last_gap else { return Ok(rw_code::RW_EMPTY) };
-        // SAFETY: header: `gap` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `gap` is NULL or room for one, which `write` checks.
         unsafe { write(gap, "gap", last.into()) }?;
         Ok(rw_code::RW_OK)
     };
@@ -103,7 +104,7 @@ pub unsafe extern "C" fn rw_reader_last_gap(reader: *const rw_reader, gap: *mut 
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// Makes a publish time a date: ns since 1970, as the clock stood when the ring was made. 0 if
+/// Turns a publish time into a date: ns since 1970, as the clock stood when the ring was made. 0 if
 /// reader is NULL or in use by another call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_date(

@@ -1,15 +1,16 @@
-//! What the calls fill in. Every struct ends with room to grow, which the library sets to zero.
+//! The structs that calls fill in. Every struct ends with room to grow, which the library sets to
+//! zero.
 
 use ringweir::{Account, Cause, Gap, Layer, Restart};
 use std::ffi::c_ulonglong;
 
-/// Losses with this cause: the publisher passed this reader (it was too slow). The seqs first to
-/// last are lost.
+/// rw_gap.cause: the publisher lapped this reader, which was too slow. The seqs first to last are
+/// lost.
 pub const RW_LAPPED: u32 = 1;
-/// Losses with this cause: lost before they were published, so they have no seq; they were due
-/// before seq first.
+/// rw_gap.cause: the datagrams were lost before they were published, so they have no seq. They were
+/// due before seq first.
 pub const RW_UPSTREAM: u32 = 2;
-/// rw_gap.cause: the device behind the stream's source went away; what follows is from after its
+/// rw_gap.cause: the device behind the stream's source went away; what follows was sent after its
 /// return.
 pub const RW_SOURCE_GONE: u32 = 3;
 /// rw_gap.cause: the broker was restarted.
@@ -24,27 +25,27 @@ pub const RW_LAYER_KERNEL: u32 = 2;
 /// Where it was lost: the broker received it and could not publish it (too long, malformed).
 pub const RW_LAYER_BROKER: u32 = 3;
 
-/// In rw_gap.bytes: nobody knows.
+/// rw_gap.bytes: the number is not known.
 pub const RW_UNKNOWN: c_ulonglong = u64::MAX;
 
 /// One datagram.
 #[repr(C)]
 pub struct rw_datagram {
-    /// Its first byte: from rw_next() in the shared ring, 8-aligned, read-only, and valid until the
-    /// next call on this reader; the bytes may be overwritten at any moment, and rw_release() says
-    /// whether they were. From rw_read() your buffer.
+    /// Its first byte. From rw_next(): in the shared ring, 8-aligned, read-only, and valid until
+    /// the next call on this reader. The bytes may be overwritten at any moment; rw_release() says
+    /// whether they were. From rw_read(): your buffer.
     pub data: *const u8,
-    /// Bytes.
+    /// Length in bytes.
     pub len: usize,
     /// Number in the stream, from 0.
     pub seq: c_ulonglong,
-    /// Bytes before it was cut on its way into the ring; equals len if it was not.
+    /// Length in bytes before it was cut on its way into the ring; equals len if it was not.
     pub original_len: usize,
-    /// When the source saw it: ns since 1970; 0 if the source does not say.
+    /// When the source saw it: ns since 1970; 0 if the source does not report it.
     pub source_time: c_ulonglong,
-    /// When the broker took it in: CLOCK_MONOTONIC ns; rw_reader_date() makes it a date.
+    /// When the broker received it: CLOCK_MONOTONIC ns; rw_reader_date() turns it into a date.
     pub publish_time: c_ulonglong,
-    /// Channel, 0 where there is one only; 0 to 65535.
+    /// Channel, 0 to 65535; 0 if there is only one.
     pub channel: u32,
     /// Zero.
     pub reserved0: u32,
@@ -53,7 +54,7 @@ pub struct rw_datagram {
 }
 
 impl rw_datagram {
-    /// A datagram that lies at `data`.
+    /// Describes a datagram whose bytes are at `data`.
     #[inline(always)]
     pub(crate) fn of(datagram: &ringweir::Datagram<'_>, data: *const u8) -> Self {
         Self {
@@ -78,25 +79,25 @@ pub struct rw_gap {
     pub first: c_ulonglong,
     /// Last seq lost; for RW_UPSTREAM and RW_SOURCE_GONE equal to first.
     pub last: c_ulonglong,
-    /// How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, of which nobody
-    /// knows.
+    /// How many were lost; last - first + 1 for RW_LAPPED; 0 for RW_SOURCE_GONE, because the number
+    /// is not known.
     pub count: c_ulonglong,
     /// Their payload bytes, or RW_UNKNOWN.
     pub bytes: c_ulonglong,
-    /// Publish time of the datagram at which reading goes on (CLOCK_MONOTONIC ns); 0 if there is
+    /// Publish time of the datagram at which reading continues (CLOCK_MONOTONIC ns); 0 if there is
     /// none yet.
     pub time: c_ulonglong,
     /// RW_LAPPED, RW_UPSTREAM or RW_SOURCE_GONE; with RW_RESTARTED always RW_RESTART.
     pub cause: u32,
-    /// Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; of RW_SOURCE_GONE always
-    /// _DEVICE.
+    /// Where they were lost: RW_LAYER_READER, _DEVICE, _KERNEL or _BROKER; for RW_SOURCE_GONE
+    /// always _DEVICE.
     pub layer: u32,
-    /// 1: count is exact (always so for RW_LAPPED). 0: at least count, the layer below does not
-    /// count (always so for RW_SOURCE_GONE).
+    /// 1: count is exact (always so for RW_LAPPED). 0: at least count were lost, because the layer
+    /// below does not count exactly (always so for RW_SOURCE_GONE).
     pub exact: u32,
-    /// RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes go on;
-    /// count is what the restart cost. 0 if it made a fresh one: the account begins anew, metadata
-    /// and geometry may have changed. Otherwise 0.
+    /// RW_RESTART: 1 if the new broker took over the ring, so that seqs, account and sizes
+    /// continue; count is what the restart cost. 0 if it made a fresh ring: the account begins
+    /// anew, and metadata and geometry may have changed. For other causes 0.
     pub adopted: u32,
     /// Zero.
     pub reserved: [c_ulonglong; 2],
@@ -148,15 +149,16 @@ impl From<Gap> for rw_gap {
     }
 }
 
-/// The books of a reader in this generation: start + delivered + lost = read_cursor, always.
+/// The account of a reader in this generation: always start + delivered + lost = read_cursor.
 #[repr(C)]
 #[derive(Default)]
 pub struct rw_account {
-    /// Seq it began at.
+    /// Seq at which it began.
     pub start: c_ulonglong,
-    /// Datagrams handed out whole. One that is in hand, not released yet, is not among them.
+    /// Datagrams delivered without being torn. One that is in hand, not released yet, is not
+    /// counted.
     pub delivered: c_ulonglong,
-    /// Datagrams it was lapped over.
+    /// Datagrams lost because the reader was lapped.
     pub lost: c_ulonglong,
     /// Next seq to read.
     pub read_cursor: c_ulonglong,
@@ -164,9 +166,9 @@ pub struct rw_account {
     pub bytes_delivered: c_ulonglong,
     /// Payload bytes lost, where known.
     pub bytes_lost: c_ulonglong,
-    /// Laps told.
+    /// Laps reported.
     pub gaps: c_ulonglong,
-    /// Losses before the ring it was told of (these have no seq and are not in lost).
+    /// Losses before the ring that were reported to it (these have no seq and are not in lost).
     pub upstream_lost: c_ulonglong,
     /// Largest lag seen, in datagrams.
     pub lag_max: c_ulonglong,

@@ -28,8 +28,8 @@ pub const RW_TEXT_SOURCE: c_int = 1;
 /// rw_watch_text(): state of the source in words, empty when all is well.
 pub const RW_TEXT_NOTE: c_int = 2;
 
-/// A view of one stream's statistics; goes on while the broker is busy, stopped or dead, and costs
-/// it nothing. Used by one thread at a time.
+/// A view of one stream's statistics. It works while the broker is busy, stopped or dead, and costs
+/// the broker nothing. Used by one thread at a time.
 pub struct rw_watch(Handle<Watching>);
 
 /// One figure.
@@ -37,7 +37,7 @@ pub struct rw_watch(Handle<Watching>);
 pub struct rw_figure {
     /// Its name, the same as in ringstat --json. Valid until rw_watch_detach().
     pub name: *const c_char,
-    /// What it is, in a line. Valid until rw_watch_detach().
+    /// What it means, in one line. Valid until rw_watch_detach().
     pub help: *const c_char,
     /// Its value.
     pub value: c_ulonglong,
@@ -49,7 +49,7 @@ pub struct rw_figure {
     pub reserved: [c_ulonglong; 2],
 }
 
-/// What a figure is called, and where its value is.
+/// A figure's name, and where its value is.
 struct Column<F> {
     name: CString,
     help: CString,
@@ -137,7 +137,7 @@ impl Watching {
         Ok(self.readers.get(i).map(|c| figure(&c.name, &c.help, c.kind, figures.get(c.value))))
     }
 
-    /// Which figure is called `name`.
+    /// Number of the figure called `name`.
     fn place(&self, reader: c_int, name: &str) -> Option<usize> {
         let is = |known: &CString| known.as_bytes() == name.as_bytes();
         if reader == RW_STREAM {
@@ -148,17 +148,17 @@ impl Watching {
     }
 }
 
-/// One call on a watch.
+/// Runs one call on a watch.
 ///
 /// # Safety
-/// `watch` is NULL or live, and used by one thread at a time.
+/// `watch` is NULL, or from rw_watch_attach() and not detached, and used by one thread at a time.
 unsafe fn enter(
     watch: *const rw_watch,
     act: impl FnOnce(&mut Watching) -> Result<rw_code, Fault>,
 ) -> c_int {
-    // SAFETY: NULL or live, as the caller promises.
+    // SAFETY: by the caller's promise `watch` is NULL, or from rw_watch_attach() and not detached.
     let handle = unsafe { live(watch) }.map(|watch| &watch.0);
-    // SAFETY: one thread at a time, as the caller promises.
+    // SAFETY: by the caller's promise one thread at a time uses the watch.
     unsafe { Handle::enter(handle, act) }
 }
 
@@ -167,28 +167,30 @@ unsafe fn enter(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_attach(name: *const c_char, watch: *mut *mut rw_watch) -> c_int {
     border(|| {
-        // SAFETY: header: `watch` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `watch` is NULL or room for one, which `write` checks.
         unsafe { write(watch, "watch", std::ptr::null_mut()) }?;
-        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
+        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
         let watching = Watching::new(Viewer::attach(unsafe { text(name, "name") }?)?);
         let handle = Box::into_raw(Box::new(rw_watch(Handle::new(watching))));
-        // SAFETY: checked and written above.
+        // SAFETY: the first `write` succeeded, so `watch` is not NULL, aligned, and room for a
+        // pointer.
         unsafe { write(watch, "watch", handle) }?;
         Ok(rw_code::RW_OK)
     })
 }
 
 /// Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using
-/// it, nothing was done.
+/// it, and nothing was done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_detach(watch: *mut rw_watch) -> c_int {
-    // SAFETY: header, rw_watch_detach: NULL, or from rw_watch_attach() and not used again.
+    // SAFETY: header, Pointers: `watch` is NULL, or from rw_watch_attach() and not used again once
+    // it is detached.
     unsafe { Handle::discard(watch, |watch| &watch.0) }
 }
 
-/// Takes the newest snapshot, which all calls below then show; the broker makes several a second,
-/// and sampled_at says when. No system call. RW_EMPTY: there is none yet, the last one stays.
-/// Errors: RW_INVALID, RW_BUSY.
+/// Takes the newest snapshot, which all calls below then use. The broker makes several per second;
+/// the figure sampled_at says when. Makes no system call. RW_EMPTY: there is no new one yet, and
+/// the last one stays. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_refresh(watch: *mut rw_watch) -> c_int {
     let act = |watching: &mut Watching| {
@@ -202,7 +204,7 @@ pub unsafe extern "C" fn rw_watch_refresh(watch: *mut rw_watch) -> c_int {
     unsafe { enter(watch, act) }
 }
 
-/// 1: the broker ended or died, and the figures will not change any more. 0: it is there. Errors:
+/// 1: the broker ended or died, and the figures will not change any more. 0: it did not. Errors:
 /// RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_hung_up(watch: *mut rw_watch) -> c_int {
@@ -218,7 +220,7 @@ pub unsafe extern "C" fn rw_watch_hung_up(watch: *mut rw_watch) -> c_int {
     }
 }
 
-/// How many readers the snapshot shows. Errors: RW_INVALID (also: no snapshot yet), RW_BUSY.
+/// Number of readers in the snapshot. Errors: RW_INVALID (also: no snapshot yet), RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_readers(watch: *mut rw_watch) -> c_int {
     let mut count = 0;
@@ -233,9 +235,9 @@ pub unsafe extern "C" fn rw_watch_readers(watch: *mut rw_watch) -> c_int {
     }
 }
 
-/// Figure i, from 0, of a reader, from 0, or of RW_STREAM. RW_EMPTY past the last one: *figure is
-/// untouched. Which figures there are does not change within a release. Errors: RW_INVALID (also:
-/// no such reader, no snapshot yet), RW_BUSY.
+/// Figure i (from 0) of a reader (from 0) or of RW_STREAM. RW_EMPTY: i is past the last one, and
+/// *figure is untouched. The set of figures does not change within a release. Errors: RW_INVALID
+/// (also: no such reader, no snapshot yet), RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_figure(
     watch: *mut rw_watch,
@@ -245,7 +247,7 @@ pub unsafe extern "C" fn rw_watch_figure(
 ) -> c_int {
     let act = |watching: &mut Watching| {
         let Some(found) = watching.figure(reader, i)? else { return Ok(rw_code::RW_EMPTY) };
-        // SAFETY: header: `figure` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `figure` is NULL or room for one, which `write` checks.
         unsafe { write(figure, "figure", found) }?;
         Ok(rw_code::RW_OK)
     };
@@ -253,7 +255,7 @@ pub unsafe extern "C" fn rw_watch_figure(
     unsafe { enter(watch, act) }
 }
 
-/// The value of the figure called name of a reader, from 0, or of RW_STREAM. Errors: RW_INVALID
+/// The value of the figure called name of a reader (from 0) or of RW_STREAM. Errors: RW_INVALID
 /// (also: no such figure or reader, no snapshot yet), RW_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_get(
@@ -263,14 +265,14 @@ pub unsafe extern "C" fn rw_watch_get(
     value: *mut c_ulonglong,
 ) -> c_int {
     let act = |watching: &mut Watching| {
-        // SAFETY: header: `name` is NULL or a string that ends with a NUL.
+        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
         let name = unsafe { text(name, "name") }?;
         let found = watching
             .place(reader, name)
             .and_then(|i| watching.figure(reader, i).transpose())
             .transpose()?;
         let found = found.ok_or_else(|| Fault::invalid(format!("no figure is called {name:?}")))?;
-        // SAFETY: header: `value` is NULL or room for one, which `write` checks.
+        // SAFETY: header, Pointers: `value` is NULL or room for one, which `write` checks.
         unsafe { write(value, "value", found.value) }?;
         Ok(rw_code::RW_OK)
     };
@@ -278,8 +280,8 @@ pub unsafe extern "C" fn rw_watch_get(
     unsafe { enter(watch, act) }
 }
 
-/// Words about the stream: RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the next
-/// rw_watch_refresh(). NULL if there are none.
+/// A text about the stream: which is RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the
+/// next rw_watch_refresh(). NULL if there is no such text, or no snapshot yet.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_text(watch: *mut rw_watch, which: c_int) -> *const c_char {
     let mut found = null();
@@ -299,8 +301,8 @@ pub unsafe extern "C" fn rw_watch_text(watch: *mut rw_watch, which: c_int) -> *c
     found
 }
 
-/// What a reader, from 0, calls itself. Valid until the next rw_watch_refresh(). NULL if there is
-/// no such reader.
+/// The label of a reader (from 0). Valid until the next rw_watch_refresh(). NULL if there is no
+/// such reader.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_watch_label(watch: *mut rw_watch, reader: c_int) -> *const c_char {
     let mut found = null();

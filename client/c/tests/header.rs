@@ -1,6 +1,6 @@
 //! The committed C header is what cbindgen makes of `src/` today.
 //!
-//! `RINGWEIR_HEADER=write cargo test -p ringweir-c --test header` writes it anew. Control:
+//! `RINGWEIR_HEADER=write cargo test -p ringweir-c --test header` writes it again. Control:
 //! `a_changed_entry_is_noticed`.
 
 use std::path::PathBuf;
@@ -24,14 +24,13 @@ fn here(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The header made of the sources, after `edit` has had a go at the last one.
+/// The header generated from the sources, after `edit` has changed the last one.
 fn header(edit: impl Fn(String) -> String) -> String {
     let config = cbindgen::Config::from_file(here("cbindgen.toml")).expect("cbindgen.toml");
     let mut builder = cbindgen::Builder::new().with_config(config);
     let dir = tempfile::tempdir().expect("a temporary directory");
     for (n, source) in SOURCES.iter().chain([&LAST]).enumerate() {
-        // Each in a directory of its own: where `mod` finds nothing, nothing is declared a second
-        // time.
+        // Each in a separate directory: there `mod` finds no files, so nothing is declared twice.
         let alone = dir.path().join(n.to_string());
         std::fs::create_dir(&alone).expect("a directory");
         let text = std::fs::read_to_string(here("src").join(source)).expect("a source");

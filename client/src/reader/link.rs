@@ -1,9 +1,9 @@
-//! What ties a reader to its broker, and tying it to the next one when that broker dies.
+//! A reader's link to its broker, and how it attaches to the next broker when that one dies.
 //!
-//! Contract: what comes with the answer is checked before it is used. Attaching again never waits:
-//! [`Attempt`] is a request in flight, whose socket is in the reader's poll set. Attempts are never
-//! closer than [`Retry::LEAST`]; a refusal that may pass within
-//! seconds is accepted [`Retry::REFUSED_MOST`] times, any other ends the reader.
+//! Contract: everything that comes with an answer is checked before it is used. Attaching again
+//! never blocks: an [`Attempt`] is a request in flight, whose socket is in the reader's poll set.
+//! Attempts are at least [`Retry::LEAST`] apart. A refusal that may pass within seconds is
+//! tolerated [`Retry::REFUSED_MOST`] times; any other refusal ends the reader.
 
 use super::wait::watch;
 use super::{End, Item, Options, Reader, Restart};
@@ -18,9 +18,9 @@ use rustix::event::epoll;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// What ties a reader to its broker.
+/// A reader's link to its broker.
 pub(super) struct Link {
-    /// Dropped first: it knows where the page is mapped (`crate::fork`).
+    /// Dropped before `page`: its registry entry holds the address of the page (`crate::fork`).
     pub connection: Connection,
     pub page: ReaderPage,
     pub wake: OwnedFd,
@@ -31,12 +31,12 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// What is asked of the broker.
+    /// The request to the broker.
     fn request(options: &Options, mode: Mode) -> Request {
         Request::Attach(AttachRequest { label: options.label.clone(), mode, parks: options.parks })
     }
 
-    /// What came with the answer, checked; also the ring it serves.
+    /// Checks what came with the answer. Also returns the fd of the ring.
     fn of(
         connection: Connection,
         reply: &Reply,
@@ -75,8 +75,8 @@ impl Link {
         Ok((link, reader, seen))
     }
 
-    /// Waits for what the pump, which is at its next look, grants a lossless reader to begin at;
-    /// `None`: the stream has ended, so that nothing goes any more.
+    /// Waits until the pump, at its next look, grants the seq at which a lossless reader begins.
+    /// `None`: the stream has ended, so nothing is overwritten any more.
     fn granted(&self, name: &str, memory: &RingMemory) -> Result<Option<u64>, Error> {
         let began = Instant::now();
         loop {
@@ -97,35 +97,35 @@ impl Link {
     }
 }
 
-/// A pump that is at work looks a thousand times a second or is kicked.
+/// A running pump looks a thousand times a second, or is woken to look.
 const GRANT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Ring, reader page, wake events and sleep request.
 const FDS: usize = 4;
 
-/// An attempt to attach to the next broker that has been sent and not answered yet.
+/// A request to attach to the next broker that has been sent but not answered yet.
 pub(super) struct Attempt {
     pub connection: Connection,
     deadline: Instant,
-    /// Whether it is in the set of `Reader::poll_fd`.
+    /// Whether its socket is in the set of `Reader::poll_fd`.
     pub polled: bool,
 }
 
 impl Attempt {
-    /// Sends it. Does not wait.
+    /// Sends the request. Does not block.
     fn start(name: &str, options: &Options, mode: Mode) -> Result<Self, Error> {
         let connection = Connection::open(name, Waits::No)?;
         connection.send(&Link::request(options, mode));
         Ok(Self { connection, deadline: Instant::now() + socket::ANSWER, polled: false })
     }
 
-    /// How long the broker still has.
+    /// Time that the broker still has to answer.
     pub fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 }
 
-/// Longer and longer pauses between attempts to attach again.
+/// Growing pauses between attempts to attach again.
 #[derive(Default)]
 pub(super) struct Retry {
     not_before: Option<Instant>,
@@ -149,7 +149,7 @@ impl Retry {
 }
 
 impl Reader {
-    /// The broker has hung up and everything it left is read.
+    /// Called when the broker has hung up and everything it left has been read.
     pub(super) fn after_broker(&mut self) -> Result<Item<'static>, Error> {
         if !self.options.reattach {
             return Ok(Item::Ended(End::BrokerGone));
@@ -187,8 +187,8 @@ impl Reader {
                 self.retry.failed();
                 Ok(Item::Empty)
             }
-            // What may pass within seconds: a socket whose mode is not set yet, a broker that all
-            // its readers rush at.
+            // These may pass within seconds: the socket's mode is not set yet, or all readers
+            // attach to the new broker at once.
             Err(
                 Error::NoAccess { .. }
                 | Error::Refused { reason: Reason::Full | Reason::Resources, .. },
@@ -201,8 +201,8 @@ impl Reader {
         }
     }
 
-    /// Moves attaching to the next broker on by what can be done without waiting: sends the request
-    /// when it is due, or takes the answer when it has come. `None`: later.
+    /// Takes the next step of attaching to the next broker without blocking: sends the request when
+    /// it is due, or receives the answer when it has come. `None`: not finished yet.
     fn attempt(&mut self) -> Option<Result<(Link, OwnedFd), Error>> {
         let attempt = match self.attempt.take() {
             Some(attempt) => attempt,
@@ -222,8 +222,8 @@ impl Reader {
         }
     }
 
-    /// How it asks the next broker: as it stands, unless the last one was not waiting for it any
-    /// more.
+    /// The mode in which it attaches to the next broker: lossless if it is lossless and the last
+    /// broker has not demoted it.
     fn mode(&self) -> Mode {
         if self.lossless && gate::demoted(self.link.page.block()).is_none() {
             Mode::Lossless { start: Start::Seq(self.ring.read_cursor()) }
@@ -232,7 +232,7 @@ impl Reader {
         }
     }
 
-    /// Leaves the broker that died for the next one.
+    /// Replaces the link to the dead broker by the link to the next one.
     fn tie(&mut self, link: Link) -> Result<(), Error> {
         self.demotion = self.demoted();
         self.link = link;
@@ -240,14 +240,15 @@ impl Reader {
         self.broker_gone = false;
         self.retry = Retry::default();
         self.retry_timer = None;
-        // Programs that poll keep the same fd: it only watches other ones now. The connection may
+        // Programs that poll keep the same fd; only the fds in its set change. The connection may
         // be in the set already.
         let _not_in = epoll::delete(&self.poll_fd, &self.link.connection.fd);
         watch(&self.poll_fd, &self.link)
     }
 
-    /// The same for a reader that has still to read, so long as its own ring is the one that is
-    /// served: another one, and whatever else there is to say, waits until everything is read.
+    /// As `after_broker`, for a reader that still has datagrams to read: attaches if the next
+    /// broker serves the same ring. A different ring, and any error, is handled when everything has
+    /// been read.
     #[cold]
     pub(super) fn attach_meanwhile(&mut self) {
         if !self.broker_gone || !self.options.reattach {
@@ -255,7 +256,8 @@ impl Reader {
         }
         let Some(outcome) = self.attempt() else { return };
         match outcome {
-            // One that cannot be watched says so when it is waited for.
+            // An error of `tie` is ignored here: the fds that it could not watch fail when they are
+            // waited for.
             Ok((link, _same)) if link.ring == self.link.ring => drop(self.tie(link)),
             _ => self.retry.failed(),
         }

@@ -2,7 +2,7 @@
 //!
 //! Contract: [`Reader::next`] never blocks and makes no system call while datagrams come;
 //! [`Reader::wait`] sleeps without using the processor. The account in the reader's page is kept up
-//! to date for `ringstat`. A broker that dies leaves the reader its mapping: it drains what is
+//! to date for `ringstat`. When the broker dies the reader keeps its mapping: it drains what is
 //! there, then attaches to the restarted broker by itself.
 
 mod link;
@@ -22,8 +22,8 @@ use std::os::fd::OwnedFd;
 
 /// What [`Reader::next`] found.
 ///
-/// A match on it is exhaustive on purpose: a program that passed over a new kind without knowing
-/// would lose count. A new kind is a new major version.
+/// A match on it is exhaustive on purpose: a program that unknowingly ignored a new kind would lose
+/// count. A new kind requires a new major version.
 #[derive(Debug)]
 #[must_use]
 pub enum Item<'r> {
@@ -31,10 +31,10 @@ pub enum Item<'r> {
     Datagram(Datagram<'r>),
     /// Datagrams this reader will never see.
     Gap(Gap),
-    /// The broker was restarted; what follows is of the new generation.
+    /// The broker was restarted; what follows belongs to the new generation.
     Restarted(Restart),
     /// This reader was lossless and has used up its budget: the stream does not wait for it any
-    /// more. Told before the first gap that comes of it.
+    /// more. Returned before the first gap that results from it.
     Demoted(Demoted),
     /// Nothing new.
     Empty,
@@ -47,16 +47,16 @@ pub enum Item<'r> {
 pub struct Restart {
     /// Its number.
     pub generation: u64,
-    /// Seq this reader begins at in it.
+    /// Seq at which this reader begins in it.
     pub first: u64,
-    /// The new broker took over the ring: seqs, books and sizes go on, and everything before
-    /// `first` has been told. Otherwise it made a fresh one: seqs and books begin anew, sizes and
-    /// metadata may be others.
+    /// True: the new broker took over the ring. Seqs, account and sizes continue, and everything
+    /// before `first` has been reported. False: it made a fresh ring. Seqs and account begin anew,
+    /// and sizes and metadata may differ.
     pub adopted: bool,
-    /// Datagrams without a seq that the restart cost: taken from the source, or counted as lost,
-    /// and never told by the broker that died.
+    /// Datagrams without a seq that the restart cost: the broker that died had taken them from the
+    /// source, or counted them as lost, but had not reported them yet.
     pub lost: u64,
-    /// False: at least `lost`; always so for a fresh ring.
+    /// Whether `lost` is exact. False: it is a lower bound; always so for a fresh ring.
     pub exact: bool,
 }
 
@@ -72,12 +72,12 @@ impl From<Restarted> for Restart {
 #[must_use]
 #[non_exhaustive]
 pub enum End {
-    /// The broker ended it: its source was exhausted, or it was told to stop.
+    /// The broker ended it: its source was exhausted, or the broker was stopped.
     Stream,
-    /// The broker died, and this reader was told not to wait for the next.
+    /// The broker died, and this reader does not attach to the next one ([`Options::reattach`]).
     BrokerGone,
-    /// Somebody who may took this reader's place back (`ringctl detach`): it is not to attach again
-    /// by itself.
+    /// An administrator detached this reader (`ringctl detach`). It does not attach again by
+    /// itself.
     Detached(DetachedBy),
 }
 
@@ -85,9 +85,9 @@ pub enum End {
 pub struct Reader {
     name: String,
     options: Options,
-    /// Whether the stream waits for it, as far as it was told.
+    /// Whether the stream waits for it, until its demotion is noticed.
     lossless: bool,
-    /// To be told, of a place it does not have any more.
+    /// A demotion by the last broker that is still to be reported.
     demotion: Option<Demoted>,
     link: Link,
     ring: RingReader,
@@ -102,16 +102,17 @@ pub struct Reader {
     /// A request to the next broker that is not answered yet.
     attempt: Option<Attempt>,
     poll_fd: OwnedFd,
-    /// In the set of `poll_fd` while the broker is gone: fires when attaching again is due.
+    /// In the set of `poll_fd` while there is no broker: fires when the next attempt to attach is
+    /// due.
     retry_timer: Option<OwnedFd>,
 }
 
 impl Reader {
-    /// Releases the datagram read last and finds the next thing. Never blocks: attaching to a
-    /// restarted broker is moved on by each call.
+    /// Releases the datagram read last and returns the next item. Never blocks: each call only
+    /// takes the next step of attaching to a restarted broker.
     ///
     /// # Errors
-    /// If the ring is damaged, if attaching again fails for a reason that will not pass, and
+    /// If the ring is damaged, if attaching again fails for a permanent reason, and
     /// [`Error::Forked`] in a child of the process that attached.
     #[allow(
         clippy::should_implement_trait,
@@ -119,8 +120,8 @@ impl Reader {
     )]
     #[inline]
     pub fn next(&mut self) -> Result<Item<'_>, Error> {
-        // Relaxed: the word is all there is to know. A sleeping reader is woken by the hang-up that
-        // follows it.
+        // Relaxed: no other data depends on this word. The hang-up that follows it wakes a sleeping
+        // reader.
         let detached_by = self.link.page.block().detached_by.load(Ordering::Relaxed);
         if detached_by != 0 {
             return self.detached(detached_by);
@@ -161,7 +162,7 @@ impl Reader {
                 Ok(Item::Gap(gap))
             }
             Step::Restarted(restarted) => {
-                // The record may be here before the hang-up is noticed.
+                // The reader may see the record of the restart before it notices the hang-up.
                 self.broker_gone |= self.link.generation < restarted.generation;
                 self.attach_meanwhile();
                 self.report();
@@ -170,7 +171,7 @@ impl Reader {
             Step::Ended => Ok(Item::Ended(End::Stream)),
             Step::Empty if self.broker_gone => self.after_broker(),
             _ => {
-                // Who never waits learns of a dead broker here, now and then.
+                // A reader that never waits notices a dead broker here: it checks now and then.
                 self.empties = self.empties.wrapping_add(1);
                 if self.empties.is_multiple_of(1 << 14) {
                     self.broker_gone = self.link.connection.hung_up();
@@ -180,7 +181,7 @@ impl Reader {
         }
     }
 
-    /// That it is not waited for any more, once.
+    /// Returns the demotion, once.
     fn demoted(&mut self) -> Option<Demoted> {
         if self.lossless {
             let told = gate::demoted(self.link.page.block())?;
@@ -190,22 +191,23 @@ impl Reader {
         self.demotion.take()
     }
 
-    /// Its place was taken back. What is in the ring is not read any more, or a reader that lags
-    /// would stay for ever.
+    /// Ends a reader that was detached. It does not read the rest of the ring: otherwise a reader
+    /// that lags would stay for ever.
     #[cold]
     fn detached(&mut self, by: u64) -> Result<Item<'static>, Error> {
-        // A child of the process that attached finds its private page here: `crate::fork`.
+        // A child of the process that attached gets here too, through its private page:
+        // `crate::fork`.
         self.link.connection.same_process()?;
         if let Some(gap) = self.release()? {
             return Ok(Item::Gap(gap));
         }
-        // Only the broker and this process can write the word: whatever it says, the place is not
-        // to be used any more.
+        // Only the broker and this process can write the word. Whatever its value, the reader index
+        // must not be used any more.
         let by = DetachedBy::unpack(by).unwrap_or(DetachedBy { pid: 0, uid: u32::MAX });
         Ok(Item::Ended(End::Detached(by)))
     }
 
-    /// Name it was attached by.
+    /// Name by which it was attached.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -235,8 +237,8 @@ impl Reader {
         publish_time.wrapping_add(self.identity.realtime_offset_ns)
     }
 
-    /// The books since this reader began in this ring ([`Restart::adopted`]): `start + delivered +
-    /// lost = read cursor`.
+    /// The account since this reader began in this ring ([`Restart::adopted`]): `start + delivered
+    /// + lost = read cursor`.
     pub fn account(&self) -> &Account {
         self.ring.account()
     }
@@ -246,8 +248,8 @@ impl Reader {
         self.ring.read_cursor()
     }
 
-    /// Settles the datagram read last without reading on: brings [`Reader::account`] and `ringstat`
-    /// up to date before a pause. `Some`: it was torn.
+    /// Releases the datagram read last without reading the next one. This brings
+    /// [`Reader::account`] and `ringstat` up to date before a pause. `Some`: the datagram was torn.
     ///
     /// # Errors
     /// If the ring is damaged, and [`Error::Forked`].
@@ -258,12 +260,12 @@ impl Reader {
         Ok(gap)
     }
 
-    /// Settles the datagram read last as [`Reader::release`] does, for code that read it through
-    /// [`Datagram::as_ptr`]: `Ok` says that it stayed whole, and counts as delivered.
+    /// Releases the datagram read last as [`Reader::release`] does, for code that read it through
+    /// [`Datagram::as_ptr`]. `Ok`: it was not overwritten, and counts as delivered.
     ///
     /// # Errors
     /// [`Torn`]: it was overwritten meanwhile, and what was read is void. The next call of
-    /// [`Reader::next`] gives the gap that begins with it.
+    /// [`Reader::next`] returns the gap that begins with it.
     #[inline]
     pub fn settle(&mut self) -> Result<(), Torn> {
         self.ring.validate()?;

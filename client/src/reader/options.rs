@@ -21,7 +21,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults: start with what is published from now on; after a lap go on near the oldest
+    /// Defaults: start with what is published from now on; after a lap continue near the oldest
     /// datagram; sleep when idle after 5 µs of polling; page tables filled at attach; attach again
     /// when the broker restarts. `label` (at most 32 bytes) is what `ringstat` shows.
     pub fn new(label: &str) -> Self {
@@ -43,7 +43,7 @@ impl Options {
         self
     }
 
-    /// Where to go on after a lap.
+    /// Where to continue after a lap.
     pub fn resume(mut self, resume: Resume) -> Self {
         self.resume = resume;
         self
@@ -56,8 +56,8 @@ impl Options {
         self
     }
 
-    /// Never sleep: [`Reader::wait`] polls until there is something. If no reader of a stream
-    /// sleeps, its pump saves a fence.
+    /// Never sleep: [`Reader::wait`] polls until there is something to read. If no reader of a
+    /// stream ever sleeps, its pump saves a fence.
     pub fn always_spin(mut self) -> Self {
         self.parks = false;
         self
@@ -70,11 +70,11 @@ impl Options {
         self
     }
 
-    /// Have the stream wait for this reader, so that it loses nothing: as long as its budget lasts
-    /// (`--lossless` of `ringd`, without which attaching is refused), then
-    /// [`Item::Demoted`](crate::Item::Demoted) is told and it is lossy. What the source loses
-    /// meanwhile is lost to everybody. Not before it began is it waited for, nor between the death
-    /// of a broker and attaching to the next.
+    /// Makes the stream wait for this reader, so that it loses nothing as long as its budget lasts
+    /// (`--lossless` of `ringd`; without it attaching is refused). After that the reader gets
+    /// [`Item::Demoted`](crate::Item::Demoted) and is lossy. What the source loses while the stream
+    /// waits is lost to all readers. The stream does not wait before this reader has begun, nor
+    /// between the death of a broker and attaching to the next.
     pub fn lossless(mut self) -> Self {
         self.lossless = true;
         self
@@ -90,8 +90,8 @@ impl Options {
     /// Attaches to the stream `name`, or to the control socket at a path (anything with a `/`).
     ///
     /// # Errors
-    /// [`Error`] says what was wrong and what to do: no such stream (and which are running), nobody
-    /// answers, not allowed, no place left, another release.
+    /// [`Error`] says what was wrong and what to do: no such stream (and which are running), no
+    /// broker answers, access denied, no free reader index, broker of another release.
     pub fn attach(&self, name: &str) -> Result<Reader, Error> {
         let (link, ring, seen) = Link::open(name, self, self.start)?;
         let poll_fd = wait::poll_set(&link)?;

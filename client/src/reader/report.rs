@@ -1,7 +1,7 @@
-//! What a reader tells `ringstat`: its books and its latencies, in its own page.
+//! What a reader reports to `ringstat` in its reader page: its account and its latencies.
 //!
-//! Contract: one writer, relaxed words, no system call but the clock of a sampled latency. Nobody
-//! computes with them but people and their tools: the broker clamps what it reads.
+//! Contract: one writer, relaxed stores of single words, no system call except the clock for a
+//! sampled latency. The figures are for people and their tools; the broker clamps what it reads.
 
 use super::Reader;
 use ringweir_proto::latency::SAMPLE_EVERY_NS;
@@ -10,21 +10,21 @@ use ringweir_proto::ring::{Cause, Gap, gate};
 use ringweir_proto::sync::Ordering;
 
 impl Reader {
-    /// Once for each millisecond of the stream, not of the reader: one that falls behind samples
-    /// all it was late for.
+    /// Samples once per millisecond of stream time, not of reader time: a reader that has fallen
+    /// behind samples every millisecond for which it is late.
     #[cold]
     pub(super) fn sample_latency(&mut self, published: u64) {
         self.sample_from = published.saturating_add(SAMPLE_EVERY_NS);
         self.link.page.latency().count(clock::monotonic_ns().saturating_sub(published));
-        // One that always has something to read would not come to it elsewhere.
+        // A reader that always has something to read would never get to this elsewhere.
         self.attach_meanwhile();
     }
 
-    /// What changes with every datagram. Relaxed: figures for people, each a word.
+    /// Reports what changes with every datagram. Relaxed: figures for people, one word each.
     #[inline(always)]
     pub(super) fn report_progress(&self) {
         let (block, account) = (self.link.page.block(), self.ring.account());
-        // P13: of a lossless reader more than a figure.
+        // P13: for a lossless reader this is more than a figure. Partner: `LosslessGate::look`.
         gate::release(block, self.ring.read_cursor());
         block.delivered.store(account.delivered, Ordering::Relaxed);
         block.bytes_delivered.store(account.bytes_delivered, Ordering::Relaxed);
@@ -32,7 +32,7 @@ impl Reader {
         block.lag_max.store(account.lag_max, Ordering::Relaxed);
     }
 
-    /// Everything.
+    /// Reports everything.
     #[cold]
     pub(super) fn report(&mut self) {
         let (block, account) = (self.link.page.block(), self.ring.account());

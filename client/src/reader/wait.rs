@@ -1,8 +1,8 @@
-//! Waiting: asleep, by an fd of one's own, or polling.
+//! Waiting for datagrams: sleeping, polling, or through a file descriptor.
 //!
-//! Contract: no wake-up is lost (a reader arms, and its waker looks again for it: `proto/DESIGN.md`
-//! §5), and one that sleeps uses no processor time. A signal ends a sleep, a broker that hangs up
-//! does too.
+//! Contract: no wake-up is lost (a reader arms, and then its waker looks again on its behalf:
+//! `proto/DESIGN.md` §5), and a sleeping reader uses no processor time. A signal ends a sleep, and
+//! so does a hang-up of the broker.
 
 use super::Reader;
 use super::link::{Link, Retry};
@@ -15,23 +15,23 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// How [`Reader::wait`] ended. Reading on is right in any case.
+/// How [`Reader::wait`] ended. Calling [`Reader::next`] is right in every case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
     /// There may be something to read, or its broker has hung up: call [`Reader::next`].
     Woken,
-    /// The time is over.
+    /// The timeout has passed.
     TimedOut,
-    /// A signal came: look at what it asks for, then wait again.
+    /// A signal arrived: handle it, then wait again.
     Interrupted,
 }
 
 impl Reader {
     /// Waits until there is something to read, the broker hangs up, a signal arrives or the timeout
-    /// passes (`None`: for ever), and now and then for nothing: read on whatever it says,
-    /// [`Reader::next`] knows. Polls for [`Options::spin`](crate::Options::spin), then sleeps in
-    /// the kernel, unless attached with [`Options::always_spin`](crate::Options::always_spin): that
-    /// polls on, and notices no signals.
+    /// passes (`None`: for ever). Sometimes it returns without a reason, so call [`Reader::next`]
+    /// whatever it returns. It polls for [`Options::spin`](crate::Options::spin), then sleeps in
+    /// the kernel. A reader attached with [`Options::always_spin`](crate::Options::always_spin)
+    /// keeps polling and notices no signals.
     ///
     /// # Errors
     /// If the kernel refuses to wait.
@@ -68,8 +68,8 @@ impl Reader {
         Ok(Waited::Woken)
     }
 
-    /// Waits while the broker is gone: for datagrams that are still to be read, for the next
-    /// broker's answer, or until asking it is due.
+    /// Waits while there is no broker: until there are datagrams to read, the next broker answers,
+    /// or the next request to it is due.
     fn wait_for_broker(&self, began: Instant, limit: Duration) -> Result<Waited, Error> {
         // The next broker may publish before this reader is attached to it: look now and then.
         while !self.has_news() {
@@ -95,13 +95,13 @@ impl Reader {
         Ok(Waited::Woken)
     }
 
-    /// When there is something to do about attaching again, unless an answer comes before: the
-    /// attempt in flight has failed, or the next one may be sent.
+    /// Time until the next step of attaching again, unless an answer comes first: until the attempt
+    /// in flight has failed, or the next one may be sent.
     fn due_in(&self) -> Duration {
         self.attempt.as_ref().map_or_else(|| self.retry.remaining(), |a| a.remaining())
     }
 
-    /// Whether [`Reader::next`] would find more than nothing.
+    /// Whether [`Reader::next`] has something to return.
     fn has_news(&self) -> bool {
         let memory = self.ring.memory();
         self.link.page.block().detached_by.load(Ordering::Relaxed) != 0
@@ -113,15 +113,14 @@ impl Reader {
             || self.lossless && gate::demoted(self.link.page.block()).is_some()
     }
 
-    /// Sleeps; `Interrupted` for a signal and for the end of the time, which the caller tells
-    /// apart.
+    /// Sleeps. `Interrupted` means a signal or a timeout; the caller tells them apart.
     fn park(&mut self, timeout: Option<Duration>) -> Result<Waited, Error> {
         if !self.arm()? {
             return Ok(Waited::Woken);
         }
         let ready = event::wait(self.link.wake.as_fd(), self.link.connection.fd.as_fd(), timeout)
             .map_err(|e| Error::system("poll for a wake-up", e))?;
-        // The ring itself is taken before the next sleep: now there is something to read.
+        // The wake event is consumed before the next sleep: now there is something to read.
         self.take_wake(event::Ready { first: false, ..ready })?;
         Ok(if ready.first || ready.second { Waited::Woken } else { Waited::Interrupted })
     }
@@ -135,13 +134,13 @@ impl Reader {
         Ok(())
     }
 
-    /// Says that this reader is about to sleep on its fd (`AsFd`). True: sleep, and a wake-up will
-    /// come; false: there may be something to read already: call [`Reader::next`]. Call it each
-    /// time before polling; calling it twice does no harm. While the broker is gone the fd becomes
-    /// readable when attaching again is due.
+    /// Announces that this reader is about to sleep on its fd (`AsFd`). True: sleep; a wake-up will
+    /// come. False: there may be something to read already, so call [`Reader::next`]. Call this
+    /// each time before polling; calling it twice does no harm. While there is no broker, the fd
+    /// becomes readable when the next attempt to attach is due.
     ///
     /// # Errors
-    /// If the sleep request cannot be rung, or the process is out of fds.
+    /// If the sleep request cannot be signalled, or the process is out of fds.
     pub fn arm(&mut self) -> Result<bool, Error> {
         self.link.connection.same_process()?;
         self.take_wake(event::Ready { first: true, second: self.link.connection.hung_up() })?;
@@ -155,14 +154,15 @@ impl Reader {
         block.waiting.store(1, Ordering::Relaxed);
         block.seen_seq.store(self.ring.write_cursor_seen(), Ordering::Relaxed);
         block.seen_source.store(self.ring.source_seen(), Ordering::Relaxed);
-        // The waker reads both after it has read this event: the system calls order the two.
+        // Partner: the waker loads both words after it has read this event. The two system calls
+        // order the stores before the loads.
         event::ring(&self.link.sleep_request)
             .map_err(|e| Error::system("ring sleep request", e))?;
         Ok(true)
     }
 
-    /// Has the reader's fd wait for the next attempt to attach or its answer, instead of a socket
-    /// that hung up and stays readable.
+    /// Makes the reader's fd wait for the next attempt to attach, or for its answer, instead of the
+    /// old socket, which has hung up and stays readable.
     fn arm_retry(&mut self) -> Result<bool, Error> {
         let left = self.due_in();
         if left.is_zero() || !self.options.reattach {
@@ -173,7 +173,7 @@ impl Reader {
                 .map_err(|e| Error::system("epoll_ctl", e))
         };
         if self.retry_timer.is_none() {
-            // It may have been taken out before.
+            // It may have been removed before.
             let _not_in = epoll::delete(&self.poll_fd, &self.link.connection.fd);
             let timer = event::timer().map_err(|e| Error::system("timerfd_create", e))?;
             polled(timer.as_fd())?;
@@ -205,7 +205,7 @@ impl AsRawFd for Reader {
     }
 }
 
-/// An fd that watches what may wake the reader tied by `link`.
+/// Creates an fd that watches everything that may wake the reader of `link`.
 pub(super) fn poll_set(link: &Link) -> Result<OwnedFd, Error> {
     let fd =
         epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| Error::system("epoll_create", e))?;
@@ -213,7 +213,7 @@ pub(super) fn poll_set(link: &Link) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// Has `poll_fd` look at what may wake the reader tied by `link`.
+/// Adds everything that may wake the reader of `link` to the set of `poll_fd`.
 pub(super) fn watch(poll_fd: &OwnedFd, link: &Link) -> Result<(), Error> {
     for fd in [link.wake.as_fd(), link.connection.fd.as_fd()] {
         let data = epoll::EventData::new_u64(0);

@@ -1,9 +1,10 @@
-//! A stream inside the process that tests a reader, or documents one: a broker in a thread, as small
-//! as one can be that readers attach to.
+//! A stream for tests and documentation of readers: a minimal broker in a thread of the same
+//! process.
 //!
-//! Contract: it speaks the control conversation and publishes into a real ring; it wakes nobody by
-//! itself but after each publish, knows no budget, and lives as long as [`Stream`] does. Its faults
-//! (it stops answering, hangs up, comes back with a fresh ring) are asked for by the test.
+//! Contract: it speaks the control protocol and publishes into a real ring. It wakes readers only
+//! after each publish and at the end, has no lossless budget, and exists as long as its [`Stream`].
+//! Its faults (it stops answering, hangs up, comes back with a fresh ring) happen only when the
+//! test asks for them.
 
 #![allow(unsafe_code)]
 
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 const READERS: usize = 16;
 
-/// A stream, until it is dropped.
+/// A stream, which exists until this is dropped.
 pub struct Stream {
     broker: Arc<Mutex<Broker>>,
     stop: Arc<AtomicBool>,
@@ -109,7 +110,7 @@ impl Broker {
         }
     }
 
-    /// Readers that hung up give their indices back.
+    /// Frees the indices of readers that have hung up.
     fn forget_dead(&mut self) {
         for slot in &mut self.readers {
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -130,7 +131,7 @@ impl Broker {
 }
 
 impl Stream {
-    /// Starts the stream `name`, and has this process look for streams where it is.
+    /// Starts the stream `name`, and makes this process look for streams in its run directory.
     ///
     /// # Panics
     /// If it cannot be started. Call it before the process has other threads: it sets an
@@ -147,7 +148,8 @@ impl Stream {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = socket::listen(&paths::socket_path(dir.path(), name), 0o600, None)
             .expect("a control socket");
-        // SAFETY: the caller has no other threads yet that read the environment.
+        // SAFETY: by the contract of `start` the caller has no other threads yet that read the
+        // environment.
         unsafe { std::env::set_var(paths::RUN_DIR_ENV, dir.path()) };
         let broker = Arc::new(Mutex::new(Broker::new(name, 1, &owned(metadata))));
         let (stop, stopped) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
@@ -194,26 +196,27 @@ impl Stream {
         broker.wake();
     }
 
-    /// Readers that are attached.
+    /// Number of attached readers.
     pub fn readers(&self) -> usize {
         let mut broker = self.broker();
         broker.forget_dead();
         broker.readers.iter().flatten().count()
     }
 
-    /// Stops answering, as a broker that was sent SIGSTOP: connections are queued by the kernel.
+    /// Stops answering, like a broker after SIGSTOP: the kernel queues the connections.
     pub fn stop_answering(&self) {
         self.stopped.store(true, Ordering::Relaxed);
-        // Whatever is being answered is answered now.
+        // Waits until a request in progress has been answered.
         drop(self.broker());
     }
 
-    /// Answers what is queued, and what comes.
+    /// Answers again: queued requests and new ones.
     pub fn go_on_answering(&self) {
         self.stopped.store(false, Ordering::Relaxed);
     }
 
-    /// Dies for its readers, and comes back at once with a fresh ring.
+    /// Hangs up on its readers, as if the broker had died, and comes back at once with a fresh
+    /// ring.
     pub fn restart(&self, metadata: &[(&str, &str)]) {
         let mut broker = self.broker();
         let generation = broker.generation + 1;

@@ -1,7 +1,7 @@
-//! A ring as a broker left it that died, with any field of it damaged: it is refused and left as it
-//! was, or adopted, and then everything published from there on is read whole and every account
-//! that begins there closes. Nothing panics, runs on for ever, or touches a byte outside (the
-//! address sanitizer looks).
+//! The ring of a dead broker, with any field damaged. It must be refused and left unchanged, or
+//! adopted; after an adoption everything published from there on is read intact, and every account
+//! that begins there closes. Nothing may panic, run for ever, or access a byte out of bounds (the
+//! address sanitizer checks).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,10 +17,10 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
 const SLOTS: u64 = 16;
-/// More than a lap.
+/// Number of datagrams that is more than a lap.
 const LAP: u64 = 20;
 const BYTES: usize = 8192 + 4096;
-/// Header and slots: where what adoption looks at is.
+/// Length of header and slots: the part that adoption looks at.
 const LOOKED_AT: usize = 4096 + SLOTS as usize * 64;
 const VALUES: [u64; 12] = [
     0,
@@ -37,7 +37,7 @@ const VALUES: [u64; 12] = [
     u32::MAX as u64,
 ];
 
-/// A ring that stays mapped, the file behind it, and what dead brokers left in it.
+/// A ring that stays mapped, the file behind it, and the contents that dead brokers left in it.
 struct Stage {
     ring: RingObject,
     file: OwnedFd,
@@ -82,7 +82,8 @@ impl Stage {
                 Mode::empty(),
             );
             let file = file.expect("its file");
-            // The process is killed in the end, and nobody else knows the name.
+            // Unlinked now, because the process is killed in the end. No other process needs the
+            // name.
             rustix::fs::unlink(format!("/dev/shm{name}")).expect("unlink");
             let empty = bytes_of(&file);
             assert_eq!(empty.len() as u64, ring.memory().geometry().footprint());
@@ -110,7 +111,8 @@ impl Stage {
             ];
             for shape in shapes {
                 write(&file, &empty);
-                // SAFETY: the publisher of the shape before is gone.
+                // SAFETY: the publisher of the previous shape was dropped, so there is no other
+                // one.
                 let fresh = unsafe { WritableRing::assume_unique(ring.memory().clone()) };
                 shape(&mut Publisher::new(fresh));
                 left.push(bytes_of(&file));
@@ -120,19 +122,19 @@ impl Stage {
     }
 }
 
-/// The publisher that was there before is dead, and this one takes over its ring.
+/// Takes over the ring of a publisher that is dead.
 fn again(memory: &Arc<RingMemory>, position: Option<u32>) -> Result<(Publisher, Restarted), Unfit> {
-    // SAFETY: called when nothing uses the publisher before any more.
+    // SAFETY: callers do not use the previous publisher any more.
     let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
     Publisher::adopt(ring, position)
 }
 
-/// What a datagram published after the adoption holds, and how much of it.
+/// Bytes and length of a datagram that is published after the adoption.
 fn content(seq: u64) -> ([u8; 256], usize) {
     ([seq as u8; 256], (seq % 200) as usize)
 }
 
-/// Whether the datagram in hand is what was published as `found.seq`.
+/// Whether the datagram in hand is what was published as `found.seq`; `None` if it was torn.
 fn is_right(reader: &mut RingReader, found: &Descriptor) -> Option<bool> {
     let mut bytes = [0; 256];
     reader.copy_out(found, 0, &mut bytes[..found.len]);
@@ -140,7 +142,7 @@ fn is_right(reader: &mut RingReader, found: &Descriptor) -> Option<bool> {
     reader.validate().ok().map(|()| (found.len, &bytes[..found.len]) == (len, &right[..len]))
 }
 
-/// Reads what there is; whatever is from `first` on must be right.
+/// Reads everything available. Datagrams from `first` on must be right.
 fn read(reader: &mut RingReader, first: u64) {
     for _ in 0..LAP {
         match reader.step() {
@@ -149,7 +151,7 @@ fn read(reader: &mut RingReader, first: u64) {
                 assert!(found.seq < first || right != Some(false), "seq {}", found.seq);
             }
             Ok(Step::Gap(_) | Step::Restarted(_)) => {}
-            // What is damaged may be told.
+            // Damage may be reported as an error.
             Ok(Step::Empty | Step::Ended) | Err(_) => return,
         }
         let account = reader.account();
@@ -168,7 +170,8 @@ fn adopted(memory: &Arc<RingMemory>, mut publisher: Publisher, first: u64, mut t
         publisher.publish(&bytes[..len], Meta::default()).expect("fits");
         let mut step = fresh.step();
         if let Ok(Step::Gap(gap)) = step {
-            // Losses and disappearances that are told before the first are damaged, too.
+            // Records of losses and of a lost source that come before the first datagram may be
+            // damaged too.
             assert_eq!((gap.first, first), (seq, seq), "{gap:?}");
             step = fresh.step();
         }
@@ -201,7 +204,7 @@ fuzz_target!(|input: &[u8]| {
         let value = u64::from_le_bytes(patch[4..12].try_into().expect("8 bytes"));
         let at = at % if how & 0x80 == 0 { LOOKED_AT } else { BYTES };
         let word = at & !7;
-        // What is constant is compared when the object is opened: tests/tests/restart.rs.
+        // Constant words are compared when the object is opened: tests/tests/restart.rs.
         if word < 512 || (2048..4096).contains(&word) {
             continue;
         }

@@ -1,6 +1,6 @@
-//! A ring object of a broker that is not trusted, every byte of it: attaching refuses or takes it,
-//! and reading it neither panics, nor runs on for ever, nor touches a byte outside (the address
-//! sanitizer looks).
+//! A ring object of an untrusted broker, with any bytes in it. Attaching must refuse or accept it,
+//! and reading it must not panic, run for ever, or access a byte out of bounds (the address
+//! sanitizer checks).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
-/// A sound ring of 16 slots with 20 datagrams, as bytes: what the input then damages.
+/// The bytes of a valid ring of 16 slots with 20 datagrams, which the input then damages.
 fn sound() -> &'static [u8] {
     static SOUND: OnceLock<Vec<u8>> = OnceLock::new();
     SOUND.get_or_init(|| {
@@ -42,14 +42,14 @@ fn sound() -> &'static [u8] {
     })
 }
 
-/// Damages: each 11 bytes of input put a word of 8 at an offset of 2; a leading byte says how many
-/// bytes are cut off the end.
+/// Makes a damaged ring. A leading byte of input says how much is cut off the end. Then every 11
+/// bytes are one patch: an offset (2 bytes), a length (1) and a word (8).
 fn object_of(input: &[u8]) -> OwnedFd {
     let mut bytes = sound().to_vec();
     let (cut, patches) = input.split_first().map_or((0, input), |(c, rest)| (*c as usize, rest));
     for patch in patches.chunks_exact(11) {
         let at = u16::from_le_bytes([patch[0], patch[1]]) as usize % bytes.len();
-        // The third byte shortens the word, so that single bytes of a field can be changed too.
+        // The length shortens the word, so that single bytes of a field can be changed too.
         let len = (patch[2] as usize % 8 + 1).min(bytes.len() - at);
         bytes[at..at + len].copy_from_slice(&patch[3..3 + len]);
     }

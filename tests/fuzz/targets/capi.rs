@@ -1,8 +1,8 @@
-//! The C library under any sequence of calls with any arguments, short of what its header forbids
-//! (pointers that dangle, strings without an end, two threads): no crash, no code outside the
-//! table, no write past a struct, books that close, and every handle, descriptor and byte given
-//! back. The other side is a live broker in a thread of this process: it hands out rings that are
-//! lapped, ends streams, dies, comes back with a new generation, and at times answers nonsense.
+//! Calls the C library in any order with any arguments, except what its header forbids (dangling
+//! pointers, strings without a NUL, two threads at once). It must not crash, return a code outside
+//! the table or write past a struct; accounts must close; every handle, descriptor and byte must be
+//! freed. The other side is a real broker in a thread of this process: it hands out rings that are
+//! lapped, ends streams, dies, comes back with a new generation, and sometimes answers nonsense.
 #![no_main]
 
 #[path = "capi/broker.rs"]
@@ -20,7 +20,7 @@ fn broker() -> &'static Broker {
     BROKER.get_or_init(Broker::start)
 }
 
-/// What this process has open.
+/// Number of open descriptors of this process.
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("/proc").count()
 }

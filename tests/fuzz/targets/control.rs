@@ -1,13 +1,13 @@
-//! Control messages of a peer that is not trusted: decoding never panics, never allocates more than
-//! a message, and what decodes encodes to the same bytes.
+//! Control messages of an untrusted peer. Decoding must never panic or allocate more than a
+//! message, and a decoded message must encode to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ringweir_proto::control::{LABEL_MAX, Reply, Request};
 
 fuzz_target!(|body: &[u8]| {
-    // As it came, and behind the header of this release, without which nothing is looked at any
-    // further.
+    // Once as it came, and once behind the header of this release, without which decoding stops at
+    // once.
     look(body);
     let mut packet = Request::Describe.encode();
     packet.truncate(HEADER);

@@ -1,6 +1,6 @@
-//! A device that writes anything into its registers and its FIFO at any moment: the drain neither
-//! panics, nor reads outside (the address sanitizer looks), nor hands out more than the longest
-//! datagram, nor runs on for ever, and counts nothing twice.
+//! A device that writes anything into its registers and its FIFO at any moment. The drain must not
+//! panic, read out of bounds (the address sanitizer checks), return more than the longest datagram,
+//! run for ever, or count anything twice.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
         &registers.identity.channels,
     ];
     if kind == 0 {
-        // What a device says of itself: believed only where it can be.
+        // The device's identity: accepted only if it is valid.
         for (register, value) in words.iter().zip(steps.chunks_exact(4)) {
             register.store(u32::from_le_bytes(value.try_into().expect("4")), Ordering::Relaxed);
         }

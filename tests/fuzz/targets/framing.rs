@@ -1,5 +1,5 @@
-//! File framings: whatever the bytes, and however the input is split, the datagrams are the same,
-//! in bounds and finite.
+//! File framings. For any bytes the datagrams must be in bounds and finite in number, and must be
+//! the same however the input is split.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,14 +16,15 @@ const FRAMINGS: [Framing; 7] = [
     Framing::Pcapng,
 ];
 
-/// One thing the decoder said, with the payload's bytes.
+/// One result of the decoder, with the bytes of the payload.
 #[derive(Debug, PartialEq)]
 enum Said {
     Datagram(Vec<u8>, u32, u64, u16),
     Fault(String),
 }
 
-/// What comes out if never more than `most` bytes beyond what was asked for are there at a time.
+/// Decodes the input, making at most `most` new bytes available at a time, or more if the decoder
+/// asks for more.
 fn decode(framing: Framing, input: &[u8], most: usize) -> Vec<Said> {
     let mut decoder = Decoder::new(framing, MAX).expect("fits the maximum");
     let (mut at, mut seen, mut said, mut steps) = (0, most.min(input.len()), Vec::new(), 0);

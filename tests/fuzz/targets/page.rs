@@ -1,7 +1,7 @@
-//! Reader pages that say anything: whatever a reader writes into its page, and whenever, the
+//! Reader pages with any content. Whatever a reader writes into its page, and whenever: the
 //! publisher waits for it no longer than its budget, an honest lossless reader beside it loses
-//! nothing before its own demotion, an honest lossy one closes its account, an honest sleeper is
-//! woken, and nothing that looks at a page panics.
+//! nothing before its own demotion, the account of an honest lossy reader closes, an honest sleeper
+//! is woken, and no code that looks at a page panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const SLOTS: u64 = 16;
 const LONGEST: usize = 256;
-/// Of each lossless reader, and what is charged at a time, ns.
+/// Time budget of each lossless reader, and the time charged at once, ns.
 const BUDGET: u64 = 1000;
 const STEP: u64 = 300;
-/// Places: those who lie, then who does not.
+/// Reader indices: first the dishonest readers, then the honest one.
 const LIARS: u32 = 3;
 const HONEST: u32 = 3;
 const PLACES: u32 = 4;
@@ -32,21 +32,22 @@ struct Stage {
     blocks: [ReaderBlock; PLACES as usize],
     event: WakeGate,
     sleepers: Sleepers,
-    /// Whether the honest one sleeps, and has been woken since.
+    /// Whether the honest reader sleeps, and whether it has been woken since.
     asleep: bool,
     woken: bool,
-    /// Waited for at the moment.
+    /// For each reader: whether the stream waits for it now.
     lossless: [bool; PLACES as usize],
     faithful: RingReader,
     casual: RingReader,
     published: u64,
 }
 
-/// The words of a page, as whoever has mapped it has them.
+/// The words of a page, as a process that has mapped it can write them.
 fn words(block: &ReaderBlock) -> &[AtomicU64] {
     const { assert!(align_of::<ReaderBlock>() >= align_of::<AtomicU64>()) };
-    // SAFETY: a block is atomic words and zeros that nobody reads, and the owner of a page writes
-    // what it likes into all of it.
+    // SAFETY: the slice covers exactly the block, which is alive and aligned for AtomicU64
+    // (asserted above). The block consists of atomic words and of zeros that no code reads, so any
+    // value may be stored in each word.
     unsafe {
         std::slice::from_raw_parts(std::ptr::from_ref(block).cast(), size_of::<ReaderBlock>() / 8)
     }
@@ -90,7 +91,7 @@ impl Stage {
         self.gate.look(&mut self.publisher, |index| Some(&blocks[index as usize].read_seq));
     }
 
-    /// Publishes one, waiting for whom there is to wait for.
+    /// Publishes one datagram, after waiting for lossless readers if necessary.
     fn publish(&mut self) {
         let mut waited = 0;
         while !self.publisher.fits(LONGEST) {
@@ -132,8 +133,8 @@ impl Stage {
         self.asleep = false;
     }
 
-    /// Reader `index` says that it goes to sleep, having seen what its page says; the honest one
-    /// has seen it all.
+    /// Reader `index` requests to sleep, having seen what its page says. The honest reader has seen
+    /// everything.
     fn sleep_request(&mut self, index: u32) {
         let seen = if index == HONEST {
             self.published
@@ -218,7 +219,7 @@ impl Stage {
     }
 }
 
-/// A page of latencies that says the same.
+/// A latency page with any content.
 fn latencies(input: &[u8]) {
     let block = LatencyBlock::default();
     let value = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("8 bytes"));

@@ -1,5 +1,5 @@
-//! A broker in a thread, as small as one can be that readers attach to. It serves one connection at
-//! a time, under a lock, so that the holder of the lock knows that it does nothing.
+//! A minimal broker in a thread. It serves one connection at a time, under a lock, so the holder of
+//! the lock knows that the broker is idle.
 
 use ringweir_proto::control::{Attached, Description, LatencyReport, Reason, Reply, Request};
 use ringweir_proto::latency::Histogram;
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 pub const STREAM: &str = "fuzz";
 const READERS: u32 = 4;
 
-/// How it answers the next question; the one after that well again.
+/// How it answers the next request. It answers later ones correctly again.
 #[derive(Clone, Copy)]
 pub enum Mood {
     Well,
@@ -66,7 +66,7 @@ pub struct Broker {
     pub socket: PathBuf,
 }
 
-/// Its run directory, which goes with the process.
+/// Its run directory, which is removed when the process ends.
 fn run_dir() -> &'static PathBuf {
     unsafe extern "C" {
         safe fn atexit(act: extern "C" fn()) -> i32;
@@ -225,7 +225,7 @@ impl House {
 
 impl Broker {
     pub fn start() -> Self {
-        // SAFETY: this is the only thread yet.
+        // SAFETY: no other thread exists yet, so none reads the environment.
         unsafe { std::env::set_var(paths::RUN_DIR_ENV, run_dir()) };
         let socket = paths::socket_path(run_dir(), STREAM);
         let listener = socket::listen(&socket, 0o600, None).expect("a socket");
@@ -247,7 +247,7 @@ impl Broker {
         self.house.lock().expect("house")
     }
 
-    /// Publishes `count` datagrams of all lengths, laps included.
+    /// Publishes `count` datagrams of all lengths, which may be more than a lap.
     pub fn publish(&self, count: u64, seed: u8) {
         let mut house = self.house();
         if house.ended {
@@ -279,7 +279,8 @@ impl Broker {
         }
     }
 
-    /// Dies for its readers, and is there again, with the same ring, at once.
+    /// Hangs up on its readers and viewers, as if it had died, and is back at once with the same
+    /// ring.
     pub fn hang_up(&self) {
         let mut house = self.house();
         house.places = Default::default();
@@ -292,15 +293,15 @@ impl Broker {
         *house = House::restarted(house.generation + 1);
     }
 
-    /// As it was at the start.
+    /// Restores the state of the start.
     pub fn clean(&self) {
-        // A question that is answered says that none before it is left in the socket's queue.
+        // Once this request is answered, no earlier one is left in the socket's queue.
         self.mood(Mood::Well);
         let _answer = ringweir::view::describe(STREAM).expect("a description");
         *self.house() = House::restarted(1);
     }
 
-    /// Place and date of some reader.
+    /// Index and attach time of some reader.
     pub fn some_reader(&self, n: u8) -> Option<(u32, u64)> {
         let house = self.house();
         let index = usize::from(n) % house.places.len();

@@ -1,8 +1,8 @@
-//! The calls of the header with arguments made of the input: right ones, NULL, misaligned ones, any
-//! number, any string.
+//! The calls of the header with arguments made from the input: pointers that are valid, NULL or
+//! misaligned, any number, any string.
 //!
-//! Structs the library fills in are looked at as words with guard words behind them: it must not
-//! write past what the header says it has.
+//! Structs that the library fills in are arrays of words with guard words behind them: it must not
+//! write past the size that the header gives.
 
 use super::broker::{Broker, STREAM};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -71,13 +71,13 @@ const BUSY: c_int = -3;
 const CORRUPT: c_int = -13;
 const PANIC: c_int = -16;
 
-/// Words of each struct, as the header has them.
+/// Number of words of each struct, as in the header.
 const GAP_WORDS: usize = 9;
 const DATAGRAM_WORDS: usize = 9;
 const ACCOUNT_WORDS: usize = 16;
 const GUARD: u64 = 0x5afe_5afe_5afe_5afe;
 
-/// Bytes of input as arguments.
+/// Makes arguments from bytes of input.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -99,7 +99,7 @@ impl<'a> Input<'a> {
         self.some() % n == n - 1
     }
 
-    /// Small, near a border, or anything.
+    /// A number that is small, near a power of two or the maximum, or anything.
     fn number(&mut self) -> u64 {
         match self.some() {
             n @ 0..=199 => u64::from(n % 20),
@@ -113,7 +113,8 @@ impl<'a> Input<'a> {
         (0..8).fold(0, |n, _| n << 8 | u64::from(self.some()))
     }
 
-    /// A string, or `None` for NULL. Names with a slash lead into the broker's own directory only.
+    /// A string, or `None` for NULL. Random names have no slash, so that none leads to the socket
+    /// of another broker.
     fn text(&mut self, broker: &Broker) -> Option<CString> {
         let bytes = match self.some() {
             0..=159 => STREAM.as_bytes().to_vec(),
@@ -175,7 +176,7 @@ impl<const WORDS: usize> Room<WORDS> {
     }
 
     fn at(&mut self, wrong: Wrong) -> *mut u64 {
-        // Of the whole, so that a write into the guards is one into memory that is there.
+        // A pointer to the whole, so that a write into the guards stays inside this object.
         wrong.applied((&raw mut *self).cast())
     }
 
@@ -184,7 +185,7 @@ impl<const WORDS: usize> Room<WORDS> {
         self.words
     }
 
-    /// A call that failed, or had nothing to tell, leaves it alone.
+    /// A call that failed, or had nothing to report, must leave it untouched.
     fn told(self, rc: c_int) -> Option<[u64; WORDS]> {
         let words = self.checked();
         if rc == OK {
@@ -195,14 +196,14 @@ impl<const WORDS: usize> Room<WORDS> {
     }
 }
 
-/// Every code is in the table and none says that the library is broken; every error has words.
+/// Every code is in the table, none says that the library is broken, and every error has a message.
 fn known(rc: c_int) -> c_int {
     assert!(
         (PANIC + 1..=11).contains(&rc) && rc != BUSY && rc != CORRUPT,
         "code {rc}: {:?}",
         message()
     );
-    // SAFETY: never NULL, constant.
+    // SAFETY: by the header the result is never NULL, and the text is constant.
     let words = unsafe { CStr::from_ptr(rw_strerror(rc)) };
     assert!(!words.to_bytes().starts_with(b"not a return code"));
     assert!(rc >= 0 || !message().is_empty());
@@ -210,13 +211,14 @@ fn known(rc: c_int) -> c_int {
 }
 
 fn message<'a>() -> &'a [u8] {
-    // SAFETY: never NULL, this thread's, read before the next call.
+    // SAFETY: the result is never NULL; the text is this thread's, and it is read before the next
+    // call.
     unsafe { CStr::from_ptr(rw_error_message()) }.to_bytes()
 }
 
-/// A string the library lends, read to its end.
+/// Reads a string of the library to its end, and returns its length.
 fn read(text: *const c_char) -> usize {
-    // SAFETY: NULL or a string that is valid now, by the header.
+    // SAFETY: not NULL (checked here), so by the header it is a string that is valid now.
     if text.is_null() { 0 } else { unsafe { CStr::from_ptr(text) }.to_bytes().len() }
 }
 
@@ -245,7 +247,7 @@ impl<'b> Session<'b> {
         self.readers[usize::from(input.some()) % self.readers.len()]
     }
 
-    /// Makes something at a place that is empty, by a call that fills a pointer in.
+    /// Makes an object by a call that fills in a pointer, and stores it in `place`, which is empty.
     fn made(place: &mut Handle, wrong: Wrong, call: impl FnOnce(*mut Handle) -> c_int) {
         let mut made = [null_mut::<u8>().wrapping_add(1).cast::<c_void>(); 2];
         let rc = known(call(wrong.applied(made.as_mut_ptr())));
@@ -285,7 +287,8 @@ impl<'b> Session<'b> {
             given
         };
         let wrong = input.wrong();
-        // SAFETY: strings end; options are NULL, misaligned (refused) or live; room for a pointer.
+        // SAFETY: the strings are NULL or end with a NUL; the options are NULL, misaligned
+        // (refused) or live; `out` is room for a pointer, or refused.
         Self::made(&mut self.readers[place], wrong, |out| unsafe {
             rw_attach(pointer(&name), given, out)
         });
@@ -294,7 +297,7 @@ impl<'b> Session<'b> {
     pub fn detach(&mut self, input: &mut Input<'_>) {
         let place = usize::from(input.some()) % self.readers.len();
         let reader = std::mem::replace(&mut self.readers[place], null_mut());
-        // SAFETY: NULL or live, given up.
+        // SAFETY: each handle is NULL or live, and not used again.
         assert_eq!(unsafe { rw_detach(reader) }, OK);
     }
 
@@ -302,7 +305,7 @@ impl<'b> Session<'b> {
         let (reader, wrong, other) = (self.reader(input), input.wrong(), input.wrong());
         for _ in 0..=input.some() % 40 {
             let (mut datagram, mut gap) = (Room::<DATAGRAM_WORDS>::new(), Room::<GAP_WORDS>::new());
-            // SAFETY: NULL or live; room or a pointer that is refused.
+            // SAFETY: `reader` is NULL or live; the outputs are room, or pointers that are refused.
             let rc = known(unsafe { rw_next(reader, datagram.at(wrong), gap.at(other)) });
             let [data, len, ..] = datagram.checked();
             gap.checked();
@@ -310,7 +313,8 @@ impl<'b> Session<'b> {
                 let (data, mut sum) = (data as *const u8, 0u64);
                 assert!(len <= 256 && data.cast::<u64>().is_aligned());
                 for i in 0..len as usize {
-                    // SAFETY: in hand; volatile, since the ring may change under it.
+                    // SAFETY: the datagram is in hand, so its `len` bytes are readable; the read is
+                    // volatile, because the publisher may overwrite them.
                     sum += u64::from(unsafe { data.add(i).read_volatile() });
                 }
                 std::hint::black_box(sum);
@@ -326,12 +330,12 @@ impl<'b> Session<'b> {
         let size = usize::from(input.some()) * 2;
         let buffer = if input.one_in(16) { null_mut() } else { self.buffer.as_mut_ptr() };
         let (mut datagram, mut gap) = (Room::<DATAGRAM_WORDS>::new(), Room::<GAP_WORDS>::new());
-        // A size that is more than there is, as far as no datagram reaches: 256 bytes.
+        // A stated size of 256 or more may exceed the buffer: no datagram is longer than 256 bytes.
         let said =
             if size >= 256 && input.one_in(4) { input.anything() as usize | 256 } else { size };
         self.buffer.fill(0xa5);
-        // SAFETY: NULL or live; room or a pointer that is refused; no datagram is longer than the
-        // buffer.
+        // SAFETY: `reader` is NULL or live; the outputs are room, or pointers that are refused; no
+        // datagram is longer than the buffer.
         let rc = known(unsafe { rw_read(reader, buffer, said, datagram.at(wrong), gap.at(other)) });
         let [_, len, ..] = datagram.checked();
         gap.checked();
@@ -347,7 +351,7 @@ impl<'b> Session<'b> {
     /// `start + delivered + lost = read cursor`, whatever happened.
     fn account(&self, reader: Handle) {
         let mut account = Room::<ACCOUNT_WORDS>::new();
-        // SAFETY: NULL or live; room.
+        // SAFETY: `reader` is NULL or live; `account` is room.
         let rc = known(unsafe { rw_reader_account(reader, account.at(Wrong::Not)) });
         if let Some([start, delivered, lost, cursor, ..]) = account.told(rc) {
             assert_eq!(start + delivered + lost, cursor);
@@ -356,7 +360,7 @@ impl<'b> Session<'b> {
 
     pub fn release(&mut self, input: &mut Input<'_>) {
         let reader = self.reader(input);
-        // SAFETY: NULL or live.
+        // SAFETY: `reader` is NULL or live.
         known(unsafe { rw_release(reader) });
         self.account(reader);
     }
@@ -367,22 +371,22 @@ impl<'b> Session<'b> {
             0..=199 => 0,
             200..=209 => 1,
             210..=219 => {
-                // For ever, with something to wait for.
+                // Without a timeout, but with something to read.
                 self.broker.publish(1, 0);
                 -1
             }
             220..=229 => c_int::MIN,
             _ => -2 - c_int::from(input.some()),
         };
-        // SAFETY: NULL or live.
+        // SAFETY: `reader` is NULL or live.
         known(unsafe { rw_wait(reader, ms) });
     }
 
     pub fn poll(&mut self, input: &mut Input<'_>) {
         let reader = self.reader(input);
-        // SAFETY: NULL or live.
+        // SAFETY: `reader` is NULL or live.
         known(unsafe { rw_arm(reader) });
-        // SAFETY: NULL or live.
+        // SAFETY: `reader` is NULL or live.
         let fds = [unsafe { rw_fd(reader) }, unsafe { rw_fd(reader) }];
         assert!(fds[0] == fds[1] && (fds[0] > 2 || known(fds[0]) < 0));
     }
@@ -391,7 +395,7 @@ impl<'b> Session<'b> {
         let (reader, wrong, time) = (self.reader(input), input.wrong(), input.number());
         let (mut geometry, mut gap, mut by) =
             (Room::<8>::new(), Room::<GAP_WORDS>::new(), Room::<4>::new());
-        // SAFETY: in all of these NULL or live, and room or a pointer that is refused.
+        // SAFETY: `reader` is NULL or live; the outputs are room, or pointers that are refused.
         unsafe {
             read(rw_reader_name(reader));
             std::hint::black_box((rw_reader_generation(reader), rw_reader_date(reader, time)));
@@ -405,13 +409,13 @@ impl<'b> Session<'b> {
         }
     }
 
-    /// Takes a reader's place back: one that is there, or any.
+    /// Detaches a reader: one that is attached, or any.
     pub fn send_away(&mut self, input: &mut Input<'_>) {
         let (name, some) = (input.text(self.broker), input.some());
         let known_one = self.broker.some_reader(some).filter(|_| some < 200);
         let (index, attached) =
             known_one.unwrap_or_else(|| (input.number() as u32, input.number()));
-        // SAFETY: NULL or a string that ends.
+        // SAFETY: the name is NULL or ends with a NUL.
         known(unsafe { rw_detach_reader(pointer(&name), index, attached) });
     }
 
@@ -421,8 +425,8 @@ impl<'b> Session<'b> {
         let (wrong, row, i) =
             (input.wrong(), (input.number() as c_int).wrapping_sub(2), input.number() as usize);
         let name = input.text(self.broker);
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
-        // refused.
+        // SAFETY: in all of these calls the handle is NULL or live, strings end with a NUL, and
+        // outputs are room, or pointers that are refused.
         unsafe {
             match input.some() % 8 {
                 0 if !watch.is_null() => {
@@ -454,9 +458,10 @@ impl<'b> Session<'b> {
         }
     }
 
-    /// SAFETY of the caller: `list` is NULL or live.
+    /// # Safety
+    /// `list` is NULL or live.
     unsafe fn look_through(&self, list: Handle, i: usize) {
-        // SAFETY: as the caller says.
+        // SAFETY: by the caller's promise `list` is NULL or live.
         unsafe {
             for i in (0..rw_pairs_count(list)).chain([i]) {
                 read(rw_pairs_value(list, i));
@@ -471,8 +476,8 @@ impl<'b> Session<'b> {
         let place = usize::from(input.some()) % self.lists.len();
         let (list, name, wrong, kind) =
             (self.lists[place], input.text(self.broker), input.wrong(), input.some());
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
-        // refused.
+        // SAFETY: in all of these calls the handle is NULL or live, strings end with a NUL, and
+        // outputs are room, or pointers that are refused.
         unsafe {
             if list.is_null() {
                 Self::made(&mut self.lists[place], wrong, |out| {
@@ -491,8 +496,8 @@ impl<'b> Session<'b> {
         let (place, other) = (usize::from(input.some()) % 3, usize::from(input.some()) % 3);
         let (name, wrong, n) = (input.text(self.broker), input.wrong(), input.number());
         let [latency, before] = [place, other].map(|i| self.histograms[i]);
-        // SAFETY: in all of these NULL or live, strings that end, and room or a pointer that is
-        // refused.
+        // SAFETY: in all of these calls the handle is NULL or live, strings end with a NUL, and
+        // outputs are room, or pointers that are refused.
         unsafe {
             match input.some() % 6 {
                 0 | 1 if latency.is_null() => {
@@ -541,7 +546,7 @@ impl<'b> Session<'b> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        // SAFETY: NULL or live, given up.
+        // SAFETY: each handle is NULL or live, and not used again.
         unsafe {
             self.readers.iter().for_each(|reader| assert_eq!(rw_detach(*reader), OK));
             self.watches.iter().for_each(|watch| assert_eq!(rw_watch_detach(*watch), OK));
