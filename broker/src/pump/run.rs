@@ -152,7 +152,8 @@ fn sleep(handle: &PumpHandle, intake: &mut PumpIntake, wait_for: WaitFor<'_>) {
 }
 
 impl Drop for Pump {
-    /// However the pump ended, also by a panic: no reader may sleep for datagrams that never come.
+    /// Runs however the pump ends, even by a panic: no reader may sleep for datagrams that never
+    /// come.
     fn drop(&mut self) {
         self.intake.end();
         self.wake();

@@ -13,8 +13,8 @@ pub struct Observed {
     /// Largest lag seen, in bytes and ns.
     pub lag_bytes: HighWater,
     pub lag_ns: HighWater,
-    /// The datagram it last stood at, and when that was published: how long a lapped reader has not
-    /// moved.
+    /// The datagram at which its cursor last was, and when that was published: shows how long a
+    /// lapped reader has not moved.
     cursor: AtomicU64,
     published: AtomicU64,
     /// The furthest its cursor has been.
@@ -23,7 +23,7 @@ pub struct Observed {
     implausible: AtomicU64,
 }
 
-/// A mark that only rises.
+/// A mark that only goes up.
 #[derive(Debug, Default)]
 pub struct HighWater(AtomicU64);
 
