@@ -47,8 +47,8 @@ pub struct PageClaim {
 impl PageClaim {
     /// Reads the words once.
     pub fn read(page: &ReaderPage) -> Self {
-        // Acquire: the caller loads the write cursor after these, so it is not behind what an honest
-        // reader had seen of it.
+        // Acquire: the caller loads the write cursor after these, so it is not behind what an
+        // honest reader had seen of it.
         let word = |word: &AtomicU64| word.load(Ordering::Acquire);
         let block = page.block();
         let counted = word(&block.delivered).saturating_add(word(&block.lost));

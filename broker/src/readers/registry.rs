@@ -72,7 +72,8 @@ pub(super) enum WakerEvent {
 }
 
 impl Readers {
-    /// A registry for at most `most` readers; `waker_event` is what the pump signals the waker with.
+    /// A registry for at most `most` readers; `waker_event` is what the pump signals the waker
+    /// with.
     pub fn new(
         memory: Arc<RingMemory>,
         gate: Arc<WakeGate>,

@@ -284,7 +284,8 @@ impl Source for Udp {
         while intake.has_room() {
             match self.batch(intake) {
                 Ok(count) if count.got == count.most => {}
-                // Fewer than requested: the socket is empty, and another call would only confirm it.
+                // Fewer than requested: the socket is empty, and another call would only confirm
+                // it.
                 Ok(_) | Err(BatchError::Receive(Errno::AGAIN)) => {
                     self.idle(intake);
                     return Ok(Fill::Idle);

@@ -12,7 +12,8 @@
 //! | 6 | 2 | channel (kind 1), else 0 |
 //! | 8 | 8 | seq: of the datagram, of the first one that will not arrive, or of the first one after the loss |
 //!
-//! The payload follows (kind 1), or a count of 8 bytes (the other kinds; 0 for kind 4). A receiver that expects seq `n` and gets `m > n`, with no record of kind 2 for the seqs
+//! After the header comes the payload (kind 1), or a count of 8 bytes (the other kinds; 0 for kind
+//! 4). A receiver that expects seq `n` and gets `m > n`, without a record of kind 2 for the seqs
 //! between, knows that the network lost them, or their record.
 
 use ringweir::Layer;
@@ -35,12 +36,12 @@ pub(super) enum Why {
     SourceGone,
 }
 
-/// Of a datagram.
+/// The header of a datagram.
 pub(super) fn datagram(seq: u64, channel: u16, cut: bool, generation: u16) -> [u8; LEN] {
     header(1, u8::from(cut), generation, channel, seq)
 }
 
-/// Of a record, its count included.
+/// A whole record, including its count.
 pub(super) fn record(first: u64, count: u64, why: Why, generation: u16) -> [u8; LEN + 8] {
     let (kind, reason) = match why {
         Why::Lapped => (2, 0),

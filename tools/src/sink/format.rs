@@ -1,13 +1,13 @@
-//! What defines a format: the bytes it puts around each payload.
+//! The parts of a format: the bytes that it puts around each payload.
 
 /// What is known about a datagram, apart from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Number in the stream.
     pub seq: u64,
-    /// Bytes that follow.
+    /// Payload bytes.
     pub len: usize,
-    /// Bytes before it was cut.
+    /// Length before it was cut.
     pub original_len: usize,
     /// Channel.
     pub channel: u16,
