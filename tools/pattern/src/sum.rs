@@ -15,9 +15,9 @@
 //! | 4 | 4 | length of the whole datagram in bytes |
 //! | 8 | 8 | sum, modulo 2^64, of all other 8-byte words, the last one padded with zeros |
 //! | 16 | 8 | number, counted up by one per datagram over all channels |
-//! | 24 | – | body: pieces of 16 KiB, each a window, chosen by number and piece, into a fixed table of random words |
+//! | 24 | – | body: pieces of 16 KiB, each a window into a fixed table of random words |
 //!
-//! The table is small enough to stay in the cache. Its running sums are known, so the sum of a body
+//! Number and piece determine the window. The table is small enough to stay in the cache. Its running sums are known, so the sum of a body
 //! costs the writer one subtraction per piece.
 
 use crate::datagram::{Fault, Header, MAX_LEN, MIN_LEN};

@@ -5,7 +5,8 @@
 //! tested against `pcap-parser`.
 //!
 //! ```text
-//! file:    magic u32 · version u16 u16 · zone u32 · accuracy u32 · snapshot length u32 · link type u32
+//! file:    magic u32 · version u16 u16 · zone u32 · accuracy u32 · snapshot length u32 ·
+//!          link type u32
 //! record:  seconds u32 · fraction u32 · captured length u32 · original length u32 · payload
 //! ```
 

@@ -11,7 +11,8 @@
 //! block:     type u32 · total length u32 · body · padding to 4 · total length u32
 //! section:   byte-order magic u32 · version u16 u16 · section length u64 · options
 //! interface: link type u16 · reserved u16 · snapshot length u32 · options
-//! enhanced:  interface u32 · time high u32, low u32 · captured u32 · original u32 · payload · options
+//! enhanced:  interface u32 · time high u32, low u32 · captured u32 · original u32 · payload ·
+//!            options
 //! packet:    interface u16 · drops u16 · then as enhanced
 //! simple:    original u32 · payload
 //! ```
