@@ -1,7 +1,7 @@
 //! Broker queries: asks brokers without hanging on one that does not answer, and explains why a
 //! broker cannot be reached.
 //!
-//! Contract: every query runs on a thread of its own, so a stopped broker costs the caller at most
+//! Contract: every query runs on a separate thread, so a stopped broker costs the caller at most
 //! [`PATIENCE`]; the error then names its process and state. This module stays with the tools and
 //! is not shared with the broker: it needs the client library, on which the broker must not depend.
 

@@ -20,7 +20,7 @@ pub enum Process {
 }
 
 impl Process {
-    /// Looks at process `pid`; 0 stands for a process of another namespace.
+    /// The state of process `pid`; 0 stands for a process of another namespace.
     pub fn look(pid: u64) -> Self {
         let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return Self::Unseen;

@@ -75,7 +75,7 @@ impl WaitOption {
     }
 
     /// Waits until stream `name`, or any stream if it is `None`, shows figures, for a tool that
-    /// looks at them.
+    /// shows them.
     pub(crate) fn until_figures(self, program: &str, name: Option<&str>) -> anyhow::Result<()> {
         let figures = |name: &str| Ok(Viewer::attach(name)?.snapshot().is_some());
         let Some(name) = name else {

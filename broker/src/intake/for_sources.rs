@@ -122,7 +122,7 @@ impl Intake {
         self.publisher.claim(len)
     }
 
-    /// Commits `len` bytes at `offset` (a multiple of 8, behind earlier commits) of the current
+    /// Commits `len` bytes at `offset` (a multiple of 8, after earlier commits) of the current
     /// claim as one datagram.
     #[inline(always)]
     pub fn commit(&mut self, offset: usize, len: usize, arrival: Arrival) {

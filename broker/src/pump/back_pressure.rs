@@ -18,8 +18,8 @@ use ringweir_proto::stats::PumpCounter;
 use ringweir_proto::sync::Ordering;
 use std::time::Duration;
 
-/// Shortest and longest pause between two looks at the readers' cursors: readers do not report that
-/// they have advanced.
+/// Shortest and longest pause between two checks of the readers' cursors. The checks are needed
+/// because readers do not report that they have advanced.
 const PAUSE_LEAST: Duration = Duration::from_micros(20);
 const PAUSE_MOST: Duration = Duration::from_millis(1);
 

@@ -22,8 +22,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// A ring in mapped memory, as the broker uses it: one on the heap would copy what is filled in
-/// place.
+/// A ring in mapped memory, as the broker has: a ring on the heap would add a copy.
 fn mapped(geometry: Geometry) -> (RingObject, WritableRing) {
     let (memory, huge_pages, metadata) = (Memory::Memfd, false, &[]);
     let spec = RingSpec { name: "pump", geometry, generation: 1, metadata, memory, huge_pages };

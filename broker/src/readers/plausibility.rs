@@ -47,8 +47,9 @@ pub struct PageClaim {
 impl PageClaim {
     /// Reads the words once.
     pub fn read(page: &ReaderPage) -> Self {
-        // Acquire: the caller loads the write cursor after these, so it is not behind what an
-        // honest reader had seen of it.
+        // Acquire: the caller loads the write cursor after these words, so it gets at least the
+        // value that an honest reader saw before it stored them. Partner: the Release store of
+        // `read_seq` in `gate::release`; the other words are stored relaxed.
         let word = |word: &AtomicU64| word.load(Ordering::Acquire);
         let block = page.block();
         let counted = word(&block.delivered).saturating_add(word(&block.lost));

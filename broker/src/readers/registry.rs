@@ -141,7 +141,8 @@ impl Readers {
         epoll::add(&self.epoll, entry.sleep_request.fd(), key, edge)
             .map_err(OsError::at("epoll_ctl"))?;
         if let (true, Mode::Lossless { start }) = (pump_over, mode) {
-            // Nothing will be overwritten any more, and no pump is there to grant anything.
+            // Nothing will be overwritten any more, and there is no pump to grant anything.
+            // Release: partner: the Acquire load of `granted` in `gate::granted`.
             let begin = first_seq(&self.memory, start);
             entry.page.block().granted.store(begin + 1, Ordering::Release);
         }

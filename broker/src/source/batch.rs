@@ -3,7 +3,7 @@
 //! Contract: the kernel's copy is the only one. A batch is one `recvmmsg` into one claim, which is
 //! divided into places of equal length. A place is as long as the longest of the recent datagrams,
 //! so a stream whose datagrams all have one size wastes nothing, and none of them is copied again.
-//! If sizes differ, a datagram that is shorter than the hole in front of it is moved down into the
+//! If sizes differ, a datagram that is shorter than the hole before it is moved down into the
 //! hole, so that at least half of the ring is payload. A datagram that is longer than its place is
 //! put together with its rest from a private buffer. Both are counted as moved. A datagram longer
 //! than the stream's largest is published cut, with its original length. Nothing is allocated after
@@ -62,8 +62,8 @@ pub(super) enum BatchError {
 }
 
 impl BatchError {
-    /// What the error means for a round of the source `name`. Most errors are faults: reporting one
-    /// has cleared it at the socket. The others end the source.
+    /// What the error means for a round of the source `name`. Most errors are faults, which the
+    /// failed call has cleared at the socket. The others end the source.
     pub(super) fn outcome(self, name: &str, intake: &mut Intake) -> Result<Fill, SourceError> {
         match self {
             Self::Receive(Errno::AGAIN) => Ok(Fill::Idle),
@@ -161,7 +161,7 @@ impl Batch {
             used = places[i] + align8(len as u64) as usize;
         }
         // All datagrams from the first one that does not fit anywhere are copied to the spill
-        // buffer: claiming room for one overwrites those behind it.
+        // buffer: claiming room for one overwrites those after it.
         for (i, datagram) in received[..got].iter().enumerate().skip(settled) {
             let head = datagram.len.min(self.max).min(stride);
             self.spill[i * place..][..head].copy_from_slice(&room[i * stride..][..head]);

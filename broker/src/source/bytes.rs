@@ -27,8 +27,8 @@ mod tests;
 
 /// Size of the refill buffer, unless the framing needs a larger one.
 const BUFFER: usize = 64 << 10;
-/// Payloads of this length or more are read into the ring without reading ahead, which would only
-/// copy the next one twice.
+/// After payloads of this length or more, only the next header is read ahead: reading more would
+/// only copy the next payload twice.
 const LARGE: usize = 16 << 10;
 /// Most reads in a round: a long skip publishes nothing, and must not keep the pump for long.
 const READS: u32 = 64;

@@ -6,7 +6,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 4 | magic, the characters `RWg1` |
-//! | 4 | 4 | CRC-32 (IEEE) of everything behind this field |
+//! | 4 | 4 | CRC-32 (IEEE) of everything after this field |
 //! | 8 | 8 | number, counted up by one per datagram over all channels |
 //! | 16 | 4 | length of the whole datagram in bytes |
 //! | 20 | 2 | channel |

@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 /// How often the stream is checked while no client is connected.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the threads of clients report.
+/// What the threads of clients report. They store with Release; partners: the Acquire loads in
+/// `run`.
 struct Shared {
     /// The stream has ended, so no more clients are accepted.
     ended: AtomicBool,

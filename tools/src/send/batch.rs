@@ -242,7 +242,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Queues the rest of a batch behind a record.
+    /// Queues the rest of a batch after a record.
     fn queue(&mut self, buffer: &[u8], parts: &[Part]) {
         for part in parts {
             let begin = self.buffer.len();

@@ -36,7 +36,7 @@ pub trait Sink {
     fn begin(&mut self, _out: &mut Vec<u8>) {}
     /// Appends what comes before a payload.
     fn before(&mut self, _out: &mut Vec<u8>, _about: &About) {}
-    /// Called when the payload is in `out` from `start` on, with nothing behind it.
+    /// Called when the payload is in `out` from `start` on, with nothing after it.
     fn after(&mut self, _out: &mut Vec<u8>, _start: usize, _about: &About) {}
 }
 

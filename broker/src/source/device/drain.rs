@@ -348,7 +348,7 @@ impl Link {
         let count = self.shape.channels;
         let all = std::mem::take(&mut self.look_at_all) || self.going.is_some() || count == 1;
         // The register is a hint. The FIFO indices decide, and the check after arming finds what it
-        // missed.
+        // missed. Acquire: partner: the device's store of `ready`.
         let ready = if all {
             u32::MAX
         } else {

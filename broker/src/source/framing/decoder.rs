@@ -15,14 +15,14 @@
 //!
 //! `Payload` and `Skip` may reach beyond the buffer.
 //!
-//! After `Payload` and `Skip` the decoder is behind those bytes. If the input ends within them,
+//! After `Payload` and `Skip` the decoder has passed those bytes. If the input ends within them,
 //! [`Decoder::cut`] gives the fault and the datagram is not published. However the input is split,
 //! the datagrams are the same.
 //!
 //! Damaged input: no datagram is delivered in part, and none is dropped silently. A datagram longer
 //! than the maximum is skipped whole and reported as one fault ([`Fault::TooLong`]); so is a record
-//! that contradicts itself within valid boundaries. Where boundaries are lost (a length beyond
-//! `SKIP_LIMIT`, a broken file structure) the stream ends with a fault: guessing where the next
+//! that contradicts itself within valid boundaries. If boundaries are lost (a length beyond
+//! `SKIP_LIMIT`, a broken file structure), the stream ends with a fault: guessing where the next
 //! datagram begins would deliver garbage as data.
 
 use super::fixed::Fixed;

@@ -1,7 +1,7 @@
 //! The node of a device in /dev: whether it is the right one, who owns it, and whether this user
 //! may open it.
 //!
-//! Contract: looks at the node, and does not open it.
+//! Contract: reads the node's metadata, and does not open it.
 
 use super::row::{Row, State};
 use crate::machine::Machine;
