@@ -257,7 +257,7 @@ impl PacketSource {
 
         let link = attach(fd, index, spec.promisc)?;
         if link.loopback {
-            // Old kernels do not have this option: `publish` drops the outgoing frames too.
+            // Old kernels do not have this option. There `publish` leaves the outgoing frames out.
             let _unsupported =
                 set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32);
         }

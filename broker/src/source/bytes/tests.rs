@@ -217,8 +217,8 @@ fn at_its_original_pace_a_capture_makes_its_own_pauses() {
     };
     step(100, 2, 600);
     step(599, 0, 600);
-    // The second is 50 ms late, and the last one is still on time. A time that goes back is due at
-    // once.
+    // The third is 50 ms late. The time of the fourth goes back, so it is due at once. The delay
+    // does not change the time of the last one.
     step(650, 2, 2100);
     bench.now = 2_100_000_000;
     assert_eq!(bench.run_to_end(&mut source).len(), 1);

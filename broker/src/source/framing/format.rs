@@ -22,7 +22,7 @@ pub enum Framing {
     Pcapng,
 }
 
-/// Why a framing was refused. The message contains its text.
+/// Why a framing was refused. The message contains the given text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     /// There is no such framing.

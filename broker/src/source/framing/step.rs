@@ -2,8 +2,8 @@
 //!
 //! Contract: nothing here reads input or allocates.
 
-/// Longest datagram or record, in bytes, that is skipped. A larger length is taken for damage. 1
-/// GiB.
+/// Length in bytes of the longest datagram or record that is skipped: 1 GiB. A larger length is
+/// taken for damage.
 pub const SKIP_LIMIT: u64 = 1 << 30;
 
 /// What is wrong with a byte stream. Offsets are in bytes from the beginning of the stream.

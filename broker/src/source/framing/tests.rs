@@ -100,8 +100,8 @@ pub fn run_split(framing: Framing, max: usize, stream: &[u8], pieces: &[usize]) 
             }
             Step::Payload(found) => {
                 assert!(found.header_bytes <= input.buffer.len() && found.len <= max);
-                // The first empty line consumes no bytes: its newline goes with the next step,
-                // which consumes one.
+                // An empty line that follows no delivered line consumes no bytes: its newline
+                // goes with the next step.
                 let taken = found.header_bytes + found.len;
                 assert!(taken > 0 || !stalled, "no progress");
                 stalled = taken == 0;

@@ -1,5 +1,5 @@
-//! Capture in separate network namespaces: over a veth pair, and over loopback, where each frame
-//! appears twice. Every test checks the account: sent = published + lost. Without root these tests
+//! Capture in separate network namespaces: over a veth pair, and over loopback, where the kernel
+//! shows each frame twice. Every test checks the account: sent = published + lost. Without root these tests
 //! are reported as skipped.
 
 use super::super::test_bench::{Bench, Got, bytes_of, in_namespace, shell, wait};
