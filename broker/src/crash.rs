@@ -1,10 +1,9 @@
-//! `ringd-crash`: `ringd` that kills or stops itself at a numbered place of `proto/DESIGN.md` §7.
+//! `ringd-crash`: a `ringd` that kills or stops itself at a numbered point of `proto/DESIGN.md` §7.
 //! For tests only.
 //!
-//! Contract: `RINGWEIR_CRASH` is `POINT:N:kill` or `POINT:N:stop`: the signal comes when POINT is
-//! passed for the Nth time, to the very thread that passes it, before its next instruction.
-//! `RINGWEIR_ADOPT=half`: it publishes what a broker that died had begun. Without either this is
-//! `ringd`.
+//! Contract: `RINGWEIR_CRASH` is `POINT:N:kill` or `POINT:N:stop`. The thread that passes POINT for
+//! the Nth time sends the signal to itself, before its next instruction. With `RINGWEIR_ADOPT=half`
+//! the broker publishes what a dead broker had begun. Without these variables it is `ringd`.
 
 #![allow(unsafe_code)]
 
@@ -31,6 +30,6 @@ fn main() -> std::process::ExitCode {
 }
 
 fn raise(signal: i32) {
-    // SAFETY: no pointers; a signal to the calling thread.
+    // SAFETY: `raise` takes a number, follows no pointer, and signals the calling thread.
     unsafe { libc::raise(signal) };
 }

@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What the command line asks for.
+/// What the command line requests.
 struct Job {
     run_dir: Option<PathBuf>,
     streams: Vec<StreamConfig>,
@@ -93,7 +93,7 @@ struct Job {
 }
 
 impl Job {
-    /// `None`: it was done by printing something.
+    /// `None`: the command only printed something, and is done.
     fn of(cli: Cli) -> anyhow::Result<Option<Self>> {
         let mut job = match (cli.config, cli.command) {
             (Some(_), Some(_)) => {

@@ -1,7 +1,7 @@
 //! The account of a tool that reads a stream: what was delivered and lost, and the messages about
 //! it.
 //!
-//! Contract: counted here and not by the library, so that the two can be compared.
+//! Contract: counts by itself and not by the library, so that the two can be compared.
 
 use crate::messages::Messages;
 use crate::proof::Proof;
@@ -19,14 +19,14 @@ pub const DETACHED: u8 = 3;
 pub(crate) struct ReaderAccount {
     pub(crate) messages: Messages,
     window: SeqWindow,
-    /// Of the generations before this one.
+    /// The sum of all generations before this one.
     earlier: SeqWindow,
     proof: Option<Proof>,
 }
 
 impl ReaderAccount {
-    /// Starts at the position of `reader`. `who` begins every message; `verify` checks the numbers in
-    /// the datagrams.
+    /// Starts at the position of `reader`. `who` begins every message; `verify` checks the numbers
+    /// in the datagrams.
     pub(crate) fn new(who: String, quiet: bool, verify: bool, reader: &Reader) -> Self {
         Self {
             messages: Messages::new(who, quiet),
@@ -36,7 +36,7 @@ impl ReaderAccount {
         }
     }
 
-    /// A whole datagram was taken.
+    /// Counts a datagram that was read.
     pub(crate) fn datagram(&mut self, bytes: &[u8], about: &About) {
         self.window.delivered += 1;
         self.window.bytes += about.len as u64;
@@ -47,7 +47,7 @@ impl ReaderAccount {
         }
     }
 
-    /// Something was lost.
+    /// Counts and reports a loss.
     pub(crate) fn gap(&mut self, gap: &Gap) {
         match gap.cause {
             Cause::Lapped => {
@@ -63,7 +63,7 @@ impl ReaderAccount {
         self.messages.print_limited(|| gap_words(gap));
     }
 
-    /// The broker was restarted: the account continues, or starts again with a fresh ring.
+    /// Notes that the broker was restarted: the account continues, or starts again with a new ring.
     pub(crate) fn restarted(&mut self, restart: Restart) {
         self.messages.print_limited(|| restart_words(&restart));
         if restart.adopted {
@@ -77,7 +77,7 @@ impl ReaderAccount {
         }
     }
 
-    /// It was lossless and is not any more.
+    /// Reports that the reader was lossless and has been demoted.
     pub(crate) fn demoted(&mut self, demoted: Demoted) {
         let held = Span(Duration::from_nanos(demoted.held_ns));
         self.messages.print_limited(|| {
@@ -85,7 +85,7 @@ impl ReaderAccount {
         });
     }
 
-    /// Everything, over all generations.
+    /// The sum over all generations.
     pub(crate) fn all(&self) -> SeqWindow {
         let SeqWindow { delivered, bytes, lost, gaps, upstream, gone, .. } = self.earlier;
         SeqWindow {
@@ -105,15 +105,15 @@ impl ReaderAccount {
         all.lost + all.upstream > 0
     }
 
-    /// Prints the summary if it is `wanted` or something was lost, with `more` behind it; whether the
-    /// account adds up.
+    /// Prints the summary, followed by `more`, if it is `wanted` or something was lost. Returns
+    /// whether the account adds up.
     pub(crate) fn conclude(
         &mut self,
         reader: &mut Reader,
         wanted: bool,
         more: &str,
     ) -> anyhow::Result<bool> {
-        // Every datagram held is counted, so this cannot find a gap; it updates the library's
+        // Every datagram held has been counted, so this cannot find a gap. It updates the library's
         // account.
         if let Some(gap) = reader.release()? {
             self.gap(&gap);

@@ -1,9 +1,9 @@
 //! Broker queries: asks brokers without hanging on one that does not answer, and explains why a
 //! broker cannot be reached.
 //!
-//! Contract: every query runs on a thread of its own, so a stopped broker costs the caller at most
-//! [`PATIENCE`]; the error then names its process and state. This module stays with the tools and is
-//! not shared with the broker: it needs the client library, on which the broker must not depend.
+//! Contract: every query runs on a separate thread, so a stopped broker costs the caller at most
+//! [`PATIENCE`]; the error then names its process and state. This module stays with the tools and
+//! is not shared with the broker: it needs the client library, on which the broker must not depend.
 
 use crate::process::Process;
 use anyhow::anyhow;
@@ -33,7 +33,7 @@ impl<T: Send + 'static> Pending<T> {
         let (answered, answer) = channel();
         let asked = name.to_owned();
         std::thread::spawn(move || {
-            // Fails if the caller has given up, which is fine.
+            // Fails if the caller has given up, which does not matter.
             let _given_up = answered.send(question(&asked));
         });
         Self { name: name.into(), answer, asked: Instant::now() }
@@ -50,7 +50,7 @@ impl<T: Send + 'static> Pending<T> {
         }
     }
 
-    /// The answer; an error if the time is over.
+    /// Waits for the answer. An error if the time is over.
     pub fn wait(self) -> anyhow::Result<T> {
         let left = PATIENCE.saturating_sub(self.asked.elapsed());
         match self.answer.recv_timeout(left) {

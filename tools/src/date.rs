@@ -19,12 +19,12 @@ pub fn full(then: u64) -> String {
 fn local(ns: u64) -> Option<(String, String)> {
     let seconds = (ns / 1_000_000_000) as libc::time_t;
     let mut parts = std::mem::MaybeUninit::<libc::tm>::uninit();
-    // SAFETY: both pointers are to live locals of the right types.
+    // SAFETY: `seconds` and `parts` are live locals of the types that localtime_r reads and writes.
     let done = unsafe { libc::localtime_r(&raw const seconds, parts.as_mut_ptr()) };
     if done.is_null() {
         return None;
     }
-    // SAFETY: localtime_r has returned its result pointer, so it has filled the struct.
+    // SAFETY: localtime_r did not return null, so it has filled in the whole struct.
     let t = unsafe { parts.assume_init() };
     let date = format!("{:04}-{:02}-{:02}", i64::from(t.tm_year) + 1900, t.tm_mon + 1, t.tm_mday);
     Some((date, format!("{:02}:{:02}:{:02}", t.tm_hour, t.tm_min, t.tm_sec)))

@@ -1,7 +1,8 @@
 //! `ringcat`, `ringstat`, `ringctl` and `ringsend`: a module each, and what they share.
 //!
 //! Contract: the programs in `bin` only call `main` of their module. The programs' modules do not
-//! use each other, but for `ctl`, which shows a stream as `stat` does. No import circle.
+//! use each other, except for `ctl`, which shows a stream as `stat` does. There is no import
+//! circle.
 
 mod account;
 mod arguments;

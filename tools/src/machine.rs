@@ -96,7 +96,7 @@ impl Machine {
         bits.is_some_and(|b| b >> of as u64 & 1 == 1)
     }
 
-    /// Soft and hard limit by its name in /proc/self/limits; none is `u64::MAX`.
+    /// Soft and hard limit by its name in /proc/self/limits; unlimited is `u64::MAX`.
     pub fn limit(&self, name: &str) -> Option<(u64, u64)> {
         let line = self.limits.lines().find_map(|l| l.strip_prefix(name))?;
         let mut values = line

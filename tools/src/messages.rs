@@ -1,4 +1,4 @@
-//! Messages of a tool on stderr, no faster than people can read.
+//! Messages of a tool on stderr, no faster than people can read them.
 //!
 //! Contract: never in the output, and at most [`LINES_PER_SECOND`] about single datagrams.
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Lines about losses or wrong datagrams per second; more are summed up.
 const LINES_PER_SECOND: u32 = 20;
 
-/// Messages to stderr, not more than anybody can read.
+/// Writes messages to stderr.
 pub(crate) struct Messages {
     /// Program and stream: the beginning of every message.
     who: String,
@@ -24,11 +24,11 @@ impl Messages {
     }
 
     pub(crate) fn print(&self, text: impl std::fmt::Display) {
-        // A closed stderr must not end what stdout still gets.
+        // If stderr is closed, the output on stdout must continue.
         let _gone = writeln!(io::stderr(), "{}: {text}", self.who);
     }
 
-    /// Prints a message of which there may be many.
+    /// Prints a message of which there may be many: only a limited number per second.
     pub(crate) fn print_limited(&mut self, text: impl FnOnce() -> String) {
         if self.quiet {
             return;

@@ -1,7 +1,7 @@
 //! Standard output of a tool.
 //!
-//! Contract: if the reader of the output goes away, the tool ends quietly. Text from other processes
-//! is printed without control characters.
+//! Contract: if the reader of the output goes away, the tool ends quietly. Text from other
+//! processes is printed without control characters.
 
 use serde::Serialize;
 use std::io::{self, ErrorKind, Write};

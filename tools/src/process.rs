@@ -1,4 +1,5 @@
 //! The state of a process as /proc shows it: running, stopped or gone.
+//!
 //! Contract: an answer is never a guess. A process that may exist but is not visible here (another
 //! user's under `hidepid`, or in another pid namespace) is [`Process::Unseen`], not gone.
 
@@ -19,7 +20,7 @@ pub enum Process {
 }
 
 impl Process {
-    /// Looks at process `pid`; 0 stands for a process of another namespace.
+    /// The state of process `pid`; 0 stands for a process of another namespace.
     pub fn look(pid: u64) -> Self {
         let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return Self::Unseen;
@@ -45,7 +46,8 @@ impl Process {
             .reduce(u64::saturating_add)
     }
 
-    /// Whether the pump of stream `name` in process `pid` is of a real-time class; `None` if it is not visible.
+    /// Whether the pump of stream `name` in process `pid` is of a real-time class; `None` if it is
+    /// not visible.
     pub fn pump_is_realtime(pid: u64, name: &str) -> Option<bool> {
         // Thread names have 15 bytes.
         let thread: String = format!("pump:{name}").chars().take(15).collect();

@@ -11,7 +11,7 @@ use ringweir_pattern::verify::Verifier;
 #[derive(Default)]
 pub(crate) struct Proof {
     verifier: Verifier,
-    /// Reported as lost since the last right datagram; `None`: the exact count is not known.
+    /// Datagrams reported as lost since the last right one; `None`: the exact number is not known.
     pending: Option<u64>,
     explained: u64,
     unexplained: u64,
@@ -30,7 +30,7 @@ impl Proof {
         self.pending = self.pending.filter(|_| exact).map(|n| n + gap.count);
     }
 
-    /// Checks a datagram; `Some` says what is wrong.
+    /// Checks a datagram. `Some`: what is wrong with it.
     pub(crate) fn check(&mut self, bytes: &[u8], about: &About) -> Option<String> {
         let before = self.verifier;
         match self.verifier.accept(bytes) {
@@ -60,7 +60,7 @@ impl Proof {
         })
     }
 
-    /// Numbers may start again.
+    /// The broker was restarted, so numbers may start again.
     pub(crate) fn restarted(&mut self) {
         self.verifier = Verifier::default();
         self.pending = Some(0);
@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn missing_numbers_must_match_the_reported_loss() {
         let mut proof = Proof::new();
-        // Lost before the first datagram, whose number is not known in advance.
+        // The number of the first datagram is not known in advance, so a loss before it proves
+        // nothing.
         proof.reported(&lapped(5));
         for n in [5, 6] {
             assert_eq!(proof.check(&datagram(n), &ABOUT), None);
@@ -112,7 +113,7 @@ mod tests {
         assert_eq!(proof.check(&datagram(10), &ABOUT), None);
         assert!(proof.holds());
         assert_eq!((proof.ok, proof.explained), (3, 3));
-        // The controls: missing and not reported, reported and not missing, repeated, damaged.
+        // Controls: missing but not reported, reported but not missing, repeated, damaged.
         assert!(proof.check(&datagram(12), &ABOUT).unwrap().contains("1 numbers are missing"));
         proof.reported(&lapped(1));
         assert!(proof.check(&datagram(13), &ABOUT).unwrap().contains("1 were reported"));

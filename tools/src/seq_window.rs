@@ -24,7 +24,7 @@ impl SeqWindow {
         self.first + self.delivered + self.lost
     }
 
-    /// Whether the library's account is the same, and adds up.
+    /// Whether the library's account is the same, and adds up with the read cursor.
     pub(crate) fn agrees(&self, account: &Account, read_cursor: u64) -> bool {
         let theirs =
             (account.start, account.delivered, account.lost, account.gaps, account.bytes_delivered);

@@ -1,7 +1,8 @@
 //! Ends a tool on a signal, and waits without missing one.
 //!
-//! Contract: every thread that waits here notices the first SIGINT or SIGTERM, and so does every loop
-//! between two datagrams. A second signal ends the process, even if a pipe or a socket blocks it.
+//! Contract: every thread that waits here notices the first SIGINT or SIGTERM, and so does every
+//! loop between two datagrams. A second signal ends the process, even if a pipe or a socket blocks
+//! it.
 
 use anyhow::Context;
 use ringweir::Reader;
@@ -17,7 +18,7 @@ use std::time::Duration;
 /// Whether the tool has to end.
 pub struct Stop {
     came: Arc<AtomicBool>,
-    /// Readable from then on; never read.
+    /// Becomes readable when a signal comes; it is never read.
     event: UnixStream,
 }
 
@@ -68,7 +69,7 @@ impl Stop {
         )
     }
 
-    /// Sleeps until a signal came, one of the two is ready or closed, or the time is over.
+    /// Sleeps until a signal comes, one of the two is ready or closed, or the time is over.
     pub fn sleep(
         &self,
         limit: Option<Duration>,
@@ -82,12 +83,12 @@ impl Stop {
         }
     }
 
-    /// Sleeps until a signal came, `fd` can be written or the time is over.
+    /// Sleeps until a signal comes, `fd` can be written or the time is over.
     pub fn wait_to_write(&self, fd: BorrowedFd<'_>, limit: Option<Duration>) -> anyhow::Result<()> {
         self.sleep(limit, &[(fd, PollFlags::OUT), (self.event.as_fd(), PollFlags::empty())])
     }
 
-    /// Sleeps for a time, or until a signal came.
+    /// Sleeps for a time, or until a signal comes.
     pub fn pause(&self, time: Duration) -> anyhow::Result<()> {
         self.sleep(
             Some(time),

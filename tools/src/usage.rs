@@ -1,4 +1,4 @@
-//! A fault of the command line that clap cannot see.
+//! An error in the command line that clap cannot find.
 //!
 //! Contract: `main` of a program turns this error into exit status 2.
 

@@ -1,8 +1,10 @@
 //! `--wait TIME`: wait for a stream that is not there yet.
+//!
 //! Contract: a tool waits only while the stream is absent: no such stream, no broker behind its
 //! socket, no answer or no figures yet. Any other error, such as a missing right, is reported at
-//! once. Progress goes to stderr, and only to a terminal. Tools call this before they catch signals,
-//! so SIGINT and SIGTERM end the wait as they end any program. A retry costs a few system calls.
+//! once. Progress goes to stderr, and only to a terminal. Tools call this before they catch
+//! signals, so SIGINT and SIGTERM end the wait as they end any program. A retry costs a few system
+//! calls.
 
 use crate::broker_query::{self, Pending};
 use anyhow::{Context, anyhow};
@@ -73,7 +75,7 @@ impl WaitOption {
     }
 
     /// Waits until stream `name`, or any stream if it is `None`, shows figures, for a tool that
-    /// looks at them.
+    /// shows them.
     pub(crate) fn until_figures(self, program: &str, name: Option<&str>) -> anyhow::Result<()> {
         let figures = |name: &str| Ok(Viewer::attach(name)?.snapshot().is_some());
         let Some(name) = name else {
@@ -87,7 +89,7 @@ impl WaitOption {
         self.until(program, &format!("stream {name:?}"), false, || query(name, figures))
     }
 
-    /// Repeats `attempt` as long as what it looks for is absent and time is left.
+    /// Repeats `attempt` while what it looks for is absent and there is time left.
     fn until(
         self,
         program: &str,
@@ -137,8 +139,8 @@ fn query(
     }
 }
 
-/// Whether an error means that the stream may still start. An error that is not of the library says
-/// that a broker is silent; it may be starting.
+/// Whether an error means that the stream may still start. An error that does not come from the
+/// library means that a broker is silent; it may be starting.
 fn is_absence(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
         Some(

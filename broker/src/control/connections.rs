@@ -17,9 +17,9 @@ pub(super) struct Connection {
     pub(super) role: Role,
 }
 
-/// What a connection is.
+/// The role of a connection.
 pub(super) enum Role {
-    /// It has not sent its request yet. It is closed at this moment.
+    /// It has not sent its request yet. If none comes, it is closed at this moment.
     Handshaking(Instant),
     /// The reader with this index.
     Reader(u32),
@@ -27,7 +27,7 @@ pub(super) enum Role {
     Viewer,
 }
 
-/// All of them, by number.
+/// All connections, by number.
 #[derive(Default)]
 pub(super) struct Connections {
     all: HashMap<u64, Connection>,

@@ -1,6 +1,6 @@
 //! Replies to peers.
 //!
-//! Contract: never blocks. A peer that cannot take its reply is gone, or does not read.
+//! Contract: never blocks. A peer that cannot take its reply has disconnected, or does not read.
 
 use crate::stream::log::Refused;
 use crate::stream::running::Stream;

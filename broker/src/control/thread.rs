@@ -250,7 +250,8 @@ impl Control {
                 self.reserve = reserve();
                 return;
             }
-            // The peer has gone again, or the error passes: the next event shows.
+            // The peer has disconnected again, or the error is temporary: the next event shows
+            // which.
             Err(_) => return,
         };
         // At once, so that a peer without rights takes no resources.
@@ -296,7 +297,7 @@ impl Control {
         }
     }
 
-    /// Connection `n` has sent something, or was closed by its peer.
+    /// Connection `n` has sent something, or its peer has closed it.
     fn receive(&mut self, n: u64) {
         let Some(connection) = self.connections.get(n) else { return };
         let handshaking = matches!(connection.role, Role::Handshaking(_));

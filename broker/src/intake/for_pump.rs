@@ -51,13 +51,13 @@ impl PumpIntake {
         true
     }
 
-    /// Whether lossless readers are waited for.
+    /// Whether the stream waits for lossless readers.
     #[inline(always)]
     pub fn is_gated(&self) -> bool {
         self.intake.is_gated()
     }
 
-    /// Sets whether lossless readers are waited for.
+    /// Sets whether the stream waits for lossless readers.
     pub fn set_gated(&mut self, gated: bool) {
         self.intake.batch_most = if gated { 0 } else { self.intake.full_batch };
     }

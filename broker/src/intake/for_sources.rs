@@ -13,8 +13,8 @@ use ringweir_proto::sync::Ordering;
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// Most commits in a batch; never more than a quarter of the slots, or the first of it would be
-/// overwritten before any reader sees it.
+/// Most commits in a batch; never more than a quarter of the slots. Otherwise the first ones would
+/// be overwritten before any reader sees them.
 const BATCH_MOST: u64 = 64;
 
 /// What a source knows of a datagram beside its bytes.
@@ -34,7 +34,8 @@ pub struct Intake {
     pub(super) notices: NoticeSender,
     pub(super) now: u64,
     pub(super) batch_bytes: u64,
-    /// 0 while lossless readers are waited for, so that [`Self::has_room`] needs no further check.
+    /// 0 while the stream waits for lossless readers, so that [`Self::has_room`] needs no further
+    /// check.
     pub(super) batch_most: u64,
     pub(super) full_batch: u64,
     batch_bytes_most: u64,
@@ -86,7 +87,7 @@ impl Intake {
             && self.publisher.fits(self.longest)
     }
 
-    /// Whether lossless readers are waited for.
+    /// Whether the stream waits for lossless readers.
     #[inline(always)]
     pub(super) fn is_gated(&self) -> bool {
         self.batch_most == 0
@@ -121,7 +122,7 @@ impl Intake {
         self.publisher.claim(len)
     }
 
-    /// Commits `len` bytes at `offset` (a multiple of 8, behind earlier commits) of the current
+    /// Commits `len` bytes at `offset` (a multiple of 8, after earlier commits) of the current
     /// claim as one datagram.
     #[inline(always)]
     pub fn commit(&mut self, offset: usize, len: usize, arrival: Arrival) {

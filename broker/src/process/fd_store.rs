@@ -95,7 +95,7 @@ impl FdStore {
 
 impl StoredRing {
     fn remove(&self) {
-        // If the manager does not get this, it keeps a ring that nobody serves. The next broker
+        // If the manager does not get this, it keeps a ring that no broker serves. The next broker
         // sees by the generation that it is out of date.
         let _undelivered =
             send(&self.manager, &format!("FDSTOREREMOVE=1\nFDNAME={}", self.name), &[]);

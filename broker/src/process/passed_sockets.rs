@@ -1,4 +1,4 @@
-//! Sockets and stored rings that the service manager opened or kept for this process (systemd's
+//! Sockets that the service manager opened, and rings that it stored, for this process (systemd's
 //! sd_listen_fds protocol).
 //!
 //! Contract: descriptors are taken once, at the very start, by the numbers that the environment
@@ -25,7 +25,7 @@ pub type StoredRings = Vec<(String, OwnedFd)>;
 
 #[derive(Debug)]
 struct PassedSocket {
-    /// As `FileDescriptorName=` says, or empty.
+    /// The name in `FileDescriptorName=`, or empty.
     name: String,
     path: Option<PathBuf>,
     fd: OwnedFd,

@@ -29,7 +29,7 @@ impl Class {
     }
 
     /// Puts the calling thread into this class if it is real-time and the thread is not: the thread
-    /// that started it may have given the class up already.
+    /// that started it may have given up the class already.
     pub fn take(self) {
         if self.is_realtime() && !Self::current().is_realtime() {
             set_scheduler(self.policy, self.priority);

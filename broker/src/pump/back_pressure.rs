@@ -1,11 +1,11 @@
 //! Back-pressure: when the stream waits for its lossless readers, for which of them, and for how
 //! long.
 //!
-//! Contract: on the pump's thread; nothing here allocates, blocks or logs. The stream waits only
-//! while not one more datagram fits without overwriting what a lossless reader has still to read,
-//! and for each reader at most as long as its budget lasts. Then that reader is demoted: its page
-//! says so, it is counted, and a notice names it. What the source loses meanwhile is counted by the
-//! layer that loses it.
+//! Contract: runs on the pump's thread; nothing here allocates, blocks or logs. The stream waits
+//! only if not even one more datagram fits without overwriting something that a lossless reader has
+//! yet to read. It waits for each reader at most as long as that reader's budget lasts. Then the
+//! reader is demoted: its page says so, it is counted, and a notice names it. What the source loses
+//! meanwhile is counted by the layer that loses it.
 
 use crate::intake::for_pump::PumpIntake;
 use crate::readers::entry::ReaderEntry;
@@ -18,8 +18,8 @@ use ringweir_proto::stats::PumpCounter;
 use ringweir_proto::sync::Ordering;
 use std::time::Duration;
 
-/// Shortest and longest pause between two looks at the readers' cursors: readers do not report that
-/// they have advanced.
+/// Shortest and longest pause between two checks of the readers' cursors. The checks are needed
+/// because readers do not report that they have advanced.
 const PAUSE_LEAST: Duration = Duration::from_micros(20);
 const PAUSE_MOST: Duration = Duration::from_millis(1);
 
@@ -93,7 +93,7 @@ impl BackPressure {
         }
         while let Some(index) = self.gate.charge(intake.publisher(), bytes, std::mem::take(&mut ns))
         {
-            // The gate has no reader that the list does not have.
+            // Cannot happen: every reader of the gate is in the list.
             let Some(entry) = readers.get(index) else {
                 self.detach(index, intake);
                 continue;

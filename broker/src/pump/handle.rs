@@ -35,11 +35,13 @@ impl PumpHandle {
 
     /// The pump: whether it was stopped.
     pub(super) fn is_stopped(&self) -> bool {
+        // Acquire: partner: the Release store in `stop`.
         self.stop.load(Ordering::Acquire) != 0
     }
 
     /// The pump: whether it must not begin yet.
     pub(super) fn is_waiting(&self) -> bool {
+        // Acquire: partner: the Release store in `begin`.
         self.waiting.load(Ordering::Acquire) != 0
     }
 

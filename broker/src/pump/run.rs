@@ -3,7 +3,7 @@
 //! Contract: the only thread with real-time priority. In steady state it allocates nothing, takes
 //! no lock, logs nothing and makes no system call but those of its source, its clock, and a wake
 //! when a reader sleeps. It blocks in the kernel while its source is idle, unless it is set to
-//! spin. Readers that come and go, and the order to stop, cost one look at a queue in each round.
+//! spin. Each round checks once for readers that come and go, and for the order to stop.
 
 use super::back_pressure::BackPressure;
 use super::handle::PumpHandle;
@@ -152,7 +152,8 @@ fn sleep(handle: &PumpHandle, intake: &mut PumpIntake, wait_for: WaitFor<'_>) {
 }
 
 impl Drop for Pump {
-    /// However the pump ended, also by a panic: no reader may sleep for datagrams that never come.
+    /// Runs however the pump ends, even by a panic: no reader may sleep for datagrams that never
+    /// come.
     fn drop(&mut self) {
         self.intake.end();
         self.wake();

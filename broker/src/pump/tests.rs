@@ -22,7 +22,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// A ring as the broker has it: one on the heap would copy what is filled in place.
+/// A ring in mapped memory, as the broker has: a ring on the heap would add a copy.
 fn mapped(geometry: Geometry) -> (RingObject, WritableRing) {
     let (memory, huge_pages, metadata) = (Memory::Memfd, false, &[]);
     let spec = RingSpec { name: "pump", geometry, generation: 1, metadata, memory, huge_pages };
@@ -33,16 +33,18 @@ struct Counting;
 
 thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
 
-// SAFETY: every call goes to the system's allocator, which keeps the trait's contract; the counter is
-// a const-initialised thread-local without a destructor, so counting does not allocate.
+// SAFETY: every call goes to the system's allocator, which keeps the trait's contract. The counter
+// is a const-initialised thread-local without a destructor, so counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller keeps the contract of this function, which is that of `System`'s.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`, which is also that of
+        // `System`.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of this function, which is that of `System`'s.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`, which is also that of
+        // `System`.
         unsafe { System.dealloc(block, layout) }
     }
 }
@@ -85,13 +87,13 @@ fn pumping_allocates_nothing_per_datagram() {
     }
 }
 
-/// Ends a source that would go on, after this many datagrams.
+/// A source that ends after this many datagrams.
 struct Until(Box<dyn Source>, u64);
 
 impl Source for Until {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         let fill = self.0.fill(intake)?;
-        // In this round: there may be no input to begin another one.
+        // End in this round: without input there may be no next one.
         Ok(if intake.next_seq() >= self.1 { Fill::Ended } else { fill })
     }
     fn wait_for(&self) -> WaitFor<'_> {

@@ -13,8 +13,8 @@ pub struct Observed {
     /// Largest lag seen, in bytes and ns.
     pub lag_bytes: HighWater,
     pub lag_ns: HighWater,
-    /// The datagram it last stood at, and when that was published: how long a lapped reader has not
-    /// moved.
+    /// The datagram at which its cursor last was, and when that was published: shows how long a
+    /// lapped reader has not moved.
     cursor: AtomicU64,
     published: AtomicU64,
     /// The furthest its cursor has been.
@@ -23,7 +23,7 @@ pub struct Observed {
     implausible: AtomicU64,
 }
 
-/// A mark that only rises.
+/// A mark that only goes up.
 #[derive(Debug, Default)]
 pub struct HighWater(AtomicU64);
 
@@ -47,8 +47,9 @@ pub struct PageClaim {
 impl PageClaim {
     /// Reads the words once.
     pub fn read(page: &ReaderPage) -> Self {
-        // Acquire: the caller loads the write cursor after these, so it is not behind what an honest
-        // reader had seen of it.
+        // Acquire: the caller loads the write cursor after these words, so it gets at least the
+        // value that an honest reader saw before it stored them. Partner: the Release store of
+        // `read_seq` in `gate::release`; the other words are stored relaxed.
         let word = |word: &AtomicU64| word.load(Ordering::Acquire);
         let block = page.block();
         let counted = word(&block.delivered).saturating_add(word(&block.lost));

@@ -39,7 +39,7 @@ struct State {
     lost_by_gone: u64,
 }
 
-/// The readers at one moment, and totals over all there ever were.
+/// The readers at one moment, and totals over all readers so far.
 pub struct Census {
     /// Attached now.
     pub entries: Vec<Arc<ReaderEntry>>,
@@ -72,7 +72,8 @@ pub(super) enum WakerEvent {
 }
 
 impl Readers {
-    /// A registry for at most `most` readers; `waker_event` is what the pump signals the waker with.
+    /// A registry for at most `most` readers; `waker_event` is what the pump signals the waker
+    /// with.
     pub fn new(
         memory: Arc<RingMemory>,
         gate: Arc<WakeGate>,
@@ -140,7 +141,8 @@ impl Readers {
         epoll::add(&self.epoll, entry.sleep_request.fd(), key, edge)
             .map_err(OsError::at("epoll_ctl"))?;
         if let (true, Mode::Lossless { start }) = (pump_over, mode) {
-            // Nothing will be overwritten any more, and no pump is there to grant anything.
+            // Nothing will be overwritten any more, and there is no pump to grant anything.
+            // Release: partner: the Acquire load of `granted` in `gate::granted`.
             let begin = first_seq(&self.memory, start);
             entry.page.block().granted.store(begin + 1, Ordering::Release);
         }
@@ -179,7 +181,7 @@ impl Readers {
         // this one open.
         let _gone = epoll::delete(&self.epoll, entry.sleep_request.fd());
         self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.remove(gate, index, wake));
-        // The count of an implausible reader is not believed.
+        // The counts of an implausible reader are not used.
         if entry.observed.implausible() == 0 {
             let lost =
                 entry.page.block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
@@ -328,8 +330,8 @@ mod tests {
         assert!(attach(&readers).is_some());
     }
 
-    /// File status flags belong to the open file, not to the descriptor: a reader that makes its
-    /// descriptors blocking must not be able to block the broker.
+    /// File status flags belong to the open file, not to the descriptor. So a reader can make its
+    /// descriptors blocking, but that must not make the broker block.
     #[test]
     fn nothing_a_reader_does_to_its_descriptors_blocks_the_broker() {
         let (readers, _queue) = registry(1);

@@ -236,7 +236,7 @@ impl StreamConfig {
         }
     }
 
-    /// The socket's mode. With access lists, everybody can connect: the listed users must be able
+    /// The socket's mode. With access lists, all users can connect: the listed users must be able
     /// to, and others are refused by their credentials.
     pub fn mode(&self) -> anyhow::Result<u32> {
         let Some(text) = &self.socket_mode else {

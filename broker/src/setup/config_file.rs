@@ -11,7 +11,7 @@ pub struct FileConfig {
     /// Directory of the control sockets; `--run-dir` overrides it.
     #[serde(default)]
     pub run_dir: Option<PathBuf>,
-    /// What streams added by a reload may need and the other streams do not: kinds of source, and
+    /// What streams that a reload adds may need and the others do not: kinds of source, and
     /// directories of their files.
     #[serde(default)]
     pub later: Vec<String>,

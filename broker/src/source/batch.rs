@@ -1,11 +1,12 @@
 //! Receiving in batches: what `udp:`, `unix:` and `netlink:` share.
 //!
-//! Contract: the kernel's copy is the copy. A batch is one `recvmmsg` into one claim of equal
-//! places; a place is as long as the longest of the recent datagrams, so a stream of one size
-//! wastes nothing and is never touched again. Where sizes differ, a datagram shorter than the hole
-//! in front of it is moved down into it, so that the ring holds at least half payload; one longer
-//! than its place is put together from a private buffer. Both are counted as moved. One longer than
-//! the stream's largest is published cut, with its original length. Nothing is allocated after
+//! Contract: the kernel's copy is the only one. A batch is one `recvmmsg` into one claim, which is
+//! divided into places of equal length. A place is as long as the longest of the recent datagrams,
+//! so a stream whose datagrams all have one size wastes nothing, and none of them is copied again.
+//! If sizes differ, a datagram that is shorter than the hole before it is moved down into the
+//! hole, so that at least half of the ring is payload. A datagram that is longer than its place is
+//! put together with its rest from a private buffer. Both are counted as moved. A datagram longer
+//! than the stream's largest is published cut, with its original length. Nothing is allocated after
 //! [`Batch::new`].
 
 #![allow(unsafe_code)]
@@ -18,50 +19,51 @@ use ringweir_proto::stats::PumpCounter;
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Datagrams a batch receives at most.
+/// Most datagrams in a batch.
 const BATCH: usize = 64;
 /// Datagrams after which the length of a place is computed again.
 const WINDOW: usize = 64;
-/// Bytes of private buffer, unless a single datagram takes more: so many rooms as fit make the
-/// batch of long ones smaller.
+/// Size in bytes of the private buffer, unless one datagram needs more. It is divided into rooms,
+/// one for each datagram: if datagrams may be long, fewer rooms fit, and batches are smaller.
 const SPILL: usize = 4 << 20;
 
 /// Receives from sockets whose datagrams have at most `max` bytes.
 pub(super) struct Batch {
-    /// Longest datagram that is taken whole.
+    /// Longest datagram that is received whole.
     max: usize,
-    /// Datagrams a batch receives at most.
+    /// Most datagrams in a batch of this socket.
     rooms: usize,
-    /// Bytes of control messages that are asked for.
+    /// Bytes of control messages requested for each datagram.
     control_len: usize,
     /// Length of a place in the claim, a multiple of 8. Invariant: at most `align8(max)`.
     stride: usize,
-    /// Longest of this window and of the one before, and what is left of this one.
+    /// The longest datagram of this window, and of the window before.
     longest: [usize; 2],
     window_left: usize,
-    /// `rooms` private rooms of `align8(max)` bytes: what exceeds a place, behind where its
-    /// beginning would be.
+    /// `rooms` private rooms of `align8(max)` bytes. The part of a datagram that exceeds its place
+    /// is received into its room, at the offset that it has in the datagram.
     spill: Box<[u8]>,
     control: Box<[[u64; CONTROL_WORDS]; BATCH]>,
 }
 
-/// One received datagram: its length on the wire, and the length of its control messages.
+/// One received datagram: its original length, and the length of its control messages.
 #[derive(Clone, Copy, Default)]
 struct Received {
     len: usize,
     control_len: usize,
 }
 
-/// Why a batch did not come.
+/// Why no batch was received.
 pub(super) enum BatchError {
     /// The call failed.
     Receive(Errno),
-    /// The ring does not give the room.
+    /// The ring has no room for it.
     Source(SourceError),
 }
 
 impl BatchError {
-    /// What it means for a round of the source `name`: a fault that asking has cleared, or its end.
+    /// What the error means for a round of the source `name`. Most errors are faults, which the
+    /// failed call has cleared at the socket. The others end the source.
     pub(super) fn outcome(self, name: &str, intake: &mut Intake) -> Result<Fill, SourceError> {
         match self {
             Self::Receive(Errno::AGAIN) => Ok(Fill::Idle),
@@ -70,7 +72,7 @@ impl BatchError {
                 Err(SourceError(format!("{name}: receiving: {e}")))
             }
             Self::Receive(e) => {
-                // What ICMP or the other end reported, or no memory.
+                // ICMP or the other end has reported something, or memory is short.
                 intake.fault(format_args!("{name}: receiving: {e}"));
                 Ok(Fill::Took)
             }
@@ -79,15 +81,15 @@ impl BatchError {
     }
 }
 
-/// How many came, of how many that could have.
+/// How many datagrams a batch had, and how many it could have had.
 pub(super) struct Count {
     pub got: usize,
     pub most: usize,
 }
 
 impl Batch {
-    /// For datagrams of at most `max` bytes and, of each, `control_len` bytes of control messages,
-    /// at most `8 * CONTROL_WORDS`.
+    /// A receiver of datagrams of at most `max` bytes, each with `control_len` bytes of control
+    /// messages (at most `8 * CONTROL_WORDS`).
     pub(super) fn new(max: usize, control_len: usize) -> Self {
         let place = align8(max as u64) as usize;
         let rooms = (SPILL / place.max(1)).clamp(1, BATCH);
@@ -98,7 +100,7 @@ impl Batch {
             stride: place.min(2048),
             longest: [0; 2],
             window_left: WINDOW,
-            // Written, not merely reserved: no page fault later.
+            // Filled, not merely reserved, so that no page fault happens later.
             spill: vec![0xFF; rooms * place].into(),
             control: Box::new([[0; CONTROL_WORDS]; BATCH]),
         }
@@ -110,9 +112,9 @@ impl Batch {
         self.stride
     }
 
-    /// Receives one batch from `fd` and publishes it. `accept` is called for each datagram, in order
-    /// and before it is published, by its control messages and its length: where it came from, or
-    /// `None` to leave it out.
+    /// Receives one batch from `fd` and publishes it. `accept` is called for each datagram, in
+    /// order and before it is published, with its control messages and its length. It returns the
+    /// datagram's channel and time, or `None` to leave the datagram out.
     pub(super) fn receive(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -120,8 +122,8 @@ impl Batch {
         mut accept: impl FnMut(&mut Intake, Control, usize) -> Option<Arrival>,
     ) -> Result<Count, BatchError> {
         let (stride, place) = (self.stride, align8(self.max as u64) as usize);
-        // A quarter of the longest claim: history that a thin stream gives up for a batch that does
-        // not come.
+        // At most a quarter of the longest claim: a claim overwrites history even if the batch then
+        // stays small, as in a slow stream.
         let most = (intake.max_span() / 4 / stride.max(1)).clamp(1, self.rooms);
         let most = intake.how_many_fit(self.max, most);
         let mut claim =
@@ -139,8 +141,8 @@ impl Batch {
         )
         .map_err(BatchError::Receive)?;
 
-        // All moves within the claim come first: a commit must not give away memory that still
-        // holds another datagram.
+        // Make all moves within the claim first: a commit must not release memory that still holds
+        // another datagram.
         let (mut places, mut used, mut moved, mut settled) = ([0; BATCH], 0, 0, got);
         for (i, datagram) in received[..got].iter().enumerate() {
             let (at, len) = (i * stride, datagram.len.min(self.max));
@@ -158,8 +160,8 @@ impl Batch {
             }
             used = places[i] + align8(len as u64) as usize;
         }
-        // From the first that fits nowhere, all go by way of the spill: claiming for one overwrites
-        // those behind it.
+        // All datagrams from the first one that does not fit anywhere are copied to the spill
+        // buffer: claiming room for one overwrites those after it.
         for (i, datagram) in received[..got].iter().enumerate().skip(settled) {
             let head = datagram.len.min(self.max).min(stride);
             self.spill[i * place..][..head].copy_from_slice(&room[i * stride..][..head]);
@@ -198,9 +200,9 @@ impl Batch {
     }
 }
 
-/// Receives up to `received.len()` datagrams: the first `stride` bytes of each into its place in
-/// `room`, the others, up to `max` in all, into its room in `spill`, at the same distance from the
-/// beginning.
+/// Receives up to `received.len()` datagrams. The first `stride` bytes of each go to its place in
+/// `room`. The bytes after that, up to `max` in all, go to its room in `spill`, at the offset that
+/// they have in the datagram.
 fn receive(
     fd: BorrowedFd<'_>,
     room: &mut [u8],
@@ -244,9 +246,10 @@ fn receive(
     }
     let (flags, at) =
         (libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC, headers.as_mut_ptr());
-    // SAFETY: `count` headers are filled in above; each points to vectors, rooms and control words
-    // that are exclusively borrowed until this function returns, with their lengths; there is no
-    // timeout.
+    // SAFETY: the first `count` of `headers` are filled in above. Each points to its own two
+    // `vectors`, which point to disjoint chunks of `room` and `spill`, and to its own words of
+    // `control`; all lengths are those of the chunks and words. Everything is borrowed exclusively
+    // until this function returns. Names and timeout are null, which the call allows.
     let outcome = unsafe {
         libc::recvmmsg(fd.as_raw_fd(), at, count as u32, flags as _, std::ptr::null_mut())
     };

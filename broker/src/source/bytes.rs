@@ -1,16 +1,16 @@
-//! What `stdin:` and `file:` share: datagrams out of a byte stream, by one of the
+//! What `stdin:` and `file:` share: datagrams read from a byte stream, divided by one of the
 //! [framings](super::framing).
 //!
-//! Contract: the part of a payload in the refill buffer is copied into the ring, the rest is read
-//! straight into it, in one call with the header that follows; while datagrams are large only
-//! headers pass through the buffer. A datagram that is not there to its end stays in its claim over
-//! any number of rounds: it is claimed again with the same length, and nothing is committed in
-//! between. The descriptor's flags are not touched, since others may share it: it is polled, and
-//! then read for what is there.
+//! Contract: the part of a payload that is in the refill buffer is copied into the ring. The rest
+//! is read straight into the ring, in the same call as the header that follows: while datagrams are
+//! large, only headers pass through the buffer. An incomplete datagram stays in its claim over any
+//! number of rounds: it is claimed again with the same length, and nothing is committed in between.
+//! Other processes may share the descriptor, so its flags are not changed: it is polled first, and
+//! then only what is available is read.
 //!
-//! Too long for the ring: left out, a fault with its offset, one broker loss. Cut by the end of the
-//! input: the same. Boundaries lost: a fault, at least one broker loss, and the end. Nothing is
-//! ever delivered in part.
+//! A datagram too long for the ring is left out, and counted as one broker loss and as a fault with
+//! its offset; so is one that is cut by the end of the input. If boundaries are lost, that is a
+//! fault, at least one broker loss, and the end. A part of a datagram is never delivered.
 
 use super::contract::{Fill, Source, SourceError, WaitFor};
 use super::framing::{Decoder, Fault, Framing, Payload, Step};
@@ -25,32 +25,32 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(test)]
 mod tests;
 
-/// Size of the refill buffer, if the framing does not need a larger one.
+/// Size of the refill buffer, unless the framing needs a larger one.
 const BUFFER: usize = 64 << 10;
-/// Payloads from this length on are read into the ring alone: reading ahead would only copy them
-/// twice.
+/// After payloads of this length or more, only the next header is read ahead: reading more would
+/// only copy the next payload twice.
 const LARGE: usize = 16 << 10;
-/// Reads a round may take: a long skip, which publishes nothing, must not keep the pump.
+/// Most reads in a round: a long skip publishes nothing, and must not keep the pump for long.
 const READS: u32 = 64;
 
-/// How a recorded stream is played.
+/// The speed at which a recorded stream is played.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// As fast as it is taken.
+    /// As fast as the ring takes datagrams.
     #[default]
     Max,
-    /// With the pauses that its own timestamps show.
+    /// With the pauses between the recorded timestamps.
     Original,
 }
 
-/// Where the stream stands.
+/// The position in the stream.
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// At the beginning of whatever comes next.
+    /// Between two datagrams.
     Between,
-    /// In front of a payload, not to be published before the moment (CLOCK_MONOTONIC ns).
+    /// Before a payload that must not be published before this moment (CLOCK_MONOTONIC ns).
     Before(Payload, u64),
-    /// Within a payload, with this many of its bytes in the ring.
+    /// Within a payload: this many of its bytes are in the ring.
     Within(Payload, usize),
     /// Skipping this many bytes.
     Skip(u64),
@@ -58,29 +58,30 @@ enum State {
     Ended,
 }
 
-/// Datagrams out of a byte stream.
+/// Datagrams read from a byte stream.
 pub(super) struct ByteStream {
     name: String,
     fd: OwnedFd,
-    /// Whether there may be nothing to read now and something later: everything but a regular file.
+    /// Whether more input may come after a read that finds none: true for everything but a regular
+    /// file.
     live: bool,
     framing: Framing,
     decoder: Decoder,
-    /// Unread input is `start..end`.
+    /// `start..end` is unread input.
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// How much of the buffer a read may fill.
+    /// The end of the part of the buffer that a read may fill.
     ahead: usize,
     state: State,
-    /// The input has ended and the decoder knows.
+    /// The input has ended, and the decoder was notified.
     finished: bool,
     pace: Pace,
-    /// With [`Pace::Original`]: timestamp of the first datagram, and when it was published.
+    /// With [`Pace::Original`]: the timestamp of the first datagram, and when it was published.
     first: Option<(u64, u64)>,
 }
 
-/// What a read came to.
+/// The result of a read.
 enum Read {
     Some(usize),
     Nothing,
@@ -88,7 +89,7 @@ enum Read {
 }
 
 impl ByteStream {
-    /// A stream of `framing` read from `fd`, which faults call `name`.
+    /// A stream with this `framing`, read from `fd`. Faults call it `name`.
     pub(super) fn new(
         name: &str,
         fd: OwnedFd,
@@ -107,7 +108,7 @@ impl ByteStream {
         if kind == FileType::Directory {
             return Err(SourceError(format!("{name} is a directory")));
         }
-        // Written, not merely reserved: no page fault later.
+        // Filled, not merely reserved, so that no page fault happens later.
         let buffer = vec![0xFF; decoder.buffer_len().max(BUFFER)].into_boxed_slice();
         Ok(Self {
             name: name.into(),
@@ -126,8 +127,8 @@ impl ByteStream {
         })
     }
 
-    /// Reads what is there into the claim of `len` bytes behind the `have` first, then into the
-    /// buffer up to `until`.
+    /// Reads what is available: first into the claim of `len` bytes, after the `have` bytes that
+    /// are there, then into the buffer up to `until`.
     fn read(
         &mut self,
         intake: &mut Intake,
@@ -155,7 +156,7 @@ impl ByteStream {
         })
     }
 
-    /// The next step from between two datagrams.
+    /// Decodes the next step after a datagram or a skip.
     fn decode(&mut self, intake: &mut Intake) -> Result<Option<Fill>, SourceError> {
         match self.decoder.next(&self.buffer[self.start..self.end]) {
             Step::Payload(payload) => self.found(payload, intake.now()),
@@ -183,7 +184,7 @@ impl ByteStream {
         Ok(None)
     }
 
-    /// A datagram begins.
+    /// A datagram begins here.
     fn found(&mut self, payload: Payload, now: u64) {
         self.start += payload.header_bytes;
         self.ahead =
@@ -198,15 +199,15 @@ impl ByteStream {
         self.state = State::Before(payload, due);
     }
 
-    /// The input has ended in front of a datagram, or within its header.
+    /// The input has ended before a datagram, or within its header.
     fn finish(&mut self, intake: &mut Intake) {
         self.finished = true;
         self.state = State::Ended;
         match self.decoder.finish(&self.buffer[self.start..self.end]) {
             Ok(Some(payload)) => self.found(payload, intake.now()),
             Ok(None) => {}
-            // Of a header there may not have been a datagram behind it; of the stream's first one
-            // there was none yet.
+            // The header is incomplete, so it is not certain that a datagram followed it: the loss
+            // is not exact. At the very beginning of the stream this is only a fault.
             Err(fault @ Fault::Truncated { .. }) if self.decoder.offset() > 0 => {
                 self.lose(intake, &fault, "", false)
             }
@@ -215,7 +216,7 @@ impl ByteStream {
         }
     }
 
-    /// The input has ended `missing` bytes before the end of what was given last.
+    /// The input has ended `missing` bytes before the end of the last payload or skip.
     fn cut(&mut self, intake: &mut Intake, missing: u64, datagram: bool) {
         self.state = State::Ended;
         let fault = self.decoder.cut(missing);
@@ -231,7 +232,7 @@ impl ByteStream {
         intake.fault(format_args!("{}: {fault}{what}", self.name));
     }
 
-    /// Takes what the buffer has of a payload into the ring.
+    /// Copies the part of a payload that is in the buffer into the ring.
     fn begin(&mut self, intake: &mut Intake, payload: Payload) -> Result<(), SourceError> {
         let have = payload.len.min(self.end - self.start);
         let mut claim = intake.claim(payload.len).map_err(SourceError::new)?;
@@ -242,7 +243,7 @@ impl ByteStream {
     }
 }
 
-/// Whether a read would return something now, also the end or an error.
+/// Whether a read would return at once, with data, the end or an error.
 fn readable(fd: BorrowedFd<'_>) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)) != Ok(0)
@@ -269,8 +270,8 @@ impl Source for ByteStream {
                 State::Within(payload, have) if have == payload.len => {
                     let Payload { original_len, channel, source_time_ns: source_time, .. } =
                         payload;
-                    // Nothing was committed since the claim was filled: this gives it back as it
-                    // is.
+                    // Nothing was committed since the claim was filled, so claiming again returns
+                    // the same bytes.
                     intake.claim(payload.len).map_err(SourceError::new)?;
                     let original_len =
                         if original_len as usize > payload.len { original_len } else { 0 };

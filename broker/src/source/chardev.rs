@@ -1,20 +1,21 @@
-//! `chardev:` — a device or terminal of which each `read()` is one datagram.
+//! `chardev:` — a device or terminal; each `read()` of it is one datagram.
 //!
-//! Contract: the read goes straight into ring memory, unless that is too small for two datagrams in
-//! a row. It asks for one byte more than the longest datagram: a read that fills even that one was
-//! cut by the driver's interface, and is published cut, with an original length of *at least* that
-//! much (the real length is unknown). `size=N` asks for exactly N instead, for drivers that insist (UIO: 4);
-//! its reads are whole by definition. The device is polled before it is read, so that a driver that
-//! ignores O_NONBLOCK does not hold up the pump; a driver that reports "readable" and then has nothing
-//! cannot poll, and is looked at every millisecond. `raw` puts a terminal into raw mode and `baud=`
-//! sets its speed; everything else of it stays, and all of it is put back at the end. Without `raw`
-//! a terminal in its usual mode delivers lines.
+//! Contract: the read goes straight into ring memory, unless the ring is too small for two
+//! datagrams in a row. It requests one byte more than the longest datagram. A read that fills that
+//! byte too was cut by the driver's interface. It is published cut, and its original length is *at
+//! least* the length of the read (the real length is unknown). With `size=N` exactly N bytes are
+//! requested, for drivers that insist on it (UIO: 4); such reads are always whole. The device is
+//! polled before it is read, so that a driver that ignores O_NONBLOCK does not hold up the pump. A
+//! driver that reports "readable" and then has nothing does not support polling: it is read every
+//! millisecond. `raw` puts a terminal into raw mode and `baud=` sets its speed. No other setting is
+//! changed, and all are restored at the end. Without `raw`, a terminal in its usual mode delivers
+//! lines.
 //!
 //! Errors of the driver's `read`: EAGAIN and EINTR are no errors. EPIPE and EOVERFLOW mean that the
-//! device's buffer overflowed: at least one lost in the device. EMSGSIZE means that a datagram was
-//! longer than was asked for: at least one lost in the broker. Any of them twice without a datagram
-//! in between, and every other one (EIO, ENODEV: unplugged), ends the source as failed. A read of
-//! nothing is its end.
+//! device's buffer overflowed: at least one loss in the device. EMSGSIZE means that a datagram was
+//! longer than requested: at least one loss in the broker. If any of these comes twice without a
+//! datagram in between, or any other error comes (EIO, ENODEV: unplugged), the source fails. A read
+//! of no bytes ends it.
 
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::options::options_and_path;
@@ -39,7 +40,7 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
-/// How often a device that cannot be polled is looked at.
+/// How often a device is read that does not support polling.
 const LOOK_NS: u64 = 1_000_000;
 
 /// The part after `chardev:`.
@@ -78,13 +79,13 @@ impl<'a> Spec<'a> {
     }
 }
 
-/// A terminal, and how it was when we found it.
+/// A terminal, and its settings when it was opened.
 struct Terminal {
     found: Termios,
 }
 
 impl Terminal {
-    /// Makes it raw and sets its speed according to `spec`.
+    /// Makes the terminal raw and sets its speed, as `spec` says.
     fn set(fd: &OwnedFd, spec: &Spec<'_>) -> Result<Self, SourceError> {
         let found = tcgetattr(fd).map_err(|e| match e {
             Errno::NOTTY => {
@@ -112,13 +113,13 @@ struct Chardev {
     /// Bytes requested by a read, and how many of them may be published.
     ask: usize,
     most: usize,
-    /// Something other than a datagram came last.
+    /// The last read returned an error and no datagram.
     complained: bool,
-    /// The driver reports "readable" and has nothing: when to check again.
+    /// When to read again a driver that reports "readable" and has nothing.
     look: Option<u64>,
     told: bool,
-    /// Where reads go to in a ring whose longest claim is one datagram: the byte more has no room
-    /// there.
+    /// The buffer for reads if the ring's longest claim is one datagram, and so has no room for the
+    /// extra byte.
     beside: Vec<u8>,
 }
 
@@ -129,7 +130,7 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
 impl Chardev {
     fn open(spec: &Spec<'_>, stream: &OpenFor) -> Result<Self, SourceError> {
         let path = spec.path;
-        // Before it is opened, which with some devices means something.
+        // Checked before opening, because opening has an effect on some devices.
         let stat = rustix::fs::stat(path).map_err(|e| SourceError(format!("{path}: {e}")))?;
         let instead = match FileType::from_raw_mode(stat.st_mode) {
             FileType::CharacterDevice => None,
@@ -185,7 +186,7 @@ impl Chardev {
         })
     }
 
-    /// The driver had nothing: whether it should have.
+    /// The driver had nothing. `announced`: it had reported "readable".
     fn nothing(&mut self, intake: &mut Intake, announced: bool) -> Fill {
         self.look = announced.then(|| intake.now() + LOOK_NS);
         if announced && !std::mem::replace(&mut self.told, true) {
@@ -197,7 +198,7 @@ impl Chardev {
         Fill::Idle
     }
 
-    /// The driver reports a loss: goes on, unless it reports nothing else.
+    /// The driver reports a loss. An error if it has reported nothing else since the last datagram.
     fn lost(&mut self, intake: &mut Intake, layer: Layer, e: Errno) -> Result<(), SourceError> {
         if std::mem::replace(&mut self.complained, true) {
             return Err(SourceError(format!("chardev: {} gives nothing but: {e}", self.path)));
@@ -211,7 +212,7 @@ impl Chardev {
     }
 }
 
-/// Whether a read would find something, an error or the end included.
+/// Whether a read would return at once, with data, the end or an error.
 fn readable(fd: BorrowedFd<'_>) -> bool {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&at_once)) != Ok(0)
@@ -220,7 +221,7 @@ fn readable(fd: BorrowedFd<'_>) -> bool {
 impl Source for Chardev {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         if self.ask > intake.max_span() {
-            // Once.
+            // Allocates only in the first round.
             self.beside.resize(self.ask, 0xFF);
         }
         while intake.has_room() {
@@ -293,7 +294,7 @@ impl Source for Chardev {
 impl Drop for Chardev {
     fn drop(&mut self) {
         if let Some(terminal) = &self.terminal {
-            // A terminal that is gone needs nothing put back.
+            // If the terminal no longer exists, there is nothing to restore.
             let _gone = tcsetattr(&self.fd, OptionalActions::Now, &terminal.found);
         }
     }

@@ -1,4 +1,4 @@
-//! What a source is, to the pump and to the code that opens it.
+//! The interface of a source: to the pump, and to the code that opens it.
 //!
 //! Contract: a source only fills memory that the [`Intake`] claims for it in the ring, and reports
 //! what was lost below it. It never blocks, sleeps, logs, allocates per datagram or touches
@@ -19,7 +19,7 @@ pub enum Fill {
     Took,
     /// There is nothing now: wait as [`Source::wait_for`] says.
     Idle,
-    /// Nothing will ever come again.
+    /// No more datagrams will come.
     Ended,
 }
 
@@ -45,16 +45,16 @@ impl SourceError {
     }
 }
 
-/// Something that brings datagrams in.
+/// A source of datagrams.
 pub trait Source: Send {
-    /// Takes what is there now, until [`Intake::has_room`] is false or nothing is left. Never
-    /// blocks.
+    /// Takes the datagrams that are available now, until [`Intake::has_room`] is false or none is
+    /// left. Never blocks.
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError>;
 
     /// What to wait for after [`Fill::Idle`].
     fn wait_for(&self) -> WaitFor<'_>;
 
-    /// The rate it will bring, if it knows: it converts `--depth 3s` into bytes.
+    /// Its expected rate, if it knows one: converts `--depth 3s` into bytes.
     fn rate(&self) -> Option<Rate> {
         None
     }
@@ -83,7 +83,7 @@ pub trait Source: Send {
     }
 }
 
-/// What a source must know of the stream when it is opened.
+/// What a source must know about the stream when it is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenFor {
     /// Largest datagram the ring takes. Longer ones are cut or dropped as the source documents.

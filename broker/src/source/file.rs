@@ -1,11 +1,11 @@
-//! `file:` — datagrams out of a file, a named pipe or a character device: a recording played into
+//! `file:` — datagrams from a file, a named pipe or a character device: a recording is played into
 //! the stream.
 //!
-//! Contract: the framing comes before the path, so a path may hold colons and commas.
-//! `pace=original` plays a capture with the pauses of its own timestamps; a delay is
-//! made up for, because every time is counted from the first datagram. The end of the file ends
-//! the stream. A named pipe without a writer is waited for; the last writer's going is its end. See
-//! [`super::bytes`] for what happens to bad datagrams.
+//! Contract: the framing comes before the path, so a path may contain colons and commas.
+//! `pace=original` plays a capture with the pauses between its own timestamps. A delay is made up
+//! for, because every time is counted from the first datagram. The end of the file ends the stream.
+//! If a named pipe has no writer yet, the source waits for one; when the last writer closes it, the
+//! stream ends. For bad datagrams see [`super::bytes`].
 
 use super::bytes::{ByteStream, Pace};
 use super::contract::{OpenFor, Source, SourceError, SourceKind};
@@ -19,9 +19,9 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
-/// Takes `FRAMING[,OPTION...]:PATH` apart.
+/// Splits `FRAMING[,OPTION...]:PATH`.
 fn parse(argument: &str) -> Result<(Framing, Pace, &str), SourceError> {
-    // The one framing that contains a colon.
+    // The only framing that contains a colon.
     let own = if argument.starts_with("fixed:") { "fixed:".len() } else { 0 };
     let end = argument[own..].find(':').map(|at| own + at);
     let (head, path) = end.map_or((argument, ""), |end| (&argument[..end], &argument[end + 1..]));

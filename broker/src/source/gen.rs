@@ -1,11 +1,11 @@
-//! `gen:` — numbered, checksummed datagrams made here, straight into ring memory: load for tests
+//! `gen:` — numbered, checksummed datagrams, generated straight into ring memory: load for tests
 //! without a device.
 //!
-//! Contract: the datagrams are those of [`ringweir_pattern::crc`], so `ringcat --verify` proves each
-//! byte of them, or with `check=sum` those of [`ringweir_pattern::sum`], which cost no more than a
-//! copy. They are paced by `rate` (bytes or datagrams per second); a late wake-up is made up for at
-//! once, up to the rate limiter's backlog of one second, and what exceeds it is reported as a fault.
-//! `rate=max` fills every round to its end and never idles.
+//! Contract: the datagrams are those of [`ringweir_pattern::crc`], so `ringcat --verify` can check
+//! every byte of them. With `check=sum` they are those of [`ringweir_pattern::sum`], which cost no
+//! more than a copy. `rate` limits them (bytes or datagrams per second). A late wake-up is made up
+//! for at once, up to the rate limiter's backlog of one second; the excess is reported as a fault.
+//! `rate=max` fills every round and never idles.
 
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use crate::intake::for_sources::{Arrival, Intake};
@@ -57,7 +57,8 @@ impl Source for Gen {
             if !self.limiter.due(now) {
                 return Ok(Fill::Idle);
             }
-            // Once a round, and only once something is due: a source that spins looks at one clock.
+            // Read the date once per round, and only if a datagram is due: a source that spins then
+            // reads only one clock.
             let source_time = *took.get_or_insert_with(clock::realtime_ns);
             let forgiven = self.limiter.forgiven_ns();
             if forgiven > self.forgiven_reported {

@@ -1,16 +1,17 @@
-//! `netlink:` — messages of the kernel, or of processes with NETLINK_USERSOCK, to a netlink
+//! `netlink:` — messages of the kernel, or with NETLINK_USERSOCK of processes, to a netlink
 //! multicast group.
 //!
-//! Contract: received in batches straight into ring memory, see [`super::batch`]; a datagram is
-//! what one `send` was, with its netlink headers; its channel is the number of the group. Messages
-//! sent to this socket alone, which anybody may with some protocols, are left out, each a fault.
-//! Netlink bears no time: the source time is unknown.
+//! Contract: messages are received in batches straight into ring memory, see [`super::batch`]. A
+//! datagram is what one `send` has sent, with its netlink headers; its channel is the number of the
+//! group. With some protocols any process may send a message to this socket alone: such a message
+//! is left out and reported as a fault. Netlink messages have no time, so the source time is
+//! unknown.
 //!
-//! A netlink socket that overflows reports ENOBUFS without a number, drops everything until it has
-//! been read empty, and reports the error before the messages that were queued ahead of the loss.
-//! So the loss is reported as *at least* that many (what the socket's drop counter moved, else 1),
-//! and before the batch in which the first message behind it can be: no reader sees a message
-//! behind a loss that was not reported.
+//! If a netlink socket overflows, it returns ENOBUFS without a number and drops everything until it
+//! has been read empty. It returns the error before the messages that were queued ahead of the
+//! loss. So the loss is reported as *at least* as many as the socket's drop counter has advanced,
+//! or 1. It is reported before the batch that may contain the first message after it: no reader
+//! sees a message after a loss that was not reported.
 
 #![allow(unsafe_code)]
 
@@ -37,15 +38,15 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
-/// Receive buffer asked for by default.
+/// Default size of the receive buffer.
 const RCVBUF: u64 = 2 << 20;
-/// Control messages of a datagram: its group.
+/// Room for the control messages of a datagram: its group.
 const CONTROL_LEN: usize = 24;
 
 /// Groups of a protocol by name.
 type Groups = &'static [(&'static str, u32)];
 
-/// Protocols and their groups that have a name.
+/// Protocols that have a name, and their groups that have one.
 const NAMES: &[(&str, u32, Groups)] = &[
     (
         "route",
@@ -163,17 +164,18 @@ struct Netlink {
     description: String,
 }
 
-/// What the socket dropped.
+/// Datagrams that the socket has dropped.
 #[derive(Default)]
 struct Drops {
-    /// As the socket counts, modulo 2^32.
+    /// The socket's count at the last check, modulo 2^32.
     known: u32,
     /// Drops were reported for which the socket may still return an error.
     announced: bool,
 }
 
 impl Drops {
-    /// Tells what the socket's counter has moved since it was looked at.
+    /// Reports the drops that the socket has counted since the last check. Returns whether there
+    /// were any.
     fn settle(&mut self, socket: BorrowedFd<'_>, intake: &mut Intake) -> bool {
         let Ok([.., count]) = get_words::<9>(socket, libc::SOL_SOCKET, libc::SO_MEMINFO) else {
             return false;
@@ -186,9 +188,9 @@ impl Drops {
         new > 0
     }
 
-    /// The socket has said that something was lost.
+    /// The socket has returned the error of an overflow.
     fn overrun(&mut self, socket: BorrowedFd<'_>, intake: &mut Intake) {
-        // The kernel may also have failed to make a message at all, which no counter shows.
+        // The kernel may also have failed to create a message, which no counter shows.
         if !self.settle(socket, intake) && !std::mem::take(&mut self.announced) {
             intake.lost(Layer::Kernel, 1, false);
         }
@@ -248,11 +250,11 @@ impl Netlink {
 
 /// Gives the socket an address of the kernel's choice.
 fn bind(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: all-zero is a valid address: no pid, no group.
+    // SAFETY: `sockaddr_nl` consists of integers, so all zeros are a valid value: no pid, no group.
     let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
     address.nl_family = libc::AF_NETLINK as u16;
     let len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the pointer is valid for `len` bytes, which the kernel only reads.
+    // SAFETY: `address` is a live local of `len` bytes, which the kernel only reads.
     let outcome = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -2,9 +2,9 @@
 
 use super::contract::SourceError;
 
-/// Splits `[OPTION[,OPTION…]:]PATH`. The path may contain colons and commas; without options it
-/// begins with `/` or `.`. An option's value may contain colons if the path begins so (a PCI
-/// address in `memory=`).
+/// Splits `[OPTION[,OPTION…]:]PATH`. The path may contain colons and commas. If there are no
+/// options, it must begin with `/` or `.`. The value of an option may contain colons if the path
+/// after it begins with one of these (a PCI address in `memory=`).
 pub(super) fn options_and_path(argument: &str) -> Result<(Vec<&str>, &str), SourceError> {
     if argument.starts_with(['/', '.']) {
         return Ok((Vec::new(), argument));

@@ -1,17 +1,19 @@
-//! `packet:` — the frames of a network interface, beside the kernel's own use of it, from a mapped
-//! TPACKET_V3 ring.
+//! `packet:` — the frames of a network interface, which the kernel goes on using itself, out of a
+//! mapped TPACKET_V3 ring.
 //!
-//! Contract: each frame is one datagram, as it was on the wire and as tcpdump writes it: a VLAN tag
-//! that the kernel took out is put back, and what the machine sends itself over loopback appears
-//! once. One longer than `snaplen` or the stream's largest datagram is cut and keeps its original
-//! length. The kernel collects frames in blocks and hands a block over when it is full or `timeout`
-//! after its first frame: that is the most this source adds to a frame's latency.
+//! Contract: each frame is one datagram, as it was on the wire and as tcpdump writes it. A VLAN tag
+//! that the kernel removed is put back. A frame that the machine sends to itself over loopback
+//! appears only once. A frame longer than `snaplen` or the stream's largest datagram is cut and
+//! keeps its original length. The kernel collects frames in blocks. It hands a block over when the
+//! block is full, or `timeout` after its first frame: this is the most that the source adds to a
+//! frame's latency.
 //!
-//! Frames for which the ring had no room are a loss in the layer `kernel`, exact, reported before the
-//! first frame of the block behind them. The source time is the kernel's, CLOCK_REALTIME; with
-//! `hwtstamp` it is the network card's own clock, which is set up for it (needs CAP_NET_ADMIN, and
-//! stays so). An interface that goes down or away is a fault, not the end: capture goes on when it,
-//! or another of its name, is back.
+//! Frames for which the ring had no room are counted exactly as a loss in the layer `kernel`,
+//! reported before the first frame of the next block. The source time is the kernel's,
+//! CLOCK_REALTIME. With `hwtstamp` it is the clock of the network card, which is set up for it
+//! (this needs CAP_NET_ADMIN, and is not undone). If the interface goes down or disappears, that is
+//! a fault and not the end: capture continues when it, or another interface of the same name, is
+//! back.
 //!
 //! Needs CAP_NET_RAW: `setcap cap_net_raw+ep ringd`.
 
@@ -41,15 +43,15 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
-/// Linux' page size as far as blocks are concerned: the kernel wants whole pages.
+/// The page size that matters for blocks: the kernel requires whole pages.
 const PAGE: u64 = 4096;
-/// A frame's header in a block, link-layer address and alignment included, is below this.
+/// Upper bound of a frame's header in a block, with link-layer address and alignment.
 const HEADROOM: u64 = 256;
-/// How often an interface that is down is looked at.
+/// How often an interface that is down is checked.
 const WATCH_NS: u64 = 1_000_000_000;
-/// How often the socket is asked for an error at most.
+/// Shortest time between two checks of the socket for an error.
 const LOOK_NS: u64 = 1_000_000;
-/// Bytes of an Ethernet header in front of a VLAN tag.
+/// Bytes of an Ethernet header before a VLAN tag.
 const BEFORE_TAG: usize = 12;
 
 /// The part after `packet:`.
@@ -131,33 +133,33 @@ impl std::str::FromStr for Spec {
     }
 }
 
-/// An interface that is down or away.
+/// An interface that is down or does not exist.
 struct Down {
-    /// When to look next, CLOCK_MONOTONIC ns.
+    /// When to check next, CLOCK_MONOTONIC ns.
     next: u64,
-    /// No interface of the name existed when we looked last.
+    /// No interface of this name existed at the last check.
     gone: bool,
 }
 
 struct PacketSource {
-    // Before the socket: the mapping goes first.
+    // Before the socket, so that the mapping is dropped first.
     blocks: Blocks,
     socket: OwnedFd,
     spec: Spec,
     index: u32,
     down: Option<Down>,
-    /// A block came since the kernel was last asked for drops: it drops only when all blocks are
-    /// ours.
+    /// A block has come since the kernel was last asked for drops. Without a new block there are
+    /// none: the kernel drops only when all blocks are ours.
     fresh: bool,
-    /// When to ask the socket for an error next, CLOCK_MONOTONIC ns: a pump that spins must not ask
-    /// all the time.
+    /// When to check the socket for an error next, CLOCK_MONOTONIC ns: a pump that spins must not
+    /// check in every round.
     look: u64,
     /// Bytes of a frame that are kept.
     cut: usize,
     link: Link,
 }
 
-/// What kind of interface it is.
+/// The kind of interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Link {
     ethernet: bool,
@@ -168,7 +170,7 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
     Ok(Box::new(PacketSource::open(argument.parse()?, stream)?))
 }
 
-/// Explains an error of `step`.
+/// The error of step `step`, with what to do about it.
 fn refused(step: &str, e: impl Into<io::Error>) -> SourceError {
     let e = e.into();
     match (step, e.raw_os_error()) {
@@ -191,8 +193,8 @@ fn refused(step: &str, e: impl Into<io::Error>) -> SourceError {
 impl PacketSource {
     fn open(spec: Spec, stream: &OpenFor) -> Result<Self, SourceError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // Protocol 0: nothing arrives before it is bound, so nothing of another interface ever
-        // does.
+        // Protocol 0: the socket receives nothing until it is bound, so it never receives frames of
+        // another interface.
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
             .map_err(|e| refused("socket", e))?;
         let fd = socket.as_fd();
@@ -216,8 +218,8 @@ impl PacketSource {
                 Bytes(spec.block)
             )));
         }
-        // A program of one instruction, "keep so many bytes": the kernel then copies no more than
-        // we take.
+        // A filter of one instruction, "keep this many bytes", so that the kernel copies no more
+        // than we publish.
         let mut program = libc::sock_filter {
             code: (libc::BPF_RET | libc::BPF_K) as u16,
             jt: 0,
@@ -247,13 +249,15 @@ impl PacketSource {
             .map_err(|e| refused("ring", e))?;
         let base =
             NonNull::new(map.as_mut_ptr()).ok_or_else(|| SourceError::new("ring: mapped at 0"))?;
-        // SAFETY: the mapping has that length, is aligned to a page and lives in `owner`; the
-        // kernel is the other writer and keeps to the protocol of TPACKET_V3.
+        // SAFETY: `map` has `block * count` bytes, begins at a page boundary, and stays mapped
+        // while the owner lives. `Spec` allows only multiples of 4096 for `block`, and at least 2
+        // blocks. The kernel is the only other writer: it writes to a block only while
+        // TP_STATUS_USER is not set, and sets it after a barrier.
         let blocks = unsafe { Blocks::new(base, block, count, Box::new(map)) };
 
         let link = attach(fd, index, spec.promisc)?;
         if link.loopback {
-            // Old kernels lack it: `publish` leaves out what is left.
+            // Old kernels do not have this option. There `publish` leaves the outgoing frames out.
             let _unsupported =
                 set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32);
         }
@@ -270,7 +274,8 @@ impl PacketSource {
         })
     }
 
-    /// Takes the kernel's count of frames it had no room for; reading sets it back to 0.
+    /// Reads how many frames the kernel has dropped for lack of room. Reading resets the kernel's
+    /// count.
     fn take_drops(&self, intake: &mut Intake) {
         let counts = get_words::<3>(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS);
         match counts {
@@ -283,7 +288,7 @@ impl PacketSource {
         }
     }
 
-    /// No block is ready: counts drops that no block will report, and checks the interface.
+    /// No block is ready: counts drops that no later block has reported, and checks the interface.
     fn idle(&mut self, intake: &mut Intake) {
         if std::mem::take(&mut self.fresh) {
             self.take_drops(intake);
@@ -316,7 +321,7 @@ impl PacketSource {
             // The same interface: the kernel resumes by itself as soon as it is up.
             Ok(index) if index == self.index => {}
             Ok(index) => {
-                // Refused: not ready yet, tried again.
+                // An error means that the interface is not ready yet; the next check tries again.
                 if let Ok(link) = attach(self.socket.as_fd(), index, self.spec.promisc) {
                     (self.index, self.link, self.down) = (index, link, None);
                     intake.fault(format_args!("packet: interface {name} is back, capture goes on"));
@@ -338,7 +343,7 @@ fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceE
         sll_addr: [0; 8],
     };
     let mut len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the pointer is valid for `len` bytes, which the kernel only reads.
+    // SAFETY: `address` is a live local of `len` bytes, which the kernel only reads.
     if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } != 0 {
         return Err(refused("bind", io::Error::last_os_error()));
     }
@@ -352,7 +357,9 @@ fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceE
         set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
             .map_err(|e| refused("promisc", e))?;
     }
-    // SAFETY: the kernel writes at most `len` bytes of the address; any bits are a valid one.
+    // SAFETY: `address` and `len` are live locals, and `len` is the size of `address`. The kernel
+    // writes at most that many bytes into `address`, and the length into `len`. Any bits are a
+    // valid address.
     if unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) } != 0 {
         return Err(refused("getsockname", io::Error::last_os_error()));
     }
@@ -360,7 +367,7 @@ fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceE
     Ok(Link { ethernet: loopback || address.sll_hatype == libc::ARPHRD_ETHER, loopback })
 }
 
-/// Has the network card put its own time on every frame it receives.
+/// Makes the network card put its own time on every frame that it receives.
 fn stamp_in_hardware(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let mut config =
         libc::hwtstamp_config { flags: 0, tx_type: 0, rx_filter: libc::HWTSTAMP_FILTER_ALL as i32 };
@@ -371,12 +378,15 @@ fn stamp_in_hardware(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: the request names an interface and points to a configuration that outlives the call.
+    // SAFETY: `request` is the `ifreq` that the call expects: its name ends with a zero byte,
+    // because one byte less than its length is copied, and its pointer leads to the
+    // `hwtstamp_config` that this request takes. Both are live locals, and the kernel accesses them
+    // only during the call.
     let outcome = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSHWTSTAMP, &raw mut request) };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Publishes one frame, of which `cut` bytes are kept.
+/// Publishes one frame, cut to at most `cut` bytes.
 fn publish(
     intake: &mut Intake,
     packet: &Packet<'_>,
@@ -384,7 +394,7 @@ fn publish(
     cut: usize,
 ) -> Result<(), SourceError> {
     if link.loopback && packet.kind == libc::PACKET_OUTGOING {
-        // It comes again as received.
+        // The same frame comes again as a received one.
         return Ok(());
     }
     let bytes = packet.bytes;
@@ -419,7 +429,7 @@ impl Source for PacketSource {
         while intake.has_room() {
             if !self.blocks.is_open() {
                 match self.blocks.open() {
-                    // The block was closed with drops before it that are not counted yet.
+                    // Frames were dropped before this block, and they are not counted yet.
                     Some(status) if status & libc::TP_STATUS_LOSING != 0 => self.take_drops(intake),
                     Some(_) => {}
                     None => {

@@ -1,9 +1,9 @@
 //! What the socket sources share: options that rustix does not know, control messages, interfaces
 //! by name.
 //!
-//! Contract: no source logic. The unsafe calls take a borrowed fd and a value whose size the kernel
-//! is told; control messages are parsed as bytes, each length checked, so a malformed one ends the
-//! walk and nothing else.
+//! Contract: contains no logic of a single source. The unsafe calls take a borrowed descriptor and
+//! a value whose size is passed to the kernel. Control messages are parsed as bytes, and each
+//! length is checked: a malformed message only ends the parsing.
 
 #![allow(unsafe_code)]
 
@@ -23,15 +23,17 @@ pub(super) fn set_option<T: Copy>(
     value: &T,
 ) -> io::Result<()> {
     let len = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the pointer is valid for `len` bytes, which the kernel only reads.
+    // SAFETY: `value` is a live reference to `len` bytes, which the kernel only reads. If the value
+    // contains a pointer (`SO_ATTACH_FILTER`), the kernel only reads through it, and fails with
+    // EFAULT if it is invalid.
     let outcome = unsafe {
         libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), len)
     };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Reads a socket option that is an array of 32-bit words; words the kernel does not know keep
-/// their value.
+/// Reads a socket option that is an array of 32-bit words. Words that the kernel does not know are
+/// 0.
 pub(super) fn get_words<const N: usize>(
     fd: BorrowedFd<'_>,
     level: i32,
@@ -39,18 +41,19 @@ pub(super) fn get_words<const N: usize>(
 ) -> io::Result<[u32; N]> {
     let mut words = [0_u32; N];
     let mut len = size_of_val(&words) as libc::socklen_t;
-    // SAFETY: the pointer is valid for `len` bytes, which is all that the kernel writes; any bits
-    // are a valid word.
+    // SAFETY: `words` and `len` are live locals, and `len` is the size of `words`. The kernel
+    // writes at most that many bytes into `words`, and the length into `len`. Any bits are a valid
+    // word.
     let outcome = unsafe {
         libc::getsockopt(fd.as_raw_fd(), level, name, words.as_mut_ptr().cast(), &raw mut len)
     };
     if outcome == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks for a receive buffer of `asked` bytes, beyond the system's limit if possible. Returns a text on
-/// what was granted.
+/// Requests a receive buffer of `asked` bytes, beyond the system's limit if possible. Returns a
+/// text that says what was granted.
 pub(super) fn receive_buffer(fd: BorrowedFd<'_>, asked: u64) -> Result<String, SourceError> {
-    // The kernel doubles what is asked for and must not overflow an int in doing so.
+    // The kernel doubles the value, which must not overflow an int.
     let bytes = asked.min(i32::MAX as u64 / 2) as usize;
     sockopt::set_socket_recv_buffer_size_force(fd, bytes)
         .or_else(|_| sockopt::set_socket_recv_buffer_size(fd, bytes))
@@ -68,13 +71,13 @@ pub(super) fn receive_buffer(fd: BorrowedFd<'_>, asked: u64) -> Result<String, S
     })
 }
 
-/// The index of the interface called `name`; the error lists those that exist.
+/// The index of the interface called `name`. The error lists the interfaces that exist.
 pub(super) fn interface(fd: BorrowedFd<'_>, name: &str) -> Result<u32, SourceError> {
     rustix::net::netdevice::name_to_index(fd, name).map_err(|e| {
         if e != Errno::NODEV {
             return SourceError(format!("interface {name:?}: {e}"));
         }
-        // Not /sys/class/net, which shows the network namespace it was mounted in.
+        // Not /sys/class/net: it shows the network namespace in which it was mounted.
         let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
         let mut names: Vec<_> = table
             .lines()
@@ -86,23 +89,23 @@ pub(super) fn interface(fd: BorrowedFd<'_>, name: &str) -> Result<u32, SourceErr
     })
 }
 
-/// Room for the control messages of one datagram, in words: a drop count and a time, each behind
-/// its header.
+/// Room for the control messages of one datagram, in words: a drop count and a time, each after its
+/// header.
 pub(super) const CONTROL_WORDS: usize = 8;
 
 /// What the kernel reports of a datagram beside its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Control {
-    /// Datagrams the socket has dropped in all when this one was queued, modulo 2^32; `None`: none
-    /// yet.
+    /// How many datagrams the socket had dropped when this one was queued, modulo 2^32; `None`:
+    /// none yet.
     pub drops: Option<u32>,
-    /// When the kernel took it in: CLOCK_REALTIME ns, 0 = unknown.
+    /// When the kernel received it: CLOCK_REALTIME ns, 0 = unknown.
     pub time_ns: u64,
-    /// The netlink group it was sent to, 0 for this socket alone.
+    /// The netlink group to which it was sent; 0: only this socket.
     pub group: Option<u32>,
 }
 
-/// Bytes in front of the data of a control message: its whole length, level, type.
+/// Bytes before the data of a control message: total length, level, type.
 const HEADER: usize = size_of::<usize>() + 8;
 
 /// Parses `len` bytes of control messages as `recvmsg` left them in `room`.
@@ -138,7 +141,7 @@ pub(super) fn parse_control(room: &[u64; CONTROL_WORDS], len: usize) -> Control 
     control
 }
 
-/// Whole length, level and type of the control message at the beginning of `rest`.
+/// Total length, level and type of the control message at the beginning of `rest`.
 fn header(rest: &[u8]) -> Option<(usize, i32, i32)> {
     let (whole, rest) = rest.split_first_chunk()?;
     let (level, rest) = rest.split_first_chunk()?;

@@ -1,8 +1,8 @@
 //! `stdin:` — datagrams that another program writes to the broker's standard input.
 //!
-//! Contract: the bytes are cut by the framing that is named, see [`super::bytes`] for what happens
-//! to bad ones; the end of the input ends the stream. Backpressure is the pipe's: while the pump is
-//! busy the writer waits, nothing is lost.
+//! Contract: the given framing divides the bytes into datagrams; for bad ones see [`super::bytes`].
+//! The end of the input ends the stream. The pipe provides back-pressure: while the pump is busy,
+//! the writer waits, and nothing is lost.
 
 use super::bytes::{ByteStream, Pace};
 use super::contract::{OpenFor, Source, SourceError, SourceKind};

@@ -21,7 +21,7 @@ pub struct Got {
     pub original_len: usize,
     pub channel: u16,
     pub source_time: u64,
-    /// Losses reported just before it.
+    /// Losses reported just before this datagram.
     pub lost_before: Vec<(Layer, u64, bool)>,
 }
 
@@ -30,10 +30,10 @@ pub struct Bench {
     pub intake: PumpIntake,
     notices: NoticeReceiver,
     reader: RingReader,
-    /// Seqs before which the device was gone.
+    /// The device was reported as gone before these seqs.
     pub gone: Vec<u64>,
     memory: Arc<RingMemory>,
-    /// The time given to every round, CLOCK_MONOTONIC ns.
+    /// The time of the next round, CLOCK_MONOTONIC ns.
     pub now: u64,
 }
 
@@ -57,8 +57,8 @@ impl Bench {
         fill
     }
 
-    /// Rounds until the source is idle or has ended, reading everything after each. Returns what
-    /// came, and how it stopped.
+    /// Runs rounds until the source is idle or has ended, and reads everything after each. Returns
+    /// what came, and how the last round ended.
     pub fn run(&mut self, source: &mut dyn Source) -> (Vec<Got>, Fill) {
         let mut all = Vec::new();
         loop {
@@ -70,8 +70,8 @@ impl Bench {
         }
     }
 
-    /// Like [`Self::run`], and waits for an idle source to end, for at most a second each time: the
-    /// writing end of a pipe may stay open for a moment in a process that another test is starting.
+    /// Like [`Self::run`], but waits for the end of an idle source, for at most a second each time:
+    /// another test that starts a process may hold the writing end of a pipe open for a moment.
     pub fn run_to_end(&mut self, source: &mut dyn Source) -> Vec<Got> {
         let mut all = Vec::new();
         loop {
@@ -137,8 +137,8 @@ pub fn bytes_of(got: &[Got]) -> Vec<&[u8]> {
     got.iter().map(|g| g.bytes.as_slice()).collect()
 }
 
-/// Runs `test` in a new network namespace after `setup`, which is shell lines. The test is skipped
-/// without the rights or programs for it. The namespace ends with the test.
+/// Runs `test` in a new network namespace after the shell lines in `setup`. Skips the test if the
+/// rights or programs for it are missing. The namespace ends with the test.
 pub fn in_namespace(setup: &str, test: impl FnOnce() + Send) {
     if !ringweir_needs::needs_network_namespaces() {
         return;

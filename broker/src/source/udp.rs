@@ -1,15 +1,16 @@
-//! `udp:` — datagrams of a UDP port, unicast or multicast, received in batches straight into ring
+//! `udp:` — datagrams from a UDP port, unicast or multicast, received in batches straight into ring
 //! memory.
 //!
-//! Contract: the kernel's copy is the copy, see [`super::batch`].
+//! Contract: the kernel's copy is the only one, see [`super::batch`].
 //!
-//! Empty datagrams are datagrams. One longer than the stream's largest is published cut, with its
-//! original length. What the kernel dropped for want of receive buffer (or for a wrong checksum) is
-//! a loss in the layer `kernel`, exact: reported before the next datagram, or when the socket
-//! runs empty. The source time is the kernel's, CLOCK_REALTIME. Errors that ICMP or a full memory
-//! report are faults and do not end the stream. UDP does not notice when its interface goes away.
-//! So the interface of a multicast group joined by `@IFACE` is checked once per second; a change is
-//! reported, and the group is joined again when the interface is back.
+//! An empty datagram is a datagram too. A datagram longer than the stream's largest is published
+//! cut, with its original length. What the kernel drops for lack of receive buffer (or because of a
+//! wrong checksum) is counted exactly as a loss in the layer `kernel`. It is reported before the
+//! next datagram, or when the socket is empty. The source time is the kernel's, CLOCK_REALTIME.
+//! Errors that come from ICMP or from lack of memory are faults and do not end the stream. UDP does
+//! not notice that an interface disappears. So the interface of a multicast group joined by
+//! `@IFACE` is checked once per second: a change is reported, and the group is joined again when
+//! the interface is back.
 
 use super::batch::{Batch, BatchError, Count};
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
@@ -35,11 +36,11 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
-/// Longest datagram UDP can bring.
+/// Longest datagram that UDP carries.
 const UDP_MOST: usize = 65_535;
-/// Receive buffer asked for by default: at 1 Gbit/s of full datagrams some 30 ms.
+/// Default size of the receive buffer: about 30 ms at 1 Gbit/s of full datagrams.
 const RCVBUF: u64 = 8 << 20;
-/// How often the interface of a multicast group is looked at.
+/// How often the interface of a multicast group is checked.
 const WATCH_NS: u64 = 1_000_000_000;
 
 /// The part after `udp:`.
@@ -84,12 +85,12 @@ impl std::str::FromStr for Spec {
     }
 }
 
-/// A multicast group on an interface that may come and go.
+/// A multicast group on an interface that may disappear and come back.
 struct Watch {
     name: String,
     /// Index under which the group was joined; 0 while the interface is gone.
     index: u32,
-    /// When to look next, CLOCK_MONOTONIC ns.
+    /// When to check next, CLOCK_MONOTONIC ns.
     next: u64,
 }
 
@@ -101,8 +102,8 @@ struct Udp {
     batch: Batch,
     /// Drops the kernel has reported, modulo 2^32.
     drops: u32,
-    /// Something came since the kernel was last asked for drops: it drops only what finds datagrams
-    /// waiting.
+    /// A datagram has come since the kernel was last asked for drops. Without one there are none:
+    /// the kernel drops only while datagrams are waiting.
     fresh: bool,
 }
 
@@ -138,8 +139,8 @@ impl Udp {
         match (group, index) {
             (Some(_), _) => {
                 sockopt::set_socket_reuseaddr(fd, true).map_err(at("SO_REUSEADDR"))?;
-                // Only what this socket joined, not what any process of the machine did. Old
-                // kernels lack it for IPv6.
+                // Receive only what this socket has joined, not what other processes of the machine
+                // have joined. Old kernels lack this option for IPv6.
                 let (level, name) = match address {
                     SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL),
                     SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL),
@@ -233,8 +234,8 @@ impl Udp {
                 return;
             }
             if group.is_ipv6() {
-                // A link-local group ties the socket to the interface it was bound with. Where we
-                // may not change that, joining fails as well, and says so.
+                // A link-local group binds the socket to its first interface. If we may not change
+                // that, joining fails too, and reports it.
                 let _refused = set_option(
                     self.socket.as_fd(),
                     libc::SOL_SOCKET,
@@ -256,8 +257,8 @@ impl Udp {
     }
 }
 
-/// Accounts for the kernel's count of drops. It may be read ahead of datagrams that were queued
-/// before it: only forward steps count.
+/// Accounts for the kernel's count of drops. The count may be newer than the one that comes with a
+/// datagram queued earlier, so only forward steps count.
 fn count_drops(known: &mut u32, intake: &mut Intake, drops: u32) {
     let new = drops.wrapping_sub(*known);
     if (1..1 << 31).contains(&new) {
@@ -283,7 +284,8 @@ impl Source for Udp {
         while intake.has_room() {
             match self.batch(intake) {
                 Ok(count) if count.got == count.most => {}
-                // Fewer than requested: the socket is empty, and another call would only confirm it.
+                // Fewer than requested: the socket is empty, and another call would only confirm
+                // it.
                 Ok(_) | Err(BatchError::Receive(Errno::AGAIN)) => {
                     self.idle(intake);
                     return Ok(Fill::Idle);

@@ -217,7 +217,7 @@ fn open_ring(
     Ring::adopt_or_create(&object_name, spec, source.position(), lock, &mut host.store)
 }
 
-/// The start message, of which class and confinement are known last.
+/// The start message. Class and confinement are added last.
 struct Summary {
     before_class: String,
     after_class: String,

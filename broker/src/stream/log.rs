@@ -1,8 +1,8 @@
 //! The log of one stream: notices of its pump, and refused peers.
 //!
-//! Contract: lines are rate limited, and memory is bounded. The newest refusal of a user stands for
-//! all refusals of that user since the last lines, because a refused peer can ask again as often as
-//! it likes. A user who asks without end does not hide another one.
+//! Contract: lines are rate limited, and memory is bounded. A refused peer can ask again as often
+//! as it likes, so the newest refusal of a user stands for all refusals of that user since the last
+//! lines. One user who asks without end does not hide another.
 
 use crate::intake::notice::NoticeReceiver;
 use crate::intake::rate_limit::RateLimit;

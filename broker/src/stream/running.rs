@@ -36,8 +36,8 @@ pub struct Stream {
     pub(super) drain_gaps: Arc<LatencyBlock>,
     pub(super) stats: StatsArea,
     pub(super) stats_fd: OwnedFd,
-    // Dropped in this order: the threads stop, then the ring goes, then nobody can connect, then
-    // another broker may start.
+    // Dropped in this order: the threads stop, then the ring is removed, then the socket, then the
+    // lock, so that another broker may start.
     pub(super) pump: PumpThread,
     pub(super) _waker: Waker,
     pub(super) object: RingObject,

@@ -3,7 +3,7 @@
 //! Contract: measured in processor time, so it does not matter whether the pump is interrupted
 //! during a wake. One wake in [`MEASURED`] is measured.
 
-/// A wake is slow if it takes this much processor time; a usual one takes a tenth of it.
+/// A wake is slow if it takes this much processor time; a normal one takes a tenth of it.
 pub const SLOW_WAKE_NS: u64 = 25_000;
 /// One inline wake in this many is measured.
 const MEASURED: u32 = 16;

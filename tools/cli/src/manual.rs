@@ -1,7 +1,7 @@
 //! Man pages and shell completions of a program, made from its own command line.
 //!
-//! Contract: `PROGRAM --man` and `PROGRAM --completions SHELL` write to standard output and end.
-//! These two options are in no help text and no page. `ringctl man` and `ringctl completions` run
+//! Contract: `PROGRAM --man` and `PROGRAM --completions SHELL` write to standard output and end. No
+//! help text and no page mentions these two options. `ringctl man` and `ringctl completions` run
 //! every program with them, because only the program itself knows its options.
 
 use clap::{Command, ValueEnum};
@@ -28,7 +28,7 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// If the program was started for its page or completions: writes them and ends the program.
+/// If the program was started for its page or its completions, writes them and ends the program.
 pub fn answer(command: impl FnOnce() -> Command) {
     let args: Vec<String> = std::env::args().skip(1).take(3).collect();
     let mut out = Vec::new();
@@ -60,7 +60,7 @@ fn page(command: Command, out: &mut dyn Write) -> io::Result<()> {
     let name = command.get_name().to_owned();
     let notes = Notes::of(&command);
     let man = Man::new(command.clone().disable_help_subcommand(true)).manual("ringweir");
-    // Not its own title, which leaves out the quotes of a date that is empty.
+    // Written here, because clap_mangen omits the quotes around an empty date.
     let version = command.get_version().unwrap_or_default();
     writeln!(out, ".TH {name} 1 \"\" \"ringweir {version}\" ringweir")?;
     man.render_name_section(out)?;
@@ -104,7 +104,7 @@ fn page(command: Command, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, ".SH \"SEE ALSO\"\n{}", others.join(" ,\n"))
 }
 
-/// The text behind the options of a help text, by subject.
+/// What a help text says after the options, by subject.
 #[derive(Default)]
 struct Notes {
     examples: Vec<String>,
@@ -138,7 +138,7 @@ impl Notes {
     }
 }
 
-/// A block of lines that are not filled.
+/// A block of lines whose breaks are kept.
 fn examples(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
     if lines.is_empty() {
         return Ok(());
@@ -153,7 +153,7 @@ fn verbatim(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, ".fi")
 }
 
-/// Prose; indented lines keep their ends.
+/// Prose. Indented lines keep their breaks.
 fn paragraphs(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
     for paragraph in lines.split(String::is_empty).filter(|p| !p.is_empty()) {
         writeln!(out, ".PP")?;
@@ -167,7 +167,7 @@ fn paragraphs(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// ASCII only, which every roff can read, and no blank line that would be skipped.
+/// Only ASCII, which every roff can read, and a visible gap between paragraphs.
 fn tidy(page: &str) -> String {
     let page = page.replace(".br\n\n.br\n", ".sp\n");
     let ascii =
@@ -175,7 +175,7 @@ fn tidy(page: &str) -> String {
     page.chars().map(ascii).collect()
 }
 
-/// `text` without anything that roff takes for a request.
+/// `text` with everything escaped that roff would take for a request.
 fn escape(text: &str) -> String {
     let plain =
         text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq").replace('`', "\\(ga");

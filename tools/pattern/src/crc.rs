@@ -6,7 +6,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 4 | magic, the characters `RWg1` |
-//! | 4 | 4 | CRC-32 (IEEE) of everything behind this field |
+//! | 4 | 4 | CRC-32 (IEEE) of everything after this field |
 //! | 8 | 8 | number, counted up by one per datagram over all channels |
 //! | 16 | 4 | length of the whole datagram in bytes |
 //! | 20 | 2 | channel |
@@ -14,17 +14,17 @@
 //! | 24 | – | body: 8-byte words computed from number and word index, the last one cut |
 //!
 //! The checksum finds a torn or damaged datagram. No two numbers have the same body, so the body
-//! shows where a datagram is torn.
+//! shows where the datagram is torn.
 
 use crate::datagram::{Fault, Header, MAX_LEN, MIN_LEN};
 
 const MAGIC: [u8; 4] = *b"RWg1";
 
-/// Bytes of the body that are made and checksummed in one go: a multiple of 8 that stays in the
+/// Bytes of the body that are written and checksummed at once: a multiple of 8 that fits into the
 /// first-level cache.
 const BLOCK: usize = 8192;
 
-/// What a body word exceeds the one before by, before its bits are mixed.
+/// Difference between two successive body words, before their bits are mixed.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The first eight multiples of [`STEP`].
@@ -38,7 +38,7 @@ const STEPS: [u64; 8] = {
     steps
 };
 
-/// The body words of one number. Adding, shifting and xor only: they exist as vector instructions
+/// The body words of one number. Only add, shift and xor, which exist as vector instructions
 /// everywhere.
 #[derive(Clone, Copy)]
 struct Pattern {
@@ -47,7 +47,7 @@ struct Pattern {
 
 impl Pattern {
     fn new(number: u64) -> Self {
-        // Odd factor: a bijection, so no two numbers have the same body.
+        // Multiplying by an odd factor is a bijection, so no two numbers have the same body.
         let key = number.wrapping_mul(0xd6e8_feb8_6659_fd93);
         Pattern { key }
     }
@@ -58,7 +58,8 @@ impl Pattern {
         (x ^ (x >> 31)).to_le_bytes()
     }
 
-    /// Eight words from word `index` on, side by side: what vector instructions want to see.
+    /// Eight words from word `index` on, side by side, so that the compiler uses vector
+    /// instructions.
     #[inline(always)]
     fn line(self, index: u64) -> [u64; 8] {
         let first = self.key.wrapping_add(index.wrapping_mul(STEP));
@@ -68,7 +69,7 @@ impl Pattern {
         })
     }
 
-    /// Writes the bytes of the body that begin with word `index`.
+    /// Writes the body from word `index` on.
     #[inline(always)]
     fn write(self, index: u64, body: &mut [u8]) {
         let (lines, rest) = body.as_chunks_mut::<64>();
@@ -89,13 +90,13 @@ impl Pattern {
         }
     }
 
-    /// Whether `body` holds the bytes that begin with word `index`.
+    /// Whether `body` is the body from word `index` on.
     #[inline(always)]
     fn holds(self, index: u64, body: &[u8]) -> bool {
         let (lines, rest) = body.as_chunks::<64>();
         let mut at = index;
-        // Gathered without a branch, so that it is done in vectors; a difference is looked for only
-        // when there is one.
+        // Compares without a branch, so that the compiler uses vector instructions. Where the
+        // difference is, is searched only if there is one.
         let mut differences = [0; 8];
         for line in lines {
             let words = line.as_chunks::<8>().0.iter().zip(self.line(at));
@@ -126,20 +127,20 @@ impl Pattern {
 /// Fills all of `datagram` with the CRC-checked datagram `number` of `channel`.
 ///
 /// # Panics
-/// If it is shorter than [`MIN_LEN`] or longer than [`MAX_LEN`]: the caller has checked the
+/// If it is shorter than [`MIN_LEN`] or longer than [`MAX_LEN`]. The caller has checked the
 /// configured sizes.
 pub fn fill(datagram: &mut [u8], number: u64, channel: u16) {
     let len = datagram.len();
     assert!((MIN_LEN..=MAX_LEN).contains(&len), "a CRC-checked datagram of {len} bytes");
     datagram[..4].copy_from_slice(&MAGIC);
     datagram[8..16].copy_from_slice(&number.to_le_bytes());
-    // Length, channel and flags in one word: a checksum that reads words stalls on narrower stores
-    // just before.
+    // Length, channel and flags are stored as one word: a checksum that reads words would stall
+    // after narrower stores.
     let rest = len as u64 | u64::from(channel) << 32;
     datagram[16..24].copy_from_slice(&rest.to_le_bytes());
     let pattern = Pattern::new(number);
-    // Written and checksummed block by block, while the block is in the nearest cache; the header goes
-    // with the first one.
+    // Written and checksummed block by block, while the block is in the nearest cache. The header
+    // belongs to the first block.
     let mut sum = crc32fast::Hasher::new();
     let (mut from, mut body) = (8, MIN_LEN);
     loop {
@@ -157,14 +158,13 @@ pub fn fill(datagram: &mut [u8], number: u64, channel: u16) {
 /// Checks that `datagram` is, byte for byte, what [`fill`] wrote.
 ///
 /// # Errors
-/// The [`Fault`] that explains most: what it is not, then its length, then its bytes.
+/// The [`Fault`] that explains most: first another kind of data, then the length, then the bytes.
 pub fn check(datagram: &[u8]) -> Result<Header, Fault> {
     let len = datagram.len();
     let Some(header) = datagram.first_chunk::<MIN_LEN>() else {
         return Err(Fault::TooShort { len });
     };
-    // Fields of fixed place in a header of fixed size: the conversions cannot fail and compile to
-    // loads.
+    // Fixed offsets in a header of fixed size: the conversions cannot fail, and compile to loads.
     let u32_at = |at: usize| {
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
@@ -217,7 +217,7 @@ mod tests {
         datagram
     }
 
-    /// Puts a checksum over `datagram` that holds, as something else than `fill` would.
+    /// Puts a valid checksum on `datagram`, whatever its content.
     fn sign(datagram: &mut [u8]) {
         let sum = crc32fast::hash(&datagram[8..]);
         datagram[4..8].copy_from_slice(&sum.to_le_bytes());
@@ -241,7 +241,8 @@ mod tests {
 
     #[test]
     fn the_format_is_fixed() {
-        // Written once from the table above; a change of it breaks recorded data.
+        // Written by hand from the table above. If this fails, recorded data can no longer be
+        // checked.
         let datagram = make(29, 0x0102_0304_0506_0708, 0x0A0B);
         assert_eq!(datagram[..4], *b"RWg1");
         assert_eq!(datagram[8..24], [8, 7, 6, 5, 4, 3, 2, 1, 29, 0, 0, 0, 0x0B, 0x0A, 0, 0]);
@@ -258,13 +259,13 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             let fault = crate::verify::check(&damaged).expect_err("a flipped bit");
             match bit / 8 {
-                // One of them makes it a sum-checked datagram, whose length is then wrong.
+                // One of these bits turns it into a sum-checked datagram with a wrong length.
                 0..4 if damaged[..2] == crate::sum::MAGIC => {
                     assert!(matches!(fault, Fault::WrongLength { received: 77, .. }), "{fault:?}");
                 }
                 0..4 => assert!(matches!(fault, Fault::BadMagic { .. }), "{fault:?}"),
                 16..20 => assert!(matches!(fault, Fault::WrongLength { received: 77, .. })),
-                // The number decides the whole body, so all of it is wrong.
+                // The number determines the whole body, so all of the body is wrong.
                 8..16 => assert!(
                     matches!(fault, Fault::BadChecksum { offset: Some(24..=31), .. }),
                     "{fault:?}"

@@ -1,19 +1,19 @@
-//! What both kinds of test datagram share: the lengths, what a header says, and what can be wrong.
+//! What both kinds of test datagram share: lengths, the content of a header, and faults.
 
-/// Length of the header, hence of the shortest datagram, in bytes.
+/// Length of the header, and so of the shortest datagram, in bytes.
 pub const MIN_LEN: usize = 24;
 
-/// Length of the longest datagram in bytes: what the length field holds.
+/// Length of the longest datagram in bytes: the most that the length field can hold.
 pub const MAX_LEN: usize = u32::MAX as usize;
 
-/// What the header of an accepted datagram says.
+/// The content of an accepted datagram's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Number of the datagram, over all channels.
     pub number: u64,
     /// Length of the whole datagram in bytes.
     pub len: u32,
-    /// Channel it was generated for.
+    /// Channel for which it was generated.
     pub channel: u16,
 }
 
@@ -26,27 +26,28 @@ pub enum Fault {
         /// Length received, in bytes.
         len: usize,
     },
-    /// It does not begin with the magic: some other data.
+    /// It does not begin with the magic, so it is other data.
     #[error("not a test datagram: it begins with {found:02x?}, not \"RWg1\" or \"SM\"")]
     BadMagic {
         /// The first four bytes.
         found: [u8; 4],
     },
-    /// The length received is not the one that was sent: cut, or boundaries lost.
+    /// The received length differs from the sent one: the datagram was cut, or boundaries were
+    /// lost.
     #[error("datagram {number} was sent with {sent} bytes and received with {received}")]
     WrongLength {
-        /// Number in the header, unproved.
+        /// Number in the header; not proved.
         number: u64,
         /// Length in the header, in bytes.
         sent: u32,
         /// Length received, in bytes.
         received: usize,
     },
-    /// Some byte behind the checksum is not what was sent.
+    /// A byte after the checksum is wrong.
     #[error("datagram {number}: checksum is {stored:08x} in the header and {computed:08x} over the \
         data{}", At(.offset))]
     BadChecksum {
-        /// Number in the header, unproved.
+        /// Number in the header; not proved.
         number: u64,
         /// Checksum in the header.
         stored: u32,
@@ -56,20 +57,20 @@ pub enum Fault {
         /// header is damaged.
         offset: Option<usize>,
     },
-    /// The sum of a [sum-checked](crate::sum) datagram is not the one in its header.
+    /// The sum of a [sum-checked](crate::sum) datagram differs from the one in its header.
     #[error(
         "datagram {number}: sum is {stored:016x} in the header and {computed:016x} over the data"
     )]
     BadSum {
-        /// Number in the header, unproved.
+        /// Number in the header; not proved.
         number: u64,
         /// Sum in the header.
         stored: u64,
         /// Sum over the bytes received.
         computed: u64,
     },
-    /// The checksum is right and the content is not what [`crc::fill`](crate::crc::fill) writes:
-    /// made by something else.
+    /// The checksum is right, but the content is not what [`crc::fill`](crate::crc::fill) writes:
+    /// another program made it.
     #[error(
         "datagram {number}: the checksum is right, but byte {offset} is not what the generator \
         writes"

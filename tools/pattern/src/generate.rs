@@ -1,8 +1,8 @@
 //! Generating test datagrams to a specification, for the broker's `gen:` source and for `ringgen`.
 //!
-//! Contract: [`GenSpec`] is what follows `gen:`; it refuses what cannot be generated and names key and
-//! value. [`Generator`] makes exactly the datagrams of a spec, the same ones for the same spec.
-//! After construction nothing allocates, reads a clock or fails.
+//! Contract: [`GenSpec`] is what follows `gen:`. It refuses what cannot be generated, and names the
+//! key and the value. [`Generator`] makes exactly the datagrams of a spec, and the same ones each
+//! time. After construction nothing allocates, reads a clock or fails.
 
 use crate::crc;
 use crate::datagram::{Header, MAX_LEN, MIN_LEN};
@@ -12,8 +12,8 @@ use ringweir_cli::quantity::{Bytes, QuantityError, Rate};
 use std::fmt;
 use std::str::FromStr;
 
-/// Lengths of generated datagrams in bytes, both ends included and equally likely; parses "256KiB"
-/// and "64..1500".
+/// Lengths of generated datagrams in bytes: a range with both ends, each length equally likely.
+/// Parses "256KiB" and "64..1500".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
     min: u32,
@@ -90,10 +90,10 @@ impl Lengths {
 /// How a datagram is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Check {
-    /// `crc`: a CRC-32, and a body of which every byte is known ([`crc`]).
+    /// `crc`: a CRC-32, and a body in which every byte is determined ([`crc`]).
     #[default]
     Crc,
-    /// `sum`: a sum of its words ([`sum`]); made and checked at the speed of a copy.
+    /// `sum`: a sum of its words ([`sum`]), made and checked at the speed of a copy.
     Sum,
 }
 
@@ -107,11 +107,11 @@ impl Check {
     }
 }
 
-/// What to generate: parses "rate=1MB/s,size=64..1500,burst=10,channels=8,count=1000", each key at
+/// What to generate. Parses "rate=1MB/s,size=64..1500,burst=10,channels=8,count=1000", each key at
 /// most once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GenSpec {
-    /// `rate`: how fast; `None`, written `max`, as fast as datagrams are taken. Default 1000/s.
+    /// `rate`: how fast. `None`, written `max`: as fast as datagrams are taken. Default 1000/s.
     pub rate: Option<Rate>,
     /// `size`: lengths, "N" or "A..B". Default 256.
     pub size: Sizes,
@@ -141,7 +141,7 @@ impl Default for GenSpec {
     }
 }
 
-/// Why a spec was refused; the message names key, value and reason.
+/// Why a spec was refused. The message names key, value and reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// A part of the spec is not `key=value`.
@@ -153,12 +153,12 @@ pub enum SpecError {
         and check"
     )]
     UnknownKey {
-        /// The key as given.
+        /// The unknown key.
         key: String,
         /// Its value.
         value: String,
     },
-    /// A key was given before.
+    /// A key was given twice.
     #[error("generator option {key}={value} is given twice")]
     Twice {
         /// The key.
@@ -267,8 +267,8 @@ impl FromStr for GenSpec {
     }
 }
 
-/// Makes the datagrams of a spec one after the other: numbers from 0, channels in turn, lengths from
-/// the seed.
+/// Makes the datagrams of a spec one after the other: numbers from 0, channels in turn, lengths
+/// from the seed.
 #[derive(Debug, Clone)]
 pub struct Generator {
     lengths: Lengths,
@@ -277,7 +277,8 @@ pub struct Generator {
     left: Option<u64>,
     number: u64,
     channel: u16,
-    /// Length of the next datagram, drawn in advance so that reading it costs and changes nothing.
+    /// Length of the next datagram, drawn in advance, so that reading it costs nothing and changes
+    /// nothing.
     len: u32,
     check: Check,
 }
@@ -309,8 +310,8 @@ impl Generator {
         self.number
     }
 
-    /// Makes the next datagram at the beginning of `room` and says what it is; `None`, and `room`
-    /// untouched, when the spec's count is reached.
+    /// Makes the next datagram at the beginning of `room` and returns its header. `None` if the
+    /// spec's count is reached; `room` is then unchanged.
     ///
     /// # Panics
     /// If `room` is shorter than [`next_len`](Self::next_len).
@@ -397,7 +398,7 @@ mod tests {
         assert_eq!(generator.made(), 1000);
         assert_eq!((verifier.ok, verifier.first, verifier.last), (1000, Some(0), Some(999)));
         assert_eq!(seen[..24], [0; 24]);
-        // 17 lengths, 1000 draws: 59 expected of each, and the sequence is fixed by the seed.
+        // 17 lengths, 1000 draws: 59 of each are expected. The seed fixes the sequence.
         assert!(seen[24..].iter().all(|&n| (30..100).contains(&n)), "{seen:?}");
         assert_eq!((generator.next_len(), generator.fill_next(&mut room)), (None, None));
     }

@@ -1,9 +1,9 @@
-//! A rate limiter without a clock: when the next datagram is due, so that the rate is held in the
-//! long run.
+//! A rate limiter without a clock: it says when the next datagram is due, so that the long-run rate
+//! is right.
 //!
-//! Contract: [`RateLimiter`] decides from the caller's nanoseconds alone. It never allocates, fails or
-//! overflows. A late or a frequent question does not change the long-run rate, up to a documented
-//! backlog.
+//! Contract: [`RateLimiter`] decides only by the caller's nanoseconds. It never allocates, fails or
+//! overflows. It does not matter how late or how often it is asked: the long-run rate stays the
+//! same, up to a documented backlog.
 
 use ringweir_cli::quantity::Rate;
 
@@ -11,12 +11,13 @@ use ringweir_cli::quantity::Rate;
 pub const MAX_BACKLOG_NS: u64 = 1_000_000_000;
 
 /// Decides when the next datagram is due.
-/// Datagrams become due in bursts of a fixed number, the whole burst at once; then follows a pause as
+///
+/// Datagrams become due in bursts of a fixed number, a whole burst at once. A pause follows, as
 /// long as the burst takes at the rate. A late caller catches up: the schedule depends on what was
-/// spent and not on when the caller asked, so the long-run rate is held through any delay up to
-/// [`MAX_BACKLOG_NS`] (or one burst, if that takes longer). A longer delay is given up
-/// and counted in [`forgiven_ns`](Self::forgiven_ns): a generator that was stopped for an hour does
-/// not then flood the stream with an hour's data.
+/// spent and not on when the caller asked. So the long-run rate is right after any delay of up to
+/// [`MAX_BACKLOG_NS`] (or one burst, if that takes longer). A longer delay is not made up for, and
+/// counted in [`forgiven_ns`](Self::forgiven_ns): a generator that was stopped for an hour does not
+/// then flood the stream with the data of an hour.
 ///
 /// The clock begins at the first [`due`](Self::due). No time overflows: a schedule beyond
 /// `u64::MAX` ns stays there.
@@ -27,25 +28,25 @@ pub struct RateLimiter {
     per_datagram_ns: f64,
     per_byte_ns: f64,
     burst: u32,
-    /// Datagrams of the current burst that were sent.
+    /// Datagrams of the current burst that have been sent.
     spent: u32,
     started: bool,
     /// When the current burst was or will be due: whole ns, and the fraction.
     at_ns: u64,
     part_ns: f64,
-    /// What the current burst has cost so far, and what the one before cost in all.
+    /// The cost of the current burst so far, and the whole cost of the burst before.
     cost_ns: f64,
     last_cost_ns: u64,
     forgiven_ns: u64,
 }
 
 impl RateLimiter {
-    /// A rate limiter for `rate`, or for no pause at all if there is none, with `burst` datagrams at once
-    /// (0 counts as 1).
+    /// A rate limiter for `rate` (`None`: without any pause), with `burst` datagrams at once (0
+    /// counts as 1).
     ///
-    /// A rate that is not above zero is never due again after the first burst.
+    /// If the rate is not above zero, no datagram is due after the first burst.
     pub fn new(rate: Option<Rate>, burst: u32) -> Self {
-        // The bound keeps every product below finite: 1e18 ns per byte times 2^64 bytes.
+        // This limit keeps every product below finite: 1e18 ns per byte times 2^64 bytes.
         let cost = |per_s: f64| {
             if per_s > 0.0 { (1e9 / per_s).min(1e18) } else { 1e18 }
         };
@@ -69,8 +70,8 @@ impl RateLimiter {
         }
     }
 
-    /// Whether a datagram may go at `now_ns`, by any monotonic clock; each one that goes is to be
-    /// [`spend`](Self::spend)ed.
+    /// Whether a datagram may be sent at `now_ns`, by any monotonic clock. The caller must then
+    /// [`spend`](Self::spend) it.
     #[inline]
     pub fn due(&mut self, now_ns: u64) -> bool {
         if now_ns < self.at_ns {
@@ -92,14 +93,14 @@ impl RateLimiter {
         true
     }
 
-    /// The time, by the clock given to [`due`](Self::due), from which a datagram is due; in the
-    /// past if one is now.
+    /// The time from which a datagram is due, by the clock given to [`due`](Self::due). In the past
+    /// if one is due now.
     #[inline]
     pub fn ready_at(&self) -> u64 {
         self.at_ns
     }
 
-    /// Accounts for one datagram of `len` bytes that went.
+    /// Accounts for one datagram of `len` bytes that was sent.
     #[inline]
     pub fn spend(&mut self, len: usize) {
         if self.unlimited {
@@ -110,8 +111,8 @@ impl RateLimiter {
         if self.spent < self.burst {
             return;
         }
-        // The fraction is carried on, so 976 a second is 976 a second and not one per 1 024 590 ns.
-        // Float to integer conversions saturate.
+        // The fraction is carried over, so that 976 per second are not rounded to one per 1 024 590
+        // ns. Float to integer conversions saturate.
         let step = self.part_ns + self.cost_ns;
         let whole = step as u64;
         self.part_ns = (step - whole as f64).clamp(0.0, 1.0);
@@ -121,8 +122,8 @@ impl RateLimiter {
         self.spent = 0;
     }
 
-    /// Time given up so far because the caller was late by more than the allowed backlog, in ns:
-    /// the stream is this much behind its rate.
+    /// The time by which the stream is behind its rate, in ns, because the caller was late by more
+    /// than the allowed backlog.
     pub fn forgiven_ns(&self) -> u64 {
         self.forgiven_ns
     }
@@ -132,8 +133,8 @@ impl RateLimiter {
 mod tests {
     use super::*;
 
-    /// Runs `limiter` from `from` to `to` ns, looked at every `step` ns; how many datagrams of
-    /// `len` bytes went.
+    /// Runs `limiter` from `from` to `to` ns, and asks every `step` ns. Returns how many datagrams
+    /// of `len` bytes were sent.
     fn run(limiter: &mut RateLimiter, from: u64, to: u64, step: u64, len: usize) -> u64 {
         let mut went = 0;
         for now in (from..to).step_by(step as usize) {
@@ -150,7 +151,8 @@ mod tests {
         for step in [1_000, 1_024_590, 7_000_003, 900_000_000] {
             let mut limiter = RateLimiter::new(Some(Rate::Datagrams(976.0)), 1);
             let went = run(&mut limiter, 5_000, 5_000 + 100_000_000_000, step, 64);
-            // What is due between the last look and the end is not seen: at most one step's worth.
+            // Datagrams that become due after the last step are not counted: at most those of one
+            // step.
             let unseen = step * 976 / 1_000_000_000 + 1;
             assert!((97_600 - unseen..=97_601).contains(&went), "{went} with steps of {step}");
             assert_eq!(limiter.forgiven_ns(), 0);
@@ -185,7 +187,7 @@ mod tests {
         // Half a second late: everything is made up for.
         assert_eq!(run(&mut limiter, 500_000_000, 500_000_001, 1, 64), 500);
         assert_eq!(limiter.forgiven_ns(), 0);
-        // An hour late: one second's worth, and the one that is due now; the rest is counted.
+        // An hour late: the data of one second, and the one that is due now. The rest is counted.
         let hour = 3_600_000_000_000;
         assert_eq!(run(&mut limiter, hour, hour + 1, 1, 64), 1001);
         assert_eq!(limiter.forgiven_ns(), hour - 501_000_000 - MAX_BACKLOG_NS);
@@ -194,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_pause_longer_than_the_cap_is_kept() {
-        // One in ten seconds, each time looked at 9.9 s late.
+        // One in ten seconds, asked each time 9.9 s late.
         let mut limiter = RateLimiter::new(Some(Rate::Datagrams(0.1)), 1);
         assert_eq!(run(&mut limiter, 0, 1, 1, 64), 1);
         for n in 1..=50_u64 {

@@ -1,12 +1,12 @@
-//! The sum-checked test datagram: cheaper than the CRC-checked one, for rates at which the CRC would
-//! be what is measured.
+//! The sum-checked test datagram: cheaper than the CRC-checked one, for rates at which a test would
+//! measure mainly the CRC.
 //!
-//! Contract: [`fill`] costs one copy of the datagram and [`check`] one pass over it that adds words.
-//! [`check`] accepts a datagram whose sum over *all* its bytes is right, length, channel and number
-//! included. It always finds a changed byte. It finds a datagram put together from two unless the
-//! foreign bytes happen to have the same sum (equal windows: one pair of numbers in 2048 shares a
-//! given piece). Loss, repetition and wrong order show in the number. Little-endian on every
-//! machine:
+//! Contract: [`fill`] costs one copy of the datagram and [`check`] one pass over it that adds
+//! words. [`check`] accepts a datagram if the sum over *all* its bytes is right, including length,
+//! channel and number. It always finds a changed byte. It finds a datagram that consists of parts
+//! of two, unless the foreign bytes happen to have the same sum (equal windows: one pair of numbers
+//! in 2048 shares a given piece). The number shows loss, repetition and wrong order. Little-endian
+//! on every machine:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -15,17 +15,17 @@
 //! | 4 | 4 | length of the whole datagram in bytes |
 //! | 8 | 8 | sum, modulo 2^64, of all other 8-byte words, the last one padded with zeros |
 //! | 16 | 8 | number, counted up by one per datagram over all channels |
-//! | 24 | – | body: pieces of 16 KiB, each a window, chosen by number and piece, into a fixed table of random words |
+//! | 24 | – | body: pieces of 16 KiB, each a window into a fixed table of random words |
 //!
-//! The table is small enough to stay in the cache, and its running sums are known: so the sum of a
-//! body costs the writer one subtraction a piece.
+//! Number and piece determine the window. The table is small enough to stay in the cache. Its running sums are known, so the sum of a body
+//! costs the writer one subtraction per piece.
 
 use crate::datagram::{Fault, Header, MAX_LEN, MIN_LEN};
 
 /// The first bytes of a sum-checked datagram.
 pub const MAGIC: [u8; 2] = *b"SM";
 
-/// Words of the table; a window of half of it begins anywhere in the first half.
+/// Words of the table. A window is half as long and begins anywhere in the first half.
 const WORDS: usize = 4096;
 /// Words of a piece.
 const PIECE: usize = WORDS / 2;
@@ -52,8 +52,8 @@ static TABLE: Table = {
     table
 };
 
-/// Where the window of a piece begins: the top bits, so that numbers a lap apart have different
-/// ones.
+/// Where the window of a piece begins. The top bits are used, so that numbers one lap apart have
+/// different windows.
 #[inline(always)]
 fn window(number: u64, piece: u64) -> usize {
     (number.wrapping_add(piece << 40).wrapping_mul(MIX) >> (64 - PIECE.trailing_zeros())) as usize
@@ -107,7 +107,7 @@ pub fn renumber(datagram: &mut [u8], number: u64) {
     datagram[16..MIN_LEN].copy_from_slice(&number.to_le_bytes());
 }
 
-/// The sum of a datagram that comes in pieces; all but the last are multiples of 8 long.
+/// The sum of a datagram that comes in pieces. All pieces but the last have a multiple of 8 bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum(u64);
 
@@ -125,7 +125,7 @@ impl Sum {
         }
     }
 
-    /// Judges a datagram of `len` bytes that began with `head` and is added up.
+    /// Decides about a datagram of `len` bytes that began with `head` and has been added up.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -224,8 +224,8 @@ mod tests {
         }
     }
 
-    /// What a reader would see that was lapped unnoticed: the datagram a lap later in the same
-    /// place.
+    /// What a reader sees if it is lapped without noticing: a part of the datagram one lap later,
+    /// at the same address.
     #[test]
     fn torn_datagrams_are_found() {
         let mut missed = 0;

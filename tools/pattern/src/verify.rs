@@ -1,7 +1,7 @@
 //! Checks test datagrams of either kind, and keeps the account over a stream.
 //!
-//! Contract: the kind of a datagram is known by its magic. [`Verifier`] counts every datagram once,
-//! as right or as bad.
+//! Contract: the magic of a datagram shows its kind. [`Verifier`] counts every datagram once, as
+//! right or as bad.
 
 use crate::datagram::{Fault, Header};
 use crate::{crc, sum};
@@ -16,16 +16,17 @@ pub fn check(datagram: &[u8]) -> Result<Header, Fault> {
 
 /// The account of test datagrams in the order of their arrival, over all channels.
 ///
-/// A bad datagram's number is not believed, so it is also among the missing once the next good one
+/// The number of a bad datagram is not used, so it counts as missing once the next good one
 /// arrives: from the first to the last number, `last - first + 1 = ok - repeated + missing` while
-/// nothing is reordered. A datagram that arrives late was counted missing and is counted repeated.
+/// nothing is reordered. A datagram that arrives late has been counted as missing and is then
+/// counted as repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Verifier {
-    /// Datagrams that were byte for byte right, repeated ones included.
+    /// Datagrams that were right, byte for byte, including repeated ones.
     pub ok: u64,
-    /// Datagrams that were not.
+    /// Datagrams that were wrong.
     pub bad: u64,
-    /// Numbers that were jumped over.
+    /// Numbers that were skipped.
     pub missing: u64,
     /// Right datagrams whose number was not above the highest one before.
     pub repeated: u64,
@@ -36,10 +37,10 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Checks one datagram and takes it into account.
+    /// Checks one datagram and counts it.
     ///
     /// # Errors
-    /// Those of [`check`]; they are counted as [`bad`](Self::bad).
+    /// Those of [`check`]; the datagram is then counted as [`bad`](Self::bad).
     pub fn accept(&mut self, datagram: &[u8]) -> Result<Header, Fault> {
         let header = check(datagram).inspect_err(|_| self.bad += 1)?;
         self.ok += 1;

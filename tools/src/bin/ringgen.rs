@@ -1,7 +1,8 @@
 //! `ringgen`: writes test datagrams to standard output at a given rate.
-//! Contract: the output is whole datagrams only, even if it is interrupted once. If the reader of the
-//! output goes away, ringgen ends quietly. All datagrams that are due are made in one buffer and
-//! written at once; before every pause everything is written.
+//!
+//! Contract: the output is whole datagrams only, even if it is interrupted once. If the reader of
+//! the output goes away, ringgen ends quietly. All datagrams that are due are made in one buffer
+//! and written at once; before every pause everything is written.
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -30,7 +31,8 @@ struct Options {
     /// Bytes (350MB/s), bits (1Mbit/s) or datagrams (976/s) per second; max: without a limit
     #[arg(long, default_value = "1000/s")]
     rate: String,
-    /// Bytes per datagram, at least 24: one size (256KiB) or a range of equally likely sizes (64..1500)
+    /// Bytes per datagram, at least 24: one size (256KiB) or a range of equally likely sizes
+    /// (64..1500)
     #[arg(long, default_value = "256")]
     size: String,
     /// Number of channels; the datagrams take turns
@@ -153,7 +155,8 @@ impl Clock for Machine {
         let Ok(time) = Timespec::try_from(time) else {
             return;
         };
-        // Not std's sleep, which continues after a signal: an interrupt must be noticed at once.
+        // Not the sleep of std: that continues after a signal, but an interrupt must be noticed at
+        // once.
         match nanosleep(&time) {
             NanosleepRelativeResult::Ok | NanosleepRelativeResult::Interrupted(_) => {}
             NanosleepRelativeResult::Err(_) => std::thread::yield_now(),
@@ -161,8 +164,8 @@ impl Clock for Machine {
     }
 }
 
-/// Writes the datagrams of `generator` until there are no more or `stop` is true, and then what is
-/// still gathered.
+/// Writes the datagrams of `generator` until there are no more or `stop` is true. Then writes what
+/// is still in the buffer.
 fn generate(
     generator: &mut Generator,
     limiter: &mut RateLimiter,
@@ -221,8 +224,8 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
     let stopped = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM] {
-        // The first signal ends the output after a datagram; a second one ends the process, even if
-        // the reader blocks it.
+        // The first signal ends the output after a whole datagram. A second one ends the process,
+        // even if it is blocked because the reader of the output does not read.
         let second = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&second))?;
         signal_hook::flag::register(signal, second)?;
@@ -249,7 +252,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     match stopped.load(Ordering::Relaxed) {
         0 => Ok(ExitCode::SUCCESS),
-        // Ends as the signal would have ended it, so that a shell's loop around it ends as well.
+        // Ends the process as the signal would have done, so that a loop in a shell ends as well.
         signal => {
             signal_hook::low_level::emulate_default_handler(signal as i32)?;
             Ok(ExitCode::FAILURE)
@@ -275,7 +278,7 @@ mod tests {
         Options::try_parse_from(line.split_whitespace()).unwrap()
     }
 
-    /// A clock that only pauses advance, and the number of pauses.
+    /// A clock that advances only in pauses, and counts them.
     #[derive(Default)]
     struct Still {
         ns: u64,
@@ -293,7 +296,7 @@ mod tests {
         }
     }
 
-    /// Runs a command line to its end: the output, and the clock then.
+    /// Runs a command line to its end. Returns the output, and the clock at the end.
     fn output(line: &str) -> (Vec<u8>, Still) {
         let options = options(line);
         let spec = options.spec().unwrap();

@@ -18,7 +18,7 @@ use std::time::Instant;
 /// Bytes that are written at once, even if the stream does not pause.
 const BATCH: usize = 256 << 10;
 
-/// Why it ended.
+/// Why the run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     Count,
@@ -60,7 +60,7 @@ impl<'a> Cat<'a> {
         }
     }
 
-    /// Copies until something ends it. The caller then flushes what is gathered.
+    /// Copies until something ends it. The caller must then flush what is still in the buffer.
     pub(super) fn run(&mut self, reader: &mut Reader, stop: &Stop) -> anyhow::Result<Why> {
         let began = Instant::now();
         let mut last_datagram = began;
@@ -85,7 +85,7 @@ impl<'a> Cat<'a> {
                     match datagram.copy_to(&mut self.out[start..]) {
                         Ok(_) => {}
                         Err(CopyError::Torn(_)) => {
-                            // The next item is the gap that begins with it.
+                            // The next item is a gap that begins with this datagram.
                             self.out.truncate(begin);
                             continue;
                         }
@@ -136,7 +136,7 @@ impl<'a> Cat<'a> {
         }
     }
 
-    /// Writes what is gathered; false if the reader of the output has gone.
+    /// Writes what is in the buffer. Returns false if the reader of the output has gone.
     pub(super) fn flush(&mut self) -> anyhow::Result<bool> {
         let written = self.to.write_all(&self.out);
         self.out.clear();
@@ -150,7 +150,7 @@ impl<'a> Cat<'a> {
         }
     }
 
-    /// Prints the summary; whether the account adds up.
+    /// Prints the summary. Returns whether the account adds up.
     pub(super) fn conclude(&mut self, reader: &mut Reader, why: Why) -> anyhow::Result<bool> {
         self.account.conclude(reader, self.cli.stats || self.cli.verify || why == Why::Signal, "")
     }

@@ -65,7 +65,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(path) => {
             File::create(path).with_context(|| format!("cannot write to {}", path.display()))?
         }
-        // The handle of std would flush at every newline.
+        // The handle of std would flush after every newline.
         None => File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?),
     };
     let mut cat = Cat::new(cli, format, to, &reader);

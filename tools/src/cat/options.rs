@@ -21,8 +21,8 @@ pub(super) struct Cli {
     /// End after N datagrams
     #[arg(short = 'n', long = "count", value_name = "N")]
     pub(super) count: Option<u64>,
-    /// Where to begin: oldest (the oldest datagram in the ring), latest (the next one published) or a
-    /// seq
+    /// Where to begin: oldest (the oldest datagram in the ring), latest (the next one published) or
+    /// a seq
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     pub(super) from: From,
     /// How to write datagrams [default: hex on a terminal, none with --verify, else raw]
@@ -46,8 +46,8 @@ pub(super) struct Cli {
     /// With --unix: end when the last client has disconnected
     #[arg(long, requires = "unix")]
     pub(super) once: bool,
-    /// Check every byte of a test stream (ringgen, gen:), and that exactly the datagrams reported as
-    /// lost are missing
+    /// Check every byte of a test stream (ringgen, gen:), and that exactly the datagrams reported
+    /// as lost are missing
     #[arg(long)]
     pub(super) verify: bool,
     /// Make the stream wait for this reader, so that it loses nothing, as long as its budget lasts
@@ -127,7 +127,7 @@ impl FromStr for LinkType {
     }
 }
 
-/// The format to write; `None`: bytes would go to a terminal.
+/// The format to write. `None`: bytes would go to a terminal.
 pub(super) fn choose(cli: &Cli, terminal: bool) -> Option<&'static sink::Format> {
     let to_terminal = terminal && cli.write.is_none();
     let name = match (&cli.format, cli.len_prefix) {

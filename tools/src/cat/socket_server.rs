@@ -1,11 +1,11 @@
 //! `ringcat --unix seqpacket:PATH`: a socket server; each client gets the stream, one datagram per
 //! read.
 //!
-//! Contract: every client is a separate reader of the ring, served by a separate thread. It may be
-//! as slow as it likes: it is then lapped, with the ring's exact account of its loss, and slows
-//! neither another client nor the stream. A datagram is sent whole or not at all: one that is longer
-//! than a packet of this socket can be is left out and counted. For each client `published =
-//! delivered + lost` and `delivered = sent + too long + unsent when it left`.
+//! Contract: every client is a separate reader of the ring, served by a separate thread. A slow
+//! client is lapped, gets the ring's exact account of its loss, and slows down neither other
+//! clients nor the stream. A datagram is sent whole or not at all: if it is longer than a packet of
+//! this socket can be, it is left out and counted. For each client `published = delivered + lost`
+//! and `delivered = sent + too long + unsent when it left`.
 
 use super::options::{Cli, SocketPlace};
 use crate::account::ReaderAccount;
@@ -27,18 +27,19 @@ use std::time::{Duration, Instant};
 /// How often the stream is checked while no client is connected.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the threads of clients report.
+/// What the threads of clients report. They store with Release; partners: the Acquire loads in
+/// `run`.
 struct Shared {
-    /// The stream has ended: no more clients.
+    /// The stream has ended, so no more clients are accepted.
     ended: AtomicBool,
     adds_up: AtomicBool,
     clients: AtomicU64,
 }
 
-/// Serves until a signal, the end of the stream or a limit of the command line; whether all
-/// accounts add up.
+/// Serves until a signal comes, the stream ends or a limit of the command line is reached. Returns
+/// whether all accounts add up.
 pub(super) fn run(cli: &Cli, place: &SocketPlace, stop: &Stop) -> anyhow::Result<bool> {
-    // Fails for a stream that does not exist before a socket is made.
+    // If the stream does not exist, this fails before a socket is made.
     ringweir::view::describe(&cli.stream)?;
     let listener = SocketFile::bind(&place.path, SocketType::SEQPACKET, place.mode)?;
     rustix::net::listen(&listener.fd, 128)
@@ -73,7 +74,7 @@ pub(super) fn run(cli: &Cli, place: &SocketPlace, stop: &Stop) -> anyhow::Result
             let fds = [(listener.fd.as_fd(), PollFlags::IN), (left.as_fd(), PollFlags::IN)];
             stop.sleep(limit.into_iter().chain(look).min(), &fds)?;
             let mut drain = [0; 64];
-            // Only a wake-up; an empty socket is no error.
+            // This only wakes the loop up; it does not matter if there is nothing to read.
             let _woken = left.read(&mut drain);
             let fd = match socket::accept(&listener.fd) {
                 Ok(fd) => fd,
@@ -133,9 +134,9 @@ fn is_there(stream: &str) -> bool {
 enum Sent {
     Whole,
     TooLong,
-    /// The client is gone.
+    /// The client has disconnected.
     Gone,
-    /// A signal, or the time is over.
+    /// A signal came, or the time is over.
     Stopped,
 }
 
@@ -151,7 +152,7 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// Whether its account adds up, and whether the stream has ended.
+    /// Serves the client. Returns whether its account adds up, and whether the stream has ended.
     fn serve(
         cli: &'a Cli,
         number: u64,
@@ -206,7 +207,7 @@ impl<'a> Client<'a> {
         self.until.map(|t| t.saturating_duration_since(Instant::now()))
     }
 
-    /// Sends until something ends it; whether that was the end of the stream.
+    /// Sends until something ends it. Returns whether that was the end of the stream.
     fn copy(&mut self, reader: &mut Reader) -> anyhow::Result<bool> {
         let mut room = vec![0; reader.geometry().max_datagram() as usize];
         self.make_room(room.len());
@@ -221,7 +222,7 @@ impl<'a> Client<'a> {
                     let about = About::of(&datagram, date_offset);
                     match datagram.copy_to(&mut room) {
                         Ok(_) => {}
-                        // The next read is the gap that begins with it.
+                        // The next item is a gap that begins with this datagram.
                         Err(CopyError::Torn(_)) => continue,
                         Err(e) => return Err(e.into()),
                     }
@@ -271,7 +272,7 @@ impl<'a> Client<'a> {
 
     /// Makes the socket accept packets of `len` bytes, if it is allowed to.
     fn make_room(&self, len: usize) {
-        // The kernel uses a part of the buffer itself, and doubles the size that is asked for.
+        // The kernel uses a part of the buffer itself, and doubles the requested size.
         let enough = len + 4096;
         if sockopt::socket_send_buffer_size(&self.fd).is_ok_and(|has| has < enough) {
             let _refused = sockopt::set_socket_send_buffer_size_force(&self.fd, enough)
@@ -279,7 +280,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Sends one packet; waits for a slow client.
+    /// Sends one packet. Waits if the client is slow.
     fn send(&self, bytes: &[u8]) -> anyhow::Result<Sent> {
         loop {
             match rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {

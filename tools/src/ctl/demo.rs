@@ -1,8 +1,8 @@
 //! `ringctl demo`: a stream, three readers and the live screen, without root or a device.
 //!
 //! Contract: everything it starts has its own run directory and ends with the demo. Nothing is
-//! faked: the readers are `ringcat --verify` processes, one of them is stopped with SIGSTOP, and each
-//! prints at the end what it received and what it lost.
+//! faked: the readers are `ringcat --verify` processes, one of them is stopped with SIGSTOP, and
+//! each prints at the end what it received and what it lost.
 
 use anyhow::Context;
 use clap::Args;
@@ -35,7 +35,7 @@ Examples:
 const READERS: [&str; 3] = ["recorder", "trigger", "monitor"];
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    // Ctrl-C ends the screen; the other processes are still to be ended.
+    // Ctrl-C ends the screen. The other processes must then still be ended.
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, ended.clone())?;
@@ -139,8 +139,8 @@ impl DemoDir {
         Ok(command)
     }
 
-    /// Starts a program with its messages in a file, in a process group of its own, which the
-    /// terminal's Ctrl-C does not reach.
+    /// Starts a program with its messages in a file. It gets a separate process group, so that the
+    /// terminal's Ctrl-C does not reach it.
     fn start(&self, role: &str, program: &str, args: &[&str]) -> anyhow::Result<Child> {
         let messages = File::create(self.messages_file(role))?;
         let mut command = self.command(program, args)?;

@@ -1,7 +1,8 @@
 //! `ringctl detach STREAM READER`: detaches one reader.
+//!
 //! Contract: exactly one reader is detached, or none: a name that fits several is refused with a
-//! list. The broker gets the reader index *and* the time of attaching, so that a reader that got the
-//! same index in the meantime is not detached.
+//! list. The broker gets the reader index *and* the time of attaching, so that a reader that got
+//! the same index in the meantime is not detached.
 
 use crate::broker_query::{self, Pending};
 use crate::output::json_line;
@@ -19,8 +20,8 @@ use serde::Serialize;
 pub(super) struct Options {
     /// Name of the stream, or the path of its socket
     stream: String,
-    /// Label, pid or index of the reader, as ringstat and ringctl show print them; label:X, pid:N and
-    /// index:N are unambiguous
+    /// Label, pid or index of the reader, as ringstat and ringctl show print them; label:X, pid:N
+    /// and index:N are unambiguous
     reader: String,
     #[command(flatten)]
     wait: WaitOption,

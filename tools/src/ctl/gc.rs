@@ -1,9 +1,10 @@
 //! `ringctl gc`: removes what dead brokers left behind.
+//!
 //! Contract: a stream is dead if no process holds its locks ([`lock`]); pids are never used. The
-//! stream's lock is held while its leftovers are removed, so a broker that starts at the same moment
-//! keeps its fresh ring. What is not exactly ours (another type of file, another magic, another
-//! user's) is not touched, and reported. Run directories stay: an administrator may have set their
-//! group and mode.
+//! stream's lock is held while its leftovers are removed, so a broker that starts at the same
+//! moment keeps its fresh ring. What is not exactly ours (another type of file, another magic,
+//! another user's) is not touched, and reported. Run directories stay: an administrator may have
+//! set their group and mode.
 
 use crate::output;
 use crate::output::json_line;
@@ -181,7 +182,7 @@ impl Sweep {
             }
         }
         if !remove_lock && dead.iter().all(|(thing, _)| thing.kind == "socket") {
-            // ringd removes its lock last: a socket alone belongs to another program.
+            // ringd removes its lock last, so a socket without a lock belongs to another program.
             for (thing, _) in dead {
                 let reason = "not ours: there is no lock file and no ring with it";
                 found.push(note(Action::Kept, thing.kind, thing.path, stream, reason));
@@ -234,7 +235,7 @@ impl Sweep {
 
     /// Removes a file of a stream whose lock is held; `None` if it is already gone.
     fn remove(&self, thing: Thing, stream: &str) -> Option<Found> {
-        // Again, now that the lock prevents another one: it may have changed since.
+        // Checked again, because the file may have changed before the lock was taken.
         match thing.inspect(self.uid) {
             Ok(Some(_)) => {}
             Ok(None) => return None,
@@ -266,7 +267,7 @@ impl Sweep {
 /// Prevents a stream from starting while its leftovers are removed.
 struct Guard {
     _lock: Option<StreamLock>,
-    /// Made only for the lock.
+    /// The run directory, if it was made only for the lock.
     made: Option<PathBuf>,
 }
 
@@ -280,7 +281,7 @@ impl Guard {
             match rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755)) {
                 Ok(()) => guard.made = Some(dir.into()),
                 Err(Errno::EXIST) => {}
-                // A broker cannot make it either.
+                // A broker cannot make the directory either.
                 Err(Errno::NOENT) => return Ok(guard),
                 Err(e) => {
                     let what = format!("cannot make {} for the time of the cleanup", dir.display());
@@ -297,7 +298,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self._lock = None;
         if let Some(dir) = &self.made {
-            // A broker may be using it by now.
+            // A broker may be using the directory by now.
             let _used = rustix::fs::rmdir(dir);
         }
     }
@@ -317,7 +318,8 @@ impl Thing {
         Self { kind: "ring", path: Path::new(SHM).join(file), uid: Some(name.uid) }
     }
 
-    /// Its owner if it is ours, `None` if it does not exist, or why it must not be touched.
+    /// The file's owner if the file is ours, `None` if it does not exist, or why it must not be
+    /// touched.
     fn inspect(&self, whose: Option<u32>) -> Result<Option<u32>, String> {
         match self.uid {
             Some(uid) => inspect_ring(&self.path, uid, whose),
@@ -345,9 +347,9 @@ fn inspect(path: &Path, kind: FileType, whose: Option<u32>) -> Result<Option<u32
     }
 }
 
-/// The same for a lock file: it must hold what ringd writes and nothing else. `None` also for an
-/// empty one, which a broker leaves that was killed before it wrote, and which other programs have
-/// too: it stops nothing and is no reason to remove anything.
+/// The same for a lock file: it must contain exactly what ringd writes. `None` also for an empty
+/// one. A broker that is killed before it writes leaves an empty file, but other programs have such
+/// files too: it stops no broker, and is no reason to remove anything.
 fn inspect_lock(path: &Path, whose: Option<u32>) -> Result<Option<u32>, String> {
     let Some(owner) = inspect(path, FileType::RegularFile, whose)? else { return Ok(None) };
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
@@ -358,8 +360,8 @@ fn inspect_lock(path: &Path, whose: Option<u32>) -> Result<Option<u32>, String> 
     }
 }
 
-/// The same for a ring: its owner must be the user in its name, and its header ours or never
-/// written.
+/// The same for a ring: its owner must be the user in its name, and its header must be ours or not
+/// yet written.
 fn inspect_ring(path: &Path, named: u32, whose: Option<u32>) -> Result<Option<u32>, String> {
     let Some(owner) = inspect(path, FileType::RegularFile, whose)? else { return Ok(None) };
     if owner != named {
@@ -392,7 +394,7 @@ fn open(path: &Path) -> Result<std::os::fd::OwnedFd, Errno> {
     )
 }
 
-/// Whether a broker holds the ring's own lock; true if that is not known.
+/// Whether a broker holds the ring's own lock; true if that cannot be found out.
 fn is_held(path: &Path) -> bool {
     match open(path) {
         Ok(fd) => lock::object_is_held(fd).unwrap_or(true),
@@ -400,7 +402,7 @@ fn is_held(path: &Path) -> bool {
     }
 }
 
-/// Whether a process listens at a socket; true if that is not known.
+/// Whether a process listens at a socket; true if that cannot be found out.
 fn answers(path: &Path) -> bool {
     socket::connect(path).map_or_else(
         |e| !matches!(e.errno, Errno::CONNREFUSED | Errno::NOENT | Errno::NOTDIR),

@@ -46,7 +46,8 @@ enum Command {
     /// Detach a reader from a stream; the reader is notified
     #[command(after_help = detach::EXAMPLES)]
     Detach(detach::Options),
-    /// Make a broker read its --config again: it starts and ends streams, the others go on undisturbed
+    /// Make a broker read its --config again: it starts and ends streams, the others go on
+    /// undisturbed
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Options),
     /// Write shell completions for one program or all

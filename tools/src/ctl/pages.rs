@@ -1,6 +1,8 @@
 //! `ringctl completions` and `ringctl man`: the completions and pages of every program.
-//! Contract: each program writes its own ([`ringweir_cli::manual`]). The program beside this ringctl
-//! is preferred to one on the search path, so that options and page are of the same release.
+//!
+//! Contract: each program writes its own ([`ringweir_cli::manual`]). The program beside this
+//! ringctl is preferred to one on the search path, so that options and page are of the same
+//! release.
 
 use crate::output;
 use anyhow::{Context, ensure};

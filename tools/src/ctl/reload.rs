@@ -1,4 +1,5 @@
 //! `ringctl reload STREAM`: makes the broker of a stream read its configuration file again.
+//!
 //! Contract: every stream that changed has a line on stdout with its outcome; the exit status says
 //! whether the file is now in effect. A broker that does not answer at all is reported at once; one
 //! that is making large rings is waited for.

@@ -1,9 +1,9 @@
 //! Batches of outgoing datagrams: gathered in one buffer, sent by one `sendmmsg`.
 //!
-//! Contract: if the socket or the device queue is full, the batch waits; at worst the ring laps this
-//! reader, which is counted exactly. A datagram that the kernel refuses is counted, reported and,
-//! with headers, recorded for the receiver; the others of its batch are sent. A signal ends the
-//! wait: the rest of the batch then counts as failed.
+//! Contract: if the socket or the device queue is full, the batch waits; at worst the ring laps
+//! this reader, which is counted exactly. A datagram that the kernel refuses is counted, reported
+//! and, with headers, recorded for the receiver; the others of its batch are sent. A signal ends
+//! the wait: the rest of the batch then counts as failed.
 
 use super::header::{self, LEN, Why};
 use crate::messages::Messages;
@@ -60,7 +60,7 @@ impl std::fmt::Display for Tally {
 /// One message of a batch.
 struct Part {
     range: Range<usize>,
-    /// The datagram it is; `None`: a record.
+    /// Seq and length of its datagram; `None`: it is a record.
     datagram: Option<(u64, usize)>,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Batch {
     generation: u16,
     buffer: Vec<u8>,
     parts: Vec<Part>,
-    /// Empty, with their room.
+    /// A second buffer and list, empty, so that nothing is allocated again.
     spare: (Vec<u8>, Vec<Part>),
     pub(super) tally: Tally,
 }
@@ -90,7 +90,7 @@ impl Batch {
         }
     }
 
-    /// Seqs start again. Flush what was gathered before.
+    /// A new generation begins, in which seqs may start again. Flush the older datagrams first.
     pub(super) fn generation(&mut self, generation: u64) {
         self.generation = generation as u16;
     }
@@ -99,7 +99,7 @@ impl Batch {
         if self.headers { LEN } else { 0 }
     }
 
-    /// Room for the payload of the next datagram; `None`: longer than any UDP datagram.
+    /// Room for the payload of the next datagram. `None`: it is longer than any UDP datagram.
     pub(super) fn room(&mut self, len: usize) -> Option<&mut [u8]> {
         let begin = self.parts.last().map_or(0, |part| part.range.end);
         let whole = self.header_len() + len;
@@ -146,10 +146,10 @@ impl Batch {
         self.parts.len() >= MOST || self.buffer.len() >= BYTES
     }
 
-    /// Sends everything.
+    /// Sends everything in the batch.
     pub(super) fn flush(&mut self, stop: &Stop, messages: &mut Messages) -> anyhow::Result<()> {
-        // Records of what fails, and the datagrams behind them, are gathered in the other pair and
-        // sent next.
+        // Records of datagrams that fail, and the datagrams after them, go into the other buffer
+        // and are sent next.
         while !self.parts.is_empty() {
             std::mem::swap(&mut self.buffer, &mut self.spare.0);
             std::mem::swap(&mut self.parts, &mut self.spare.1);
@@ -176,9 +176,9 @@ impl Batch {
         let mut headers: Vec<_> =
             slices.iter().zip(&mut controls).map(|(s, c)| MMsgHdr::new(s, c)).collect();
         let mut at = 0;
-        // The datagram that was refused once. The network answers an earlier datagram by an error of
-        // the next call, which clears the error and sends nothing: only a datagram that is refused
-        // twice is refused itself.
+        // The datagram that was refused once. An ICMP answer to an earlier datagram makes the next
+        // call fail, which clears the error and sends nothing. So only a datagram that is refused
+        // twice is itself the cause.
         let mut doubted = None;
         while at < parts.len() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
@@ -206,8 +206,8 @@ impl Batch {
                     stop.wait_to_write(self.socket.as_fd(), Some(Duration::from_millis(100)))?
                 }
                 Err(Errno::NOBUFS | Errno::NOMEM) => stop.pause(Duration::from_millis(1))?,
-                // An ICMP answer to an earlier datagram. The call has cleared it; this one is still to
-                // be sent.
+                // An ICMP answer to an earlier datagram. The call has cleared it, and this datagram
+                // is still to be sent.
                 Err(Errno::CONNREFUSED) => {
                     self.tally.refused += 1;
                     messages.print_limited(|| {
@@ -242,7 +242,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Queues the rest of a batch behind a record.
+    /// Queues the rest of a batch after a record.
     fn queue(&mut self, buffer: &[u8], parts: &[Part]) {
         for part in parts {
             let begin = self.buffer.len();
@@ -251,9 +251,9 @@ impl Batch {
         }
     }
 
-    /// Counts a datagram that the kernel does not send; whether a record is sent in its place.
+    /// Counts a datagram that the kernel does not send. Returns whether a record is sent instead.
     fn refuse(&mut self, part: &Part, e: Errno, messages: &mut Messages) -> bool {
-        // Without the record the receiver sees a jump of seq without a reason.
+        // Without a record the receiver sees that a seq is missing, but not why.
         let Some((seq, len)) = part.datagram else { return false };
         let why = if e == Errno::MSGSIZE {
             self.tally.too_long += 1;

@@ -1,18 +1,22 @@
-//! The header of `--header seq`: 16 bytes in front of each datagram that show the receiver every
-//! seq.
+//! The header of `--header seq`: 16 bytes before each datagram, which show the receiver every seq.
 //!
 //! Contract: little-endian, fixed:
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 2 | the characters `RS` |
-//! | 2 | 1 | kind: 1 a datagram, 2 seqs that will never arrive, 3 losses before the ring, 4 the source's device went away |
-//! | 3 | 1 | of kind 1: 1 if the datagram was cut on its way into the ring, else 0; of the others the reason, see [`Why`] |
-//! | 4 | 2 | generation of the stream, modulo 65536: with another one the broker was restarted, and seqs continue or start again |
+//! | 2 | 1 | kind |
+//! | 3 | 1 | kind 1: 1 if the datagram was cut on its way into the ring, else 0; else the reason |
+//! | 4 | 2 | generation of the stream, modulo 65536 |
 //! | 6 | 2 | channel (kind 1), else 0 |
-//! | 8 | 8 | seq: of the datagram, of the first one that will not arrive, or of the first one after the loss |
+//! | 8 | 8 | seq (kind 1), else the first seq that will not arrive or that follows the loss |
 //!
-//! The payload follows (kind 1), or a count of 8 bytes (the other kinds; 0 for kind 4). A receiver that expects seq `n` and gets `m > n`, with no record of kind 2 for the seqs
+//! Kind 1 is a datagram, 2 are seqs that will never arrive, 3 are losses before the ring, and 4 means
+//! that the source's device went away. For the reasons see [`Why`]. If the generation changes, the
+//! broker was restarted, and seqs continue or start again.
+//!
+//! After the header comes the payload (kind 1), or a count of 8 bytes (the other kinds; 0 for kind
+//! 4). A receiver that expects seq `n` and gets `m > n`, without a record of kind 2 for the seqs
 //! between, knows that the network lost them, or their record.
 
 use ringweir::Layer;
@@ -35,12 +39,12 @@ pub(super) enum Why {
     SourceGone,
 }
 
-/// Of a datagram.
+/// The header of a datagram.
 pub(super) fn datagram(seq: u64, channel: u16, cut: bool, generation: u16) -> [u8; LEN] {
     header(1, u8::from(cut), generation, channel, seq)
 }
 
-/// Of a record, its count included.
+/// A whole record, including its count.
 pub(super) fn record(first: u64, count: u64, why: Why, generation: u16) -> [u8; LEN + 8] {
     let (kind, reason) = match why {
         Why::Lapped => (2, 0),

@@ -1,10 +1,10 @@
 //! `ringsend`: sends one stream's datagrams to a UDP address, unicast or multicast.
 //!
 //! Contract: one datagram of the stream becomes one UDP datagram, sent whole or not at all. A
-//! datagram that is not sent is counted and reported, with `--header seq` to the receiver as well.
-//! At the end `taken = sent + too long + failed`, and in the ring `published = taken + lost`. UDP may
-//! still lose datagrams in the network: with the header the receiver sees every seq that is missing,
-//! and why.
+//! datagram that is not sent is counted and reported; with `--header seq` it is reported to the
+//! receiver as well. At the end `taken = sent + too long + failed`, and in the ring `published =
+//! taken + lost`. UDP may still lose datagrams in the network: with the header the receiver sees
+//! every missing seq, and why it is missing.
 
 mod batch;
 mod header;
@@ -123,7 +123,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// From the ring to the socket.
+/// Moves datagrams from the ring to the socket.
 struct Sending<'a> {
     cli: &'a Cli,
     stop: &'a Stop,
@@ -134,7 +134,8 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Sends everything but the last batch until something ends it; whether that was `--timeout`.
+    /// Sends everything but the last batch until something ends it. Returns whether that was
+    /// `--timeout`.
     fn run(&mut self, reader: &mut Reader) -> anyhow::Result<bool> {
         let (began, fresh) = (Instant::now(), || RateLimiter::new(self.cli.rate, 1));
         let mut limiter = fresh();
@@ -164,7 +165,7 @@ impl Sending<'_> {
                     let about = About::of(&datagram, self.date_offset);
                     let whole = match self.batch.room(about.len) {
                         Some(room) => datagram.copy_to(room).map(|_| true),
-                        // Nothing of it is read; only whether it was still valid counts.
+                        // The payload is not used, only checked to be still valid.
                         None => datagram.view(|_| false).map_err(CopyError::from),
                     };
                     match whole {
@@ -178,7 +179,7 @@ impl Sending<'_> {
                                 self.batch.too_long(&about, &mut self.account.messages);
                             }
                         }
-                        // The next item is the gap that begins with it.
+                        // The next item is a gap that begins with this datagram.
                         Err(CopyError::Torn(_)) => {}
                         Err(e) => return Err(e.into()),
                     }
@@ -221,7 +222,7 @@ impl Sending<'_> {
                     }
                     let limit = until_idle.into_iter().chain(left(self.cli.timeout, began)).min();
                     self.stop.wait(reader, limit, self.cli.spin, None)?;
-                    // A pause of the stream is not made up for: the rate is a limit.
+                    // The rate is a limit: a pause of the stream is not made up for.
                     if began.elapsed().as_nanos() as u64 > limiter.ready_at() {
                         limiter = RateLimiter::new(self.cli.rate, 1);
                     }

@@ -8,17 +8,18 @@ use crate::wait::WaitOption;
 use clap::{Parser, ValueEnum};
 use ringweir_cli::quantity::Rate;
 
-/// Sends the datagrams of a stream to a UDP address, unicast or multicast.
-/// One datagram of the stream becomes one UDP datagram and is never cut: one that is too long is left
-/// out, counted and reported. The stream does not wait for ringsend, unless --lossless is given: if
-/// the network or --rate is slower than the stream, ringsend is lapped and reports the loss.
+/// Sends the datagrams of a stream to a UDP address, unicast or multicast. One datagram of the
+/// stream becomes one UDP datagram and is never cut: one that is too long is left out, counted and
+/// reported. The stream does not wait for ringsend, unless --lossless is given: if the network or
+/// --rate is slower than the stream, ringsend is lapped and reports the loss.
 #[derive(Debug, Parser)]
 #[command(name = "ringsend", version, after_help = EXAMPLES)]
 pub(super) struct Cli {
     /// Name of the stream, or the path of its control socket
     #[arg(value_name = "NAME")]
     pub(super) stream: String,
-    /// udp:ADDRESS:PORT[@INTERFACE][,ttl=HOPS][,loop=on|off][,df][,sndbuf=SIZE]; df: never fragment; a datagram that the path does not carry is too long
+    /// udp:ADDRESS:PORT[@INTERFACE][,ttl=HOPS][,loop=on|off][,df][,sndbuf=SIZE]; df: never
+    /// fragment; a datagram that the path does not carry is too long
     #[arg(long, value_name = "WHERE")]
     pub(super) to: Target,
     /// What to put in front of each datagram
@@ -30,8 +31,8 @@ pub(super) struct Cli {
     /// End after N datagrams
     #[arg(short = 'n', long = "count", value_name = "N")]
     pub(super) count: Option<u64>,
-    /// Where to begin: oldest (the oldest datagram in the ring), latest (the next one published) or a
-    /// seq
+    /// Where to begin: oldest (the oldest datagram in the ring), latest (the next one published) or
+    /// a seq
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     pub(super) from: From,
     /// Make the stream wait for this reader, so that it loses nothing, as long as its budget lasts

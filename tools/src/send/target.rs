@@ -1,8 +1,8 @@
 //! Where `ringsend` sends to: `udp:ADDRESS:PORT[@INTERFACE][,OPTION…]`.
 //!
 //! Contract: the socket is connected, so that the kernel looks up the route once and reports ICMP
-//! errors. A multicast datagram leaves through the interface that is named, or else by the route. An
-//! option that is not given has the kernel's default.
+//! errors. A multicast datagram leaves through the given interface, or else by the route. Options
+//! that are not given keep the kernel's default.
 
 #![allow(unsafe_code)]
 
@@ -170,11 +170,11 @@ impl Target {
     }
 }
 
-/// SO_BINDTOIFINDEX, which rustix does not have.
+/// Sets SO_BINDTOIFINDEX, which rustix does not support.
 fn bind_to(fd: &OwnedFd, index: u32) -> Result<(), rustix::io::Errno> {
     let len = size_of_val(&index) as libc::socklen_t;
     let (raw, value) = (fd.as_fd().as_raw_fd(), (&raw const index).cast());
-    // SAFETY: the pointer is valid for `len` bytes, which the kernel only reads.
+    // SAFETY: `value` points to `index`, a live local of `len` bytes, which the kernel only reads.
     let rc = unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, value, len) };
     if rc == 0 {
         return Ok(());

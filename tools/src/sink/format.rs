@@ -1,13 +1,13 @@
-//! What defines a format: the bytes it puts around each payload.
+//! The parts of a format: the bytes that it puts around each payload.
 
 /// What is known about a datagram, apart from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Number in the stream.
     pub seq: u64,
-    /// Bytes that follow.
+    /// Payload bytes.
     pub len: usize,
-    /// Bytes before it was cut.
+    /// Length before it was cut.
     pub original_len: usize,
     /// Channel.
     pub channel: u16,
@@ -36,7 +36,7 @@ pub trait Sink {
     fn begin(&mut self, _out: &mut Vec<u8>) {}
     /// Appends what comes before a payload.
     fn before(&mut self, _out: &mut Vec<u8>, _about: &About) {}
-    /// Called when the payload is in `out` from `start` on, with nothing behind it.
+    /// Called when the payload is in `out` from `start` on, with nothing after it.
     fn after(&mut self, _out: &mut Vec<u8>, _start: usize, _about: &About) {}
 }
 

@@ -1,7 +1,7 @@
 //! The output formats of `ringcat`: one file per format, and one line in the list below.
 //!
 //! Contract: a sink only arranges bytes in the output buffer. It never writes, blocks or reads the
-//! clock. The payload is in that buffer already, whole, copied once from the ring.
+//! clock. The whole payload is already in that buffer, copied once from the ring.
 
 mod format;
 mod hexdump;
@@ -12,7 +12,7 @@ mod raw;
 
 pub use format::{About, Format, Settings, Sink};
 
-/// Every format there is. A new one is a file beside this one and a line here.
+/// All formats. A new one is a file beside this one and a line here.
 pub const FORMATS: &[&Format] =
     &[&raw::FORMAT, &hexdump::FORMAT, &len32le::FORMAT, &pcap::FORMAT, &none::FORMAT];
 

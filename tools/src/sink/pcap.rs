@@ -1,5 +1,5 @@
-//! A pcap capture with nanosecond times, for Wireshark and tcpdump. A cut datagram keeps its original
-//! length. The format cannot hold losses: they are reported on stderr.
+//! A pcap capture with nanosecond times, for Wireshark and tcpdump. A cut datagram keeps its
+//! original length. The format cannot hold losses: they are reported on stderr.
 
 use super::format::{About, Format, Settings, Sink};
 

@@ -16,7 +16,8 @@ pub struct Column {
     pub help: &'static str,
     /// Whether it is aligned to the right, as numbers are.
     pub right: bool,
-    /// In a narrow terminal the columns with the highest number are dropped first; 0 stays.
+    /// In a narrow terminal the columns with the highest number are dropped first; 0: never
+    /// dropped.
     pub leaves: u8,
     /// Its text for one reader; `Moment` is the time of the figures.
     pub cell: fn(&Reader, Moment) -> String,
@@ -35,7 +36,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// That of a stream's figures, in local time.
+    /// The moment of a stream's figures, printed in local time.
     pub fn of(stream: &Stream) -> Self {
         Self { now: stream.get(StreamFact::SampledRealtime), clock: date::moment }
     }

@@ -1,7 +1,7 @@
 //! `ringstat --columns`: every column, word and JSON key with its explanation.
 //!
-//! Contract: made from the lists that the other modules show their figures by, so nothing is shown
-//! that is not explained here.
+//! Contract: the text is made from the lists by which the other modules show their figures, so
+//! everything that is shown is explained here.
 
 use super::columns::{COLUMNS, JSON_WORDS, STREAM_WORDS};
 use super::model::Layer;
@@ -9,7 +9,7 @@ use super::text::wrap;
 use super::{latency, why};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 
-/// Everything explained, for `--columns`.
+/// All explanations, for `--columns`.
 pub fn explained(width: usize) -> String {
     let mut out = String::new();
     let mut section = |title: &str, rows: Vec<(String, &str)>| {

@@ -1,4 +1,5 @@
-//! The streams that are viewed: attaches to each once, and reads shared memory from then on.
+//! The streams that are viewed: attaches to each once, and then only reads shared memory.
+//!
 //! Contract: a sample makes no request; if a broker is busy, stopped or dead, the figures just get
 //! older. Only a stream whose broker has closed the connection is looked for again, in the
 //! background, because its next broker is another one.
@@ -20,7 +21,7 @@ const LOOK_FOR: Duration = Duration::from_secs(1);
 struct Viewed {
     viewer: Viewer,
     newest: Snapshot,
-    /// The one before, for rates.
+    /// The previous snapshot, for rates.
     before: Option<Snapshot>,
 }
 
@@ -33,7 +34,8 @@ impl Viewed {
     }
 
     fn look(&mut self) -> Stream {
-        // Before the figures, so that what the broker wrote before it hung up is seen as well.
+        // Checked before the figures are read, so that the last figures of a broker that hung up
+        // are seen.
         let hung_up = self.viewer.hung_up();
         if let Some(seen) = self.viewer.snapshot()
             && seen.get(StreamFact::SampledAt) != self.newest.get(StreamFact::SampledAt)
@@ -82,7 +84,7 @@ impl Fleet {
         }
     }
 
-    /// The same, but no stream is no error: streams may start later.
+    /// The same, but it is no error if there is no stream: streams may start later.
     pub fn open(only: Option<&str>) -> Self {
         let names = names(only);
         let asked: Vec<_> = names.iter().map(|name| Pending::ask(name, Viewer::attach)).collect();
@@ -100,8 +102,8 @@ impl Fleet {
         fleet
     }
 
-    /// The names by which the streams of a sample were attached, in its order; or the path that was
-    /// given.
+    /// The names by which the streams of a sample were attached, or the path that was given; in the
+    /// sample's order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.viewed.iter().map(|(name, _)| name.as_str())
     }
@@ -140,7 +142,7 @@ impl Fleet {
         }
     }
 
-    /// Their figures now, sorted by name.
+    /// The current figures of the streams, sorted by name.
     pub fn look(&mut self) -> Vec<Stream> {
         if self.looked_for.elapsed() >= LOOK_FOR {
             self.looked_for = Instant::now();

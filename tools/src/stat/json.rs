@@ -1,7 +1,7 @@
 //! One stream as one line of JSON.
 //!
-//! Contract: the keys are those of the lists of figures and of [`super::columns::JSON_WORDS`]. Whole
-//! numbers are exact, up to 2^64 - 1.
+//! Contract: the keys are those of the lists of figures and of [`super::columns::JSON_WORDS`].
+//! Whole numbers are exact, up to 2^64 - 1.
 
 use super::model::{Layer, Loss, Rates, Reader, Stream};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
@@ -136,8 +136,8 @@ mod tests {
         assert_eq!((&v["readers"][0]["label"], &v["readers"][0]["lost"]), (&"x".into(), &2.into()));
     }
 
-    /// If a figure had the name of a computed key, the key would be there twice, and most parsers would
-    /// drop one.
+    /// A figure with the name of a computed key would make the key appear twice, and most parsers
+    /// would drop one.
     #[test]
     fn no_key_is_there_twice_and_each_is_explained() {
         let v = shown();

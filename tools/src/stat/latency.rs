@@ -1,4 +1,5 @@
 //! `ringstat --latency`: the time from publishing a datagram to reading it.
+//!
 //! Contract: the readers measure ([`METHOD`]), the broker passes on what their pages hold, and this
 //! module shows it. Only here ringstat queries the broker for every sample; a broker that does not
 //! answer costs [`crate::broker_query::PATIENCE`].
@@ -25,7 +26,7 @@ pub const METHOD: &str = "time from publishing (when the broker starts the batch
 
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
 
-/// Whether `latency` belongs to `reader`, and not to another one that had its index.
+/// Whether `latency` belongs to `reader`, and not to an earlier reader with the same index.
 pub fn is_of(latency: &Latency, reader: &Reader) -> bool {
     u64::from(latency.index) == reader.get(ReaderFact::Index)
         && latency.attached == reader.get(ReaderFact::AttachedRealtime)
@@ -39,9 +40,9 @@ pub const DRAIN_METHOD: &str = "how long the FIFO of a device had been filling w
 /// What a broker reported about one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
-    /// Of its readers.
+    /// Latencies of its readers.
     pub readers: Vec<Latency>,
-    /// Of the FIFO behind its source.
+    /// Drain gaps of the FIFO behind its source.
     pub drain_gaps: Option<Histogram>,
 }
 
@@ -49,8 +50,8 @@ pub struct Measured {
 pub struct Asked(Vec<Option<Pending<Measured>>>);
 
 impl Asked {
-    /// Asks for the latencies of all readers of each stream, of all streams at once; `streams` as
-    /// [`Fleet::look`] gave them.
+    /// Asks for the latencies of all readers of all streams, at the same time; `streams` as
+    /// returned by [`Fleet::look`].
     pub fn of(fleet: &Fleet, streams: &[Stream]) -> Self {
         let ask = |(stream, name): (&Stream, &str)| {
             let drains = stream.get(StreamFact::DrainSlack) > 0
@@ -88,7 +89,7 @@ pub struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    /// Of `now`; with `before`, only what came since, by readers that were there then.
+    /// The latencies in `now`; with `before`, only those since then.
     pub fn new(stream: &'a Stream, now: &Measured, before: Option<(&Measured, Duration)>) -> Self {
         let histogram = |l: &Latency| match before {
             None => l.histogram.clone(),
@@ -209,7 +210,7 @@ struct Times {
     p99_ns: Option<u64>,
     p99_9_ns: Option<u64>,
     max_ns: Option<u64>,
-    /// Upper limit in ns, and samples below it that are not in the bucket before; without empty ones.
+    /// Upper limit in ns, and the number of samples in this bucket. Empty buckets are left out.
     buckets: Vec<(u64, u64)>,
 }
 
@@ -278,7 +279,7 @@ mod tests {
             "{text}"
         );
         assert_eq!(lines.len(), 3, "the second was of another reader: {text}");
-        // What came since: one sample, though the longest of all was another.
+        // The difference has one sample, although an earlier one was the longest.
         let now = of(vec![sampled(0, 0, &[1000, 2000, 3000, 500])]);
         let since = Shown::new(&stream, &now, Some((&first, Duration::from_secs(2))));
         let shown: serde_json::Value = serde_json::from_str(&since.json()).unwrap();

@@ -1,4 +1,5 @@
 //! The live screen: streams with a sparkline of their rate, readers with a bar of their lag.
+//!
 //! Contract: the screen is a list of lines made from the model alone ([`Screen::lines`]), cut and
 //! scrolled to the terminal. Colour only repeats what the text says. However the program ends, the
 //! terminal is restored.
@@ -30,7 +31,7 @@ const SPARK_ROWS: usize = 2;
 const BAR: usize = 12;
 const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Everything that outlives one sample.
+/// The state that is kept between samples.
 pub struct Screen {
     colour: bool,
     /// Bytes per second at each sample, by stream; `None`: not known.
@@ -41,7 +42,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// With or without colour.
+    /// A screen with or without colour.
     pub fn new(colour: bool) -> Self {
         Self { colour, history: HashMap::new(), widths: HashMap::new(), scroll: 0 }
     }
@@ -150,7 +151,8 @@ impl Screen {
             .or_insert_with(|| vec![0; COLUMNS.len()]);
         known.iter_mut().enumerate().for_each(|(i, w)| *w = cells(i).max(*w));
         let widths = known.clone();
-        // The bar follows the label; it is dropped after all columns that may be dropped.
+        // The bar comes after the label. It is dropped if not even the columns that must stay fit
+        // beside it.
         let kept = keep(&widths, width.saturating_sub(BAR + 3));
         let (kept, bar) = match kept {
             Some(kept) => (kept, true),
@@ -261,7 +263,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// The columns that fit into `width`; `None` if not even those that must stay do.
+/// The columns that fit into `width`. `None`: not even those that must stay fit.
 fn keep(widths: &[usize], width: usize) -> Option<Vec<usize>> {
     let most = COLUMNS.iter().map(|c| c.leaves).max().unwrap_or(0);
     (0..=most).rev().find_map(|level| {
@@ -277,8 +279,8 @@ fn padded(text: &str, width: usize, right: bool) -> String {
     if right { pad + text } else { text.to_owned() + &pad }
 }
 
-/// "[|||     ]": the share of the ring between reader and write cursor.
-/// "[LAPPED]" if it is lapped.
+/// "[|||     ]": the share of the ring between reader and write cursor. "[LAPPED]" if the reader is
+/// lapped.
 fn lag_bar(reader: &Reader) -> String {
     if reader.is_lapped() {
         return format!("[{:=^BAR$}]", "LAPPED");

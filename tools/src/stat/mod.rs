@@ -1,9 +1,9 @@
 //! `ringstat`: lag, rates and loss of streams, from shared memory.
 //!
-//! Contract: one handshake per stream, then only reads of shared memory and /proc. So it works while
-//! the broker is busy, stopped or dead, and shows how old the figures are. Only latencies need a
-//! query to the broker. `fleet` samples, `model` computes, `why` judges; `table`, `json`, `live`,
-//! `latency` and `prom` show; `serve` serves; `explain` explains.
+//! Contract: one handshake per stream, then only reads of shared memory and /proc. So it works
+//! while the broker is busy, stopped or dead, and shows how old the figures are. Only latencies
+//! need a query to the broker. `fleet` samples, `model` computes, `why` judges; `table`, `json`,
+//! `live`, `latency` and `prom` show; `serve` serves; `explain` explains.
 
 pub(crate) mod columns;
 mod explain;
@@ -40,16 +40,16 @@ use std::time::{Duration, Instant};
 /// Time between the two samples that make a rate: three periods of the broker's sampler.
 const RATE_WINDOW: Duration = Duration::from_millis(300);
 
-/// Shows the rate of each stream, how far behind each reader is, and what was lost where.
-/// Asks the broker once and then reads shared memory. It disturbs neither the stream nor the broker,
-/// and works while the broker is busy, stopped or dead.
+/// Shows the rate of each stream, how far behind each reader is, and what was lost where. Asks the
+/// broker once and then reads shared memory. It disturbs neither the stream nor the broker, and
+/// works while the broker is busy, stopped or dead.
 #[derive(Debug, Parser)]
 #[command(name = "ringstat", version)]
 struct Options {
     /// Name of a stream, or the path of its control socket; without it, all streams
     name: Option<String>,
-    /// Repeat every SECS seconds (0.5, 1, 500ms …): a live screen on a terminal, else one table after
-    /// the other
+    /// Repeat every SECS seconds (0.5, 1, 500ms …): a live screen on a terminal, else one table
+    /// after the other
     #[arg(short, long, value_name = "SECS", value_parser = interval)]
     watch: Option<Duration>,
     /// End after N samples
@@ -61,8 +61,8 @@ struct Options {
     /// Exit with status 1 if any layer has lost anything since the stream began
     #[arg(long)]
     fail_on_loss: bool,
-    /// Report what limits each stream, which reader is furthest behind and why, and what to do; exit
-    /// with status 1 if anything limits a stream
+    /// Report what limits each stream, which reader is furthest behind and why, and what to do;
+    /// exit with status 1 if anything limits a stream
     #[arg(long, conflicts_with_all = ["watch", "fail_on_loss", "latency", "prom", "listen"])]
     why: bool,
     /// Show how long datagrams take from publishing to each reader; with --watch, for each interval
@@ -205,7 +205,7 @@ fn plain(
     }
 }
 
-/// False if `stop` was set.
+/// Sleeps until `moment`. Returns false if `stop` was set.
 fn sleep_until(moment: Instant, stop: &AtomicBool) -> bool {
     while Instant::now() < moment {
         if stop.load(Ordering::Relaxed) {
@@ -218,7 +218,7 @@ fn sleep_until(moment: Instant, stop: &AtomicBool) -> bool {
     true
 }
 
-/// True if something limits a stream.
+/// Prints what limits the streams. Returns true if anything does.
 fn why(fleet: &mut Fleet, json: bool) -> anyhow::Result<bool> {
     let before = fleet.look();
     let used = |s: &Stream| -> Vec<(u64, Option<u64>)> {

@@ -1,4 +1,5 @@
 //! A stream as it is shown, computed from one or two snapshots and from what is seen around them.
+//!
 //! Contract: pure, without system calls or a clock. Table, screen and JSON show what is here and
 //! compute nothing themselves. Loss has four layers, each with one definition
 //! ([`Layer::definition`]).
@@ -14,7 +15,7 @@ use std::time::Duration;
 /// the broker's sampler is a tenth of it.
 pub const FRESH: Duration = Duration::from_secs(1);
 
-/// Where datagrams can be lost, in the order of their way.
+/// Where datagrams can be lost, in the order of their path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// The device's buffer.
@@ -60,7 +61,7 @@ impl Layer {
 pub struct Loss([u64; Layer::ALL.len()]);
 
 impl Loss {
-    /// In one layer.
+    /// Datagrams lost in one layer.
     pub fn get(self, layer: Layer) -> u64 {
         self.0[layer as usize]
     }
@@ -70,7 +71,7 @@ impl Loss {
     }
 }
 
-/// What flowed between two snapshots.
+/// The flow between two snapshots.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
     /// Datagrams per second.
@@ -81,14 +82,14 @@ pub struct Rates {
     pub window: Duration,
 }
 
-/// What is seen around a snapshot.
+/// What is known about a stream besides its snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outside {
     /// CLOCK_MONOTONIC ns.
     pub now: u64,
     /// The broker has closed the connection.
     pub hung_up: bool,
-    /// Its process; looked at only if the figures are old.
+    /// The broker's process; its state is read only if the figures are old.
     pub broker: Process,
 }
 
@@ -207,8 +208,8 @@ impl Reader {
         let slots = share(figure(ReaderFact::Lag), depth);
         let bytes = share(figure(ReaderFact::LagBytes), snapshot.get(StreamFact::Capacity));
         let state = match process {
-            // A healthy broker removes a reader as soon as it disconnects: in current figures every
-            // reader exists.
+            // A healthy broker removes a reader as soon as it disconnects, so in current figures
+            // every reader exists.
             Process::Gone if old => ReaderState::Gone,
             Process::Stopped(letter) => ReaderState::Stopped(letter),
             _ if figure(ReaderFact::Implausible) != 0 => ReaderState::Implausible,
@@ -237,7 +238,7 @@ impl Reader {
             .copied()
             .filter(|what| !what.is_empty())
     }
-    /// Whether what it would read next is overwritten.
+    /// Whether the datagram that it would read next is overwritten.
     pub fn is_lapped(&self) -> bool {
         self.get(ReaderFact::Lapped) == 1
     }
@@ -265,8 +266,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Computes the stream from `snapshot`; rates need a snapshot `before` it. `process` looks at the
-    /// process of a reader.
+    /// Computes the stream from `snapshot`; rates need a snapshot `before` it. `process` looks at
+    /// the process of a reader.
     pub fn new(
         snapshot: &Snapshot,
         before: Option<&Snapshot>,
@@ -321,7 +322,7 @@ impl Stream {
         self.snapshot.get(fact)
     }
 
-    /// What limits the trust in the figures; empty if they are current.
+    /// Why the figures may not be current; empty if they are.
     pub fn caveat(&self) -> String {
         let age = Span(self.age);
         match self.health {

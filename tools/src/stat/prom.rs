@@ -1,8 +1,9 @@
 //! Streams in the text format of Prometheus (OpenMetrics 1.0): every figure of the lists in
 //! `ringweir_proto::stats`, and what the model computes of them.
-//! Contract: the name of a figure follows from its key and kind alone ([`Name::of`]), so a new figure
-//! needs no line here: `ringweir_` or `ringweir_reader_`, base units at the end, `_total` after
-//! counters. One series per stream and generation, and one per reader.
+//!
+//! Contract: the name of a figure follows from its key and kind alone ([`Name::of`]), so a new
+//! figure needs no line here: `ringweir_` or `ringweir_reader_`, base units at the end, `_total`
+//! after counters. One series per stream and generation, and one per reader.
 
 use super::latency::Measured;
 use super::model::{Health, Layer, Reader, Stream};
@@ -22,7 +23,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Scraped {
     /// The stream.
     pub stream: Stream,
-    /// By place.
+    /// Its latencies.
     pub measured: Measured,
 }
 
@@ -81,8 +82,8 @@ impl Collector for Families {
     }
 }
 
-/// Upper ends in seconds and the samples between them: 2^10 ns (about 1 µs) to 2^36 ns (69 s), each
-/// four times the one before.
+/// Upper limits in seconds, and the number of samples in each bucket: 2^10 ns (about 1 µs) to 2^36
+/// ns (69 s), each four times the one before.
 fn buckets(h: &Histogram) -> Vec<(f64, u64)> {
     let mut before = 0;
     let mut between = |up_to: u64| up_to - std::mem::replace(&mut before, up_to);
@@ -107,7 +108,8 @@ impl Name {
         Self { text: text.into(), unit, kind: MetricType::Gauge }
     }
 
-    /// Of a figure: bytes and seconds are named at the end, moments are gauges of seconds.
+    /// The name of a figure: the unit (bytes, seconds) comes last, and moments are gauges of
+    /// seconds.
     fn of(prefix: &str, key: &str, kind: Kind) -> Self {
         let mut words: Vec<&str> = key.split('_').collect();
         let mut take =
@@ -260,7 +262,8 @@ mod tests {
     use serde_json::Value as Json;
     use std::collections::BTreeMap;
 
-    /// Every figure of the lists with a value of its own; two readers, one with a hostile name.
+    /// A stream in which every listed figure has a different value; two readers, one with a hostile
+    /// name.
     fn scraped() -> Scraped {
         let mut s = snapshot(
             11 * SECOND,
@@ -299,7 +302,7 @@ mod tests {
             .collect()
     }
 
-    /// Figures that are not in `text` with the value they have in JSON.
+    /// Figures that do not appear in `text` with their value in JSON.
     fn missing(text: &str, json: &Json) -> Vec<String> {
         let samples = parsed(text);
         let mut missing = Vec::new();
@@ -345,7 +348,7 @@ mod tests {
             text.contains("} 18446744073709551615\n") && text.ends_with("# EOF\n"),
             "exact: {text}"
         );
-        // The control: one family left out, one value changed.
+        // Control: one family left out, one value changed.
         let without: String = text
             .lines()
             .filter(|l| !l.contains("ringweir_kernel_lost"))

@@ -1,11 +1,11 @@
 //! `ringstat --listen`: the exposition over HTTP, on TCP or a unix socket, for Prometheus and
 //! `curl`.
 //!
-//! Contract: one request per connection, answered on a thread of its own, with a limit on
-//! everything: size of the request, time for all of it, time for the answer, connections at once.
-//! If there are too many, the oldest one
-//! is closed, so a silent or slow client never keeps others out. SIGINT, SIGTERM and
-//! SIGHUP end it and remove the unix sockets it made.
+//! Contract: one request per connection, answered on a separate thread, with a limit on everything:
+//! size of the request, time for the whole request, time for the answer, number of connections. If
+//! there are too many connections, the oldest one is closed, so a silent or slow client never keeps
+//! others out. SIGINT, SIGTERM and SIGHUP end the program, which then removes the unix sockets it
+//! made.
 
 use super::fleet::Fleet;
 use super::latency;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// Longest request, line and headers together.
 const REQUEST_MOST: usize = 8 << 10;
-/// Time for a request, and again for its answer.
+/// Time for a request, and the same again for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections at the same time.
 const CONNECTIONS_MOST: usize = 32;
@@ -40,7 +40,7 @@ const ACCEPTED: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 pub enum Address {
     /// An address and port; port 0 lets the kernel choose.
     Tcp(SocketAddr),
-    /// A socket file, for this user alone.
+    /// A socket file, only for this user.
     Unix(String),
 }
 
@@ -54,7 +54,7 @@ impl FromStr for Address {
                 path => Ok(Self::Unix(path.into())),
             };
         }
-        // A port alone means this machine only.
+        // A port without an address means this machine only.
         let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
         match port {
             Some(port) => Ok(Self::Tcp(([127, 0, 0, 1], port).into())),
@@ -146,10 +146,10 @@ pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
                     rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM,
                 ) => {
                     connections.dismiss_oldest();
-                    // The connection stays in the queue: without a pause this loop would spin.
+                    // The connection stays in the queue: without this pause the loop would spin.
                     std::thread::sleep(Duration::from_millis(50));
                 }
-                // The peer has gone again.
+                // The peer has disconnected again.
                 Err(_) => {}
             }
         }
@@ -173,7 +173,7 @@ impl Connections {
         let (there, scraper, served) = (self.there.clone(), scraper.clone(), connection.clone());
         let thread =
             std::thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(move || {
-                // A client that went away, or was dismissed, is no error.
+                // It is no error if a client disconnects or is dismissed.
                 let _gone = serve(&served, &scraper);
                 lock(&there).retain(|g| !Arc::ptr_eq(g, &served));
             });
@@ -242,7 +242,7 @@ fn serve(fd: &OwnedFd, scraper: &Scraper) -> std::io::Result<()> {
         }
     };
     send(fd, answer.as_bytes())?;
-    // What the client still sends must be read, or closing would destroy the answer.
+    // The rest of the request must be read, or closing the socket would destroy the answer.
     rustix::net::shutdown(fd, rustix::net::Shutdown::Write)?;
     let until = Instant::now() + Duration::from_millis(200);
     let mut rest = [0; 1024];

@@ -23,8 +23,7 @@ pub fn facts(stream: &Stream) -> String {
     )
 }
 
-/// "LOST device 0  kernel 0  broker 0  reader 0", and how near the FIFO of a device came to an
-/// overflow.
+/// "LOST device 0  kernel 0  broker 0  reader 0", and how near a device's FIFO came to an overflow.
 pub fn losses(stream: &Stream) -> String {
     let lost = Layer::ALL
         .iter()
@@ -47,7 +46,7 @@ pub fn name(stream: &Stream) -> String {
     )
 }
 
-/// Remarks about the figures: their age, the complaint of the source.
+/// Remarks about the figures: their age, and the source's last fault.
 pub fn remarks(stream: &Stream) -> Vec<String> {
     let note = printable(&stream.snapshot.note);
     let source = if note.is_empty() { note } else { format!("source: {note}") };
@@ -114,7 +113,7 @@ monitor  1001      LAPPED    1.2 MiB  4900 / 4.9 s  4005+     1  12:41:07 (65)  
 egress   1002           0        0 B             0   4005     1  12:41:07 (4.0 k)   waiting
 ";
         let shown = render(&stream, moment());
-        // Columns are as wide as they need to be; what counts is order and content.
+        // The width of columns depends on their content, so only order and content are compared.
         let words = |text: &str| {
             text.lines()
                 .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))

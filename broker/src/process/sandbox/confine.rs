@@ -1,7 +1,8 @@
 //! Confining the calling thread: no new privileges, landlock, capabilities, seccomp.
 //!
 //! Contract: what is given up is given up for good, for this thread and the threads it starts
-//! later. Each part that the kernel refuses is recorded in [`Confined`], and the others still apply.
+//! later. Each part that the kernel refuses is recorded in [`Confined`], and the others still
+//! apply.
 
 use super::needs::Needs;
 use super::{files, syscalls};

@@ -187,7 +187,7 @@ fn program(needs: &Needs, arch: TargetArch) -> Result<BpfProgram, BackendError> 
     for what in [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_TIMERSLACK, libc::PR_SET_VMA] {
         own.push(when(0, Dword, Eq, what as u64)?);
     }
-    // Inspection can be forbidden, and not be allowed again.
+    // The process may forbid its inspection, but not allow it again.
     let hide = SeccompCondition::new(0, Dword, Eq, libc::PR_SET_DUMPABLE as u64)?;
     own.push(SeccompRule::new(vec![hide, SeccompCondition::new(1, Qword, Eq, 0)?])?);
     rules.insert(libc::SYS_prctl, own);

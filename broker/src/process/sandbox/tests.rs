@@ -105,8 +105,8 @@ fn a_forbidden_call_fails_and_does_nothing() {
     }
 }
 
-/// What threads of the broker do all day still works: threads, memory, descriptors, the allowed
-/// family of sockets.
+/// The usual work of the broker's threads is still possible: threads, memory, descriptors, sockets
+/// of the allowed family.
 #[test]
 fn needed_calls_still_work() {
     let needs = Needs { families: vec![libc::AF_UNIX], ..Needs::default() };
@@ -129,7 +129,7 @@ fn needed_calls_still_work() {
             call(libc::SYS_socket, [libc::AF_INET as usize, libc::SOCK_DGRAM as usize, 0, 0]),
             Some(libc::ENOSYS)
         );
-        // A panic ends its thread only.
+        // A panic ends only its own thread.
         std::thread::spawn(|| std::panic::resume_unwind(Box::new("as planned")))
             .join()
             .unwrap_err();

@@ -1,4 +1,5 @@
-//! Byte streams over pipes, split anywhere; every test keeps the account: sent = published + lost.
+//! Byte streams over pipes, split at any point. Every test checks the account: sent = published +
+//! lost.
 
 use super::super::test_bench::{Bench, Got, bytes_of};
 use super::*;
@@ -6,7 +7,7 @@ use ringweir_proto::stats::PumpCounter;
 use std::fs::File;
 use std::io::Write;
 
-/// A stream from a pipe, and the end to write to.
+/// A stream from a pipe, and the writing end.
 fn piped(framing: Framing, pace: Pace, max: usize) -> (ByteStream, File) {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let stream = ByteStream::new("pipe", reader, framing, pace, max).unwrap();
@@ -21,7 +22,8 @@ fn make(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + len) as u8).collect()
 }
 
-/// Feeds `input` in pieces of `chunk` bytes, looking after each; all that came, up to the end.
+/// Writes `input` in pieces of `chunk` bytes and reads after each. Returns everything up to the
+/// end.
 fn feed(bench: &mut Bench, framing: Framing, max: usize, input: &[u8], chunk: usize) -> Vec<Got> {
     let (mut source, mut writer) = piped(framing, Pace::Max, max);
     let mut all = Vec::new();
@@ -36,7 +38,7 @@ fn feed(bench: &mut Bench, framing: Framing, max: usize, input: &[u8], chunk: us
     }
     drop(writer);
     all.extend(bench.run_to_end(&mut source));
-    // And it stays so.
+    // It stays ended.
     assert_eq!(bench.run(&mut source).1, Fill::Ended);
     all
 }
@@ -160,7 +162,7 @@ fn nothing_at_all_is_a_clean_end_of_most_framings() {
         (bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)),
         (0, 0)
     );
-    // A capture file has a header, at the least; no datagram is lost for want of it.
+    // A capture file has at least a header. If that is missing, no datagram is lost.
     feed(&mut bench, Framing::Pcap, 64, b"\xd4\xc3", 1);
     assert_eq!(
         (bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)),
@@ -168,7 +170,7 @@ fn nothing_at_all_is_a_clean_end_of_most_framings() {
     );
 }
 
-/// A capture with datagrams of these times (ns) and lengths, each taken from one of 100 bytes.
+/// A capture with datagrams of these times (ns) and lengths, each cut from 100 bytes.
 fn pcap(datagrams: &[(u64, usize)]) -> Vec<u8> {
     let words = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
     let mut file = words(&[0xa1b2_3c4d, 4 << 16 | 2, 0, 0, 65_535, 1]);
@@ -215,7 +217,8 @@ fn at_its_original_pace_a_capture_makes_its_own_pauses() {
     };
     step(100, 2, 600);
     step(599, 0, 600);
-    // Late by 50 ms, which the last one does not inherit; a time that goes back is due at once.
+    // The third is 50 ms late. The time of the fourth goes back, so it is due at once. The delay
+    // does not change the time of the last one.
     step(650, 2, 2100);
     bench.now = 2_100_000_000;
     assert_eq!(bench.run_to_end(&mut source).len(), 1);

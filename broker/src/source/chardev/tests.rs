@@ -1,4 +1,4 @@
-//! Terminals made for the purpose, and devices that every machine has.
+//! Pseudoterminals, and devices that every machine has.
 
 #![allow(unsafe_code)]
 
@@ -10,18 +10,19 @@ use std::os::fd::FromRawFd;
 
 const STREAM: OpenFor = OpenFor { max_datagram: 64 };
 
-/// A terminal: the side that writes, and the path of the side that the source opens.
+/// A pseudoterminal: the side that writes, and the path of the side that the source opens.
 fn terminal() -> (File, String) {
     let (mut ours, mut theirs) = (0, 0);
     let none = std::ptr::null_mut();
-    // SAFETY: two valid pointers to ints; no name, no settings, no size.
+    // SAFETY: the first two pointers lead to live ints, which the call fills. The others are null:
+    // no name, no settings, no size.
     let rc = unsafe {
         libc::openpty(&raw mut ours, &raw mut theirs, none, std::ptr::null(), std::ptr::null())
     };
     assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: just made and nobody else's.
+    // SAFETY: `openpty` has just made this descriptor, and nothing else owns it.
     let ours = unsafe { File::from_raw_fd(ours) };
-    // SAFETY: as above.
+    // SAFETY: `openpty` has just made this descriptor too, and nothing else owns it.
     let theirs = unsafe { File::from_raw_fd(theirs) };
     let path =
         std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&theirs)))
@@ -56,12 +57,12 @@ fn what_is_no_such_device_is_refused_with_what_to_use_instead() {
         let text = refused(path);
         assert!(text.contains(says), "{path}: {text}");
     }
-    // The control: what is one is taken.
+    // Control: a character device is accepted.
     assert!(open("size=64:/dev/null", &STREAM).is_ok());
 }
 
-/// One read, one datagram; raw keeps every byte; what was set is put back. Control: without `raw` a
-/// line is a datagram and a carriage return is not what was sent.
+/// Each read is one datagram, raw mode keeps every byte, and the settings are restored. Control:
+/// without `raw` a line is a datagram, and a carriage return is changed.
 #[test]
 fn a_raw_terminal_gives_what_was_written_and_is_put_back() {
     let (mut writer, path) = terminal();
@@ -93,8 +94,9 @@ fn a_raw_terminal_gives_what_was_written_and_is_put_back() {
     );
 }
 
-/// More than the stream's longest at once says that it was cut, also in a ring of which the longest
-/// claim has no room for the byte more that is asked for. Control: exactly the longest was not.
+/// A read longer than the stream's largest datagram is published as cut, also in a ring whose
+/// longest claim has no room for the extra byte. Control: a read of exactly the largest length is
+/// not cut.
 #[test]
 fn a_read_that_was_cut_says_so() {
     for (capacity, len, original) in [
@@ -134,8 +136,8 @@ fn the_end_and_a_hang_up_are_told_apart_from_nothing() {
     }
 }
 
-/// The other side of a terminal that nobody has open answers EIO. Control: with its other side open
-/// it is idle.
+/// One side of a terminal answers EIO if no process has the other side open. Control: with the
+/// other side open it is idle.
 #[test]
 fn a_device_that_is_gone_ends_the_source_with_a_word() {
     let (ours, path) = terminal();
@@ -160,7 +162,7 @@ fn a_device_that_is_gone_ends_the_source_with_a_word() {
     assert!(told.contains("it is gone: ") && told.contains("unplugged"), "{told}");
 }
 
-/// Datagrams of a fixed size from a device that never ends: claims, rounds and sizes.
+/// Datagrams of a fixed size from a device without end fill whole rounds.
 #[test]
 fn an_endless_device_is_taken_in_rounds() {
     let mut bench = Bench::new(1 << 20, 64);
@@ -170,7 +172,7 @@ fn an_endless_device_is_taken_in_rounds() {
         let got = bench.read();
         assert!(got.len() == 64 && got.iter().all(|g| g.bytes == [0; 16] && g.original_len == 16));
     }
-    // Asked for one byte more than the longest: every read of it is cut.
+    // One byte more than the longest datagram is requested, so every read is cut.
     let mut source = open("/dev/zero", &STREAM).unwrap();
     assert_eq!(bench.round(&mut *source), Fill::Took);
     assert!(bench.read().iter().all(|g| g.bytes.len() == 64 && g.original_len == 65));

@@ -1,11 +1,11 @@
-//! The drain loop of a device that is there, the same for every transport.
+//! The drain loop of a device that is present, the same for every transport.
 //!
-//! Contract: takes what the FIFOs hold, channel by channel in turns; never blocks. Idle, it sleeps
-//! on the interrupt, with a look at least twice in the time the FIFO takes to fill, so that an
-//! interrupt that got lost costs nothing; without interrupts it polls, ever less often up to that.
-//! Faults have names and are counted: garbage (skipped, and its exact amount reported as soon
-//! as the next good entry shows it), numbers that contradict each other, interrupts that were lost
-//! or come without end, datagrams longer than the ring takes (cut).
+//! Contract: drains the FIFOs, one channel after the other, and never blocks. When they are empty,
+//! it sleeps until an interrupt comes. It still checks them at least twice in the time a FIFO takes
+//! to fill, so that a lost interrupt costs no data. Without interrupts it polls, with pauses that
+//! grow up to a limit. Faults are named and counted: garbage (skipped; its exact amount is reported
+//! as soon as the next good entry shows it), numbers that contradict each other, interrupts that
+//! are lost or come without end, and datagrams longer than the ring's largest (cut).
 
 use super::location::Location;
 use super::transport::{Gone, Interrupts, Transport, disable_interrupts};
@@ -17,27 +17,27 @@ use ringweir_proto::stats::PumpCounter;
 use ringweir_proto::sync::Ordering;
 
 pub(super) const MS: u64 = 1_000_000;
-/// How long a device may take to reset itself, and to start.
+/// How long a device may take to reset itself, and how long to start.
 const START_NS: u64 = 1000 * MS;
-/// Without interrupts: the pause after which a FIFO found empty is looked at again, doubled each
-/// time up to the longest.
+/// Without interrupts: the first pause after a FIFO was found empty. It doubles with each empty
+/// check, up to the longest pause.
 const PAUSE_NS: u64 = 50_000;
-/// The longest, where the rate is not known; else a quarter of the slack, if that is less than
+/// The longest pause if the rate is unknown. Otherwise it is a quarter of the slack, but at most
 /// [`PAUSE_MOST_NS`].
 const PAUSE_UNKNOWN_NS: u64 = MS;
 const PAUSE_MOST_NS: u64 = 10 * MS;
-/// Interrupts that bring nothing before they are not listened to for [`STORM_NS`]; one that brings
-/// something pays for [`WORTH`] of them, so a storm is seen whether or not there is data as well.
+/// After this many interrupts without data, interrupts are ignored for [`STORM_NS`]. An interrupt
+/// with data makes up for [`WORTH`] without, so a storm is noticed even if there is data as well.
 const STORM: u32 = 64;
 const WORTH: u32 = 4;
 const STORM_NS: u64 = 100 * MS;
-/// How long a disconnected device is drained at most: its memory is still there, and it may still
-/// be storing.
+/// How long a disconnected device is drained at most. Its memory is still mapped, and the device
+/// may still be storing.
 const GOING_NS: u64 = 100 * MS;
-/// How often the device's clock is compared with ours.
+/// How often the device's clock is compared with the system's.
 const COMPARE_NS: u64 = 1000 * MS;
 
-/// How far a device has come.
+/// The phases of a device's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Found,
@@ -47,48 +47,49 @@ enum Phase {
     Running,
 }
 
-/// A device that is there.
+/// A device that is present.
 pub(super) struct Link {
     pub(super) transport: Box<dyn Transport>,
     pub(super) shape: Shape,
     rate: Option<f64>,
     phase: Phase,
-    /// The ring knows which of its numbers are accounted for.
+    /// The ring knows how many of the device's numbers are accounted for.
     positioned: bool,
     channels: Vec<Channel>,
-    /// The channel whose turn it is.
+    /// The next channel in turn.
     turn: u32,
-    /// Interrupts are allowed: the pump slept.
+    /// Interrupts are enabled, because the pump sleeps.
     pub(super) armed: bool,
-    /// Until when it was to sleep.
+    /// The end of that sleep.
     watch_until: u64,
-    /// It goes: what it left in its memory is drained, until then at most.
+    /// The device is disconnecting: why, and until when at most what it left in its memory is
+    /// drained.
     going: Option<(Gone, u64)>,
-    /// Ignore the register of channels with data this time.
+    /// In the next round, check all channels, whatever the device's ready register says.
     look_at_all: bool,
     pause: u64,
-    /// Not to be listened to until then.
+    /// Interrupts are ignored until then.
     storm_until: u64,
     idle_interrupts: u32,
     silent_finds: u32,
-    /// Date minus device time, and when that was found out.
+    /// Date minus device time, and when they were compared.
     offset: u64,
     compared: Option<u64>,
 }
 
 struct Channel {
     drain: Drain,
-    /// When it was drained or found empty last.
+    /// When the channel was last drained or found empty.
     looked: u64,
     lost: u32,
     lost_bytes: u32,
 }
 
-/// What the pump does after a round.
+/// What the pump does next.
 pub(super) enum Next {
-    /// Flush, then the next round.
+    /// Flush, and begin the next round.
     Go,
-    /// Wait for the interrupt, if armed, or until then.
+    /// Wait until this moment, or for the interrupt if it is armed.
     Sleep(u64),
 }
 
@@ -117,13 +118,13 @@ impl Link {
         }
     }
 
-    /// Continues starting the device. `Some`: call again then. `None`: it runs, or, without
-    /// `run`, that it could. One that runs already is left as it is.
+    /// Continues starting the device. `Some`: call again at that moment. `None`: it runs, or,
+    /// without `run`, it is ready to run. A device that runs already is left as it is.
     pub(super) fn start(&mut self, now: u64, run: bool) -> Result<Option<u64>, Gone> {
         let registers = self.transport.window().registers();
-        // Acquire: what a running device has written before is visible; Release, below: what was
-        // written before the order. Partners: the device's store of `status`, its load of
-        // `control`.
+        // Acquire: what a running device wrote before is visible. Partner: the device's store of
+        // `status`. Release, below: what was written before the order is visible to the device.
+        // Partner: its load of `control`.
         let status = registers.status.status.load(Ordering::Acquire);
         let order = |control: u32| {
             registers.control.control.store(control, Ordering::Release);
@@ -166,7 +167,7 @@ impl Link {
         let window = self.transport.window();
         let channel = |index| {
             let fifo = window.fifo(index);
-            // So that no drain meets a page for the first time.
+            // Touch every page, so that no drain causes a page fault.
             let _touched = fifo
                 .words
                 .iter()
@@ -187,8 +188,8 @@ impl Link {
         Ok(None)
     }
 
-    /// Numbers that its consumers have accounted for, over all channels; `None`: it does not run
-    /// yet, or begins anew.
+    /// How many of its numbers the consumers have accounted for, over all channels. `None`: it does
+    /// not run yet, or was reset.
     pub(super) fn position(&self) -> Option<u32> {
         let accounted = self.channels.iter().map(|c| c.drain.accounted());
         (self.phase == Phase::Running).then(|| accounted.fold(0, u32::wrapping_add))
@@ -234,7 +235,7 @@ impl Link {
                 self.pause = PAUSE_NS;
                 return Ok(Next::Go);
             }
-            // A device that writes nothing but garbage does not get all of this processor.
+            // Sleep, so that a device that writes only garbage does not use up this processor.
             Took::Garbage => return Ok(Next::Sleep(now + MS)),
             Took::Nothing => {}
         }
@@ -244,7 +245,7 @@ impl Link {
             || self.shape.features & HAS_INTERRUPT == 0
             || now < self.storm_until
         {
-            // No interrupt brings the news.
+            // No interrupt reports a disconnection, so check for it.
             if !self.transport.is_present() {
                 self.goes(now, Gone("it disconnected, or its registers are gone".into()))?;
                 return Ok(Next::Go);
@@ -266,18 +267,18 @@ impl Link {
         Ok(Next::Sleep(self.watch_until))
     }
 
-    /// The device goes. Where its memory stays, what it stored before is not lost; `Err`: it does
-    /// not.
+    /// The device disconnects. As long as its memory is still there, what it has stored is drained.
+    /// `Err`: the memory is not there.
     fn goes(&mut self, now: u64, why: Gone) -> Result<(), Gone> {
         if !self.transport.is_intact() {
             return Err(why);
         }
-        // A device that has only disconnected may go on storing forever.
+        // A disconnected device may go on storing forever, so set a limit.
         self.going.get_or_insert((why, now + GOING_NS));
         Ok(())
     }
 
-    /// Reports losses behind the last entry.
+    /// Reports losses after the last entry.
     fn report_tails(&mut self, intake: &mut Intake) {
         let window = self.transport.window();
         for (index, channel) in (0..).zip(&mut self.channels) {
@@ -287,7 +288,7 @@ impl Link {
         }
     }
 
-    /// Checks the device's interrupts after a sleep.
+    /// Checks after a sleep whether the device's interrupts came as they should.
     fn check_interrupts(
         &mut self,
         intake: &mut Intake,
@@ -300,11 +301,11 @@ impl Link {
                 self.idle_interrupts = self.idle_interrupts.saturating_sub(WORTH);
                 self.silent_finds = 0;
             }
-            // Woken by something else, or not asleep at all: the interrupt may be just under way.
+            // The sleep ended early, or there was none: the interrupt may be about to come.
             (false, _) if intake.now() < self.watch_until => {}
             (false, false) => {}
             (false, true) => {
-                // Once may be that, too.
+                // Once, the interrupt may have been about to come here too.
                 self.silent_finds += 1;
                 if self.silent_finds > 1 {
                     intake.count(PumpCounter::InterruptsLost, 1);
@@ -342,11 +343,12 @@ impl Link {
         }
     }
 
-    /// A round over the channels.
+    /// One round over the channels.
     fn drain(&mut self, intake: &mut Intake, kind: &str, most: usize) -> Result<Took, Gone> {
         let count = self.shape.channels;
         let all = std::mem::take(&mut self.look_at_all) || self.going.is_some() || count == 1;
-        // A hint: the FIFO indices decide, and the check after arming finds what it missed.
+        // The register is a hint. The FIFO indices decide, and the check after arming finds what it
+        // missed. Acquire: partner: the device's store of `ready`.
         let ready = if all {
             u32::MAX
         } else {
@@ -398,7 +400,7 @@ impl Link {
             let len = entry.len.min(most);
             let mut claim = intake.claim(len).map_err(|e| Gone(e.to_string()))?;
             channel.drain.copy(fifo, &entry, &mut claim.bytes()[..len]);
-            // Before anything of it is believed.
+            // Check this before using anything of what was read.
             if !transport.is_intact() {
                 return Err(torn_out());
             }
@@ -427,7 +429,7 @@ impl Link {
     }
 }
 
-/// The best of a round.
+/// The best result of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Took {
     Nothing,
@@ -436,7 +438,7 @@ enum Took {
 }
 
 impl Channel {
-    /// The drain gap: for how many ns the FIFO had been filling. See `proto/DESIGN.md` §11.
+    /// The drain gap: for how long the FIFO had been filling, in ns. See `proto/DESIGN.md` §11.
     fn filling(
         &mut self,
         fifo: ringweir_device::Fifo<'_>,
@@ -457,8 +459,7 @@ impl Channel {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // Nobody listens any more. The device runs on, and counts what it loses until somebody
-        // drains it again.
+        // The device goes on running, and counts what it loses until a broker drains it again.
         disable_interrupts(self.transport.window());
     }
 }

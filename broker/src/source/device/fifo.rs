@@ -1,12 +1,12 @@
-//! `fifo:` — a device that is a program: its memory shared with us, interrupts and doorbell as
+//! `fifo:` — a device that is a program. It shares its memory; interrupts and doorbell are
 //! eventfds.
 //!
-//! Contract: behind a socket is a server of QEMU's ivshmem protocol ([`ivshmem`]); when it
-//! disconnects, the device is gone; what it had stored by then is drained, unless it took its
-//! magic number back. A plain file is the memory alone, without interrupts: it is polled, and
-//! belongs to us or to root, because a user who can truncate it can stop the broker. It is locked
-//! (`flock`), because two brokers would each get half of the datagrams. Such a device goes away by taking its magic
-//! number back.
+//! Contract: behind a socket there is a server of QEMU's ivshmem protocol ([`ivshmem`]). If it
+//! disconnects, the device is gone, and what it has stored by then is drained, unless it has
+//! cleared its magic number. A plain file is only the memory, without interrupts, so it is polled.
+//! It must belong to the broker's user or to root, because a user who can truncate it can stop the
+//! broker. It is locked (`flock`), because two brokers would each get half of the datagrams. Such a
+//! device disconnects by clearing its magic number.
 
 use super::hotplug::{self, DeviceKind};
 use super::location::Location;
@@ -31,7 +31,7 @@ pub const KIND: SourceKind = SourceKind {
     open: opened,
 };
 
-/// The socket of a device that is a program is connected again when the device is back.
+/// Needs sockets later: when the device is back, its socket is connected again.
 pub(super) static FIFO: DeviceKind =
     DeviceKind { name: KIND.name, opener: opening, families: &[libc::AF_UNIX], writes: &[] };
 
@@ -49,7 +49,7 @@ fn opening(location: &Location) -> Result<Opening, SourceError> {
     }
 }
 
-/// A socket, until everything is said.
+/// A connection to a socket whose handshake is not complete.
 struct Joining {
     path: String,
     peer: ivshmem::Joining,
@@ -72,11 +72,11 @@ impl transport::Joining for Joining {
     }
 }
 
-/// Behind a socket.
+/// A device behind a socket.
 struct Peer {
     window: DeviceMemory,
     peer: ivshmem::Client,
-    /// Watches the interrupt and the socket.
+    /// Watches both the interrupt and the socket.
     watch: OwnedFd,
 }
 
@@ -117,7 +117,7 @@ impl Transport for Peer {
     }
 
     fn doorbell(&self) {
-        // If the device is gone, `take` finds out.
+        // If the device is gone, `take` notices.
         let _gone = event::ring(&self.peer.doorbell);
     }
 
@@ -134,10 +134,10 @@ impl Transport for Peer {
     }
 }
 
-/// A memory file.
+/// A device in a memory file.
 struct File {
     window: DeviceMemory,
-    /// Holds the lock.
+    /// Holds the file's lock.
     _fd: OwnedFd,
 }
 
@@ -146,7 +146,7 @@ impl File {
         let failed = |e: Errno| SourceError(format!("{path}: {e}"));
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
-        // Of the open file: the path may name another one by now.
+        // Check the open file: the path may lead to another one by now.
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(SourceError(format!("{path} is no longer a file")));
@@ -175,8 +175,8 @@ impl Transport for File {
     }
 
     fn doorbell(&self) {
-        // The register is all there is. Release: the order is written before it; partner: the device's
-        // load of `control`.
+        // There is only the register, and no event. Release: the order was written before it.
+        // Partner: the device's load of `control`.
         let doorbell = &self.window.registers().control.doorbell;
         doorbell.store(1, ringweir_proto::sync::Ordering::Release);
     }

@@ -1,7 +1,7 @@
-//! A device that may go away: it is present and drained (`drain`), or it is looked for.
+//! A device that may disconnect: it is either present and drained (`drain`), or looked for.
 //!
-//! Contract: never blocks except in [`Device::open`]. That a device went away is reported once, and
-//! that it is back once.
+//! Contract: never blocks except in [`Device::open`]. It is reported once that the device is gone,
+//! and once that it is back.
 
 use super::drain::{Link, MS, Next};
 use super::location::Location;
@@ -15,17 +15,17 @@ use ringweir_proto::os::{clock, socket::ANSWER};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How often a device that went away is looked for.
+/// How often to look for a device that is gone.
 const LOOK_FOR_NS: u64 = 100 * MS;
 
 /// A way to reach devices.
 pub(super) struct DeviceKind {
-    /// As in `--source`.
+    /// The name in `--source`.
     pub(super) name: &'static str,
     pub(super) opener: Opener,
-    /// Families of sockets it opens when the device is back.
+    /// Families of the sockets that it opens when the device is back.
     pub(super) families: &'static [i32],
-    /// Directories it writes in beside those of the device.
+    /// Directories to which it writes, besides those of the device.
     pub(super) writes: &'static [&'static str],
 }
 
@@ -44,9 +44,9 @@ pub(super) struct Device {
     location: Location,
     most: usize,
     link: Option<Link>,
-    /// One that is just being opened, and until when it may take.
+    /// The device that is being opened, and how long that may take.
     opening: Option<(Opening, u64)>,
-    /// As it was when it was there last.
+    /// Its shape when it was last present.
     shape: Shape,
     description: String,
     away: bool,
@@ -54,7 +54,8 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Opens it, and resets it if it does not run. It is started when the pump begins to drain.
+    /// Opens the device, and resets it if it does not run. It is started when the pump begins to
+    /// drain.
     pub(super) fn open(
         kind: &'static DeviceKind,
         location: Location,
@@ -129,7 +130,7 @@ impl Device {
                 self.gone(intake, &why);
                 false
             }
-            // Its absence was reported.
+            // It was already reported as gone.
             Err(_) => {
                 self.link = None;
                 self.until = Some(now + LOOK_FOR_NS);
@@ -138,7 +139,7 @@ impl Device {
         }
     }
 
-    /// One step towards opening it. Errors are not reported: it is tried ten times per second.
+    /// One step towards opening it. Errors are not reported: there are ten attempts per second.
     fn look_for(&mut self, now: u64) -> Option<Box<dyn Transport>> {
         let (opening, until) = match self.opening.take() {
             Some(begun) => begun,
@@ -150,7 +151,7 @@ impl Device {
                 self.opening = Some((not_yet, until));
                 self.until = Some(now + MS);
             }
-            // Another attempt may get an answer.
+            // No answer in time; the next attempt may get one.
             _silent => {}
         }
         None
@@ -159,7 +160,7 @@ impl Device {
     fn gone(&mut self, intake: &mut Intake, why: &str) {
         self.link = None;
         self.away = true;
-        // The device that comes back may be another one, or have been reset.
+        // The device that comes back may be another one, or may have been reset.
         intake.set_position(None);
         self.until = Some(intake.now() + LOOK_FOR_NS);
         let path = &self.location.path;
@@ -210,7 +211,7 @@ impl Source for Device {
         Duration::try_from_secs_f64(f64::from(self.shape.fifo_bytes) / rate).ok()
     }
 
-    /// A device that is back has other nodes than before: so what may be opened is where they are.
+    /// A device that comes back has a new node, so the directories of its files stay allowed.
     fn needs(&self) -> Needs {
         let paths = [Some(&self.location.path), self.location.memory.as_ref()];
         let opens: Vec<PathBuf> = paths.into_iter().flatten().map(PathBuf::from).collect();

@@ -17,7 +17,7 @@ pub(super) struct Location {
 }
 
 impl Location {
-    /// Parses the argument. `own` are the options that this kind has beside `rate=`.
+    /// Parses the argument. `own`: the options that this kind has besides `rate=`.
     pub(super) fn parse(argument: &str, own: &[&str]) -> Result<Self, SourceError> {
         let (options, path) = options_and_path(argument)?;
         let mut location = Self { path: path.into(), ..Self::default() };

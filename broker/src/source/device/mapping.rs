@@ -1,4 +1,4 @@
-//! Mapping device memory, and the checks before it.
+//! Maps device memory, after checking it.
 
 #![allow(unsafe_code)]
 
@@ -21,8 +21,9 @@ pub(super) fn map(
     let mapped = MmapOptions::new().offset(offset).len(len).populate().map_raw(raw);
     let mapped = mapped.map_err(|e| SourceError(format!("{path}: mapping {len} bytes: {e}")))?;
     let start = NonNull::new(mapped.as_mut_ptr()).expect("a mapping is not at 0");
-    // SAFETY: mapped for reading and writing on a page boundary, `len` bytes, until the mapping,
-    // which moves along, is dropped; nothing else here knows the address.
+    // SAFETY: `start` is a page boundary, where `len` bytes are mapped for reading and writing. The
+    // mapping moves into the `DeviceMemory` as its backing and lasts as long. Nothing else here
+    // uses the address.
     unsafe { DeviceMemory::over(start, len, Box::new(mapped)) }
         .map_err(|e| SourceError(format!("{path}: {e}")))
 }
@@ -39,7 +40,7 @@ pub(super) fn only_ours(path: &str, stat: &Stat) -> Result<(), SourceError> {
     Ok(())
 }
 
-/// Locks it for this process, where the kernel would admit any number.
+/// Locks the device for this process, because the kernel would let several processes open it.
 pub(super) fn lock(fd: &OwnedFd, path: &str) -> Result<(), SourceError> {
     rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
         Errno::WOULDBLOCK => SourceError(format!(

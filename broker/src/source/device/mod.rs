@@ -1,11 +1,11 @@
-//! Devices with a FIFO of the map in `kmod-shim/REGISTERS.md`: one drain loop (`drain`, under
-//! `hotplug`), and three ways to reach the device.
+//! Devices that have a FIFO with the register map of `kmod-shim/REGISTERS.md`: one drain loop
+//! (`drain`, used by `hotplug`), and three ways to reach a device.
 //!
-//! Contract: the payload goes from device memory straight into the ring. Readers learn what the
-//! device lost, what was discarded as garbage, and that the device went away. A device that went
-//! away is looked for until it is back; the stream goes on meanwhile. `fifo:` (`fifo`) is memory
-//! shared with a program that acts as the device, `shim:` (`shim`) a device of `ringshim.ko`,
-//! `uio:` (`uio`) a device of Linux's UIO.
+//! Contract: the payload goes from device memory straight into the ring. Readers see what the
+//! device has lost, what was discarded as garbage, and that the device disconnected. A device that
+//! is gone is looked for until it is back; the stream continues meanwhile. `fifo:` (`fifo`) is
+//! memory shared with a program that acts as the device, `shim:` (`shim`) a device of
+//! `ringshim.ko`, `uio:` (`uio`) a device of Linux's UIO.
 
 mod drain;
 mod fifo;

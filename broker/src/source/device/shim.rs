@@ -1,9 +1,9 @@
-//! `shim:` — a device that `ringshim.ko` hands out.
+//! `shim:` — a device of `ringshim.ko`.
 //!
-//! Contract: the module's `poll` does the wake handshake in the kernel. It zaps the mapping when
-//! the device is torn out and puts blank pages there, so nothing is read that way unnoticed:
-//! [`Transport::is_intact`] looks for the magic number. That `poll` finds data does not show
-//! that an interrupt came, so these are counted where the module counts them, in sysfs.
+//! Contract: the module's `poll` does the wake handshake in the kernel. If the device is unplugged,
+//! the module replaces the mapping by blank pages. [`Transport::is_intact`] checks the magic
+//! number, so what was read from blank pages is never used. If `poll` finds data, that does not
+//! prove that an interrupt came. So interrupts are counted where the module counts them, in sysfs.
 
 use super::hotplug::{self, DeviceKind};
 use super::location::Location;
@@ -68,7 +68,7 @@ fn opening(location: &Location) -> Result<Opening, SourceError> {
 }
 
 struct Shim {
-    // Before the fd: unmapped first.
+    // Before the fd, so that it is unmapped first.
     window: DeviceMemory,
     info: Info,
     counter: Counter,
@@ -82,7 +82,7 @@ struct Counter {
 }
 
 impl Counter {
-    /// That of an open node.
+    /// The counter of an open node.
     fn of(node: &OwnedFd) -> Result<Self, Errno> {
         let number = rustix::fs::fstat(node)?.st_rdev;
         let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
@@ -92,12 +92,12 @@ impl Counter {
     fn at(path: &str) -> Result<Self, Errno> {
         let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let counter = Self { file, last: AtomicU64::new(0) };
-        // What came before we did is not ours.
+        // Skip the interrupts that came before.
         counter.take();
         Ok(counter)
     }
 
-    /// How many came since the last time; none, once the device is gone.
+    /// How many came since the last call; 0 once the device is gone.
     fn take(&self) -> u64 {
         let mut text = [0; 24];
         let Ok(len) = rustix::io::pread(&self.file, &mut text, 0) else { return 0 };
@@ -120,7 +120,7 @@ impl Transport for Shim {
     }
 
     fn arm(&self, _empty: &dyn Fn() -> bool) -> bool {
-        // The pump's poll does it.
+        // The module's `poll` does it.
         true
     }
 
@@ -136,7 +136,7 @@ impl Transport for Shim {
     }
 
     fn doorbell(&self) {
-        // If the device is gone, `take` finds out.
+        // If the device is gone, `take` notices.
         let _gone = shim::doorbell(&self.fd);
     }
 
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(counter.take(), 0);
         say("4713\n");
         assert_eq!((counter.take(), counter.take()), (2, 0));
-        // As a device that is gone: nothing, and nothing later.
+        // A device that is gone: 0, now and later.
         say("");
         assert_eq!(counter.take(), 0);
         say("18446744073709551615\n");

@@ -1,9 +1,8 @@
-//! The drain loop against a device in the same process: the account closes whatever the device
-//! does.
+//! The drain loop with a device in the same process: the account closes whatever the device does.
 //!
-//! Negative control: `what_is_torn_out_is_not_believed` shows that without the look at the magic
-//! number a blank page would come through; each misbehaviour is first seen not to be told without
-//! it.
+//! Negative control: `what_is_torn_out_is_not_believed` shows that a blank page would be published
+//! if the magic number were not checked. For each misbehaviour a test first shows that nothing is
+//! reported without it.
 
 use super::hotplug::{Device, DeviceKind};
 use super::location::Location;
@@ -29,15 +28,15 @@ mod account;
 mod gone;
 mod server;
 
-/// What device and transport share.
+/// The state that device and transport share.
 struct DeviceModel {
     window: DeviceMemory,
     interrupt: OwnedFd,
-    /// Torn out: nobody interrupts, the memory is blank, the next look at the interrupt says so.
+    /// Unplugged: no interrupts, blank memory, and the next check of the interrupt fails.
     torn_out: Mutex<bool>,
-    /// Hung up: the memory stays.
+    /// Disconnected; the memory stays.
     hung_up: AtomicBool,
-    /// Resets itself, and does not run.
+    /// It resets itself and then does not run.
     stuck: AtomicBool,
 }
 
@@ -61,7 +60,7 @@ impl DeviceModel {
         self.window.fifo(channel)
     }
 
-    /// What the logic behind the control register does.
+    /// Does what the control register orders.
     fn obey(&self) {
         let status = match self.registers().control.control.load(Ordering::Acquire) {
             ringweir_device::DO_RESET => ringweir_device::IS_RESETTING,
@@ -83,7 +82,7 @@ impl DeviceModel {
         stored
     }
 
-    /// As a card that is pulled: its registers read as nothing.
+    /// Unplugs the device, like a card that is pulled: its registers read as zero.
     fn tear_out(&self) {
         *self.torn_out.lock().unwrap() = true;
         let identity = &self.registers().identity;
@@ -138,14 +137,14 @@ impl Transport for Test {
 }
 
 thread_local! {
-    /// What the next opening finds; nothing: there is no device.
+    /// The device that the next opening finds. `None`: there is none.
     static SLOT: RefCell<Option<Arc<DeviceModel>>> = const { RefCell::new(None) };
 }
 
-/// Devices out of [`SLOT`].
+/// Devices in [`SLOT`].
 static KIND: DeviceKind = DeviceKind { name: "test", opener, families: &[], writes: &[] };
 
-/// The device in [`SLOT`], opened for at most `most` bytes a datagram.
+/// Opens the device in [`SLOT`], with datagrams of at most `most` bytes.
 fn open_slot(most: usize) -> Device {
     let location = Location { path: "slot".into(), ..Location::default() };
     Device::open(&KIND, location, most).unwrap()
@@ -168,7 +167,7 @@ const SHAPE: Shape = Shape {
     rate: 1_000_000,
 };
 
-/// A device in its slot, opened, and the ring it is drained into.
+/// A device in the slot, opened, and the ring into which it is drained.
 struct Rig {
     model: Arc<DeviceModel>,
     feeds: Vec<Feed>,
@@ -205,7 +204,7 @@ impl Rig {
         )
     }
 
-    /// Runs until it is idle, a tenth of a second later each time.
+    /// Runs until it is idle, three times, each a tenth of a second later.
     fn run(&mut self) {
         for _ in 0..3 {
             let (got, fill) = self.bench.run(&mut self.device);
@@ -215,7 +214,8 @@ impl Rig {
         }
     }
 
-    /// produced = lost in the device + dropped by the broker + published, with everything told.
+    /// Checks: produced = lost in the device + dropped by the broker + published, and every loss is
+    /// reported.
     fn closes(&mut self) {
         self.store(0, 8);
         self.run();
@@ -277,8 +277,8 @@ fn channels_keep_to_themselves_and_take_turns() {
     rig.closes();
 }
 
-/// The control: a device whose ready register forgets a channel is drained all the same, by the
-/// look behind arming.
+/// Control: a device whose ready register omits a channel is drained all the same, because of the
+/// check after arming.
 #[test]
 fn a_ready_register_that_lies_costs_a_round() {
     let mut rig = Rig::new(Shape { channels: 2, ..SHAPE });
@@ -309,7 +309,7 @@ fn garbage_is_named_and_what_it_cost_is_told_exactly() {
         spoil(&rig.model);
         let (got, _) = rig.bench.run(&mut rig.device);
         rig.got.extend(got);
-        // The index of a device that recovers is right again.
+        // A device that recovers has a correct index again.
         rig.model.fifo(0).registers.producer.store(right, Ordering::Release);
         rig.run();
         assert!(rig.bench.count(PumpCounter::SourceFaults) > 0, "{name}");
@@ -339,7 +339,7 @@ fn device_time_becomes_a_date() {
     let before = ringweir_proto::os::clock::realtime_ns();
     rig.store(0, 8);
     rig.run();
-    // The device's clock stood at 0 when it was compared, so its 1000 is a microsecond after that.
+    // The device's clock was 0 when it was compared, so its 1000 is one microsecond later.
     let date = rig.got[0].source_time;
     assert!(date > before - 10_000_000_000 && date < before + 10_000_000_000, "{date} {before}");
     let mut rig = Rig::new(Shape { features: HAS_INTERRUPT | HAS_TIME | HAS_DATE, ..SHAPE });
@@ -357,7 +357,7 @@ fn an_idle_device_sleeps_and_its_interrupt_wakes() {
     rig.run();
     assert_eq!((rig.got.len(), rig.bench.count(PumpCounter::Interrupts)), (1, 1));
     assert!(rig.device.wait_for().until.is_some(), "and it looks by itself, now and then");
-    // Without interrupts there is nothing to listen to.
+    // Without interrupts there is nothing to wait for.
     let mut rig = Rig::new(Shape { features: 0, ..SHAPE });
     rig.store(0, 8);
     rig.run();
@@ -386,8 +386,7 @@ fn a_lost_interrupt_is_found_out_and_costs_nothing() {
     rig.closes();
 }
 
-/// The control: one that polls all the time finds data before its interrupt, and complains of
-/// nothing.
+/// Control: a pump that polls all the time finds data before its interrupt, and reports no loss.
 #[test]
 fn who_spins_misses_no_interrupt() {
     let mut rig = Rig::new(SHAPE);
@@ -453,7 +452,7 @@ fn a_device_that_is_pulled_is_told_and_one_that_is_put_back_goes_on() {
     );
 }
 
-/// A page that went blank in the middle of a datagram.
+/// The device is unplugged in the middle of a datagram.
 #[test]
 fn what_is_torn_out_is_not_believed() {
     let mut rig = Rig::new(SHAPE);
@@ -508,8 +507,8 @@ fn the_slack_is_size_over_rate() {
     assert!(rig.device.describe().contains("its rate not known (rate=)"));
 }
 
-/// The drain gap is bounded by what the rate can have brought, so an idle hour is none; but an
-/// overflow does not hide.
+/// The rate limits the drain gap: an idle hour is not a gap of an hour. Control: an overflow is
+/// still visible.
 #[test]
 fn a_drain_gap_is_what_the_fifo_had_been_filling_for() {
     let mut rig = Rig::new(SHAPE);
@@ -539,7 +538,7 @@ fn arguments_are_parsed_and_wrong_ones_named() {
     assert!(told("depth=3:/dev/x").contains("there are rate=, map=, memory="));
     assert!(told("ringshim0").contains("no path"));
     assert!(Location::parse("map=1:/dev/x", &[]).is_err(), "an option of another kind");
-    // An address of PCI has colons in it.
+    // The path contains a PCI address, which has colons.
     let memory = "/sys/bus/pci/devices/0000:03:00.0/resource2";
     let location =
         Location::parse(&format!("memory={memory}:/dev/uio0"), &["map", "memory"]).unwrap();

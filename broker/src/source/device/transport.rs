@@ -1,4 +1,4 @@
-//! What a transport of a device does, whichever way the device is reached.
+//! What the transport of a device does, however the device is reached.
 
 use super::location::Location;
 use crate::source::contract::SourceError;
@@ -26,19 +26,20 @@ pub(super) trait Transport: Send {
         arm(&control.interrupt_mask, empty)
     }
 
-    /// After a sleep: disables interrupts and takes those that came.
+    /// Runs after a sleep: disables interrupts, and returns those that came.
     fn take(&self) -> Result<Interrupts, Gone>;
 
     /// Makes the device read its control register.
     fn doorbell(&self);
 
-    /// Whether what was just read came from the device: false once it was unplugged and its memory
+    /// Whether the bytes just read came from the device. False once it was unplugged and its memory
     /// is blank.
     fn is_intact(&self) -> bool {
         true
     }
 
-    /// Whether the device is present. For devices that are polled, since no interrupt tells.
+    /// Whether the device is present. For devices that are polled: no interrupt reports that they
+    /// are gone.
     fn is_present(&self) -> bool {
         self.is_intact()
     }
@@ -50,9 +51,9 @@ pub(super) trait Transport: Send {
 /// Interrupts taken at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Interrupts {
-    /// How many there were, as far as the layer below counts them.
+    /// How many interrupts there were, as far as the layer below counts them.
     pub(super) count: u64,
-    /// How often several were seen as one.
+    /// How often several interrupts were seen as one.
     pub(super) jumps: u64,
 }
 
@@ -68,7 +69,7 @@ pub(super) fn disable_interrupts(window: &DeviceMemory) {
     disarm(&window.registers().control.interrupt_mask);
 }
 
-/// Begins to open the device at a [`Location`]; quick, and does not wait for the device.
+/// Begins to open the device at a [`Location`]. Returns quickly, without waiting for the device.
 pub(super) type Opener = fn(&Location) -> Result<Opening, SourceError>;
 
 /// A device that is being opened.

@@ -1,12 +1,12 @@
-//! `uio:` — a device through Linux' own UIO: its map holds the FIFO, reading the node counts its
-//! interrupts.
+//! `uio:` — a device of Linux's own UIO. One of its maps holds the FIFO; reading its node returns
+//! the count of its interrupts.
 //!
-//! Contract: UIO masks the interrupt each time one comes. It is allowed again in the way its driver
-//! has: by writing to the node where there is an `irqcontrol`, or, with `uio_pci_generic`, by the
-//! "interrupt disable" bit in PCI configuration space; the register map's own mask is used beside
-//! it, and data is looked for once more after both. A count that jumps means that interrupts came
-//! together. A driver without an interrupt is polled. UIO lets everybody in, so the node is locked
-//! (`flock`).
+//! Contract: UIO masks the interrupt whenever one comes. It is enabled again in the way that its
+//! driver supports: by writing to the node if the driver has an `irqcontrol`, or, with
+//! `uio_pci_generic`, by the "interrupt disable" bit in PCI configuration space. The mask of the
+//! register map is used as well, and after both there is one more check for data. If the count
+//! jumps, several interrupts came together. A driver without an interrupt is polled. UIO lets
+//! several processes open a node, so it is locked (`flock`).
 
 use super::hotplug::{self, DeviceKind};
 use super::location::Location;
@@ -28,11 +28,11 @@ pub const KIND: SourceKind = SourceKind {
     open: opened,
 };
 
-/// Where the PCI command register lies in configuration space, and its bit that disables INTx.
+/// Offset of the PCI command register in configuration space, and its bit that disables INTx.
 const PCI_COMMAND: u64 = 4;
 const INTX_DISABLE: u16 = 1 << 10;
 
-/// A device may have its interrupts enabled in its PCI configuration.
+/// Needs /sys/devices later: interrupts may be enabled in the device's PCI configuration.
 static UIO: DeviceKind =
     DeviceKind { name: KIND.name, opener: opening, families: &[], writes: &["/sys/devices"] };
 
@@ -40,13 +40,13 @@ fn opened(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceErr
     hotplug::open(&UIO, Location::parse(argument, &["map", "memory"])?, stream)
 }
 
-/// How interrupts are allowed again.
+/// How interrupts are enabled again.
 enum Enable {
-    /// There are none.
+    /// The device has none.
     None,
-    /// A write to the node.
+    /// By a write to the node.
     Node,
-    /// The command register, in this file.
+    /// By the PCI command register, in this file.
     Command(OwnedFd),
 }
 
@@ -55,7 +55,7 @@ struct Uio {
     fd: OwnedFd,
     enable: Enable,
     driver: String,
-    /// The count as read last.
+    /// The count as last read.
     count: AtomicU32,
 }
 
@@ -105,13 +105,13 @@ fn opening(location: &Location) -> Result<Opening, SourceError> {
                     location.map
                 )));
             }
-            // UIO names its maps by the page at which they are mapped.
+            // UIO selects a map by the page offset of the mapping.
             let offset = location.map as u64 * rustix::param::page_size() as u64;
             map(&fd, offset, usize::try_from(number("size")?).map_err(SourceError::new)?, path)?
         }
     };
     let enable = match rustix::io::read(&fd, &mut [0; 4]) {
-        // It has no interrupt.
+        // The device has no interrupt.
         Err(Errno::IO) => Enable::None,
         Ok(_) | Err(Errno::AGAIN) => Enable::of(&fd, &sys)?,
         Err(e) => return Err(SourceError(format!("{path}: reading its count of interrupts: {e}"))),
@@ -120,7 +120,7 @@ fn opening(location: &Location) -> Result<Opening, SourceError> {
     Ok(Opening::now(Uio { window, fd, enable, driver, count }))
 }
 
-/// Interrupts since the driver was loaded, which is where the node's count begins.
+/// Interrupts since the driver was loaded. The node's count begins there.
 fn ever(sys: &Path) -> u32 {
     let text = std::fs::read_to_string(sys.join("event"));
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
@@ -144,7 +144,7 @@ impl Enable {
         Ok(enable)
     }
 
-    /// Allows the next interrupt.
+    /// Enables the next interrupt.
     fn again(&self, fd: &OwnedFd) -> Result<(), Errno> {
         match self {
             Self::None => Ok(()),
@@ -171,8 +171,7 @@ impl Transport for Uio {
     fn arm(&self, empty: &dyn Fn() -> bool) -> bool {
         let control = &self.window.registers().control;
         control.interrupt_clear.store(IRQ_DATA, Ordering::Relaxed);
-        // A device that is gone is found out by `take`, which the hang-up, or the time, brings
-        // about.
+        // If the device is gone, `take` notices: the hang-up or the end of the sleep leads there.
         let _allowed = self.enable.again(&self.fd);
         arm(&control.interrupt_mask, empty)
     }
@@ -195,7 +194,7 @@ impl Transport for Uio {
     }
 
     fn doorbell(&self) {
-        // Release: the order is written before it; partner: the device's load of `control`.
+        // Release: the order was written before it. Partner: the device's load of `control`.
         self.window.registers().control.doorbell.store(1, Ordering::Release);
     }
 
@@ -217,8 +216,8 @@ mod tests {
     use ringweir_device::{HAS_INTERRUPT, Shape};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    /// A node whose driver is this test: what is written to it comes out at the other end, and a
-    /// count put in there is read.
+    /// A node whose driver is this test: the other end receives what is written to the node, and
+    /// sends the counts that are read from it.
     fn node() -> (OwnedFd, OwnedFd) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
@@ -242,8 +241,8 @@ mod tests {
         uio.window.registers().control.interrupt_mask.load(Ordering::Relaxed)
     }
 
-    /// The count goes on from what it was before we came, through 2^32, and what was not seen one
-    /// by one is a jump.
+    /// The count continues from its value at opening, also past 2^32. Several interrupts that are
+    /// seen as one are a jump.
     #[test]
     fn a_count_that_jumps_is_interrupts_that_came_together() {
         let (ours, driver) = node();
@@ -259,8 +258,8 @@ mod tests {
         let _end = uio.take();
     }
 
-    /// A driver with `irqcontrol` gets a 1 each time; interrupts are then allowed in the device after
-    /// that, and then looked for.
+    /// A driver with `irqcontrol` gets a 1 each time. After that interrupts are enabled in the
+    /// device, and then data is checked for.
     #[test]
     fn interrupts_are_allowed_again_where_the_driver_says() {
         let (ours, driver) = node();
@@ -283,7 +282,7 @@ mod tests {
         assert_eq!(mask(&uio), 0);
     }
 
-    /// `uio_pci_generic`: one bit of the command register, and no other.
+    /// `uio_pci_generic`: only one bit of the command register is changed.
     #[test]
     fn the_command_register_keeps_its_other_bits() {
         let sys = tempfile::tempdir().unwrap();
@@ -291,7 +290,7 @@ mod tests {
         let config = sys.path().join("device/config");
         let off = [0x86, 0x80, 0x0e, 0x10, 0x07, 0x05, 0x10, 0x00];
         std::fs::write(&config, off).unwrap();
-        // A node that takes no writes, as one without `irqcontrol`.
+        // A node that takes no writes, like one without `irqcontrol`.
         let node = || {
             rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
         };

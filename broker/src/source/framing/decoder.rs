@@ -15,14 +15,14 @@
 //!
 //! `Payload` and `Skip` may reach beyond the buffer.
 //!
-//! After `Payload` and `Skip` the decoder is behind those bytes. If the input ends within them,
+//! After `Payload` and `Skip` the decoder has passed those bytes. If the input ends within them,
 //! [`Decoder::cut`] gives the fault and the datagram is not published. However the input is split,
 //! the datagrams are the same.
 //!
 //! Damaged input: no datagram is delivered in part, and none is dropped silently. A datagram longer
 //! than the maximum is skipped whole and reported as one fault ([`Fault::TooLong`]); so is a record
-//! that contradicts itself within valid boundaries. Where boundaries are lost (a length beyond
-//! `SKIP_LIMIT`, a broken file structure) the stream ends with a fault: guessing where the next
+//! that contradicts itself within valid boundaries. If boundaries are lost (a length beyond
+//! `SKIP_LIMIT`, a broken file structure), the stream ends with a fault: guessing where the next
 //! datagram begins would deliver garbage as data.
 
 use super::fixed::Fixed;
@@ -37,7 +37,7 @@ use super::step::{Fault, Machine, Payload, Step};
 pub struct Decoder {
     machine: Box<dyn Machine + Send>,
     offset: u64,
-    /// What the last bytes were part of, for the fault of an input that ends within them.
+    /// The unit that the last bytes belong to: named in the fault if the input ends within them.
     within: &'static str,
     broken: Option<Fault>,
 }
@@ -66,7 +66,7 @@ impl Decoder {
         Ok(Decoder { machine, offset: 0, within: "record", broken: None })
     }
 
-    /// Looks at `input`, the unread bytes from [`offset`](Self::offset) on, as many as there are.
+    /// Decodes the beginning of `input`: all unread bytes from [`offset`](Self::offset) on.
     pub fn next(&mut self, input: &[u8]) -> Step {
         if let Some(fault) = self.broken {
             return Step::Broken(fault);
@@ -87,28 +87,27 @@ impl Decoder {
         step
     }
 
-    /// Ends the stream: the input is at its end, and `rest` is what is left of it, less than
-    /// [`next`](Self::next) last asked for. Gives the last datagram if its framing allows it to end
-    /// here; it lies in `rest` entirely.
+    /// Ends the stream. `rest` is the remaining input, fewer bytes than [`next`](Self::next) last
+    /// requested. Returns the last datagram if its framing allows it to end here. It lies in `rest`
+    /// entirely.
     ///
     /// # Errors
     /// [`Fault::Truncated`] if the stream ends within a datagram or record; [`Fault::LineTooLong`]
     /// if its last line is.
     pub fn finish(&mut self, rest: &[u8]) -> Result<Option<Payload>, Fault> {
         match self.broken {
-            // Reported when it broke.
+            // This fault was reported when it was found.
             Some(_) => Ok(None),
             None => self.machine.finish(self.offset, rest),
         }
     }
 
-    /// The fault of an input that ended `missing` bytes before the end of the payload or skip given
-    /// last.
+    /// The fault of an input that ended `missing` bytes before the end of the last payload or skip.
     pub fn cut(&self, missing: u64) -> Fault {
         Fault::Truncated { what: self.within, offset: self.offset.saturating_sub(missing), missing }
     }
 
-    /// Offset in the stream, in bytes, of the next input to be given.
+    /// Offset in the stream, in bytes, of the next input.
     pub fn offset(&self) -> u64 {
         self.offset
     }

@@ -1,7 +1,7 @@
-//! `fixed:N`: datagrams of one length, nothing between them.
+//! `fixed:N`: datagrams of one length, with nothing between them.
 //!
-//! Contract: an input that is not a whole number of datagrams ends with a fault, and the short rest
-//! is not delivered.
+//! Contract: if the input is not a whole number of datagrams, it ends with a fault, and the
+//! incomplete last datagram is not delivered.
 
 use super::step::{Fault, Machine, Payload, Step, nothing_left};
 
@@ -19,8 +19,7 @@ impl Fixed {
 impl Machine for Fixed {
     #[inline]
     fn next(&mut self, _offset: u64, input: &[u8]) -> Step {
-        // One byte proves that there is another datagram; without it the input may as well be at
-        // its end.
+        // One byte shows that there is another datagram; without one the input may have ended.
         if input.is_empty() {
             return Step::NeedMore { at_least: 1 };
         }

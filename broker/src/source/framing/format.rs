@@ -4,16 +4,16 @@ use ringweir_cli::quantity::{Bytes, QuantityError};
 use std::fmt;
 use std::str::FromStr;
 
-/// How datagrams lie in a byte stream; parses and prints as in `stdin:FRAMING`.
+/// How datagrams are separated in a byte stream. Parses and prints as in `stdin:FRAMING`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// `len32le`: each behind its length, 32 bits little-endian.
+    /// `len32le`: each datagram after its length, 32 bits little-endian.
     Len32Le,
-    /// `len16be`: each behind its length, 16 bits big-endian.
+    /// `len16be`: each datagram after its length, 16 bits big-endian.
     Len16Be,
-    /// `fixed:N`: each of N bytes, N at least 1.
+    /// `fixed:N`: datagrams of N bytes, N at least 1.
     Fixed(usize),
-    /// `lines`: each ended by a newline, which is not part of it; a carriage return is.
+    /// `lines`: each datagram ends with a newline that is not part of it; a carriage return is.
     Lines,
     /// `pcap`: a capture file of tcpdump, micro- or nanoseconds, either byte order.
     Pcap,
@@ -22,7 +22,7 @@ pub enum Framing {
     Pcapng,
 }
 
-/// Why a framing was refused; the message names what was given.
+/// Why a framing was refused. The message contains the given text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     /// There is no such framing.
@@ -31,10 +31,10 @@ pub enum FramingError {
     /// `fixed` without a size.
     #[error("framing \"{0}\" needs the size of a datagram, such as fixed:188")]
     NoSize(String),
-    /// The size of `fixed` is not one.
+    /// The size of `fixed` is not a size.
     #[error("framing \"{0}\": {1}")]
     BadSize(String, QuantityError),
-    /// Datagrams of no bytes would never end.
+    /// Datagrams of no bytes: the stream would never end.
     #[error("framing \"{0}\": a datagram has at least one byte")]
     ZeroSize(String),
     /// Every datagram would be longer than the stream allows.
@@ -43,7 +43,7 @@ pub enum FramingError {
         {max}"
     )]
     AboveMaximum {
-        /// Size asked for, in bytes.
+        /// The given size, in bytes.
         size: usize,
         /// Longest datagram of the stream, in bytes.
         max: usize,

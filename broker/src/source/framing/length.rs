@@ -1,7 +1,7 @@
-//! `len32le` and `len16be`: each datagram behind its length.
+//! `len32le` and `len16be`: each datagram after its length.
 //!
-//! Contract: a datagram may have no bytes at all. A length above the maximum skips that datagram;
-//! one beyond [`SKIP_LIMIT`](super::step::SKIP_LIMIT) is not a length but damage, and ends the stream.
+//! Contract: a datagram may be empty. A datagram longer than the maximum is skipped. A length
+//! beyond [`SKIP_LIMIT`](super::step::SKIP_LIMIT) is taken for damage and ends the stream.
 
 use super::step::{Fault, Machine, Order, Payload, Step, check_length, nothing_left};
 
@@ -21,7 +21,7 @@ impl Prefix {
     }
 }
 
-/// The decoder of both.
+/// The decoder of both framings.
 pub(super) struct Length {
     prefix: Prefix,
     max: usize,

@@ -1,8 +1,8 @@
 //! `lines`: text, one datagram per line.
 //!
-//! Contract: the newline is not part of the datagram, a carriage return before it is; an empty line
-//! is an empty datagram. A line above the maximum is skipped whole and reported once, with its full
-//! length. A last line without newline is delivered.
+//! Contract: the newline is not part of the datagram, but a carriage return before it is. An empty
+//! line is an empty datagram. A line longer than the maximum is skipped and reported once, with its
+//! full length. A last line without a newline is delivered.
 
 use super::step::{Fault, Machine, Payload, Step};
 use std::io::BufRead;
@@ -10,12 +10,12 @@ use std::io::BufRead;
 /// The decoder.
 pub(super) struct Lines {
     max: usize,
-    /// Bytes at the beginning of the input known to hold no newline, so that no byte is searched
-    /// twice.
+    /// This many bytes at the beginning of the input contain no newline, so they are not searched
+    /// again.
     searched: usize,
-    /// Bytes passed over of a line that is too long; 0 outside such a line.
+    /// Bytes skipped so far of a line that is too long; 0 outside such a line.
     skipped: u64,
-    /// The newline of the line delivered last has yet to be passed over.
+    /// The newline of the last delivered line is still to be skipped.
     newline: bool,
 }
 
@@ -24,7 +24,7 @@ impl Lines {
         Lines { max, searched: 0, skipped: 0, newline: false }
     }
 
-    /// Goes on within a line that is too long, up to and with its newline.
+    /// Skips more of a line that is too long, up to its newline.
     fn skip_on(&mut self, offset: u64, input: &[u8]) -> Step {
         if input.is_empty() {
             return Step::NeedMore { at_least: 1 };
@@ -40,13 +40,13 @@ impl Lines {
         Step::Skip { bytes: at + 1, fault }
     }
 
-    /// The fault of a line of `len` bytes whose end, without newline, is at `end`.
+    /// The fault of a line of `len` bytes that ends, without its newline, at offset `end`.
     fn too_long(&self, len: u64, end: u64) -> Fault {
         Fault::LineTooLong { len, max: self.max as u64, offset: end - len }
     }
 }
 
-/// Position of the first newline, by the platform's vectorised search.
+/// Position of the first newline, found by the platform's vectorised search.
 fn find_newline(input: &[u8]) -> Option<usize> {
     // Reading from a slice cannot fail.
     let passed = (&mut &*input).skip_until(b'\n').unwrap_or(0);
@@ -101,7 +101,7 @@ impl Machine for Lines {
     }
 
     fn buffer_len(&self) -> usize {
-        // The newline of the line before, the line, its newline.
+        // The newline of the previous line, the line, and its newline.
         self.max + 2
     }
 }

@@ -1,11 +1,12 @@
 //! `pcap`: the capture file of tcpdump, in micro- or nanoseconds and either byte order.
 //!
-//! Contract: a packet is a datagram, with its capture time and the length it had on the wire.
-//! Parsed by hand, since a parser that wants the whole packet in its buffer would add a copy;
+//! Contract: a packet is a datagram, with its capture time and its original length. The parser is
+//! written by hand, because one that needs the whole packet in its buffer would add a copy. It is
 //! tested against `pcap-parser`.
 //!
 //! ```text
-//! file:    magic u32 · version u16 u16 · zone u32 · accuracy u32 · snapshot length u32 · link type u32
+//! file:    magic u32 · version u16 u16 · zone u32 · accuracy u32 · snapshot length u32 ·
+//!          link type u32
 //! record:  seconds u32 · fraction u32 · captured length u32 · original length u32 · payload
 //! ```
 
@@ -14,11 +15,11 @@ use super::step::{Fault, Machine, Order, Payload, Step, check_length, nothing_le
 const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
 
-/// What the file header decides about the records.
+/// What the file header says about the records.
 #[derive(Clone, Copy)]
 struct Format {
     order: Order,
-    /// Length of the fraction's unit in ns.
+    /// The unit of the fraction, in ns.
     fraction_ns: u64,
 }
 
@@ -53,7 +54,7 @@ impl Format {
 /// The decoder.
 pub(super) struct Pcap {
     max: usize,
-    /// `None` until the file header was read.
+    /// `None` until the file header has been read.
     format: Option<Format>,
 }
 
@@ -97,7 +98,7 @@ impl Machine for Pcap {
 
     fn finish(&mut self, offset: u64, rest: &[u8]) -> Result<Option<Payload>, Fault> {
         match self.format {
-            // An empty file is none: a capture of nothing has its header all the same.
+            // An empty file is not valid: even a capture without packets has a header.
             None => Err(truncated("pcap file header", FILE_HEADER, offset, rest)),
             Some(_) => nothing_left("record header", RECORD_HEADER, offset, rest),
         }
@@ -115,7 +116,7 @@ pub(super) mod tests {
     use pcap_parser::{parse_pcap_frame, parse_pcap_frame_be, parse_pcap_header};
     use proptest::prelude::*;
 
-    /// A pcap file in the byte order and resolution asked for.
+    /// A pcap file with this byte order and resolution.
     pub fn file(big: bool, nanoseconds: bool, packets: &[(u32, u32, Vec<u8>, u32)]) -> Vec<u8> {
         let mut file = Vec::new();
         let word = |file: &mut Vec<u8>, x: u32| {

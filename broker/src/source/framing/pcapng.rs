@@ -1,17 +1,18 @@
 //! `pcapng`: the capture file of Wireshark, in either byte order, with any number of sections and
 //! interfaces.
 //!
-//! Contract: the packets of enhanced, simple and (obsolete) packet blocks are datagrams; the
-//! channel is the index of the interface within its section, the time is scaled by the interface's
-//! resolution and offset, 0 in simple packets, which have none. Other blocks are passed over. No
-//! block has to fit the buffer. Parsed by hand, since a parser that wants the whole block in its
-//! buffer would add a copy; tested against `pcap-parser`.
+//! Contract: the packets of enhanced, simple and (obsolete) packet blocks are datagrams. The
+//! channel is the index of the interface within its section. The time follows from the interface's
+//! resolution and offset; simple packets have no time, and get 0. Other blocks are skipped. A block
+//! need not fit into the buffer. The parser is written by hand, because one that needs the whole
+//! block in its buffer would add a copy. It is tested against `pcap-parser`.
 //!
 //! ```text
 //! block:     type u32 · total length u32 · body · padding to 4 · total length u32
 //! section:   byte-order magic u32 · version u16 u16 · section length u64 · options
 //! interface: link type u16 · reserved u16 · snapshot length u32 · options
-//! enhanced:  interface u32 · time high u32, low u32 · captured u32 · original u32 · payload · options
+//! enhanced:  interface u32 · time high u32, low u32 · captured u32 · original u32 · payload ·
+//!            options
 //! packet:    interface u16 · drops u16 · then as enhanced
 //! simple:    original u32 · payload
 //! ```
@@ -28,24 +29,24 @@ const ENHANCED_PACKET: u32 = 6;
 
 /// Length of the shortest block: type and both lengths.
 const EMPTY_BLOCK: usize = 12;
-/// Length of the length behind each block.
+/// Length of the length field at the end of each block.
 const TRAILER: usize = 4;
-/// Bytes of an enhanced packet before its payload, the longest header that is read at once.
+/// Bytes of an enhanced packet before its payload: the longest header that is read at once.
 const PACKET_HEADER: usize = 28;
 
-/// How an interface counts time.
+/// The unit in which an interface counts time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Units {
-    /// Units of so many ns.
+    /// One unit is this many ns.
     Nanoseconds(u64),
-    /// So many units in a ns.
+    /// This many units are one ns.
     PerNanosecond(u64),
-    /// Units of 2^-n s.
+    /// One unit is 2^-n s.
     Binary(u8),
 }
 
 impl Units {
-    /// Reads the option `if_tsresol`: 10^-n s, or with the highest bit 2^-n s.
+    /// From the option `if_tsresol`: 10^-n s, or 2^-n s if the highest bit is set.
     fn from_option(value: u8) -> Self {
         let n = u32::from(value & 0x7f);
         if value & 0x80 != 0 {
@@ -53,12 +54,12 @@ impl Units {
         } else if n <= 9 {
             Units::Nanoseconds(10_u64.pow(9 - n))
         } else {
-            // Finer than 10^-28 s, 64 bits count less than a ns.
+            // In units below 10^-28 s, 64 bits count less than a ns.
             Units::PerNanosecond(10_u64.checked_pow(n - 9).unwrap_or(u64::MAX))
         }
     }
 
-    /// `count` units in ns, rounded down; `u64::MAX` if there are more.
+    /// `count` units in ns, rounded down; `u64::MAX` if that is too much.
     #[inline]
     fn to_ns(self, count: u64) -> u64 {
         match self {
@@ -72,7 +73,7 @@ impl Units {
     }
 }
 
-/// What a packet needs to know of its interface.
+/// What is needed of an interface to decode its packets.
 #[derive(Debug, Clone, Copy)]
 struct Interface {
     snap_len: u32,
@@ -81,14 +82,14 @@ struct Interface {
     offset_ns: i64,
 }
 
-/// Where the decoder stands.
+/// The position of the decoder.
 #[derive(Debug, Clone, Copy)]
 enum State {
     /// At the beginning of a block.
     Block,
     /// Within an interface's options, `left` bytes before the trailer of a block of `total` bytes.
     Options { left: u32, total: u32 },
-    /// Within what nobody reads, `left` bytes before the trailer of a block of `total` bytes.
+    /// Within bytes that are skipped, `left` bytes before the trailer of a block of `total` bytes.
     Tail { left: u32, total: u32 },
 }
 
@@ -101,7 +102,7 @@ pub(super) struct Pcapng {
     state: State,
 }
 
-/// Bytes of a block that were read, to be passed over.
+/// Skips bytes of a block that have been used.
 fn pass(bytes: usize) -> Step {
     Step::Skip { bytes: bytes as u64, fault: None }
 }
@@ -111,13 +112,13 @@ impl Pcapng {
         Pcapng { max, order: None, interfaces: Vec::new(), state: State::Block }
     }
 
-    /// At the beginning of a block.
+    /// Decodes the beginning of a block.
     fn block(&mut self, offset: u64, input: &[u8]) -> Result<Step, Fault> {
         if input.len() < EMPTY_BLOCK {
             return Ok(Step::NeedMore { at_least: EMPTY_BLOCK });
         }
         let bad = |what, found, at| Fault::BadFormat { what, found, offset: offset + at };
-        // A section's type reads the same in both orders; its third word tells which one is meant.
+        // A section's type is the same in both byte orders. Its third word shows which one is used.
         let kind = self.order.unwrap_or(Order::Little).u32(input, 0);
         let order = match (kind, self.order) {
             (SECTION, _) => match Order::Little.u32(input, 8) {
@@ -144,7 +145,7 @@ impl Pcapng {
         if input.len() < header {
             return Ok(Step::NeedMore { at_least: header });
         }
-        // Bytes between what is read here and the trailer.
+        // Bytes between the header and the trailer.
         let left = total - (header + TRAILER) as u32;
         self.state = State::Tail { left, total };
         match kind {
@@ -176,8 +177,8 @@ impl Pcapng {
         Ok(pass(header))
     }
 
-    /// At a packet block with its header in `input`, and room for `room` bytes of payload, padding
-    /// and options.
+    /// Decodes a packet block with its header in `input`. `room` bytes are left for payload,
+    /// padding and options.
     fn packet(
         &mut self,
         kind: u32,
@@ -202,8 +203,8 @@ impl Pcapng {
         };
         let (captured, original, source_time_ns) = if kind == SIMPLE_PACKET {
             let original = order.u32(input, 8);
-            // A simple packet's captured length is not written: the original one, up to the
-            // interface's limit.
+            // A simple packet has no captured length: it is the original length, limited by the
+            // interface.
             let limit = if interface.snap_len == 0 { u32::MAX } else { interface.snap_len };
             (original.min(limit), original, 0)
         } else {
@@ -222,14 +223,14 @@ impl Pcapng {
                 len,
                 original_len: original.max(captured),
                 source_time_ns,
-                // There are at most 65536 interfaces.
+                // This fits: there are at most 65536 interfaces.
                 channel: index as u16,
             }),
             Err(step) => step,
         }
     }
 
-    /// At an option of the interface described last.
+    /// Decodes an option of the newest interface.
     fn option(&mut self, offset: u64, input: &[u8], left: u32, total: u32) -> Result<Step, Fault> {
         let order = self.order.unwrap_or(Order::Little);
         if input.len() < 4 {
@@ -241,7 +242,8 @@ impl Pcapng {
             let what = "interface option longer than its block";
             return Err(Fault::BadFormat { what, found: len.into(), offset: offset + 2 });
         }
-        // The value of an option that is read; the others may be as long as they like.
+        // Wait for the whole value only of an option that is used; other options may have any
+        // length.
         let read = match (code, len) {
             (0, _) => {
                 self.state = State::Tail { left: left - 4, total };
@@ -267,7 +269,7 @@ impl Pcapng {
         Ok(pass(all as usize))
     }
 
-    /// Within the rest of a block.
+    /// Skips the rest of a block, and checks its trailer.
     fn tail(&mut self, offset: u64, input: &[u8], left: u32, total: u32) -> Result<Step, Fault> {
         let before = left as usize;
         let Some(trailer) = input.get(before..before + TRAILER) else {
@@ -301,7 +303,7 @@ impl Machine for Pcapng {
 
     fn finish(&mut self, offset: u64, rest: &[u8]) -> Result<Option<Payload>, Fault> {
         match self.state {
-            // An empty file is none: a capture of nothing has its section header all the same.
+            // An empty file is not valid: even a capture without packets has a section header.
             State::Block if self.order.is_none() => {
                 Err(truncated("pcapng section header", 28, offset, rest))
             }

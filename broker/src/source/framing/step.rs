@@ -2,21 +2,21 @@
 //!
 //! Contract: nothing here reads input or allocates.
 
-/// Longest single datagram or record, in bytes, that is skipped; a larger length is taken for
-/// damage. 1 GiB.
+/// Length in bytes of the longest datagram or record that is skipped: 1 GiB. A larger length is
+/// taken for damage.
 pub const SKIP_LIMIT: u64 = 1 << 30;
 
 /// What is wrong with a byte stream. Offsets are in bytes from the beginning of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// A length above the maximum: skipped, or, beyond [`SKIP_LIMIT`], the end of the stream.
+    /// A length above the maximum. The datagram is skipped; beyond [`SKIP_LIMIT`] the stream ends.
     #[error("length field says {len} at offset {offset}, maximum is {max}")]
     TooLong {
         /// Length in the stream, in bytes.
         len: u64,
         /// Longest datagram of the stream, or longest record that is skipped, in bytes.
         max: u64,
-        /// Where the length field stands.
+        /// Offset of the length field.
         offset: u64,
     },
     /// A line above the maximum: skipped.
@@ -26,27 +26,27 @@ pub enum Fault {
         len: u64,
         /// Longest datagram of the stream, in bytes.
         max: u64,
-        /// Where the line begins.
+        /// Offset of the line.
         offset: u64,
     },
-    /// The input ended within something.
+    /// The input ended too early.
     #[error("input ends at offset {offset}, {missing} bytes before the end of a {what}")]
     Truncated {
-        /// What it ended within: "length field", "datagram", "record header" …
+        /// What is incomplete: "length field", "datagram", "record header" …
         what: &'static str,
-        /// Where the input ends.
+        /// Offset of the end of the input.
         offset: u64,
         /// Bytes that are known to be missing, at least 1.
         missing: u64,
     },
-    /// The file is not of the format it should be: the end of the stream.
+    /// The file does not have the right format: the stream ends.
     #[error("{what} at offset {offset}: found {found:#x}")]
     BadFormat {
-        /// What was expected and not found.
+        /// What is wrong with it.
         what: &'static str,
-        /// The value found instead.
+        /// The value that shows it.
         found: u32,
-        /// Where it stands.
+        /// Offset of that value.
         offset: u64,
     },
     /// A record that contradicts itself or its file: skipped.
@@ -56,20 +56,20 @@ pub enum Fault {
         what: &'static str,
         /// The value that shows it.
         found: u32,
-        /// Where the record begins.
+        /// Offset of the record.
         offset: u64,
     },
 }
 
-/// A datagram that was found, and where its payload lies.
+/// A datagram that was found, and where its payload is.
 ///
-/// An empty line may take no bytes at all, neither header nor payload; the step after it always
-/// takes some.
+/// An empty line may consume no bytes at all, neither header nor payload; the step after it always
+/// consumes some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payload {
-    /// Bytes to skip before the payload; all of them are in the input given.
+    /// Bytes to skip before the payload. All of them are in the input.
     pub header_bytes: usize,
-    /// Length of the payload in bytes, at most the maximum; may reach beyond the input given.
+    /// Length of the payload in bytes, at most the maximum. It may reach beyond the input.
     pub len: usize,
     /// Length the datagram had before a capture cut it, in bytes; never below `len`.
     pub original_len: u32,
@@ -80,7 +80,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// A payload of a framing that says no more than the length.
+    /// A payload of a framing that gives only the length.
     pub(super) fn plain(header_bytes: usize, len: usize) -> Self {
         Payload { header_bytes, len, original_len: len as u32, source_time_ns: 0, channel: 0 }
     }
@@ -89,41 +89,41 @@ impl Payload {
 /// What the decoder found in the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing is consumed: ask again with at least this many bytes, which is more than there were
-    /// and never more than [`Decoder::buffer_len`](super::Decoder::buffer_len).
+    /// Nothing was consumed. Call again with at least this many bytes, which is more than there
+    /// were and never more than [`Decoder::buffer_len`](super::Decoder::buffer_len).
     NeedMore {
         /// Bytes of input needed.
         at_least: usize,
     },
     /// A datagram.
     Payload(Payload),
-    /// Bytes to skip; may reach beyond the input given.
+    /// Bytes to skip. They may reach beyond the input.
     Skip {
         /// How many, at least 1.
         bytes: u64,
-        /// The datagram that is thereby lost, reported once; `None` where there is none: headers,
+        /// The datagram that is lost with these bytes, reported once; `None` for headers and
         /// padding.
         fault: Option<Fault>,
     },
-    /// The stream cannot be decoded any further; every later call returns the same.
+    /// The stream cannot be decoded any further. Every later call returns the same.
     Broken(Fault),
 }
 
-/// One framing's state machine; the decoder keeps the offset for all of them.
+/// The state machine of one framing. The decoder keeps the offset for all framings.
 pub(super) trait Machine {
-    /// As `Decoder::next`, with the absolute offset of `input`.
+    /// Like `Decoder::next`. `offset` is that of `input` in the stream.
     fn next(&mut self, offset: u64, input: &[u8]) -> Step;
 
-    /// As `Decoder::finish`, with the absolute offset of `rest`.
+    /// Like `Decoder::finish`. `offset` is that of `rest` in the stream.
     fn finish(&mut self, offset: u64, rest: &[u8]) -> Result<Option<Payload>, Fault>;
 
-    /// Bytes the machine may ask for at once.
+    /// The most bytes that the machine may request at once.
     fn buffer_len(&self) -> usize;
 }
 
-/// Checks a length field: the length, or the step to take when it is too long.
+/// Checks a length field. Returns the length, or what to do if it is too long.
 ///
-/// `header_bytes` are those before the payload, `offset` is that of the length field.
+/// `header_bytes` are the bytes before the payload, `offset` is that of the length field.
 pub(super) fn check_length(
     header_bytes: usize,
     len: u64,
@@ -143,8 +143,8 @@ pub(super) fn check_length(
     })
 }
 
-/// The end of a stream that may end only where nothing is left: `needed` bytes of a `what` had to
-/// follow.
+/// Ends a stream that may end only if `rest` is empty. Otherwise a `what` of `needed` bytes is
+/// incomplete.
 pub(super) fn nothing_left(
     what: &'static str,
     needed: usize,
@@ -157,7 +157,7 @@ pub(super) fn nothing_left(
     Err(truncated(what, needed, offset, rest))
 }
 
-/// A stream that ended with `rest`, of a `what` of `needed` bytes.
+/// The fault of a stream that ended with `rest`, a part of a `what` of `needed` bytes.
 pub(super) fn truncated(what: &'static str, needed: usize, offset: u64, rest: &[u8]) -> Fault {
     let missing = needed.saturating_sub(rest.len()).max(1) as u64;
     Fault::Truncated { what, offset: offset + rest.len() as u64, missing }
@@ -171,7 +171,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// The 16 bits at `at`; the caller has checked that they are there.
+    /// The 16 bits at `at`, which the caller has checked to exist.
     #[inline]
     pub(super) fn u16(self, input: &[u8], at: usize) -> u16 {
         let bytes = [input[at], input[at + 1]];
@@ -181,7 +181,7 @@ impl Order {
         }
     }
 
-    /// The 32 bits at `at`; the caller has checked that they are there.
+    /// The 32 bits at `at`, which the caller has checked to exist.
     #[inline]
     pub(super) fn u32(self, input: &[u8], at: usize) -> u32 {
         let bytes = [input[at], input[at + 1], input[at + 2], input[at + 3]];
@@ -191,7 +191,7 @@ impl Order {
         }
     }
 
-    /// The 64 bits at `at`; the caller has checked that they are there.
+    /// The 64 bits at `at`, which the caller has checked to exist.
     #[inline]
     pub(super) fn u64(self, input: &[u8], at: usize) -> u64 {
         let (first, second) = (u64::from(self.u32(input, at)), u64::from(self.u32(input, at + 4)));

@@ -1,5 +1,5 @@
-//! A stand-in for the byte-stream source, and what holds for every framing: splits do not matter,
-//! nothing panics.
+//! Decodes as a byte-stream source does, and tests what holds for every framing: it does not matter
+//! how the input is split, and nothing panics.
 
 use super::*;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ pub struct Packet {
     pub channel: u16,
 }
 
-/// All that a stream gave.
+/// Everything that a stream gave.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
     pub packets: Vec<Packet>,
@@ -21,7 +21,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Uncut datagrams without time and channel, and no fault.
+    /// Whole datagrams without time and channel, and no fault.
     pub fn clean(datagrams: &[&[u8]]) -> Self {
         let packet = |datagram: &&[u8]| Packet {
             payload: datagram.to_vec(),
@@ -42,7 +42,7 @@ impl Outcome {
     }
 }
 
-/// The input: a stream that is read in pieces, and the refill buffer in front of it.
+/// The input: a stream that is read in pieces, and the refill buffer before it.
 struct Input<'a> {
     stream: &'a [u8],
     read: usize,
@@ -51,7 +51,7 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// Reads one piece into the buffer; `false` at the end.
+    /// Reads one piece into the buffer. Returns `false` at the end.
     fn refill(&mut self) -> bool {
         let piece = self.pieces.next().unwrap_or(1).clamp(1, 1 << 20);
         let piece = piece.min(self.stream.len() - self.read);
@@ -60,7 +60,7 @@ impl Input<'_> {
         piece > 0
     }
 
-    /// Takes `wanted` bytes, first from the buffer, then past it: as many as there are.
+    /// Takes up to `wanted` bytes, first from the buffer, then from the stream.
     fn take(&mut self, wanted: u64) -> Vec<u8> {
         let wanted = usize::try_from(wanted).unwrap();
         let mut taken: Vec<u8> = self.buffer.drain(..wanted.min(self.buffer.len())).collect();
@@ -71,7 +71,7 @@ impl Input<'_> {
     }
 }
 
-/// Decodes `stream` as a source would, read in pieces of the given sizes over and over.
+/// Decodes `stream` as a source does, reading pieces of the given sizes again and again.
 pub fn run_split(framing: Framing, max: usize, stream: &[u8], pieces: &[usize]) -> Outcome {
     let mut decoder = Decoder::new(framing, max).unwrap();
     let mut outcome = Outcome::default();
@@ -100,8 +100,8 @@ pub fn run_split(framing: Framing, max: usize, stream: &[u8], pieces: &[usize]) 
             }
             Step::Payload(found) => {
                 assert!(found.header_bytes <= input.buffer.len() && found.len <= max);
-                // An empty line behind no other takes no bytes: its newline goes with the next
-                // step, which takes one.
+                // An empty line that follows no delivered line consumes no bytes: its newline
+                // goes with the next step.
                 let taken = found.header_bytes + found.len;
                 assert!(taken > 0 || !stalled, "no progress");
                 stalled = taken == 0;
@@ -134,7 +134,7 @@ pub fn run_split(framing: Framing, max: usize, stream: &[u8], pieces: &[usize]) 
     }
 }
 
-/// Decodes `stream`, read in pieces of one size.
+/// Decodes `stream`, reading pieces of one size.
 pub fn run(framing: Framing, max: usize, stream: &[u8], piece: usize) -> Outcome {
     run_split(framing, max, stream, &[piece])
 }
@@ -150,7 +150,7 @@ fn framings() -> impl Strategy<Value = Framing> {
     ]
 }
 
-/// Bytes that get past the first check of some framing often enough to reach the others.
+/// Bytes that often pass the first check of some framing, and so reach the other checks.
 fn streams() -> impl Strategy<Value = Vec<u8>> {
     let heads = prop::sample::select(vec![
         Vec::new(),

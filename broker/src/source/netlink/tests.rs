@@ -1,4 +1,4 @@
-//! NETLINK_USERSOCK between sockets of one process, and what the kernel itself tells. Needs root.
+//! NETLINK_USERSOCK between sockets of one process, and messages of the kernel itself. Needs root.
 
 #![allow(unsafe_code)]
 
@@ -30,7 +30,7 @@ fn protocols_and_groups_have_names_and_numbers() {
     assert!(told.contains("no netlink protocol 31"), "{told}");
 }
 
-/// A socket that sends to group `group` of NETLINK_USERSOCK, or to the socket `pid` alone.
+/// A socket that sends to a group of NETLINK_USERSOCK, or to one other socket.
 struct Sender(OwnedFd);
 
 impl Sender {
@@ -48,17 +48,18 @@ impl Sender {
     }
 
     fn send(&self, bytes: &[u8], group: u32, pid: u32) -> io::Result<usize> {
-        // SAFETY: all-zero is a valid address.
+        // SAFETY: `sockaddr_nl` consists of integers, so all zeros are a valid value.
         let mut to: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         to.nl_family = libc::AF_NETLINK as u16;
         (to.nl_pid, to.nl_groups) = (pid, if group == 0 { 0 } else { 1 << (group - 1) });
         let len = size_of_val(&to) as libc::socklen_t;
         let (fd, to) = (self.0.as_raw_fd(), (&raw const to).cast());
-        // SAFETY: both pointers are valid for their lengths, which the kernel only reads.
+        // SAFETY: `bytes` and `to` are live and have the given lengths, and the kernel only reads
+        // them.
         let sent = unsafe { libc::sendto(fd, bytes.as_ptr().cast(), bytes.len(), 0, to, len) };
         match usize::try_from(sent) {
             Ok(sent) => Ok(sent),
-            // Behind the group the message goes to pid 0, the kernel, which does not listen to this
+            // After the group the message goes to pid 0, the kernel, which does not use this
             // protocol.
             Err(_)
                 if group > 0
@@ -72,18 +73,19 @@ impl Sender {
 }
 
 fn pid_of(socket: &OwnedFd) -> u32 {
-    // SAFETY: all-zero is a valid address.
+    // SAFETY: `sockaddr_nl` consists of integers, so all zeros are a valid value.
     let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes of the address.
+    // SAFETY: `address` and `len` are live locals, and `len` is the size of `address`. The kernel
+    // writes at most that many bytes into `address`, and the length into `len`.
     let rc =
         unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
     assert_eq!(rc, 0);
     address.nl_pid
 }
 
-/// What was sent to the group arrives as it was sent, with the group as channel. Control: what is
-/// sent to another group, or to the socket alone, does not.
+/// Messages to the group arrive as they were sent, with the group as channel. Control: messages to
+/// another group, or to the socket alone, do not arrive.
 #[test]
 fn messages_of_the_group_arrive_and_no_others() {
     in_namespace("true", || {
@@ -108,9 +110,9 @@ fn messages_of_the_group_arrive_and_no_others() {
     });
 }
 
-/// Overflow: the loss is told as a lower bound in the layer kernel, before anything that came
-/// behind it, and here, where nothing but this sender is at work, the bound is the number. Control:
-/// without overflow (above) nothing is told.
+/// After an overflow the loss is reported as a lower bound in the layer `kernel`, before any
+/// message that came after it. Here only this sender sends, so the bound is the exact number.
+/// Control: without an overflow (above) no loss is reported.
 #[test]
 fn an_overflow_is_a_loss_of_unknown_size() {
     in_namespace("true", || {
@@ -145,14 +147,15 @@ fn an_overflow_is_a_loss_of_unknown_size() {
     });
 }
 
-/// The kernel's own: an interface that is made is told.
+/// The kernel itself reports a new interface.
 #[test]
 fn the_kernel_tells_of_an_interface() {
     in_namespace("true", || {
         let mut source = Netlink::open(&"route:link".parse().unwrap(), &STREAM).unwrap();
         shell("ip link add dummy7 type veth peer name dummy8");
         let mut bench = Bench::new(1 << 20, 1024);
-        // The longest datagram of this ring may cut it; the name comes early.
+        // The ring's largest datagram may be shorter than the message, but the name comes early in
+        // it.
         let got = bench.run(&mut source).0;
         assert!(
             got.iter().any(|g| g.channel == 1 && g.bytes.windows(7).any(|w| w == b"dummy7\0")),

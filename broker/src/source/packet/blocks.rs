@@ -1,9 +1,9 @@
-//! The TPACKET_V3 ring: blocks of packets that kernel and broker hand to each other.
+//! The TPACKET_V3 ring: blocks of packets that kernel and broker hand over to each other.
 //!
-//! Contract: a block is read between the Acquire load that shows it as ours and the Release store
-//! that gives it back; the kernel writes none of it in between. Every offset and length in it is
-//! checked against the block all the same: a block that contradicts itself is given up, and nothing
-//! outside it is ever touched.
+//! Contract: a block is read between the Acquire load that shows it to be ours and the Release
+//! store that gives it back. The kernel does not write to it in between. Every offset and length in
+//! a block is checked all the same: the rest of a block that contradicts itself is skipped, and
+//! nothing outside the block is accessed.
 
 #![allow(unsafe_code)]
 
@@ -13,17 +13,17 @@ use std::cell::Cell;
 use std::mem::offset_of;
 use std::ptr::NonNull;
 
-/// Where block status, number of packets and offset of the first one lie in a block.
+/// Offsets in a block: its status, the number of packets, and the offset of the first packet.
 const STATUS: usize = BLOCK + offset_of!(libc::tpacket_hdr_v1, block_status);
 const PACKETS: usize = BLOCK + offset_of!(libc::tpacket_hdr_v1, num_pkts);
 const FIRST: usize = BLOCK + offset_of!(libc::tpacket_hdr_v1, offset_to_first_pkt);
 const BLOCK: usize = offset_of!(libc::tpacket_block_desc, hdr);
-/// Bytes between a packet's header and its link-layer address.
+/// Bytes from a packet's header to its link-layer address.
 const HEADER: usize = size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
-/// Smallest block that holds its own header.
+/// Size of the smallest block that holds its own header.
 const LEAST: usize = size_of::<libc::tpacket_block_desc>();
 
-/// One packet of the block that is open.
+/// One packet of the open block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packet<'b> {
     /// What was captured.
@@ -32,13 +32,13 @@ pub(super) struct Packet<'b> {
     pub wire_len: u32,
     /// CLOCK_REALTIME ns, or the network card's clock.
     pub time_ns: u64,
-    /// Type and tag that the kernel took out of the frame.
+    /// Type and tag of a VLAN that the kernel removed from the frame.
     pub vlan: Option<(u16, u16)>,
     /// `PACKET_HOST`, `PACKET_OUTGOING`, …
     pub kind: u8,
 }
 
-/// The open block contradicts itself; this many of its packets cannot be read.
+/// The open block contradicts itself, and this many of its packets cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damaged {
     pub left: u32,
@@ -51,26 +51,28 @@ struct Open {
     at: usize,
 }
 
-/// The ring, from its consuming end.
+/// The ring, as its reader sees it.
 pub(super) struct Blocks {
     base: NonNull<u8>,
     block: usize,
     count: usize,
     current: usize,
     open: Cell<Option<Open>>,
-    // Invariant: dropping it is what unmaps `base`; nothing else may.
+    // Invariant: only dropping the owner unmaps `base`.
     _owner: Box<dyn Any + Send>,
 }
 
-// SAFETY: the memory belongs to this struct alone within the process; the owner is Send itself.
+// SAFETY: `base` points to memory that the owner keeps valid, that only this struct accesses within
+// the process, and that is not bound to a thread. The owner is `Send`.
 unsafe impl Send for Blocks {}
 
 impl Blocks {
     /// # Safety
+    ///
     /// `base` is aligned to 8 and valid for reads and writes of `block * count` bytes while `owner`
-    /// lives; `block` is a multiple of 8 of at least 48 bytes, `count` at least 1. Who writes the
-    /// memory beside this struct does so only in blocks whose status has no `TP_STATUS_USER`, and
-    /// sets that with Release semantics when it is done.
+    /// lives. `block` is a multiple of 8 and at least 48, `count` at least 1. Any other writer of
+    /// this memory writes only to blocks whose status lacks `TP_STATUS_USER`, and sets that bit
+    /// with Release semantics when it has finished.
     pub(super) unsafe fn new(
         base: NonNull<u8>,
         block: usize,
@@ -83,19 +85,25 @@ impl Blocks {
 
     /// The status word of the current block.
     fn status(&self) -> &AtomicU32 {
-        // SAFETY: current < count, and STATUS lies within a block: inside the memory.
+        // SAFETY: `current < count` always, and the status lies within the first LEAST bytes of a
+        // block, which is at least that long (`new` checks it). So the address is inside the
+        // memory.
         let at = unsafe { self.base.add(self.current * self.block + STATUS) };
-        // SAFETY: valid, aligned to 4 (base and block are to 8), and written atomically by both
-        // sides.
+        // SAFETY: the address is inside the memory, which is valid while `self` lives. It is
+        // aligned to 4: `base` and `block` are multiples of 8, and STATUS is one of 4. This process
+        // and the kernel access the word atomically. `bytes` reads it too, but only while neither
+        // writes it.
         unsafe { AtomicU32::from_ptr(at.as_ptr().cast()) }
     }
 
-    /// The current block; only while it is open.
+    /// The current block. Call it only when the block belongs to this process.
     fn bytes(&self) -> &[u8] {
-        // SAFETY: current < count: inside the memory.
+        // SAFETY: `current < count` always, so the address is inside the memory.
         let at = unsafe { self.base.add(self.current * self.block) };
-        // SAFETY: valid for `block` bytes; neither this process nor the kernel writes an open block until `release`,
-        // which takes `&mut self`.
+        // SAFETY: `block` bytes from here on are inside the memory and valid while `self` lives.
+        // The callers have seen TP_STATUS_USER, so the kernel does not write to the block until
+        // `release`. This process writes only in `release`, which takes `&mut self` and so ends
+        // this borrow.
         unsafe { std::slice::from_raw_parts(at.as_ptr(), self.block) }
     }
 
@@ -104,10 +112,10 @@ impl Blocks {
         self.open.get().is_some()
     }
 
-    /// Opens the next block if the kernel has handed it over; its status bits.
+    /// Opens the next block if the kernel has handed it over. Returns its status bits.
     pub(super) fn open(&self) -> Option<u32> {
-        // Pairs with the kernel's barrier before it sets the status: all it wrote to the block is
-        // visible.
+        // Acquire: what the kernel wrote to the block before is visible. Partner: the kernel's
+        // barrier before it sets the status.
         let status = self.status().load(Ordering::Acquire);
         if status & libc::TP_STATUS_USER == 0 {
             return None;
@@ -119,15 +127,15 @@ impl Blocks {
         Some(status)
     }
 
-    /// The next packet of the open block; `None` at its end.
+    /// The next packet of the open block. `None`: there are no more.
     pub(super) fn next(&self) -> Result<Option<Packet<'_>>, Damaged> {
         let Some(Open { left, at }) = self.open.get().filter(|open| open.left > 0) else {
             return Ok(None);
         };
-        // Only the last packet may lack the distance to the next one.
+        // Only the last packet may lack a distance to the next one.
         let parsed = parse(self.bytes(), at).filter(|(_, next)| left == 1 || *next >= HEADER);
         let Some((packet, next)) = parsed else {
-            // Nothing behind the damage is looked at.
+            // Skip the rest of the block.
             self.open.set(Some(Open { left: 0, at }));
             return Err(Damaged { left });
         };
@@ -138,20 +146,20 @@ impl Blocks {
     /// Gives the open block back to the kernel.
     pub(super) fn release(&mut self) {
         if self.open.take().is_some() {
-            // Pairs with the kernel's look at the status before it writes the block: all our reads
-            // are done by then.
+            // Release: all our reads of the block come before. Partner: the kernel checks the
+            // status before it writes to the block.
             self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
             self.current = if self.current + 1 == self.count { 0 } else { self.current + 1 };
         }
     }
 }
 
-/// The 32 bits at `at`, if they are there.
+/// The 32 bits at `at`, if `bytes` has them.
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
 }
 
-/// The packet at `at` of a block, and the distance to the next one.
+/// The packet at offset `at` of a block, and the distance to the next one.
 fn parse(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
     use libc::tpacket3_hdr as H;
     const VLAN: usize = offset_of!(H, hv1);
@@ -217,8 +225,9 @@ mod tests {
         let mut memory = memory.into_boxed_slice();
         let (base, count) =
             (NonNull::new(memory.as_mut_ptr().cast()).unwrap(), memory.len() * 8 / block);
-        // SAFETY: the box lives as long as the ring, is aligned to 8 and has `block * count` bytes;
-        // no other writer.
+        // SAFETY: the words stay in place until the ring drops their box, its owner. They are
+        // aligned to 8, there are at least `block * count` bytes of them, and nothing else accesses
+        // them. `new` checks `block` and `count`.
         unsafe { Blocks::new(base, block, count, Box::new(memory)) }
     }
 
@@ -237,7 +246,7 @@ mod tests {
             assert_eq!(blocks.next(), Ok(None));
             blocks.release();
         }
-        // All three are the kernel's again.
+        // All three blocks belong to the kernel again.
         assert_eq!((blocks.open(), blocks.current, blocks.is_open()), (None, 0, false));
     }
 

@@ -1,13 +1,13 @@
-//! Capture in network namespaces of their own: a veth pair for frames, loopback for its doubles.
-//! The account is kept: sent = published + lost. Without root these tests say that they were
-//! skipped.
+//! Capture in separate network namespaces: over a veth pair, and over loopback, where the kernel
+//! shows each frame twice. Every test checks the account: sent = published + lost. Without root these tests
+//! are reported as skipped.
 
 use super::super::test_bench::{Bench, Got, bytes_of, in_namespace, shell, wait};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
 
-/// Two interfaces joined by a wire, on which nothing but the test sends. What is sent before the
-/// kernel has noticed the carrier, a moment after both are up, goes nowhere.
+/// Two connected interfaces on which only the test sends. A frame that is sent before the kernel
+/// has noticed the carrier, a moment after both interfaces are up, is lost.
 const WIRE: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link add va type veth \
     peer name vb; \
     ip link set va up; ip link set vb up; \
@@ -17,7 +17,7 @@ fn capture(argument: &str, max_datagram: usize) -> PacketSource {
     PacketSource::open(argument.parse().unwrap(), &OpenFor { max_datagram }).unwrap()
 }
 
-/// Something that sends whole frames on `name`.
+/// Sends whole frames on one interface.
 struct Sender(OwnedFd);
 
 impl Sender {
@@ -30,7 +30,7 @@ impl Sender {
         )
         .unwrap();
         let index = interface(fd.as_fd(), name).unwrap();
-        // Bound for sending; what it would receive does not matter.
+        // Bound for sending. What it receives is never read.
         attach(fd.as_fd(), index, false).unwrap();
         Self(fd)
     }
@@ -41,7 +41,7 @@ impl Sender {
     }
 }
 
-/// A broadcast frame of `len` bytes that no other `number` has.
+/// A broadcast frame of `len` bytes that is different for each `number`.
 fn frame(number: u32, len: usize) -> Vec<u8> {
     let mut frame =
         [&[0xFF; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xB5], &number.to_le_bytes()].concat();
@@ -50,7 +50,7 @@ fn frame(number: u32, len: usize) -> Vec<u8> {
     frame
 }
 
-/// Everything until nothing has come for 60 ms.
+/// Everything that arrives until nothing has come for 60 ms.
 fn collect(bench: &mut Bench, source: &mut PacketSource) -> Vec<Got> {
     let mut all = Vec::new();
     loop {

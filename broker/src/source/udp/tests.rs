@@ -1,4 +1,4 @@
-//! UDP over loopback and in a network namespace; every test keeps the account: sent = published +
+//! UDP over loopback and in a network namespace. Every test checks the account: sent = published +
 //! lost.
 
 use super::super::test_bench::{Bench, Got, bytes_of, in_namespace, shell};
@@ -17,7 +17,7 @@ fn pair(spec: &str, max_datagram: usize) -> (Udp, UdpSocket) {
     (source, sender)
 }
 
-/// `len` bytes that no other `number` has.
+/// `len` bytes that are different for each `number`.
 fn make(number: u32, len: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..len).map(|i| (number as usize * 31 + i * 7) as u8).collect();
     for (to, from) in bytes.iter_mut().zip(number.to_le_bytes()) {
@@ -30,7 +30,7 @@ fn number(got: &Got) -> u32 {
     u32::from_le_bytes(*got.bytes.first_chunk().unwrap())
 }
 
-/// Sends, then takes what came.
+/// Sends the datagrams, and returns what came.
 fn pass(
     bench: &mut Bench,
     source: &mut Udp,
@@ -76,7 +76,7 @@ fn a_stream_of_one_size_is_never_moved() {
         let mut bench = Bench::new(4 << 20, 9000);
         let (mut source, sender) = pair("127.0.0.1:0", 9000);
         for round in 0..8 {
-            // Up to the first window the length of a place is a guess.
+            // Until the first window is full, the length of a place is a guess.
             let moved = bench.count(PumpCounter::Moved);
             let sent: Vec<_> = (0..64).map(|i| make(round * 64 + i, len)).collect();
             assert_eq!(bytes_of(&pass(&mut bench, &mut source, &sender, &sent)), sent);
@@ -134,8 +134,8 @@ fn mixed_sizes_leave_at_least_half_of_the_ring_to_payload() {
         payload += sent.iter().map(|d| d.len() as u64).sum::<u64>();
         assert_eq!(bytes_of(&pass(&mut bench, &mut source, &sender, &sent)), sent);
     }
-    // Positions of the ring used up so far, tails of the area that were too short included: within
-    // one lap there is one.
+    // Ring positions used so far, including the end of the payload area if it was too short for a
+    // claim (at most one such end per lap).
     let claimed = bench.intake.publisher().memory().claimed_now().pos;
     let claims_ahead = (8 << 20) / 16 * 2;
     assert!(claimed < 2 * payload + claims_ahead, "{claimed} positions for {payload} bytes");
@@ -199,12 +199,12 @@ fn overflow_is_counted_exactly_and_told_where_it_was() {
             next = u64::from(number(&datagram)) + 1;
             lost += told;
         }
-        // Nothing has come after the last drop, yet it is known.
+        // No datagram has come after the last drop, but the drop is known.
         let account = bench.count(PumpCounter::Published) + bench.count(PumpCounter::KernelLost);
         assert_eq!(u64::from(sent), account, "round {round}");
     }
     assert!(lost > 1000, "{lost}");
-    // The last drops are told to readers with what comes next.
+    // Readers see the last drops with the next datagram.
     let got = pass(&mut bench, &mut source, &sender, &[make(sent, 4)]);
     assert_eq!(got[0].lost_before.iter().map(|l| l.1).sum::<u64>(), u64::from(sent) - next);
 }
@@ -217,7 +217,7 @@ fn the_count_in_the_control_message_is_enough() {
         for i in 0..500 {
             sender.send(&make(round * 501 + i, 700)).unwrap();
         }
-        // One batch at a time, never idle: only SO_RXQ_OVFL can tell.
+        // One batch at a time, never idle: only SO_RXQ_OVFL can show the drops.
         bench.intake.begin(1);
         let first = source.batch(bench.intake.for_source()).ok().unwrap().got;
         sender.send(&make(round * 501 + 500, 700)).unwrap();
@@ -245,8 +245,8 @@ fn a_count_that_goes_round_or_back_is_understood() {
 fn an_error_from_icmp_is_a_fault_and_not_the_end() {
     let mut bench = Bench::new(1 << 20, 2000);
     let (mut source, sender) = pair("127.0.0.1:0", 2000);
-    // What provokes one: sending from the same socket to a port where nobody listens, being
-    // connected to it.
+    // This causes an ICMP error: the same socket connects to a port on which no socket is open, and
+    // sends to it.
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     rustix::net::connect(&source.socket, &nobody).unwrap();
     rustix::net::send(&source.socket, b"?", rustix::net::SendFlags::empty()).unwrap();
@@ -275,7 +275,7 @@ fn a_group_is_received_on_its_interface_and_joined_again_when_that_comes_back() 
             );
             let to: SocketAddr =
                 rustix::net::getsockname(&source.socket).unwrap().try_into().unwrap();
-            // Datagrams a machine sends to a group come back to its own members: no second
+            // Datagrams that a machine sends to a group come back to its own members, so no second
             // interface is needed.
             let send = |payload: &[u8]| {
                 let probe = UdpSocket::bind("127.0.0.1:0").unwrap();

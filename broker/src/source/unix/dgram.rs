@@ -43,7 +43,8 @@ impl Source for Dgram {
             };
             match self.batch.receive(self.file.fd.as_fd(), intake, accept) {
                 Ok(count) if count.got == count.most => {}
-                // Fewer than requested: the socket is empty, and another call would only confirm it.
+                // Fewer than requested: the socket is empty, and another call would only confirm
+                // it.
                 Ok(_) => return Ok(Fill::Idle),
                 Err(e) => return e.outcome("unix", intake),
             }

@@ -1,10 +1,11 @@
 //! A listening socket and its senders.
 //!
 //! Contract: a round serves the ready senders in turn, one batch each, so that none delays the
-//! others; senders that are not reached come first in the next round. The end of a connection is
-//! told from an empty datagram by the timestamp that every datagram has. The list of senders is
-//! allocated at the start: a sender too many is disconnected and reported as a fault. When no file
-//! descriptor is left, accepting pauses for a while; connected senders go on.
+//! others. A sender that was not reached comes first in the next round. Every datagram has a
+//! timestamp, which distinguishes an empty datagram from the end of a connection. The list of
+//! senders is allocated at the start: if there are too many senders, the new one is disconnected
+//! and reported as a fault. If the process runs out of file descriptors, accepting pauses for a
+//! while; connected senders are still served.
 
 use super::prepare::{CONTROL_LEN, prepare, to_remove};
 use super::spec::Spec;
@@ -21,7 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// Ready senders found by one call.
 const READY: usize = 64;
-/// Connections accepted in a row.
+/// Most connections accepted in a row.
 const ACCEPTS: u32 = 8;
 /// How long accepting pauses when it fails.
 const PAUSE_NS: u64 = 100_000_000;

@@ -88,11 +88,11 @@ fn the_file_is_created_replaced_and_removed_only_if_ours() {
         drop(made);
         assert!(!path.exists());
     }
-    // Dead: bound once and closed.
+    // A dead socket: bound once and closed.
     drop(UnixDatagram::bind(&path).unwrap());
     assert!(path.exists());
     let made = source("seqpacket:", &path);
-    // Somebody put another one in its place: not ours to remove.
+    // Another program puts its own socket there, which must not be removed.
     std::fs::remove_file(&path).unwrap();
     let other = UnixDatagram::bind(&path).unwrap();
     drop(made);
@@ -172,7 +172,7 @@ fn connections_are_channels_and_an_empty_packet_ends_none() {
     assert_eq!(tagged(&got), [(1, &b"first"[..]), (1, b""), (1, &cut), (2, b"")]);
     assert_eq!(got[2].original_len, 700);
     assert!(got.iter().all(|g| g.source_time > 1_600_000_000_000_000_000));
-    // Sent, and hung up before we look: it all arrives. The other one goes on.
+    // The datagrams of a sender that has disconnected all arrive. The other sender is still served.
     send(&a, b"last");
     drop(a);
     send(&b, b"on");
@@ -195,7 +195,7 @@ fn senders_take_turns() {
     let mut sent = 0;
     let mut of = [0_u32; 9];
     for _ in 0..64 {
-        // Full before each round, as with a sender that never rests.
+        // The sockets are full before each round, as if the senders never paused.
         for fd in &senders {
             while rustix::net::send(fd, b"flood", SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
             {

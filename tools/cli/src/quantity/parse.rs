@@ -3,13 +3,13 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Why a quantity was refused; the message holds the value, the problem and the accepted forms.
+/// Why a quantity was refused. The message contains the value, the problem and the accepted forms.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} \"{value}\" {problem}; accepted: {accepted}")]
 pub struct QuantityError {
     /// What was expected: "size", "rate", "duration" or "extent".
     pub what: &'static str,
-    /// The text as it was given.
+    /// The text that was given.
     pub value: String,
     /// What is wrong with it.
     pub problem: Problem,
@@ -20,7 +20,7 @@ pub struct QuantityError {
 /// What is wrong with a quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// It is empty, or has blanks only.
+    /// It is empty, or contains only blanks.
     #[error("is empty")]
     Empty,
     /// It does not begin with a decimal number without a sign.
@@ -48,7 +48,7 @@ const RATES: &str =
 const DURATIONS: &str = "a number with a unit ns, us, ms, s, min or h, such as 100us, 1.5s or 2min";
 const EXTENTS: &str = "a number of datagrams (16384), a size (64MiB) or a duration (3s)";
 
-/// A number as typed: an integer if it is one, because an `f64` is exact only up to 2^53.
+/// A typed number. Integers are kept as such, because an `f64` is exact only up to 2^53.
 #[derive(Clone, Copy)]
 enum Number {
     Whole(u64),
@@ -63,7 +63,7 @@ impl Number {
         }
     }
 
-    /// The number times `unit`, rounded to a whole one; `None` if it exceeds a `u64`.
+    /// The number times `unit`, rounded to an integer; `None` if it exceeds a `u64`.
     fn times(self, unit: u64) -> Option<u64> {
         match self {
             Number::Whole(n) => n.checked_mul(unit),
@@ -76,7 +76,7 @@ impl Number {
     }
 }
 
-/// Splits `text` into its leading number and the unit behind it, blanks trimmed.
+/// Splits `text` into its leading number and the unit after it, without blanks.
 fn split(text: &str) -> Result<(Number, &str), Problem> {
     let text = text.trim();
     if text.is_empty() {
@@ -152,7 +152,7 @@ impl FromStr for Bytes {
     }
 }
 
-/// How fast something flows, per second: finite and above zero when it was parsed.
+/// A rate per second, finite and above zero when it was parsed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
     /// Payload bytes per second; parses "350MB/s", "64KiB/s", "1Mbit/s" (bits are divided by 8).
@@ -175,7 +175,8 @@ impl FromStr for Rate {
             })
         };
         let counted = unit.strip_suffix("/s").ok_or_else(unknown)?.trim_end();
-        // "bit" before "B" before nothing: the next one would take each for a part of the prefix.
+        // The order is "bit", "B", nothing: a later form would take an earlier one for a part of the
+        // prefix.
         let (rest, make): (&str, fn(f64) -> Rate) = if let Some(rest) = counted.strip_suffix("bit")
         {
             (rest, |x| Rate::Bytes(x / 8.0))

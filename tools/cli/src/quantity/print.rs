@@ -4,13 +4,13 @@ use super::parse::{Bytes, Extent, Rate, Span};
 use std::fmt;
 use std::time::Duration;
 
-/// A count for people: prints "976", "1.2 M".
+/// A count for people: "976", "1.2 M".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Count(pub u64);
 
 /// `value` with three significant digits, trailing zeros dropped; whole digits are never dropped.
 fn three_digits(value: f64) -> String {
-    // Decided by the rounded value: 9.996 has three digits as "10", not four as "10.00".
+    // Chosen by the rounded value: 9.996 has three digits as "10", not four as "10.00".
     let text = match value {
         v if v < 9.995 => format!("{v:.2}"),
         v if v < 99.95 => format!("{v:.1}"),
@@ -19,10 +19,11 @@ fn three_digits(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// `value` scaled to the largest of `units` in which it prints as one or more; units with their
-/// factors, ascending.
+/// `value` in the largest of `units` in which it prints as one or more. The units come with their
+/// factors, in ascending order.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
-    // From 0.9995 on three digits round to 1: "1 MB", where the smaller unit would print "1000 kB".
+    // Three digits of 0.9995 or more round to 1: "1 MB", where the smaller unit would give "1000
+    // kB".
     let fits = |unit: &&(f64, &str)| value / unit.0 >= 0.9995;
     let (factor, unit) = *units.iter().rev().find(fits).unwrap_or(&units[0]);
     let number = three_digits(value / factor);
@@ -59,8 +60,8 @@ impl fmt::Display for Rate {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Seconds up to two hours: depths and lags compare better in one unit than in minutes and
-        // seconds.
+        // Seconds up to two hours: depths and lags are easier to compare in one unit than in
+        // minutes and seconds.
         let units = [(1.0, "ns"), (1e3, "us"), (1e6, "ms"), (1e9, "s")];
         let ns = self.0.as_nanos() as f64;
         f.pad(&if ns < 7.2e12 { scaled(ns, &units) } else { scaled(ns, &[(3.6e12, "h")]) })

@@ -1,6 +1,7 @@
 //! Which process has which device open.
-//! Contract: found in /proc, never by opening the device: opening an exclusive node would lock out a
-//! broker that starts at this moment, and a driver may react when it is closed.
+//!
+//! Contract: found in /proc, never by opening the device: opening an exclusive node would lock out
+//! a broker that starts at this moment, and a driver may react when it is closed.
 
 use super::node::Verdict;
 use super::row::{Holder, State};

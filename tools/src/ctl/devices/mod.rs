@@ -1,7 +1,8 @@
 //! `ringctl devices`: which devices `ringd` can drain, and why the others cannot be used.
-//! Contract: it reads sysfs, /proc and what brokers report, and touches no device. With `--probe` it
-//! opens the devices that no process is seen to have open ([`probe`]). The socket of a `fifo:` source
-//! is a path that the user chose: it cannot be found.
+//!
+//! Contract: it reads sysfs, /proc and what brokers report, and touches no device. With `--probe`
+//! it opens the devices that no process is seen to have open ([`probe`]). The socket of a `fifo:`
+//! source is a path that the user chose: it cannot be found.
 
 mod holders;
 mod node;
@@ -19,8 +20,8 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Open the devices that no process uses, and read their registers; a broker that starts at this
-    /// moment is refused
+    /// Open the devices that no process uses, and read their registers; a broker that starts at
+    /// this moment is refused
     #[arg(long)]
     probe: bool,
     /// Print one JSON object per device, each on a line
@@ -67,7 +68,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The error if there is no device: where it was looked for, and what to do.
+/// The error if there is no device: where it was searched for, and what to do.
 fn nothing(m: &Machine) -> anyhow::Error {
     if !m.exists("/sys/class") {
         return anyhow::anyhow!(

@@ -1,7 +1,7 @@
-//! The node of a device in /dev: whether it is the right one, who owns it, and whether this user may
-//! open it.
+//! The node of a device in /dev: whether it is the right one, who owns it, and whether this user
+//! may open it.
 //!
-//! Contract: looks at the node, and does not open it.
+//! Contract: reads the node's metadata, and does not open it.
 
 use super::row::{Row, State};
 use crate::machine::Machine;
@@ -78,7 +78,8 @@ impl Node {
                     format!("{} is not device {}:{}", path.display(), major(device), minor(device))
                 }
             };
-            // Without udev, devtmpfs makes the nodes; without either (in a container), the user has to.
+            // Without udev, devtmpfs makes the nodes; without either (in a container), the user has
+            // to.
             let (major, minor, path) = (major(device), minor(device), path.display());
             let fix = format!("{sudo}rm -f {path} && {sudo}mknod -m 600 {path} c {major} {minor}");
             return Some((State::NoNode, text, self.device.map(|_| fix)));
@@ -94,8 +95,8 @@ impl Node {
         })
     }
 
-    /// The command that lets this user open it: it adds the user to the group of the node, or changes
-    /// the node.
+    /// The command that lets this user open it: it adds the user to the group of the node, or
+    /// changes the node.
     fn let_in(&self, m: &Machine) -> String {
         let sudo = m.sudo();
         let shared = self.stat.filter(|s| s.st_mode & 0o060 == 0o060 && s.st_gid != 0);

@@ -21,7 +21,7 @@ pub(super) fn link(m: &Machine, path: &str) -> Option<String> {
     Some(to.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Vendor and device of the PCI device with sysfs directory `dir`; `None` for one of another bus.
+/// Vendor and device of the PCI device with sysfs directory `dir`; `None` if it is on another bus.
 pub(super) fn id(m: &Machine, dir: &str) -> Option<(String, String)> {
     Some((m.text(&format!("{dir}/vendor"))?, m.text(&format!("{dir}/device"))?))
 }

@@ -1,8 +1,9 @@
 //! Probes whether a device has the register map: the only place where a node is opened.
+//!
 //! Contract: done only on request, and only for a device that no process is seen to have open. It
-//! reads the first words through a read-only mapping and writes nothing. A driver may still act when
-//! a node is opened or closed (ringshim masks the interrupt, uio_pci_generic disables DMA), and
-//! another kind of device may react to being read.
+//! reads the first words through a read-only mapping and writes nothing. A driver may still act
+//! when a node is opened or closed (ringshim masks the interrupt, uio_pci_generic disables DMA),
+//! and another kind of device may react to being read.
 
 #![allow(unsafe_code)]
 
@@ -39,7 +40,8 @@ impl Page {
             why => no("open", why),
         })?;
         let (anywhere, rights, flags) = (std::ptr::null_mut(), ProtFlags::READ, MapFlags::SHARED);
-        // SAFETY: a new mapping, at a place the kernel chooses.
+        // SAFETY: this asks for a new mapping at an address that the kernel chooses, so no existing
+        // memory is affected.
         let at = unsafe { rustix::mm::mmap(anywhere, PAGE, rights, flags, &fd, offset) };
         NonNull::new(at.map_err(|why| no("map", why))?).map(Self).ok_or(no("map", Errno::NOMEM))
     }
@@ -47,7 +49,8 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // SAFETY: the mapping made above; every reference to it borrows from this page.
+        // SAFETY: `self.0` and PAGE are those of the mapping made in `map`, which only `self` owns.
+        // No reference to it outlives `self`.
         let unmapped = unsafe { rustix::mm::munmap(self.0.as_ptr(), PAGE) };
         debug_assert!(unmapped.is_ok());
     }
@@ -66,10 +69,11 @@ pub(super) fn look(node: &Path, offset: u64, within: u64, window: u64) -> Result
         Blind::No(format!("not a FIFO device: its memory begins {within:#x} bytes into a page"))
     })?;
     let page = Page::map(node, offset)?;
-    // SAFETY: inside the mapped page, checked above.
+    // SAFETY: `within` and the identity after it lie inside the mapped page, as checked by `fits`.
     let at = unsafe { page.0.byte_add(within) }.cast::<Identity>();
-    // SAFETY: aligned and inside the page, which stays mapped until the end of this function; all
-    // of it is atomics, only loaded, or words that nobody writes.
+    // SAFETY: the address is aligned and inside the page (see `fits`), which stays mapped until the
+    // end of this function. The identity consists of atomics, which are only loaded, and of words
+    // that nothing writes.
     let identity = unsafe { at.as_ref() };
     Shape::of(identity, window).map_err(|e| Blind::No(e.to_string()))
 }

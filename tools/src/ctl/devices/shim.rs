@@ -1,4 +1,5 @@
 //! Devices of ringshim.ko.
+//!
 //! Contract: a node is opened only with `--probe`, and then only if no process is seen to have it
 //! open.
 

@@ -1,4 +1,5 @@
 //! Devices of UIO drivers; any of them may have the register map.
+//!
 //! Contract: only reading a device shows whether it has the map. That is done only with `--probe`,
 //! and only if no process has the device open.
 

@@ -21,7 +21,7 @@ pub(super) struct Finding {
     pub(super) fix: Option<String>,
 }
 
-/// A finding without the name of its check.
+/// A finding to which the name of its check has yet to be added.
 pub(super) type Found = (State, String, Option<String>);
 
 pub(super) fn ok(text: impl Into<String>) -> Found {

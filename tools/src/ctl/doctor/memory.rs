@@ -101,8 +101,8 @@ pub(super) fn memory_limit(m: &Machine) -> Vec<Found> {
     }
 }
 
-/// Whether logind removes rings, and the file that says so: the last setting counts, and drop-ins
-/// are read in the order of their names, whatever their directory.
+/// Whether logind removes rings, and the file that says so. The last setting counts. Drop-ins are
+/// read in the order of their names, whatever their directory.
 fn removes_ipc(m: &Machine) -> (bool, String) {
     let mut setting = (true, "its default".to_owned());
     let mut take = |path: &str| {

@@ -24,8 +24,8 @@ pub(super) fn throttling(m: &Machine) -> Vec<Found> {
             "real-time threads are not throttled (kernel.sched_rt_runtime_us = {runtime})"
         ))];
     }
-    // Newer kernels throttle only where control groups limit real time; elsewhere a server for
-    // ordinary threads does it.
+    // Newer kernels throttle only where control groups limit real time. Elsewhere the fair server
+    // runs ordinary threads.
     let by_group = !limits(m, "cpu", "cpu.rt_runtime_us", "cpu.rt_runtime_us").is_empty();
     if release(m).is_some_and(|r| r >= FAIR_SERVER) && !by_group {
         let server = "/sys/kernel/debug/sched/fair_server";

@@ -71,8 +71,9 @@ pub(super) fn real_time(m: &Machine) -> Vec<Found> {
 }
 
 pub(super) fn open_files(m: &Machine) -> Vec<Found> {
-    // Socket, wake event and sleep request of each reader, the descriptors of broker and stream,
-    // and connections of viewers and handshaking clients. ringd raises its limit to the hard one.
+    // For each reader a socket, a wake event and a sleep request; the descriptors of broker and
+    // stream; the connections of viewers and handshaking clients. ringd raises its soft limit to
+    // the hard one.
     let need = m.readers * 3 + 32 + 768;
     match m.limit("Max open files") {
         Some((_, hard)) if hard >= need => {
@@ -89,8 +90,8 @@ pub(super) fn open_files(m: &Machine) -> Vec<Found> {
     }
 }
 
-/// Whether a program gets a capability from its file: `struct vfs_cap_data`, whose second word holds
-/// the permitted ones.
+/// Whether a program gets a capability from its file: `struct vfs_cap_data`, whose second word
+/// holds the permitted ones.
 fn has_file_capability(path: &Path, of: Capability) -> bool {
     let mut data = [0; 24];
     let Ok(len) = rustix::fs::getxattr(path, "security.capability", &mut data) else {

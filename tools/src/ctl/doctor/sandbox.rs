@@ -1,6 +1,8 @@
 //! Checks whether the broker of a stream has dropped the rights that it does not need.
-//! Contract: what the kernel shows of each thread counts, not what the broker reports. Only landlock
-//! is not shown by the kernel: there the broker's start message counts, and the finding says so.
+//!
+//! Contract: what the kernel shows of each thread counts, not what the broker reports. Only
+//! landlock is not shown by the kernel: there the broker's start message counts, and the finding
+//! says so.
 
 use super::finding::{Found, ok, warn};
 use super::stream::Seen;

@@ -1,6 +1,7 @@
 //! Checks of one running stream: its pump, the memory of its ring, and its readers.
-//! Contract: the broker is asked once; everything else comes from /proc and shared memory. Pids come
-//! from the kernel and are used for display, not for trust.
+//!
+//! Contract: the broker is asked once; everything else comes from /proc and shared memory. Pids
+//! come from the kernel and are used for display, not for trust.
 
 use super::finding::{Found, fail, ok, warn};
 use crate::broker_query::{self, Pending};
@@ -63,7 +64,7 @@ impl Pump {
 }
 
 impl Seen {
-    /// Looks at stream `name`, at its pump for as long as `window`.
+    /// Observes stream `name`, and its pump for as long as `window`.
     pub fn new(name: &str, window: Duration) -> anyhow::Result<Self> {
         let snapshot = Pending::ask(name, |name| Ok(Viewer::attach(name)?.snapshot()))
             .wait()
@@ -274,7 +275,7 @@ mod tests {
     use super::super::finding::State;
     use super::*;
 
-    /// Page faults cannot be caused in another process, so the judgement is tested alone.
+    /// A test cannot cause page faults in another process, so the judgement is tested alone.
     #[test]
     fn page_faults_of_the_pump_are_a_warning() {
         let machine = Machine::new(std::path::Path::new("/"), None, 1, false);

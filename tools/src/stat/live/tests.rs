@@ -100,7 +100,7 @@ fn hidden_lines_are_counted_and_can_be_scrolled_to() {
     assert_eq!(screen.scroll, 5);
 }
 
-/// The control: a screen without problems shows no alarm.
+/// Control: a screen without problems shows no alarm.
 #[test]
 fn a_healthy_stream_shows_no_alarm() {
     let s = snapshot(11 * SECOND, 5000, &[("ringrec", 4990, 0, false)]);

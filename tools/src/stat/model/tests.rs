@@ -1,4 +1,4 @@
-//! Figures computed from made-up snapshots; the snapshots serve other tests too.
+//! Figures computed from made-up snapshots, which other tests use too.
 
 use super::*;
 
@@ -77,7 +77,7 @@ fn rates_come_from_two_snapshots_of_one_life() {
     let mut other = a.clone();
     other.set(StreamFact::Generation, 2);
     assert_eq!(Stream::new(&b, Some(&other), &out, runs).rates, None);
-    // Old figures flow no more.
+    // Old figures have no rate.
     assert_eq!(Stream::new(&b, Some(&a), &outside(14 * SECOND), runs).rates, None);
 }
 
@@ -100,7 +100,7 @@ fn loss_is_kept_in_layers() {
     s.set_pump(PumpCounter::KernelLost, 2);
     s.set_pump(PumpCounter::BrokerLost, 4);
     let stream = Stream::new(&s, None, &outside(SECOND), runs);
-    // b: slots below 5064 - 1024 = 4040 are gone, and it stands at 100.
+    // b: slots below 5064 - 1024 = 4040 are overwritten, and its cursor is 100.
     assert_eq!(stream.readers.iter().map(|r| r.pending).collect::<Vec<_>>(), [0, 3940, 0]);
     assert_eq!(Layer::ALL.map(|l| stream.loss.get(l)), [1, 2, 4, 7 + 3 + 3940]);
     assert!(stream.loss.any());
@@ -156,7 +156,7 @@ fn the_worst_state_of_a_reader_is_shown() {
     let fresh = outside(SECOND);
     assert_eq!(states(&fresh, Process::Runs('R')), ["waiting", "running", "LAPPED"]);
     assert_eq!(states(&fresh, Process::Stopped('T')), ["stopped (T)"; 3]);
-    // Of another pid namespace, perhaps: the broker knows better.
+    // The reader may be in another pid namespace, so the broker's figures count.
     assert_eq!(states(&fresh, Process::Gone), ["waiting", "running", "LAPPED"]);
     let dead = Outside { hung_up: true, ..fresh };
     assert_eq!(states(&dead, Process::Gone), ["gone"; 3]);

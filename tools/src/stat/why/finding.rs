@@ -4,11 +4,11 @@ use crate::stat::model::{Layer, Reader, Stream};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
 
-/// Kind of the finding that a reader page holds impossible values: it harms no other reader, but it
+/// Kind of the finding that a reader page holds impossible values. It harms no other reader, but it
 /// is reported.
 pub(super) const IMPLAUSIBLE: &str = "implausible";
 
-/// What is seen of processes in between.
+/// What was seen of processes between the two samples.
 pub trait Seen {
     /// Share of one processor that a process used, if it can be seen.
     fn load(&self, pid: u64) -> Option<f64>;
@@ -32,7 +32,7 @@ pub struct Finding {
     pub(super) lost: u64,
     /// Being lost now.
     pub(super) lost_per_second: f64,
-    /// Time until it is lapped if nothing changes; 0: it is lapped.
+    /// Time until the reader is lapped if nothing changes; 0: it is lapped.
     pub(super) lapped_in_ns: Option<u64>,
     /// As text.
     pub(super) what: String,
@@ -95,8 +95,8 @@ impl Between<'_> {
         self.before.readers.iter().find(same)
     }
 
-    /// Seconds until the publisher laps a reader that continues as between the two samples. A
-    /// sixteenth of the ring is claimed ahead, so it holds no history.
+    /// Seconds until the publisher laps a reader that continues at its present rate. A sixteenth of
+    /// the ring is claimed ahead, so it holds no history.
     pub(super) fn lapped_in(&self, earlier: &Reader, reader: &Reader) -> Option<f64> {
         let left = |fact, ring| {
             let (before, now) = (earlier.get(fact), reader.get(fact));

@@ -1,8 +1,10 @@
 //! `ringstat --why`: what limits a stream, which reader is furthest behind, how long until data is
 //! lost, and what to do.
-//! Contract: judged from two samples, so that an old loss and a present one are distinguished. Pure:
-//! what is seen of processes comes in through [`Seen`]. A finding is a fact with its figures and one
-//! line of advice. A stream is limited if anything is being lost now, or will be if nothing changes.
+//!
+//! Contract: judged from two samples, so that an old loss and a present one are distinguished.
+//! Pure: what is seen of processes comes in through [`Seen`]. A finding is a fact with its figures
+//! and one line of advice. A stream is limited if anything is being lost now, or will be if nothing
+//! changes.
 
 mod finding;
 mod layers;
@@ -152,7 +154,7 @@ fn earlier(before: Option<Loss>, now: Loss, window: Duration) -> Vec<String> {
 }
 
 impl Verdict {
-    /// As text: what limits the stream, each with its advice; or that nothing does.
+    /// The verdict as text: each finding with its advice, or that nothing limits the stream.
     pub fn text(&self) -> String {
         let mut out = String::new();
         if self.findings.is_empty() {

@@ -8,12 +8,13 @@ use ringweir_cli::quantity::{Count, Rate, Span};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use std::time::Duration;
 
-/// A reader that is behind by a smaller share of the ring, and loses nothing, limits nothing.
+/// A reader that loses nothing, and is behind by a smaller share of the ring, does not limit the
+/// stream.
 const BEHIND: f64 = 0.25;
-/// A loss in the last so many ns counts for a reader that takes less than is published.
+/// A loss in the last ten seconds (in ns) counts for a reader that takes less than is published.
 const RECENTLY: u64 = 10_000_000_000;
-/// A reader below this share of the published rate is slower; above it, the difference is the edge
-/// of the window.
+/// A reader is slow if it takes less than this share of the published rate. A smaller difference
+/// comes from the limits of the window.
 const KEEPS_UP: f64 = 0.97;
 /// No warning if a reader is lapped in more than this many seconds.
 const FAR: f64 = 3600.0;

@@ -1,4 +1,4 @@
-//! Verdicts on made-up streams, one trouble each.
+//! Verdicts on made-up streams, each with one problem.
 
 use super::*;
 use crate::process::Process;
@@ -24,8 +24,8 @@ fn look(s: &Snapshot, stopped: Option<u64>) -> Stream {
     Stream::new(s, None, &outside(s.get(StreamFact::SampledAt)), process)
 }
 
-/// A second in which 1000 are published, of a ring of 1024 slots, and readers that stood and stand
-/// where they are said to.
+/// Judges one second in which 1000 datagrams are published into a ring of 1024 slots. The cursors
+/// of each reader before and after that second are given.
 fn judged(readers: &[(&str, u64, u64)], stopped: Option<u64>, proc: &Proc) -> Verdict {
     let at = |second: u64, written: u64, pick: fn(&(&str, u64, u64)) -> u64| {
         let lapped = |cursor: u64| written - cursor > 960;
@@ -45,7 +45,7 @@ fn readers_that_keep_up_limit_nothing() {
     let v = judged(&[("a", 4000, 5000), ("b", 3990, 4980)], None, &QUIET);
     assert!(!v.limited && v.findings.is_empty(), "{}", v.text());
     assert!(v.text().contains("furthest behind is b (pid 1001), 20 dg / 20 ms"), "{}", v.text());
-    // Far behind and catching up is no trouble either.
+    // A reader that is far behind but catching up is no problem either.
     let v = judged(&[("c", 3100, 4600)], None, &QUIET);
     assert!(!v.limited, "{}", v.text());
     assert!(judged(&[], None, &QUIET).text().contains("no readers"));
@@ -53,7 +53,7 @@ fn readers_that_keep_up_limit_nothing() {
 
 #[test]
 fn a_stopped_reader_is_named_with_the_time_left() {
-    // 500 behind and 1000 a second further: 1024 * 15/16 = 960 hold 0.46 s more.
+    // 500 behind, and 500 more each second. 15/16 of 1024 are 960, so 460 are left: 0.92 s.
     let v = judged(&[("a", 4000, 5000), ("m", 4000, 4500)], Some(1001), &QUIET);
     assert_eq!(kinds(&v), [("m", "stopped")]);
     let seconds = v.findings[0].lapped_in_ns.unwrap() as f64 / 1e9;
@@ -85,7 +85,7 @@ fn a_slow_reader_is_busy_or_waits() {
     assert!(v.findings[0].advice.contains("a disk, a pipe"));
 }
 
-/// It is named, and limits nothing. Control: the same reader with plausible figures was lapped.
+/// It is named, but limits nothing. Control: with plausible figures the same reader is lapped.
 #[test]
 fn an_implausible_reader_is_named_and_not_trusted() {
     let verdict = |lies: u64| {
@@ -138,7 +138,7 @@ fn layers_before_the_ring_are_reported_while_they_lose() {
         !judge_now(&Proc(None, Some(true))).text().contains("chrt"),
         "it has real-time priority"
     );
-    // The control: the same number, lost before.
+    // Control: the same number, lost earlier.
     let v = judge(
         Some(&look(&now, None)),
         &look(

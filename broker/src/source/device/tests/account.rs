@@ -1,7 +1,7 @@
-//! The account over a long time, at random: overflow, garbage, brokers that take over, counters
-//! that pass 2^32.
+//! The account over a long time, at random: overflow, garbage, restarted brokers, counters that
+//! pass 2^32.
 //!
-//! Negative control: the same account with one datagram more does not close.
+//! Negative control: with one datagram more, the same account does not close.
 
 use super::*;
 use proptest::prelude::*;
@@ -10,16 +10,17 @@ use ringweir_device::Counters;
 const CHANNELS: u32 = 3;
 const WIDE: Shape = Shape { channels: CHANNELS, ..SHAPE };
 
-/// What happens next.
+/// The next event.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// So many datagrams of that length, on that channel.
+    /// `many` datagrams of length `len` on `channel`.
     Store { channel: u32, many: u32, len: usize },
-    /// The broker's turn.
+    /// The broker drains the device.
     Drain,
-    /// The mark, or the length, of what is next in a channel is spoiled, and the broker looks.
+    /// The mark or the length of the next entry of a channel is damaged, and the broker drains the
+    /// device.
     Spoil { channel: u32, length: bool },
-    /// Another broker takes over.
+    /// A new broker takes over.
     Restart,
 }
 
@@ -34,7 +35,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..80)
 }
 
-/// A device that has run for long, the broker that takes it over, and what readers got.
+/// A device that has run for a long time, the broker that takes it over, and what readers got.
 struct Play {
     model: Arc<DeviceModel>,
     feeds: Vec<Feed>,
@@ -51,7 +52,7 @@ fn take_over() -> Device {
 }
 
 impl Play {
-    /// With counters that are `below` from the end of their numbers.
+    /// A device whose counters are `below` before their wrap at 2^32.
     fn new(below: u32) -> Self {
         let model = DeviceModel::new(&WIDE);
         model.registers().status.status.store(ringweir_device::IS_RUNNING, Ordering::Release);
@@ -97,7 +98,8 @@ impl Play {
         self.model.store(channel, feed, &payload, 0);
     }
 
-    /// Every datagram comes once, in order, on its channel, whole.
+    /// Drains the device, and checks that every datagram comes once, in order, on its channel, and
+    /// whole.
     fn drain(&mut self) {
         for _ in 0..3 {
             let (got, _) = self.bench.run(self.device.as_mut().unwrap());
@@ -138,7 +140,8 @@ impl Play {
                 }
             }
             Event::Restart => {
-                // Without this a successor, which knows of no garbage, would say "at least one".
+                // A new broker does not know of garbage skipped before, so it would report "at
+                // least one".
                 self.settle();
                 (0..CHANNELS).for_each(|channel| self.store(channel, 100));
                 self.device = None;
@@ -147,14 +150,15 @@ impl Play {
         }
     }
 
-    /// What was thrown away last is known with the next entry.
+    /// Stores one more entry per channel, which shows how much was skipped before it.
     fn settle(&mut self) {
         self.drain();
         (0..CHANNELS).for_each(|channel| self.store(channel, 8));
         self.drain();
     }
 
-    /// Brings it to an end. Produced, delivered, lost in the device, lost by the broker.
+    /// Ends the run. Returns datagrams produced, delivered, lost in the device and lost by the
+    /// broker.
     fn end(&mut self) -> [u64; 4] {
         self.settle();
         let sum = |of: fn(Counters) -> u32, begun: u32| {
@@ -184,7 +188,7 @@ proptest! {
     }
 }
 
-/// All of it at once, for certain, and past 2^32 in every counter; and its control.
+/// All events at once, with certainty, and past 2^32 in every counter.
 #[test]
 fn the_account_closes_over_the_end_of_all_numbers() {
     let mut play = Play::new(20);
@@ -213,7 +217,7 @@ fn the_account_closes_over_the_end_of_all_numbers() {
     ] {
         assert!(register.load(Ordering::Relaxed) < 1 << 31, "it has passed 2^32");
     }
-    // The control: one that the broker did not see.
+    // Control: one datagram that the broker does not get.
     play.feeds[0].store(play.model.fifo(0), &[0; 8], 0);
     let produced = u64::from(play.feeds[0].produced().wrapping_sub(play.begun.produced));
     assert_ne!(produced, u64::from(play.next[0].wrapping_sub(play.begun.produced)));

@@ -1,9 +1,10 @@
-//! Devices that hang up, or never run: told once, and nothing that can be had is lost.
+//! Devices that disconnect or never run: reported once, and what they have stored is not lost.
 
 use super::*;
 
-/// What it had stored before it hung up is in memory that stays; one whose memory is gone (above)
-/// leaves nothing. With and without interrupts, and though it stores on for ever.
+/// A device that disconnects leaves what it had stored in its memory, which stays mapped. With and
+/// without interrupts, and even if it goes on storing forever. (A device that is unplugged leaves
+/// nothing, as tested above.)
 #[test]
 fn what_a_device_stored_before_it_hung_up_is_not_lost() {
     for features in [HAS_INTERRUPT, 0] {
@@ -46,7 +47,7 @@ fn what_a_device_stored_before_it_hung_up_is_not_lost() {
     );
 }
 
-/// A device that resets itself when it is opened and then does not run is said to be gone, once,
+/// A device that resets itself when it is opened and then does not run is reported as gone, once,
 /// and looked for.
 #[test]
 fn a_device_that_never_runs_is_told() {

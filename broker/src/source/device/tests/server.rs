@@ -1,5 +1,5 @@
-//! A device behind a real socket: hung up on, silent, put back; its events block, as a careless
-//! server makes them.
+//! A device behind a real socket: it disconnects, is silent, or comes back. Its events are
+//! blocking, as a careless server makes them.
 
 #![allow(unsafe_code)]
 
@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// A server, running already as a device, of one channel.
+/// A server whose device, of one channel, already runs.
 struct Server {
     window: DeviceMemory,
     feed: Feed,
@@ -24,8 +24,8 @@ impl Server {
     fn new(shape: &Shape) -> Self {
         let (memory, map) = ivshmem::memory(shape.window_bytes()).unwrap();
         let (start, len) = (NonNull::new(map.as_mut_ptr()).unwrap(), map.len());
-        // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window
-        // as its backing.
+        // SAFETY: `start` is a page boundary, where `len` zeroed bytes are newly mapped. The
+        // mapping moves into the window as its backing, and nothing else uses it.
         let window = unsafe { DeviceMemory::format(start, len, shape, Box::new(map)) }.unwrap();
         window.registers().status.status.store(ringweir_device::IS_RUNNING, Ordering::Release);
         Self { window, feed: Feed::new(shape), memory, client: None }
@@ -45,7 +45,7 @@ impl Server {
 }
 
 fn listen(path: &Path) -> UnixListener {
-    // What was there is gone, if something was.
+    // An error means that there was no file.
     let _gone = std::fs::remove_file(path);
     UnixListener::bind(path).unwrap()
 }
@@ -65,8 +65,8 @@ fn opened(shape: Shape) -> (TempDir, Server, Device, Bench) {
     (directory, server, device, bench)
 }
 
-/// With nothing there, and with somebody who listens and says nothing, rounds go on; who says it
-/// after all is taken.
+/// Rounds continue while there is no server, and while a server accepts connections but is silent.
+/// Once it answers, its device is drained.
 #[test]
 fn a_silent_server_keeps_nobody_waiting() {
     let (directory, server, mut device, mut bench) = opened(SHAPE);
@@ -91,7 +91,7 @@ fn a_silent_server_keeps_nobody_waiting() {
     assert!(bench.notices().last().unwrap().contains("is back"));
 }
 
-/// A server that is silent for ten seconds of the stream's time is hung up on and asked again.
+/// A server that is silent for ten seconds of the stream's time is disconnected and asked again.
 #[test]
 fn a_server_that_stays_silent_is_asked_again() {
     let (directory, server, mut device, mut bench) = opened(SHAPE);
@@ -110,7 +110,7 @@ fn a_server_that_stays_silent_is_asked_again() {
     assert!(bench.notices().last().unwrap().contains("is back"));
 }
 
-/// Without interrupts nothing tells of the hang-up but a look.
+/// Without interrupts only a check can notice that the device has disconnected.
 #[test]
 fn a_polled_device_that_hangs_up_is_gone_and_what_it_stored_is_not() {
     for features in [0, HAS_INTERRUPT] {
@@ -127,7 +127,7 @@ fn a_polled_device_that_hangs_up_is_gone_and_what_it_stored_is_not() {
         bench.now += 100_000_000;
         bench.run(&mut device);
         assert_eq!(bench.count(PumpCounter::SourceGone), 1, "features {features}");
-        // The control: one that says that it is no device any more leaves nothing.
+        // Control: a device that has cleared its magic number leaves nothing.
         let (_directory, mut server, mut device, mut bench) = opened(Shape { features, ..SHAPE });
         server.store(40);
         server.window.registers().identity.magic.store(u32::MAX, Ordering::Release);

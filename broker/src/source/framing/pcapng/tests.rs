@@ -70,7 +70,7 @@ fn writer(big: bool) -> Writer {
     writer
 }
 
-/// A section header and some interfaces with options, to put other bytes behind.
+/// A section header and some interfaces with options, to which other bytes are appended.
 pub fn section(big: bool, interfaces: usize) -> Vec<u8> {
     let mut writer = writer(big);
     for _ in 0..interfaces {
@@ -206,9 +206,9 @@ fn every_cut_of_a_file_is_noticed() {
     }
 }
 
-/// The packets of `file` as `pcap-parser` sees them, every interface counting 10^-`resolution` s.
-/// Its own conversion of time is left out: in 0.17 it keeps 32 bits of the fraction and refuses
-/// binary resolutions.
+/// The packets of `file` as `pcap-parser` decodes them, if every interface counts in
+/// 10^-`resolution` s. Its conversion of time is not used: version 0.17 keeps only 32 bits of the
+/// fraction and rejects binary resolutions.
 fn oracle(mut file: &[u8], big: bool, resolution: u32, snap_len: u32) -> Vec<Packet> {
     let mut packets = Vec::new();
     while !file.is_empty() {
@@ -268,7 +268,7 @@ proptest! {
                 Item::Enhanced(interface, time, payload, original) => {
                     writer.enhanced(interface, time, &payload, original);
                 }
-                // A simple packet has as many bytes as its original length and the limit say.
+                // A simple packet has as many bytes as its original length, up to the limit.
                 Item::Simple(mut payload, original) => {
                     let original = original % 60;
                     payload.resize(original.min(SNAP_LEN) as usize, 3);
