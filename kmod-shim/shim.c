@@ -29,7 +29,7 @@
 
 #define SHIM_MINORS	64
 #define SHIM_BAR	2		/* with the register map */
-#define IVSHMEM_BELL	12		/* in BAR 0: peer << 16 | vector */
+#define IVSHMEM_DOORBELL	12		/* in BAR 0: peer << 16 | vector */
 
 /*
  * The DMA card: QEMU's "edu" (1234:11e8), which copies parts of its 4 KiB of memory into main
@@ -193,7 +193,7 @@ static void shim_doorbell(struct shim *shim)
 
 	shim_put(shim, SHIM_AT(control, doorbell), 1);
 	if (shim->bar && !shim->buffer)
-		writel(0, shim->bar + IVSHMEM_BELL);	/* vector 0 of peer 0, the device */
+		writel(0, shim->bar + IVSHMEM_DOORBELL);	/* vector 0 of peer 0, the device */
 	if (!shim->buffer)
 		return;
 	/* A transfer under way ends and is stored; but another thread may START meanwhile. */

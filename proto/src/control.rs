@@ -419,7 +419,7 @@ mod tests {
 
     /// A file with very many streams must not make the broker's reply too long.
     #[test]
-    fn what_was_changed_fits_into_a_message() {
+    fn changed_fields_fit_into_a_message() {
         let change = |i: usize| StreamChange {
             stream: format!("{i:064}"),
             outcome: Outcome::Failed,
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_message_is_refused() {
+    fn malformed_messages_are_refused() {
         let good = Request::View.encode();
         let with = |at: usize, byte: u8| {
             let mut bytes = good.clone();

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_between_two_looks() {
+    fn intervals_between_two_samples() {
         let block = block();
         block.count(5_000_000);
         let before = Histogram::of(&block);

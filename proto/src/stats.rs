@@ -59,7 +59,7 @@ figures! {
         Batches "batches" Counter "commits of the write cursor";
         Sleeps "pump_sleeps" Counter "times the pump went to sleep waiting for its source";
         WakesInline "wakes_inline" Counter "readers woken by the pump itself (a single sleeper)";
-        WakeEvents "wake_events" Counter "times the pump rang for the waker (several sleepers)";
+        WakeEvents "wake_events" Counter "times the pump signalled the waker (several sleepers)";
         SourceFaults "source_faults" Counter "faults of the source: wrong lengths, errors of calls";
         SourceGone "source_gone" Counter "times the device behind the source went away";
         Interrupts "interrupts" Counter "interrupts of the device, as far as they are counted \
@@ -73,12 +73,12 @@ figures! {
             it was filling";
         Restarts "restarts" Counter "times a new broker adopted the ring of one that died";
         RestartLost "restart_lost" Counter "datagrams that brokers which died had taken or counted \
-            as lost and never told, at least";
-        Holds "holds" Counter "times the stream was held back by a lossless reader";
-        HeldTime "held_ns" Counter "time for which lossless readers held the stream back";
+            as lost and never reported, at least";
+        Holds "holds" Counter "times a lossless reader delayed the stream";
+        HeldTime "held_ns" Counter "time for which lossless readers delayed the stream";
         Demotions "demotions" Counter "lossless readers that used up their budget and are not \
             waited for any more";
-        Moved "moved" Counter "datagrams copied a second time because they outgrew their place in \
+        Moved "moved" Counter "datagrams copied a second time because they outgrew their part of \
             a batch";
     }
 }
@@ -90,7 +90,7 @@ figures! {
         SampledRealtime "sampled_realtime" Realtime "when this snapshot was taken";
         StartedRealtime "started_realtime" Realtime "when the stream began";
         BrokerPid "broker_pid" Gauge "process of the broker";
-        Generation "generation" Gauge "life of the ring, from 1";
+        Generation "generation" Gauge "generation of the ring, from 1";
         Depth "depth" Gauge "slots";
         Capacity "capacity_bytes" Gauge "payload bytes the ring holds";
         MaxDatagram "max_datagram_bytes" Gauge "largest datagram in bytes";
@@ -101,7 +101,7 @@ figures! {
         Readers "readers" Gauge "readers attached";
         ReadersMost "readers_max" Gauge "readers that may attach";
         ReadersEver "readers_ever" Counter "readers that ever attached";
-        LostByGone "lost_by_gone_readers" Counter "datagrams that readers no longer attached were \
+        LostByGone "lost_by_gone_readers" Counter "datagrams that readers no longer attached had been \
             lapped over";
         Refused "refused" Counter "attaches refused";
         WakesByWaker "wakes_by_waker" Counter "readers woken by the waker";
@@ -120,7 +120,7 @@ figures! {
     /// Figures about one reader, as the sampler found it. What the reader reports about itself is
     /// untrusted and clamped.
     ReaderFact, most 32 {
-        Index "index" Gauge "reader's place";
+        Index "index" Gauge "reader index";
         Pid "pid" Gauge "process that attached";
         Uid "uid" Gauge "user that attached";
         AttachedRealtime "attached_realtime" Realtime "when it attached";
@@ -128,34 +128,33 @@ figures! {
         StartSeq "start_seq" Counter "seq it began at";
         Delivered "delivered" Counter "datagrams handed out whole";
         Lost "lost" Counter "datagrams it was lapped over";
-        Gaps "gaps" Counter "laps it was told of";
+        Gaps "gaps" Counter "gaps reported to it";
         BytesDelivered "bytes_delivered" Counter "payload bytes delivered";
         BytesLost "bytes_lost" Counter "payload bytes lost, where known";
         Lag "lag" Gauge "datagrams behind the write cursor";
         LagBytes "lag_bytes" Gauge "payload bytes behind the write cursor";
-        LagTime "lag_ns" Gauge "age of the next datagram it would read, 0 if it has read all; once \
-            that one is gone, at least so much";
+        LagTime "lag_ns" Gauge "age of the next datagram it would read, 0 if it has read all; a \
+            lower bound once that one is overwritten";
         LagMax "lag_max" Gauge "largest lag seen, datagrams (high-water mark)";
         LastGapFirst "last_gap_first" Counter "first seq of its last loss";
         LastGapCount "last_gap_count" Gauge "datagrams of its last loss";
         LastGapRealtime "last_gap_realtime" Realtime "when it noticed its last loss, 0 if never";
-        UpstreamLost "upstream_lost" Counter "losses before the ring it was told of";
-        Waiting "waiting" Gauge "1 while it sleeps for want of datagrams";
+        UpstreamLost "upstream_lost" Counter "losses before the ring that were reported to it";
+        Waiting "waiting" Gauge "1 while it sleeps until the next datagram";
         LagMaxBytes "lag_max_bytes" Gauge "largest lag seen, payload bytes; looked at ten times a \
             second";
         LagMaxTime "lag_max_ns" Gauge "largest lag seen, age of the datagram it read or had to \
             read next; looked at ten times a second, and by the reader once in a millisecond";
         Lossless "lossless" Gauge "1 while the stream waits for it";
-        Held "held_ns" Counter "time for which it held the stream back";
+        Held "held_ns" Counter "time for which it delayed the stream";
         DemotedRealtime "demoted_realtime" Realtime "when it had used up its budget and became \
             lossy, 0 if never";
-        Lapped "lapped" Gauge "1 if what it would read next is gone already and it has not noticed \
-            yet";
-        SleepRequests "sleep_requests" Counter "times its sleep request was heard: it said that it \
-            goes to sleep";
-        SlowWakes "slow_wakes" Gauge "1 once waking it was found to take the pump long, so that \
-            the waker does it since";
-        Implausible "implausible" Gauge "0, or what its page said that cannot be, so that nothing \
+        Lapped "lapped" Gauge "1 if the datagram it would read next is overwritten and it has not \
+            noticed yet";
+        SleepRequests "sleep_requests" Counter "times that its sleep request was received";
+        SlowWakes "slow_wakes" Gauge "1 once waking it took the pump so long that the waker \
+            does it since then";
+        Implausible "implausible" Gauge "0, or what in its page is impossible, so that nothing \
             it says is to be believed: 1 a cursor ahead of the stream, 2 a cursor that goes back, \
             3 more datagrams than were published";
     }
@@ -438,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_past_the_places_and_long_labels_are_cut() {
+    fn too_many_readers_and_long_labels_are_cut() {
         let words = area(1);
         let mut writer = StatsWriter::new(&words, 1);
         let mut s = snapshot(1);

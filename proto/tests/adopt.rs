@@ -62,7 +62,7 @@ fn drain(reader: &mut RingReader) -> (u64, Vec<Step>) {
 /// If the ring knows the device's numbers, the count of what was taken or lost and never reported
 /// is exact, whatever it was.
 #[test]
-fn what_a_source_with_numbers_lost_is_known_exactly() {
+fn loss_of_a_numbered_source_is_exact() {
     let (memory, mut publisher) = ring();
     let mut reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
     // The device's numbers at the beginning; they wrap soon.
@@ -115,7 +115,7 @@ fn what_a_source_with_numbers_lost_is_known_exactly() {
 /// For a source without numbers, the loss includes at least what was begun, and what was counted
 /// but not reported (K10).
 #[test]
-fn what_another_source_lost_is_known_at_least() {
+fn loss_of_other_sources_is_a_lower_bound() {
     let (memory, mut publisher) = ring();
     let mut reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
     publisher.lost_upstream(Layer::Kernel, 2, true);
@@ -147,7 +147,7 @@ fn what_another_source_lost_is_known_at_least() {
 /// A reader that was stopped for more restarts than the ring remembers gets the oldest ones as one
 /// restart, with the sum of their costs.
 #[test]
-fn more_restarts_than_are_remembered_are_told_as_one() {
+fn more_restarts_than_are_recorded_are_reported_as_one() {
     for restarts in [3, RESTARTS as u64 - 1, RESTARTS as u64 + 5] {
         let (memory, mut publisher) = ring();
         let mut reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);

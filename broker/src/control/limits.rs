@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_who_floods_is_refused_and_others_are_not() {
+    fn flooding_user_is_refused_and_others_are_not() {
         let (mut rates, start) = (ConnectRates::default(), Instant::now());
         let served = |rates: &mut ConnectRates, uid, at: Duration, tries: u32| {
             (0..tries).filter(|_| rates.admit(uid, start + at).is_ok()).count()

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_holds_what_was_asked_for_in_any_unit() {
+    fn ring_holds_what_was_asked_for_in_any_unit() {
         assert_eq!(sizes(""), (16384, 8 << 20));
         // 1000 of 1 KiB and a sixteenth for claims, in whole pages.
         assert_eq!(sizes("--depth 1000"), (2048, 1093632));

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_generated_is_refused_by_name() {
+    fn impossible_options_are_refused_by_name() {
         let refused =
             |argument| open(argument, &OpenFor { max_datagram: 1000 }).err().unwrap().to_string();
         assert_eq!(
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_it_makes() {
+    fn program_reports_what_it_generates() {
         assert_eq!(
             gen_source("rate=350MB/s,size=2KiB").describe(),
             "350 MB/s, datagrams of 2048 bytes"

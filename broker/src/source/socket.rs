@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_interface_is_told_with_the_known_ones() {
+    fn unknown_interface_lists_known_ones() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let fd = std::os::fd::AsFd::as_fd(&socket);
         assert!(interface(fd, "lo").unwrap() > 0);

@@ -86,7 +86,7 @@ impl std::str::FromStr for Spec {
 }
 
 /// A multicast group on an interface that may disappear and come back.
-struct Watch {
+struct WatchedInterface {
     name: String,
     /// Index under which the group was joined; 0 while the interface is gone.
     index: u32,
@@ -97,7 +97,7 @@ struct Watch {
 struct Udp {
     socket: OwnedFd,
     group: Option<IpAddr>,
-    watch: Option<Watch>,
+    watch: Option<WatchedInterface>,
     description: String,
     batch: Batch,
     /// Drops the kernel has reported, modulo 2^32.
@@ -180,7 +180,7 @@ impl Udp {
         let on = spec.interface.as_deref().map(|name| format!(" on {name}")).unwrap_or_default();
         Ok(Udp {
             group,
-            watch: group.and(spec.interface.clone()).zip(index).map(|(name, index)| Watch {
+            watch: group.and(spec.interface.clone()).zip(index).map(|(name, index)| WatchedInterface {
                 name,
                 index,
                 next: 0,

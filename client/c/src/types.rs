@@ -212,7 +212,7 @@ mod tests {
 
     /// What C sees of each kind of gap.
     #[test]
-    fn gaps_keep_what_they_say() {
+    fn gaps_convert_to_c() {
         let gap = |cause, bytes| rw_gap::from(Gap { first: 7, count: 3, bytes, time: 9, cause });
         let lapped = gap(Cause::Lapped, Some(30));
         assert_eq!(

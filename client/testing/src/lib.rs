@@ -211,7 +211,7 @@ impl Stream {
     }
 
     /// Answers again: queued requests and new ones.
-    pub fn go_on_answering(&self) {
+    pub fn resume_answering(&self) {
         self.stopped.store(false, Ordering::Relaxed);
     }
 

@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gets_the_memory_and_both_bells() {
+    fn client_gets_the_memory_and_both_events() {
         let (fd, map) = memory(5000).unwrap();
         assert_eq!(map.len(), MEMORY_MIN);
         let (ours, theirs) = (vectors(3).unwrap(), vectors(2).unwrap());
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server_is_named() {
+    fn other_servers_are_named() {
         let (fd, _map) = memory(1).unwrap();
         let open = sealed::open("open", MemfdFlags::empty()).unwrap();
         let say = |values: &'static [i64]| {
@@ -432,7 +432,7 @@ mod tests {
 
     /// The server sends piece by piece, over a socket with a path, and the client never blocks.
     #[test]
-    fn a_client_goes_on_as_far_as_it_was_told() {
+    fn client_continues_up_to_its_answer() {
         let not_yet = |joining: Joining| match joining.go_on().unwrap() {
             ControlFlow::Continue(joining) => joining,
             ControlFlow::Break(peer) => panic!("not all was said: {peer:?}"),
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_never_stops_talking_keeps_nobody() {
+    fn server_that_never_stops_sending_blocks_no_client() {
         let (fd, _map) = memory(1).unwrap();
         let events = vectors(1).unwrap();
         let (server, client) = UnixStream::pair().unwrap();

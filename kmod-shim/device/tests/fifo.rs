@@ -226,7 +226,7 @@ proptest! {
     /// long, and the channel continues. Once the device behaves again, what was discarded is known
     /// exactly.
     #[test]
-    fn garbage_costs_what_it_covers_and_no_more(
+    fn garbage_loses_only_what_it_covers(
         word in 0usize..128, value: u64, producer in prop::option::of(any::<u32>()), lengths in prop::collection::vec(0usize..200, 1..6),
     ) {
         let device = DeviceMemory::on_heap(&SHAPE).unwrap();

@@ -358,13 +358,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chosen_word_is_found() {
+    fn the_chosen_candidate_is_found() {
         assert_eq!(chosen("always within_size advise [never] deny force"), "never");
         assert_eq!(chosen("unknown"), "unknown");
     }
 
     #[test]
-    fn the_ladder_ends_in_small_pages_and_says_why() {
+    fn memory_falls_back_to_small_pages_with_the_reason() {
         for memory in [Memory::Shm, Memory::Memfd, Memory::StoredMemfd] {
             let name = format!("/ringweir-test.{}.{memory:?}", std::process::id());
             let ring = Backing::create(&name, 2 * HUGE_PAGE, memory, true).unwrap();

@@ -328,7 +328,7 @@ mod tests {
     /// A broker that is killed while it writes leaves one generation or the other: the content
     /// never changes its length, so nothing is truncated first.
     #[test]
-    fn words_are_replaced_in_place() {
+    fn values_are_replaced_in_place() {
         let dir = tempfile::tempdir().unwrap();
         let held = StreamLock::take(dir.path(), "a").unwrap();
         let path = dir.path().join("a.lock");

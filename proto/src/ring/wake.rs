@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_woken_inline_and_several_by_one_bell() {
+    fn one_sleeper_is_woken_inline_and_several_by_one_event() {
         let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(1024));
         assert_eq!(gate.after_commit(), Wake::Nobody);
         sleepers.enter(&gate, 700, || false, |_| panic!("no news"));
@@ -257,7 +257,7 @@ mod tests {
     /// Control: the same reader is woken inline before, and again once waking it is not slow any
     /// more.
     #[test]
-    fn one_that_is_dear_to_wake_is_left_to_the_waker() {
+    fn slow_reader_is_left_to_the_waker() {
         let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(128));
         for (slow_to_wake, told) in
             [(false, Wake::One(70)), (true, Wake::Several), (false, Wake::One(70))]
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_wakes_those_the_publisher_took_before_the_bell_was_heard() {
+    fn newcomer_wakes_those_taken_before_the_event_was_seen() {
         let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(8));
         sleepers.enter(&gate, 0, || false, |_| panic!("no news"));
         sleepers.enter(&gate, 1, || false, |_| panic!("no news"));

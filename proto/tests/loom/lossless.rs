@@ -5,7 +5,7 @@
 //! and checks again as long as it does not. A budget is time, which a model does not have: it is
 //! used up when the model says so.
 
-use super::{Plan, Watch, by_bytes, by_slots, check};
+use super::{Plan, CheckedReader, by_bytes, by_slots, check};
 use loom::thread;
 use ringweir_proto::layout::ReaderBlock;
 use ringweir_proto::ring::gate::{demoted, granted, release};
@@ -18,7 +18,7 @@ const BUDGET: Budget = Budget { bytes: u64::MAX, time_ns: 1000 };
 
 /// The lossless reader's end: the checked reader and its page.
 struct Lossless {
-    watch: Watch,
+    watch: CheckedReader,
     block: Arc<ReaderBlock>,
 }
 
@@ -79,7 +79,7 @@ fn lossless(plan: Plan, before: u64) -> (Gated, Lossless) {
     let (block, mut gate) = (Arc::new(ReaderBlock::default()), LosslessGate::new(BUDGET, 2));
     gate.admit(&mut publisher, 0, Start::Oldest, &block);
     assert_eq!(granted(&block), Some(0));
-    let watch = Watch::new(plan, memory, Start::Seq(0), Resume::Oldest);
+    let watch = CheckedReader::new(plan, memory, Start::Seq(0), Resume::Oldest);
     plan.publish(&mut publisher, 0..before);
     (Gated { publisher, gate, block: block.clone() }, Lossless { watch, block })
 }
@@ -112,7 +112,7 @@ pub fn lossy_beside_lossless() {
     check(1, move || {
         let (mut gated, mut reader) = lossless(plan, 2);
         let mut lossy =
-            Watch::new(plan, gated.publisher.memory().clone(), Start::Oldest, Resume::Oldest);
+            CheckedReader::new(plan, gated.publisher.memory().clone(), Start::Oldest, Resume::Oldest);
         let reader = thread::spawn(move || {
             reader.read_up_to(1);
             reader
@@ -145,7 +145,7 @@ pub fn granted_is_kept() {
                         None => thread::yield_now(),
                     }
                 };
-                let watch = Watch::new(plan, memory, Start::Seq(begin), Resume::Oldest);
+                let watch = CheckedReader::new(plan, memory, Start::Seq(begin), Resume::Oldest);
                 let mut reader = Lossless { watch, block };
                 reader.read_up_to(begin + 1);
                 reader
@@ -163,7 +163,7 @@ pub fn granted_is_kept() {
 
 /// A lossless reader that is lapped finds its demotion in its page. (The third datagram is claimed
 /// in one go, so that only the fence of the demotion precedes it.)
-pub fn demoted_and_told() {
+pub fn demotion_is_reported() {
     let plan = Plan { geometry: by_slots, lengths: &[5, 8, 0] };
     check(2, move || {
         let (mut gated, mut reader) = lossless(plan, 2);

@@ -92,7 +92,7 @@ impl Plan {
 }
 
 /// A reader that compares everything it gets with the plan.
-struct Watch {
+struct CheckedReader {
     plan: Plan,
     reader: RingReader,
     /// First seq not yet delivered or reported.
@@ -101,7 +101,7 @@ struct Watch {
     restarts: Vec<Restarted>,
 }
 
-impl Watch {
+impl CheckedReader {
     fn new(plan: Plan, memory: Arc<RingMemory>, start: Start, resume: Resume) -> Self {
         let reader = RingReader::new(memory, start, resume);
         let next = reader.read_cursor();
@@ -234,7 +234,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
 fn race(plan: Plan, before: u64, steps: usize, preemptions: usize, resume: Resume) {
     check(preemptions, move || {
         let (memory, mut publisher) = plan.ring();
-        let mut watch = Watch::new(plan, memory, Start::Oldest, resume);
+        let mut watch = CheckedReader::new(plan, memory, Start::Oldest, resume);
         plan.publish(&mut publisher, 0..before);
         let reader = thread::spawn(move || {
             for _ in 0..steps {
@@ -297,9 +297,9 @@ fn two_readers() {
     let plan = Plan { geometry: by_slots, lengths: &[0, 1, 0, 3] };
     check(2, move || {
         let (memory, mut publisher) = plan.ring();
-        let lapped = Watch::new(plan, memory.clone(), Start::Oldest, Resume::Newest);
+        let lapped = CheckedReader::new(plan, memory.clone(), Start::Oldest, Resume::Newest);
         plan.publish(&mut publisher, 0..3);
-        let chasing = Watch::new(plan, memory, Start::Latest, Resume::Oldest);
+        let chasing = CheckedReader::new(plan, memory, Start::Latest, Resume::Oldest);
         let readers = [lapped, chasing].map(|mut watch| {
             thread::spawn(move || {
                 watch.step();
@@ -309,7 +309,7 @@ fn two_readers() {
         plan.publish(&mut publisher, 3..4);
         let watches = readers.map(|r| r.join().unwrap());
         publisher.end();
-        watches.into_iter().for_each(Watch::finish);
+        watches.into_iter().for_each(CheckedReader::finish);
     });
 }
 
@@ -318,7 +318,7 @@ fn upstream_over_a_lap() {
     let plan = Plan { geometry: by_slots, lengths: &[0, 4, 1] };
     check(2, move || {
         let (memory, mut publisher) = plan.ring();
-        let mut watch = Watch::new(plan, memory, Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(plan, memory, Start::Oldest, Resume::Oldest);
         publisher.lost_upstream(Layer::Kernel, 3, true);
         plan.publish(&mut publisher, 0..2);
         publisher.lost_upstream(Layer::Device, 4, true);
@@ -343,7 +343,7 @@ fn attach(start: Start) {
         let (memory, mut publisher) = plan.ring();
         plan.publish(&mut publisher, 0..2);
         let reader = thread::spawn(move || {
-            let mut watch = Watch::new(plan, memory, start, Resume::Oldest);
+            let mut watch = CheckedReader::new(plan, memory, start, Resume::Oldest);
             let at = watch.balanced().start;
             match start {
                 Start::Latest => assert!(at == 2 || at == 3),
@@ -378,12 +378,12 @@ fn attach_at_a_seq_to_come() {
 
 // ---- (e): the end mark --------------------------------------------------------------------------
 
-/// A reader that gets the end has got everything before it ([`Watch::step`] asserts it).
+/// A reader that gets the end has got everything before it ([`CheckedReader::step`] asserts it).
 fn ended() {
     let plan = Plan { geometry: by_slots, lengths: &[8, 9] };
     check(3, move || {
         let (memory, mut publisher) = plan.ring();
-        let mut watch = Watch::new(plan, memory, Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(plan, memory, Start::Oldest, Resume::Oldest);
         let reader = thread::spawn(move || {
             for _ in 0..3 {
                 watch.step();
@@ -403,7 +403,7 @@ fn batch() {
     let plan = Plan { geometry: by_slots, lengths: &[3, 8, 5] };
     check(2, move || {
         let (memory, mut publisher) = plan.ring();
-        let mut watch = Watch::new(plan, memory, Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(plan, memory, Start::Oldest, Resume::Oldest);
         plan.publish(&mut publisher, 0..1);
         let reader = thread::spawn(move || {
             watch.step();
@@ -429,7 +429,7 @@ fn filled_in_steps() {
     let plan = Plan { geometry: by_bytes, lengths: &[16, 16, 16, 16] };
     check(2, move || {
         let (memory, mut publisher) = plan.ring();
-        let mut watch = Watch::new(plan, memory, Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(plan, memory, Start::Oldest, Resume::Oldest);
         plan.publish(&mut publisher, 0..3);
         let reader = thread::spawn(move || {
             watch.step();
@@ -514,7 +514,7 @@ models! {
     killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7
     killed_at_k8 adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4
     adopter_killed_at_a5 restarted_in_silence ended_after_a_restart waits_for_the_lossless
-    waits_for_its_bytes lossy_beside_lossless granted_is_kept demoted_and_told detaching_releases_the_stream
+    waits_for_its_bytes lossy_beside_lossless granted_is_kept demotion_is_reported detaching_releases_the_stream
 }
 
 /// The models that must fail when `site` is weakened.
@@ -546,7 +546,7 @@ fn killers(site: Site) -> &'static [&'static str] {
         }
         site::RELEASED_EARLY => &["waits_for_the_lossless"],
         site::GRANT_NOT_KEPT => &["granted_is_kept"],
-        site::DEMOTE_FENCE | site::DEMOTION_UNREPORTED => &["demoted_and_told"],
+        site::DEMOTE_FENCE | site::DEMOTION_UNREPORTED => &["demotion_is_reported"],
         site::LAP_MISCOUNTED => &["lapped_by_slots", "third_lap"],
         other => panic!("no model for {other:?}"),
     }

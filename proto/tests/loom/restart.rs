@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Plan, Watch, by_bytes, by_slots, bytes_of, check, meta_of};
+use super::{Plan, CheckedReader, by_bytes, by_slots, bytes_of, check, meta_of};
 use loom::thread;
 use ringweir_proto::ring::crash::{Point, killed_at};
 use ringweir_proto::ring::{
@@ -43,7 +43,7 @@ fn adopt(memory: &Arc<RingMemory>) -> (Publisher, Restarted) {
 
 /// What races with the reader.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Raced {
+enum RacesWithReader {
     /// Death and adoption. The adopter publishes after the reader has finished.
     Adoption,
     /// Also what the adopter publishes. (Not where the dead publisher wrote into the same slot:
@@ -54,10 +54,10 @@ enum Raced {
 /// With `before` datagrams published, the publisher dies at `point` of the next one and the adopter
 /// publishes the rest, while a reader makes a step. The restart must cost at least `lost`
 /// datagrams.
-fn killed(plan: Plan, before: u64, raced: Raced, point: Point, lost: u64) {
+fn killed(plan: Plan, before: u64, raced: RacesWithReader, point: Point, lost: u64) {
     check(1, move || {
         let (memory, mut publisher) = plan.ring();
-        let mut watch = Watch::new(plan, memory.clone(), Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(plan, memory.clone(), Start::Oldest, Resume::Oldest);
         plan.publish(&mut publisher, 0..before);
         let reader = thread::spawn(move || {
             watch.step();
@@ -69,7 +69,7 @@ fn killed(plan: Plan, before: u64, raced: Raced, point: Point, lost: u64) {
         let restarted = Restarted { generation: 2, first, lost, exact: false };
         assert_eq!(adopted, restarted);
         let rest = first..plan.lengths.len() as u64;
-        let watch = if raced == Raced::Everything {
+        let watch = if raced == RacesWithReader::Everything {
             plan.publish(&mut publisher, rest);
             reader.join().unwrap()
         } else {
@@ -82,8 +82,8 @@ fn killed(plan: Plan, before: u64, raced: Raced, point: Point, lost: u64) {
     });
 }
 
-impl Watch {
-    /// Like [`Watch::finish`], after these restarts.
+impl CheckedReader {
+    /// Like [`CheckedReader::finish`], after these restarts.
     fn finish_after(mut self, restarts: &[Restarted]) {
         while self.restarts.len() < restarts.len() {
             if self.step() == Step::Ended {
@@ -104,28 +104,28 @@ const BYTES: Plan = Plan { geometry: by_bytes, lengths: &[16, 13, 16, 12] };
 const ROOM: Plan = Plan { geometry: by_slots, lengths: &[8, 9] };
 
 pub fn killed_at_k1() {
-    killed(LAPPED, 2, Raced::Everything, Point::K1, 0);
+    killed(LAPPED, 2, RacesWithReader::Everything, Point::K1, 0);
 }
 pub fn killed_at_k2() {
-    killed(ROOM, 1, Raced::Everything, Point::K2, 0);
+    killed(ROOM, 1, RacesWithReader::Everything, Point::K2, 0);
 }
 pub fn killed_at_k3() {
-    killed(BYTES, 3, Raced::Everything, Point::K3, 0);
+    killed(BYTES, 3, RacesWithReader::Everything, Point::K3, 0);
 }
 pub fn killed_at_k4() {
-    killed(BYTES, 3, Raced::Adoption, Point::K4, 0);
+    killed(BYTES, 3, RacesWithReader::Adoption, Point::K4, 0);
 }
 pub fn killed_at_k5() {
-    killed(LAPPED, 2, Raced::Adoption, Point::K5, 1);
+    killed(LAPPED, 2, RacesWithReader::Adoption, Point::K5, 1);
 }
 pub fn killed_at_k6() {
-    killed(ROOM, 1, Raced::Everything, Point::K6, 1);
+    killed(ROOM, 1, RacesWithReader::Everything, Point::K6, 1);
 }
 pub fn killed_at_k7() {
-    killed(ROOM, 1, Raced::Everything, Point::K7, 0);
+    killed(ROOM, 1, RacesWithReader::Everything, Point::K7, 0);
 }
 pub fn killed_at_k8() {
-    killed(ROOM, 1, Raced::Everything, Point::K8, 0);
+    killed(ROOM, 1, RacesWithReader::Everything, Point::K8, 0);
 }
 
 /// The publisher dies with a datagram that is not flushed, its adopter dies at `point`, and the
@@ -133,7 +133,7 @@ pub fn killed_at_k8() {
 fn adopter_killed(point: Point, restarts: &'static [Restarted]) {
     check(1, move || {
         let (memory, mut publisher) = ROOM.ring();
-        let mut watch = Watch::new(ROOM, memory.clone(), Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(ROOM, memory.clone(), Start::Oldest, Resume::Oldest);
         ROOM.publish(&mut publisher, 0..1);
         let reader = thread::spawn(move || {
             watch.step();
@@ -176,7 +176,7 @@ pub fn restarted_in_silence() {
     const PLAN: Plan = Plan { geometry: by_slots, lengths: &[8] };
     check(2, || {
         let (memory, mut publisher) = PLAN.ring();
-        let mut watch = Watch::new(PLAN, memory.clone(), Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(PLAN, memory.clone(), Start::Oldest, Resume::Oldest);
         PLAN.publish(&mut publisher, 0..1);
         let reader = thread::spawn(move || {
             for _ in 0..2 {
@@ -198,7 +198,7 @@ pub fn restarted_in_silence() {
 pub fn ended_after_a_restart() {
     check(1, || {
         let (memory, mut publisher) = ROOM.ring();
-        let mut watch = Watch::new(ROOM, memory.clone(), Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(ROOM, memory.clone(), Start::Oldest, Resume::Oldest);
         ROOM.publish(&mut publisher, 0..1);
         let reader = thread::spawn(move || {
             for _ in 0..4 {

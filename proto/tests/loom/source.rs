@@ -1,7 +1,7 @@
 //! Models of a source that goes away and comes back.
 
-use super::wake::House;
-use super::{Plan, Watch, by_slots, check};
+use super::wake::BrokerSide;
+use super::{Plan, CheckedReader, by_slots, check};
 use loom::thread;
 use ringweir_proto::ring::{Cause, Gap, Publisher, Resume, RingReader, Start, Step, WritableRing};
 
@@ -10,7 +10,7 @@ pub fn source_gone() {
     const PLAN: Plan = Plan { geometry: by_slots, lengths: &[0, 0] };
     check(2, || {
         let (memory, mut publisher) = PLAN.ring();
-        let mut watch = Watch::new(PLAN, memory, Start::Oldest, Resume::Oldest);
+        let mut watch = CheckedReader::new(PLAN, memory, Start::Oldest, Resume::Oldest);
         let reader = thread::spawn(move || {
             let mut told = Vec::new();
             for _ in 0..3 {
@@ -48,7 +48,7 @@ pub fn gone_wakes_the_sleeper() {
         let ring = WritableRing::on_heap(by_slots());
         let memory = ring.memory().clone();
         let mut publisher = Publisher::new(ring);
-        let house = House::new(memory.clone());
+        let house = BrokerSide::new(memory.clone());
         let reader = thread::spawn({
             let house = house.clone();
             move || {

@@ -35,7 +35,7 @@ impl Event {
 }
 
 /// Reader pages, events and the broker's two ends of the gate.
-pub struct House {
+pub struct BrokerSide {
     pub memory: Arc<RingMemory>,
     pub gate: WakeGate,
     /// The waker's list. The lock stands for its being owned by one thread.
@@ -49,7 +49,7 @@ pub struct House {
     pub quit: AtomicU64,
 }
 
-impl House {
+impl BrokerSide {
     pub fn new(memory: Arc<RingMemory>) -> Arc<Self> {
         Arc::new(Self {
             memory,
@@ -107,7 +107,7 @@ pub fn sleeper_and_waker(impatient: usize) {
         let ring = WritableRing::on_heap(by_slots());
         let memory = ring.memory().clone();
         let mut publisher = Publisher::new(ring);
-        let house = House::new(memory.clone());
+        let house = BrokerSide::new(memory.clone());
         let reader = thread::spawn({
             let house = house.clone();
             move || {
@@ -158,7 +158,7 @@ pub fn one_sleeper_twice() {
         let ring = WritableRing::on_heap(by_slots());
         let memory = ring.memory().clone();
         let mut publisher = Publisher::new(ring);
-        let house = House::new(memory.clone());
+        let house = BrokerSide::new(memory.clone());
         let reader = thread::spawn({
             let house = house.clone();
             move || {
@@ -186,7 +186,7 @@ pub fn two_sleepers() {
         let ring = WritableRing::on_heap(by_slots());
         let memory = ring.memory().clone();
         let mut publisher = Publisher::new(ring);
-        let house = House::new(memory.clone());
+        let house = BrokerSide::new(memory.clone());
         let readers = [0, 1].map(|index| {
             let (house, memory) = (house.clone(), memory.clone());
             thread::spawn(move || {
@@ -223,7 +223,7 @@ pub fn end_wakes_the_sleeper() {
         let ring = WritableRing::on_heap(by_slots());
         let memory = ring.memory().clone();
         let mut publisher = Publisher::new(ring);
-        let house = House::new(memory.clone());
+        let house = BrokerSide::new(memory.clone());
         let reader = thread::spawn({
             let house = house.clone();
             move || {

@@ -80,7 +80,7 @@ fn commits_outside_the_claim_panic() {
 }
 
 #[test]
-fn what_was_validated_stays_delivered_and_the_rest_of_it_does_not() {
+fn validated_datagrams_stay_delivered() {
     let (memory, mut publisher) = ring(2, 64, 8);
     for held_on in [false, true] {
         let mut reader = RingReader::new(memory.clone(), Start::Latest, Resume::Oldest);
@@ -107,7 +107,7 @@ fn what_was_validated_stays_delivered_and_the_rest_of_it_does_not() {
 /// If it is overwritten meanwhile, it is a gap. Controls: without being left unread it is passed
 /// over, and if it is read and validated after all it is delivered.
 #[test]
-fn what_is_left_unread_is_found_again() {
+fn unread_datagrams_stay() {
     let (memory, mut publisher) = ring(4, 64, 8);
     let mut reader = RingReader::new(memory, Start::Oldest, Resume::Oldest);
     publisher.publish(b"a", Meta::default()).unwrap();
@@ -157,7 +157,7 @@ fn validating_nothing_is_no_loss() {
 /// No datagram can report losses after the last datagram: the reader gets them once, before the
 /// end.
 #[test]
-fn losses_after_the_last_datagram_are_told_with_the_end() {
+fn losses_after_the_last_datagram_are_reported_with_the_end() {
     let ring = WritableRing::on_heap(Geometry::new(64, 4096, 64).unwrap());
     let memory = ring.memory().clone();
     let mut publisher = Publisher::new(ring);
@@ -187,7 +187,7 @@ fn losses_after_the_last_datagram_are_told_with_the_end() {
 /// That a device went away is reported at the right seq and once to every reader, even over laps. A
 /// reader that has read up to there gets it at once.
 #[test]
-fn a_device_that_goes_away_is_told_once_and_in_its_place() {
+fn device_that_goes_away_is_reported_once_and_in_order() {
     let ring = WritableRing::on_heap(Geometry::new(16, 4096, 64).unwrap());
     let memory = ring.memory().clone();
     let mut publisher = Publisher::new(ring);

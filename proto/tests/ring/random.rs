@@ -1,6 +1,6 @@
 //! Random geometries and random runs, on the ring and on the reference: all numbers must be equal.
 
-use crate::reference::{Expected, Reference, Told};
+use crate::reference::{Expected, Reference, ExpectedStep};
 use proptest::prelude::*;
 use ringweir_proto::layout::{Geometry, GeometryError};
 use ringweir_proto::ring::{
@@ -207,12 +207,12 @@ impl Run {
         let told = expected.step(&self.reference);
         *held = None;
         match reader.step().expect("not corrupt") {
-            Step::Empty => assert_eq!(told, Told::Empty),
-            Step::Gap(gap) => assert_eq!(Told::Gap(gap), told),
+            Step::Empty => assert_eq!(told, ExpectedStep::Empty),
+            Step::Gap(gap) => assert_eq!(ExpectedStep::Gap(gap), told),
             Step::Restarted(_) => panic!("nobody restarted"),
             Step::Ended => panic!("nobody ended it"),
             Step::Datagram(d) => {
-                assert_eq!(told, Told::Datagram { seq: d.seq });
+                assert_eq!(told, ExpectedStep::Datagram { seq: d.seq });
                 let e = expected.held.as_ref().unwrap();
                 let original = e.bytes.len().max(e.meta.original_len as usize);
                 assert_eq!(
@@ -275,7 +275,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_ring_does_what_the_reference_does(geometry in geometry(), ops in prop::collection::vec(op(), 1..120)) {
+    fn ring_behaves_like_the_reference(geometry in geometry(), ops in prop::collection::vec(op(), 1..120)) {
         let mut run = Run::new(geometry);
         ops.iter().for_each(|op| run.apply(op));
         run.close();

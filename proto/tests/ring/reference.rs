@@ -139,7 +139,7 @@ pub struct Expected {
 }
 
 #[derive(Debug, PartialEq)]
-pub enum Told {
+pub enum ExpectedStep {
     Datagram { seq: u64 },
     Gap(Gap),
     Empty,
@@ -184,7 +184,7 @@ impl Expected {
         if self.torn { Err(Torn) } else { Ok(()) }
     }
 
-    fn lap(&mut self, reference: &Reference) -> Told {
+    fn lap(&mut self, reference: &Reference) -> ExpectedStep {
         self.cached = reference.flushed;
         let oldest = reference.oldest();
         let at = match self.resume {
@@ -201,10 +201,10 @@ impl Expected {
         self.bytes_lost += bytes.unwrap_or(0);
         self.gaps += 1;
         let time = entry.map_or(0, |e| e.meta.publish_time);
-        Told::Gap(Gap { first, count, bytes, time, cause: Cause::Lapped })
+        ExpectedStep::Gap(Gap { first, count, bytes, time, cause: Cause::Lapped })
     }
 
-    pub fn step(&mut self, reference: &Reference) -> Told {
+    pub fn step(&mut self, reference: &Reference) -> ExpectedStep {
         if let Some(held) = self.held.take() {
             let verified = std::mem::take(&mut self.verified);
             if std::mem::take(&mut self.torn) || (!verified && reference.entry(held.seq).is_none())
@@ -219,7 +219,7 @@ impl Expected {
         if self.seq == self.cached {
             self.cached = reference.flushed;
             if self.seq == self.cached {
-                return Told::Empty;
+                return ExpectedStep::Empty;
             }
         }
         let Some(entry) = reference.entry(self.seq) else { return self.lap(reference) };
@@ -229,7 +229,7 @@ impl Expected {
             let count = entry.lost_before - before;
             self.upstream_lost += count;
             let cause = Cause::Upstream { layer: entry.layer, exact };
-            return Told::Gap(Gap {
+            return ExpectedStep::Gap(Gap {
                 first: self.seq,
                 count,
                 bytes: None,
@@ -238,6 +238,6 @@ impl Expected {
             });
         }
         self.held = Some(entry.clone());
-        Told::Datagram { seq: self.seq }
+        ExpectedStep::Datagram { seq: self.seq }
     }
 }

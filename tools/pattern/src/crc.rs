@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_datagram_says_where() {
+    fn torn_datagram_has_its_seq() {
         let mut torn = make(100_000, 41, 0);
         torn[65_000..].copy_from_slice(&make(100_000, 42, 0)[65_000..]);
         let Err(Fault::BadChecksum { number: 41, offset: Some(offset), .. }) = check(&torn) else {

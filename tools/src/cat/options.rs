@@ -42,7 +42,7 @@ pub(super) struct Cli {
     /// gets one datagram per read; --count and --from apply to each client, and a slow client slows
     /// no other
     #[arg(long, value_name = "PLACE", conflicts_with_all = ["write", "format", "len_prefix", "link_type", "until_idle", "force"])]
-    pub(super) unix: Option<SocketPlace>,
+    pub(super) unix: Option<SocketPath>,
     /// With --unix: end when the last client has disconnected
     #[arg(long, requires = "unix")]
     pub(super) once: bool,
@@ -142,12 +142,12 @@ pub(super) fn choose(cli: &Cli, terminal: bool) -> Option<&'static sink::Format>
 
 /// The socket of `--unix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SocketPlace {
+pub(super) struct SocketPath {
     pub(super) mode: u32,
     pub(super) path: String,
 }
 
-impl FromStr for SocketPlace {
+impl FromStr for SocketPath {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, path) = text
@@ -231,11 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn socket_places_are_parsed_and_bad_ones_refused_by_name() {
-        assert_eq!("seqpacket:/a:b".parse(), Ok(SocketPlace { mode: 0o600, path: "/a:b".into() }));
+    fn socket_paths_are_parsed_and_bad_ones_refused_by_name() {
+        assert_eq!("seqpacket:/a:b".parse(), Ok(SocketPath { mode: 0o600, path: "/a:b".into() }));
         assert_eq!(
             "seqpacket,mode=0666:x".parse(),
-            Ok(SocketPlace { mode: 0o666, path: "x".into() })
+            Ok(SocketPath { mode: 0o666, path: "x".into() })
         );
         for (text, says) in [
             ("/tmp/x", "use seqpacket:PATH"),
@@ -244,7 +244,7 @@ mod tests {
             ("seqpacket,mode=9:/x", "mode=9: use an octal"),
             ("seqpacket,senders=3:/x", "\"senders=3\"; there is mode="),
         ] {
-            let error = text.parse::<SocketPlace>().unwrap_err();
+            let error = text.parse::<SocketPath>().unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
     }

@@ -7,7 +7,7 @@
 //! this socket can be, it is left out and counted. For each client `published = delivered + lost`
 //! and `delivered = sent + too long + unsent when it left`.
 
-use super::options::{Cli, SocketPlace};
+use super::options::{Cli, SocketPath};
 use crate::account::ReaderAccount;
 use crate::messages::Messages;
 use crate::sink::About;
@@ -38,7 +38,7 @@ struct Shared {
 
 /// Serves until a signal comes, the stream ends or a limit of the command line is reached. Returns
 /// whether all accounts add up.
-pub(super) fn run(cli: &Cli, place: &SocketPlace, stop: &Stop) -> anyhow::Result<bool> {
+pub(super) fn run(cli: &Cli, place: &SocketPath, stop: &Stop) -> anyhow::Result<bool> {
     // If the stream does not exist, this fails before a socket is made.
     ringweir::view::describe(&cli.stream)?;
     let listener = SocketFile::bind(&place.path, SocketType::SEQPACKET, place.mode)?;

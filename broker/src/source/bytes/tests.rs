@@ -92,7 +92,7 @@ fn a_stream_longer_than_the_pipe_and_the_ring_comes_through() {
 }
 
 #[test]
-fn too_long_ones_are_left_out_counted_and_told_with_their_offset() {
+fn too_long_datagrams_are_left_out_and_reported_with_their_offset() {
     let sent: Vec<_> = [10, 65, 64, 200_000, 3].map(make).into();
     for chunk in [1, 7, 65_536] {
         let mut bench = Bench::new(1 << 16, 64);
@@ -109,7 +109,7 @@ fn too_long_ones_are_left_out_counted_and_told_with_their_offset() {
 }
 
 #[test]
-fn an_end_within_a_datagram_loses_it_and_says_where() {
+fn end_within_a_datagram_loses_it_and_is_reported_with_its_offset() {
     let input = len32(&[make(10), make(50)]);
     for (cut, offset, missing) in [(15, 15, 3), (18, 18, 50), (20, 20, 48), (67, 67, 1)] {
         for chunk in [1, 64] {

@@ -35,7 +35,7 @@ fn refused(argument: &str) -> String {
 }
 
 #[test]
-fn what_is_no_such_device_is_refused_with_what_to_use_instead() {
+fn wrong_devices_are_refused_with_an_alternative() {
     let dir = tempfile::tempdir().unwrap();
     let (file, pipe, socket) = (dir.path().join("f"), dir.path().join("p"), dir.path().join("s"));
     std::fs::write(&file, "x").unwrap();
@@ -64,7 +64,7 @@ fn what_is_no_such_device_is_refused_with_what_to_use_instead() {
 /// Each read is one datagram, raw mode keeps every byte, and the settings are restored. Control:
 /// without `raw` a line is a datagram, and a carriage return is changed.
 #[test]
-fn a_raw_terminal_gives_what_was_written_and_is_put_back() {
+fn raw_terminal_is_read_unchanged_and_restored() {
     let (mut writer, path) = terminal();
     let before = tcgetattr(&writer).unwrap();
     let mut source = open(&format!("raw,baud=115200:{path}"), &STREAM).unwrap();
@@ -98,7 +98,7 @@ fn a_raw_terminal_gives_what_was_written_and_is_put_back() {
 /// longest claim has no room for the extra byte. Control: a read of exactly the largest length is
 /// not cut.
 #[test]
-fn a_read_that_was_cut_says_so() {
+fn short_read_is_reported() {
     for (capacity, len, original) in [
         (4096, 63, 63),
         (4096, 64, 64),
@@ -139,7 +139,7 @@ fn the_end_and_a_hang_up_are_told_apart_from_nothing() {
 /// One side of a terminal answers EIO if no process has the other side open. Control: with the
 /// other side open it is idle.
 #[test]
-fn a_device_that_is_gone_ends_the_source_with_a_word() {
+fn unplugged_device_ends_the_source() {
     let (ours, path) = terminal();
     let held = File::open(&path).unwrap();
     let fd = ours.try_clone().unwrap().into();

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interrupts_are_counted_from_when_we_came() {
+    fn interrupts_are_counted_from_opening() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let say = |text: &str| std::fs::write(file.path(), text).unwrap();
         say("4711\n");

@@ -1,6 +1,6 @@
 //! The drain loop with a device in the same process: the account closes whatever the device does.
 //!
-//! Negative control: `what_is_torn_out_is_not_believed` shows that a blank page would be published
+//! Negative control: `unplugged_device_publishes_nothing` shows that a blank page would be published
 //! if the magic number were not checked. For each misbehaviour a test first shows that nothing is
 //! reported without it.
 
@@ -240,7 +240,7 @@ impl Rig {
 }
 
 #[test]
-fn what_the_fifo_cannot_hold_is_counted_and_told_in_its_place() {
+fn overflow_is_reported_in_order() {
     let mut rig = Rig::new(SHAPE);
     for round in 0..50 {
         for _ in 0..round % 20 {
@@ -289,7 +289,7 @@ fn a_ready_register_that_lies_costs_a_round() {
 }
 
 #[test]
-fn garbage_is_named_and_what_it_cost_is_told_exactly() {
+fn garbage_is_named_and_its_loss_is_exact() {
     type Spoil = fn(&DeviceModel);
     let spoils: [(Spoil, &str); 4] = [
         (|b| b.fifo(0).registers.producer.store(0x9000_0000, Ordering::Release), "producer index"),
@@ -323,7 +323,7 @@ fn garbage_is_named_and_what_it_cost_is_told_exactly() {
 }
 
 #[test]
-fn longer_than_the_ring_takes_is_cut_and_says_so() {
+fn longer_than_the_ring_allows_is_cut_and_reported() {
     let mut rig = Rig::with_most(SHAPE, 64);
     for len in [63, 64, 65, 512, 0] {
         rig.store(0, len);
@@ -388,7 +388,7 @@ fn a_lost_interrupt_is_found_out_and_costs_nothing() {
 
 /// Control: a pump that polls all the time finds data before its interrupt, and reports no loss.
 #[test]
-fn who_spins_misses_no_interrupt() {
+fn spinning_misses_no_interrupt() {
     let mut rig = Rig::new(SHAPE);
     for _ in 0..5 {
         rig.store(0, 8);
@@ -424,7 +424,7 @@ fn a_storm_of_interrupts_is_not_listened_to() {
 }
 
 #[test]
-fn a_device_that_is_pulled_is_told_and_one_that_is_put_back_goes_on() {
+fn unplugging_and_return_are_reported() {
     let mut rig = Rig::new(SHAPE);
     for times in 1..=3 {
         rig.store(0, 40);
@@ -454,7 +454,7 @@ fn a_device_that_is_pulled_is_told_and_one_that_is_put_back_goes_on() {
 
 /// The device is unplugged in the middle of a datagram.
 #[test]
-fn what_is_torn_out_is_not_believed() {
+fn unplugged_device_publishes_nothing() {
     let mut rig = Rig::new(SHAPE);
     rig.store(0, 40);
     let identity = &rig.model.registers().identity;

@@ -261,7 +261,7 @@ mod tests {
     /// A driver with `irqcontrol` gets a 1 each time. After that interrupts are enabled in the
     /// device, and then data is checked for.
     #[test]
-    fn interrupts_are_allowed_again_where_the_driver_says() {
+    fn interrupts_are_enabled_the_way_the_driver_asks() {
         let (ours, driver) = node();
         let told = || {
             let mut word = [0; 4];

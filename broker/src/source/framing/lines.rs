@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_too_long_line_is_skipped_whole_and_told_once() {
+    fn too_long_line_is_skipped_and_reported_once() {
         for chunk in [1, 3, 7, 64] {
             let outcome = run(Framing::Lines, 4, b"abcd\nabcde\nxy\n0123456789\nz", chunk);
             assert_eq!(outcome.datagrams(), [&b"abcd"[..], b"xy", b"z"]);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_too_long_last_line_is_told_at_the_end() {
+    fn too_long_last_line_is_reported_at_the_end() {
         for chunk in [1, 3, 64] {
             let outcome = run(Framing::Lines, 4, b"a\n0123456789", chunk);
             assert_eq!(outcome.datagrams(), [b"a"]);

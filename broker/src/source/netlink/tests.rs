@@ -149,7 +149,7 @@ fn an_overflow_is_a_loss_of_unknown_size() {
 
 /// The kernel itself reports a new interface.
 #[test]
-fn the_kernel_tells_of_an_interface() {
+fn new_interface_is_reported() {
     in_namespace("true", || {
         let mut source = Netlink::open(&"route:link".parse().unwrap(), &STREAM).unwrap();
         shell("ip link add dummy7 type veth peer name dummy8");

@@ -125,7 +125,7 @@ fn every_frame_of_a_wire_arrives_whole_and_in_order() {
 }
 
 #[test]
-fn frames_without_room_are_counted_exactly_and_told_where_they_were() {
+fn frames_without_room_are_counted_and_reported_in_order() {
     in_namespace(WIRE, || {
         let mut bench = Bench::new(8 << 20, 2048);
         let mut source = capture("vb,block=16KiB,blocks=4,timeout=2", 2048);
@@ -159,7 +159,7 @@ fn frames_without_room_are_counted_exactly_and_told_where_they_were() {
 }
 
 #[test]
-fn long_frames_are_cut_and_say_their_length() {
+fn long_frames_are_cut_with_their_length() {
     in_namespace(WIRE, || {
         for (argument, max, kept) in
             [("vb,snaplen=100", 2048, 100), ("vb", 96, 96), ("vb,snaplen=64", 99, 64)]
@@ -180,7 +180,7 @@ fn long_frames_are_cut_and_say_their_length() {
 }
 
 #[test]
-fn vlan_tags_are_back_in_their_place() {
+fn vlan_tags_are_restored() {
     in_namespace(WIRE, || {
         for tpid in [0x8100_u16, 0x88A8] {
             for max in [2048, 15] {
@@ -275,7 +275,7 @@ fn an_interface_may_go_down_and_away_and_come_back() {
 }
 
 #[test]
-fn what_an_interface_cannot_do_is_told() {
+fn unsupported_options_are_refused() {
     in_namespace(WIRE, || {
         let refused = |text: &str| {
             let opened = PacketSource::open(text.parse().unwrap(), &OpenFor { max_datagram: 64 });

@@ -142,7 +142,7 @@ fn mixed_sizes_leave_at_least_half_of_the_ring_to_payload() {
 }
 
 #[test]
-fn too_long_ones_are_cut_and_say_their_length() {
+fn too_long_datagrams_are_cut_with_their_length() {
     let mut bench = Bench::new(1 << 20, 1000);
     let (mut source, sender) = pair("127.0.0.1:0", 1000);
     let sent: Vec<_> = [1001, 1000, 65_507, 3].map(|len| make(9, len)).into();
@@ -174,7 +174,7 @@ fn times_are_the_kernels() {
 }
 
 #[test]
-fn overflow_is_counted_exactly_and_told_where_it_was() {
+fn overflow_is_counted_and_reported_in_order() {
     let mut bench = Bench::new(1 << 20, 2000);
     let (mut source, sender) = pair("127.0.0.1:0,rcvbuf=8kB", 2000);
     assert!(

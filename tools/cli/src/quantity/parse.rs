@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_refuse_what_they_cannot_mean() {
+    fn sizes_refuse_other_units() {
         assert_eq!(bytes(""), Err(Problem::Empty));
         assert_eq!(bytes("MiB"), Err(Problem::NotANumber));
         assert_eq!(bytes("."), Err(Problem::NotANumber));

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_parses_again() {
+    fn printed_values_parse_again() {
         for n in [1, 1536, 256 << 10, 3 << 29, 7 << 40] {
             assert_eq!(Bytes(n).to_string().parse(), Ok(Bytes(n)));
         }

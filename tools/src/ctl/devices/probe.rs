@@ -18,25 +18,25 @@ use std::ptr::NonNull;
 
 /// Why a device could not be probed.
 #[derive(Debug)]
-pub(super) enum Blind {
+pub(super) enum ProbeError {
     /// Another process has it open, which was not visible.
     Busy,
     /// It cannot be read, or is not a FIFO device: the reason.
     No(String),
 }
 
-fn no(what: &str, why: Errno) -> Blind {
-    Blind::No(format!("cannot {what} it: {}", std::io::Error::from(why)))
+fn no(what: &str, why: Errno) -> ProbeError {
+    ProbeError::No(format!("cannot {what} it: {}", std::io::Error::from(why)))
 }
 
 /// The first page of a mapping of a node.
 struct Page(NonNull<c_void>);
 
 impl Page {
-    fn map(node: &Path, offset: u64) -> Result<Self, Blind> {
+    fn map(node: &Path, offset: u64) -> Result<Self, ProbeError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let fd = rustix::fs::open(node, flags, Mode::empty()).map_err(|why| match why {
-            Errno::BUSY => Blind::Busy,
+            Errno::BUSY => ProbeError::Busy,
             why => no("open", why),
         })?;
         let (anywhere, rights, flags) = (std::ptr::null_mut(), ProtFlags::READ, MapFlags::SHARED);
@@ -61,12 +61,12 @@ impl Drop for Page {
 ///
 /// # Errors
 /// If it cannot be read, or is not a FIFO device.
-pub(super) fn look(node: &Path, offset: u64, within: u64, window: u64) -> Result<Shape, Blind> {
+pub(super) fn look(node: &Path, offset: u64, within: u64, window: u64) -> Result<Shape, ProbeError> {
     let fits = |at: &usize| {
         at.is_multiple_of(align_of::<Identity>()) && at + size_of::<Identity>() <= PAGE
     };
     let within = usize::try_from(within).ok().filter(fits).ok_or_else(|| {
-        Blind::No(format!("not a FIFO device: its memory begins {within:#x} bytes into a page"))
+        ProbeError::No(format!("not a FIFO device: its memory begins {within:#x} bytes into a page"))
     })?;
     let page = Page::map(node, offset)?;
     // SAFETY: `within` and the identity after it lie inside the mapped page, as checked by `fits`.
@@ -75,7 +75,7 @@ pub(super) fn look(node: &Path, offset: u64, within: u64, window: u64) -> Result
     // end of this function. The identity consists of atomics, which are only loaded, and of words
     // that nothing writes.
     let identity = unsafe { at.as_ref() };
-    Shape::of(identity, window).map_err(|e| Blind::No(e.to_string()))
+    Shape::of(identity, window).map_err(|e| ProbeError::No(e.to_string()))
 }
 
 #[cfg(test)]
@@ -95,10 +95,10 @@ mod tests {
         file
     }
 
-    fn said(blind: Blind) -> String {
+    fn said(blind: ProbeError) -> String {
         match blind {
-            Blind::Busy => "busy".into(),
-            Blind::No(why) => why,
+            ProbeError::Busy => "busy".into(),
+            ProbeError::No(why) => why,
         }
     }
 
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_looked_at_says_why() {
+    fn failed_probe_gives_the_reason() {
         let file = device(0, IDENTITY);
         assert!(looked(&file, 1, 0).unwrap_err().starts_with("cannot map it: "));
         assert!(looked(&file, 0, 2).unwrap_err().contains("0x2 bytes into a page"));

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_null_for_what_is_not_known() {
+    fn json_has_null_for_unknown_values() {
         let v: serde_json::Value = serde_json::from_str(&json_line(&ready())).unwrap();
         assert_eq!((&v["state"], &v["interrupts"]), (&"ready".into(), &"MSI-X".into()));
         assert_eq!(v["memory"][0]["bytes"], 1 << 20);

@@ -6,7 +6,7 @@
 use super::holders::{self, Claim, Open};
 use super::node::{Node, RINGSHIM, Verdict};
 use super::pci;
-use super::probe::{self, Blind};
+use super::probe::{self, ProbeError};
 use super::row::{Holder, Row, State};
 use crate::machine::Machine;
 
@@ -66,10 +66,10 @@ fn row(m: &Machine, d: Device, unseen: bool, probe: bool) -> Row {
                 fifo = Some(shape.into());
                 ready()
             }
-            Err(Blind::Busy) => {
+            Err(ProbeError::Busy) => {
                 (State::Busy, "busy: drained by a process that is not visible here".into(), None)
             }
-            Err(Blind::No(why)) => (State::Unusable, why, None),
+            Err(ProbeError::No(why)) => (State::Unusable, why, None),
         }
     } else if unseen {
         let text = "perhaps busy: some processes with a ringshim device open are not visible here";

@@ -6,7 +6,7 @@
 use super::holders::{self, Claim, Open};
 use super::node::{Node, Verdict};
 use super::pci;
-use super::probe::{self, Blind};
+use super::probe::{self, ProbeError};
 use super::row::{Fifo, Memory, Row, State};
 use crate::machine::Machine;
 use ringweir_proto::layout::PAGE;
@@ -88,10 +88,10 @@ fn look(m: &Machine, node: &Node, maps: &[Map], fifo: &mut Option<Fifo>) -> Verd
                 *fifo = Some(shape.into());
                 return (State::Ready, format!("ready: register map in map{}", map.number), None);
             }
-            Err(Blind::Busy) => {
+            Err(ProbeError::Busy) => {
                 return (State::Busy, "busy: its driver allows one process only".into(), None);
             }
-            Err(Blind::No(why)) => {
+            Err(ProbeError::No(why)) => {
                 first.get_or_insert(format!("map{}: {why}", map.number));
             }
         }

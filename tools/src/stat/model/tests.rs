@@ -62,7 +62,7 @@ pub fn runs(_pid: u64) -> Process {
 }
 
 #[test]
-fn rates_come_from_two_snapshots_of_one_life() {
+fn rates_come_from_two_snapshots_of_one_generation() {
     let a = snapshot(10 * SECOND, 1000, &[("x", 900, 0, false)]);
     let b = snapshot(12 * SECOND, 3000, &[("x", 2900, 0, false)]);
     let out = outside(12 * SECOND + 5);
@@ -82,7 +82,7 @@ fn rates_come_from_two_snapshots_of_one_life() {
 }
 
 #[test]
-fn another_reader_in_the_same_place_has_no_rate_yet() {
+fn another_reader_with_the_same_index_has_no_rate_yet() {
     let a = snapshot(SECOND, 1000, &[("x", 900, 0, false)]);
     let mut b = snapshot(2 * SECOND, 2000, &[("y", 1900, 0, false)]);
     b.readers[0].set(ReaderFact::Pid, 5);

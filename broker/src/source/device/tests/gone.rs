@@ -6,7 +6,7 @@ use super::*;
 /// without interrupts, and even if it goes on storing forever. (A device that is unplugged leaves
 /// nothing, as tested above.)
 #[test]
-fn what_a_device_stored_before_it_hung_up_is_not_lost() {
+fn data_stored_before_a_hang_up_is_not_lost() {
     for features in [HAS_INTERRUPT, 0] {
         let mut rig = Rig::new(Shape { features, channels: 2, ..SHAPE });
         for _ in 0..30 {
@@ -50,7 +50,7 @@ fn what_a_device_stored_before_it_hung_up_is_not_lost() {
 /// A device that resets itself when it is opened and then does not run is reported as gone, once,
 /// and looked for.
 #[test]
-fn a_device_that_never_runs_is_told() {
+fn device_that_never_runs_is_reported() {
     let model = DeviceModel::new(&SHAPE);
     model.stuck.store(true, Ordering::Relaxed);
     SLOT.set(Some(model.clone()));

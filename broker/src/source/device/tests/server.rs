@@ -68,7 +68,7 @@ fn opened(shape: Shape) -> (TempDir, Server, Device, Bench) {
 /// Rounds continue while there is no server, and while a server accepts connections but is silent.
 /// Once it answers, its device is drained.
 #[test]
-fn a_silent_server_keeps_nobody_waiting() {
+fn silent_server_does_not_block() {
     let (directory, server, mut device, mut bench) = opened(SHAPE);
     let begun = Instant::now();
     drop(server);
@@ -112,7 +112,7 @@ fn a_server_that_stays_silent_is_asked_again() {
 
 /// Without interrupts only a check can notice that the device has disconnected.
 #[test]
-fn a_polled_device_that_hangs_up_is_gone_and_what_it_stored_is_not() {
+fn polled_device_that_hangs_up_delivers_what_it_stored() {
     for features in [0, HAS_INTERRUPT] {
         let (_directory, mut server, mut device, mut bench) = opened(Shape { features, ..SHAPE });
         bench.now += 100_000_000;
