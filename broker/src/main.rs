@@ -1,5 +1,5 @@
 //! `ringd`: see [`ringweir_broker::program`].
 
 fn main() -> std::process::ExitCode {
-    ringweir_broker::program::main()
+    ringweir_cli::run(ringweir_broker::program::main)
 }

@@ -15,7 +15,7 @@ use crate::stream::builder::Host;
 use crate::stream::running::Stream;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use ringweir_cli::{log, manual};
+use ringweir_cli::{log, manual, stderr, stdout};
 use ringweir_proto::os::paths;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +73,13 @@ Exit status: 0 ended well, 1 a source failed or a start was refused, 2 wrong usa
 pub fn main() -> ExitCode {
     manual::answer(Cli::command);
     let cli = Cli::parse();
+    let sandbox = if cli.no_sandbox { Sandbox::Off } else { Sandbox::On };
+    stderr::start("ringd", move || {
+        sched::become_ordinary();
+        // It writes to a descriptor that is open. What the kernel refuses here it also refuses to
+        // the control thread, which reports it.
+        let _reported_there = sandbox.enter(&Needs::default());
+    });
     log::start("ringd", cli.quiet);
     match run(cli) {
         Ok(true) => ExitCode::SUCCESS,
@@ -109,9 +116,10 @@ impl Job {
                 Self { run_dir: None, streams: vec![*stream], later: Vec::new(), file: None }
             }
             (None, Some(Command::Sources)) => {
-                for kind in kinds::SOURCES {
-                    println!("{}\n    {}", kind.usage, kind.about);
-                }
+                let lines = kinds::SOURCES
+                    .iter()
+                    .map(|kind| format!("{}\n    {}\n", kind.usage, kind.about));
+                stdout::put(&lines.collect::<String>())?;
                 return Ok(None);
             }
             (None, None) => {

@@ -234,7 +234,8 @@ fn a_broken_consumer_breaks_nothing_but_itself() {
     for _ in 0..50_000 {
         let registers = model.window().registers();
         let (channel, control) = (&registers.channel[dice.draw() as usize % 3], &registers.control);
-        let all = [&channel.consumer, &channel.next_sequence, &channel.lost_reported, &control.control];
+        let all =
+            [&channel.consumer, &channel.next_sequence, &channel.lost_reported, &control.control];
         let more = [
             &control.interrupt_mask,
             &control.interrupt_clear,

@@ -2,7 +2,8 @@
 //!
 //! Contract: never in the output, and at most [`LINES_PER_SECOND`] about single datagrams.
 
-use std::io::{self, Write};
+use ringweir_cli::printable::printable_lines;
+use ringweir_cli::stderr;
 use std::time::{Duration, Instant};
 
 /// Lines about losses or wrong datagrams per second; more are summed up.
@@ -24,8 +25,7 @@ impl Messages {
     }
 
     pub(crate) fn print(&self, text: impl std::fmt::Display) {
-        // If stderr is closed, the output on stdout must continue.
-        let _gone = writeln!(io::stderr(), "{}: {text}", self.who);
+        stderr::raw(&format!("{}: {}\n", self.who, printable_lines(&text.to_string())));
     }
 
     /// Prints a message of which there may be many: only a limited number per second.

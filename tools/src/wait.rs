@@ -12,6 +12,7 @@ use clap::Args;
 use ringweir::Error;
 use ringweir::view::{self, Viewer};
 use ringweir_cli::quantity::Span;
+use ringweir_cli::stderr;
 use std::fmt;
 use std::io::IsTerminal;
 use std::str::FromStr;
@@ -117,12 +118,12 @@ impl WaitOption {
                 }
             };
             if progress && !std::mem::replace(&mut waiting, true) {
-                eprintln!("{program}: waiting {limit} for {what} (Ctrl-C gives up)");
+                stderr::line(format_args!("waiting {limit} for {what} (Ctrl-C gives up)"));
             }
             std::thread::sleep(RETRY.min(left));
         }
         if waiting {
-            eprintln!("{program}: {what} is there after {}", Span(began.elapsed()));
+            stderr::line(format_args!("{what} is there after {}", Span(began.elapsed())));
         }
         Ok(())
     }

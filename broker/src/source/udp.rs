@@ -180,11 +180,10 @@ impl Udp {
         let on = spec.interface.as_deref().map(|name| format!(" on {name}")).unwrap_or_default();
         Ok(Udp {
             group,
-            watch: group.and(spec.interface.clone()).zip(index).map(|(name, index)| WatchedInterface {
-                name,
-                index,
-                next: 0,
-            }),
+            watch: group
+                .and(spec.interface.clone())
+                .zip(index)
+                .map(|(name, index)| WatchedInterface { name, index, next: 0 }),
             description: format!("{cast}{bound}{on}, {buffer}, kernel timestamps"),
             batch: Batch::new(stream.max_datagram.min(UDP_MOST), CONTROL_WORDS * 8),
             drops: 0,

@@ -284,8 +284,8 @@ mod tests {
     #[test]
     fn a_broker_waits_for_gc() {
         let dir = tempfile::tempdir().unwrap();
-        let swept = StreamLock::take_for_gc(dir.path(), "a", rustix::process::geteuid().as_raw())
-            .unwrap();
+        let swept =
+            StreamLock::take_for_gc(dir.path(), "a", rustix::process::geteuid().as_raw()).unwrap();
         std::thread::scope(|scope| {
             let starts = scope.spawn(|| StreamLock::take(dir.path(), "a"));
             std::thread::sleep(2 * SETTLING);

@@ -5,7 +5,7 @@
 //! and checks again as long as it does not. A budget is time, which a model does not have: it is
 //! used up when the model says so.
 
-use super::{Plan, CheckedReader, by_bytes, by_slots, check};
+use super::{CheckedReader, Plan, by_bytes, by_slots, check};
 use loom::thread;
 use ringweir_proto::layout::ReaderBlock;
 use ringweir_proto::ring::gate::{demoted, granted, release};
@@ -111,8 +111,12 @@ pub fn lossy_beside_lossless() {
     let plan = Plan { geometry: by_slots, lengths: &[0, 1, 0] };
     check(1, move || {
         let (mut gated, mut reader) = lossless(plan, 2);
-        let mut lossy =
-            CheckedReader::new(plan, gated.publisher.memory().clone(), Start::Oldest, Resume::Oldest);
+        let mut lossy = CheckedReader::new(
+            plan,
+            gated.publisher.memory().clone(),
+            Start::Oldest,
+            Resume::Oldest,
+        );
         let reader = thread::spawn(move || {
             reader.read_up_to(1);
             reader

@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Plan, CheckedReader, by_bytes, by_slots, bytes_of, check, meta_of};
+use super::{CheckedReader, Plan, by_bytes, by_slots, bytes_of, check, meta_of};
 use loom::thread;
 use ringweir_proto::ring::crash::{Point, killed_at};
 use ringweir_proto::ring::{

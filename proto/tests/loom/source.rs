@@ -1,7 +1,7 @@
 //! Models of a source that goes away and comes back.
 
 use super::wake::BrokerSide;
-use super::{Plan, CheckedReader, by_slots, check};
+use super::{CheckedReader, Plan, by_slots, check};
 use loom::thread;
 use ringweir_proto::ring::{Cause, Gap, Publisher, Resume, RingReader, Start, Step, WritableRing};
 

@@ -1,6 +1,6 @@
 //! Random geometries and random runs, on the ring and on the reference: all numbers must be equal.
 
-use crate::reference::{Expected, Reference, ExpectedStep};
+use crate::reference::{Expected, ExpectedStep, Reference};
 use proptest::prelude::*;
 use ringweir_proto::layout::{Geometry, GeometryError};
 use ringweir_proto::ring::{

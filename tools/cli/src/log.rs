@@ -1,7 +1,9 @@
 //! Log lines on stderr: `PROGRAM: message`, `PROGRAM: warning: message`, `PROGRAM: error: message`.
 //!
-//! Contract: without times and colours, so a terminal and a journal show the same line.
+//! Contract: without times and colours, so a terminal and a journal show the same line. A line never makes the
+//! thread that logs it wait: see [`stderr`](crate::stderr).
 
+use crate::stderr;
 use std::fmt;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
@@ -38,8 +40,10 @@ pub fn start(program: &'static str, quiet: bool) {
     let most = if quiet { Level::WARN } else { Level::INFO };
     tracing_subscriber::fmt()
         .with_max_level(most)
-        .with_writer(std::io::stderr)
+        .with_writer(|| stderr::Line)
         .with_ansi(false)
+        // Its own complaints about the writer would go to stderr directly.
+        .log_internal_errors(false)
         .event_format(Plain { program })
         .init();
 }

@@ -4,10 +4,11 @@
 //! help text and no page mentions these two options. `ringctl man` and `ringctl completions` run
 //! every program with them, because only the program itself knows its options.
 
+use crate::{LAST_MESSAGES, stderr, stdout};
 use clap::{Command, ValueEnum};
 pub use clap_complete::Shell;
 use clap_mangen::Man;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 
 /// Every program that has a page.
 pub const PROGRAMS: &[&str] = &["ringd", "ringcat", "ringstat", "ringctl", "ringgen", "ringsend"];
@@ -30,7 +31,9 @@ const FILES: &[(&str, &str)] = &[
 
 /// If the program was started for its page or its completions, writes them and ends the program.
 pub fn answer(command: impl FnOnce() -> Command) {
-    let args: Vec<String> = std::env::args().skip(1).take(3).collect();
+    // Arguments that are not UTF-8 are none of these.
+    let args: Vec<String> =
+        std::env::args_os().skip(1).take(3).filter_map(|a| a.into_string().ok()).collect();
     let mut out = Vec::new();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--man"] => {
@@ -45,14 +48,15 @@ pub fn answer(command: impl FnOnce() -> Command) {
         }
         _ => return,
     }
-    match io::stdout().lock().write_all(&out) {
-        Ok(()) => std::process::exit(0),
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+    let status = match stdout::put(&String::from_utf8_lossy(&out)) {
+        Ok(_) => 0,
         Err(e) => {
-            eprintln!("cannot write standard output: {e}");
-            std::process::exit(1);
+            stderr::line(e);
+            1
         }
-    }
+    };
+    stderr::flush(LAST_MESSAGES);
+    std::process::exit(status);
 }
 
 /// The page of a program, with its commands.

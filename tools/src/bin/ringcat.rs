@@ -1,5 +1,5 @@
 //! `ringcat`: see [`ringweir_tools::cat`].
 
 fn main() -> std::process::ExitCode {
-    ringweir_tools::cat::main()
+    ringweir_cli::run(ringweir_tools::cat::main)
 }

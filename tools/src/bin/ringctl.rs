@@ -1,5 +1,5 @@
 //! `ringctl`: see [`ringweir_tools::ctl`].
 
 fn main() -> std::process::ExitCode {
-    ringweir_tools::ctl::main()
+    ringweir_cli::run(ringweir_tools::ctl::main)
 }

@@ -7,6 +7,7 @@
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 use ringweir_cli::quantity::{Count, Span};
+use ringweir_cli::stderr;
 use ringweir_pattern::generate::{GenSpec, Generator};
 use ringweir_pattern::rate_limiter::RateLimiter;
 use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
@@ -243,17 +244,17 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if limiter.forgiven_ns() > 0 {
         let behind = Span(Duration::from_nanos(limiter.forgiven_ns()));
-        eprintln!(
-            "ringgen: the rate could not be held: {behind} of {} were given up, {} datagrams \
-            written",
+        stderr::line(format_args!(
+            "the rate could not be held: {behind} of {} were given up, {} datagrams written",
             Span(clock.0.elapsed()),
             Count(generator.made())
-        );
+        ));
     }
     match stopped.load(Ordering::Relaxed) {
         0 => Ok(ExitCode::SUCCESS),
         // Ends the process as the signal would have done, so that a loop in a shell ends as well.
         signal => {
+            stderr::flush(Duration::from_secs(1));
             signal_hook::low_level::emulate_default_handler(signal as i32)?;
             Ok(ExitCode::FAILURE)
         }
@@ -261,9 +262,14 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
+    ringweir_cli::run(program)
+}
+
+fn program() -> ExitCode {
+    stderr::start("ringgen", || ());
     ringweir_cli::manual::answer(<Options as clap::CommandFactory>::command);
     run(&Options::parse()).unwrap_or_else(|error| {
-        eprintln!("ringgen: {error:#}");
+        stderr::line(format_args!("{error:#}"));
         ExitCode::from(2)
     })
 }

@@ -1,5 +1,5 @@
 //! `ringsend`: see [`ringweir_tools::send`].
 
 fn main() -> std::process::ExitCode {
-    ringweir_tools::send::main()
+    ringweir_cli::run(ringweir_tools::send::main)
 }

@@ -1,5 +1,5 @@
 //! `ringstat`: see [`ringweir_tools::stat`].
 
 fn main() -> std::process::ExitCode {
-    ringweir_tools::stat::main()
+    ringweir_cli::run(ringweir_tools::stat::main)
 }

@@ -18,6 +18,7 @@ use clap::{CommandFactory, Parser};
 use copy::{Cat, Why};
 use options::{Cli, choose};
 use ringweir::Options;
+use ringweir_cli::stderr;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -25,12 +26,13 @@ use std::process::ExitCode;
 
 /// The program.
 pub fn main() -> ExitCode {
+    stderr::start("ringcat", || ());
     ringweir_cli::manual::answer(Cli::command);
     let cli = Cli::parse();
     match run(&cli) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("ringcat: {error:#}");
+            stderr::line(format_args!("{error:#}"));
             if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }

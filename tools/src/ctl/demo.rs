@@ -6,6 +6,7 @@
 
 use anyhow::Context;
 use clap::Args;
+use ringweir_cli::stderr;
 use ringweir_proto::os::paths;
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -49,15 +50,17 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         &["run", "--name", "demo", "--source", &source, "--depth", "500ms"],
     )?;
     dir.wait_for_broker(&mut ringd)?;
-    eprint!("{}", dir.messages("ringd"));
+    stderr::raw(&dir.messages("ringd"));
     let mut readers = Vec::new();
     for label in READERS {
         readers.push(dir.start(label, "ringcat", &["demo", "--verify", "--label", label])?);
     }
-    eprintln!(
-        "ringctl: the reader {} will be stopped (SIGSTOP) for a while; the other readers are not affected",
+    stderr::line(format_args!(
+        "the reader {} will be stopped (SIGSTOP) for a while; the other readers are not affected",
         READERS[2]
-    );
+    ));
+    // Before the screen that follows.
+    stderr::flush(Duration::from_secs(1));
 
     let count = options.seconds.to_string();
     let mut screen = dir
@@ -88,11 +91,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     for (reader, label) in readers.iter_mut().zip(READERS) {
         well &= reader.wait()?.success();
         for line in dir.messages(label).lines() {
-            eprintln!("{label}: {line}");
+            stderr::raw(&format!("{label}: {line}\n"));
         }
     }
     for line in dir.messages("ringd").lines().skip(1) {
-        eprintln!("{line}");
+        stderr::raw(&format!("{line}\n"));
     }
     anyhow::ensure!(well, "a reader failed its verification: this is a bug in ringweir");
     Ok(())

@@ -5,14 +5,14 @@
 //! the same index in the meantime is not detached.
 
 use crate::broker_query::{self, Pending};
-use crate::output::json_line;
-use crate::output::printable;
+use crate::json_line::json_line;
 use crate::usage::Usage;
 use crate::wait::WaitOption;
 use crate::{date, output};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use ringweir::view::Viewer;
+use ringweir_cli::printable::printable;
 use ringweir_proto::stats::{ReaderFact, ReaderFigures, Snapshot};
 use serde::Serialize;
 
@@ -72,7 +72,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     } else {
         format!("detached from {}: {}\n", snapshot.name, row(reader))
     };
-    output::put(&text)?;
+    ringweir_cli::stdout::put(&text)?;
     Ok(())
 }
 

@@ -6,10 +6,11 @@
 //! another user's) is not touched, and reported. Run directories stay: an administrator may have
 //! set their group and mode.
 
+use crate::json_line::json_line;
 use crate::output;
-use crate::output::json_line;
 use clap::Args;
 use ringweir_cli::quantity::Bytes;
+use ringweir_cli::stderr;
 use ringweir_proto::layout::{MAGIC, PAGE};
 use ringweir_proto::os::lock::{self, LockError, StreamLock};
 use ringweir_proto::os::paths::{self, ObjectName};
@@ -82,15 +83,15 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     let sweep = Sweep { dry: options.dry_run, uid: (!options.all_users).then_some(me), dirs };
     let found = sweep.run();
     let text = if options.json { found.iter().map(json_line).collect() } else { words(&found) };
-    output::put(&text)?;
+    ringweir_cli::stdout::put(&text)?;
     let count = |action| found.iter().filter(|f| f.action == action).count();
     if !options.json
         && count(Action::Removed) + count(Action::WouldRemove) + count(Action::Failed) == 0
     {
-        eprintln!(
-            "ringctl: nothing to remove ({} files belong to running streams)",
+        stderr::line(format_args!(
+            "nothing to remove ({} files belong to running streams)",
             count(Action::Live)
-        );
+        ));
     }
     Ok(count(Action::Failed) == 0)
 }

@@ -3,12 +3,14 @@
 //! Contract: all brokers are asked at once; one that does not answer has a line with the reason.
 
 use crate::broker_query::{self, Pending};
-use crate::output::json_line;
-use crate::output::{self, printable};
+use crate::json_line::json_line;
 use crate::wait::WaitOption;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use ringweir::view::Viewer;
+use ringweir_cli::printable::printable;
+use ringweir_cli::stderr;
+use ringweir_cli::stdout;
 use ringweir_proto::stats::{PumpCounter, Snapshot, StreamFact};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -102,10 +104,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         })
         .collect();
     for problem in broker_query::unreadable() {
-        eprintln!("ringctl: {problem}");
+        stderr::line(problem);
     }
     let text = if options.json { rows.iter().map(json_line).collect() } else { table(&rows) };
-    output::put(&text)?;
+    ringweir_cli::stdout::put(&text)?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod show;
 use crate::usage::Usage;
 use clap::{Parser, Subcommand};
 use ringweir_cli::manual;
+use ringweir_cli::stderr;
 use std::process::ExitCode;
 
 /// Lists, inspects and controls the streams of this machine.
@@ -79,6 +80,7 @@ RINGWEIR_DIR sets the run directory.";
 
 /// The program.
 pub fn main() -> ExitCode {
+    stderr::start("ringctl", || ());
     manual::answer(<Options as clap::CommandFactory>::command);
     let well = |done: anyhow::Result<()>| done.map(|()| true);
     let done = match Options::parse().command {
@@ -97,7 +99,7 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
-            eprintln!("ringctl: {e:#}");
+            stderr::line(format_args!("{e:#}"));
             if e.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }

@@ -51,13 +51,13 @@ pub(super) fn completions(options: &Completions) -> anyhow::Result<()> {
         .iter()
         .map(|program| ask(program, &["--completions", &shell]))
         .collect::<anyhow::Result<_>>()?;
-    output::put(&texts.join("\n"))?;
+    ringweir_cli::stdout::put(&texts.join("\n"))?;
     Ok(())
 }
 
 pub(super) fn pages(options: &Pages) -> anyhow::Result<()> {
     let Some(dir) = &options.dir else {
-        output::put(&ask(&options.program, &["--man"])?)?;
+        ringweir_cli::stdout::put(&ask(&options.program, &["--man"])?)?;
         return Ok(());
     };
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -65,7 +65,7 @@ pub(super) fn pages(options: &Pages) -> anyhow::Result<()> {
         let path = dir.join(format!("{program}.1"));
         std::fs::write(&path, ask(program, &["--man"])?)
             .with_context(|| format!("cannot write {}", path.display()))?;
-        output::put(&format!("{}\n", path.display()))?;
+        ringweir_cli::stdout::put(&format!("{}\n", path.display()))?;
     }
     Ok(())
 }

@@ -5,11 +5,11 @@
 //! that is making large rings is waited for.
 
 use crate::broker_query::Pending;
+use crate::json_line::json_line;
 use crate::output;
-use crate::output::json_line;
-use crate::output::printable;
 use crate::wait::WaitOption;
 use clap::Args;
+use ringweir_cli::printable::printable;
 use ringweir_proto::control::{Outcome, Reloaded, StreamChange};
 use serde::Serialize;
 
@@ -63,7 +63,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     } else {
         words(&reloaded)
     };
-    output::put(&text)?;
+    ringweir_cli::stdout::put(&text)?;
     let differs = |outcome| matches!(outcome, Outcome::Stays | Outcome::Failed);
     Ok(reloaded.left_out == 0 && !reloaded.changes.iter().any(|change| differs(change.outcome)))
 }

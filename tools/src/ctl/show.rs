@@ -1,7 +1,7 @@
 //! `ringctl show NAME`: everything about one stream, every figure with its explanation.
 
 use crate::broker_query::{self, Pending};
-use crate::output::{json_line, printable};
+use crate::json_line::json_line;
 use crate::stat::fleet::Fleet;
 use crate::stat::model::Stream;
 use crate::stat::text::percent;
@@ -11,6 +11,7 @@ use crate::{date, output};
 use anyhow::Context;
 use clap::Args;
 use ringweir::view::Description;
+use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::{Bytes, Span};
 use ringweir_proto::stats::{Kind, PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
@@ -57,7 +58,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     fleet.measure(Duration::from_millis(300));
     let streams = fleet.look();
     let stream = streams.first().context("the stream ended meanwhile")?;
-    output::put(&if options.json {
+    ringweir_cli::stdout::put(&if options.json {
         as_json(&description, stream)
     } else {
         as_text(&description, stream)

@@ -21,6 +21,7 @@ use clap::{CommandFactory, Parser};
 use header::Why;
 use options::{Cli, Header};
 use ringweir::{Cause, CopyError, End, Gap, Item, Options, Reader};
+use ringweir_cli::stderr;
 use ringweir_pattern::rate_limiter::RateLimiter;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -28,12 +29,13 @@ use std::time::{Duration, Instant};
 
 /// The program.
 pub fn main() -> ExitCode {
+    stderr::start("ringsend", || ());
     ringweir_cli::manual::answer(Cli::command);
     let cli = Cli::parse();
     match run(&cli) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("ringsend: {error:#}");
+            stderr::line(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -107,7 +109,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             upstream_lost: all.upstream,
             tally,
         };
-        crate::output::put(&format!("{}\n", serde_json::to_string(&account)?))?;
+        ringweir_cli::stdout::put(&format!("{}\n", serde_json::to_string(&account)?))?;
     }
     if timed_out && let Some(count) = cli.count {
         sending

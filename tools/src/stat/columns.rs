@@ -3,7 +3,7 @@
 
 use super::model::{Reader, Stream};
 use crate::date;
-use crate::output::printable;
+use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::{Bytes, Count, Span};
 use ringweir_proto::stats::{ReaderFact, StreamFact};
 use std::time::Duration;

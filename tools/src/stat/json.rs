@@ -103,7 +103,7 @@ mod tests {
     use super::super::columns::JSON_WORDS;
     use super::super::model::tests::{SECOND, outside, runs, snapshot};
     use super::*;
-    use crate::output::json_line;
+    use crate::json_line::json_line;
     use serde_json::Value;
 
     fn shown() -> Value {

@@ -19,7 +19,7 @@ pub(crate) mod text;
 mod why;
 
 use crate::date;
-use crate::output::{self, json_line};
+use crate::json_line::json_line;
 use crate::process::Process;
 use crate::wait::WaitOption;
 use clap::{CommandFactory, FromArgMatches, Parser};
@@ -27,6 +27,7 @@ use columns::Moment;
 use fleet::Fleet;
 use model::{Layer, Stream};
 use ringweir_cli::quantity::Span;
+use ringweir_cli::stderr;
 use ringweir_proto::os::clock;
 use ringweir_proto::stats::{ReaderFact, StreamFact};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -119,6 +120,7 @@ fn help() -> String {
 
 /// The program.
 pub fn main() -> ExitCode {
+    stderr::start("ringstat", || ());
     ringweir_cli::manual::answer(|| Options::command().after_help(help()));
     let options = Options::from_arg_matches(&Options::command().after_help(help()).get_matches());
     let options = options.unwrap_or_else(|e| e.exit());
@@ -126,7 +128,7 @@ pub fn main() -> ExitCode {
         Ok(true) if options.fail_on_loss || options.why => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("ringstat: {e:#}");
+            stderr::line(format_args!("{e:#}"));
             ExitCode::FAILURE
         }
     }
@@ -136,12 +138,12 @@ pub fn main() -> ExitCode {
 fn run(options: &Options) -> anyhow::Result<bool> {
     if options.columns {
         let width = std::env::var("COLUMNS").ok().and_then(|w| w.parse().ok()).unwrap_or(100);
-        output::put(&format!("{}\n", explain::explained(width)))?;
+        ringweir_cli::stdout::put(&format!("{}\n", explain::explained(width)))?;
         return Ok(false);
     }
     if !options.listen.is_empty() {
         let fleet = Fleet::open(options.name.as_deref());
-        fleet.problems().iter().for_each(|problem| eprintln!("ringstat: {problem}"));
+        fleet.problems().iter().for_each(stderr::line);
         serve::run(fleet, &options.listen)?;
         return Ok(false);
     }
@@ -152,7 +154,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     let live = options.watch.is_some() && !options.json && !options.latency && terminal;
     if !live {
         for problem in fleet.problems() {
-            eprintln!("ringstat: {problem}");
+            stderr::line(problem);
         }
     }
     let stop = Arc::new(AtomicBool::new(false));
@@ -162,7 +164,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     if options.prom {
         let streams = fleet.look();
         let asked = latency::Asked::of(&fleet, &streams);
-        output::put(&prom::exposition(&serve::scraped(streams, asked)))?;
+        ringweir_cli::stdout::put(&prom::exposition(&serve::scraped(streams, asked)))?;
         return Ok(false);
     }
     if options.why {
@@ -195,7 +197,7 @@ fn plain(
             false => tables(&streams, interval.is_some()),
         };
         left = left.map(|n| n - 1);
-        if !output::put(&text)? || left == Some(0) {
+        if !ringweir_cli::stdout::put(&text)? || left == Some(0) {
             return Ok(lost);
         }
         next = (next + interval.unwrap_or_default()).max(Instant::now());
@@ -240,7 +242,7 @@ fn why(fleet: &mut Fleet, json: bool) -> anyhow::Result<bool> {
         limited |= verdict.limited;
         report += &if json { json_line(&verdict) } else { verdict.text() };
     }
-    output::put(&report)?;
+    ringweir_cli::stdout::put(&report)?;
     Ok(limited)
 }
 
@@ -279,7 +281,7 @@ fn latencies(fleet: &mut Fleet, options: &Options, stop: &AtomicBool) -> anyhow:
         for (stream, answer) in streams.iter().zip(answers) {
             let name = stream.snapshot.name.clone();
             let found = answer.unwrap_or_else(|e| {
-                eprintln!("ringstat: {e:#}");
+                stderr::line(format_args!("{e:#}"));
                 latency::Measured::default()
             });
             let earlier = last.get(&name).map(|l| (l, window));
@@ -298,7 +300,7 @@ fn latencies(fleet: &mut Fleet, options: &Options, stop: &AtomicBool) -> anyhow:
         if !last.is_empty() {
             left = left.map(|n| n - 1);
         }
-        if !output::put(&text)? || left == Some(0) {
+        if !ringweir_cli::stdout::put(&text)? || left == Some(0) {
             return Ok(false);
         }
         let Some(interval) = options.watch else { return Ok(false) };

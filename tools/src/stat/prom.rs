@@ -258,7 +258,7 @@ mod tests {
     use super::super::json;
     use super::super::model::tests::{SECOND, outside, runs, snapshot};
     use super::*;
-    use crate::output::json_line;
+    use crate::json_line::json_line;
     use serde_json::Value as Json;
     use std::collections::BTreeMap;
 

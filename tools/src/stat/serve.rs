@@ -12,6 +12,7 @@ use super::latency;
 use super::model::Stream;
 use super::prom::{self, Scraped};
 use anyhow::Context;
+use ringweir_cli::stderr;
 use ringweir_proto::os::socket_file::SocketFile;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketFlags, SocketType};
@@ -124,7 +125,7 @@ pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
     }
     let listeners = addresses.iter().map(Listener::open).collect::<anyhow::Result<Vec<_>>>()?;
     for listener in &listeners {
-        eprintln!("ringstat: serving {}", listener.url);
+        stderr::line(format_args!("serving {}", listener.url));
     }
     let scraper = Arc::new(Scraper { fleet: Mutex::new(fleet) });
     let connections = Connections::default();

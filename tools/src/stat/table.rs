@@ -3,8 +3,8 @@
 use super::columns::{COLUMNS, Moment};
 use super::model::{Layer, Stream};
 use super::text::rates;
-use crate::output::printable;
 use comfy_table::{CellAlignment, Table, presets};
+use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::{Bytes, Span};
 use ringweir_proto::stats::{PumpCounter, StreamFact};
 use std::time::Duration;

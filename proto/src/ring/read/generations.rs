@@ -32,7 +32,8 @@ impl RingReader {
     pub(super) fn stop_at_boundary(&mut self) {
         if !weakened(site::BOUNDARY_IGNORED) {
             // Without a record the ring is damaged, which the next step reports.
-            self.cached = self.cached.min(self.next_record().map_or(self.seq, |record| record.first));
+            self.cached =
+                self.cached.min(self.next_record().map_or(self.seq, |record| record.first));
         }
     }
 

@@ -12,9 +12,9 @@ mod row;
 mod shim;
 mod uio;
 
+use crate::json_line::json_line;
 use crate::machine::Machine;
 use crate::output;
-use crate::output::json_line;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -60,7 +60,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     if rows.is_empty() {
         return Err(nothing(&m));
     }
-    output::put(&if options.json {
+    ringweir_cli::stdout::put(&if options.json {
         rows.iter().map(json_line).collect()
     } else {
         row::table(&rows)

@@ -61,12 +61,19 @@ impl Drop for Page {
 ///
 /// # Errors
 /// If it cannot be read, or is not a FIFO device.
-pub(super) fn look(node: &Path, offset: u64, within: u64, window: u64) -> Result<Shape, ProbeError> {
+pub(super) fn look(
+    node: &Path,
+    offset: u64,
+    within: u64,
+    window: u64,
+) -> Result<Shape, ProbeError> {
     let fits = |at: &usize| {
         at.is_multiple_of(align_of::<Identity>()) && at + size_of::<Identity>() <= PAGE
     };
     let within = usize::try_from(within).ok().filter(fits).ok_or_else(|| {
-        ProbeError::No(format!("not a FIFO device: its memory begins {within:#x} bytes into a page"))
+        ProbeError::No(format!(
+            "not a FIFO device: its memory begins {within:#x} bytes into a page"
+        ))
     })?;
     let page = Page::map(node, offset)?;
     // SAFETY: `within` and the identity after it lie inside the mapped page, as checked by `fits`.

@@ -2,8 +2,8 @@
 //!
 //! Contract: a device has one row. What is not known is absent, never guessed.
 
-use crate::output::printable;
 use comfy_table::{Table, presets};
+use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::{Bytes, Rate};
 use ringweir_device::Shape;
 use serde::Serialize;
@@ -202,7 +202,7 @@ pub(super) fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::json_line;
+    use crate::json_line::json_line;
 
     fn ready() -> Row {
         Row {

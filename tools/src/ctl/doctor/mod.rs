@@ -14,15 +14,16 @@ mod rights;
 mod sandbox;
 mod stream;
 
+use crate::json_line::json_line;
 use crate::machine::Machine;
 use crate::output;
-use crate::output::json_line;
-use crate::output::printable;
 use crate::usage::Usage;
 use crate::wait::WaitOption;
 use clap::Args;
 use finding::{Finding, Found, State};
+use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::Bytes;
+use ringweir_cli::stderr;
 use std::path::PathBuf;
 use std::time::Duration;
 use stream::Seen;
@@ -141,11 +142,14 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     }
     let text =
         if options.json { findings.iter().map(json_line).collect() } else { words(&findings) };
-    output::put(&text)?;
+    ringweir_cli::stdout::put(&text)?;
     let count = |state| findings.iter().filter(|f| f.state == state).count();
     let (warnings, failures) = (count(State::Warn), count(State::Fail));
     if !options.json {
-        eprintln!("ringctl: {} ok, {warnings} warnings, {failures} failures", count(State::Ok));
+        stderr::line(format_args!(
+            "{} ok, {warnings} warnings, {failures} failures",
+            count(State::Ok)
+        ));
     }
     Ok(failures == 0 && !(options.strict && warnings > 0))
 }

@@ -12,9 +12,9 @@ mod readers;
 
 use super::model::{Health, Layer, Loss, Stream};
 use super::table;
-use crate::output::printable;
 pub use finding::Seen;
 use finding::{Between, Finding, IMPLAUSIBLE};
+use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::Span;
 use ringweir_proto::stats::{ReaderFact, StreamFact};
 use serde::Serialize;

@@ -1,9 +1,9 @@
 //! Findings about single readers: stopped, slow, lapped, holding the stream back, implausible.
 
 use super::finding::{Between, Finding, IMPLAUSIBLE, Seen, finding};
-use crate::output::printable;
 use crate::stat::model::{Layer, Reader, ReaderState, Stream};
 use crate::stat::text::percent;
+use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::{Count, Rate, Span};
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use std::time::Duration;
