@@ -192,7 +192,7 @@ impl Environment {
             .collect()
     }
 
-    /// Files in the run directory.
+    /// Files that are left in the run directory.
     pub fn left(&self) -> Vec<PathBuf> {
         std::fs::read_dir(self.run_dir())
             .expect("run directory")

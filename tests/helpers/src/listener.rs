@@ -36,7 +36,8 @@ pub struct StreamReceived {
     /// Reported as lost by restarts, exactly: what a killed broker had taken, or what the device lost
     /// while there was no broker.
     pub restart: u64,
-    /// Reported as lost at least so many times, and lost by the kernel.
+    /// Losses that were not reported exactly as the device's or the broker's, and those of the
+    /// kernel.
     pub inexact: u64,
     /// Lost by being lapped.
     pub lapped: u64,
@@ -69,7 +70,7 @@ impl ChannelListener {
     }
 }
 
-/// Hlisteners `reader`'s stream to its end.
+/// Reads `reader`'s stream to its end.
 ///
 /// # Errors
 /// The library's error.

@@ -1,11 +1,11 @@
 //! Where test processes meet: a shared segment with a start gate and one slot for each reader.
 //!
-//! Contract: only for tests. `shared_memory` and `raw_sync` have limits that the ring cannot live
-//! with and a bench can: one owner of the mapping (dropped last), waits only with
-//! `Timeout::Infinite`, no link files. A process that dies with a lock held cannot hang anybody:
-//! each mailbox has its own lock, and the parent takes it only after that reader has ended by
-//! itself. The gate's own lock could be held by a reader that was killed at that moment: the
-//! environment's watchdog ends it.
+//! Contract: only for tests. `shared_memory` and `raw_sync` have limits that the ring could not
+//! live with, but that do no harm here: one owner of the mapping (dropped last), waits only with
+//! `Timeout::Infinite`, no link files. A process that dies with a lock held cannot make another one
+//! hang: each mailbox has its own lock, and the parent takes it only after that reader has ended by
+//! itself. A reader that was killed at that moment could still hold the gate's own lock: then the
+//! environment's watchdog ends the test.
 
 #![allow(unsafe_code)]
 
@@ -109,15 +109,15 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Creates one.
+    /// Creates the segment.
     pub fn create(slots: usize) -> Self {
         let segment = ShmemConf::new()
             .size(GATE_BYTES + slots * SLOT_BYTES)
             .create()
             .expect("a scratch segment");
         let mailbox = Self { segment, slots };
-        // SAFETY: fresh zeroed memory of GATE_BYTES, which nobody else knows yet; the event takes
-        // about 100.
+        // SAFETY: fresh zeroed memory of GATE_BYTES that no other process has mapped yet; an event
+        // takes about 100 bytes.
         let (_gate, used) =
             unsafe { Event::new(mailbox.segment.as_ptr(), false) }.expect("an event");
         assert!(used <= GATE_BYTES);
@@ -130,7 +130,7 @@ impl Mailbox {
         mailbox
     }
 
-    /// Opens the one that another process created.
+    /// Opens the segment that another process created.
     pub fn open(id: &str) -> Self {
         let segment = ShmemConf::new().os_id(id).open().expect("the segment of the parent");
         let slots = (segment.len() - GATE_BYTES) / SLOT_BYTES;

@@ -53,7 +53,7 @@ impl<'s> Readers<'s> {
         }
     }
 
-    /// One more, for the next place.
+    /// Starts one more reader. Its index decides its stream and its kind.
     pub fn add(&mut self, broker: &Broker) -> anyhow::Result<()> {
         let member = self.start(self.members.len(), broker)?;
         self.members.push(member);
