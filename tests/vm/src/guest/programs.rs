@@ -23,7 +23,7 @@ fn programs() -> Result<()> {
         "--source",
         &format!("gen:rate=5000/s,size=256,count={COUNT}"),
     ]);
-    // The group is looked up by a static C library, without the modules it would load.
+    // A static C library looks up the group, without the modules that it would load otherwise.
     command.args(["--capacity", "1MiB", "--wait-readers", "1", "--group", "ringweir"]);
     let broker = env.broker_of("guest", command);
     let said = broker.process.stderr();
