@@ -63,7 +63,7 @@ fn read(job: &Job) -> anyhow::Result<Report> {
     if job.wait == Wait::Spin {
         options = options.always_spin();
     } else if job.rate.is_some() {
-        // Parked means parked: no polling before it.
+        // A parked reader sleeps at once: it does not poll first.
         options = options.spin(Duration::ZERO);
     }
     let mut reader = options.attach(&job.ring_socket())?;
