@@ -2,8 +2,8 @@
 //!
 //! Contract: the blocks of a page marked `sh`, and the lines of its `console` blocks that begin
 //! with `$ `, are one script for one `bash -e -o pipefail`. It runs in a scratch directory that
-//! looks like a clone (links to its files) with a run directory, `$HOME` and `/tmp` path of its
-//! own. What a page starts in the background is killed when the page ends.
+//! looks like a clone (links to its files), with its own run directory, `$HOME` and `/tmp` path.
+//! What a page starts in the background is killed when the page ends.
 //!
 //! Three things differ from a terminal:
 //! - `target/release` holds the programs of this test run, and `cargo build` finds them built;
@@ -150,7 +150,7 @@ fn run(blocks: &[Block]) -> Result<(), String> {
         .expect("timeout");
     let group = rustix::process::Pid::from_child(&page);
     let status = page.wait().expect("wait");
-    // Whatever the page left running; there may be nothing.
+    // Ends whatever the page left running; there may be nothing.
     let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
     std::thread::sleep(std::time::Duration::from_millis(300));
     let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
@@ -161,7 +161,7 @@ fn run(blocks: &[Block]) -> Result<(), String> {
     }
 }
 
-/// What of a page can run here; records what is skipped.
+/// The blocks of a page that can run here; records what is skipped.
 fn runnable(blocks: Vec<Block>) -> Vec<Block> {
     let met = |need: &String| if need == "root" { needs_root() } else { needs(need) };
     blocks.into_iter().filter(|b| b.not_run.is_some() || b.needs.iter().all(met)).collect()
@@ -225,7 +225,7 @@ fn lines_are_at_most_100_columns_long() {
     }
 }
 
-/// The negative control: each of these pages must fail, and at the block that says so.
+/// The negative control: each of these pages must fail, at the block that says so.
 #[test]
 fn a_planted_failure_is_found() {
     let planted = [

@@ -1,11 +1,12 @@
-//! The broker dies, is stopped, or its readers are, at every numbered place of `proto/DESIGN.md`
-//! §7; the next broker adopts the ring, and the readers that were there all the while account for
+//! The broker is killed or stopped, or its readers are, at every numbered point of
+//! `proto/DESIGN.md` §7. The next broker adopts the ring, and the readers that stay account for
 //! every datagram of every generation.
 //!
-//! A chain of brokers over one ring, each armed with one place and one misfortune, with readers
-//! that outlive them all: one that keeps up, one that looks in place, one that dawdles and, if it
-//! is lossy, is lapped all the time. A chain for each [`Kind`] of readers; `RINGWEIR_ROUNDS=N` runs
-//! each N times over (1 in CI). Control: `an_adopter_that_publishes_half_a_datagram_is_found`.
+//! The test runs a chain of brokers over one ring. Each one has a point and a fault armed. Three
+//! readers outlive all brokers: one keeps up, one reads in place, and one is slow and, if it is
+//! lossy, is lapped all the time. There is a chain for each [`Kind`] of readers;
+//! `RINGWEIR_ROUNDS=N` runs each N times (1 in CI). Control:
+//! `an_adopter_that_publishes_half_a_datagram_is_found`.
 
 use ringweir_harness::{Daemon, Environment, Process, proc, programs, wait_for};
 use ringweir_helpers::mailbox::{Live, Mailbox};
@@ -15,7 +16,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 const NAME: &str = "restart";
-/// Readers that outlive everybody, and the one that does not.
+/// Readers that outlive all brokers. One more does not.
 const STAYERS: usize = 3;
 const VICTIM: usize = STAYERS;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,7 +36,7 @@ const ALL: [Misfortune; 4] = [
     Misfortune::StopReader,
 ];
 
-/// What the readers are.
+/// The kind of all readers of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Lossy,
@@ -44,7 +45,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// How those who stay are started.
+    /// How the readers that stay are started.
     fn stayers(self) -> [&'static [&'static str]; STAYERS] {
         match self {
             Kind::Lossy => [&[], &["--view"], &["--slow", "300"]],
@@ -64,8 +65,8 @@ impl Kind {
     }
 }
 
-/// A generator loses nothing before the ring, so nothing is counted and not told: K10 is in
-/// `fifo/killed.rs`.
+/// All points but K10: a generator loses nothing before the ring, so the broker never has an
+/// unreported loss. K10 is in `fifo/killed.rs`.
 fn places() -> impl Iterator<Item = Point> {
     Point::PUBLISH.into_iter().filter(|p| *p != Point::K10)
 }
@@ -73,8 +74,8 @@ fn places() -> impl Iterator<Item = Point> {
 struct Stage {
     env: Environment,
     mailbox: Mailbox,
-    /// Readers that each broker waits for before it publishes: all that are there, or one that is
-    /// not might be passed.
+    /// Readers that each broker waits for before it publishes: all that are attached. A reader that
+    /// it does not wait for might be lapped.
     readers: std::cell::Cell<usize>,
 }
 
@@ -88,8 +89,8 @@ impl Stage {
         }
     }
 
-    /// A broker of the chain; `armed` says where what happens to it. Lives that are to end by
-    /// themselves have a count.
+    /// A broker of the chain; `armed` says what happens at which point. A generation that is to end
+    /// by itself has a count.
     fn start(&self, armed: Option<&str>, mutant: bool, count: Option<u64>) -> Process {
         let count = count.map_or(String::new(), |n| format!(",count={n}"));
         let source = format!("gen:rate=20000/s,size=24..500,channels=3{count}");
@@ -104,8 +105,8 @@ impl Stage {
             "--wait-readers",
             &self.readers.get().to_string(),
         ]);
-        // A budget that has no end, so that nobody is demoted and each lossless reader must have
-        // all of it.
+        // A budget without end: no reader is demoted, and each lossless reader must receive
+        // everything.
         command.args([
             "--depth",
             "240",
@@ -150,7 +151,7 @@ impl Stage {
         self.mailbox.slot(slot).live(Live::Delivered)
     }
 
-    /// Whoever stays has had `more` datagrams than now.
+    /// Waits until the reader has received `more` datagrams from now on.
     fn goes_on(&self, slot: usize, more: u64) {
         self.until(slot, Live::Delivered, self.delivered(slot) + more);
     }
@@ -161,7 +162,7 @@ fn says(process: &mut Process, what: &str) {
     assert!(said.is_some(), "no {what:?} from ringd: {}", process.stderr());
 }
 
-/// Waits until the process is dead of SIGKILL, which it sent itself.
+/// Waits until the process is dead of a SIGKILL that it sent to itself.
 fn dead(process: &mut Process) {
     let status = wait_for(PATIENCE, || process.ended());
     assert_eq!(status.and_then(|s| s.signal()), Some(9), "it was not killed: {}", process.stderr());
@@ -173,8 +174,8 @@ fn stopped(process: &Process) {
     assert!(stopped.is_some(), "it has not stopped: {}", process.stderr());
 }
 
-/// Which passing of a place: never the same twice in a row, and not the first, which may be the
-/// adopter's.
+/// At which passage of a point the fault happens: never the same twice in a row, and not the first,
+/// which may be the adopter's.
 fn nth(life: u64) -> u64 {
     2 + life * 37 % 60
 }
@@ -216,7 +217,8 @@ fn every_place_and_every_misfortune(kind: Kind) {
         let mut broker = stage.start(Some(&armed), false, None);
         if adopting {
             dead(&mut broker);
-            // What it did not finish, the next one does; only in the last place it was finished.
+            // The next broker does what this one did not finish; only at the last point it was
+            // finished.
             generation += u64::from(place == Point::A5);
             continue;
         }
@@ -227,8 +229,8 @@ fn every_place_and_every_misfortune(kind: Kind) {
             (0..STAYERS).for_each(|slot| stage.until(slot, Live::Attached, 1));
             fds = readers.iter().map(|r| proc::open_fds(r.pid())).collect();
         } else {
-            // Nothing is published before all who stay are attached, and nothing at all if its time
-            // comes that early.
+            // Nothing is published before all readers that stay are attached, and nothing at all if
+            // the fault comes that early.
             let (began, pid) = (Instant::now(), broker.pid());
             let reads = || stage.delivered(0) > before;
             let over = wait_for(PATIENCE, || {
@@ -256,7 +258,7 @@ fn every_place_and_every_misfortune(kind: Kind) {
         broker.signal(Signal::CONT);
         let stops = misfortune == Misfortune::StopReader;
         if stops && kind == Kind::Lossless {
-            // It is waited for, and nobody reads on before it does.
+            // The broker waits for it, so no reader gets on before it does.
             std::thread::sleep(Duration::from_millis(50));
             readers[1].signal(Signal::CONT);
         }
@@ -318,8 +320,8 @@ fn every_place_and_every_misfortune(kind: Kind) {
     );
 }
 
-/// The control: what the dead broker had begun is published by a mutant, in a place where half of
-/// it is there and in one where all of it is, and the same reader finds it.
+/// The control: a mutant publishes what the dead broker had begun, at a point where half of it is
+/// there and at one where all of it is. The same reader finds it.
 #[test]
 fn an_adopter_that_publishes_half_a_datagram_is_found() {
     for place in [Point::K5, Point::K6] {
@@ -340,8 +342,9 @@ fn an_adopter_that_publishes_half_a_datagram_is_found() {
     }
 }
 
-/// Another geometry, and an object that is no ring: a fresh ring of the next generation, to which
-/// readers move by themselves, with the reason. Control: the same without a change is adopted.
+/// With another geometry, or an object that is no ring, the broker makes a fresh ring of the next
+/// generation. Readers move there by themselves, and get the reason. Control: without a change the
+/// ring is adopted.
 #[test]
 fn what_is_not_its_own_ring_is_replaced() {
     let env = Environment::new(Duration::from_secs(300));
@@ -366,7 +369,8 @@ fn what_is_not_its_own_ring_is_replaced() {
         "{said}"
     );
     broker.process.kill();
-    // Name, owner, boot, claim line and write cursor in turn, then half of it, and nothing of it.
+    // One byte changed in name, owner, boot, claim line and write cursor in turn; then a ring cut
+    // in half, and an empty one.
     let cases = [Some(120), Some(116), Some(96), Some(515), Some(646), None, None];
     for (generation, at) in (4..).zip(cases) {
         let mut bytes = std::fs::read(&object).unwrap();

@@ -1,6 +1,6 @@
-//! `ringstat` from outside: the exposition and its server under `curl`, a parser that is not ours,
-//! and hostile clients; what `--why` says of streams with one known trouble each; what `--latency`
-//! says of readers that are known to be late.
+//! `ringstat` from outside: the exposition and its server under `curl`, a foreign parser, and
+//! hostile clients; the findings of `--why` for streams with one known trouble each; the figures of
+//! `--latency` for readers that are known to be late.
 
 use ringweir::view::Viewer;
 use ringweir::view::stats::{ReaderFact, StreamFact};
@@ -39,7 +39,7 @@ fn cat(env: &Environment, stream: &str, label: &str) -> Process {
     env.start(command)
 }
 
-/// Waits until `count` readers are there and have read something.
+/// Waits until `count` readers are attached and have read something.
 fn reading(broker: &Daemon, count: usize) -> Viewer {
     let watch = Viewer::attach(broker.path()).unwrap();
     let there = wait_for(PATIENCE, || {
@@ -57,7 +57,7 @@ fn reader<'a>(of: &'a Value, label: &str) -> &'a Value {
     readers.iter().find(|r| r["label"] == label).unwrap_or_else(|| panic!("no {label} in {of}"))
 }
 
-/// Layer, kind and label of each.
+/// Layer, kind and label of each finding.
 fn findings(verdict: &Value) -> Vec<(&str, &str, &str)> {
     fn text<'a>(finding: &'a Value, key: &str) -> &'a str {
         finding[key].as_str().unwrap_or("")
@@ -94,9 +94,9 @@ fn parse(python: &str, text: &str) -> Result<BTreeMap<String, f64>, String> {
     Ok(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// The parser of Prometheus' Python client takes all of it and finds the values of `--json`.
-/// Control: it refuses the same text with one label not escaped, one line away from its family, or
-/// its end cut off.
+/// The parser of Prometheus' Python client accepts all of it and finds the values of `--json`.
+/// Control: it refuses the same text with one label not escaped, with one line away from its
+/// family, or with its end cut off.
 #[test]
 fn the_exposition_is_understood_by_a_strict_parser() {
     // Debian's Python, which has the parser of Prometheus' own client library.
@@ -110,7 +110,7 @@ fn the_exposition_is_understood_by_a_strict_parser() {
         env.broker("stat-prom", "gen:rate=2000/s,size=256,count=3000", &["--linger", "forever"]);
     let readers = [cat(&env, "stat-prom", hostile), cat(&env, "stat-prom", "plain")];
     let watch = reading(&broker, 2);
-    // Flowing, with readers and their histograms.
+    // While the stream flows, with readers and their histograms.
     let text = told(&env.run("ringstat", &["stat-prom", "--prom"]));
     let flowing = parse(python, &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let of = |label: &str| serde_json::json!({"reader": label, "stream": "stat-prom"});
@@ -118,7 +118,7 @@ fn the_exposition_is_understood_by_a_strict_parser() {
     let count = |label: &str| flowing[&key("ringweir_reader_latency_seconds_count", of(label))];
     assert!(count(hostile) > 0.0 && count("plain") > 0.0, "{flowing:#?}");
     assert_eq!(flowing[&key("ringweir_up", serde_json::json!({"stream": "stat-prom"}))], 1.0);
-    // At rest: the values are those of JSON.
+    // At rest, where the values are those of JSON.
     drop(readers);
     let over =
         || watch.snapshot().filter(|s| s.get(StreamFact::Ended) == 1 && s.readers.is_empty());
@@ -177,8 +177,8 @@ fn curl(args: &[&str]) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "30"]).args(args).output().expect("curl")
 }
 
-/// `curl` gets it over TCP and over a unix socket; streams come and go; the server ends with its
-/// signal and takes its socket along. Control: other paths, methods and addresses are refused.
+/// `curl` gets the exposition over TCP and over a unix socket; streams come and go; the server ends
+/// on its signal and removes its socket. Control: other paths, methods and addresses are refused.
 #[test]
 fn curl_scrapes_over_tcp_and_a_unix_socket() {
     if !needs("curl") {
@@ -187,7 +187,7 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     let env = Environment::new(LIMIT);
     let socket = env.path("metrics.sock");
     let unix = format!("unix:{}", socket.display());
-    // Nothing runs yet: an exporter is started with the machine.
+    // No stream runs yet: an exporter is started with the machine.
     let mut exporter = exporter(&env, &["--listen", &unix]);
     let url = format!("http://127.0.0.1:{}/metrics", exporter.port);
     assert_eq!(told(&curl(&[&url])), "# EOF\n");
@@ -222,7 +222,7 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     assert_eq!(status(&[&url.replace("/metrics", "/nothing")]), "404");
     assert_eq!(status(&[&url, "-X", "POST"]), "405");
 
-    // Both addresses are taken now.
+    // Both addresses are in use now.
     let tcp = format!("127.0.0.1:{}", exporter.port);
     for (address, status, says) in [
         (&*tcp, 1, "cannot listen on 127.0.0.1"),
@@ -241,7 +241,8 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     exporter.process.signal(Signal::TERM);
     assert_eq!(exporter.process.wait().code(), Some(0), "{}", exporter.process.stderr());
     assert!(!socket.exists(), "it removes its socket");
-    // The control: with another one's socket file left by SIGKILL the next one starts all the same.
+    // The control: a socket file that another server left after SIGKILL does not keep the next one
+    // from starting.
     let mut killed = self::exporter(&env, &["--listen", &unix]);
     killed.process.kill();
     assert!(socket.exists());
@@ -250,8 +251,8 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     assert_eq!(next.process.wait().code(), Some(0));
 }
 
-/// Clients that say nothing, trickle, flood, talk nonsense or do not read keep nobody out, and cost
-/// threads within limits.
+/// Clients that send nothing, trickle, flood, send nonsense or do not read keep no other client
+/// out, and cost a bounded number of threads.
 #[test]
 fn hostile_clients_keep_nobody_out() {
     if !needs("curl") {
@@ -264,7 +265,7 @@ fn hostile_clients_keep_nobody_out() {
     let answer = |bytes: &[u8]| {
         let mut client = connect();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It may have hung up before all of it was taken.
+        // It may have hung up before it took everything.
         let _sent = client.write_all(bytes);
         let mut text = Vec::new();
         let _read = client.read_to_end(&mut text);
@@ -313,7 +314,7 @@ fn hostile_clients_keep_nobody_out() {
         );
         stop.store(true, Ordering::Relaxed);
     });
-    // Who said nothing was told so, or dismissed.
+    // A silent client got an answer that says so, or was disconnected.
     let mut first = silent.into_iter().next().unwrap();
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = String::new();
@@ -330,9 +331,9 @@ fn hostile_clients_keep_nobody_out() {
     broker.end();
 }
 
-/// The stopped reader is named, when it will be lapped comes true, what it loses is counted; when
-/// it goes on nothing limits the stream. Control: before, nothing does, and the reader beside it is
-/// never named.
+/// The stopped reader is named, the forecast of its lap comes true, and its losses are counted.
+/// When it continues, nothing limits the stream. Control: before that nothing does, and the reader
+/// beside it is never named.
 #[test]
 fn why_names_the_reader_that_is_stopped() {
     let env = Environment::new(LIMIT);
@@ -378,7 +379,7 @@ fn why_names_the_reader_that_is_stopped() {
     assert_eq!(finding["lapped_in_ns"], 0);
     let rate = finding["lost_per_second"].as_f64().unwrap();
     assert!((500.0..2000.0).contains(&rate), "1000 are published a second: {verdict}");
-    // A lapped reader's lag has a time, and its high-water mark too.
+    // The lag of a lapped reader has a time, and so has its high-water mark.
     let shown = json(&env, &["stat-why"]);
     let it = reader(&shown, "monitor");
     assert!(it["lapped"] == 1 && it["lag_ns"].as_u64().unwrap() > 7_000_000_000, "{it}");
@@ -398,8 +399,8 @@ fn why_names_the_reader_that_is_stopped() {
     broker.end();
 }
 
-/// A slow reader is named with what it takes, and `--latency` shows it late, while the one beside
-/// it is neither.
+/// A slow reader is named with its rate, and `--latency` shows it late; the one beside it is
+/// neither.
 #[test]
 fn a_slow_reader_shows_in_why_and_in_latency() {
     let env = Environment::new(LIMIT);
@@ -443,7 +444,7 @@ fn a_slow_reader_shows_in_why_and_in_latency() {
         let counted = reader(&latencies, label)["buckets"].as_array().unwrap().iter();
         assert_eq!(counted.map(|b| b[1].as_u64().unwrap()).sum::<u64>(), figure(label, "samples"));
     }
-    // In intervals: only what came in each.
+    // In intervals: only what came in each of them.
     let output =
         env.run("ringstat", &["stat-slow", "--latency", "-w", "0.5", "--count", "2", "--json"]);
     let intervals: Vec<Value> =
@@ -459,8 +460,8 @@ fn a_slow_reader_shows_in_why_and_in_latency() {
     broker.end();
 }
 
-/// A reader stopped for two seconds has been two seconds late for what was published meanwhile, and
-/// says so for every millisecond of it; the one beside it has not.
+/// A reader that was stopped for two seconds has been two seconds late for what was published
+/// meanwhile, and its histogram shows that for every millisecond; the one beside it was not late.
 #[test]
 fn a_pause_is_in_the_latency_of_who_paused() {
     let env = Environment::new(LIMIT);
@@ -495,9 +496,8 @@ fn a_pause_is_in_the_latency_of_who_paused() {
     broker.end();
 }
 
-/// What the kernel drops before a broker whose socket buffer is too small is named, with the
-/// remedy. Control: when the flood is over nothing limits the stream, and what was lost is called
-/// earlier.
+/// What the kernel drops before a broker with too small a socket buffer is named, with the remedy.
+/// Control: when the flood is over, nothing limits the stream, and the loss is reported as earlier.
 #[test]
 fn why_names_the_kernel_when_it_drops() {
     let env = Environment::new(LIMIT);
@@ -548,8 +548,8 @@ fn why_names_the_kernel_when_it_drops() {
     broker.end();
 }
 
-/// A stopped broker is named too, and does not hang the program that asks. Control: when it goes on
-/// it is not.
+/// A stopped broker is named too, and does not hang the program that asks. Control: when it
+/// continues it is not named.
 #[test]
 fn a_stopped_broker_hangs_nobody() {
     if !needs("curl") {

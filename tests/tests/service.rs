@@ -1,6 +1,6 @@
-//! `ringd` as a service: what it tells its manager, sockets it is handed, streams that come and go
-//! by its file, the units and how they are installed. There is no systemd here: the test is the
-//! manager.
+//! `ringd` as a service: its messages to its manager, sockets that it is handed, streams that come
+//! and go with its file, the units and their installation. There is no systemd here: the test is
+//! the manager.
 
 use ringweir::{Item, Options};
 use ringweir_harness::environment::{Environment, Process, wait_for};
@@ -24,7 +24,7 @@ fn until<T>(what: &str, process: &Process, found: impl FnMut() -> Option<T>) -> 
     wait_for(LIMIT, found).unwrap_or_else(|| panic!("{what}: {}", process.stderr()))
 }
 
-/// A file of streams: name and whatever else.
+/// Writes a file of streams: name and other lines of each.
 fn put(env: &Environment, streams: &[(&str, &str)]) -> PathBuf {
     let path = env.path("ringd.toml");
     let one = |(name, more): &(&str, &str)| {
@@ -33,7 +33,7 @@ fn put(env: &Environment, streams: &[(&str, &str)]) -> PathBuf {
             32768\ncapacity = '4MiB'\n{more}\n"
         )
     };
-    // In place of the old one in one step, as editors do.
+    // Replaces the old one in one step, as editors do.
     let new = env.path("ringd.toml.new");
     std::fs::write(&new, streams.iter().map(one).collect::<String>()).unwrap();
     std::fs::rename(&new, &path).unwrap();
@@ -46,7 +46,7 @@ fn serve(env: &Environment, file: &Path) -> Command {
     command
 }
 
-/// What a manager hears until `last` is among it.
+/// Receives the manager's messages until one is `last`.
 fn hear(manager: &UnixDatagram, last: &str) -> Vec<String> {
     manager.set_read_timeout(Some(LIMIT)).unwrap();
     let mut heard = Vec::new();
@@ -62,9 +62,9 @@ fn hear(manager: &UnixDatagram, last: &str) -> Vec<String> {
     }
 }
 
-/// Ready when readers can attach, alive again and again, reloading, ready again, stopping; by a
-/// path and by an abstract name. Controls: a broker that is stopped says nothing, and one that has
-/// no manager runs.
+/// Ready when readers can attach, alive again and again, reloading, ready again, stopping; through
+/// a path and through an abstract name. Controls: a stopped broker sends nothing, and one without a
+/// manager runs.
 #[test]
 fn its_manager_is_told_what_it_does() {
     let env = Environment::new(2 * LIMIT);
@@ -116,9 +116,9 @@ fn its_manager_is_told_what_it_does() {
     assert!(said(&refused).contains("NOTIFY_SOCKET="), "{}", said(&refused));
 }
 
-/// A file that changes: one stream goes, one comes, the third does not notice: its reader gets
-/// every number. A file that is wrong changes nothing. Controls: without a signal nothing happens;
-/// without a file the same signal ends it.
+/// The file changes: one stream goes, one comes, and the third is not affected: its reader receives
+/// every number. A wrong file changes nothing. Controls: without a signal nothing happens; without
+/// a file the same signal ends the broker.
 #[test]
 fn streams_come_and_go_and_the_others_do_not_notice() {
     let env = Environment::new(2 * LIMIT);
@@ -164,13 +164,13 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     until("it brings datagrams", &broker, || {
         matches!(comes.next().unwrap(), Item::Datagram(_)).then_some(())
     });
-    // What was started by a thread that is shut in is shut in with it.
+    // What a sandboxed thread starts is in the same sandbox.
     for task in std::fs::read_dir(format!("/proc/{}/task", broker.pid())).unwrap().flatten() {
         let status = std::fs::read_to_string(task.path().join("status")).unwrap();
         assert!(status.contains("Seccomp:\t2") && status.contains("NoNewPrivs:\t1"), "{status}");
     }
 
-    // A stream that cannot start, one whose keys are others, and a file that is no file of streams.
+    // A stream that cannot start, one with other keys, and a file that is no file of streams.
     put(
         &env,
         &[
@@ -199,9 +199,9 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     assert!(plain.process.wait().success(), "the control: without a file it ends");
 }
 
-/// `ringctl reload`: who asks is told what became of each stream, also by one that has ended by
-/// then, and whether the file is what runs now. Controls: a stranger, a broker without a file, a
-/// file that is none; each time nothing changes.
+/// `ringctl reload` prints what became of each stream, also through a stream that ends by this, and
+/// whether the file is what runs now. Controls: another user, a broker without a file, a wrong
+/// file; each time nothing changes.
 #[test]
 fn who_asks_for_a_reload_is_told_what_it_changed() {
     let env = Environment::new(LIMIT);
@@ -216,7 +216,7 @@ fn who_asks_for_a_reload_is_told_what_it_changed() {
     let ok = |text: &str| (Some(0), text.to_owned(), String::new());
     assert_eq!(reload("service-ask", &[]), ok("nothing has changed\n"));
     put(&env, &[("service-ask", ""), ("service-new", "")]);
-    // Through the stream that ends by it.
+    // Asked through the stream that the reload ends.
     assert_eq!(reload("service-old", &[]), ok("ended   service-old\nbegun   service-new\n"));
     put(
         &env,
@@ -259,8 +259,8 @@ fn who_asks_for_a_reload_is_told_what_it_changed() {
     plain.end();
 }
 
-/// A source of a kind that was not there at the start is refused by what was given up, unless the
-/// file had said that it might come; the other streams go on in either case.
+/// A source of a kind that was not there at the start is refused because its rights were given up,
+/// unless the file had announced it; the other streams continue in either case.
 #[test]
 fn what_may_come_later_is_said_at_the_start() {
     let env = Environment::new(LIMIT);
@@ -270,8 +270,8 @@ fn what_may_come_later_is_said_at_the_start() {
         let two = "[[stream]]\nname = 'service-two'\nsource = 'udp:127.0.0.1:0'\n";
         std::fs::write(&file, format!("{later}{one}")).unwrap();
         let mut broker = env.start(serve(&env, &file));
-        // Ready when the file of the lock and the word are there; a signal that comes earlier is
-        // kept.
+        // Ready when the lock file and the log line are there; a signal that comes earlier stays
+        // pending.
         until("it is there", &broker, || broker.stderr().contains("service-one gen").then_some(()));
         std::fs::write(&file, format!("{later}{one}{two}")).unwrap();
         broker.signal(Signal::HUP);
@@ -289,8 +289,8 @@ fn what_may_come_later_is_said_at_the_start() {
     }
 }
 
-/// A socket that was opened before the start is used and left where it is, and who connected before
-/// the start is served. Control: another one, for which there is no stream, is said.
+/// A socket that was opened before the start is used and not removed, and clients that connected
+/// before the start are served. Control: another one, which no stream uses, is reported.
 #[test]
 fn a_socket_that_is_handed_over_is_served_and_stays() {
     let env = Environment::new(LIMIT);
@@ -311,7 +311,8 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
         .arg("--run-dir")
         .arg(env.run_dir());
     command.args(["run", "--name", "service-act", "--source", "gen:rate=100/s,size=64"]);
-    // By way of what a command inherits anyway; the copies here are closed with the command.
+    // Passed as descriptors that a command inherits anyway; the copies here are closed with the
+    // command.
     command.stdin(ours).stdout(other);
     let broker = env.broker_of("service-act", command);
     let answer = ringweir_proto::control::Reply::decode(&socket::receive(&early).unwrap().bytes);
@@ -325,8 +326,8 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
     std::fs::remove_file(&path).unwrap();
 }
 
-/// Installed where they belong, found sound by systemd's own judge, and how far they are shut in,
-/// in its own figure. Control: a unit with a fault is noticed.
+/// Units are installed in the right places, systemd's own checker accepts them, and its exposure
+/// figure is low. Control: a unit with a fault is noticed.
 #[test]
 fn units_are_installed_and_sound() {
     if !needs("make") {
@@ -355,7 +356,7 @@ fn units_are_installed_and_sound() {
         assert!(root.join(file).exists(), "{file}");
     }
     if Part("systemd-analyze").needs("systemd-analyze") {
-        // An instance of it, with the program where it is at the moment.
+        // An instance of it, with the present path of the program.
         let dir = env.path("units");
         std::fs::create_dir(&dir).unwrap();
         let service = std::fs::read_to_string(units.join("ringd@.service")).unwrap();

@@ -1,6 +1,6 @@
-//! Where streams go to: a seqpacket socket for standard tools, UDP, and pipes into programs that
-//! know nothing of us. Every test closes the books: published = delivered + lost, delivered = sent
-//! + what was said not to be.
+//! Where streams can be sent: a seqpacket socket for standard tools, UDP, and pipes into programs
+//! that know nothing of ringweir. Every test closes its accounts: published = delivered + lost,
+//! delivered = sent + reported as not sent.
 
 use ringweir_harness::{Daemon, Environment, Process, wait_for};
 use ringweir_needs::needs;
@@ -46,23 +46,23 @@ fn socket_server(env: &Environment, args: &[&str], path: &str) -> Process {
     cat
 }
 
-/// The next packet of a client; `None` at the end.
+/// Receives the next packet of a client; `None` at the end.
 fn packet(client: &OwnedFd, room: &mut [u8]) -> Option<usize> {
     let (len, _) = rustix::net::recv(client, &mut *room, RecvFlags::empty())
         .expect("within the socket's patience");
     (len > 0).then_some(len)
 }
 
-/// Two clients that read and one that never does: the readers get every datagram whole and in
-/// order, one a read; the third slows nobody, though the ring has long passed it. SIGTERM closes
-/// all books (the third's as far as it had read) and removes the socket. Control: a client that
-/// skips one datagram is noticed by the same check.
+/// Two clients read and one never does. The readers get every datagram whole and in order, one per
+/// read. The third slows no other client, though the ring has lapped it long ago. SIGTERM closes
+/// all accounts (the third's as far as it had read) and removes the socket. Control: the same check
+/// notices a client that skips one datagram.
 #[test]
 fn every_client_gets_one_datagram_a_read_and_none_slows_another() {
     const COUNT: u64 = 40_000;
     let env = Environment::new(LIMIT);
     let path = env.path("o.s").to_str().unwrap().to_string();
-    // The ring holds a fraction: who does not read is lapped.
+    // The ring holds a fraction of the stream: a client that does not read is lapped.
     let broker = env.broker(
         "outlet-many",
         &format!("gen:rate=8k/s,size=64..1000,count={COUNT}"),
@@ -116,8 +116,8 @@ fn every_client_gets_one_datagram_a_read_and_none_slows_another() {
     assert_eq!(broker.published(), COUNT);
 }
 
-/// A client that hangs up, and one that comes late; `--once` ends with the last. Controls: a path
-/// in the way and a stream that is not there are refused, and nothing is left.
+/// One client hangs up, and one comes late; `--once` ends with the last. Controls: a path that is
+/// in use and a stream that does not exist are refused, and nothing is left.
 #[test]
 fn clients_come_and_go() {
     let env = Environment::new(LIMIT);
@@ -126,8 +126,8 @@ fn clients_come_and_go() {
     let refused = env.run("ringcat", &["nosuch", "--unix", &place]);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(env.run("ringcat", &["x", "--unix", "stream:/x"]).status.code(), Some(2));
-    // So slow that the first client has not had all of its own before the second comes, which would
-    // be the end by --once.
+    // The rate is so low that the second client comes before the first has all its datagrams;
+    // otherwise --once would end here.
     let broker = env.broker("outlet-few", "gen:rate=10/s,size=100", &["--depth", "64"]);
     std::fs::write(&path, "precious").unwrap();
     let refused = env.run("ringcat", &["outlet-few", "--unix", &place]);
@@ -151,7 +151,7 @@ fn clients_come_and_go() {
     broker.end();
 }
 
-/// `xxd`, `dd`, `tcpdump -r` and `socat`, each with what it is good for.
+/// `xxd`, `dd`, `tcpdump -r` and `socat`, each used for what it is good at.
 #[test]
 fn standard_tools_read_the_stream() {
     if !["xxd", "tcpdump", "socat"].into_iter().all(needs) {
@@ -170,7 +170,8 @@ fn standard_tools_read_the_stream() {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let hex = text(shell("$RINGCAT outlet-tools --from oldest -n 2 | xxd"));
     assert!(hex.starts_with("00000000: 5257 6731 ") && hex.lines().count() == 12, "{hex}");
-    // A pipe keeps no boundaries; datagrams of one size are blocks of it, if dd gathers whole ones.
+    // A pipe keeps no boundaries. Datagrams of one size are blocks of it, if dd collects whole
+    // ones.
     let third = shell(
         "$RINGCAT outlet-tools --from oldest | dd iflag=fullblock bs=96 skip=3 count=1 status=none",
     );
@@ -187,15 +188,15 @@ fn standard_tools_read_the_stream() {
 
     let path = env.path("o.s").to_str().unwrap().to_string();
     let mut cat = socket_server(&env, &["outlet-tools", "--from", "oldest", "--once"], &path);
-    // -v says of every transfer how long it was: one datagram each.
+    // -v prints the length of every transfer: one datagram each.
     let said = text(shell(&format!("socat -v -u UNIX-CONNECT:{path},type=5 /dev/null 2>&1")));
     assert_eq!(said.matches("length=96 ").count(), 40, "{said}");
     assert_eq!(cat.wait().code(), Some(0));
     broker.end();
 }
 
-/// Ring → UDP → ring: what is published there is what was published here, byte by byte. Control:
-/// datagrams too long for UDP are missing, counted, and said.
+/// Ring → UDP → ring: the second ring publishes the datagrams of the first, byte by byte. Control:
+/// datagrams too long for UDP are missing, counted and reported.
 #[test]
 fn a_ring_is_sent_into_another() {
     const COUNT: u64 = 20_000;
@@ -247,15 +248,15 @@ fn a_ring_is_sent_into_another() {
     long.end();
 }
 
-/// With the header a receiver sees every seq, and records for those that cannot come. Control: one
-/// datagram dropped in the receiver is noticed by the same check.
+/// With the header, a receiver gets every seq, and reports for those that cannot come. Control: the
+/// same check notices one datagram dropped in the receiver.
 #[test]
 fn a_receiver_sees_every_seq() {
     let env = Environment::new(LIMIT);
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let to = format!("udp:127.0.0.1:{}", receiver.local_addr().unwrap().port());
-    // Most of it is lapped before anybody reads: told as the first record.
+    // Most of it is lapped before the first read: the first record reports that.
     let args =
         ["--linger", "forever", "--max-datagram", "1KiB", "--depth", "256", "--capacity", "64KiB"];
     let broker = env.broker("outlet-seq", "gen:rate=max,size=100..500,count=5000", &args);

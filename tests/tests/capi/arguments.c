@@ -60,7 +60,7 @@ int main(int argc, char **argv) {
         o = with(bad[i]);
         CHECK(refused(argv[1], &o) == RW_INVALID);
     }
-    /* Control: each of them right is let in. */
+    /* Control: each of them is accepted when it is right. */
     o = from(RW_SEQ);
     o.start_seq = 0;
     o.resume = RW_RESUME_NEWEST;

@@ -1,4 +1,4 @@
-/* Other readers: their latencies, and taking places back. argv: a stream that flows. */
+/* Other readers: their latencies, and detaching them. argv: a stream that flows. */
 #include "check.h"
 
 /* The figures of the reader called label. */
@@ -111,7 +111,7 @@ int main(int argc, char **argv) {
     rw_latency_free(mine);
     rw_latency_free(theirs);
 
-    /* Nobody goes who is not meant: another place, another time, another stream, no name. */
+    /* A wrong request detaches no reader: another index, another time, another stream, no name. */
     CHECK(rw_detach_reader(argv[1], (unsigned)index, attached + 1) == RW_NOT_FOUND);
     CHECK(rw_detach_reader(argv[1], 4000000000u, attached) == RW_NOT_FOUND);
     CHECK(rw_detach_reader("capi-none", (unsigned)index, attached) == RW_NOT_FOUND);
@@ -130,7 +130,7 @@ int main(int argc, char **argv) {
     CHECK(rw_detach_reader(argv[1], (unsigned)index, attached) == RW_NOT_FOUND);
     printf("pid %u uid %u\n", by.pid, by.uid);
 
-    /* Control: the other one reads on. */
+    /* Control: the other reader continues. */
     take(stays, 100);
     CHECK(rw_reader_detached_by(stays, &by) == RW_EMPTY);
     CHECK(rw_detach(r) == RW_OK && rw_detach(stays) == RW_OK);

@@ -8,7 +8,7 @@ enum { ROOM = 4096 };
 
 static uint8_t buffer[ROOM + 64];
 
-/* The next thing that is a datagram or a gap; datagram: how to ask for it. */
+/* The next item that is a datagram or a gap; copied says how to ask for it. */
 static int next(rw_reader *r, int copied, size_t size, rw_datagram *d, rw_gap *g) {
     for (;;) {
         int rc = copied ? rw_read(r, buffer, size, d, g) : rw_next(r, d, g);
@@ -63,7 +63,8 @@ static void kept(const char *name) {
     CHECK(rw_detach(r) == RW_OK && rw_detach(other) == RW_OK);
 }
 
-/* Left unread, or in hand, and overwritten: a gap that begins with it comes, by either call, and never its bytes. */
+/* A datagram that is overwritten, unread or in hand: both calls return a gap that begins with
+ * it, and never its bytes. */
 static void lapped(const char *name, int small, int copied, int released) {
     rw_options o = from(RW_LATEST);
     rw_reader *r = attach(name, &o);

@@ -6,7 +6,7 @@
 
 #include <poll.h>
 
-/* Of the generations before, as far as the account goes on. */
+/* Sums of the earlier generations, over which the account continues. */
 static unsigned long long kept, kept_lost;
 static unsigned long long got, lost, torn;
 

@@ -1,12 +1,13 @@
-//! What a reader has seen, one line each, as `ringtest-lines` writes it.
+//! The datagrams and losses that a reader has received, one line each, as `ringtest-lines` writes
+//! them.
 //!
-//! Contract: sequence numbers without a gap, an end that adds up, or the test fails.
+//! Contract: fails the test if there is a gap in the sequence numbers or the end does not add up.
 
-/// What `ringtest-lines` has written.
+/// The output of `ringtest-lines`.
 #[derive(Default)]
 pub struct Lines {
     pub datagrams: Vec<Seen>,
-    /// Losses told, in order: how many datagrams were seen before, count, layer, exact.
+    /// Reported losses, in order: number of datagrams before it, count, layer, exact.
     pub upstream: Vec<(usize, u64, String, bool)>,
 }
 
@@ -64,8 +65,8 @@ impl Lines {
         self.upstream.iter().map(|(_, count, ..)| count).sum()
     }
 
-    /// Whether losses in the kernel were told, all of them and none after the datagram that came
-    /// behind them. `of` are the numbered datagrams among all; others may have been lost too.
+    /// Checks that losses in the kernel were all reported, and each before the datagram that
+    /// followed it. `of` selects the numbered datagrams; others may have been lost too.
     pub fn told_in_time(&self, lost: u64, of: impl Fn(&Seen) -> bool) {
         assert!(
             self.upstream.iter().all(|(_, _, layer, exact)| layer == "Kernel" && *exact),

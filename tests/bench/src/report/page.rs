@@ -1,5 +1,6 @@
 //! Results for people: tables in Markdown with every target and whether it was met, and a chart for
 //! each question.
+//!
 //! Contract: made from the records alone, so that `ringbench chart` makes the same from a file. A
 //! ratio is the median of the ratios of the rounds, because the two runs of a round had the same
 //! machine. A target whose figures are missing is "not measured".
