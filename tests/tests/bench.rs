@@ -99,7 +99,7 @@ fn a_quick_bench_runs_everything_and_writes_what_it_found() {
 
 /// Without this the other test would prove nothing: a bench that checks nothing passes, too.
 #[test]
-fn a_planted_fault_is_caught_whoever_carries_the_datagram() {
+fn a_planted_fault_is_caught_for_every_contender() {
     let env = Environment::new(Duration::from_secs(400));
     let caught = |args: &[&str], inject: &str| {
         for _ in 0..5 {
@@ -138,7 +138,7 @@ fn a_planted_fault_is_caught_whoever_carries_the_datagram() {
 }
 
 #[test]
-fn wrong_usage_is_refused_with_what_there_is() {
+fn wrong_names_are_refused_with_the_valid_ones() {
     let env = Environment::new(Duration::from_secs(60));
     let (ok, _, said) = ringbench(&env, &["--only", "speed"]);
     assert!(!ok && said.contains("no question \"speed\"; there are copy, throughput"), "{said}");

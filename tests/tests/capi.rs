@@ -248,7 +248,7 @@ fn account(stderr: &str, what: &str) -> [u64; 3] {
 /// Published = delivered + lost, and every byte is right: in place and copied, with each way of
 /// waiting, for readers that keep up and for readers that are lapped. Each is the other's control.
 #[test]
-fn what_is_published_is_delivered_or_told() {
+fn published_datagrams_are_delivered_or_reported_lost() {
     if !can_build() {
         return;
     }
@@ -333,7 +333,7 @@ fn a_reader_outlives_its_broker() {
 /// Too small a buffer leaves the datagram unread. A datagram that is overwritten during its use is
 /// torn. Both become a gap when the reader is lapped.
 #[test]
-fn nothing_is_lost_to_a_small_buffer_and_nothing_torn_is_whole() {
+fn small_buffers_lose_nothing_and_torn_datagrams_are_found() {
     if !can_build() {
         return;
     }
@@ -364,7 +364,7 @@ fn waiting_ends_by_time_signal_and_datagram() {
 }
 
 #[test]
-fn a_lossless_reader_is_waited_for_and_then_told() {
+fn a_lossless_reader_is_waited_for_and_then_demoted() {
     if !can_build() {
         return;
     }
@@ -392,7 +392,7 @@ fn described(env: &Environment, name: &str) -> Daemon {
 /// would end by `terminate`). Each code of the header has its own text, and no other number has
 /// one.
 #[test]
-fn wrong_arguments_are_refused_and_every_code_has_words() {
+fn wrong_arguments_are_refused_and_every_code_has_a_text() {
     if !can_build() {
         return;
     }
@@ -428,7 +428,7 @@ fn wrong_arguments_are_refused_and_every_code_has_words() {
 /// The latencies of another reader add up. A permitted process can detach that reader, which is
 /// told by whom, and no other reader is affected.
 #[test]
-fn other_readers_are_looked_at_and_sent_away() {
+fn latency_and_detaching_of_other_readers() {
     if !can_build() {
         return;
     }
@@ -454,7 +454,7 @@ fn other_readers_are_looked_at_and_sent_away() {
 /// and a write or read past the end of a buffer, are found. (Sanitizers do not see into the
 /// library's own code; valgrind does.)
 #[test]
-fn memory_checkers_find_nothing_but_what_was_planted() {
+fn memory_checkers_find_only_planted_faults() {
     if !can_build() {
         return;
     }
@@ -521,7 +521,7 @@ fn valgrind(env: &Environment, program: &Path, args: &[&str]) -> Output {
 /// installed. A package is staged in DESTDIR with the paths of its PREFIX. Without cargo the
 /// message says what is missing.
 #[test]
-fn installing_is_tidy() {
+fn library_is_installed_staged_and_uninstalled_cleanly() {
     if !can_build() || !needs("nm") {
         return;
     }

@@ -180,7 +180,7 @@ fn every_format_can_be_read_back() {
 /// `--verify` proves a numbered stream and its losses. Control: a stream with a missing number or a
 /// wrong byte fails.
 #[test]
-fn verify_passes_what_is_right_and_only_that() {
+fn verify_passes_only_correct_streams() {
     let env = Environment::new(LIMIT);
     // The ring holds a part: from seq 0, the rest is reported as lost.
     let broker = kept(&env, "proof", 20_000, &["--depth", "1024", "--capacity", "256KiB"]);
@@ -232,7 +232,7 @@ fn verify_passes_what_is_right_and_only_that() {
 /// The ways to end: count, idleness, time, a signal, a closed pipe. Control: without any of them it
 /// does not end.
 #[test]
-fn ringcat_ends_when_told_to_and_with_the_right_status() {
+fn ringcat_ends_on_every_condition_with_the_right_status() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("ends", "gen:rate=200/s,size=100", &[]);
     let output = env.run("ringcat", &["ends", "-n", "20", "--stats", "--format", "raw"]);
@@ -288,7 +288,7 @@ fn ringcat_ends_when_told_to_and_with_the_right_status() {
 /// Two brokers with one name: the second is refused and the first continues. After SIGKILL a third
 /// takes everything over. Control: in another run directory the same name is free.
 #[test]
-fn a_name_is_served_once_and_taken_over_after_death() {
+fn a_name_has_one_broker_and_is_taken_over_after_its_death() {
     let env = Environment::new(LIMIT);
     let mut first = env.broker("once", "gen:", &[]);
     let run = env.run_dir();
@@ -324,7 +324,7 @@ fn a_name_is_served_once_and_taken_over_after_death() {
 /// Something that is not a socket is not removed. Control: a dead broker's socket is (the test
 /// above).
 #[test]
-fn what_is_in_the_way_is_named_and_left_alone() {
+fn a_file_in_place_of_the_socket_is_named_and_kept() {
     let mut env = Environment::new(LIMIT);
     env.untidy = true;
     let path = env.run_dir().join("way.sock");
@@ -349,7 +349,7 @@ fn as_nobody(env: &Environment, program: &str, args: &[&str]) -> Output {
 /// Another user can attach only if the stream allows it; the refusal says what to ask for.
 /// Controls: root can attach to all of them, and that user to the one that lists it.
 #[test]
-fn another_user_gets_in_only_where_it_is_let() {
+fn another_user_attaches_only_with_permission() {
     if !needs_root() {
         return;
     }
@@ -384,7 +384,7 @@ fn another_user_gets_in_only_where_it_is_let() {
 /// Controls: the reader's own page can be mapped writable; and the broker's own user *can* open the
 /// ring again for writing, as documented: the boundary is between users.
 #[test]
-fn what_is_handed_over_cannot_be_written_by_another_user() {
+fn another_user_cannot_write_what_a_reader_is_handed() {
     if !needs_root() {
         return;
     }
@@ -440,7 +440,7 @@ fn answer(to: &OwnedFd) -> Option<Reply> {
 /// Nonsense of every kind, and 300 silent connections: the running reader loses nothing, and later
 /// clients are served. Control: the valid message at the end of the list gets a reader index.
 #[test]
-fn hostile_peers_disturb_nobody() {
+fn hostile_peers_do_not_disturb_readers() {
     let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
     let broker = env.broker(

@@ -46,7 +46,7 @@ fn until_attached(broker: &Daemon, count: usize) -> Vec<(String, u64, u64)> {
 /// on to the end and loses nothing, and the reader index is free again. Control: without detach,
 /// the same reader ends with status 0.
 #[test]
-fn the_one_that_is_named_goes_and_nobody_else_notices() {
+fn only_the_named_reader_is_detached() {
     let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
     let broker = env.broker(
@@ -118,7 +118,7 @@ fn end_of(reader: &mut Reader) -> Option<End> {
 /// Whatever the reader does: sleeping, polling its own fd, spinning, or so far behind that it never
 /// reaches the newest datagram.
 #[test]
-fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
+fn detached_readers_notice_while_waiting_spinning_or_lagging() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("det-ways", "gen:rate=200000/s,size=64", &["--capacity", "1MiB"]);
     let silent = env.broker("det-silent", "gen:rate=1/s,size=64", &[]);
@@ -204,7 +204,7 @@ fn a_stopped_reader_can_be_detached() {
 }
 
 #[test]
-fn what_is_not_exactly_one_reader_is_refused_with_a_list() {
+fn ambiguous_or_unknown_readers_are_refused_with_a_list() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("det-two", "gen:rate=100/s,size=64", &[]);
     let run = |reader: &str, status: i32, says: &[&str]| {
@@ -242,7 +242,7 @@ fn what_is_not_exactly_one_reader_is_refused_with_a_list() {
 
 /// The right to attach is not the right to detach others. Control: the broker's own user may.
 #[test]
-fn only_root_and_the_brokers_user_may() {
+fn only_root_and_the_brokers_user_may_detach() {
     if !needs_root() {
         return;
     }

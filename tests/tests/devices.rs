@@ -155,7 +155,7 @@ fn nobody(groups: &'static str) -> [&'static str; 6] {
 }
 
 #[test]
-fn without_devices_one_line_says_where_was_looked_and_what_to_do() {
+fn without_devices_one_line_says_where_it_looked_and_what_to_do() {
     let env = Environment::new(LIMIT);
     let tree = Tree::new(&env, "empty");
     // Not ours: another device of the same vendor.
@@ -171,7 +171,7 @@ fn without_devices_one_line_says_where_was_looked_and_what_to_do() {
 }
 
 #[test]
-fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
+fn a_ringshim_device_is_ready_until_a_process_opens_it() {
     if !needs_root() {
         return;
     }
@@ -223,7 +223,7 @@ fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
 }
 
 #[test]
-fn without_the_modules_count_processes_that_cannot_be_seen_make_it_unsure() {
+fn without_a_module_count_unseen_processes_leave_the_state_unsure() {
     if !needs_root() {
         return;
     }
@@ -242,7 +242,7 @@ fn without_the_modules_count_processes_that_cannot_be_seen_make_it_unsure() {
 }
 
 #[test]
-fn who_may_not_open_it_is_told_the_way_in() {
+fn without_permission_the_fix_is_named() {
     if !needs_root() {
         return;
     }
@@ -267,7 +267,7 @@ fn who_may_not_open_it_is_told_the_way_in() {
 }
 
 #[test]
-fn a_node_that_is_missing_or_anothers_is_told() {
+fn a_missing_or_foreign_node_is_reported() {
     if !needs_root() {
         return;
     }
@@ -289,7 +289,7 @@ fn a_node_that_is_missing_or_anothers_is_told() {
 }
 
 #[test]
-fn what_ringshim_could_take_comes_with_the_line_that_gives_it() {
+fn devices_for_ringshim_come_with_the_command_that_binds_them() {
     let env = Environment::new(LIMIT);
     let root = rustix::process::geteuid().is_root();
     let sudo = |line: &str| match root {
@@ -329,7 +329,7 @@ fn what_ringshim_could_take_comes_with_the_line_that_gives_it() {
 }
 
 #[test]
-fn uio_devices_are_not_read_unless_that_is_asked_for() {
+fn uio_devices_are_read_only_on_request() {
     if !needs_root() {
         return;
     }

@@ -224,7 +224,7 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
 
 /// logind's configuration in all its places: the last setting counts, and only for human users.
 #[test]
-fn remove_ipc_is_found_wherever_it_is_said() {
+fn remove_ipc_is_found_in_every_configuration_file() {
     if !needs_root() {
         return;
     }
@@ -306,7 +306,7 @@ fn mended(
 /// Planted for real, and fixed by that very line. Control: on the machine as it is, each check is
 /// ok.
 #[test]
-fn the_line_it_names_mends_what_is_planted() {
+fn the_named_fix_mends_the_planted_fault() {
     if !needs_root() || !needs("python3") || !needs_mount_namespaces() {
         return;
     }
@@ -412,7 +412,7 @@ fn shell(line: &str) {
 
 /// A running stream: class of its pump, its memory, its readers, its broker; the fix of each works.
 #[test]
-fn what_ails_a_running_stream_is_said_and_mended() {
+fn faults_of_a_running_stream_are_found_and_fixed() {
     if !needs_root() {
         return;
     }
@@ -491,7 +491,7 @@ fn what_ails_a_running_stream_is_said_and_mended() {
 
 /// Sockets that keep this user out: by mode, by group, by the broker's list.
 #[test]
-fn a_user_who_may_not_attach_is_told_how_he_might() {
+fn a_user_who_may_not_attach_is_told_the_fix() {
     if !needs_root() {
         return;
     }

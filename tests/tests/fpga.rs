@@ -48,7 +48,7 @@ fn model(spec: Spec) -> (DeviceModel, Drain, Account) {
 /// At any rhythm of the two sides nothing is unaccounted for. The hashes are equal with losses as
 /// well, because they cover what was stored.
 #[test]
-fn produced_is_delivered_and_lost_at_any_rhythm() {
+fn produced_equals_delivered_plus_lost_at_any_rhythm() {
     for every in [1, 3, 7, 40, 1000] {
         let (mut model, mut drain, mut account) =
             model(Spec { time: DeviceTime::Counter, ..spec() });
@@ -96,7 +96,7 @@ fn store(model: &mut DeviceModel, n: u64) {
 /// Every fault is refused with its own name, and the number of discarded datagrams is exact.
 /// Control: without a fault, nothing is refused or discarded.
 #[test]
-fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
+fn each_fault_is_named_and_its_cost_is_exact() {
     type Act = fn(&mut DeviceModel);
     type Named = fn(&[Garbage]) -> bool;
     // The fault, the unreadable entries that it stores, and how many are discarded of three stored
@@ -161,7 +161,7 @@ fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
 /// Skipped numbers belong to no datagram: the consumer reports that the numbers contradict each
 /// other, and everything that was stored is delivered.
 #[test]
-fn left_out_numbers_are_no_losses() {
+fn skipped_numbers_are_not_losses() {
     let (mut model, mut drain, mut account) =
         model(Spec { sizes: "100".parse().unwrap(), ..spec() });
     store(&mut model, 2);
@@ -179,7 +179,7 @@ fn left_out_numbers_are_no_losses() {
 /// Any mixture of datagrams, faults and drains, at any rhythm: the accounts of the two sides close,
 /// and nothing that comes out is wrong.
 #[test]
-fn any_mixture_of_misbehaviour_is_accounted_for() {
+fn any_mixture_of_faults_is_accounted_for() {
     let (mut garbage, mut lost) = (0, 0);
     for seed in 0..200 {
         let (mut model, mut drain, mut account) = model(Spec { seed, ..spec() });
@@ -228,7 +228,7 @@ fn settle(model: &mut DeviceModel, drain: &mut Drain, account: &mut Account) {
 
 /// A consumer that writes anything into its registers loses datagrams, but causes no other harm.
 #[test]
-fn a_broken_consumer_breaks_nothing_but_itself() {
+fn a_broken_consumer_harms_only_itself() {
     let (mut model, _, _) = model(Spec { channels: 3, ..spec() });
     let mut dice = Lengths::new("24..4000000000".parse().unwrap(), 1);
     for _ in 0..50_000 {
@@ -266,7 +266,7 @@ fn a_broken_consumer_breaks_nothing_but_itself() {
 
 /// A reset empties everything. What was in the FIFO is in the account, and numbers start again.
 #[test]
-fn a_reset_begins_anew_and_forgets_nothing_in_the_books() {
+fn a_reset_starts_again_and_keeps_the_account() {
     let (mut model, _, _) =
         model(Spec { autostart: false, sizes: "100".parse().unwrap(), ..spec() });
     let status =
@@ -408,7 +408,7 @@ fn fast_and_slow_consumers_account_for_everything() {
 
 /// Faults over a socket, while the device runs; the consumer continues, and the sums still close.
 #[test]
-fn a_consumer_survives_all_of_it_and_accounts_for_it() {
+fn a_consumer_survives_all_faults_and_its_account_closes() {
     let env = Environment::new(LIMIT);
     let more = "--rate 2000/s --size 24..300 --fifo 4KiB --misbehave bad-mark@50ms";
     let mut device = Device::start(&env, "--socket", more);
@@ -466,7 +466,7 @@ fn a_consumer_survives_all_of_it_and_accounts_for_it() {
 /// consumer sleep. Controls: without a storm the same consumer gets none, and without withholding
 /// it is woken.
 #[test]
-fn interrupts_come_unasked_and_do_not_come() {
+fn storms_ignore_the_mask_and_withheld_interrupts_do_not_wake() {
     let env = Environment::new(LIMIT);
     let mut device = Device::start(&env, "--socket", "--rate 100/s --size 24 --fifo 1MiB");
     let mut consumer = device.connect();
@@ -504,7 +504,7 @@ fn interrupts_come_unasked_and_do_not_come() {
 /// There is one consumer at a time. When it hangs up the device continues and overflows, and the
 /// next consumer continues where the last one stopped.
 #[test]
-fn the_next_consumer_goes_on_where_the_last_one_stopped() {
+fn the_next_consumer_continues_where_the_last_one_stopped() {
     let env = Environment::new(LIMIT);
     let mut device = Device::start(&env, "--socket", "--rate 1000/s --size 100 --fifo 1KiB");
     let mut first = device.connect();

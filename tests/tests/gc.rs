@@ -31,7 +31,7 @@ fn corpse(env: &Environment, name: &str) -> [PathBuf; 3] {
 }
 
 #[test]
-fn what_a_dead_broker_left_goes_and_a_running_one_notices_nothing() {
+fn files_of_dead_brokers_are_removed_and_running_ones_keep_theirs() {
     let env = Environment::new(LIMIT);
     let live = env.broker("gc-live", "gen:rate=1000/s,size=64", SMALL);
     let dead = corpse(&env, "gc-dead");
@@ -68,7 +68,7 @@ fn what_a_dead_broker_left_goes_and_a_running_one_notices_nothing() {
 /// Files that only look like ours stay, and gc does not hang on them. Control: the dead broker's
 /// files beside them are removed.
 #[test]
-fn what_only_looks_like_ours_is_not_touched() {
+fn files_that_only_look_like_ours_are_kept() {
     let env = Environment::new(LIMIT);
     let dead = corpse(&env, "gc-real");
     let shm =
@@ -141,7 +141,7 @@ fn what_only_looks_like_ours_is_not_touched() {
 
 /// A live ring whose lock file and socket were removed is still held by its broker.
 #[test]
-fn a_ring_without_its_lock_file_is_still_its_brokers() {
+fn a_live_ring_without_its_lock_file_is_kept() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("gc-bare", "gen:rate=1000/s,size=64", SMALL);
     let ring = env.objects();
@@ -156,7 +156,7 @@ fn a_ring_without_its_lock_file_is_still_its_brokers() {
 /// The run directory is gone: its rings are reported, and removed when it is named. This does not
 /// create it again.
 #[test]
-fn rings_of_a_run_directory_that_is_gone_go_when_it_is_named() {
+fn rings_of_a_missing_run_directory_are_removed_when_it_is_named() {
     let env = Environment::new(LIMIT);
     let [ring, socket, lock] = corpse(&env, "gc-old");
     let elsewhere = env.path("elsewhere");

@@ -202,7 +202,7 @@ impl Siege {
 /// is named, and in the end the broker has the resources that it had before. Controls: the honest
 /// readers beside it are never named, and the kernel's answers differ for the broker's own user.
 #[test]
-fn a_hostile_reader_harms_nobody_and_is_named() {
+fn a_hostile_reader_harms_no_other_and_is_named() {
     if !needs_root() {
         return;
     }
@@ -256,7 +256,7 @@ fn a_hostile_reader_harms_nobody_and_is_named() {
 /// A reader that never reads is lapped, a cursor ahead of the stream is not believed, and `ringstat
 /// --why` reports each. Control: an honest reader beside them is not named.
 #[test]
-fn one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed() {
+fn a_mute_reader_is_lapped_and_a_lying_one_not_believed() {
     if !needs_root() {
         return;
     }
@@ -297,7 +297,7 @@ fn one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed() {
 /// and a dead ring does not look alive. Control: `proto/src/os/lock.rs`, where the lock of a broker
 /// does keep another one out.
 #[test]
-fn the_locks_of_a_reader_keep_nobody_from_a_dead_ring() {
+fn locks_of_a_reader_do_not_prevent_adoption() {
     let env = Environment::new(LIMIT);
     let serve =
         || env.broker("hostile-locks", "gen:rate=1000/s,size=24..256", &["--max-datagram", "256"]);

@@ -9,7 +9,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// A sender over the limit is a fault, thousands of times. Some are logged, with the number of
 /// those that were not; together they are all faults. Control: the first few are all logged.
 #[test]
-fn a_flood_of_faults_is_thinned_and_accounted_for() {
+fn a_flood_of_faults_is_rate_limited_and_accounted_for() {
     let env = Environment::new(LIMIT);
     let path = env.path("in.sock");
     let broker =

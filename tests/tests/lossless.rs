@@ -74,7 +74,7 @@ fn until(broker: &Daemon, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snap
 /// A source without a rate limit, a ring of 256 slots, and slow readers: a lossless one receives
 /// everything.
 #[test]
-fn the_slowest_lossless_reader_sets_the_pace() {
+fn the_stream_waits_for_the_slowest_lossless_reader() {
     const COUNT: u64 = 60_000;
     let stage = Stage::new("pace", 4);
     let count = COUNT.to_string();
@@ -109,7 +109,7 @@ fn the_slowest_lossless_reader_sets_the_pace() {
 /// A stopped reader delays the stream for its budget. Then it is demoted, notified and named, the
 /// stream continues, and all accounts close.
 #[test]
-fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
+fn a_stopped_reader_delays_the_stream_for_its_budget() {
     const BUDGET_NS: u64 = 300_000_000;
     let stage = Stage::new("budget", 2);
     let broker = stage.broker("gen:rate=20k/s,size=64", &["--lossless", "300ms"]);
@@ -156,7 +156,7 @@ fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
 /// Killed, stopped and detached, or ended by itself: the stream continues at once, whatever the
 /// budget is.
 #[test]
-fn who_goes_lets_the_stream_go() {
+fn a_departing_reader_releases_the_stream() {
     let stage = Stage::new("goes", 2);
     let broker = stage.broker("gen:rate=20k/s,size=64", &["--lossless", "forever"]);
     let _steady = stage.reader(0, &["--any-number"]);
@@ -201,7 +201,7 @@ fn who_goes_lets_the_stream_go() {
 
 /// A stream does not wait for a reader unless it was started with `--lossless`.
 #[test]
-fn it_is_the_streams_choice() {
+fn lossless_readers_need_the_streams_permission() {
     let stage = Stage::new("choice", 1);
     let broker = stage.broker("gen:rate=1000/s,size=64", &[]);
     let mut command = stage.env.command("ringcat");
@@ -226,7 +226,7 @@ fn it_is_the_streams_choice() {
 /// What the ring holds at the attach is granted, as far as half the budget goes, and is still there
 /// when the reader reads it. A stream that has ended and lingers grants everything.
 #[test]
-fn what_is_granted_at_the_attach_is_kept() {
+fn datagrams_granted_at_the_attach_are_kept() {
     let stage = Stage::new("grant", 1);
     let broker = stage.broker("gen:rate=50k/s,size=64", &["--lossless", "forever"]);
     for _ in 0..20 {
@@ -261,7 +261,7 @@ fn what_is_granted_at_the_attach_is_kept() {
 /// Brokers die one after the other. A lossless reader is attached as one to each; if all readers
 /// are waited for, it loses only what the deaths cost.
 #[test]
-fn it_stays_lossless_over_restarts() {
+fn a_reader_stays_lossless_over_restarts() {
     const LIVES: u64 = 6;
     let stage = Stage::new("again", 2);
     let more = ["--lossless", "forever", "--wait-readers", "2"];
@@ -301,7 +301,7 @@ fn it_stays_lossless_over_restarts() {
 /// lossless reader receives every datagram in order, and what is missing was lost in the kernel and
 /// is reported there. (In a debug build, a claim over a lossless reader panics.)
 #[test]
-fn sources_that_take_many_at_once_are_held_back_in_time() {
+fn back_pressure_stops_sources_that_take_batches() {
     const COUNT: u64 = 8000;
     let stage = Stage::new("sources", 1);
     let path = |name: &str| stage.env.path(name).display().to_string();

@@ -165,7 +165,7 @@ fn page_kib(pid: u32, what: &str) -> u64 {
 /// the stream still runs. With reserved pages the broker gets them, and readers map the same ones.
 /// Each is the other's control.
 #[test]
-fn huge_pages_are_used_where_there_are_some_and_else_it_says_why_not() {
+fn huge_pages_are_used_or_the_log_says_why_not() {
     let env = Environment::new(LIMIT);
     let serve = |name: &str, memory: &str| {
         let args = ["--memory", memory, "--hugepages", "--capacity", "3MiB", "--linger", "forever"];

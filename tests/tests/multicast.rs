@@ -239,7 +239,7 @@ fn a_multicast_receiver_sees_every_seq_by_ipv6() {
 /// concern: that datagram is still sent. Control: the message did reach this socket, whose route
 /// has the reported MTU.
 #[test]
-fn a_router_that_says_too_long_costs_no_datagram() {
+fn a_routers_too_long_message_costs_no_datagram() {
     let Some(wire) = wire() else { return };
     let env = Environment::new(LIMIT);
     let router = python(&env, &wire.near, ROUTER, "40");

@@ -60,7 +60,7 @@ impl Stage {
 
 /// N readers in processes that were there from the start: `delivered + lost = published`, and every
 /// byte is right. Half of them read payloads in place, half copy them. Control:
-/// `false_books_and_damaged_bytes_are_found`.
+/// `false_accounts_and_damaged_bytes_are_found`.
 fn every_reader_gets_or_is_told(readers: usize, count: u64) {
     let stage = Stage::new(readers);
     let source = format!("gen:rate=max,size=24..4096,channels=3,count={count},seed={readers}");
@@ -88,29 +88,29 @@ fn every_reader_gets_or_is_told(readers: usize, count: u64) {
 }
 
 #[test]
-fn one_reader_gets_or_is_told_everything() {
+fn one_reader_accounts_for_everything() {
     every_reader_gets_or_is_told(1, 40_000);
 }
 
 #[test]
-fn two_readers_get_or_are_told_everything() {
+fn two_readers_account_for_everything() {
     every_reader_gets_or_is_told(2, 40_000);
 }
 
 #[test]
-fn eight_readers_get_or_are_told_everything() {
+fn eight_readers_account_for_everything() {
     every_reader_gets_or_is_told(8, 30_000);
 }
 
 #[test]
-fn thirty_two_readers_get_or_are_told_everything() {
+fn thirty_two_readers_account_for_everything() {
     every_reader_gets_or_is_told(32, 20_000);
 }
 
 /// The control of everything that calls `Report::check`: a reader that is wrong in one bit, one
 /// datagram or one gap is found, on a stream where an honest one passes.
 #[test]
-fn false_books_and_damaged_bytes_are_found() {
+fn false_accounts_and_damaged_bytes_are_found() {
     let stage = Stage::new(4);
     // An honest reader and three that lie. The ring is tiny and the three are slow, so that there
     // are gaps to lie about.
@@ -139,7 +139,7 @@ fn false_books_and_damaged_bytes_are_found() {
 /// One reader is stopped for 5 s: it gets one exact gap, no other reader loses anything, and the
 /// stream keeps its rate. Control: the other three are in the same run and were not stopped.
 #[test]
-fn a_stopped_reader_costs_nobody_anything_and_is_told_one_exact_gap() {
+fn a_stopped_reader_gets_one_exact_gap_and_others_lose_nothing() {
     const RATE: u64 = 4000;
     const COUNT: u64 = RATE * 8;
     let stage = Stage::new(4);
@@ -184,7 +184,7 @@ fn a_stopped_reader_costs_nobody_anything_and_is_told_one_exact_gap() {
 /// indices become free: many times more readers attach than there are indices. The survivors'
 /// accounts close. Control: while no reader is killed, no index is given away twice.
 #[test]
-fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
+fn killed_readers_free_their_indices_and_survivors_account_for_everything() {
     const PLACES: u64 = 3;
     let stage = Stage::new(3);
     let source = "gen:rate=20000/s,size=64..512,count=100000";
@@ -225,7 +225,7 @@ fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
 /// the broker keeps none of the three fds that it makes for each reader. Control: while eight more
 /// readers are attached, it has more fds.
 #[test]
-fn a_storm_of_attaches_leaves_no_trace() {
+fn a_storm_of_attaches_leaks_nothing() {
     let stage = Stage::new(1);
     let source = "gen:rate=5000/s,size=64..512,count=25000";
     let broker = stage.env.broker(
@@ -290,7 +290,7 @@ fn a_storm_of_attaches_leaves_no_trace() {
 /// return nothing torn, and their accounts close. Control: the reader in another test that is
 /// stopped once has one gap, and readers that keep up have none.
 #[test]
-fn a_reader_lapped_a_thousand_times_is_told_each_time() {
+fn a_reader_lapped_a_thousand_times_gets_every_gap() {
     let stage = Stage::new(3);
     let broker = stage.env.broker(
         "laps",
@@ -317,7 +317,7 @@ fn a_reader_lapped_a_thousand_times_is_told_each_time() {
 /// them. Controls: a spinning reader uses the processor meanwhile, and the count of switches
 /// increases when the sleepers are woken.
 #[test]
-fn an_idle_reader_costs_nothing() {
+fn an_idle_reader_uses_no_processor_time() {
     let stage = Stage::new(4);
     // One datagram, 4 s of silence, another.
     let broker = stage.env.broker("idle", "gen:rate=0.25/s,count=2", &["--wait-readers", "4"]);
@@ -527,7 +527,7 @@ fn readers_outlive_their_broker() {
 /// A lapped reader continues as its option says: near the oldest, or with the newest. Each is the
 /// other's control.
 #[test]
-fn a_lapped_reader_goes_on_where_it_was_told_to() {
+fn a_lapped_reader_resumes_where_its_option_says() {
     let stage = Stage::new(1);
     let broker = stage.env.broker(
         "resume",

@@ -29,7 +29,7 @@ fn ringd(env: &Environment, front: &[&str], before: &str, more: &[&str]) -> Comm
 
 /// An impossible start is refused at once, in a line or two, and leaves nothing behind.
 #[test]
-fn what_cannot_be_is_refused_at_the_start() {
+fn impossible_starts_are_refused() {
     if !needs_root() {
         return;
     }
@@ -107,7 +107,7 @@ type Lesser<'c> = (&'c str, &'c [&'c str], &'c str, &'c [&'c str], &'c str);
 /// What only costs speed is reported in one line, and the stream runs: its reader receives
 /// everything.
 #[test]
-fn what_can_do_with_less_says_so_and_runs() {
+fn a_broker_with_fewer_rights_warns_and_runs() {
     if !needs_root() {
         return;
     }
@@ -154,7 +154,7 @@ fn what_can_do_with_less_says_so_and_runs() {
 /// The wall clock is set forward by years and back while the stream runs. Rate, sleep and lag use
 /// the monotonic clock, and every datagram arrives. Control: the broker does see the clock jump.
 #[test]
-fn a_clock_that_jumps_moves_nothing_but_dates() {
+fn a_clock_jump_changes_only_dates() {
     let library =
         format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
     if !needs(&library) {

@@ -41,7 +41,7 @@ fn reason(error: &Error) -> String {
 /// Each list gives its right and no other, over the socket. Controls: each row has a right that is
 /// granted and one that is refused.
 #[test]
-fn each_list_gives_its_right() {
+fn each_list_grants_only_its_right() {
     if !needs_root() {
         return;
     }
@@ -122,7 +122,7 @@ fn hung_up(connections: &[OwnedFd]) -> usize {
 /// the broker's descriptors stays within bounds. Controls: each limit is reached, and root, to whom
 /// the limits of a single user do not apply, exceeds them.
 #[test]
-fn one_user_cannot_take_what_others_need() {
+fn one_user_cannot_exhaust_what_others_need() {
     if !needs_root() {
         return;
     }

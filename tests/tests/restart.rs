@@ -181,17 +181,17 @@ fn nth(life: u64) -> u64 {
 }
 
 #[test]
-fn every_place_and_every_misfortune_of_lossy_readers() {
+fn every_fault_at_every_point_with_lossy_readers() {
     every_place_and_every_misfortune(Kind::Lossy);
 }
 
 #[test]
-fn every_place_and_every_misfortune_of_lossless_readers() {
+fn every_fault_at_every_point_with_lossless_readers() {
     every_place_and_every_misfortune(Kind::Lossless);
 }
 
 #[test]
-fn every_place_and_every_misfortune_of_both() {
+fn every_fault_at_every_point_with_both_kinds() {
     every_place_and_every_misfortune(Kind::Both);
 }
 
@@ -346,7 +346,7 @@ fn an_adopter_that_publishes_half_a_datagram_is_found() {
 /// generation. Readers move there by themselves, and get the reason. Control: without a change the
 /// ring is adopted.
 #[test]
-fn what_is_not_its_own_ring_is_replaced() {
+fn a_foreign_ring_is_replaced() {
     let env = Environment::new(Duration::from_secs(300));
     let serve = |depth: &str| {
         let more = ["--depth", depth, "--max-datagram", "1KiB", "--capacity", "64KiB"];

@@ -74,7 +74,7 @@ fn bash_completes_commands_options_and_values_of_every_program() {
 }
 
 #[test]
-fn every_shell_gets_a_script_that_names_every_program() {
+fn every_shell_has_a_script_that_names_every_program() {
     let env = Environment::new(LIMIT);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = env.run("ringctl", &["completions", shell]);
@@ -101,7 +101,7 @@ fn every_shell_gets_a_script_that_names_every_program() {
 /// Every page has its sections, roff accepts it without a warning, and man shows it. Control: a
 /// broken page is noticed.
 #[test]
-fn every_program_has_a_page_that_roff_takes_without_a_word() {
+fn every_program_has_a_page_that_roff_accepts() {
     let env = Environment::new(LIMIT);
     let dir = env.path("man1");
     let output = env.run("ringctl", &["man", "--dir", dir.to_str().unwrap()]);
@@ -173,7 +173,7 @@ fn every_program_has_a_page_that_roff_takes_without_a_word() {
 /// The words that ask a program for its description cannot be typed by mistake: wrong uses are
 /// refused like any wrong option.
 #[test]
-fn pages_are_asked_for_exactly_or_not_at_all() {
+fn wrong_requests_for_descriptions_are_refused() {
     let env = Environment::new(LIMIT);
     for program in PROGRAMS {
         for args in [&["--man", "x"][..], &["--completions"], &["--completions", "tcsh"]] {

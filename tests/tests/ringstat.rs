@@ -98,7 +98,7 @@ fn parse(python: &str, text: &str) -> Result<BTreeMap<String, f64>, String> {
 /// Control: it refuses the same text with one label not escaped, with one line away from its
 /// family, or with its end cut off.
 #[test]
-fn the_exposition_is_understood_by_a_strict_parser() {
+fn a_strict_parser_accepts_the_exposition() {
     // Debian's Python, which has the parser of Prometheus' own client library.
     let python = "/usr/bin/python3";
     if !needs("/usr/bin/python3:prometheus_client") {
@@ -254,7 +254,7 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
 /// Clients that send nothing, trickle, flood, send nonsense or do not read keep no other client
 /// out, and cost a bounded number of threads.
 #[test]
-fn hostile_clients_keep_nobody_out() {
+fn hostile_clients_do_not_block_others() {
     if !needs("curl") {
         return;
     }
@@ -335,7 +335,7 @@ fn hostile_clients_keep_nobody_out() {
 /// When it continues, nothing limits the stream. Control: before that nothing does, and the reader
 /// beside it is never named.
 #[test]
-fn why_names_the_reader_that_is_stopped() {
+fn why_names_the_stopped_reader() {
     let env = Environment::new(LIMIT);
     let ring = ["--depth", "8192", "--capacity", "4MiB", "--max-datagram", "1KiB"];
     let broker = env.broker("stat-why", "gen:rate=1000/s,size=64", &ring);
@@ -402,7 +402,7 @@ fn why_names_the_reader_that_is_stopped() {
 /// A slow reader is named with its rate, and `--latency` shows it late; the one beside it is
 /// neither.
 #[test]
-fn a_slow_reader_shows_in_why_and_in_latency() {
+fn a_slow_reader_shows_in_why_and_latency() {
     let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
     let ring = ["--depth", "4096", "--capacity", "4MiB", "--max-datagram", "1KiB"];
@@ -463,7 +463,7 @@ fn a_slow_reader_shows_in_why_and_in_latency() {
 /// A reader that was stopped for two seconds has been two seconds late for what was published
 /// meanwhile, and its histogram shows that for every millisecond; the one beside it was not late.
 #[test]
-fn a_pause_is_in_the_latency_of_who_paused() {
+fn a_pause_shows_only_in_the_paused_readers_latency() {
     let env = Environment::new(LIMIT);
     let ring = ["--depth", "16384", "--capacity", "4MiB", "--max-datagram", "1KiB"];
     let broker = env.broker("stat-pause", "gen:rate=1000/s,size=64", &ring);
@@ -551,7 +551,7 @@ fn why_names_the_kernel_when_it_drops() {
 /// A stopped broker is named too, and does not hang the program that asks. Control: when it
 /// continues it is not named.
 #[test]
-fn a_stopped_broker_hangs_nobody() {
+fn a_stopped_broker_does_not_hang_ringstat() {
     if !needs("curl") {
         return;
     }
@@ -582,7 +582,7 @@ fn a_stopped_broker_hangs_nobody() {
 
 /// Arguments that contradict each other are refused.
 #[test]
-fn ways_to_show_exclude_each_other() {
+fn contradictory_arguments_are_refused() {
     let env = Environment::new(LIMIT);
     for (line, status) in [
         ("--prom --json", 2),

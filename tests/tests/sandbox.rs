@@ -68,7 +68,7 @@ fn has_landlock() -> bool {
 /// it can be read, and it leaves nothing behind. Control: with `--no-sandbox` nothing is given up,
 /// and doctor finds that.
 #[test]
-fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
+fn every_thread_gives_up_rights_it_does_not_need() {
     let env = Environment::new(LIMIT);
     let socket = env.path("in.sock");
     let unix = format!("unix:{}", socket.display());
@@ -158,7 +158,7 @@ fn a_capability_that_is_needed_again_is_kept() {
 /// In a directory that belongs to another user, root's broker needs root's privilege to remove its
 /// files: it keeps that one, and removes them.
 #[test]
-fn a_run_directory_of_somebody_else_is_cleared_up() {
+fn a_run_directory_of_another_user_is_cleaned_up() {
     if !needs_root() {
         return;
     }
@@ -315,7 +315,7 @@ mod made_to {
 
 /// Signals still end it, also two at once, and stdin is still read.
 #[test]
-fn it_still_ends_as_it_is_told_to() {
+fn signals_still_end_it_and_stdin_is_read() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("service-int", "gen:rate=10/s,size=64", &[]);
     broker.process.signal(Signal::INT);

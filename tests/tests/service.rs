@@ -66,7 +66,7 @@ fn hear(manager: &UnixDatagram, last: &str) -> Vec<String> {
 /// a path and through an abstract name. Controls: a stopped broker sends nothing, and one without a
 /// manager runs.
 #[test]
-fn its_manager_is_told_what_it_does() {
+fn the_manager_is_notified_of_every_state() {
     let env = Environment::new(2 * LIMIT);
     let file = put(&env, &[("service-a", ""), ("service-b", "")]);
     let path = env.path("notify");
@@ -120,7 +120,7 @@ fn its_manager_is_told_what_it_does() {
 /// every number. A wrong file changes nothing. Controls: without a signal nothing happens; without
 /// a file the same signal ends the broker.
 #[test]
-fn streams_come_and_go_and_the_others_do_not_notice() {
+fn reload_adds_and_ends_streams_without_affecting_others() {
     let env = Environment::new(2 * LIMIT);
     let file = put(&env, &[("service-stays", ""), ("service-goes", "")]);
     let mut broker = env.start(serve(&env, &file));
@@ -203,7 +203,7 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
 /// whether the file is what runs now. Controls: another user, a broker without a file, a wrong
 /// file; each time nothing changes.
 #[test]
-fn who_asks_for_a_reload_is_told_what_it_changed() {
+fn reload_reports_what_it_changed() {
     let env = Environment::new(LIMIT);
     let file = put(&env, &[("service-ask", ""), ("service-old", "")]);
     let mut broker = env.start(serve(&env, &file));
@@ -262,7 +262,7 @@ fn who_asks_for_a_reload_is_told_what_it_changed() {
 /// A source of a kind that was not there at the start is refused because its rights were given up,
 /// unless the file had announced it; the other streams continue in either case.
 #[test]
-fn what_may_come_later_is_said_at_the_start() {
+fn later_sources_must_be_announced_at_the_start() {
     let env = Environment::new(LIMIT);
     for (later, comes) in [("", false), ("later = ['udp']\n", true)] {
         let file = env.path("later.toml");
@@ -292,7 +292,7 @@ fn what_may_come_later_is_said_at_the_start() {
 /// A socket that was opened before the start is used and not removed, and clients that connected
 /// before the start are served. Control: another one, which no stream uses, is reported.
 #[test]
-fn a_socket_that_is_handed_over_is_served_and_stays() {
+fn a_passed_socket_is_served_and_stays() {
     let env = Environment::new(LIMIT);
     let path = env.run_dir().join("service-act.sock");
     let (ours, other) = (
@@ -329,7 +329,7 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
 /// Units are installed in the right places, systemd's own checker accepts them, and its exposure
 /// figure is low. Control: a unit with a fault is noticed.
 #[test]
-fn units_are_installed_and_sound() {
+fn units_are_installed_and_valid() {
     if !needs("make") {
         return;
     }

@@ -58,7 +58,7 @@ fn packet(client: &OwnedFd, room: &mut [u8]) -> Option<usize> {
 /// all accounts (the third's as far as it had read) and removes the socket. Control: the same check
 /// notices a client that skips one datagram.
 #[test]
-fn every_client_gets_one_datagram_a_read_and_none_slows_another() {
+fn clients_get_one_datagram_per_read_and_do_not_slow_each_other() {
     const COUNT: u64 = 40_000;
     let env = Environment::new(LIMIT);
     let path = env.path("o.s").to_str().unwrap().to_string();
@@ -198,7 +198,7 @@ fn standard_tools_read_the_stream() {
 /// Ring → UDP → ring: the second ring publishes the datagrams of the first, byte by byte. Control:
 /// datagrams too long for UDP are missing, counted and reported.
 #[test]
-fn a_ring_is_sent_into_another() {
+fn a_ring_is_copied_over_udp() {
     const COUNT: u64 = 20_000;
     let env = Environment::new(LIMIT);
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -251,7 +251,7 @@ fn a_ring_is_sent_into_another() {
 /// With the header, a receiver gets every seq, and reports for those that cannot come. Control: the
 /// same check notices one datagram dropped in the receiver.
 #[test]
-fn a_receiver_sees_every_seq() {
+fn a_udp_receiver_sees_every_seq() {
     let env = Environment::new(LIMIT);
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -218,7 +218,7 @@ fn send_to_group(fd: &OwnedFd, bytes: &[u8], group: u32) {
 /// the ring that does not read gets the exact number. Control: a reader that reads has lost
 /// nothing.
 #[test]
-fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
+fn a_slow_netlink_listener_gets_an_error_and_a_slow_reader_the_count() {
     const COUNT: u64 = 20_000;
     if !needs_root() {
         return;

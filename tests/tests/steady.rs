@@ -76,7 +76,7 @@ fn read(reader: &mut Reader, count: u64, buffer: &mut [u8], mut with: impl FnMut
 }
 
 #[test]
-fn a_second_of_datagrams_takes_no_fault_and_no_allocation() {
+fn steady_state_has_no_page_fault_and_no_allocation() {
     const MEASURED: u64 = 30_000;
     let env = Environment::new(Duration::from_secs(60));
     // One lap is 4096 datagrams.

@@ -243,7 +243,7 @@ fn bytes_of(ring: OwnedFd) -> Vec<u8> {
 /// removed. A fresh ring replaces it, in the store too, and the reader moves there by itself.
 /// Control, at the end: a faithful copy is adopted.
 #[test]
-fn what_is_not_its_own_ring_is_refused_and_replaced() {
+fn a_foreign_stored_ring_is_refused_and_replaced() {
     let env = Environment::new(2 * LIMIT);
     let manager = Manager::new(&env);
     let serve = |name: &str, depth: &str, pid: &str, passed: Option<(&str, OwnedFd)>| {
@@ -379,7 +379,7 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
 /// A stream that a reload adds is stored as well, by a sandboxed thread, and one that a reload ends
 /// is removed. Controls: a ring with a name is not stored, and without `FDSTORE` nothing is sent.
 #[test]
-fn streams_that_come_and_go_are_kept_and_let_go() {
+fn reloaded_streams_are_stored_and_removed() {
     let env = Environment::new(LIMIT);
     let manager = Manager::new(&env);
     let file = env.path("ringd.toml");
@@ -441,7 +441,7 @@ fn streams_that_come_and_go_are_kept_and_let_go() {
 /// the broker's own user, as documented, and they still cannot make it shorter. Each is the other's
 /// control. Another user cannot write it in either case (`memory.rs`, `cli.rs`).
 #[test]
-fn a_kept_ring_cannot_be_written_where_the_broker_may_forbid_it() {
+fn a_stored_ring_cannot_be_written_if_it_can_be_made_immutable() {
     if !needs_root() || !needs("setpriv") {
         return;
     }

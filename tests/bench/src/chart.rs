@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_zero_or_nothing_is_left_out() {
+    fn zero_and_missing_values_are_left_out() {
         let axes = Axes { x: "x", y: "y", x_text: |v| v.to_string(), y_text: |v| v.to_string() };
         let series = Series {
             name: "a<b&c".into(),

@@ -35,7 +35,7 @@ mod tests {
     }
 
     #[test]
-    fn order_number_and_borders_count() {
+    fn hash_depends_on_order_number_and_boundaries() {
         let one = of(&[b"ab", b"c"]);
         assert_eq!(one, of(&[b"ab", b"c"]));
         for other in

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_is_refused_by_name() {
+    fn unknown_words_are_refused_by_name() {
         for (text, part) in [
             ("bad-mask@1s", "there are producer-out-of-range"),
             ("bad-mark", "add @TIME"),

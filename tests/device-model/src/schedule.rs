@@ -160,7 +160,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn who_oversleeps_catches_up_without_a_flood() {
+    fn a_late_model_catches_up_without_a_flood() {
         let mut late = schedule(1, false);
         let times = made(&mut late, 100_000_000..140_000_000, SECOND);
         let gaps: Vec<u64> = times.windows(2).map(|w| w[1] - w[0]).collect();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_made_at_once_and_the_pause_is_behind_it() {
+    fn a_burst_is_made_at_once_and_the_pause_follows() {
         let times = made(&mut schedule(10, false), 100_000_000..140_000_000, SECOND);
         assert_eq!(times.len(), 1000);
         for burst in times.chunks(10) {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn who_chases_pauses_evenly() {
+    fn chase_pauses_are_spread_evenly() {
         let mut chase = Chase::new(2000);
         let mut often = [0; 20];
         (0..10_000).for_each(|_| often[chase.pause() as usize / 100] += 1);

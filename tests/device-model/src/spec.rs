@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_register_has_the_headers_in_it() {
+    fn rate_register_includes_headers() {
         let spec = seed_case();
         assert_eq!(spec.shape().unwrap().rate, 140_625);
         assert_eq!(Spec { channels: 2, ..spec }.shape().unwrap().rate, 70_313);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn impossible_devices_are_refused() {
         let spec = seed_case();
         assert!(Spec { fifo_bytes: 3000, ..spec }.shape().is_err());
         assert!(Spec { channels: 33, ..spec }.shape().is_err());

@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_goes_through_and_a_false_one_is_found() {
+    fn a_report_arrives_and_a_false_one_is_found() {
         let mailbox = Mailbox::create(2);
         let other = Mailbox::open(mailbox.id());
         let good = Report {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gate_holds_until_it_is_opened() {
+    fn readers_wait_until_the_gate_is_opened() {
         let mailbox = Mailbox::create(1);
         let id = mailbox.id().to_string();
         let waiter = std::thread::spawn(move || {

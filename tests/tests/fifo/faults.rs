@@ -37,7 +37,7 @@ fn misbehaves(name: &str, words: &[&str]) -> Outcome {
 /// Garbage in the FIFO and in its index is skipped and named, and the skipped datagrams are
 /// reported exactly. Control: the same stop without a fault.
 #[test]
-fn garbage_is_named_skipped_and_told_exactly() {
+fn garbage_is_named_skipped_and_reported_exactly() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let well = misbehaves("well", &[]);
     assert_eq!(
@@ -67,7 +67,7 @@ fn garbage_is_named_skipped_and_told_exactly() {
 /// Skipped numbers, which no datagram ever had, are not an exact loss but at least one; and nothing
 /// that was stored is missing.
 #[test]
-fn numbers_left_out_are_named_and_nothing_stored_is_missing() {
+fn skipped_numbers_are_named_and_nothing_stored_is_missing() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let outcome = misbehaves("numbers", &["skip-sequence=5"]);
     assert!(outcome.said.contains("its numbers contradict each other"), "{}", outcome.said);
@@ -82,7 +82,7 @@ fn numbers_left_out_are_named_and_nothing_stored_is_missing() {
 
 /// A device that pauses for a while is not a fault, and nothing is lost.
 #[test]
-fn a_device_that_stalls_goes_on() {
+fn a_stalled_device_continues() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let outcome = misbehaves("stalls", &["stall=500ms"]);
     assert_eq!(

@@ -31,7 +31,7 @@ fn unplugged(name: &str, place: &str, device: &str, times: u64) -> Outcome {
 /// Control: for a device that stays, they are notified once, at its end, and not at all if nothing
 /// reports that it ended.
 #[test]
-fn a_device_that_goes_away_is_told_once_and_its_return_continues_the_stream() {
+fn a_disappearing_device_is_reported_once_and_its_return_continues_the_stream() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for (name, place, times, told) in [
         ("away", "--socket", TIMES, TIMES + 1),
@@ -58,7 +58,7 @@ fn a_device_that_goes_away_is_told_once_and_its_return_continues_the_stream() {
 /// The broker is killed, the device overflows, and another broker continues where the device's
 /// registers say. What was lost meanwhile is reported to the datagram, as the device's loss.
 #[test]
-fn the_next_broker_goes_on_where_the_killed_one_stopped() {
+fn the_next_broker_continues_where_the_killed_one_stopped() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let device = "--rate 1000/s --size 100 --fifo 2KiB --for 5s";
     let mut stage = Stage::new(Plan { name: "heir", device, readers: 2, ..Plan::default() });

@@ -23,7 +23,7 @@ fn mortal(env: &Environment, name: &str, ringd: Command) -> Daemon {
 }
 
 #[test]
-fn a_broker_killed_between_take_and_flush_costs_what_the_next_one_tells() {
+fn losses_of_a_killed_broker_are_reported_by_the_next() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     // The FIFO is so small that it overflows while no broker is running, so that there is a loss to
     // count (K10).

@@ -30,7 +30,7 @@ fn all_told(outcome: &Outcome) {
 
 /// The broker is stopped for longer than the slack, with one channel and with four.
 #[test]
-fn a_stopped_broker_overflows_the_device_and_every_loss_is_told() {
+fn a_stopped_broker_overflows_the_device_and_every_loss_is_reported() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for (name, device) in [
         ("stopped", "--rate 1Mbit/s --size 128 --fifo 2KiB --for 3s"),

@@ -41,7 +41,7 @@ fn a_polled_device_loses_nothing_and_costs_little() {
 
 /// The channels' streams do not mix: each has its own pattern, numbers and hash.
 #[test]
-fn channels_never_cross() {
+fn channels_are_never_mixed() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for (name, place, channels) in
         [("three", "--socket", 3), ("all", "--socket", 32), ("polled7", "--file", 7)]

@@ -23,7 +23,7 @@ fn refused(env: &Environment, source: &str) -> String {
 /// A device has one broker, which others can read from. Control: the same device is accepted when
 /// it is free.
 #[test]
-fn a_device_that_is_drained_already_is_refused() {
+fn a_device_that_has_a_broker_is_refused() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for (place, words) in [
         ("--socket", "a device serves one consumer at a time"),
@@ -102,7 +102,7 @@ fn memory_that_can_be_shortened_is_refused() {
 
 /// A missing path, a path without a device, a nonsense path.
 #[test]
-fn what_is_no_device_is_refused_by_name() {
+fn a_path_without_a_device_is_refused_by_name() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let env = Environment::new(LIMIT);
     std::fs::write(env.path("empty"), "").unwrap();

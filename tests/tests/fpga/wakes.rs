@@ -226,7 +226,7 @@ fn cycle(
 /// At every point the datagram is found or announced, as the handshake says; and all the time at
 /// the one point that needs the second look.
 #[test]
-fn data_that_arrives_while_the_consumer_goes_to_sleep_is_not_slept_over() {
+fn consumer_never_sleeps_over_data() {
     let count = cycles(IN_TURNS);
     for places in [&EVERYWHERE[..], &EVERYWHERE[1..2]] {
         let began = Instant::now();
@@ -240,7 +240,7 @@ fn data_that_arrives_while_the_consumer_goes_to_sleep_is_not_slept_over() {
 
 /// The controls: the first datagram that needs the missing part is slept over.
 #[test]
-fn a_handshake_that_is_not_kept_hangs() {
+fn a_broken_handshake_hangs() {
     let hang = |number| Err(Hang { number, raised: false });
     assert_eq!(run(100, &EVERYWHERE, Wrong::Consumer), hang(1));
     assert_eq!(run(100, &EVERYWHERE[1..], Wrong::Device), hang(0));
@@ -249,7 +249,7 @@ fn a_handshake_that_is_not_kept_hangs() {
 /// A device in another process chases the consumer. It stores the next datagram when the consumer
 /// has taken everything, after a pause that sweeps over the time that going to sleep takes.
 #[test]
-fn a_device_that_chases_its_consumer_does_not_lose_it() {
+fn a_chasing_device_always_wakes_its_consumer() {
     let count = cycles(CHASED);
     let env = env(count);
     let mut device =

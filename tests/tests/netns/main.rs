@@ -596,7 +596,7 @@ fn packet_drops_are_counted() {
 }
 
 #[test]
-fn without_rights_it_says_so() {
+fn missing_rights_and_interfaces_are_reported() {
     const NOBODY: u32 = 65534;
     let Some(wire) = wire(&["setpriv"]) else { return };
     let env = Environment::new(2 * PATIENCE);

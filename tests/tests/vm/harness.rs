@@ -24,7 +24,7 @@ fn fault<T>(result: anyhow::Result<T>) -> String {
 /// Negative controls of the harness: failures that the guest itself can still report.
 #[test]
 #[ignore = "boots a virtual machine"]
-fn what_fails_in_a_guest_fails_here() {
+fn failures_in_a_guest_fail_here() {
     let Some(vm) = Prepared::get() else { return };
     let env = Environment::new(LIMIT);
     let mut guest = boot(&env, vm);
@@ -60,7 +60,7 @@ fn what_fails_in_a_guest_fails_here() {
 /// Negative controls of the harness: guests that cannot report, or lie.
 #[test]
 #[ignore = "boots virtual machines"]
-fn a_guest_that_is_gone_or_lies_fails() {
+fn a_dead_or_lying_guest_fails() {
     let Some(vm) = Prepared::get() else { return };
     let env = Environment::new(LIMIT);
     for (scenario, limit, expected) in [
@@ -83,7 +83,7 @@ fn a_guest_that_is_gone_or_lies_fails() {
 /// allowed only so often, and other failures are not retried, least of all a guest's panic.
 #[test]
 #[ignore = "boots virtual machines"]
-fn a_crash_of_the_emulator_is_no_verdict() {
+fn an_emulator_crash_is_retried_and_not_a_failure() {
     let tried = Cell::new(0);
     let run = |crashes: u32, scenario: &str| {
         tried.set(0);

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_name() {
+    fn impossible_options_are_refused_by_name() {
         for (line, part) in [
             ("", "--socket"),
             ("--socket a --file b", "cannot be used with"),
