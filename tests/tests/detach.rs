@@ -138,14 +138,14 @@ fn detached_readers_notice_while_waiting_spinning_or_lagging() {
         std::thread::sleep(Duration::from_micros(200));
     }
     assert!(detach(&env, "det-ways", "slow").status.success());
-    let mut told = None;
+    let mut noticed = None;
     for _ in 0..1000 {
         if let Item::Ended(end) = slow.next().unwrap() {
-            told = Some(end);
+            noticed = Some(end);
             break;
         }
     }
-    assert!(matches!(told, Some(End::Detached(_))), "{told:?}");
+    assert!(matches!(noticed, Some(End::Detached(_))), "{noticed:?}");
     check(&mut slow, "behind");
 
     let mut spins = Options::new("spins").always_spin().attach(silent.path()).unwrap();

@@ -282,13 +282,13 @@ fn a_mute_reader_is_lapped_and_a_lying_one_not_believed() {
         kind.and_then(|kind| kind.as_str().map(str::to_string))
     };
     let mut last = Value::Null;
-    let told = wait_for(LIMIT, || {
+    let reported = wait_for(LIMIT, || {
         let why = env.run("ringstat", &[&broker.name, "--why", "--json"]);
         last = serde_json::from_slice(&why.stdout).ok()?;
         let named = (kind(&last, &mute)?, kind(&last, &liar)?);
         (named == ("lapped".into(), "implausible".into())).then_some(())
     });
-    assert!(told.is_some(), "{last}");
+    assert!(reported.is_some(), "{last}");
     assert!(kind(&last, &honest).is_none_or(|k| k != "implausible"), "{last}");
     broker.end();
 }

@@ -262,11 +262,11 @@ fn datagrams_granted_at_the_attach_are_kept() {
 /// are waited for, it loses only what the deaths cost.
 #[test]
 fn a_reader_stays_lossless_over_restarts() {
-    const LIVES: u64 = 6;
+    const GENERATIONS: u64 = 6;
     let stage = Stage::new("again", 2);
     let more = ["--lossless", "forever", "--wait-readers", "2"];
     let mut readers = Vec::new();
-    for life in 1..LIVES {
+    for generation in 1..GENERATIONS {
         let mut broker = stage.broker("gen:rate=max,size=24..500", &more);
         if readers.is_empty() {
             readers.push(stage.reader(0, &["--lossless", "--slow", "10"]));
@@ -279,7 +279,7 @@ fn a_reader_stays_lossless_over_restarts() {
         stage.until_delivered(0, now + 2000);
         broker.process.kill();
         assert!(
-            broker.process.stderr().contains(&format!("again gen {life}")),
+            broker.process.stderr().contains(&format!("again gen {generation}")),
             "{}",
             broker.process.stderr()
         );
@@ -290,7 +290,7 @@ fn a_reader_stays_lossless_over_restarts() {
         let report = stage.report(slot, reader, published);
         assert_eq!(
             (report.lost, report.delivered, report.restarts),
-            (0, published, LIVES - 1),
+            (0, published, GENERATIONS - 1),
             "reader {slot}"
         );
     }

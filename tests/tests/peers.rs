@@ -174,8 +174,8 @@ fn one_user_cannot_exhaust_what_others_need() {
     };
     let views = becoming(HOSTILE, || looks(80));
     assert_eq!(views.iter().filter(|v| v.is_ok()).count(), 64);
-    let told = views.iter().find_map(|v| v.as_ref().err()).unwrap();
-    assert!(told.starts_with("Resources") && told.contains("uid 4711"), "{told}");
+    let refusal = views.iter().find_map(|v| v.as_ref().err()).unwrap();
+    assert!(refusal.starts_with("Resources") && refusal.contains("uid 4711"), "{refusal}");
     assert!(looks(70).iter().all(Result::is_ok), "the control");
     served(OTHER);
     let most = before + 32 + 64 + 8 * 4 + 70 + 20;

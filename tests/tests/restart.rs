@@ -22,19 +22,15 @@ const VICTIM: usize = STAYERS;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Misfortune {
+enum Fault {
     KillBroker,
     StopBroker,
     KillReader,
     StopReader,
 }
 
-const ALL: [Misfortune; 4] = [
-    Misfortune::KillBroker,
-    Misfortune::StopBroker,
-    Misfortune::KillReader,
-    Misfortune::StopReader,
-];
+const ALL: [Fault; 4] =
+    [Fault::KillBroker, Fault::StopBroker, Fault::KillReader, Fault::StopReader];
 
 /// The kind of all readers of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,8 +172,8 @@ fn stopped(process: &Process) {
 
 /// At which passage of a point the fault happens: never the same twice in a row, and not the first,
 /// which may be the adopter's.
-fn nth(life: u64) -> u64 {
-    2 + life * 37 % 60
+fn nth(turn: u64) -> u64 {
+    2 + turn * 37 % 60
 }
 
 #[test]
@@ -202,16 +198,16 @@ fn every_place_and_every_misfortune(kind: Kind) {
     let mut generations = Vec::new();
     for _ in 0..rounds {
         generations.extend(ALL.into_iter().flat_map(|m| places().map(move |p| (p, m))));
-        generations.extend(Point::ADOPT.map(|p| (p, Misfortune::KillBroker)));
+        generations.extend(Point::ADOPT.map(|p| (p, Fault::KillBroker)));
     }
     let mut readers: Vec<Process> = Vec::new();
     let mut victim: Option<Process> = None;
     let mut back: Vec<Duration> = Vec::new();
     let (mut generation, mut fds) = (0, Vec::new());
-    for (life, (place, misfortune)) in (1..).zip(generations) {
-        let how = if misfortune == Misfortune::KillBroker { "kill" } else { "stop" };
+    for (turn, (place, fault)) in (1..).zip(generations) {
+        let how = if fault == Fault::KillBroker { "kill" } else { "stop" };
         let adopting = Point::ADOPT.contains(&place);
-        let armed = format!("{place:?}:{}:{how}", if adopting { 1 } else { nth(life) });
+        let armed = format!("{place:?}:{}:{how}", if adopting { 1 } else { nth(turn) });
         let before = stage.delivered(0);
         stage.readers.set(STAYERS + usize::from(victim.is_some()));
         let mut broker = stage.start(Some(&armed), false, None);
@@ -236,19 +232,19 @@ fn every_place_and_every_misfortune(kind: Kind) {
             let over = wait_for(PATIENCE, || {
                 (reads() || matches!(proc::state(pid), Some('T' | 'Z') | None)).then_some(())
             });
-            assert!(over.is_some(), "{place:?} {misfortune:?}: nobody reads: {}", broker.stderr());
+            assert!(over.is_some(), "{place:?} {fault:?}: nobody reads: {}", broker.stderr());
             if reads() {
                 back.push(began.elapsed());
             }
         }
-        if misfortune == Misfortune::KillBroker {
+        if fault == Fault::KillBroker {
             dead(&mut broker);
             continue;
         }
         stopped(&broker);
-        match misfortune {
-            Misfortune::StopReader => readers[1].stop(),
-            Misfortune::KillReader => {
+        match fault {
+            Fault::StopReader => readers[1].stop(),
+            Fault::KillReader => {
                 if let Some(mut victim) = victim.take() {
                     victim.kill();
                 }
@@ -256,7 +252,7 @@ fn every_place_and_every_misfortune(kind: Kind) {
             _ => std::thread::sleep(Duration::from_secs(2)),
         }
         broker.signal(Signal::CONT);
-        let stops = misfortune == Misfortune::StopReader;
+        let stops = fault == Fault::StopReader;
         if stops && kind == Kind::Lossless {
             // The broker waits for it, so no reader gets on before it does.
             std::thread::sleep(Duration::from_millis(50));

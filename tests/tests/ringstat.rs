@@ -23,14 +23,14 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn told(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn json(env: &Environment, args: &[&str]) -> Value {
     let output = env.run("ringstat", &[args, &["--json"]].concat());
-    serde_json::from_str(&told(&output))
-        .unwrap_or_else(|e| panic!("{e}: {} {}", told(&output), said(&output)))
+    serde_json::from_str(&stdout(&output))
+        .unwrap_or_else(|e| panic!("{e}: {} {}", stdout(&output), said(&output)))
 }
 
 fn cat(env: &Environment, stream: &str, label: &str) -> Process {
@@ -111,7 +111,7 @@ fn a_strict_parser_accepts_the_exposition() {
     let readers = [cat(&env, "stat-prom", hostile), cat(&env, "stat-prom", "plain")];
     let watch = reading(&broker, 2);
     // While the stream flows, with readers and their histograms.
-    let text = told(&env.run("ringstat", &["stat-prom", "--prom"]));
+    let text = stdout(&env.run("ringstat", &["stat-prom", "--prom"]));
     let flowing = parse(python, &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let of = |label: &str| serde_json::json!({"reader": label, "stream": "stat-prom"});
     let key = |name: &str, labels: Value| format!("{name}{labels}");
@@ -123,7 +123,7 @@ fn a_strict_parser_accepts_the_exposition() {
     let over =
         || watch.snapshot().filter(|s| s.get(StreamFact::Ended) == 1 && s.readers.is_empty());
     wait_for(PATIENCE, over).expect("the end of the stream");
-    let text = told(&env.run("ringstat", &["--prom"]));
+    let text = stdout(&env.run("ringstat", &["--prom"]));
     let (rest, shown) = (parse(python, &text).unwrap(), json(&env, &["stat-prom"]));
     for (name, value) in [
         ("ringweir_published_total", &shown["counters"]["published"]),
@@ -133,8 +133,8 @@ fn a_strict_parser_accepts_the_exposition() {
         ("ringweir_capacity_bytes", &shown["facts"]["capacity_bytes"]),
         ("ringweir_ended", &shown["facts"]["ended"]),
     ] {
-        let told = rest[&key(name, serde_json::json!({"stream": "stat-prom"}))];
-        assert_eq!(Some(told), value.as_f64(), "{name}");
+        let shown = rest[&key(name, serde_json::json!({"stream": "stat-prom"}))];
+        assert_eq!(Some(shown), value.as_f64(), "{name}");
     }
     assert_eq!(
         rest[&key("ringweir_published_total", serde_json::json!({"stream": "stat-prom"}))],
@@ -190,7 +190,7 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     // No stream runs yet: an exporter is started with the machine.
     let mut exporter = exporter(&env, &["--listen", &unix]);
     let url = format!("http://127.0.0.1:{}/metrics", exporter.port);
-    assert_eq!(told(&curl(&[&url])), "# EOF\n");
+    assert_eq!(stdout(&curl(&[&url])), "# EOF\n");
     let broker = env.broker("stat-curl", "gen:rate=500/s,size=64", &[]);
     let reader = cat(&env, "stat-curl", "ids");
     reading(&broker, 1);
@@ -201,23 +201,23 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
         line.rsplit_once(' ')?.1.parse::<u64>().ok()
     };
     let first =
-        wait_for(PATIENCE, || published(&told(&curl(&[&url])))).expect("the new stream is found");
+        wait_for(PATIENCE, || published(&stdout(&curl(&[&url])))).expect("the new stream is found");
     std::thread::sleep(Duration::from_millis(300));
     let by_socket = curl(&["--unix-socket", socket.to_str().unwrap(), "http://x/metrics"]);
-    let text = told(&by_socket);
+    let text = stdout(&by_socket);
     assert!(published(&text).unwrap() > first, "{text}");
     assert!(
         text.contains("ringweir_reader_latency_seconds_bucket{le=\"")
             && text.contains("reader=\"ids\""),
         "{text}"
     );
-    let head = told(&curl(&["-I", &url]));
+    let head = stdout(&curl(&["-I", &url]));
     assert!(
         head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("application/openmetrics-text"),
         "{head}"
     );
     let status =
-        |args: &[&str]| told(&curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], args].concat()));
+        |args: &[&str]| stdout(&curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], args].concat()));
     assert_eq!(status(&[&url, "--http1.0"]), "200");
     assert_eq!(status(&[&url.replace("/metrics", "/nothing")]), "404");
     assert_eq!(status(&[&url, "-X", "POST"]), "405");
@@ -235,7 +235,7 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     }
     drop(reader);
     broker.end();
-    let gone = || (told(&curl(&[&url])) == "# EOF\n").then_some(());
+    let gone = || (stdout(&curl(&[&url])) == "# EOF\n").then_some(());
     wait_for(PATIENCE, gone).expect("a stream that ended is no longer told of");
     assert!(socket.exists());
     exporter.process.signal(Signal::TERM);
@@ -295,9 +295,9 @@ fn hostile_clients_do_not_block_others() {
         for round in 0..5 {
             let output = curl(&[&url]);
             assert!(
-                told(&output).ends_with("# EOF\n"),
+                stdout(&output).ends_with("# EOF\n"),
                 "round {round}: {} {}",
-                told(&output),
+                stdout(&output),
                 said(&output)
             );
             let threads = std::fs::read_dir(format!("/proc/{}/task", exporter.process.pid()))
@@ -342,8 +342,8 @@ fn why_names_the_stopped_reader() {
     let (_fine, stopped) = (cat(&env, "stat-why", "fine"), cat(&env, "stat-why", "monitor"));
     let watch = reading(&broker, 2);
     let output = env.run("ringstat", &["stat-why", "--why"]);
-    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    assert!(told(&output).contains("nothing limits it: "), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert!(stdout(&output).contains("nothing limits it: "), "{}", stdout(&output));
 
     stopped.stop();
     let verdict = json(&env, &["stat-why", "--why"]);
@@ -365,7 +365,7 @@ fn why_names_the_stopped_reader() {
     assert!((0.6..1.6).contains(&(actual / predicted)), "predicted {predicted} s, was {actual} s");
 
     let output = env.run("ringstat", &["stat-why", "--why"]);
-    let text = told(&output);
+    let text = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     for part in [
         format!("reader monitor (pid {}) is stopped (T): LAPPED", stopped.pid()),
@@ -392,7 +392,7 @@ fn why_names_the_stopped_reader() {
     stopped.signal(Signal::CONT);
     let well = || {
         let output = env.run("ringstat", &["stat-why", "--why"]);
-        (output.status.success()).then(|| told(&output))
+        (output.status.success()).then(|| stdout(&output))
     };
     let text = wait_for(PATIENCE, well).expect("it catches up");
     assert!(text.contains("nothing limits it: ") && text.contains("reader lost "), "{text}");
@@ -448,8 +448,8 @@ fn a_slow_reader_shows_in_why_and_latency() {
     let output =
         env.run("ringstat", &["stat-slow", "--latency", "-w", "0.5", "--count", "2", "--json"]);
     let intervals: Vec<Value> =
-        told(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!(intervals.len(), 2, "{}", told(&output));
+        stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(intervals.len(), 2, "{}", stdout(&output));
     for interval in &intervals {
         let samples = reader(interval, "fine")["samples"].as_u64().unwrap();
         assert!(
@@ -537,7 +537,7 @@ fn why_names_the_kernel_when_it_drops() {
     assert!(finding["advice"].as_str().unwrap().contains("rcvbuf="), "{verdict}");
     std::thread::sleep(Duration::from_millis(300));
     let output = env.run("ringstat", &["stat-udp", "--why"]);
-    let text = told(&output);
+    let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(
         text.contains("nothing limits it")
@@ -564,9 +564,9 @@ fn a_stopped_broker_does_not_hang_ringstat() {
     let up = |text: &str| {
         text.lines().find(|l| l.starts_with("ringweir_up{")).map(|l| l.ends_with(" 1"))
     };
-    assert_eq!(up(&told(&curl(&[&url]))), Some(true));
+    assert_eq!(up(&stdout(&curl(&[&url]))), Some(true));
     broker.process.stop();
-    let halted = || (up(&told(&curl(&[&url]))) == Some(false)).then_some(());
+    let halted = || (up(&stdout(&curl(&[&url]))) == Some(false)).then_some(());
     wait_for(PATIENCE, halted).expect("its last figures are told, as such");
     let output = env.run("ringstat", &["stat-halt", "--latency"]);
     assert!(
@@ -575,7 +575,7 @@ fn a_stopped_broker_does_not_hang_ringstat() {
         said(&output)
     );
     broker.process.signal(Signal::CONT);
-    let again = || (up(&told(&curl(&[&url]))) == Some(true)).then_some(());
+    let again = || (up(&stdout(&curl(&[&url]))) == Some(true)).then_some(());
     wait_for(PATIENCE, again).expect("it goes on");
     broker.end();
 }
@@ -603,6 +603,6 @@ fn contradictory_arguments_are_refused() {
             "{line}"
         );
     }
-    let help = told(&env.run("ringstat", &["--help"]));
+    let help = stdout(&env.run("ringstat", &["--help"]));
     assert!(help.contains("--listen") && help.contains("A reader samples the"), "{help}");
 }

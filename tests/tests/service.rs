@@ -47,17 +47,17 @@ fn serve(env: &Environment, file: &Path) -> Command {
 }
 
 /// Receives the manager's messages until one is `last`.
-fn hear(manager: &UnixDatagram, last: &str) -> Vec<String> {
+fn receive(manager: &UnixDatagram, last: &str) -> Vec<String> {
     manager.set_read_timeout(Some(LIMIT)).unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
         let mut room = [0; 512];
         let n = manager
             .recv(&mut room)
-            .unwrap_or_else(|e| panic!("waiting for {last}: {e}: {heard:?}"));
-        heard.push(String::from_utf8_lossy(&room[..n]).into_owned());
-        if heard.last().is_some_and(|h| h.starts_with(last)) {
-            return heard;
+            .unwrap_or_else(|e| panic!("waiting for {last}: {e}: {received:?}"));
+        received.push(String::from_utf8_lossy(&room[..n]).into_owned());
+        if received.last().is_some_and(|h| h.starts_with(last)) {
+            return received;
         }
     }
 }
@@ -83,11 +83,11 @@ fn the_manager_is_notified_of_every_state() {
         let mut command = serve(&env, &file);
         command.env("NOTIFY_SOCKET", &name).env("WATCHDOG_USEC", "200000");
         let mut broker = env.start(command);
-        let heard = hear(&manager, "READY=1");
-        assert_eq!(heard, ["READY=1\nSTATUS=2 streams: service-a service-b"]);
+        let received = receive(&manager, "READY=1");
+        assert_eq!(received, ["READY=1\nSTATUS=2 streams: service-a service-b"]);
         assert!(socket::connect(&env.run_dir().join("service-b.sock")).is_ok(), "ready is ready");
-        hear(&manager, "WATCHDOG=1");
-        hear(&manager, "WATCHDOG=1");
+        receive(&manager, "WATCHDOG=1");
+        receive(&manager, "WATCHDOG=1");
 
         broker.stop();
         manager.set_nonblocking(true).unwrap();
@@ -99,14 +99,14 @@ fn the_manager_is_notified_of_every_state() {
         );
         manager.set_nonblocking(false).unwrap();
         broker.signal(Signal::CONT);
-        hear(&manager, "WATCHDOG=1");
+        receive(&manager, "WATCHDOG=1");
 
         broker.signal(Signal::HUP);
-        let reloading = hear(&manager, "RELOADING=1");
+        let reloading = receive(&manager, "RELOADING=1");
         assert!(reloading.last().unwrap().contains("MONOTONIC_USEC="));
-        hear(&manager, "READY=1");
+        receive(&manager, "READY=1");
         broker.signal(Signal::TERM);
-        hear(&manager, "STOPPING=1");
+        receive(&manager, "STOPPING=1");
         assert!(broker.wait().success(), "{}", broker.stderr());
     }
     let mut command = serve(&env, &file);
@@ -226,18 +226,18 @@ fn reload_reports_what_it_changed() {
             ("service-new", ""),
         ],
     );
-    let (status, told, _) = reload("service-ask", &[]);
-    assert_eq!(status, Some(1), "the file is not what runs: {told}");
-    assert!(told.starts_with(
+    let (status, report, _) = reload("service-ask", &[]);
+    assert_eq!(status, Some(1), "the file is not what runs: {report}");
+    assert!(report.starts_with(
         "stays   service-ask: its changes need a restart\nfailed  service-no: \
         --group \"service-none\""
     ));
-    let (status, told, _) = reload("service-ask", &["--json"]);
-    let json: serde_json::Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((status, &json["changes"][1]["outcome"]), (Some(1), &"failed".into()), "{told}");
+    let (status, report, _) = reload("service-ask", &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((status, &json["changes"][1]["outcome"]), (Some(1), &"failed".into()), "{report}");
     std::fs::write(&file, "[[stream]]\nnmae = 'x'\n").unwrap();
-    let (status, told, why) = reload("service-ask", &[]);
-    assert_eq!((status, told.as_str()), (Some(1), ""));
+    let (status, report, why) = reload("service-ask", &[]);
+    assert_eq!((status, report.as_str()), (Some(1), ""));
     assert!(why.contains("nmae") && why.contains("nothing was changed"), "{why}");
     let (status, _, why) = reload("service-nobody", &[]);
     assert!(status == Some(1) && why.contains("service-nobody"), "{why}");
@@ -319,8 +319,8 @@ fn a_passed_socket_is_served_and_stays() {
     assert!(matches!(answer, Ok(ringweir_proto::control::Reply::Described(_))), "{answer:?}");
     let read = env.run("ringcat", &["service-act", "-n", "3", "--verify"]);
     assert!(read.status.success(), "{}", said(&read));
-    let told = broker.process.stderr();
-    assert!(told.contains("other.sock: passed by the service manager"), "{told}");
+    let log = broker.process.stderr();
+    assert!(log.contains("other.sock: passed by the service manager"), "{log}");
     broker.end();
     assert!(path.exists(), "it belongs to whoever made it");
     std::fs::remove_file(&path).unwrap();

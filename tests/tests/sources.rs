@@ -274,8 +274,8 @@ fn a_slow_netlink_listener_gets_an_error_and_a_slow_reader_the_count() {
         }
     }
     let mut room = [0; 64];
-    let told = rustix::net::recv(&listener, &mut room[..], RecvFlags::DONTWAIT).map(|_| ());
-    assert_eq!(told, Err(rustix::io::Errno::NOBUFS), "an error and no number");
+    let answer = rustix::net::recv(&listener, &mut room[..], RecvFlags::DONTWAIT).map(|_| ());
+    assert_eq!(answer, Err(rustix::io::Errno::NOBUFS), "an error and no number");
     while next < COUNT {
         match quick.next().unwrap() {
             Item::Datagram(_) => next += 1,

@@ -25,8 +25,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// The manager's state: descriptors by name, and received messages.
 #[derive(Default)]
 struct Store {
-    kept: Vec<(String, OwnedFd)>,
-    heard: Vec<String>,
+    stored: Vec<(String, OwnedFd)>,
+    messages: Vec<String>,
 }
 
 /// A service manager with a store, as systemd has one.
@@ -57,26 +57,26 @@ impl Manager {
                     .to_string();
                 let mut store = its.lock().unwrap();
                 if text.starts_with("FDSTORE=1\n") {
-                    store.kept.push((name, packet.fds.pop().expect("a descriptor")));
+                    store.stored.push((name, packet.fds.pop().expect("a descriptor")));
                 } else if text.starts_with("FDSTOREREMOVE=1\n") {
-                    store.kept.retain(|(kept, _)| *kept != name);
+                    store.stored.retain(|(stored, _)| *stored != name);
                 }
-                store.heard.push(text);
+                store.messages.push(text);
             }
         });
         Self { path, store, over, thread: Some(thread) }
     }
 
-    fn kept(&self) -> Vec<String> {
-        self.store.lock().unwrap().kept.iter().map(|(name, _)| name.clone()).collect()
+    fn stored(&self) -> Vec<String> {
+        self.store.lock().unwrap().stored.iter().map(|(name, _)| name.clone()).collect()
     }
 
     fn descriptor(&self, name: &str) -> OwnedFd {
         let store = self.store.lock().unwrap();
         let (_, fd) = store
-            .kept
+            .stored
             .iter()
-            .find(|(kept, _)| kept == name)
+            .find(|(stored, _)| stored == name)
             .unwrap_or_else(|| panic!("no {name} in it"));
         fd.try_clone().unwrap()
     }
@@ -164,7 +164,7 @@ fn a_ring_without_a_name_outlives_its_broker() {
         let adopted = if generation > 1 { " (adopted" } else { "," };
         says(&broker, &format!("{NAME} gen {generation}{adopted}"));
         says(&broker, "stored by the service manager");
-        assert_eq!(manager.kept(), ["ring-store-chain"]);
+        assert_eq!(manager.stored(), ["ring-store-chain"]);
         for (slot, kind) in kinds.iter().enumerate().skip(readers.len()) {
             let mut command = env.command("ringtest-reader");
             command.arg(paths::socket_path(&env.run_dir(), NAME));
@@ -198,8 +198,8 @@ fn a_ring_without_a_name_outlives_its_broker() {
             report.delivered, report.lost
         );
     }
-    let empty = wait_for(LIMIT, || manager.kept().is_empty().then_some(()));
-    assert!(empty.is_some(), "what has ended is let go: {:?}", manager.kept());
+    let empty = wait_for(LIMIT, || manager.stored().is_empty().then_some(()));
+    assert!(empty.is_some(), "what has ended is let go: {:?}", manager.stored());
 }
 
 fn restarted(reader: &mut Reader) -> u64 {
@@ -336,7 +336,7 @@ fn a_foreign_stored_ring_is_refused_and_replaced() {
             "{what}: {said}"
         );
         assert_eq!(restarted(&mut reader), generation, "{what}");
-        assert_eq!(manager.kept(), ["ring-store-b", RING], "{what}");
+        assert_eq!(manager.stored(), ["ring-store-b", RING], "{what}");
     }
     for (what, depth, pid, why) in [
         ("other sizes", "480", "$$", "bytes, and this stream takes"),
@@ -364,13 +364,13 @@ fn a_foreign_stored_ring_is_refused_and_replaced() {
     broker.process.kill();
     broker = serve("store-a", "480", "$$", Some(("ring-store-b", of_b)));
     says(&broker.process, "ring-store-b: stored by the service manager, but no stream claims it");
-    let gone = wait_for(LIMIT, || (manager.kept() == [RING]).then_some(()));
-    assert!(gone.is_some(), "{:?}", manager.kept());
+    let gone = wait_for(LIMIT, || (manager.stored() == [RING]).then_some(()));
+    assert!(gone.is_some(), "{:?}", manager.stored());
     broker.end();
     assert!(
-        wait_for(LIMIT, || manager.kept().is_empty().then_some(())).is_some(),
+        wait_for(LIMIT, || manager.stored().is_empty().then_some(())).is_some(),
         "{:?}",
-        manager.kept()
+        manager.stored()
     );
     std::fs::remove_file(paths::lock_path(&env.run_dir(), "store-b")).unwrap();
     std::fs::remove_file(paths::socket_path(&env.run_dir(), "store-b")).unwrap();
@@ -392,9 +392,9 @@ fn reloaded_streams_are_stored_and_removed() {
         };
         std::fs::write(&file, streams.iter().map(one).collect::<String>()).unwrap();
     };
-    let kept = |names: &[&str]| {
-        let found = wait_for(LIMIT, || (manager.kept() == names).then_some(()));
-        assert!(found.is_some(), "{:?} in place of {names:?}", manager.kept());
+    let stored = |names: &[&str]| {
+        let found = wait_for(LIMIT, || (manager.stored() == names).then_some(()));
+        assert!(found.is_some(), "{:?} in place of {names:?}", manager.stored());
     };
     put(&[("store-one", "memfd"), ("store-named", "shm")]);
     let start = |fdstore: &str| {
@@ -408,11 +408,11 @@ fn reloaded_streams_are_stored_and_removed() {
     };
     let mut broker = start("8");
     says(&broker, "store-named gen");
-    kept(&["ring-store-one"]);
+    stored(&["ring-store-one"]);
     put(&[("store-two", "memfd"), ("store-one", "memfd"), ("store-named", "shm")]);
     broker.signal(Signal::HUP);
     says(&broker, "store-two gen 1");
-    kept(&["ring-store-one", "ring-store-two"]);
+    stored(&["ring-store-one", "ring-store-two"]);
     assert!(
         !broker.stderr().contains("not immutable") || !may_make_immutable(),
         "{}",
@@ -420,17 +420,17 @@ fn reloaded_streams_are_stored_and_removed() {
     );
     put(&[("store-two", "memfd"), ("store-named", "shm")]);
     broker.signal(Signal::HUP);
-    kept(&["ring-store-two"]);
+    stored(&["ring-store-two"]);
     broker.signal(Signal::TERM);
     assert!(broker.wait().success(), "{}", broker.stderr());
-    kept(&[]);
+    stored(&[]);
     let sent =
-        |store: &Store| store.heard.iter().filter(|text| text.starts_with("FDSTORE=1")).count();
+        |store: &Store| store.messages.iter().filter(|text| text.starts_with("FDSTORE=1")).count();
     assert_eq!(sent(&manager.store.lock().unwrap()), 2);
     for none in ["0", ""] {
         let mut broker = start(none);
         says(&broker, "store-two gen");
-        assert!(!broker.stderr().contains("kept by"), "{}", broker.stderr());
+        assert!(!broker.stderr().contains("stored by the service manager"), "{}", broker.stderr());
         broker.signal(Signal::TERM);
         assert!(broker.wait().success(), "{}", broker.stderr());
         assert_eq!(sent(&manager.store.lock().unwrap()), 2, "the control");

@@ -53,7 +53,8 @@ impl Records {
         Ok(())
     }
 
-    /// Runs of a question. Of each case, the last try counts, even if the host moved the processors.
+    /// Runs of a question. Of each case, the last try counts, even if the host moved the
+    /// processors.
     pub fn runs<'r>(&'r self, question: &'r str) -> impl Iterator<Item = &'r Map<String, Value>> {
         let all = self.all.iter().filter_map(Value::as_object);
         all.filter(move |r| r["kind"] == "run" && r["question"] == question)

@@ -1,5 +1,5 @@
-//! A reader's account: every datagram is verified, every number accounted for, and the measured time
-//! is cut out of the run.
+//! A reader's account: every datagram is verified, every number accounted for, and the measured
+//! time is cut out of the run.
 //!
 //! Contract: the same for every contender. [`Tally::datagram`] or, where the bytes were summed in
 //! place, [`Tally::right`] takes a datagram. A wrong byte, a repeated number or a gap that was not
@@ -48,7 +48,7 @@ pub struct Tally {
     looks_every: u32,
     looks_in: u32,
     /// First due time and ns between datagrams.
-    pace: Option<(u64, f64)>,
+    schedule: Option<(u64, f64)>,
     latency: Histogram<u64>,
     inject: Option<Inject>,
     taken: u64,
@@ -71,7 +71,7 @@ impl Tally {
             end: None,
             looks_every: if job.rate.is_some() { 1 } else { looks_every },
             looks_in: 0,
-            pace: job.rate.map(|rate| (go.start, 1e9 / rate)),
+            schedule: job.rate.map(|rate| (go.start, 1e9 / rate)),
             latency: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
             inject: job.inject.filter(|_| job.reader == Some(0)),
             taken: 0,
@@ -80,8 +80,8 @@ impl Tally {
     }
 
     /// Sets when the publisher's clock started, for a stream that itself says so.
-    pub fn paced_from(&mut self, start: u64) {
-        if let Some((from, _)) = &mut self.pace {
+    pub fn scheduled_from(&mut self, start: u64) {
+        if let Some((from, _)) = &mut self.schedule {
             *from = start;
         }
     }
@@ -125,7 +125,7 @@ impl Tally {
         if self.looks_in == 0 {
             let now = self.look();
             self.looks_in = self.looks_every;
-            if let Some((start, step)) = self.pace {
+            if let Some((start, step)) = self.schedule {
                 self.late_by(now, start, step, header.number);
             }
         }

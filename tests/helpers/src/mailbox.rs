@@ -70,7 +70,8 @@ words! {
         generation,
         /// Read cursor at the end of the previous generation.
         earlier_cursor,
-        /// 1: the stream ended. 2: the broker is gone. 3: its limit was reached. 4: it was asked to stop.
+        /// 1: the stream ended. 2: the broker is gone. 3: its limit was reached. 4: it was asked to
+        /// stop.
         end,
     }
 }

@@ -1,8 +1,8 @@
 //! Every way to write to, shorten, seal or lock what a reader receives, and the kernel's answer to
 //! each.
 //!
-//! Contract: nothing changes, even if an attempt succeeds: bytes are written as they were, and holes
-//! are made where there are zeros.
+//! Contract: nothing changes, even if an attempt succeeds: bytes are written as they were, and
+//! holes are made where there are zeros.
 
 #![allow(unsafe_code)]
 
@@ -95,8 +95,8 @@ pub fn try_attachment([ring, page, wake, sleep_request]: [&OwnedFd; 4]) -> Vec<A
     ]
 }
 
-/// Takes every lock of the ring that a reader can take; some only after the broker is dead. They are
-/// not released.
+/// Takes every lock of the ring that a reader can take; some only after the broker is dead. They
+/// are not released.
 pub fn take_locks(ring: &OwnedFd) {
     let _held_by_the_broker = lock(ring, libc::F_RDLCK);
     let _held = rustix::fs::flock(ring, FlockOperation::NonBlockingLockExclusive);

@@ -1,4 +1,7 @@
-/* Every entry with everything wrong, on a live stream; prints the table of codes. argv: the stream. */
+/*
+ * Every function with every wrong argument, on a live stream; prints the table of codes.
+ * argv: the stream.
+ */
 #include "check.h"
 
 static rw_options with(void (*change)(rw_options *)) {

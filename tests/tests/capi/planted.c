@@ -1,4 +1,7 @@
-/* Mistakes that memory checkers must find, else they check nothing. argv: the stream; none, leak, library or program. */
+/*
+ * Mistakes that memory checkers must find, or else they check nothing.
+ * argv: the stream; none, leak, library or program.
+ */
 #include "check.h"
 
 int main(int argc, char **argv) {

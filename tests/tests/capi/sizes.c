@@ -1,6 +1,6 @@
 /*
- * Buffers that are too small, and datagrams that are overwritten in hand. argv: a stream that is kept whole and has ended,
- * and one that flows through a small ring.
+ * Buffers that are too small, and datagrams that are overwritten in hand.
+ * argv: a stream that has ended and is whole in its ring, and one that flows through a small ring.
  */
 #include "check.h"
 
@@ -23,7 +23,10 @@ static unsigned long long delivered(rw_reader *r) {
     return a.delivered;
 }
 
-/* Each size of each datagram, by either call after it: len - 1 and 0 leave it unread, len and len + 1 read it, once. */
+/*
+ * Each datagram with each size of buffer, and either call after that: len - 1 and 0 leave it
+ * unread, len and len + 1 read it, once.
+ */
 static void kept(const char *name) {
     rw_options o = from(RW_SEQ);
     rw_reader *r = attach(name, &o), *other = attach(name, &o);

@@ -1,4 +1,7 @@
-/* Waiting by timeout, by signal, by descriptor, by spinning. argv: a stream of one datagram now and then, and one that flows. */
+/*
+ * Waiting by timeout, by signal, by descriptor, by spinning.
+ * argv: a stream of one datagram now and then, and one that flows.
+ */
 #define _GNU_SOURCE 1
 #include "check.h"
 

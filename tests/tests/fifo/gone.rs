@@ -33,7 +33,7 @@ fn unplugged(name: &str, place: &str, device: &str, times: u64) -> Outcome {
 #[test]
 fn a_disappearing_device_is_reported_once_and_its_return_continues_the_stream() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    for (name, place, times, told) in [
+    for (name, place, times, reported) in [
         ("away", "--socket", TIMES, TIMES + 1),
         ("stays", "--socket", 0, 1),
         ("away-file", "--file", TIMES, TIMES),
@@ -43,11 +43,11 @@ fn a_disappearing_device_is_reported_once_and_its_return_continues_the_stream() 
         let device =
             format!("--rate 1000/s --size 24..300 --fifo 64KiB --count {count} --device-time");
         let outcome = unplugged(name, place, &device, times);
-        assert_eq!(outcome.counter("source_gone"), told, "{}", outcome.said);
+        assert_eq!(outcome.counter("source_gone"), reported, "{}", outcome.said);
         for story in &outcome.stories {
             assert_eq!(
                 (story.gone, story.restarts, story.device, story.broker),
-                (told, 0, 0, 0),
+                (reported, 0, 0, 0),
                 "{name}: {story:?}"
             );
         }

@@ -296,9 +296,11 @@ impl Outcome {
             if s.broker + s.restart + forgotten > 0 {
                 continue;
             }
-            for (heard, device) in s.channels.iter().zip(&self.device_account.channels) {
-                if (&heard.crc32, heard.delivered) != (&device.crc32, device.stored) {
-                    return Err(format!("what came is not what was stored: {heard:?} {device:?}"));
+            for (received, device) in s.channels.iter().zip(&self.device_account.channels) {
+                if (&received.crc32, received.delivered) != (&device.crc32, device.stored) {
+                    return Err(format!(
+                        "what came is not what was stored: {received:?} {device:?}"
+                    ));
                 }
             }
         }

@@ -376,7 +376,7 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
             line.seq
         );
     }
-    assert_eq!(lines.told(), kernel_lost);
+    assert_eq!(lines.reported(), kernel_lost);
     let hash = sha256(&env, "payloads", ours.iter().map(|p| p.bytes.clone()));
     let total: usize = ours.iter().map(|p| p.bytes.len()).sum();
     assert_eq!(well(python).trim(), format!("{published} {total} {hash}"));
@@ -466,7 +466,7 @@ fn udp_multicast_from_socat() {
         sent.iter().flat_map(|d| [&(d.len() as u32).to_le_bytes()[..], d].concat()).collect();
     assert!(read("feed.bin") == expected, "not byte for byte what was sent");
     let seen = lines("feed.txt");
-    assert_eq!((seen.datagrams.len(), seen.told()), (sent.len(), 0));
+    assert_eq!((seen.datagrams.len(), seen.reported()), (sent.len(), 0));
     for (line, datagram) in seen.datagrams.iter().zip(&sent) {
         assert_eq!(
             (line.len, line.crc, line.cut),
@@ -527,11 +527,11 @@ fn udp_multicast_from_socat() {
     assert_eq!(seen.datagrams.len() as u64, published);
     assert_eq!(read("tiny.bin").len() as u64, published * (4 + 200));
     // No layer reports what the wire lost; then only sums can be compared.
-    seen.told_in_time(lost, |_| dropped_on_the_wire == 0);
+    seen.check_reported_in_time(lost, |_| dropped_on_the_wire == 0);
     println!(
         "{sent} sent = {dropped_on_the_wire} on the wire + {published} published + {lost} lost; \
         stopped {rounds} times; \
-         told {} times",
+         reported {} times",
         seen.upstream.len()
     );
 }
@@ -587,11 +587,11 @@ fn packet_drops_are_counted() {
     assert_eq!(lines.datagrams.len() as u64, published);
     let numbered = |d: &Seen| d.len == 42 + 500;
     assert!(lines.datagrams.iter().filter(|d| numbered(d)).count() > 50);
-    lines.told_in_time(lost, numbered);
+    lines.check_reported_in_time(lost, numbered);
     let times = lines.upstream.len();
     println!(
-        "{seen} on the wire = {published} published + {lost} lost; stopped {rounds} times; told \
-        {times} times"
+        "{seen} on the wire = {published} published + {lost} lost; stopped {rounds} times; \
+         reported {times} times"
     );
 }
 
@@ -690,9 +690,9 @@ fn missing_rights_and_interfaces_are_reported() {
     ping();
     come(2);
     near.shell("ip link delete vb");
-    let told = |words: &str| wait_until(words, || tap.process.stderr().contains(words));
-    told("packet: interface vb is down; capture goes on when it is up");
-    told("packet: interface vb is gone; capture goes on when it is back");
+    let logged = |words: &str| wait_until(words, || tap.process.stderr().contains(words));
+    logged("packet: interface vb is down; capture goes on when it is up");
+    logged("packet: interface vb is gone; capture goes on when it is back");
     let sleeps = || shown(&watch).pump(PumpCounter::Sleeps);
     let (cpu, slept, began) = (cpu_ns(tap.process.pid()), sleeps(), Instant::now());
     wait_until("two seconds", || began.elapsed() >= Duration::from_secs(2));
@@ -706,7 +706,7 @@ fn missing_rights_and_interfaces_are_reported() {
     come(2);
 
     wire.plug();
-    told("packet: interface vb is back, capture goes on");
+    logged("packet: interface vb is back, capture goes on");
     ping();
     come(4);
     // An interface that is found again before it is up is reported as down once more.

@@ -202,7 +202,7 @@ impl<'s> Guest<'s> {
             booted: Duration::ZERO,
         };
         let began = Instant::now();
-        match machine.hear(began + BOOT)? {
+        match machine.receive(began + BOOT)? {
             FromGuest::Ready { .. } => machine.booted = began.elapsed(),
             other => bail!("instead of being ready the guest said {other:?}"),
         }
@@ -314,7 +314,7 @@ impl Machine {
         };
         self.talk.stream.write_all(line(&order).as_bytes())?;
         loop {
-            match self.hear(began + limit + GRACE).with_context(|| name.clone())? {
+            match self.receive(began + limit + GRACE).with_context(|| name.clone())? {
                 FromGuest::Print(words) => eprintln!("{name}: {words}"),
                 FromGuest::Ask(what) => {
                     let answer =
@@ -338,7 +338,7 @@ impl Machine {
     /// end with the matching status.
     pub fn end(mut self) -> Result<()> {
         self.talk.stream.write_all(line(&ToGuest::Leave).as_bytes())?;
-        let said = self.hear(Instant::now() + LEAVE)?;
+        let said = self.receive(Instant::now() + LEAVE)?;
         ensure!(
             said == FromGuest::Verdict { passed: self.ran, failed: 0 },
             "{} passed here, the guest said {said:?}",
@@ -354,7 +354,7 @@ impl Machine {
         ringweir_harness::wait_for(LEAVE, || self.qemu.ended()).context("QEMU does not end")
     }
 
-    fn hear(&mut self, until: Instant) -> Result<FromGuest> {
+    fn receive(&mut self, until: Instant) -> Result<FromGuest> {
         match self.talk.line(until) {
             Ok(Some(line)) => {
                 serde_json::from_str(&line).with_context(|| format!("the guest said {line:?}"))

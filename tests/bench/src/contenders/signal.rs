@@ -41,7 +41,7 @@ fn signal_number() -> i32 {
     libc::SIGRTMIN() + 1
 }
 
-fn tell(pid: i32, value: usize) -> anyhow::Result<()> {
+fn notify(pid: i32, value: usize) -> anyhow::Result<()> {
     loop {
         let value = libc::sigval { sival_ptr: value as *mut libc::c_void };
         // SAFETY: no pointers; the value is a number to both sides.
@@ -82,12 +82,12 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
                 }
             }
             rustix::io::pwrite(&frames, datagram, next % FRAMES * size).context("pwrite")?;
-            pids.iter().try_for_each(|pid| tell(*pid, next as usize))?;
+            pids.iter().try_for_each(|pid| notify(*pid, next as usize))?;
             next += 1;
         }
         Ok(())
     })?;
-    pids.iter().try_for_each(|pid| tell(*pid, END))?;
+    pids.iter().try_for_each(|pid| notify(*pid, END))?;
     // The frames exist as long as this process, so it waits until the last one is read.
     while slowest() < next {
         std::thread::yield_now();

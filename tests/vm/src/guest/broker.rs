@@ -93,9 +93,9 @@ impl Stream {
             let ended = process.output();
             let said = String::from_utf8_lossy(&ended.stderr).into_owned();
             let often = if times == 1 { "once".into() } else { format!("{times} times") };
-            let told = said.contains(&format!("the source's device went away {often}"));
+            let notified = said.contains(&format!("the source's device went away {often}"));
             ensure!(
-                ended.status.success() && told,
+                ended.status.success() && notified,
                 "not told of {times} goings: {} {said}",
                 ended.status
             );
@@ -248,9 +248,9 @@ fn three_devices(seconds: u64) -> Result<()> {
     let (slow_account, fast_account) = (device_account("slow")?, device_account("fast")?);
     drop(load);
     let jitter = String::from_utf8_lossy(&jitter.output().stdout).trim().to_string();
-    let told = [slow.settle(&env, &slow_account)?, fast.settle(&env, &fast_account)?];
-    for told in told {
-        print(told)?;
+    let lines = [slow.settle(&env, &slow_account)?, fast.settle(&env, &fast_account)?];
+    for line in lines {
+        print(line)?;
     }
     if slow_account.lost + fast_account.lost > 0 {
         print(format!(

@@ -188,7 +188,8 @@ impl<'s> Readers<'s> {
         Ok(progress)
     }
 
-    /// After the end of the streams: each permanent reader received every restart and read to the end.
+    /// After the end of the streams: each permanent reader received every restart and read to the
+    /// end.
     pub fn close(&mut self, published: [u64; 2], restarts: u64) -> anyhow::Result<()> {
         for member in std::mem::take(&mut self.members) {
             let (name, published) = (STREAMS[member.stream], published[member.stream]);
