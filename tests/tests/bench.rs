@@ -19,7 +19,7 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Another program's XML parser must accept it, and find the parts of a chart.
+/// Another program's XML parser must accept the chart, and find a point in it.
 fn parses_as_svg(env: &Environment, file: &Path) {
     let program = "import sys, xml.etree.ElementTree as x\n\
                    root = x.parse(sys.argv[1]).getroot()\n\

@@ -91,7 +91,7 @@ fn build(env: &Environment, source: &str, language: Language, extra: &[&str]) ->
         env.path(&format!("{stem}-{language:?}{}", extra.concat().replace(['/', '=', ','], "_")));
     let mut command = Command::new(compiler);
     command.args(standard).args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O1"]);
-    // Strict C99 lacks sleeping, which the tests need and the samples do not.
+    // Strict C99 leaves out sleeping, which the tests need and the samples do not.
     if source.starts_with("tests/") {
         command.arg("-D_POSIX_C_SOURCE=200809L");
     }

@@ -222,7 +222,8 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
     assert_eq!(bad(&roomy.doctor(&[], &["--ring", "2GiB"]).1)[0].0, "memory-limit");
 }
 
-/// logind's configuration in all its places: the last setting counts, and only for human users.
+/// logind's configuration in all its places: the last setting counts, and it concerns ordinary
+/// users only.
 #[test]
 fn remove_ipc_is_found_in_every_configuration_file() {
     if !needs_root() {

@@ -395,8 +395,8 @@ fn fast_and_slow_consumers_account_for_everything() {
             (0, 1, 1),
             "{more}"
         );
-        // Interrupts coalesce: the consumer sees no more than were raised, and few of them are for
-        // nothing.
+        // Interrupts coalesce: the consumer sees no more than were raised, and no more were raised
+        // than datagrams were stored.
         assert!(
             consumer.interrupts <= device_account.interrupts
                 && device_account.interrupts <= device_account.stored,
@@ -418,7 +418,7 @@ fn a_consumer_survives_all_faults_and_its_account_closes() {
         let seen = wait_for(LIMIT, || {
             consumer.drain();
             let account = &consumer.accounts[0];
-            // And some after it, which show what it has cost.
+            // Some more datagrams after it, which show what it has cost.
             if account.garbage.len() >= garbage {
                 enough = enough.min(account.delivered + 20);
             }

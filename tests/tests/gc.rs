@@ -123,8 +123,8 @@ fn files_that_only_look_like_ours_are_kept() {
     assert!(dead.iter().all(|p| !p.exists()), "the real one went: {out}");
 
     if is_root() {
-        // Root may ask for all users: the half-made files of a nobody's broker are removed, a file
-        // that lies about its owner stays.
+        // Root may ask for all users: the half-made files of a broker of user nobody are removed, a
+        // file that lies about its owner stays.
         let (_, out, _) = gc(&env, &["--all-users"]);
         let theirs = &kept[kept.len() - 2];
         assert!(

@@ -364,8 +364,8 @@ fn back_pressure_stops_sources_that_take_batches() {
             };
             let mut buffer = [0; 512];
             for number in 0..COUNT {
-                // Short and long datagrams in turns, so that batches outgrow the space that was
-                // granted.
+                // Short and long datagrams in turns, so that batches outgrow the space reserved for
+                // them.
                 let len = if number % 5 == 0 { 500 } else { 24 + number as usize % 200 };
                 ringweir_pattern::crc::fill(&mut buffer[..len], number, 0);
                 send(&buffer[..len]);

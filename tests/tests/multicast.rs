@@ -176,14 +176,13 @@ fn every_seq(env: &Environment, wire: &Wire, name: &str, group: &str, to: &str, 
     assert!(kernel > 100, "the kernel had room for nearly all");
 
     let sent = json(ringsend(env, &wire.far, &[name, "--to", to, "--until-idle", "1s"]));
-    // After everything that is still on its way.
+    // END must come after everything that is still on its way.
     std::thread::sleep(Duration::from_millis(500));
     let end = |from: &str, at: SocketAddr| {
         wire.near.within(|| UdpSocket::bind(from)?.send_to(b"END", at)).unwrap()
     };
     match group.parse().unwrap() {
-        // The sender's address is one of the outgoing interface; IPv6 destinations name the
-        // interface.
+        // The source address decides the outgoing interface; for IPv6 the destination names it.
         IpAddr::V4(_) => end("10.77.0.2:0", (group.parse::<IpAddr>().unwrap(), 26400).into()),
         IpAddr::V6(group) => {
             let index = wire.near.shell("ip -o link show vb | cut -d: -f1").trim().parse().unwrap();
@@ -225,7 +224,7 @@ fn a_multicast_receiver_sees_every_seq_by_ipv6() {
         let conf = format!("/proc/sys/net/ipv6/conf/{interface}");
         // Addresses are usable at once.
         namespace.shell(&format!("echo 0 > {conf}/accept_dad; echo 0 > {conf}/disable_ipv6"));
-        // Except for the first moment, in which there is none.
+        // Except for the first moment, in which there is no address yet.
         let has = || {
             let shown = namespace.shell(&format!("ip -6 -o addr show dev {interface} scope link"));
             (shown.contains("fe80") && !shown.contains("tentative")).then_some(())

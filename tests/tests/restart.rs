@@ -366,7 +366,7 @@ fn a_foreign_ring_is_replaced() {
     );
     broker.process.kill();
     // One byte changed in name, owner, boot, claim line and write cursor in turn; then a ring cut
-    // in half, and an empty one.
+    // in half, and a file without a ring.
     let cases = [Some(120), Some(116), Some(96), Some(515), Some(646), None, None];
     for (generation, at) in (4..).zip(cases) {
         let mut bytes = std::fs::read(&object).unwrap();

@@ -108,7 +108,7 @@ fn every_program_has_a_page_that_roff_accepts() {
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), PROGRAMS.len());
     let lint = |path: &Path| {
-        // A page has the date of its program's version, not its own.
+        // A page has no date: it belongs to a version of its program.
         let output = Command::new("mandoc")
             .args(["-T", "lint", "-W", "warning"])
             .arg(path)
@@ -170,10 +170,10 @@ fn every_program_has_a_page_that_roff_accepts() {
     }
 }
 
-/// The words that ask a program for its description cannot be typed by mistake: wrong uses are
-/// refused like any wrong option.
+/// The options with which `ringctl` asks programs for pages and completions: wrong uses are refused
+/// like any wrong option.
 #[test]
-fn wrong_requests_for_descriptions_are_refused() {
+fn wrong_requests_for_pages_and_completions_are_refused() {
     let env = Environment::new(LIMIT);
     for program in PROGRAMS {
         for args in [&["--man", "x"][..], &["--completions"], &["--completions", "tcsh"]] {

@@ -315,7 +315,7 @@ mod made_to {
 
 /// Signals still end it, also two at once, and stdin is still read.
 #[test]
-fn signals_still_end_it_and_stdin_is_read() {
+fn signals_end_a_sandboxed_broker_and_stdin_is_read() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("service-int", "gen:rate=10/s,size=64", &[]);
     broker.process.signal(Signal::INT);

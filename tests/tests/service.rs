@@ -46,7 +46,7 @@ fn serve(env: &Environment, file: &Path) -> Command {
     command
 }
 
-/// Receives the manager's messages until one is `last`.
+/// Receives messages to the manager until one begins with `last`.
 fn receive(manager: &UnixDatagram, last: &str) -> Vec<String> {
     manager.set_read_timeout(Some(LIMIT)).unwrap();
     let mut received = Vec::new();
@@ -170,7 +170,7 @@ fn reload_adds_and_ends_streams_without_affecting_others() {
         assert!(status.contains("Seccomp:\t2") && status.contains("NoNewPrivs:\t1"), "{status}");
     }
 
-    // A stream that cannot start, one with other keys, and a file that is no file of streams.
+    // A stream that cannot start, one with changed keys, and a file that is no file of streams.
     put(
         &env,
         &[

@@ -77,9 +77,9 @@ fn socat_sends_to_unix_sockets() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("there are dgram, seqpacket"));
 }
 
-/// Misbehaving senders: thousands of connections, file descriptors sent along, empty packets and
-/// too many. Nothing leaks, and well-behaved senders are served. Control: the file descriptors were
-/// really sent, or really refused by the kernel.
+/// Misbehaving senders: thousands of connections, file descriptors sent along, packets without
+/// bytes and packets with too many. Nothing leaks, and well-behaved senders are served. Control:
+/// the file descriptors were really sent, or really refused by the kernel.
 #[test]
 fn hostile_senders_do_no_harm() {
     let env = Environment::new(LIMIT);
@@ -256,7 +256,7 @@ fn a_slow_netlink_listener_gets_an_error_and_a_slow_reader_the_count() {
     let mut next = 0;
     for number in 0..COUNT {
         send_to_group(&sender, &number.to_le_bytes(), 21);
-        // The generator waits for the reader that reads, so that it is never lapped.
+        // The sender does not run ahead of the quick reader, so that this one is never lapped.
         while next + 256 <= number {
             match quick.next().unwrap() {
                 Item::Datagram(mut d) => {

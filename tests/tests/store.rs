@@ -81,7 +81,7 @@ impl Manager {
         fd.try_clone().unwrap()
     }
 
-    /// Sets up `command` to start with a store, and with descriptors passed from it.
+    /// Makes `command` start with a store, and with a descriptor from it if one is given.
     fn passing(&self, command: &mut Command, passed: Option<(&str, OwnedFd)>) {
         command.env("NOTIFY_SOCKET", &self.path).env("FDSTORE", "8");
         if let Some((name, fd)) = passed {
@@ -310,7 +310,7 @@ fn a_foreign_stored_ring_is_refused_and_replaced() {
         ("one that others may open", "mode 0660", Box::new(other_mode)),
         (
             "one for readers",
-            // An immutable ring is not completed before it is mapped.
+            // An immutable ring is not filled before it is mapped.
             if may_make_immutable() { "ermission denied" } else { "ad file descriptor" },
             Box::new(|| {
                 let ring = ours();
