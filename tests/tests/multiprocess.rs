@@ -185,7 +185,7 @@ fn a_stopped_reader_gets_one_exact_gap_and_others_lose_nothing() {
 /// accounts close. Control: while no reader is killed, no index is given away twice.
 #[test]
 fn killed_readers_free_their_indices_and_survivors_account_for_everything() {
-    const PLACES: u64 = 3;
+    const INDICES: u64 = 3;
     let stage = Stage::new(3);
     let source = "gen:rate=20000/s,size=64..512,count=100000";
     let broker = stage.env.broker(
@@ -200,7 +200,7 @@ fn killed_readers_free_their_indices_and_survivors_account_for_everything() {
     // The control.
     let refused = Options::new("one too many").attach(broker.path()).unwrap_err().to_string();
     assert!(refused.contains("all 3 readers") && refused.contains("--readers-max"), "{refused}");
-    let mut attached = PLACES;
+    let mut attached = INDICES;
     let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until {
         stage.until(2, Live::Delivered, 1);
@@ -212,7 +212,7 @@ fn killed_readers_free_their_indices_and_survivors_account_for_everything() {
         attached += 1;
     }
     victim.kill();
-    assert!(attached > 5 * PLACES, "only {attached} readers attached");
+    assert!(attached > 5 * INDICES, "only {attached} readers attached");
     let published = broker.published();
     for (i, process) in survivors.into_iter().enumerate() {
         let report = stage.report(i, process);

@@ -63,7 +63,7 @@ impl Kind {
 
 /// All points but K10: a generator loses nothing before the ring, so the broker never has an
 /// unreported loss. K10 is in `fifo/killed.rs`.
-fn places() -> impl Iterator<Item = Point> {
+fn points() -> impl Iterator<Item = Point> {
     Point::PUBLISH.into_iter().filter(|p| *p != Point::K10)
 }
 
@@ -197,17 +197,17 @@ fn every_place_and_every_misfortune(kind: Kind) {
     let stage = Stage::new(STAYERS, Duration::from_secs(600 + rounds * 300));
     let mut generations = Vec::new();
     for _ in 0..rounds {
-        generations.extend(ALL.into_iter().flat_map(|m| places().map(move |p| (p, m))));
+        generations.extend(ALL.into_iter().flat_map(|m| points().map(move |p| (p, m))));
         generations.extend(Point::ADOPT.map(|p| (p, Fault::KillBroker)));
     }
     let mut readers: Vec<Process> = Vec::new();
     let mut victim: Option<Process> = None;
     let mut back: Vec<Duration> = Vec::new();
     let (mut generation, mut fds) = (0, Vec::new());
-    for (turn, (place, fault)) in (1..).zip(generations) {
+    for (turn, (point, fault)) in (1..).zip(generations) {
         let how = if fault == Fault::KillBroker { "kill" } else { "stop" };
-        let adopting = Point::ADOPT.contains(&place);
-        let armed = format!("{place:?}:{}:{how}", if adopting { 1 } else { nth(turn) });
+        let adopting = Point::ADOPT.contains(&point);
+        let armed = format!("{point:?}:{}:{how}", if adopting { 1 } else { nth(turn) });
         let before = stage.delivered(0);
         stage.readers.set(STAYERS + usize::from(victim.is_some()));
         let mut broker = stage.start(Some(&armed), false, None);
@@ -215,7 +215,7 @@ fn every_place_and_every_misfortune(kind: Kind) {
             dead(&mut broker);
             // The next broker does what this one did not finish; only at the last point it was
             // finished.
-            generation += u64::from(place == Point::A5);
+            generation += u64::from(point == Point::A5);
             continue;
         }
         generation += 1;
@@ -232,7 +232,7 @@ fn every_place_and_every_misfortune(kind: Kind) {
             let over = wait_for(PATIENCE, || {
                 (reads() || matches!(proc::state(pid), Some('T' | 'Z') | None)).then_some(())
             });
-            assert!(over.is_some(), "{place:?} {fault:?}: nobody reads: {}", broker.stderr());
+            assert!(over.is_some(), "{point:?} {fault:?}: nobody reads: {}", broker.stderr());
             if reads() {
                 back.push(began.elapsed());
             }
@@ -320,9 +320,9 @@ fn every_place_and_every_misfortune(kind: Kind) {
 /// there and at one where all of it is. The same reader finds it.
 #[test]
 fn an_adopter_that_publishes_half_a_datagram_is_found() {
-    for place in [Point::K5, Point::K6] {
+    for point in [Point::K5, Point::K6] {
         let stage = Stage::new(1, Duration::from_secs(300));
-        let mut broker = stage.start(Some(&format!("{place:?}:300:kill")), false, None);
+        let mut broker = stage.start(Some(&format!("{point:?}:300:kill")), false, None);
         says(&mut broker, &format!("{NAME} gen 1"));
         let mut reader = stage.reader(0, &[]);
         dead(&mut broker);
@@ -330,7 +330,7 @@ fn an_adopter_that_publishes_half_a_datagram_is_found() {
         let mut last = stage.daemon(last);
         let status = reader.wait();
         let found = !status.success() || stage.mailbox.slot(0).take().own_wrong > 0;
-        assert!(found, "{place:?}: nothing was noticed: {:?}", stage.mailbox.slot(0).take());
+        assert!(found, "{point:?}: nothing was noticed: {:?}", stage.mailbox.slot(0).take());
         if last.process.ended().is_none() {
             last.process.signal(Signal::TERM);
         }

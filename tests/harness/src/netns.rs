@@ -53,7 +53,7 @@ impl Namespace {
         }
     }
 
-    /// Runs `act` in it, on a thread of its own. Sockets made there stay in it.
+    /// Runs `act` in it, on a separate thread. Sockets made there stay in it.
     pub fn within<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
         let in_it = || {
             move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))

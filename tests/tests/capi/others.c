@@ -2,7 +2,8 @@
 #include "check.h"
 
 /* The figures of the reader called label. */
-static int place(const char *name, const char *label, unsigned long long *index, unsigned long long *attached) {
+static int find_reader(const char *name, const char *label, unsigned long long *index,
+                       unsigned long long *attached) {
     int tries, row, found = 0;
     rw_watch *w;
     CHECK(rw_watch_attach(name, &w) == RW_OK);
@@ -103,7 +104,8 @@ int main(int argc, char **argv) {
     r = attach(argv[1], &o);
     o.label = "stays";
     stays = attach(argv[1], &o);
-    CHECK(place(argv[1], "goes", &index, &attached) && place(argv[1], "stays", &other, &others));
+    CHECK(find_reader(argv[1], "goes", &index, &attached) &&
+          find_reader(argv[1], "stays", &other, &others));
     latencies(argv[1], r, (unsigned)index, attached);
     CHECK(rw_latency_ask(argv[1], (unsigned)index, &mine) == RW_OK);
     CHECK(rw_latency_ask(argv[1], (unsigned)other, &theirs) == RW_OK);

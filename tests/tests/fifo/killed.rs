@@ -32,17 +32,17 @@ fn losses_of_a_killed_broker_are_reported_by_the_next() {
     programs::crashing();
     let mut stage = Stage::new(Plan { name: "mortal", device, readers: 2, ..Plan::default() });
     stage.flows(200);
-    for (round, place) in Point::PUBLISH.into_iter().enumerate() {
+    for (round, point) in Point::PUBLISH.into_iter().enumerate() {
         // The claim line moves every thousandth datagram, and the first loss is that of the time
         // without a broker; other points are passed with every datagram.
-        let rare = matches!(place, Point::K1 | Point::K2 | Point::K10);
+        let rare = matches!(point, Point::K1 | Point::K2 | Point::K10);
         let nth = if rare { 1 } else { 20 + 13 * round };
         let mut ringd = stage.env.command_at(programs::crashing());
-        ringd.env("RINGWEIR_CRASH", format!("{place:?}:{nth}:kill"));
+        ringd.env("RINGWEIR_CRASH", format!("{point:?}:{nth}:kill"));
         stage = stage.replace_broker_by(Duration::from_millis(60), ringd, mortal);
         let broker = &mut stage.broker.process;
         let status = wait_for(SOON, || broker.ended());
-        assert_eq!(status.and_then(|s| s.signal()), Some(9), "{place:?}: {}", broker.stderr());
+        assert_eq!(status.and_then(|s| s.signal()), Some(9), "{point:?}: {}", broker.stderr());
     }
     let mut stage = stage.replace_broker(Duration::from_millis(60));
     // The FIFO is empty when the device ends: what a broker takes while its device disappears would
@@ -69,8 +69,8 @@ fn losses_of_a_killed_broker_are_reported_by_the_next() {
     }
     let story = &outcome.stories[0];
     report(format_args!(
-        "killed at {} places: {} made = {} delivered + {} told by restarts + {} by the device + {} \
-        forgotten",
+        "killed at {} points: {} made = {} delivered + {} reported by restarts + {} by the device \
+         + {} forgotten",
         Point::PUBLISH.len(),
         outcome.device_account.produced,
         story.delivered,
