@@ -1,4 +1,4 @@
-//! `ringbench` end to end, small: it runs, all of it, its output is what it should be; and its
+//! `ringbench` end to end, in small: everything runs, and the output is what it should be. Its
 //! negative controls: faults planted in every contender's path are caught.
 
 use ringweir_bench::contenders::CONTENDERS;
@@ -19,7 +19,7 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Whether another program's XML parser takes it, and what it finds in it.
+/// Another program's XML parser must accept the chart, and find a point in it.
 fn parses_as_svg(env: &Environment, file: &Path) {
     let program = "import sys, xml.etree.ElementTree as x\n\
                    root = x.parse(sys.argv[1]).getroot()\n\
@@ -79,7 +79,7 @@ fn a_quick_bench_runs_everything_and_writes_what_it_found() {
             "{record}"
         );
     }
-    // The same from the records alone.
+    // The same page, made from the records alone.
     let from = out.join("results.jsonl");
     let (ok, _, said) =
         ringbench(&env, &["chart", from.to_str().unwrap(), "--out", again.to_str().unwrap()]);
@@ -97,9 +97,9 @@ fn a_quick_bench_runs_everything_and_writes_what_it_found() {
     }
 }
 
-/// Without this the other test would prove nothing: a bench that checks nothing is green, too.
+/// Without this the other test would prove nothing: a bench that checks nothing passes, too.
 #[test]
-fn a_planted_fault_is_caught_whoever_carries_the_datagram() {
+fn a_planted_fault_is_caught_for_every_contender() {
     let env = Environment::new(Duration::from_secs(400));
     let caught = |args: &[&str], inject: &str| {
         for _ in 0..5 {
@@ -124,7 +124,8 @@ fn a_planted_fault_is_caught_whoever_carries_the_datagram() {
             let says: &[&str] = match inject {
                 "flip" => &["sum is", "over the data"],
                 "dup" => &["came again"],
-                // Who may lose has lost one that the kernel did not; who may not has a hole.
+                // A contender that may lose has lost one that the kernel did not; for one that may
+                // not, there is a gap.
                 _ => &["no loss was reported", "datagrams are missing, the kernel counts"],
             };
             assert!(says.iter().any(|s| said.contains(s)), "{} {inject}: {said}", contender.name);
@@ -137,7 +138,7 @@ fn a_planted_fault_is_caught_whoever_carries_the_datagram() {
 }
 
 #[test]
-fn wrong_usage_is_refused_with_what_there_is() {
+fn wrong_names_are_refused_with_the_valid_ones() {
     let env = Environment::new(Duration::from_secs(60));
     let (ok, _, said) = ringbench(&env, &["--only", "speed"]);
     assert!(!ok && said.contains("no question \"speed\"; there are copy, throughput"), "{said}");

@@ -1,5 +1,5 @@
-//! The C library as C programs meet it: installed into a prefix, found by pkg-config, linked by cc
-//! and c++, run against live brokers, and looked at by valgrind and AddressSanitizer. The C sources
+//! The C library as C programs use it: installed into a prefix, found by pkg-config, linked by cc
+//! and c++, run against live brokers, and checked by valgrind and AddressSanitizer. The C sources
 //! are in `capi/` and in `client/c/examples/`.
 
 use ringweir_harness::{Daemon, Environment, Process, wait_for};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// One test at a time: they wait for laps and for wake-ups on machines that may have two
+/// One test at a time: they wait until they are lapped or woken, on machines that may have two
 /// processors.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -29,13 +29,12 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Whether there is what the C library is installed with and its users are built with; the test is
-/// skipped otherwise.
+/// Whether the tools that install the C library and build its users are there; skips the test
+/// otherwise.
 fn can_build() -> bool {
     ["make", "pkg-config", "cc", "c++"].into_iter().all(needs)
 }
 
-/// `make -C client/c` with the profile and target directory of this test.
 /// `make -C client/c` with the profile and target directory of this test.
 fn make(args: &[String]) -> Output {
     let this = std::env::current_exe().expect("path of the test");
@@ -81,7 +80,7 @@ enum Language {
 }
 use Language::{C99, Cpp17};
 
-/// Compiles and links a program with nothing but the compiler and pkg-config.
+/// Compiles and links a program with only the compiler and pkg-config.
 fn build(env: &Environment, source: &str, language: Language, extra: &[&str]) -> PathBuf {
     let (compiler, standard) = match language {
         C99 => ("cc", ["-xc", "-std=c99"]),
@@ -92,7 +91,7 @@ fn build(env: &Environment, source: &str, language: Language, extra: &[&str]) ->
         env.path(&format!("{stem}-{language:?}{}", extra.concat().replace(['/', '=', ','], "_")));
     let mut command = Command::new(compiler);
     command.args(standard).args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O1"]);
-    // What strict C99 leaves out and the tests (not the samples) need: sleeping.
+    // Strict C99 leaves out sleeping, which the tests need and the samples do not.
     if source.starts_with("tests/") {
         command.arg("-D_POSIX_C_SOURCE=200809L");
     }
@@ -120,7 +119,7 @@ fn passes(env: &Environment, program: &Path, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A stream that has ended with all its 600 datagrams in the ring.
+/// A stream that has ended, with all its 600 datagrams in the ring.
 fn kept(env: &Environment, name: &str) -> Daemon {
     let source = "gen:rate=max,size=24..1500,count=600,channels=3";
     let broker = env.broker(
@@ -147,7 +146,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// Length-prefixed datagrams, apart.
+/// Splits length-prefixed datagrams.
 fn datagrams(mut rest: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     while let Some((len, behind)) = rest.split_first_chunk::<4>() {
@@ -159,8 +158,8 @@ fn datagrams(mut rest: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// Each sample, in each language, shared and static, gives what another program of the project
-/// gives.
+/// Each sample, in each language, shared and static, prints the same as another program of the
+/// project.
 #[test]
 fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
     if !can_build() {
@@ -204,7 +203,7 @@ fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
             assert_eq!(account, "capi-samples start 0 delivered 600 lost 0 read 600\n");
         }
     }
-    // What a new user does first: no argument, and the name of no stream.
+    // What a new user does first: no argument, or the name of a stream that does not exist.
     let read = build(&env, "client/c/examples/read.c", C99, &[]);
     assert_eq!(run(&env, &read, &[]).status.code(), Some(2));
     let lost = run(&env, &read, &["capi-none"]);
@@ -215,7 +214,7 @@ fn samples_build_from_a_prefix_and_read_what_ringcat_reads() {
     broker.end();
 }
 
-/// Ctrl-C ends the samples with their books told.
+/// Ctrl-C ends the samples, and they report their account.
 #[test]
 fn samples_end_on_a_signal() {
     if !can_build() {
@@ -236,7 +235,7 @@ fn samples_end_on_a_signal() {
     broker.end();
 }
 
-/// What the driver says of one generation: got, lost, torn.
+/// The driver's account of one generation: got, lost, torn.
 fn account(stderr: &str, what: &str) -> [u64; 3] {
     let line = stderr
         .lines()
@@ -246,11 +245,10 @@ fn account(stderr: &str, what: &str) -> [u64; 3] {
     std::array::from_fn(|_| numbers.next().expect("three numbers"))
 }
 
-/// Published = delivered + lost, and every byte handed out is right: borrowed and copied, by each
-/// way of waiting, for readers that keep up and readers that are lapped. Each is the other's
-/// control.
+/// Published = delivered + lost, and every byte is right: in place and copied, with each way of
+/// waiting, for readers that keep up and for readers that are lapped. Each is the other's control.
 #[test]
-fn what_is_published_is_delivered_or_told() {
+fn published_datagrams_are_delivered_or_reported_lost() {
     if !can_build() {
         return;
     }
@@ -301,8 +299,8 @@ fn what_is_published_is_delivered_or_told() {
     }
 }
 
-/// The broker is killed and started again: the C reader reads what is left, is told once, and
-/// carries on.
+/// The broker is killed and started again: the C reader reads what is left, gets one notice of the
+/// restart, and reads on.
 #[test]
 fn a_reader_outlives_its_broker() {
     if !can_build() {
@@ -332,10 +330,10 @@ fn a_reader_outlives_its_broker() {
     assert!(numbers.eq((0..before).chain(0..after)), "{text}");
 }
 
-/// Too small a buffer leaves the datagram unread; what is overwritten in hand is torn; either
-/// becomes a gap when it is lapped.
+/// Too small a buffer leaves the datagram unread. A datagram that is overwritten during its use is
+/// torn. Both become a gap when the reader is lapped.
 #[test]
-fn nothing_is_lost_to_a_small_buffer_and_nothing_torn_is_whole() {
+fn small_buffers_lose_nothing_and_torn_datagrams_are_found() {
     if !can_build() {
         return;
     }
@@ -366,7 +364,7 @@ fn waiting_ends_by_time_signal_and_datagram() {
 }
 
 #[test]
-fn a_lossless_reader_is_waited_for_and_then_told() {
+fn a_lossless_reader_is_waited_for_and_then_demoted() {
     if !can_build() {
         return;
     }
@@ -390,10 +388,11 @@ fn described(env: &Environment, name: &str) -> Daemon {
     env.broker(name, "gen:rate=500/s,size=24..64", &["--meta", "channels=3", "--meta", "dtype=<i2"])
 }
 
-/// Everything wrong is refused by name (a C++ program that something was thrown into would end by
-/// `terminate`); each code of the header has words of its own, and no other number has.
+/// Everything wrong is refused with its name (a C++ program into which an exception was thrown
+/// would end by `terminate`). Each code of the header has its own text, and no other number has
+/// one.
 #[test]
-fn wrong_arguments_are_refused_and_every_code_has_words() {
+fn wrong_arguments_are_refused_and_every_code_has_a_text() {
     if !can_build() {
         return;
     }
@@ -426,10 +425,10 @@ fn wrong_arguments_are_refused_and_every_code_has_words() {
     broker.end();
 }
 
-/// Another reader's latencies add up, and it can be sent away by who may; it is told by whom, and
-/// nobody else goes.
+/// The latencies of another reader add up. A permitted process can detach that reader, which is
+/// told by whom, and no other reader is affected.
 #[test]
-fn other_readers_are_looked_at_and_sent_away() {
+fn latency_and_detaching_of_other_readers() {
     if !can_build() {
         return;
     }
@@ -451,11 +450,11 @@ fn other_readers_are_looked_at_and_sent_away() {
     broker.end();
 }
 
-/// No error and no leak in any driver, by valgrind and by AddressSanitizer. Controls: a leak, and a
-/// write or read past the end of a buffer, are found. (Sanitizers do not see into the library's own
-/// code; valgrind does.)
+/// No error and no leak in any driver, checked by valgrind and AddressSanitizer. Controls: a leak,
+/// and a write or read past the end of a buffer, are found. (Sanitizers do not see into the
+/// library's own code; valgrind does.)
 #[test]
-fn memory_checkers_find_nothing_but_what_was_planted() {
+fn memory_checkers_find_only_planted_faults() {
     if !can_build() {
         return;
     }
@@ -518,11 +517,11 @@ fn valgrind(env: &Environment, program: &Path, args: &[&str]) -> Output {
     run(env, Path::new("valgrind"), &[&checks[..], &kinds, args].concat())
 }
 
-/// The library shows the names of the header and no others; what is installed is uninstalled; a
-/// package is staged in DESTDIR with the paths of its PREFIX; without cargo it is said what is
-/// missing.
+/// The library exports the names in the header and no others. `uninstall` removes what was
+/// installed. A package is staged in DESTDIR with the paths of its PREFIX. Without cargo the
+/// message says what is missing.
 #[test]
-fn installing_is_tidy() {
+fn library_is_installed_staged_and_uninstalled_cleanly() {
     if !can_build() || !needs("nm") {
         return;
     }

@@ -1,6 +1,6 @@
-//! The programs from outside: arguments good and bad, words on stderr, exit statuses, pipes that
-//! close, brokers that died, users that may not, and peers that talk nonsense. (`ringstat` and
-//! `ringctl` have room in a file of their own.)
+//! The programs from outside: arguments good and bad, messages on stderr, exit statuses, pipes that
+//! close, brokers that died, users without rights, and peers that send nonsense. (`ringstat` and
+//! `ringctl` have their own files.)
 
 use ringweir_harness::{Daemon, Environment, wait_for};
 use ringweir_helpers::mailbox::{Live, Mailbox};
@@ -102,7 +102,7 @@ fn bad_arguments_are_refused_by_name_and_with_a_remedy() {
     );
 }
 
-/// Every format carries the same datagrams, whole. Control: each is read back by something that did
+/// Every format carries the same datagrams, whole. Control: each is read back by a program that did
 /// not write it.
 #[test]
 fn every_format_can_be_read_back() {
@@ -177,12 +177,12 @@ fn every_format_can_be_read_back() {
     broker.end();
 }
 
-/// `--verify` proves a numbered stream and its losses. Control: a stream that lacks a number, or
-/// has a wrong byte, does not pass.
+/// `--verify` proves a numbered stream and its losses. Control: a stream with a missing number or a
+/// wrong byte fails.
 #[test]
-fn verify_passes_what_is_right_and_only_that() {
+fn verify_passes_only_correct_streams() {
     let env = Environment::new(LIMIT);
-    // A ring that holds a part: from seq 0 on, the rest is told as lost.
+    // The ring holds a part: from seq 0, the rest is reported as lost.
     let broker = kept(&env, "proof", 20_000, &["--depth", "1024", "--capacity", "256KiB"]);
     let output = env.run("ringcat", &["proof", "--from", "0", "--verify"]);
     let text = said(&output);
@@ -229,10 +229,10 @@ fn verify_passes_what_is_right_and_only_that() {
     }
 }
 
-/// How it ends: by count, idleness, time, a signal, a closed pipe. Control: without any of them it
+/// The ways to end: count, idleness, time, a signal, a closed pipe. Control: without any of them it
 /// does not end.
 #[test]
-fn ringcat_ends_when_told_to_and_with_the_right_status() {
+fn ringcat_ends_on_every_condition_with_the_right_status() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("ends", "gen:rate=200/s,size=100", &[]);
     let output = env.run("ringcat", &["ends", "-n", "20", "--stats", "--format", "raw"]);
@@ -242,7 +242,7 @@ fn ringcat_ends_when_told_to_and_with_the_right_status() {
         "{}",
         said(&output)
     );
-    // No summary where nobody asked and nothing was lost.
+    // No summary if it was not requested and nothing was lost.
     assert_eq!(said(&env.run("ringcat", &["ends", "-n", "2"])), "");
 
     let output = env.run("ringcat", &["ends", "-n", "100000", "--timeout", "300ms"]);
@@ -285,10 +285,10 @@ fn ringcat_ends_when_told_to_and_with_the_right_status() {
     broker.end();
 }
 
-/// Two brokers of one name: the second is refused and the first goes on. After SIGKILL the third
+/// Two brokers with one name: the second is refused and the first continues. After SIGKILL a third
 /// takes everything over. Control: in another run directory the same name is free.
 #[test]
-fn a_name_is_served_once_and_taken_over_after_death() {
+fn a_name_has_one_broker_and_is_taken_over_after_its_death() {
     let env = Environment::new(LIMIT);
     let mut first = env.broker("once", "gen:", &[]);
     let run = env.run_dir();
@@ -305,7 +305,7 @@ fn a_name_is_served_once_and_taken_over_after_death() {
     );
     let other = Environment::new(LIMIT);
     other.broker("once", "gen:", &[]).end();
-    // The refused one has not taken the first one's socket with it.
+    // The refused one has not removed the first one's socket.
     assert!(env.run("ringcat", &["once", "-n", "1"]).status.success());
 
     first.process.kill();
@@ -324,7 +324,7 @@ fn a_name_is_served_once_and_taken_over_after_death() {
 /// Something that is not a socket is not removed. Control: a dead broker's socket is (the test
 /// above).
 #[test]
-fn what_is_in_the_way_is_named_and_left_alone() {
+fn a_file_in_place_of_the_socket_is_named_and_kept() {
     let mut env = Environment::new(LIMIT);
     env.untidy = true;
     let path = env.run_dir().join("way.sock");
@@ -346,10 +346,10 @@ fn as_nobody(env: &Environment, program: &str, args: &[&str]) -> Output {
     env.start(command).output()
 }
 
-/// Another user gets in only if the stream says so, and is told what to ask for. Controls: root
-/// gets in to all of them, and that user to the one that lists it.
+/// Another user can attach only if the stream allows it; the refusal says what to ask for.
+/// Controls: root can attach to all of them, and that user to the one that lists it.
 #[test]
-fn another_user_gets_in_only_where_it_is_let() {
+fn another_user_attaches_only_with_permission() {
     if !needs_root() {
         return;
     }
@@ -380,11 +380,11 @@ fn another_user_gets_in_only_where_it_is_let() {
     }
 }
 
-/// G6: what a reader of another user is handed cannot be made writable by any of the ways there
-/// are. Controls: the reader's own page can be mapped writable; and the broker's own user *can*
-/// open the ring again for writing, as documented: the line is drawn between users.
+/// G6: what the broker hands to a reader of another user cannot be made writable in any known way.
+/// Controls: the reader's own page can be mapped writable; and the broker's own user *can* open the
+/// ring again for writing, as documented: the boundary is between users.
 #[test]
-fn what_is_handed_over_cannot_be_written_by_another_user() {
+fn another_user_cannot_write_what_a_reader_is_handed() {
     if !needs_root() {
         return;
     }
@@ -418,7 +418,7 @@ fn what_is_handed_over_cannot_be_written_by_another_user() {
     let same = pry(env.run("ringtest-pry", &args));
     assert!(same.contains("ring: reopen through /proc/self/fd = ok\n"), "{same}");
     assert!(same.contains("ring: map writable = EACCES\n"), "{same}");
-    // Nobody has changed anything.
+    // Nothing was changed.
     assert!(
         env.run("ringcat", &["sealed", "--from", "oldest", "-n", "10", "--verify"])
             .status
@@ -431,17 +431,16 @@ fn attach_request() -> Vec<u8> {
     Request::Attach(AttachRequest { label: "x".into(), mode: Mode::Lossy, parks: true }).encode()
 }
 
-/// What the broker answers to a packet: its reply, `None` if it hangs up.
+/// The broker's reply to a packet; `None` if it hangs up.
 fn answer(to: &OwnedFd) -> Option<Reply> {
     let bytes = socket::receive(to).ok()?.bytes;
     (!bytes.is_empty()).then(|| Reply::decode(&bytes).unwrap())
 }
 
-/// Nonsense of every kind, and 300 connections that say nothing: the running reader loses nothing,
-/// and who comes afterwards is served. Control: the well-formed message at the end of the list is
-/// answered with a place.
+/// Nonsense of every kind, and 300 silent connections: the running reader loses nothing, and later
+/// clients are served. Control: the valid message at the end of the list gets a reader index.
 #[test]
-fn hostile_peers_disturb_nobody() {
+fn hostile_peers_do_not_disturb_readers() {
     let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
     let broker = env.broker(
@@ -501,7 +500,7 @@ fn hostile_peers_disturb_nobody() {
         other => panic!("{other:?}"),
     }
     assert!(answer(&fd).is_none(), "too long: not hung up on");
-    // Fds nobody asked for.
+    // File descriptors that were not requested.
     let null = std::fs::File::open("/dev/null").unwrap();
     let before = ringweir_harness::proc::settled_fds(broker.process.pid());
     for _ in 0..50 {
@@ -518,15 +517,14 @@ fn hostile_peers_disturb_nobody() {
         (ringweir_harness::proc::open_fds(broker.process.pid()) <= before).then_some(())
     });
     assert!(after.is_some(), "fds that were sent are still open in the broker");
-    // Talks on after it was let in.
+    // Sends more after it was attached.
     let fd = connect();
     socket::send(&fd, &good, &[]).unwrap();
     assert!(matches!(answer(&fd), Some(Reply::Attached(_))), "the control");
     socket::send(&fd, &good, &[]).unwrap();
     assert!(answer(&fd).is_none());
 
-    // Half-open connections: over the limit they are refused, and all are hung up on after some
-    // seconds.
+    // Silent connections: over the limit they are refused, and after some seconds all are closed.
     let half_open: Vec<_> = (0..300).map(|_| connect()).collect();
     let began = Instant::now();
     let served = wait_for(Duration::from_secs(9), || {

@@ -1,6 +1,5 @@
-//! A reader in a container, shown with `unshare`: namespaces of its own for users, mounts,
-//! processes, ipc and network. It needs the socket, mounted there, and membership of its group, and
-//! nothing else.
+//! A reader in a container, made with `unshare`: its own namespaces for users, mounts, processes,
+//! ipc and network. It needs only the socket, mounted there, and membership of its group.
 
 use ringweir_harness::environment::{Environment, NOBODY};
 use ringweir_harness::programs;
@@ -35,9 +34,9 @@ fn contained(env: &Environment, groups: &[&str], script: &str) -> Output {
     env.start(command).output()
 }
 
-/// With the socket alone it reads, verifies and looks; it sees neither the broker, nor its
-/// /dev/shm, nor its network. Controls: without the group it is refused, and outside the container
-/// there is all of that to see.
+/// With the socket alone it reads, verifies and shows the stream; it sees neither the broker, nor
+/// the host's /dev/shm or network. Controls: without the group it is refused, and outside the
+/// container all of that can be seen.
 #[test]
 fn a_reader_in_a_container_needs_the_socket_and_its_group() {
     if !needs_root() || !needs_user_namespaces() {

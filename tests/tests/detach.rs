@@ -1,4 +1,5 @@
-//! `ringctl detach`: exactly one reader goes, knows why, and nobody else notices.
+//! `ringctl detach`: exactly one reader is detached and learns why, and no other reader is
+//! affected.
 
 use ringweir::{End, Item, Options, Reader, Start};
 use ringweir_harness::{Daemon, Environment, Process, wait_for};
@@ -25,7 +26,7 @@ fn cat(env: &Environment, stream: &str, label: &str) -> Process {
     env.start(command)
 }
 
-/// Labels, pids and indices of who is attached.
+/// Labels, pids and indices of the attached readers.
 fn attached(broker: &Daemon) -> Vec<(String, u64, u64)> {
     use ringweir::view::stats::ReaderFact;
     let snapshot =
@@ -41,11 +42,11 @@ fn until_attached(broker: &Daemon, count: usize) -> Vec<(String, u64, u64)> {
         .unwrap_or_else(|| panic!("{count} readers expected: {:?}", attached(broker)))
 }
 
-/// The one that is named goes with status 3 and a word; its books are closed; the other reads on to
-/// the end and loses nothing; the place can be had again. Control: with no detach, the same reader
-/// ends with status 0.
+/// The named reader ends with status 3 and a message, and its account closes. The other one reads
+/// on to the end and loses nothing, and the reader index is free again. Control: without detach,
+/// the same reader ends with status 0.
 #[test]
-fn the_one_that_is_named_goes_and_nobody_else_notices() {
+fn only_the_named_reader_is_detached() {
     let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
     let broker = env.broker(
@@ -86,7 +87,7 @@ fn the_one_that_is_named_goes_and_nobody_else_notices() {
     assert!(said(&end).contains("+ 0 lost in 0 gaps"), "its account closes: {}", said(&end));
     assert!(attached(&broker).iter().all(|(_, p, _)| *p != u64::from(pid)));
 
-    // The place is free at once.
+    // The reader index is free at once.
     let mut again = cat(&env, "det-one", "again");
     until_attached(&broker, 2);
     let said_by_broker = broker.process.stderr();
@@ -114,10 +115,10 @@ fn end_of(reader: &mut Reader) -> Option<End> {
     None
 }
 
-/// However it reads: asleep, by an fd of its own, spinning, or so far behind that it never comes to
-/// the end of the ring.
+/// Whatever the reader does: sleeping, polling its own fd, spinning, or so far behind that it never
+/// reaches the newest datagram.
 #[test]
-fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
+fn detached_readers_notice_while_waiting_spinning_or_lagging() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("det-ways", "gen:rate=200000/s,size=64", &["--capacity", "1MiB"]);
     let silent = env.broker("det-silent", "gen:rate=1/s,size=64", &[]);
@@ -137,14 +138,14 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
         std::thread::sleep(Duration::from_micros(200));
     }
     assert!(detach(&env, "det-ways", "slow").status.success());
-    let mut told = None;
+    let mut noticed = None;
     for _ in 0..1000 {
         if let Item::Ended(end) = slow.next().unwrap() {
-            told = Some(end);
+            noticed = Some(end);
             break;
         }
     }
-    assert!(matches!(told, Some(End::Detached(_))), "{told:?}");
+    assert!(matches!(noticed, Some(End::Detached(_))), "{noticed:?}");
     check(&mut slow, "behind");
 
     let mut spins = Options::new("spins").always_spin().attach(silent.path()).unwrap();
@@ -186,7 +187,7 @@ fn it_is_told_however_it_reads_and_does_not_come_back_by_itself() {
     silent.end();
 }
 
-/// A stopped process cannot object, and learns of it when it goes on.
+/// A stopped process cannot prevent it, and learns of it when it continues.
 #[test]
 fn a_stopped_reader_can_be_detached() {
     let env = Environment::new(LIMIT);
@@ -203,7 +204,7 @@ fn a_stopped_reader_can_be_detached() {
 }
 
 #[test]
-fn what_is_not_exactly_one_reader_is_refused_with_a_list() {
+fn ambiguous_or_unknown_readers_are_refused_with_a_list() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("det-two", "gen:rate=100/s,size=64", &[]);
     let run = |reader: &str, status: i32, says: &[&str]| {
@@ -227,21 +228,21 @@ fn what_is_not_exactly_one_reader_is_refused_with_a_list() {
         said(&unknown)
     );
 
-    // Its place given to another since it was looked up: nobody goes.
+    // The index was given to another reader since it was looked up: no reader is detached.
     let refused = ringweir::admin::detach(broker.path(), 0, 12345).unwrap_err().to_string();
     assert!(refused.contains("not attached any more"), "{refused}");
     let beyond = ringweir::admin::detach(broker.path(), u32::MAX, 0).unwrap_err().to_string();
     assert!(beyond.contains("not attached any more"), "{beyond}");
     assert_eq!(attached(&broker), there);
-    // Control: the same two with the index are told apart.
+    // Control: with their indices the same two can be told apart.
     assert!(detach(&env, "det-two", "index:1").status.success());
     until_attached(&broker, 1);
     broker.end();
 }
 
-/// Who may attach may not send others away. Control: the broker's own user may.
+/// The right to attach is not the right to detach others. Control: the broker's own user may.
 #[test]
-fn only_root_and_the_brokers_user_may() {
+fn only_root_and_the_brokers_user_may_detach() {
     if !needs_root() {
         return;
     }
@@ -249,7 +250,7 @@ fn only_root_and_the_brokers_user_may() {
     let broker = env.broker("det-uid", "gen:rate=100/s,size=64", &["--allow-uid", NOBODY]);
     let reader = cat(&env, "det-uid", "mine");
     until_attached(&broker, 1);
-    // A copy that nobody can reach: the target directory may be root's alone.
+    // A copy that user nobody can reach: the target directory may be readable by root only.
     let ringctl = env.path("ringctl");
     ringweir_harness::programs::copy("ringctl", &ringctl);
     let mut command: Command = env.command_at("setpriv".as_ref());

@@ -1,6 +1,6 @@
-//! `ringctl devices` on planted machines: each state of a device with what makes it so, and beside
-//! it the same machine without. Nodes are real ones, of a device number that no driver has, so that
-//! nothing of this machine can be opened.
+//! `ringctl devices` on planted machines: each state of a device with its cause, and beside it the
+//! same machine without the cause. Nodes are real ones, with a device number that no driver has, so
+//! that no device of this machine can be opened.
 
 use ringweir_harness::{Environment, programs};
 use ringweir_needs::needs_root;
@@ -12,12 +12,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// For local use, says Linux: no driver of ours or of a distribution has it.
+/// Linux reserves it for local use: no driver of ours or of a distribution has it.
 const MAJOR: u32 = 241;
 const GROUP: u32 = 54_321;
 const NOBODY: u32 = 65_534;
 
-/// A machine with ringshim, no device, and nobody but root and nobody.
+/// A machine with ringshim, without a device, and only the users root and nobody.
 struct Tree<'s> {
     env: &'s Environment,
     root: PathBuf,
@@ -58,7 +58,7 @@ impl<'s> Tree<'s> {
         path
     }
 
-    /// A PCI device of an id, with a BAR 2 of 1 MiB.
+    /// Adds a PCI device with this id and a BAR 2 of 1 MiB.
     fn pci(&self, bus: &str, (vendor, device): (&str, &str), driver: Option<&str>) {
         let dir = format!("sys/bus/pci/devices/{bus}");
         self.put(&format!("{dir}/vendor"), vendor);
@@ -73,7 +73,7 @@ impl<'s> Tree<'s> {
         }
     }
 
-    /// A device of ringshim, number `n`.
+    /// Adds device number `n` of ringshim.
     fn shim(&self, n: u32, mode: u32, group: u32) -> PathBuf {
         let bus = format!("0000:00:0{n}.0");
         self.pci(&bus, ("0x1af4", "0x1110"), Some("ringshim"));
@@ -89,7 +89,7 @@ impl<'s> Tree<'s> {
         self.put("sys/module/ringshim/refcnt", &format!("{count}\n"));
     }
 
-    /// A process that has a node open.
+    /// Adds a process that has a node open.
     fn opens(&self, pid: u32, command: &str, node: &Path) {
         self.put(&format!("proc/{pid}/comm"), &format!("{command}\n"));
         self.link(&format!("proc/{pid}/fd/5"), node);
@@ -108,12 +108,12 @@ impl<'s> Tree<'s> {
         self.node("uio0", 0o600, 0, (major, minor))
     }
 
-    /// Exit status, standard output and error.
+    /// Runs it; returns exit status, standard output and error.
     fn said(&self, front: &[&str], args: &[&str]) -> (i32, String, String) {
         let mut command = match front {
             [] => self.env.command_at(&programs::path("ringctl")),
             [program, rest @ ..] => {
-                // Where other users reach it.
+                // At a path that other users can reach.
                 let copy = self.env.path("ringctl");
                 if !copy.exists() {
                     programs::copy("ringctl", &copy);
@@ -148,17 +148,17 @@ fn pair(state: &str, fix: &str) -> (String, String) {
     (state.into(), fix.into())
 }
 
-/// The user nobody, with these groups more.
+/// The user nobody, with these additional groups.
 fn nobody(groups: &'static str) -> [&'static str; 6] {
     let groups = if groups.is_empty() { "--clear-groups" } else { groups };
     ["setpriv", "--reuid", "65534", "--regid", "65534", groups]
 }
 
 #[test]
-fn without_devices_one_line_says_where_was_looked_and_what_to_do() {
+fn without_devices_one_line_says_where_it_looked_and_what_to_do() {
     let env = Environment::new(LIMIT);
     let tree = Tree::new(&env, "empty");
-    // Neither ours: another device of the same vendor.
+    // Not ours: another device of the same vendor.
     tree.pci("0000:00:04.0", ("0x1af4", "0x1000"), Some("virtio-pci"));
     let (status, out, err) = tree.said(&[], &[]);
     assert_eq!((status, out.as_str(), err.lines().count()), (1, "", 1), "{err}");
@@ -171,7 +171,7 @@ fn without_devices_one_line_says_where_was_looked_and_what_to_do() {
 }
 
 #[test]
-fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
+fn a_ringshim_device_is_ready_until_a_process_opens_it() {
     if !needs_root() {
         return;
     }
@@ -208,13 +208,13 @@ fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
     assert!(out.lines().nth(2).unwrap().ends_with("  ready"), "only the one that is open: {out}");
     assert_eq!(tree.rows(&[], &[])[0]["held_by"][0]["pid"], 4121);
 
-    // One more open file than processes that were seen.
+    // One more open file than the processes account for.
     tree.refcnt(2);
     let rows = tree.rows(&[], &[]);
     assert_eq!((&rows[0]["state"], &rows[1]["state"]), (&"busy".into(), &"perhaps-busy".into()));
     assert_eq!(rows[1]["fix"], "ringctl devices --probe");
 
-    // The interrupt line of another device with the same name is not this one's.
+    // The interrupt line of a device with a similar name does not count for this one.
     tree.put(
         "proc/interrupts",
         "CPU0\n 12:  2  IO-APIC 12-edge   ringshim0\n 24:  2  PCI-MSI 65536-edge   ringshim01\n",
@@ -223,7 +223,7 @@ fn a_device_of_ringshim_is_ready_until_somebody_has_it() {
 }
 
 #[test]
-fn without_the_modules_count_processes_that_cannot_be_seen_make_it_unsure() {
+fn without_a_module_count_unseen_processes_leave_the_state_unsure() {
     if !needs_root() {
         return;
     }
@@ -242,7 +242,7 @@ fn without_the_modules_count_processes_that_cannot_be_seen_make_it_unsure() {
 }
 
 #[test]
-fn who_may_not_open_it_is_told_the_way_in() {
+fn without_permission_the_fix_is_named() {
     if !needs_root() {
         return;
     }
@@ -267,7 +267,7 @@ fn who_may_not_open_it_is_told_the_way_in() {
 }
 
 #[test]
-fn a_node_that_is_missing_or_anothers_is_told() {
+fn a_missing_or_foreign_node_is_reported() {
     if !needs_root() {
         return;
     }
@@ -281,7 +281,7 @@ fn a_node_that_is_missing_or_anothers_is_told() {
     assert_eq!(tree.state(&[], &[]), pair("no-node", &fix));
     tree.node("ringshim3", 0o660, 0, (MAJOR, 4));
     assert_eq!(tree.state(&[], &[]), pair("no-node", &fix));
-    // No driver behind it: what the kernel says is said.
+    // No driver behind it: the kernel's error is reported.
     std::fs::remove_file(&node).unwrap();
     tree.node("ringshim3", 0o660, 0, (MAJOR, 3));
     let row = &tree.rows(&[], &["--probe"])[0];
@@ -289,7 +289,7 @@ fn a_node_that_is_missing_or_anothers_is_told() {
 }
 
 #[test]
-fn what_ringshim_could_take_comes_with_the_line_that_gives_it() {
+fn devices_for_ringshim_come_with_the_command_that_binds_them() {
     let env = Environment::new(LIMIT);
     let root = rustix::process::geteuid().is_root();
     let sudo = |line: &str| match root {
@@ -320,7 +320,7 @@ fn what_ringshim_could_take_comes_with_the_line_that_gives_it() {
     let dir = format!("sys/bus/pci/devices/{bus}/driver_override");
     tree.put(&dir, "vfio-pci\n");
     assert_eq!(tree.state(&[], &[]).1, sudo(&format!("echo > /{dir} && {unbind}")));
-    // Without BAR 2 it has no place for the map.
+    // Without BAR 2 there is no address for the map.
     tree.put(
         &format!("sys/bus/pci/devices/{bus}/resource"),
         "0x0 0x0 0x0\n0x0 0x0 0x0\n0x0 0x0 0x0\n",
@@ -329,12 +329,12 @@ fn what_ringshim_could_take_comes_with_the_line_that_gives_it() {
 }
 
 #[test]
-fn uio_devices_are_not_read_unless_that_is_asked_for() {
+fn uio_devices_are_read_only_on_request() {
     if !needs_root() {
         return;
     }
     let env = Environment::new(LIMIT);
-    // What /dev/zero is: a device that can be mapped, and has no register map.
+    // Like /dev/zero: it can be mapped, and has no register map.
     let tree = Tree::new(&env, "uio");
     let node = tree.uio((1, 5), "0x0000000000010000\n");
     let row = &tree.rows(&[], &[])[0];
@@ -350,7 +350,7 @@ fn uio_devices_are_not_read_unless_that_is_asked_for() {
     );
     let fix = format!("sudo setfacl -m u:{NOBODY}:rw /dev/uio0");
     assert_eq!(tree.state(&nobody(""), &["--probe"]), pair("no-permission", &fix));
-    // Who has it is not disturbed, asked for or not.
+    // A process that uses it is not disturbed, with or without `--probe`.
     tree.opens(77, "dpdk", &node);
     assert_eq!(tree.state(&[], &["--probe"]), pair("busy", ""));
     std::fs::remove_dir_all(tree.root.join("proc/77")).unwrap();

@@ -2,8 +2,8 @@
 //!
 //! Contract: the blocks of a page marked `sh`, and the lines of its `console` blocks that begin
 //! with `$ `, are one script for one `bash -e -o pipefail`. It runs in a scratch directory that
-//! looks like a clone (links to its files) with a run directory, `$HOME` and `/tmp` path of its
-//! own. What a page starts in the background is killed when the page ends.
+//! looks like a clone (links to its files), with its own run directory, `$HOME` and `/tmp` path.
+//! What a page starts in the background is killed when the page ends.
 //!
 //! Three things differ from a terminal:
 //! - `target/release` holds the programs of this test run, and `cargo build` finds them built;
@@ -174,7 +174,7 @@ fn run(blocks: &[Block]) -> Result<(), String> {
     }
 }
 
-/// What of a page can run here; records what is skipped.
+/// The blocks of a page that can run here; records what is skipped.
 fn runnable(blocks: Vec<Block>) -> Vec<Block> {
     let met = |need: &String| if need == "root" { needs_root() } else { needs(need) };
     blocks.into_iter().filter(|b| b.not_run.is_some() || b.needs.iter().all(met)).collect()
@@ -238,7 +238,7 @@ fn lines_are_at_most_100_columns_long() {
     }
 }
 
-/// The negative control: each of these pages must fail, and at the block that says so.
+/// The negative control: each of these pages must fail, at the block that says so.
 #[test]
 fn a_planted_failure_is_found() {
     let planted = [

@@ -1,6 +1,6 @@
 //! `ringctl doctor` on a machine with each fault planted in turn: first in a tree of files, where
 //! everything can be planted and a healthy tree gives no finding at all; then for real, where the
-//! line it names is carried out and the finding goes.
+//! fix that it names is run and the finding disappears.
 
 use ringweir_harness::{Environment, programs, wait_for};
 use ringweir_needs::{Part, needs, needs_mount_namespaces, needs_root};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(90);
 const ALL: &str = "CapEff:\t000001ffffffffff\nCpus_allowed_list:\t0-3";
-/// Nothing but the right to read files, so that root finds what anybody would.
+/// Only the right to read files, so that root finds what any user would.
 const NONE: &str = "CapEff:\t0000000000000000\nCpus_allowed_list:\t0-3";
 
 fn rows(json: &[u8]) -> Vec<Value> {
@@ -82,7 +82,7 @@ impl<'s> Tree<'s> {
         let mut command = match front {
             [] => self.env.command_at(&ringctl),
             [program, rest @ ..] => {
-                // Where other users reach it.
+                // At a path that other users can reach.
                 let copy = self.env.path("ringctl");
                 programs::copy("ringctl", &copy);
                 let mut command = self.env.command_at(Path::new(program));
@@ -102,7 +102,7 @@ impl<'s> Tree<'s> {
 
 type Plant = fn(&Tree);
 
-/// Each fault gives exactly its finding, with its line; `healthy` is the control of them all.
+/// Each fault gives exactly its finding, with its fix; `healthy` is the control of them all.
 #[test]
 fn each_planted_fault_gives_its_finding_and_no_other() {
     let env = Environment::new(LIMIT);
@@ -206,13 +206,13 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
         assert_eq!(found.len(), 1, "{check}: {found:?}");
         let (found_check, found_state, found_fix) = &found[0];
         assert_eq!((found_check.as_str(), found_state.as_str()), (*check, *state), "{found:?}");
-        // A user's line has `sudo`, and a value is written by `tee`, where root writes it itself.
+        // A user's fix has `sudo`, and writes a value through `tee`; root's fix writes it directly.
         let lines = [found_fix.replace("sudo ", ""), found_fix.replace("| sudo tee ", "> ")];
         assert!(lines.iter().any(|line| line.contains(fix)), "{check}: {found_fix}");
         assert_eq!(status, i32::from(*state == "fail"), "{check}");
         assert_eq!(tree.doctor(&[], &["--hugepages", "--strict"]).0, 1, "{check}: --strict");
     }
-    // A limit with room, and the servers off, are no faults.
+    // A limit with room, and servers that are off, are no faults.
     let roomy = Tree::healthy(&env, "roomy");
     roomy.put("sys/fs/cgroup/a/b/memory.max", "1073741824\n");
     roomy.put("proc/sys/kernel/sched_rt_runtime_us", "950000\n");
@@ -222,10 +222,10 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
     assert_eq!(bad(&roomy.doctor(&[], &["--ring", "2GiB"]).1)[0].0, "memory-limit");
 }
 
-/// logind's configuration in all the places where it may stand; the last word counts, and only for
-/// people.
+/// logind's configuration in all its places: the last setting counts, and it concerns ordinary
+/// users only.
 #[test]
-fn remove_ipc_is_found_wherever_it_is_said() {
+fn remove_ipc_is_found_in_every_configuration_file() {
     if !needs_root() {
         return;
     }
@@ -267,8 +267,8 @@ fn remove_ipc_is_found_wherever_it_is_said() {
     }
 }
 
-/// Runs `plant` in a shell, doctor, the line it names for `check`, and doctor again in the same
-/// shell; what both found.
+/// Runs in one shell: `plant`, doctor, the fix that it names for `check`, and doctor again. Returns
+/// both findings.
 fn mended(
     env: &Environment,
     front: &[&str],
@@ -304,9 +304,10 @@ fn mended(
     )
 }
 
-/// Planted for real, mended by the very line. Control: on the machine as it is each of them is ok.
+/// Planted for real, and fixed by that very line. Control: on the machine as it is, each check is
+/// ok.
 #[test]
-fn the_line_it_names_mends_what_is_planted() {
+fn the_named_fix_mends_the_planted_fault() {
     if !needs_root() || !needs("python3") || !needs_mount_namespaces() {
         return;
     }
@@ -315,7 +316,7 @@ fn the_line_it_names_mends_what_is_planted() {
     let without = |capability: &'static str| ["setpriv", "--bounding-set", capability];
     let missing = format!("export {}={}/x/y", paths::RUN_DIR_ENV, env.path("nowhere").display());
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    // May a hard limit be raised again? Containers' root may not.
+    // Whether a hard limit can be raised again; root in a container may not.
     let raise = Command::new("bash")
         .args(["-c", "ulimit -n 100 && prlimit --pid $$ --nofile=200:200"])
         .output();
@@ -388,7 +389,7 @@ fn limits_of_control_groups_are_found_and_lifted() {
             || check != "real-time-group"
             || group.join("cpu.rt_runtime_us").exists();
         let done = std::panic::catch_unwind(|| mended(&env, &["env"], &plant, check, args));
-        // The kernel lets go of a process's group a moment after it has ended.
+        // The kernel frees a process's group a moment after the process has ended.
         wait_for(Duration::from_secs(10), || std::fs::remove_dir(&group).is_ok().then_some(()))
             .expect("rmdir");
         let (before, mending, after) = done.unwrap_or_else(|e| std::panic::resume_unwind(e));
@@ -410,10 +411,9 @@ fn shell(line: &str) {
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A running stream: class of its pump, its memory, its readers, its broker; each mended by the
-/// line.
+/// A running stream: class of its pump, its memory, its readers, its broker; the fix of each works.
 #[test]
-fn what_ails_a_running_stream_is_said_and_mended() {
+fn faults_of_a_running_stream_are_found_and_fixed() {
     if !needs_root() {
         return;
     }
@@ -455,7 +455,7 @@ fn what_ails_a_running_stream_is_said_and_mended() {
     shell(&fix(&found, "readers"));
     wait_for(Duration::from_secs(20), || behind().is_none().then_some(())).expect("it catches up");
 
-    // A stopped broker answers nobody, until it is told to go on.
+    // A stopped broker does not answer until it is continued.
     broker.process.stop();
     let found = doctor(&env, &[]);
     assert_eq!(of(&found, "sockets")["state"], "fail");
@@ -468,7 +468,7 @@ fn what_ails_a_running_stream_is_said_and_mended() {
     drop(reader);
     broker.end();
 
-    // A broker that may not lock, and one that is dead.
+    // A broker that may not lock memory, and one that is dead.
     let mut command = env.command_at(Path::new("setpriv"));
     command.args(["--bounding-set", "-ipc_lock", "bash", "-c", "ulimit -l 64; exec \"$@\"", "-"]);
     command.arg(programs::path("ringd")).args([
@@ -492,7 +492,7 @@ fn what_ails_a_running_stream_is_said_and_mended() {
 
 /// Sockets that keep this user out: by mode, by group, by the broker's list.
 #[test]
-fn a_user_who_may_not_attach_is_told_how_he_might() {
+fn a_user_who_may_not_attach_is_told_the_fix() {
     if !needs_root() {
         return;
     }

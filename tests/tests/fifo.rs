@@ -1,6 +1,6 @@
-//! `fifo:` sources from outside: the model of an FPGA, a real `ringd`, readers in processes of
-//! their own, and three accounts that must close against each other to the datagram: the device's,
-//! the broker's, and each reader's.
+//! `fifo:` sources from outside: the model of an FPGA, a real `ringd`, and readers in separate
+//! processes. Three accounts must close against each other to the datagram: the device's, the
+//! broker's, and each reader's.
 
 #[path = "fifo/faults.rs"]
 mod faults;

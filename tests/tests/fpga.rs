@@ -1,4 +1,4 @@
-//! The FPGA model: its books against those of a consumer that counts for itself, well-behaved and
+//! The FPGA model: its account against that of a consumer that counts for itself, well-behaved and
 //! not.
 
 #[path = "fpga/consumer.rs"]
@@ -38,17 +38,17 @@ fn spec() -> Spec {
     }
 }
 
-/// A board on the heap, a drain of its first channel, and the account of that.
+/// A model in heap memory, a drain of its first channel, and that drain's account.
 fn model(spec: Spec) -> (DeviceModel, Drain, Account) {
     let window = DeviceMemory::on_heap(&spec.shape().unwrap()).unwrap();
     let drain = Drain::new(window.shape(), window.fifo(0));
     (DeviceModel::new(window, spec), drain, Account::default())
 }
 
-/// Whatever the rhythm of the two, nothing is unaccounted for; a hash that is equal with nothing
-/// lost is equal with losses, for it is that of what was stored.
+/// At any rhythm of the two sides nothing is unaccounted for. The hashes are equal with losses as
+/// well, because they cover what was stored.
 #[test]
-fn produced_is_delivered_and_lost_at_any_rhythm() {
+fn produced_equals_delivered_plus_lost_at_any_rhythm() {
     for every in [1, 3, 7, 40, 1000] {
         let (mut model, mut drain, mut account) =
             model(Spec { time: DeviceTime::Counter, ..spec() });
@@ -71,7 +71,7 @@ fn produced_is_delivered_and_lost_at_any_rhythm() {
         account.check(&device_account).unwrap();
         assert_eq!(device_account.lost > 0, every >= 7, "every {every}: {device_account:?}");
         assert!(account.verifier.missing <= account.lost);
-        // The controls: one datagram, one loss or one byte more or less, and it is found.
+        // The controls: one datagram, one loss or one byte too many or too few is found.
         let wrong: [fn(&mut Account); 4] = [
             |a| a.delivered -= 1,
             |a| a.lost += 1,
@@ -86,21 +86,21 @@ fn produced_is_delivered_and_lost_at_any_rhythm() {
     }
 }
 
-/// Stores `n`, none of which is lost.
+/// Stores `n` datagrams; none may be lost.
 fn store(model: &mut DeviceModel, n: u64) {
     for _ in 0..n {
         assert_eq!(model.produce(0), Fate::Stored);
     }
 }
 
-/// Every misbehaviour is refused by its own name, and what was thrown away is known to the
-/// datagram. Control: with none of them, nothing is refused or thrown away.
+/// Every fault is refused with its own name, and the number of discarded datagrams is exact.
+/// Control: without a fault, nothing is refused or discarded.
 #[test]
-fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
+fn each_fault_is_named_and_its_cost_is_exact() {
     type Act = fn(&mut DeviceModel);
     type Named = fn(&[Garbage]) -> bool;
-    // What it does, what it stores itself, what is thrown away of three stored before and two
-    // behind.
+    // The fault, the unreadable entries that it stores, and how many are discarded of three stored
+    // before it and two after it.
     let cases: [(Act, u64, u32, Named); 5] = [
         (|_| (), 0, 0, |g| g.is_empty()),
         (|b| b.spoil_next(Spoil::Mark), 1, 3, |g| matches!(g, [Garbage::Mark { .. }])),
@@ -113,7 +113,7 @@ fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
         (
             |b| assert_eq!(b.upset(false), 3),
             0,
-            // Behind the jump there is no room: the two are lost, the three are thrown away.
+            // After the jump there is no room: the two are lost, the three are discarded.
             3,
             |g| matches!(g, [Garbage::Producer { producer, consumer: 0, .. }] if producer.is_multiple_of(8)),
         ),
@@ -135,8 +135,8 @@ fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
         account.drain(model.window(), 0, &mut drain);
         assert!(named(&account.garbage), "case {index}: {:?}", account.garbage);
         assert_eq!(account.discarded, 0, "not known before the next good entry");
-        // The board sees where the consumer has gone; off the words, it goes on from there by
-        // another jump.
+        // The device sees where the consumer has gone. If that is off the words, it continues from
+        // there with another jump.
         model.look(0);
         if model.has_jumped() {
             account.drain(model.window(), 0, &mut drain);
@@ -158,10 +158,10 @@ fn each_misbehaviour_is_named_and_what_it_costs_is_exact() {
     }
 }
 
-/// Numbers that were left out belong to no datagram: the consumer says that the numbers contradict
-/// each other, and all that was stored is delivered.
+/// Skipped numbers belong to no datagram: the consumer reports that the numbers contradict each
+/// other, and everything that was stored is delivered.
 #[test]
-fn left_out_numbers_are_no_losses() {
+fn skipped_numbers_are_not_losses() {
     let (mut model, mut drain, mut account) =
         model(Spec { sizes: "100".parse().unwrap(), ..spec() });
     store(&mut model, 2);
@@ -176,10 +176,10 @@ fn left_out_numbers_are_no_losses() {
     account.check(&model.device_account()[0]).unwrap();
 }
 
-/// Any mixture of datagrams, misbehaviour and drains, in any rhythm: the account of the two sides
-/// closes, and nothing that comes out is wrong.
+/// Any mixture of datagrams, faults and drains, at any rhythm: the accounts of the two sides close,
+/// and nothing that comes out is wrong.
 #[test]
-fn any_mixture_of_misbehaviour_is_accounted_for() {
+fn any_mixture_of_faults_is_accounted_for() {
     let (mut garbage, mut lost) = (0, 0);
     for seed in 0..200 {
         let (mut model, mut drain, mut account) = model(Spec { seed, ..spec() });
@@ -213,7 +213,7 @@ fn any_mixture_of_misbehaviour_is_accounted_for() {
     );
 }
 
-/// Ends whatever goes on, with a good datagram.
+/// Ends any fault with a good datagram.
 fn settle(model: &mut DeviceModel, drain: &mut Drain, account: &mut Account) {
     loop {
         account.drain(model.window(), 0, drain);
@@ -226,9 +226,9 @@ fn settle(model: &mut DeviceModel, drain: &mut Drain, account: &mut Account) {
     account.drain(model.window(), 0, drain);
 }
 
-/// A consumer that writes anything into its registers gets datagrams lost, and no more than that.
+/// A consumer that writes anything into its registers loses datagrams, but causes no other harm.
 #[test]
-fn a_broken_consumer_breaks_nothing_but_itself() {
+fn a_broken_consumer_harms_only_itself() {
     let (mut model, _, _) = model(Spec { channels: 3, ..spec() });
     let mut dice = Lengths::new("24..4000000000".parse().unwrap(), 1);
     for _ in 0..50_000 {
@@ -265,9 +265,9 @@ fn a_broken_consumer_breaks_nothing_but_itself() {
     assert!(produced == 50_000 && stored > 1000 && lost > 1000, "{device_account:?}");
 }
 
-/// A reset empties everything; what was in the FIFO is in the books, and numbers begin anew.
+/// A reset empties everything. What was in the FIFO is in the account, and numbers start again.
 #[test]
-fn a_reset_begins_anew_and_forgets_nothing_in_the_books() {
+fn a_reset_starts_again_and_keeps_the_account() {
     let (mut model, _, _) =
         model(Spec { autostart: false, sizes: "100".parse().unwrap(), ..spec() });
     let status =
@@ -330,7 +330,7 @@ impl Device {
         device
     }
 
-    /// Waits until it has said so many times that it is there.
+    /// Waits until it has announced itself this many times.
     fn wait_until_there(&self, times: usize) {
         let there = || {
             (self.process.stderr().matches("there is a device at").count() == times).then_some(())
@@ -368,8 +368,8 @@ impl Device {
     }
 }
 
-/// Over a socket with interrupts: a consumer that keeps up gets everything, one that dawdles is
-/// told what it missed, and in both cases what it has is what was stored, in order.
+/// Over a socket with interrupts: a consumer that keeps up gets everything, and a slow one learns
+/// what it missed. In both cases it has what was stored, in order.
 #[test]
 fn fast_and_slow_consumers_account_for_everything() {
     let env = Environment::new(LIMIT);
@@ -396,8 +396,8 @@ fn fast_and_slow_consumers_account_for_everything() {
             (0, 1, 1),
             "{more}"
         );
-        // Interrupts coalesce: the consumer sees no more than there were, and there is work behind
-        // few of them.
+        // Interrupts coalesce: the consumer sees no more than were raised, and no more were raised
+        // than datagrams were stored.
         assert!(
             consumer.interrupts <= device_account.interrupts
                 && device_account.interrupts <= device_account.stored,
@@ -407,9 +407,9 @@ fn fast_and_slow_consumers_account_for_everything() {
     }
 }
 
-/// What it does wrong over a socket, while it runs; the consumer goes on, and the sums still close.
+/// Faults over a socket, while the device runs; the consumer continues, and the sums still close.
 #[test]
-fn a_consumer_survives_all_of_it_and_accounts_for_it() {
+fn a_consumer_survives_all_faults_and_its_account_closes() {
     let env = Environment::new(LIMIT);
     let more = "--rate 2000/s --size 24..300 --fifo 4KiB --misbehave bad-mark@50ms";
     let mut device = Device::start(&env, "--socket", more);
@@ -419,7 +419,7 @@ fn a_consumer_survives_all_of_it_and_accounts_for_it() {
         let seen = wait_for(LIMIT, || {
             consumer.drain();
             let account = &consumer.accounts[0];
-            // And some behind it, which tell what it has cost.
+            // Some more datagrams after it, which show what it has cost.
             if account.garbage.len() >= garbage {
                 enough = enough.min(account.delivered + 20);
             }
@@ -463,10 +463,11 @@ fn a_consumer_survives_all_of_it_and_accounts_for_it() {
     );
 }
 
-/// Storms interrupt who has forbidden it, withheld interrupts let who waits for them sleep.
-/// Controls: without a storm the same consumer is left alone, and without withholding it is woken.
+/// A storm interrupts a consumer that has forbidden interrupts; withheld interrupts let a waiting
+/// consumer sleep. Controls: without a storm the same consumer gets none, and without withholding
+/// it is woken.
 #[test]
-fn interrupts_come_unasked_and_do_not_come() {
+fn storms_ignore_the_mask_and_withheld_interrupts_do_not_wake() {
     let env = Environment::new(LIMIT);
     let mut device = Device::start(&env, "--socket", "--rate 100/s --size 24 --fifo 1MiB");
     let mut consumer = device.connect();
@@ -501,10 +502,10 @@ fn interrupts_come_unasked_and_do_not_come() {
     assert_eq!(device.stop().lost, 0);
 }
 
-/// One consumer at a time. When it hangs up the device goes on and overflows, and the next one goes
-/// on where it stopped.
+/// There is one consumer at a time. When it hangs up the device continues and overflows, and the
+/// next consumer continues where the last one stopped.
 #[test]
-fn the_next_consumer_goes_on_where_the_last_one_stopped() {
+fn the_next_consumer_continues_where_the_last_one_stopped() {
     let env = Environment::new(LIMIT);
     let mut device = Device::start(&env, "--socket", "--rate 1000/s --size 100 --fifo 1KiB");
     let mut first = device.connect();
@@ -539,8 +540,8 @@ fn the_next_consumer_goes_on_where_the_last_one_stopped() {
     assert!(device_account.refused >= 1);
 }
 
-/// Unplugged: hung up on, the mapping stays readable, the path is gone. Plugged in again: another
-/// device, from 0.
+/// Unplugged: the connection is closed, the mapping stays readable, the path is gone. Plugged in
+/// again: another device, from 0.
 #[test]
 fn a_device_that_disappears_comes_back_empty() {
     let env = Environment::new(LIMIT);
@@ -573,7 +574,8 @@ fn a_device_that_disappears_comes_back_empty() {
         let device_account = device.stop();
         assert_eq!(second.accounts[0].verifier.first, Some(0), "numbers go on");
         let sum = |of: fn(&Account) -> u64| of(&first.accounts[0]) + of(&second.accounts[0]);
-        // What was in the FIFO when it went, the consumer has drained from its mapping.
+        // The consumer has drained from its mapping what was in the FIFO when the device
+        // disappeared.
         assert_eq!(
             device_account.produced,
             sum(|a| a.delivered) + sum(|a| a.lost),
@@ -583,8 +585,8 @@ fn a_device_that_disappears_comes_back_empty() {
     }
 }
 
-/// Without interrupts, polled, with a device that does nothing for a while: it makes up for
-/// nothing.
+/// Without interrupts, polled, with a device that pauses for a while: it does not make up for the
+/// pause.
 #[test]
 fn a_polled_device_in_a_file_may_stall() {
     let env = Environment::new(LIMIT);

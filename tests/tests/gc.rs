@@ -1,5 +1,5 @@
-//! `ringctl gc`: what dead brokers left goes, nothing else does, and a broker that starts meanwhile
-//! keeps its ring.
+//! `ringctl gc`: it removes what dead brokers left and nothing else, and a broker that starts
+//! meanwhile keeps its ring.
 
 use ringweir_harness::{Environment, wait_for};
 use ringweir_needs::{Part, is_root};
@@ -19,7 +19,7 @@ fn gc(env: &Environment, args: &[&str]) -> (i32, String, String) {
     (output.status.code().expect("an exit"), text(output.stdout), text(output.stderr))
 }
 
-/// Starts a broker and kills it: ring, socket and lock stay.
+/// Starts a broker and kills it: ring, socket and lock file stay.
 fn corpse(env: &Environment, name: &str) -> [PathBuf; 3] {
     let mut broker = env.broker(name, "gen:rate=100/s,size=64", SMALL);
     broker.process.kill();
@@ -31,7 +31,7 @@ fn corpse(env: &Environment, name: &str) -> [PathBuf; 3] {
 }
 
 #[test]
-fn what_a_dead_broker_left_goes_and_a_running_one_notices_nothing() {
+fn files_of_dead_brokers_are_removed_and_running_ones_keep_theirs() {
     let env = Environment::new(LIMIT);
     let live = env.broker("gc-live", "gen:rate=1000/s,size=64", SMALL);
     let dead = corpse(&env, "gc-dead");
@@ -59,16 +59,16 @@ fn what_a_dead_broker_left_goes_and_a_running_one_notices_nothing() {
     let (status, out, said) = gc(&env, &[]);
     assert!(status == 0 && !out.contains("removed"), "{out}");
     assert!(said.contains("nothing to remove"), "{said}");
-    // The running one is whole: it takes a reader, which verifies.
+    // The running one is intact: it accepts a reader, which verifies the stream.
     let read = env.run("ringcat", &["gc-live", "-n", "50", "--verify"]);
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
     live.end();
 }
 
-/// Everything that only looks like ours stays, and gc does not hang on it. Control: the corpse
-/// beside it goes.
+/// Files that only look like ours stay, and gc does not hang on them. Control: the dead broker's
+/// files beside them are removed.
 #[test]
-fn what_only_looks_like_ours_is_not_touched() {
+fn files_that_only_look_like_ours_are_kept() {
     let env = Environment::new(LIMIT);
     let dead = corpse(&env, "gc-real");
     let shm =
@@ -88,7 +88,7 @@ fn what_only_looks_like_ours_is_not_touched() {
     std::fs::write(&similar, "not exactly ours").unwrap();
     std::fs::write(run("gc-file.sock"), "a file").unwrap();
     std::fs::write(run("gc-word.lock"), "my own notes").unwrap();
-    // As other programs' lock files are.
+    // Like other programs' lock files.
     std::fs::write(run("gc-pid.lock"), "12345\n").unwrap();
     std::fs::write(run("gc-empty.lock"), "").unwrap();
     std::os::unix::fs::symlink(&target, run("gc-link.lock")).unwrap();
@@ -100,7 +100,7 @@ fn what_only_looks_like_ours_is_not_touched() {
     );
     kept.extend(["gc-pid.lock", "gc-empty.lock"].map(run));
     if Part("objects of other users").needs_root() {
-        // Another user's: of its own name, and of a name that says it is ours.
+        // Of another user: with its own name, and with a name that looks like ours.
         let theirs = PathBuf::from(
             shm("gc-theirs").to_str().unwrap().replace("ringweir.0.", "ringweir.65534."),
         );
@@ -123,8 +123,8 @@ fn what_only_looks_like_ours_is_not_touched() {
     assert!(dead.iter().all(|p| !p.exists()), "the real one went: {out}");
 
     if is_root() {
-        // Root may ask for everybody's: what a nobody's broker left half made goes, what lies about
-        // its owner stays.
+        // Root may ask for all users: the half-made files of a broker of user nobody are removed, a
+        // file that lies about its owner stays.
         let (_, out, _) = gc(&env, &["--all-users"]);
         let theirs = &kept[kept.len() - 2];
         assert!(
@@ -139,9 +139,9 @@ fn what_only_looks_like_ours_is_not_touched() {
     }
 }
 
-/// A live ring whose lock file and socket somebody removed is still held by its broker.
+/// A live ring whose lock file and socket were removed is still held by its broker.
 #[test]
-fn a_ring_without_its_lock_file_is_still_its_brokers() {
+fn a_live_ring_without_its_lock_file_is_kept() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("gc-bare", "gen:rate=1000/s,size=64", SMALL);
     let ring = env.objects();
@@ -153,10 +153,10 @@ fn a_ring_without_its_lock_file_is_still_its_brokers() {
     broker.end();
 }
 
-/// A run directory that is gone: its rings are said, and go when it is named. It does not come back
-/// by that.
+/// The run directory is gone: its rings are reported, and removed when it is named. This does not
+/// create it again.
 #[test]
-fn rings_of_a_run_directory_that_is_gone_go_when_it_is_named() {
+fn rings_of_a_missing_run_directory_are_removed_when_it_is_named() {
     let env = Environment::new(LIMIT);
     let [ring, socket, lock] = corpse(&env, "gc-old");
     let elsewhere = env.path("elsewhere");
@@ -173,8 +173,7 @@ fn rings_of_a_run_directory_that_is_gone_go_when_it_is_named() {
     std::fs::create_dir(&dir).unwrap();
 }
 
-/// What a sweeper does that asks the socket and takes no lock: the negative control of the race
-/// below.
+/// A sweeper that asks the socket and takes no lock: the negative control of the race below.
 fn naive_sweep(dir: &Path, name: &str) {
     let socket = paths::socket_path(dir, name);
     let dead = std::os::unix::net::UnixStream::connect(&socket)
@@ -192,8 +191,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Starts and kills brokers of one name while `sweep` runs without pause; how many lost their fresh
-/// ring or socket.
+/// Starts and kills brokers with one name while `sweep` runs without pause; returns how many lost
+/// their fresh ring or socket.
 fn losses(
     env: &Environment,
     name: &str,
@@ -219,12 +218,12 @@ fn losses(
                 }
             });
         }
-        // Also if a broker does not start: the sweepers would go on for ever.
+        // Also if a broker does not start: otherwise the sweepers would run for ever.
         let _ends = Ends(&over);
         let began = Instant::now();
         let (mut rounds, mut lost) = (0, 0);
         while began.elapsed() < limit || rounds < least {
-            // A ring of some size, so that there is time between its making and its listening.
+            // A large ring, so that there is time between its creation and listening.
             let mut command = env.command("ringd");
             command.args([
                 "run",

@@ -1,5 +1,5 @@
-//! A reader that came by its place honestly and does everything wrong with it: the stream, the
-//! other readers and the broker do not notice, and it is named.
+//! A reader that attaches normally and then does everything wrong that it can: the stream, the
+//! other readers and the broker are not affected, and the reader is named.
 
 use ringweir::Options;
 use ringweir::view::stats::{PumpCounter, ReaderFact, ReaderFigures, Snapshot, StreamFact};
@@ -18,19 +18,19 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// How it shows who does it.
+/// How the reader is named for an attack.
 enum Named {
-    /// What it does reaches nobody.
+    /// The attack affects nothing outside the reader.
     NotNeeded,
-    /// Its page is said to be implausible, by the figures and in the log.
+    /// Its page is reported as implausible, in the figures and in the log.
     Implausible,
-    /// The figures say that its sleep request is heard again and again.
+    /// The figures show that its sleep request fires again and again.
     SleepRequests,
-    /// The log says one of these of its process and its user.
+    /// The log has one of these messages with its process and its user.
     Log(&'static [&'static str]),
 }
 
-/// What it is told on a machine that is quick enough for it to reach that limit first.
+/// The message on a machine that is fast enough to reach this limit first.
 const FAST: &str = "times per second";
 const ATTACKS: [(&str, Named); 13] = [
     ("cursors", Named::Implausible),
@@ -57,7 +57,7 @@ struct Siege {
 }
 
 impl Siege {
-    /// A stream that reaches back further than any test machine pauses, and two readers of it that
+    /// A stream whose ring goes back further than any test machine pauses, and two readers that
     /// keep up.
     fn lay(name: &str) -> Self {
         let env = Environment::new(LIMIT * 4);
@@ -88,14 +88,14 @@ impl Siege {
         siege
     }
 
-    /// Another user's, with its seed in `stderr`.
+    /// A hostile reader of another user, with its seed in `stderr`.
     fn hostile(&self, args: &[&str]) -> Process {
         let mut command = self.env.command_as_nobody("ringtest-hostile");
         command.args(["run", self.broker.path()]).args(args).stdout(Stdio::piped());
         self.env.start(command)
     }
 
-    /// Reader `slot` has had more than it had when this was called.
+    /// Reader `slot` receives more than it has now.
     fn goes_on(&self, slot: usize) {
         let delivered = || self.mailbox.slot(slot).live(Live::Delivered);
         let before = delivered();
@@ -103,14 +103,14 @@ impl Siege {
         assert!(more.is_some(), "reader {slot} stands at {before}");
     }
 
-    /// The stream flows, the broker answers whoever asks, and whoever comes is let in.
+    /// The stream flows, the broker answers requests, and a new reader can attach.
     fn all_is_well(&self, during: &str) {
         (0..2).for_each(|slot| self.goes_on(slot));
         describe(self.broker.path()).unwrap_or_else(|e| panic!("{during}: {e}"));
         let shown = self.env.run("ringstat", &[&self.broker.name, "--json"]);
         assert!(shown.status.success(), "{during}: {}", String::from_utf8_lossy(&shown.stderr));
         let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
-        // Not the sum over all readers: a lie that could be true is believed.
+        // Not the sum over all readers: a plausible lie of the hostile one is believed.
         let honest: Vec<_> = shown["readers"]
             .as_array()
             .unwrap()
@@ -130,8 +130,8 @@ impl Siege {
         wait_for(LIMIT, || self.watch.snapshot()).expect("figures")
     }
 
-    /// Waits until `shown` of it; fails at once if it has ended, which it only does if it could do
-    /// what it must not.
+    /// Waits until `shown` holds. Fails at once if the culprit has ended, because it ends only if
+    /// it could do what it must not.
     fn until(&self, culprit: &Process, during: &str, shown: impl Fn(&Self) -> bool) {
         let over = || matches!(proc::state(culprit.pid()), Some('Z') | None);
         let found = wait_for(LIMIT, || (shown(self) || over()).then_some(()));
@@ -167,7 +167,7 @@ impl Siege {
         }
     }
 
-    /// Told to end; how often it did what.
+    /// Ends it; returns how often it made each attack.
     fn enough(&self, culprit: Process) -> String {
         culprit.signal(Signal::TERM);
         let output = culprit.output();
@@ -177,7 +177,8 @@ impl Siege {
         did.lines().filter(|line| !line.ends_with(" 0")).collect::<Vec<_>>().join(", ")
     }
 
-    /// Ends the stream; the books of the honest close over all of it, and nothing was lost.
+    /// Ends the stream. The accounts of the honest readers close over all of it, and nothing was
+    /// lost.
     fn close(self) -> u64 {
         self.broker.process.signal(Signal::TERM);
         let published = self.broker.published();
@@ -196,12 +197,12 @@ impl Siege {
     }
 }
 
-/// Each attack by itself, then all at random with its process stopped and continued, then its
-/// death: nobody loses anything, the pump writes at most one wake-up a batch, the culprit is named,
-/// and the broker has in the end what it had before. Controls: the honest readers beside it are
-/// never named, and what is expected of the kernel is not what the broker's own user is answered.
+/// Each attack by itself, then all at random while the process is stopped and continued, then its
+/// death. No other reader loses anything, the pump makes at most one wake-up per batch, the culprit
+/// is named, and in the end the broker has the resources that it had before. Controls: the honest
+/// readers beside it are never named, and the kernel's answers differ for the broker's own user.
 #[test]
-fn a_hostile_reader_harms_nobody_and_is_named() {
+fn a_hostile_reader_harms_no_other_and_is_named() {
     if !needs_root() {
         return;
     }
@@ -252,10 +253,10 @@ fn a_hostile_reader_harms_nobody_and_is_named() {
     eprintln!("{} published, nothing lost", siege.close());
 }
 
-/// One that never reads is lapped, one whose cursor is ahead is not believed, and `ringstat --why`
-/// says so of each. Control: an honest reader beside them is not among those named.
+/// A reader that never reads is lapped, a cursor ahead of the stream is not believed, and `ringstat
+/// --why` reports each. Control: an honest reader beside them is not named.
 #[test]
-fn one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed() {
+fn a_mute_reader_is_lapped_and_a_lying_one_not_believed() {
     if !needs_root() {
         return;
     }
@@ -281,22 +282,22 @@ fn one_that_never_reads_is_lapped_and_one_that_lies_is_not_believed() {
         kind.and_then(|kind| kind.as_str().map(str::to_string))
     };
     let mut last = Value::Null;
-    let told = wait_for(LIMIT, || {
+    let reported = wait_for(LIMIT, || {
         let why = env.run("ringstat", &[&broker.name, "--why", "--json"]);
         last = serde_json::from_slice(&why.stdout).ok()?;
         let named = (kind(&last, &mute)?, kind(&last, &liar)?);
         (named == ("lapped".into(), "implausible".into())).then_some(())
     });
-    assert!(told.is_some(), "{last}");
+    assert!(reported.is_some(), "{last}");
     assert!(kind(&last, &honest).is_none_or(|k| k != "implausible"), "{last}");
     broker.end();
 }
 
-/// Whatever locks a reader holds on the ring when the broker is dead, the next one adopts it, and a
-/// dead ring does not look alive. Control: `proto/src/os/lock.rs`, where the lock of a broker does
-/// keep another from it.
+/// Whatever locks a reader holds on the ring when the broker is dead, the next broker adopts it,
+/// and a dead ring does not look alive. Control: `proto/src/os/lock.rs`, where the lock of a broker
+/// does keep another one out.
 #[test]
-fn the_locks_of_a_reader_keep_nobody_from_a_dead_ring() {
+fn locks_of_a_reader_do_not_prevent_adoption() {
     let env = Environment::new(LIMIT);
     let serve =
         || env.broker("hostile-locks", "gen:rate=1000/s,size=24..256", &["--max-datagram", "256"]);

@@ -1,4 +1,4 @@
-//! What a broker says on stderr is bounded, however much there is to say.
+//! The number of a broker's messages on stderr is bounded, whatever happens.
 
 use ringweir_harness::environment::{Environment, wait_for};
 use ringweir_proto::os::socket;
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A sender that is one too many is a fault, thousands of times: some are shown, and how many were
-/// not; together they are all there were. Control: the first few are all shown.
+/// A sender over the limit is a fault, thousands of times. Some are logged, with the number of
+/// those that were not; together they are all faults. Control: the first few are all logged.
 #[test]
-fn a_flood_of_faults_is_thinned_and_accounted_for() {
+fn a_flood_of_faults_is_rate_limited_and_accounted_for() {
     let env = Environment::new(LIMIT);
     let path = env.path("in.sock");
     let broker =
@@ -22,12 +22,12 @@ fn a_flood_of_faults_is_thinned_and_accounted_for() {
     let (began, mut sent) = (Instant::now(), 0);
     let sampled =
         || watch.snapshot().map_or(0, |s| s.get(ringweir::view::stats::StreamFact::SampledAt));
-    // The last one finds the queue empty, and tells of those that did not fit into it.
+    // The last one finds the queue empty, and reports those that did not fit into it.
     for count in [5, 3000, 1] {
         (0..count).for_each(|_| drop(socket::connect(&path).unwrap()));
         sent += count;
         wait_for(LIMIT, || (faults() == sent).then_some(())).expect("each is counted");
-        // Twice: the thread that samples empties the queue before the next time.
+        // Twice: the sampling thread empties the queue before the next time.
         for _ in 0..2 {
             let before = sampled();
             wait_for(LIMIT, || (sampled() != before).then_some(())).expect("it samples");

@@ -1,6 +1,6 @@
-//! Lossless readers: the stream waits for them, for each as long as its budget lasts and for nobody
-//! else, and everyone's account closes. Controls: the same reader is lapped where it is lossy; one
-//! that is stopped is waited for where its budget has no end.
+//! Lossless readers: the stream waits for each as long as its budget lasts, and for no other
+//! reader, and all accounts close. Controls: the same reader is lapped where it is lossy; a stopped
+//! one is waited for where its budget has no end.
 
 use ringweir::view::stats::{PumpCounter, ReaderFact, Snapshot};
 use ringweir::{Item, Options, Start};
@@ -65,15 +65,16 @@ fn look(broker: &Daemon) -> Snapshot {
     ringweir::view::Viewer::attach(broker.path()).expect("watch").snapshot().expect("figures")
 }
 
-/// Waits until the figures are as they have to be.
+/// Waits until `holds` is true of the figures.
 fn until(broker: &Daemon, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
     wait_for(PATIENCE, || Some(look(broker)).filter(|s| holds(s)))
         .unwrap_or_else(|| panic!("{what}: {:?}", look(broker)))
 }
 
-/// An unpaced source into a ring of 256, readers that dawdle: who is lossless gets all of it.
+/// A source without a rate limit, a ring of 256 slots, and slow readers: a lossless one receives
+/// everything.
 #[test]
-fn the_slowest_lossless_reader_sets_the_pace() {
+fn the_stream_waits_for_the_slowest_lossless_reader() {
     const COUNT: u64 = 60_000;
     let stage = Stage::new("pace", 4);
     let count = COUNT.to_string();
@@ -97,7 +98,7 @@ fn the_slowest_lossless_reader_sets_the_pace() {
     assert_eq!(figures.pump(PumpCounter::Demotions), 0);
     broker.end();
 
-    // The control: nobody lossless, and the same dawdler is lapped.
+    // The control: without a lossless reader, the same slow one is lapped.
     let broker = stage.broker(&source, &["--wait-readers", "1"]);
     let mut lapped = stage.reader(3, &["--slow", "20"]);
     let report = stage.report(3, &mut lapped, COUNT);
@@ -105,10 +106,10 @@ fn the_slowest_lossless_reader_sets_the_pace() {
     assert_eq!(broker.published(), COUNT);
 }
 
-/// Stopped, it holds the stream back for its budget; then it is demoted, told and named, the stream
-/// goes on, and all books close.
+/// A stopped reader delays the stream for its budget. Then it is demoted, notified and named, the
+/// stream continues, and all accounts close.
 #[test]
-fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
+fn a_stopped_reader_delays_the_stream_for_its_budget() {
     const BUDGET_NS: u64 = 300_000_000;
     let stage = Stage::new("budget", 2);
     let broker = stage.broker("gen:rate=20k/s,size=64", &["--lossless", "300ms"]);
@@ -125,7 +126,7 @@ fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
     let held = it.get(ReaderFact::Held);
     assert!(held >= BUDGET_NS, "{held} ns");
     eprintln!("held back for {:.1} of 300 ms", held as f64 / 1e6);
-    // More than a ring: it is not waited for any more, and nobody else was asked.
+    // More than a ring: the stream does not wait for it any more, and never waited for another.
     stage.until_delivered(0, stage.delivered(0) + 1000);
     let held_then = look(&broker).pump(PumpCounter::HeldTime);
     stage.until_delivered(0, stage.delivered(0) + 1000);
@@ -152,10 +153,10 @@ fn a_stopped_one_is_waited_for_as_long_as_its_budget_lasts() {
     assert!(demoted.lost > 0, "it was passed");
 }
 
-/// Killed, stopped and detached, or gone by itself: the stream goes on at once, whatever the budget
-/// is.
+/// Killed, stopped and detached, or ended by itself: the stream continues at once, whatever the
+/// budget is.
 #[test]
-fn who_goes_lets_the_stream_go() {
+fn a_departing_reader_releases_the_stream() {
     let stage = Stage::new("goes", 2);
     let broker = stage.broker("gen:rate=20k/s,size=64", &["--lossless", "forever"]);
     let _steady = stage.reader(0, &["--any-number"]);
@@ -169,7 +170,7 @@ fn who_goes_lets_the_stream_go() {
             _ => {
                 holder.stop();
                 let holds = look(&broker).pump(PumpCounter::HeldTime);
-                // The control: it does hold the stream back.
+                // The control: it does delay the stream.
                 until(&broker, "held", |s| s.pump(PumpCounter::HeldTime) > holds + 200_000_000);
                 let seq = look(&broker).pump(PumpCounter::Published);
                 until(&broker, "still held", |s| {
@@ -198,9 +199,9 @@ fn who_goes_lets_the_stream_go() {
     broker.end();
 }
 
-/// A stream waits for nobody unless it was told to.
+/// A stream does not wait for a reader unless it was started with `--lossless`.
 #[test]
-fn it_is_the_streams_choice() {
+fn lossless_readers_need_the_streams_permission() {
     let stage = Stage::new("choice", 1);
     let broker = stage.broker("gen:rate=1000/s,size=64", &[]);
     let mut command = stage.env.command("ringcat");
@@ -222,10 +223,10 @@ fn it_is_the_streams_choice() {
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }
 
-/// What the ring holds when it attaches is granted, as far as half the budget goes, and is there
-/// when it comes to read it; and a stream that has ended and lingers grants all it has.
+/// What the ring holds at the attach is granted, as far as half the budget goes, and is still there
+/// when the reader reads it. A stream that has ended and lingers grants everything.
 #[test]
-fn what_is_granted_at_the_attach_is_kept() {
+fn datagrams_granted_at_the_attach_are_kept() {
     let stage = Stage::new("grant", 1);
     let broker = stage.broker("gen:rate=50k/s,size=64", &["--lossless", "forever"]);
     for _ in 0..20 {
@@ -257,15 +258,15 @@ fn what_is_granted_at_the_attach_is_kept() {
     broker.end();
 }
 
-/// Brokers die one after the other; a lossless reader is attached as one to each, and where all are
-/// waited for it loses nothing but what the deaths cost.
+/// Brokers die one after the other. A lossless reader is attached as one to each; if all readers
+/// are waited for, it loses only what the deaths cost.
 #[test]
-fn it_stays_lossless_over_restarts() {
-    const LIVES: u64 = 6;
+fn a_reader_stays_lossless_over_restarts() {
+    const GENERATIONS: u64 = 6;
     let stage = Stage::new("again", 2);
     let more = ["--lossless", "forever", "--wait-readers", "2"];
     let mut readers = Vec::new();
-    for life in 1..LIVES {
+    for generation in 1..GENERATIONS {
         let mut broker = stage.broker("gen:rate=max,size=24..500", &more);
         if readers.is_empty() {
             readers.push(stage.reader(0, &["--lossless", "--slow", "10"]));
@@ -278,7 +279,7 @@ fn it_stays_lossless_over_restarts() {
         stage.until_delivered(0, now + 2000);
         broker.process.kill();
         assert!(
-            broker.process.stderr().contains(&format!("again gen {life}")),
+            broker.process.stderr().contains(&format!("again gen {generation}")),
             "{}",
             broker.process.stderr()
         );
@@ -289,18 +290,18 @@ fn it_stays_lossless_over_restarts() {
         let report = stage.report(slot, reader, published);
         assert_eq!(
             (report.lost, report.delivered, report.restarts),
-            (0, published, LIVES - 1),
+            (0, published, GENERATIONS - 1),
             "reader {slot}"
         );
     }
     assert_eq!(proc::state(readers[0].pid()), None);
 }
 
-/// Every source asks before it claims, also one that takes many at once: a dawdling lossless reader
-/// gets every datagram in order, and what did not come was lost in the kernel and is told there.
-/// (In a debug build a claim over a lossless reader panics.)
+/// Every source asks before it claims, also one that takes several datagrams at once: a slow
+/// lossless reader receives every datagram in order, and what is missing was lost in the kernel and
+/// is reported there. (In a debug build, a claim over a lossless reader panics.)
 #[test]
-fn sources_that_take_many_at_once_are_held_back_in_time() {
+fn back_pressure_stops_sources_that_take_batches() {
     const COUNT: u64 = 8000;
     let stage = Stage::new("sources", 1);
     let path = |name: &str| stage.env.path(name).display().to_string();
@@ -363,7 +364,8 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
             };
             let mut buffer = [0; 512];
             for number in 0..COUNT {
-                // Short and long ones in turns, so that batches outgrow their places.
+                // Short and long datagrams in turns, so that batches outgrow the space reserved for
+                // them.
                 let len = if number % 5 == 0 { 500 } else { 24 + number as usize % 200 };
                 ringweir_pattern::crc::fill(&mut buffer[..len], number, 0);
                 send(&buffer[..len]);
@@ -386,7 +388,8 @@ fn sources_that_take_many_at_once_are_held_back_in_time() {
                 {
                     lost += gap.count
                 }
-                // What was lost behind the last datagram is told with the next, and there is none.
+                // What was lost after the last datagram is reported with the next one, and there is
+                // none.
                 Item::Empty
                     if sender.is_finished()
                         && look(&broker).pump(PumpCounter::KernelLost) > lost =>

@@ -1,5 +1,5 @@
-//! What a ring is kept in: a sealed memfd that nobody else can write, huge pages, and how each is
-//! said.
+//! The memory of a ring: a sealed memfd that no other process can write, huge pages, and how each
+//! is reported.
 
 use ringweir::Item;
 use ringweir_harness::environment::{Daemon, Environment, NOBODY, wait_for};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A broker of [`NOBODY`] that has published ten datagrams and keeps them.
+/// A broker of [`NOBODY`] that has published ten datagrams and keeps the ring.
 fn of_nobody(env: &Environment, name: &str, memory: &str) -> Daemon {
     std::os::unix::fs::chown(env.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
     let mut command = env.command_as_nobody("ringd");
@@ -33,7 +33,7 @@ fn of_nobody(env: &Environment, name: &str, memory: &str) -> Daemon {
     broker
 }
 
-/// What [`NOBODY`] is told when it tries to write the ring of its own broker.
+/// The kernel's answers when [`NOBODY`] tries to write the ring of its own broker.
 fn pry(env: &Environment, broker: &Daemon) -> String {
     let mut command = env.command_as_nobody("ringtest-pry");
     command
@@ -90,7 +90,7 @@ fn a_sealed_ring_cannot_be_written_by_its_own_user() {
     }
 }
 
-/// A memfd leaves nothing behind that a new broker could find, and yet the generation goes on, by
+/// A memfd leaves nothing behind that a new broker could find. The generation still increases, by
 /// the lock file.
 #[test]
 fn a_memfd_broker_that_was_killed_is_followed_by_the_next_generation() {
@@ -121,7 +121,7 @@ fn a_memfd_broker_that_was_killed_is_followed_by_the_next_generation() {
     second.end();
 }
 
-/// Gives the pages back to the machine.
+/// Gives the huge pages back to the machine.
 struct Reserved(String);
 
 const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
@@ -143,7 +143,7 @@ impl Drop for Reserved {
     }
 }
 
-/// Checks the page size of the mapping of `what` in process `pid`, in KiB. Only root may look: a
+/// Checks the page size, in KiB, of the mapping of `what` in process `pid`. This needs root: a
 /// broker forbids it to processes of its own user.
 fn assert_page_kib(pid: u32, what: &str, expected: u64) {
     if Part("page size of the mapping").needs_root() {
@@ -161,11 +161,11 @@ fn page_kib(pid: u32, what: &str) -> u64 {
     size.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// --hugepages: what was asked for and not granted is said step by step with its remedy, and the
-/// stream runs all the same; with pages reserved it gets them, and readers map the same ones. The
-/// two are each other's control.
+/// --hugepages: what was asked for and not granted is reported step by step with its remedy, and
+/// the stream still runs. With reserved pages the broker gets them, and readers map the same ones.
+/// Each is the other's control.
 #[test]
-fn huge_pages_are_used_where_there_are_some_and_else_it_says_why_not() {
+fn huge_pages_are_used_or_the_log_says_why_not() {
     let env = Environment::new(LIMIT);
     let serve = |name: &str, memory: &str| {
         let args = ["--memory", memory, "--hugepages", "--capacity", "3MiB", "--linger", "forever"];

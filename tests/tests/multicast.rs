@@ -1,5 +1,5 @@
 //! A stream over Ethernet: `ringsend` to UDP multicast, IPv4 and IPv6, in one network namespace,
-//! and in another one a receiver of twenty lines that knows nothing of ringweir but the header
+//! and in another one a receiver of twenty lines that knows nothing of ringweir but the header that
 //! `ringsend --help` describes.
 //!
 //! Contract: these tests need root and `python3` and are skipped without them.
@@ -19,8 +19,8 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(180);
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Says "ready", and for each datagram [kind, detail, seq, count or payload's length], until one
-/// says END.
+/// Prints "ready", and for each datagram [kind, detail, seq, count or length of the payload], until
+/// a datagram says END.
 const RECEIVER: &str = r#"
 import json, socket, struct, sys
 group, port, interface = sys.argv[1], 26400, "vb"
@@ -44,8 +44,8 @@ while (d := s.recv(1 << 16)) != b"END":
 print(json.dumps(seen))
 "#;
 
-/// Tells the sender for each of the first datagrams that the way carries only 600 bytes, as a
-/// router would, and counts.
+/// For each of the first datagrams, tells the sender that the path carries only 600 bytes, as a
+/// router would, and counts them.
 const ROUTER: &str = r#"
 import json, socket, struct, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -116,14 +116,14 @@ fn json(process: Process) -> Value {
     serde_json::from_slice(&done.stdout).unwrap()
 }
 
-/// [kind, detail, seq, count or length] as the receiver saw them.
+/// [kind, detail, seq, count or length] as the receiver got them.
 fn seen(receiver: Process) -> Vec<[u64; 4]> {
     serde_json::from_value(json(receiver)).unwrap()
 }
 
-/// What a receiver knows who expects every seq from 0: the seq after the last, datagrams, seqs that
-/// were said not to come, and losses before the ring. An error where a seq is missing without a
-/// word.
+/// The account of a receiver that expects every seq from 0: the seq after the last, datagrams, seqs
+/// that were reported missing, and losses before the ring. It fails at a seq that is missing
+/// without a report.
 fn account(events: &[[u64; 4]]) -> Result<[u64; 4], u64> {
     let [mut next, mut came, mut never, mut upstream] = [0; 4];
     for &[kind, _, seq, number] in events {
@@ -140,9 +140,9 @@ fn account(events: &[[u64; 4]]) -> Result<[u64; 4], u64> {
     Ok([next, came, never, upstream])
 }
 
-/// Every seq arrives or is said not to: of a stream with losses of the kernel before the ring and a
-/// datagram that is too long for IPv4 with its header. Controls: with any one datagram or record of
-/// seqs taken out the same check fails.
+/// Every seq arrives or is reported missing, in a stream with kernel losses before the ring and a
+/// datagram that is too long for IPv4 with its header. Controls: with any one datagram or report
+/// taken out, the same check fails.
 fn every_seq(env: &Environment, wire: &Wire, name: &str, group: &str, to: &str, too_long: u64) {
     let receiver = python(env, &wire.near, RECEIVER, group);
     let ring = ["--max-datagram", "65507", "--capacity", "16MiB"];
@@ -166,7 +166,7 @@ fn every_seq(env: &Environment, wire: &Wire, name: &str, group: &str, to: &str, 
     broker.process.stop();
     send(1000, 1400);
     broker.process.signal(Signal::CONT);
-    // What the kernel dropped is told with the next datagram that finds room.
+    // What the kernel dropped is reported with the next datagram for which there is room.
     wait_for(PATIENCE, || counters().filter(|c| c[0] > 100)).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     send(1, 65_500);
@@ -176,13 +176,13 @@ fn every_seq(env: &Environment, wire: &Wire, name: &str, group: &str, to: &str, 
     assert!(kernel > 100, "the kernel had room for nearly all");
 
     let sent = json(ringsend(env, &wire.far, &[name, "--to", to, "--until-idle", "1s"]));
-    // Behind everything that is on its way.
+    // END must come after everything that is still on its way.
     std::thread::sleep(Duration::from_millis(500));
     let end = |from: &str, at: SocketAddr| {
         wire.near.within(|| UdpSocket::bind(from)?.send_to(b"END", at)).unwrap()
     };
     match group.parse().unwrap() {
-        // From an address of the interface it is to leave by, as are those of IPv6 that name it.
+        // The source address decides the outgoing interface; for IPv6 the destination names it.
         IpAddr::V4(_) => end("10.77.0.2:0", (group.parse::<IpAddr>().unwrap(), 26400).into()),
         IpAddr::V6(group) => {
             let index = wire.near.shell("ip -o link show vb | cut -d: -f1").trim().parse().unwrap();
@@ -222,9 +222,9 @@ fn a_multicast_receiver_sees_every_seq_by_ipv6() {
     let env = Environment::new(LIMIT);
     for (namespace, interface) in [(&wire.far, "va"), (&wire.near, "vb")] {
         let conf = format!("/proc/sys/net/ipv6/conf/{interface}");
-        // Addresses hold at once.
+        // Addresses are usable at once.
         namespace.shell(&format!("echo 0 > {conf}/accept_dad; echo 0 > {conf}/disable_ipv6"));
-        // But for the first moment, in which there is none.
+        // Except for the first moment, in which there is no address yet.
         let has = || {
             let shown = namespace.shell(&format!("ip -6 -o addr show dev {interface} scope link"));
             (shown.contains("fe80") && !shown.contains("tentative")).then_some(())
@@ -234,11 +234,11 @@ fn a_multicast_receiver_sees_every_seq_by_ipv6() {
     every_seq(&env, &wire, "mc-six", "ff02::77", "udp:[ff02::77]:26400@va", 0);
 }
 
-/// What a router says of one datagram comes as an error of a later one, which it does not mean:
-/// none is left out for it. Control: the news did reach this socket, whose route is as narrow as
-/// was said.
+/// A router's message about one datagram comes as an error of a later one, which it does not
+/// concern: that datagram is still sent. Control: the message did reach this socket, whose route
+/// has the reported MTU.
 #[test]
-fn a_router_that_says_too_long_costs_no_datagram() {
+fn a_routers_too_long_message_costs_no_datagram() {
     let Some(wire) = wire() else { return };
     let env = Environment::new(LIMIT);
     let router = python(&env, &wire.near, ROUTER, "40");

@@ -17,7 +17,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A scene with mailboxes, and nobody else running.
+/// An environment with mailboxes, while no other test of this file runs.
 struct Stage {
     env: Environment,
     mailbox: Mailbox,
@@ -58,9 +58,9 @@ impl Stage {
     }
 }
 
-/// N readers in processes that were there from the start: `delivered + lost = published`, every
-/// byte right. Half look at payloads in place, half copy them. Control:
-/// `false_books_and_damaged_bytes_are_found`.
+/// N readers in processes that were there from the start: `delivered + lost = published`, and every
+/// byte is right. Half of them read payloads in place, half copy them. Control:
+/// `false_accounts_and_damaged_bytes_are_found`.
 fn every_reader_gets_or_is_told(readers: usize, count: u64) {
     let stage = Stage::new(readers);
     let source = format!("gen:rate=max,size=24..4096,channels=3,count={count},seed={readers}");
@@ -88,32 +88,32 @@ fn every_reader_gets_or_is_told(readers: usize, count: u64) {
 }
 
 #[test]
-fn one_reader_gets_or_is_told_everything() {
+fn one_reader_accounts_for_everything() {
     every_reader_gets_or_is_told(1, 40_000);
 }
 
 #[test]
-fn two_readers_get_or_are_told_everything() {
+fn two_readers_account_for_everything() {
     every_reader_gets_or_is_told(2, 40_000);
 }
 
 #[test]
-fn eight_readers_get_or_are_told_everything() {
+fn eight_readers_account_for_everything() {
     every_reader_gets_or_is_told(8, 30_000);
 }
 
 #[test]
-fn thirty_two_readers_get_or_are_told_everything() {
+fn thirty_two_readers_account_for_everything() {
     every_reader_gets_or_is_told(32, 20_000);
 }
 
 /// The control of everything that calls `Report::check`: a reader that is wrong in one bit, one
-/// datagram or one gap is found, on a stream on which an honest one is not.
+/// datagram or one gap is found, on a stream where an honest one passes.
 #[test]
-fn false_books_and_damaged_bytes_are_found() {
+fn false_accounts_and_damaged_bytes_are_found() {
     let stage = Stage::new(4);
-    // The honest one and three liars; the ring is tiny and the liars are slow, so that there are
-    // gaps to lie about.
+    // An honest reader and three that lie. The ring is tiny and the three are slow, so that there
+    // are gaps to lie about.
     let broker = stage.env.broker(
         "liars",
         "gen:rate=20000/s,size=100..500,count=10000",
@@ -136,10 +136,10 @@ fn false_books_and_damaged_bytes_are_found() {
     assert!(report.gaps > 0, "no gaps: the liar about gaps had nothing to lie about");
 }
 
-/// One reader is stopped for 5 s: it is told one exact gap; nobody else loses anything and the
-/// stream keeps its pace. Control: the other three are in the same run and were not stopped.
+/// One reader is stopped for 5 s: it gets one exact gap, no other reader loses anything, and the
+/// stream keeps its rate. Control: the other three are in the same run and were not stopped.
 #[test]
-fn a_stopped_reader_costs_nobody_anything_and_is_told_one_exact_gap() {
+fn a_stopped_reader_gets_one_exact_gap_and_others_lose_nothing() {
     const RATE: u64 = 4000;
     const COUNT: u64 = RATE * 8;
     let stage = Stage::new(4);
@@ -167,7 +167,7 @@ fn a_stopped_reader_costs_nobody_anything_and_is_told_one_exact_gap() {
         let report = stage.report(i, process);
         report.check(published).unwrap();
         assert_eq!((report.lost, report.gaps, report.delivered), (0, 0, published), "reader {i}");
-        // What the stopped one has lost in bytes is known too.
+        // The bytes that the stopped one lost are known too.
         assert_eq!(report.bytes_delivered, stopped.bytes_delivered + stopped.bytes_lost);
     }
     stopped.check(published).unwrap();
@@ -176,16 +176,16 @@ fn a_stopped_reader_costs_nobody_anything_and_is_told_one_exact_gap() {
         (1, published - stopped.delivered),
         "{stopped:?}"
     );
-    // Where it was stopped, or one further: it may have been stopped with one in its hand.
+    // Where it was stopped, or one further: it may have had one datagram in hand.
     assert!((had..=had + 1).contains(&stopped.first_gap_first), "stopped at {had}: {stopped:?}");
 }
 
-/// Readers are killed with SIGKILL over and over on a stream with room for three: their places come
-/// back, more readers attach than there are places many times over, and the survivors' books close.
-/// Control: while nobody is killed, the place is not given away twice.
+/// Readers are killed with SIGKILL over and over, on a stream with room for three. Their reader
+/// indices become free: many times more readers attach than there are indices. The survivors'
+/// accounts close. Control: while no reader is killed, no index is given away twice.
 #[test]
-fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
-    const PLACES: u64 = 3;
+fn killed_readers_free_their_indices_and_survivors_account_for_everything() {
+    const INDICES: u64 = 3;
     let stage = Stage::new(3);
     let source = "gen:rate=20000/s,size=64..512,count=100000";
     let broker = stage.env.broker(
@@ -200,7 +200,7 @@ fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
     // The control.
     let refused = Options::new("one too many").attach(broker.path()).unwrap_err().to_string();
     assert!(refused.contains("all 3 readers") && refused.contains("--readers-max"), "{refused}");
-    let mut attached = PLACES;
+    let mut attached = INDICES;
     let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until {
         stage.until(2, Live::Delivered, 1);
@@ -212,7 +212,7 @@ fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
         attached += 1;
     }
     victim.kill();
-    assert!(attached > 5 * PLACES, "only {attached} readers attached");
+    assert!(attached > 5 * INDICES, "only {attached} readers attached");
     let published = broker.published();
     for (i, process) in survivors.into_iter().enumerate() {
         let report = stage.report(i, process);
@@ -221,11 +221,11 @@ fn killed_readers_give_their_places_back_and_survivors_lose_count_of_nothing() {
     }
 }
 
-/// Attach and detach as fast as four threads can: a reader that stays is not disturbed, and the
-/// broker keeps no fd, of which it makes three for each. Control: while eight more are attached, it
-/// has more fds.
+/// Four threads attach and detach as fast as they can. A reader that stays is not disturbed, and
+/// the broker keeps none of the three fds that it makes for each reader. Control: while eight more
+/// readers are attached, it has more fds.
 #[test]
-fn a_storm_of_attaches_leaves_no_trace() {
+fn a_storm_of_attaches_leaks_nothing() {
     let stage = Stage::new(1);
     let source = "gen:rate=5000/s,size=64..512,count=25000";
     let broker = stage.env.broker(
@@ -286,11 +286,11 @@ fn a_storm_of_attaches_leaves_no_trace() {
     assert_eq!(report.lost, 0, "{report:?}");
 }
 
-/// Unpaced into a tiny ring: readers are lapped a thousand times and more, hand out nothing torn,
-/// and their books close. Control: the reader that is stopped once in another test has one gap, and
-/// readers that keep up have none.
+/// A source without a rate limit and a tiny ring: readers are lapped a thousand times and more,
+/// return nothing torn, and their accounts close. Control: the reader in another test that is
+/// stopped once has one gap, and readers that keep up have none.
 #[test]
-fn a_reader_lapped_a_thousand_times_is_told_each_time() {
+fn a_reader_lapped_a_thousand_times_gets_every_gap() {
     let stage = Stage::new(3);
     let broker = stage.env.broker(
         "laps",
@@ -313,11 +313,11 @@ fn a_reader_lapped_a_thousand_times_is_told_each_time() {
     assert!(gaps > 1000, "only {gaps}: nothing was proved");
 }
 
-/// While the stream is silent, readers that sleep are not scheduled at all; then one datagram wakes
-/// them. Controls: a reader that spins uses the processor meanwhile, and the count of switches
-/// moves when they are woken.
+/// While the stream is silent, sleeping readers are not scheduled at all; then one datagram wakes
+/// them. Controls: a spinning reader uses the processor meanwhile, and the count of switches
+/// increases when the sleepers are woken.
 #[test]
-fn an_idle_reader_costs_nothing() {
+fn an_idle_reader_uses_no_processor_time() {
     let stage = Stage::new(4);
     // One datagram, 4 s of silence, another.
     let broker = stage.env.broker("idle", "gen:rate=0.25/s,count=2", &["--wait-readers", "4"]);
@@ -346,8 +346,8 @@ fn an_idle_reader_costs_nothing() {
     }
 }
 
-/// An awake reader makes no system call: the kernel would kill it. Control: one `getppid` in the
-/// middle, and it is killed.
+/// An awake reader makes no system call: the kernel would kill it. Control: with one `getppid` in
+/// the middle it is killed.
 #[test]
 fn an_awake_reader_makes_no_system_call() {
     let stage = Stage::new(2);
@@ -382,8 +382,8 @@ fn an_awake_reader_makes_no_system_call() {
     broker.end();
 }
 
-/// 1024 readers sleep in one process; one datagram wakes every one of them, three times. Control:
-/// before each datagram none is awake.
+/// 1024 readers sleep in one process; one datagram wakes all of them, three times. Control: before
+/// each datagram none is awake.
 #[test]
 fn a_thousand_readers_are_all_woken() {
     const READERS: usize = 1024;
@@ -433,7 +433,7 @@ fn a_thousand_readers_are_all_woken() {
         }
         readers.iter_mut().for_each(|r| assert!(r.arm().unwrap()));
         // The control. A reader that asked to sleep before the pump knew of it is woken once for
-        // nothing: arm again until all sleep.
+        // nothing: arm it again until all sleep.
         let mut events = Vec::with_capacity(READERS);
         let quiet = wait_for(Duration::from_secs(5), || {
             let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -476,9 +476,9 @@ fn a_thousand_readers_are_all_woken() {
     assert_eq!(broker.published(), 3);
 }
 
-/// The broker is killed: readers read what is left, all to the same seq, and attach to the next
-/// broker by themselves, told once. Control: a reader that was told not to wait for the next ends,
-/// and is told of no restart.
+/// The broker is killed: readers read what is left, all to the same seq, attach to the next broker
+/// by themselves, and get one notice. Control: a reader with the option not to wait for the next
+/// broker ends, and gets no notice of a restart.
 #[test]
 fn readers_outlive_their_broker() {
     let stage = Stage::new(4);
@@ -487,7 +487,7 @@ fn readers_outlive_their_broker() {
         ["--max-datagram", "512", "--depth", "32768", "--capacity", "16MiB", "--wait-readers", "4"];
     let mut broker = stage.env.broker("phoenix", source, &more);
     let control = stage.reader(&broker, 3, &["--no-reattach"]);
-    // The last is stopped while its broker dies and has everything still to read.
+    // The last is stopped while its broker dies, and still has everything to read.
     let readers = [
         stage.reader(&broker, 0, &[]),
         stage.reader(&broker, 1, &["--spin", "--view"]),
@@ -498,7 +498,7 @@ fn readers_outlive_their_broker() {
     readers[2].stop();
     stage.until(0, Live::Delivered, 5000);
     broker.process.kill();
-    // What a dead broker leaves in place is what the next one takes over.
+    // A dead broker's files stay for the next one to take over.
     assert_eq!((stage.env.objects().len(), stage.env.left().len()), (1, 2));
     let alone = stage.report(3, control);
     assert_eq!((alone.end, alone.restarts, alone.generation), (2, 0, 1), "{alone:?}");
@@ -524,10 +524,10 @@ fn readers_outlive_their_broker() {
     }
 }
 
-/// A lapped reader goes on where it was told to: near the oldest, or with the newest. Each is the
+/// A lapped reader continues as its option says: near the oldest, or with the newest. Each is the
 /// other's control.
 #[test]
-fn a_lapped_reader_goes_on_where_it_was_told_to() {
+fn a_lapped_reader_resumes_where_its_option_says() {
     let stage = Stage::new(1);
     let broker = stage.env.broker(
         "resume",
@@ -564,7 +564,7 @@ fn a_lapped_reader_goes_on_where_it_was_told_to() {
     });
     assert!(ended.is_some());
     assert_eq!(newest(), 1);
-    // All slots but the claim ahead (a sixteenth), less the eighth that keeps it from being lapped
+    // All slots but the claim ahead (a sixteenth), minus the eighth that keeps it from being lapped
     // again at once.
     let kept = oldest();
     assert!((depth * 3 / 4..depth).contains(&kept), "{kept} of {depth}");

@@ -1,6 +1,6 @@
-//! No room, no rights: each start is refused with one line that names the value and the remedy and
-//! leaves nothing behind, or the broker runs with less and says so in one line. Control of all: the
-//! same start with room and rights.
+//! Missing space or rights: either the start is refused, with one line that names the value and the
+//! remedy, and leaves nothing behind; or the broker runs with less and reports that in one line.
+//! Control of all: the same start with enough space and rights.
 
 use ringweir_harness::environment::{Environment, wait_for};
 use ringweir_harness::programs;
@@ -14,7 +14,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// `ringd run …` behind `front`, in a shell in which `before` was done.
+/// `ringd run …` behind `front`, in a shell that first runs `before`.
 fn ringd(env: &Environment, front: &[&str], before: &str, more: &[&str]) -> Command {
     let script = format!("{before}\nexec \"$@\"");
     let words = [front, &["bash", "-ec", &script, "-"]].concat();
@@ -27,9 +27,9 @@ fn ringd(env: &Environment, front: &[&str], before: &str, more: &[&str]) -> Comm
     command
 }
 
-/// What cannot be is refused at the start, in a line or two, and leaves nothing.
+/// An impossible start is refused at once, in a line or two, and leaves nothing behind.
 #[test]
-fn what_cannot_be_is_refused_at_the_start() {
+fn impossible_starts_are_refused() {
     if !needs_root() {
         return;
     }
@@ -56,7 +56,7 @@ fn what_cannot_be_is_refused_at_the_start() {
         ("descriptors for nothing", "ulimit -n 12", &[], &["open files", "ulimit -n"]),
     ];
     for (what, before, more, says) in cases {
-        // The last word counts where an option is given twice.
+        // If an option is given twice, the last one counts.
         let mut command = ringd(&env, mount, before, &[]);
         let given = ["--name", "--run-dir"].iter().find(|option| more.first() == Some(option));
         if given.is_some() {
@@ -101,12 +101,13 @@ fn ringd_but(env: &Environment, more: &[&str]) -> Command {
     command
 }
 
-/// What, behind which program, after what in a shell, with which options, and what is said.
+/// Name, starting program, shell commands before the start, options, expected message.
 type Lesser<'c> = (&'c str, &'c [&'c str], &'c str, &'c [&'c str], &'c str);
 
-/// What only costs speed is said in one line, and the stream runs: its reader gets everything.
+/// What only costs speed is reported in one line, and the stream runs: its reader receives
+/// everything.
 #[test]
-fn what_can_do_with_less_says_so_and_runs() {
+fn a_broker_with_fewer_rights_warns_and_runs() {
     if !needs_root() {
         return;
     }
@@ -150,10 +151,10 @@ fn what_can_do_with_less_says_so_and_runs() {
     }
 }
 
-/// A wall clock that is set forward by years and back while the stream runs: pace, sleep and lag go
-/// by the monotonic one, and every datagram is there. Control: the broker does see the clock jump.
+/// The wall clock is set forward by years and back while the stream runs. Rate, sleep and lag use
+/// the monotonic clock, and every datagram arrives. Control: the broker does see the clock jump.
 #[test]
-fn a_clock_that_jumps_moves_nothing_but_dates() {
+fn a_clock_jump_changes_only_dates() {
     let library =
         format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
     if !needs(&library) {
@@ -167,7 +168,7 @@ fn a_clock_that_jumps_moves_nothing_but_dates() {
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", &jumps)
         .env("FAKETIME_NO_CACHE", "1");
-    // The wall clock alone.
+    // Only the wall clock.
     command
         .env("DONT_FAKE_MONOTONIC", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")

@@ -1,5 +1,4 @@
-//! Who may do what, and how much one user may take: seen by users of other uids, one of them
-//! hostile.
+//! Who may do what, and how much one user may take: tried by other users, one of them hostile.
 
 #![allow(unsafe_code)]
 
@@ -19,7 +18,7 @@ const OTHER: u32 = 4712;
 /// Runs `act` on a thread that is user `uid`, with no other groups.
 fn becoming<R: Send>(uid: u32, act: impl FnOnce() -> R + Send) -> R {
     let in_it = || {
-        // SAFETY: the bare call, which changes this one thread and no other; it ends with `act`.
+        // SAFETY: the bare call, which changes only this thread; the thread ends with `act`.
         let groups = unsafe { libc::syscall(libc::SYS_setgroups, 0, 0) };
         // SAFETY: as above.
         let group = unsafe { libc::syscall(libc::SYS_setresgid, uid, uid, uid) };
@@ -39,9 +38,10 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// Each list gives its right and no other, over the socket. Controls: each row has a yes and a no.
+/// Each list gives its right and no other, over the socket. Controls: each row has a right that is
+/// granted and one that is refused.
 #[test]
-fn each_list_gives_its_right() {
+fn each_list_grants_only_its_right() {
     if !needs_root() {
         return;
     }
@@ -106,7 +106,7 @@ fn each_list_gives_its_right() {
     broker.end();
 }
 
-/// How many of these were hung up on.
+/// How many of these connections were closed.
 fn hung_up(connections: &[OwnedFd]) -> usize {
     let mut all: Vec<_> = connections
         .iter()
@@ -117,12 +117,12 @@ fn hung_up(connections: &[OwnedFd]) -> usize {
     all.iter().filter(|fd| fd.revents().contains(rustix::event::PollFlags::HUP)).count()
 }
 
-/// One user takes all it can get: silence, places, looks, and connections without end. It gets its
-/// share; another user and root are served meanwhile, and the broker's descriptors stay within
-/// bounds. Controls: each limit is reached, and root, to whom the ones on a single user do not
-/// apply, gets beyond.
+/// One user takes all that it can get: silent connections, reader indices, viewers, and connections
+/// without end. It gets its share. Meanwhile another user and root are served, and the number of
+/// the broker's descriptors stays within bounds. Controls: each limit is reached, and root, to whom
+/// the limits of a single user do not apply, exceeds them.
 #[test]
-fn one_user_cannot_take_what_others_need() {
+fn one_user_cannot_exhaust_what_others_need() {
     if !needs_root() {
         return;
     }
@@ -174,8 +174,8 @@ fn one_user_cannot_take_what_others_need() {
     };
     let views = becoming(HOSTILE, || looks(80));
     assert_eq!(views.iter().filter(|v| v.is_ok()).count(), 64);
-    let told = views.iter().find_map(|v| v.as_ref().err()).unwrap();
-    assert!(told.starts_with("Resources") && told.contains("uid 4711"), "{told}");
+    let refusal = views.iter().find_map(|v| v.as_ref().err()).unwrap();
+    assert!(refusal.starts_with("Resources") && refusal.contains("uid 4711"), "{refusal}");
     assert!(looks(70).iter().all(Result::is_ok), "the control");
     served(OTHER);
     let most = before + 32 + 64 + 8 * 4 + 70 + 20;
@@ -191,7 +191,7 @@ fn one_user_cannot_take_what_others_need() {
     broker.end();
 }
 
-/// Connects as fast as four threads can until it is refused for that.
+/// Connects as fast as four threads can, until the broker refuses that.
 fn flood(broker: &Daemon, path: &str) {
     let (began, refused) = (Instant::now(), std::sync::atomic::AtomicBool::new(false));
     let tries = std::sync::atomic::AtomicU32::new(0);
@@ -217,7 +217,7 @@ fn flood(broker: &Daemon, path: &str) {
             "this machine makes {rate:.0} connections a second, too few to be refused"
         ));
     }
-    // Root is not held to that: as many again.
+    // This limit does not apply to root: as many again.
     for _ in 0..1200 {
         ringweir::view::describe(path).map_err(|e| reason(&e)).expect("root is served");
     }

@@ -1,7 +1,7 @@
-//! A broker launched with `chrt -f 60` at the pace of a slow device (1 Mbit/s), with a reader
-//! stopped for 5 s and another killed every 100 ms: nobody else loses anything, the stopped one is
-//! told one exact gap, nothing is left behind. Negative control: the stopped reader itself, in the
-//! same run; and `launched_plainly_it_says_so` for the class.
+//! A broker launched with `chrt -f 60` at the rate of a slow device (1 Mbit/s), with one reader
+//! stopped for 5 s and another one killed every 100 ms. No other reader loses anything, the stopped
+//! one gets one exact gap, and nothing is left behind. Negative control: the stopped reader itself,
+//! in the same run; and `a_plain_launch_logs_its_ordinary_class` for the class.
 
 use ringweir_harness::{Daemon, Environment, Process, wait_for};
 use ringweir_helpers::mailbox::{Live, Mailbox};
@@ -74,7 +74,7 @@ fn launch(env: &Environment, front: &[&str], args: &[&str]) -> Daemon {
 }
 
 #[test]
-fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
+fn at_real_time_stopped_and_dying_readers_cost_others_nothing() {
     if !needs_realtime() {
         return;
     }
@@ -82,7 +82,7 @@ fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
     let mailbox = Mailbox::create(4);
     let count = RATE * SECONDS;
     let source = format!("gen:rate={RATE}/s,size=256,count={count}");
-    // 256 KiB = 2 s of history, so that 5 s asleep are a lap.
+    // 256 KiB = 2 s of history, so a reader that sleeps for 5 s is lapped.
     let args = [
         "--source",
         &source,
@@ -141,11 +141,11 @@ fn at_real_time_a_stopped_and_a_dying_reader_cost_nobody_anything() {
         "published {published}, {killed} readers killed, the stopped one was told of {} lost",
         report.lost
     );
-    // Dropping the scene checks that /dev/shm and the run directory are empty.
+    // Dropping the environment checks that /dev/shm and the run directory are empty.
 }
 
 #[test]
-fn launched_plainly_it_says_so() {
+fn a_plain_launch_logs_its_ordinary_class() {
     let env = Environment::new(Duration::from_secs(30));
     let broker = launch(&env, &[], &["--source", "gen:rate=100/s,size=64"]);
     let said = broker.process.stderr();
@@ -154,10 +154,10 @@ fn launched_plainly_it_says_so() {
     broker.end();
 }
 
-/// `--spin` at real-time priority would be stopped by the kernel for 50 ms in each second: it is
-/// warned about.
+/// The kernel would stop `--spin` at real-time priority for 50 ms in each second: the broker warns
+/// about that.
 #[test]
-fn spinning_at_real_time_is_warned_about() {
+fn spinning_at_real_time_priority_is_warned_about() {
     if !needs_realtime() {
         return;
     }

@@ -1,11 +1,12 @@
-//! The broker dies, is stopped, or its readers are, at every numbered place of `proto/DESIGN.md`
-//! §7; the next broker adopts the ring, and the readers that were there all the while account for
+//! The broker is killed or stopped, or its readers are, at every numbered point of
+//! `proto/DESIGN.md` §7. The next broker adopts the ring, and the readers that stay account for
 //! every datagram of every generation.
 //!
-//! A chain of brokers over one ring, each armed with one place and one misfortune, with readers
-//! that outlive them all: one that keeps up, one that looks in place, one that dawdles and, if it
-//! is lossy, is lapped all the time. A chain for each [`Kind`] of readers; `RINGWEIR_ROUNDS=N` runs
-//! each N times over (1 in CI). Control: `an_adopter_that_publishes_half_a_datagram_is_found`.
+//! The test runs a chain of brokers over one ring. Each one has a point and a fault armed. Three
+//! readers outlive all brokers: one keeps up, one reads in place, and one is slow and, if it is
+//! lossy, is lapped all the time. There is a chain for each [`Kind`] of readers;
+//! `RINGWEIR_ROUNDS=N` runs each N times (1 in CI). Control:
+//! `an_adopter_that_publishes_half_a_datagram_is_found`.
 
 use ringweir_harness::{Daemon, Environment, Process, proc, programs, wait_for};
 use ringweir_helpers::mailbox::{Live, Mailbox};
@@ -15,27 +16,23 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 const NAME: &str = "restart";
-/// Readers that outlive everybody, and the one that does not.
+/// Readers that outlive all brokers. One more does not.
 const STAYERS: usize = 3;
 const VICTIM: usize = STAYERS;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Misfortune {
+enum Fault {
     KillBroker,
     StopBroker,
     KillReader,
     StopReader,
 }
 
-const ALL: [Misfortune; 4] = [
-    Misfortune::KillBroker,
-    Misfortune::StopBroker,
-    Misfortune::KillReader,
-    Misfortune::StopReader,
-];
+const ALL: [Fault; 4] =
+    [Fault::KillBroker, Fault::StopBroker, Fault::KillReader, Fault::StopReader];
 
-/// What the readers are.
+/// The kind of all readers of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Lossy,
@@ -44,7 +41,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// How those who stay are started.
+    /// How the readers that stay are started.
     fn stayers(self) -> [&'static [&'static str]; STAYERS] {
         match self {
             Kind::Lossy => [&[], &["--view"], &["--slow", "300"]],
@@ -64,17 +61,17 @@ impl Kind {
     }
 }
 
-/// A generator loses nothing before the ring, so nothing is counted and not told: K10 is in
-/// `fifo/killed.rs`.
-fn places() -> impl Iterator<Item = Point> {
+/// All points but K10: a generator loses nothing before the ring, so the broker never has an
+/// unreported loss. K10 is in `fifo/killed.rs`.
+fn points() -> impl Iterator<Item = Point> {
     Point::PUBLISH.into_iter().filter(|p| *p != Point::K10)
 }
 
 struct Stage {
     env: Environment,
     mailbox: Mailbox,
-    /// Readers that each broker waits for before it publishes: all that are there, or one that is
-    /// not might be passed.
+    /// Readers that each broker waits for before it publishes: all that are attached. A reader that
+    /// it does not wait for might be lapped.
     readers: std::cell::Cell<usize>,
 }
 
@@ -88,8 +85,8 @@ impl Stage {
         }
     }
 
-    /// A broker of the chain; `armed` says where what happens to it. Lives that are to end by
-    /// themselves have a count.
+    /// A broker of the chain; `armed` says what happens at which point. A generation that is to end
+    /// by itself has a count.
     fn start(&self, armed: Option<&str>, mutant: bool, count: Option<u64>) -> Process {
         let count = count.map_or(String::new(), |n| format!(",count={n}"));
         let source = format!("gen:rate=20000/s,size=24..500,channels=3{count}");
@@ -104,8 +101,8 @@ impl Stage {
             "--wait-readers",
             &self.readers.get().to_string(),
         ]);
-        // A budget that has no end, so that nobody is demoted and each lossless reader must have
-        // all of it.
+        // A budget without end: no reader is demoted, and each lossless reader must receive
+        // everything.
         command.args([
             "--depth",
             "240",
@@ -150,7 +147,7 @@ impl Stage {
         self.mailbox.slot(slot).live(Live::Delivered)
     }
 
-    /// Whoever stays has had `more` datagrams than now.
+    /// Waits until the reader has received `more` datagrams from now on.
     fn goes_on(&self, slot: usize, more: u64) {
         self.until(slot, Live::Delivered, self.delivered(slot) + more);
     }
@@ -161,7 +158,7 @@ fn says(process: &mut Process, what: &str) {
     assert!(said.is_some(), "no {what:?} from ringd: {}", process.stderr());
 }
 
-/// Waits until the process is dead of SIGKILL, which it sent itself.
+/// Waits until the process is dead of a SIGKILL that it sent to itself.
 fn dead(process: &mut Process) {
     let status = wait_for(PATIENCE, || process.ended());
     assert_eq!(status.and_then(|s| s.signal()), Some(9), "it was not killed: {}", process.stderr());
@@ -173,24 +170,24 @@ fn stopped(process: &Process) {
     assert!(stopped.is_some(), "it has not stopped: {}", process.stderr());
 }
 
-/// Which passing of a place: never the same twice in a row, and not the first, which may be the
-/// adopter's.
-fn nth(life: u64) -> u64 {
-    2 + life * 37 % 60
+/// At which passage of a point the fault happens: never the same twice in a row, and not the first,
+/// which may be the adopter's.
+fn nth(turn: u64) -> u64 {
+    2 + turn * 37 % 60
 }
 
 #[test]
-fn every_place_and_every_misfortune_of_lossy_readers() {
+fn every_fault_at_every_point_with_lossy_readers() {
     every_place_and_every_misfortune(Kind::Lossy);
 }
 
 #[test]
-fn every_place_and_every_misfortune_of_lossless_readers() {
+fn every_fault_at_every_point_with_lossless_readers() {
     every_place_and_every_misfortune(Kind::Lossless);
 }
 
 #[test]
-fn every_place_and_every_misfortune_of_both() {
+fn every_fault_at_every_point_with_both_kinds() {
     every_place_and_every_misfortune(Kind::Both);
 }
 
@@ -200,24 +197,25 @@ fn every_place_and_every_misfortune(kind: Kind) {
     let stage = Stage::new(STAYERS, Duration::from_secs(600 + rounds * 300));
     let mut generations = Vec::new();
     for _ in 0..rounds {
-        generations.extend(ALL.into_iter().flat_map(|m| places().map(move |p| (p, m))));
-        generations.extend(Point::ADOPT.map(|p| (p, Misfortune::KillBroker)));
+        generations.extend(ALL.into_iter().flat_map(|m| points().map(move |p| (p, m))));
+        generations.extend(Point::ADOPT.map(|p| (p, Fault::KillBroker)));
     }
     let mut readers: Vec<Process> = Vec::new();
     let mut victim: Option<Process> = None;
     let mut back: Vec<Duration> = Vec::new();
     let (mut generation, mut fds) = (0, Vec::new());
-    for (life, (place, misfortune)) in (1..).zip(generations) {
-        let how = if misfortune == Misfortune::KillBroker { "kill" } else { "stop" };
-        let adopting = Point::ADOPT.contains(&place);
-        let armed = format!("{place:?}:{}:{how}", if adopting { 1 } else { nth(life) });
+    for (turn, (point, fault)) in (1..).zip(generations) {
+        let how = if fault == Fault::KillBroker { "kill" } else { "stop" };
+        let adopting = Point::ADOPT.contains(&point);
+        let armed = format!("{point:?}:{}:{how}", if adopting { 1 } else { nth(turn) });
         let before = stage.delivered(0);
         stage.readers.set(STAYERS + usize::from(victim.is_some()));
         let mut broker = stage.start(Some(&armed), false, None);
         if adopting {
             dead(&mut broker);
-            // What it did not finish, the next one does; only in the last place it was finished.
-            generation += u64::from(place == Point::A5);
+            // The next broker does what this one did not finish; only at the last point it was
+            // finished.
+            generation += u64::from(point == Point::A5);
             continue;
         }
         generation += 1;
@@ -227,26 +225,26 @@ fn every_place_and_every_misfortune(kind: Kind) {
             (0..STAYERS).for_each(|slot| stage.until(slot, Live::Attached, 1));
             fds = readers.iter().map(|r| proc::open_fds(r.pid())).collect();
         } else {
-            // Nothing is published before all who stay are attached, and nothing at all if its time
-            // comes that early.
+            // Nothing is published before all readers that stay are attached, and nothing at all if
+            // the fault comes that early.
             let (began, pid) = (Instant::now(), broker.pid());
             let reads = || stage.delivered(0) > before;
             let over = wait_for(PATIENCE, || {
                 (reads() || matches!(proc::state(pid), Some('T' | 'Z') | None)).then_some(())
             });
-            assert!(over.is_some(), "{place:?} {misfortune:?}: nobody reads: {}", broker.stderr());
+            assert!(over.is_some(), "{point:?} {fault:?}: nobody reads: {}", broker.stderr());
             if reads() {
                 back.push(began.elapsed());
             }
         }
-        if misfortune == Misfortune::KillBroker {
+        if fault == Fault::KillBroker {
             dead(&mut broker);
             continue;
         }
         stopped(&broker);
-        match misfortune {
-            Misfortune::StopReader => readers[1].stop(),
-            Misfortune::KillReader => {
+        match fault {
+            Fault::StopReader => readers[1].stop(),
+            Fault::KillReader => {
                 if let Some(mut victim) = victim.take() {
                     victim.kill();
                 }
@@ -254,9 +252,9 @@ fn every_place_and_every_misfortune(kind: Kind) {
             _ => std::thread::sleep(Duration::from_secs(2)),
         }
         broker.signal(Signal::CONT);
-        let stops = misfortune == Misfortune::StopReader;
+        let stops = fault == Fault::StopReader;
         if stops && kind == Kind::Lossless {
-            // It is waited for, and nobody reads on before it does.
+            // The broker waits for it, so no reader gets on before it does.
             std::thread::sleep(Duration::from_millis(50));
             readers[1].signal(Signal::CONT);
         }
@@ -318,13 +316,13 @@ fn every_place_and_every_misfortune(kind: Kind) {
     );
 }
 
-/// The control: what the dead broker had begun is published by a mutant, in a place where half of
-/// it is there and in one where all of it is, and the same reader finds it.
+/// The control: a mutant publishes what the dead broker had begun, at a point where half of it is
+/// there and at one where all of it is. The same reader finds it.
 #[test]
 fn an_adopter_that_publishes_half_a_datagram_is_found() {
-    for place in [Point::K5, Point::K6] {
+    for point in [Point::K5, Point::K6] {
         let stage = Stage::new(1, Duration::from_secs(300));
-        let mut broker = stage.start(Some(&format!("{place:?}:300:kill")), false, None);
+        let mut broker = stage.start(Some(&format!("{point:?}:300:kill")), false, None);
         says(&mut broker, &format!("{NAME} gen 1"));
         let mut reader = stage.reader(0, &[]);
         dead(&mut broker);
@@ -332,7 +330,7 @@ fn an_adopter_that_publishes_half_a_datagram_is_found() {
         let mut last = stage.daemon(last);
         let status = reader.wait();
         let found = !status.success() || stage.mailbox.slot(0).take().own_wrong > 0;
-        assert!(found, "{place:?}: nothing was noticed: {:?}", stage.mailbox.slot(0).take());
+        assert!(found, "{point:?}: nothing was noticed: {:?}", stage.mailbox.slot(0).take());
         if last.process.ended().is_none() {
             last.process.signal(Signal::TERM);
         }
@@ -340,10 +338,11 @@ fn an_adopter_that_publishes_half_a_datagram_is_found() {
     }
 }
 
-/// Another geometry, and an object that is no ring: a fresh ring of the next generation, to which
-/// readers move by themselves, with the reason. Control: the same without a change is adopted.
+/// With another geometry, or an object that is no ring, the broker makes a fresh ring of the next
+/// generation. Readers move there by themselves, and get the reason. Control: without a change the
+/// ring is adopted.
 #[test]
-fn what_is_not_its_own_ring_is_replaced() {
+fn a_foreign_ring_is_replaced() {
     let env = Environment::new(Duration::from_secs(300));
     let serve = |depth: &str| {
         let more = ["--depth", depth, "--max-datagram", "1KiB", "--capacity", "64KiB"];
@@ -366,7 +365,8 @@ fn what_is_not_its_own_ring_is_replaced() {
         "{said}"
     );
     broker.process.kill();
-    // Name, owner, boot, claim line and write cursor in turn, then half of it, and nothing of it.
+    // One byte changed in name, owner, boot, claim line and write cursor in turn; then a ring cut
+    // in half, and a file without a ring.
     let cases = [Some(120), Some(116), Some(96), Some(515), Some(646), None, None];
     for (generation, at) in (4..).zip(cases) {
         let mut bytes = std::fs::read(&object).unwrap();

@@ -1,5 +1,4 @@
-//! What `ringctl` writes about the programs themselves: completions that complete, pages that roff
-//! takes.
+//! What `ringctl` writes about the programs: shell completions and manual pages.
 
 use ringweir_harness::{Environment, programs};
 use ringweir_needs::{Part, needs};
@@ -14,7 +13,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What bash would offer behind `words`, the last of which is being typed.
+/// What bash would offer after `words`, the last of which is being typed.
 fn offers(script: &Path, words: &[&str]) -> Vec<String> {
     let line = format!(
         "source {}; COMP_WORDS=({}); COMP_CWORD={}; f=$(complete -p {} | sed 's/.*-F \\([^ \
@@ -38,8 +37,8 @@ fn offers(script: &Path, words: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// Through bash's own machinery: commands, options, values. Control: what cannot follow is not
-/// offered, and without the script there is no completion at all.
+/// Through bash's own completion: commands, options, values. Control: a word that cannot follow is
+/// not offered, and without the script there is no completion at all.
 #[test]
 fn bash_completes_commands_options_and_values_of_every_program() {
     let env = Environment::new(LIMIT);
@@ -68,14 +67,14 @@ fn bash_completes_commands_options_and_values_of_every_program() {
     let without =
         Command::new("bash").args(["--norc", "-c", "complete -p ringctl"]).output().unwrap();
     assert!(!without.status.success());
-    // One program alone says nothing of the others.
+    // A script for one program does not mention the others.
     let one = env.run("ringctl", &["completions", "bash", "ringd"]);
     let one = String::from_utf8(one.stdout).unwrap();
     assert!(one.contains("_ringd()") && !one.contains("_ringcat()"));
 }
 
 #[test]
-fn every_shell_gets_a_script_that_names_every_program() {
+fn every_shell_has_a_script_that_names_every_program() {
     let env = Environment::new(LIMIT);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = env.run("ringctl", &["completions", shell]);
@@ -99,17 +98,17 @@ fn every_shell_gets_a_script_that_names_every_program() {
     assert!(wrong.status.code() == Some(2) && said(&wrong).contains("bash"), "{}", said(&wrong));
 }
 
-/// Every page has its sections, is taken by roff without a word, and shows in man. Control: a
+/// Every page has its sections, roff accepts it without a warning, and man shows it. Control: a
 /// broken page is noticed.
 #[test]
-fn every_program_has_a_page_that_roff_takes_without_a_word() {
+fn every_program_has_a_page_that_roff_accepts() {
     let env = Environment::new(LIMIT);
     let dir = env.path("man1");
     let output = env.run("ringctl", &["man", "--dir", dir.to_str().unwrap()]);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), PROGRAMS.len());
     let lint = |path: &Path| {
-        // Pages are as old as the program: they have no date of their own.
+        // A page has no date: it belongs to a version of its program.
         let output = Command::new("mandoc")
             .args(["-T", "lint", "-W", "warning"])
             .arg(path)
@@ -171,10 +170,10 @@ fn every_program_has_a_page_that_roff_takes_without_a_word() {
     }
 }
 
-/// What programs are asked for with is nothing people can type by mistake: wrong uses are refused
+/// The options with which `ringctl` asks programs for pages and completions: wrong uses are refused
 /// like any wrong option.
 #[test]
-fn pages_are_asked_for_exactly_or_not_at_all() {
+fn wrong_requests_for_pages_and_completions_are_refused() {
     let env = Environment::new(LIMIT);
     for program in PROGRAMS {
         for args in [&["--man", "x"][..], &["--completions"], &["--completions", "tcsh"]] {
@@ -182,8 +181,8 @@ fn pages_are_asked_for_exactly_or_not_at_all() {
             assert_eq!(output.status.code(), Some(2), "{program} {args:?}: {}", said(&output));
         }
     }
-    // Programs are asked where this ringctl lies; alone in a directory and on no path it says what
-    // is missing.
+    // `ringctl` asks the programs beside it; alone in a directory and on no path it reports what is
+    // missing.
     let alone = env.path("ringctl");
     programs::copy("ringctl", &alone);
     let mut command = env.command_at(&alone);

@@ -1,6 +1,6 @@
-//! `ringstat` from outside: the exposition and its server under `curl`, a parser that is not ours,
-//! and hostile clients; what `--why` says of streams with one known trouble each; what `--latency`
-//! says of readers that are known to be late.
+//! `ringstat` from outside: the exposition and its server under `curl`, a foreign parser, and
+//! hostile clients; the findings of `--why` for streams with one known trouble each; the figures of
+//! `--latency` for readers that are known to be late.
 
 use ringweir::view::Viewer;
 use ringweir::view::stats::{ReaderFact, StreamFact};
@@ -23,14 +23,14 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn told(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn json(env: &Environment, args: &[&str]) -> Value {
     let output = env.run("ringstat", &[args, &["--json"]].concat());
-    serde_json::from_str(&told(&output))
-        .unwrap_or_else(|e| panic!("{e}: {} {}", told(&output), said(&output)))
+    serde_json::from_str(&stdout(&output))
+        .unwrap_or_else(|e| panic!("{e}: {} {}", stdout(&output), said(&output)))
 }
 
 fn cat(env: &Environment, stream: &str, label: &str) -> Process {
@@ -39,7 +39,7 @@ fn cat(env: &Environment, stream: &str, label: &str) -> Process {
     env.start(command)
 }
 
-/// Waits until `count` readers are there and have read something.
+/// Waits until `count` readers are attached and have read something.
 fn reading(broker: &Daemon, count: usize) -> Viewer {
     let watch = Viewer::attach(broker.path()).unwrap();
     let there = wait_for(PATIENCE, || {
@@ -57,7 +57,7 @@ fn reader<'a>(of: &'a Value, label: &str) -> &'a Value {
     readers.iter().find(|r| r["label"] == label).unwrap_or_else(|| panic!("no {label} in {of}"))
 }
 
-/// Layer, kind and label of each.
+/// Layer, kind and label of each finding.
 fn findings(verdict: &Value) -> Vec<(&str, &str, &str)> {
     fn text<'a>(finding: &'a Value, key: &str) -> &'a str {
         finding[key].as_str().unwrap_or("")
@@ -94,11 +94,11 @@ fn parse(python: &str, text: &str) -> Result<BTreeMap<String, f64>, String> {
     Ok(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// The parser of Prometheus' Python client takes all of it and finds the values of `--json`.
-/// Control: it refuses the same text with one label not escaped, one line away from its family, or
-/// its end cut off.
+/// The parser of Prometheus' Python client accepts all of it and finds the values of `--json`.
+/// Control: it refuses the same text with one label not escaped, with one line away from its
+/// family, or with its end cut off.
 #[test]
-fn the_exposition_is_understood_by_a_strict_parser() {
+fn a_strict_parser_accepts_the_exposition() {
     // Debian's Python, which has the parser of Prometheus' own client library.
     let python = "/usr/bin/python3";
     if !needs("/usr/bin/python3:prometheus_client") {
@@ -110,20 +110,20 @@ fn the_exposition_is_understood_by_a_strict_parser() {
         env.broker("stat-prom", "gen:rate=2000/s,size=256,count=3000", &["--linger", "forever"]);
     let readers = [cat(&env, "stat-prom", hostile), cat(&env, "stat-prom", "plain")];
     let watch = reading(&broker, 2);
-    // Flowing, with readers and their histograms.
-    let text = told(&env.run("ringstat", &["stat-prom", "--prom"]));
+    // While the stream flows, with readers and their histograms.
+    let text = stdout(&env.run("ringstat", &["stat-prom", "--prom"]));
     let flowing = parse(python, &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let of = |label: &str| serde_json::json!({"reader": label, "stream": "stat-prom"});
     let key = |name: &str, labels: Value| format!("{name}{labels}");
     let count = |label: &str| flowing[&key("ringweir_reader_latency_seconds_count", of(label))];
     assert!(count(hostile) > 0.0 && count("plain") > 0.0, "{flowing:#?}");
     assert_eq!(flowing[&key("ringweir_up", serde_json::json!({"stream": "stat-prom"}))], 1.0);
-    // At rest: the values are those of JSON.
+    // At rest, where the values are those of JSON.
     drop(readers);
     let over =
         || watch.snapshot().filter(|s| s.get(StreamFact::Ended) == 1 && s.readers.is_empty());
     wait_for(PATIENCE, over).expect("the end of the stream");
-    let text = told(&env.run("ringstat", &["--prom"]));
+    let text = stdout(&env.run("ringstat", &["--prom"]));
     let (rest, shown) = (parse(python, &text).unwrap(), json(&env, &["stat-prom"]));
     for (name, value) in [
         ("ringweir_published_total", &shown["counters"]["published"]),
@@ -133,8 +133,8 @@ fn the_exposition_is_understood_by_a_strict_parser() {
         ("ringweir_capacity_bytes", &shown["facts"]["capacity_bytes"]),
         ("ringweir_ended", &shown["facts"]["ended"]),
     ] {
-        let told = rest[&key(name, serde_json::json!({"stream": "stat-prom"}))];
-        assert_eq!(Some(told), value.as_f64(), "{name}");
+        let shown = rest[&key(name, serde_json::json!({"stream": "stat-prom"}))];
+        assert_eq!(Some(shown), value.as_f64(), "{name}");
     }
     assert_eq!(
         rest[&key("ringweir_published_total", serde_json::json!({"stream": "stat-prom"}))],
@@ -177,8 +177,8 @@ fn curl(args: &[&str]) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "30"]).args(args).output().expect("curl")
 }
 
-/// `curl` gets it over TCP and over a unix socket; streams come and go; the server ends with its
-/// signal and takes its socket along. Control: other paths, methods and addresses are refused.
+/// `curl` gets the exposition over TCP and over a unix socket; streams come and go; the server ends
+/// on its signal and removes its socket. Control: other paths, methods and addresses are refused.
 #[test]
 fn curl_scrapes_over_tcp_and_a_unix_socket() {
     if !needs("curl") {
@@ -187,10 +187,10 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     let env = Environment::new(LIMIT);
     let socket = env.path("metrics.sock");
     let unix = format!("unix:{}", socket.display());
-    // Nothing runs yet: an exporter is started with the machine.
+    // No stream runs yet: an exporter is started with the machine.
     let mut exporter = exporter(&env, &["--listen", &unix]);
     let url = format!("http://127.0.0.1:{}/metrics", exporter.port);
-    assert_eq!(told(&curl(&[&url])), "# EOF\n");
+    assert_eq!(stdout(&curl(&[&url])), "# EOF\n");
     let broker = env.broker("stat-curl", "gen:rate=500/s,size=64", &[]);
     let reader = cat(&env, "stat-curl", "ids");
     reading(&broker, 1);
@@ -201,28 +201,28 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
         line.rsplit_once(' ')?.1.parse::<u64>().ok()
     };
     let first =
-        wait_for(PATIENCE, || published(&told(&curl(&[&url])))).expect("the new stream is found");
+        wait_for(PATIENCE, || published(&stdout(&curl(&[&url])))).expect("the new stream is found");
     std::thread::sleep(Duration::from_millis(300));
     let by_socket = curl(&["--unix-socket", socket.to_str().unwrap(), "http://x/metrics"]);
-    let text = told(&by_socket);
+    let text = stdout(&by_socket);
     assert!(published(&text).unwrap() > first, "{text}");
     assert!(
         text.contains("ringweir_reader_latency_seconds_bucket{le=\"")
             && text.contains("reader=\"ids\""),
         "{text}"
     );
-    let head = told(&curl(&["-I", &url]));
+    let head = stdout(&curl(&["-I", &url]));
     assert!(
         head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("application/openmetrics-text"),
         "{head}"
     );
     let status =
-        |args: &[&str]| told(&curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], args].concat()));
+        |args: &[&str]| stdout(&curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], args].concat()));
     assert_eq!(status(&[&url, "--http1.0"]), "200");
     assert_eq!(status(&[&url.replace("/metrics", "/nothing")]), "404");
     assert_eq!(status(&[&url, "-X", "POST"]), "405");
 
-    // Both addresses are taken now.
+    // Both addresses are in use now.
     let tcp = format!("127.0.0.1:{}", exporter.port);
     for (address, status, says) in [
         (&*tcp, 1, "cannot listen on 127.0.0.1"),
@@ -235,13 +235,14 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     }
     drop(reader);
     broker.end();
-    let gone = || (told(&curl(&[&url])) == "# EOF\n").then_some(());
+    let gone = || (stdout(&curl(&[&url])) == "# EOF\n").then_some(());
     wait_for(PATIENCE, gone).expect("a stream that ended is no longer told of");
     assert!(socket.exists());
     exporter.process.signal(Signal::TERM);
     assert_eq!(exporter.process.wait().code(), Some(0), "{}", exporter.process.stderr());
     assert!(!socket.exists(), "it removes its socket");
-    // The control: with another one's socket file left by SIGKILL the next one starts all the same.
+    // The control: a socket file that another server left after SIGKILL does not keep the next one
+    // from starting.
     let mut killed = self::exporter(&env, &["--listen", &unix]);
     killed.process.kill();
     assert!(socket.exists());
@@ -250,10 +251,10 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     assert_eq!(next.process.wait().code(), Some(0));
 }
 
-/// Clients that say nothing, trickle, flood, talk nonsense or do not read keep nobody out, and cost
-/// threads within limits.
+/// Clients that send nothing, trickle, flood, send nonsense or do not read keep no other client
+/// out, and cost a bounded number of threads.
 #[test]
-fn hostile_clients_keep_nobody_out() {
+fn hostile_clients_do_not_block_others() {
     if !needs("curl") {
         return;
     }
@@ -264,7 +265,7 @@ fn hostile_clients_keep_nobody_out() {
     let answer = |bytes: &[u8]| {
         let mut client = connect();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It may have hung up before all of it was taken.
+        // It may have hung up before it took everything.
         let _sent = client.write_all(bytes);
         let mut text = Vec::new();
         let _read = client.read_to_end(&mut text);
@@ -294,9 +295,9 @@ fn hostile_clients_keep_nobody_out() {
         for round in 0..5 {
             let output = curl(&[&url]);
             assert!(
-                told(&output).ends_with("# EOF\n"),
+                stdout(&output).ends_with("# EOF\n"),
                 "round {round}: {} {}",
-                told(&output),
+                stdout(&output),
                 said(&output)
             );
             let threads = std::fs::read_dir(format!("/proc/{}/task", exporter.process.pid()))
@@ -313,7 +314,7 @@ fn hostile_clients_keep_nobody_out() {
         );
         stop.store(true, Ordering::Relaxed);
     });
-    // Who said nothing was told so, or dismissed.
+    // A silent client got an answer that says so, or was disconnected.
     let mut first = silent.into_iter().next().unwrap();
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = String::new();
@@ -330,19 +331,19 @@ fn hostile_clients_keep_nobody_out() {
     broker.end();
 }
 
-/// The stopped reader is named, when it will be lapped comes true, what it loses is counted; when
-/// it goes on nothing limits the stream. Control: before, nothing does, and the reader beside it is
-/// never named.
+/// The stopped reader is named, the forecast of its lap comes true, and its losses are counted.
+/// When it continues, nothing limits the stream. Control: before that nothing does, and the reader
+/// beside it is never named.
 #[test]
-fn why_names_the_reader_that_is_stopped() {
+fn why_names_the_stopped_reader() {
     let env = Environment::new(LIMIT);
     let ring = ["--depth", "8192", "--capacity", "4MiB", "--max-datagram", "1KiB"];
     let broker = env.broker("stat-why", "gen:rate=1000/s,size=64", &ring);
     let (_fine, stopped) = (cat(&env, "stat-why", "fine"), cat(&env, "stat-why", "monitor"));
     let watch = reading(&broker, 2);
     let output = env.run("ringstat", &["stat-why", "--why"]);
-    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    assert!(told(&output).contains("nothing limits it: "), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert!(stdout(&output).contains("nothing limits it: "), "{}", stdout(&output));
 
     stopped.stop();
     let verdict = json(&env, &["stat-why", "--why"]);
@@ -364,7 +365,7 @@ fn why_names_the_reader_that_is_stopped() {
     assert!((0.6..1.6).contains(&(actual / predicted)), "predicted {predicted} s, was {actual} s");
 
     let output = env.run("ringstat", &["stat-why", "--why"]);
-    let text = told(&output);
+    let text = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     for part in [
         format!("reader monitor (pid {}) is stopped (T): LAPPED", stopped.pid()),
@@ -378,7 +379,7 @@ fn why_names_the_reader_that_is_stopped() {
     assert_eq!(finding["lapped_in_ns"], 0);
     let rate = finding["lost_per_second"].as_f64().unwrap();
     assert!((500.0..2000.0).contains(&rate), "1000 are published a second: {verdict}");
-    // A lapped reader's lag has a time, and its high-water mark too.
+    // The lag of a lapped reader has a time, and so has its high-water mark.
     let shown = json(&env, &["stat-why"]);
     let it = reader(&shown, "monitor");
     assert!(it["lapped"] == 1 && it["lag_ns"].as_u64().unwrap() > 7_000_000_000, "{it}");
@@ -391,17 +392,17 @@ fn why_names_the_reader_that_is_stopped() {
     stopped.signal(Signal::CONT);
     let well = || {
         let output = env.run("ringstat", &["stat-why", "--why"]);
-        (output.status.success()).then(|| told(&output))
+        (output.status.success()).then(|| stdout(&output))
     };
     let text = wait_for(PATIENCE, well).expect("it catches up");
     assert!(text.contains("nothing limits it: ") && text.contains("reader lost "), "{text}");
     broker.end();
 }
 
-/// A slow reader is named with what it takes, and `--latency` shows it late, while the one beside
-/// it is neither.
+/// A slow reader is named with its rate, and `--latency` shows it late; the one beside it is
+/// neither.
 #[test]
-fn a_slow_reader_shows_in_why_and_in_latency() {
+fn a_slow_reader_shows_in_why_and_latency() {
     let env = Environment::new(LIMIT);
     let mailbox = Mailbox::create(1);
     let ring = ["--depth", "4096", "--capacity", "4MiB", "--max-datagram", "1KiB"];
@@ -443,12 +444,12 @@ fn a_slow_reader_shows_in_why_and_in_latency() {
         let counted = reader(&latencies, label)["buckets"].as_array().unwrap().iter();
         assert_eq!(counted.map(|b| b[1].as_u64().unwrap()).sum::<u64>(), figure(label, "samples"));
     }
-    // In intervals: only what came in each.
+    // In intervals: only what came in each of them.
     let output =
         env.run("ringstat", &["stat-slow", "--latency", "-w", "0.5", "--count", "2", "--json"]);
     let intervals: Vec<Value> =
-        told(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!(intervals.len(), 2, "{}", told(&output));
+        stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(intervals.len(), 2, "{}", stdout(&output));
     for interval in &intervals {
         let samples = reader(interval, "fine")["samples"].as_u64().unwrap();
         assert!(
@@ -459,10 +460,10 @@ fn a_slow_reader_shows_in_why_and_in_latency() {
     broker.end();
 }
 
-/// A reader stopped for two seconds has been two seconds late for what was published meanwhile, and
-/// says so for every millisecond of it; the one beside it has not.
+/// A reader that was stopped for two seconds has been two seconds late for what was published
+/// meanwhile, and its histogram shows that for every millisecond; the one beside it was not late.
 #[test]
-fn a_pause_is_in_the_latency_of_who_paused() {
+fn a_pause_shows_only_in_the_paused_readers_latency() {
     let env = Environment::new(LIMIT);
     let ring = ["--depth", "16384", "--capacity", "4MiB", "--max-datagram", "1KiB"];
     let broker = env.broker("stat-pause", "gen:rate=1000/s,size=64", &ring);
@@ -495,9 +496,8 @@ fn a_pause_is_in_the_latency_of_who_paused() {
     broker.end();
 }
 
-/// What the kernel drops before a broker whose socket buffer is too small is named, with the
-/// remedy. Control: when the flood is over nothing limits the stream, and what was lost is called
-/// earlier.
+/// What the kernel drops before a broker with too small a socket buffer is named, with the remedy.
+/// Control: when the flood is over, nothing limits the stream, and the loss is reported as earlier.
 #[test]
 fn why_names_the_kernel_when_it_drops() {
     let env = Environment::new(LIMIT);
@@ -537,7 +537,7 @@ fn why_names_the_kernel_when_it_drops() {
     assert!(finding["advice"].as_str().unwrap().contains("rcvbuf="), "{verdict}");
     std::thread::sleep(Duration::from_millis(300));
     let output = env.run("ringstat", &["stat-udp", "--why"]);
-    let text = told(&output);
+    let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(
         text.contains("nothing limits it")
@@ -548,10 +548,10 @@ fn why_names_the_kernel_when_it_drops() {
     broker.end();
 }
 
-/// A stopped broker is named too, and does not hang the program that asks. Control: when it goes on
-/// it is not.
+/// A stopped broker is named too, and does not hang the program that asks. Control: when it
+/// continues it is not named.
 #[test]
-fn a_stopped_broker_hangs_nobody() {
+fn a_stopped_broker_does_not_hang_ringstat() {
     if !needs("curl") {
         return;
     }
@@ -564,9 +564,9 @@ fn a_stopped_broker_hangs_nobody() {
     let up = |text: &str| {
         text.lines().find(|l| l.starts_with("ringweir_up{")).map(|l| l.ends_with(" 1"))
     };
-    assert_eq!(up(&told(&curl(&[&url]))), Some(true));
+    assert_eq!(up(&stdout(&curl(&[&url]))), Some(true));
     broker.process.stop();
-    let halted = || (up(&told(&curl(&[&url]))) == Some(false)).then_some(());
+    let halted = || (up(&stdout(&curl(&[&url]))) == Some(false)).then_some(());
     wait_for(PATIENCE, halted).expect("its last figures are told, as such");
     let output = env.run("ringstat", &["stat-halt", "--latency"]);
     assert!(
@@ -575,14 +575,14 @@ fn a_stopped_broker_hangs_nobody() {
         said(&output)
     );
     broker.process.signal(Signal::CONT);
-    let again = || (up(&told(&curl(&[&url]))) == Some(true)).then_some(());
+    let again = || (up(&stdout(&curl(&[&url]))) == Some(true)).then_some(());
     wait_for(PATIENCE, again).expect("it goes on");
     broker.end();
 }
 
 /// Arguments that contradict each other are refused.
 #[test]
-fn ways_to_show_exclude_each_other() {
+fn contradictory_arguments_are_refused() {
     let env = Environment::new(LIMIT);
     for (line, status) in [
         ("--prom --json", 2),
@@ -603,6 +603,6 @@ fn ways_to_show_exclude_each_other() {
             "{line}"
         );
     }
-    let help = told(&env.run("ringstat", &["--help"]));
+    let help = stdout(&env.run("ringstat", &["--help"]));
     assert!(help.contains("--listen") && help.contains("A reader samples the"), "{help}");
 }

@@ -1,6 +1,5 @@
-//! What a running broker has given up: as the kernel shows it, as `ringctl doctor` says it, and as
-//! its own threads find when they are made to try. Control of all of it: the same broker with
-//! `--no-sandbox`.
+//! The rights that a running broker has given up: in /proc, in the report of `ringctl doctor`, and
+//! when its own threads are made to try. Control of all of it: the same broker with `--no-sandbox`.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +13,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A line of the status of each thread, by thread name.
+/// A line of the status file of each thread, by thread name.
 fn threads(pid: u32, key: &str) -> Vec<(String, String)> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process").flatten();
     let read = |t: std::fs::DirEntry| {
@@ -27,8 +26,8 @@ fn threads(pid: u32, key: &str) -> Vec<(String, String)> {
     tasks.filter_map(read).collect()
 }
 
-/// Whether all of its threads have given everything up; capabilities of the pump as the kernel
-/// prints them.
+/// Whether all of its threads have given everything up; returns the pump's capabilities as the
+/// kernel prints them.
 fn shut_in(broker: &Daemon) -> Result<String, String> {
     let pid = broker.process.pid();
     let mut pump = String::new();
@@ -52,7 +51,7 @@ fn shut_in(broker: &Daemon) -> Result<String, String> {
     Ok(pump)
 }
 
-/// What `ringctl doctor` finds under `check`.
+/// The finding of `ringctl doctor` for `check`.
 fn doctor(env: &Environment, name: &str, check: &str) -> Value {
     let output = env.run("ringctl", &["doctor", "--json", "--window", "0.2", name]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -61,15 +60,15 @@ fn doctor(env: &Environment, name: &str, check: &str) -> Value {
 }
 
 fn has_landlock() -> bool {
-    // SAFETY: no pointer; asks which version of the interface the kernel has.
+    // SAFETY: no pointer; asks for the version of the kernel's interface.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) >= 1 }
 }
 
-/// Whatever a stream is made of, no thread of its broker keeps more than its source needs, it can
-/// be read, and it leaves nothing behind. Control: with `--no-sandbox` none of it, and doctor finds
-/// that.
+/// Whatever a stream consists of, no thread of its broker keeps more rights than its source needs,
+/// it can be read, and it leaves nothing behind. Control: with `--no-sandbox` nothing is given up,
+/// and doctor finds that.
 #[test]
-fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
+fn every_thread_gives_up_rights_it_does_not_need() {
     let env = Environment::new(LIMIT);
     let socket = env.path("in.sock");
     let unix = format!("unix:{}", socket.display());
@@ -87,7 +86,7 @@ fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
     {
         let name = format!("service-shut{i}");
         let broker = env.broker(&name, source, more);
-        // The control thread shuts itself in a moment after it has said that it is there.
+        // The control thread enters its sandbox a moment after it has logged that it is ready.
         let found = wait_for(LIMIT, || shut_in(&broker).ok());
         assert_eq!(found.as_deref(), Some("0000000000000000"), "{source}: {:?}", shut_in(&broker));
         let said = broker.process.stderr();
@@ -125,8 +124,8 @@ fn every_thread_of_every_broker_gives_up_what_it_does_not_need() {
     free.end();
 }
 
-/// A source that needs a capability again keeps that one, in its own thread alone; one that needs
-/// none for that keeps none, though it could not have been opened without. Root only.
+/// A source that needs a capability again keeps that one, in its own thread alone. A source that
+/// needed one only to open keeps none. Root only.
 #[test]
 fn a_capability_that_is_needed_again_is_kept() {
     if !needs_root() {
@@ -156,10 +155,10 @@ fn a_capability_that_is_needed_again_is_kept() {
     }
 }
 
-/// In a directory that belongs to somebody else root's broker needs root's privilege to clear up,
-/// keeps that one, and does.
+/// In a directory that belongs to another user, root's broker needs root's privilege to remove its
+/// files: it keeps that one, and removes them.
 #[test]
-fn a_run_directory_of_somebody_else_is_cleared_up() {
+fn a_run_directory_of_another_user_is_cleaned_up() {
     if !needs_root() {
         return;
     }
@@ -171,11 +170,11 @@ fn a_run_directory_of_somebody_else_is_cleared_up() {
         (all.iter().filter(|(_, value)| value == "0000000000000002").count() == 1).then_some(())
     });
     assert!(kept.is_some(), "{:?}", threads(broker.process.pid(), "CapEff"));
-    // The scene looks whether anything is left.
+    // The environment checks whether anything is left.
     broker.end();
 }
 
-/// A device that is a program goes and comes back while its broker is shut in.
+/// A device that is a program disappears and comes back while its broker is in its sandbox.
 #[test]
 fn a_device_that_comes_back_is_found_again() {
     let env = Environment::new(LIMIT);
@@ -210,7 +209,7 @@ mod made_to {
     use super::*;
     use ringweir_harness::inject::Stopped;
 
-    /// What a thread of a broker is answered: name, answer.
+    /// The kernel's answers to a thread of a broker: name, answer.
     fn tries(tid: i32) -> std::io::Result<Vec<(&'static str, i64)>> {
         let thread = Stopped::new(tid)?;
         let file = Some((1, "/etc/shadow"));
@@ -243,7 +242,7 @@ mod made_to {
         ])
     }
 
-    /// A broker of its own: the threads of a running one are made to make forbidden calls. Control:
+    /// A separate broker, because its running threads are forced to make forbidden calls. Control:
     /// with `--no-sandbox` the same calls by the same means get as far as their arguments.
     #[test]
     fn a_running_broker_cannot_make_a_forbidden_call() {
@@ -306,7 +305,7 @@ mod made_to {
                     }
                 }
             }
-            // It goes on as if nothing had been.
+            // It continues as if nothing had happened.
             let read = env.run("ringcat", &[name, "-n", "5", "--verify"]);
             assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
             broker.end();
@@ -314,9 +313,9 @@ mod made_to {
     }
 }
 
-/// Signals still end it, twice at once too, and stdin is still read.
+/// Signals still end it, also two at once, and stdin is still read.
 #[test]
-fn it_still_ends_as_it_is_told_to() {
+fn signals_end_a_sandboxed_broker_and_stdin_is_read() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("service-int", "gen:rate=10/s,size=64", &[]);
     broker.process.signal(Signal::INT);

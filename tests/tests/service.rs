@@ -1,6 +1,6 @@
-//! `ringd` as a service: what it tells its manager, sockets it is handed, streams that come and go
-//! by its file, the units and how they are installed. There is no systemd here: the test is the
-//! manager.
+//! `ringd` as a service: its messages to its manager, sockets that it is handed, streams that come
+//! and go with its file, the units and their installation. There is no systemd here: the test is
+//! the manager.
 
 use ringweir::{Item, Options};
 use ringweir_harness::environment::{Environment, Process, wait_for};
@@ -24,7 +24,7 @@ fn until<T>(what: &str, process: &Process, found: impl FnMut() -> Option<T>) -> 
     wait_for(LIMIT, found).unwrap_or_else(|| panic!("{what}: {}", process.stderr()))
 }
 
-/// A file of streams: name and whatever else.
+/// Writes a file of streams: name and other lines of each.
 fn put(env: &Environment, streams: &[(&str, &str)]) -> PathBuf {
     let path = env.path("ringd.toml");
     let one = |(name, more): &(&str, &str)| {
@@ -33,7 +33,7 @@ fn put(env: &Environment, streams: &[(&str, &str)]) -> PathBuf {
             32768\ncapacity = '4MiB'\n{more}\n"
         )
     };
-    // In place of the old one in one step, as editors do.
+    // Replaces the old one in one step, as editors do.
     let new = env.path("ringd.toml.new");
     std::fs::write(&new, streams.iter().map(one).collect::<String>()).unwrap();
     std::fs::rename(&new, &path).unwrap();
@@ -46,27 +46,27 @@ fn serve(env: &Environment, file: &Path) -> Command {
     command
 }
 
-/// What a manager hears until `last` is among it.
-fn hear(manager: &UnixDatagram, last: &str) -> Vec<String> {
+/// Receives messages to the manager until one begins with `last`.
+fn receive(manager: &UnixDatagram, last: &str) -> Vec<String> {
     manager.set_read_timeout(Some(LIMIT)).unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
         let mut room = [0; 512];
         let n = manager
             .recv(&mut room)
-            .unwrap_or_else(|e| panic!("waiting for {last}: {e}: {heard:?}"));
-        heard.push(String::from_utf8_lossy(&room[..n]).into_owned());
-        if heard.last().is_some_and(|h| h.starts_with(last)) {
-            return heard;
+            .unwrap_or_else(|e| panic!("waiting for {last}: {e}: {received:?}"));
+        received.push(String::from_utf8_lossy(&room[..n]).into_owned());
+        if received.last().is_some_and(|h| h.starts_with(last)) {
+            return received;
         }
     }
 }
 
-/// Ready when readers can attach, alive again and again, reloading, ready again, stopping; by a
-/// path and by an abstract name. Controls: a broker that is stopped says nothing, and one that has
-/// no manager runs.
+/// Ready when readers can attach, alive again and again, reloading, ready again, stopping; through
+/// a path and through an abstract name. Controls: a stopped broker sends nothing, and one without a
+/// manager runs.
 #[test]
-fn its_manager_is_told_what_it_does() {
+fn the_manager_is_notified_of_every_state() {
     let env = Environment::new(2 * LIMIT);
     let file = put(&env, &[("service-a", ""), ("service-b", "")]);
     let path = env.path("notify");
@@ -83,11 +83,11 @@ fn its_manager_is_told_what_it_does() {
         let mut command = serve(&env, &file);
         command.env("NOTIFY_SOCKET", &name).env("WATCHDOG_USEC", "200000");
         let mut broker = env.start(command);
-        let heard = hear(&manager, "READY=1");
-        assert_eq!(heard, ["READY=1\nSTATUS=2 streams: service-a service-b"]);
+        let received = receive(&manager, "READY=1");
+        assert_eq!(received, ["READY=1\nSTATUS=2 streams: service-a service-b"]);
         assert!(socket::connect(&env.run_dir().join("service-b.sock")).is_ok(), "ready is ready");
-        hear(&manager, "WATCHDOG=1");
-        hear(&manager, "WATCHDOG=1");
+        receive(&manager, "WATCHDOG=1");
+        receive(&manager, "WATCHDOG=1");
 
         broker.stop();
         manager.set_nonblocking(true).unwrap();
@@ -99,14 +99,14 @@ fn its_manager_is_told_what_it_does() {
         );
         manager.set_nonblocking(false).unwrap();
         broker.signal(Signal::CONT);
-        hear(&manager, "WATCHDOG=1");
+        receive(&manager, "WATCHDOG=1");
 
         broker.signal(Signal::HUP);
-        let reloading = hear(&manager, "RELOADING=1");
+        let reloading = receive(&manager, "RELOADING=1");
         assert!(reloading.last().unwrap().contains("MONOTONIC_USEC="));
-        hear(&manager, "READY=1");
+        receive(&manager, "READY=1");
         broker.signal(Signal::TERM);
-        hear(&manager, "STOPPING=1");
+        receive(&manager, "STOPPING=1");
         assert!(broker.wait().success(), "{}", broker.stderr());
     }
     let mut command = serve(&env, &file);
@@ -116,11 +116,11 @@ fn its_manager_is_told_what_it_does() {
     assert!(said(&refused).contains("NOTIFY_SOCKET="), "{}", said(&refused));
 }
 
-/// A file that changes: one stream goes, one comes, the third does not notice: its reader gets
-/// every number. A file that is wrong changes nothing. Controls: without a signal nothing happens;
-/// without a file the same signal ends it.
+/// The file changes: one stream goes, one comes, and the third is not affected: its reader receives
+/// every number. A wrong file changes nothing. Controls: without a signal nothing happens; without
+/// a file the same signal ends the broker.
 #[test]
-fn streams_come_and_go_and_the_others_do_not_notice() {
+fn reload_adds_and_ends_streams_without_affecting_others() {
     let env = Environment::new(2 * LIMIT);
     let file = put(&env, &[("service-stays", ""), ("service-goes", "")]);
     let mut broker = env.start(serve(&env, &file));
@@ -164,13 +164,13 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     until("it brings datagrams", &broker, || {
         matches!(comes.next().unwrap(), Item::Datagram(_)).then_some(())
     });
-    // What was started by a thread that is shut in is shut in with it.
+    // What a sandboxed thread starts is in the same sandbox.
     for task in std::fs::read_dir(format!("/proc/{}/task", broker.pid())).unwrap().flatten() {
         let status = std::fs::read_to_string(task.path().join("status")).unwrap();
         assert!(status.contains("Seccomp:\t2") && status.contains("NoNewPrivs:\t1"), "{status}");
     }
 
-    // A stream that cannot start, one whose keys are others, and a file that is no file of streams.
+    // A stream that cannot start, one with changed keys, and a file that is no file of streams.
     put(
         &env,
         &[
@@ -199,11 +199,11 @@ fn streams_come_and_go_and_the_others_do_not_notice() {
     assert!(plain.process.wait().success(), "the control: without a file it ends");
 }
 
-/// `ringctl reload`: who asks is told what became of each stream, also by one that has ended by
-/// then, and whether the file is what runs now. Controls: a stranger, a broker without a file, a
-/// file that is none; each time nothing changes.
+/// `ringctl reload` prints what became of each stream, also through a stream that ends by this, and
+/// whether the file is what runs now. Controls: another user, a broker without a file, a wrong
+/// file; each time nothing changes.
 #[test]
-fn who_asks_for_a_reload_is_told_what_it_changed() {
+fn reload_reports_what_it_changed() {
     let env = Environment::new(LIMIT);
     let file = put(&env, &[("service-ask", ""), ("service-old", "")]);
     let mut broker = env.start(serve(&env, &file));
@@ -216,7 +216,7 @@ fn who_asks_for_a_reload_is_told_what_it_changed() {
     let ok = |text: &str| (Some(0), text.to_owned(), String::new());
     assert_eq!(reload("service-ask", &[]), ok("nothing has changed\n"));
     put(&env, &[("service-ask", ""), ("service-new", "")]);
-    // Through the stream that ends by it.
+    // Asked through the stream that the reload ends.
     assert_eq!(reload("service-old", &[]), ok("ended   service-old\nbegun   service-new\n"));
     put(
         &env,
@@ -226,18 +226,18 @@ fn who_asks_for_a_reload_is_told_what_it_changed() {
             ("service-new", ""),
         ],
     );
-    let (status, told, _) = reload("service-ask", &[]);
-    assert_eq!(status, Some(1), "the file is not what runs: {told}");
-    assert!(told.starts_with(
+    let (status, report, _) = reload("service-ask", &[]);
+    assert_eq!(status, Some(1), "the file is not what runs: {report}");
+    assert!(report.starts_with(
         "stays   service-ask: its changes need a restart\nfailed  service-no: \
         --group \"service-none\""
     ));
-    let (status, told, _) = reload("service-ask", &["--json"]);
-    let json: serde_json::Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((status, &json["changes"][1]["outcome"]), (Some(1), &"failed".into()), "{told}");
+    let (status, report, _) = reload("service-ask", &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((status, &json["changes"][1]["outcome"]), (Some(1), &"failed".into()), "{report}");
     std::fs::write(&file, "[[stream]]\nnmae = 'x'\n").unwrap();
-    let (status, told, why) = reload("service-ask", &[]);
-    assert_eq!((status, told.as_str()), (Some(1), ""));
+    let (status, report, why) = reload("service-ask", &[]);
+    assert_eq!((status, report.as_str()), (Some(1), ""));
     assert!(why.contains("nmae") && why.contains("nothing was changed"), "{why}");
     let (status, _, why) = reload("service-nobody", &[]);
     assert!(status == Some(1) && why.contains("service-nobody"), "{why}");
@@ -259,10 +259,10 @@ fn who_asks_for_a_reload_is_told_what_it_changed() {
     plain.end();
 }
 
-/// A source of a kind that was not there at the start is refused by what was given up, unless the
-/// file had said that it might come; the other streams go on in either case.
+/// A source of a kind that was not there at the start is refused because its rights were given up,
+/// unless the file had announced it; the other streams continue in either case.
 #[test]
-fn what_may_come_later_is_said_at_the_start() {
+fn later_sources_must_be_announced_at_the_start() {
     let env = Environment::new(LIMIT);
     for (later, comes) in [("", false), ("later = ['udp']\n", true)] {
         let file = env.path("later.toml");
@@ -270,8 +270,8 @@ fn what_may_come_later_is_said_at_the_start() {
         let two = "[[stream]]\nname = 'service-two'\nsource = 'udp:127.0.0.1:0'\n";
         std::fs::write(&file, format!("{later}{one}")).unwrap();
         let mut broker = env.start(serve(&env, &file));
-        // Ready when the file of the lock and the word are there; a signal that comes earlier is
-        // kept.
+        // Ready when the lock file and the log line are there; a signal that comes earlier stays
+        // pending.
         until("it is there", &broker, || broker.stderr().contains("service-one gen").then_some(()));
         std::fs::write(&file, format!("{later}{one}{two}")).unwrap();
         broker.signal(Signal::HUP);
@@ -289,10 +289,10 @@ fn what_may_come_later_is_said_at_the_start() {
     }
 }
 
-/// A socket that was opened before the start is used and left where it is, and who connected before
-/// the start is served. Control: another one, for which there is no stream, is said.
+/// A socket that was opened before the start is used and not removed, and clients that connected
+/// before the start are served. Control: another one, which no stream uses, is reported.
 #[test]
-fn a_socket_that_is_handed_over_is_served_and_stays() {
+fn a_passed_socket_is_served_and_stays() {
     let env = Environment::new(LIMIT);
     let path = env.run_dir().join("service-act.sock");
     let (ours, other) = (
@@ -311,24 +311,25 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
         .arg("--run-dir")
         .arg(env.run_dir());
     command.args(["run", "--name", "service-act", "--source", "gen:rate=100/s,size=64"]);
-    // By way of what a command inherits anyway; the copies here are closed with the command.
+    // Passed as descriptors that a command inherits anyway; the copies here are closed with the
+    // command.
     command.stdin(ours).stdout(other);
     let broker = env.broker_of("service-act", command);
     let answer = ringweir_proto::control::Reply::decode(&socket::receive(&early).unwrap().bytes);
     assert!(matches!(answer, Ok(ringweir_proto::control::Reply::Described(_))), "{answer:?}");
     let read = env.run("ringcat", &["service-act", "-n", "3", "--verify"]);
     assert!(read.status.success(), "{}", said(&read));
-    let told = broker.process.stderr();
-    assert!(told.contains("other.sock: passed by the service manager"), "{told}");
+    let log = broker.process.stderr();
+    assert!(log.contains("other.sock: passed by the service manager"), "{log}");
     broker.end();
     assert!(path.exists(), "it belongs to whoever made it");
     std::fs::remove_file(&path).unwrap();
 }
 
-/// Installed where they belong, found sound by systemd's own judge, and how far they are shut in,
-/// in its own figure. Control: a unit with a fault is noticed.
+/// Units are installed in the right places, systemd's own checker accepts them, and its exposure
+/// figure is low. Control: a unit with a fault is noticed.
 #[test]
-fn units_are_installed_and_sound() {
+fn units_are_installed_and_valid() {
     if !needs("make") {
         return;
     }
@@ -355,7 +356,7 @@ fn units_are_installed_and_sound() {
         assert!(root.join(file).exists(), "{file}");
     }
     if Part("systemd-analyze").needs("systemd-analyze") {
-        // An instance of it, with the program where it is at the moment.
+        // An instance of it, with the present path of the program.
         let dir = env.path("units");
         std::fs::create_dir(&dir).unwrap();
         let service = std::fs::read_to_string(units.join("ringd@.service")).unwrap();

@@ -1,6 +1,6 @@
-//! Where streams go to: a seqpacket socket for standard tools, UDP, and pipes into programs that
-//! know nothing of us. Every test closes the books: published = delivered + lost, delivered = sent
-//! + what was said not to be.
+//! Where streams can be sent: a seqpacket socket for standard tools, UDP, and pipes into programs
+//! that know nothing of ringweir. Every test closes its accounts: published = delivered + lost,
+//! delivered = sent + reported as not sent.
 
 use ringweir_harness::{Daemon, Environment, Process, wait_for};
 use ringweir_needs::needs;
@@ -46,29 +46,29 @@ fn socket_server(env: &Environment, args: &[&str], path: &str) -> Process {
     cat
 }
 
-/// The next packet of a client; `None` at the end.
+/// Receives the next packet of a client; `None` at the end.
 fn packet(client: &OwnedFd, room: &mut [u8]) -> Option<usize> {
     let (len, _) = rustix::net::recv(client, &mut *room, RecvFlags::empty())
         .expect("within the socket's patience");
     (len > 0).then_some(len)
 }
 
-/// Two clients that read and one that never does: the readers get every datagram whole and in
-/// order, one a read; the third slows nobody, though the ring has long passed it. SIGTERM closes
-/// all books (the third's as far as it had read) and removes the socket. Control: a client that
-/// skips one datagram is noticed by the same check.
+/// Two clients read and one never does. The readers get every datagram whole and in order, one per
+/// read. The third slows no other client, though the ring has lapped it long ago. SIGTERM closes
+/// all accounts (the third's as far as it had read) and removes the socket. Control: the same check
+/// notices a client that skips one datagram.
 #[test]
-fn every_client_gets_one_datagram_a_read_and_none_slows_another() {
+fn clients_get_one_datagram_per_read_and_do_not_slow_each_other() {
     const COUNT: u64 = 40_000;
     let env = Environment::new(LIMIT);
     let path = env.path("o.s").to_str().unwrap().to_string();
-    // The ring holds a fraction: who does not read is lapped.
+    // The ring holds a fraction of the stream: a client that does not read is lapped.
     let broker = env.broker(
-        "outlet-many",
+        "server-many",
         &format!("gen:rate=8k/s,size=64..1000,count={COUNT}"),
         &["--max-datagram", "1000", "--capacity", "4MiB", "--depth", "8192", "--wait-readers", "3"],
     );
-    let mut cat = socket_server(&env, &["outlet-many", "--from", "0", "--verify"], &path);
+    let mut cat = socket_server(&env, &["server-many", "--from", "0", "--verify"], &path);
     let clients: Vec<_> = (0..3).map(|_| socket::connect(path.as_ref()).unwrap()).collect();
     let numbers = |client: &OwnedFd| {
         let (mut room, mut numbers) = (vec![0; 2000], Vec::new());
@@ -116,8 +116,8 @@ fn every_client_gets_one_datagram_a_read_and_none_slows_another() {
     assert_eq!(broker.published(), COUNT);
 }
 
-/// A client that hangs up, and one that comes late; `--once` ends with the last. Controls: a path
-/// in the way and a stream that is not there are refused, and nothing is left.
+/// One client hangs up, and one comes late; `--once` ends with the last. Controls: a path that is
+/// in use and a stream that does not exist are refused, and nothing is left.
 #[test]
 fn clients_come_and_go() {
     let env = Environment::new(LIMIT);
@@ -126,17 +126,17 @@ fn clients_come_and_go() {
     let refused = env.run("ringcat", &["nosuch", "--unix", &place]);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(env.run("ringcat", &["x", "--unix", "stream:/x"]).status.code(), Some(2));
-    // So slow that the first client has not had all of its own before the second comes, which would
-    // be the end by --once.
-    let broker = env.broker("outlet-few", "gen:rate=10/s,size=100", &["--depth", "64"]);
+    // The rate is so low that the second client comes before the first has all its datagrams;
+    // otherwise --once would end here.
+    let broker = env.broker("server-few", "gen:rate=10/s,size=100", &["--depth", "64"]);
     std::fs::write(&path, "precious").unwrap();
-    let refused = env.run("ringcat", &["outlet-few", "--unix", &place]);
+    let refused = env.run("ringcat", &["server-few", "--unix", &place]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is in the way"), "{refused:?}");
     std::fs::remove_file(&path).unwrap();
 
     let mut cat = socket_server(
         &env,
-        &["outlet-few", "--from", "oldest", "-n", "20", "--once", "--stats"],
+        &["server-few", "--from", "oldest", "-n", "20", "--once", "--stats"],
         &path,
     );
     let (early, mut room) = (socket::connect(path.as_ref()).unwrap(), vec![0; 200]);
@@ -151,14 +151,14 @@ fn clients_come_and_go() {
     broker.end();
 }
 
-/// `xxd`, `dd`, `tcpdump -r` and `socat`, each with what it is good for.
+/// `xxd`, `dd`, `tcpdump -r` and `socat`, each used for what it is good at.
 #[test]
 fn standard_tools_read_the_stream() {
     if !["xxd", "tcpdump", "socat"].into_iter().all(needs) {
         return;
     }
     let env = Environment::new(LIMIT);
-    let broker = kept(&env, "outlet-tools", "gen:rate=max,size=96,count=40", 40);
+    let broker = kept(&env, "server-tools", "gen:rate=max,size=96,count=40", 40);
     let bin = ringweir_harness::programs::path("ringcat");
     let shell = |line: &str| {
         let mut command = env.command_at("sh".as_ref());
@@ -168,15 +168,16 @@ fn standard_tools_read_the_stream() {
         output.stdout
     };
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let hex = text(shell("$RINGCAT outlet-tools --from oldest -n 2 | xxd"));
+    let hex = text(shell("$RINGCAT server-tools --from oldest -n 2 | xxd"));
     assert!(hex.starts_with("00000000: 5257 6731 ") && hex.lines().count() == 12, "{hex}");
-    // A pipe keeps no boundaries; datagrams of one size are blocks of it, if dd gathers whole ones.
+    // A pipe keeps no boundaries. Datagrams of one size are blocks of it, if dd collects whole
+    // ones.
     let third = shell(
-        "$RINGCAT outlet-tools --from oldest | dd iflag=fullblock bs=96 skip=3 count=1 status=none",
+        "$RINGCAT server-tools --from oldest | dd iflag=fullblock bs=96 skip=3 count=1 status=none",
     );
     assert_eq!(crc::check(&third).unwrap().number, 3);
     let packets = text(shell(
-        "$RINGCAT outlet-tools --from oldest --format pcap --link-type USER0 | tcpdump -nr - \
+        "$RINGCAT server-tools --from oldest --format pcap --link-type USER0 | tcpdump -nr - \
         2>/dev/null",
     ));
     assert_eq!(
@@ -186,35 +187,35 @@ fn standard_tools_read_the_stream() {
     );
 
     let path = env.path("o.s").to_str().unwrap().to_string();
-    let mut cat = socket_server(&env, &["outlet-tools", "--from", "oldest", "--once"], &path);
-    // -v says of every transfer how long it was: one datagram each.
+    let mut cat = socket_server(&env, &["server-tools", "--from", "oldest", "--once"], &path);
+    // -v prints the length of every transfer: one datagram each.
     let said = text(shell(&format!("socat -v -u UNIX-CONNECT:{path},type=5 /dev/null 2>&1")));
     assert_eq!(said.matches("length=96 ").count(), 40, "{said}");
     assert_eq!(cat.wait().code(), Some(0));
     broker.end();
 }
 
-/// Ring → UDP → ring: what is published there is what was published here, byte by byte. Control:
-/// datagrams too long for UDP are missing, counted, and said.
+/// Ring → UDP → ring: the second ring publishes the datagrams of the first, byte by byte. Control:
+/// datagrams too long for UDP are missing, counted and reported.
 #[test]
-fn a_ring_is_sent_into_another() {
+fn a_ring_is_copied_over_udp() {
     const COUNT: u64 = 20_000;
     let env = Environment::new(LIMIT);
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let to = format!("udp:127.0.0.1:{port}");
     let copy = env.broker(
-        "outlet-copy",
+        "server-copy",
         &to,
         &["--max-datagram", "1500", "--capacity", "32MiB", "--depth", "32768"],
     );
     let origin =
-        kept(&env, "outlet-origin", &format!("gen:rate=max,size=64..1400,count={COUNT}"), COUNT);
+        kept(&env, "server-origin", &format!("gen:rate=max,size=64..1400,count={COUNT}"), COUNT);
     let mut command = env.command("ringcat");
-    command.args(["outlet-copy", "--from", "0", "-n", "20000", "--verify", "--timeout", "60s"]);
+    command.args(["server-copy", "--from", "0", "-n", "20000", "--verify", "--timeout", "60s"]);
     let cat = env.start(command);
     let sent = env.run(
         "ringsend",
-        &["outlet-origin", "--from", "0", "--to", &to, "--rate", "20k/s", "--json"],
+        &["server-origin", "--from", "0", "--to", &to, "--rate", "20k/s", "--json"],
     );
     assert!(sent.status.success(), "{sent:?}");
     let account: serde_json::Value = serde_json::from_slice(&sent.stdout).unwrap();
@@ -235,10 +236,10 @@ fn a_ring_is_sent_into_another() {
     origin.end();
 
     let args = ["--linger", "forever", "--max-datagram", "80000", "--capacity", "4MiB"];
-    let long = env.broker("outlet-long", "gen:rate=max,size=60000..80000,count=20", &args);
+    let long = env.broker("server-long", "gen:rate=max,size=60000..80000,count=20", &args);
     let sent = env.run(
         "ringsend",
-        &["outlet-long", "--from", "0", "--to", "udp:127.0.0.1:9", "--until-idle", "1s", "--json"],
+        &["server-long", "--from", "0", "--to", "udp:127.0.0.1:9", "--until-idle", "1s", "--json"],
     );
     let account: serde_json::Value = serde_json::from_slice(&sent.stdout).unwrap();
     let [taken, sent, too_long] =
@@ -247,25 +248,25 @@ fn a_ring_is_sent_into_another() {
     long.end();
 }
 
-/// With the header a receiver sees every seq, and records for those that cannot come. Control: one
-/// datagram dropped in the receiver is noticed by the same check.
+/// With the header, a receiver gets every seq, and reports for those that cannot come. Control: the
+/// same check notices one datagram dropped in the receiver.
 #[test]
-fn a_receiver_sees_every_seq() {
+fn a_udp_receiver_sees_every_seq() {
     let env = Environment::new(LIMIT);
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let to = format!("udp:127.0.0.1:{}", receiver.local_addr().unwrap().port());
-    // Most of it is lapped before anybody reads: told as the first record.
+    // Most of it is lapped before the first read: the first record reports that.
     let args =
         ["--linger", "forever", "--max-datagram", "1KiB", "--depth", "256", "--capacity", "64KiB"];
-    let broker = env.broker("outlet-seq", "gen:rate=max,size=100..500,count=5000", &args);
+    let broker = env.broker("server-seq", "gen:rate=max,size=100..500,count=5000", &args);
     wait_for(Duration::from_secs(20), || {
         broker.process.stderr().contains("5000 datagrams published").then_some(())
     })
     .unwrap();
     let mut command = env.command("ringsend");
     command.args([
-        "outlet-seq",
+        "server-seq",
         "--from",
         "0",
         "--to",

@@ -1,5 +1,5 @@
-//! Sources with the programs people use to feed them: unix sockets, terminals, netlink; published =
-//! sent, or what is missing is told.
+//! Sources fed by the programs that people use: unix sockets, terminals, netlink. Published = sent,
+//! or what is missing is reported.
 
 #![allow(unsafe_code)]
 
@@ -22,7 +22,7 @@ fn shell(env: &Environment, line: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Reads until `enough` datagrams have come: channel and bytes.
+/// Reads until `enough` datagrams have come; returns channel and bytes.
 fn read(broker: &Daemon, enough: usize) -> Vec<(u16, Vec<u8>)> {
     let mut reader = Options::new("test").start(Start::Oldest).attach(broker.path()).unwrap();
     let mut got = Vec::new();
@@ -40,8 +40,8 @@ fn read(broker: &Daemon, enough: usize) -> Vec<(u16, Vec<u8>)> {
     got
 }
 
-/// socat sends to both kinds; the socket is gone with the stream. Control: a bad argument is
-/// refused by name.
+/// socat sends to both kinds of socket; the socket is removed with the stream. Control: a bad
+/// argument is refused with its name.
 #[test]
 fn socat_sends_to_unix_sockets() {
     if !needs("socat") {
@@ -77,9 +77,9 @@ fn socat_sends_to_unix_sockets() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("there are dgram, seqpacket"));
 }
 
-/// Senders that misbehave: thousands of connections, file descriptors sent along, packets of no
-/// bytes and too many. Nothing leaks, and who behaves is served. Control: the file descriptors were
-/// really sent, or really refused by the kernel.
+/// Misbehaving senders: thousands of connections, file descriptors sent along, packets without
+/// bytes and packets with too many. Nothing leaks, and well-behaved senders are served. Control:
+/// the file descriptors were really sent, or really refused by the kernel.
 #[test]
 fn hostile_senders_do_no_harm() {
     let env = Environment::new(LIMIT);
@@ -107,7 +107,7 @@ fn hostile_senders_do_no_harm() {
         }
     }
     assert_eq!(refused + sent, 201);
-    // Where they got in, whoever starts the broker was told what that means.
+    // If the broker accepted descriptors, it had warned about that at its start.
     assert_eq!(
         broker.process.stderr().contains("only trusted senders"),
         refused == 0,
@@ -133,8 +133,8 @@ fn hostile_senders_do_no_harm() {
     broker.end();
 }
 
-/// A terminal made by socat; when socat ends so does the stream. Control: what is no device is
-/// refused with what to use.
+/// A terminal made by socat; the stream ends when socat ends. Control: a path that is no device is
+/// refused, with the source to use instead.
 #[test]
 fn a_terminal_is_a_source_until_it_is_hung_up() {
     if !needs("socat") {
@@ -193,7 +193,7 @@ fn netlink() -> OwnedFd {
     .unwrap()
 }
 
-/// A socket without an address of its own is left out of what is sent to pid 0.
+/// A socket without its own address does not receive what is sent to pid 0.
 fn bind(fd: &OwnedFd) {
     // SAFETY: all-zero is a valid address: one of the kernel's choice.
     let mut any: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
@@ -209,16 +209,16 @@ fn send_to_group(fd: &OwnedFd, bytes: &[u8], group: u32) {
     let mut to: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
     (to.nl_family, to.nl_groups) = (libc::AF_NETLINK as u16, 1 << (group - 1));
     let (len, to) = (size_of_val(&to) as libc::socklen_t, (&raw const to).cast());
-    // SAFETY: both pointers are valid for their lengths, which the kernel only reads. Refused by
-    // pid 0 behind the group.
+    // SAFETY: both pointers are valid for their lengths, which the kernel only reads. (Sending to
+    // pid 0 is refused after the group got the message.)
     unsafe { libc::sendto(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0, to, len) };
 }
 
-/// A9, side by side: a netlink listener that does not read is told ENOBUFS and no number; a reader
-/// of the ring that does not read is told exactly how many. Control: a reader that reads has lost
+/// A9, side by side: a netlink listener that does not read gets ENOBUFS and no number; a reader of
+/// the ring that does not read gets the exact number. Control: a reader that reads has lost
 /// nothing.
 #[test]
-fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
+fn a_slow_netlink_listener_gets_an_error_and_a_slow_reader_the_count() {
     const COUNT: u64 = 20_000;
     if !needs_root() {
         return;
@@ -256,7 +256,7 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
     let mut next = 0;
     for number in 0..COUNT {
         send_to_group(&sender, &number.to_le_bytes(), 21);
-        // Kept company, so that the one that reads is never lapped.
+        // The sender does not run ahead of the quick reader, so that this one is never lapped.
         while next + 256 <= number {
             match quick.next().unwrap() {
                 Item::Datagram(mut d) => {
@@ -274,8 +274,8 @@ fn a_slow_listener_gets_an_error_and_a_slow_reader_a_number() {
         }
     }
     let mut room = [0; 64];
-    let told = rustix::net::recv(&listener, &mut room[..], RecvFlags::DONTWAIT).map(|_| ());
-    assert_eq!(told, Err(rustix::io::Errno::NOBUFS), "an error and no number");
+    let answer = rustix::net::recv(&listener, &mut room[..], RecvFlags::DONTWAIT).map(|_| ());
+    assert_eq!(answer, Err(rustix::io::Errno::NOBUFS), "an error and no number");
     while next < COUNT {
         match quick.next().unwrap() {
             Item::Datagram(_) => next += 1,

@@ -76,7 +76,7 @@ fn read(reader: &mut Reader, count: u64, buffer: &mut [u8], mut with: impl FnMut
 }
 
 #[test]
-fn a_second_of_datagrams_takes_no_fault_and_no_allocation() {
+fn steady_state_has_no_page_fault_and_no_allocation() {
     const MEASURED: u64 = 30_000;
     let env = Environment::new(Duration::from_secs(60));
     // One lap is 4096 datagrams.
@@ -86,7 +86,7 @@ fn a_second_of_datagrams_takes_no_fault_and_no_allocation() {
 
     let mut reader = Options::new("steady").attach(broker.path()).unwrap();
     read(&mut reader, 5_000, &mut buffer, || {});
-    // What looks at /proc allocates and may fault: outside of what is measured.
+    // Looking at /proc allocates and may fault, so it happens outside of the measured time.
     let pump_before = pump_faults(broker.process.pid());
     let before = (own_faults(), ALLOCATIONS.with(Cell::get));
     read(&mut reader, MEASURED, &mut buffer, || {});
@@ -99,7 +99,7 @@ fn a_second_of_datagrams_takes_no_fault_and_no_allocation() {
     assert_eq!(pump_faults(broker.process.pid()) - pump_before, 0, "faults of the pump");
     assert_eq!(reader.account().lost, 0, "it kept up");
 
-    // Control: without prefault the first lap of a mapping takes a fault a page.
+    // Control: without prefault, the first lap of a mapping takes one fault per page.
     let mut lazy = Options::new("lazy").prefault(false).attach(broker.path()).unwrap();
     let before = own_faults();
     read(&mut lazy, 5_000, &mut buffer, || {});

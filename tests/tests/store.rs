@@ -1,6 +1,6 @@
-//! A ring without a name outlives its broker in the service manager's descriptor store
-//! (`proto/DESIGN.md` §7). There is no systemd here: the test is the manager, which takes what it
-//! is sent and passes it on to the next broker.
+//! A ring without a name outlives its broker in the service manager's fd store (`proto/DESIGN.md`
+//! §7). There is no systemd here: the test is the manager. It takes the descriptors that it
+//! receives and passes them to the next broker.
 
 use ringweir::{Item, Options, Reader};
 use ringweir_harness::environment::{Daemon, Environment, NOBODY, Process, wait_for};
@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What a manager has: descriptors by their names, and what it was told.
+/// The manager's state: descriptors by name, and received messages.
 #[derive(Default)]
 struct Store {
-    kept: Vec<(String, OwnedFd)>,
-    heard: Vec<String>,
+    stored: Vec<(String, OwnedFd)>,
+    messages: Vec<String>,
 }
 
 /// A service manager with a store, as systemd has one.
@@ -57,31 +57,31 @@ impl Manager {
                     .to_string();
                 let mut store = its.lock().unwrap();
                 if text.starts_with("FDSTORE=1\n") {
-                    store.kept.push((name, packet.fds.pop().expect("a descriptor")));
+                    store.stored.push((name, packet.fds.pop().expect("a descriptor")));
                 } else if text.starts_with("FDSTOREREMOVE=1\n") {
-                    store.kept.retain(|(kept, _)| *kept != name);
+                    store.stored.retain(|(stored, _)| *stored != name);
                 }
-                store.heard.push(text);
+                store.messages.push(text);
             }
         });
         Self { path, store, over, thread: Some(thread) }
     }
 
-    fn kept(&self) -> Vec<String> {
-        self.store.lock().unwrap().kept.iter().map(|(name, _)| name.clone()).collect()
+    fn stored(&self) -> Vec<String> {
+        self.store.lock().unwrap().stored.iter().map(|(name, _)| name.clone()).collect()
     }
 
     fn descriptor(&self, name: &str) -> OwnedFd {
         let store = self.store.lock().unwrap();
         let (_, fd) = store
-            .kept
+            .stored
             .iter()
-            .find(|(kept, _)| kept == name)
+            .find(|(stored, _)| stored == name)
             .unwrap_or_else(|| panic!("no {name} in it"));
         fd.try_clone().unwrap()
     }
 
-    /// Has `command` started with a store, and with what is passed out of it.
+    /// Makes `command` start with a store, and with a descriptor from it if one is given.
     fn passing(&self, command: &mut Command, passed: Option<(&str, OwnedFd)>) {
         command.env("NOTIFY_SOCKET", &self.path).env("FDSTORE", "8");
         if let Some((name, fd)) = passed {
@@ -98,8 +98,8 @@ impl Drop for Manager {
     }
 }
 
-/// `ringd` by way of a shell, so that what is passed gets its number; `pid` is whom it is meant
-/// for.
+/// `ringd`, started through a shell, so that the passed descriptor gets its number; `pid` is the
+/// process that it is meant for.
 fn ringd(env: &Environment, pid: &str) -> Command {
     let mut command = env.command_at("sh".as_ref());
     command
@@ -120,9 +120,9 @@ fn says(process: &Process, what: &str) {
     assert!(said.is_some(), "no {what:?} from ringd: {}", process.stderr());
 }
 
-/// A chain of brokers, each killed in full flow, over one ring without a name: each reader is told
-/// of each restart once, at the same seq, and accounts for every datagram of every generation.
-/// Clean at the end: the store is empty.
+/// A chain of brokers, each killed at full rate, over one ring without a name. Each reader gets one
+/// notice of each restart, at the same seq, and accounts for every datagram of every generation. At
+/// the end the store is empty.
 #[test]
 fn a_ring_without_a_name_outlives_its_broker() {
     const NAME: &str = "store-chain";
@@ -164,14 +164,14 @@ fn a_ring_without_a_name_outlives_its_broker() {
         let adopted = if generation > 1 { " (adopted" } else { "," };
         says(&broker, &format!("{NAME} gen {generation}{adopted}"));
         says(&broker, "stored by the service manager");
-        assert_eq!(manager.kept(), ["ring-store-chain"]);
+        assert_eq!(manager.stored(), ["ring-store-chain"]);
         for (slot, kind) in kinds.iter().enumerate().skip(readers.len()) {
             let mut command = env.command("ringtest-reader");
             command.arg(paths::socket_path(&env.run_dir(), NAME));
             command.args(["--mailbox", mailbox.id(), "--slot", &slot.to_string()]).args(*kind);
             readers.push(env.start(command));
         }
-        // More than the ring holds, of each life.
+        // More than the ring holds, in each generation.
         let before = delivered(0);
         let goes_on = wait_for(LIMIT, || (delivered(0) >= before + 400).then_some(()));
         assert!(goes_on.is_some(), "nobody reads in generation {generation}: {}", broker.stderr());
@@ -198,8 +198,8 @@ fn a_ring_without_a_name_outlives_its_broker() {
             report.delivered, report.lost
         );
     }
-    let empty = wait_for(LIMIT, || manager.kept().is_empty().then_some(()));
-    assert!(empty.is_some(), "what has ended is let go: {:?}", manager.kept());
+    let empty = wait_for(LIMIT, || manager.stored().is_empty().then_some(()));
+    assert!(empty.is_some(), "what has ended is let go: {:?}", manager.stored());
 }
 
 fn restarted(reader: &mut Reader) -> u64 {
@@ -215,7 +215,7 @@ fn restarted(reader: &mut Reader) -> u64 {
     panic!("it is not told of the restart");
 }
 
-/// A memfd with these bytes, sealed like a ring that is kept but for `unsealed`.
+/// A memfd with these bytes, sealed like a stored ring, except for `unsealed`.
 fn copied(bytes: &[u8], unsealed: SealFlags) -> OwnedFd {
     let fd =
         rustix::fs::memfd_create("copy", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
@@ -239,11 +239,11 @@ fn bytes_of(ring: OwnedFd) -> Vec<u8> {
     bytes
 }
 
-/// Whatever is not the ring of this stream as we leave one is refused with the reason and let go, a
-/// fresh ring takes its place, in the store too, and the reader moves there by itself. Control, at
-/// the end: a faithful copy is adopted.
+/// A descriptor that is not this stream's ring as a broker leaves it is refused with the reason and
+/// removed. A fresh ring replaces it, in the store too, and the reader moves there by itself.
+/// Control, at the end: a faithful copy is adopted.
 #[test]
-fn what_is_not_its_own_ring_is_refused_and_replaced() {
+fn a_foreign_stored_ring_is_refused_and_replaced() {
     let env = Environment::new(2 * LIMIT);
     let manager = Manager::new(&env);
     let serve = |name: &str, depth: &str, pid: &str, passed: Option<(&str, OwnedFd)>| {
@@ -268,7 +268,7 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
     let mut reader = Options::new("stays").attach(broker.path()).unwrap();
     let first = manager.descriptor(RING);
     let mut generation = 1;
-    // Where it stands in the header: boot, write cursor.
+    // Offsets in the header: boot, write cursor.
     let spoilt = |at: usize| {
         let mut bytes = bytes_of(manager.descriptor(RING));
         bytes[at] ^= 1;
@@ -310,7 +310,7 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
         ("one that others may open", "mode 0660", Box::new(other_mode)),
         (
             "one for readers",
-            // An immutable ring is not filled up before it is mapped.
+            // An immutable ring is not filled before it is mapped.
             if may_make_immutable() { "ermission denied" } else { "ad file descriptor" },
             Box::new(|| {
                 let ring = ours();
@@ -336,7 +336,7 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
             "{what}: {said}"
         );
         assert_eq!(restarted(&mut reader), generation, "{what}");
-        assert_eq!(manager.kept(), ["ring-store-b", RING], "{what}");
+        assert_eq!(manager.stored(), ["ring-store-b", RING], "{what}");
     }
     for (what, depth, pid, why) in [
         ("other sizes", "480", "$$", "bytes, and this stream takes"),
@@ -353,34 +353,33 @@ fn what_is_not_its_own_ring_is_refused_and_replaced() {
         );
         assert_eq!(restarted(&mut reader), generation, "{what}");
     }
-    // The control, and what is in the store for nobody is let go.
+    // The control; and a stored descriptor that no stream claims is removed.
     let copy = copied(&bytes_of(manager.descriptor(RING)), SealFlags::empty());
     broker.process.kill();
     broker = serve("store-a", "480", "$$", Some((RING, copy)));
     assert!(broker.process.stderr().contains("(adopted"), "{}", broker.process.stderr());
-    // A copy is not the ring it has mapped: it begins anew there, with what is left of the
-    // generation before.
+    // A copy is not the ring that the reader has mapped: it starts again there, with what is left
+    // of the earlier generation.
     assert_eq!([restarted(&mut reader), restarted(&mut reader)], [generation, generation + 1]);
     broker.process.kill();
     broker = serve("store-a", "480", "$$", Some(("ring-store-b", of_b)));
     says(&broker.process, "ring-store-b: stored by the service manager, but no stream claims it");
-    let gone = wait_for(LIMIT, || (manager.kept() == [RING]).then_some(()));
-    assert!(gone.is_some(), "{:?}", manager.kept());
+    let gone = wait_for(LIMIT, || (manager.stored() == [RING]).then_some(()));
+    assert!(gone.is_some(), "{:?}", manager.stored());
     broker.end();
     assert!(
-        wait_for(LIMIT, || manager.kept().is_empty().then_some(())).is_some(),
+        wait_for(LIMIT, || manager.stored().is_empty().then_some(())).is_some(),
         "{:?}",
-        manager.kept()
+        manager.stored()
     );
     std::fs::remove_file(paths::lock_path(&env.run_dir(), "store-b")).unwrap();
     std::fs::remove_file(paths::socket_path(&env.run_dir(), "store-b")).unwrap();
 }
 
-/// A stream that a reload brings is kept as well, by a thread that is shut in, and one that a
-/// reload ends is let go. Controls: a ring with a name is none of the manager's, and without
-/// `FDSTORE` nothing is sent.
+/// A stream that a reload adds is stored as well, by a sandboxed thread, and one that a reload ends
+/// is removed. Controls: a ring with a name is not stored, and without `FDSTORE` nothing is sent.
 #[test]
-fn streams_that_come_and_go_are_kept_and_let_go() {
+fn reloaded_streams_are_stored_and_removed() {
     let env = Environment::new(LIMIT);
     let manager = Manager::new(&env);
     let file = env.path("ringd.toml");
@@ -393,9 +392,9 @@ fn streams_that_come_and_go_are_kept_and_let_go() {
         };
         std::fs::write(&file, streams.iter().map(one).collect::<String>()).unwrap();
     };
-    let kept = |names: &[&str]| {
-        let found = wait_for(LIMIT, || (manager.kept() == names).then_some(()));
-        assert!(found.is_some(), "{:?} in place of {names:?}", manager.kept());
+    let stored = |names: &[&str]| {
+        let found = wait_for(LIMIT, || (manager.stored() == names).then_some(()));
+        assert!(found.is_some(), "{:?} in place of {names:?}", manager.stored());
     };
     put(&[("store-one", "memfd"), ("store-named", "shm")]);
     let start = |fdstore: &str| {
@@ -409,11 +408,11 @@ fn streams_that_come_and_go_are_kept_and_let_go() {
     };
     let mut broker = start("8");
     says(&broker, "store-named gen");
-    kept(&["ring-store-one"]);
+    stored(&["ring-store-one"]);
     put(&[("store-two", "memfd"), ("store-one", "memfd"), ("store-named", "shm")]);
     broker.signal(Signal::HUP);
     says(&broker, "store-two gen 1");
-    kept(&["ring-store-one", "ring-store-two"]);
+    stored(&["ring-store-one", "ring-store-two"]);
     assert!(
         !broker.stderr().contains("not immutable") || !may_make_immutable(),
         "{}",
@@ -421,28 +420,28 @@ fn streams_that_come_and_go_are_kept_and_let_go() {
     );
     put(&[("store-two", "memfd"), ("store-named", "shm")]);
     broker.signal(Signal::HUP);
-    kept(&["ring-store-two"]);
+    stored(&["ring-store-two"]);
     broker.signal(Signal::TERM);
     assert!(broker.wait().success(), "{}", broker.stderr());
-    kept(&[]);
+    stored(&[]);
     let sent =
-        |store: &Store| store.heard.iter().filter(|text| text.starts_with("FDSTORE=1")).count();
+        |store: &Store| store.messages.iter().filter(|text| text.starts_with("FDSTORE=1")).count();
     assert_eq!(sent(&manager.store.lock().unwrap()), 2);
     for none in ["0", ""] {
         let mut broker = start(none);
         says(&broker, "store-two gen");
-        assert!(!broker.stderr().contains("kept by"), "{}", broker.stderr());
+        assert!(!broker.stderr().contains("stored by the service manager"), "{}", broker.stderr());
         broker.signal(Signal::TERM);
         assert!(broker.wait().success(), "{}", broker.stderr());
         assert_eq!(sent(&manager.store.lock().unwrap()), 2, "the control");
     }
 }
 
-/// Who can write a ring that is kept: nobody, if it could be made immutable; else processes of the
-/// broker's own user, as documented, which still cannot make it shorter. The two are each other's
-/// control. Another user cannot in either case (`memory.rs`, `cli.rs`).
+/// Which processes can write a stored ring: none, if it could be made immutable; otherwise those of
+/// the broker's own user, as documented, and they still cannot make it shorter. Each is the other's
+/// control. Another user cannot write it in either case (`memory.rs`, `cli.rs`).
 #[test]
-fn a_kept_ring_cannot_be_written_where_the_broker_may_forbid_it() {
+fn a_stored_ring_cannot_be_written_if_it_can_be_made_immutable() {
     if !needs_root() || !needs("setpriv") {
         return;
     }
@@ -454,7 +453,7 @@ fn a_kept_ring_cannot_be_written_where_the_broker_may_forbid_it() {
     std::os::unix::fs::chown(env.run_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
     let (copy, id) = (env.path("ringd"), NOBODY.to_string());
     programs::copy("ringd", &copy);
-    // What it is answered with the capability, and without.
+    // The kernel's answers with the capability, and without.
     let ways = [
         ("ring: map writable", "EACCES", "EACCES"),
         ("ring: mprotect a read-only mapping", "EACCES", "EACCES"),

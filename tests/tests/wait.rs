@@ -1,5 +1,5 @@
-//! `--wait TIME` of every tool that needs a stream: one that comes, one that never does, and errors
-//! that are no absence.
+//! `--wait TIME` of every tool that needs a stream: a stream that comes, one that never does, and
+//! errors that do not mean an absent stream.
 
 use ringweir_harness::{Environment, Process, wait_for};
 use rustix::process::Signal;
@@ -20,7 +20,8 @@ fn start(env: &Environment, line: &str) -> Process {
     env.start(command)
 }
 
-/// Every tool that needs a stream, with a line that ends by itself and one word of its output.
+/// Every tool that needs a stream, with a command line that ends by itself and a word of its
+/// output.
 const TOOLS: [(&str, &str); 10] = [
     ("ringcat late --from oldest -n 3 --verify", "verified"),
     ("ringsend late --to udp:127.0.0.1:9 --from oldest -n 3 --stats", "3 sent"),
@@ -34,7 +35,7 @@ const TOOLS: [(&str, &str); 10] = [
     ("ringctl reload late", "--config"),
 ];
 
-/// All of them are started before the broker is, and reach its stream.
+/// All of them start before the broker, and reach its stream.
 #[test]
 fn tools_started_before_their_stream_reach_it() {
     let env = Environment::new(LIMIT);
@@ -59,8 +60,8 @@ fn tools_started_before_their_stream_reach_it() {
     broker.end();
 }
 
-/// The control of the test above: without a broker each gives up after its time, not earlier, and
-/// says for which stream it waited and how long.
+/// The control of the test above: without a broker each tool gives up after its time, not earlier,
+/// and names the stream and the time.
 #[test]
 fn a_stream_that_never_comes_is_an_error_with_its_name_and_the_time() {
     let env = Environment::new(LIMIT);
@@ -93,7 +94,7 @@ fn a_broker_that_died_and_comes_again_is_waited_for() {
     broker.end();
 }
 
-/// What is there and says no is not waited for.
+/// A stream that exists but refuses is not waited for.
 #[test]
 fn a_refusal_is_reported_at_once() {
     let env = Environment::new(LIMIT);
@@ -136,7 +137,7 @@ fn wrong_times_are_refused_by_value() {
     }
 }
 
-/// Each program that catches signals later, and one that never does.
+/// Programs that catch signals only later, and one that never does.
 #[test]
 fn a_signal_ends_the_wait() {
     let env = Environment::new(LIMIT);

@@ -1,5 +1,5 @@
-//! Programs with a poll loop of their own: `Reader::fd` and `Reader::arm`, with the broker alive,
-//! dead and back.
+//! Programs with their own poll loop: `Reader::fd` and `Reader::arm`, with the broker alive, dead
+//! and back.
 
 use ringweir::{Item, Options, Reader};
 use ringweir_harness::Environment;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What a loop did.
+/// The account of a poll loop.
 #[derive(Debug, Default)]
 struct Rounds {
     datagrams: u64,
@@ -43,8 +43,8 @@ fn poll_loop(reader: &mut Reader, mut over: impl FnMut(&Rounds) -> bool) -> Roun
     rounds
 }
 
-/// While its broker is gone, a polling reader sleeps between its attempts to attach, and is there
-/// when the next one comes. Control: the same loop over a live stream goes round for every
+/// While its broker is gone, a polling reader sleeps between its attempts to attach, and reads on
+/// when the next broker comes. Control: over a live stream the same loop runs once for every
 /// datagram.
 #[test]
 fn a_polling_reader_sleeps_while_its_broker_is_gone() {
@@ -55,7 +55,7 @@ fn a_polling_reader_sleeps_while_its_broker_is_gone() {
     let live = poll_loop(&mut reader, |rounds| rounds.datagrams >= 500);
     assert!(live.empty > 100, "{live:?}");
     first.process.kill();
-    // Read what is left, learn of the death, and try for two seconds.
+    // Read what is left, notice the death, and try for two seconds.
     let until = std::time::Instant::now() + Duration::from_secs(2);
     let alone = poll_loop(&mut reader, |_| std::time::Instant::now() >= until);
     assert!(alone.empty < 60 && alone.restarts == 0, "busy while the broker was gone: {alone:?}");

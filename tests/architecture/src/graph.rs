@@ -1,4 +1,4 @@
-//! A small directed graph of names: circles, layers and the arrows that say something new.
+//! A small directed graph of names: circles, layers, and the arrows that are not redundant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,7 +95,8 @@ impl Graph {
         self.nodes().map(|n| (n.to_string(), layer(n))).collect()
     }
 
-    /// The arrows that no longer way explains (transitive reduction), for a drawing.
+    /// The graph without the arrows that a longer path implies (transitive reduction), for a
+    /// drawing.
     pub fn reduced(&self) -> Self {
         let mut reduced = Self::default();
         for from in self.nodes() {

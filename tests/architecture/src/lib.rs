@@ -5,7 +5,7 @@
 //! more nodes that depend on each other: between crates, between the top-level folders of a crate,
 //! or between the files of a crate. Two things do not count as a dependency:
 //!
-//! - what stands under `#[cfg(test)]`;
+//! - what is under `#[cfg(test)]`;
 //! - a module that only declares its children or re-exports their names. A user of such a name
 //!   depends on the file that defines it.
 //!

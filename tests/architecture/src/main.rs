@@ -1,5 +1,5 @@
-//! `cargo run -p ringweir-architecture` draws `docs/architecture.md` anew; with `--check` it only
-//! says whether the page is up to date and free of circles.
+//! `cargo run -p ringweir-architecture` draws `docs/architecture.md` again. With `--check` it only
+//! reports whether the page is up to date and free of circles.
 
 use ringweir_architecture::picture::{self, PAGE};
 use std::path::PathBuf;

@@ -20,7 +20,7 @@ pub struct Files {
     pub outside: Vec<String>,
 }
 
-/// One place in the module tree.
+/// One module in the tree.
 struct Node {
     file: String,
     parent: Option<usize>,
@@ -123,7 +123,7 @@ impl Tree {
                     (Found::Item(to), _) => to,
                     // Any of its names may be meant.
                     (Found::Module(to), "*") => to,
-                    // What is used of the module is among the paths.
+                    // The paths show what is used of the module.
                     (Found::Module(_), _) => continue,
                 };
                 let passed_on = import.public
@@ -188,7 +188,7 @@ impl Tree {
         })
     }
 
-    /// What `name` is in `module`.
+    /// What `name` means in `module`.
     fn named(&self, module: usize, name: &str, depth: usize) -> Option<Found> {
         let node = &self.nodes[module];
         if node.module.defines.contains(name) {

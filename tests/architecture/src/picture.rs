@@ -1,4 +1,4 @@
-//! The page `docs/architecture.md`: what a person wrote, and the picture between two markers.
+//! The page `docs/architecture.md`: text by a person, and the picture between two markers.
 
 use crate::graph::Graph;
 use crate::modules::{self, Files};
@@ -31,7 +31,7 @@ pub struct Picture {
 pub struct Fault {
     /// Folder of the crate; empty for a circle between crates.
     pub place: String,
-    /// What is wrong, for people.
+    /// What is wrong, as a message.
     pub text: String,
 }
 
@@ -47,7 +47,7 @@ pub fn draw(dir: &Path) -> Result<Picture, String> {
     for one in &crates {
         let files = modules::read(&one.src, &one.roots).map_err(|e| e.to_string())?;
         picture.check(one, &files);
-        // What tests are made of is checked, not drawn.
+        // The crates of the tests are checked, but not drawn.
         if !one.dir.starts_with("tests") {
             picture.files(one, &files);
         }
@@ -152,7 +152,7 @@ impl Picture {
         self.layers(&files.graph, |file| files.summary.get(file).cloned().unwrap_or_default());
     }
 
-    /// Reports what depends on itself.
+    /// Reports every circle.
     fn circles(&mut self, place: &str, what: &str, graph: &Graph) {
         for circle in graph.circles() {
             let mut text = format!("circle of {what}: {}", circle.join(", "));
@@ -186,7 +186,7 @@ impl Picture {
         self.line("```");
     }
 
-    /// The same arrows for a browser, without those that a longer way explains.
+    /// The same arrows for a browser, without those that a longer path implies.
     fn mermaid(&mut self, graph: &Graph, label: impl Fn(&str) -> String) {
         let names: Vec<&str> = graph.nodes().collect();
         let id = |n: &str| names.iter().position(|m| *m == n).unwrap_or_default();
@@ -230,7 +230,7 @@ impl Picture {
     }
 }
 
-/// The top-level folder of a file, or the module that the file is. `pump.rs` and what lies in
+/// The top-level folder of a file, or the module that the file is. `pump.rs` and the files in
 /// `pump/` are one.
 fn folder(file: &str) -> String {
     match file.split_once('/') {

@@ -55,7 +55,7 @@ pub fn summary(text: &str) -> String {
     }
     let end = words.find(". ").unwrap_or(words.trim_end().len());
     let mut sentence = words[..end].trim_end().trim_end_matches('.').replace(['[', ']'], "");
-    // Links of rustdoc are no links on the page.
+    // Rustdoc's links do not work on the page.
     while let Some(start) = sentence.find("(crate::") {
         let end = sentence[start..].find(')').map_or(sentence.len(), |end| start + end + 1);
         sentence.replace_range(start..end, "");

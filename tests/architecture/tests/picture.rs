@@ -1,4 +1,4 @@
-//! The picture is current and free of circles; and both are noticed when they are not so.
+//! The picture is current and free of circles. Planted circles and a planted stale page are found.
 
 use ringweir_architecture::picture;
 use std::fs;
@@ -44,7 +44,7 @@ fn workspace(dir: &Path, files: &[(&str, &str)]) {
     }
 }
 
-/// What the check finds wrong with a planted workspace.
+/// The faults that the check finds in a planted workspace.
 fn faults(files: &[(&str, &str)]) -> Vec<String> {
     let dir = tempfile::tempdir().expect("temporary directory");
     workspace(dir.path(), files);

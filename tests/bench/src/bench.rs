@@ -1,8 +1,8 @@
-//! A bench under way: what it asks, what it runs, and the records of it.
+//! A running bench: its questions, its runs, and its records.
 //!
 //! Contract: a question is a list of cases. The cases of all contenders take turns within a round,
-//! and rounds follow each other, so that what happens to the machine happens to all. A run during
-//! which the host moved the processors is done again.
+//! and rounds follow each other, so that changes of the machine affect all of them. A run during
+//! which the host moved the processors is repeated.
 
 use crate::contender::Contender;
 use crate::job::Inject;
@@ -12,7 +12,7 @@ use crate::{line, machine};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// How much of everything.
+/// How much to run.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// Enough to see that all of it works.
@@ -34,22 +34,23 @@ pub struct Question {
     pub(crate) run: fn(&mut Bench) -> anyhow::Result<()>,
 }
 
-/// A bench under way.
+/// A running bench.
 pub struct Bench {
     /// How much.
     pub scope: Scope,
-    /// What came of it so far.
+    /// The records so far.
     pub records: Records,
-    /// A cache line's way on this machine when nobody moves anything, ns.
+    /// Time of a cache line from core to core on this machine while the host moves no processors,
+    /// ns.
     line: f64,
     began: Instant,
 }
 
-/// A run is done again so often when the host moved the processors meanwhile.
+/// How often a run is tried if the host moves the processors meanwhile.
 pub(crate) const TRIES: u32 = 3;
 
 impl Bench {
-    /// Begins: says what machine it is.
+    /// Begins with the record of the machine.
     pub fn begin(scope: Scope, mut records: Records) -> anyhow::Result<Self> {
         let mut lines: Vec<f64> = (0..9).map(|_| line::one_way_ns()).collect();
         let line = median(&mut lines);
@@ -84,7 +85,7 @@ impl Bench {
         Ok(false)
     }
 
-    /// Says how far it is.
+    /// Reports progress.
     pub(crate) fn progress(
         &self,
         question: &str,
@@ -102,14 +103,14 @@ impl Bench {
         );
     }
 
-    /// Notes what is not run, and why.
+    /// Records what is not run, and why.
     pub(crate) fn skip(&mut self, question: &str, what: &str, why: &str) -> anyhow::Result<()> {
         eprintln!("ringbench: SKIPPED {question}: {what}: {why}");
         self.records
             .add(json!({ "kind": "skipped", "question": question, "what": what, "why": why }))
     }
 
-    /// Whether a cache line took another way than on this machine usual.
+    /// Whether a cache line took a time that is unusual for this machine.
     pub(crate) fn moved(&self, line: [f64; 2]) -> bool {
         line.iter().any(|ns| !(0.5 * self.line..=1.7 * self.line).contains(ns))
     }

@@ -1,9 +1,9 @@
-//! The processes of the capture question: traffic, a packet socket of its own, a reader of
-//! `ringd`'s `packet:` stream.
+//! The processes of the capture question: traffic, a process with its own packet socket, a reader
+//! of `ringd`'s `packet:` stream.
 //!
-//! Contract: every frame carries a summed datagram; each capture proves it, and what it misses is
-//! what the kernel, and the ring, counted as lost. The packet socket is the same kind as `ringd`'s:
-//! a mapped TPACKET_V3 ring of the same size.
+//! Contract: every frame carries a sum-checked datagram. Each capture checks it, and the frames
+//! that it misses are those that the kernel and the ring counted as lost. The packet socket is of
+//! the same kind as `ringd`'s: a mapped TPACKET_V3 ring of the same size.
 
 #![allow(unsafe_code)]
 
@@ -29,7 +29,7 @@ pub const SOCKET: &str = "own packet socket";
 /// A reader of the stream.
 pub const READER: &str = "ring packet reader";
 
-/// The mapped ring, of both: block size and number of blocks.
+/// Block size of the mapped ring, for both captures.
 pub const BLOCK: usize = 256 << 10;
 /// Number of blocks.
 pub const BLOCKS: usize = 32;
@@ -41,7 +41,7 @@ pub const HEADERS: usize = 14 + 20 + 8;
 /// Where the traffic goes.
 pub const PORT: u16 = 4777;
 
-/// Does one of these jobs; `None` if it is none of them.
+/// Does the job if it is one of these; otherwise `None`.
 pub fn perform(job: &Job) -> Option<anyhow::Result<Report>> {
     Some(match job.contender.as_str() {
         TRAFFIC => traffic(job),
@@ -51,8 +51,8 @@ pub fn perform(job: &Job) -> Option<anyhow::Result<Report>> {
     })
 }
 
-/// Sends `rate` datagrams a second, those of each millisecond at once, and sleeps in between: its
-/// own processor time is to be known, and what captures cost in the kernel happens within it.
+/// Sends `rate` datagrams per second, those of each millisecond at once, and sleeps in between. Its
+/// processor time must be known, because the kernel's work for the captures happens within it.
 fn traffic(job: &Job) -> anyhow::Result<Report> {
     let rate = job.rate.context("a rate")?;
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
@@ -84,7 +84,7 @@ fn traffic(job: &Job) -> anyhow::Result<Report> {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    // It stays until its processor time is read.
+    // Stay until the bench has read the processor time.
     std::thread::sleep(Duration::from_millis(300));
     Ok(Report { published: made, ..Report::default() })
 }
@@ -106,7 +106,7 @@ fn ring_reader(job: &Job) -> anyhow::Result<Report> {
                     proved(&frame[..len], &mut tally)?;
                 }
             }
-            // Holes are counted by number, and must come to what was told.
+            // Missing numbers are counted, and must add up to the reported losses.
             Item::Gap(_) => {}
             Item::Empty => {
                 if tally.over_by(200_000_000) {
@@ -164,7 +164,7 @@ impl Mapped {
         };
         ensure!(rc == 0, "PACKET_RX_RING: {}", std::io::Error::last_os_error());
         let (len, prot) = (BLOCK * BLOCKS, ProtFlags::READ | ProtFlags::WRITE);
-        // SAFETY: a fresh mapping that nothing else in this process knows; it stays until the
+        // SAFETY: a fresh mapping that nothing else in this process uses; it stays until the
         // process ends.
         let base = unsafe {
             rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &socket, 0)
@@ -195,7 +195,7 @@ impl Mapped {
         unsafe { std::slice::from_raw_parts(at, BLOCK) }
     }
 
-    /// Frames the kernel had no room for since the last look.
+    /// Frames for which the kernel had no room since the last call.
     fn drops(&self) -> anyhow::Result<u64> {
         let mut counts = [0u32; 3];
         let mut len = size_of_val(&counts) as libc::socklen_t;

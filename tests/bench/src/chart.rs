@@ -16,10 +16,10 @@ const STYLE: &str = "text{font:12px \
 .g{stroke:#9996;stroke-width:.5}.s{font-size:11px;fill:#777}\
 @media(prefers-color-scheme:dark){text{fill:#ddd}.s{fill:#aaa}}";
 
-/// One measured place of a line: median, and the least and most of the rounds.
+/// One point of a line: median, and the least and most of the rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Point {
-    /// Where.
+    /// Its x value.
     pub x: f64,
     /// Median.
     pub y: f64,
@@ -32,44 +32,44 @@ pub struct Point {
 /// A line.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// What it is called at its end.
+    /// The label at its end.
     pub name: String,
-    /// Its places, by x.
+    /// Its points, by x.
     pub points: Vec<Point>,
-    /// Ours: drawn thicker.
+    /// Drawn thicker: a line of ringweir.
     pub strong: bool,
 }
 
 /// One pair of axes.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// Said above it.
+    /// The heading above it.
     pub title: String,
-    /// What is drawn.
+    /// Its lines.
     pub series: Vec<Series>,
 }
 
 /// What the axes mean and how their numbers are written.
 #[derive(Clone, Copy)]
 pub struct Axes {
-    /// Below.
+    /// The label below.
     pub x: &'static str,
-    /// Said above, behind the panel's title.
+    /// The label above, after the panel's title.
     pub y: &'static str,
-    /// A number below.
+    /// The text of a number below.
     pub x_text: fn(f64) -> String,
-    /// A number beside.
+    /// The text of a number at the side.
     pub y_text: fn(f64) -> String,
 }
 
 /// A row of a chart of ranges: p50, p99, p99.9 and most.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Beside it.
+    /// The label at its side.
     pub label: String,
-    /// Ours.
+    /// A row of ringweir.
     pub strong: bool,
-    /// The four.
+    /// The four figures.
     pub marks: [f64; 4],
 }
 
@@ -119,7 +119,7 @@ impl Svg {
     }
 }
 
-/// A logarithmic axis from `least` to `most` over so many pixels.
+/// A logarithmic axis from `least` to `most`.
 #[derive(Clone, Copy)]
 struct Log {
     from: f64,
@@ -178,7 +178,7 @@ fn spread(labels: &mut [(f64, usize)], least: f64, bottom: f64) {
     }
 }
 
-/// Lines over x, a panel below the other.
+/// Lines over x, one panel below the other.
 pub fn lines(title: &str, axes: Axes, panels: &[Panel]) -> String {
     const TALL: f64 = 250.0;
     const STEP: f64 = TALL + 75.0;
@@ -258,7 +258,7 @@ pub fn lines(title: &str, axes: Axes, panels: &[Panel]) -> String {
     svg.end()
 }
 
-/// Ranges on one axis, a row below the other.
+/// Ranges on one axis, one row below the other.
 pub fn ranges(title: &str, about: &str, text: fn(f64) -> String, rows: &[Row]) -> String {
     let bottom = 60.0 + 24.0 * rows.len() as f64;
     let mut svg = Svg::new(title, bottom + 50.0);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_zero_or_nothing_is_left_out() {
+    fn zero_and_missing_values_are_left_out() {
         let axes = Axes { x: "x", y: "y", x_text: |v| v.to_string(), y_text: |v| v.to_string() };
         let series = Series {
             name: "a<b&c".into(),

@@ -1,4 +1,4 @@
-//! What a contender is, and what the publishers that are processes of the bench share.
+//! What a contender is, and what the bench's own publishers share.
 //!
 //! Contract: all contenders run as separate processes, publish the same datagrams in the same
 //! batches (at most 64 datagrams or 256 KiB at once), and check them in the same way (`tally`).
@@ -31,7 +31,7 @@ pub struct Contender {
     pub most: Option<(usize, &'static str)>,
     /// Carries no payload: a floor for wake-ups, not a way to get data across.
     pub floor: bool,
-    /// Why it cannot run on this machine, if it cannot: it is skipped by name.
+    /// Why it cannot run on this machine, if it cannot; it is then reported as skipped.
     pub unavailable: fn() -> Option<String>,
     /// Whether its readers can poll instead of sleeping.
     pub polls: bool,

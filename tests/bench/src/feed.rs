@@ -1,15 +1,15 @@
-//! What a publisher that is a process of the bench publishes: summed datagrams in batches, flat out
-//! or at a rate.
+//! The datagrams of the bench's own publishers: sum-checked, in batches, as fast as possible or at
+//! a rate.
 //!
-//! Contract: the datagrams `gen:check=sum` makes, made the same way. At a rate the publisher polls
-//! the clock and never sleeps, and datagram `n` is due at `start + n / rate`, whatever happened to
-//! those before.
+//! Contract: the same datagrams as those of `gen:check=sum`, made in the same way. At a rate the
+//! publisher polls the clock and never sleeps, and datagram `n` is due at `start + n / rate`, even
+//! if those before were late.
 
 use super::job::{Go, Job, spin_until};
 use ringweir_pattern::sum;
 use ringweir_proto::os::clock;
 
-/// Datagrams due at once, one behind the other.
+/// Datagrams that are due at once, one after the other.
 #[derive(Clone, Copy)]
 pub struct Batch<'f> {
     /// All bytes.
@@ -30,7 +30,7 @@ pub struct Feed {
     size: usize,
     batch: usize,
     step: Option<f64>,
-    /// Number of the next datagram, hence how many were made.
+    /// Number of the next datagram, which is also the number of datagrams made.
     pub made: u64,
     room: Vec<u8>,
 }
@@ -54,7 +54,7 @@ impl Feed {
         Some(Batch { bytes, size: self.size })
     }
 
-    /// As [`Self::next_batch`], one datagram whose bytes are read from a device by `read`.
+    /// Like [`Self::next_batch`], with one datagram whose bytes `read` reads from a device.
     pub fn next_from(
         &mut self,
         read: impl FnOnce(&mut [u8]) -> anyhow::Result<()>,
@@ -74,7 +74,7 @@ impl Feed {
             None => clock::monotonic_ns(),
             Some(step) => {
                 let due = self.go.start + (self.made as f64 * step) as u64;
-                // Past the end nothing is waited for.
+                // After the end it waits for nothing.
                 if due >= self.go.end {
                     return None;
                 }

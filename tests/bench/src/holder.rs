@@ -1,4 +1,4 @@
-//! A process that holds many readers, asleep or awake, for the question what a publish costs.
+//! A process that holds many readers, asleep or awake, for the question of what a publish costs.
 
 use crate::contenders::ring::{Piece, judge};
 use crate::job::{Job, Report, Wait, ready, sleep_until};
@@ -14,7 +14,7 @@ pub const PER_PROCESS: usize = 64;
 /// Datagrams per second that sleeping readers are woken for.
 pub const SLEEPERS_RATE: f64 = 20.0;
 
-/// Holds readers until the end of the time; the reading ones prove what they get.
+/// Holds readers until the time is over; those that read check what they receive.
 pub fn hold(job: &Job) -> anyhow::Result<Report> {
     let socket = job.ring_socket();
     let mut options = Options::new("holder").start(Start::Latest).reattach(false).prefault(false);

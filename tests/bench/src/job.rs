@@ -1,9 +1,9 @@
-//! What a bench process is told and what it answers: one job as JSON in its arguments, `ready`,
-//! `go`, one report.
+//! How a bench process gets its job and reports its result: one job as JSON in its arguments,
+//! `ready`, `go`, one report.
 //!
-//! Contract: a process makes ready all that others need of it, says so, waits for the times of the
-//! run, does its part, and prints its [`Report`]. Times are CLOCK_MONOTONIC ns, the same in all
-//! processes.
+//! Contract: a process prepares all that others need from it, prints `ready`, waits for the times
+//! of the run, does its part, and prints its [`Report`]. Times are CLOCK_MONOTONIC ns, the same in
+//! all processes.
 
 use anyhow::Context;
 use ringweir_proto::os::clock;
@@ -19,7 +19,7 @@ pub const STREAM: &str = "bench";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wait {
-    /// Polls. With more readers than processors are free for them it yields between looks.
+    /// Polls. If there are more readers than processors free for them, it yields between looks.
     Spin,
     /// Sleeps in the kernel.
     Park,
@@ -41,7 +41,7 @@ impl Wait {
 pub enum Inject {
     /// One bit of one datagram is flipped.
     Flip,
-    /// One datagram is lost and nobody told.
+    /// One datagram is lost without a report.
     Drop,
     /// One datagram comes twice.
     Dup,
@@ -64,7 +64,7 @@ pub struct Job {
     pub rate: Option<f64>,
     /// How readers wait.
     pub wait: Wait,
-    /// What goes wrong on purpose.
+    /// The planted fault.
     pub inject: Option<Inject>,
     /// Processor to run on.
     pub cpu: Option<usize>,
@@ -81,8 +81,8 @@ impl Job {
         self.dir.join("run").join(format!("{STREAM}.sock")).to_string_lossy().into_owned()
     }
 
-    /// Datagrams handled at once, at most 64 and at most 256 KiB: what ringd's rounds take, for
-    /// everybody.
+    /// Datagrams handled at once, at most 64 and at most 256 KiB: as many as a round of ringd
+    /// takes, for every contender.
     pub fn batch(&self) -> usize {
         if self.rate.is_some() { 1 } else { ((256 << 10) / self.size).clamp(1, 64) }
     }
@@ -99,18 +99,18 @@ pub struct Go {
     pub end: u64,
 }
 
-/// What a process has to say at its end.
+/// The report of a process at its end.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Publisher: datagrams published in all.
     pub published: u64,
     /// Reader: verified datagrams in all.
     pub delivered: u64,
-    /// Reader: datagrams lost in all, told by the transport or found missing.
+    /// Reader: datagrams lost in all, reported by the transport or found missing.
     pub lost: u64,
     /// Reader: number of the datagram that would have come next.
     pub next: u64,
-    /// Reader: of the lost, what the kernel's own counter says, where it has one.
+    /// Reader: how many of the lost the kernel has counted, where it has a counter.
     pub kernel_lost: Option<u64>,
     /// Reader: length of its measured time, ns.
     pub window_ns: u64,
@@ -122,7 +122,7 @@ pub struct Report {
     pub latency: Vec<(u64, u64)>,
 }
 
-/// Says that everything others need is there, and waits for the times.
+/// Reports that everything others need is there, and waits for the times.
 pub fn ready() -> anyhow::Result<Go> {
     let mut out = std::io::stdout();
     out.write_all(b"ready\n")?;

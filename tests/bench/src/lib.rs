@@ -1,10 +1,10 @@
-//! `ringbench`: what the project costs and yields, beside what people use today, on the machine it
-//! runs on.
+//! `ringbench`: cost and yield of ringweir beside what people use today, on the machine where it
+//! runs.
 //!
-//! Contract: publisher and readers are processes; each reader proves every byte and every number of
-//! what it gets; a run in which anything is wrong makes the whole bench fail. A question is a file
-//! in `questions`, a contender a file in `contenders`; both have a list. Runs alternate between
-//! contenders within a round, records are written one by one.
+//! Contract: publisher and readers are processes. Each reader checks every byte and every number
+//! that it receives. A run in which anything is wrong makes the whole bench fail. A question is a
+//! file in `questions`, a contender a file in `contenders`; both have a list. Runs alternate
+//! between contenders within a round, and records are written one by one.
 
 pub mod bench;
 mod capture;

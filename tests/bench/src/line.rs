@@ -1,4 +1,4 @@
-//! A cache line handed from core to core: the floor of all polling, and the sign of where the host
+//! A cache line passed from core to core: the floor of all polling, and a sign of where the host
 //! has put the processors.
 
 use ringweir_proto::sync::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ pub fn one_way_ns() -> f64 {
     let mut volleys = Vec::with_capacity(TRIES);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Where it may not be pinned the scheduler places it.
+            // Without the right to pin it, the scheduler places it.
             let _pinned = super::job::pin(1);
             for n in 0..total {
                 while line.0.load(Ordering::Acquire) != 2 * n + 1 {

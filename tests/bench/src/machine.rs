@@ -1,4 +1,4 @@
-//! What is written down of the machine a run took place on, and of who else used it.
+//! Facts about the machine of a run, and about other load on it.
 
 use serde_json::{Value, json};
 use std::process::Command;
@@ -94,12 +94,12 @@ pub struct Spent {
     pub publisher: f64,
     /// All readers.
     pub readers: f64,
-    /// Everybody else, the bench itself left out.
+    /// All other processes, without the bench itself.
     pub others: f64,
 }
 
 impl Load {
-    /// Now.
+    /// The processor time up to now.
     pub fn now(publisher: u32, readers: &[u32]) -> Self {
         Self {
             at: Instant::now(),

@@ -17,15 +17,15 @@ pub fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-/// All records of a bench: kept, and written as they come.
+/// All records of a bench: held in memory, and written as they come.
 pub struct Records {
-    /// So far.
+    /// The records so far.
     pub all: Vec<Value>,
     file: Option<File>,
 }
 
 impl Records {
-    /// None yet; to be written to `path`.
+    /// No records yet; they are written to `path`.
     pub fn new(path: Option<&Path>) -> anyhow::Result<Self> {
         let create = |path: &Path| {
             File::create(path).with_context(|| format!("cannot write {}", path.display()))
@@ -33,7 +33,7 @@ impl Records {
         Ok(Self { all: Vec::new(), file: path.map(create).transpose()? })
     }
 
-    /// Reads a file of them.
+    /// Reads a file of records.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -44,7 +44,7 @@ impl Records {
         Ok(Self { all, file: None })
     }
 
-    /// Adds one.
+    /// Adds a record.
     pub fn add(&mut self, record: Value) -> anyhow::Result<()> {
         if let Some(file) = &mut self.file {
             writeln!(file, "{record}").context("cannot write the records")?;
@@ -53,8 +53,8 @@ impl Records {
         Ok(())
     }
 
-    /// Runs of a question that count: the host did not move the processors meanwhile, or it could
-    /// not be helped.
+    /// Runs of a question. Of each case, the last try counts, even if the host moved the
+    /// processors.
     pub fn runs<'r>(&'r self, question: &'r str) -> impl Iterator<Item = &'r Map<String, Value>> {
         let all = self.all.iter().filter_map(Value::as_object);
         all.filter(move |r| r["kind"] == "run" && r["question"] == question)
@@ -89,7 +89,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of `key` in the runs that `are` like this; `None` if there is none.
+    /// The spread of `key` in the runs for which `are` holds; `None` if there are none.
     pub fn of<'r>(
         runs: impl Iterator<Item = &'r Map<String, Value>>,
         key: &str,

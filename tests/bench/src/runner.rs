@@ -1,5 +1,5 @@
-//! One run: publisher and readers started as processes, let go together, measured from outside,
-//! their accounts compared.
+//! One run: publisher and readers are started as processes, released together, and measured from
+//! outside; then their accounts are compared.
 //!
 //! Contract: [`run`] returns an [`Outcome`] only if every reader's account closes: `published =
 //! delivered + lost`, each delivered byte right, and what the kernel counts as lost is what is
@@ -40,26 +40,26 @@ pub struct Run {
     pub inject: Option<Inject>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Datagrams published in all.
     pub published: u64,
-    /// The readers' reports, their lost completed to the end of the stream.
+    /// The readers' reports, with losses completed to the end of the stream.
     pub readers: Vec<Report>,
     /// Measured time as planned, s.
     pub window: f64,
     /// Measured time between the samples of processor time, s.
     pub seconds: f64,
-    /// Processor time in it: publisher (all threads), readers, and everybody else on the machine,
-    /// s.
+    /// Processor time in it: publisher (all threads), readers, and all other processes of the
+    /// machine, s.
     pub cpu: [f64; 3],
-    /// A cache line's way from core to core before and after the run, ns.
+    /// Time of a cache line from core to core before and after the run, ns.
     pub line: [f64; 2],
 }
 
 impl Outcome {
-    /// A reader's measured time, s. One that was kept from running for part of it does not gain by
+    /// A reader's measured time, s. A reader that could not run for part of it gains nothing from
     /// that.
     fn window_of(&self, report: &Report) -> f64 {
         (report.window_ns as f64 / 1e9).max(self.window)
@@ -91,8 +91,8 @@ pub fn ring_capacity(size: usize) -> usize {
     (4 << 20).max(8 * size)
 }
 
-/// `ringd`'s options for datagrams of `size`: 16384 slots, and nothing is taken in before all
-/// readers are there.
+/// `ringd`'s options for datagrams of `size`: 16384 slots, and it takes no datagram before all
+/// readers are attached.
 pub fn ring_options(size: usize, readers: usize) -> Vec<String> {
     let text = format!(
         "--depth 15000 --capacity {}KiB --max-datagram {size} --readers-max {} --wait-readers \
@@ -105,7 +105,7 @@ pub fn ring_options(size: usize, readers: usize) -> Vec<String> {
 
 /// A process of the bench: it is started, gets the times of the run, and reports.
 pub(super) struct Worker {
-    /// Itself.
+    /// The process.
     pub process: Process,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -167,7 +167,7 @@ impl Worker {
         Some(format!("{} ({status}): {}", self.what, self.process.stderr().trim()))
     }
 
-    /// Whether there is a line to be read, or its end.
+    /// Whether a line, or end of file, can be read.
     fn has_said(&self) -> bool {
         let mut fds = [PollFd::new(self.stdout.get_ref(), PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -190,7 +190,7 @@ enum Publishing {
     Worker(Worker),
 }
 
-/// Runs it.
+/// Does the run.
 ///
 /// # Errors
 /// If a process fails, a byte is wrong or an account does not close: the bench is void.
@@ -280,14 +280,14 @@ fn once(run: &Run) -> anyhow::Result<Outcome> {
     })
 }
 
-/// Waits until all have something to say. One that fails is the error, and not what becomes of the
-/// others through that: a reader first, since its end ends a publisher that waits for it. Whoever
-/// hangs is ended by the watchdog of the environment.
+/// Waits until all processes have printed something. If one fails, that is the error, and not what
+/// this causes in the others. Readers come first: a reader's end also ends a publisher that waits
+/// for it. The environment's watchdog ends a process that hangs.
 fn settle(readers: &mut [Worker], publisher: Option<&mut Worker>) -> anyhow::Result<()> {
     let mut all: Vec<&mut Worker> = readers.iter_mut().chain(publisher).collect();
     loop {
         if all.iter_mut().any(|hand| hand.failed().is_some()) {
-            // It may be the publisher, of a reader that is just ending.
+            // The publisher may have failed because of a reader that is just ending.
             std::thread::sleep(Duration::from_millis(100));
             let first = all.iter_mut().find_map(|hand| hand.failed());
             bail!(first.unwrap_or_default());
@@ -332,7 +332,7 @@ fn ringd(env: &Environment, run: &Run) -> Daemon {
     let source = format!("gen:check=sum,rate={rate},size={}", run.size);
     let mut options = ring_options(run.size, run.readers);
     if run.rate.is_some() {
-        // Like the other publishers: it polls its clock, so that being late is not what is
+        // Like the other publishers, it polls its clock, so that its lateness is not what is
         // measured.
         options.push("--spin".into());
     }

@@ -13,7 +13,7 @@ use ringweir_proto::sync::AtomicU64;
 use shared_memory::{Shmem, ShmemConf};
 use std::path::Path;
 
-/// Bytes of a place: a word, or an event, on lines of its own.
+/// Bytes of a place, which holds a word or an event in its own cache lines.
 const PLACE: usize = 256;
 
 /// The segment.
@@ -31,13 +31,13 @@ fn os_id(dir: &Path) -> String {
 }
 
 impl Segment {
-    /// A fresh one, all zero: `places` words or events, and `bytes` behind them.
+    /// Creates one, all zero: `places` words or events, and `bytes` after them.
     pub fn create(dir: &Path, places: usize, bytes: usize) -> anyhow::Result<Self> {
         let conf = ShmemConf::new().os_id(os_id(dir)).size(places * PLACE + bytes);
         Ok(Self { segment: conf.create().context("a scratch segment")?, places })
     }
 
-    /// The one the publisher has made.
+    /// Opens the segment that the publisher has created.
     pub fn open(dir: &Path, places: usize) -> anyhow::Result<Self> {
         Ok(Self {
             segment: ShmemConf::new()
@@ -48,7 +48,7 @@ impl Segment {
         })
     }
 
-    /// Removes its name: everybody has it.
+    /// Removes its name, when all processes have it open.
     pub fn forget(&self, dir: &Path) -> anyhow::Result<()> {
         std::fs::remove_file(format!("/dev/shm{}", os_id(dir))).context("the segment's name")
     }
@@ -66,7 +66,7 @@ impl Segment {
         unsafe { &*self.place(index).cast::<AtomicU64>() }
     }
 
-    /// Makes an event that resets itself in a place of its own.
+    /// Makes an event in place `index` that resets itself.
     pub fn make_event(&self, index: usize) -> anyhow::Result<Box<dyn EventImpl>> {
         // SAFETY: fresh zeroed memory of PLACE bytes, of which an event takes about 100; dropped
         // before the mapping.
@@ -74,15 +74,15 @@ impl Segment {
         made.map(|(event, _)| event).map_err(|e| anyhow::anyhow!("an event: {e}"))
     }
 
-    /// The event another process made there.
+    /// The event that another process made in place `index`.
     pub fn event(&self, index: usize) -> anyhow::Result<Box<dyn EventImpl>> {
-        // SAFETY: its maker made an event there before it said it was ready; dropped before the
-        // mapping.
+        // SAFETY: its maker made an event there before it reported that it was ready; dropped
+        // before the mapping.
         let made = unsafe { Event::from_existing(self.place(index)) };
         made.map(|(event, _)| event).map_err(|e| anyhow::anyhow!("an event: {e}"))
     }
 
-    /// Address of byte `at` behind the places, of which `len` follow.
+    /// Address of byte `at` after the places; at least `len` bytes follow.
     pub fn bytes(&self, at: usize, len: usize) -> *mut u8 {
         assert!(self.places * PLACE + at + len <= self.segment.len());
         // SAFETY: inside the segment by the assertion.
@@ -95,8 +95,8 @@ pub fn set(event: &dyn EventImpl) -> anyhow::Result<()> {
     event.set(EventState::Signaled).map_err(|e| anyhow::anyhow!("set an event: {e}"))
 }
 
-/// Waits for an event; the run's watchdog ends what waits in vain (a timeout of this crate cannot
-/// be relied on).
+/// Waits for an event. The run's watchdog ends a process that waits in vain (a timeout of this
+/// crate cannot be relied on).
 pub fn wait(event: &dyn EventImpl) -> anyhow::Result<()> {
     event.wait(Timeout::Infinite).map_err(|e| anyhow::anyhow!("wait for an event: {e}"))
 }

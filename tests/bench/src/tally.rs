@@ -1,11 +1,11 @@
-//! A reader's account: every datagram is verified, every number accounted for, and the measured time
-//! is cut out of the run.
+//! A reader's account: every datagram is verified, every number accounted for, and the measured
+//! time is cut out of the run.
 //!
 //! Contract: the same for every contender. [`Tally::datagram`] or, where the bytes were summed in
-//! place, [`Tally::right`] takes a datagram; a wrong byte, a repeated number or a gap that was not
-//! reported is an error that fails the whole bench. Latency counts from the moment a datagram was
-//! *due*, not from when the publisher got round to it: a publisher that is held up does not make
-//! the datagrams it is late with look quick (coordinated omission).
+//! place, [`Tally::right`] takes a datagram. A wrong byte, a repeated number or a gap that was not
+//! reported is an error that fails the whole bench. Latency counts from the moment when a datagram
+//! was *due*, not from when the publisher sent it: a publisher that is held up must not make its
+//! late datagrams look quick (coordinated omission).
 
 use super::job::{Go, Inject, Job, Report};
 use anyhow::{Context, bail, ensure};
@@ -21,7 +21,7 @@ pub enum Losses {
     Reported,
     /// It must not lose any.
     None,
-    /// It does, silently: holes are counted.
+    /// It loses silently: missing numbers are counted.
     Silent,
 }
 
@@ -48,7 +48,7 @@ pub struct Tally {
     looks_every: u32,
     looks_in: u32,
     /// First due time and ns between datagrams.
-    pace: Option<(u64, f64)>,
+    schedule: Option<(u64, f64)>,
     latency: Histogram<u64>,
     inject: Option<Inject>,
     taken: u64,
@@ -71,7 +71,7 @@ impl Tally {
             end: None,
             looks_every: if job.rate.is_some() { 1 } else { looks_every },
             looks_in: 0,
-            pace: job.rate.map(|rate| (go.start, 1e9 / rate)),
+            schedule: job.rate.map(|rate| (go.start, 1e9 / rate)),
             latency: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
             inject: job.inject.filter(|_| job.reader == Some(0)),
             taken: 0,
@@ -79,21 +79,21 @@ impl Tally {
         })
     }
 
-    /// The publisher's clock started then: when the stream itself says it.
-    pub fn paced_from(&mut self, start: u64) {
-        if let Some((from, _)) = &mut self.pace {
+    /// Sets when the publisher's clock started, for a stream that itself says so.
+    pub fn scheduled_from(&mut self, start: u64) {
+        if let Some((from, _)) = &mut self.schedule {
             *from = start;
         }
     }
 
-    /// What is planted for the datagram that is to be taken next; counts it.
+    /// The fault that is planted in the next datagram; counts that datagram.
     #[inline(always)]
     pub fn planted(&mut self) -> Option<Inject> {
         self.taken += 1;
         if self.taken == SPOILED { self.inject } else { None }
     }
 
-    /// Takes one datagram, with what is planted.
+    /// Takes one datagram, with its planted fault.
     #[inline]
     pub fn datagram(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         if let Some(fault) = self.planted() {
@@ -125,7 +125,7 @@ impl Tally {
         if self.looks_in == 0 {
             let now = self.look();
             self.looks_in = self.looks_every;
-            if let Some((start, step)) = self.pace {
+            if let Some((start, step)) = self.schedule {
                 self.late_by(now, start, step, header.number);
             }
         }
@@ -191,7 +191,7 @@ impl Tally {
         }
     }
 
-    /// Whether the measured time is over by so much: nothing will come any more.
+    /// Whether the measured time ended at least `ns` ago: no datagram will come any more.
     pub fn over_by(&mut self, ns: u64) -> bool {
         self.look() > self.go.end + ns
     }

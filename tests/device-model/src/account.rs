@@ -1,4 +1,4 @@
-//! What the device did, as it says at the end: one line of JSON on standard output.
+//! The account of the device, which it prints at its end: one line of JSON on standard output.
 //!
 //! Contract: cumulative from the start of the program, through resets and through disappearing and
 //! coming back. It closes: `produced = stored + lost + spoiled`, and `stored + spoiled = drained +
@@ -12,15 +12,15 @@ use std::collections::BTreeMap;
 pub struct ChannelAccount {
     /// Datagrams made.
     pub produced: u64,
-    /// Of these, stored whole and right.
+    /// Of these, stored intact.
     pub stored: u64,
     /// Lost, because the FIFO was full.
     pub lost: u64,
-    /// Payload bytes of those.
+    /// Payload bytes of the lost ones.
     pub lost_bytes: u64,
-    /// Stored so that nobody can read them, on purpose.
+    /// Stored unreadable, on purpose.
     pub spoiled: u64,
-    /// Numbers left out on purpose; no datagram ever had them.
+    /// Numbers skipped on purpose; no datagram ever had them.
     pub skipped: u64,
     /// Entries whose room the consumer has given back, whether it read them or threw them away.
     pub drained: u64,
@@ -28,32 +28,32 @@ pub struct ChannelAccount {
     pub left: u64,
     /// Entries that were in the FIFO when the device was reset or disappeared.
     pub reset: u64,
-    /// Hash of what was stored whole and right ([`super::Digest`]).
+    /// Hash of what was stored intact ([`super::Digest`]).
     pub crc32: String,
 }
 
-/// One kind of misbehaviour.
+/// One kind of fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultCounts {
     /// How often.
     pub times: u64,
-    /// Datagrams it stored so that nobody can read them.
+    /// Datagrams that it stored unreadable.
     pub spoiled: u64,
-    /// Entries that lay in the FIFO, right but now behind a wrong index: the consumer may have seen
+    /// Intact entries that were in the FIFO when its index became wrong: the consumer may have read
     /// them before.
     pub stranded: u64,
 }
 
-/// All of it.
+/// The whole account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceAccount {
     /// Seconds since the program began.
     pub elapsed_s: f64,
-    /// Seconds since it was first told to run.
+    /// Seconds since it first ran.
     pub running_s: f64,
     /// Sums over the channels.
     pub produced: u64,
-    /// Stored whole and right.
+    /// Stored intact.
     pub stored: u64,
     /// Lost, because a FIFO was full.
     pub lost: u64,
@@ -63,7 +63,7 @@ pub struct DeviceAccount {
     pub channels: Vec<ChannelAccount>,
     /// Interrupts raised because data was stored; a consumer sees fewer, since they coalesce.
     pub interrupts: u64,
-    /// Interrupts that were to be raised and were not, on purpose.
+    /// Interrupts suppressed on purpose.
     pub interrupts_withheld: u64,
     /// Interrupts raised for nothing, on purpose.
     pub interrupts_stormed: u64,
@@ -71,26 +71,26 @@ pub struct DeviceAccount {
     pub doorbells: u64,
     /// Times it reset itself.
     pub resets: u64,
-    /// Consumers that were let in.
+    /// Consumers that were accepted.
     pub consumers: u64,
-    /// Connections refused, for there was a consumer.
+    /// Connections refused, because there was a consumer already.
     pub refused: u64,
-    /// Latest that a datagram (or burst) was made behind its time, in µs: the jitter of the machine
-    /// that runs the model.
+    /// The latest that a datagram (or burst) was made after its time, in µs: the jitter of the
+    /// machine that runs the model.
     pub late_max_us: f64,
     /// How often it fell behind by more than 1 ms.
     pub late_over_1ms: u64,
     /// Time given up because the model was behind by more than a second, in ms.
     pub forgiven_ms: f64,
-    /// What it did wrong on purpose, by name.
+    /// Injected faults, by name.
     pub faults: BTreeMap<String, FaultCounts>,
 }
 
 impl DeviceAccount {
-    /// Whether they close.
+    /// Whether the sums close.
     ///
     /// # Errors
-    /// In words, with the figures.
+    /// The sum that does not close, with the figures.
     pub fn check(&self) -> Result<(), String> {
         for (index, channel) in self.channels.iter().enumerate() {
             let c = channel;

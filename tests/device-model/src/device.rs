@@ -1,9 +1,9 @@
-//! The device at work: one thread that makes datagrams in time, obeys its registers, and misbehaves
-//! when told to.
+//! The running device: one thread makes datagrams on time, obeys the registers, and misbehaves on
+//! request.
 //!
-//! Contract: registers are looked at each millisecond and whenever the doorbell rings. A consumer
-//! that hangs up changes nothing: the device goes on and overflows, as hardware would. Every wait
-//! is bounded.
+//! Contract: the thread looks at the registers each millisecond and whenever the doorbell rings. A
+//! consumer that hangs up changes nothing: the device continues and overflows, as hardware would.
+//! Every wait is bounded.
 
 use super::account::{DeviceAccount, FaultCounts};
 use super::faults::{Fault, Order, WORDS};
@@ -23,45 +23,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What is to be done.
+/// What the device has to do.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// The device.
     pub spec: Spec,
-    /// Where it is.
+    /// Where consumers find it.
     pub place: Place,
-    /// Catches up at once when it is late.
+    /// Whether it catches up at once when it is late.
     pub strict: bool,
-    /// Makes each when the one before was taken, after a pause below this, instead of at a rate.
+    /// Instead of a rate: makes each datagram when the one before was taken, after a pause below
+    /// this.
     pub chase: Option<Duration>,
-    /// Datagrams in all.
+    /// Number of datagrams.
     pub count: Option<u64>,
-    /// From when it first ran.
+    /// How long it makes datagrams, from when it first ran.
     pub duration: Option<Duration>,
     /// How long it waits for the consumer at the end.
     pub drain_limit: Duration,
-    /// What goes wrong, and when.
+    /// Faults to inject.
     pub orders: Vec<Order>,
 }
 
-/// What comes from outside, besides standard input.
+/// Signals from outside, besides standard input.
 pub struct Signals {
-    /// End.
+    /// The device is to end.
     pub stop: Arc<AtomicBool>,
-    /// Print the account.
+    /// The device is to print its account.
     pub device_account: Arc<AtomicBool>,
-    /// Readable when there is one.
+    /// Readable when a signal has come.
     pub event: UnixStream,
 }
 
-/// How often it looks at its registers without being told to.
+/// Interval of looks at the registers without a doorbell, in ns.
 const LOOK: u64 = 1_000_000;
-/// Between two interrupts of a storm.
+/// Interval between two interrupts of a storm, in ns.
 const STORM: u64 = 20_000;
-/// Made in one go before anything else is looked at.
+/// Datagrams made in one go before it looks at anything else.
 const BATCH: usize = 64;
-/// How long it watches the consumer that it chases before anything else is looked at, and how long
-/// a consumer may take before it is watched at [`LOOK`]s only.
+/// How long it watches the consumer that it chases before it looks at anything else, in ns. A
+/// consumer that takes longer than [`PATIENCE`] is watched only at each [`LOOK`].
 const WATCH: u64 = 200_000;
 const PATIENCE: u64 = 10_000_000;
 
@@ -88,10 +89,11 @@ struct Device<'j> {
     input: Option<Vec<u8>>,
 }
 
-/// Is the device, until its job is done or it is stopped; returns its account, the last line of `out`.
+/// Runs the device until its job is done or it is stopped. Returns its account, which is also the
+/// last line of `out`.
 ///
 /// # Errors
-/// If there can be no such device, or its place cannot be had.
+/// If there can be no such device, or its place cannot be opened.
 pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result<DeviceAccount> {
     let shape = job.spec.shape()?;
     let (port, window) = Port::open(&job.place, &shape)?;
@@ -140,7 +142,7 @@ pub fn run(job: &Job, signals: &Signals, out: &mut impl Write) -> anyhow::Result
     Ok(device_account)
 }
 
-/// Whether standard input can be read: a terminal stops who reads it in the background.
+/// Whether standard input may be read: a terminal stops a background process that reads it.
 fn may_be_typed_to() -> bool {
     let ours = rustix::process::getpgrp();
     rustix::termios::tcgetpgrp(std::io::stdin()).map_or(true, |in_front| in_front == ours)
@@ -153,7 +155,7 @@ fn say(out: &mut impl Write, device_account: &DeviceAccount) {
 }
 
 impl Device<'_> {
-    /// Says that the device is there, once its registers are what they are after power-on.
+    /// Announces the device, after its registers have their power-on values.
     fn announce_itself(&self) {
         let Shape { channels, fifo_bytes, rate, .. } = self.shape;
         eprintln!(
@@ -186,7 +188,7 @@ impl Device<'_> {
             && !self.has_made_enough(now)
     }
 
-    /// All that is due at `now`.
+    /// Does everything that is due at `now`.
     fn step(&mut self, now: u64) -> anyhow::Result<()> {
         while let Some((started, order)) = self.started.zip(self.orders.last().copied()) {
             if now - started < order.after.as_nanos() as u64 {
@@ -237,8 +239,9 @@ impl Device<'_> {
         Ok(())
     }
 
-    /// Chasing, lets the consumer take everything, and then the pause go by: without sleeping,
-    /// which is far too coarse for it. False: it has not taken everything yet.
+    /// While it chases: lets the consumer take everything, and then lets the pause go by. It polls,
+    /// because sleeping is far too coarse. Returns false if the consumer has not taken everything
+    /// yet.
     fn catches_up(&mut self) -> bool {
         let Some(chase) = &mut self.chase else { return true };
         let until = clock::monotonic_ns() + WATCH;
@@ -256,7 +259,7 @@ impl Device<'_> {
         true
     }
 
-    /// Interrupts, if the consumer wants to be.
+    /// Interrupts the consumer, if it has allowed that.
     fn announce(&mut self, now: u64) {
         if !self.job.spec.interrupts || !self.model.raises() {
             return;
@@ -288,7 +291,7 @@ impl Device<'_> {
                 self.port = None;
             }
             Fault::Reappear => {
-                // If it has not disappeared, it does so now: one device in one slot.
+                // If it has not disappeared yet, it does so now: a slot holds one device.
                 self.model.vanish();
                 self.port = None;
                 let (port, window) = Port::open(&self.job.place, &self.shape)?;
@@ -307,7 +310,7 @@ impl Device<'_> {
         Ok(())
     }
 
-    /// Sleeps until something is due, or comes; whether something was typed.
+    /// Sleeps until something is due or happens; returns whether standard input can be read.
     fn sleep(&self, signals: &Signals) -> anyhow::Result<bool> {
         let now = clock::monotonic_ns();
         let mut until = now + LOOK;
@@ -335,14 +338,14 @@ impl Device<'_> {
             Err(e) => return Err(e).context("poll"),
         }
         if !fds[0].revents().is_empty() {
-            // What rang is in the flags.
+            // The flags say which signal came.
             let _rung =
                 rustix::net::recv(&signals.event, &mut [0; 64], rustix::net::RecvFlags::DONTWAIT);
         }
         Ok(self.input.is_some() && !fds[1].revents().is_empty())
     }
 
-    /// Does what was typed.
+    /// Obeys the lines on standard input.
     fn read_input(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
         let Some(mut line) = self.input.take() else { return Ok(()) };
         let mut bytes = [0; 4096];

@@ -1,9 +1,9 @@
-//! The hash of a stream: two streams have the same one if they are the same datagrams in the same
-//! order, cut the same way.
+//! The hash of a stream. Two streams have the same hash if they consist of the same datagrams in
+//! the same order.
 //!
-//! It is the CRC-32 of the datagrams as `ringcat --format len32le` writes them: each behind its
-//! length, 32 bits little-endian. Every datagram carries a checksum of its own; this one is about
-//! order and completeness.
+//! It is the CRC-32 of the datagrams as `ringcat --format len32le` writes them: a 32-bit
+//! little-endian length before each. Every datagram has its own checksum as well; this hash is
+//! about order and completeness.
 
 /// A hash being computed.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +12,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Takes the next datagram in.
+    /// Adds the next datagram.
     pub fn add(&mut self, payload: &[u8]) {
         self.sum.update(&(payload.len() as u32).to_le_bytes());
         self.sum.update(payload);
@@ -35,7 +35,7 @@ mod tests {
     }
 
     #[test]
-    fn order_number_and_borders_count() {
+    fn hash_depends_on_order_number_and_boundaries() {
         let one = of(&[b"ab", b"c"]);
         assert_eq!(one, of(&[b"ab", b"c"]));
         for other in
@@ -43,7 +43,7 @@ mod tests {
         {
             assert_ne!(one, of(other), "{other:?}");
         }
-        // It is what anybody computes of what ringcat writes.
+        // The same hash, computed from what ringcat writes.
         assert_eq!(one, format!("{:08x}", crc32fast::hash(b"\x02\0\0\0ab\x01\0\0\0c")));
     }
 }

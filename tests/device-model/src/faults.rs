@@ -1,11 +1,11 @@
-//! What the device does wrong on purpose: one word each, on the command line and on standard input.
+//! What the device does wrong on request: one word each, on the command line and on standard input.
 
 use super::model::Spoil;
 use ringweir_cli::quantity::Span;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Something wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// An index counter jumps four FIFOs ahead. Nothing goes in until the consumer has gone there.
@@ -15,13 +15,13 @@ pub enum Fault {
     ProducerUnaligned,
     /// The next entry, or the next one with room, cannot be read.
     Spoil(Spoil),
-    /// So many numbers are left out.
+    /// This many numbers are skipped.
     SkipSequence(u32),
-    /// It interrupts for so long all the time, whatever the mask says.
+    /// It interrupts all the time for this long, whatever the mask says.
     InterruptStorm(Duration),
-    /// It does not interrupt for so long.
+    /// It does not interrupt for this long.
     LostInterrupt(Duration),
-    /// It does nothing at all for so long: makes no datagrams, obeys nothing.
+    /// It does nothing at all for this long: makes no datagrams, obeys no register.
     Stall(Duration),
     /// It is unplugged: hangs up, forgets its memory.
     Disappear,
@@ -29,13 +29,13 @@ pub enum Fault {
     Reappear,
 }
 
-/// All that can be said, for people.
+/// All words, for messages.
 pub const WORDS: &str = "producer-out-of-range, producer-unaligned, bad-mark, length-over, \
     skip-sequence[=N], interrupt-storm[=TIME], lost-interrupt[=TIME], stall[=TIME], disappear, \
     reappear";
 
 impl Fault {
-    /// What it is called.
+    /// Its word.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ProducerOutOfRange => "producer-out-of-range",
@@ -86,12 +86,12 @@ impl FromStr for Fault {
     }
 }
 
-/// Something wrong, and how long after the device first ran.
+/// A fault to inject, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// What.
+    /// The fault.
     pub what: Fault,
-    /// When.
+    /// Time after the device first ran.
     pub after: Duration,
 }
 
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_is_refused_by_name() {
+    fn unknown_words_are_refused_by_name() {
         for (text, part) in [
             ("bad-mask@1s", "there are producer-out-of-range"),
             ("bad-mark", "add @TIME"),

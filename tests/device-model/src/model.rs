@@ -1,8 +1,8 @@
 //! The device's logic: registers, FIFOs, what is stored and what is lost.
 //!
-//! Contract: knows no clock, socket or thread; the caller says when. What the consumer writes is
-//! read once and believed as far as it can be. Datagrams are numbered by their sequence in their
-//! channel, lost ones included, so that every reader can prove what it got.
+//! Contract: uses no clock, socket or thread; the caller passes the time. Each register that the
+//! consumer writes is read once, and its value is used as far as it is plausible. Each channel
+//! numbers its datagrams, lost ones included, so that every reader can prove what it received.
 
 use super::account::ChannelAccount;
 use super::digest::Digest;
@@ -32,7 +32,7 @@ pub enum Fate {
     Stored,
     /// Lost: no room.
     Lost,
-    /// In the FIFO, and nobody can read it.
+    /// In the FIFO, but unreadable.
     Spoiled(Spoil),
 }
 
@@ -42,7 +42,7 @@ struct Channel {
     number: u64,
     /// Where each entry in the FIFO ends.
     ends: VecDeque<u32>,
-    /// Its index counter was upset and is put right when the consumer has resynchronised.
+    /// Its index counter was disturbed. It is corrected when the consumer has resynchronised.
     upset: bool,
     device_account: ChannelAccount,
     digest: Digest,
@@ -53,7 +53,7 @@ pub struct DeviceModel {
     window: DeviceMemory,
     spec: Spec,
     lengths: Lengths,
-    /// Length of the next datagram, and whose turn it is.
+    /// Length and channel of the next datagram.
     len: u32,
     turn: usize,
     channels: Vec<Channel>,
@@ -67,7 +67,7 @@ pub struct DeviceModel {
 }
 
 impl DeviceModel {
-    /// The device that `window`, which was formatted for it, shows.
+    /// A device whose memory is `window`, which was formatted for it.
     pub fn new(window: DeviceMemory, spec: Spec) -> Self {
         let shape = *window.shape();
         let mut lengths = Lengths::new(spec.sizes, spec.seed);
@@ -97,7 +97,7 @@ impl DeviceModel {
         model
     }
 
-    /// What consumers see.
+    /// The memory that consumers see.
     pub fn window(&self) -> &DeviceMemory {
         &self.window
     }
@@ -112,13 +112,13 @@ impl DeviceModel {
         self.len as usize
     }
 
-    /// The board is taken out: from now on its first register reads as those of no device do.
+    /// Unplugs the device: from now on, its first register reads as if there were no device.
     pub fn vanish(&mut self) {
         self.running = false;
         self.window.registers().identity.magic.store(u32::MAX, Ordering::Release);
     }
 
-    /// Moves into another window, empty and not running: the board was taken out and put in again.
+    /// Plugs the device in again: it moves to another window, empty and not running.
     pub fn replug(&mut self, window: DeviceMemory) {
         self.forget_entries();
         self.window = window;
@@ -126,7 +126,7 @@ impl DeviceModel {
         self.power_on();
     }
 
-    /// Does what the consumer's registers say, and looks at what it has taken, at device time
+    /// Obeys the consumer's registers, and notes what the consumer has taken, at device time
     /// `time`.
     pub fn look(&mut self, time: u64) {
         let registers = &self.window.registers().control;
@@ -162,7 +162,7 @@ impl DeviceModel {
         channel.number += 1;
         channel.device_account.produced += 1;
         let fifo = self.window.fifo(index as u32);
-        // First: a consumer that sees the entry must see the bit.
+        // The bit comes first: a consumer that sees the entry must see the bit.
         self.window.registers().status.ready.fetch_or(1 << index, Ordering::AcqRel);
         let before = channel.feed.counters();
         if let Some(how) = self.spoil
@@ -184,7 +184,7 @@ impl DeviceModel {
         Fate::Lost
     }
 
-    /// Whether what was stored is to be announced; then the status register says so.
+    /// Whether to interrupt for what was stored. If so, the status register shows it.
     pub fn raises(&self) -> bool {
         let registers = self.window.registers();
         let raises = may_interrupt(&registers.control.interrupt_mask);
@@ -194,18 +194,18 @@ impl DeviceModel {
         raises
     }
 
-    /// Whether an index has moved without a datagram since this was last asked: that is to be
-    /// announced as well.
+    /// Whether an index has moved without a datagram since the last call. That calls for an
+    /// interrupt as well.
     pub fn has_jumped(&mut self) -> bool {
         std::mem::take(&mut self.jumped)
     }
 
-    /// Spoils the next datagram that has room.
+    /// Spoils the next datagram for which there is room.
     pub fn spoil_next(&mut self, how: Spoil) {
         self.spoil = Some(how);
     }
 
-    /// Leaves out so many numbers in the channel whose turn it is.
+    /// Skips `count` numbers in the channel of the next datagram.
     pub fn skip(&mut self, count: u32) {
         let channel = &mut self.channels[self.turn];
         let mut counters = channel.feed.counters();
@@ -215,9 +215,9 @@ impl DeviceModel {
         channel.device_account.skipped += u64::from(count);
     }
 
-    /// Upsets the index counter of the channel whose turn it is: it jumps out of the FIFO, and if
-    /// `unaligned` also off the words until the consumer has gone there. Until then the FIFO is as
-    /// good as full. Says how many entries lay in it.
+    /// Disturbs the index counter of the channel of the next datagram: it jumps out of the FIFO
+    /// and, if `unaligned`, also off the words, until the consumer has gone there. Until then the
+    /// FIFO is as good as full. Returns how many entries were in it.
     pub fn upset(&mut self, unaligned: bool) -> u64 {
         self.observe(self.turn);
         let by = 4 * self.window.shape().fifo_bytes + if unaligned { 4 } else { 0 };
@@ -232,7 +232,7 @@ impl DeviceModel {
         self.channels.iter().all(|channel| channel.ends.is_empty())
     }
 
-    /// Each channel's books.
+    /// The account of each channel.
     pub fn device_account(&mut self) -> Vec<ChannelAccount> {
         (0..self.channels.len()).for_each(|index| self.observe(index));
         let channels = self.channels.iter();
@@ -250,7 +250,7 @@ impl DeviceModel {
         self.resets
     }
 
-    /// Everything empty and at its beginning.
+    /// Empties everything and starts at the beginning.
     fn reset(&mut self) {
         self.forget_entries();
         self.resets += 1;
@@ -285,8 +285,8 @@ impl DeviceModel {
     }
 
     fn power_on(&mut self) {
-        // The window was formatted, so the register is 0, or what a consumer that was quick to find
-        // the device has written since: that stays.
+        // The window was formatted, so the register is 0, or it holds what a quick consumer has
+        // written since then: that stays.
         if self.spec.autostart {
             self.window.registers().control.control.fetch_or(DO_RUN, Ordering::Relaxed);
         }
@@ -296,7 +296,7 @@ impl DeviceModel {
     fn show_state(&mut self) {
         let status = if self.resetting { IS_RESETTING } else { 0 }
             | if self.running { IS_RUNNING } else { 0 };
-        // Whoever sees it sees the emptied registers.
+        // Release: a consumer that sees this status sees the emptied registers.
         self.window.registers().status.status.store(status, Ordering::Release);
     }
 
@@ -308,7 +308,7 @@ impl DeviceModel {
         status.time_low.store(time as u32, Ordering::Release);
     }
 
-    /// Sees how far the consumer is.
+    /// Reads how far the consumer is.
     fn observe(&mut self, index: usize) {
         let fifo = self.window.fifo(index as u32);
         let channel = &mut self.channels[index];
@@ -344,7 +344,7 @@ impl DeviceModel {
     }
 }
 
-/// Stores an entry for `len` payload bytes that nobody can read, if there is room for it.
+/// Stores an unreadable entry for `len` payload bytes, if there is room for it.
 fn forge(channel: &mut Channel, shape: &Shape, fifo: Fifo<'_>, how: Spoil, len: u32) -> bool {
     let takes = shape.entry_bytes(len);
     let mut counters = channel.feed.counters();

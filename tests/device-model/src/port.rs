@@ -1,8 +1,8 @@
-//! How a consumer gets at the device: by ivshmem, or in a plain file.
+//! How a consumer reaches the device: by ivshmem, or in a plain file.
 //!
-//! Contract: one consumer at a time; another is hung up on. Every consumer gets new vectors, so no
-//! interrupt meant for one reaches the next. Dropping a port hangs up, removes its file and forgets
-//! the memory; who has it mapped keeps it.
+//! Contract: there is one consumer at a time; the connection of another one is closed. Every
+//! consumer gets new vectors, so no interrupt meant for one reaches the next. Dropping a port
+//! closes the connection, removes its file and unmaps the memory; a consumer keeps its own mapping.
 
 #![allow(unsafe_code)]
 
@@ -24,7 +24,7 @@ use std::ptr::NonNull;
 /// Where the device is.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A unix stream socket that speaks ivshmem, with so many vectors.
+    /// A unix stream socket that speaks ivshmem.
     Socket {
         /// Its path.
         path: PathBuf,
@@ -42,14 +42,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// The consumer that is there.
+/// The connected consumer.
 struct Consumer {
     socket: OwnedFd,
     interrupts: Vec<OwnedFd>,
     doorbells: Vec<OwnedFd>,
 }
 
-/// An open place.
+/// An open [`Place`].
 pub struct Port {
     listener: Option<SocketFile>,
     file: Option<PathBuf>,
@@ -61,9 +61,9 @@ pub struct Port {
 /// What happened at a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// A consumer was let in.
+    /// A consumer was accepted.
     pub came: bool,
-    /// It hung up.
+    /// The consumer hung up.
     pub went: bool,
     /// Connections that were refused.
     pub refused: u64,
@@ -72,10 +72,10 @@ pub struct Events {
 }
 
 impl Port {
-    /// Makes memory for a device of `shape`, formats it, and lets consumers in.
+    /// Makes memory for a device of `shape`, formats it, and accepts consumers.
     ///
     /// # Errors
-    /// If the place or the memory cannot be had.
+    /// If the place cannot be opened or the memory cannot be made.
     pub fn open(place: &Place, shape: &Shape) -> anyhow::Result<(Self, DeviceMemory)> {
         match place {
             Place::Socket { path, vectors } => {
@@ -96,7 +96,8 @@ impl Port {
             }
             Place::File(path) => {
                 let shown = path.display();
-                // Made new: a file that others have mapped is never cut, and never two devices.
+                // Always a new file: one that others have mapped is never shortened, and never
+                // holds two devices.
                 let file =
                     File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
                 let file = file.with_context(|| {
@@ -131,7 +132,7 @@ impl Port {
         }
     }
 
-    /// Sees who came, who went, and who rang.
+    /// Accepts consumers, and notes whether one hung up or rang the doorbell.
     ///
     /// # Errors
     /// If the kernel has no more fds.
@@ -141,7 +142,7 @@ impl Port {
             for event in &consumer.doorbells {
                 events.rung |= rustix::io::read(event, &mut [0; 8]).is_ok();
             }
-            // A peer has nothing to say: whatever it sends is ignored, and its end is its end.
+            // A consumer has nothing to send: its data is ignored, and only end of file counts.
             let end = loop {
                 match rustix::net::recv(
                     &consumer.socket,
@@ -167,7 +168,7 @@ impl Port {
             }
             let (doorbells, interrupts) =
                 (ivshmem::vectors(self.vectors)?, ivshmem::vectors(self.vectors)?);
-            // One that hung up meanwhile was no consumer.
+            // One that has hung up meanwhile does not become the consumer.
             if ivshmem::welcome(&socket, ivshmem::SERVER + 1, &self.memory, &doorbells, &interrupts)
                 .is_ok()
             {
@@ -188,13 +189,13 @@ impl Port {
 impl Drop for Port {
     fn drop(&mut self) {
         if let Some(path) = &self.file {
-            // Gone already is as well.
+            // The file may be gone already.
             let _gone = std::fs::remove_file(path);
         }
     }
 }
 
-/// The device in mapped memory that nobody else has seen yet.
+/// Formats the device in fresh mapped memory.
 fn window(map: MmapRaw, shape: &Shape) -> anyhow::Result<DeviceMemory> {
     let (start, len) = (NonNull::new(map.as_mut_ptr()).context("mapped at 0")?, map.len());
     // SAFETY: a fresh, zeroed, page-aligned mapping of `len` bytes, which moves into the window as

@@ -1,25 +1,25 @@
-//! When the next datagram is made, on a machine that lets us sleep too long.
+//! When the next datagram is made, on a machine that may wake the model late.
 //!
 //! Contract: the long-run rate is that of [`RateLimiter`]. A model that woke late catches up, but
-//! never faster than a device could be off: between two bursts there is at least 9/10 of the pause
-//! that belongs there. So a FIFO that overflows was drained too late, and not filled too fast by a
-//! program that had overslept. How late it was is in the books, for that is this machine's jitter
-//! and nobody else's.
+//! no faster than a device could be off: between two bursts there is at least 9/10 of their regular
+//! pause. So a FIFO overflows because it was drained too late, and not because a program that had
+//! overslept filled it too fast. The account has how late the model was: that is the jitter of this
+//! machine.
 
 use ringweir_cli::quantity::Rate;
 use ringweir_pattern::rate_limiter::RateLimiter;
 
-/// Says when.
+/// Decides when datagrams are made.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     rate: Option<Rate>,
     burst: u32,
-    /// Catches up at once.
+    /// Whether it catches up at once.
     strict: bool,
     limiter: RateLimiter,
     /// Not before this, whatever the schedule says.
     earliest: u64,
-    /// When the burst that goes on now began, and how many of it are still to be made.
+    /// When the current burst began, and how many of its datagrams are still to be made.
     going_on: Option<(u64, u32)>,
     late_max: u64,
     late_last: u64,
@@ -27,9 +27,9 @@ pub struct Schedule {
     forgiven: u64,
 }
 
-/// No rate at all: each as soon as the one before was taken, and a pause that sweeps evenly from
-/// nothing to the longest. So arrivals meet a consumer that finds its FIFO empty at every point of
-/// its going to sleep.
+/// No rate: each datagram follows when the one before was taken, after a pause that sweeps evenly
+/// from nothing to the longest. So datagrams arrive at every point of a consumer's way to sleep,
+/// from when it finds its FIFO empty.
 #[derive(Clone, Debug)]
 pub struct Chase {
     longest: u64,
@@ -55,7 +55,7 @@ impl Chase {
 const LATE: u64 = 1_000_000;
 
 impl Schedule {
-    /// The tempo of `rate` in bursts of `burst`; `strict` makes it catch up at once.
+    /// The schedule of `rate` in bursts of `burst`; with `strict` it catches up at once.
     pub fn new(rate: Option<Rate>, burst: u32, strict: bool) -> Self {
         let (limiter, burst) = (RateLimiter::new(rate, burst), burst.max(1));
         Self {
@@ -72,8 +72,8 @@ impl Schedule {
         }
     }
 
-    /// Whether one is made at `now` (ns, monotonic); each one that is must be
-    /// [`spend`](Self::spend)ed.
+    /// Whether a datagram is due at `now` (ns, monotonic). Each one that is made must be accounted
+    /// for with [`spend`](Self::spend).
     pub fn due(&mut self, now: u64) -> bool {
         if self.going_on.is_some() {
             return true;
@@ -84,7 +84,7 @@ impl Schedule {
         if self.rate.is_some() {
             let late = now - self.limiter.ready_at();
             self.late_max = self.late_max.max(late);
-            // Who catches up is late all the while, but fell behind once.
+            // While it catches up it is late all the time, but it fell behind only once.
             self.late_often += u64::from(late > self.late_last + LATE);
             self.late_last = late;
         }
@@ -92,7 +92,7 @@ impl Schedule {
         true
     }
 
-    /// Accounts for one of `len` payload bytes.
+    /// Accounts for a datagram of `len` payload bytes.
     pub fn spend(&mut self, len: usize) {
         let before = self.limiter.ready_at();
         self.limiter.spend(len);
@@ -109,12 +109,13 @@ impl Schedule {
         }
     }
 
-    /// From when one is due.
+    /// When the next datagram is due.
     pub fn ready_at(&self) -> u64 {
         if self.going_on.is_some() { 0 } else { self.limiter.ready_at().max(self.earliest) }
     }
 
-    /// The schedule begins anew with the next look: what was not made meanwhile is not made up for.
+    /// Starts the schedule again at the next look: it does not make up for datagrams that were not
+    /// made meanwhile.
     pub fn restart(&mut self) {
         self.forgiven += self.limiter.forgiven_ns();
         self.limiter = RateLimiter::new(self.rate, self.burst);
@@ -141,7 +142,7 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// When datagrams are made if it is looked at every 10 us, but not while it oversleeps.
+    /// When datagrams are made if the schedule is asked every 10 us, except while it oversleeps.
     fn made(schedule: &mut Schedule, oversleeps: std::ops::Range<u64>, until: u64) -> Vec<u64> {
         let looks = (1_000_000..until).step_by(10_000).filter(|now| !oversleeps.contains(now));
         looks
@@ -159,17 +160,17 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn who_oversleeps_catches_up_without_a_flood() {
+    fn a_late_model_catches_up_without_a_flood() {
         let mut late = schedule(1, false);
         let times = made(&mut late, 100_000_000..140_000_000, SECOND);
         let gaps: Vec<u64> = times.windows(2).map(|w| w[1] - w[0]).collect();
         assert!(gaps.iter().all(|gap| *gap >= 900_000), "{:?}", gaps.iter().min());
-        // Nothing is lost of the rate; 40 are made up for at 900 us instead of 1000.
+        // The rate is kept: 40 datagrams are made up for, at 900 us instead of 1000.
         assert_eq!(times.len(), 999);
         assert!(gaps.iter().filter(|gap| **gap < 950_000).count() >= 390);
         assert!((39_000_000..41_000_000).contains(&late.late_max()), "{}", late.late_max());
         assert_eq!(late.late_often(), 1);
-        // The controls: who does not oversleep keeps the pause; who is strict floods.
+        // Controls: without oversleeping the pause is kept; a strict schedule floods.
         let mut well = schedule(1, false);
         let times = made(&mut well, 0..0, SECOND);
         assert!(times.windows(2).all(|w| w[1] - w[0] >= 990_000));
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_made_at_once_and_the_pause_is_behind_it() {
+    fn a_burst_is_made_at_once_and_the_pause_follows() {
         let times = made(&mut schedule(10, false), 100_000_000..140_000_000, SECOND);
         assert_eq!(times.len(), 1000);
         for burst in times.chunks(10) {
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn who_chases_pauses_evenly() {
+    fn chase_pauses_are_spread_evenly() {
         let mut chase = Chase::new(2000);
         let mut often = [0; 20];
         (0..10_000).for_each(|_| often[chase.pause() as usize / 100] += 1);

@@ -1,10 +1,10 @@
-//! What the device is and makes.
+//! What the device is, and what it makes.
 
 use ringweir_cli::quantity::Rate;
 use ringweir_device::{HAS_DATE, HAS_INTERRUPT, HAS_TIME, NotAFifo, REGISTERS_BYTES, Shape};
 use ringweir_pattern::generate::Sizes;
 
-/// What time stands in its entries.
+/// The timestamp in its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum DeviceTime {
     /// None
@@ -29,9 +29,9 @@ impl DeviceTime {
 /// A device.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
-    /// Which board it says it is.
+    /// Value of its register device_id.
     pub device_id: u32,
-    /// Payload, of all channels together; `None`: no pause at all.
+    /// Payload rate of all channels together; `None`: no pause at all.
     pub rate: Option<Rate>,
     /// Lengths of datagrams.
     pub sizes: Sizes,
@@ -43,16 +43,16 @@ pub struct Spec {
     pub channels: u32,
     /// Chooses the sequence of lengths.
     pub seed: u64,
-    /// What stands in entries.
+    /// The timestamp in its entries.
     pub time: DeviceTime,
     /// Whether it can interrupt.
     pub interrupts: bool,
-    /// Runs without being told to.
+    /// Whether it runs without a command to start.
     pub autostart: bool,
 }
 
 impl Spec {
-    /// As it stands in the registers.
+    /// The description of the device in its registers.
     ///
     /// # Errors
     /// If there can be no such device.
@@ -68,14 +68,14 @@ impl Spec {
             channels: self.channels,
             rate: 0,
         };
-        // Before anything is computed of it: it may be anything.
+        // Before anything is computed from it: the values may be arbitrary.
         shape.check(u64::MAX)?;
         shape.rate = self.fifo_rate(&shape);
         Ok(shape)
     }
 
-    /// What goes through each FIFO a second, headers and padding included: the payload's rate is
-    /// what was asked for.
+    /// Bytes per second through each FIFO, headers and padding included. The rate in the
+    /// specification is that of the payload.
     fn fifo_rate(&self, shape: &Shape) -> u32 {
         let mean = |of: &dyn Fn(u32) -> u32| {
             let (min, max) = (self.sizes.min() as u32, self.sizes.max() as u32);
@@ -88,7 +88,7 @@ impl Spec {
             Some(Rate::Datagrams(x)) => x * entry,
             Some(Rate::Bytes(x)) => x / mean(&|len| len) * entry,
         };
-        // A float beyond u32 becomes its largest.
+        // A float beyond u32 saturates.
         (total / f64::from(self.channels)).round() as u32
     }
 }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_register_has_the_headers_in_it() {
+    fn rate_register_includes_headers() {
         let spec = seed_case();
         assert_eq!(spec.shape().unwrap().rate, 140_625);
         assert_eq!(Spec { channels: 2, ..spec }.shape().unwrap().rate, 70_313);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn impossible_devices_are_refused() {
         let spec = seed_case();
         assert!(Spec { fifo_bytes: 3000, ..spec }.shape().is_err());
         assert!(Spec { channels: 33, ..spec }.shape().is_err());

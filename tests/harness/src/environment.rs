@@ -192,7 +192,7 @@ impl Environment {
             .collect()
     }
 
-    /// Files in the run directory.
+    /// Files that are left in the run directory.
     pub fn left(&self) -> Vec<PathBuf> {
         std::fs::read_dir(self.run_dir())
             .expect("run directory")
@@ -333,7 +333,8 @@ impl Daemon {
         assert!(status.success(), "{status}: {}", self.process.stderr());
     }
 
-    /// Waits until its source has ended; returns the number of datagrams that it logged as published.
+    /// Waits until its source has ended; returns the number of datagrams that it logged as
+    /// published.
     pub fn published(mut self) -> u64 {
         let status = self.process.wait();
         let said = self.process.stderr();

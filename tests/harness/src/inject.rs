@@ -38,7 +38,7 @@ impl Stopped {
     /// # Errors
     /// If it may not be traced.
     pub fn new(tid: i32) -> io::Result<Self> {
-        // SAFETY: all-zero registers are registers.
+        // SAFETY: integers only, for which all zeroes are valid.
         let found: libc::user_regs_struct = unsafe { std::mem::zeroed() };
         ptrace(libc::PTRACE_SEIZE, tid, 0, 0)?;
         let mut thread = Self { tid, found };
@@ -58,7 +58,7 @@ impl Stopped {
     }
 
     fn registers(&self) -> io::Result<libc::user_regs_struct> {
-        // SAFETY: as above.
+        // SAFETY: integers only, for which all zeroes are valid.
         let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
         ptrace(libc::PTRACE_GETREGS, self.tid, 0, &raw mut registers as usize)?;
         Ok(registers)

@@ -1,6 +1,6 @@
-//! What tests of several processes share: an environment of their own, the project's programs, and
-//! figures of processes. Readers and brokers are real processes; each test has a run directory of
-//! its own, leaves nothing behind, and cannot hang.
+//! What tests with several processes share: environments, the project's programs, and figures of
+//! processes. Readers and brokers are real processes. Each test has its own run directory, leaves
+//! nothing behind, and cannot hang.
 
 pub mod environment;
 #[cfg(target_arch = "x86_64")]

@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub struct Namespace(Arc<File>);
 
 impl Namespace {
-    /// A fresh one, in which only loopback is up.
+    /// Makes one, in which only loopback is up.
     ///
     /// # Errors
     /// If this process may not make one.
@@ -53,7 +53,7 @@ impl Namespace {
         }
     }
 
-    /// Runs `act` in it, on a thread of its own. Sockets made there stay in it.
+    /// Runs `act` in it, on a separate thread. Sockets made there stay in it.
     pub fn within<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
         let in_it = || {
             move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))
@@ -118,7 +118,7 @@ impl Counters {
 }
 
 /// Two namespaces and a wire: `va` ([`Wire::FAR`]) in the one, `vb` ([`Wire::NEAR`]) in the other.
-/// MTU and offloads are what the kernel makes them.
+/// MTU and offloads are the kernel's defaults.
 pub struct Wire {
     /// Where packets come from.
     pub far: Namespace,
@@ -132,7 +132,7 @@ impl Wire {
     /// Address of `vb`.
     pub const NEAR: &str = "10.77.0.2";
 
-    /// A fresh one.
+    /// Makes the namespaces and the wire.
     ///
     /// # Errors
     /// If this process may not make namespaces.
@@ -142,7 +142,7 @@ impl Wire {
         Ok(wire)
     }
 
-    /// Makes the interfaces, also again after they were deleted.
+    /// Makes the interfaces. It may be called again after they were deleted.
     pub fn plug(&self) {
         let (far, near) = (Self::FAR, Self::NEAR);
         let (va, vb) = ("02:00:00:00:77:01", "02:00:00:00:77:02");
@@ -159,8 +159,8 @@ impl Wire {
     }
 }
 
-/// Why tests of this kind cannot run here, if they cannot: the rights, and the programs beside
-/// `ip`.
+/// Makes a wire, or returns why such tests cannot run here: rights are missing, or `ip`, or one of
+/// `programs`.
 ///
 /// # Errors
 /// The reason.

@@ -1,5 +1,5 @@
-//! The project's programs, built once per test process, with the profile and target directory of the
-//! running test.
+//! The project's programs, built once per test process, with the profile and target directory of
+//! the running test.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,8 +1,8 @@
 //! A reader of a device's stream: it reads to the end and counts per channel what was received and
 //! what was reported as lost.
 //!
-//! Contract: checks every byte, every seq and the numbers of each channel. Its account is independent
-//! of the library's; the test compares it with the device's.
+//! Contract: checks every byte, every seq and the numbers of each channel. Its account is
+//! independent of the library's; the test compares it with the device's.
 
 use ringweir::{Cause, End, Error, Gap, Item, Layer, Reader};
 use ringweir_device_model::Digest;
@@ -33,10 +33,11 @@ pub struct StreamReceived {
     pub device: u64,
     /// Reported as lost by the broker, exactly.
     pub broker: u64,
-    /// Reported as lost by restarts, exactly: what a killed broker had taken, or what the device lost
-    /// while there was no broker.
+    /// Reported as lost by restarts, exactly: what a killed broker had taken, or what the device
+    /// lost while there was no broker.
     pub restart: u64,
-    /// Reported as lost at least so many times, and lost by the kernel.
+    /// Losses that were not reported exactly as the device's or the broker's, and those of the
+    /// kernel.
     pub inexact: u64,
     /// Lost by being lapped.
     pub lapped: u64,
@@ -69,7 +70,7 @@ impl ChannelListener {
     }
 }
 
-/// Hlisteners `reader`'s stream to its end.
+/// Reads `reader`'s stream to its end.
 ///
 /// # Errors
 /// The library's error.

@@ -1,11 +1,11 @@
 //! Where test processes meet: a shared segment with a start gate and one slot for each reader.
 //!
-//! Contract: only for tests. `shared_memory` and `raw_sync` have limits that the ring cannot live
-//! with and a bench can: one owner of the mapping (dropped last), waits only with
-//! `Timeout::Infinite`, no link files. A process that dies with a lock held cannot hang anybody:
-//! each mailbox has its own lock, and the parent takes it only after that reader has ended by
-//! itself. The gate's own lock could be held by a reader that was killed at that moment: the
-//! environment's watchdog ends it.
+//! Contract: only for tests. `shared_memory` and `raw_sync` have limits that the ring could not
+//! live with, but that do no harm here: one owner of the mapping (dropped last), waits only with
+//! `Timeout::Infinite`, no link files. A process that dies with a lock held cannot make another one
+//! hang: each mailbox has its own lock, and the parent takes it only after that reader has ended by
+//! itself. A reader that was killed at that moment could still hold the gate's own lock: then the
+//! environment's watchdog ends the test.
 
 #![allow(unsafe_code)]
 
@@ -70,7 +70,8 @@ words! {
         generation,
         /// Read cursor at the end of the previous generation.
         earlier_cursor,
-        /// 1: the stream ended. 2: the broker is gone. 3: its limit was reached. 4: it was asked to stop.
+        /// 1: the stream ended. 2: the broker is gone. 3: its limit was reached. 4: it was asked to
+        /// stop.
         end,
     }
 }
@@ -109,15 +110,15 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Creates one.
+    /// Creates the segment.
     pub fn create(slots: usize) -> Self {
         let segment = ShmemConf::new()
             .size(GATE_BYTES + slots * SLOT_BYTES)
             .create()
             .expect("a scratch segment");
         let mailbox = Self { segment, slots };
-        // SAFETY: fresh zeroed memory of GATE_BYTES, which nobody else knows yet; the event takes
-        // about 100.
+        // SAFETY: fresh zeroed memory of GATE_BYTES that no other process has mapped yet; an event
+        // takes about 100 bytes.
         let (_gate, used) =
             unsafe { Event::new(mailbox.segment.as_ptr(), false) }.expect("an event");
         assert!(used <= GATE_BYTES);
@@ -130,7 +131,7 @@ impl Mailbox {
         mailbox
     }
 
-    /// Opens the one that another process created.
+    /// Opens the segment that another process created.
     pub fn open(id: &str) -> Self {
         let segment = ShmemConf::new().os_id(id).open().expect("the segment of the parent");
         let slots = (segment.len() - GATE_BYTES) / SLOT_BYTES;
@@ -244,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_goes_through_and_a_false_one_is_found() {
+    fn a_report_arrives_and_a_false_one_is_found() {
         let mailbox = Mailbox::create(2);
         let other = Mailbox::open(mailbox.id());
         let good = Report {
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gate_holds_until_it_is_opened() {
+    fn readers_wait_until_the_gate_is_opened() {
         let mailbox = Mailbox::create(1);
         let id = mailbox.id().to_string();
         let waiter = std::thread::spawn(move || {

@@ -1,8 +1,8 @@
 //! Every way to write to, shorten, seal or lock what a reader receives, and the kernel's answer to
 //! each.
 //!
-//! Contract: nothing changes, even if an attempt succeeds: bytes are written as they were, and holes
-//! are made where there are zeros.
+//! Contract: nothing changes, even if an attempt succeeds: bytes are written as they were, and
+//! holes are made where there are zeros.
 
 #![allow(unsafe_code)]
 
@@ -95,8 +95,8 @@ pub fn try_attachment([ring, page, wake, sleep_request]: [&OwnedFd; 4]) -> Vec<A
     ]
 }
 
-/// Takes every lock of the ring that a reader can take; some only after the broker is dead. They are
-/// not released.
+/// Takes every lock of the ring that a reader can take; some only after the broker is dead. They
+/// are not released.
 pub fn take_locks(ring: &OwnedFd) {
     let _held_by_the_broker = lock(ring, libc::F_RDLCK);
     let _held = rustix::fs::flock(ring, FlockOperation::NonBlockingLockExclusive);
@@ -115,7 +115,7 @@ pub fn try_statistics(stats: &OwnedFd) -> Vec<Attempt> {
     ]
 }
 
-/// Maps its first page.
+/// Maps the first page of `fd`.
 pub fn map(fd: &OwnedFd, writable: bool) -> Result<*mut c_void, Errno> {
     let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
     // SAFETY: a new mapping at an address of the kernel's choice; nothing is read or written
@@ -123,7 +123,7 @@ pub fn map(fd: &OwnedFd, writable: bool) -> Result<*mut c_void, Errno> {
     unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE, protection, MapFlags::SHARED, fd, 0) }
 }
 
-/// Opens it again, for writing.
+/// Opens the file of `fd` again, for writing.
 pub fn reopen(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
     rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), OFlags::RDWR, Mode::empty())
 }
@@ -154,7 +154,8 @@ fn remove(at: *mut c_void) -> Result<(), Errno> {
 fn lease(fd: &OwnedFd) -> Result<(), Errno> {
     // SAFETY: no pointers.
     answer(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) })?;
-    // SAFETY: no pointers. Given back, or opening the ring again would signal this very process.
+    // SAFETY: no pointers. The lease is given back: otherwise, opening the ring again would send a
+    // signal to this very process.
     answer(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) })
 }
 

@@ -12,7 +12,7 @@
 //! [`SKIPPED_FILE`] names a file, the record is appended to it, and `tests/run` prints the list at
 //! its end; otherwise the record goes to standard error. With `CI=true` everything must be there:
 //! a skip is then a failure, unless the file `tests/needs/not-in-ci` lists it with the reason.
-//! Nothing is asked twice: two tests with the same need get the same answer.
+//! Each answer is found once: two tests with the same need get the same answer.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -155,7 +155,7 @@ pub fn is_root() -> bool {
     uids.split_whitespace().nth(1) == Some("0")
 }
 
-/// Appends to the list of skips, or fails where everything should be there.
+/// Records the skip, or fails where nothing may be skipped.
 #[track_caller]
 fn record(test: &str, reason: &str) {
     let may_skip = NOT_IN_CI.lines().any(|line| line.split('\t').next() == Some(test));
@@ -195,7 +195,7 @@ fn name() -> String {
     format!("{binary}::{test}")
 }
 
-/// Why `program` of the list cannot be used, if it cannot.
+/// Why `program`, which is on the list, cannot be used; `None` if it can.
 fn missing_program(program: &str) -> Option<String> {
     let lines = PROGRAMS.lines().filter(|line| !line.starts_with('#'));
     let (_, package) = lines
@@ -222,7 +222,7 @@ fn refused(command: &[&str], reason: &str) -> Option<String> {
     (!works(command)).then(|| reason.to_string())
 }
 
-/// Whether a command succeeds; each is started once a process.
+/// Whether a command succeeds. Each is run once per process.
 fn works(command: &[&str]) -> bool {
     static ANSWERS: OnceLock<Mutex<HashMap<String, bool>>> = OnceLock::new();
     let mut answers = ANSWERS.get_or_init(Mutex::default).lock().expect("a map of answers");
@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// What is there is found, and what is not gives the line that installs it.
+    /// An installed program is found; for a missing one, the reason has the line that installs it.
     #[test]
     fn programs_are_found_in_path() {
         assert_eq!(missing_program("bash"), None);

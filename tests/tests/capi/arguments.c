@@ -1,4 +1,7 @@
-/* Every entry with everything wrong, on a live stream; prints the table of codes. argv: the stream. */
+/*
+ * Every function with every wrong argument, on a live stream; prints the table of codes.
+ * argv: the stream.
+ */
 #include "check.h"
 
 static rw_options with(void (*change)(rw_options *)) {
@@ -60,7 +63,7 @@ int main(int argc, char **argv) {
         o = with(bad[i]);
         CHECK(refused(argv[1], &o) == RW_INVALID);
     }
-    /* Control: each of them right is let in. */
+    /* Control: each of them is accepted when it is right. */
     o = from(RW_SEQ);
     o.start_seq = 0;
     o.resume = RW_RESUME_NEWEST;

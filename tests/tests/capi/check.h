@@ -1,4 +1,4 @@
-/* What the C tests share: a check that ends the program, and a reader or a death. */
+/* What the C tests share: a check that ends the program, and how to attach a reader. */
 #include <ringweir.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +37,7 @@ static inline void sleep_ms(long ms) {
     nanosleep(&t, NULL);
 }
 
-/* Waits until the publisher has passed seq by far: nothing of it is left. */
+/* Waits until the publisher is far beyond seq: nothing of it is left. */
 static inline void until_lapped(const char *name, unsigned long long seq) {
     unsigned long long cursor = 0, depth = 0;
     rw_watch *w;

@@ -1,4 +1,5 @@
-/* Lossless readers. argv: a stream that waits for ever, one that waits for 200 ms, and one that waits for nobody. */
+/* Lossless readers. argv: a stream that waits for ever, one that waits for 200 ms, and one that
+ * does not wait. */
 #include "check.h"
 
 int main(int argc, char **argv) {
@@ -16,7 +17,7 @@ int main(int argc, char **argv) {
     o.flags = 32;
     CHECK(rw_attach(argv[1], &o, &r) == RW_INVALID);
 
-    /* Slower than the stream for a moment at a time: waited for. */
+    /* Slower than the stream for a moment at a time: the stream waits for it. */
     o.flags = RW_LOSSLESS;
     r = attach(argv[1], &o);
     while (read < 2000) {
@@ -30,7 +31,7 @@ int main(int argc, char **argv) {
     }
     CHECK(rw_detach(r) == RW_OK);
 
-    /* Over its budget: told once, and before the first gap. */
+    /* Over its budget: one notice, before the first gap. */
     r = attach(argv[2], &o);
     while ((rc = rw_next(r, &d, &g)) != RW_DATAGRAM) CHECK(rc == RW_EMPTY && rw_wait(r, 10000) >= 0);
     until_lapped(argv[2], d.seq);

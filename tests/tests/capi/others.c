@@ -1,8 +1,9 @@
-/* Other readers: their latencies, and taking places back. argv: a stream that flows. */
+/* Other readers: their latencies, and detaching them. argv: a stream that flows. */
 #include "check.h"
 
 /* The figures of the reader called label. */
-static int place(const char *name, const char *label, unsigned long long *index, unsigned long long *attached) {
+static int find_reader(const char *name, const char *label, unsigned long long *index,
+                       unsigned long long *attached) {
     int tries, row, found = 0;
     rw_watch *w;
     CHECK(rw_watch_attach(name, &w) == RW_OK);
@@ -103,7 +104,8 @@ int main(int argc, char **argv) {
     r = attach(argv[1], &o);
     o.label = "stays";
     stays = attach(argv[1], &o);
-    CHECK(place(argv[1], "goes", &index, &attached) && place(argv[1], "stays", &other, &others));
+    CHECK(find_reader(argv[1], "goes", &index, &attached) &&
+          find_reader(argv[1], "stays", &other, &others));
     latencies(argv[1], r, (unsigned)index, attached);
     CHECK(rw_latency_ask(argv[1], (unsigned)index, &mine) == RW_OK);
     CHECK(rw_latency_ask(argv[1], (unsigned)other, &theirs) == RW_OK);
@@ -111,7 +113,7 @@ int main(int argc, char **argv) {
     rw_latency_free(mine);
     rw_latency_free(theirs);
 
-    /* Nobody goes who is not meant: another place, another time, another stream, no name. */
+    /* A wrong request detaches no reader: another index, another time, another stream, no name. */
     CHECK(rw_detach_reader(argv[1], (unsigned)index, attached + 1) == RW_NOT_FOUND);
     CHECK(rw_detach_reader(argv[1], 4000000000u, attached) == RW_NOT_FOUND);
     CHECK(rw_detach_reader("capi-none", (unsigned)index, attached) == RW_NOT_FOUND);
@@ -130,7 +132,7 @@ int main(int argc, char **argv) {
     CHECK(rw_detach_reader(argv[1], (unsigned)index, attached) == RW_NOT_FOUND);
     printf("pid %u uid %u\n", by.pid, by.uid);
 
-    /* Control: the other one reads on. */
+    /* Control: the other reader continues. */
     take(stays, 100);
     CHECK(rw_reader_detached_by(stays, &by) == RW_EMPTY);
     CHECK(rw_detach(r) == RW_OK && rw_detach(stays) == RW_OK);

@@ -1,6 +1,6 @@
 /*
- * Buffers that are too small, and datagrams that are overwritten in hand. argv: a stream that is kept whole and has ended,
- * and one that flows through a small ring.
+ * Buffers that are too small, and datagrams that are overwritten in hand.
+ * argv: a stream that has ended and is whole in its ring, and one that flows through a small ring.
  */
 #include "check.h"
 
@@ -8,7 +8,7 @@ enum { ROOM = 4096 };
 
 static uint8_t buffer[ROOM + 64];
 
-/* The next thing that is a datagram or a gap; datagram: how to ask for it. */
+/* The next item that is a datagram or a gap; copied says how to ask for it. */
 static int next(rw_reader *r, int copied, size_t size, rw_datagram *d, rw_gap *g) {
     for (;;) {
         int rc = copied ? rw_read(r, buffer, size, d, g) : rw_next(r, d, g);
@@ -23,7 +23,10 @@ static unsigned long long delivered(rw_reader *r) {
     return a.delivered;
 }
 
-/* Each size of each datagram, by either call after it: len - 1 and 0 leave it unread, len and len + 1 read it, once. */
+/*
+ * Each datagram with each size of buffer, and either call after that: len - 1 and 0 leave it
+ * unread, len and len + 1 read it, once.
+ */
 static void kept(const char *name) {
     rw_options o = from(RW_SEQ);
     rw_reader *r = attach(name, &o), *other = attach(name, &o);
@@ -63,7 +66,8 @@ static void kept(const char *name) {
     CHECK(rw_detach(r) == RW_OK && rw_detach(other) == RW_OK);
 }
 
-/* Left unread, or in hand, and overwritten: a gap that begins with it comes, by either call, and never its bytes. */
+/* A datagram that is overwritten, unread or in hand: both calls return a gap that begins with
+ * it, and never its bytes. */
 static void lapped(const char *name, int small, int copied, int released) {
     rw_options o = from(RW_LATEST);
     rw_reader *r = attach(name, &o);

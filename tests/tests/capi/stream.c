@@ -1,16 +1,17 @@
 /*
- * Everything of a stream to stdout, a 32-bit length before each datagram; the books of each generation to stderr.
+ * Writes a stream to stdout, a 32-bit length before each datagram, and the account of each
+ * generation to stderr.
  * argv: the stream, next or read, wait or poll or spin, ms to sleep after every 64th datagram.
  */
 #include "check.h"
 
 #include <poll.h>
 
-/* Of the generations before, as far as the account goes on. */
+/* Sums of the earlier generations, over which the account continues. */
 static unsigned long long kept, kept_lost;
 static unsigned long long got, lost, torn;
 
-static void books(const char *what) {
+static void print_account(const char *what) {
     fprintf(stderr, "%s got %llu lost %llu torn %llu\n", what, got, lost, torn);
     got = lost = 0;
 }
@@ -67,7 +68,7 @@ int main(int argc, char **argv) {
             kept_lost = g.adopted ? kept_lost + lost : 0;
             if (g.adopted) CHECK(g.first == expected && a.delivered == kept && a.lost == kept_lost);
             else CHECK(a.delivered == 0 && a.read_cursor == a.start);
-            books("earlier");
+            print_account("earlier");
             expected = g.first;
             fprintf(stderr, "generation %llu start %llu adopted %u\n", rw_reader_generation(r), g.first, g.adopted);
         } else {
@@ -76,7 +77,7 @@ int main(int argc, char **argv) {
     }
     CHECK(rc == RW_ENDED && rw_reader_account(r, &a) == RW_OK);
     CHECK(a.start + a.delivered + a.lost == a.read_cursor && a.delivered == kept + got && a.lost == kept_lost + lost && a.read_cursor == expected);
-    books("last");
+    print_account("last");
     CHECK(fflush(stdout) == 0 && rw_detach(r) == RW_OK);
     return 0;
 }

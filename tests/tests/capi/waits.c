@@ -1,4 +1,7 @@
-/* Waiting by timeout, by signal, by descriptor, by spinning. argv: a stream of one datagram now and then, and one that flows. */
+/*
+ * Waiting by timeout, by signal, by descriptor, by spinning.
+ * argv: a stream of one datagram now and then, and one that flows.
+ */
 #define _GNU_SOURCE 1
 #include "check.h"
 
@@ -63,7 +66,7 @@ static void idle(const char *name, unsigned flags) {
         if (!(flags & RW_ALWAYS_SPIN)) setitimer(ITIMER_REAL, &soon, NULL);
         rc = rw_wait(r, flags & RW_ALWAYS_SPIN ? 20 : -1);
         if (flags & RW_ALWAYS_SPIN) break;
-        /* One that comes just as the wait ends by itself ends nothing: another one is sent. */
+        /* A signal that comes just as the wait ends by itself ends nothing: another one is sent. */
         CHECK(rc == RW_OK || (signals && rc == RW_INTERRUPTED));
     }
     CHECK(busy == signals && (rc == RW_INTERRUPTED || flags & RW_ALWAYS_SPIN));
@@ -97,7 +100,7 @@ int main(int argc, char **argv) {
     }
     CHECK(woken > 0);
     CHECK(rw_detach(r) == RW_OK);
-    /* Control: nobody wakes who has never armed, though datagrams come. */
+    /* Control: a reader that has never armed is not woken, though datagrams come. */
     r = attach(argv[2], &o);
     p.fd = rw_fd(r);
     drain(r);

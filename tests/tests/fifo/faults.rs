@@ -1,4 +1,4 @@
-//! Everything a device can do wrong: the stream goes on, the fault is named, and nothing is
+//! Everything that a device can do wrong: the stream continues, the fault is named, and nothing is
 //! unaccounted for.
 
 use super::stage::{Outcome, Plan, Stage, report};
@@ -12,8 +12,8 @@ fn stage(name: &str, device: &str) -> Stage {
     Stage::new(Plan { name, device, readers: 2, ..Plan::default() })
 }
 
-/// Does `words` while the broker is stopped, so that there are entries in the FIFO to go wrong
-/// with; the rest of two seconds goes well.
+/// Injects `words` while the broker is stopped, so that the FIFO has entries to damage; the rest of
+/// two seconds is normal.
 fn misbehaves(name: &str, words: &[&str]) -> Outcome {
     let mut stage = stage(name, "--rate 1000/s --size 24..300 --fifo 64KiB --for 2s");
     stage.flows(200);
@@ -34,10 +34,10 @@ fn misbehaves(name: &str, words: &[&str]) -> Outcome {
     outcome
 }
 
-/// Garbage in the FIFO and in its index: skipped, named, and what was skipped is told to the
-/// datagram. Control: the same, stopped as long, with nothing wrong.
+/// Garbage in the FIFO and in its index is skipped and named, and the skipped datagrams are
+/// reported exactly. Control: the same stop without a fault.
 #[test]
-fn garbage_is_named_skipped_and_told_exactly() {
+fn garbage_is_named_skipped_and_reported_exactly() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let well = misbehaves("well", &[]);
     assert_eq!(
@@ -64,10 +64,10 @@ fn garbage_is_named_skipped_and_told_exactly() {
     }
 }
 
-/// Numbers that no datagram ever had are no exact loss: one, at least, and nothing of what was
-/// stored is missing.
+/// Skipped numbers, which no datagram ever had, are not an exact loss but at least one; and nothing
+/// that was stored is missing.
 #[test]
-fn numbers_left_out_are_named_and_nothing_stored_is_missing() {
+fn skipped_numbers_are_named_and_nothing_stored_is_missing() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let outcome = misbehaves("numbers", &["skip-sequence=5"]);
     assert!(outcome.said.contains("its numbers contradict each other"), "{}", outcome.said);
@@ -80,9 +80,9 @@ fn numbers_left_out_are_named_and_nothing_stored_is_missing() {
     }
 }
 
-/// A device that does nothing for a while is no fault, and nothing is lost.
+/// A device that pauses for a while is not a fault, and nothing is lost.
 #[test]
-fn a_device_that_stalls_goes_on() {
+fn a_stalled_device_continues() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let outcome = misbehaves("stalls", &["stall=500ms"]);
     assert_eq!(
@@ -98,8 +98,8 @@ fn a_device_that_stalls_goes_on() {
     );
 }
 
-/// Interrupts that do not come cost time, and no datagram. Control: `garbage_is_named_…`, where
-/// they come and none is missed.
+/// Missing interrupts cost time, but no datagram. Control: `garbage_is_named_…`, where no interrupt
+/// is missing.
 #[test]
 fn lost_interrupts_are_found_and_cost_nothing() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +114,7 @@ fn lost_interrupts_are_found_and_cost_nothing() {
     assert_eq!(outcome.device_account.lost, 0, "{:?}", outcome.device_account);
 }
 
-/// Interrupts without end cost the broker little, whether there is data at the same time or not.
+/// Endless interrupts cost the broker little, with and without data.
 #[test]
 fn a_storm_of_interrupts_is_named_and_bounded() {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +147,7 @@ fn a_storm_of_interrupts_is_named_and_bounded() {
              processor, {calm:.1} % without"
         ));
         assert!(idle >= 64 && stormed > 500, "{stormed} stormed, {idle} idle");
-        // Woken for each, it would be as many.
+        // If it were woken for each, this would be about as many.
         assert!(storm < 50.0, "{storm} % of a processor");
         assert_eq!(outcome.device_account.lost, 0);
     }

@@ -1,4 +1,5 @@
-//! What goes away and comes back: the device, in two ways to be there, and the broker.
+//! The device goes away and comes back, over a socket and in a file; the broker goes away and comes
+//! back.
 
 use super::stage::{Outcome, Plan, Stage};
 use super::strain::MACHINE;
@@ -26,13 +27,13 @@ fn unplugged(name: &str, place: &str, device: &str, times: u64) -> Outcome {
     outcome
 }
 
-/// Readers are told once each time, and read on, in the same generation, with seqs that go on.
-/// Control: a device that stays is told to be gone once, at its end, and not at all where nothing
-/// says that it ended.
+/// Readers are notified once each time, and read on in the same generation, with consecutive seqs.
+/// Control: for a device that stays, they are notified once, at its end, and not at all if nothing
+/// reports that it ended.
 #[test]
-fn a_device_that_goes_away_is_told_once_and_its_return_continues_the_stream() {
+fn a_disappearing_device_is_reported_once_and_its_return_continues_the_stream() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    for (name, place, times, told) in [
+    for (name, place, times, reported) in [
         ("away", "--socket", TIMES, TIMES + 1),
         ("stays", "--socket", 0, 1),
         ("away-file", "--file", TIMES, TIMES),
@@ -42,11 +43,11 @@ fn a_device_that_goes_away_is_told_once_and_its_return_continues_the_stream() {
         let device =
             format!("--rate 1000/s --size 24..300 --fifo 64KiB --count {count} --device-time");
         let outcome = unplugged(name, place, &device, times);
-        assert_eq!(outcome.counter("source_gone"), told, "{}", outcome.said);
+        assert_eq!(outcome.counter("source_gone"), reported, "{}", outcome.said);
         for story in &outcome.stories {
             assert_eq!(
                 (story.gone, story.restarts, story.device, story.broker),
-                (told, 0, 0, 0),
+                (reported, 0, 0, 0),
                 "{name}: {story:?}"
             );
         }
@@ -54,15 +55,15 @@ fn a_device_that_goes_away_is_told_once_and_its_return_continues_the_stream() {
     }
 }
 
-/// The broker is killed, the device runs over, another broker goes on where the device's registers
-/// say: what was lost meanwhile is told to the datagram, as the device's loss.
+/// The broker is killed, the device overflows, and another broker continues where the device's
+/// registers say. What was lost meanwhile is reported to the datagram, as the device's loss.
 #[test]
-fn the_next_broker_goes_on_where_the_killed_one_stopped() {
+fn the_next_broker_continues_where_the_killed_one_stopped() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let device = "--rate 1000/s --size 100 --fifo 2KiB --for 5s";
     let mut stage = Stage::new(Plan { name: "heir", device, readers: 2, ..Plan::default() });
     stage.flows(200);
-    // Killed with nothing in its hands.
+    // Killed when it holds no datagram.
     stage.device.say("stall=600ms");
     std::thread::sleep(Duration::from_millis(300));
     let stage = stage.replace_broker(Duration::from_millis(800));

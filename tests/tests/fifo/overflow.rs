@@ -1,5 +1,5 @@
-//! The controls of the seed case: a broker that does not come to run overflows the device, and the
-//! accounts close all the same.
+//! The controls of the seed case: a broker that cannot run overflows the device, and the accounts
+//! still close.
 
 use super::stage::{Outcome, Plan, Stage, report};
 use super::strain::{MACHINE, Strain};
@@ -28,9 +28,9 @@ fn all_told(outcome: &Outcome) {
     assert_eq!(outcome.counter("device_lost"), outcome.device_account.lost);
 }
 
-/// Stopped for longer than the slack, in one channel and in four.
+/// The broker is stopped for longer than the slack, with one channel and with four.
 #[test]
-fn a_stopped_broker_overflows_the_device_and_every_loss_is_told() {
+fn a_stopped_broker_overflows_the_device_and_every_loss_is_reported() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for (name, device) in [
         ("stopped", "--rate 1Mbit/s --size 128 --fifo 2KiB --for 3s"),
@@ -52,8 +52,8 @@ fn a_stopped_broker_overflows_the_device_and_every_loss_is_told() {
         assert!(outcome.device_account.lost > 100, "no overflow: {:?}", outcome.device_account);
         let (gap, slack) = outcome.gap_and_slack();
         assert!(gap > slack, "{gap} ms of {slack} ms, and it overflowed");
-        // The controls: one datagram, loss, number or hash more or less, and the accounts do not
-        // close.
+        // The controls: with one datagram, loss, number or hash too many or too few, the accounts
+        // do not close.
         let spoils: [fn(&mut Outcome); 6] = [
             |o| o.stories[1].delivered -= 1,
             |o| o.stories[0].device += 1,
@@ -73,7 +73,7 @@ fn a_stopped_broker_overflows_the_device_and_every_loss_is_told() {
     }
 }
 
-/// Without real-time priority, last in the queue of one processor behind four who never sleep.
+/// Without real-time priority, on one processor behind four threads that never sleep.
 #[test]
 fn a_broker_without_priority_behind_cpu_hogs_still_accounts_for_everything() {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);

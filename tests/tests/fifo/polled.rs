@@ -6,8 +6,8 @@ use ringweir_harness::proc;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-/// Polled with back-off: everything arrives, and what it costs is little when there is something
-/// and less when there is not.
+/// Polled with back-off: everything arrives. The cost is low while there is data, and lower while
+/// there is none.
 #[test]
 fn a_polled_device_loses_nothing_and_costs_little() {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
@@ -39,9 +39,9 @@ fn a_polled_device_loses_nothing_and_costs_little() {
     assert_eq!((outcome.counter("interrupts"), outcome.counter("source_faults")), (0, 0));
 }
 
-/// Every channel's stream is its own: its pattern, its numbers, its hash.
+/// The channels' streams do not mix: each has its own pattern, numbers and hash.
 #[test]
-fn channels_never_cross() {
+fn channels_are_never_mixed() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for (name, place, channels) in
         [("three", "--socket", 3), ("all", "--socket", 32), ("polled7", "--file", 7)]
@@ -55,7 +55,7 @@ fn channels_never_cross() {
             assert_eq!(story.channels.len(), channels, "{story:?}");
             assert!(story.channels.iter().all(|c| c.delivered > 0), "{story:?}");
         }
-        // The control: two channels' hashes in each other's places.
+        // The control: the hashes of two channels are swapped.
         let mut crossed = outcome;
         let (first, rest) = crossed.stories[0].channels.split_first_mut().unwrap();
         std::mem::swap(&mut first.crc32, &mut rest[0].crc32);

@@ -1,5 +1,5 @@
-//! What is no device, or none that can be trusted, or not free: refused at once, in words that
-//! help.
+//! A source that is no device, or an untrusted one, or a busy one, is refused at once, with a
+//! helpful message.
 
 use super::stage::{Device, LIMIT};
 use super::strain::MACHINE;
@@ -20,9 +20,10 @@ fn refused(env: &Environment, source: &str) -> String {
     said
 }
 
-/// One drains, others read. Control: the same device, free, is taken.
+/// A device has one broker, which others can read from. Control: the same device is accepted when
+/// it is free.
 #[test]
-fn a_device_that_is_drained_already_is_refused() {
+fn a_device_that_has_a_broker_is_refused() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for (place, words) in [
         ("--socket", "a device serves one consumer at a time"),
@@ -38,8 +39,8 @@ fn a_device_that_is_drained_already_is_refused() {
     }
 }
 
-/// A file that others may shorten would be the end of the broker. Control: the same file, when they
-/// may not.
+/// A file that others may shorten could kill the broker. Control: the same file is accepted when
+/// they may not.
 #[test]
 fn a_file_that_others_may_write_is_refused() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
@@ -66,16 +67,16 @@ fn a_file_that_others_may_write_is_refused() {
     env.broker("first", &device.source(), &[]).end();
 }
 
-/// What a server says to the next client, with this memory.
+/// A server's answer to the next client, with this memory.
 fn serve(listener: &UnixListener, memory: &OwnedFd) {
     let (client, _) = listener.accept().unwrap();
     let (ours, theirs) = (ivshmem::vectors(1).unwrap(), ivshmem::vectors(1).unwrap());
-    // A client that has heard enough hangs up.
+    // A client that has seen enough hangs up.
     let _heard = ivshmem::welcome(&client, 1, memory, &ours, &theirs);
 }
 
-/// Memory that can be made shorter is refused for that. Control: sealed memory is not, but for not
-/// being a device.
+/// Memory that can be made shorter is refused. Control: sealed memory is refused only because it is
+/// no device.
 #[test]
 fn memory_that_can_be_shortened_is_refused() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
@@ -99,9 +100,9 @@ fn memory_that_can_be_shortened_is_refused() {
     assert_eq!(rustix::fs::fstat(unsealed.as_fd()).unwrap().st_size, 1 << 20);
 }
 
-/// Nothing there, no device there, nonsense there.
+/// A missing path, a path without a device, a nonsense path.
 #[test]
-fn what_is_no_device_is_refused_by_name() {
+fn a_path_without_a_device_is_refused_by_name() {
     let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let env = Environment::new(LIMIT);
     std::fs::write(env.path("empty"), "").unwrap();

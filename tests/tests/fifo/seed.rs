@@ -1,7 +1,6 @@
-//! The case it all began with: 1 and 2 Mbit/s through 2 KiB of FIFO, a broker launched with `chrt
-//! -f 60`, a machine that is busy with other things, and 1 to 32 readers in processes of their own.
-//! The device loses nothing; each reader's stream has the device's hash. Its controls are in
-//! `overflow`.
+//! The seed case: 1 and 2 Mbit/s through 2 KiB of FIFO, a broker launched with `chrt -f 60`, a
+//! machine that is busy with other work, and 1 to 32 readers in separate processes. The device
+//! loses nothing; each reader's stream has the device's hash. Its controls are in `overflow`.
 //!
 //! `RINGWEIR_SEED_SECONDS=600` makes each of the eight runs as long as the case says; 5 s
 //! otherwise.
@@ -12,12 +11,12 @@ use ringweir_needs::{needs_realtime, skip};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-/// One run, and how late a thread of the broker's priority woke meanwhile, in ms.
+/// One run; and how late a thread of the broker's priority woke meanwhile, in ms.
 fn run(rate: &str, readers: usize, seconds: u64) -> (Outcome, f64) {
     let device = format!("--rate {rate} --size 128 --fifo 2KiB --for {seconds}s");
     let plan = Plan {
         name: "seed",
-        // Hardware waits for nobody.
+        // Hardware does not wait.
         device_front: "chrt -f 80",
         device: &device,
         broker_front: "chrt -f 60",
@@ -45,7 +44,7 @@ fn a_small_fifo_is_drained_in_time_beside_other_work() {
             let mut overflows = Vec::new();
             for _attempt in 0..2 {
                 let (outcome, jitter) = run(rate, readers, seconds);
-                // Whatever the machine did: this holds.
+                // This holds whatever the machine did.
                 outcome
                     .check()
                     .unwrap_or_else(|e| panic!("{rate}, {readers} readers: {e}\n{}", outcome.said));

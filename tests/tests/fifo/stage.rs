@@ -1,4 +1,4 @@
-//! A device, a broker that drains it, and readers; and at the end, whether their accounts close.
+//! A device, a broker that drains it, and readers; at the end, whether their accounts close.
 
 use ringweir::view::Viewer;
 use ringweir::view::stats::StreamFact;
@@ -17,14 +17,14 @@ use std::time::Duration;
 pub const LIMIT: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(30);
 
-/// Says a measured figure, past the test harness, which keeps what a passing test prints.
+/// Prints a measured figure, past the test harness, which hides the output of a passing test.
 pub fn report(line: impl std::fmt::Display) {
-    // Nobody to tell is nobody to mind.
+    // It does not matter if stderr is closed.
     let _heard = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// One of the project's programs in `env`, behind `front`: the words of a program that starts it in
-/// its own way.
+/// a special way.
 pub fn behind(env: &Environment, front: &str, program: &str) -> Command {
     let mut words = front.split_whitespace();
     let Some(first) = words.next() else { return env.command(program) };
@@ -62,7 +62,7 @@ impl Device {
         format!("fifo:{}", self.at.display())
     }
 
-    /// Has it do something wrong, or say its books.
+    /// Injects a fault, or asks for the account.
     pub fn say(&mut self, line: &str) {
         writeln!(self.stdin, "{line}").unwrap();
     }
@@ -76,7 +76,7 @@ impl Device {
         device_account
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     fn end(mut self) -> DeviceAccount {
         let device_account = self.device_account();
         let status = self.process.wait();
@@ -85,25 +85,25 @@ impl Device {
     }
 }
 
-/// How it is all started.
+/// How everything is started.
 #[derive(Clone, Copy, Default)]
 pub struct Plan<'a> {
     /// The stream.
     pub name: &'a str,
-    /// What starts the device; nothing: plainly.
+    /// What starts the device; empty: it is started directly.
     pub device_front: &'a str,
     /// `--socket` if empty.
     pub place: &'a str,
     /// The device's options.
     pub device: &'a str,
-    /// What starts the broker.
+    /// What starts the broker; empty: it is started directly.
     pub broker_front: &'a str,
     pub readers: usize,
 }
 
-/// All of it, running.
+/// A running device, broker and readers.
 pub struct Stage {
-    // Before the scene: what runs ends before its place is looked at.
+    // Before the environment: processes end before their environment is checked.
     pub device: Device,
     pub broker: Daemon,
     listeners: Vec<Process>,
@@ -116,7 +116,7 @@ impl Stage {
         Self::lasting(plan, LIMIT)
     }
 
-    /// One that may take `limit`.
+    /// A stage that may take `limit`.
     pub fn lasting(plan: Plan<'_>, limit: Duration) -> Self {
         let env = Environment::new(limit);
         let polled = plan.place == "--file";
@@ -135,7 +135,7 @@ impl Stage {
         Self { device, broker, listeners, polled, env }
     }
 
-    /// Waits until so many datagrams were published in this generation.
+    /// Waits until this many datagrams were published in this generation.
     pub fn flows(&self, least: u64) {
         let watch = Viewer::attach(self.broker.path()).unwrap();
         let flows =
@@ -153,7 +153,7 @@ impl Stage {
         self.replace_broker_by(pause, ringd, Environment::broker_of)
     }
 
-    /// The same; the other one is `ringd`, started by `start`.
+    /// The same, with the new `ringd` started by `start`.
     pub fn replace_broker_by(
         self,
         pause: Duration,
@@ -181,19 +181,19 @@ impl Stage {
         Self { device, broker, listeners, polled, env }
     }
 
-    /// What `ringstat` says.
+    /// The figures of `ringstat`.
     pub fn stats(&self) -> Value {
         let output = self.env.run("ringstat", &[&self.broker.name, "--json"]);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
     }
 
-    /// Waits for the device's end, then ends the stream, so that readers say what they heard.
+    /// Waits for the device's end, then ends the stream, so that readers report what they received.
     pub fn end(self) -> Outcome {
         let device_account = self.device.end();
         if self.polled {
-            // Nothing says that it has ended. The losses behind the last datagram are looked for at
-            // most 10 ms later.
+            // Nothing reports the end of the device. The broker looks for losses after the last
+            // datagram at most 10 ms later.
             std::thread::sleep(Duration::from_millis(300));
         } else {
             let said = || self.broker.process.stderr();
@@ -221,13 +221,13 @@ impl Stage {
     }
 }
 
-/// What all three have to say.
+/// The reports of device, broker and readers.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub device_account: DeviceAccount,
     pub stories: Vec<StreamReceived>,
     pub stats: Value,
-    /// On the broker's stderr.
+    /// The broker's stderr.
     pub said: String,
 }
 
@@ -245,16 +245,15 @@ impl Outcome {
         (self.counter("drain_gap_max_ns") as f64 / 1e6, slack as f64 / 1e6)
     }
 
-    /// Whether the accounts close: every datagram the device made was heard, or told as lost, or
-    /// forgotten by the device when it was unplugged; what the device lost was told as its loss;
-    /// and what was heard is what was stored, in order.
+    /// Whether the accounts close. Every datagram that the device made was received, or reported as
+    /// lost, or forgotten by the device when it was unplugged. What the device lost was reported as
+    /// its loss. What was received is what was stored, in order.
     ///
-    /// Where device and broker have lost something before one and the same datagram, readers are
-    /// told one sum, by the layer that lost last; which of the two lost how many is in the broker's
-    /// own counters.
+    /// If device and broker have both lost datagrams before the same datagram, readers get one sum,
+    /// under the layer that lost last. The broker's own counters have both parts.
     ///
     /// # Errors
-    /// Which sum does not, with the figures.
+    /// The sum that does not close, with the figures.
     pub fn check(&self) -> Result<(), String> {
         let sum = |of: fn(&ChannelAccount) -> u64| {
             self.device_account.channels.iter().map(of).sum::<u64>()
@@ -279,7 +278,7 @@ impl Outcome {
                     "the device's losses were told as such",
                     s.broker + s.restart > 0 || self.device_account.lost == s.device,
                 ),
-                // A broker that took over knows of its own time only.
+                // A broker that took over knows only its own time.
                 (
                     "the broker's counters are the device's and the reader's",
                     s.restarts > 0
@@ -297,9 +296,11 @@ impl Outcome {
             if s.broker + s.restart + forgotten > 0 {
                 continue;
             }
-            for (heard, device) in s.channels.iter().zip(&self.device_account.channels) {
-                if (&heard.crc32, heard.delivered) != (&device.crc32, device.stored) {
-                    return Err(format!("what came is not what was stored: {heard:?} {device:?}"));
+            for (received, device) in s.channels.iter().zip(&self.device_account.channels) {
+                if (&received.crc32, received.delivered) != (&device.crc32, device.stored) {
+                    return Err(format!(
+                        "what came is not what was stored: {received:?} {device:?}"
+                    ));
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Work beside a test that makes its timing hard, and a measure of how hard the machine is on
-//! anybody.
+//! Load beside a test that makes its timing hard, and a measure of how late the machine wakes
+//! threads.
 
 use rustix::thread::{ClockId, CpuSet, clock_nanosleep_absolute, gettid, sched_setaffinity};
 use rustix::time::{Timespec, clock_gettime};
@@ -12,10 +12,10 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-/// Held for reading by tests that can be disturbed without harm, for writing by those that measure.
+/// Held for reading by tests that can be disturbed without harm, for writing by tests that measure.
 pub static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Threads that go on until they are dropped.
+/// Threads that run until they are dropped.
 #[derive(Default)]
 pub struct Strain {
     stop: Arc<AtomicBool>,
@@ -33,7 +33,7 @@ impl Strain {
         self
     }
 
-    /// One more that only burns processor time, if `cpu` says so on that one.
+    /// Adds a thread that only uses processor time, on processor `cpu` if given.
     pub fn busy(self, cpu: Option<usize>) -> Self {
         let mut placed = false;
         self.with(move || {
@@ -47,7 +47,7 @@ impl Strain {
         })
     }
 
-    /// One more that writes and waits until it is on the disk.
+    /// Adds a thread that writes and waits until the data is on the disk.
     pub fn writing(self, path: &Path) -> Self {
         let mut file = File::create(path).expect("a file to write");
         let block = vec![0x5a; 256 << 10];
@@ -64,14 +64,14 @@ impl Drop for Strain {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // Its panic was reported.
+            // A panic of it was already reported.
             let _ended = thread.join();
         }
     }
 }
 
-/// What `cyclictest` does: a thread at the given real-time priority that sleeps until each next ms,
-/// and how late it wakes at worst.
+/// Does what `cyclictest` does: a thread at the given real-time priority sleeps until each next ms,
+/// and measures the latest wake-up.
 pub struct Jitter {
     strain: Strain,
     worst: Arc<AtomicU64>,
@@ -102,7 +102,7 @@ impl Jitter {
             if clock_nanosleep_absolute(ClockId::Monotonic, &until).is_ok() {
                 let woke = now();
                 found.fetch_max(woke - due, Ordering::Relaxed);
-                // One that was late is not late again for the same reason.
+                // A late wake-up does not count again for the same reason.
                 next = Some(due.max(woke - woke % 1_000_000));
             }
         });

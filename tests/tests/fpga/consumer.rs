@@ -1,4 +1,5 @@
-//! A consumer of the device, with books of its own: what a broker's source does, and nothing more.
+//! A consumer of the device with its own account: it does what a broker's source does, and nothing
+//! more.
 
 #![allow(unsafe_code)]
 
@@ -18,7 +19,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What came out of one channel.
+/// The datagrams of one channel.
 #[derive(Clone, Default)]
 pub struct Account {
     pub delivered: u64,
@@ -33,7 +34,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Takes all that is in `channel`, and what was lost behind it.
+    /// Takes all datagrams in `channel`, and counts what was lost after them.
     pub fn drain(&mut self, window: &DeviceMemory, channel: u32, drain: &mut Drain) {
         let (fifo, mut payload) = (window.fifo(channel), Vec::new());
         loop {
@@ -79,13 +80,13 @@ impl Account {
     }
 }
 
-/// How it is connected.
+/// How the consumer is connected.
 enum Line {
     Peer(ivshmem::Client),
     Memory,
 }
 
-/// How far a consumer is that found every FIFO empty.
+/// How far a consumer with empty FIFOs is on its way to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// It has looked; interrupts are forbidden.
@@ -115,14 +116,14 @@ pub struct Consumer {
     pub accounts: Vec<Account>,
     /// Interrupts that came.
     pub interrupts: u64,
-    /// Sleeps without the second look: does not keep to the handshake.
+    /// Sleeps without the second look, which breaks the handshake.
     pub forgetful: bool,
 }
 
 const SOON: Duration = Duration::from_secs(10);
 
 impl Consumer {
-    /// Becomes the consumer of the device at a socket, and has it run.
+    /// Becomes the consumer of the device at a socket, and starts the device.
     pub fn connect(socket: &Path) -> Result<Self, ivshmem::JoinError> {
         let peer = ivshmem::Client::join(socket)?;
         let window = mapped(&peer.memory, peer.bytes);
@@ -174,7 +175,7 @@ impl Consumer {
         );
     }
 
-    /// Takes all that is there; how many datagrams.
+    /// Takes all datagrams; returns how many.
     pub fn drain(&mut self) -> u64 {
         let mut taken = 0;
         for (n, (drain, account)) in self.drains.iter_mut().zip(&mut self.accounts).enumerate() {
@@ -190,12 +191,13 @@ impl Consumer {
         (0..).zip(&self.drains).all(|(n, drain)| drain.is_empty(self.window.fifo(n)))
     }
 
-    /// Waits for an interrupt as the handshake says; whether there was one, or data after all.
+    /// Waits for an interrupt according to the handshake; returns whether there was one, or data
+    /// after all.
     pub fn wait(&mut self, limit: Duration) -> bool {
         self.rest(limit, |_| ()) != Rest::Nothing
     }
 
-    /// The same, saying how it ended and, to `at`, how far it is.
+    /// The same, but returns how it ended, and tells `at` how far it is.
     pub fn rest(&mut self, limit: Duration, mut at: impl FnMut(Place)) -> Rest {
         let mask = &self.window.registers().control.interrupt_mask;
         let Line::Peer(peer) = &self.line else { panic!("no interrupts from a file") };
@@ -209,7 +211,7 @@ impl Consumer {
         }
         at(Place::GoesToSleep);
         let ready = event::wait(peer.interrupt.as_fd(), peer.socket(), Some(limit)).unwrap();
-        // Whoever takes an interrupt forbids the next one first.
+        // After an interrupt, the first step is to forbid the next one.
         disarm(mask);
         if ready.first && rustix::io::read(&peer.interrupt, &mut [0; 8]).is_ok() {
             self.interrupts += 1;
@@ -223,7 +225,7 @@ impl Consumer {
         rustix::io::read(&peer.interrupt, &mut [0; 8]).is_ok()
     }
 
-    /// Drains until the device is gone, pausing `dawdle` in between.
+    /// Drains until the device is gone, pausing for `dawdle` in between.
     pub fn drain_to_the_end(&mut self, dawdle: Duration) {
         loop {
             self.drain();
@@ -233,7 +235,7 @@ impl Consumer {
             self.wait(Duration::from_secs(1));
             std::thread::sleep(dawdle);
         }
-        // It hung up behind the last datagram.
+        // The device hung up after its last datagram.
         self.drain();
     }
 

@@ -1,12 +1,12 @@
-//! A16, for real: data that arrives while the consumer goes to sleep wakes it, or is found by its
-//! second look. The loom model (`fifo_wakes` in `proto/tests/loom/device.rs`) shows it of the
-//! orderings; here are eventfds, two mappings of one memory and a scheduler.
+//! A16 in practice: data that arrives while the consumer goes to sleep wakes it, or its second look
+//! finds the data. The loom model (`fifo_wakes` in `proto/tests/loom/device.rs`) checks the
+//! orderings; here there are eventfds, two mappings of one memory, and a scheduler.
 //!
-//! First with a device that stores exactly where the consumer is to be met, so that every outcome
-//! is certain; its controls are a consumer without the second look, and a device that looks at the
-//! mask before it has stored: both hang. Then with one in a process of its own that chases the
-//! consumer, and what happens is up to the machine: only that nothing hangs or is lost is asserted.
-//! `RINGWEIR_WAKES=1000000` makes both as long as A16 says.
+//! First with a device that stores at a chosen point of the consumer, so that every outcome is
+//! certain. Its controls are a consumer without the second look, and a device that looks at the
+//! mask before it has stored: both hang. Then with a device in a separate process that chases the
+//! consumer, where the machine decides what happens: the test asserts only that nothing hangs or is
+//! lost. `RINGWEIR_WAKES=1000000` makes both as long as A16 says.
 
 use super::consumer::{Consumer, Place, Rest};
 use super::{Device, LIMIT, spec};
@@ -18,26 +18,26 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Cycles, if the environment does not say otherwise: of a run in which the two sides take turns,
-/// and of one in which they meet, on a processor each, which is slow where both have other work.
+/// Cycles, if the environment does not set them: of a run in which the two sides take turns, and of
+/// one in which they run on two processors at once, which is slow if both have other work.
 const IN_TURNS: u64 = 50_000;
 const CHASED: u64 = 10_000;
-/// A consumer that slept so long over data hangs.
+/// A consumer that sleeps over data for this long hangs.
 const HANGS: Duration = Duration::from_secs(20);
-/// The same where nobody is left to wake it.
+/// The same where nothing is left that could wake it.
 const HANGS_SURELY: Duration = Duration::from_millis(300);
 
 fn cycles(usual: u64) -> u64 {
     std::env::var("RINGWEIR_WAKES").map_or(usual, |n| n.parse().expect("RINGWEIR_WAKES"))
 }
 
-/// A scene for so many.
+/// An environment with enough time for `count` cycles.
 fn env(count: u64) -> Environment {
     Environment::new(LIMIT + Duration::from_millis(2 * count))
 }
 
-/// A processor for each side, where there are two: a sleeper that is woken on its waker's runs only
-/// while that does not, and nothing would ever meet.
+/// A processor for each side, if there are two. On one processor a woken sleeper runs only while
+/// its waker does not, and the two would never meet.
 fn processors() -> [CpuSet; 2] {
     let allowed = sched_getaffinity(None).unwrap();
     let mut each = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).map(|cpu| {
@@ -54,7 +54,7 @@ fn processors() -> [CpuSet; 2] {
 enum Arrival {
     /// It is about to look.
     BeforeTheCheck,
-    /// There.
+    /// At this point.
     At(Place),
 }
 
@@ -65,7 +65,7 @@ const EVERYWHERE: [Arrival; 4] = [
     Arrival::At(Place::GoesToSleep),
 ];
 
-/// What the consumer orders of the device, and what that answers.
+/// The consumer's orders to the device, and the device's answers.
 #[derive(Default)]
 struct Orders {
     /// Steps ordered, and done.
@@ -77,7 +77,7 @@ struct Orders {
 }
 
 impl Orders {
-    /// Has the device do its next step; `wait`: until it is done.
+    /// Makes the device do its next step; with `wait`, waits until it is done.
     fn step(&self, wait: bool) {
         let step = self.ordered.load(Ordering::Relaxed) + 1;
         self.ordered.store(step, Ordering::Release);
@@ -86,7 +86,7 @@ impl Orders {
         }
     }
 
-    /// Quickly, but not at the cost of whom it waits for. False: it is over.
+    /// Waits by spinning, but yields to the side that it waits for. False: the run is over.
     fn wait_until(&self, so: impl Fn() -> bool) -> bool {
         for round in 0_u64.. {
             if so() {
@@ -101,7 +101,7 @@ impl Orders {
     }
 }
 
-/// Ends the device's thread however the consumer's ends.
+/// Ends the device's thread, however the consumer ends.
 struct Over<'o>(&'o Orders);
 
 impl Drop for Over<'_> {
@@ -110,8 +110,8 @@ impl Drop for Over<'_> {
     }
 }
 
-/// The device: a step is a datagram stored and, if the mask says so, announced. A `hasty` one takes
-/// two steps: it looks at the mask, and stores.
+/// The device. A step stores a datagram and announces it if the mask allows that. A `hasty` device
+/// takes two steps: it looks at the mask, and then stores.
 fn device(mut model: DeviceModel, port: &Port, orders: &Orders, hasty: bool) {
     let mut allowed = false;
     for step in 1.. {
@@ -130,7 +130,7 @@ fn device(mut model: DeviceModel, port: &Port, orders: &Orders, hasty: bool) {
     }
 }
 
-/// Which of the two breaks the handshake.
+/// Which side breaks the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
     Nobody,
@@ -138,14 +138,14 @@ enum Wrong {
     Device,
 }
 
-/// Slept over data: which datagram, and whether it was announced.
+/// The consumer slept over data: which datagram, and whether it was announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Hang {
     number: u64,
     raised: bool,
 }
 
-/// `count` datagrams that arrive at `places` by turns.
+/// `count` datagrams that arrive at `places` in turn.
 fn run(count: u64, places: &[Arrival], wrong: Wrong) -> Result<(), Hang> {
     let env = env(count);
     let spec = Spec { sizes: "24".parse().unwrap(), ..spec() };
@@ -198,11 +198,11 @@ fn cycle(
     assert_eq!(consumer.drain(), 0);
     let rest = consumer.rest(limit, |place| {
         if arrival == Arrival::At(place) || hasty && place == Place::GoesToSleep {
-            // Whom an interrupt is to wake does not wait for the device but sleeps.
+            // A consumer that an interrupt is to wake does not wait for the device: it sleeps.
             orders.step(place != Place::GoesToSleep);
         }
     });
-    // What is done is done by now, and if it rang, it rang before.
+    // The step is done now, and an interrupt came before that.
     assert!(orders.wait_until(
         || orders.done.load(Ordering::Acquire) == orders.ordered.load(Ordering::Relaxed)
     ));
@@ -211,8 +211,8 @@ fn cycle(
         assert!(!consumer.is_empty(), "nothing has come within {limit:?}: {arrival:?}");
         return Err(Hang { number, raised });
     }
-    // What each side saw of the other. In between, where both see it, the interrupt comes to one
-    // who is awake.
+    // What each side saw of the other. In between, where both see it, the interrupt reaches a
+    // consumer that is awake.
     let expected = match arrival {
         Arrival::At(Place::Checked) => (Rest::FoundAfterAll, false, false),
         Arrival::At(Place::Unmasked) => (Rest::FoundAfterAll, true, true),
@@ -223,10 +223,10 @@ fn cycle(
     Ok(())
 }
 
-/// Everywhere it is found or announced, as the handshake says where; and all the time in the one
-/// place that needs the second look.
+/// At every point the datagram is found or announced, as the handshake says; and all the time at
+/// the one point that needs the second look.
 #[test]
-fn data_that_arrives_while_the_consumer_goes_to_sleep_is_not_slept_over() {
+fn consumer_never_sleeps_over_data() {
     let count = cycles(IN_TURNS);
     for places in [&EVERYWHERE[..], &EVERYWHERE[1..2]] {
         let began = Instant::now();
@@ -238,18 +238,18 @@ fn data_that_arrives_while_the_consumer_goes_to_sleep_is_not_slept_over() {
     }
 }
 
-/// The controls: the first datagram that needs what was left out is slept over.
+/// The controls: the first datagram that needs the missing part is slept over.
 #[test]
-fn a_handshake_that_is_not_kept_hangs() {
+fn a_broken_handshake_hangs() {
     let hang = |number| Err(Hang { number, raised: false });
     assert_eq!(run(100, &EVERYWHERE, Wrong::Consumer), hang(1));
     assert_eq!(run(100, &EVERYWHERE[1..], Wrong::Device), hang(0));
 }
 
-/// A device in another process that chases the consumer: whenever that has taken everything, and a
-/// pause that sweeps over the time it takes to go to sleep, the next datagram comes.
+/// A device in another process chases the consumer. It stores the next datagram when the consumer
+/// has taken everything, after a pause that sweeps over the time that going to sleep takes.
 #[test]
-fn a_device_that_chases_its_consumer_does_not_lose_it() {
+fn a_chasing_device_always_wakes_its_consumer() {
     let count = cycles(CHASED);
     let env = env(count);
     let mut device =
@@ -258,7 +258,7 @@ fn a_device_that_chases_its_consumer_does_not_lose_it() {
     let [ours, theirs] = processors();
     let its = Pid::from_raw(device.process.pid() as i32);
     sched_setaffinity(its, &theirs).unwrap();
-    // Its affinity ends with it.
+    // The affinity ends with this thread.
     let chased = std::thread::scope(|scope| {
         let consume = scope.spawn(|| {
             sched_setaffinity(None, &ours).unwrap();
@@ -273,15 +273,15 @@ fn a_device_that_chases_its_consumer_does_not_lose_it() {
     assert_eq!((device_account.lost, consumer.accounts[0].verifier.is_clean()), (0, true));
 }
 
-/// Where a chased consumer was met, as far as it can know.
+/// At which points a chased consumer was met, as far as it can know.
 #[derive(Debug, Default)]
 struct Chased {
     before_the_check: u64,
     found_by_the_second_look: u64,
     woken: u64,
-    /// Of these, for what the second look had found: the device has seen the mask, too.
+    /// Of these, wake-ups for what the second look had found: the device had seen the mask, too.
     for_nothing: u64,
-    /// How often it has really been asleep.
+    /// How often it was really asleep.
     asleep: u64,
     took: Duration,
 }
@@ -303,7 +303,7 @@ impl Chased {
                 }
             }
             let taken = consumer.drain();
-            // One was found or announced; what else there is came before the next check.
+            // One datagram was found or announced; the others came before the next check.
             met.before_the_check += taken.saturating_sub(1);
             met.for_nothing += u64::from(rest == Rest::Woken && taken == 0);
             delivered += taken;

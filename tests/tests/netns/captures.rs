@@ -1,7 +1,7 @@
 //! Two captures of one wire, compared packet by packet.
 //!
-//! Contract: read by a parser that is not ours; what the comparison would miss is tried on files
-//! that are wrong in one place.
+//! Contract: captures are read by a foreign parser. The comparison is tried on files that are wrong
+//! in one place.
 
 use pcap_parser::parse_pcap;
 use std::collections::HashMap;
@@ -19,8 +19,8 @@ impl Packet {
         (&self.bytes, self.original)
     }
 
-    /// Who sent it to whom: link-layer source, and of IPv4 protocol, addresses and, unless it is a
-    /// fragment, ports.
+    /// Sender and receiver: link-layer source, and of IPv4 the protocol, the addresses and, unless
+    /// it is a fragment, the ports.
     fn flow(&self) -> Vec<u8> {
         let bytes = |range: std::ops::Range<usize>| self.bytes.get(range).unwrap_or_default();
         let mut flow = bytes(6..14).to_vec();
@@ -36,7 +36,7 @@ impl Packet {
     }
 }
 
-/// A whole capture file with nanoseconds, read by a parser that is not ours.
+/// A whole capture file with nanoseconds, read by a foreign parser.
 pub fn capture(file: &[u8]) -> Vec<Packet> {
     let (rest, capture) = parse_pcap(file).unwrap_or_else(|e| panic!("not a capture: {e:?}"));
     assert!(rest.is_empty(), "{} bytes behind the last record", rest.len());
@@ -49,7 +49,7 @@ pub fn capture(file: &[u8]) -> Vec<Packet> {
     capture.blocks.iter().map(packet).collect()
 }
 
-/// How often each packet is there, byte for byte and with its original length.
+/// How often each packet occurs, byte for byte and with its original length.
 fn tally(packets: &[Packet]) -> HashMap<(&[u8], u32), i64> {
     let mut tally = HashMap::new();
     for packet in packets {
@@ -58,7 +58,7 @@ fn tally(packets: &[Packet]) -> HashMap<(&[u8], u32), i64> {
     tally
 }
 
-/// Two captures of the same wire, each of which may lack the packets that it says it lost.
+/// Two captures of the same wire. Each may lack as many packets as it reports lost.
 pub struct Captures<'c> {
     pub reference: &'c [Packet],
     pub reference_lost: u64,
@@ -69,10 +69,10 @@ pub struct Captures<'c> {
 }
 
 impl Captures<'_> {
-    /// Compares: the same multiset of (bytes, original length), but for what each says it lost; the
-    /// sums of both are the wire's; in each flow the same order, of packets that are there once;
-    /// and of those the time, to five seconds, since each socket takes its own. How many packets
-    /// the order was compared of.
+    /// Compares the two. They have the same multiset of (bytes, original length), except for what
+    /// each reports as lost, and both add up to the wire's count. In each flow, packets that occur
+    /// once have the same order, and the same time to within five seconds, because each socket
+    /// takes its own. Returns of how many packets the order was compared.
     pub fn compare(&self) -> Result<usize, String> {
         for (who, packets, lost) in [
             ("tcpdump", self.reference, self.reference_lost),
@@ -140,8 +140,8 @@ fn records(file: &[u8]) -> Vec<usize> {
     offsets
 }
 
-/// What is wrong with a capture must be found: the comparison is done again on files that are wrong
-/// in one place.
+/// The comparison must find what is wrong with a capture: it is repeated on files that are wrong in
+/// one place.
 pub fn wrong_captures_are_found(good: &Captures<'_>, file: &[u8]) {
     let offsets = records(file);
     let (one, next) = (offsets[offsets.len() / 2], offsets[offsets.len() / 2 + 1]);
@@ -162,7 +162,7 @@ pub fn wrong_captures_are_found(good: &Captures<'_>, file: &[u8]) {
         bad.extend(copy);
     });
     spoil("one time", "of one packet", &|bad| bad[one] ^= 0x10);
-    // Two neighbours of a flow that are not alike.
+    // Two different neighbours of one flow.
     let mut swapped = good.ours.to_vec();
     let at = swapped
         .iter()

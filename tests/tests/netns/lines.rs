@@ -1,12 +1,13 @@
-//! What a reader has seen, one line each, as `ringtest-lines` writes it.
+//! The datagrams and losses that a reader has received, one line each, as `ringtest-lines` writes
+//! them.
 //!
-//! Contract: sequence numbers without a gap, an end that adds up, or the test fails.
+//! Contract: fails the test if there is a gap in the sequence numbers or the end does not add up.
 
-/// What `ringtest-lines` has written.
+/// The output of `ringtest-lines`.
 #[derive(Default)]
 pub struct Lines {
     pub datagrams: Vec<Seen>,
-    /// Losses told, in order: how many datagrams were seen before, count, layer, exact.
+    /// Reported losses, in order: number of datagrams before it, count, layer, exact.
     pub upstream: Vec<(usize, u64, String, bool)>,
 }
 
@@ -47,10 +48,10 @@ impl Lines {
                 }
                 "end" => {
                     ended = true;
-                    let [start, delivered, lost, cursor, told] = [1, 2, 3, 4, 5].map(n);
+                    let [start, delivered, lost, cursor, reported] = [1, 2, 3, 4, 5].map(n);
                     assert_eq!((start + delivered + lost, lost), (cursor, 0), "{line}");
                     assert_eq!(delivered, lines.datagrams.len() as u64, "{line}");
-                    assert_eq!(told, lines.told(), "{line}");
+                    assert_eq!(reported, lines.reported(), "{line}");
                 }
                 _ => panic!("not expected here: {line}"),
             }
@@ -60,23 +61,23 @@ impl Lines {
         lines
     }
 
-    pub fn told(&self) -> u64 {
+    pub fn reported(&self) -> u64 {
         self.upstream.iter().map(|(_, count, ..)| count).sum()
     }
 
-    /// Whether losses in the kernel were told, all of them and none after the datagram that came
-    /// behind them. `of` are the numbered datagrams among all; others may have been lost too.
-    pub fn told_in_time(&self, lost: u64, of: impl Fn(&Seen) -> bool) {
+    /// Checks that losses in the kernel were all reported, and each before the datagram that
+    /// followed it. `of` selects the numbered datagrams; others may have been lost too.
+    pub fn check_reported_in_time(&self, lost: u64, of: impl Fn(&Seen) -> bool) {
         assert!(
             self.upstream.iter().all(|(_, _, layer, exact)| layer == "Kernel" && *exact),
             "{:?}",
             self.upstream
         );
-        assert_eq!(self.told(), lost, "told and counted");
-        let mut told = self.upstream.iter().peekable();
+        assert_eq!(self.reported(), lost, "reported and counted");
+        let mut reported = self.upstream.iter().peekable();
         let (mut so_far, mut came, mut next) = (0, 0, 0);
         for (at, datagram) in self.datagrams.iter().enumerate() {
-            while let Some((_, count, ..)) = told.next_if(|(before, ..)| *before <= at) {
+            while let Some((_, count, ..)) = reported.next_if(|(before, ..)| *before <= at) {
                 so_far += count;
             }
             if of(datagram) {
@@ -84,7 +85,7 @@ impl Lines {
                 next = datagram.number + 1;
                 assert!(
                     datagram.number - came <= so_far,
-                    "before number {} {} are missing, {so_far} were told",
+                    "before number {} {} are missing, {so_far} were reported",
                     datagram.number,
                     datagram.number - came
                 );

@@ -1,8 +1,8 @@
-//! Real interfaces, real traffic, public programs: everything in network namespaces of its own,
-//! which end with the test.
+//! Real interfaces, real traffic, public programs: each test has its own network namespaces, which
+//! end with it.
 //!
 //! Contract: `tcpdump`, the interface's own counters and the senders are the oracles, never
-//! ringweir itself. Root is needed; without it, or without one of the programs, a test is skipped.
+//! ringweir itself. Tests need root; without it, or without one of the programs, a test is skipped.
 
 mod captures;
 mod lines;
@@ -24,10 +24,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up on it.
+/// How long a step may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A wire; `None` if the test is skipped because there cannot be one, or a program is missing.
+/// A wire; `None` if the test is skipped because the rights or a program are missing.
 fn wire(programs: &[&str]) -> Option<Wire> {
     let can = needs_network_namespaces() && programs.iter().all(|program| needs(program));
     can.then(|| Wire::new().expect("two network namespaces"))
@@ -58,7 +58,7 @@ fn broker(
     (daemon, watch)
 }
 
-/// A public program, in a namespace, on the one processor all traffic comes from.
+/// A public program, in a namespace, on the one processor that all traffic comes from.
 fn program(env: &Environment, namespace: &Namespace, line: &[&str]) -> Command {
     let mut command = env.command_at(Path::new(line[0]));
     command.args(&line[1..]).stdout(Stdio::piped());
@@ -66,14 +66,14 @@ fn program(env: &Environment, namespace: &Namespace, line: &[&str]) -> Command {
     command
 }
 
-/// Waits for a process that must end well; its stdout.
+/// Waits for a process that must end with success; returns its stdout.
 fn well(process: Process) -> String {
     let done = process.output();
     assert!(done.status.success(), "{}: {}", done.status, String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
-/// The same of a `ringcat` that must not have been lapped.
+/// The same for a `ringcat` that must not have been lapped.
 fn well_and_whole(process: Process) -> String {
     let done = process.output();
     let said = String::from_utf8_lossy(&done.stderr);
@@ -90,8 +90,8 @@ fn kernel_account(watch: &Viewer) -> (u64, u64) {
     (snapshot.pump(PumpCounter::Published), snapshot.pump(PumpCounter::KernelLost))
 }
 
-/// Waits until the stream has accounted for `count` packets; published, lost in the kernel. Never
-/// one too many.
+/// Waits until the stream has accounted for `count` packets, and never for more; returns published
+/// and lost in the kernel.
 fn account_closes(watch: &Viewer, count: u64, said: impl Fn() -> String) -> (u64, u64) {
     let closed = wait_for(PATIENCE, || {
         let (published, lost) = kernel_account(watch);
@@ -111,7 +111,7 @@ fn readers_are(watch: &Viewer, count: u64) {
     wait_until("readers attach", || shown(watch).get(StreamFact::Readers) == count);
 }
 
-/// Waits until nothing goes over the wire any more.
+/// Waits until no more packets go over the wire.
 fn rest(wire: &Wire) -> Counters {
     let (mut last, mut same) = (wire.near.counters("vb"), 0);
     wait_until("the wire comes to rest", || {
@@ -124,8 +124,8 @@ fn rest(wire: &Wire) -> Counters {
     last
 }
 
-/// Stops a broker and lets it go on, again and again, as long as `flood` runs: each time it finds
-/// its buffers full, and more coming while it empties them.
+/// Stops and continues a broker again and again while `flood` runs. Each time it finds its buffers
+/// full, and more packets come while it empties them.
 fn stop_and_go(wire: &Wire, broker: &Daemon, mut flood: Process) -> u32 {
     let mut rounds = 0;
     let mut passed = |count: u64| {
@@ -144,7 +144,7 @@ fn stop_and_go(wire: &Wire, broker: &Daemon, mut flood: Process) -> u32 {
     rounds
 }
 
-/// What `sha256sum` says of bytes.
+/// The output of `sha256sum` for these bytes.
 fn sha256(env: &Environment, name: &str, bytes: impl Iterator<Item = Vec<u8>>) -> String {
     let path = env.path(name);
     let mut file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
@@ -156,7 +156,7 @@ fn sha256(env: &Environment, name: &str, bytes: impl Iterator<Item = Vec<u8>>) -
     well(env.start(command)).split(' ').next().unwrap().to_owned()
 }
 
-/// Whether the last bytes of a file hold `marker`.
+/// Whether the last bytes of a file contain `marker`.
 fn ends_with(path: &Path, marker: &[u8]) -> bool {
     use std::os::unix::fs::FileExt;
     let Ok(file) = std::fs::File::open(path) else { return false };
@@ -166,7 +166,7 @@ fn ends_with(path: &Path, marker: &[u8]) -> bool {
     tail[..got].windows(marker.len()).any(|window| window == marker)
 }
 
-/// Parses length-prefixed datagrams; count, bytes, hash of the payloads.
+/// Parses length-prefixed datagrams; prints count, bytes, and the hash of the payloads.
 const COUNT_IN_PYTHON: &str = "
 import hashlib, struct, sys
 count, total, hashed = 0, 0, hashlib.sha256()
@@ -179,7 +179,7 @@ while head := sys.stdin.buffer.read(4):
 print(count, total, hashed.hexdigest())
 ";
 
-/// Datagrams of every size up to the MTU, and longer ones, which go as fragments.
+/// Sends datagrams of every size up to the MTU, and longer ones, which go as fragments.
 const MIXED_UDP_IN_PYTHON: &str = "
 import os, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -187,7 +187,8 @@ for size in [*range(1473), *range(1473, 9000, 250)]:
     s.sendto(os.urandom(size), (sys.argv[1], 7777))
 ";
 
-/// Numbered datagrams as fast as it goes: to, port, from the interface, first number, count, size.
+/// Sends numbered datagrams as fast as it can. Arguments: to, port, from the interface, first
+/// number, count, size.
 const BURST_IN_PYTHON: &str = "
 import socket, struct, sys
 to, port, of = sys.argv[1:4]
@@ -214,8 +215,8 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
 
-    // Rings, the kernel's and ours, that hold more than there will be: what is lost here is lost by
-    // a fault. Offloads are on: frames of up to 64 KiB and their headers.
+    // Both rings, the kernel's and ours, have room for all packets, so every loss is a fault.
+    // Offloads are on: frames have up to 64 KiB and their headers.
     let source = "packet:vb,blocks=128,timeout=50";
     let sizes = ["--max-datagram", "128KiB", "--capacity", "48MiB", "--depth", "60000"];
     let (whole, watch) = broker(&env, near, "whole", source, &sizes);
@@ -230,7 +231,7 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     let tcpdump = env.start(command);
     wait_until("tcpdump listens", || tcpdump.stderr().contains("listening on vb"));
 
-    // Four programs on one interface, and the kernel keeps it.
+    // Four programs on one interface, which the kernel keeps as well.
     let ringcat = |args: &[&str]| {
         let mut command = env.command("ringcat");
         command.arg("whole").args(args).stdout(Stdio::piped());
@@ -276,7 +277,7 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
         www.to_str().unwrap(),
     ];
     let mut command = program(&env, far, &line);
-    // It says a line about each request to stdout or stderr; nobody reads the pipe.
+    // It prints a line for each request to stdout or stderr, and the test does not read the pipe.
     command.stdout(Stdio::null());
     let mut server = env.start(command);
     let tcp = format!("/proc/{}/net/tcp", server.pid());
@@ -305,14 +306,14 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     let said = traffic.map(well);
     assert!(std::fs::read(&got).unwrap() == file, "the file came over another than it went");
     for (said, count) in said[1..4].iter().zip([3000, 1000, 300]) {
-        // A flooding ping may end before it has taken the last replies.
+        // A flooding ping may end before it has received the last replies.
         let received =
             said.split(" received").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
         assert!(received.is_some_and(|n| n > count * 9 / 10), "{said}");
     }
     server.kill();
 
-    // The last packet. A marker to a socket that takes it, so that nothing answers.
+    // The last packet is a marker to a socket that accepts it, so that it gets no answer.
     rest(&wire);
     let marker = b"ringweir: this is the last packet of the test";
     let taker = near.within(|| UdpSocket::bind((Wire::NEAR, 7778)).unwrap());
@@ -335,7 +336,7 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     let tcpdump_lost: u64 =
         figure.and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("{said}"));
 
-    // What the second stream still holds, through the library.
+    // What the second stream still has, through the library.
     let mut reader = Options::new("from the test").start(Start::Oldest).attach(cut.path()).unwrap();
     let mut headers = Vec::new();
     while (headers.len() as u64) < cut_published {
@@ -355,7 +356,7 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
     cut.end();
     whole.end();
 
-    // All four ended with the stream, and have seen the same.
+    // All four ended with the stream, and have the same packets.
     well_and_whole(first);
     well_and_whole(second);
     well_and_whole(fourth);
@@ -375,14 +376,14 @@ fn four_programs_and_tcpdump_see_the_same_packets() {
             line.seq
         );
     }
-    assert_eq!(lines.told(), kernel_lost);
+    assert_eq!(lines.reported(), kernel_lost);
     let hash = sha256(&env, "payloads", ours.iter().map(|p| p.bytes.clone()));
     let total: usize = ours.iter().map(|p| p.bytes.len()).sum();
     assert_eq!(well(python).trim(), format!("{published} {total} {hash}"));
     assert_eq!(well(summed).split(' ').next(), Some(&hash[..]));
     assert!(ours.iter().all(|p| (started..=ended).contains(&p.time)));
 
-    // And tcpdump has seen the same.
+    // tcpdump has the same, too.
     let reference = capture(&std::fs::read(env.path("ref.pcap")).unwrap());
     let captures = Captures {
         reference: &reference,
@@ -434,7 +435,7 @@ fn udp_multicast_from_socat() {
     let read = |name: &str| std::fs::read(env.path(name)).unwrap();
     let lines = |name: &str| Lines::parse(&String::from_utf8(read(name)).unwrap());
 
-    // Every datagram, byte for byte. Each fits the receive buffer, all of them do.
+    // Every datagram, byte for byte. All of them together fit into the receive buffer.
     let (feed, watch) =
         broker(&env, near, "feed", "udp:239.77.0.1:26400@vb", &["--capacity", "16MiB"]);
     let (cat, reader) = (ringcat("feed", "feed.bin"), reading("feed", "feed.txt"));
@@ -465,7 +466,7 @@ fn udp_multicast_from_socat() {
         sent.iter().flat_map(|d| [&(d.len() as u32).to_le_bytes()[..], d].concat()).collect();
     assert!(read("feed.bin") == expected, "not byte for byte what was sent");
     let seen = lines("feed.txt");
-    assert_eq!((seen.datagrams.len(), seen.told()), (sent.len(), 0));
+    assert_eq!((seen.datagrams.len(), seen.reported()), (sent.len(), 0));
     for (line, datagram) in seen.datagrams.iter().zip(&sent) {
         assert_eq!(
             (line.len, line.crc, line.cut),
@@ -480,7 +481,7 @@ fn udp_multicast_from_socat() {
     assert!(seen.datagrams.is_sorted_by_key(|d| d.time));
     drop(socat);
 
-    // Far more than the receive buffer holds: the wire's counter is what there was.
+    // Far more than the receive buffer holds; the wire's counter says how many there were.
     let source = "udp:239.77.0.1:26401@vb,rcvbuf=64KiB";
     let (tiny, watch) =
         broker(&env, near, "tiny", source, &["--capacity", "32MiB", "--depth", "100000"]);
@@ -504,7 +505,7 @@ fn udp_multicast_from_socat() {
     };
     let rounds = stop_and_go(&wire, &tiny, burst(0, 60_000));
     well(burst(60_000, 500));
-    // At the end losses that no later datagram can tell of.
+    // Losses at the end, which no later datagram can report.
     tiny.process.stop();
     well(burst(60_500, 3_000));
     tiny.process.signal(Signal::CONT);
@@ -525,12 +526,12 @@ fn udp_multicast_from_socat() {
     let seen = lines("tiny.txt");
     assert_eq!(seen.datagrams.len() as u64, published);
     assert_eq!(read("tiny.bin").len() as u64, published * (4 + 200));
-    // What the wire lost nobody told of: then only sums can be compared.
-    seen.told_in_time(lost, |_| dropped_on_the_wire == 0);
+    // No layer reports what the wire lost; then only sums can be compared.
+    seen.check_reported_in_time(lost, |_| dropped_on_the_wire == 0);
     println!(
         "{sent} sent = {dropped_on_the_wire} on the wire + {published} published + {lost} lost; \
         stopped {rounds} times; \
-         told {} times",
+         reported {} times",
         seen.upstream.len()
     );
 }
@@ -544,7 +545,7 @@ fn packet_drops_are_counted() {
     let (tap, watch) =
         broker(&env, near, "tap", source, &["--capacity", "48MiB", "--depth", "100000"]);
     let mut command = env.command("ringtest-lines");
-    // Behind the headers of Ethernet, IPv4 and UDP.
+    // After the headers of Ethernet, IPv4 and UDP.
     command
         .args(["tap", "--number-at", "42"])
         .stdout(std::fs::File::create(env.path("lines")).unwrap());
@@ -569,8 +570,8 @@ fn packet_drops_are_counted() {
     };
     let rounds = stop_and_go(&wire, &tap, burst(0, 50_000));
     well(burst(50_000, 500));
-    // 512 KiB of blocks, 2 MB of packets while nobody takes them, and no later one that tells of
-    // the losses.
+    // 512 KiB of blocks, 2 MB of packets while the broker is stopped, and no later packet that
+    // reports the losses.
     let ping = env.start(program(&env, far, &["ping", "-f", "-q", "-c", "2000", Wire::NEAR]));
     tap.process.stop();
     well(burst(50_500, 4_000));
@@ -586,22 +587,22 @@ fn packet_drops_are_counted() {
     assert_eq!(lines.datagrams.len() as u64, published);
     let numbered = |d: &Seen| d.len == 42 + 500;
     assert!(lines.datagrams.iter().filter(|d| numbered(d)).count() > 50);
-    lines.told_in_time(lost, numbered);
+    lines.check_reported_in_time(lost, numbered);
     let times = lines.upstream.len();
     println!(
-        "{seen} on the wire = {published} published + {lost} lost; stopped {rounds} times; told \
-        {times} times"
+        "{seen} on the wire = {published} published + {lost} lost; stopped {rounds} times; \
+         reported {times} times"
     );
 }
 
 #[test]
-fn without_rights_it_says_so() {
+fn missing_rights_and_interfaces_are_reported() {
     const NOBODY: u32 = 65534;
     let Some(wire) = wire(&["setpriv"]) else { return };
     let env = Environment::new(2 * PATIENCE);
     let (far, near) = (&wire.far, &wire.near);
 
-    // A run directory and a program that nobody can use, wherever this checkout lies.
+    // A run directory and a program for user nobody, wherever this checkout is.
     let (dir, ringd) = (env.path("nobody"), env.path("ringd"));
     std::fs::create_dir(&dir).unwrap();
     std::os::unix::fs::chown(&dir, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -670,8 +671,8 @@ fn without_rights_it_says_so() {
     let all = ["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"];
     refused(as_nobody(&all, "packet:nosuch0"), &["no interface \"nosuch0\"; there are: lo, vb"]);
 
-    // An interface that goes away is a fault, not the end: told once, no busy loop, and capture
-    // goes on when it is back.
+    // An interface that disappears is a fault, not the end: it is reported once, there is no busy
+    // loop, and the capture continues when the interface is back.
     let (tap, watch) = broker(&env, near, "gone", "packet:vb", &["--capacity", "1MiB"]);
     let mut reader = Options::new("from the test").attach(tap.path()).unwrap();
     let mut count = 0;
@@ -689,9 +690,9 @@ fn without_rights_it_says_so() {
     ping();
     come(2);
     near.shell("ip link delete vb");
-    let told = |words: &str| wait_until(words, || tap.process.stderr().contains(words));
-    told("packet: interface vb is down; capture goes on when it is up");
-    told("packet: interface vb is gone; capture goes on when it is back");
+    let logged = |words: &str| wait_until(words, || tap.process.stderr().contains(words));
+    logged("packet: interface vb is down; capture goes on when it is up");
+    logged("packet: interface vb is gone; capture goes on when it is back");
     let sleeps = || shown(&watch).pump(PumpCounter::Sleeps);
     let (cpu, slept, began) = (cpu_ns(tap.process.pid()), sleeps(), Instant::now());
     wait_until("two seconds", || began.elapsed() >= Duration::from_secs(2));
@@ -705,10 +706,10 @@ fn without_rights_it_says_so() {
     come(2);
 
     wire.plug();
-    told("packet: interface vb is back, capture goes on");
+    logged("packet: interface vb is back, capture goes on");
     ping();
     come(4);
-    // One that is found again before it is up is told to be down once more.
+    // An interface that is found again before it is up is reported as down once more.
     let (faults, said) = (shown(&watch).pump(PumpCounter::SourceFaults), tap.process.stderr());
     let again = said.matches("vb is down").count() as u64 - 1;
     assert!(again <= 1 && faults == 3 + again, "{faults}: {said}");

@@ -1,4 +1,4 @@
-//! Brokers in the guest, on models of an FPGA that run on the host: the seed case, three devices,
+//! Brokers in the guest, with models of an FPGA that run on the host: the seed case, three devices,
 //! unplugging, DMA, tools.
 
 use crate::{LIMIT, SOON, guests};
@@ -10,14 +10,14 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// Seconds of the seed case; `RINGWEIR_SEED_SECONDS` in the environment instead (600 is what it is
-/// about).
+/// Seconds of the seed case, if `RINGWEIR_SEED_SECONDS` is not set in the environment. The case
+/// itself has 600.
 const SEED: u64 = 20;
 /// DMA transfers through the broker on both kernels together: each takes 100 ms by design of the
 /// card.
 const TRANSFERS: u64 = 200;
 
-/// A model of an FPGA on the host, and where QEMU finds it.
+/// A model of an FPGA on the host, and the path at which QEMU finds it.
 pub fn model(env: &Environment, name: &str, options: &[&str]) -> (Process, PathBuf) {
     let socket = env.path(&format!("{name}.sock"));
     let mut command = env.command("ringfpga");
@@ -95,8 +95,8 @@ fn rt_amd64_brokers() {
     guests(|vm| brokers(vm, Flavour::RtAmd64));
 }
 
-/// Where the host's own jitter does not reach: time is what the guest's processor has done, some 8
-/// times slower than ours. `RINGWEIR_ICOUNT_SECONDS=20` makes each run so long, and has 1, 2, 8 and
+/// The seed case without the host's jitter: time is what the guest's processor has done, which is
+/// about 8 times slower. `RINGWEIR_ICOUNT_SECONDS=20` sets the length of each run, with 1, 2, 8 and
 /// 32 readers.
 #[test]
 #[ignore = "boots a virtual machine"]

@@ -1,5 +1,5 @@
-//! What needs neither our module nor a model of an FPGA: programs, the kernel's books, UIO, a bus
-//! on which devices come and go.
+//! Tests that need neither our module nor a model of an FPGA: programs, the kernel's own accounts,
+//! UIO, a bus on which devices come and go.
 
 use crate::{LIMIT, SOON, guests};
 use anyhow::Result;

@@ -1,4 +1,5 @@
-//! Negative controls of the harness itself: whatever goes wrong in a guest, or with it, fails here.
+//! Negative controls of the harness itself: whatever goes wrong in a guest, or with a guest, fails
+//! the test.
 
 use crate::{LIMIT, SOON, guests};
 use ringweir_harness::Environment;
@@ -11,7 +12,7 @@ fn boot(env: &Environment, vm: &'static Prepared) -> Machine {
     Guest::new(env, vm, Flavour::Amd64).boot().unwrap_or_else(|e| panic!("{e:#}"))
 }
 
-/// What was wrong with what had to fail.
+/// The error of a run that had to fail.
 #[track_caller]
 fn fault<T>(result: anyhow::Result<T>) -> String {
     match result {
@@ -20,10 +21,10 @@ fn fault<T>(result: anyhow::Result<T>) -> String {
     }
 }
 
-/// Negative controls of the harness: failures of which the guest itself still can tell.
+/// Negative controls of the harness: failures that the guest itself can still report.
 #[test]
 #[ignore = "boots a virtual machine"]
-fn what_fails_in_a_guest_fails_here() {
+fn failures_in_a_guest_fail_here() {
     let Some(vm) = Prepared::get() else { return };
     let env = Environment::new(LIMIT);
     let mut guest = boot(&env, vm);
@@ -50,39 +51,39 @@ fn what_fails_in_a_guest_fails_here() {
         let said = fault(guest.run(scenario, argument, Duration::from_secs(limit)));
         assert!(said.contains(expected), "{scenario}: {said}");
     }
-    // Nothing sticks to the next one.
+    // A failure does not affect the next scenario.
     guest.run("pass", "", SOON).unwrap();
     let said = fault(guest.end());
     assert!(said.contains("Verdict { passed: 2, failed: 7 }"), "{said}");
 }
 
-/// Negative controls of the harness: guests that cannot tell, or lie.
+/// Negative controls of the harness: guests that cannot report, or lie.
 #[test]
 #[ignore = "boots virtual machines"]
-fn a_guest_that_is_gone_or_lies_fails() {
+fn a_dead_or_lying_guest_fails() {
     let Some(vm) = Prepared::get() else { return };
     let env = Environment::new(LIMIT);
     for (scenario, limit, expected) in [
         ("panic", 30, ["QEMU ended with status 0: the guest panicked", "sysrq triggered crash"]),
-        // 1, that is 2 * 0 + 1, as if it had passed; but it has not said so.
+        // 1, that is 2 * 0 + 1, as if it had passed; but there was no verdict.
         ("sneak away", 30, ["QEMU ended with status 1", "is gone"]),
         ("freeze", 1, ["the guest hangs", ""]),
     ] {
         let said = fault(boot(&env, vm).run(scenario, "", Duration::from_secs(limit)));
         assert!(expected.iter().all(|e| said.contains(e)), "{scenario}: {said}");
     }
-    // All that it says is good; the exit status is not.
+    // All its messages are good; the exit status is not.
     let mut liar = boot(&env, vm);
     liar.run("lie", "", SOON).unwrap();
     let said = fault(liar.end());
     assert!(said.contains("the verdict was good, but QEMU ended with exit status: 3"), "{said}");
 }
 
-/// A crash of the emulator is not taken for a fault of what runs in it. Controls: it is not
-/// forgiven for ever, and what fails otherwise is not tried twice, a guest's panic least of all.
+/// A crash of the emulator does not count as a fault of what runs in it. Controls: crashes are
+/// allowed only so often, and other failures are not retried, least of all a guest's panic.
 #[test]
 #[ignore = "boots virtual machines"]
-fn a_crash_of_the_emulator_is_no_verdict() {
+fn an_emulator_crash_is_retried_and_not_a_failure() {
     let tried = Cell::new(0);
     let run = |crashes: u32, scenario: &str| {
         tried.set(0);

@@ -1,6 +1,6 @@
-//! `ringshim.ko` on a model of an FPGA and on the teaching device of QEMU, which does DMA: the
-//! first datagram, every check of `ringtest-shim`, and rounds of loading, binding and killing after
-//! which the kernel must have in use what it had before.
+//! `ringshim.ko` on a model of an FPGA and on QEMU's teaching device, which does DMA: the first
+//! datagram, every check of `ringtest-shim`, and rounds of loading, binding and killing, after
+//! which the kernel must use no more than before.
 
 use crate::broker::model;
 use crate::{LIMIT, guests};
@@ -16,19 +16,19 @@ const FUZZ: u32 = 60;
 /// DMA transfers, each of which takes 100 ms by design of the device.
 const TRANSFERS: u32 = 200;
 
-/// Datagrams that arrive while their consumer goes to sleep, on both kernels together; A16 is about
+/// Datagrams that arrive while their consumer goes to sleep, on both kernels together; A16 asks for
 /// 1 000 000.
 const WAKES: u32 = 20_000;
 
-/// One of the numbers above, for one of two kernels; `RINGWEIR_VM_…` in the environment instead,
-/// for each.
+/// One of the numbers above, for one of two kernels; or `RINGWEIR_VM_…` from the environment, for
+/// each kernel.
 fn number(name: &str, of_both: u32) -> u32 {
     let name = format!("RINGWEIR_VM_{name}");
     std::env::var(&name)
         .map_or(of_both / 2, |n| n.parse().unwrap_or_else(|e| panic!("{name}={n}: {e}")))
 }
 
-/// What `ringtest-shim` has to find, and how many seconds it may take.
+/// Runs `ringtest-shim`, which must succeed within `limit` seconds.
 fn check(guest: &mut Machine, arguments: &str, limit: u32) -> Result<()> {
     guest.run("shim", arguments, Duration::from_secs(limit.into()))
 }
@@ -36,8 +36,7 @@ fn check(guest: &mut Machine, arguments: &str, limit: u32) -> Result<()> {
 fn every_check(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     let env = Environment::new(LIMIT);
     let (_model, socket) = model(&env, "fpga", &["--rate", "500/s", "--size", "24..1000"]);
-    // Slabs with their checks: every object is counted as soon as it is freed, and writing where
-    // one may not is found.
+    // Slab debugging: every object is counted as soon as it is freed, and a wrong write is found.
     let guest = Guest::new(&env, vm, flavour)
         .processors(2)
         .device("edu", "edu")
@@ -58,7 +57,7 @@ fn every_check(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
         check(&mut guest, &format!("fuzz {device} {}", fuzz.div_ceil(2)), 60 + fuzz)?;
     }
     guest.run("shim cycle", "10", Duration::from_secs(90))?;
-    // Its transfers take longer than everything else in a round.
+    // Its transfers take longer than all other work of a round.
     guest.monitor()?.unplug("edu")?;
     guest.run(
         "shim cycle",
@@ -71,7 +70,7 @@ fn every_check(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
 fn shared_line(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     let env = Environment::new(LIMIT);
     let guest = Guest::new(&env, vm, flavour).processors(2).device("edu", "edu");
-    // Four slots further, on the same bus: the bridge gives it the same line.
+    // Four slots further on the same bus, the bridge gives it the same line.
     let mut guest = guest.arguments(&["-device", "edu,bus=pcie.0,addr=5"]).boot()?;
     guest.run("shim line", "20", Duration::from_secs(60))?;
     guest.end()
@@ -101,10 +100,10 @@ fn rt_amd64_shim() {
     guests(|vm| every_check(vm, Flavour::RtAmd64));
 }
 
-/// A16: whoever sleeps in the module's `poll` is woken, whenever the next datagram comes.
+/// A16: a process that sleeps in the module's `poll` is woken, whenever the next datagram comes.
 fn wakes(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     let count = number("WAKES", WAKES);
-    // The longest, on a host where everything has to wait for everything else.
+    // The longest time, on a host where everything competes for the processors.
     let limit = 300 + count / 100;
     let env = Environment::new(LIMIT + Duration::from_secs(limit.into()));
     // Going to sleep takes the guest some ten microseconds.

@@ -1,8 +1,8 @@
 //! One virtual machine, from the command line of QEMU to its exit status.
 //!
-//! Contract: everything has a limit; a machine ends with its environment, and with the test process
-//! however that ends. QEMU gets its two sockets as open fds: nothing of it lies in the file system
-//! but its log.
+//! Contract: everything has a time limit. A machine ends with its environment, and with the test
+//! process however that ends. QEMU gets its two sockets as open fds; only its log is in the file
+//! system.
 
 #![allow(unsafe_code)]
 
@@ -23,19 +23,18 @@ use std::time::{Duration, Instant};
 
 /// A boot takes 3 to 10 s; this machine may be busy.
 const BOOT: Duration = Duration::from_secs(120);
-/// What a scenario's limit is exceeded by before the guest, which ends it itself, is taken for
-/// hung.
+/// How long after a scenario's limit, at which the guest itself ends it, the guest counts as hung.
 const GRACE: Duration = Duration::from_secs(10);
-/// From a guest's last word to QEMU's end.
+/// Time from a guest's last message to QEMU's end.
 const LEAVE: Duration = Duration::from_secs(20);
-/// How often an emulator may crash under one test.
+/// How often the emulator may crash in one test.
 const CRASHES: u32 = 2;
-/// The signals of a program that crashes; none of them is sent by us.
+/// The signals of a program that crashes; the harness sends none of them.
 const FAULTS: [i32; 5] = [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
 /// Lines of the kernel's log that a failure shows.
 const TAIL: usize = 60;
 
-/// The emulator itself crashed, which no guest can make a sound one do.
+/// The emulator itself crashed. A sound emulator does not, whatever the guest does.
 #[derive(Debug)]
 struct Crash {
     signal: i32,
@@ -49,7 +48,7 @@ impl std::fmt::Display for Crash {
 
 impl std::error::Error for Crash {}
 
-/// A machine to be built.
+/// A machine before its boot.
 pub struct Guest<'s> {
     env: &'s Environment,
     prepared: &'static Prepared,
@@ -79,43 +78,43 @@ impl<'s> Guest<'s> {
         }
     }
 
-    /// So many processors.
+    /// Sets the number of processors.
     #[must_use]
     pub fn processors(mut self, processors: u32) -> Self {
         self.processors = processors;
         self
     }
 
-    /// So many MiB of memory.
+    /// Sets the memory, in MiB.
     #[must_use]
     pub fn memory(mut self, memory: u32) -> Self {
         self.memory = memory;
         self
     }
 
-    /// Counts instructions for time, 2^`shift` ns each: what happens inside does not depend on how
-    /// busy the host is. One processor only.
+    /// Time counts instructions, 2^`shift` ns each: what happens in the guest does not depend on
+    /// how busy the host is. One processor only.
     #[must_use]
     pub fn icount(mut self, shift: u32) -> Self {
         self.icount = Some(shift);
         self
     }
 
-    /// More of the kernel's command line.
+    /// Adds to the kernel's command line.
     #[must_use]
     pub fn append(mut self, words: &str) -> Self {
         self.append = format!("{} {words}", self.append);
         self
     }
 
-    /// More of QEMU's command line.
+    /// Adds to QEMU's command line.
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.more.extend(arguments.iter().map(ToString::to_string));
         self
     }
 
-    /// A device that can be unplugged (from the port `ID-port`): `-device SPEC,id=ID`.
+    /// Adds a device that can be unplugged (from the port `ID-port`): `-device SPEC,id=ID`.
     #[must_use]
     pub fn device(mut self, id: &str, spec: &str) -> Self {
         self.ports += 1;
@@ -124,8 +123,8 @@ impl<'s> Guest<'s> {
         self.arguments(&["-device", &port, "-device", &format!("{spec},id={id},bus={id}-port")])
     }
 
-    /// An ivshmem-doorbell device with one vector, whose peers meet at `socket`. Somebody must
-    /// listen there by now.
+    /// Adds an ivshmem-doorbell device with one vector, whose server is at `socket`. The server
+    /// must be listening already.
     #[must_use]
     pub fn ivshmem(self, id: &str, socket: &Path) -> Self {
         let wire = format!("socket,path={},id={id}-wire", socket.display());
@@ -133,7 +132,7 @@ impl<'s> Guest<'s> {
             .device(id, &format!("ivshmem-doorbell,chardev={id}-wire,vectors=1"))
     }
 
-    /// Boots it, until its init waits for orders.
+    /// Boots it, until its init waits for jobs.
     pub fn boot(self) -> Result<Machine> {
         let (ours, port) = UnixStream::pair()?;
         let (monitor, qmp) = UnixStream::pair()?;
@@ -177,12 +176,13 @@ impl<'s> Guest<'s> {
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         qemu.arg("-kernel").arg(self.prepared.kernel(self.flavour));
         qemu.arg("-initrd").arg(self.prepared.initramfs(self.flavour));
-        // The log is large enough for a scenario's worth of messages: one that was overwritten is a
+        // The log is large enough for the messages of a scenario: an overwritten message is a
         // failure.
         qemu.arg("-append")
             .arg(format!("console=ttyS0 panic=-1 quiet log_buf_len=4M{}", self.append));
         qemu.args(&self.more).stdout(Stdio::null());
-        // SAFETY: a system call an fd between fork and exec; the closure owns both.
+        // SAFETY: one async-signal-safe system call per fd between fork and exec; the closure owns
+        // both fds.
         unsafe {
             qemu.pre_exec(move || {
                 for fd in [&port, &qmp] {
@@ -202,7 +202,7 @@ impl<'s> Guest<'s> {
             booted: Duration::ZERO,
         };
         let began = Instant::now();
-        match machine.hear(began + BOOT)? {
+        match machine.receive(began + BOOT)? {
             FromGuest::Ready { .. } => machine.booted = began.elapsed(),
             other => bail!("instead of being ready the guest said {other:?}"),
         }
@@ -244,7 +244,7 @@ impl Talk {
     }
 }
 
-/// A guest that waits for orders. Dropped, it is killed.
+/// A guest that waits for jobs. Dropping it kills it.
 pub struct Machine {
     qemu: Process,
     talk: Talk,
@@ -252,14 +252,14 @@ pub struct Machine {
     log: PathBuf,
     flavour: Flavour,
     ran: u32,
-    /// What its boot took.
+    /// How long its boot took.
     pub booted: Duration,
 }
 
-/// Runs `test`, with guests of its own, again if an emulator crashed under it. Some versions of
-/// QEMU do so once in hundreds of rounds, when devices go while processors run; that says nothing
-/// about what is tested. FromGuest aloud each time, and at most twice; whatever else fails, fails at
-/// once.
+/// Runs `test`, which makes its own guests, and repeats it if an emulator crashed. Some versions of
+/// QEMU crash once in hundreds of rounds, when devices go while processors run; that says nothing
+/// about what is tested. Each crash is reported, and at most two are allowed. Any other failure
+/// fails at once.
 ///
 /// # Panics
 /// With the reason why it failed.
@@ -281,20 +281,20 @@ impl Machine {
         self.qemu.pid()
     }
 
-    /// Its monitor; given out once.
+    /// Its monitor. It can be taken once.
     pub fn monitor(&mut self) -> Result<Monitor> {
         Monitor::new(self.monitor.take().context("the monitor has been given out already")?)
     }
 
-    /// Runs a scenario that asks for nothing.
+    /// Runs a scenario that asks the host for nothing.
     pub fn run(&mut self, scenario: &str, argument: &str, limit: Duration) -> Result<()> {
         self.run_with(scenario, argument, limit, &mut |what| {
             bail!("nobody here knows what to do about {what:?}")
         })
     }
 
-    /// Runs a scenario in the guest; `answer` does for it what only the host can do. What it has to
-    /// say is printed.
+    /// Runs a scenario in the guest; `answer` does for it what only the host can do. Text from the
+    /// scenario is printed.
     ///
     /// # Errors
     /// Why it failed, with the end of the kernel's log if the guest is gone.
@@ -314,7 +314,7 @@ impl Machine {
         };
         self.talk.stream.write_all(line(&order).as_bytes())?;
         loop {
-            match self.hear(began + limit + GRACE).with_context(|| name.clone())? {
+            match self.receive(began + limit + GRACE).with_context(|| name.clone())? {
                 FromGuest::Print(words) => eprintln!("{name}: {words}"),
                 FromGuest::Ask(what) => {
                     let answer =
@@ -334,18 +334,18 @@ impl Machine {
         }
     }
 
-    /// Has it leave; all scenarios that it ran must have passed, in its eyes as well, and QEMU must
-    /// end as it says.
+    /// Ends the guest. All scenarios must have passed, also by the guest's own count, and QEMU must
+    /// end with the matching status.
     pub fn end(mut self) -> Result<()> {
         self.talk.stream.write_all(line(&ToGuest::Leave).as_bytes())?;
-        let said = self.hear(Instant::now() + LEAVE)?;
+        let said = self.receive(Instant::now() + LEAVE)?;
         ensure!(
             said == FromGuest::Verdict { passed: self.ran, failed: 0 },
             "{} passed here, the guest said {said:?}",
             self.ran
         );
         let status = self.ended()?;
-        // isa-debug-exit: twice what was written, and one.
+        // isa-debug-exit makes QEMU's status twice the byte that was written, plus one.
         ensure!(status.code() == Some(1), "the verdict was good, but {}", meaning(status));
         Ok(())
     }
@@ -354,13 +354,13 @@ impl Machine {
         ringweir_harness::wait_for(LEAVE, || self.qemu.ended()).context("QEMU does not end")
     }
 
-    fn hear(&mut self, until: Instant) -> Result<FromGuest> {
+    fn receive(&mut self, until: Instant) -> Result<FromGuest> {
         match self.talk.line(until) {
             Ok(Some(line)) => {
                 serde_json::from_str(&line).with_context(|| format!("the guest said {line:?}"))
             }
             Ok(None) => {
-                // Before it ends: where it hangs.
+                // The tail shows where it hangs; it is read before the machine ends.
                 bail!("the guest hangs; {}", self.tail())
             }
             Err(e) => {
@@ -380,7 +380,7 @@ impl Machine {
         }
     }
 
-    /// The end of the kernel's log, and what QEMU has said.
+    /// The end of the kernel's log and of QEMU's messages.
     fn tail(&self) -> String {
         let log = std::fs::read(&self.log)
             .map_or_else(|e| e.to_string(), |b| String::from_utf8_lossy(&b).into_owned());

@@ -1,4 +1,4 @@
-//! QEMU's monitor (QMP): devices come and go while the guest runs.
+//! QEMU's monitor (QMP): devices are plugged and unplugged while the guest runs.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Speaks to a QEMU that has been started with the other end; it answers once it runs.
+    /// Connects to a QEMU that was started with the other end. It answers once it runs.
     pub fn new(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut monitor = Self { read: BufReader::new(stream), events: VecDeque::new() };
@@ -34,10 +34,10 @@ impl Monitor {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// One command; its result.
+    /// Executes one command and returns its result.
     ///
     /// # Errors
-    /// What QEMU says against it.
+    /// QEMU's reason for refusing it.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let words = json!({ "execute": command, "arguments": arguments }).to_string() + "\n";
         self.read.get_mut().write_all(words.as_bytes())?;
@@ -53,7 +53,7 @@ impl Monitor {
         }
     }
 
-    /// Waits until QEMU has taken the device away, which the guest must agree to.
+    /// Waits until QEMU has removed the device, which needs the guest's agreement.
     fn deleted(&mut self, id: &str) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         let is_it = |e: &Value| e["event"] == "DEVICE_DELETED" && e["data"]["device"] == id;
@@ -68,7 +68,7 @@ impl Monitor {
         bail!("the guest does not let go of {id}")
     }
 
-    /// Pulls device `id`, with its character device `id-wire` if it has one.
+    /// Unplugs device `id`, and its character device `id-wire` if it has one.
     pub fn unplug(&mut self, id: &str) -> Result<()> {
         self.execute("device_del", json!({ "id": id }))?;
         self.deleted(id)?;

@@ -1,4 +1,4 @@
-//! What guests boot from: the directory that `tests/vm/prepare` fills, asked once per test process.
+//! What guests boot from: the directory that `tests/vm/prepare` fills, once per test process.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// As Debian calls it.
+    /// Debian's name for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
@@ -69,7 +69,7 @@ impl Prepared {
         self.dir.join(flavour.name()).join("vmlinux")
     }
 
-    /// What it finds as its root.
+    /// The initramfs for that kernel.
     pub fn initramfs(&self, flavour: Flavour) -> PathBuf {
         self.dir.join(flavour.name()).join("initramfs.cpio")
     }

@@ -1,4 +1,5 @@
-//! `ringbench`: measures the floors of this machine, ringweir, and what people use today, in one run.
+//! `ringbench`: measures the floors of this machine, ringweir, and what people use today, in one
+//! run.
 //!
 //! Records go to a file as JSON lines while it runs; at the end there are a table and a chart for
 //! each question. Everything measured is checked: a wrong byte, a repeated or vanished datagram

@@ -1,8 +1,8 @@
 //! Shared memory by the usual crates: a segment of slots that every reader maps for writing, and an
-//! event to each reader.
+//! event for each reader.
 //!
-//! The publisher waits for the slowest reader: without per-slot validation it has to. An event is a
-//! mutex and a condition variable; it is set once a batch.
+//! The publisher waits for the slowest reader, as it must without validation of each slot. An event
+//! is a mutex and a condition variable; it is set once per batch.
 
 #![allow(unsafe_code)]
 
@@ -24,7 +24,7 @@ pub const CONTENDER: Contender = Contender {
     polls: false,
 };
 
-// Places: published, ended, the event back; then cursor and event of each reader.
+// Places: published, ended, the publisher's event; then cursor and event of each reader.
 const PUBLISHED: usize = 0;
 const ENDED: usize = 1;
 const BACK: usize = 2;
@@ -69,8 +69,8 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
                 free_until = slowest() + slots;
             }
             let to = segment.bytes((next % slots) as usize * size, size);
-            // SAFETY: a slot of `size` bytes that every reader has left behind, and a datagram of
-            // as many.
+            // SAFETY: a slot of `size` bytes that every reader has passed, and a datagram of the
+            // same size.
             unsafe { std::ptr::copy_nonoverlapping(datagram.as_ptr(), to, size) };
             next += 1;
         }

@@ -1,5 +1,5 @@
-//! The floors of waking another process: an eventfd, and a futex in shared memory. Nothing but a
-//! number goes across.
+//! The floors of waking another process: an eventfd, and a futex in shared memory. Only a number is
+//! passed.
 
 #![allow(unsafe_code)]
 
@@ -42,7 +42,8 @@ const FD: usize = 3;
 const PID: usize = 4;
 const PLACES: usize = 5;
 
-/// The reader's eventfd in this process, whose owner put it on the board.
+/// The reader's eventfd, duplicated into this process. Its owner wrote its pid and its number into
+/// the segment.
 fn borrow_eventfd(segment: &Segment) -> anyhow::Result<std::os::fd::OwnedFd> {
     let pid = segment.word(PID).load(Ordering::Acquire) as i32;
     let fd = segment.word(FD).load(Ordering::Acquire) as i32;
@@ -73,7 +74,7 @@ fn ring_eventfd(job: &Job) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Takes all numbers up to `published`: those a wake-up stands for.
+/// Takes all numbers up to `published`: one wake-up may stand for several.
 fn take(job: &Job, tally: &mut Tally, next: &mut u64, published: u64) -> anyhow::Result<()> {
     while *next < published {
         tally.right(&Header { number: *next, len: job.size as u32, channel: 0 })?;
@@ -100,10 +101,10 @@ fn read_eventfd(job: &Job) -> anyhow::Result<Report> {
     }
 }
 
-/// The futex: the low half of a place of its own.
+/// The futex: the low half of its place.
 fn futex_word(segment: &Segment) -> &AtomicU32 {
     let at = std::ptr::from_ref(segment.word(FUTEX_WORD)).cast::<AtomicU32>();
-    // SAFETY: aligned, inside the segment, alive as long as it; nobody uses the place as a whole
+    // SAFETY: aligned, inside the segment, alive as long as it; the place is not used as a whole
     // word.
     unsafe { &*at }
 }

@@ -1,5 +1,5 @@
-//! A pipe a reader: the publisher writes a batch to each in turn; lengths are known, so nothing
-//! frames them.
+//! One pipe per reader. The publisher writes a batch to each in turn. Lengths are known, so there
+//! is no framing.
 
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
@@ -26,7 +26,7 @@ fn path(job: &Job, reader: usize) -> PathBuf {
 }
 
 fn publish(job: &Job) -> anyhow::Result<Report> {
-    // Opened when there are readers: a FIFO opens with both its ends.
+    // Opened when there are readers, because opening a FIFO waits for its other end.
     let mut pipes = Vec::new();
     publish_batches(job, |batch| {
         if pipes.is_empty() {
@@ -60,7 +60,7 @@ fn read(job: &Job) -> anyhow::Result<Report> {
     let mut pipe = std::fs::File::from(pipe);
     let mut room = vec![0; (256 << 10).max(job.size)];
     let mut filled = 0;
-    // Before the publisher opens its end the pipe reads as ended.
+    // Until the publisher opens its end, reading the pipe gives end of file.
     let mut begun = false;
     loop {
         let got = pipe.read(&mut room[filled..])?;

@@ -63,19 +63,19 @@ fn read(job: &Job) -> anyhow::Result<Report> {
     if job.wait == Wait::Spin {
         options = options.always_spin();
     } else if job.rate.is_some() {
-        // Parked means parked: no polling before it.
+        // A parked reader sleeps at once: it does not poll first.
         options = options.spin(Duration::ZERO);
     }
     let mut reader = options.attach(&job.ring_socket())?;
     let mut tally = Tally::new(job, ready()?, Losses::Reported)?;
     let mut piece = Piece::default();
-    let paced_spin = job.wait == Wait::Spin && job.rate.is_some();
+    let spins_at_rate = job.wait == Wait::Spin && job.rate.is_some();
     let yields = job.wait == Wait::Spin && !job.polls_alone();
     loop {
         match reader.next()? {
             Item::Datagram(mut datagram) => {
                 if datagram.seq() == 0 {
-                    tally.paced_from(datagram.publish_time());
+                    tally.scheduled_from(datagram.publish_time());
                 }
                 let planted = tally.planted();
                 let Ok(judged) = datagram
@@ -99,7 +99,7 @@ fn read(job: &Job) -> anyhow::Result<Report> {
             }
             Item::Gap(gap) => tally.lost(gap.first, gap.count)?,
             // Lowest latency: look again at once.
-            Item::Empty if paced_spin => std::hint::spin_loop(),
+            Item::Empty if spins_at_rate => std::hint::spin_loop(),
             Item::Empty => {
                 tally.look();
                 if yields {

@@ -30,7 +30,7 @@ pub const CONTENDER: Contender = Contender {
 
 /// Frames the driver keeps.
 const FRAMES: u64 = 64;
-/// The value that says that there will be no more.
+/// The value that means that no more frames follow.
 const END: usize = usize::MAX;
 
 fn frames_at(job: &Job) -> PathBuf {
@@ -41,10 +41,10 @@ fn signal_number() -> i32 {
     libc::SIGRTMIN() + 1
 }
 
-fn tell(pid: i32, value: usize) -> anyhow::Result<()> {
+fn notify(pid: i32, value: usize) -> anyhow::Result<()> {
     loop {
         let value = libc::sigval { sival_ptr: value as *mut libc::c_void };
-        // SAFETY: no memory is concerned; the value is a number to both sides.
+        // SAFETY: no pointers; the value is a number to both sides.
         if unsafe { libc::sigqueue(pid, signal_number(), value) } == 0 {
             return Ok(());
         }
@@ -82,13 +82,13 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
                 }
             }
             rustix::io::pwrite(&frames, datagram, next % FRAMES * size).context("pwrite")?;
-            pids.iter().try_for_each(|pid| tell(*pid, next as usize))?;
+            pids.iter().try_for_each(|pid| notify(*pid, next as usize))?;
             next += 1;
         }
         Ok(())
     })?;
-    pids.iter().try_for_each(|pid| tell(*pid, END))?;
-    // The frames live as long as this process: until the last one is read.
+    pids.iter().try_for_each(|pid| notify(*pid, END))?;
+    // The frames exist as long as this process, so it waits until the last one is read.
     while slowest() < next {
         std::thread::yield_now();
     }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Most datagrams a call.
+/// Most datagrams per call.
 const MOST: usize = 64;
 
 /// A socket address as bytes.
@@ -21,7 +21,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Of any kernel address structure.
+    /// The bytes of any kernel address structure.
     pub fn of<T: Copy>(address: T) -> Self {
         const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
         // SAFETY: all-zero is a valid sockaddr_storage.
@@ -32,7 +32,7 @@ impl Address {
         Self { storage, len: size_of::<T>() as libc::socklen_t }
     }
 
-    /// Of a unix socket's path.
+    /// The address of a unix socket's path.
     pub fn unix(path: &std::path::Path) -> anyhow::Result<Self> {
         let bytes = path.as_os_str().as_encoded_bytes();
         // SAFETY: all-zero is a valid sockaddr_un.
@@ -69,7 +69,7 @@ pub fn set(socket: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// As large buffers as the kernel gives: past the limit for those who may.
+/// Buffers as large as the kernel allows, beyond its limit if the process has the right to that.
 pub fn grow(socket: &OwnedFd, bytes: i32) {
     for (force, ask) in
         [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)]
@@ -125,8 +125,8 @@ pub fn send_all<'d>(
         let mut sent = 0;
         while sent < count {
             let rest = (count - sent) as u32;
-            // SAFETY: so many headers, each with one piece of a living datagram and a living
-            // address.
+            // SAFETY: as many headers as stated, each with one piece of a living datagram and a
+            // living address.
             let rc = unsafe {
                 libc::sendmmsg(socket.as_raw_fd(), headers[sent..].as_mut_ptr(), rest, 0)
             };
@@ -134,9 +134,9 @@ pub fn send_all<'d>(
                 Ok(n) => sent += n,
                 Err(_) => match io::Error::last_os_error() {
                     e if e.kind() == io::ErrorKind::Interrupted => {}
-                    // Netlink multicasts, then finds that the kernel, whom a multicast is always
-                    // for as well, does not listen. A unix socket that is gone refuses too: its
-                    // reader's books will not close.
+                    // Netlink multicasts first, and then finds that the kernel, which every
+                    // multicast is also addressed to, does not listen. A unix socket that is gone
+                    // refuses too; then the account of its reader does not close.
                     e if e.kind() == io::ErrorKind::ConnectionRefused => sent += 1,
                     e if e.raw_os_error() == Some(libc::ENOBUFS) => {
                         refused += 1;
@@ -149,15 +149,15 @@ pub fn send_all<'d>(
     }
 }
 
-/// Receives several datagrams a call.
+/// Receives several datagrams per call.
 pub struct Receiver {
     rooms: Vec<Vec<u8>>,
 }
 
 impl Receiver {
-    /// For datagrams of `size`, `batch` of them at once.
+    /// A receiver for datagrams of `size`, `batch` of them at once.
     pub fn new(size: usize, batch: usize) -> Self {
-        // A byte more than there may be: a longer one shows.
+        // One byte more than there may be, so that a longer datagram is noticed.
         Self { rooms: vec![vec![0; size + 1]; batch.min(MOST)] }
     }
 
@@ -179,14 +179,15 @@ impl Receiver {
         }
         let count = self.rooms.len() as u32;
         let (fd, none) = (socket.as_raw_fd(), std::ptr::null_mut());
-        // SAFETY: so many headers, each with one piece of room that lives until the call returns.
+        // SAFETY: as many headers as stated, each with one piece of room that lives until the call
+        // returns.
         let rc =
             unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_WAITFORONE, none) };
         let Ok(got) = usize::try_from(rc) else {
             let e = io::Error::last_os_error();
             return match e.raw_os_error() {
                 Some(libc::EAGAIN) => Ok(false),
-                // Netlink says once that it has dropped; the counter says how much.
+                // Netlink reports once that it has dropped datagrams; the counter has how many.
                 Some(libc::EINTR | libc::ENOBUFS) => Ok(true),
                 _ => Err(e).context("recvmmsg"),
             };
@@ -199,7 +200,7 @@ impl Receiver {
 }
 
 /// How many datagrams the kernel has dropped at this socket: column `drops_at` of its line in a
-/// table of /proc/net (in those that concern us the inode is column 9).
+/// table of /proc/net (the inode is column 9 in the tables used here).
 pub fn drops(socket: &OwnedFd, table: &str, drops_at: usize) -> anyhow::Result<u64> {
     let inode = rustix::fs::fstat(socket)?.st_ino.to_string();
     let text = std::fs::read_to_string(table)?;

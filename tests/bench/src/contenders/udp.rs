@@ -1,5 +1,5 @@
-//! UDP multicast on loopback. It loses silently; the socket's own drop counter must account for all
-//! that is missing.
+//! UDP multicast on loopback. It loses silently; the socket's own drop counter must account for
+//! every missing datagram.
 
 #![allow(unsafe_code)]
 
@@ -24,7 +24,8 @@ pub const CONTENDER: Contender = Contender {
     polls: false,
 };
 
-/// Group and port: of the run's directory, so that runs do not hear each other.
+/// Group and port, derived from the run's directory, so that runs do not receive each other's
+/// datagrams.
 fn group(job: &Job) -> (Ipv4Addr, u16) {
     let tag = crc32fast::hash(job.dir.as_os_str().as_encoded_bytes()).to_le_bytes();
     (Ipv4Addr::new(239, 77, tag[0], tag[1]), 20_000 + u16::from_le_bytes([tag[2], tag[3]]) % 20_000)
@@ -51,7 +52,7 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
     sockets::set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, here as i32)
         .context("IP_MULTICAST_IF")?;
     let to = [address(group(job))];
-    // A datagram the kernel had no buffer for was never on its way: it is not published, and its
+    // A datagram for which the kernel has no buffer is an error: it was not published, and its
     // number would be missing.
     publish_batches(job, |batch| {
         let refused = send_all(&socket, batch.datagrams(), &to)?;

@@ -1,5 +1,5 @@
-//! Unix datagram sockets, one a reader: behind a character device and a relay (row: "device, one
-//! process, fan-out"), and straight from the program that has the data.
+//! Unix datagram sockets, one for each reader: behind a character device and a relay (row: "device,
+//! one process, fan-out"), and straight from the program that has the data.
 //!
 //! The device is a memfd: its `read` gives one datagram, costs one system call and one copy, and
 //! never waits, so nothing but relay and sockets is measured; a real device could only be slower.
@@ -52,7 +52,7 @@ fn sender(job: &Job) -> anyhow::Result<(std::os::fd::OwnedFd, Vec<Address>)> {
     Ok((socket, to))
 }
 
-/// A datagram of no bytes is the end.
+/// An empty datagram means the end.
 const END: &[u8] = &[];
 
 fn direct(job: &Job) -> anyhow::Result<Report> {

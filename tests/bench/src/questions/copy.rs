@@ -1,11 +1,11 @@
 //! How fast one thread copies on this machine, and how near to that the pump brings datagrams into
 //! the ring.
 //!
-//! The floor copies what the generator copies (pieces of at most 16 KiB out of a source in the
-//! cache) into a buffer as large as the ring's payload, one datagram behind the other, and does
-//! nothing else. The ring is `ringd` with `gen:check=sum` and nobody attached: what it publishes,
-//! by its own counters. Both flat out on processor 0, by turns, per second of the thread's own
-//! processor time, so that others on the machine take nothing away from either.
+//! The floor copies what the generator copies (pieces of at most 16 KiB from a source in the cache)
+//! into a buffer as large as the ring's payload, one datagram after the other, and does nothing
+//! else. The ring is `ringd` with `gen:check=sum` and no reader; its own counters show what it
+//! publishes. Both run as fast as they can on processor 0, in turns, and count per second of the
+//! thread's own processor time, so that other load on the machine slows neither.
 
 use super::throughput::SIZES;
 use crate::bench::{Bench, Question, ms};
@@ -28,7 +28,7 @@ pub const QUESTION: Question = Question {
 /// Bytes that one thread copies as datagrams of `size` in a second of its processor time.
 fn floor(size: usize, window: Duration) -> f64 {
     let measure = || {
-        // Where it may not be pinned the scheduler places it.
+        // Without the right to pin it, the scheduler places it.
         let _pinned = job::pin(0);
         let source = vec![0x5au8; size.min(16 << 10)];
         let mut ring = vec![1u8; ring_capacity(size)];

@@ -1,4 +1,4 @@
-//! How long a datagram takes from the moment it is due until its reader has proved it, at a fixed
+//! How long a datagram takes from the moment it is due until its reader has checked it, at a fixed
 //! rate.
 //!
 //! Publishers poll the clock, so that all are equally on time; the floors (an eventfd, a futex,

@@ -1,10 +1,10 @@
 //! Processor time per gigabit captured: N processes with a packet socket each, against one `ringd
 //! packet:` and N readers.
 //!
-//! On a veth pair between two network namespaces. What delivery to N sockets costs the kernel
-//! happens in the sender's context, so what counts is everything (traffic, captures, the kernel's
-//! softirq threads) less what the same traffic costs with nobody capturing. With one reader the
-//! broker can only add a copy: the table says so.
+//! It runs on a veth pair between two network namespaces. The kernel delivers to N sockets in the
+//! sender's context. So the figure is the cost of everything (traffic, captures, the kernel's
+//! softirq threads) minus that of the same traffic without a capture. With one reader the broker
+//! can only add a copy, and the table says so.
 
 use crate::bench::{Bench, Question, ms};
 use crate::capture::{BLOCK, BLOCKS, HEADERS, PORT, READER, SOCKET, TIMEOUT_MS, TRAFFIC};
@@ -103,7 +103,8 @@ fn once(
 ) -> anyhow::Result<Done> {
     let wire = Wire::new().context("network namespaces")?;
     let env = Environment::new(window + Duration::from_secs(60));
-    // Or the near end would answer that nobody listens. Never read: once full it only drops.
+    // Without it, the near end would answer that the port is closed. It is never read: once full,
+    // it only drops.
     let _sink = wire
         .near
         .within(|| std::net::UdpSocket::bind((Wire::NEAR, PORT)))

@@ -1,9 +1,9 @@
 //! What a publish costs the pump's thread as readers are added: awake ones that it never has to
 //! wake, and sleeping ones.
 //!
-//! Awake: attached as never sleeping, and not reading, so that nobody but the pump uses the
-//! processor; it publishes flat out. Asleep: each reader sleeps until each datagram, 20 a second,
-//! and reads it. The thread's own processor time is the scheduler's count.
+//! Awake: readers attach as never sleeping and do not read, so that only the pump uses the
+//! processor; it publishes as fast as it can. Asleep: each reader sleeps until each datagram, 20
+//! per second, and reads it. The thread's processor time is the scheduler's count.
 
 use crate::bench::{Bench, Question, ms};
 use crate::holder::{HOLDER, PER_PROCESS, SLEEPERS_RATE};
@@ -107,8 +107,7 @@ fn once(readers: usize, wait: Wait, window: Duration) -> anyhow::Result<(u64, u6
     let published = cursor_to - cursor_from;
     ensure!(published > 0, "nothing was published");
     if wait == Wait::Park {
-        // Awake and asleep are not the same by mistake: those who slept have each seen nearly all
-        // of it.
+        // Awake and asleep must really differ: each sleeping reader has received nearly all of it.
         let seen: u64 = reports.iter().map(|r| r.delivered).sum();
         ensure!(
             seen >= published.saturating_sub(3) * readers as u64,

@@ -1,7 +1,7 @@
-//! How many datagrams a second reach each reader, verified: the product beside what people use now.
+//! How many datagrams per second reach each reader, verified: ringweir beside what people use now.
 //!
-//! Everybody publishes as fast as it goes. Who loses is shown with what it delivers and what it
-//! loses; what is compared is verified datagrams per second and reader.
+//! Every contender publishes as fast as it can. Contenders that lose are shown with both what they
+//! deliver and what they lose; verified datagrams per second and reader are compared.
 
 use crate::bench::{Bench, Question, ms};
 use crate::contenders::CONTENDERS;

@@ -1,4 +1,4 @@
-//! Figures out of records, and how they are written.
+//! Figures from records, and how they are written.
 
 use crate::record::{Records, median};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ pub(super) fn number(record: &Record, key: &str) -> f64 {
     record.get(key).and_then(Value::as_f64).unwrap_or(0.0)
 }
 
-/// What a run is called in tables: contender and, where it can do both, how it waits.
+/// The name of a run in tables: contender and, where it can do both, how it waits.
 pub(super) fn name(record: &Record) -> String {
     match (text(record, "contender"), text(record, "wait")) {
         ("ring", "spin") => "ring, polled".into(),
@@ -70,7 +70,7 @@ pub(super) fn bytes(value: f64) -> String {
     }
 }
 
-/// The median over the rounds of `key` of the one kind of run to that of the other.
+/// The median over the rounds of the ratio between `key` of one kind of run and that of another.
 pub(super) fn ratio(
     records: &Records,
     question: &str,

@@ -1,9 +1,9 @@
 //! Results for people: tables in Markdown with every target and whether it was met, and a chart for
 //! each question.
 //!
-//! Contract: made of the records alone, so that `ringbench chart` makes the same of a file. A ratio
-//! is the median of the ratios of the rounds, since the two runs of a round had the same machine; a
-//! target whose figures are missing is "not measured".
+//! Contract: made from the records alone, so that `ringbench chart` makes the same from a file. A
+//! ratio is the median of the ratios of the rounds, because the two runs of a round had the same
+//! machine. A target whose figures are missing is "not measured".
 
 use super::charts::charts;
 use super::figures::{Head, count, number, text, time};
@@ -153,7 +153,8 @@ mod tests {
         records
     }
 
-    /// What was measured is judged round by round; what was not is not met, and not missed either.
+    /// Measured targets are judged round by round; a target that was not measured is neither met
+    /// nor missed.
     #[test]
     fn targets_are_met_missed_or_not_measured() {
         let line = |records: &Records, what: &str| {

@@ -3,7 +3,7 @@
 use super::figures::{Record, bytes, count, name, number, ratio, text};
 use crate::record::{Records, Spread};
 
-/// A target, and what came of it.
+/// A target and its result.
 pub(super) struct Target {
     pub what: String,
     pub asked: String,

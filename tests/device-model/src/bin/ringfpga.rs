@@ -110,7 +110,7 @@ Exit status: 0 the account closes; 1 it does not; 2 wrong usage, or the device f
 
 impl Cli {
     fn job(&self) -> anyhow::Result<Job> {
-        // By the same words and with the same errors as ringgen and a `gen:` source.
+        // The same words and errors as those of ringgen and of a `gen:` source.
         let mut spec = GenSpec::default();
         for (key, value) in [("rate", &self.rate), ("size", &self.size), ("burst", &self.burst)] {
             spec.set(key, value)?;
@@ -170,8 +170,8 @@ fn signals() -> std::io::Result<Signals> {
 fn be_the_device(cli: &Cli) -> anyhow::Result<ExitCode> {
     let job = cli.job()?;
     let signals = signals().context("signal handlers")?;
-    // Sleeps end when they should and not up to 50 us later; where that is refused it is as late as
-    // it says it is.
+    // Sleeps then end on time and not up to 50 us later. If the kernel refuses, the model is later,
+    // and its account shows that.
     let _slack = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
     let device_account = run(&job, &signals, &mut std::io::stdout().lock())?;
     if let Err(wrong) = device_account.check() {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_name() {
+    fn impossible_options_are_refused_by_name() {
         for (line, part) in [
             ("", "--socket"),
             ("--socket a --file b", "cannot be used with"),

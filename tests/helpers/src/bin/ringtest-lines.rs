@@ -1,5 +1,5 @@
-//! A reader for the tests of real input: reads every datagram in place and prints a line for each, and
-//! for each loss.
+//! A reader for the tests of real input: reads every datagram in place and prints a line for each,
+//! and for each loss.
 
 use clap::Parser;
 use ringweir::{Cause, Item, Options};

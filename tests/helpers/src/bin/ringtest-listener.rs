@@ -1,5 +1,5 @@
-//! Reads a stream of CRC-checked datagrams from the oldest to the end, and prints what it received as
-//! one line of JSON.
+//! Reads a stream of CRC-checked datagrams from the oldest to the end, and prints what it received
+//! as one line of JSON.
 
 use anyhow::ensure;
 use ringweir::{Options, Start};

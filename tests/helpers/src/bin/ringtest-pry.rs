@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     }
     if let Ok(again) = pry::reopen(ring) {
         report("ring reopened: map writable", pry::map(&again, true));
-        // Reading it first, so that even a write that succeeds changes nothing.
+        // The byte is read first, so that even a write that succeeds changes nothing.
         let mut byte = [0];
         rustix::io::pread(&again, &mut byte, 0)?;
         report("ring reopened: write", rustix::io::pwrite(&again, &byte, 0));

@@ -230,8 +230,8 @@ fn read(cli: &Cli, reader: &mut Reader, slot: Slot<'_>) -> Report {
 }
 
 /// Reads under a seccomp filter: the kernel kills (SIGSYS) a process that makes any system call but
-/// read, write, exit. Not the strict mode, which takes the processor's clock away as well, and a
-/// reader looks at that once in a millisecond.
+/// read, write, exit. The kernel's strict mode is no alternative: it also forbids reading the
+/// clock, which a reader does once per millisecond.
 fn strict(reader: &mut Reader, count: u64, spoil: bool) -> ! {
     let mut buffer = vec![0u8; reader.geometry().max_datagram() as usize];
     let op = |code: u32, jt, k| libc::sock_filter { code: code as u16, jt, jf: 0, k };
@@ -251,8 +251,8 @@ fn strict(reader: &mut Reader, count: u64, spoil: bool) -> ! {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0, "no_new_privs");
-    // SAFETY: the program and its filter are live; from here on nothing that calls the kernel is
-    // used.
+    // SAFETY: the program and its filter are live. From here on, only system calls that the filter
+    // allows are made.
     let rc =
         unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(rc, 0, "seccomp");

@@ -1,9 +1,9 @@
-//! Brokers in the guest on devices of `ringshim.ko`, and readers that hash what they get.
+//! Brokers in the guest on devices of `ringshim.ko`, and readers that hash what they receive.
 //!
-//! The devices are models on the host; what one of them did it says at its end, which a scenario
-//! asks the host for (`device_account NAME`). So every account is closed against the device's own:
-//! produced = lost in the device + delivered, and the hash of what each reader got is the hash of
-//! what the device stored.
+//! The devices are models on the host. A model reports its account when it ends; a scenario asks
+//! the host for it (`books NAME`). So every account is closed against the device's own:
+//! produced = lost in the device + delivered, and the hash of what each reader received is the hash
+//! of what the device stored.
 
 use super::bus::{EDU, IVSHMEM, devices, driver, hand_over};
 use super::kernel::{load, unload};
@@ -44,7 +44,7 @@ struct Stream {
     readers: Vec<Reading>,
 }
 
-/// A reader, and what hashes all that it gets.
+/// A reader, and the thread that hashes all that it receives.
 type Reading = (Process, JoinHandle<(u32, u64)>);
 
 impl Stream {
@@ -56,7 +56,7 @@ impl Stream {
         stream
     }
 
-    /// `ringd` only, which waits for `readers`.
+    /// Starts only `ringd`, which waits for `readers`.
     fn alone(env: &Environment, name: &str, source: &str, how: &[&str], readers: usize) -> Self {
         let mut command = env.command_at(how[0].as_ref());
         command.args(&how[1..]).args(["ringd", "--run-dir"]).arg(env.run_dir());
@@ -73,7 +73,7 @@ impl Stream {
                 .stdout(Stdio::piped());
             let mut process = env.start(command);
             let mut pipe = process.stdout().expect("piped");
-            // The hash that the model has in its books.
+            // The same hash as in the model's account.
             let hashed = std::thread::spawn(move || {
                 let (mut sum, mut bytes, mut some) = (crc32fast::Hasher::new(), 0, [0; 65536]);
                 while let Ok(got @ 1..) = pipe.read(&mut some) {
@@ -86,16 +86,16 @@ impl Stream {
         }
     }
 
-    /// Ends it; every reader must have been told of so many goings away.
+    /// Ends it. Every reader must have been notified this many times that the device was gone.
     fn end_gone(self, times: usize) -> Result<()> {
         self.daemon.end();
         for (process, _) in self.readers {
             let ended = process.output();
             let said = String::from_utf8_lossy(&ended.stderr).into_owned();
             let often = if times == 1 { "once".into() } else { format!("{times} times") };
-            let told = said.contains(&format!("the source's device went away {often}"));
+            let notified = said.contains(&format!("the source's device went away {often}"));
             ensure!(
-                ended.status.success() && told,
+                ended.status.success() && notified,
                 "not told of {times} goings: {} {said}",
                 ended.status
             );
@@ -103,7 +103,7 @@ impl Stream {
         Ok(())
     }
 
-    /// What `ringstat` says of it.
+    /// The figures of `ringstat`.
     fn figures(&self, env: &Environment) -> Result<Value> {
         let output = env.run("ringstat", &[&self.daemon.name, "--json"]);
         serde_json::from_slice(&output.stdout)
@@ -114,7 +114,7 @@ impl Stream {
         self.figures(env)?["counters"][name].as_u64().with_context(|| format!("no counter {name}"))
     }
 
-    /// Closes the account against the books of its device. What is said of it.
+    /// Closes the account against that of its device; returns a line for the log.
     fn settle(self, env: &Environment, device_account: &DeviceAccount) -> Result<String> {
         let all = || (self.counter(env, "published").ok()? == device_account.stored).then_some(());
         let seen = self.figures(env)?;
@@ -164,13 +164,13 @@ impl Stream {
     }
 }
 
-/// What the host's model `name` says when it is done.
+/// Asks the host for the account of model `name`, when it has ended.
 fn device_account(name: &str) -> Result<DeviceAccount> {
     let line = ask(format!("books {name}"))?;
     serde_json::from_str(&line).with_context(|| line.clone())
 }
 
-/// A program that has the processor, or the disk, for itself.
+/// A program that keeps the processor, or the disk, busy.
 fn hog(env: &Environment, how: &[&str]) -> Process {
     let mut command = env.command_at(how[0].as_ref());
     command.args(&how[1..]);
@@ -248,9 +248,9 @@ fn three_devices(seconds: u64) -> Result<()> {
     let (slow_account, fast_account) = (device_account("slow")?, device_account("fast")?);
     drop(load);
     let jitter = String::from_utf8_lossy(&jitter.output().stdout).trim().to_string();
-    let told = [slow.settle(&env, &slow_account)?, fast.settle(&env, &fast_account)?];
-    for told in told {
-        print(told)?;
+    let lines = [slow.settle(&env, &slow_account)?, fast.settle(&env, &fast_account)?];
+    for line in lines {
+        print(line)?;
     }
     if slow_account.lost + fast_account.lost > 0 {
         print(format!(
@@ -281,7 +281,7 @@ fn overflow() -> Result<()> {
     unload(MODULE)
 }
 
-/// D9: a device that goes and comes at full rate takes nobody with it, and leaves nothing open.
+/// D9: unplugging and plugging in a device at full rate ends no process and leaves nothing open.
 fn replugged(rounds: usize) -> Result<()> {
     load(MODULE, "")?;
     let env = Environment::new(Duration::from_secs(120));
@@ -313,8 +313,8 @@ fn replugged(rounds: usize) -> Result<()> {
     unload(MODULE)
 }
 
-/// B2: the card's DMA goes into memory that the broker maps; each datagram is 32-bit numbers that
-/// count on.
+/// B2: the card's DMA goes into memory that the broker maps; each datagram consists of consecutive
+/// 32-bit numbers.
 fn edu(count: usize) -> Result<()> {
     load(MODULE, "")?;
     let env = Environment::new(Duration::from_secs(60 + count as u64));
@@ -364,8 +364,7 @@ fn tools() -> Result<()> {
     let mut verifier = verify::Verifier::default();
     let mut bytes = &std::fs::read("/tmp/dd")?[..];
     for place in 0..20 {
-        // The length stands in the datagram itself, so that what dd wrote one behind the other
-        // comes apart again.
+        // The length is in the datagram itself, so that what dd wrote can be taken apart again.
         let len = bytes.get(16..20).with_context(|| format!("datagram {place} of dd"))?;
         let len = u32::from_le_bytes(len.try_into()?) as usize;
         verifier
@@ -401,7 +400,7 @@ fn tools() -> Result<()> {
     unload(MODULE)
 }
 
-/// The same FIFO through plain UIO, which has no interrupt of this device: polled.
+/// The same FIFO through plain UIO, which has no interrupt of this device, so it is polled.
 fn uio() -> Result<()> {
     for module in ["uio", "uio_pci_generic"] {
         load(module, "")?;
@@ -428,8 +427,8 @@ fn uio() -> Result<()> {
     unload("uio")
 }
 
-/// The seed case where time is what the guest's processor has done (`-icount`): the model runs in
-/// the guest, too. Seconds, and how many readers.
+/// The seed case in instruction-counted time (`-icount`): time is what the guest's processor has
+/// done, so the model runs in the guest, too. `words`: seconds, and the number of readers.
 fn in_the_guest(words: &str) -> Result<()> {
     let (seconds, readers) = words.split_once(' ').context("seconds, readers")?;
     let (seconds, readers): (u64, usize) = (seconds.parse()?, readers.parse()?);

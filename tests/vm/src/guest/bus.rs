@@ -1,4 +1,4 @@
-//! PCI devices of the guest and who drives them; devices that come and go.
+//! PCI devices of the guest and their drivers; devices that come and go.
 
 use super::scenario::{Scenario, ask};
 use anyhow::{Context, Result, ensure};
@@ -17,7 +17,7 @@ pub const EDU: (u16, u16) = (0x1234, 0x11e8);
 pub const E1000: (u16, u16) = (0x8086, 0x100e);
 /// Its shared-memory device.
 pub const IVSHMEM: (u16, u16) = (0x1af4, 0x1110);
-/// For the bus to notice.
+/// How long the bus may take to notice a change.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// PCI devices (bus ids, sorted) with that vendor and device number.
@@ -57,7 +57,7 @@ pub fn wait_for_devices(kind: (u16, u16), count: usize) -> Result<Vec<String>> {
     there.with_context(|| format!("not {count} devices {kind:04x?} but {:?}", devices(kind)))
 }
 
-/// Device `edu` is pulled and plugged in again by the host, so many times.
+/// The host unplugs device `edu` and plugs it in again, `rounds` times.
 fn replug(rounds: u32) -> Result<()> {
     let place = wait_for_devices(EDU, 1)?;
     for round in 0..rounds {

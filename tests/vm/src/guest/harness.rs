@@ -41,7 +41,7 @@ fn panic_of_the_kernel() -> Result<()> {
     sleep()
 }
 
-/// Takes the processor away from everybody, init included.
+/// Takes the processor from all other processes, init included.
 fn freeze() -> Result<()> {
     fs::write("/proc/sys/kernel/sched_rt_runtime_us", "-1")?;
     let parameters = libc::sched_param { sched_priority: 99 };

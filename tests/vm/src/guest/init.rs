@@ -1,5 +1,5 @@
-//! Process 1 of a guest: mounts what Linux programs expect, obeys the host, leaves with the
-//! verdict.
+//! Process 1 of a guest: mounts what Linux programs expect, runs the host's jobs, and ends the
+//! machine with the verdict.
 
 use super::log::KernelLog;
 use super::scenario::{PORT, port};
@@ -16,11 +16,12 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// QEMU's isa-debug-exit: a byte written there ends it, with twice the byte and one.
+/// QEMU's isa-debug-exit: a byte written there ends QEMU, with twice the byte plus one as its
+/// status.
 const DEBUG_EXIT: u64 = 0xf4;
 const FAILED: u8 = 1;
 const BROKEN: u8 = 2;
-/// Processes that a scenario has killed may take so long to be gone.
+/// How long processes that a scenario has killed may take to end.
 const SETTLE: Duration = Duration::from_secs(2);
 const MOUNTS: &[(&str, &str, &str)] = &[
     ("proc", "/proc", ""),
@@ -100,11 +101,11 @@ fn serve() -> Result<u32> {
 
 fn say(talk: &mut File, what: &FromGuest) -> Result<()> {
     talk.write_all(line(what).as_bytes())?;
-    // What is still in the port when QEMU ends is lost.
+    // What is still in the port when QEMU ends would be lost.
     Ok(rustix::termios::tcdrain(talk)?)
 }
 
-/// Runs a scenario in a process of its own; what was wrong.
+/// Runs a scenario in a separate process; returns what was wrong.
 fn run(scenario: &str, argument: &str, limit: Duration) -> Result<Option<String>> {
     const WORDS: &str = "/run/scenario";
     println!("init: {scenario} {argument}");
@@ -120,7 +121,7 @@ fn run(scenario: &str, argument: &str, limit: Duration) -> Result<Option<String>
     let status = reap(Pid::from_child(&child), Instant::now() + limit)?;
     let complaints = log.faults()?;
     if status.is_none() {
-        // What everything does, for the log.
+        // For the log: blocked tasks, and what every processor does.
         for what in ["w", "l"] {
             fs::write("/proc/sysrq-trigger", what)?;
         }
@@ -144,7 +145,7 @@ fn run(scenario: &str, argument: &str, limit: Duration) -> Result<Option<String>
     Ok((!faults.is_empty()).then(|| faults.join("; ")))
 }
 
-/// Waits for one process, and for whatever ends meanwhile; `None` if the time is over.
+/// Waits for one process and reaps others that end meanwhile; `None` if the time is over.
 fn reap(of: Pid, until: Instant) -> Result<Option<ExitStatus>> {
     loop {
         match wait(WaitOptions::NOHANG)? {
@@ -158,7 +159,7 @@ fn reap(of: Pid, until: Instant) -> Result<Option<ExitStatus>> {
     }
 }
 
-/// Kills and names every process but the first and the kernel's own.
+/// Kills and names every process except init and the kernel's threads.
 fn left_behind() -> Result<Vec<String>> {
     let until = Instant::now() + SETTLE;
     loop {
@@ -184,6 +185,6 @@ fn user_process(at: &std::path::Path) -> Option<(i32, String)> {
     let stat = fs::read_to_string(at.join("stat")).ok()?;
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
     let parent: i32 = rest.split_whitespace().nth(1)?.parse().ok()?;
-    // Threads of the kernel are children of process 2, and it of none.
+    // Threads of the kernel are children of process 2, which has no parent.
     (pid != 1 && parent != 2 && parent != 0).then(|| (pid, name.to_string()))
 }

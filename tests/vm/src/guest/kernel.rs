@@ -43,12 +43,13 @@ pub fn is_loaded(module: &str) -> bool {
 pub struct InUse {
     /// Objects by slab cache.
     slabs: BTreeMap<String, u64>,
-    /// Interrupts requested: all that /proc/interrupts says behind the counts, and how often.
+    /// Interrupts requested: the text after the counts in /proc/interrupts, and how often it
+    /// occurs.
     interrupts: BTreeMap<String, u64>,
 }
 
 impl InUse {
-    /// Now, after everything that can be given back has been.
+    /// What is in use now, after the kernel has given back what it can.
     pub fn now() -> Result<Self> {
         fs::write("/proc/sys/vm/drop_caches", "3")?;
         shrink_slabs();
@@ -62,8 +63,8 @@ impl InUse {
         Ok(Self { slabs: slabs.collect(), interrupts: interrupts()? })
     }
 
-    /// Slab caches with at least `least` objects more than `before`, and still so after a while:
-    /// much is freed late.
+    /// Slab caches with at least `least` objects more than `before`, and still so after a while,
+    /// because much is freed late.
     pub fn grown_since(before: &Self, least: u64) -> Result<BTreeMap<String, u64>> {
         let mut grown = BTreeMap::new();
         for _ in 0..10 {
@@ -80,7 +81,7 @@ impl InUse {
         Ok(grown)
     }
 
-    /// Interrupts that were not there before, and those that are not there any more.
+    /// Interrupts that are new, and those that are gone.
     pub fn interrupts_changed(&self, before: &Self) -> Vec<String> {
         let all = self.interrupts.keys().chain(before.interrupts.keys());
         let mut changed: Vec<_> =
@@ -103,7 +104,7 @@ fn interrupts() -> Result<BTreeMap<String, u64>> {
     for line in fs::read_to_string("/proc/interrupts")?.lines().skip(1) {
         let Some((number, rest)) = line.trim().split_once(':') else { continue };
         if number.parse::<u32>().is_ok() {
-            // The number may be another one next time: what stands behind the counts is the same.
+            // The number of an interrupt may change; the text after the counts does not.
             let words = rest
                 .split_whitespace()
                 .skip_while(|w| w.parse::<u64>().is_ok())
@@ -136,8 +137,8 @@ fn modules() -> Result<()> {
     Ok(())
 }
 
-/// The negative control of [`InUse`]: an eventfd a round is not a leak if it is closed, and is one
-/// if it is kept.
+/// The negative control of [`InUse`]: one eventfd per round is no leak if it is closed, and is one
+/// if it stays open.
 fn hoard(rounds: usize) -> Result<()> {
     let make =
         || (0..rounds).map(|_| eventfd(0, EventfdFlags::empty())).collect::<Result<Vec<_>, _>>();

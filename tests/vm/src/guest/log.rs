@@ -1,4 +1,4 @@
-//! The kernel's log, and what in it means that something is wrong.
+//! The kernel's log, and which of its messages mean a fault.
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 const KMSG: &str = "/dev/kmsg";
 
-/// What the kernel says when it has found a fault in itself or in a module.
+/// Messages of a kernel that has found a fault in itself or in a module.
 const FAULTS: &[&str] = &[
     "WARNING:",
     "BUG:",
@@ -40,7 +40,7 @@ const FAULTS: &[&str] = &[
 pub struct KernelLog(OwnedFd);
 
 impl KernelLog {
-    /// Behind everything that has been said.
+    /// Opens the log after its last message.
     pub fn open() -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open(KMSG, flags, Mode::empty())?;
@@ -50,7 +50,7 @@ impl KernelLog {
 
     /// Messages since the last call that mean a fault.
     pub fn faults(&self) -> io::Result<Vec<String>> {
-        // A message without its line end is shown to nobody until the next one comes.
+        // The kernel shows a message without a line end only when the next one comes.
         std::fs::write(KMSG, "<6>init: looking for faults\n")?;
         let mut found = Vec::new();
         let mut record = [0; 8192];

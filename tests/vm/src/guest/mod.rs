@@ -1,6 +1,6 @@
 //! Inside the guest: its init, and the scenarios.
 //!
-//! Contract: each scenario runs in a process of its own. Init also fails it if it does not end in
+//! Contract: each scenario runs in a separate process. Init also fails it if it does not end in
 //! time, if it leaves processes behind, or if the kernel reported a fault meanwhile.
 
 pub mod broker;

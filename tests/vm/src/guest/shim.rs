@@ -1,5 +1,5 @@
-//! `ringshim.ko` in the guest: which node is which device, what `ringtest-shim` finds, and what is
-//! left after it.
+//! `ringshim.ko` in the guest: which node belongs to which device, what `ringtest-shim` finds, and
+//! what is left after it.
 
 use super::bus::{EDU, IVSHMEM, devices};
 use super::kernel::{InUse, load, unload};
@@ -20,10 +20,10 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// The module.
 pub const MODULE: &str = "ringshim";
-/// Rounds until every cache has what it keeps.
+/// Rounds until all caches have the objects that they do not give back.
 const WARM_UP: u64 = 20;
 
-/// The node of the `nth` device of a kind, in order of their places on the bus.
+/// The node of the `nth` device of a kind, in the order of their addresses on the bus.
 pub fn node(kind: (u16, u16), nth: usize) -> Result<PathBuf> {
     let all = devices(kind)?;
     let device =
@@ -91,7 +91,7 @@ fn cycle(rounds: u64) -> Result<()> {
     let (mut grown, changed) =
         (InUse::grown_since(&before, rounds / 2)?, InUse::now()?.interrupts_changed(&before));
     if !grown.is_empty() {
-        // Or its caches', once: what leaks does it again.
+        // The caches may also have grown once; a leak grows again.
         print(format!("more is in use after {rounds} rounds, again: {grown:?}"))?;
         let before = InUse::now()?;
         turn(rounds)?;
@@ -103,8 +103,8 @@ fn cycle(rounds: u64) -> Result<()> {
     print(format!("{rounds} rounds, nothing is left of them"))
 }
 
-/// Two DMA cards that may not use MSI and have the same interrupt line: each takes what is its own,
-/// and no more.
+/// Two DMA cards that may not use MSI and have the same interrupt line: each handles only its own
+/// interrupts.
 fn line(datagrams: u64) -> Result<()> {
     let places = devices(EDU)?;
     let allow_msi = |yes: &str| {
@@ -138,8 +138,8 @@ fn line(datagrams: u64) -> Result<()> {
         })
     };
     let (own, spurious) = (counters("interrupts"), counters("spurious"));
-    // The pattern, and what is fetched ahead and around STOP; taking the other's for its own would
-    // be twice as many.
+    // The pattern, and what is fetched ahead and around STOP. A card that took the other's
+    // interrupts for its own would have twice as many.
     let right = |n: &u64| (datagrams..datagrams + 10).contains(n);
     ensure!(
         own.iter().all(right) && spurious == [0, 0],

@@ -53,14 +53,15 @@ impl Bar {
     fn read(&self, register: usize) -> u32 {
         // SAFETY: within the mapping, aligned.
         let at = unsafe { self.0.byte_add(register) };
-        // SAFETY: the same.
+        // SAFETY: as above: within the mapping, aligned.
         unsafe { at.read_volatile() }
     }
 
     fn write(&self, register: usize, value: u32) {
         // SAFETY: within the mapping, aligned.
         let at = unsafe { self.0.byte_add(register) };
-        // SAFETY: the same; the card does no DMA, since nobody has given it a ring.
+        // SAFETY: as above: within the mapping, aligned. The card does no DMA, because it has no
+        // descriptor ring.
         unsafe { at.write_volatile(value) }
     }
 }
@@ -77,7 +78,7 @@ struct Card {
     bar: Bar,
     config: File,
     events: File,
-    /// Interrupts ever, which does not count as a look at them.
+    /// Count of all interrupts. Looking here does not count as a look at the interrupts.
     ever: PathBuf,
 }
 
@@ -90,8 +91,8 @@ impl Card {
         Ok(Self { bar: Bar::map(device)?, config, events: open(&node)?, ever: at.join("event") })
     }
 
-    /// Takes the cause away and lets the line interrupt again, in this order: a line that is still
-    /// up would interrupt at once.
+    /// Clears the cause, and then lets the line interrupt again. In the other order, a line that is
+    /// still up would interrupt at once.
     fn enable(&self) -> Result<()> {
         self.bar.read(CAUSE_READ);
         let mut command = [0; 2];
@@ -100,7 +101,8 @@ impl Card {
         Ok(self.config.write_all_at(&command.to_le_bytes(), COMMAND)?)
     }
 
-    /// Has the card interrupt. The cause stays until [`Card::enable`]: the handler looks for it.
+    /// Makes the card interrupt. The cause stays until [`Card::enable`], because the handler looks
+    /// for it.
     fn raise(&self) {
         self.bar.write(CAUSE_SET, ACCESS);
     }
@@ -111,7 +113,7 @@ impl Card {
         wait_for(limit, || (ever() == Some(count)).then_some(())).is_some()
     }
 
-    /// Interrupts ever, as who waits for them is told.
+    /// Waits for an interrupt, and returns the count of all interrupts that the device reports.
     fn count(&self) -> Result<u32> {
         let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
         let ready = poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&limit))?;
@@ -122,8 +124,8 @@ impl Card {
     }
 }
 
-/// Every interrupt is counted, one that was not looked at shows as a jump, and none comes while the
-/// line is off.
+/// Every interrupt is counted, one that was not read shows as a jump of the count, and none comes
+/// while the line is off.
 fn interrupts(rounds: u32) -> Result<()> {
     for module in ["uio", "uio_pci_generic"] {
         kernel::load(module, "")?;
@@ -139,7 +141,7 @@ fn interrupts(rounds: u32) -> Result<()> {
         card.raise();
         raised += 1;
         ensure!(card.comes_to(raised, SOON), "round {round}: the interrupt did not come");
-        // Every tenth is not looked at: the next look sees two.
+        // Every tenth is not read: the next read finds two.
         if round % 10 != 0 || round == rounds {
             let count = card.count()?;
             ensure!(count == raised, "round {round}: {raised} raised, {count} counted");
@@ -148,7 +150,7 @@ fn interrupts(rounds: u32) -> Result<()> {
         }
     }
     ensure!(jumps == (rounds - 1) / 10, "{jumps} jumps in {rounds} rounds");
-    // Negative control: through a line that has not been turned on again nothing comes.
+    // Negative control: no interrupt comes through a line that has not been turned on again.
     card.bar.read(CAUSE_READ);
     card.raise();
     ensure!(

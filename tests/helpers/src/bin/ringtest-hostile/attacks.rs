@@ -69,10 +69,10 @@ const WATCHERS: usize = 480;
 pub struct Attacker<'a> {
     pub path: &'a Path,
     pub random: fastrand::Rng,
-    /// Whether what [`pry`] is answered is what another user than the broker's should be.
+    /// Whether the answers to [`pry`] must be those for a user other than the broker's.
     pub judges: bool,
     pub silent: VecDeque<OwnedFd>,
-    /// Rings, locked.
+    /// Rings whose locks are held.
     pub locked: Vec<OwnedFd>,
 }
 
@@ -90,7 +90,8 @@ impl Attacker<'_> {
         }
         let sets = if what == Attack::Watchers { watchers(attachment) } else { Vec::new() };
         while Instant::now() < until && !attachment.lost() {
-            // So that looking at the clock and the socket is not what is mostly done.
+            // Many at a time: otherwise, most of the time would go into looking at the clock and
+            // the socket.
             let times = if matches!(what, Attack::Cursors | Attack::Future | Attack::SleepRequest) {
                 64
             } else {
@@ -130,7 +131,7 @@ impl Attacker<'_> {
                 let _done =
                     rustix::fs::fallocate(&attachment.page_fd, holes, 0, READER_OBJECT as u64);
             }
-            // Asleep whenever it can be, so that it is woken as often as there is a datagram.
+            // Asleep whenever it can be, so that every datagram wakes it.
             Attack::Watchers => {
                 block.seen_seq.store(attachment.written(), Ordering::Relaxed);
                 block.seen_source.store(attachment.seen.memory.source_word(), Ordering::Relaxed);
@@ -150,7 +151,7 @@ impl Attacker<'_> {
                     u64::MAX,
                     self.random.u64(..),
                 ];
-                // Mostly the one that makes it a sleeper.
+                // Mostly the first one, which makes it count as asleep.
                 let seen = seen[self.random.usize(..20).saturating_sub(15)];
                 block.seen_seq.store(seen, Ordering::Relaxed);
                 block.seen_source.store(self.random.u64(..2), Ordering::Relaxed);
@@ -203,7 +204,7 @@ impl Attacker<'_> {
         let _written = rustix::io::pwrite(&attachment.page_fd, &bytes, at as u64);
     }
 
-    /// Bells as full as can be, everything blocking or not at random.
+    /// Fills the events as far as possible, and sets each fd to blocking or not at random.
     fn fill(&mut self, attachment: &Attachment) {
         let _never_blocks = rustix::fs::fcntl_setfl(&attachment.sleep_request, OFlags::NONBLOCK);
         for event in [&attachment.sleep_request, &attachment.wake] {
@@ -220,7 +221,7 @@ impl Attacker<'_> {
         }
     }
 
-    /// A request of some kind, not always a good one.
+    /// A random request, not always a valid one.
     fn request(&mut self) -> Vec<u8> {
         let index = self.random.u32(..70);
         let attach = AttachRequest {
@@ -257,7 +258,7 @@ impl Attacker<'_> {
             0 => {}
             1 => drop(socket::send(&connection, &bytes[..5], &[])),
             2 => drop(socket::send(&connection, &[], &[])),
-            // Asks for a attachment and is gone before it gets it.
+            // Asks for an attachment and hangs up before the reply.
             3 => {
                 let request =
                     AttachRequest { label: "gone".into(), mode: Mode::Lossy, parks: true };
@@ -274,7 +275,8 @@ impl Attacker<'_> {
         }
     }
 
-    /// A thousand, in four messages: to a connection of its own, sometimes to that of its attachment.
+    /// Sends a thousand fds in four messages, over a new connection or sometimes over that of its
+    /// attachment.
     fn fds(&mut self, attachment: &Attachment) {
         let Ok(null) = File::open("/dev/null") else { return };
         let fds = [null.as_fd(); FDS];
@@ -295,7 +297,7 @@ impl Attacker<'_> {
         }
     }
 
-    /// Asks, and sometimes listens.
+    /// Sends requests, and reads a reply now and then.
     fn flood(&mut self) {
         let Ok(connection) = socket::connect(self.path) else {
             return std::thread::sleep(Duration::from_millis(5));

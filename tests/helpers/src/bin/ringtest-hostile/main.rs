@@ -1,8 +1,9 @@
-//! A hostile reader: it attaches normally and then attacks the broker, until SIGTERM or for a number
-//! of slices. `measure` shows what that costs the broker.
+//! A hostile reader: it attaches normally and then attacks the broker, until SIGTERM or for a
+//! number of slices. `measure` shows what that costs the broker.
 //!
-//! Contract: at its end it prints one line for each attack with the number of attempts. It survives
-//! brokers. It fails only if the kernel allowed what only the broker's own user may do.
+//! Contract: at its end it prints one line for each attack with the number of attempts. It
+//! continues when a broker dies. It fails only if the kernel allowed what only the broker's own
+//! user may do.
 
 mod attachment;
 mod attacks;
@@ -56,7 +57,8 @@ struct Run {
     /// End after this number of slices
     #[arg(long)]
     slices: Option<u64>,
-    /// Check the kernel's answers as for a user other than the broker's [default: only if it is one]
+    /// Check the kernel's answers as for a user other than the broker's [default: only if it is
+    /// one]
     #[arg(long)]
     judge: bool,
 }

@@ -150,7 +150,7 @@ fn one(options: &Options, source: &str, attack: &str) -> anyhow::Result<(Cost, C
         };
         command.args(["run", broker.path(), "--only", attack]).stdout(Stdio::null());
         let mut attacker = env.start(command);
-        // Until it has begun.
+        // Wait until the attack has begun.
         std::thread::sleep(Duration::from_millis(200));
         let before = Meter::read(&broker, &seen)?;
         std::thread::sleep(options.turn.0);

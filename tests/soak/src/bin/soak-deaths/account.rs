@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn stories_that_agree_add_up_and_others_are_found() {
+    fn matching_reports_add_up_and_others_are_found() {
         let mut account = SoakAccount::default();
         let good = [
             Line::Attached { generation: 1, seq: 5 },

@@ -25,7 +25,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts the first one. Its rings hold some tenths of a second, so that a stopped reader is
+    /// Starts the first broker. Its rings hold some tenths of a second, so that a stopped reader is
     /// lapped.
     pub fn start(
         env: &Environment,

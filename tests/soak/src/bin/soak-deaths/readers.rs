@@ -53,7 +53,7 @@ impl<'s> Readers<'s> {
         }
     }
 
-    /// One more, for the next place.
+    /// Starts one more reader. Its index decides its stream and its kind.
     pub fn add(&mut self, broker: &Broker) -> anyhow::Result<()> {
         let member = self.start(self.members.len(), broker)?;
         self.members.push(member);
@@ -188,7 +188,8 @@ impl<'s> Readers<'s> {
         Ok(progress)
     }
 
-    /// After the end of the streams: each permanent reader received every restart and read to the end.
+    /// After the end of the streams: each permanent reader received every restart and read to the
+    /// end.
     pub fn close(&mut self, published: [u64; 2], restarts: u64) -> anyhow::Result<()> {
         for member in std::mem::take(&mut self.members) {
             let (name, published) = (STREAMS[member.stream], published[member.stream]);

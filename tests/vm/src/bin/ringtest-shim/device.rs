@@ -27,7 +27,7 @@ pub const NEXT_SEQUENCE: usize = 0x1044;
 pub const MARK: u32 = 0x4d47_4452;
 pub const PAGE: usize = 4096;
 
-/// What a system call gave, or its error number.
+/// The result of a system call, or its error number.
 pub type Got<T> = std::result::Result<T, i32>;
 
 fn errno() -> i32 {
@@ -55,12 +55,13 @@ impl Device {
         if fd < 0 {
             return Err(errno());
         }
-        // SAFETY: `fd` was just opened, and nobody else has it.
+        // SAFETY: `fd` was just opened, and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Device { fd, path: path.to_owned() })
     }
 
-    /// For reading and writing, while another process may still be dying: for up to 10 s.
+    /// Opens it for reading and writing. Tries for up to 10 s, because another process may still be
+    /// ending.
     pub fn wait_open(path: &Path) -> Result<Device> {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
@@ -80,16 +81,16 @@ impl Device {
         self.fd.as_raw_fd()
     }
 
-    /// An ioctl whose argument is an address (that need not be one).
+    /// An ioctl whose argument is an address (which need not be valid).
     pub fn ioctl(&self, command: u64, argument: usize) -> Got<i32> {
-        // SAFETY: every command there is writes at most an `Info` to `argument`, which the callers
-        // have room for or the kernel refuses.
+        // SAFETY: every command writes at most an `Info` to `argument`. The callers pass room for
+        // it, or an address that the kernel refuses.
         let got = unsafe { libc::ioctl(self.raw(), command as _, argument) };
         if got < 0 { Err(errno()) } else { Ok(got) }
     }
 
     pub fn info(&self) -> Result<Info> {
-        // SAFETY: integers only: all zeroes is one.
+        // SAFETY: integers only, for which all zeroes are valid.
         let mut info: Info = unsafe { std::mem::zeroed() };
         self.ioctl(INFO, (&raw mut info) as usize)
             .map_err(std::io::Error::from_raw_os_error)
@@ -103,7 +104,7 @@ impl Device {
         Ok(length as usize)
     }
 
-    /// `read(2)` of up to `length` bytes to an address that need not be one.
+    /// `read(2)` of up to `length` bytes to an address that need not be valid.
     pub fn read_to(&self, address: usize, length: usize) -> Got<usize> {
         // SAFETY: the callers pass room of that length, or an address the kernel refuses to write
         // to.
@@ -115,7 +116,7 @@ impl Device {
         self.read_to(buffer.as_mut_ptr() as usize, buffer.len())
     }
 
-    /// The events there are within `wait`; 0: none.
+    /// Waits up to `wait` for events; 0 if there are none.
     pub fn poll(&self, wait: Duration) -> i16 {
         let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, which outlives the call.
@@ -145,7 +146,7 @@ impl Device {
         }
     }
 
-    /// All that may be mapped.
+    /// Maps all that may be mapped.
     pub fn window(&self) -> Result<DeviceMemory> {
         let length = self.info()?.window_bytes as usize;
         self.map(length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, 0)
@@ -191,7 +192,7 @@ impl DeviceMemory {
         unsafe { word.write_volatile(value) }
     }
 
-    /// Until the register has `bits`, or has none of them: for up to 10 s.
+    /// Waits up to 10 s until the register has `bits` (`set`), or has none of them.
     pub fn until(&self, offset: usize, bits: u32, set: bool) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(10);
         while (self.get(offset) & bits == bits) != set {

@@ -13,12 +13,12 @@ use crate::device::{
 };
 
 const PATTERN: u32 = 4088;
-/// In the FIFO, with its header: it has room for just one.
+/// Bytes of an entry in the FIFO, with its header; there is room for just one.
 const ENTRY: u32 = 1024;
 const HEAD: u32 = 16;
 const LENGTH: u32 = ENTRY - HEAD;
 
-/// Place in the card's memory of datagram `sequence`.
+/// Offset of datagram `sequence` in the card's memory.
 fn offset(sequence: u32) -> u32 {
     8 * (sequence.wrapping_mul(13) % ((PATTERN - LENGTH) / 8 + 1))
 }
@@ -60,8 +60,8 @@ pub fn run(node: &Path, datagrams: u32, other: bool) -> Result<()> {
     stopped(&device, &window)
 }
 
-/// After STOP what is in the FIFO can be read, and nothing comes; after START it goes on where it
-/// was.
+/// After STOP, what is in the FIFO can be read, and nothing new comes; START continues where it
+/// stopped.
 fn stopped(device: &Device, window: &DeviceMemory) -> Result<()> {
     let mut buffer = vec![0u8; LENGTH as usize];
     ensure!(device.poll(Duration::from_secs(20)) == libc::POLLIN, "no DMA has ended for 20 s");

@@ -80,7 +80,7 @@ fn asking(device: &Device) -> Result<()> {
     )
 }
 
-/// What is there to be read, without taking it.
+/// What can be read, without taking it.
 fn state(window: &DeviceMemory) -> [u32; 3] {
     [window.get(CONSUMER), window.get(NEXT_SEQUENCE), window.get(CONSUMER + 8)]
 }
@@ -160,17 +160,17 @@ extern "C" fn ring(_signal: i32) {
 
 fn signals(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<()> {
     for restart in [false, true] {
-        // SAFETY: integers and pointers: all zeroes is one.
+        // SAFETY: integers and pointers, for which all zeroes are valid.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = ring as *const () as usize;
         action.sa_flags = if restart { libc::SA_RESTART } else { 0 };
         // SAFETY: the handler does nothing but store an atomic.
         unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) };
         RANG.store(false, Ordering::SeqCst);
-        // SAFETY: only makes the signal come, to this thread: there is no other yet.
+        // SAFETY: no pointers. The signal goes to this thread: there is no other yet.
         unsafe { libc::alarm(1) };
         let got = std::thread::scope(|scope| {
-            // It blocks the signal, so that the reader has it.
+            // This thread blocks the signal, so that the reader gets it.
             let starter = restart.then(|| {
                 let raw = device.raw();
                 scope.spawn(move || {
@@ -205,8 +205,8 @@ fn blocked() {
 
 fn garbage(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<()> {
     let fifo = device.info()?.fifo_bytes;
-    // As a device gone mad would look: the level too high, or no place for an entry, or no mark
-    // there.
+    // What a broken device would look like: the level is too high, or the index is between entries,
+    // or the mark is missing.
     let level = || window.put(CONSUMER, window.get(PRODUCER).wrapping_sub(fifo + 8));
     let between = || window.put(CONSUMER, window.get(PRODUCER).wrapping_sub(20));
     let mark = || window.put(0x2000 + (window.get(CONSUMER) & (fifo - 1)) as usize, 0x1234_5678);
@@ -247,13 +247,14 @@ fn garbage(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<
     Ok(())
 }
 
-/// FIONREAD says how long the next one is; a read with room for many must give just that.
+/// FIONREAD gives the length of the next datagram; a read with room for many must give just that
+/// one.
 pub fn boundaries(node: &Path, through_stdio: bool) -> Result<()> {
     let device = Device::wait_open(node)?;
     let mut buffer = vec![0u8; 4 * device.info()?.max_datagram as usize];
-    // SAFETY: a file descriptor of ours, duplicated, and a literal.
+    // SAFETY: no pointers.
     let duplicate = unsafe { libc::dup(device.raw()) };
-    // SAFETY: the duplicate is nobody else's, and the mode is a literal.
+    // SAFETY: nothing else uses the duplicate, and the mode is a literal.
     let stream = unsafe { libc::fdopen(duplicate, c"r".as_ptr()) };
     ensure!(!stream.is_null(), "fdopen");
     for _ in 0..50 {

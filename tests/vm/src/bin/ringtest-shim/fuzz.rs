@@ -1,5 +1,5 @@
 //! Hostile arguments: random system calls on the node from several threads, random words into its
-//! window. Nothing of it may harm but the caller, and the device must work for the next one.
+//! window. They may harm only the caller, and the device must work for the next one.
 
 #![allow(unsafe_code)]
 
@@ -62,7 +62,7 @@ impl Target<'_> {
                 let known = [INFO, START, STOP, DOORBELL, libc::FIONREAD];
                 self.device.ioctl(known[random.below(5) as usize], address).is_ok()
             }
-            // Not those that every file has, which change it or the process.
+            // Not the commands that every file has, which change it or the process.
             1 => self.device.ioctl(0x7700 | random.next() & 0xffff_00ff, address).is_ok(),
             2 => {
                 let length = random.size().min(if address == room.as_ptr() as usize {
@@ -80,14 +80,15 @@ impl Target<'_> {
                 let seen = got.as_ref().is_ok_and(|window| {
                     protection & 1 == 0 || window.length < 4 || window.get(0) != 1
                 });
-                // With other rights for one of its pages it is two or three mappings.
+                // With different rights for one of its pages, the mapping becomes two or three.
                 if let Ok(window) = &got {
-                    // SAFETY: a page of a mapping that nobody else knows of.
+                    // SAFETY: a page of a mapping that only this thread uses.
                     unsafe { libc::mprotect(window.at.cast(), PAGE, libc::PROT_READ) };
                 }
                 seen
             }
-            // Anything but what the device is: a real one keeps that in hardware.
+            // Not the registers that describe the device: real hardware does not let them be
+            // written.
             5 | 6 => {
                 let offset =
                     0x40 + 4 * random.below((self.window.length as u64 - 0x40) / 4) as usize;
@@ -145,7 +146,7 @@ pub fn run(node: &Path, seconds: u64, seed: u64) -> Result<()> {
     works(node)
 }
 
-/// For the next one, who begins as the broker does: with a reset.
+/// The device works for the next user, who begins with a reset, as the broker does.
 fn works(node: &Path) -> Result<()> {
     let device = Device::wait_open(node)?;
     let window = device.window()?;
@@ -160,7 +161,7 @@ fn works(node: &Path) -> Result<()> {
     while read < 20 {
         match device.read(&mut buffer) {
             Ok(_) => read += 1,
-            // What the last one left in the FIFO, or in the consumer's registers.
+            // Left in the FIFO, or in the consumer's registers, by the last user.
             Err(libc::EBADMSG) if refused < 40 => refused += 1,
             Err(error) => anyhow::bail!(
                 "FAILED to read afterwards: {}",

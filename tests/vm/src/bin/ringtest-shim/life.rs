@@ -1,5 +1,5 @@
-//! Life and death: the device is unplugged or unbound under its user, the user is killed, the
-//! module comes and goes.
+//! The device is unplugged or unbound while a process uses it, the process is killed, the module
+//! comes and goes.
 
 #![allow(unsafe_code)]
 
@@ -25,7 +25,7 @@ fn say_to(file: impl AsRef<Path>, what: &str) -> Result<()> {
     fs::write(file.as_ref(), what).with_context(|| file.as_ref().display().to_string())
 }
 
-/// The nodes there are, with the device behind each.
+/// All nodes, with the device of each.
 fn nodes() -> Vec<(PathBuf, String)> {
     let Ok(class) = fs::read_dir(CLASS) else { return Vec::new() };
     let bus = |entry: &fs::DirEntry| {
@@ -39,7 +39,7 @@ fn nodes() -> Vec<(PathBuf, String)> {
     nodes
 }
 
-/// The node of the device at `bus`, when it has one: within 10 s.
+/// The node of the device at `bus`; waits up to 10 s for it.
 fn node_of(bus: &str) -> Result<PathBuf> {
     let end = Instant::now() + LONG;
     loop {
@@ -92,7 +92,7 @@ fn revoke_once(node: &Path, unplug: bool) -> Result<PathBuf> {
     let mut buffer = vec![0u8; info.max_datagram as usize];
     ensure!(device.read(&mut buffer).is_ok(), "read");
     let (bus, length) = (info.bus_id(), window.length);
-    // Both end only by what is done to the device.
+    // These threads end only because the device is taken away.
     std::thread::scope(|scope| -> Result<()> {
         let reader = scope.spawn(|| {
             let mut buffer = vec![0u8; info.max_datagram as usize];
@@ -148,7 +148,7 @@ fn revoke_once(node: &Path, unplug: bool) -> Result<PathBuf> {
     Ok(again)
 }
 
-/// For the parent to kill.
+/// Reads until the parent kills this process.
 pub fn block(node: &Path) -> Result<()> {
     let device = Device::wait_open(node)?;
     let window = device.window()?;
@@ -194,7 +194,7 @@ fn slab() -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// What the kernel has said that it should not have, since the machine started.
+/// Messages of the kernel since boot that mean a fault.
 fn complaints() -> Result<Vec<String>> {
     // SAFETY: asks for the size of a buffer.
     let size = unsafe { libc::klogctl(10, std::ptr::null_mut(), 0) };
@@ -211,8 +211,8 @@ fn complaints() -> Result<Vec<String>> {
         .collect())
 }
 
-/// Some sequence per device and round, different in each; every device has had every one after a
-/// while.
+/// One of the sequences of operations, chosen by device and round, so that every device has had all
+/// of them after a while.
 fn round(bus: &str, node: PathBuf, kind: u32) -> Result<()> {
     let mut child = blocked(&node)?;
     if kind & 1 == 0 {

@@ -1,6 +1,6 @@
 //! Tries `ringshim.ko` from user space: every error of its table, its mappings, unplugging, hostile
-//! arguments, sleeping and being woken. Runs as root in a virtual machine, where some process feeds
-//! the device. A line for each check; the first that fails ends it, exit code 1.
+//! arguments, sleeping and waking. Runs as root in a virtual machine, where another process feeds
+//! the device. It prints a line for each check; the first that fails ends it, with exit code 1.
 
 mod check;
 mod device;

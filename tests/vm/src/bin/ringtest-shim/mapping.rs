@@ -1,4 +1,4 @@
-//! What may be mapped: the window, shared, and not a byte beside it.
+//! What may be mapped: the window, shared, and not a byte beyond it.
 
 #![allow(unsafe_code)]
 
@@ -56,8 +56,8 @@ pub fn run(node: &Path) -> Result<()> {
         whole,
     )?;
 
-    // A page that no fault has brought in yet, as the place read(2) puts its datagram: in the
-    // registers' reserve.
+    // A page that no fault has brought in yet, as the buffer of read(2): it is in the unused part
+    // of the registers.
     let fresh = device.map(PAGE, BOTH, MAP_SHARED, 0).ok();
     let Some(fresh) = fresh else { anyhow::bail!("FAILED a second mapping") };
     ensure!(
@@ -84,14 +84,14 @@ pub fn run(node: &Path) -> Result<()> {
     check("but for reading", got == Ok(0x4f46_4952), got)
 }
 
-/// Dies of SIGBUS, so that `revoke` knows that it would.
+/// Dies of SIGBUS: the control that `revoke` would notice one.
 pub fn sigbus() -> Result<()> {
     // SAFETY: the name is a literal.
     let memory = unsafe { libc::memfd_create(c"empty".as_ptr(), 0) };
     // SAFETY: at an address of the kernel's choice.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, PROT_READ, MAP_SHARED, memory, 0) };
     ensure!(at != libc::MAP_FAILED, "mmap");
-    // SAFETY: within the mapping. What it does is the purpose.
+    // SAFETY: within the mapping. The SIGBUS is the purpose.
     let word = unsafe { at.cast::<u32>().read_volatile() };
     anyhow::bail!("no SIGBUS: {word}")
 }

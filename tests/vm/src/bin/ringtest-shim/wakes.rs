@@ -1,9 +1,10 @@
-//! The module's half of the wake handshake (A16): a device that chases its consumer (`ringfpga
-//! --chase`) stores the next datagram while that goes to sleep in `poll`, and none may be slept
-//! over. The drain is the broker's: the mapped window, the same algorithm, `poll` when it is empty.
+//! The module's half of the wake handshake (A16). A device that chases its consumer (`ringfpga
+//! --chase`) stores the next datagram while the consumer goes to sleep in `poll`, and the consumer
+//! must not sleep over any. It drains as the broker does: the mapped window, the same algorithm,
+//! `poll` when it is empty.
 //!
-//! Control: sleeping in `epoll_wait`, edge-triggered. That asks the module once and never again, so
-//! nobody allows the next interrupt, and the consumer sleeps over the datagram after.
+//! Control: sleeping in an edge-triggered `epoll_wait`. It asks the module only once, so the next
+//! interrupt is never allowed, and the consumer sleeps over the datagram after that.
 
 #![allow(unsafe_code)]
 
@@ -23,24 +24,25 @@ use anyhow::{Context, Result, ensure};
 use crate::check::check;
 use crate::device::{CONTROL, DOORBELL, Device, STATUS};
 
-/// A consumer that slept so long over data hangs; on a busy host everything else takes long, too.
+/// A consumer that sleeps this long over data hangs. On a busy host everything else takes long,
+/// too.
 const HANGS: Duration = Duration::from_secs(30);
-/// The same where nobody is left to wake it.
+/// The same where nothing is left that could wake it.
 const HANGS_SURELY: Duration = Duration::from_secs(2);
 
-/// How it went, as far as the consumer can know.
+/// The outcomes, as far as the consumer can know them.
 #[derive(Debug, Default)]
 struct Met {
     datagrams: u64,
-    /// Came while others were drained.
+    /// Datagrams that came while others were drained.
     before_the_check: u64,
     polls: u64,
-    /// Of these: interrupts were still allowed, that is, the look after allowing them has found the
-    /// datagram.
+    /// Of the polls, those that found interrupts still allowed: the look after allowing them has
+    /// found the datagram.
     found_by_the_second_look: u64,
     /// How often the process was really asleep.
     asleep: u64,
-    /// The module's.
+    /// The module's counter.
     interrupts: u64,
     spurious: u64,
     wakeups: u64,
@@ -69,8 +71,8 @@ enum Bed<'d> {
 }
 
 impl Bed<'_> {
-    /// Until something has come; false: not before the time was over. When it is, poll itself looks
-    /// once more and finds what it slept over, so what it says does not count: the clock does.
+    /// Sleeps until something has come; false if the time is over. Then poll itself looks once more
+    /// and finds what it slept over, so its answer does not count: the clock does.
     fn sleep(&self) -> Result<bool> {
         let began = Instant::now();
         let limit = match self {
@@ -127,7 +129,7 @@ pub fn run(node: &Path, datagrams: u64, edge: bool) -> Result<()> {
     (met.seconds, met.asleep) = (began.elapsed().as_secs_f64(), sleeps() - slept);
     let after = counters()?;
     [met.interrupts, met.spurious, met.wakeups] = std::array::from_fn(|n| after[n] - before[n]);
-    // By hand nobody listens.
+    // When this is run by hand, there is no host to print it.
     let _heard = ringweir_vm::guest::scenario::print(met.to_string());
     check("all in order, and none slept over", true, &met)?;
     check(
@@ -145,7 +147,7 @@ fn take(window: &ringweir_device::DeviceMemory, bed: &Bed<'_>, datagrams: u64) -
     while met.datagrams < datagrams {
         if !bed.sleep()? {
             let mask = mask.load(Ordering::Relaxed);
-            // Only slow, if the device has stored nothing.
+            // If the device has stored nothing, it is only slow.
             ensure!(
                 drain.is_empty(fifo),
                 "FAILED: slept over a datagram: {met:?}, interrupts allowed: {mask}"
@@ -175,9 +177,9 @@ fn take(window: &ringweir_device::DeviceMemory, bed: &Bed<'_>, datagrams: u64) -
     Ok(met)
 }
 
-/// How often this thread has given the processor up of its own accord.
+/// How often this thread has given up the processor by itself.
 fn sleeps() -> u64 {
-    // SAFETY: integers only: all zeroes is one.
+    // SAFETY: integers only, for which all zeroes are valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: it fills in `usage`, which outlives the call.
     unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
