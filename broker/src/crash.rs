@@ -26,7 +26,7 @@ fn main() -> std::process::ExitCode {
     if std::env::var_os("RINGWEIR_ADOPT").is_some_and(|how| how == "half") {
         adopt_half();
     }
-    ringweir_broker::program::main()
+    ringweir_cli::run(ringweir_broker::program::main)
 }
 
 fn raise(signal: i32) {

@@ -46,6 +46,7 @@ pub enum Request {
 /// The reader to detach. Its index alone is not enough: another reader may have it by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct DetachRequest {
+    /// Index of the reader.
     pub index: u32,
     /// When it attached, ns since 1970, as in the statistics.
     pub attached_realtime: u64,

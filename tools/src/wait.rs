@@ -65,19 +65,14 @@ impl WaitOption {
     }
 
     /// Waits until the broker of stream `name` answers, for a tool that reads the stream.
-    pub(crate) fn until_answered(
-        self,
-        program: &str,
-        name: &str,
-        quiet: bool,
-    ) -> anyhow::Result<()> {
+    pub(crate) fn until_answered(self, name: &str, quiet: bool) -> anyhow::Result<()> {
         let attempt = || query(name, |name| view::describe(name).map(|_| true));
-        self.until(program, &format!("stream {name:?}"), quiet, attempt)
+        self.until(&format!("stream {name:?}"), quiet, attempt)
     }
 
     /// Waits until stream `name`, or any stream if it is `None`, shows figures, for a tool that
     /// shows them.
-    pub(crate) fn until_figures(self, program: &str, name: Option<&str>) -> anyhow::Result<()> {
+    pub(crate) fn until_figures(self, name: Option<&str>) -> anyhow::Result<()> {
         let figures = |name: &str| Ok(Viewer::attach(name)?.snapshot().is_some());
         let Some(name) = name else {
             let attempt = || match view::streams() {
@@ -85,15 +80,14 @@ impl WaitOption {
                 // The tool itself reports the streams that do not answer.
                 _ => Ok(()),
             };
-            return self.until(program, "any stream", false, attempt);
+            return self.until("any stream", false, attempt);
         };
-        self.until(program, &format!("stream {name:?}"), false, || query(name, figures))
+        self.until(&format!("stream {name:?}"), false, || query(name, figures))
     }
 
     /// Repeats `attempt` while what it looks for is absent and there is time left.
     fn until(
         self,
-        program: &str,
         what: &str,
         quiet: bool,
         attempt: impl Fn() -> anyhow::Result<()>,

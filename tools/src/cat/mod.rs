@@ -47,7 +47,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                 .into()
         ));
     };
-    cli.wait.until_answered("ringcat", &cli.stream, cli.quiet)?;
+    cli.wait.until_answered(&cli.stream, cli.quiet)?;
     let stop = Stop::on_signals()?;
     if let Some(place) = &cli.unix {
         let adds_up = socket_server::run(cli, place, &stop)?;

@@ -5,10 +5,10 @@
 //! the same index in the meantime is not detached.
 
 use crate::broker_query::{self, Pending};
+use crate::date;
 use crate::json_line::json_line;
 use crate::usage::Usage;
 use crate::wait::WaitOption;
-use crate::{date, output};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use ringweir::view::Viewer;
@@ -51,7 +51,7 @@ struct Gone<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    options.wait.until_figures("ringctl", Some(&options.stream))?;
+    options.wait.until_figures(Some(&options.stream))?;
     let snapshot = Pending::ask(&options.stream, |name| Ok(Viewer::attach(name)?.snapshot()))
         .wait()
         .map_err(broker_query::with_unreadable)?

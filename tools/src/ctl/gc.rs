@@ -7,7 +7,6 @@
 //! set their group and mode.
 
 use crate::json_line::json_line;
-use crate::output;
 use clap::Args;
 use ringweir_cli::quantity::Bytes;
 use ringweir_cli::stderr;

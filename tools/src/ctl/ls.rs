@@ -10,7 +10,6 @@ use comfy_table::{CellAlignment, Table, presets};
 use ringweir::view::Viewer;
 use ringweir_cli::printable::printable;
 use ringweir_cli::stderr;
-use ringweir_cli::stdout;
 use ringweir_proto::stats::{PumpCounter, Snapshot, StreamFact};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -82,7 +81,7 @@ impl Row {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    options.wait.until_figures("ringctl", None)?;
+    options.wait.until_figures(None)?;
     let found = ringweir::view::streams();
     if found.is_empty() {
         return Err(broker_query::nothing_runs());

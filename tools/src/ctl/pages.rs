@@ -4,7 +4,6 @@
 //! ringctl is preferred to one on the search path, so that options and page are of the same
 //! release.
 
-use crate::output;
 use anyhow::{Context, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;

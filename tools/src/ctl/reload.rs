@@ -6,7 +6,6 @@
 
 use crate::broker_query::Pending;
 use crate::json_line::json_line;
-use crate::output;
 use crate::wait::WaitOption;
 use clap::Args;
 use ringweir_cli::printable::printable;
@@ -51,7 +50,7 @@ struct Changes<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
-    options.wait.until_answered("ringctl", &options.stream, false)?;
+    options.wait.until_answered(&options.stream, false)?;
     Pending::ask(&options.stream, ringweir::view::describe).wait()?;
     let reloaded = ringweir::admin::reload(&options.stream)?;
     let text = if options.json {

@@ -1,13 +1,13 @@
 //! `ringctl show NAME`: everything about one stream, every figure with its explanation.
 
 use crate::broker_query::{self, Pending};
+use crate::date;
 use crate::json_line::json_line;
 use crate::stat::fleet::Fleet;
 use crate::stat::model::Stream;
 use crate::stat::text::percent;
 use crate::stat::{json, table};
 use crate::wait::WaitOption;
-use crate::{date, output};
 use anyhow::Context;
 use clap::Args;
 use ringweir::view::Description;
@@ -50,7 +50,7 @@ struct Shown<'a> {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    options.wait.until_figures("ringctl", Some(&options.name))?;
+    options.wait.until_figures(Some(&options.name))?;
     let description = Pending::ask(&options.name, ringweir::view::describe)
         .wait()
         .map_err(broker_query::with_unreadable)?;

@@ -60,7 +60,7 @@ struct Account<'a> {
 
 /// The exit status says whether the account adds up.
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    cli.wait.until_answered("ringsend", &cli.stream, cli.quiet)?;
+    cli.wait.until_answered(&cli.stream, cli.quiet)?;
     let stop = Stop::on_signals()?;
     let mut options = Options::new(&cli.label).start(cli.from.0);
     if cli.lossless {

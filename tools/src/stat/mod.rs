@@ -147,7 +147,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         serve::run(fleet, &options.listen)?;
         return Ok(false);
     }
-    options.wait.until_figures("ringstat", options.name.as_deref())?;
+    options.wait.until_figures(options.name.as_deref())?;
     let mut fleet = Fleet::attach(options.name.as_deref())?;
     let terminal =
         std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");

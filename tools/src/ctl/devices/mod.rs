@@ -14,7 +14,6 @@ mod uio;
 
 use crate::json_line::json_line;
 use crate::machine::Machine;
-use crate::output;
 use clap::Args;
 use std::path::PathBuf;
 

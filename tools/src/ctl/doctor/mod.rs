@@ -16,7 +16,6 @@ mod stream;
 
 use crate::json_line::json_line;
 use crate::machine::Machine;
-use crate::output;
 use crate::usage::Usage;
 use crate::wait::WaitOption;
 use clap::Args;
@@ -119,7 +118,7 @@ const STREAM_CHECKS: &[StreamCheck] = &[
 
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     match &options.stream {
-        Some(name) => options.wait.until_figures("ringctl", Some(name))?,
+        Some(name) => options.wait.until_figures(Some(name))?,
         None if options.wait.is_given() => {
             return Err(Usage(
                 "--wait needs a STREAM to wait for, such as: ringctl doctor daq0 --wait 5s".into(),
