@@ -153,7 +153,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     if !rings.is_empty() {
         privilege::forbid_inspection()?;
     }
-    let manager = ServiceManager::connect()?;
+    let manager = ServiceManager::connect();
     let store = FdStore::new(&manager, rings);
     let sandbox = if cli.no_sandbox { Sandbox::Off } else { Sandbox::On };
     let Some(job) = Job::of(cli)? else { return Ok(true) };
@@ -180,7 +180,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     }
     let mut needs = Needs::of_control(host.run_dir());
     let mut reload = job.file.map(|file| Reload::new(file, host));
-    if let Some(reload) = &reload {
+    if let Some(reload) = &mut reload {
         needs = needs.and(reload.needs(&job.streams, &job.later)?);
     }
     let confined = sandbox.enter(&needs);

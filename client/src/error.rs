@@ -33,8 +33,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// This user may not connect: the mode of the socket or of its directory forbids it.
-    #[error("stream {name:?}: not allowed to connect to {}: join the socket's group, or ask for \
-        --socket-mode or --group on ringd", .path.display())]
+    #[error("stream {name:?}: not allowed to connect to {}: {}", .path.display(), advice(.path))]
     #[non_exhaustive]
     NoAccess {
         /// Stream.
@@ -119,6 +118,18 @@ pub enum Error {
     /// The ring contradicts itself: its memory was damaged.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
+}
+
+/// What lets a user connect to the socket at `path`: its directory must be open, and its own mode.
+fn advice(path: &std::path::Path) -> String {
+    use rustix::fs::{Access, access};
+    match path.parent().filter(|dir| access(*dir, Access::EXEC_OK).is_err()) {
+        Some(dir) => format!(
+            "its directory {} is closed to this user: chmod o+x, or let ringd make its directory",
+            dir.display()
+        ),
+        None => "join the socket's group, or ask for --socket-mode or --group on ringd".to_string(),
+    }
 }
 
 /// Why a broker refuses.

@@ -6,6 +6,7 @@
 
 use anyhow::Context;
 use ringweir::Reader;
+use ringweir_cli::signals::end_at_once_if_repeated;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io;
@@ -28,10 +29,10 @@ impl Stop {
         let (event, signalled) = UnixStream::pair()?;
         let came = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register_conditional_default(signal, Arc::clone(&came))?;
             signal_hook::flag::register(signal, Arc::clone(&came))?;
             signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
         }
+        end_at_once_if_repeated(&[SIGINT, SIGTERM])?;
         Ok(Self { came, event })
     }
 

@@ -17,6 +17,8 @@ use std::path::PathBuf;
 pub struct Reload {
     file: PathBuf,
     host: Host,
+    /// Kinds of source that the process kept the rights for.
+    kinds: Vec<String>,
 }
 
 /// One change of a reload.
@@ -33,12 +35,27 @@ pub enum Change {
 impl Reload {
     /// For `file`, with streams started by `host`.
     pub fn new(file: PathBuf, host: Host) -> Self {
-        Self { file, host }
+        Self { file, host, kinds: Vec::new() }
     }
 
     /// Reads the file again, and compares it with the `running` streams. Streams to end come first.
     pub fn changes(&self, running: &[&StreamConfig]) -> anyhow::Result<Vec<Change>> {
         Ok(changes(running, FileConfig::read(&self.file)?.streams))
+    }
+
+    /// Whether the process has given up what this stream's kind of source needs.
+    ///
+    /// # Errors
+    /// What to do about it.
+    pub fn permits(&self, stream: &StreamConfig) -> anyhow::Result<()> {
+        let kind = kind_of(&stream.source);
+        anyhow::ensure!(
+            !RESTRICTED.contains(&kind) || self.kinds.iter().any(|k| k == kind),
+            "source {:?}: no stream of the file was of the kind {kind:?} when ringd started, so it \
+            gave up what that needs: add later = [{kind:?}] to the file and restart ringd",
+            stream.source
+        );
+        Ok(())
     }
 
     /// What streams are started with.
@@ -47,7 +64,7 @@ impl Reload {
     }
 
     /// What the control thread needs in order to start streams later.
-    pub fn needs(&self, streams: &[StreamConfig], later: &[String]) -> anyhow::Result<Needs> {
+    pub fn needs(&mut self, streams: &[StreamConfig], later: &[String]) -> anyhow::Result<Needs> {
         let mut needs = Needs {
             read: [directory_of(&self.file), "/etc/group".into(), "/proc".into()].into(),
             make: vec![self.host.run_dir().into(), "/dev/shm".into()],
@@ -62,8 +79,9 @@ impl Reload {
         if self.host.class().is_realtime() {
             needs.capabilities |= CapabilitySet::SYS_NICE;
         }
-        let kinds = streams.iter().map(|s| s.source.split(':').next().unwrap_or_default());
+        let kinds = streams.iter().map(|s| kind_of(&s.source));
         for word in kinds.chain(later.iter().map(String::as_str)) {
+            self.kinds.push(word.into());
             let (families, capabilities): (&[i32], _) = match word {
                 path if path.starts_with('/') => {
                     needs.make.push(path.into());
@@ -85,6 +103,13 @@ impl Reload {
         needs.families.dedup();
         Ok(needs)
     }
+}
+
+/// Kinds of source that need rights which are given up after the start.
+const RESTRICTED: [&str; 3] = ["udp", "packet", "netlink"];
+
+fn kind_of(source: &str) -> &str {
+    source.split(':').next().unwrap_or_default()
 }
 
 fn changes(running: &[&StreamConfig], file: Vec<StreamConfig>) -> Vec<Change> {
@@ -126,7 +151,7 @@ mod tests {
     #[test]
     fn later_adds_kinds_of_source_and_directories() {
         let host = Host::new("/run/x".into(), crate::process::sandbox::Sandbox::On);
-        let reload = Reload::new("/etc/ringweir/a.toml".into(), host);
+        let mut reload = Reload::new("/etc/ringweir/a.toml".into(), host);
         let streams = file(&stream("a", "")).streams;
         let plain = reload.needs(&streams, &[]).unwrap();
         assert_eq!(plain.families, [libc::AF_UNIX]);

@@ -29,9 +29,9 @@ use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-/// What to do if a stream that comes later needs a right that was given up.
-const LATER: &str = "if it needs a kind of source or a directory that was not in the file at the \
-    start, add it as later = [\"packet\", \"/dev\"] and restart ringd";
+/// What to do if a stream that comes later needs a directory that was given up.
+const LATER: &str = "if it needs a directory that was not in the file at the start, add it as \
+    later = [\"/dev\"] and restart ringd";
 
 /// What an epoll key stands for; the number is a stream or a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -453,6 +453,7 @@ impl Control {
 
     fn begin(&mut self, config: &StreamConfig) -> anyhow::Result<()> {
         let reload = self.reload.as_mut().context("there is no file")?;
+        reload.permits(config)?;
         let stream = Stream::builder(config, reload.host()).start()?;
         tracing::info!("{}", stream.summary());
         Ok(self.add(stream)?)

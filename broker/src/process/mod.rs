@@ -4,6 +4,7 @@
 //! Contract: knows nothing of streams, sources or readers.
 
 pub mod fd_store;
+pub mod memory_limit;
 pub mod passed_sockets;
 pub mod privilege;
 pub mod sandbox;

@@ -4,7 +4,6 @@
 //! while the process still has the rights to, and a notification that cannot be delivered is
 //! dropped: no stream depends on it.
 
-use ringweir_proto::os::OsError;
 use ringweir_proto::os::clock;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -27,11 +26,11 @@ impl ServiceManager {
     ///
     /// # Errors
     /// If it cannot be reached: the manager would wait in vain for the service to become ready.
-    pub fn connect() -> anyhow::Result<Self> {
+    pub fn connect() -> Self {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
-            return Ok(Self::default());
+            return Self::default();
         };
-        let connect = || {
+        let connect = || -> std::io::Result<UnixDatagram> {
             let socket = UnixDatagram::unbound()?;
             match name.as_bytes().split_first() {
                 Some((b'@', rest)) => {
@@ -42,8 +41,16 @@ impl ServiceManager {
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
-        let socket =
-            connect().map_err(OsError::io(format_args!("NOTIFY_SOCKET={}", name.display())))?;
+        let socket = match connect() {
+            Ok(socket) => socket,
+            // Inherited from a service that has ended, for example through tmux or cron. No stream
+            // depends on it.
+            Err(e) => {
+                let name = name.display();
+                tracing::warn!("NOTIFY_SOCKET={name}: {e}: no service manager is notified");
+                return Self::default();
+            }
+        };
         let number = |key| std::env::var(key).ok()?.parse::<u64>().ok();
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         // Twice as often as the manager demands.
@@ -51,11 +58,11 @@ impl ServiceManager {
             .filter(|usec| ours && *usec > 0)
             .map(|usec| Duration::from_micros(usec) / 2);
         let stores_descriptors = number("FDSTORE").is_some_and(|most| most > 0);
-        Ok(Self {
+        Self {
             socket: Some(socket.into()),
             stores_descriptors,
             watchdog: every.map(|every| (every, Instant::now())),
-        })
+        }
     }
 
     /// The socket to send descriptors to, if the manager stores them.

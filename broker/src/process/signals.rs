@@ -1,9 +1,11 @@
 //! Signals as descriptors that can be polled.
 //!
-//! Contract: SIGTERM and SIGINT stop the broker; a second one ends the process at once. SIGHUP
-//! reloads the configuration file if there is one, else it stops the broker, as when its terminal
-//! closes.
+//! Contract: SIGTERM and SIGINT stop the broker; a second one ends the process at once, unless it
+//! comes so soon that it is the same request. SIGHUP reloads the configuration file if there is one;
+//! else it stops the broker, as when its terminal closes, unless it was ignored at the start
+//! (`nohup`).
 
+use ringweir_cli::signals::{end_at_once_if_repeated, is_ignored};
 use ringweir_proto::os::event;
 use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -24,7 +26,6 @@ impl Signals {
     pub fn catch(reloads: bool) -> anyhow::Result<Self> {
         let (signals, write) = UnixStream::pair()?;
         signals.set_nonblocking(true)?;
-        let second = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let reload = if reloads {
             let (reload, write) = UnixStream::pair()?;
             reload.set_nonblocking(true)?;
@@ -33,13 +34,16 @@ impl Signals {
         } else {
             None
         };
-        let stops: &[i32] = if reloads { &[SIGTERM, SIGINT] } else { &[SIGTERM, SIGINT, SIGHUP] };
-        for signal in stops.iter().copied() {
-            // A second one ends the process at once, in case stopping hangs.
-            signal_hook::flag::register_conditional_default(signal, second.clone())?;
-            signal_hook::flag::register(signal, second.clone())?;
+        let mut stops = vec![SIGTERM, SIGINT];
+        // Under nohup it is to be ignored.
+        if !reloads && !is_ignored(SIGHUP) {
+            stops.push(SIGHUP);
+        }
+        for &signal in &stops {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
+        // In case stopping hangs.
+        end_at_once_if_repeated(&stops)?;
         Ok(Self { stop: signals, reload })
     }
 

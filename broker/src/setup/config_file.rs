@@ -4,6 +4,9 @@ use super::config::StreamConfig;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
+/// Largest file that is read.
+const LARGEST: u64 = 1 << 20;
+
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -24,8 +27,7 @@ impl FileConfig {
     /// Reads and checks a file. Errors contain the path, and line and key where there are any.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        let content = std::fs::read_to_string(path)
-            .map_err(|e| anyhow::anyhow!("cannot read {shown}: {e}"))?;
+        let content = read(path).map_err(|e| anyhow::anyhow!("cannot read {shown}: {e}"))?;
         Self::parse(&content).map_err(|e| anyhow::anyhow!("{shown}: {e}"))
     }
 
@@ -38,6 +40,24 @@ impl FileConfig {
         }
         Ok(config)
     }
+}
+
+/// A regular file of at most [`LARGEST`] bytes. Anything else could block the thread that reads
+/// it: a pipe, for ever; the thread also serves readers when the file is read again.
+fn read(path: &Path) -> std::io::Result<String> {
+    use std::io::{Error, ErrorKind, Read};
+    use std::os::unix::fs::OpenOptionsExt;
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = std::fs::File::options().read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut content = String::new();
+    if file.take(LARGEST + 1).read_to_string(&mut content)? as u64 > LARGEST {
+        let text = format!("it has more than {LARGEST} bytes");
+        return Err(Error::new(ErrorKind::InvalidInput, text));
+    }
+    Ok(content)
 }
 
 #[cfg(test)]

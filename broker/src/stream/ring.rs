@@ -6,6 +6,7 @@
 //! all the while.
 
 use crate::process::fd_store::{FdStore, StoredRing};
+use crate::process::memory_limit;
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::lock::StreamLock;
 use ringweir_proto::os::object::{self, RingObject, RingSpec};
@@ -67,6 +68,7 @@ fn create(
     leftover: u64,
     lock: &StreamLock,
 ) -> anyhow::Result<Ring> {
+    memory_limit::check(spec.geometry.footprint())?;
     let generation = leftover.max(lock.last_generation()).wrapping_add(1).max(1);
     lock.remember(generation)?;
     let (object, ring) = RingObject::create(object_name, &RingSpec { generation, ..spec })?;

@@ -199,10 +199,8 @@ impl Backing {
                 return Err(ObjectError::NoRoom { need: bytes, free });
             }
             Err(e) => {
-                return Err(OsError::at(format_args!(
-                    "cannot allocate {bytes} bytes of shared memory"
-                ))(e)
-                .into());
+                let what = format!("cannot allocate {bytes} bytes of shared memory");
+                return Err(sealed::cannot_allocate(&what, e).into());
             }
         }
         let (map, pages) = mapped(&fd, bytes, early, &mut declined)?;

@@ -66,8 +66,16 @@ pub fn make_run_dir(explicit: Option<&Path>) -> Result<PathBuf, OsError> {
 }
 
 fn make(dir: &Path) -> Result<(), Errno> {
-    match rustix::fs::mkdir(dir, rustix::fs::Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
+    let open_to_all = rustix::fs::Mode::from_raw_mode(0o755);
+    match rustix::fs::mkdir(dir, open_to_all) {
+        // The umask may have closed it. Who may connect is decided by the mode and group of each
+        // socket in it, and a directory that is closed would make them useless.
+        Ok(()) => {
+            use rustix::fs::{Mode, OFlags, fchmod, open};
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            fchmod(open(dir, flags, Mode::empty())?, open_to_all)?;
+        }
+        Err(Errno::EXIST) => {}
         Err(e) => return Err(e),
     }
     let stat = rustix::fs::stat(dir)?;

@@ -44,7 +44,20 @@ pub fn open(name: &str, pages: MemfdFlags) -> Result<OwnedFd, OsError> {
 /// a datagram.
 pub fn allocate(fd: &OwnedFd, name: &str, bytes: usize) -> Result<(), OsError> {
     rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes as u64)
-        .map_err(OsError::at(format_args!("no room for {bytes} bytes of {name}")))
+        .map_err(|errno| cannot_allocate(&format!("no room for {bytes} bytes of {name}"), errno))
+}
+
+/// What went wrong, and for a limit that the message of the kernel does not name, which.
+pub(super) fn cannot_allocate(what: &str, errno: Errno) -> OsError {
+    use rustix::process::{Resource, getrlimit};
+    let limit = match (errno, getrlimit(Resource::Fsize).current) {
+        (Errno::FBIG, Some(limit)) => format!(
+            " (files may have {limit} bytes here, and shared memory counts as one: raise ulimit -f \
+            or LimitFSIZE=)"
+        ),
+        _ => String::new(),
+    };
+    OsError { what: format!("{what}{limit}"), errno }
 }
 
 /// Seals it for good. Existing writable mappings stay writable.

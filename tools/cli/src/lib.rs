@@ -9,6 +9,7 @@ pub mod log;
 pub mod manual;
 pub mod printable;
 pub mod quantity;
+pub mod signals;
 pub mod stderr;
 pub mod stdout;
 

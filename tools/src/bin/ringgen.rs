@@ -7,6 +7,7 @@
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 use ringweir_cli::quantity::{Count, Span};
+use ringweir_cli::signals::end_at_once_if_repeated;
 use ringweir_cli::stderr;
 use ringweir_pattern::generate::{GenSpec, Generator};
 use ringweir_pattern::rate_limiter::RateLimiter;
@@ -17,7 +18,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes that are written at once, even without a pause; also the size requested for a pipe.
@@ -227,11 +228,9 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     for signal in [SIGINT, SIGTERM] {
         // The first signal ends the output after a whole datagram. A second one ends the process,
         // even if it is blocked because the reader of the output does not read.
-        let second = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&second))?;
-        signal_hook::flag::register(signal, second)?;
         signal_hook::flag::register_usize(signal, Arc::clone(&stopped), signal as usize)?;
     }
+    end_at_once_if_repeated(&[SIGINT, SIGTERM])?;
 
     let mut generator = Generator::new(&spec);
     let mut limiter = spec.limiter();
