@@ -15,7 +15,7 @@ use crate::stream::builder::Host;
 use crate::stream::running::Stream;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use ringweir_cli::{log, manual, stderr, stdout};
+use ringweir_cli::{arguments, log, manual, stderr, stdout};
 use ringweir_proto::os::paths;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,15 +71,17 @@ Exit status: 0 ended well, 1 a source failed or a start was refused, 2 wrong usa
 
 /// The program.
 pub fn main() -> ExitCode {
-    manual::answer(Cli::command);
-    let cli = Cli::parse();
-    let sandbox = if cli.no_sandbox { Sandbox::Off } else { Sandbox::On };
+    // Before anything is printed, usage errors included.
+    let off = std::env::args_os().any(|argument| argument == "--no-sandbox");
+    let sandbox = if off { Sandbox::Off } else { Sandbox::On };
     stderr::start("ringd", move || {
         sched::become_ordinary();
         // It writes to a descriptor that is open. What the kernel refuses here it also refuses to
         // the control thread, which reports it.
         let _reported_there = sandbox.enter(&Needs::default());
     });
+    manual::answer(Cli::command);
+    let cli: Cli = arguments::parse();
     log::start("ringd", cli.quiet);
     match run(cli) {
         Ok(true) => ExitCode::SUCCESS,
@@ -106,7 +108,8 @@ impl Job {
             (Some(_), Some(_)) => {
                 let text = "--config cannot be combined with a command: put the stream into the \
                     file";
-                Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).exit()
+                let kind = clap::error::ErrorKind::ArgumentConflict;
+                arguments::exit(&Cli::command().error(kind, text))
             }
             (Some(file), None) => {
                 let FileConfig { run_dir, streams, later } = FileConfig::read(&file)?;

@@ -1,10 +1,11 @@
 //! What the command lines of `ringd` and of the tools share.
 //!
-//! Contract: [`quantity`] parses and prints sizes, rates and times; [`manual`] makes man pages and
+//! Contract: [`arguments`] parses a command line, [`quantity`] parses and prints sizes, rates and times; [`manual`] makes man pages and
 //! completions from a command line; [`log`] and [`stderr`] write lines that never make a program
 //! wait or fail, [`stdout`] writes results, [`printable`] makes foreign text safe to show, and
 //! [`run`] is what every `main` is made of. Nothing here knows the ring.
 
+pub mod arguments;
 pub mod log;
 pub mod manual;
 pub mod printable;

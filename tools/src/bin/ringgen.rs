@@ -267,7 +267,7 @@ fn main() -> ExitCode {
 fn program() -> ExitCode {
     stderr::start("ringgen", || ());
     ringweir_cli::manual::answer(<Options as clap::CommandFactory>::command);
-    run(&Options::parse()).unwrap_or_else(|error| {
+    run(&ringweir_cli::arguments::parse()).unwrap_or_else(|error| {
         stderr::line(format_args!("{error:#}"));
         ExitCode::from(2)
     })

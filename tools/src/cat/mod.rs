@@ -14,7 +14,7 @@ use crate::account::DETACHED;
 use crate::stop::Stop;
 use crate::usage::Usage;
 use anyhow::{Context, bail};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use copy::{Cat, Why};
 use options::{Cli, choose};
 use ringweir::Options;
@@ -28,7 +28,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     stderr::start("ringcat", || ());
     ringweir_cli::manual::answer(Cli::command);
-    let cli = Cli::parse();
+    let cli: Cli = ringweir_cli::arguments::parse();
     match run(&cli) {
         Ok(status) => status,
         Err(error) => {

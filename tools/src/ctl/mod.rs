@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
     stderr::start("ringctl", || ());
     manual::answer(<Options as clap::CommandFactory>::command);
     let well = |done: anyhow::Result<()>| done.map(|()| true);
-    let done = match Options::parse().command {
+    let done = match ringweir_cli::arguments::parse::<Options>().command {
         Command::Ls(options) => well(ls::run(&options)),
         Command::Show(options) => well(show::run(&options)),
         Command::Devices(options) => well(devices::run(&options)),

@@ -17,7 +17,7 @@ use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
 use batch::{Batch, Tally};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use header::Why;
 use options::{Cli, Header};
 use ringweir::{Cause, CopyError, End, Gap, Item, Options, Reader};
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 pub fn main() -> ExitCode {
     stderr::start("ringsend", || ());
     ringweir_cli::manual::answer(Cli::command);
-    let cli = Cli::parse();
+    let cli: Cli = ringweir_cli::arguments::parse();
     match run(&cli) {
         Ok(status) => status,
         Err(error) => {

@@ -22,7 +22,7 @@ use crate::date;
 use crate::json_line::json_line;
 use crate::process::Process;
 use crate::wait::WaitOption;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, Parser};
 use columns::Moment;
 use fleet::Fleet;
 use model::{Layer, Stream};
@@ -122,8 +122,7 @@ fn help() -> String {
 pub fn main() -> ExitCode {
     stderr::start("ringstat", || ());
     ringweir_cli::manual::answer(|| Options::command().after_help(help()));
-    let options = Options::from_arg_matches(&Options::command().after_help(help()).get_matches());
-    let options = options.unwrap_or_else(|e| e.exit());
+    let options: Options = ringweir_cli::arguments::parse_as(Options::command().after_help(help()));
     match run(&options) {
         Ok(true) if options.fail_on_loss || options.why => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
