@@ -105,7 +105,7 @@ fn a_umask_does_not_close_the_run_directory() {
     let mut command = env.command_at("bash".as_ref());
     command.args(["-ec", script, "-"]).arg(programs::path("ringd")).arg("--run-dir").arg(&dir);
     command.args(["run", "--name", "starts-umask", "--source", "gen:rate=1000/s,size=64"]);
-    command.args(["--socket-mode", "666"]).stdout(Stdio::null());
+    command.args(["--socket-mode", "666", "--allow-uid", "65534"]).stdout(Stdio::null());
     let mut broker = env.start(command);
     let socket = dir.join("starts-umask.sock");
     assert!(wait_for(SOON, || socket.exists().then_some(())).is_some(), "{}", broker.stderr());
