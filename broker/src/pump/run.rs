@@ -16,6 +16,7 @@ use ringweir_proto::os::{clock, event};
 use ringweir_proto::ring::Budget;
 use ringweir_proto::stats::PumpCounter;
 use rustix::event::{PollFd, PollFlags, poll};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ impl Pump {
     fn pump(&mut self) -> Result<(), SourceError> {
         while self.handle.is_waiting() && !self.handle.is_stopped() {
             self.take_commands();
-            sleep(&self.handle, &mut self.intake, WaitFor::default());
+            sleep(&self.handle, &mut self.intake, WaitFor::default(), None);
         }
         while !self.handle.is_stopped() {
             self.take_commands();
@@ -82,7 +83,10 @@ impl Pump {
                 Fill::Took => {}
                 Fill::Ended => return Ok(()),
                 Fill::Idle if self.spin => std::hint::spin_loop(),
-                Fill::Idle => sleep(&self.handle, &mut self.intake, self.source.wait_for()),
+                Fill::Idle => {
+                    let (wait_for, watch) = (self.source.wait_for(), self.source.watch());
+                    sleep(&self.handle, &mut self.intake, wait_for, watch);
+                }
             }
         }
         Ok(())
@@ -129,8 +133,14 @@ impl Pump {
     }
 }
 
-/// Blocks until the pump's event is signalled or what the source waits for happens.
-fn sleep(handle: &PumpHandle, intake: &mut PumpIntake, wait_for: WaitFor<'_>) {
+/// Blocks until the pump's event is signalled, what the source waits for happens or what it watches
+/// has news.
+fn sleep(
+    handle: &PumpHandle,
+    intake: &mut PumpIntake,
+    wait_for: WaitFor<'_>,
+    watch: Option<BorrowedFd<'_>>,
+) {
     let limit =
         wait_for.until.map(|t| Duration::from_nanos(t.saturating_sub(clock::monotonic_ns())));
     if limit == Some(Duration::ZERO) {
@@ -142,9 +152,11 @@ fn sleep(handle: &PumpHandle, intake: &mut PumpIntake, wait_for: WaitFor<'_>) {
     let mut fds = [
         PollFd::from_borrowed_fd(event, PollFlags::IN),
         PollFd::from_borrowed_fd(source, PollFlags::IN),
+        PollFd::from_borrowed_fd(watch.unwrap_or(event), PollFlags::IN),
     ];
+    let polled = if watch.is_some() { 3 } else { 2 };
     // A failed poll (a signal, for example) is a wake-up like any other: the loop checks again.
-    let _woken = poll(&mut fds, limit.as_ref());
+    let _woken = poll(&mut fds[..polled], limit.as_ref());
     if !fds[0].revents().is_empty() {
         handle.clear_event();
     }

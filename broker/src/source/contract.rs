@@ -54,6 +54,12 @@ pub trait Source: Send {
     /// What to wait for after [`Fill::Idle`].
     fn wait_for(&self) -> WaitFor<'_>;
 
+    /// What also ends the wait: readable when something has happened that is not a datagram, such
+    /// as a change of the network interface.
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// Its expected rate, if it knows one: converts `--depth 3s` into bytes.
     fn rate(&self) -> Option<Rate> {
         None

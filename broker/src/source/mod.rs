@@ -16,5 +16,7 @@ mod socket;
 mod stdin;
 #[cfg(test)]
 mod test_bench;
+#[cfg(test)]
+mod test_links;
 mod udp;
 mod unix;

@@ -13,7 +13,7 @@
 //! CLOCK_REALTIME. With `hwtstamp` it is the clock of the network card, which is set up for it
 //! (this needs CAP_NET_ADMIN, and is not undone). If the interface goes down or disappears, that is
 //! a fault and not the end: capture continues when it, or another interface of the same name, is
-//! back.
+//! back. An interface that gets another name is captured until another one has its old name.
 //!
 //! Needs CAP_NET_RAW: `setcap cap_net_raw+ep ringd`.
 
@@ -24,15 +24,17 @@ use super::socket::{get_words, interface, set_option};
 use crate::intake::for_sources::{Arrival, Intake};
 use blocks::{Blocks, Damaged, Packet};
 use memmap2::MmapOptions;
-use ringweir_cli::quantity::{Bytes, Span};
+use ringweir_cli::quantity::Bytes;
+use ringweir_proto::os::links::{LinkNews, LinkWatch};
 use ringweir_proto::ring::Layer;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use spec::Spec;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::time::Duration;
 
 mod blocks;
+mod spec;
 #[cfg(test)]
 mod tests;
 
@@ -43,111 +45,27 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
-/// The page size that matters for blocks: the kernel requires whole pages.
-const PAGE: u64 = 4096;
 /// Upper bound of a frame's header in a block, with link-layer address and alignment.
 const HEADROOM: u64 = 256;
-/// How often an interface that is down is checked.
-const WATCH_NS: u64 = 1_000_000_000;
-/// Shortest time between two checks of the socket for an error.
+/// How often attaching to an interface that is back is tried again.
+const RETRY_NS: u64 = 1_000_000_000;
+/// Shortest time between two checks of the socket for an error, and of the interface.
 const LOOK_NS: u64 = 1_000_000;
 /// Bytes of an Ethernet header before a VLAN tag.
 const BEFORE_TAG: usize = 12;
-
-/// The part after `packet:`.
-#[derive(Debug, PartialEq, Eq)]
-struct Spec {
-    interface: String,
-    snaplen: u64,
-    block: u64,
-    blocks: u64,
-    timeout_ms: u32,
-    promisc: bool,
-    hwtstamp: bool,
-}
-
-impl std::str::FromStr for Spec {
-    type Err = SourceError;
-
-    fn from_str(text: &str) -> Result<Self, SourceError> {
-        let mut parts = text.split(',');
-        let mut spec = Spec {
-            interface: parts.next().unwrap_or_default().to_owned(),
-            snaplen: 256 << 10,
-            block: 512 << 10,
-            blocks: 32,
-            timeout_ms: 10,
-            promisc: false,
-            hwtstamp: false,
-        };
-        if spec.interface.is_empty() {
-            return Err(SourceError::new(
-                "it takes the name of a network interface (see `ip link`)",
-            ));
-        }
-        for option in parts {
-            let bad = |reason: &str| SourceError(format!("{option:?}: {reason}"));
-            let size = |size: &str| {
-                size.parse::<Bytes>().map(|size| size.0).map_err(|e| bad(&e.to_string()))
-            };
-            match option.split_once('=').unwrap_or((option, "")) {
-                ("snaplen", value) => spec.snaplen = size(value)?,
-                ("block", value) => spec.block = size(value)?,
-                ("blocks", value) => {
-                    spec.blocks = value.parse().map_err(|_| bad("a whole number is needed"))?
-                }
-                ("timeout", value) => {
-                    // A bare number is milliseconds, as the kernel and tcpdump count.
-                    let span = value
-                        .parse()
-                        .map(Duration::from_millis)
-                        .or_else(|_| value.parse::<Span>().map(|s| s.0));
-                    spec.timeout_ms = span
-                        .map_err(|e| bad(&e.to_string()))?
-                        .as_millis()
-                        .try_into()
-                        .unwrap_or(u32::MAX);
-                }
-                ("promisc", "") => spec.promisc = true,
-                ("hwtstamp", "") => spec.hwtstamp = true,
-                _ => {
-                    return Err(bad(
-                        "there are snaplen=, block=, blocks=, timeout=, promisc and hwtstamp",
-                    ));
-                }
-            }
-            if spec.snaplen == 0 {
-                return Err(bad("at least one byte of a frame is kept"));
-            }
-            if !spec.block.is_multiple_of(PAGE) || !(PAGE..=1 << 30).contains(&spec.block) {
-                return Err(bad("a block is a multiple of 4KiB, up to 1GiB"));
-            }
-            if !(2..=1 << 16).contains(&spec.blocks) || spec.block * spec.blocks > 8 << 30 {
-                return Err(bad("there are 2 to 65536 blocks, of 8GiB together"));
-            }
-            if !(1..=1000).contains(&spec.timeout_ms) {
-                return Err(bad("a timeout is from 1ms to 1s"));
-            }
-        }
-        Ok(spec)
-    }
-}
-
-/// An interface that is down or does not exist.
-struct Down {
-    /// When to check next, CLOCK_MONOTONIC ns.
-    next: u64,
-    /// No interface of this name existed at the last check.
-    gone: bool,
-}
 
 struct PacketSource {
     // Before the socket, so that the mapping is dropped first.
     blocks: Blocks,
     socket: OwnedFd,
     spec: Spec,
+    watch: LinkWatch,
+    /// Index of the interface that is captured.
     index: u32,
-    down: Option<Down>,
+    /// The interface is down or gone, which was reported.
+    down: bool,
+    /// When to try again to attach to the interface, CLOCK_MONOTONIC ns.
+    retry: Option<u64>,
     /// A block has come since the kernel was last asked for drops. Without a new block there are
     /// none: the kernel drops only when all blocks are ours.
     fresh: bool,
@@ -198,7 +116,9 @@ impl PacketSource {
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
             .map_err(|e| refused("socket", e))?;
         let fd = socket.as_fd();
-        let index = interface(fd, &spec.interface)?;
+        // The error lists the interfaces that exist.
+        interface(fd, &spec.interface)?;
+        let watch = LinkWatch::new(&spec.interface).map_err(SourceError::new)?;
         let set = |name, value: i32, step| {
             set_option(fd, libc::SOL_PACKET, name, &value).map_err(|e| refused(step, e))
         };
@@ -255,6 +175,7 @@ impl PacketSource {
         // TP_STATUS_USER is not set, and sets it after a barrier.
         let blocks = unsafe { Blocks::new(base, block, count, Box::new(map)) };
 
+        let index = watch.index();
         let link = attach(fd, index, spec.promisc)?;
         if link.loopback {
             // Old kernels do not have this option. There `publish` leaves the outgoing frames out.
@@ -265,8 +186,10 @@ impl PacketSource {
             blocks,
             socket,
             spec,
+            watch,
             index,
-            down: None,
+            down: false,
+            retry: None,
             fresh: false,
             look: 0,
             cut: cut as usize,
@@ -297,37 +220,75 @@ impl PacketSource {
             return;
         }
         self.look = intake.now() + LOOK_NS;
-        let (now, name) = (intake.now(), &self.spec.interface);
+        let name = &self.spec.interface;
         match sockopt::socket_error(&self.socket) {
-            Ok(Err(rustix::io::Errno::NETDOWN)) if self.down.is_none() => {
-                intake.fault(format_args!(
-                    "packet: interface {name} is down; capture goes on when it is up"
-                ));
-                self.down = Some(Down { next: now, gone: false });
-            }
-            Ok(Err(rustix::io::Errno::NETDOWN)) | Ok(Ok(())) => {}
-            Ok(Err(e)) | Err(e) => intake.fault(format_args!("packet: {name}: {e}")),
-        }
-        let Some(down) = self.down.as_mut().filter(|down| now >= down.next) else { return };
-        down.next = now + WATCH_NS;
-        match rustix::net::netdevice::name_to_index(&self.socket, name) {
-            Err(_) => {
-                if !std::mem::replace(&mut down.gone, true) {
+            Ok(Err(rustix::io::Errno::NETDOWN)) => {
+                if !std::mem::replace(&mut self.down, true) {
                     intake.fault(format_args!(
-                        "packet: interface {name} is gone; capture goes on when it is back"
+                        "packet: interface {name} is down; capture goes on when it is up"
                     ));
                 }
             }
-            // The same interface: the kernel resumes by itself as soon as it is up.
-            Ok(index) if index == self.index => {}
-            Ok(index) => {
-                // An error means that the interface is not ready yet; the next check tries again.
-                if let Ok(link) = attach(self.socket.as_fd(), index, self.spec.promisc) {
-                    (self.index, self.link, self.down) = (index, link, None);
-                    intake.fault(format_args!("packet: interface {name} is back, capture goes on"));
-                }
+            Ok(Ok(())) => {}
+            Ok(Err(e)) | Err(e) => intake.fault(format_args!("packet: {name}: {e}")),
+        }
+        match self.watch.look() {
+            LinkNews::Same => {}
+            LinkNews::Gone => {
+                (self.down, self.retry) = (true, None);
+                intake.fault(format_args!(
+                    "packet: interface {name} is gone; capture goes on when it is back"
+                ));
+            }
+            LinkNews::Renamed(new) => intake.fault(format_args!(
+                "packet: interface {name} is called {new} now; capture goes on with it until \
+                another one is called {name}"
+            )),
+            LinkNews::Another(_) => self.retry = Some(0),
+            // If it is the same one, attaching changes nothing.
+            LinkNews::Unsure(index) => {
+                let _retried_with_the_next_news = self.attach(index);
             }
         }
+        if self.retry.is_some_and(|retry| intake.now() >= retry) {
+            self.retry = None;
+            let attached = self.attach(self.watch.index());
+            let name = &self.spec.interface;
+            match attached {
+                Ok(()) => {
+                    intake.fault(format_args!("packet: interface {name} is back, capture goes on"));
+                    self.down = false;
+                    if self.spec.hwtstamp
+                        && let Err(e) = stamp_in_hardware(self.socket.as_fd(), name)
+                    {
+                        intake.fault(format_args!(
+                            "packet: {name}: its clock could not be set up again ({e}): source \
+                            times are the kernel's until ringd starts again"
+                        ));
+                    }
+                }
+                // The interface is not ready yet.
+                Err(_) => self.retry = Some(intake.now() + RETRY_NS),
+            }
+        }
+    }
+
+    /// Captures from the interface with this index instead. If it is the same one, nothing changes.
+    fn attach(&mut self, index: u32) -> Result<(), SourceError> {
+        let fd = self.socket.as_fd();
+        if self.spec.promisc {
+            // The interface that was captured may still exist, under another name.
+            let request = libc::packet_mreq {
+                mr_ifindex: self.index as i32,
+                mr_type: libc::PACKET_MR_PROMISC as u16,
+                mr_alen: 0,
+                mr_address: [0; 8],
+            };
+            let _gone = set_option(fd, libc::SOL_PACKET, libc::PACKET_DROP_MEMBERSHIP, &request);
+        }
+        self.link = attach(fd, index, self.spec.promisc)?;
+        self.index = index;
+        Ok(())
     }
 }
 
@@ -437,7 +398,7 @@ impl Source for PacketSource {
                         return Ok(Fill::Idle);
                     }
                 }
-                (self.down, self.fresh) = (None, true);
+                (self.down, self.fresh) = (false, true);
             }
             match self.blocks.next() {
                 Ok(Some(packet)) => publish(intake, &packet, self.link, self.cut)?,
@@ -455,10 +416,11 @@ impl Source for PacketSource {
     }
 
     fn wait_for(&self) -> WaitFor<'_> {
-        WaitFor {
-            readable: Some(self.socket.as_fd()),
-            until: self.down.as_ref().map(|down| down.next),
-        }
+        WaitFor { readable: Some(self.socket.as_fd()), until: self.retry }
+    }
+
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.watch.as_fd())
     }
 
     fn describe(&self) -> String {

@@ -6,25 +6,25 @@
 //! An empty datagram is a datagram too. A datagram longer than the stream's largest is published
 //! cut, with its original length. What the kernel drops for lack of receive buffer (or because of a
 //! wrong checksum) is counted exactly as a loss in the layer `kernel`. It is reported before the
-//! next datagram, or when the socket is empty. The source time is the kernel's, CLOCK_REALTIME.
-//! Errors that come from ICMP or from lack of memory are faults and do not end the stream. UDP does
-//! not notice that an interface disappears. So the interface of a multicast group joined by
-//! `@IFACE` is checked once per second: a change is reported, and the group is joined again when
-//! the interface is back.
+//! datagram that came next, or when the socket is empty. The source time is the kernel's,
+//! CLOCK_REALTIME. Errors that come from ICMP or from lack of memory are faults and do not end the
+//! stream. UDP does not notice that an interface disappears. So the interface that the socket is
+//! bound to, or on which its group is joined, is followed: see [`interface`].
 
 use super::batch::{Batch, BatchError, Count};
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
-use super::socket::{CONTROL_WORDS, get_words, interface, receive_buffer, set_option};
+use super::socket::{CONTROL_WORDS, get_words, receive_buffer, set_option};
 use crate::intake::for_sources::{Arrival, Intake};
 use crate::process::sandbox::needs::Needs;
+use interface::{Interface, bind_to, join};
 use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use rustix::thread::CapabilitySet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+mod interface;
 #[cfg(test)]
 mod tests;
 
@@ -40,8 +40,6 @@ pub const KIND: SourceKind = SourceKind {
 const UDP_MOST: usize = 65_535;
 /// Default size of the receive buffer: about 30 ms at 1 Gbit/s of full datagrams.
 const RCVBUF: u64 = 8 << 20;
-/// How often the interface of a multicast group is checked.
-const WATCH_NS: u64 = 1_000_000_000;
 
 /// The part after `udp:`.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,19 +83,9 @@ impl std::str::FromStr for Spec {
     }
 }
 
-/// A multicast group on an interface that may disappear and come back.
-struct WatchedInterface {
-    name: String,
-    /// Index under which the group was joined; 0 while the interface is gone.
-    index: u32,
-    /// When to check next, CLOCK_MONOTONIC ns.
-    next: u64,
-}
-
 struct Udp {
     socket: OwnedFd,
-    group: Option<IpAddr>,
-    watch: Option<WatchedInterface>,
+    interface: Option<Interface>,
     description: String,
     batch: Batch,
     /// Drops the kernel has reported, modulo 2^32.
@@ -105,6 +93,8 @@ struct Udp {
     /// A datagram has come since the kernel was last asked for drops. Without one there are none:
     /// the kernel drops only while datagrams are waiting.
     fresh: bool,
+    /// More drops than were reported, as the kernel counted them before the latest receive.
+    late: Option<u32>,
 }
 
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
@@ -124,7 +114,11 @@ impl Udp {
         let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)
             .map_err(at("socket"))?;
         let fd = socket.as_fd();
-        let index = spec.interface.as_deref().map(|name| interface(fd, name)).transpose()?;
+        let mut interface = match (&spec.interface, scope_name(fd, &spec.address)) {
+            (Some(name), _) => Some(Interface::named(fd, name)?),
+            (None, Some(name)) => Some(Interface::named(fd, &name)?),
+            (None, None) => None,
+        };
         set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1_i32).map_err(at("SO_RXQ_OVFL"))?;
         set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)
             .map_err(at("SO_TIMESTAMPNS"))?;
@@ -132,6 +126,7 @@ impl Udp {
 
         let group = Some(spec.address.ip()).filter(IpAddr::is_multicast);
         let mut address = spec.address;
+        let index = interface.as_ref().map(Interface::index);
         if let (SocketAddr::V6(v6), Some(index)) = (&mut address, index) {
             // Link-local addresses, unicast and multicast, mean nothing without their interface.
             v6.set_scope_id(index);
@@ -147,8 +142,7 @@ impl Udp {
                 };
                 let _unsupported = set_option(fd, level, name, &0_i32);
             }
-            (None, Some(index)) => set_option(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &index)
-                .map_err(at("binding to the interface"))?,
+            (None, Some(index)) => bind_to(fd, index).map_err(at("binding to the interface"))?,
             (None, None) => {}
         }
         rustix::net::bind(fd, &address).map_err(|e| match e {
@@ -164,12 +158,17 @@ impl Udp {
             e => SourceError(format!("binding {address}: {e}")),
         })?;
         if let Some(group) = group {
-            join(fd, group, index.unwrap_or(0)).map_err(|e| match e {
+            if interface.is_none() {
+                interface = Interface::routed(fd, group)?;
+            }
+            let index = interface.as_ref().map_or(0, Interface::index);
+            join(fd, group, index).map_err(|e| match e {
                 Errno::NODEV => SourceError(format!(
                     "joining {group}: no route for multicast; name one with @INTERFACE"
                 )),
                 e => SourceError(format!("joining {group}: {e}")),
             })?;
+            interface.iter_mut().for_each(|interface| interface.joined(group));
         }
 
         let bound: SocketAddr = rustix::net::getsockname(fd)
@@ -177,17 +176,14 @@ impl Udp {
             .try_into()
             .map_err(at("getsockname"))?;
         let cast = if group.is_some() { "multicast " } else { "" };
-        let on = spec.interface.as_deref().map(|name| format!(" on {name}")).unwrap_or_default();
+        let on = interface.as_ref().map(|i| format!(" on {}", i.name())).unwrap_or_default();
         Ok(Udp {
-            group,
-            watch: group
-                .and(spec.interface.clone())
-                .zip(index)
-                .map(|(name, index)| WatchedInterface { name, index, next: 0 }),
+            interface,
             description: format!("{cast}{bound}{on}, {buffer}, kernel timestamps"),
             batch: Batch::new(stream.max_datagram.min(UDP_MOST), CONTROL_WORDS * 8),
             drops: 0,
             fresh: false,
+            late: None,
             socket,
         })
     }
@@ -205,76 +201,49 @@ impl Udp {
         Ok(count)
     }
 
-    /// The socket is empty: reads drops that no later datagram has reported, and checks the
-    /// interface.
-    fn idle(&mut self, intake: &mut Intake) {
-        if std::mem::take(&mut self.fresh)
-            && let Ok([.., drops]) =
-                get_words::<9>(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO)
-        {
+    /// The last receive got less than it could, and nothing if `empty`. Reports drops that no later
+    /// datagram has reported. Returns whether it is known that all of them are.
+    ///
+    /// The count is read before the receive that finds the socket empty, not after it: if this
+    /// thread is held up in between, what is queued and then dropped meanwhile would be reported in
+    /// front of what is queued.
+    fn settle_drops(&mut self, intake: &mut Intake, empty: bool) -> bool {
+        if let Some(drops) = self.late.take().filter(|_| empty) {
             count_drops(&mut self.drops, intake, drops);
+            self.fresh = false;
         }
-        let now = intake.now();
-        if let (Some(watch), Some(group)) = (&mut self.watch, self.group)
-            && now >= watch.next
-        {
-            watch.next = now + WATCH_NS;
-            let index =
-                rustix::net::netdevice::name_to_index(&self.socket, &watch.name).unwrap_or(0);
-            if index == watch.index {
-                return;
-            }
-            watch.index = index;
-            if index == 0 {
-                intake.fault(format_args!(
-                    "udp: interface {} is gone; {group} is joined again when it is back",
-                    watch.name
-                ));
-                return;
-            }
-            if group.is_ipv6() {
-                // A link-local group binds the socket to its first interface. If we may not change
-                // that, joining fails too, and reports it.
-                let _refused = set_option(
-                    self.socket.as_fd(),
-                    libc::SOL_SOCKET,
-                    libc::SO_BINDTOIFINDEX,
-                    &index,
-                );
-            }
-            match join(self.socket.as_fd(), group, index) {
-                Ok(()) => intake.fault(format_args!(
-                    "udp: interface {} is back, {group} joined again",
-                    watch.name
-                )),
-                Err(e) => {
-                    watch.index = 0;
-                    intake.fault(format_args!("udp: joining {group} on {}: {e}", watch.name));
-                }
-            }
+        if !self.fresh {
+            return true;
         }
+        match get_words::<9>(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO) {
+            Ok([.., drops]) if is_new(self.drops, drops) => self.late = Some(drops),
+            _ => self.fresh = false,
+        }
+        !self.fresh
     }
+}
+
+/// The name of the interface in an IPv6 address with a scope (`[fe80::1%2]:5000`).
+fn scope_name(fd: BorrowedFd<'_>, address: &SocketAddr) -> Option<String> {
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => {
+            rustix::net::netdevice::index_to_name(fd, v6.scope_id()).ok()
+        }
+        _ => None,
+    }
+}
+
+/// Whether a count of drops is a step forward.
+fn is_new(known: u32, drops: u32) -> bool {
+    (1..1 << 31).contains(&drops.wrapping_sub(known))
 }
 
 /// Accounts for the kernel's count of drops. The count may be newer than the one that comes with a
 /// datagram queued earlier, so only forward steps count.
 fn count_drops(known: &mut u32, intake: &mut Intake, drops: u32) {
-    let new = drops.wrapping_sub(*known);
-    if (1..1 << 31).contains(&new) {
+    if is_new(*known, drops) {
+        intake.lost(Layer::Kernel, u64::from(drops.wrapping_sub(*known)), true);
         *known = drops;
-        intake.lost(Layer::Kernel, u64::from(new), true);
-    }
-}
-
-fn join(fd: BorrowedFd<'_>, group: IpAddr, index: u32) -> Result<(), Errno> {
-    match group {
-        IpAddr::V4(group) => sockopt::set_ip_add_membership_with_ifindex(
-            fd,
-            &group,
-            &std::net::Ipv4Addr::UNSPECIFIED,
-            index,
-        ),
-        IpAddr::V6(group) => sockopt::set_ipv6_add_membership(fd, &group, index),
     }
 }
 
@@ -285,9 +254,14 @@ impl Source for Udp {
                 Ok(count) if count.got == count.most => {}
                 // Fewer than requested: the socket is empty, and another call would only confirm
                 // it.
-                Ok(_) | Err(BatchError::Receive(Errno::AGAIN)) => {
-                    self.idle(intake);
-                    return Ok(Fill::Idle);
+                outcome @ (Ok(_) | Err(BatchError::Receive(Errno::AGAIN))) => {
+                    let empty = !outcome.is_ok_and(|count| count.got > 0);
+                    if self.settle_drops(intake, empty) {
+                        if let Some(interface) = &mut self.interface {
+                            interface.look(self.socket.as_fd(), intake);
+                        }
+                        return Ok(Fill::Idle);
+                    }
                 }
                 Err(BatchError::Receive(Errno::INTR)) => {}
                 Err(e) => return e.outcome("udp", intake),
@@ -299,15 +273,17 @@ impl Source for Udp {
     fn wait_for(&self) -> WaitFor<'_> {
         WaitFor {
             readable: Some(self.socket.as_fd()),
-            until: self.watch.as_ref().map(|watch| watch.next),
+            until: self.interface.as_ref().and_then(Interface::until),
         }
     }
 
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.interface.as_ref().map(Interface::as_fd)
+    }
+
     fn needs(&self) -> Needs {
-        // To bind it to an interface that is back (see `idle`).
-        let rebinds = self.watch.is_some() && self.group.is_some_and(|group| group.is_ipv6());
-        let capabilities = if rebinds { CapabilitySet::NET_RAW } else { CapabilitySet::empty() };
-        Needs { capabilities, ..Needs::default() }
+        let fd = self.socket.as_fd();
+        self.interface.as_ref().map(|interface| interface.needs(fd)).unwrap_or_default()
     }
 
     fn describe(&self) -> String {

@@ -7,6 +7,7 @@ pub mod backing;
 pub mod clock;
 pub mod event;
 mod fd_store;
+pub mod links;
 pub mod lock;
 pub mod object;
 pub mod page;

@@ -2,10 +2,12 @@
 //!
 //! Contract: if the socket or the device queue is full, the batch waits; at worst the ring laps
 //! this reader, which is counted exactly. A datagram that the kernel refuses is counted, reported
-//! and, with headers, recorded for the receiver; the others of its batch are sent. A signal ends
-//! the wait: the rest of the batch then counts as failed.
+//! and, with headers, recorded for the receiver; the others of its batch are sent. Before that it
+//! is tried with another socket, in case the interface is another one now. A signal ends the wait:
+//! the rest of the batch then counts as failed.
 
 use super::header::{self, LEN, Why};
+use super::target::Outlet;
 use crate::messages::Messages;
 use crate::sink::About;
 use crate::stop::Stop;
@@ -16,7 +18,6 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags};
 use serde::Serialize;
 use std::io::IoSlice;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// Datagrams sent by one call.
@@ -66,7 +67,7 @@ struct Part {
 
 /// A socket and the batch that will be sent through it.
 pub(super) struct Batch {
-    socket: OwnedFd,
+    outlet: Outlet,
     headers: bool,
     generation: u16,
     buffer: Vec<u8>,
@@ -77,10 +78,10 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(socket: OwnedFd, headers: bool, generation: u64) -> Self {
+    pub(super) fn new(outlet: Outlet, headers: bool, generation: u64) -> Self {
         let room = || Vec::with_capacity(BYTES + UDP_MOST + LEN);
         Self {
-            socket,
+            outlet,
             headers,
             generation: generation as u16,
             buffer: room(),
@@ -150,6 +151,10 @@ impl Batch {
     pub(super) fn flush(&mut self, stop: &Stop, messages: &mut Messages) -> anyhow::Result<()> {
         // Records of datagrams that fail, and the datagrams after them, go into the other buffer
         // and are sent next.
+        if self.outlet.look() {
+            messages
+                .print_limited(|| "the interface is another one now; sending through it".into());
+        }
         while !self.parts.is_empty() {
             std::mem::swap(&mut self.buffer, &mut self.spare.0);
             std::mem::swap(&mut self.parts, &mut self.spare.1);
@@ -182,7 +187,7 @@ impl Batch {
         let mut doubted = None;
         while at < parts.len() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            match rustix::net::sendmmsg(&self.socket, &mut headers[at..], flags) {
+            match rustix::net::sendmmsg(self.outlet.socket(), &mut headers[at..], flags) {
                 Ok(count) => {
                     for part in &parts[at..at + count] {
                         match part.datagram {
@@ -203,7 +208,7 @@ impl Batch {
                     return Ok(());
                 }
                 Err(Errno::AGAIN) => {
-                    stop.wait_to_write(self.socket.as_fd(), Some(Duration::from_millis(100)))?
+                    stop.wait_to_write(self.outlet.socket(), Some(Duration::from_millis(100)))?
                 }
                 Err(Errno::NOBUFS | Errno::NOMEM) => stop.pause(Duration::from_millis(1))?,
                 // An ICMP answer to an earlier datagram. The call has cleared it, and this datagram
@@ -227,7 +232,10 @@ impl Batch {
                     | Errno::NXIO
                     | Errno::ADDRNOTAVAIL),
                 ) => {
-                    if doubted.replace(at) == Some(at) {
+                    if doubted.replace(at) != Some(at) {
+                        continue;
+                    }
+                    if e == Errno::MSGSIZE || !self.outlet.refused() {
                         let recorded = self.refuse(&parts[at], e, messages);
                         at += 1;
                         if recorded {

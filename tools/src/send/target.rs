@@ -2,17 +2,21 @@
 //!
 //! Contract: the socket is connected, so that the kernel looks up the route once and reports ICMP
 //! errors. A multicast datagram leaves through the given interface, or else by the route. Options
-//! that are not given keep the kernel's default.
+//! that are not given keep the kernel's default. An interface that comes back is another one, and
+//! a connected socket keeps the interface and the source address that it began with: [`Outlet`]
+//! then opens another socket.
 
 #![allow(unsafe_code)]
 
 use anyhow::{Context, anyhow};
 use ringweir_cli::quantity::Bytes;
+use ringweir_proto::os::links::{LinkNews, LinkWatch};
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 /// The value of `--to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,9 +98,72 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// Shortest time between two looks at the interface, or two attempts to open a socket again.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A socket that sends to a target, and is opened again when the interface behind it is another
+/// one.
+pub(super) struct Outlet {
+    target: Target,
+    socket: OwnedFd,
+    watch: Option<LinkWatch>,
+    looked: Instant,
+    opened: Instant,
+}
+
+impl Outlet {
+    pub(super) fn open(target: &Target) -> anyhow::Result<Self> {
+        let mut target = target.clone();
+        if target.interface.is_none()
+            && let SocketAddr::V6(v6) = &target.address
+            && v6.scope_id() != 0
+        {
+            // `[fe80::1%2]:5000`: the index of an interface, which is followed by its name.
+            let any = rustix::net::socket(AddressFamily::INET6, SocketType::DGRAM, None)?;
+            target.interface = rustix::net::netdevice::index_to_name(&any, v6.scope_id()).ok();
+        }
+        let watch = target.interface.as_deref().map(LinkWatch::new).transpose()?;
+        let socket = target.open()?;
+        let now = Instant::now();
+        Ok(Self { target, socket, watch, looked: now, opened: now })
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Looks at the interface, if that is due. Returns whether the socket is another one now.
+    pub(super) fn look(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else { return false };
+        if self.looked.elapsed() < LOOK {
+            return false;
+        }
+        self.looked = Instant::now();
+        matches!(watch.look(), LinkNews::Another(_) | LinkNews::Unsure(_)) && self.reopen()
+    }
+
+    /// A datagram was refused, perhaps because the interface or the source address has changed.
+    /// Opens another socket, if that is due and possible.
+    pub(super) fn refused(&mut self) -> bool {
+        self.opened.elapsed() >= LOOK && self.reopen()
+    }
+
+    fn reopen(&mut self) -> bool {
+        self.opened = Instant::now();
+        match self.target.open() {
+            Ok(socket) => {
+                self.socket = socket;
+                true
+            }
+            // What is sent is refused, which is counted and reported.
+            Err(_) => false,
+        }
+    }
+}
+
 impl Target {
     /// A socket that sends there.
-    pub(super) fn open(&self) -> anyhow::Result<OwnedFd> {
+    fn open(&self) -> anyhow::Result<OwnedFd> {
         let (v4, multicast) = (self.address.is_ipv4(), self.address.ip().is_multicast());
         let family = if v4 { AddressFamily::INET } else { AddressFamily::INET6 };
         let fd = rustix::net::socket_with(

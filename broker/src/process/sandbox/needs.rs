@@ -17,6 +17,8 @@ pub struct Needs {
     pub remove: Vec<PathBuf>,
     /// Families of sockets it opens, `AF_…`.
     pub families: Vec<i32>,
+    /// It connects or disconnects sockets that are open.
+    pub connect: bool,
     /// Capabilities it uses.
     pub capabilities: CapabilitySet,
     /// Files it must be able to open with its own user's rights. If that user cannot, the thread
@@ -34,6 +36,7 @@ impl Default for Needs {
             make,
             remove,
             families: Vec::new(),
+            connect: false,
             capabilities: CapabilitySet::empty(),
             opens,
         }
@@ -54,7 +57,7 @@ impl Needs {
 
     /// Both together.
     pub fn and(mut self, more: Self) -> Self {
-        let Self { read, write, make, remove, families, capabilities, opens } = more;
+        let Self { read, write, make, remove, families, connect, capabilities, opens } = more;
         for (to, from) in [
             (&mut self.read, read),
             (&mut self.write, write),
@@ -65,6 +68,7 @@ impl Needs {
             to.extend(from);
         }
         self.families.extend(families);
+        self.connect |= connect;
         self.capabilities |= capabilities;
         self
     }

@@ -176,6 +176,8 @@ fn program(needs: &Needs, arch: TargetArch) -> Result<BpfProgram, BackendError> 
     if !needs.families.is_empty() {
         let families: Vec<u64> = needs.families.iter().map(|family| *family as u64).collect();
         one_of(libc::SYS_socket, 0, &families)?;
+    }
+    if needs.connect || !needs.families.is_empty() {
         rules.insert(libc::SYS_connect, Vec::new());
     }
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {

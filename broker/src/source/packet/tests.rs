@@ -3,6 +3,7 @@
 //! are reported as skipped.
 
 use super::super::test_bench::{Bench, Got, bytes_of, in_namespace, shell, wait};
+use super::super::test_links::{Elsewhere, FrameSender, INDEX, changes, make};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
 
@@ -15,30 +16,6 @@ const WIRE: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip lin
 
 fn capture(argument: &str, max_datagram: usize) -> PacketSource {
     PacketSource::open(argument.parse().unwrap(), &OpenFor { max_datagram }).unwrap()
-}
-
-/// Sends whole frames on one interface.
-struct Sender(OwnedFd);
-
-impl Sender {
-    fn on(name: &str) -> Self {
-        let fd = rustix::net::socket_with(
-            AddressFamily::PACKET,
-            SocketType::RAW,
-            SocketFlags::empty(),
-            None,
-        )
-        .unwrap();
-        let index = interface(fd.as_fd(), name).unwrap();
-        // Bound for sending. What it receives is never read.
-        attach(fd.as_fd(), index, false).unwrap();
-        Self(fd)
-    }
-
-    fn send(&self, frame: &[u8]) {
-        let sent = rustix::net::send(&self.0, frame, rustix::net::SendFlags::empty());
-        assert_eq!(sent, Ok(frame.len()));
-    }
 }
 
 /// A broadcast frame of `len` bytes that is different for each `number`.
@@ -100,7 +77,7 @@ fn every_frame_of_a_wire_arrives_whole_and_in_order() {
             source.describe(),
             "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps"
         );
-        let sender = Sender::on("va");
+        let sender = FrameSender::on("va");
         let clock = || {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()
                 as u64
@@ -129,7 +106,7 @@ fn frames_without_room_are_counted_and_reported_in_order() {
     in_namespace(WIRE, || {
         let mut bench = Bench::new(8 << 20, 2048);
         let mut source = capture("vb,block=16KiB,blocks=4,timeout=2", 2048);
-        let sender = Sender::on("va");
+        let sender = FrameSender::on("va");
         let (mut sent, mut next, mut lost) = (0_u32, 0, 0);
         for round in 0..20 {
             for _ in 0..1 + round * 40 {
@@ -166,7 +143,7 @@ fn long_frames_are_cut_with_their_length() {
         {
             let mut bench = Bench::new(1 << 20, max as u64);
             let mut source = capture(argument, max);
-            let sender = Sender::on("va");
+            let sender = FrameSender::on("va");
             let sent: Vec<_> = [60, kept, kept + 1, 1500].map(|len| frame(7, len)).into();
             sent.iter().for_each(|frame| sender.send(frame));
             let got = collect(&mut bench, &mut source);
@@ -186,7 +163,7 @@ fn vlan_tags_are_restored() {
             for max in [2048, 15] {
                 let mut bench = Bench::new(1 << 20, max as u64);
                 let mut source = capture("vb", max);
-                let sender = Sender::on("va");
+                let sender = FrameSender::on("va");
                 let plain = frame(3, 80);
                 let tagged =
                     [&plain[..12], &tpid.to_be_bytes(), &[0x20, 0x2A], &plain[12..]].concat();
@@ -220,58 +197,64 @@ fn loopback_shows_every_frame_once() {
     });
 }
 
+const SECOND: u64 = 1_000_000_000;
+
+/// Whatever happened to the interface, and whether the source looked while it was away or not,
+/// frames are captured again, promiscuously. Control: a socket of which nobody looks after the
+/// interface captures nothing any more once it was another one.
 #[test]
-fn an_interface_may_go_down_and_away_and_come_back() {
-    in_namespace(WIRE, || {
-        const SECOND: u64 = 1_000_000_000;
+fn an_interface_that_comes_back_is_captured_again() {
+    in_namespace(&make(INDEX), || {
+        let elsewhere = Elsewhere::new();
         let mut bench = Bench::new(1 << 20, 2048);
-        let mut source = capture("vb,promisc", 2048);
-        let exchange = |bench: &mut Bench, source: &mut PacketSource, number| {
-            Sender::on("va").send(&frame(number, 60));
-            assert_eq!(bytes_of(&collect(bench, source)), [frame(number, 60)]);
-        };
-        exchange(&mut bench, &mut source, 1);
-        assert_eq!(source.wait_for().until, None);
+        let mut source = capture("mca,promisc", 2048);
+        let mut unwatched = capture("mca", 2048);
+        let mut other = false;
+        let mut number = 0;
+        for change in changes(&elsewhere) {
+            for looks in [true, false] {
+                let when = format!("{}, looks meanwhile: {looks}", change.what);
+                if change.back == make(INDEX + 1) && !looks {
+                    continue;
+                }
+                shell(&change.away);
+                if looks {
+                    bench.now += SECOND;
+                    ours(&mut bench, &mut source);
+                }
+                shell(&change.back);
+                for _ in 0..2 {
+                    bench.now += SECOND;
+                    ours(&mut bench, &mut source);
+                }
+                let told = bench.notices();
+                assert_eq!(source.wait_for().until, None, "{when}: {told:?}");
+                number += 1;
+                FrameSender::on("mcb").send(&frame(number, 60));
+                let got = ours(&mut bench, &mut source);
+                assert_eq!(got, [frame(number, 60)], "{when}: {told:?}");
+                let back = told.iter().any(|told| told.ends_with("is back, capture goes on"));
+                assert_eq!(back, !change.same, "{when}: {told:?}");
+                let details =
+                    std::process::Command::new("ip").args(["-d", "link", "show", "mca"]).output();
+                let details = String::from_utf8(details.unwrap().stdout).unwrap();
+                assert!(details.contains("promiscuity 1"), "{when}: {details}");
 
-        shell("ip link set vb down");
-        bench.now = 5 * SECOND;
-        collect(&mut bench, &mut source);
-        assert_eq!(
-            bench.notices(),
-            ["packet: interface vb is down; capture goes on when it is up"]
-        );
-        assert_eq!(source.wait_for().until, Some(6 * SECOND));
-        shell(
-            "ip link set vb up; for i in va vb; do until ip link show $i | grep -q 'state UP'; do \
-            sleep 0.02; done; done",
-        );
-        exchange(&mut bench, &mut source, 2);
-        assert_eq!(source.wait_for().until, None);
-
-        shell("ip link del vb");
-        bench.now = 7 * SECOND;
-        collect(&mut bench, &mut source);
-        let told = bench.notices();
-        assert_eq!(
-            told[1..],
-            ["packet: interface vb is gone; capture goes on when it is back"],
-            "{told:?}"
-        );
-        bench.now = 9 * SECOND;
-        collect(&mut bench, &mut source);
-        assert!(bench.notices().is_empty());
-        shell(WIRE);
-        bench.now = 11 * SECOND;
-        collect(&mut bench, &mut source);
-        assert_eq!(bench.notices(), ["packet: interface vb is back, capture goes on"]);
-        exchange(&mut bench, &mut source, 3);
-        let details = std::process::Command::new("ip")
-            .args(["-d", "link", "show", "vb"])
-            .output()
-            .unwrap()
-            .stdout;
-        assert!(String::from_utf8_lossy(&details).contains("promiscuity 1"));
+                other |= !change.same;
+                let mut control = Bench::new(1 << 20, 2048);
+                unwatched.look = u64::MAX;
+                let captured = control.run(&mut unwatched).0;
+                let captured = captured.iter().filter(|got| got.bytes == frame(number, 60));
+                assert_eq!(captured.count(), usize::from(!other), "control: {when}");
+            }
+        }
     });
+}
+
+/// The frames of the test that arrive; the kernel sends frames of its own.
+fn ours(bench: &mut Bench, source: &mut PacketSource) -> Vec<Vec<u8>> {
+    let all = collect(bench, source).into_iter().map(|got| got.bytes);
+    all.filter(|bytes| bytes[12..14] == [0x88, 0xB5]).collect()
 }
 
 #[test]
