@@ -70,7 +70,7 @@ impl Datagram<'_> {
     pub fn source_time(&self) -> Option<u64> {
         (self.what().source_time != 0).then_some(self.what().source_time)
     }
-    /// When the broker received it: CLOCK_MONOTONIC ns.
+    /// When the broker received it: CLOCK_MONOTONIC ns, of the machine's first time namespace.
     #[inline]
     pub fn publish_time(&self) -> u64 {
         self.what().publish_time

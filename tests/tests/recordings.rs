@@ -201,6 +201,9 @@ fn terminal() -> (File, String) {
     assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: `openpty` has just made both descriptors, and nothing else owns them.
     let (ours, theirs) = unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) };
+    // A program that inherits this side would keep the terminal alive.
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).unwrap();
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::CLOEXEC).unwrap();
     let path = std::fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd())).unwrap();
     (ours, path.to_str().unwrap().into())
 }
