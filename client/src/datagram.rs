@@ -4,7 +4,7 @@
 //! it returns bytes. Viewing validates at the end and discards its result if that fails. So safe
 //! code never takes torn bytes for valid ones.
 
-use ringweir_proto::ring::{Descriptor, RingReader, Torn};
+use ringweir_proto::ring::{Descriptor, LinkType, RingReader, Torn};
 use std::marker::PhantomData;
 
 /// A datagram, held until the next one is read.
@@ -70,10 +70,16 @@ impl Datagram<'_> {
     pub fn source_time(&self) -> Option<u64> {
         (self.what().source_time != 0).then_some(self.what().source_time)
     }
-    /// When the broker received it: CLOCK_MONOTONIC ns.
+    /// When the broker received it: CLOCK_MONOTONIC ns, of the machine's first time namespace.
     #[inline]
     pub fn publish_time(&self) -> u64 {
         self.what().publish_time
+    }
+
+    /// What it is in a capture; see [`Reader::link_type`](crate::Reader::link_type).
+    #[inline]
+    pub fn link_type(&self) -> LinkType {
+        self.ring.memory().link_type()
     }
 
     /// Address of its first byte, 8-aligned, for code that reads in place on its own

@@ -98,7 +98,9 @@ pub use datagram::{CopyError, Datagram, Payload};
 pub use error::{Error, Reason};
 pub use reader::{End, Item, Options, Reader, Restart, Waited};
 pub use ringweir_proto::layout::{DetachedBy, Geometry};
-pub use ringweir_proto::ring::{Account, Cause, Corrupt, Demoted, Gap, Layer, Resume, Start, Torn};
+pub use ringweir_proto::ring::{
+    Account, Cause, Corrupt, Demoted, Gap, Layer, LinkType, Resume, Start, Torn,
+};
 
 /// Each of these types can be sent to another thread; those without interior state can be shared
 /// too.

@@ -80,6 +80,10 @@ figures! {
             waited for any more";
         Moved "moved" Counter "datagrams copied a second time because they outgrew their part of \
             a batch";
+        LinkType "link_type" Gauge "link type of the datagrams in a capture, plus 1; 0 if the \
+            source gives none, 65537 if there are several";
+        SourceDue "source_due" Monotonic "when the next datagram of a recording is due that is \
+            played with its pauses, 0 if none is waited for";
     }
 }
 

@@ -1,8 +1,7 @@
 //! Ends a tool on a signal, and waits without missing one.
 //!
 //! Contract: every thread that waits here notices the first SIGINT or SIGTERM, and so does every
-//! loop between two datagrams. A second signal ends the process, even if a pipe or a socket blocks
-//! it.
+//! loop between two datagrams. A later second signal ends the process, whatever it waits for.
 
 use anyhow::Context;
 use ringweir::Reader;
@@ -13,12 +12,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Whether the tool has to end.
 pub struct Stop {
     came: Arc<AtomicBool>,
+    /// The last one, 0 before the first.
+    which: Arc<AtomicUsize>,
     /// Becomes readable when a signal comes; it is never read.
     event: UnixStream,
 }
@@ -27,18 +28,32 @@ impl Stop {
     /// From now on SIGINT and SIGTERM are caught.
     pub fn on_signals() -> io::Result<Self> {
         let (event, signalled) = UnixStream::pair()?;
-        let came = Arc::new(AtomicBool::new(false));
+        let (came, which) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&came))?;
+            signal_hook::flag::register_usize(signal, Arc::clone(&which), signal as usize)?;
             signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
         }
         end_at_once_if_repeated(&[SIGINT, SIGTERM])?;
-        Ok(Self { came, event })
+        Ok(Self { came, which, event })
     }
 
     /// Whether a signal came.
     pub fn came(&self) -> bool {
         self.came.load(Ordering::Relaxed)
+    }
+
+    /// The signal that came.
+    pub fn signal(&self) -> Option<i32> {
+        match self.which.load(Ordering::Relaxed) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+
+    /// Readable once a signal has come.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 
     /// Sleeps until there is something to read, a signal came, `other` was closed or the time is

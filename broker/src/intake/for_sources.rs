@@ -7,7 +7,7 @@
 
 use super::notice::{Notice, NoticeSender};
 use ringweir_proto::layout::LatencyBlock;
-use ringweir_proto::ring::{Claim, Layer, Meta, Publisher, SpanTooLong};
+use ringweir_proto::ring::{Claim, Layer, LinkType, Meta, Publisher, SpanTooLong};
 use ringweir_proto::stats::PumpCounter;
 use ringweir_proto::sync::Ordering;
 use std::fmt::Display;
@@ -43,6 +43,7 @@ pub struct Intake {
     /// Readers must be woken even if nothing was committed.
     pub(super) news: bool,
     pub(super) drain_gaps: Arc<LatencyBlock>,
+    link_type: LinkType,
 }
 
 impl Intake {
@@ -50,6 +51,9 @@ impl Intake {
         let geometry = publisher.memory().geometry();
         let (batch_most, batch_bytes_most) =
             (BATCH_MOST.min(geometry.depth() / 4).max(1), geometry.claim_bytes());
+        // An earlier broker of this ring may have left its own.
+        publisher.set(PumpCounter::LinkType, LinkType::Unknown.to_word());
+        publisher.set(PumpCounter::SourceDue, 0);
         // A character device is read with one byte more than a datagram can have.
         let longest = (geometry.max_datagram() + 1).min(geometry.max_span()) as usize;
         Self {
@@ -63,6 +67,7 @@ impl Intake {
             longest,
             news: false,
             drain_gaps: Arc::default(),
+            link_type: LinkType::Unknown,
         }
     }
 
@@ -136,6 +141,27 @@ impl Intake {
             Meta { original_len, channel, source_time, publish_time: self.now },
         );
         self.batch_bytes += len as u64;
+    }
+
+    /// What the next datagrams are in a capture. A second type is reported: readers that write a
+    /// capture of one type must end.
+    pub fn set_link_type(&mut self, number: u16) {
+        let before = self.link_type;
+        self.link_type = before.and(number);
+        self.publisher.set(PumpCounter::LinkType, self.link_type.to_word());
+        if let LinkType::Is(before) = before
+            && self.link_type == LinkType::Mixed
+        {
+            self.fault(format_args!(
+                "datagrams of link type {number} after some of {before}: a capture file of this \
+                stream cannot hold both"
+            ));
+        }
+    }
+
+    /// When the next datagram of a recording is due, CLOCK_MONOTONIC ns; `None` once it has come.
+    pub fn set_due(&mut self, due: Option<u64>) {
+        self.publisher.set(PumpCounter::SourceDue, due.unwrap_or(0));
     }
 
     /// Reports that `count` datagrams were lost in `layer` before the next commit. With `exact`

@@ -20,6 +20,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Longest time in which a stopped pump publishes what is there.
+const DRAIN_NS: u64 = 1_000_000_000;
+
 /// One stream's pump.
 pub struct Pump {
     intake: PumpIntake,
@@ -89,7 +92,48 @@ impl Pump {
                 }
             }
         }
-        Ok(())
+        self.take_the_rest()
+    }
+
+    /// The stream was stopped: publishes what the source has taken already, as far as lossless
+    /// readers allow it within [`DRAIN_NS`].
+    #[cold]
+    fn take_the_rest(&mut self) -> Result<(), SourceError> {
+        let Some(time) = self.source.stop_taking() else { return Ok(()) };
+        let until = clock::monotonic_ns() + time.as_nanos() as u64;
+        loop {
+            let now = clock::monotonic_ns();
+            self.intake.begin(now);
+            self.take_commands();
+            if self.intake.is_gated()
+                && let Some(pause) = self.back_pressure.check(&mut self.intake, &self.readers)
+            {
+                if now >= until + DRAIN_NS {
+                    return Ok(());
+                }
+                self.pause(pause);
+                continue;
+            }
+            let filled = self.source.fill(self.intake.for_source());
+            if self.intake.flush() {
+                self.wake();
+            }
+            match filled? {
+                Fill::Ended => return Ok(()),
+                Fill::Idle if now >= until => return Ok(()),
+                Fill::Took if now >= until + DRAIN_NS => return Ok(()),
+                Fill::Took => {}
+                Fill::Idle => {
+                    let source = self.source.wait_for().readable;
+                    let mut fds: Vec<_> = source
+                        .iter()
+                        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+                        .collect();
+                    let limit = event::timespec(Duration::from_nanos(until - now));
+                    let _woken = poll(&mut fds, Some(&limit));
+                }
+            }
+        }
     }
 
     #[inline]

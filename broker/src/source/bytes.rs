@@ -9,19 +9,32 @@
 //! then only what is available is read.
 //!
 //! A datagram too long for the ring is left out, and counted as one broker loss and as a fault with
-//! its offset; so is one that is cut by the end of the input. If boundaries are lost, that is a
-//! fault, at least one broker loss, and the end. A part of a datagram is never delivered.
+//! its offset; so is one that is cut by the end of the input. A part of a datagram is never
+//! delivered. The source fails, after everything before has been published, if the input cannot be
+//! read to its end: if it ends within a record, if boundaries are lost (at least one broker loss),
+//! if reading fails, or if a device is hung up.
+//!
+//! With `reopen`, a named pipe or device is opened again instead, and read on from its beginning:
+//! for readers the device went away and came back.
 
 use super::contract::{Fill, Source, SourceError, WaitFor};
 use super::framing::{Decoder, Fault, Framing, Payload, Step};
+use super::ready::{hung_up, readable};
 use crate::intake::for_sources::{Arrival, Intake};
+use crate::process::sandbox::needs::Needs;
+use pace::Schedule;
+pub(super) use pace::{LONGEST_PAUSE, Pace};
+pub(super) use reopen::{Reopen, open_nonblocking};
+use ringweir_cli::quantity::Span;
 use ringweir_proto::ring::Layer;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ringweir_proto::stats::PumpCounter;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
+mod pace;
+mod reopen;
 #[cfg(test)]
 mod tests;
 
@@ -32,16 +45,6 @@ const BUFFER: usize = 64 << 10;
 const LARGE: usize = 16 << 10;
 /// Most reads in a round: a long skip publishes nothing, and must not keep the pump for long.
 const READS: u32 = 64;
-
-/// The speed at which a recorded stream is played.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// As fast as the ring takes datagrams.
-    #[default]
-    Max,
-    /// With the pauses between the recorded timestamps.
-    Original,
-}
 
 /// The position in the stream.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +57,8 @@ enum State {
     Within(Payload, usize),
     /// Skipping this many bytes.
     Skip(u64),
+    /// At the end, and looking for the named pipe or device to be opened again.
+    Away,
     /// At the end.
     Ended,
 }
@@ -77,8 +82,16 @@ pub(super) struct ByteStream {
     /// The input has ended, and the decoder was notified.
     finished: bool,
     pace: Pace,
-    /// With [`Pace::Original`]: the timestamp of the first datagram, and when it was published.
-    first: Option<(u64, u64)>,
+    /// With [`Pace::Original`].
+    schedule: Option<Schedule>,
+    /// The due time that viewers see.
+    shown_due: Option<u64>,
+    link_type: Option<u16>,
+    max_datagram: usize,
+    is_device: bool,
+    reopen: Option<Reopen>,
+    /// Why the input could not be read to its end.
+    failure: Option<String>,
 }
 
 /// The result of a read.
@@ -97,7 +110,8 @@ impl ByteStream {
         pace: Pace,
         max_datagram: usize,
     ) -> Result<Self, SourceError> {
-        if pace == Pace::Original && !matches!(framing, Framing::Pcap | Framing::Pcapng) {
+        if matches!(pace, Pace::Original(_)) && !matches!(framing, Framing::Pcap | Framing::Pcapng)
+        {
             return Err(SourceError(format!(
                 "pace=original needs timestamps: framing pcap or pcapng, not {framing}"
             )));
@@ -123,8 +137,29 @@ impl ByteStream {
             state: State::Between,
             finished: false,
             pace,
-            first: None,
+            schedule: match pace {
+                Pace::Max => None,
+                Pace::Original(longest_pause) => Some(Schedule::new(longest_pause)),
+            },
+            shown_due: None,
+            link_type: None,
+            max_datagram,
+            is_device: kind == FileType::CharacterDevice,
+            reopen: None,
+            failure: None,
         })
+    }
+
+    /// Opens it again when its input ends.
+    pub(super) fn reopen(mut self, reopen: Reopen) -> Result<Self, SourceError> {
+        if !self.live {
+            return Err(SourceError(format!(
+                "{}: reopen is for named pipes and devices: a file does not come back",
+                self.name
+            )));
+        }
+        self.reopen = Some(reopen);
+        Ok(self)
     }
 
     /// Reads what is available: first into the claim of `len` bytes, after the `have` bytes that
@@ -145,12 +180,24 @@ impl ByteStream {
         let got = rustix::io::retry_on_intr(|| rustix::io::readv(&self.fd, vectors));
         drop(room);
         Ok(match got {
-            Ok(0) => Read::End,
-            Ok(n) => Read::Some(n),
+            Ok(0) => {
+                if self.is_device && hung_up(self.fd.as_fd()) {
+                    self.fail(
+                        intake,
+                        format_args!("it is gone (unplugged, or its other side was closed)"),
+                    );
+                }
+                Read::End
+            }
+            Ok(n) => {
+                if let Some(reopen) = &mut self.reopen {
+                    reopen.came_back(intake, &self.name);
+                }
+                Read::Some(n)
+            }
             Err(Errno::AGAIN) if self.live => Read::Nothing,
             Err(e) => {
-                intake
-                    .fault(format_args!("{}: reading: {e}; this is taken for its end", self.name));
+                self.fail(intake, format_args!("reading: {e}"));
                 Read::End
             }
         })
@@ -159,7 +206,7 @@ impl ByteStream {
     /// Decodes the next step after a datagram or a skip.
     fn decode(&mut self, intake: &mut Intake) -> Result<Option<Fill>, SourceError> {
         match self.decoder.next(&self.buffer[self.start..self.end]) {
-            Step::Payload(payload) => self.found(payload, intake.now()),
+            Step::Payload(payload) => self.found(intake, payload),
             Step::Skip { bytes, fault } => {
                 if let Some(fault) = fault {
                     self.lose(intake, &fault, "; left out", true);
@@ -167,8 +214,9 @@ impl ByteStream {
                 self.state = State::Skip(bytes);
             }
             Step::Broken(fault) => {
-                self.lose(intake, &fault, "; the stream cannot be read on", false);
-                self.state = State::Ended;
+                intake.lost(Layer::Broker, 1, false);
+                self.fail(intake, format_args!("{fault}; the stream cannot be read on"));
+                self.end(intake);
             }
             Step::NeedMore { at_least } => {
                 self.buffer.copy_within(self.start..self.end, 0);
@@ -185,15 +233,24 @@ impl ByteStream {
     }
 
     /// A datagram begins here.
-    fn found(&mut self, payload: Payload, now: u64) {
+    fn found(&mut self, intake: &mut Intake, payload: Payload) {
         self.start += payload.header_bytes;
         self.ahead =
             if payload.len >= LARGE { self.decoder.buffer_len() } else { self.buffer.len() };
-        let due = match (self.pace, payload.source_time_ns) {
-            (Pace::Max, _) | (_, 0) => 0,
-            (Pace::Original, time) => {
-                let (first, began) = *self.first.get_or_insert((time, now));
-                began.saturating_add(time.saturating_sub(first))
+        if payload.link_type != self.link_type
+            && let Some(link_type) = payload.link_type
+        {
+            self.link_type = payload.link_type;
+            intake.set_link_type(link_type);
+        }
+        let due = match (&mut self.schedule, payload.source_time_ns) {
+            (None, _) | (_, 0) => 0,
+            (Some(schedule), time) => {
+                let (due, jump) = schedule.due(time, intake.now());
+                if let Some(jump) = jump {
+                    intake.fault(format_args!("{}: {jump}", self.name));
+                }
+                due
             }
         };
         self.state = State::Before(payload, due);
@@ -202,29 +259,62 @@ impl ByteStream {
     /// The input has ended before a datagram, or within its header.
     fn finish(&mut self, intake: &mut Intake) {
         self.finished = true;
-        self.state = State::Ended;
         match self.decoder.finish(&self.buffer[self.start..self.end]) {
-            Ok(Some(payload)) => self.found(payload, intake.now()),
+            Ok(Some(payload)) => return self.found(intake, payload),
             Ok(None) => {}
-            // The header is incomplete, so it is not certain that a datagram followed it: the loss
-            // is not exact. At the very beginning of the stream this is only a fault.
-            Err(fault @ Fault::Truncated { .. }) if self.decoder.offset() > 0 => {
-                self.lose(intake, &fault, "", false)
-            }
             Err(fault @ Fault::LineTooLong { .. }) => self.lose(intake, &fault, "; left out", true),
-            Err(fault) => intake.fault(format_args!("{}: {fault}", self.name)),
+            Err(fault) => {
+                // The header is incomplete, so it is not certain that a datagram followed it: the
+                // loss is not exact. At the very beginning of the stream nothing was lost.
+                if self.decoder.offset() > 0 {
+                    intake.lost(Layer::Broker, 1, false);
+                }
+                self.fail(intake, format_args!("{fault}"));
+            }
         }
+        self.end(intake);
     }
 
     /// The input has ended `missing` bytes before the end of the last payload or skip.
     fn cut(&mut self, intake: &mut Intake, missing: u64, datagram: bool) {
-        self.state = State::Ended;
         let fault = self.decoder.cut(missing);
         if datagram {
-            self.lose(intake, &fault, "; left out", true);
-        } else {
-            intake.fault(format_args!("{}: {fault}", self.name));
+            intake.lost(Layer::Broker, 1, true);
         }
+        self.fail(intake, format_args!("{fault}"));
+        self.end(intake);
+    }
+
+    /// The input cannot be read to its end. Only the first reason is kept.
+    fn fail(&mut self, intake: &mut Intake, why: std::fmt::Arguments<'_>) {
+        intake.count(PumpCounter::SourceFaults, 1);
+        if self.failure.is_none() {
+            self.failure = Some(format!("{}: {why}", self.name));
+        }
+    }
+
+    /// Everything of this input has been taken.
+    fn end(&mut self, intake: &mut Intake) {
+        let Some(reopen) = &mut self.reopen else {
+            self.state = State::Ended;
+            return;
+        };
+        match self.failure.take() {
+            Some(why) => reopen.gone(intake, &format_args!("{why}")),
+            None => reopen.gone(intake, &format_args!("{}: its writer has closed it", self.name)),
+        }
+        self.state = State::Away;
+    }
+
+    /// Opens the named pipe or device again. Returns whether it could.
+    fn begin_again(&mut self, intake: &mut Intake) -> Result<bool, SourceError> {
+        let Some(reopen) = &mut self.reopen else { return Ok(false) };
+        let Some(fd) = reopen.open(intake.now()) else { return Ok(false) };
+        self.fd = fd;
+        self.decoder = Decoder::new(self.framing, self.max_datagram).map_err(SourceError::new)?;
+        (self.start, self.end, self.ahead) = (0, 0, self.buffer.len());
+        (self.finished, self.state) = (false, State::Between);
+        Ok(true)
     }
 
     fn lose(&self, intake: &mut Intake, fault: &Fault, what: &str, exact: bool) {
@@ -243,21 +333,25 @@ impl ByteStream {
     }
 }
 
-/// Whether a read would return at once, with data, the end or an error.
-fn readable(fd: BorrowedFd<'_>) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)) != Ok(0)
-}
-
 impl Source for ByteStream {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         let mut reads = READS;
         while intake.has_room() && reads > 0 {
             match self.state {
-                State::Ended => return Ok(Fill::Ended),
+                State::Ended => {
+                    return match self.failure.take() {
+                        Some(failure) => Err(SourceError(failure)),
+                        None => Ok(Fill::Ended),
+                    };
+                }
+                State::Away => {
+                    if !self.begin_again(intake)? {
+                        return Ok(Fill::Idle);
+                    }
+                }
                 State::Between => {
                     if self.finished {
-                        self.state = State::Ended;
+                        self.end(intake);
                     } else {
                         reads -= u32::from(self.start == self.end);
                         if let Some(fill) = self.decode(intake)? {
@@ -265,8 +359,19 @@ impl Source for ByteStream {
                         }
                     }
                 }
-                State::Before(_, due) if due > intake.now() => return Ok(Fill::Idle),
-                State::Before(payload, _) => self.begin(intake, payload)?,
+                State::Before(_, due) if due > intake.now() => {
+                    if self.shown_due != Some(due) {
+                        self.shown_due = Some(due);
+                        intake.set_due(self.shown_due);
+                    }
+                    return Ok(Fill::Idle);
+                }
+                State::Before(payload, _) => {
+                    if self.shown_due.take().is_some() {
+                        intake.set_due(None);
+                    }
+                    self.begin(intake, payload)?;
+                }
                 State::Within(payload, have) if have == payload.len => {
                     let Payload { original_len, channel, source_time_ns: source_time, .. } =
                         payload;
@@ -315,12 +420,25 @@ impl Source for ByteStream {
     fn wait_for(&self) -> WaitFor<'_> {
         match self.state {
             State::Before(_, due) => WaitFor { readable: None, until: Some(due) },
+            State::Away => {
+                WaitFor { readable: None, until: self.reopen.as_ref().map(Reopen::look) }
+            }
             _ => WaitFor { readable: self.live.then(|| self.fd.as_fd()), until: None },
         }
     }
 
+    fn needs(&self) -> Needs {
+        self.reopen.as_ref().map_or_else(Needs::default, Reopen::needs)
+    }
+
     fn describe(&self) -> String {
-        let pace = if self.pace == Pace::Original { ", at its original pace" } else { "" };
-        format!("{} from {}{pace}", self.framing, self.name)
+        let pace = match self.pace {
+            Pace::Max => String::new(),
+            Pace::Original(longest) => {
+                format!(", at its original pace, with pauses of up to {}", Span(longest))
+            }
+        };
+        let again = if self.reopen.is_some() { ", opened again when it ends" } else { "" };
+        format!("{} from {}{pace}{again}", self.framing, self.name)
     }
 }

@@ -14,29 +14,33 @@
 //! Errors of the driver's `read`: EAGAIN and EINTR are no errors. EPIPE and EOVERFLOW mean that the
 //! device's buffer overflowed: at least one loss in the device. EMSGSIZE means that a datagram was
 //! longer than requested: at least one loss in the broker. If any of these comes twice without a
-//! datagram in between, or any other error comes (EIO, ENODEV: unplugged), the source fails. A read
-//! of no bytes ends it.
+//! datagram in between, or any other error comes (EIO, ENODEV: unplugged), the source fails; so it
+//! does when a terminal is hung up, whose reads then return no bytes. Any other read of no bytes
+//! ends it. With `reopen`, a device that is unplugged or hung up is looked for and opened again,
+//! with the same settings.
 
+use super::bytes::{Reopen, open_nonblocking};
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::options::options_and_path;
+use super::ready::{hung_up, readable};
 use crate::intake::for_sources::{Arrival, Intake};
+use crate::process::sandbox::needs::Needs;
 use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use ringweir_proto::stats::PumpCounter;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 #[cfg(test)]
 mod tests;
 
 pub const KIND: SourceKind = SourceKind {
     name: "chardev",
-    usage: "chardev:[raw,baud=N,size=N:]PATH",
+    usage: "chardev:[raw,baud=N,size=N,reopen:]PATH",
     about: "a character device or terminal, each read() one datagram; raw and baud= for serial \
-        lines, size= for drivers that want it exact",
+        lines, size= for drivers that want it exact, reopen for devices that come back",
     open,
 };
 
@@ -49,6 +53,7 @@ struct Spec<'a> {
     raw: bool,
     baud: Option<u32>,
     size: Option<u64>,
+    reopen: bool,
     path: &'a str,
 }
 
@@ -60,6 +65,7 @@ impl<'a> Spec<'a> {
             let number = |value: &str| value.parse().ok().filter(|n| *n > 0);
             match option.split_once('=').unwrap_or((option, "")) {
                 ("raw", "") => spec.raw = true,
+                ("reopen", "") => spec.reopen = true,
                 ("baud", value) => {
                     let baud = number(value)
                         .ok_or_else(|| SourceError(format!("{option}: say bits per second")))?;
@@ -70,7 +76,7 @@ impl<'a> Spec<'a> {
                 }
                 _ => {
                     return Err(SourceError(format!(
-                        "unknown option {option:?}; there are raw, baud= and size="
+                        "unknown option {option:?}; there are raw, baud=, size= and reopen"
                     )));
                 }
             }
@@ -82,6 +88,8 @@ impl<'a> Spec<'a> {
 /// A terminal, and its settings when it was opened.
 struct Terminal {
     found: Termios,
+    raw: bool,
+    baud: Option<u32>,
 }
 
 impl Terminal {
@@ -93,16 +101,27 @@ impl Terminal {
             }
             e => SourceError(format!("reading its settings: {e}")),
         })?;
-        let mut wanted = found.clone();
-        if spec.raw {
+        let mut terminal = Self { found, raw: spec.raw, baud: spec.baud };
+        terminal.apply(fd)?;
+        Ok(terminal)
+    }
+
+    /// Makes a terminal that came back as this one was.
+    fn set_again(&mut self, fd: &OwnedFd) -> Result<(), SourceError> {
+        self.found = tcgetattr(fd).map_err(SourceError::new)?;
+        self.apply(fd)
+    }
+
+    fn apply(&mut self, fd: &OwnedFd) -> Result<(), SourceError> {
+        let mut wanted = self.found.clone();
+        if self.raw {
             wanted.make_raw();
         }
-        if let Some(baud) = spec.baud {
+        if let Some(baud) = self.baud {
             wanted.set_speed(baud).map_err(|e| SourceError(format!("baud={baud}: {e}")))?;
         }
         tcsetattr(fd, OptionalActions::Now, &wanted)
-            .map_err(|e| SourceError(format!("changing its settings: {e}")))?;
-        Ok(Self { found })
+            .map_err(|e| SourceError(format!("changing its settings: {e}")))
     }
 }
 
@@ -118,6 +137,9 @@ struct Chardev {
     /// When to read again a driver that reports "readable" and has nothing.
     look: Option<u64>,
     told: bool,
+    reopen: Option<Reopen>,
+    /// It is gone and looked for.
+    away: bool,
     /// The buffer for reads if the ring's longest claim is one datagram, and so has no room for the
     /// extra byte.
     beside: Vec<u8>,
@@ -147,8 +169,7 @@ impl Chardev {
         if let Some(instead) = instead {
             return Err(SourceError(format!("{path} is {instead}")));
         }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
+        let fd = open_nonblocking(path).map_err(|e| match e {
             Errno::ACCESS | Errno::PERM => {
                 SourceError(format!("{path}: {e}: join the group that owns it (ls -l {path})"))
             }
@@ -182,6 +203,8 @@ impl Chardev {
             complained: false,
             look: None,
             told: false,
+            reopen: spec.reopen.then(|| Reopen::new(path)),
+            away: false,
             beside: Vec::new(),
         })
     }
@@ -198,6 +221,39 @@ impl Chardev {
         Fill::Idle
     }
 
+    /// The device is gone: it is looked for, or the source fails.
+    fn gone(&mut self, intake: &mut Intake, why: &str) -> Result<Fill, SourceError> {
+        let path = &self.path;
+        let why =
+            format!("chardev: {path} is gone: {why} (unplugged, or its other side was closed)");
+        let Some(reopen) = &mut self.reopen else { return Err(SourceError(why)) };
+        reopen.gone(intake, &why);
+        (self.away, self.complained) = (true, false);
+        Ok(Fill::Idle)
+    }
+
+    /// Opens a device that is back. Returns whether it is there.
+    fn look_for(&mut self, intake: &mut Intake) -> bool {
+        let Some(fd) = self.reopen.as_mut().and_then(|reopen| reopen.open(intake.now())) else {
+            return false;
+        };
+        // The name of a terminal that was hung up may lead to it for a moment.
+        if hung_up(fd.as_fd()) {
+            return false;
+        }
+        if let Some(terminal) = &mut self.terminal
+            && terminal.set_again(&fd).is_err()
+        {
+            return false;
+        }
+        self.fd = fd;
+        self.away = false;
+        if let Some(reopen) = &mut self.reopen {
+            reopen.came_back(intake, &self.path);
+        }
+        true
+    }
+
     /// The driver reports a loss. An error if it has reported nothing else since the last datagram.
     fn lost(&mut self, intake: &mut Intake, layer: Layer, e: Errno) -> Result<(), SourceError> {
         if std::mem::replace(&mut self.complained, true) {
@@ -212,17 +268,14 @@ impl Chardev {
     }
 }
 
-/// Whether a read would return at once, with data, the end or an error.
-fn readable(fd: BorrowedFd<'_>) -> bool {
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&at_once)) != Ok(0)
-}
-
 impl Source for Chardev {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         if self.ask > intake.max_span() {
             // Allocates only in the first round.
             self.beside.resize(self.ask, 0xFF);
+        }
+        if self.away && !self.look_for(intake) {
+            return Ok(Fill::Idle);
         }
         while intake.has_room() {
             if !readable(self.fd.as_fd()) {
@@ -238,6 +291,7 @@ impl Source for Chardev {
                 rustix::io::read(&self.fd, &mut claim.bytes()[..self.ask])
             };
             match got {
+                Ok(0) if hung_up(self.fd.as_fd()) => return self.gone(intake, "it was hung up"),
                 Ok(0) => return Ok(Fill::Ended),
                 Ok(got) => {
                     if beside {
@@ -257,10 +311,7 @@ impl Source for Chardev {
                 Err(e @ (Errno::PIPE | Errno::OVERFLOW)) => self.lost(intake, Layer::Device, e)?,
                 Err(e @ Errno::MSGSIZE) => self.lost(intake, Layer::Broker, e)?,
                 Err(e @ (Errno::IO | Errno::NODEV | Errno::NXIO)) => {
-                    return Err(SourceError(format!(
-                        "chardev: {} is gone: {e} (unplugged, or its other side was closed)",
-                        self.path
-                    )));
+                    return self.gone(intake, &e.to_string());
                 }
                 Err(Errno::INVAL) => {
                     return Err(SourceError(format!(
@@ -276,7 +327,14 @@ impl Source for Chardev {
     }
 
     fn wait_for(&self) -> WaitFor<'_> {
+        if let Some(reopen) = self.reopen.as_ref().filter(|_| self.away) {
+            return WaitFor { readable: None, until: Some(reopen.look()) };
+        }
         WaitFor { readable: self.look.is_none().then(|| self.fd.as_fd()), until: self.look }
+    }
+
+    fn needs(&self) -> Needs {
+        self.reopen.as_ref().map_or_else(Needs::default, Reopen::needs)
     }
 
     fn describe(&self) -> String {
@@ -287,7 +345,12 @@ impl Source for Chardev {
             }
             None => "",
         };
-        format!("{}, each read of up to {} a datagram{mode}", self.path, Bytes(self.most as u64))
+        let again = if self.reopen.is_some() { ", opened again when it is back" } else { "" };
+        format!(
+            "{}, each read of up to {} a datagram{mode}{again}",
+            self.path,
+            Bytes(self.most as u64)
+        )
     }
 }
 

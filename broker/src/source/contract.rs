@@ -60,6 +60,12 @@ pub trait Source: Send {
         None
     }
 
+    /// The stream is about to end: takes nothing new from now on. Returns how long to go on filling
+    /// until everything that was taken before is here; `None`: nothing is under way.
+    fn stop_taking(&mut self) -> Option<Duration> {
+        None
+    }
+
     /// Its expected rate, if it knows one: converts `--depth 3s` into bytes.
     fn rate(&self) -> Option<Rate> {
         None

@@ -2,55 +2,78 @@
 //! the stream.
 //!
 //! Contract: the framing comes before the path, so a path may contain colons and commas.
-//! `pace=original` plays a capture with the pauses between its own timestamps. A delay is made up
-//! for, because every time is counted from the first datagram. The end of the file ends the stream.
-//! If a named pipe has no writer yet, the source waits for one; when the last writer closes it, the
-//! stream ends. For bad datagrams see [`super::bytes`].
+//! `pace=original` plays a capture with the pauses between its own timestamps, none longer than
+//! `max-pause`. The end of the file ends the stream. If a named pipe has no writer yet, the source
+//! waits for one; when the last writer closes it, the stream ends, or with `reopen` waits for the
+//! next. For bad datagrams see [`super::bytes`].
 
-use super::bytes::{ByteStream, Pace};
+use super::bytes::{ByteStream, LONGEST_PAUSE, Pace, Reopen, open_nonblocking};
 use super::contract::{OpenFor, Source, SourceError, SourceKind};
 use super::framing::Framing;
-use rustix::fs::{Mode, OFlags};
+use ringweir_cli::quantity::Span;
 
 pub const KIND: SourceKind = SourceKind {
     name: "file",
-    usage: "file:len32le|len16be|fixed:N|lines|pcap|pcapng[,pace=original|max]:PATH",
+    usage: "file:len32le|len16be|fixed:N|lines|pcap|pcapng[,pace=original|max][,max-pause=TIME][,reopen]:PATH",
     about: "datagrams from a file, named pipe or character device, cut by the given framing",
     open,
 };
 
+/// The part after `file:`.
+#[derive(Debug, PartialEq, Eq)]
+struct Spec<'a> {
+    framing: Framing,
+    pace: Pace,
+    reopen: bool,
+    path: &'a str,
+}
+
 /// Splits `FRAMING[,OPTION...]:PATH`.
-fn parse(argument: &str) -> Result<(Framing, Pace, &str), SourceError> {
+fn parse(argument: &str) -> Result<Spec<'_>, SourceError> {
     // The only framing that contains a colon.
     let own = if argument.starts_with("fixed:") { "fixed:".len() } else { 0 };
     let end = argument[own..].find(':').map(|at| own + at);
     let (head, path) = end.map_or((argument, ""), |end| (&argument[..end], &argument[end + 1..]));
     let mut parts = head.split(',');
     let framing = parts.next().unwrap_or_default().parse().map_err(SourceError::new)?;
-    let mut pace = Pace::default();
+    let (mut original, mut longest, mut reopen) = (false, None, false);
     for option in parts {
-        pace = match option {
-            "pace=original" => Pace::Original,
-            "pace=max" => Pace::Max,
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("pace", "original") => original = true,
+            ("pace", "max") => original = false,
+            ("max-pause", time) => {
+                let span = time.parse::<Span>();
+                longest = Some(span.map_err(|e| SourceError(format!("{option:?}: {e}")))?.0);
+            }
+            ("reopen", "") => reopen = true,
             _ => {
                 return Err(SourceError(format!(
-                    "unknown option {option:?}; there are pace=original and pace=max"
+                    "unknown option {option:?}; there are pace=original, pace=max, max-pause= and \
+                    reopen"
                 )));
             }
-        };
+        }
     }
     if path.is_empty() {
         return Err(SourceError(format!("no path behind {head:?}")));
     }
-    Ok((framing, pace, path))
+    let pace = match (original, longest) {
+        (true, longest) => Pace::Original(longest.unwrap_or(LONGEST_PAUSE)),
+        (false, None) => Pace::Max,
+        (false, Some(_)) => {
+            return Err(SourceError::new(
+                "max-pause= is for pace=original: without it nothing pauses",
+            ));
+        }
+    };
+    Ok(Spec { framing, pace, reopen, path })
 }
 
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
-    let (framing, pace, path) = parse(argument)?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|e| SourceError(format!("{path}: {e}")))?;
-    Ok(Box::new(ByteStream::new(path, fd, framing, pace, stream.max_datagram)?))
+    let Spec { framing, pace, reopen, path } = parse(argument)?;
+    let fd = open_nonblocking(path).map_err(|e| SourceError(format!("{path}: {e}")))?;
+    let source = ByteStream::new(path, fd, framing, pace, stream.max_datagram)?;
+    Ok(Box::new(if reopen { source.reopen(Reopen::new(path))? } else { source }))
 }
 
 #[cfg(test)]
@@ -58,6 +81,7 @@ mod tests {
     use super::super::contract::Fill;
     use super::super::test_bench::{Bench, bytes_of};
     use super::*;
+    use rustix::fs::Mode;
     use std::io::Write;
 
     fn refused(argument: &str) -> String {
@@ -66,12 +90,18 @@ mod tests {
 
     #[test]
     fn arguments_come_apart() {
-        assert_eq!(parse("pcap:/a:b,c").unwrap(), (Framing::Pcap, Pace::Max, "/a:b,c"));
-        assert_eq!(parse("fixed:188:x").unwrap(), (Framing::Fixed(188), Pace::Max, "x"));
-        assert_eq!(
-            parse("pcapng,pace=original:x").unwrap(),
-            (Framing::Pcapng, Pace::Original, "x")
-        );
+        let spec = |argument| {
+            let Spec { framing, pace, reopen, path } = parse(argument).unwrap();
+            (framing, pace, reopen, path)
+        };
+        assert_eq!(spec("pcap:/a:b,c"), (Framing::Pcap, Pace::Max, false, "/a:b,c"));
+        assert_eq!(spec("fixed:188,reopen:x"), (Framing::Fixed(188), Pace::Max, true, "x"));
+        let original = Pace::Original(LONGEST_PAUSE);
+        assert_eq!(spec("pcapng,pace=original:x"), (Framing::Pcapng, original, false, "x"));
+        let brief = Pace::Original(std::time::Duration::from_secs(5));
+        assert_eq!(spec("pcap,pace=original,max-pause=5s:x").1, brief);
+        assert!(refused("pcap,max-pause=5s:x").contains("max-pause= is for pace=original"));
+        assert!(refused("pcap,pace=original,max-pause=long:x").contains("max-pause=long"));
         assert!(refused("lines").contains("no path behind \"lines\""));
         assert!(refused("fixed:8").contains("no path"));
         assert!(refused("/a.pcap:pcap").contains("unknown framing \"/a.pcap\""));
@@ -81,6 +111,7 @@ mod tests {
         );
         assert_eq!(refused("lines:/no/such"), "/no/such: No such file or directory (os error 2)");
         assert_eq!(refused("lines:/"), "/ is a directory");
+        assert!(refused("lines,reopen:/etc/passwd").contains("reopen is for named pipes"));
     }
 
     #[test]
@@ -110,5 +141,42 @@ mod tests {
         assert_eq!((bytes_of(&got), fill), (vec![&b"x"[..]], Fill::Idle));
         drop(writer);
         assert!(bench.run_to_end(&mut *source).is_empty());
+    }
+
+    /// A cut datagram of one writer is not joined to the bytes of the next. Control: without
+    /// `reopen` the stream ends, above.
+    #[test]
+    fn a_named_pipe_is_opened_again_for_its_next_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let make = || {
+            rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        };
+        make();
+        let mut bench = Bench::new(4096, 64);
+        let argument = format!("len32le,reopen:{}", path.display());
+        let mut source = open(&argument, &OpenFor { max_datagram: 64 }).unwrap();
+        for round in 0..3_u64 {
+            let mut writer = std::fs::File::options().write(true).open(&path).unwrap();
+            writer.write_all(b"\x01\0\0\0x\x05\0\0\0cut").unwrap();
+            assert_eq!(bytes_of(&bench.run(&mut *source).0), [b"x"]);
+            assert_eq!(bench.gone.len() as u64, round);
+            drop(writer);
+            assert_eq!(bench.run(&mut *source), (Vec::new(), Fill::Idle));
+            bench.now = source.wait_for().until.expect("it is looked for");
+            if round == 1 {
+                // It may also be removed and made again.
+                std::fs::remove_file(&path).unwrap();
+                assert_eq!(bench.run(&mut *source).1, Fill::Idle);
+                make();
+                bench.now = source.wait_for().until.expect("it is looked for");
+            }
+            assert_eq!(bench.run(&mut *source).1, Fill::Idle);
+            assert!(source.wait_for().readable.is_some(), "it is open again");
+        }
+        assert_eq!(bench.count(ringweir_proto::stats::PumpCounter::BrokerLost), 3);
+        let notices = bench.notices();
+        assert!(notices[0].contains("input ends at offset 12"), "{notices:?}");
+        assert!(notices[1].ends_with("is back"), "{notices:?}");
     }
 }

@@ -12,6 +12,7 @@ pub mod kinds;
 mod netlink;
 mod options;
 mod packet;
+mod ready;
 mod socket;
 mod stdin;
 #[cfg(test)]

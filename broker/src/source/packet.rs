@@ -6,7 +6,8 @@
 //! appears only once. A frame longer than `snaplen` or the stream's largest datagram is cut and
 //! keeps its original length. The kernel collects frames in blocks. It hands a block over when the
 //! block is full, or `timeout` after its first frame: this is the most that the source adds to a
-//! frame's latency.
+//! frame's latency. At the stop the socket is detached from its interface, and the last block is
+//! waited for, so that every frame the kernel took is published or counted.
 //!
 //! Frames for which the ring had no room are counted exactly as a loss in the layer `kernel`,
 //! reported before the first frame of the next block. The source time is the kernel's,
@@ -51,6 +52,10 @@ const HEADROOM: u64 = 256;
 const RETRY_NS: u64 = 1_000_000_000;
 /// Shortest time between two checks of the socket for an error, and of the interface.
 const LOOK_NS: u64 = 1_000_000;
+/// Link type of SocketCAN.
+const CAN: u16 = 227;
+/// How much later than asked for the kernel's timer may hand a block over.
+const TIMER: Duration = Duration::from_millis(40);
 /// Bytes of an Ethernet header before a VLAN tag.
 const BEFORE_TAG: usize = 12;
 
@@ -75,6 +80,8 @@ struct PacketSource {
     /// Bytes of a frame that are kept.
     cut: usize,
     link: Link,
+    /// The link type that readers were given.
+    shown_link_type: Option<u16>,
 }
 
 /// The kind of interface.
@@ -82,6 +89,33 @@ struct PacketSource {
 struct Link {
     ethernet: bool,
     loopback: bool,
+    /// Link type in a capture.
+    link_type: u16,
+}
+
+impl Link {
+    /// From the kernel's type of the interface (`ARPHRD_…`).
+    fn of(hardware: u16) -> Self {
+        const RAW_IP: u16 = 519;
+        const IEEE80211: u16 = 801;
+        const RADIOTAP: u16 = 803;
+        const VSOCKMON: u16 = 826;
+        let loopback = hardware == libc::ARPHRD_LOOPBACK;
+        let ethernet = loopback || hardware == libc::ARPHRD_ETHER;
+        let link_type = match hardware {
+            _ if ethernet => 1,
+            // Nothing before the IP header.
+            libc::ARPHRD_NONE | RAW_IP | libc::ARPHRD_SIT => 101,
+            libc::ARPHRD_TUNNEL | libc::ARPHRD_TUNNEL6 => 101,
+            libc::ARPHRD_CAN => CAN,
+            IEEE80211 => 105,
+            RADIOTAP => 127,
+            VSOCKMON => 271,
+            // For own use: it claims nothing.
+            _ => 147,
+        };
+        Self { ethernet, loopback, link_type }
+    }
 }
 
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
@@ -194,6 +228,7 @@ impl PacketSource {
             look: 0,
             cut: cut as usize,
             link,
+            shown_link_type: None,
         })
     }
 
@@ -292,22 +327,29 @@ impl PacketSource {
     }
 }
 
-/// Binds the socket to an interface.
-fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceError> {
-    let mut address = libc::sockaddr_ll {
+/// Binds the socket to an interface and a protocol; 0: to none.
+fn bind(fd: BorrowedFd<'_>, index: u32, protocol: u16) -> Result<libc::sockaddr_ll, SourceError> {
+    let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: index as i32,
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
         sll_addr: [0; 8],
     };
-    let mut len = size_of_val(&address) as libc::socklen_t;
+    let len = size_of_val(&address) as libc::socklen_t;
     // SAFETY: `address` is a live local of `len` bytes, which the kernel only reads.
     if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } != 0 {
         return Err(refused("bind", io::Error::last_os_error()));
     }
+    Ok(address)
+}
+
+/// Binds the socket to an interface, and looks what it is.
+fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceError> {
+    let mut address = bind(fd, index, libc::ETH_P_ALL as u16)?;
+    let mut len = size_of_val(&address) as libc::socklen_t;
     if promisc {
         let request = libc::packet_mreq {
             mr_ifindex: index as i32,
@@ -324,8 +366,7 @@ fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceE
     if unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) } != 0 {
         return Err(refused("getsockname", io::Error::last_os_error()));
     }
-    let loopback = address.sll_hatype == libc::ARPHRD_LOOPBACK;
-    Ok(Link { ethernet: loopback || address.sll_hatype == libc::ARPHRD_ETHER, loopback })
+    Ok(Link::of(address.sll_hatype))
 }
 
 /// Makes the network card put its own time on every frame that it receives.
@@ -365,6 +406,13 @@ fn publish(
     let wire_len = packet.wire_len.saturating_add(extra as u32);
     let mut claim = intake.claim(len).map_err(SourceError::new)?;
     match tag {
+        None if link.link_type == CAN && len >= 4 => {
+            // In a capture the identifier is big-endian, on the socket it is as the machine has it.
+            claim.write(0, &bytes[..len]);
+            if cfg!(target_endian = "little") {
+                claim.bytes()[..4].reverse();
+            }
+        }
         None => claim.write(0, &bytes[..len]),
         Some((tpid, tci)) => {
             let [a, b] = tpid.to_be_bytes();
@@ -387,6 +435,10 @@ fn publish(
 
 impl Source for PacketSource {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
+        if self.shown_link_type != Some(self.link.link_type) {
+            self.shown_link_type = Some(self.link.link_type);
+            intake.set_link_type(self.link.link_type);
+        }
         while intake.has_room() {
             if !self.blocks.is_open() {
                 match self.blocks.open() {
@@ -413,6 +465,14 @@ impl Source for PacketSource {
             }
         }
         Ok(Fill::Took)
+    }
+
+    fn stop_taking(&mut self) -> Option<Duration> {
+        // The socket of no interface and no protocol gets nothing. The kernel hands its open block
+        // over at the next look of its timer.
+        self.fresh = true;
+        bind(self.socket.as_fd(), 0, 0).ok()?;
+        Some(Duration::from_millis(u64::from(self.spec.timeout_ms) * 2) + TIMER)
     }
 
     fn wait_for(&self) -> WaitFor<'_> {

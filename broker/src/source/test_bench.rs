@@ -8,7 +8,7 @@ use crate::intake::for_pump::PumpIntake;
 use crate::intake::notice::{self, NoticeReceiver};
 use ringweir_proto::layout::Geometry;
 use ringweir_proto::ring::{
-    Cause, Layer, Publisher, Resume, RingMemory, RingReader, Start, Step, WritableRing,
+    Cause, Layer, LinkType, Publisher, Resume, RingMemory, RingReader, Start, Step, WritableRing,
 };
 use ringweir_proto::stats::{PumpCounter, Snapshot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -35,6 +35,10 @@ pub struct Bench {
     memory: Arc<RingMemory>,
     /// The time of the next round, CLOCK_MONOTONIC ns.
     pub now: u64,
+    /// Whether the source may fail; it panics otherwise.
+    pub may_fail: bool,
+    /// Why it failed.
+    pub failure: Option<String>,
 }
 
 impl Bench {
@@ -46,13 +50,29 @@ impl Bench {
         let (notices, receiver) = notice::queue();
         let intake = PumpIntake::new(Publisher::new(ring), notices);
         let reader = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
-        Self { intake, notices: receiver, reader, gone: Vec::new(), memory, now: 1 }
+        Self {
+            intake,
+            notices: receiver,
+            reader,
+            gone: Vec::new(),
+            memory,
+            now: 1,
+            may_fail: false,
+            failure: None,
+        }
     }
 
     /// One round as the pump runs it.
     pub fn round(&mut self, source: &mut dyn Source) -> Fill {
         self.intake.begin(self.now);
-        let fill = source.fill(self.intake.for_source()).unwrap_or_else(|e| panic!("{e}"));
+        let fill = match source.fill(self.intake.for_source()) {
+            Ok(fill) => fill,
+            Err(e) if self.may_fail => {
+                self.failure = Some(e.to_string());
+                Fill::Ended
+            }
+            Err(e) => panic!("{e}"),
+        };
         self.intake.flush();
         fill
     }
@@ -117,6 +137,11 @@ impl Bench {
         let mut snapshot = Snapshot::new("test", "test");
         snapshot.take_pump(&self.memory);
         snapshot.pump(counter)
+    }
+
+    /// What the datagrams are in a capture.
+    pub fn link_type(&self) -> LinkType {
+        self.memory.link_type()
     }
 
     /// The notices so far.

@@ -27,7 +27,7 @@
  * throws, exits, logs, or installs a signal handler. Any number of readers of any streams may exist
  * in one process; each reader and each watch is used by one thread at a time. Strings are UTF-8.
  * Numbers of 64 bits are unsigned long long on every machine: print them with %llu. Times are ns:
- * publish times of CLOCK_MONOTONIC, dates since 1970.
+ * publish times of CLOCK_MONOTONIC (of the machine's first time namespace), dates since 1970.
  *
  * Pointers: a call checks its pointers for NULL and alignment and relies on the program for the
  * rest. A string ends with a NUL. A struct or buffer to be read or filled in has its full size, and
@@ -803,7 +803,7 @@ int rw_reader_account(const struct rw_reader *reader, struct rw_account *account
 int rw_reader_last_gap(const struct rw_reader *reader, struct rw_gap *gap);
 
 /*
- Turns a publish time into a date: ns since 1970, as the clock stood when the ring was made. 0 if
+ Turns a publish time into a date: ns since 1970, as the clock stands now. 0 if
  reader is NULL or in use by another call.
  */
 unsigned long long rw_reader_date(const struct rw_reader *reader, unsigned long long publish_time);

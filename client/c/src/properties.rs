@@ -104,7 +104,7 @@ pub unsafe extern "C" fn rw_reader_last_gap(reader: *const rw_reader, gap: *mut 
     unsafe { rw_reader::enter(reader, act) }
 }
 
-/// Turns a publish time into a date: ns since 1970, as the clock stood when the ring was made. 0 if
+/// Turns a publish time into a date: ns since 1970, as the clock stands now. 0 if
 /// reader is NULL or in use by another call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_reader_date(

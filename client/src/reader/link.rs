@@ -165,7 +165,6 @@ impl Reader {
                     .map_err(|e| Error::unreadable(&self.name, e))?;
                 self.ring =
                     RingReader::new(seen.memory.clone(), Start::Oldest, self.options.resume);
-                self.identity = seen.identity;
                 self.metadata = seen.metadata;
                 self.sample_from = 0;
                 self.tie(link)?;

@@ -5,6 +5,7 @@
 //! to date for `ringstat`. When the broker dies the reader keeps its mapping: it drains what is
 //! there, then attaches to the restarted broker by itself.
 
+mod dates;
 mod link;
 mod options;
 mod report;
@@ -14,9 +15,12 @@ pub use options::Options;
 pub use wait::Waited;
 
 use crate::{Datagram, Error};
+use dates::Dates;
 use link::{Attempt, Link, Retry};
-use ringweir_proto::layout::{DetachedBy, Geometry, Identity};
-use ringweir_proto::ring::{Account, Cause, Demoted, Gap, Restarted, RingReader, Step, Torn, gate};
+use ringweir_proto::layout::{DetachedBy, Geometry};
+use ringweir_proto::ring::{
+    Account, Cause, Demoted, Gap, LinkType, Restarted, RingReader, Step, Torn, gate,
+};
 use ringweir_proto::sync::Ordering;
 use std::os::fd::OwnedFd;
 
@@ -91,7 +95,7 @@ pub struct Reader {
     demotion: Option<Demoted>,
     link: Link,
     ring: RingReader,
-    identity: Identity,
+    dates: Dates,
     metadata: Vec<(String, String)>,
     /// The first datagram published at or after this (CLOCK_MONOTONIC ns) is the next whose latency
     /// is sampled.
@@ -232,9 +236,17 @@ impl Reader {
         self.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
-    /// Turns a publish time into a date: ns since 1970, as the clock stood when the ring was made.
+    /// What the stream's datagrams are in a capture, as far as the source has given it by now.
+    pub fn link_type(&self) -> LinkType {
+        self.ring.memory().link_type()
+    }
+
+    /// Turns a publish time into a date: ns since 1970, as the clock stands now. So dates are right
+    /// once the clock has been set, also those of datagrams published before. While a machine
+    /// sleeps, the clock of publish times stands still: datagrams from before get dates that are
+    /// late by as long as it slept.
     pub fn publish_date(&self, publish_time: u64) -> u64 {
-        publish_time.wrapping_add(self.identity.realtime_offset_ns)
+        publish_time.wrapping_add(self.dates.offset())
     }
 
     /// The account since this reader began in this ring ([`Restart::adopted`]): `start + delivered

@@ -1,5 +1,6 @@
 //! How to attach.
 
+use super::dates::Dates;
 use super::link::{Link, Retry};
 use super::{Reader, wait};
 use crate::Error;
@@ -102,7 +103,7 @@ impl Options {
             demotion: None,
             link,
             ring,
-            identity: seen.identity,
+            dates: Dates::now(),
             metadata: seen.metadata,
             sample_from: 0,
             broker_gone: false,

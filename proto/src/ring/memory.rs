@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::copy;
+use super::link_type::LinkType;
 use super::site;
 use crate::layout::{
     ClaimLine, CounterLines, Geometry, RESTARTS, RestartLines, RestartRecord, Slot, StateLine,
@@ -221,6 +222,11 @@ impl RingMemory {
     /// A counter of the pump, for statistics.
     pub fn counter(&self, counter: crate::stats::PumpCounter) -> u64 {
         self.counters().count[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// What the datagrams are in a capture.
+    pub fn link_type(&self) -> LinkType {
+        LinkType::from_word(self.counter(crate::stats::PumpCounter::LinkType))
     }
 
     /// Generation of the ring, from 1.

@@ -11,6 +11,7 @@ mod copy;
 pub mod crash;
 pub mod gate;
 mod heap;
+mod link_type;
 mod loss;
 mod memory;
 mod publish;
@@ -21,6 +22,7 @@ mod writable;
 
 pub use adopt::Unfit;
 pub use gate::{Budget, Demoted, LosslessGate};
+pub use link_type::LinkType;
 pub use loss::{Account, Cause, Gap, Layer, Restarted};
 #[cfg(not(ringweir_loom))]
 pub(crate) use memory::{Access, Parts};

@@ -1,24 +1,20 @@
 //! `ringgen`: writes test datagrams to standard output at a given rate.
 //!
-//! Contract: the output is whole datagrams only, even if it is interrupted once. If the reader of
-//! the output goes away, ringgen ends quietly. All datagrams that are due are made in one buffer
+//! Contract: the output is whole datagrams only, even if it is interrupted once, unless it takes
+//! nothing any more. If the reader of the output goes away, ringgen ends quietly. All datagrams that are due are made in one buffer
 //! and written at once; before every pause everything is written.
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 use ringweir_cli::quantity::{Count, Span};
-use ringweir_cli::signals::end_at_once_if_repeated;
 use ringweir_cli::stderr;
 use ringweir_pattern::generate::{GenSpec, Generator};
 use ringweir_pattern::rate_limiter::RateLimiter;
+use ringweir_tools::output::{Output, Written};
+use ringweir_tools::stop::Stop;
 use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use std::fs::File;
-use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, IsTerminal};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes that are written at once, even without a pause; also the size requested for a pipe.
@@ -172,7 +168,7 @@ fn generate(
     generator: &mut Generator,
     limiter: &mut RateLimiter,
     framing: Framing,
-    out: &mut impl Write,
+    mut out: impl FnMut(&[u8]) -> io::Result<()>,
     clock: &mut impl Clock,
     stop: impl Fn() -> bool,
 ) -> io::Result<()> {
@@ -186,7 +182,7 @@ fn generate(
         if !limiter.due(now) {
             now = clock.now_ns();
             if !limiter.due(now) {
-                out.write_all(&batch)?;
+                out(&batch)?;
                 batch.clear();
                 now = clock.now_ns();
                 if let Some(ns) = limiter.ready_at().checked_sub(now).filter(|&ns| ns > 0) {
@@ -201,13 +197,13 @@ fn generate(
         generator.fill_next(&mut batch[start..]);
         limiter.spend(len);
         if batch.len() >= BATCH {
-            out.write_all(&batch)?;
+            out(&batch)?;
             batch.clear();
             // The write may have waited for the reader.
             now = clock.now_ns();
         }
     }
-    out.write_all(&batch)
+    out(&batch)
 }
 
 fn run(options: &Options) -> anyhow::Result<ExitCode> {
@@ -219,27 +215,34 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
             stdin:len32le`, or add --force"
         );
     }
-    // The handle of std would flush at every newline.
-    let mut out = File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?);
+    let mut output = Output::stdout().context("standard output")?;
     // A larger pipe saves context switches; it does not matter if this fails.
-    let _ = rustix::pipe::fcntl_setpipe_size(&out, BATCH);
+    let _ = rustix::pipe::fcntl_setpipe_size(output.file(), BATCH);
 
-    let stopped = Arc::new(AtomicUsize::new(0));
-    for signal in [SIGINT, SIGTERM] {
-        // The first signal ends the output after a whole datagram. A second one ends the process,
-        // even if it is blocked because the reader of the output does not read.
-        signal_hook::flag::register_usize(signal, Arc::clone(&stopped), signal as usize)?;
-    }
-    end_at_once_if_repeated(&[SIGINT, SIGTERM])?;
+    // The first signal ends the output after a whole datagram, unless the output takes nothing.
+    let stop = Stop::on_signals()?;
+    let (mut gone, mut stuck) = (false, false);
+    let out = |bytes: &[u8]| match output.write(bytes, &mut 0, &stop, None)? {
+        Written::All => Ok(()),
+        Written::Gone => {
+            gone = true;
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        Written::Stuck => {
+            stuck = true;
+            Err(ErrorKind::TimedOut.into())
+        }
+    };
 
     let mut generator = Generator::new(&spec);
     let mut limiter = spec.limiter();
     let mut clock = Machine(Instant::now());
-    let stop = || stopped.load(Ordering::Relaxed) != 0;
-    match generate(&mut generator, &mut limiter, options.framing, &mut out, &mut clock, stop) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-        Err(error) => return Err(error).context("cannot write to standard output"),
+    let came = || stop.came();
+    let made = generate(&mut generator, &mut limiter, options.framing, out, &mut clock, came);
+    match made {
+        _ if gone => return Ok(ExitCode::SUCCESS),
+        _ if stuck => stderr::line("standard output takes nothing: it ends within a datagram"),
+        made => made.context("cannot write to standard output")?,
     }
     if limiter.forgiven_ns() > 0 {
         let behind = Span(Duration::from_nanos(limiter.forgiven_ns()));
@@ -249,12 +252,12 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
             Count(generator.made())
         ));
     }
-    match stopped.load(Ordering::Relaxed) {
-        0 => Ok(ExitCode::SUCCESS),
+    match stop.signal() {
+        None => Ok(ExitCode::SUCCESS),
         // Ends the process as the signal would have done, so that a loop in a shell ends as well.
-        signal => {
+        Some(signal) => {
             stderr::flush(Duration::from_secs(1));
-            signal_hook::low_level::emulate_default_handler(signal as i32)?;
+            signal_hook::low_level::emulate_default_handler(signal)?;
             Ok(ExitCode::FAILURE)
         }
     }
@@ -307,8 +310,11 @@ mod tests {
         let spec = options.spec().unwrap();
         let (mut out, mut clock) = (Vec::new(), Still::default());
         let (mut generator, mut limiter) = (Generator::new(&spec), spec.limiter());
-        generate(&mut generator, &mut limiter, options.framing, &mut out, &mut clock, || false)
-            .unwrap();
+        let put = |bytes: &[u8]| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        };
+        generate(&mut generator, &mut limiter, options.framing, put, &mut clock, || false).unwrap();
         (out, clock)
     }
 
@@ -365,21 +371,14 @@ mod tests {
                 self.1.push(self.0.get());
             }
         }
-        struct Tally<'a>(&'a Cell<usize>);
-        impl Write for Tally<'_> {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.set(self.0.get() + bytes.len());
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
         let spec = options("ringgen --size 96 --count 4 --rate 10/s").spec().unwrap();
         let written = Cell::new(0);
         let mut clock = Watch(&written, Vec::new(), 0);
         let (mut generator, mut limiter) = (Generator::new(&spec), spec.limiter());
-        let out = &mut Tally(&written);
+        let out = |bytes: &[u8]| {
+            written.set(written.get() + bytes.len());
+            Ok(())
+        };
         generate(&mut generator, &mut limiter, Framing::Len32le, out, &mut clock, || false)
             .unwrap();
         assert_eq!((clock.1, written.get()), (vec![100, 200, 300], 400));
@@ -393,7 +392,11 @@ mod tests {
         let mut out = Vec::new();
         let (mut generator, mut limiter) = (Generator::new(&spec), spec.limiter());
         let clock = &mut Still::default();
-        generate(&mut generator, &mut limiter, Framing::None, &mut out, clock, stop).unwrap();
+        let put = |bytes: &[u8]| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        };
+        generate(&mut generator, &mut limiter, Framing::None, put, clock, stop).unwrap();
         assert_eq!(out.len(), 3000);
     }
 

@@ -3,14 +3,15 @@
 //!
 //! Contract: the output is whole datagrams in order. A loss is reported on stderr, with its count
 //! and position, and never in the output. Output is gathered, and written when the stream pauses or
-//! enough has arrived. If the reader of the output goes away, ringcat ends quietly; SIGINT and
-//! SIGTERM end it after a whole datagram.
+//! enough has arrived. If the reader of the output goes away, ringcat ends quietly; SIGINT, SIGTERM
+//! and `--timeout` end it after a whole datagram, or within a second if the output takes nothing.
 
 mod copy;
 mod options;
 mod socket_server;
 
 use crate::account::DETACHED;
+use crate::output::Output;
 use crate::stop::Stop;
 use crate::usage::Usage;
 use anyhow::{Context, bail};
@@ -19,10 +20,10 @@ use copy::{Cat, Why};
 use options::{Cli, choose};
 use ringweir::Options;
 use ringweir_cli::stderr;
-use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -40,13 +41,7 @@ pub fn main() -> ExitCode {
 
 /// The exit status says whether the account adds up.
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let stdout = io::stdout();
-    let Some(format) = choose(cli, stdout.is_terminal()) else {
-        bail!(Usage(
-            "refusing to write bytes to a terminal: use --format hex, -w FILE or a pipe, or add --force"
-                .into()
-        ));
-    };
+    let format = choose(cli, io::stdout().is_terminal())?;
     cli.wait.until_answered(&cli.stream, cli.quiet)?;
     let stop = Stop::on_signals()?;
     if let Some(place) = &cli.unix {
@@ -63,18 +58,21 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
     // Attaches first, so that no file is emptied for a stream that does not exist.
     let mut reader = options.attach(&cli.stream)?;
-    let to = match &cli.write {
+    let began = Instant::now();
+    let to = match cli.file() {
         Some(path) => {
-            File::create(path).with_context(|| format!("cannot write to {}", path.display()))?
+            let until = cli.timeout.map(|t| began + t.0);
+            Output::open(path, &stop, until)
+                .with_context(|| format!("cannot write to {}", path.display()))?
         }
-        // The handle of std would flush after every newline.
-        None => File::from(stdout.as_fd().try_clone_to_owned().context("standard output")?),
+        None => Some(Output::stdout().context("standard output")?),
     };
-    let mut cat = Cat::new(cli, format, to, &reader);
-    let why = cat.run(&mut reader, &stop)?;
-    if why != Why::OutputGone {
-        cat.flush()?;
-    }
+    let Some(to) = to else {
+        let path = cli.file().unwrap_or(Path::new("-")).display();
+        bail!("nobody has opened {path} for reading: nothing was written");
+    };
+    let mut cat = Cat::new(cli, format, to, &reader, &stop, began);
+    let why = cat.run(&mut reader)?;
     let adds_up = cat.conclude(&mut reader, why)?;
     if why == Why::Timeout
         && let Some(count) = cli.count

@@ -4,9 +4,10 @@
 
 use crate::arguments::{From, Time};
 use crate::sink;
+use crate::usage::Usage;
 use crate::wait::WaitOption;
 use clap::{ArgAction, Parser};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Writes the datagrams of a stream to standard output or a file, or verifies them.
@@ -25,19 +26,20 @@ pub(super) struct Cli {
     /// a seq
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     pub(super) from: From,
-    /// How to write datagrams [default: hex on a terminal, none with --verify, else raw]
+    /// How to write datagrams [default: pcap into a FILE.pcap, hex on a terminal, none with
+    /// --verify, else raw]
     #[arg(short, long, value_name = "FORMAT", value_parser = clap::builder::PossibleValuesParser::new(formats()))]
     format: Option<String>,
     /// Short for --format len32le
     #[arg(long, conflicts_with = "format")]
     len_prefix: bool,
     /// Link type in a capture: EN10MB, RAW, USER0 … USER15 or a number from
-    /// tcpdump.org/linktypes.html
-    #[arg(long, value_name = "TYPE", default_value = "EN10MB")]
-    pub(super) link_type: LinkType,
-    /// Write to this file instead of standard output
+    /// tcpdump.org/linktypes.html [default: that of the source, EN10MB if it has none]
+    #[arg(long, value_name = "TYPE")]
+    pub(super) link_type: Option<LinkType>,
+    /// Write to this file instead of standard output, which is also called -
     #[arg(short = 'w', long = "write", value_name = "FILE")]
-    pub(super) write: Option<PathBuf>,
+    write: Option<PathBuf>,
     /// Serve a socket instead: seqpacket[,mode=0600]:PATH. Each client is a reader of its own and
     /// gets one datagram per read; --count and --from apply to each client, and a slow client slows
     /// no other
@@ -87,7 +89,7 @@ Examples:
   Verify a test stream, byte by byte, from the oldest datagram in the ring:
     ringcat demo --from oldest -n 100000 --verify
   Capture for Wireshark:
-    ringcat tap0 --format pcap -w tap0.pcap      or      ringcat tap0 --format pcap | wireshark -k \
+    ringcat tap0 -w tap0.pcap      or      ringcat tap0 --format pcap | wireshark -k \
     -i -
   A socket for standard tools, one datagram per read, any number of clients:
     ringcat fpga0 --unix seqpacket:/tmp/fpga0 &          then          socat -u \
@@ -127,17 +129,51 @@ impl FromStr for LinkType {
     }
 }
 
-/// The format to write. `None`: bytes would go to a terminal.
-pub(super) fn choose(cli: &Cli, terminal: bool) -> Option<&'static sink::Format> {
-    let to_terminal = terminal && cli.write.is_none();
+impl Cli {
+    /// The file to write. `None`: standard output.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.write.as_deref().filter(|path| *path != Path::new("-"))
+    }
+}
+
+/// Whether a file is named like a capture of a kind that is not written.
+fn is_capture(file: Option<&Path>) -> bool {
+    let name = file.and_then(Path::file_name).map(|name| name.to_string_lossy().to_lowercase());
+    name.is_some_and(|name| {
+        [".pcapng", ".ntar", ".pcap.", ".cap."].iter().any(|part| name.contains(part))
+    })
+}
+
+/// The format to write.
+pub(super) fn choose(cli: &Cli, terminal: bool) -> Result<&'static sink::Format, Usage> {
+    let file = cli.file();
+    let to_terminal = terminal && file.is_none();
+    let kind = file.and_then(Path::extension).and_then(|kind| kind.to_str()).unwrap_or_default();
     let name = match (&cli.format, cli.len_prefix) {
         (Some(name), _) => name.as_str(),
         (None, true) => "len32le",
-        (None, false) if cli.verify && cli.write.is_none() => "none",
-        (None, false) if to_terminal && !cli.force => "hex",
-        (None, false) => "raw",
+        (None, false) => match kind.to_ascii_lowercase().as_str() {
+            "pcap" | "cap" | "dmp" => "pcap",
+            "pcapng" | "ntar" | "gz" | "xz" | "zst" | "lz4" if is_capture(file) => {
+                return Err(Usage(format!(
+                    "-w {}: captures of this kind are not written: name it .pcap, or say with \
+                    --format what it shall hold",
+                    file.unwrap_or(Path::new("")).display()
+                )));
+            }
+            _ if cli.verify && file.is_none() => "none",
+            _ if to_terminal && !cli.force => "hex",
+            _ => "raw",
+        },
     };
-    sink::find(name).filter(|f| !(f.binary && to_terminal) || cli.force)
+    let wanted = sink::find(name).filter(|f| cli.force || !(f.binary && to_terminal));
+    wanted.ok_or_else(|| {
+        Usage(
+            "refusing to write bytes to a terminal: use --format hex, -w FILE or a pipe, or add \
+            --force"
+                .into(),
+        )
+    })
 }
 
 /// The socket of `--unix`.
@@ -184,7 +220,7 @@ mod tests {
     }
 
     fn name(line: &str, terminal: bool) -> Option<&'static str> {
-        choose(&cli(line), terminal).map(|f| f.name)
+        choose(&cli(line), terminal).ok().map(|f| f.name)
     }
 
     #[test]
@@ -200,6 +236,36 @@ mod tests {
             assert!(name(&format!("ringcat x {line} --force"), true).is_some(), "{line}");
             assert!(name(&format!("ringcat x {line} -w f"), true).is_some(), "{line}");
         }
+    }
+
+    /// Control: a format that is given counts more than the name of the file.
+    #[test]
+    fn the_format_follows_the_name_of_the_file() {
+        for (line, format) in [
+            ("ringcat x -w a.pcap", Some("pcap")),
+            ("ringcat x -w a.b/C.PCAP", Some("pcap")),
+            ("ringcat x --verify -w a.cap", Some("pcap")),
+            ("ringcat x -w a.pcap --format raw", Some("raw")),
+            ("ringcat x -w a.pcap --len-prefix", Some("len32le")),
+            ("ringcat x -w pcap", Some("raw")),
+            ("ringcat x -w a.gz", Some("raw")),
+            ("ringcat x -w a.pcapng", None),
+            ("ringcat x -w a.pcap.gz", None),
+            ("ringcat x -w a.pcapng --format pcap", Some("pcap")),
+        ] {
+            assert_eq!(name(line, true), format, "{line}");
+        }
+        let refused = choose(&cli("ringcat x -w a.pcapng"), false).unwrap_err().to_string();
+        assert!(refused.contains("-w a.pcapng") && refused.contains("name it .pcap"), "{refused}");
+    }
+
+    /// Control: a file whose name only contains it.
+    #[test]
+    fn a_dash_is_standard_output() {
+        assert_eq!(cli("ringcat x -w -").file(), None);
+        assert_eq!(name("ringcat x -w -", true), Some("hex"));
+        assert_eq!(name("ringcat x -w -", false), Some("raw"));
+        assert_eq!(cli("ringcat x -w ./-").file(), Some(Path::new("./-")));
     }
 
     #[test]

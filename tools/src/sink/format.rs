@@ -33,17 +33,17 @@ impl About {
 /// One format.
 pub trait Sink {
     /// Appends the beginning of the output.
-    fn begin(&mut self, _out: &mut Vec<u8>) {}
+    fn begin(&mut self, _out: &mut Vec<u8>, _capture: &Capture) {}
     /// Appends what comes before a payload.
     fn before(&mut self, _out: &mut Vec<u8>, _about: &About) {}
     /// Called when the payload is in `out` from `start` on, with nothing after it.
     fn after(&mut self, _out: &mut Vec<u8>, _start: usize, _about: &About) {}
 }
 
-/// Options of a format.
+/// What the beginning of a capture says.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Link type of a capture.
+pub struct Capture {
+    /// Link type of all its datagrams.
     pub link_type: u32,
     /// Longest datagram of the stream.
     pub max_datagram: u64,
@@ -57,6 +57,8 @@ pub struct Format {
     pub about: &'static str,
     /// Whether it must not go to a terminal.
     pub binary: bool,
+    /// Whether its output has one link type.
+    pub has_link_type: bool,
     /// Makes one.
-    pub make: fn(&Settings) -> Box<dyn Sink>,
+    pub make: fn() -> Box<dyn Sink>,
 }

@@ -7,7 +7,8 @@ pub const FORMAT: Format = Format {
     name: "hex",
     about: "a hexdump with a line about each datagram (default on a terminal)",
     binary: false,
-    make: |_| Box::new(Hexdump::default()),
+    has_link_type: false,
+    make: || Box::new(Hexdump::default()),
 };
 
 #[derive(Default)]

@@ -7,7 +7,8 @@ pub const FORMAT: Format = Format {
     name: "len32le",
     about: "each datagram after its length, 32 bits little-endian",
     binary: true,
-    make: |_| Box::new(Len32Le),
+    has_link_type: false,
+    make: || Box::new(Len32Le),
 };
 
 struct Len32Le;

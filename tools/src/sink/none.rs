@@ -6,7 +6,8 @@ pub const FORMAT: Format = Format {
     name: "none",
     about: "no output; read (and verify) only",
     binary: false,
-    make: |_| Box::new(Nothing),
+    has_link_type: false,
+    make: || Box::new(Nothing),
 };
 
 struct Nothing;

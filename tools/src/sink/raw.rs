@@ -6,7 +6,8 @@ pub const FORMAT: Format = Format {
     name: "raw",
     about: "payload bytes only; boundaries between datagrams are lost",
     binary: true,
-    make: |_| Box::new(Raw),
+    has_link_type: false,
+    make: || Box::new(Raw),
 };
 
 struct Raw;

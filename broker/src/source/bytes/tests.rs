@@ -3,7 +3,7 @@
 
 use super::super::test_bench::{Bench, Got, bytes_of};
 use super::*;
-use ringweir_proto::stats::PumpCounter;
+use ringweir_proto::ring::LinkType;
 use std::fs::File;
 use std::io::Write;
 
@@ -41,6 +41,13 @@ fn feed(bench: &mut Bench, framing: Framing, max: usize, input: &[u8], chunk: us
     // It stays ended.
     assert_eq!(bench.run(&mut source).1, Fill::Ended);
     all
+}
+
+/// A ring for a source that fails.
+fn failing() -> Bench {
+    let mut bench = Bench::new(1 << 16, 64);
+    bench.may_fail = true;
+    bench
 }
 
 #[test]
@@ -113,7 +120,7 @@ fn end_within_a_datagram_loses_it_and_is_reported_with_its_offset() {
     let input = len32(&[make(10), make(50)]);
     for (cut, offset, missing) in [(15, 15, 3), (18, 18, 50), (20, 20, 48), (67, 67, 1)] {
         for chunk in [1, 64] {
-            let mut bench = Bench::new(1 << 16, 64);
+            let mut bench = failing();
             let got = feed(&mut bench, Framing::Len32Le, 64, &input[..cut], chunk);
             assert_eq!(bytes_of(&got), [make(10)]);
             assert_eq!(
@@ -121,35 +128,35 @@ fn end_within_a_datagram_loses_it_and_is_reported_with_its_offset() {
                 (1, 1),
                 "{cut}"
             );
-            let told = bench.notices();
+            let told = bench.failure.unwrap();
             let says = format!(
                 "pipe: input ends at offset {offset}, {missing} bytes before the end of a "
             );
-            assert!(told.len() == 1 && told[0].starts_with(&says), "{told:?}");
+            assert!(told.starts_with(&says), "{told:?}");
         }
     }
 }
 
 #[test]
 fn an_end_within_a_datagram_that_is_left_out_counts_it_once() {
-    let mut bench = Bench::new(1 << 16, 64);
+    let mut bench = failing();
     let input = len32(&[make(10), make(500)]);
     feed(&mut bench, Framing::Len32Le, 64, &input[..100], 64);
     assert_eq!((bench.count(PumpCounter::Published), bench.count(PumpCounter::BrokerLost)), (1, 1));
-    assert_eq!(bench.notices().len(), 2);
+    assert_eq!((bench.notices().len(), bench.failure.is_some()), (1, true));
 }
 
 #[test]
 fn boundaries_lost_are_the_end() {
     let mut input = len32(&[make(10)]);
     input.extend([0xFF; 100]);
-    let mut bench = Bench::new(1 << 16, 64);
+    let mut bench = failing();
     let got = feed(&mut bench, Framing::Len32Le, 64, &input, 5);
     assert_eq!(bytes_of(&got), [make(10)]);
     assert_eq!(bench.count(PumpCounter::BrokerLost), 1);
     let told = "pipe: length field says 4294967295 at offset 14, maximum is 64; the stream cannot \
         be read on";
-    assert_eq!(bench.notices(), [told]);
+    assert_eq!(bench.failure.as_deref(), Some(told));
 }
 
 #[test]
@@ -162,8 +169,11 @@ fn nothing_at_all_is_a_clean_end_of_most_framings() {
         (bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)),
         (0, 0)
     );
-    // A capture file has at least a header. If that is missing, no datagram is lost.
+    // A capture file has at least a header. If that is missing, no datagram is lost, but the source
+    // fails.
+    bench.may_fail = true;
     feed(&mut bench, Framing::Pcap, 64, b"\xd4\xc3", 1);
+    assert!(bench.failure.as_ref().is_some_and(|f| f.contains("pcap file header")));
     assert_eq!(
         (bench.count(PumpCounter::BrokerLost), bench.count(PumpCounter::SourceFaults)),
         (0, 1)
@@ -203,7 +213,7 @@ fn a_capture_keeps_its_times_and_lengths() {
 
 #[test]
 fn at_its_original_pace_a_capture_makes_its_own_pauses() {
-    let (mut source, mut writer) = piped(Framing::Pcap, Pace::Original, 128);
+    let (mut source, mut writer) = piped(Framing::Pcap, Pace::Original(LONGEST_PAUSE), 128);
     let times = [7_000, 7_000, 7_500, 7_200, 9_000].map(|ms| (ms * 1_000_000, 20));
     writer.write_all(&pcap(&times)).unwrap();
     drop(writer);
@@ -222,6 +232,48 @@ fn at_its_original_pace_a_capture_makes_its_own_pauses() {
     step(650, 2, 2100);
     bench.now = 2_100_000_000;
     assert_eq!(bench.run_to_end(&mut source).len(), 1);
+}
+
+/// Viewers see what the replay waits for, and until when. Control: datagrams that are due at once.
+#[test]
+fn a_jump_of_the_clock_is_a_limited_pause_that_viewers_see() {
+    let pace = Pace::Original(std::time::Duration::from_secs(5));
+    let (mut source, mut writer) = piped(Framing::Pcap, pace, 128);
+    let day = 86_400_000_000_000;
+    writer.write_all(&pcap(&[(day, 20), (day, 20), (9 * day, 20)])).unwrap();
+    drop(writer);
+    let mut bench = Bench::new(1 << 16, 128);
+    let (got, fill) = bench.run(&mut source);
+    assert_eq!((got.len(), fill), (2, Fill::Idle));
+    let due = bench.now + 5_000_000_000;
+    assert_eq!(bench.count(PumpCounter::SourceDue), due);
+    let notices = bench.notices();
+    assert!(notices.len() == 1 && notices[0].contains("jump forward by 192 h"), "{notices:?}");
+    bench.now = due;
+    assert_eq!(bench.run_to_end(&mut source).len(), 1);
+    assert_eq!(bench.count(PumpCounter::SourceDue), 0);
+}
+
+/// Each capture with a single type has that one. A second type in the stream is reported once.
+#[test]
+fn the_link_type_of_a_capture_is_kept() {
+    let mut bench = Bench::new(1 << 16, 128);
+    feed(&mut bench, Framing::Len32Le, 64, &len32(&[make(9)]), 64);
+    assert_eq!(bench.link_type(), LinkType::Unknown);
+    let mut file = pcap(&[(1, 60)]);
+    file[20] = 101;
+    feed(&mut bench, Framing::Pcap, 128, &file, 9);
+    assert_eq!(bench.link_type(), LinkType::Is(101));
+    assert!(bench.notices().is_empty());
+    for _ in 0..2 {
+        feed(&mut bench, Framing::Pcap, 128, &pcap(&[(1, 60)]), 9);
+        assert_eq!(bench.link_type(), LinkType::Mixed);
+    }
+    let notices = bench.notices();
+    assert!(
+        notices.len() == 1 && notices[0].contains("link type 1 after some of 101"),
+        "{notices:?}"
+    );
 }
 
 #[test]

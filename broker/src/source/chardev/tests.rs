@@ -4,6 +4,7 @@
 
 use super::super::test_bench::{Bench, bytes_of, wait};
 use super::*;
+use rustix::fs::Mode;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::FromRawFd;
@@ -49,7 +50,7 @@ fn wrong_devices_are_refused_with_an_alternative() {
         ("/no/such", "/no/such: No such file"),
         ("raw:/dev/null", "/dev/null is none"),
         ("baud=fast:/dev/null", "baud=fast: say bits"),
-        ("speed=9:/dev/null", "\"speed=9\"; there are raw, baud= and size="),
+        ("speed=9:/dev/null", "\"speed=9\"; there are raw, baud=, size= and reopen"),
         ("size=65:/dev/null", "size=65 is longer than the stream's maximum of 64"),
         ("size=0:/dev/null", "read nothing"),
         ("ttyS0", "begins with / or ."),
@@ -130,7 +131,6 @@ fn the_end_and_a_hang_up_are_told_apart_from_nothing() {
     assert!(wait(&*source, 1000));
     bench.intake.begin(2);
     match source.fill(bench.intake.for_source()) {
-        Ok(Fill::Ended) => {}
         Err(e) => assert!(e.to_string().contains("is gone"), "{e}"),
         other => panic!("{other:?}"),
     }
@@ -152,6 +152,8 @@ fn unplugged_device_ends_the_source() {
         complained: false,
         look: None,
         told: false,
+        reopen: None,
+        away: false,
         beside: Vec::new(),
     };
     let mut bench = Bench::new(4096, 64);
@@ -176,4 +178,36 @@ fn an_endless_device_is_taken_in_rounds() {
     let mut source = open("/dev/zero", &STREAM).unwrap();
     assert_eq!(bench.round(&mut *source), Fill::Took);
     assert!(bench.read().iter().all(|g| g.bytes.len() == 64 && g.original_len == 65));
+}
+
+/// With its settings. Control: without `reopen` the source fails, above.
+#[test]
+fn a_device_that_comes_back_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = dir.path().join("tty");
+    let plug = || {
+        let (writer, path) = terminal();
+        std::os::unix::fs::symlink(path, &name).unwrap();
+        writer
+    };
+    let mut writer = plug();
+    let mut source = open(&format!("raw,reopen:{}", name.display()), &STREAM).unwrap();
+    let mut bench = Bench::new(4096, 64);
+    for round in 0..3_u64 {
+        writer.write_all(b"\r").unwrap();
+        assert!(wait(&*source, 1000));
+        assert_eq!(bytes_of(&bench.run(&mut *source).0), [b"\r"]);
+        assert_eq!(bench.gone.len() as u64, round);
+        drop(std::mem::replace(&mut writer, File::open("/dev/null").unwrap()));
+        std::fs::remove_file(&name).unwrap();
+        for _ in 0..2 {
+            assert_eq!(bench.run(&mut *source), (vec![], Fill::Idle));
+            bench.now = source.wait_for().until.expect("it is looked for");
+        }
+        writer = plug();
+        assert_eq!(bench.run(&mut *source).1, Fill::Idle);
+    }
+    let notices = bench.notices();
+    assert_eq!(notices.len(), 6, "{notices:?}");
+    assert!(notices[0].contains("is gone") && notices[1].ends_with("is back"), "{notices:?}");
 }

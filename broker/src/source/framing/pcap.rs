@@ -1,4 +1,5 @@
-//! `pcap`: the capture file of tcpdump, in micro- or nanoseconds and either byte order.
+//! `pcap`: the capture file of tcpdump, in micro- or nanoseconds and either byte order; also the
+//! modified format of old Linux systems, whose records have a longer header.
 //!
 //! Contract: a packet is a datagram, with its capture time and its original length. The parser is
 //! written by hand, because one that needs the whole packet in its buffer would add a copy. It is
@@ -8,12 +9,15 @@
 //! file:    magic u32 · version u16 u16 · zone u32 · accuracy u32 · snapshot length u32 ·
 //!          link type u32
 //! record:  seconds u32 · fraction u32 · captured length u32 · original length u32 · payload
+//! modified record:  the same, and before the payload: interface u32 · protocol u16 · type u8 ·
+//!          padding u8
 //! ```
 
 use super::step::{Fault, Machine, Order, Payload, Step, check_length, nothing_left, truncated};
 
 const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
+const MODIFIED_HEADER: usize = 24;
 
 /// What the file header says about the records.
 #[derive(Clone, Copy)]
@@ -21,27 +25,39 @@ struct Format {
     order: Order,
     /// The unit of the fraction, in ns.
     fraction_ns: u64,
+    record_header: usize,
+    link_type: u16,
 }
 
 impl Format {
     /// Reads a file header of [`FILE_HEADER`] bytes.
     fn read(offset: u64, header: &[u8]) -> Result<Self, Fault> {
         let magic = Order::Little.u32(header, 0);
-        let (order, fraction_ns) = match magic {
-            0xa1b2_c3d4 => (Order::Little, 1000),
-            0xd4c3_b2a1 => (Order::Big, 1000),
-            0xa1b2_3c4d => (Order::Little, 1),
-            0x4d3c_b2a1 => (Order::Big, 1),
+        let (order, fraction_ns, record_header) = match magic {
+            0xa1b2_c3d4 => (Order::Little, 1000, RECORD_HEADER),
+            0xd4c3_b2a1 => (Order::Big, 1000, RECORD_HEADER),
+            0xa1b2_3c4d => (Order::Little, 1, RECORD_HEADER),
+            0x4d3c_b2a1 => (Order::Big, 1, RECORD_HEADER),
+            0xa1b2_cd34 => (Order::Little, 1000, MODIFIED_HEADER),
+            0x34cd_b2a1 => (Order::Big, 1000, MODIFIED_HEADER),
             found => {
                 let what = match found {
-                    0x0a0d_0d0a => "not a pcap file but a pcapng file",
+                    0x0a0d_0d0a => "not a pcap file but a pcapng file (framing pcapng)",
+                    _ if found & 0xffff == 0x8b1f => "not a pcap file but a compressed one (gzip)",
+                    0xfd2f_b528 => "not a pcap file but a compressed one (zstd)",
                     _ => "not a pcap file: unknown magic",
                 };
                 return Err(Fault::BadFormat { what, found, offset });
             }
         };
         match order.u16(header, 4) {
-            2 => Ok(Format { order, fraction_ns }),
+            // The upper half has other flags, such as the length of a checksum.
+            2 => Ok(Format {
+                order,
+                fraction_ns,
+                record_header,
+                link_type: order.u32(header, 20) as u16,
+            }),
             major => Err(Fault::BadFormat {
                 what: "unknown major version of a pcap file",
                 found: major.into(),
@@ -66,7 +82,7 @@ impl Pcap {
 
 impl Machine for Pcap {
     fn next(&mut self, offset: u64, input: &[u8]) -> Step {
-        let Some(Format { order, fraction_ns }) = self.format else {
+        let Some(Format { order, fraction_ns, record_header, link_type }) = self.format else {
             if input.len() < FILE_HEADER {
                 return Step::NeedMore { at_least: FILE_HEADER };
             }
@@ -78,19 +94,20 @@ impl Machine for Pcap {
                 Err(fault) => Step::Broken(fault),
             };
         };
-        if input.len() < RECORD_HEADER {
-            return Step::NeedMore { at_least: RECORD_HEADER };
+        if input.len() < record_header {
+            return Step::NeedMore { at_least: record_header };
         }
         let captured = order.u32(input, 8);
-        match check_length(RECORD_HEADER, captured.into(), self.max, offset + 8) {
+        match check_length(record_header, captured.into(), self.max, offset + 8) {
             Ok(len) => Step::Payload(Payload {
-                header_bytes: RECORD_HEADER,
+                header_bytes: record_header,
                 len,
                 original_len: order.u32(input, 12).max(captured),
                 // At most 2^32 s and 2^32 us, far below 2^64 ns.
                 source_time_ns: u64::from(order.u32(input, 0)) * 1_000_000_000
                     + u64::from(order.u32(input, 4)) * fraction_ns,
                 channel: 0,
+                link_type: Some(link_type),
             }),
             Err(step) => step,
         }
@@ -100,7 +117,7 @@ impl Machine for Pcap {
         match self.format {
             // An empty file is not valid: even a capture without packets has a header.
             None => Err(truncated("pcap file header", FILE_HEADER, offset, rest)),
-            Some(_) => nothing_left("record header", RECORD_HEADER, offset, rest),
+            Some(format) => nothing_left("record header", format.record_header, offset, rest),
         }
     }
 
@@ -190,13 +207,33 @@ pub(super) mod tests {
         };
         assert_eq!(
             refused(b"\x0a\x0d\x0d\x0a"),
-            "not a pcap file but a pcapng file at offset 0: found 0xa0d0d0a"
+            "not a pcap file but a pcapng file (framing pcapng) at offset 0: found 0xa0d0d0a"
         );
+        assert!(refused(b"\x1f\x8b\x08\0").contains("a compressed one (gzip)"));
+        assert!(refused(b"\x28\xb5\x2f\xfd").contains("a compressed one (zstd)"));
         assert!(refused(b"GIF8").starts_with("not a pcap file: unknown magic at offset 0"));
         assert!(
             refused(b"\xd4\xc3\xb2\xa1\x03\0")
                 .contains("version of a pcap file at offset 4: found 0x3")
         );
+    }
+
+    /// In both byte orders. Control: with the usual magic the longer header is payload.
+    #[test]
+    fn a_modified_file_has_longer_record_headers() {
+        for big in [false, true] {
+            let payload = [&[0_u8; 8][..], b"abc"].concat();
+            let mut file = file(big, false, &[(5, 6, payload.clone(), 11)]);
+            assert_eq!(run(Framing::Pcap, 64, &file, 64).datagrams(), [payload]);
+            let magic = 0xa1b2_cd34_u32;
+            file[..4].copy_from_slice(&if big { magic.to_be_bytes() } else { magic.to_le_bytes() });
+            for at in [32, 36] {
+                let three = if big { 3_u32.to_be_bytes() } else { 3_u32.to_le_bytes() };
+                file[at..at + 4].copy_from_slice(&three);
+            }
+            let outcome = run(Framing::Pcap, 64, &file, 7);
+            assert_eq!((outcome.datagrams(), outcome.faults.len()), (vec![&b"abc"[..]], 0));
+        }
     }
 
     #[test]

@@ -76,6 +76,7 @@ impl Units {
 /// What is needed of an interface to decode its packets.
 #[derive(Debug, Clone, Copy)]
 struct Interface {
+    link_type: u16,
     snap_len: u32,
     units: Units,
     /// Added to every time.
@@ -161,8 +162,9 @@ impl Pcapng {
                 if self.interfaces.len() > usize::from(u16::MAX) {
                     return Err(bad("more than 65536 interfaces in a section, type", kind, 0));
                 }
-                let snap_len = order.u32(input, 12);
+                let (link_type, snap_len) = (order.u16(input, 8), order.u32(input, 12));
                 self.interfaces.push(Interface {
+                    link_type,
                     snap_len,
                     units: Units::Nanoseconds(1000),
                     offset_ns: 0,
@@ -225,6 +227,7 @@ impl Pcapng {
                 source_time_ns,
                 // This fits: there are at most 65536 interfaces.
                 channel: index as u16,
+                link_type: Some(interface.link_type),
             }),
             Err(step) => step,
         }

@@ -77,12 +77,16 @@ pub struct Payload {
     pub source_time_ns: u64,
     /// Interface index in pcapng, otherwise 0.
     pub channel: u16,
+    /// Link type, if the framing has one.
+    pub link_type: Option<u16>,
 }
 
 impl Payload {
     /// A payload of a framing that gives only the length.
     pub(super) fn plain(header_bytes: usize, len: usize) -> Self {
-        Payload { header_bytes, len, original_len: len as u32, source_time_ns: 0, channel: 0 }
+        let original_len = len as u32;
+        let (source_time_ns, channel, link_type) = (0, 0, None);
+        Payload { header_bytes, len, original_len, source_time_ns, channel, link_type }
     }
 }
 

@@ -8,6 +8,9 @@ use serde::Serialize;
 /// is reported.
 pub(super) const IMPLAUSIBLE: &str = "implausible";
 
+/// Kind of the finding that a recording pauses.
+pub(super) const PAUSE: &str = "pause";
+
 /// What was seen of processes between the two samples.
 pub trait Seen {
     /// Share of one processor that a process used, if it can be seen.
@@ -22,7 +25,7 @@ pub struct Finding {
     /// Layer it belongs to.
     pub(super) layer: &'static str,
     /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow,
-    /// holding, implausible.
+    /// holding, implausible, pause.
     pub(super) kind: &'static str,
     /// The reader, if it is about one.
     pub(super) label: Option<String>,

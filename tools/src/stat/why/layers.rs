@@ -1,10 +1,14 @@
 //! Findings about the broker, and about the layers before the ring.
 
-use super::finding::{Between, Finding, Seen, finding};
+use super::finding::{Between, Finding, PAUSE, Seen, finding};
 use crate::process::Process;
 use crate::stat::model::{Health, Layer, Stream};
 use ringweir_cli::quantity::{Bytes, Rate, Span};
-use ringweir_proto::stats::StreamFact;
+use ringweir_proto::stats::{PumpCounter, StreamFact};
+use std::time::Duration;
+
+/// A pause that is worth a word.
+const PAUSE_NS: u64 = 1_000_000_000;
 
 pub(super) fn broker(now: &Stream) -> Option<Finding> {
     let pid = now.get(StreamFact::BrokerPid);
@@ -32,6 +36,19 @@ pub(super) fn broker(now: &Stream) -> Option<Finding> {
         pid: Some(pid),
         ..finding(Layer::Broker, now.health.key(), 0, 0.0, what, advice)
     })
+}
+
+/// A recording that is played with its pauses, in one of them.
+pub(super) fn pausing(now: &Stream) -> Option<Finding> {
+    let due = now.snapshot.pump(PumpCounter::SourceDue);
+    let left = due.checked_sub(now.get(StreamFact::SampledAt)).filter(|left| *left > PAUSE_NS)?;
+    if now.health != Health::Fresh {
+        return None;
+    }
+    let left = Span(Duration::from_nanos(left));
+    let what = format!("the recording pauses: its next datagram is due in {left}");
+    let advice = "pace=max in --source plays it without pauses, max-pause=TIME limits them".into();
+    Some(finding(Layer::Broker, PAUSE, 0, 0.0, what, advice))
 }
 
 /// A layer before the ring that loses datagrams now, for all readers.

@@ -70,6 +70,32 @@ fn writer(big: bool) -> Writer {
     writer
 }
 
+/// The interface of each packet says which; one that has no packets does not count.
+#[test]
+fn packets_have_the_link_type_of_their_interface() {
+    use crate::source::framing::{Decoder, Step};
+    let mut writer = writer(false);
+    for link_type in [101, 1, 113] {
+        writer.interface(0, &[]);
+        let at = writer.file.len() - 12;
+        writer.file[at] = link_type;
+    }
+    for interface in [1, 0, 1] {
+        writer.enhanced(interface, 0, b"abcd", 4);
+    }
+    let mut decoder = Decoder::new(Framing::Pcapng, 64).unwrap();
+    let mut found = Vec::new();
+    loop {
+        match decoder.next(&writer.file[decoder.offset() as usize..]) {
+            Step::Payload(payload) => found.push(payload.link_type),
+            Step::Skip { .. } => {}
+            Step::NeedMore { .. } => break,
+            Step::Broken(fault) => panic!("{fault}"),
+        }
+    }
+    assert_eq!(found, [Some(1), Some(101), Some(1)]);
+}
+
 /// A section header and some interfaces with options, to which other bytes are appended.
 pub fn section(big: bool, interfaces: usize) -> Vec<u8> {
     let mut writer = writer(big);
