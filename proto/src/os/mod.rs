@@ -14,6 +14,7 @@ pub mod paths;
 pub mod sealed;
 pub mod socket;
 pub mod socket_file;
+pub mod users;
 
 use rustix::io::Errno;
 
