@@ -46,6 +46,8 @@ pub struct ReaderEntry {
     sleep_requests: AtomicU64,
     /// 1 once its wakes were found to take the pump too long.
     slow_to_wake: AtomicU32,
+    /// Under the registry's lock: its last wakes by the waker that took long, in a row.
+    pub(super) long_wakes: AtomicU32,
 }
 
 /// The descriptors that only the reader gets.
@@ -83,6 +85,7 @@ impl ReaderEntry {
             known_to_pump: AtomicU32::new(0),
             sleep_requests: AtomicU64::new(0),
             slow_to_wake: AtomicU32::new(0),
+            long_wakes: AtomicU32::new(0),
         };
         Ok((entry, page_fd))
     }
@@ -100,8 +103,9 @@ impl ReaderEntry {
         self.known_to_pump.load(Ordering::Acquire) != 0
     }
 
-    /// The pump: waking this reader takes too long, so the waker does it from now on. A reader can
-    /// add its wake descriptor to hundreds of epoll sets, and a wake walks all of them.
+    /// Waking this reader takes too long, so the pump leaves it to the waker from now on, and the
+    /// waker wakes it last, within limits. A reader can poll its wake descriptor many times over,
+    /// and a wake walks all the entries.
     pub fn mark_slow_to_wake(&self) {
         self.slow_to_wake.store(1, Ordering::Relaxed);
     }

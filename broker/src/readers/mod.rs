@@ -6,4 +6,5 @@ pub mod entry;
 pub mod plausibility;
 pub mod pump_list;
 pub mod registry;
+mod wake_costs;
 pub mod waker;

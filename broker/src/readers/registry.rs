@@ -8,16 +8,20 @@
 
 use super::commands::CommandSender;
 use super::entry::{Handover, ReaderEntry};
+use super::wake_costs::WakeCosts;
 use crate::wake::event::Event;
+use crate::wake::slow_wake::{IN_A_ROW, SLOW_WAKE_NS, VERY_SLOW_WAKE_NS};
 use ringweir_proto::control::Mode;
 use ringweir_proto::layout::DetachedBy;
-use ringweir_proto::os::OsError;
 use ringweir_proto::os::socket::Peer;
+use ringweir_proto::os::{OsError, clock, event};
 use ringweir_proto::ring::{RingMemory, Sleepers, WakeGate, first_seq};
 use ringweir_proto::sync::Ordering;
 use rustix::event::epoll;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// Everything that control thread and waker share about one stream's readers.
 pub struct Readers {
@@ -34,6 +38,9 @@ struct State {
     retired: Vec<Arc<ReaderEntry>>,
     sleepers: Sleepers,
     commands: CommandSender,
+    costs: WakeCosts,
+    /// Slow readers whose wake is due as soon as their user may have one, oldest first.
+    postponed: VecDeque<u32>,
     ever: u64,
     woken: u64,
     lost_by_gone: u64,
@@ -58,6 +65,46 @@ impl State {
         let pump_over = self.commands.pump_has_ended();
         self.retired.retain(|r| !pump_over && Arc::strong_count(r) > 1);
     }
+}
+
+/// Wakes a reader, or postpones that if its wakes are slow. Returns whether it was woken.
+fn wake_or_postpone(
+    entry: &ReaderEntry,
+    costs: &mut WakeCosts,
+    postponed: &mut VecDeque<u32>,
+) -> bool {
+    if entry.is_slow_to_wake() {
+        if !postponed.contains(&entry.index) {
+            postponed.push_back(entry.index);
+        }
+        return false;
+    }
+    // A wake that seems long may only have been interrupted, so the next one is measured in
+    // processor time, whose clock costs more.
+    let in_a_row = entry.long_wakes.load(Ordering::Relaxed);
+    let clock = if in_a_row == 0 { clock::monotonic_ns } else { clock::thread_cpu_ns };
+    let before = clock();
+    entry.wake.signal();
+    let cost = clock() - before;
+    if cost < SLOW_WAKE_NS {
+        if in_a_row > 0 {
+            entry.long_wakes.store(0, Ordering::Relaxed);
+        }
+        return true;
+    }
+    entry.long_wakes.store(in_a_row + 1, Ordering::Relaxed);
+    if in_a_row >= IN_A_ROW || in_a_row > 0 && cost >= VERY_SLOW_WAKE_NS {
+        entry.mark_slow_to_wake();
+        if costs.charge(entry.peer.uid, cost, clock::monotonic_ns()) {
+            tracing::warn!(
+                "{}: a wake takes {} us: the readers of this user are woken last, and only now and \
+                then",
+                entry.describe(),
+                cost / 1000
+            );
+        }
+    }
+    true
 }
 
 /// Epoll key of the waker's own event; readers have their index.
@@ -91,6 +138,8 @@ impl Readers {
             retired: Vec::new(),
             sleepers: Sleepers::new(most),
             commands,
+            costs: WakeCosts::default(),
+            postponed: VecDeque::new(),
             ever: 0,
             woken: 0,
             lost_by_gone: 0,
@@ -131,6 +180,10 @@ impl Readers {
             return Ok(None);
         }
         let (entry, page) = ReaderEntry::new(index, peer, label, may_sleep, mode)?;
+        if state.costs.is_known(entry.peer.uid, clock::monotonic_ns()) {
+            entry.mark_slow_to_wake();
+        }
+        let State { entries, commands, .. } = &mut *state;
         let entry = Arc::new(entry);
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         let wake =
@@ -197,11 +250,10 @@ impl Readers {
         state: &mut State,
         act: impl FnOnce(&mut Sleepers, &WakeGate, &mut dyn FnMut(u32)),
     ) {
-        let State { entries, sleepers, woken, .. } = state;
+        let State { entries, sleepers, costs, postponed, woken, .. } = state;
         act(sleepers, &self.gate, &mut |index| {
             if let Some(entry) = &entries[index as usize] {
-                entry.wake.signal();
-                *woken += 1;
+                *woken += u64::from(wake_or_postpone(entry, costs, postponed));
             }
         });
     }
@@ -229,15 +281,18 @@ impl Readers {
         self.lock().entries.iter().flatten().count()
     }
 
-    /// The waker: waits for its event or for sleep requests, and puts what came into `found`.
+    /// The waker: waits for its event or for sleep requests, at most for `limit`, and puts what came
+    /// into `found`.
     pub(super) fn wait(
         &self,
         events: &mut Vec<epoll::Event>,
         found: &mut Vec<WakerEvent>,
+        limit: Option<Duration>,
     ) -> Result<(), rustix::io::Errno> {
         events.clear();
         found.clear();
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), None) {
+        let limit = limit.map(event::timespec);
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e),
         }
@@ -253,6 +308,33 @@ impl Readers {
         self.with_wakes(&mut self.lock(), |sleepers, gate, wake| sleepers.settle(gate, wake));
     }
 
+    /// The waker, when nothing else is to do: wakes one slow reader if its user may have a slow wake
+    /// now. Returns when to call this again; `None`: no slow reader waits for its wake.
+    pub(super) fn wake_postponed(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        let State { entries, costs, postponed, .. } = &mut *state;
+        postponed.retain(|index| entries[*index as usize].is_some());
+        let due = |index: &u32| {
+            entries[*index as usize].as_ref().map_or(0, |e| costs.not_before(e.peer.uid))
+        };
+        let (at, first) = postponed.iter().enumerate().min_by_key(|(_, index)| due(index))?;
+        let (when, entry) = (due(first), entries[*first as usize].clone()?);
+        let pause = Duration::from_nanos(when.saturating_sub(clock::monotonic_ns()));
+        if !pause.is_zero() {
+            return Some(pause);
+        }
+        postponed.remove(at);
+        drop(state);
+        // Without the lock, for which the control thread may be waiting.
+        let before = clock::thread_cpu_ns();
+        entry.wake.signal();
+        let cost = clock::thread_cpu_ns() - before;
+        let mut state = self.lock();
+        state.costs.charge(entry.peer.uid, cost, clock::monotonic_ns());
+        state.woken += 1;
+        (!state.postponed.is_empty()).then_some(Duration::ZERO)
+    }
+
     /// The waker: reader `index` wants to sleep. It is entered among the sleepers, or woken at once
     /// if there is something to read.
     pub(super) fn sleep_request(&self, index: u32) {
@@ -261,7 +343,8 @@ impl Readers {
         entry.count_sleep_request();
         // A reader that the pump does not count yet must not sleep: it is woken and requests again.
         if !entry.may_sleep || !entry.is_known_to_pump() {
-            entry.wake.signal();
+            let State { costs, postponed, .. } = &mut *state;
+            wake_or_postpone(&entry, costs, postponed);
             return;
         }
         let block = entry.page.block();
@@ -281,10 +364,8 @@ mod tests {
     use super::super::commands::{self, CommandReceiver};
     use super::*;
     use ringweir_proto::layout::Geometry;
-    use ringweir_proto::os::event;
     use ringweir_proto::ring::WritableRing;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     fn registry(most: u32) -> (Readers, CommandReceiver) {
         let ring = WritableRing::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap());
