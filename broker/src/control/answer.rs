@@ -4,6 +4,7 @@
 //! the control thread itself.
 
 use super::connections::Role;
+use super::limits::share_of_person;
 use super::message::{refuse, refuse_logged, reply, shorten};
 use super::sampler;
 use crate::setup::access::Right;
@@ -14,7 +15,7 @@ use ringweir_proto::control::{
 };
 use ringweir_proto::latency::Histogram;
 use ringweir_proto::layout::LatencyBlock;
-use ringweir_proto::os::socket;
+use ringweir_proto::os::{socket, users};
 use ringweir_proto::stats::PumpCounter;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -109,19 +110,37 @@ pub(super) fn admit(stream: &mut Stream, fd: &OwnedFd, right: Right) -> Option<s
     Some(peer)
 }
 
+/// Whether user `uid`, who may have `most` readers, may have one more. The error is the text for
+/// the peer.
+fn check_readers(stream: &Stream, uid: u32, most: usize) -> Result<(), String> {
+    let readers = stream.readers();
+    if readers.count_of(|other| other == uid) >= most {
+        return Err(format!(
+            "uid {uid} has {most} readers, the most a user may have: end one, or start ringd with \
+            a larger --readers-per-user"
+        ));
+    }
+    let near = readers.count_of(|other| users::may_be_one_person(other, uid));
+    if near >= share_of_person(readers.most() as usize).max(most) {
+        return Err(format!(
+            "{near} of {} readers are of uids around {uid}, which may be one person's (see \
+            /etc/subuid): end one, or start ringd with a larger --readers-max",
+            readers.most()
+        ));
+    }
+    Ok(())
+}
+
 fn attach(
     stream: &mut Stream,
     fd: &OwnedFd,
     peer: socket::Peer,
     request: &AttachRequest,
 ) -> Option<Role> {
-    let most = stream.config().readers_per_user.unwrap_or(u32::MAX) as usize;
-    if !stream.access().is_unlimited(peer.uid) && stream.readers().count_of(peer.uid) >= most {
-        let text = format!(
-            "uid {} has {most} readers, the most a user may have: end one, or start ringd with a \
-            larger --readers-per-user",
-            peer.uid
-        );
+    if !stream.access().is_unlimited(peer.uid)
+        && let Some(most) = stream.config().readers_per_user
+        && let Err(text) = check_readers(stream, peer.uid, most as usize)
+    {
         refuse_logged(stream, fd, Reason::Full, (&peer).into(), text);
         return None;
     }

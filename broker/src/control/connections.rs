@@ -2,8 +2,11 @@
 //!
 //! Contract: their number is bounded, in all and per user, by [`super::limits`].
 
-use super::limits::{HANDSHAKING_MOST, HANDSHAKING_PER_USER, VIEWERS_MOST, VIEWERS_PER_USER};
+use super::limits::{
+    HANDSHAKING_MOST, HANDSHAKING_PER_USER, VIEWERS_MOST, VIEWERS_PER_USER, share_of_person,
+};
 use crate::stream::log::Refused;
+use ringweir_proto::os::users;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -91,11 +94,17 @@ impl Connections {
     pub(super) fn room_for(&self, uid: u32) -> Room {
         let handshaking =
             || self.all.iter().filter(|(_, c)| matches!(c.role, Role::Handshaking(_)));
-        let theirs = handshaking().filter(|(_, c)| c.peer.uid == uid);
-        if theirs.clone().count() >= HANDSHAKING_PER_USER
-            && let Some(oldest) = theirs.map(|(n, _)| *n).min()
-        {
-            return Room::Instead(oldest);
+        // An account of its own first, so that a user is not made room for by another.
+        for (belongs, most) in [
+            ((|a, b| a == b) as fn(u32, u32) -> bool, HANDSHAKING_PER_USER),
+            (users::may_be_one_person, share_of_person(HANDSHAKING_MOST)),
+        ] {
+            let theirs = handshaking().filter(|(_, c)| belongs(c.peer.uid, uid));
+            if theirs.clone().count() >= most
+                && let Some(oldest) = theirs.map(|(n, _)| *n).min()
+            {
+                return Room::Instead(oldest);
+            }
         }
         if handshaking().count() < HANDSHAKING_MOST { Room::Free } else { Room::None }
     }
@@ -105,9 +114,12 @@ impl Connections {
     pub(super) fn check_viewers(&self, uid: u32, is_unlimited: bool) -> Result<(), String> {
         let viewers = || self.all.values().filter(|c| matches!(c.role, Role::Viewer));
         let (all, theirs) = (viewers().count(), viewers().filter(|c| c.peer.uid == uid).count());
-        if all >= VIEWERS_MOST || !is_unlimited && theirs >= VIEWERS_PER_USER {
+        let near = viewers().filter(|c| users::may_be_one_person(c.peer.uid, uid)).count();
+        let is_over = theirs >= VIEWERS_PER_USER || near >= share_of_person(VIEWERS_MOST);
+        if all >= VIEWERS_MOST || !is_unlimited && is_over {
             return Err(format!(
-                "{all} connections view statistics already, {theirs} of them of uid {uid}: end some"
+                "{all} connections view statistics already, {theirs} of them of uid {uid}, {near} of \
+                uids around it: end some"
             ));
         }
         Ok(())

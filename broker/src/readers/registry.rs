@@ -271,9 +271,9 @@ impl Readers {
         self.lock().entries.get(index as usize)?.clone()
     }
 
-    /// How many readers one user has.
-    pub fn count_of(&self, uid: u32) -> usize {
-        self.lock().entries.iter().flatten().filter(|entry| entry.peer.uid == uid).count()
+    /// How many readers the users have for whom `belongs`.
+    pub fn count_of(&self, belongs: impl Fn(u32) -> bool) -> usize {
+        self.lock().entries.iter().flatten().filter(|entry| belongs(entry.peer.uid)).count()
     }
 
     /// How many readers are attached.
