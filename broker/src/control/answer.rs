@@ -7,6 +7,7 @@ use super::connections::Role;
 use super::limits::share_of_person;
 use super::message::{refuse, refuse_logged, reply, shorten};
 use super::sampler;
+use crate::readers::registry::AttachError;
 use crate::setup::access::Right;
 use crate::stream::log::Refused;
 use crate::stream::running::Stream;
@@ -65,7 +66,7 @@ pub(super) fn answer(
             let report = stream
                 .readers()
                 .get(index)
-                .map(|entry| report(entry.page.latency(), entry.attached));
+                .map(|entry| report(entry.page().latency(), entry.attached));
             reply(fd, &Reply::Latency(report), &[]);
             None
         }
@@ -151,29 +152,33 @@ fn attach(
         return None;
     }
     let (readers, refused) = (stream.readers(), Refused::from(&peer));
-    match readers.attach(peer, request.clean_label(), request.parks, request.mode) {
-        Ok(Some((entry, theirs))) => {
-            let attached = Attached {
-                index: entry.index,
-                block_offset: entry.page.block_offset(),
-                generation: stream.memory().generation(),
-            };
-            let ring = stream.ring_fd();
-            let fds =
-                [ring.as_fd(), theirs.page.as_fd(), theirs.wake.as_fd(), entry.sleep_request.fd()];
-            if reply(fd, &Reply::Attached(attached), &fds) {
-                return Some(Role::Reader(entry.index));
-            }
-            readers.detach(entry.index);
-        }
-        Ok(None) => {
+    let is_limited = !stream.access().is_unlimited(peer.uid);
+    let (label, parks) = (request.clean_label(), request.parks);
+    let entry = match readers.attach(peer, is_limited, label, parks, request.mode) {
+        Ok(entry) => entry,
+        Err(AttachError::Full) => {
             let text = format!(
                 "all {} readers that may attach are attached: start ringd with a larger --readers-max",
                 readers.most()
             );
             refuse_logged(stream, fd, Reason::Full, refused, text);
+            return None;
         }
-        Err(e) => refuse_logged(stream, fd, Reason::Resources, refused, e.to_string()),
+        Err(e) => {
+            refuse_logged(stream, fd, Reason::Resources, refused, e.to_string());
+            return None;
+        }
+    };
+    let attached = Attached {
+        index: entry.index,
+        block_offset: entry.page().block_offset(),
+        generation: stream.memory().generation(),
+    };
+    let (ring, kit) = (stream.ring_fd(), &entry.kit);
+    let fds = [ring.as_fd(), kit.page_fd.as_fd(), kit.watch.as_fd(), kit.sleep_request.fd()];
+    if reply(fd, &Reply::Attached(attached), &fds) {
+        return Some(Role::Reader(entry.index));
     }
+    readers.detach(entry.index);
     None
 }

@@ -1,13 +1,12 @@
 //! One attached reader, as control thread, waker and pump share it.
 
+use super::kit::Kit;
 use super::plausibility::Observed;
-use crate::wake::event::Event;
 use ringweir_proto::control::Mode;
+use ringweir_proto::os::clock;
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::os::socket::Peer;
-use ringweir_proto::os::{OsError, clock};
 use ringweir_proto::sync::{AtomicU32, AtomicU64, Ordering};
-use std::os::fd::OwnedFd;
 
 /// One attached reader.
 pub struct ReaderEntry {
@@ -19,15 +18,10 @@ pub struct ReaderEntry {
     pub label: String,
     /// When it attached, ns since 1970.
     pub attached: u64,
-    /// Its page.
-    pub page: ReaderPage,
-    /// Signalled by the broker. Never handed out: a reader could make it blocking and full, and so
-    /// stop the pump in its write. The reader gets an epoll descriptor that watches it,
-    /// edge-triggered, so that nothing ever needs to read it.
-    pub wake: Event,
-    /// Signalled by the reader, which may do anything to it. So it is watched, edge-triggered, and
-    /// never read or written here.
-    pub sleep_request: Event,
+    /// Its page and events.
+    pub kit: Kit,
+    /// Whether its kit is kept for its user after it, see `kit.rs`.
+    pub(super) keeps_kit: AtomicU32,
     /// Whether it may sleep.
     pub may_sleep: bool,
     /// The mode it asked for.
@@ -50,32 +44,23 @@ pub struct ReaderEntry {
     pub(super) long_wakes: AtomicU32,
 }
 
-/// The descriptors that only the reader gets.
-pub struct Handover {
-    /// Its page.
-    pub page: OwnedFd,
-    /// Readable when its wake event has been signalled: an epoll descriptor.
-    pub wake: OwnedFd,
-}
-
 impl ReaderEntry {
-    /// An entry with its page, and the descriptor of the page for the reader.
+    /// An entry that uses `kit`, which is kept for its user if `keeps_kit`.
     pub fn new(
         index: u32,
         peer: Peer,
         label: String,
         may_sleep: bool,
         mode: Mode,
-    ) -> Result<(Self, OwnedFd), OsError> {
-        let (page, page_fd) = ReaderPage::create(index)?;
-        let entry = Self {
+        (kit, keeps_kit): (Kit, bool),
+    ) -> Self {
+        Self {
             index,
             peer,
             label,
             attached: clock::realtime_ns(),
-            page,
-            wake: Event::new()?,
-            sleep_request: Event::new()?,
+            kit,
+            keeps_kit: AtomicU32::new(keeps_kit.into()),
             may_sleep,
             mode,
             lossless: AtomicU32::new(0),
@@ -86,8 +71,12 @@ impl ReaderEntry {
             sleep_requests: AtomicU64::new(0),
             slow_to_wake: AtomicU32::new(0),
             long_wakes: AtomicU32::new(0),
-        };
-        Ok((entry, page_fd))
+        }
+    }
+
+    /// Its page.
+    pub fn page(&self) -> &ReaderPage {
+        &self.kit.page
     }
 
     /// The pump: from now on every commit fences and reads the wake gate.

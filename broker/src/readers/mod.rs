@@ -3,6 +3,7 @@
 
 pub mod commands;
 pub mod entry;
+mod kit;
 pub mod plausibility;
 pub mod pump_list;
 pub mod registry;

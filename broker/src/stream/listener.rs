@@ -1,7 +1,7 @@
 //! The control socket of a stream.
 
-use ringweir_proto::os::socket_file::{self, MadeFile};
-use ringweir_proto::os::{OsError, socket};
+use ringweir_proto::os::made_file::MadeFile;
+use ringweir_proto::os::{OsError, socket, socket_file};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 

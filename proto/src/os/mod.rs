@@ -8,6 +8,7 @@ pub mod clock;
 pub mod event;
 mod fd_store;
 pub mod lock;
+pub mod made_file;
 pub mod object;
 pub mod page;
 pub mod paths;

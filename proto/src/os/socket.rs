@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::OsError;
-use super::socket_file::MadeFile;
+use super::made_file::MadeFile;
 use crate::control::MESSAGE_MAX;
 use rustix::io::Errno;
 use rustix::net::{
@@ -181,6 +181,19 @@ pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     }
     bytes.truncate(got.bytes);
     Ok(bytes)
+}
+
+/// Whether the peer has not read yet, or closed unread, all that was sent. What it has not read stays
+/// in memory of the sender's after a close too.
+pub fn has_unread(fd: impl AsFd) -> bool {
+    // SK_MEMINFO_WMEM_ALLOC is the third word.
+    let mut info = [0_u32; 16];
+    let mut bytes = size_of_val(&info) as libc::socklen_t;
+    let (raw, to) = (fd.as_fd().as_raw_fd(), info.as_mut_ptr().cast());
+    // SAFETY: the buffer has `bytes` bytes and outlives the call; the kernel writes at most that
+    // many.
+    unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_MEMINFO, to, &raw mut bytes) };
+    info[2] > 0
 }
 
 /// The process that connected. Its pid is 0 if it is in a pid namespace that we cannot see. This is
