@@ -72,6 +72,13 @@ impl Access {
             return Ok(());
         }
         let (uid, owner) = (peer.uid, self.owner);
+        if self.strangers.uid == Some(uid) {
+            return Err(format!(
+                "uid {uid} stands for every user that the broker's user namespace does not map, so \
+                it has no rights by that number: map your user there (uid_map), or join a group \
+                that is mapped and on the stream's lists"
+            ));
+        }
         Err(match right {
             Right::View | Right::Attach => {
                 let views = self.may(peer, Right::View);
