@@ -137,9 +137,9 @@ impl Job {
 
     fn warn_of_few_descriptors(&self) {
         let open_files = sched::raise_open_files();
-        // For each reader its socket and two events; for each stream and for the process a few;
+        // For each reader its socket, page, and three events; for each stream and for the process a few;
         // and the connections of viewers and of peers that are still handshaking.
-        let streams = self.streams.iter().map(|c| u64::from(c.readers_max) * 3 + 32);
+        let streams = self.streams.iter().map(|c| u64::from(c.readers_max) * 5 + 32);
         let needed = streams.sum::<u64>() + limits::DESCRIPTORS;
         if open_files < needed {
             tracing::warn!(

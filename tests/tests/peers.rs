@@ -1,11 +1,10 @@
 //! Who may do what, and how much one user may take: tried by other users, one of them hostile.
 
-#![allow(unsafe_code)]
-
 use ringweir::view::Viewer;
 use ringweir::{Error, Options, Reason};
 use ringweir_harness::environment::{Daemon, Environment, wait_for};
 use ringweir_harness::proc;
+use ringweir_harness::user::becoming;
 use ringweir_needs::{needs_root, skip};
 use ringweir_proto::os::socket;
 use std::os::fd::OwnedFd;
@@ -14,22 +13,6 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(240);
 const HOSTILE: u32 = 4711;
 const OTHER: u32 = 4712;
-
-/// Runs `act` on a thread that is user `uid`, with no other groups.
-fn becoming<R: Send>(uid: u32, act: impl FnOnce() -> R + Send) -> R {
-    let in_it = || {
-        // SAFETY: the bare call, which changes only this thread; the thread ends with `act`.
-        let groups = unsafe { libc::syscall(libc::SYS_setgroups, 0, 0) };
-        // SAFETY: as above.
-        let group = unsafe { libc::syscall(libc::SYS_setresgid, uid, uid, uid) };
-        // SAFETY: as above.
-        let user = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
-        assert_eq!((groups, group, user), (0, 0, 0), "{}", std::io::Error::last_os_error());
-        act()
-    };
-    std::thread::scope(|scope| scope.spawn(in_it).join())
-        .unwrap_or_else(|e| std::panic::resume_unwind(e))
-}
 
 fn reason(error: &Error) -> String {
     match error {

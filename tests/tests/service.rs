@@ -301,8 +301,8 @@ fn a_passed_socket_is_served_and_stays() {
     let env = Environment::new(LIMIT);
     let path = env.run_dir().join("service-act.sock");
     let (ours, other) = (
-        socket::listen(&path, 0o660, None).unwrap(),
-        socket::listen(&env.path("other.sock"), 0o600, None).unwrap(),
+        socket::listen(&path, 0o660, None).unwrap().0,
+        socket::listen(&env.path("other.sock"), 0o600, None).unwrap().0,
     );
     let early = socket::connect(&path).unwrap();
     socket::send(&early, &ringweir_proto::control::Request::Describe.encode(), &[]).unwrap();

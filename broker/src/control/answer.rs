@@ -4,8 +4,10 @@
 //! the control thread itself.
 
 use super::connections::Role;
+use super::limits::share_of_person;
 use super::message::{refuse, refuse_logged, reply, shorten};
 use super::sampler;
+use crate::readers::registry::AttachError;
 use crate::setup::access::Right;
 use crate::stream::log::Refused;
 use crate::stream::running::Stream;
@@ -14,7 +16,7 @@ use ringweir_proto::control::{
 };
 use ringweir_proto::latency::Histogram;
 use ringweir_proto::layout::LatencyBlock;
-use ringweir_proto::os::socket;
+use ringweir_proto::os::{socket, users};
 use ringweir_proto::stats::PumpCounter;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -64,7 +66,7 @@ pub(super) fn answer(
             let report = stream
                 .readers()
                 .get(index)
-                .map(|entry| report(entry.page.latency(), entry.attached));
+                .map(|entry| report(entry.page().latency(), entry.attached));
             reply(fd, &Reply::Latency(report), &[]);
             None
         }
@@ -109,19 +111,37 @@ pub(super) fn admit(stream: &mut Stream, fd: &OwnedFd, right: Right) -> Option<s
     Some(peer)
 }
 
+/// Whether user `uid`, who may have `most` readers, may have one more. The error is the text for
+/// the peer.
+fn check_readers(stream: &Stream, uid: u32, most: usize) -> Result<(), String> {
+    let readers = stream.readers();
+    if readers.count_of(|other| other == uid) >= most {
+        return Err(format!(
+            "uid {uid} has {most} readers, the most a user may have: end one, or start ringd with \
+            a larger --readers-per-user"
+        ));
+    }
+    let near = readers.count_of(|other| users::may_be_one_person(other, uid));
+    if near >= share_of_person(readers.most() as usize).max(most) {
+        return Err(format!(
+            "{near} of {} readers are of uids around {uid}, which may be one person's (see \
+            /etc/subuid): end one, or start ringd with a larger --readers-max",
+            readers.most()
+        ));
+    }
+    Ok(())
+}
+
 fn attach(
     stream: &mut Stream,
     fd: &OwnedFd,
     peer: socket::Peer,
     request: &AttachRequest,
 ) -> Option<Role> {
-    let most = stream.config().readers_per_user.unwrap_or(u32::MAX) as usize;
-    if !stream.access().is_unlimited(peer.uid) && stream.readers().count_of(peer.uid) >= most {
-        let text = format!(
-            "uid {} has {most} readers, the most a user may have: end one, or start ringd with a \
-            larger --readers-per-user",
-            peer.uid
-        );
+    if !stream.access().is_unlimited(peer.uid)
+        && let Some(most) = stream.config().readers_per_user
+        && let Err(text) = check_readers(stream, peer.uid, most as usize)
+    {
         refuse_logged(stream, fd, Reason::Full, (&peer).into(), text);
         return None;
     }
@@ -132,29 +152,33 @@ fn attach(
         return None;
     }
     let (readers, refused) = (stream.readers(), Refused::from(&peer));
-    match readers.attach(peer, request.clean_label(), request.parks, request.mode) {
-        Ok(Some((entry, theirs))) => {
-            let attached = Attached {
-                index: entry.index,
-                block_offset: entry.page.block_offset(),
-                generation: stream.memory().generation(),
-            };
-            let ring = stream.ring_fd();
-            let fds =
-                [ring.as_fd(), theirs.page.as_fd(), theirs.wake.as_fd(), entry.sleep_request.fd()];
-            if reply(fd, &Reply::Attached(attached), &fds) {
-                return Some(Role::Reader(entry.index));
-            }
-            readers.detach(entry.index);
-        }
-        Ok(None) => {
+    let is_limited = !stream.access().is_unlimited(peer.uid);
+    let (label, parks) = (request.clean_label(), request.parks);
+    let entry = match readers.attach(peer, is_limited, label, parks, request.mode) {
+        Ok(entry) => entry,
+        Err(AttachError::Full) => {
             let text = format!(
                 "all {} readers that may attach are attached: start ringd with a larger --readers-max",
                 readers.most()
             );
             refuse_logged(stream, fd, Reason::Full, refused, text);
+            return None;
         }
-        Err(e) => refuse_logged(stream, fd, Reason::Resources, refused, e.to_string()),
+        Err(e) => {
+            refuse_logged(stream, fd, Reason::Resources, refused, e.to_string());
+            return None;
+        }
+    };
+    let attached = Attached {
+        index: entry.index,
+        block_offset: entry.page().block_offset(),
+        generation: stream.memory().generation(),
+    };
+    let (ring, kit) = (stream.ring_fd(), &entry.kit);
+    let fds = [ring.as_fd(), kit.page_fd.as_fd(), kit.watch.as_fd(), kit.sleep_request.fd()];
+    if reply(fd, &Reply::Attached(attached), &fds) {
+        return Some(Role::Reader(entry.index));
     }
+    readers.detach(entry.index);
     None
 }

@@ -2,8 +2,11 @@
 //!
 //! Contract: their number is bounded, in all and per user, by [`super::limits`].
 
-use super::limits::{HANDSHAKING_MOST, HANDSHAKING_PER_USER, VIEWERS_MOST, VIEWERS_PER_USER};
+use super::limits::{
+    HANDSHAKING_MOST, HANDSHAKING_PER_USER, VIEWERS_MOST, VIEWERS_PER_USER, share_of_person,
+};
 use crate::stream::log::Refused;
+use ringweir_proto::os::users;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -25,6 +28,19 @@ pub(super) enum Role {
     Reader(u32),
     /// It views statistics.
     Viewer,
+    /// It was answered for the last time, and is closed once its peer has closed it, or at this
+    /// moment: so the answers that are not read are counted.
+    Answered(Instant),
+}
+
+impl Role {
+    /// When it is closed at the latest, unless its peer does something.
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Handshaking(until) | Self::Answered(until) => Some(*until),
+            Self::Reader(_) | Self::Viewer => None,
+        }
+    }
 }
 
 /// All connections, by number.
@@ -80,24 +96,31 @@ impl Connections {
         self.all.iter().find(|(_, c)| matches(c)).map(|(n, _)| *n)
     }
 
-    /// Connections whose handshake takes too long.
+    /// Connections whose peer has taken too long.
     pub(super) fn late(&self, now: Instant) -> Vec<u64> {
-        let late = |c: &Connection| matches!(c.role, Role::Handshaking(until) if now >= until);
+        let late = |c: &Connection| c.role.until().is_some_and(|until| now >= until);
         self.all.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect()
     }
 
     /// Whether one more connection of user `uid` may start a handshake. If the user has many, its
-    /// oldest one is closed instead: a working client has sent its request by now.
+    /// oldest one is closed instead: a working client has sent its request by now, and has read its
+    /// answer.
     pub(super) fn room_for(&self, uid: u32) -> Room {
-        let handshaking =
-            || self.all.iter().filter(|(_, c)| matches!(c.role, Role::Handshaking(_)));
-        let theirs = handshaking().filter(|(_, c)| c.peer.uid == uid);
-        if theirs.clone().count() >= HANDSHAKING_PER_USER
-            && let Some(oldest) = theirs.map(|(n, _)| *n).min()
-        {
-            return Room::Instead(oldest);
+        let passing = || self.all.iter().filter(|(_, c)| c.role.until().is_some());
+        // An account of its own first, so that a user is not made room for by another.
+        for (belongs, most) in [
+            ((|a, b| a == b) as fn(u32, u32) -> bool, HANDSHAKING_PER_USER),
+            (users::may_be_one_person, share_of_person(HANDSHAKING_MOST)),
+        ] {
+            let theirs = passing().filter(|(_, c)| belongs(c.peer.uid, uid));
+            let is_answered = |c: &Connection| matches!(c.role, Role::Answered(_));
+            if theirs.clone().count() >= most
+                && let Some((oldest, _)) = theirs.min_by_key(|(n, c)| (!is_answered(c), **n))
+            {
+                return Room::Instead(*oldest);
+            }
         }
-        if handshaking().count() < HANDSHAKING_MOST { Room::Free } else { Room::None }
+        if passing().count() < HANDSHAKING_MOST { Room::Free } else { Room::None }
     }
 
     /// Whether one more connection of user `uid` may view statistics. The error is the text for the
@@ -105,9 +128,12 @@ impl Connections {
     pub(super) fn check_viewers(&self, uid: u32, is_unlimited: bool) -> Result<(), String> {
         let viewers = || self.all.values().filter(|c| matches!(c.role, Role::Viewer));
         let (all, theirs) = (viewers().count(), viewers().filter(|c| c.peer.uid == uid).count());
-        if all >= VIEWERS_MOST || !is_unlimited && theirs >= VIEWERS_PER_USER {
+        let near = viewers().filter(|c| users::may_be_one_person(c.peer.uid, uid)).count();
+        let is_over = theirs >= VIEWERS_PER_USER || near >= share_of_person(VIEWERS_MOST);
+        if all >= VIEWERS_MOST || !is_unlimited && is_over {
             return Err(format!(
-                "{all} connections view statistics already, {theirs} of them of uid {uid}: end some"
+                "{all} connections view statistics already, {theirs} of them of uid {uid}, {near} of \
+                uids around it: end some"
             ));
         }
         Ok(())

@@ -51,7 +51,7 @@ fn publish(stream: &Stream) -> Vec<String> {
     let (monotonic, realtime) = (clock::monotonic_ns(), clock::realtime_ns());
     // Cursors of readers first, then the write cursor: so no reader seems to be ahead of it.
     let Census { entries, ever, woken, lost_by_gone } = stream.readers().census();
-    let claims: Vec<_> = entries.iter().map(|e| PageClaim::read(&e.page)).collect();
+    let claims: Vec<_> = entries.iter().map(|e| PageClaim::read(e.page())).collect();
     let write = memory.write_cursor();
     snapshot.take_pump(memory);
     let written_bytes = snapshot.pump(PumpCounter::PublishedBytes);
@@ -113,7 +113,7 @@ fn load(word: &AtomicU64) -> u64 {
 
 fn reader(entry: &ReaderEntry, cursor: u64, now: &Now<'_>) -> ReaderFigures {
     let Now { memory, write, written_bytes, .. } = *now;
-    let block = entry.page.block();
+    let block = entry.page().block();
     let mut figures = ReaderFigures::new("");
     let cursor = cursor.min(write);
     let start = load(&block.start_seq).min(cursor);
@@ -131,7 +131,7 @@ fn reader(entry: &ReaderEntry, cursor: u64, now: &Now<'_>) -> ReaderFigures {
         now.monotonic,
         now.history,
     );
-    let slowest = load(&entry.page.latency().max_ns).min(now.since_start);
+    let slowest = load(&entry.page().latency().max_ns).min(now.since_start);
     for (fact, value) in [
         (ReaderFact::ReadCursor, cursor),
         (ReaderFact::StartSeq, start),

@@ -6,7 +6,7 @@
 
 use super::answer::{admit, answer};
 use super::connections::{Connection, Connections, Role, Room};
-use super::limits::{ConnectRates, HANDSHAKE};
+use super::limits::{ConnectRates, HANDSHAKE, UnreadAnswers};
 use super::message::{refuse, refuse_logged, reply, shorten};
 use super::reload::{Change, Reload};
 use super::sampler;
@@ -32,6 +32,9 @@ use std::time::Instant;
 /// What to do if a stream that comes later needs a directory that was given up.
 const LATER: &str = "if it needs a directory that was not in the file at the start, add it as \
     later = [\"/dev\"] and restart ringd";
+
+/// Why a peer is closed without an answer.
+const UNREAD: &str = "its user left too many answers unread";
 
 /// What an epoll key stands for; the number is a stream or a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,6 +82,7 @@ pub struct Control {
     streams: Streams,
     connections: Connections,
     rates: ConnectRates,
+    unread: UnreadAnswers,
     /// Closed for a moment when the process is out of descriptors, so that a connection can be
     /// accepted and refused.
     reserve: Option<OwnedFd>,
@@ -109,6 +113,7 @@ impl Control {
             streams: Streams::default(),
             connections: Connections::default(),
             rates: ConnectRates::default(),
+            unread: UnreadAnswers::default(),
             reserve: reserve(),
             failed: false,
         };
@@ -174,10 +179,13 @@ impl Control {
             stream.log().log_refusals(now);
         }
         for n in self.connections.late(now) {
-            self.log_misuse(n, "it connected and sent no request");
+            if self.connections.get(n).is_some_and(|c| matches!(c.role, Role::Handshaking(_))) {
+                self.log_misuse(n, "it connected and sent no request");
+            }
             self.disconnect(n);
         }
         self.rates.tidy(now);
+        self.unread.tidy(now);
         self.manager.notify_watchdog(now);
         for i in self.streams.due(now) {
             self.remove(i);
@@ -254,30 +262,55 @@ impl Control {
             // which.
             Err(_) => return,
         };
-        // At once, so that a peer without rights takes no resources.
-        let Some(peer) = admit(stream, &fd, Right::View) else { return };
-        let (now, refused) = (Instant::now(), Refused::from(&peer));
-        if !stream.access().is_unlimited(peer.uid)
-            && let Err(text) = self.rates.admit(peer.uid, now)
-        {
-            return refuse_logged(stream, &fd, Reason::Resources, refused, text);
+        let (now, Ok(peer)) = (Instant::now(), socket::peer(&fd)) else {
+            let text = "the kernel does not report your credentials";
+            return refuse(&fd, Reason::NotAllowed, text);
+        };
+        let (uid, refused) = (peer.uid, Refused::from(&peer));
+        let is_limited = !stream.access().is_unlimited(uid);
+        if is_limited && !self.unread.may_answer(uid, now) {
+            return stream.log().refused(refused, UNREAD.into());
         }
-        match self.connections.room_for(peer.uid) {
+        // At once, so that a peer without rights takes no more than its answer.
+        let (served, role) = if admit(stream, &fd, Right::View).is_none() {
+            (false, Role::Answered(now + HANDSHAKE))
+        } else if is_limited && let Err(text) = self.rates.admit(uid, now) {
+            refuse_logged(stream, &fd, Reason::Resources, refused, text);
+            (false, Role::Answered(now + HANDSHAKE))
+        } else {
+            (true, Role::Handshaking(now + HANDSHAKE))
+        };
+        match self.connections.room_for(uid) {
             Room::Free => {}
             Room::Instead(oldest) => {
-                self.log_misuse(oldest, "it connected many times and sent no request");
+                let is_silent = |c: &Connection| matches!(c.role, Role::Handshaking(_));
+                if self.connections.get(oldest).is_some_and(is_silent) {
+                    self.log_misuse(oldest, "it connected many times and sent no request");
+                }
                 self.disconnect(oldest);
             }
-            Room::None => {
-                return refuse(&fd, Reason::Resources, "too many connections: try again");
+            Room::None if served => {
+                refuse(&fd, Reason::Resources, "too many connections: try again");
+                return self.count_unread(&fd, uid);
             }
+            Room::None => return self.count_unread(&fd, uid),
         }
         let key = Key::Connection(self.connections.next_number());
-        if epoll::add(&self.epoll, &fd, key.pack(), EventFlags::IN).is_err() {
-            return refuse(&fd, Reason::Resources, "the broker cannot watch another connection");
+        let what = if served { EventFlags::IN } else { EventFlags::empty() };
+        if epoll::add(&self.epoll, &fd, key.pack(), what).is_err() {
+            if served {
+                refuse(&fd, Reason::Resources, "the broker cannot watch another connection");
+            }
+            return self.count_unread(&fd, uid);
         }
-        let role = Role::Handshaking(now + HANDSHAKE);
         self.connections.add(Connection { fd, stream: i, peer: refused, role });
+    }
+
+    /// Counts the answer to `uid` in a connection that is about to be closed, if it is not read.
+    fn count_unread(&mut self, fd: &OwnedFd, uid: u32) {
+        if socket::has_unread(fd) {
+            self.unread.count(uid, Instant::now());
+        }
     }
 
     /// Counts connection `n` among the refused, and remembers for the log what it did.
@@ -288,8 +321,23 @@ impl Control {
         }
     }
 
+    /// Connection `n` was answered for the last time. It stays until its peer has read that.
+    fn finish(&mut self, n: u64) {
+        let Some(connection) = self.connections.get_mut(n) else { return };
+        let uid = connection.peer.uid;
+        let stream = self.streams.get(connection.stream);
+        let data = Key::Connection(n).pack();
+        if stream.is_none_or(|s| s.access().is_unlimited(uid))
+            || epoll::modify(&self.epoll, &connection.fd, data, EventFlags::empty()).is_err()
+        {
+            return self.disconnect(n);
+        }
+        connection.role = Role::Answered(Instant::now() + HANDSHAKE);
+    }
+
     fn disconnect(&mut self, n: u64) {
         let Some(connection) = self.connections.remove(n) else { return };
+        self.count_unread(&connection.fd, connection.peer.uid);
         if let Role::Reader(index) = connection.role
             && let Some(stream) = self.streams.get(connection.stream)
         {
@@ -301,6 +349,10 @@ impl Control {
     fn receive(&mut self, n: u64) {
         let Some(connection) = self.connections.get(n) else { return };
         let handshaking = matches!(connection.role, Role::Handshaking(_));
+        if matches!(connection.role, Role::Answered(_)) {
+            // Nothing but its end is watched.
+            return self.disconnect(n);
+        }
         let bytes = match socket::receive_bytes(&connection.fd) {
             Ok(bytes) => bytes,
             Err(Errno::AGAIN | Errno::INTR) => return,
@@ -311,6 +363,9 @@ impl Control {
                         refuse(&connection.fd, Reason::Malformed, text);
                     }
                     self.log_misuse(n, text);
+                    if handshaking {
+                        return self.finish(n);
+                    }
                 }
                 return self.disconnect(n);
             }
@@ -325,7 +380,7 @@ impl Control {
         match Request::decode(&bytes) {
             Ok(Request::Detach(which)) => {
                 self.detach(n, which);
-                self.disconnect(n);
+                self.finish(n);
             }
             Ok(Request::Reload) => self.request_reload(n),
             request => self.answer(n, request),
@@ -340,9 +395,9 @@ impl Control {
             && let Err(text) = self.connections.check_viewers(peer.uid, is_unlimited)
         {
             refuse(fd, Reason::Resources, &text);
-            return self.disconnect(n);
+            return self.finish(n);
         }
-        let Some(role) = answer(stream, fd, request) else { return self.disconnect(n) };
+        let Some(role) = answer(stream, fd, request) else { return self.finish(n) };
         let wanted = stream.config().wait_readers;
         if wanted > 0 && stream.readers().count() >= wanted as usize {
             stream.pump().begin();
@@ -385,7 +440,7 @@ impl Control {
         let Some(asking) = self.connections.get(n) else { return };
         let Some(stream) = self.streams.get_mut(asking.stream) else { return };
         let Some(peer) = admit(stream, &asking.fd, Right::Reload) else {
-            return self.disconnect(n);
+            return self.finish(n);
         };
         if self.reload.is_none() {
             let text = "its broker was started without --config: there is no file to reload";

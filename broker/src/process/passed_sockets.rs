@@ -103,6 +103,7 @@ impl PassedSocket {
         }
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
         rustix::io::ioctl_fionbio(&fd, true).map_err(failed)?;
+        ringweir_proto::os::socket::refuse_descriptors(&fd);
         let bound = rustix::net::getsockname(&fd)
             .ok()
             .and_then(|bound| SocketAddrUnix::try_from(bound).ok());
@@ -120,7 +121,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let make = |file: &str, name: &str| {
             let fd =
-                ringweir_proto::os::socket::listen(&dir.path().join(file), 0o600, None).unwrap();
+                ringweir_proto::os::socket::listen(&dir.path().join(file), 0o600, None).unwrap().0;
             PassedSocket::check(fd, name.into()).unwrap()
         };
         let mut passed = PassedSockets(vec![make("a.sock", "ringd.socket"), make("x.sock", "b")]);

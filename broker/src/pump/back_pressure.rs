@@ -48,7 +48,7 @@ impl BackPressure {
     pub fn attach(&mut self, entry: &ReaderEntry, intake: &mut PumpIntake) {
         let Mode::Lossless { start } = entry.mode else { return };
         entry.lossless.store(1, Ordering::Relaxed);
-        self.gate.admit(intake.publisher(), entry.index, start, entry.page.block());
+        self.gate.admit(intake.publisher(), entry.index, start, entry.page().block());
         intake.set_gated(true);
     }
 
@@ -62,7 +62,7 @@ impl BackPressure {
     pub fn check(&mut self, intake: &mut PumpIntake, readers: &PumpReaders) -> Option<Duration> {
         let (now, bytes) = (intake.now(), intake.longest());
         let fits = intake.publisher().fits(bytes) || {
-            let cursor_of = |index: u32| Some(&readers.get(index)?.page.block().read_seq);
+            let cursor_of = |index: u32| Some(&readers.get(index)?.page().block().read_seq);
             self.gate.look(intake.publisher(), cursor_of);
             intake.publisher().fits(bytes)
         };
@@ -98,7 +98,7 @@ impl BackPressure {
                 self.detach(index, intake);
                 continue;
             };
-            let demoted = self.gate.demote(intake.publisher(), index, entry.page.block());
+            let demoted = self.gate.demote(intake.publisher(), index, entry.page().block());
             entry.lossless.store(0, Ordering::Relaxed);
             entry.demoted_at.store(clock::realtime_ns(), Ordering::Relaxed);
             intake.count(PumpCounter::Demotions, 1);

@@ -1,13 +1,12 @@
 //! One attached reader, as control thread, waker and pump share it.
 
+use super::kit::Kit;
 use super::plausibility::Observed;
-use crate::wake::event::Event;
 use ringweir_proto::control::Mode;
+use ringweir_proto::os::clock;
 use ringweir_proto::os::page::ReaderPage;
 use ringweir_proto::os::socket::Peer;
-use ringweir_proto::os::{OsError, clock};
 use ringweir_proto::sync::{AtomicU32, AtomicU64, Ordering};
-use std::os::fd::OwnedFd;
 
 /// One attached reader.
 pub struct ReaderEntry {
@@ -19,15 +18,10 @@ pub struct ReaderEntry {
     pub label: String,
     /// When it attached, ns since 1970.
     pub attached: u64,
-    /// Its page.
-    pub page: ReaderPage,
-    /// Signalled by the broker. Never handed out: a reader could make it blocking and full, and so
-    /// stop the pump in its write. The reader gets an epoll descriptor that watches it,
-    /// edge-triggered, so that nothing ever needs to read it.
-    pub wake: Event,
-    /// Signalled by the reader, which may do anything to it. So it is watched, edge-triggered, and
-    /// never read or written here.
-    pub sleep_request: Event,
+    /// Its page and events.
+    pub kit: Kit,
+    /// Whether its kit is kept for its user after it, see `kit.rs`.
+    pub(super) keeps_kit: AtomicU32,
     /// Whether it may sleep.
     pub may_sleep: bool,
     /// The mode it asked for.
@@ -46,34 +40,27 @@ pub struct ReaderEntry {
     sleep_requests: AtomicU64,
     /// 1 once its wakes were found to take the pump too long.
     slow_to_wake: AtomicU32,
-}
-
-/// The descriptors that only the reader gets.
-pub struct Handover {
-    /// Its page.
-    pub page: OwnedFd,
-    /// Readable when its wake event has been signalled: an epoll descriptor.
-    pub wake: OwnedFd,
+    /// Under the registry's lock: its last wakes by the waker that took long, in a row.
+    pub(super) long_wakes: AtomicU32,
 }
 
 impl ReaderEntry {
-    /// An entry with its page, and the descriptor of the page for the reader.
+    /// An entry that uses `kit`, which is kept for its user if `keeps_kit`.
     pub fn new(
         index: u32,
         peer: Peer,
         label: String,
         may_sleep: bool,
         mode: Mode,
-    ) -> Result<(Self, OwnedFd), OsError> {
-        let (page, page_fd) = ReaderPage::create(index)?;
-        let entry = Self {
+        (kit, keeps_kit): (Kit, bool),
+    ) -> Self {
+        Self {
             index,
             peer,
             label,
             attached: clock::realtime_ns(),
-            page,
-            wake: Event::new()?,
-            sleep_request: Event::new()?,
+            kit,
+            keeps_kit: AtomicU32::new(keeps_kit.into()),
             may_sleep,
             mode,
             lossless: AtomicU32::new(0),
@@ -83,8 +70,13 @@ impl ReaderEntry {
             known_to_pump: AtomicU32::new(0),
             sleep_requests: AtomicU64::new(0),
             slow_to_wake: AtomicU32::new(0),
-        };
-        Ok((entry, page_fd))
+            long_wakes: AtomicU32::new(0),
+        }
+    }
+
+    /// Its page.
+    pub fn page(&self) -> &ReaderPage {
+        &self.kit.page
     }
 
     /// The pump: from now on every commit fences and reads the wake gate.
@@ -100,8 +92,9 @@ impl ReaderEntry {
         self.known_to_pump.load(Ordering::Acquire) != 0
     }
 
-    /// The pump: waking this reader takes too long, so the waker does it from now on. A reader can
-    /// add its wake descriptor to hundreds of epoll sets, and a wake walks all of them.
+    /// Waking this reader takes too long, so the pump leaves it to the waker from now on, and the
+    /// waker wakes it last, within limits. A reader can poll its wake descriptor many times over,
+    /// and a wake walks all the entries.
     pub fn mark_slow_to_wake(&self) {
         self.slow_to_wake.store(1, Ordering::Relaxed);
     }

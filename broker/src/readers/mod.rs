@@ -3,7 +3,9 @@
 
 pub mod commands;
 pub mod entry;
+mod kit;
 pub mod plausibility;
 pub mod pump_list;
 pub mod registry;
+mod wake_costs;
 pub mod waker;

@@ -99,11 +99,11 @@ impl PumpReaders {
     fn wake_one(&mut self, index: u32) -> Woken<'_> {
         let Some(Some(entry)) = self.entries.get(index as usize) else { return Woken::One };
         if !self.slow_wakes.count_wake() {
-            entry.wake.signal();
+            entry.kit.wake.signal();
             return Woken::One;
         }
         let before = clock::thread_cpu_ns();
-        entry.wake.signal();
+        entry.kit.wake.signal();
         if !self.slow_wakes.record(index, clock::thread_cpu_ns() - before) {
             return Woken::One;
         }

@@ -7,17 +7,22 @@
 //! pump has dropped its reference, so the pump never frees, unmaps or closes anything.
 
 use super::commands::CommandSender;
-use super::entry::{Handover, ReaderEntry};
+use super::entry::ReaderEntry;
+use super::kit::{Kit, Kits};
+use super::wake_costs::WakeCosts;
 use crate::wake::event::Event;
+use crate::wake::slow_wake::{IN_A_ROW, SLOW_WAKE_NS, VERY_SLOW_WAKE_NS};
 use ringweir_proto::control::Mode;
 use ringweir_proto::layout::DetachedBy;
-use ringweir_proto::os::OsError;
 use ringweir_proto::os::socket::Peer;
+use ringweir_proto::os::{OsError, clock, event};
 use ringweir_proto::ring::{RingMemory, Sleepers, WakeGate, first_seq};
 use ringweir_proto::sync::Ordering;
 use rustix::event::epoll;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// Everything that control thread and waker share about one stream's readers.
 pub struct Readers {
@@ -34,9 +39,30 @@ struct State {
     retired: Vec<Arc<ReaderEntry>>,
     sleepers: Sleepers,
     commands: CommandSender,
+    kits: Kits,
+    costs: WakeCosts,
+    /// Slow readers whose wake is due as soon as their user may have one, oldest first.
+    postponed: VecDeque<u32>,
     ever: u64,
     woken: u64,
     lost_by_gone: u64,
+}
+
+/// Why a reader cannot attach.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// There is no index free.
+    #[error("all readers that may attach are attached")]
+    Full,
+    /// Too many users whose uids may be one person's have attached.
+    #[error(
+        "too many users of a range of uids, which may be one person's, were readers: only one more \
+        per half minute may become one"
+    )]
+    TooManyUsers,
+    /// A system call failed.
+    #[error(transparent)]
+    Os(#[from] OsError),
 }
 
 /// The readers at one moment, and totals over all readers so far.
@@ -56,8 +82,58 @@ impl State {
     fn free_retired(&mut self) {
         // A pump that has ended uses no entry any more; what is left in its queue stays there.
         let pump_over = self.commands.pump_has_ended();
-        self.retired.retain(|r| !pump_over && Arc::strong_count(r) > 1);
+        let (free, used) = std::mem::take(&mut self.retired)
+            .into_iter()
+            .partition(|r| pump_over || Arc::strong_count(r) == 1);
+        self.retired = used;
+        for entry in free {
+            if let Some(entry) = Arc::into_inner(entry)
+                && entry.keeps_kit.load(Ordering::Relaxed) == 1
+            {
+                self.kits.keep(entry.peer.uid, entry.kit);
+            }
+        }
     }
+}
+
+/// Wakes a reader, or postpones that if its wakes are slow. Returns whether it was woken.
+fn wake_or_postpone(
+    entry: &ReaderEntry,
+    costs: &mut WakeCosts,
+    postponed: &mut VecDeque<u32>,
+) -> bool {
+    if entry.is_slow_to_wake() {
+        if !postponed.contains(&entry.index) {
+            postponed.push_back(entry.index);
+        }
+        return false;
+    }
+    // A wake that seems long may only have been interrupted, so the next one is measured in
+    // processor time, whose clock costs more.
+    let in_a_row = entry.long_wakes.load(Ordering::Relaxed);
+    let clock = if in_a_row == 0 { clock::monotonic_ns } else { clock::thread_cpu_ns };
+    let before = clock();
+    entry.kit.wake.signal();
+    let cost = clock() - before;
+    if cost < SLOW_WAKE_NS {
+        if in_a_row > 0 {
+            entry.long_wakes.store(0, Ordering::Relaxed);
+        }
+        return true;
+    }
+    entry.long_wakes.store(in_a_row + 1, Ordering::Relaxed);
+    if in_a_row >= IN_A_ROW || in_a_row > 0 && cost >= VERY_SLOW_WAKE_NS {
+        entry.mark_slow_to_wake();
+        if costs.charge(entry.peer.uid, cost, clock::monotonic_ns()) {
+            tracing::warn!(
+                "{}: a wake takes {} us: the readers of this user are woken last, and only now and \
+                then",
+                entry.describe(),
+                cost / 1000
+            );
+        }
+    }
+    true
 }
 
 /// Epoll key of the waker's own event; readers have their index.
@@ -91,6 +167,9 @@ impl Readers {
             retired: Vec::new(),
             sleepers: Sleepers::new(most),
             commands,
+            kits: Kits::default(),
+            costs: WakeCosts::default(),
+            postponed: VecDeque::new(),
             ever: 0,
             woken: 0,
             lost_by_gone: 0,
@@ -108,17 +187,18 @@ impl Readers {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Gives a reader an index. `None`: there is none free.
+    /// Gives a reader an index. `is_limited`: its user may not have more than its share.
     pub fn attach(
         &self,
         peer: Peer,
+        is_limited: bool,
         label: String,
         may_sleep: bool,
         mode: Mode,
-    ) -> Result<Option<(Arc<ReaderEntry>, Handover)>, OsError> {
+    ) -> Result<Arc<ReaderEntry>, AttachError> {
         let mut state = self.lock();
         state.free_retired();
-        let State { entries, retired, commands, .. } = &mut *state;
+        let State { entries, retired, commands, kits, costs, .. } = &mut *state;
         // A stream that lingers has no pump any more: nothing empties the queue, and no command is
         // needed.
         let pump_over = commands.pump_has_ended();
@@ -126,25 +206,34 @@ impl Readers {
             .iter()
             .zip(0u32..)
             .find(|(e, i)| e.is_none() && !retired.iter().any(|r| r.index == *i));
-        let Some((_, index)) = free else { return Ok(None) };
+        let Some((_, index)) = free else { return Err(AttachError::Full) };
         if !pump_over && commands.is_full() {
-            return Ok(None);
+            return Err(AttachError::Full);
         }
-        let (entry, page) = ReaderEntry::new(index, peer, label, may_sleep, mode)?;
-        let entry = Arc::new(entry);
+        let kit = if is_limited {
+            let used = entries.iter().flatten().count() + retired.len();
+            kits.get(peer.uid, index, used, self.most as usize)?.ok_or(AttachError::TooManyUsers)?
+        } else {
+            Kit::new(index)?
+        };
+        let entry = ReaderEntry::new(index, peer, label, may_sleep, mode, (kit, is_limited));
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        let wake =
-            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
-        epoll::add(&wake, entry.wake.fd(), epoll::EventData::new_u64(0), edge)
-            .map_err(OsError::at("epoll_ctl"))?;
         let key = epoll::EventData::new_u64(index.into());
-        epoll::add(&self.epoll, entry.sleep_request.fd(), key, edge)
-            .map_err(OsError::at("epoll_ctl"))?;
+        if let Err(e) = epoll::add(&self.epoll, entry.kit.sleep_request.fd(), key, edge) {
+            if is_limited {
+                kits.keep(entry.peer.uid, entry.kit);
+            }
+            return Err(OsError { what: "epoll_ctl".into(), errno: e }.into());
+        }
+        if costs.is_known(entry.peer.uid, clock::monotonic_ns()) {
+            entry.mark_slow_to_wake();
+        }
+        let entry = Arc::new(entry);
         if let (true, Mode::Lossless { start }) = (pump_over, mode) {
             // Nothing will be overwritten any more, and there is no pump to grant anything.
             // Release: partner: the Acquire load of `granted` in `gate::granted`.
             let begin = first_seq(&self.memory, start);
-            entry.page.block().granted.store(begin + 1, Ordering::Release);
+            entry.page().block().granted.store(begin + 1, Ordering::Release);
         }
         if !pump_over {
             let pushed = commands.attach(entry.clone());
@@ -152,7 +241,7 @@ impl Readers {
         }
         entries[index as usize] = Some(entry.clone());
         state.ever += 1;
-        Ok(Some((entry, Handover { page, wake })))
+        Ok(entry)
     }
 
     /// Whether index `index` still belongs to the reader that attached at that moment.
@@ -169,7 +258,9 @@ impl Readers {
     /// this.
     pub fn mark_detached(&self, index: u32, by: DetachedBy) {
         if let Some(Some(entry)) = self.lock().entries.get(index as usize) {
-            entry.page.block().detached_by.store(by.pack(), Ordering::Relaxed);
+            entry.page().block().detached_by.store(by.pack(), Ordering::Relaxed);
+            // The reader may go on writing its page until it notices.
+            entry.keeps_kit.store(0, Ordering::Relaxed);
         }
     }
 
@@ -179,12 +270,12 @@ impl Readers {
         let Some(entry) = state.entries[index as usize].take() else { return };
         // A closed descriptor leaves its epoll sets by itself, but the reader's process may keep
         // this one open.
-        let _gone = epoll::delete(&self.epoll, entry.sleep_request.fd());
+        let _gone = epoll::delete(&self.epoll, entry.kit.sleep_request.fd());
         self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.remove(gate, index, wake));
         // The counts of an implausible reader are not used.
         if entry.observed.implausible() == 0 {
             let lost =
-                entry.page.block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
+                entry.page().block().lost.load(Ordering::Relaxed).min(self.memory.write_cursor());
             state.lost_by_gone = state.lost_by_gone.saturating_add(lost);
         }
         state.retired.push(entry);
@@ -197,11 +288,10 @@ impl Readers {
         state: &mut State,
         act: impl FnOnce(&mut Sleepers, &WakeGate, &mut dyn FnMut(u32)),
     ) {
-        let State { entries, sleepers, woken, .. } = state;
+        let State { entries, sleepers, costs, postponed, woken, .. } = state;
         act(sleepers, &self.gate, &mut |index| {
             if let Some(entry) = &entries[index as usize] {
-                entry.wake.signal();
-                *woken += 1;
+                *woken += u64::from(wake_or_postpone(entry, costs, postponed));
             }
         });
     }
@@ -219,9 +309,9 @@ impl Readers {
         self.lock().entries.get(index as usize)?.clone()
     }
 
-    /// How many readers one user has.
-    pub fn count_of(&self, uid: u32) -> usize {
-        self.lock().entries.iter().flatten().filter(|entry| entry.peer.uid == uid).count()
+    /// How many readers the users have for whom `belongs`.
+    pub fn count_of(&self, belongs: impl Fn(u32) -> bool) -> usize {
+        self.lock().entries.iter().flatten().filter(|entry| belongs(entry.peer.uid)).count()
     }
 
     /// How many readers are attached.
@@ -229,15 +319,18 @@ impl Readers {
         self.lock().entries.iter().flatten().count()
     }
 
-    /// The waker: waits for its event or for sleep requests, and puts what came into `found`.
+    /// The waker: waits for its event or for sleep requests, at most for `limit`, and puts what came
+    /// into `found`.
     pub(super) fn wait(
         &self,
         events: &mut Vec<epoll::Event>,
         found: &mut Vec<WakerEvent>,
+        limit: Option<Duration>,
     ) -> Result<(), rustix::io::Errno> {
         events.clear();
         found.clear();
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), None) {
+        let limit = limit.map(event::timespec);
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e),
         }
@@ -253,6 +346,33 @@ impl Readers {
         self.with_wakes(&mut self.lock(), |sleepers, gate, wake| sleepers.settle(gate, wake));
     }
 
+    /// The waker, when nothing else is to do: wakes one slow reader if its user may have a slow wake
+    /// now. Returns when to call this again; `None`: no slow reader waits for its wake.
+    pub(super) fn wake_postponed(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        let State { entries, costs, postponed, .. } = &mut *state;
+        postponed.retain(|index| entries[*index as usize].is_some());
+        let due = |index: &u32| {
+            entries[*index as usize].as_ref().map_or(0, |e| costs.not_before(e.peer.uid))
+        };
+        let (at, first) = postponed.iter().enumerate().min_by_key(|(_, index)| due(index))?;
+        let (when, entry) = (due(first), entries[*first as usize].clone()?);
+        let pause = Duration::from_nanos(when.saturating_sub(clock::monotonic_ns()));
+        if !pause.is_zero() {
+            return Some(pause);
+        }
+        postponed.remove(at);
+        drop(state);
+        // Without the lock, for which the control thread may be waiting.
+        let before = clock::thread_cpu_ns();
+        entry.kit.wake.signal();
+        let cost = clock::thread_cpu_ns() - before;
+        let mut state = self.lock();
+        state.costs.charge(entry.peer.uid, cost, clock::monotonic_ns());
+        state.woken += 1;
+        (!state.postponed.is_empty()).then_some(Duration::ZERO)
+    }
+
     /// The waker: reader `index` wants to sleep. It is entered among the sleepers, or woken at once
     /// if there is something to read.
     pub(super) fn sleep_request(&self, index: u32) {
@@ -261,10 +381,11 @@ impl Readers {
         entry.count_sleep_request();
         // A reader that the pump does not count yet must not sleep: it is woken and requests again.
         if !entry.may_sleep || !entry.is_known_to_pump() {
-            entry.wake.signal();
+            let State { costs, postponed, .. } = &mut *state;
+            wake_or_postpone(&entry, costs, postponed);
             return;
         }
-        let block = entry.page.block();
+        let block = entry.page().block();
         let (seen, source) =
             (block.seen_seq.load(Ordering::Relaxed), block.seen_source.load(Ordering::Relaxed));
         let memory = &self.memory;
@@ -281,10 +402,8 @@ mod tests {
     use super::super::commands::{self, CommandReceiver};
     use super::*;
     use ringweir_proto::layout::Geometry;
-    use ringweir_proto::os::event;
     use ringweir_proto::ring::WritableRing;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     fn registry(most: u32) -> (Readers, CommandReceiver) {
         let ring = WritableRing::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap());
@@ -295,9 +414,12 @@ mod tests {
         (Readers::new(memory, gate, most, commands, &event).unwrap(), receiver)
     }
 
-    fn attach(readers: &Readers) -> Option<(Arc<ReaderEntry>, Handover)> {
-        let peer = Peer { pid: 1, uid: 0, gid: 0, groups: Vec::new() };
-        readers.attach(peer, "r".into(), true, Mode::Lossy).unwrap()
+    fn attach(readers: &Readers) -> Option<Arc<ReaderEntry>> {
+        let peer = Peer { pid: 1, uid: 7, gid: 7, groups: Vec::new() };
+        match readers.attach(peer, true, "r".into(), true, Mode::Lossy) {
+            Err(AttachError::Full) => None,
+            other => Some(other.unwrap()),
+        }
     }
 
     #[test]
@@ -309,8 +431,7 @@ mod tests {
                 if i == ends_after {
                     queue = None;
                 }
-                let (entry, _) =
-                    attach(&readers).unwrap_or_else(|| panic!("no index left after {i}"));
+                let entry = attach(&readers).unwrap_or_else(|| panic!("no index left after {i}"));
                 readers.detach(entry.index);
             }
             assert!(queue.is_none());
@@ -322,7 +443,7 @@ mod tests {
     #[test]
     fn an_index_is_not_reused_while_the_pump_may_know_its_reader() {
         let (readers, mut queue) = registry(1);
-        let (entry, _) = attach(&readers).unwrap();
+        let entry = attach(&readers).unwrap();
         readers.detach(entry.index);
         drop(entry);
         assert!(attach(&readers).is_none());
@@ -335,12 +456,13 @@ mod tests {
     #[test]
     fn nothing_a_reader_does_to_its_descriptors_blocks_the_broker() {
         let (readers, _queue) = registry(1);
-        let (entry, theirs) = attach(&readers).unwrap();
-        let sleep_request = rustix::io::dup(entry.sleep_request.fd()).unwrap();
+        let entry = attach(&readers).unwrap();
+        let watch = entry.kit.watch.try_clone().unwrap();
+        let sleep_request = rustix::io::dup(entry.kit.sleep_request.fd()).unwrap();
         rustix::fs::fcntl_setfl(&sleep_request, rustix::fs::OFlags::empty()).unwrap();
-        rustix::fs::fcntl_setfl(&theirs.wake, rustix::fs::OFlags::empty()).unwrap();
+        rustix::fs::fcntl_setfl(&watch, rustix::fs::OFlags::empty()).unwrap();
         assert!(
-            rustix::io::write(&theirs.wake, &(u64::MAX - 1).to_ne_bytes()).is_err(),
+            rustix::io::write(&watch, &(u64::MAX - 1).to_ne_bytes()).is_err(),
             "the reader cannot fill the wake event"
         );
         entry.set_known_to_pump();
@@ -349,15 +471,15 @@ mod tests {
         std::thread::spawn(move || {
             // As if the reader had signalled and then taken the signal back.
             readers.sleep_request(0);
-            same.wake.signal();
+            same.kit.wake.signal();
             send.send(()).unwrap();
         });
         received.recv_timeout(Duration::from_secs(10)).expect("blocked");
-        assert_eq!(event::take(&theirs.wake), Ok(true));
-        assert_eq!(event::take(&theirs.wake), Ok(false));
-        entry.wake.signal();
+        assert_eq!(event::take(&watch), Ok(true));
+        assert_eq!(event::take(&watch), Ok(false));
+        entry.kit.wake.signal();
         assert_eq!(
-            event::take(&theirs.wake),
+            event::take(&watch),
             Ok(true),
             "every signal is an edge, though nothing reads the event"
         );

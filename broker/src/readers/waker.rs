@@ -47,9 +47,10 @@ impl Drop for Waker {
 
 fn run(readers: &Readers, event: &Event, stop: &AtomicU32) {
     let (mut events, mut found) = (Vec::with_capacity(256), Vec::with_capacity(256));
+    let mut limit = None;
     // Acquire: partner: the Release store in `Waker::drop`.
     while stop.load(Ordering::Acquire) == 0 {
-        if let Err(e) = readers.wait(&mut events, &mut found) {
+        if let Err(e) = readers.wait(&mut events, &mut found, limit) {
             tracing::error!("waker: epoll_wait: {e}");
             return;
         }
@@ -62,5 +63,6 @@ fn run(readers: &Readers, event: &Event, stop: &AtomicU32) {
                 WakerEvent::SleepRequest(index) => readers.sleep_request(*index),
             }
         }
+        limit = readers.wake_postponed();
     }
 }

@@ -4,9 +4,11 @@
 //! Contract: root and the broker's own user may do everything. Members of the socket's group, and
 //! users and groups on the stream's attach lists, may attach. Users and groups on any list may view
 //! statistics, which show the readers and their figures but no payload. All others get only the
-//! reason for the refusal.
+//! reason for the refusal. A number that stands for strangers (`os/users.rs`) is on no list and is
+//! not the broker's user.
 
 use ringweir_proto::os::socket::Peer;
+use ringweir_proto::os::users::Strangers;
 
 /// What a peer may be allowed to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +33,14 @@ pub struct List {
 }
 
 impl List {
-    fn contains(&self, peer: &Peer) -> bool {
-        self.uids.contains(&peer.uid) || self.gids.iter().any(|gid| is_member(peer, *gid))
+    fn contains(&self, peer: &Peer, strangers: Strangers) -> bool {
+        strangers.uid != Some(peer.uid) && self.uids.contains(&peer.uid)
+            || self.gids.iter().any(|gid| is_member(peer, *gid, strangers))
     }
 }
 
-fn is_member(peer: &Peer, gid: u32) -> bool {
-    peer.gid == gid || peer.groups.contains(&gid)
+fn is_member(peer: &Peer, gid: u32, strangers: Strangers) -> bool {
+    strangers.gid != Some(gid) && (peer.gid == gid || peer.groups.contains(&gid))
 }
 
 /// The access lists of one stream.
@@ -53,12 +56,14 @@ pub struct Access {
     pub view: List,
     /// Peers that may detach readers and view statistics.
     pub administer: List,
+    /// The numbers that stand for no user and no group in particular.
+    pub strangers: Strangers,
 }
 
 impl Access {
     /// Whether no limit applies to `uid`: it could stop the broker anyway.
     pub fn is_unlimited(&self, uid: u32) -> bool {
-        uid == 0 || uid == self.owner
+        uid == 0 || uid == self.owner && self.strangers.uid != Some(uid)
     }
 
     /// Checks that `peer` has a right. The error is the text for the peer.
@@ -67,6 +72,13 @@ impl Access {
             return Ok(());
         }
         let (uid, owner) = (peer.uid, self.owner);
+        if self.strangers.uid == Some(uid) {
+            return Err(format!(
+                "uid {uid} stands for every user that the broker's user namespace does not map, so \
+                it has no rights by that number: map your user there (uid_map), or join a group \
+                that is mapped and on the stream's lists"
+            ));
+        }
         Err(match right {
             Right::View | Right::Attach => {
                 let views = self.may(peer, Right::View);
@@ -90,13 +102,14 @@ impl Access {
     }
 
     fn may(&self, peer: &Peer, right: Right) -> bool {
-        let attach =
-            || self.attach.contains(peer) || self.group.is_some_and(|group| is_member(peer, group));
+        let on = |list: &List| list.contains(peer, self.strangers);
+        let in_group = || self.group.is_some_and(|group| is_member(peer, group, self.strangers));
+        let attach = || on(&self.attach) || in_group();
         match right {
             Right::Attach => attach(),
-            Right::Administer => self.administer.contains(peer),
+            Right::Administer => on(&self.administer),
             Right::Reload => false,
-            Right::View => attach() || self.view.contains(peer) || self.administer.contains(peer),
+            Right::View => attach() || on(&self.view) || on(&self.administer),
         }
     }
 }
@@ -122,6 +135,7 @@ mod tests {
             attach: lists.0,
             view: lists.1,
             administer: lists.2,
+            strangers: Strangers::default(),
         };
         for (who, rights) in [
             (peer(0, 0, &[]), [true, true, true, true]),
@@ -151,5 +165,31 @@ mod tests {
         // No group set: gid 0 must not match the unset group.
         let alone = Access { owner: 1000, ..Access::default() };
         assert!(alone.check(&peer(5, 0, &[0]), Right::View).is_err());
+    }
+    /// A broker in a user namespace that runs as the number for unmapped users, or has that number
+    /// on a list, takes no stranger for itself or for a listed user. Controls: outside a namespace
+    /// the number is a user's, and in it the other numbers and root are.
+    #[test]
+    fn a_stranger_is_nobody_in_particular() {
+        let nobody = List { uids: vec![65534], gids: vec![65534] };
+        let mut access = Access {
+            owner: 65534,
+            group: Some(65534),
+            attach: List { uids: vec![65534, 7], gids: vec![65534, 60] },
+            view: nobody.clone(),
+            administer: nobody,
+            ..Access::default()
+        };
+        let rights = [Right::View, Right::Attach, Right::Administer, Right::Reload];
+        let of = |access: &Access, peer: &Peer| rights.map(|r| access.check(peer, r).is_ok());
+        let stranger = peer(65534, 65534, &[65534]);
+        assert!(access.is_unlimited(65534));
+        assert_eq!(of(&access, &stranger), [true; 4], "control");
+        access.strangers = Strangers { uid: Some(65534), gid: Some(65534) };
+        assert!(!access.is_unlimited(65534) && access.is_unlimited(0));
+        assert_eq!(of(&access, &stranger), [false; 4]);
+        for known in [peer(7, 65534, &[]), peer(65534, 60, &[])] {
+            assert_eq!(of(&access, &known), [true, true, false, false], "{known:?}");
+        }
     }
 }

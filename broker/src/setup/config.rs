@@ -8,6 +8,7 @@ use super::lossless_budget::LosslessBudget;
 use clap::Args;
 use ringweir_cli::quantity::{Bytes, Extent, Rate, Span};
 use ringweir_proto::os::backing::Memory;
+use ringweir_proto::os::users;
 use serde::{Deserialize, Deserializer};
 use std::str::FromStr;
 
@@ -233,6 +234,7 @@ impl StreamConfig {
             attach: list(&self.allow_uid, &self.allow_gid),
             view: list(&self.watch_uid, &self.watch_gid),
             administer: list(&self.admin_uid, &self.admin_gid),
+            strangers: users::strangers(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The control socket of a stream.
 
-use ringweir_proto::os::{OsError, socket};
+use ringweir_proto::os::made_file::MadeFile;
+use ringweir_proto::os::{OsError, socket, socket_file};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -8,36 +9,43 @@ use std::path::{Path, PathBuf};
 pub(super) struct Listener {
     fd: OwnedFd,
     path: PathBuf,
-    ours: bool,
+    made: Option<MadeFile>,
 }
 
 impl Listener {
     /// A socket that the service manager opened: it stays when the stream ends.
     pub(super) fn passed(fd: OwnedFd, path: PathBuf) -> Self {
-        Self { fd, path, ours: false }
+        Self { fd, path, made: None }
     }
 
     /// Makes the socket. The caller holds the stream's lock, so a socket that is still there was
-    /// left by a broker that died.
+    /// left by a broker that died; or the lock file was removed under a broker that lives, which
+    /// keeps its socket.
     pub(super) fn create(path: PathBuf, mode: u32, gid: Option<u32>) -> anyhow::Result<Self> {
+        let shown = path.display();
         match rustix::fs::lstat(&path) {
             Ok(stat)
                 if rustix::fs::FileType::from_raw_mode(stat.st_mode)
                     == rustix::fs::FileType::Socket =>
             {
+                let live = socket_file::answers(&path)
+                    .map_err(OsError::at(format_args!("cannot connect to {shown}")))?;
+                anyhow::ensure!(
+                    !live,
+                    "a process listens at {shown}, though the stream's lock was free: probably a \
+                    broker whose lock file was removed; end it first (see `ss -xlp`), or choose \
+                    another --name or --run-dir"
+                );
                 rustix::fs::unlink(&path)
-                    .map_err(OsError::at(format_args!("cannot remove stale {}", path.display())))?;
+                    .map_err(OsError::at(format_args!("cannot remove stale {shown}")))?;
             }
             Ok(_) => {
-                anyhow::bail!("{} is in the way and is not a socket: remove it", path.display())
+                anyhow::bail!("{shown} is in the way and is not a socket: remove it")
             }
             Err(_) => {}
         }
-        let fd = socket::listen(&path, mode, gid).inspect_err(|_| {
-            // Bound but not usable: leave nothing behind.
-            let _gone = rustix::fs::unlink(&path);
-        })?;
-        Ok(Self { fd, path, ours: true })
+        let (fd, made) = socket::listen(&path, mode, gid)?;
+        Ok(Self { fd, path, made: Some(made) })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -51,8 +59,6 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.ours {
-            let _gone = rustix::fs::unlink(&self.path);
-        }
+        self.made.iter().for_each(MadeFile::remove);
     }
 }

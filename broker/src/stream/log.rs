@@ -7,6 +7,7 @@
 use crate::intake::notice::NoticeReceiver;
 use crate::intake::rate_limit::RateLimit;
 use ringweir_proto::os::socket::Peer;
+use ringweir_proto::os::users;
 use std::fmt::Display;
 use std::time::Instant;
 
@@ -34,7 +35,8 @@ struct Refusals(Vec<(Refused, String)>);
 
 impl Refusals {
     fn add(&mut self, peer: Refused, text: String) {
-        if let Some(known) = self.0.iter_mut().find(|(known, _)| known.uid == peer.uid) {
+        let is_theirs = |other: &Refused| users::may_be_one_person(other.uid, peer.uid);
+        if let Some(known) = self.0.iter_mut().find(|(known, _)| is_theirs(known)) {
             *known = (peer, text);
         } else if self.0.len() < USERS {
             self.0.push((peer, text));
@@ -117,6 +119,9 @@ mod tests {
         }
         let quiet = (Refused { pid: 1, uid: 7 }, "quiet".to_string());
         assert_eq!(refusals.0, [quiet, (Refused { pid: 999, uid: 8 }, "loud 999".into())]);
+        (0..1000)
+            .for_each(|uid| refusals.add(Refused { pid: 1, uid: 100_000 + uid }, "many".into()));
+        assert_eq!(refusals.0.len(), 3, "uids that may be one person");
         (0..1000).for_each(|uid| refusals.add(Refused { pid: 1, uid }, String::new()));
         assert_eq!(refusals.0.len(), USERS);
     }

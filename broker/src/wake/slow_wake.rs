@@ -5,10 +5,12 @@
 
 /// A wake is slow if it takes this much processor time; a normal one takes a tenth of it.
 pub const SLOW_WAKE_NS: u64 = 25_000;
+/// One that takes this much needs no second.
+pub const VERY_SLOW_WAKE_NS: u64 = 1_000_000;
 /// One inline wake in this many is measured.
 const MEASURED: u32 = 16;
 /// Slow wakes of one reader in a row, among the measured ones, before it counts as slow.
-const IN_A_ROW: u32 = 3;
+pub const IN_A_ROW: u32 = 3;
 
 /// The detector of one pump.
 #[derive(Default)]
@@ -31,7 +33,7 @@ impl SlowWakeDetector {
         let again = ns >= SLOW_WAKE_NS && (self.in_a_row == 0 || self.index == index);
         (self.index, self.in_a_row) =
             (index, if again { self.in_a_row + 1 } else { (ns >= SLOW_WAKE_NS).into() });
-        let found = self.in_a_row >= IN_A_ROW;
+        let found = self.in_a_row >= IN_A_ROW || ns >= VERY_SLOW_WAKE_NS;
         if found {
             self.in_a_row = 0;
         }
@@ -60,5 +62,6 @@ mod tests {
             "another reader in between"
         );
         assert_eq!(found(&[(1, slow), (2, slow), (2, slow), (2, slow)]), 1);
+        assert_eq!(found(&[(1, quick), (1, VERY_SLOW_WAKE_NS)]), 1, "at once");
     }
 }

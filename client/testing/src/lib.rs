@@ -146,7 +146,7 @@ impl Stream {
     /// As [`Self::start`].
     pub fn with_metadata(name: &str, metadata: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let listener = socket::listen(&paths::socket_path(dir.path(), name), 0o600, None)
+        let (listener, _file) = socket::listen(&paths::socket_path(dir.path(), name), 0o600, None)
             .expect("a control socket");
         // SAFETY: by the contract of `start` the caller has no other threads yet that read the
         // environment.

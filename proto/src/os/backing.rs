@@ -6,7 +6,7 @@
 //! remedy.
 
 use super::object::ObjectError;
-use super::{OsError, fd_store, lock, sealed};
+use super::{OsError, fd_store, lock, paths, sealed, users};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -104,8 +104,13 @@ impl Backing {
         huge: bool,
     ) -> Result<Self, ObjectError> {
         // What a dead broker left is removed, whatever the kind of memory.
-        remove_leftover(object_name)?;
         let mut declined = Vec::new();
+        match remove_leftover(object_name) {
+            Ok(()) => {}
+            // What somebody else put there is in the way of a name only.
+            Err(Leftover::Foreign(_)) if memory != Memory::Shm => {}
+            Err(e) => return Err(e.into_error(object_name)),
+        }
         match memory {
             Memory::Memfd => Self::sealed(bytes, huge, declined, SealFlags::FUTURE_WRITE),
             Memory::StoredMemfd => {
@@ -130,8 +135,8 @@ impl Backing {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| e.to_string())?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| e.to_string())?;
-        if stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(format!("it belongs to uid {}", stat.st_uid));
+        if !users::is_me(stat.st_uid) {
+            return Err(users::why_not_mine(stat.st_uid));
         }
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
             || stat.st_mode & 0o077 != 0
@@ -150,6 +155,9 @@ impl Backing {
         let flags = shm::OFlags::RDONLY;
         let read_only =
             shm::open(object_name, flags, shm::Mode::empty()).map_err(|e| e.to_string())?;
+        if !lock::is_at(&read_only, Path::new(&path)) || !lock::is_at(&fd, Path::new(&path)) {
+            return Err("its name leads to something else meanwhile".into());
+        }
         let map = MmapOptions::new()
             .len(bytes as usize)
             .populate()
@@ -160,7 +168,7 @@ impl Backing {
             0 => Pages::Small,
             huge => Pages::Transparent(huge),
         };
-        let name = Some(Named(object_name.into()));
+        let name = Some(Named::of(object_name, &fd).map_err(|e| e.to_string())?);
         Ok(Self {
             map,
             read_only,
@@ -188,9 +196,10 @@ impl Backing {
             if held {
                 break fd;
             }
-            remove_leftover(object_name)?;
+            remove_leftover(object_name).map_err(|e| e.into_error(object_name))?;
         };
-        let name = Named(object_name.into());
+        let name = Named::of(object_name, &fd)
+            .map_err(OsError::at(format_args!("fstat /dev/shm{object_name}")))?;
         let early = if huge { transparent(&fd, bytes, &mut declined) } else { None };
         match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => {}
@@ -332,22 +341,89 @@ fn chosen(options: &str) -> &str {
         .map_or(options, |(word, _)| word)
 }
 
-fn remove_leftover(object_name: &str) -> Result<(), OsError> {
-    match shm::unlink(object_name) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(OsError::at(format_args!(
-            "cannot remove /dev/shm{object_name}, which somebody else may have put there"
-        ))(e)),
+/// Why a leftover could not be removed.
+enum Leftover {
+    /// Another user made it: what it is.
+    Foreign(String),
+    /// A broker uses it.
+    Live,
+    /// A system call failed.
+    Failed(Errno),
+}
+
+impl Leftover {
+    fn into_error(self, object_name: &str) -> ObjectError {
+        let path = format!("/dev/shm{object_name}");
+        let (what, errno) = match self {
+            Self::Foreign(what) => (
+                format!(
+                    "{path} is in the way: {what}, and this user may not remove it: have root \
+                    remove it (sudo rm -r {path}), use --memory memfd, which takes no name there, \
+                    or choose another --run-dir"
+                ),
+                Errno::EXIST,
+            ),
+            Self::Live => (
+                format!(
+                    "{path} is the ring of a broker that still runs, though the stream's lock file \
+                    was removed: end that broker first (fuser {path})"
+                ),
+                Errno::BUSY,
+            ),
+            Self::Failed(errno) => (format!("cannot remove {path}"), errno),
+        };
+        OsError { what, errno }.into()
     }
 }
 
-/// A name in /dev/shm that this process created.
-pub(super) struct Named(String);
+/// Removes what a dead broker left at this name. The caller holds the stream's lock, but its file
+/// may have been removed under a broker that lives: that one still holds its ring.
+fn remove_leftover(object_name: &str) -> Result<(), Leftover> {
+    let path = format!("/dev/shm{object_name}");
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    if let Ok(fd) = rustix::fs::open(&path, flags, Mode::empty())
+        && lock::object_is_held(&fd) == Ok(true)
+        && rustix::fs::fstat(&fd)
+            .is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw())
+    {
+        return Err(Leftover::Live);
+    }
+    let what = || {
+        let stat = rustix::fs::lstat(&path).ok()?;
+        let kind = paths::kind_name(FileType::from_raw_mode(stat.st_mode));
+        Some(format!("a {kind} of uid {}", stat.st_uid))
+    };
+    match shm::unlink(object_name) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e @ (Errno::PERM | Errno::ACCESS | Errno::ISDIR)) => {
+            Err(what().map_or(Leftover::Failed(e), Leftover::Foreign))
+        }
+        Err(e) => Err(Leftover::Failed(e)),
+    }
+}
+
+/// A name in /dev/shm that leads to a file of this process.
+pub(super) struct Named {
+    name: String,
+    /// Device and inode of the file.
+    id: (u64, u64),
+}
+
+impl Named {
+    fn of(name: &str, fd: &OwnedFd) -> Result<Self, Errno> {
+        let stat = rustix::fs::fstat(fd)?;
+        Ok(Self { name: name.into(), id: (stat.st_dev, stat.st_ino) })
+    }
+}
 
 impl Drop for Named {
     fn drop(&mut self) {
-        // It does not matter if the name was removed already.
-        let _gone = shm::unlink(self.0.as_str());
+        // It does not matter if the name was removed already. If it leads to another file now, that
+        // is the next broker's ring.
+        let path = format!("/dev/shm{}", self.name);
+        if rustix::fs::lstat(&path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id) {
+            let _gone = shm::unlink(self.name.as_str());
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 //! to map it writable. Instead, readers get a descriptor that is opened read-only. Where the memfd
 //! can be made immutable, no process can open it for writing again, not even one of its owner.
 
-use super::OsError;
 use super::backing::{Backing, Pages, huge_bytes, lock_pages};
+use super::{OsError, users};
 use memmap2::MmapOptions;
 use rustix::fs::{FallocateFlags, FileType, IFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -36,8 +36,8 @@ pub(super) fn adopt(fd: OwnedFd, bytes: u64) -> Result<Backing, String> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err("it is no memory at all".into());
     }
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(format!("it belongs to uid {}", stat.st_uid));
+    if !users::is_me(stat.st_uid) {
+        return Err(users::why_not_mine(stat.st_uid));
     }
     if stat.st_mode & 0o777 != 0o600 {
         return Err(format!("it has mode {:04o} in place of 0600", stat.st_mode & 0o777));

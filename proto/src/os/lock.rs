@@ -9,8 +9,7 @@
 use super::{OsError, paths};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -108,15 +107,9 @@ impl StreamLock {
         let path = paths::lock_path(run_dir, name);
         let shown = path.display();
         loop {
-            let flags = OFlags::CREATE
-                | OFlags::RDWR
-                | OFlags::CLOEXEC
-                | OFlags::NOFOLLOW
-                | OFlags::NONBLOCK;
-            let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(OsError::at(format_args!("cannot open {shown}")))?;
+            let fd = open_lock(&path, run_dir)?;
             if !lock(&fd).map_err(OsError::at(format_args!("cannot lock {shown}")))? {
-                let content = std::fs::read_to_string(&path).unwrap_or_default();
+                let content = content(&fd);
                 let holder = content.lines().next().map_or("", str::trim);
                 let holder = if holder.is_empty() { "(just starting)" } else { holder };
                 return Err(LockError::Held { name: name.into(), holder: holder.into() });
@@ -139,11 +132,8 @@ impl StreamLock {
                 rustix::fs::fchown(&fd, Some(rustix::fs::Uid::from_raw(owner)), None)
                     .map_err(OsError::at(format_args!("chown {shown}")))?;
             }
-            let mut file = std::fs::File::from(fd);
-            let mut before = String::new();
-            let understood =
-                (&mut file).take(64).read_to_string(&mut before).is_ok() && may_be_taken(&before);
-            if !understood {
+            let (before, file) = (content(&fd), std::fs::File::from(fd));
+            if !may_be_taken(&before) {
                 let what = format!(
                     "{shown} is in the way and is no lock of a stream: move it away, or choose \
                     another --name or --run-dir"
@@ -163,19 +153,73 @@ impl StreamLock {
 impl Drop for StreamLock {
     fn drop(&mut self) {
         // Removed while the lock is still held, so that no other process can lock the removed file
-        // and take that for the stream's lock.
-        let _gone = rustix::fs::unlink(&self.path);
+        // and take that for the stream's lock. If our file was removed, the one that is there now
+        // is not ours.
+        if is_at(&self.file, &self.path) {
+            let _gone = rustix::fs::unlink(&self.path);
+        }
     }
 }
 
 /// Whether a process holds the lock of a stream at this moment. Creates and removes nothing.
 pub fn is_served(run_dir: &Path, name: &str) -> bool {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let Ok(fd) = rustix::fs::open(paths::lock_path(run_dir, name), flags, Mode::empty()) else {
+    let Ok(fd) = rustix::fs::open(paths::lock_path(run_dir, name), OPEN, Mode::empty()) else {
         return false;
     };
+    // Whatever else has that name is no lock, and a lock on it says nothing.
+    if kind_of(&fd) != Some(FileType::RegularFile) {
+        return false;
+    }
     // If it cannot be determined, the stream counts as served.
     !lock(&fd).unwrap_or(false)
+}
+
+/// Flags for a file of whose name any user may have made something else: no link is followed, and
+/// a FIFO or a device keeps nobody waiting.
+const OPEN: OFlags =
+    OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK);
+
+/// Opens or makes the lock file. It must be a regular file of this user, of root, or of the user to
+/// whom the run directory belongs: anybody else could hold its lock for ever.
+fn open_lock(path: &Path, run_dir: &Path) -> Result<OwnedFd, OsError> {
+    let shown = path.display();
+    let refused = |what: String, errno| {
+        let remedy = "remove it, or choose another --name or --run-dir";
+        OsError {
+            what: format!("{shown} is in the way and is no lock of a stream: {what}; {remedy}"),
+            errno,
+        }
+    };
+    // Looked at before it is opened, since opening a device can have effects.
+    let there = rustix::fs::lstat(path).ok().map(|s| FileType::from_raw_mode(s.st_mode));
+    if let Some(kind) = there.filter(|kind| *kind != FileType::RegularFile) {
+        return Err(refused(format!("it is a {}", paths::kind_name(kind)), Errno::EXIST));
+    }
+    let fd = rustix::fs::open(path, OPEN | OFlags::CREATE, Mode::RUSR | Mode::WUSR)
+        .map_err(OsError::at(format_args!("cannot open {shown}")))?;
+    let stat = rustix::fs::fstat(&fd).map_err(OsError::at(format_args!("fstat {shown}")))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(refused(format!("it is a {}", paths::kind_name(kind)), Errno::EXIST));
+    }
+    let trusted = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw();
+    if !trusted(stat.st_uid) && rustix::fs::stat(run_dir).map_or(true, |d| d.st_uid != stat.st_uid)
+    {
+        return Err(refused(format!("it belongs to uid {}", stat.st_uid), Errno::PERM));
+    }
+    Ok(fd)
+}
+
+/// The beginning of a lock file. What cannot be read becomes a text that no lock has.
+fn content(fd: &OwnedFd) -> String {
+    let mut bytes = [0; 2 * WORDS];
+    let got = rustix::io::pread(fd, &mut bytes, 0);
+    let text = got.ok().and_then(|n| std::str::from_utf8(&bytes[..n]).ok());
+    text.unwrap_or("not readable").into()
+}
+
+fn kind_of(fd: impl AsFd) -> Option<FileType> {
+    rustix::fs::fstat(fd).ok().map(|stat| FileType::from_raw_mode(stat.st_mode))
 }
 
 /// Writes the holder and the last generation. The length is always the same and it is one write, so
@@ -251,7 +295,7 @@ fn lock(fd: impl AsFd) -> Result<bool, Errno> {
 }
 
 /// Whether `path` still leads to this file, and it is a regular file.
-fn is_at(fd: impl AsFd, path: &Path) -> bool {
+pub(super) fn is_at(fd: impl AsFd, path: &Path) -> bool {
     let (Ok(ours), Ok(there)) = (rustix::fs::fstat(fd), rustix::fs::lstat(path)) else {
         return false;
     };
@@ -323,6 +367,82 @@ mod tests {
         }
         std::fs::write(&path, "").unwrap();
         assert_eq!(StreamLock::take(dir.path(), "a").unwrap().last_generation(), 0);
+    }
+
+    /// What is not a file is named in the error, at once, whether or not a process holds a lock on
+    /// it, and it is neither a lock nor a running broker. Control: a broker's lock beside it is.
+    #[test]
+    fn only_a_file_is_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| paths::lock_path(dir.path(), name);
+        let fifo = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, fifo, 0).unwrap();
+        std::fs::create_dir(at("dir")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", at("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let held = rustix::fs::open(at("fifo"), OPEN, Mode::empty()).unwrap();
+        for locked in [false, true] {
+            if locked {
+                assert_eq!(lock(&held), Ok(true));
+            }
+            for (name, kind) in [
+                ("fifo", "FIFO"),
+                ("dir", "directory"),
+                ("link", "symbolic link"),
+                ("socket", "socket"),
+            ] {
+                for error in [
+                    StreamLock::take(dir.path(), name).unwrap_err(),
+                    StreamLock::take_for_gc(dir.path(), name, 0).unwrap_err(),
+                ] {
+                    let text = error.to_string();
+                    assert!(
+                        text.contains(&format!("{name}.lock is in the way"))
+                            && text.contains(&format!("it is a {kind};"))
+                            && text.contains("--run-dir"),
+                        "{text}"
+                    );
+                }
+                assert!(!is_served(dir.path(), name), "{name}");
+                assert!(rustix::fs::lstat(at(name)).is_ok(), "{name} is left alone");
+            }
+        }
+        let _lock = StreamLock::take(dir.path(), "a").unwrap();
+        assert!(is_served(dir.path(), "a"), "control");
+    }
+
+    /// Another user could hold the lock of a file of its own for ever. Controls: the same file of
+    /// root, and of the user to whom the directory belongs.
+    #[test]
+    fn a_lock_of_a_stranger_is_refused() {
+        if !ringweir_needs::needs_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let taken = |owner: u32, of_dir: u32| {
+            std::fs::write(&path, "").unwrap();
+            std::os::unix::fs::chown(&path, Some(owner), None).unwrap();
+            std::os::unix::fs::chown(dir.path(), Some(of_dir), None).unwrap();
+            StreamLock::take(dir.path(), "a").map(drop).map_err(|e| e.to_string())
+        };
+        let refused = taken(4711, 4712).unwrap_err();
+        assert!(refused.contains("it belongs to uid 4711; remove it"), "{refused}");
+        assert_eq!((taken(0, 4712), taken(4711, 4711)), (Ok(()), Ok(())), "controls");
+    }
+
+    /// A broker whose lock was removed does not remove the lock of the next. Control: its own it
+    /// does.
+    #[test]
+    fn the_lock_of_another_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StreamLock::take(dir.path(), "a").unwrap();
+        std::fs::remove_file(dir.path().join("a.lock")).unwrap();
+        let second = StreamLock::take(dir.path(), "a").unwrap();
+        drop(first);
+        assert!(is_served(dir.path(), "a"));
+        drop(second);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "control");
     }
 
     /// A broker that is killed while it writes leaves one generation or the other: the content

@@ -9,12 +9,14 @@ pub mod event;
 mod fd_store;
 pub mod links;
 pub mod lock;
+pub mod made_file;
 pub mod object;
 pub mod page;
 pub mod paths;
 pub mod sealed;
 pub mod socket;
 pub mod socket_file;
+pub mod users;
 
 use rustix::io::Errno;
 

@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use super::backing::{Backing, Memory, Named, Pages};
-use super::{OsError, clock, fd_store, sealed};
+use super::{OsError, clock, fd_store, sealed, users};
 use crate::layout::{
     Geometry, Header, Identity, IdentityError, LAYOUT_VERSION, MAGIC, METADATA_MAX, NAME_MAX, PAGE,
     Slot,
@@ -88,8 +88,7 @@ pub fn leftover_generation(object_name: &str) -> u64 {
         return 0;
     };
     let ours = rustix::fs::fstat(&fd).is_ok_and(|s| {
-        s.st_uid == rustix::process::geteuid().as_raw()
-            && FileType::from_raw_mode(s.st_mode) == FileType::RegularFile
+        users::is_me(s.st_uid) && FileType::from_raw_mode(s.st_mode) == FileType::RegularFile
     });
     if !ours {
         return 0;

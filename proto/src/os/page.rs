@@ -11,7 +11,7 @@
 use super::{OsError, sealed};
 use crate::layout::{LatencyBlock, PAGE, READER_OBJECT, ReaderBlock, reader_block_offset};
 use crate::stats::area_bytes;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,6 +65,17 @@ impl ReaderPage {
             .map_raw(rustix::fd::AsRawFd::as_raw_fd(&fd.as_fd()))
             .map_err(OsError::io("mmap reader page"))?;
         Ok(Self { map, offset })
+    }
+
+    /// The broker, before it gives the page to another reader, with this index: as if it were new.
+    pub fn clear(&mut self, index: u32) {
+        let words = self.map.as_ptr().cast::<AtomicU64>();
+        for at in 0..READER_OBJECT / 8 {
+            // SAFETY: page-aligned, and mapped writable as long as `self` lives, from a file that is
+            // sealed against shrinking; `at` is below its length in words, which are atomics.
+            unsafe { &*words.add(at) }.store(0, Ordering::Relaxed);
+        }
+        self.offset = reader_block_offset(index);
     }
 
     /// Where the block lies in the page.

@@ -85,6 +85,19 @@ fn make(dir: &Path) -> Result<(), Errno> {
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
 }
 
+/// A type of file, for messages.
+pub fn kind_name(kind: rustix::fs::FileType) -> &'static str {
+    use rustix::fs::FileType;
+    match kind {
+        FileType::Symlink => "symbolic link",
+        FileType::Fifo => "FIFO",
+        FileType::Directory => "directory",
+        FileType::Socket => "socket",
+        FileType::RegularFile => "regular file",
+        _ => "device",
+    }
+}
+
 /// Control socket of a stream.
 pub fn socket_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.sock"))

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::OsError;
+use super::made_file::MadeFile;
 use crate::control::MESSAGE_MAX;
 use rustix::io::Errno;
 use rustix::net::{
@@ -50,25 +51,51 @@ fn socket() -> Result<OwnedFd, OsError> {
         .map_err(OsError::at("socket(AF_UNIX, SOCK_SEQPACKET)"))
 }
 
-/// Listens at `path`, which must not exist, with `mode` and, if given, group `gid`.
-pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<OwnedFd, OsError> {
+/// Listens at `path`, which must not exist, with `mode` and, if given, group `gid`. Returns the
+/// socket and its file.
+///
+/// Whoever owns the directory can replace the file at any moment, so after `bind` nothing goes by
+/// path: see [`MadeFile`].
+pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<(OwnedFd, MadeFile), OsError> {
     let shown = path.display();
     let address = SocketAddrUnix::new(path)
         .map_err(OsError::at(format_args!("socket path {shown} (at most 107 bytes)")))?;
     let fd = socket()?;
-    rustix::net::bind(&fd, &address).map_err(OsError::at(format_args!("bind {shown}")))?;
+    refuse_descriptors(&fd);
     // No client can connect before listen, so setting group and mode after bind is safe.
-    let group = gid.map(rustix::fs::Gid::from_raw);
-    if group.is_some() {
-        rustix::fs::chown(path, None, group)
-            .map_err(OsError::at(format_args!("chown {shown} to the stream's group")))?;
+    let file = MadeFile::bind(&fd, path, &address, mode)
+        .map_err(OsError::at(format_args!("bind {shown}")))?;
+    let prepared = || -> Result<(), OsError> {
+        file.set(mode, gid).map_err(OsError::at(format_args!(
+            "mode {mode:04o} and the stream's group for {shown}"
+        )))?;
+        // A connection that goes away between the event and the accept must not block the accept.
+        rustix::io::ioctl_fionbio(&fd, true)
+            .map_err(OsError::at(format_args!("FIONBIO {shown}")))?;
+        rustix::net::listen(&fd, 128).map_err(OsError::at(format_args!("listen {shown}")))
+    };
+    match prepared() {
+        Ok(()) => Ok((fd, file)),
+        Err(e) => {
+            // Bound but not usable: leave nothing behind.
+            file.remove();
+            Err(e)
+        }
     }
-    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))
-        .map_err(OsError::at(format_args!("chmod {shown}")))?;
-    // A connection that goes away between the event and the accept must not block the accept.
-    rustix::io::ioctl_fionbio(&fd, true).map_err(OsError::at(format_args!("FIONBIO {shown}")))?;
-    rustix::net::listen(&fd, 128).map_err(OsError::at(format_args!("listen {shown}")))?;
-    Ok(fd)
+}
+
+/// Linux 6.16: whether senders may attach descriptors.
+const SO_PASSRIGHTS: i32 = 83;
+
+/// Makes the kernel refuse descriptors to those who send them to this socket, and to every
+/// connection that it accepts. Returns whether it does: kernels before Linux 6.16 do not. There,
+/// what is not received is closed by whoever receives the packet or closes the socket, and a close
+/// can take as long as the sender likes (a TCP socket with SO_LINGER).
+pub fn refuse_descriptors(fd: impl AsFd) -> bool {
+    let (off, bytes) = (0_i32, size_of::<i32>() as libc::socklen_t);
+    let (raw, value) = (fd.as_fd().as_raw_fd(), (&raw const off).cast());
+    // SAFETY: the value has `bytes` bytes and outlives the call; the kernel only reads it.
+    unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, value, bytes) == 0 }
 }
 
 /// Accepts one connection, non-blocking from then on.
@@ -154,6 +181,19 @@ pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     }
     bytes.truncate(got.bytes);
     Ok(bytes)
+}
+
+/// Whether the peer has not read yet, or closed unread, all that was sent. What it has not read stays
+/// in memory of the sender's after a close too.
+pub fn has_unread(fd: impl AsFd) -> bool {
+    // SK_MEMINFO_WMEM_ALLOC is the third word.
+    let mut info = [0_u32; 16];
+    let mut bytes = size_of_val(&info) as libc::socklen_t;
+    let (raw, to) = (fd.as_fd().as_raw_fd(), info.as_mut_ptr().cast());
+    // SAFETY: the buffer has `bytes` bytes and outlives the call; the kernel writes at most that
+    // many.
+    unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_MEMINFO, to, &raw mut bytes) };
+    info[2] > 0
 }
 
 /// The process that connected. Its pid is 0 if it is in a pid namespace that we cannot see. This is

@@ -4,11 +4,13 @@
 //! Contract: if the path holds something other than a socket, or a socket on which a process
 //! listens, the error names it and it is left alone.
 
-use rustix::fs::{FileType, Mode};
+use super::made_file::MadeFile;
+use super::socket;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Why a socket could not be bound; the text is for the person who typed the path.
 #[derive(Debug, thiserror::Error)]
@@ -20,9 +22,7 @@ pub struct BindError(String);
 pub struct SocketFile {
     /// The socket: close-on-exec, non-blocking.
     pub fd: OwnedFd,
-    path: PathBuf,
-    /// Device and inode of the file we made.
-    id: (u64, u64),
+    made: MadeFile,
 }
 
 impl SocketFile {
@@ -44,11 +44,8 @@ impl SocketFile {
             )
         };
         let fd = new().map_err(|e| failed("socket", e))?;
-        let mode = Mode::from_raw_mode(mode);
-        // The file gets the socket's mode when it is created, so its permissions are never too
-        // wide.
-        rustix::fs::fchmod(&fd, mode).map_err(|e| failed("mode of", e))?;
-        if let Err(e) = rustix::net::bind(&fd, &address) {
+        socket::refuse_descriptors(&fd);
+        let made = MadeFile::bind(&fd, Path::new(path), &address, mode).or_else(|e| {
             if e != Errno::ADDRINUSE {
                 return Err(match e {
                     Errno::NOENT => BindError(format!("{path}: its directory does not exist")),
@@ -72,26 +69,62 @@ impl SocketFile {
             }
             // No process listens: a killed process left it.
             rustix::fs::unlink(path).map_err(|e| failed("removing the dead socket", e))?;
-            rustix::net::bind(&fd, &address).map_err(|e| failed("binding", e))?;
-        }
-        let stat = rustix::fs::lstat(path).map_err(|e| failed("looking at", e))?;
-        let file = Self { fd, path: path.into(), id: (stat.st_dev, stat.st_ino) };
-        // Restores the bits that the umask removed.
-        rustix::fs::chmod(path, mode).map_err(|e| failed("mode of", e))?;
+            MadeFile::bind(&fd, Path::new(path), &address, mode).map_err(|e| failed("binding", e))
+        })?;
+        let file = Self { fd, made };
+        file.made.set(mode, None).map_err(|e| failed("mode of", e))?;
         Ok(file)
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.made.path()
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if rustix::fs::lstat(&self.path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id) {
-            // It may be removed already. If it cannot be removed, the next bind finds it dead.
-            let _gone = rustix::fs::unlink(&self.path);
+        self.made.remove();
+    }
+}
+
+/// Whether a process listens at the socket `path`, which may be of any kind. `Err`: it cannot be
+/// found out.
+pub fn answers(path: &Path) -> Result<bool, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    let probe = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    match rustix::net::connect(&probe, &address) {
+        // A full queue, and a socket of another type, belong to a process too.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Control: without a listener nobody answers.
+    #[test]
+    fn a_listener_answers_whatever_its_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        assert_eq!(answers(&path), Ok(false));
+        for kind in [SocketType::SEQPACKET, SocketType::STREAM] {
+            let file = SocketFile::bind(path.to_str().unwrap(), kind, 0o600).unwrap();
+            rustix::net::listen(&file.fd, 1).unwrap();
+            assert_eq!(answers(&path), Ok(true));
+            rustix::fs::rename(&path, dir.path().join("kept")).unwrap();
+            drop(file);
+            rustix::fs::rename(dir.path().join("kept"), &path).unwrap();
+            assert_eq!(answers(&path), Ok(false), "control");
+            std::fs::remove_file(&path).unwrap();
         }
     }
 }

@@ -8,5 +8,6 @@ pub mod inject;
 pub mod netns;
 pub mod proc;
 pub mod programs;
+pub mod user;
 
 pub use environment::{Daemon, Environment, Process, wait_for};

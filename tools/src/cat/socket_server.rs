@@ -5,7 +5,9 @@
 //! client is lapped, gets the ring's exact account of its loss, and slows down neither other
 //! clients nor the stream. A datagram is sent whole or not at all: if it is longer than a packet of
 //! this socket can be, it is left out and counted. For each client `published = delivered + lost`
-//! and `delivered = sent + too long + unsent when it left`.
+//! and `delivered = sent + too long + unsent when it left`. Each client takes a reader of the stream
+//! and a thread, so users other than root and this process's own get [`PER_USER`] each, and uids
+//! that may be one person [`PER_PERSON`] together.
 
 use super::options::{Cli, SocketPath};
 use crate::account::ReaderAccount;
@@ -14,18 +16,23 @@ use crate::sink::About;
 use crate::stop::Stop;
 use anyhow::Context;
 use ringweir::{CopyError, End, Item, Options, Reader};
-use ringweir_proto::os::{paths, socket, socket_file::SocketFile};
+use ringweir_proto::os::{paths, socket, socket_file::SocketFile, users};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketType, sockopt};
 use std::io::{Read as _, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often the stream is checked while no client is connected.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Most clients of one user, and of uids that may be one person (`os/users.rs`).
+const PER_USER: usize = 32;
+const PER_PERSON: usize = 64;
 
 /// What the threads of clients report. They store with Release; partners: the Acquire loads in
 /// `run`.
@@ -34,6 +41,32 @@ struct Shared {
     ended: AtomicBool,
     adds_up: AtomicBool,
     clients: AtomicU64,
+    /// The users of the clients.
+    uids: Mutex<Vec<u32>>,
+}
+
+impl Shared {
+    /// Adds a client of this user, if it may have one more.
+    fn admit(&self, uid: u32) -> bool {
+        let mut uids = self.uids.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let count =
+            |belongs: fn(u32, u32) -> bool| uids.iter().filter(|u| belongs(**u, uid)).count();
+        let is_limited = uid != 0 && !users::is_me(uid);
+        if is_limited
+            && (count(|a, b| a == b) >= PER_USER || count(users::may_be_one_person) >= PER_PERSON)
+        {
+            return false;
+        }
+        uids.push(uid);
+        true
+    }
+
+    fn leave(&self, uid: u32) {
+        let mut uids = self.uids.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(at) = uids.iter().position(|u| *u == uid) {
+            uids.swap_remove(at);
+        }
+    }
 }
 
 /// Serves until a signal comes, the stream ends or a limit of the command line is reached. Returns
@@ -44,7 +77,7 @@ pub(super) fn run(cli: &Cli, place: &SocketPath, stop: &Stop) -> anyhow::Result<
     let listener = SocketFile::bind(&place.path, SocketType::SEQPACKET, place.mode)?;
     rustix::net::listen(&listener.fd, 128)
         .with_context(|| format!("listening at {}", place.path))?;
-    let messages = Messages::new(format!("ringcat: {}", cli.stream), cli.quiet);
+    let mut messages = Messages::new(format!("ringcat: {}", cli.stream), cli.quiet);
     if !cli.quiet {
         messages.print(format_args!(
             "clients may connect to {} (seqpacket, mode {:04o})",
@@ -55,6 +88,7 @@ pub(super) fn run(cli: &Cli, place: &SocketPath, stop: &Stop) -> anyhow::Result<
         ended: AtomicBool::new(false),
         adds_up: AtomicBool::new(true),
         clients: AtomicU64::new(0),
+        uids: Mutex::default(),
     };
     let (mut left, leaves) = UnixStream::pair()?;
     left.set_nonblocking(true)?;
@@ -85,6 +119,16 @@ pub(super) fn run(cli: &Cli, place: &SocketPath, stop: &Stop) -> anyhow::Result<
                     continue;
                 }
             };
+            let Ok(socket::Peer { uid, pid, .. }) = socket::peer(&fd) else { continue };
+            if !shared.admit(uid) {
+                messages.print_limited(|| {
+                    format!(
+                        "a client was disconnected (pid {pid}, uid {uid}): a user may have \
+                        {PER_USER}, and a range of uids {PER_PERSON}"
+                    )
+                });
+                continue;
+            }
             number += 1;
             shared.clients.fetch_add(1, Ordering::AcqRel);
             let (shared, mut leaves) = (&shared, leaves.try_clone()?);
@@ -105,11 +149,13 @@ pub(super) fn run(cli: &Cli, place: &SocketPath, stop: &Stop) -> anyhow::Result<
                             shared.adds_up.store(false, Ordering::Release);
                         }
                     }
+                    shared.leave(uid);
                     shared.clients.fetch_sub(1, Ordering::AcqRel);
                     // If it is full, the other side wakes up anyway.
                     let _woken = leaves.write(b".");
                 });
             if let Err(e) = spawned {
+                shared.leave(uid);
                 shared.clients.fetch_sub(1, Ordering::AcqRel);
                 messages.print(format_args!(
                     "client {number}: disconnected, because no thread could be started: {e}"
@@ -172,13 +218,19 @@ impl<'a> Client<'a> {
         if cli.spin {
             options = options.always_spin();
         }
-        let mut reader =
+        let reader =
             options.attach(&cli.stream).context("disconnected, because it could not attach")?;
         let who = format!("ringcat: {}: client {number}", cli.stream);
         let account = ReaderAccount::new(who, cli.quiet, cli.verify, &reader);
-        let mut client = Self { cli, fd, stop, until, account, sent: 0, too_long: 0, unsent: 0 };
-        let ended = client.copy(&mut reader)?;
-        let Self { sent, too_long, unsent, .. } = client;
+        let client = Self { cli, fd, stop, until, account, sent: 0, too_long: 0, unsent: 0 };
+        client.run(reader)
+    }
+
+    /// Serves it to its end. The reader detaches before the socket is closed: on kernels before
+    /// Linux 6.16, what the client has sent may make that close take long.
+    fn run(mut self, mut reader: Reader) -> anyhow::Result<(bool, bool)> {
+        let ended = self.copy(&mut reader)?;
+        let Self { sent, too_long, unsent, cli, stop, .. } = self;
         let mut more = format!("; {sent} sent");
         if too_long > 0 {
             more += &format!(
@@ -189,10 +241,10 @@ impl<'a> Client<'a> {
             more += ", 1 unsent when it left";
         }
         let wanted = cli.stats || cli.verify || too_long > 0 || stop.came();
-        let adds_up = client.account.conclude(&mut reader, wanted, &more)?;
-        let taken = client.account.all().delivered;
+        let adds_up = self.account.conclude(&mut reader, wanted, &more)?;
+        let taken = self.account.all().delivered;
         if taken != sent + too_long + unsent {
-            client.account.messages.print(format_args!(
+            self.account.messages.print(format_args!(
                 "the account does not add up, which is a bug: {taken} delivered{more}"
             ));
         }

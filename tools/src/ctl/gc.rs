@@ -13,11 +13,12 @@ use ringweir_cli::stderr;
 use ringweir_proto::layout::{MAGIC, PAGE};
 use ringweir_proto::os::lock::{self, LockError, StreamLock};
 use ringweir_proto::os::paths::{self, ObjectName};
-use ringweir_proto::os::socket;
+use ringweir_proto::os::socket_file;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const SHM: &str = "/dev/shm";
@@ -336,7 +337,7 @@ fn inspect(path: &Path, kind: FileType, whose: Option<u32>) -> Result<Option<u32
     };
     let is = FileType::from_raw_mode(stat.st_mode);
     if is != kind {
-        return Err(format!("not ours: it is a {}", kind_name(is)));
+        return Err(format!("not ours: it is a {}", paths::kind_name(is)));
     }
     match whose {
         Some(me) if stat.st_uid != me => Err(format!(
@@ -352,7 +353,12 @@ fn inspect(path: &Path, kind: FileType, whose: Option<u32>) -> Result<Option<u32
 /// files too: it stops no broker, and is no reason to remove anything.
 fn inspect_lock(path: &Path, whose: Option<u32>) -> Result<Option<u32>, String> {
     let Some(owner) = inspect(path, FileType::RegularFile, whose)? else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
+    // Not by path: it may have become a FIFO, and reading that would wait for a writer.
+    let mut text = String::new();
+    open(path)
+        .map_err(std::io::Error::from)
+        .and_then(|fd| std::fs::File::from(fd).take(64).read_to_string(&mut text))
+        .map_err(|e| format!("cannot be read: {e}"))?;
     match lock::is_lock_content(&text) {
         _ if text.is_empty() => Ok(None),
         true => Ok(Some(owner)),
@@ -404,21 +410,7 @@ fn is_held(path: &Path) -> bool {
 
 /// Whether a process listens at a socket; true if that cannot be found out.
 fn answers(path: &Path) -> bool {
-    socket::connect(path).map_or_else(
-        |e| !matches!(e.errno, Errno::CONNREFUSED | Errno::NOENT | Errno::NOTDIR),
-        |_| true,
-    )
-}
-
-fn kind_name(kind: FileType) -> &'static str {
-    match kind {
-        FileType::Symlink => "symbolic link",
-        FileType::Fifo => "FIFO",
-        FileType::Directory => "directory",
-        FileType::Socket => "socket",
-        FileType::RegularFile => "regular file",
-        _ => "device",
-    }
+    socket_file::answers(path).unwrap_or(true)
 }
 
 /// Objects in /dev/shm whose names look like ours.

@@ -3,14 +3,12 @@
 use crate::process::sandbox::needs::{Needs, directory_of};
 use crate::source::contract::SourceError;
 use crate::source::socket::set_option;
+use ringweir_proto::os::socket;
 use ringweir_proto::os::socket_file::SocketFile;
 use std::os::fd::BorrowedFd;
 
 /// Room for the control messages of a datagram: one timestamp, and no file descriptors.
 pub(super) const CONTROL_LEN: usize = 32;
-
-/// Linux 6.16: whether senders may attach file descriptors.
-const SO_PASSRIGHTS: i32 = 83;
 
 /// What happens to file descriptors that a sender attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +36,7 @@ impl Descriptors {
 pub(super) fn prepare(fd: BorrowedFd<'_>) -> Result<Descriptors, SourceError> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)
         .map_err(|e| SourceError(format!("SO_TIMESTAMPNS: {e}")))?;
-    let refused = set_option(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, &0_i32).is_ok();
-    Ok(if refused { Descriptors::Refused } else { Descriptors::ClosedHere })
+    Ok(if socket::refuse_descriptors(fd) { Descriptors::Refused } else { Descriptors::ClosedHere })
 }
 
 /// The socket's file is removed with the source.

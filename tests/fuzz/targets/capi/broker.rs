@@ -228,7 +228,7 @@ impl Broker {
         // SAFETY: no other thread exists yet, so none reads the environment.
         unsafe { std::env::set_var(paths::RUN_DIR_ENV, run_dir()) };
         let socket = paths::socket_path(run_dir(), STREAM);
-        let listener = socket::listen(&socket, 0o600, None).expect("a socket");
+        let (listener, _file) = socket::listen(&socket, 0o600, None).expect("a socket");
         let house = Arc::new(Mutex::new(House::restarted(1)));
         let served = house.clone();
         std::thread::spawn(move || {
