@@ -33,6 +33,7 @@ use spec::Spec;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::time::Duration;
 
 mod blocks;
 mod spec;
