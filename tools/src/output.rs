@@ -175,7 +175,7 @@ impl Output {
     /// Returns whether they are gone.
     pub fn take_back(&mut self, excess: usize) -> bool {
         let taken_back = || -> io::Result<bool> {
-            let at = (&self.file).seek(SeekFrom::Current(0))?;
+            let at = (&self.file).stream_position()?;
             if self.file.metadata()?.len() != at {
                 return Ok(false);
             }

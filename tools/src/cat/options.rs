@@ -255,7 +255,7 @@ mod tests {
         ] {
             assert_eq!(name(line, true), format, "{line}");
         }
-        let refused = choose(&cli("ringcat x -w a.pcapng"), false).unwrap_err().to_string();
+        let refused = choose(&cli("ringcat x -w a.pcapng"), false).err().unwrap().to_string();
         assert!(refused.contains("-w a.pcapng") && refused.contains("name it .pcap"), "{refused}");
     }
 
