@@ -199,8 +199,10 @@ fn terminal() -> (File, String) {
         libc::openpty(&raw mut ours, &raw mut theirs, none, std::ptr::null(), std::ptr::null())
     };
     assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: `openpty` has just made both descriptors, and nothing else owns them.
-    let (ours, theirs) = unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) };
+    // SAFETY: `openpty` has just made this descriptor, and nothing else owns it.
+    let ours = unsafe { File::from_raw_fd(ours) };
+    // SAFETY: `openpty` has just made this descriptor too, and nothing else owns it.
+    let theirs = unsafe { File::from_raw_fd(theirs) };
     // A program that inherits this side would keep the terminal alive.
     rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).unwrap();
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::CLOEXEC).unwrap();
