@@ -57,7 +57,7 @@ fn publish(stream: &Stream) -> Vec<String> {
     let written_bytes = snapshot.pump(PumpCounter::PublishedBytes);
     let oldest = first_seq(memory, Start::Oldest);
     let history = memory.look(oldest).map_or(0, |o| monotonic.saturating_sub(o.publish_time));
-    let since_start = realtime.saturating_sub(stream.started());
+    let since_start = monotonic.saturating_sub(stream.started_at());
     let now = Now { memory, monotonic, write, written_bytes, history, since_start };
     for (entry, claim) in entries.iter().zip(claims) {
         if let Some(what) = entry.observed.check(claim, write) {

@@ -171,6 +171,7 @@ impl StreamBuilder<'_, '_> {
             readers,
             log: StreamLog::new(name.clone(), notices),
             started: clock::realtime_ns(),
+            started_at: clock::monotonic_ns(),
             failure: None,
             slack,
             drain_gaps,

@@ -31,6 +31,7 @@ pub struct Stream {
     pub(super) readers: Arc<Readers>,
     pub(super) log: StreamLog,
     pub(super) started: u64,
+    pub(super) started_at: u64,
     pub(super) failure: Option<String>,
     pub(super) slack: Option<Duration>,
     pub(super) drain_gaps: Arc<LatencyBlock>,
@@ -90,6 +91,11 @@ impl Stream {
     /// When it began, ns since 1970.
     pub fn started(&self) -> u64 {
         self.started
+    }
+
+    /// The same as a time of CLOCK_MONOTONIC, which nobody sets.
+    pub fn started_at(&self) -> u64 {
+        self.started_at
     }
 
     /// The ring, for reading.

@@ -188,6 +188,8 @@ impl Sending<'_> {
                     }
                     if self.batch.is_full() {
                         self.batch.flush(self.stop, &mut self.account.messages)?;
+                        // The clock may have been set.
+                        self.date_offset = reader.publish_date(0);
                     }
                 }
                 Item::Gap(gap) => {
@@ -212,6 +214,7 @@ impl Sending<'_> {
                 }
                 Item::Empty => {
                     self.batch.flush(self.stop, &mut self.account.messages)?;
+                    self.date_offset = reader.publish_date(0);
                     let now = Instant::now();
                     if !std::mem::replace(&mut idle, true) {
                         last_datagram = now;
