@@ -10,7 +10,7 @@
 //! waited for, so that every frame the kernel took is published or counted.
 //!
 //! Frames for which the ring had no room are counted exactly as a loss in the layer `kernel`,
-//! reported before the first frame of the next block. The source time is the kernel's,
+//! reported before the first frame that the kernel took after them. The source time is the kernel's,
 //! CLOCK_REALTIME. With `hwtstamp` it is the clock of the network card, which is set up for it
 //! (this needs CAP_NET_ADMIN, and is not undone). If the interface goes down or disappears, that is
 //! a fault and not the end: capture continues when it, or another interface of the same name, is
@@ -47,6 +47,9 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
+/// The longest frame that the kernel passes on without being told to join longer ones: an IP packet
+/// of 64 KiB, as on loopback, behind an Ethernet header with a VLAN tag.
+pub const LONGEST: u64 = (64 << 10) + 18;
 /// Upper bound of a frame's header in a block, with link-layer address and alignment.
 const HEADROOM: u64 = 256;
 /// How often attaching to an interface that is back is tried again.
@@ -75,6 +78,9 @@ struct PacketSource {
     /// A block has come since the kernel was last asked for drops. Without a new block there are
     /// none: the kernel drops only when all blocks are ours.
     fresh: bool,
+    /// For each block: the drops that come before what the kernel fills into it next. While the
+    /// kernel drops, all blocks are ours, and it goes on with the first that it gets back.
+    dropped: Box<[u64]>,
     /// When to check the socket for an error next, CLOCK_MONOTONIC ns: a pump that spins must not
     /// check in every round.
     look: u64,
@@ -226,6 +232,7 @@ impl PacketSource {
             down: false,
             retry: None,
             fresh: false,
+            dropped: vec![0; count].into(),
             look: 0,
             cut: cut as usize,
             link,
@@ -235,11 +242,15 @@ impl PacketSource {
 
     /// Reads how many frames the kernel has dropped for lack of room. Reading resets the kernel's
     /// count.
-    fn take_drops(&self, intake: &mut Intake) {
+    fn take_drops(&mut self, intake: &mut Intake) {
         let counts = get_words::<3>(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS);
         match counts {
-            Ok([_, drops, _]) if drops > 0 => intake.lost(Layer::Kernel, u64::from(drops), true),
-            Ok(_) => {}
+            Ok([_, 0, _]) => {}
+            // They come after everything that is in the blocks.
+            Ok([_, drops, _]) if self.blocks.are_all_ours() => {
+                self.dropped[self.blocks.current()] += u64::from(drops);
+            }
+            Ok([_, drops, _]) => intake.lost(Layer::Kernel, u64::from(drops), true),
             Err(e) => intake.fault(format_args!(
                 "packet: {}: reading its drop count: {e}",
                 self.spec.interface
@@ -247,9 +258,28 @@ impl PacketSource {
         }
     }
 
+    /// Reports the drops that come before the current block.
+    fn tell_dropped(&mut self, intake: &mut Intake) {
+        let dropped = std::mem::take(&mut self.dropped[self.blocks.current()]);
+        if dropped > 0 {
+            intake.lost(Layer::Kernel, dropped, true);
+        }
+    }
+
+    /// Gives the open block back to the kernel.
+    fn release(&mut self, intake: &mut Intake) {
+        // While all blocks are ours the kernel drops. It must be asked now: later it may have
+        // filled this block, and dropped again.
+        if self.blocks.are_all_ours() {
+            self.take_drops(intake);
+        }
+        self.blocks.release();
+    }
+
     /// No block is ready: counts drops that no later block has reported, and checks the interface.
     fn idle(&mut self, intake: &mut Intake) {
         if std::mem::take(&mut self.fresh) {
+            self.tell_dropped(intake);
             self.take_drops(intake);
         }
         if intake.now() < self.look {
@@ -443,9 +473,14 @@ impl Source for PacketSource {
         while intake.has_room() {
             if !self.blocks.is_open() {
                 match self.blocks.open() {
-                    // Frames were dropped before this block, and they are not counted yet.
-                    Some(status) if status & libc::TP_STATUS_LOSING != 0 => self.take_drops(intake),
-                    Some(_) => {}
+                    Some(status) => {
+                        self.tell_dropped(intake);
+                        // More were dropped before this block, just before an earlier one was
+                        // given back. If the kernel drops again now, `release` asks.
+                        if status & libc::TP_STATUS_LOSING != 0 && !self.blocks.are_all_ours() {
+                            self.take_drops(intake);
+                        }
+                    }
                     None => {
                         self.idle(intake);
                         return Ok(Fill::Idle);
@@ -455,7 +490,7 @@ impl Source for PacketSource {
             }
             match self.blocks.next() {
                 Ok(Some(packet)) => publish(intake, &packet, self.link, self.cut)?,
-                Ok(None) => self.blocks.release(),
+                Ok(None) => self.release(intake),
                 Err(Damaged { left }) => {
                     intake.lost(Layer::Broker, u64::from(left), false);
                     let name = &self.spec.interface;
@@ -485,10 +520,17 @@ impl Source for PacketSource {
     }
 
     fn describe(&self) -> String {
-        let Spec { interface, block, blocks, timeout_ms, promisc, hwtstamp, .. } = &self.spec;
+        let Spec { interface, snaplen, block, blocks, timeout_ms, promisc, hwtstamp, .. } =
+            &self.spec;
+        let cut = self.cut as u64;
+        let cuts = if cut < LONGEST.min(*snaplen) {
+            format!(", frames longer than --max-datagram ({}) are cut", Bytes(cut))
+        } else {
+            String::new()
+        };
         format!(
             "{interface}{}, frames wait up to {timeout_ms} ms in {blocks} blocks of {}, {} \
-            timestamps",
+            timestamps{cuts}",
             if *promisc { " promiscuous" } else { "" },
             Bytes(*block),
             if *hwtstamp { "hardware" } else { "kernel" },
