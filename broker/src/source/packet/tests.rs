@@ -64,7 +64,7 @@ fn specs_parse_and_refuse_by_name() {
     assert!(refused("lo,blocks=1").contains("2 to 65536 blocks"));
     assert!(refused("lo,timeout=0").contains("from 1ms to 1s"));
     assert!(refused("lo,timeout=soon").contains("duration \"soon\""));
-    let text = super::refused("socket", io::Error::from_raw_os_error(libc::EPERM)).to_string();
+    let text = super::refused("socket", std::io::Error::from_raw_os_error(libc::EPERM)).to_string();
     assert_eq!(text, "needs CAP_NET_RAW: run with sudo, or setcap cap_net_raw+ep ringd");
 }
 
