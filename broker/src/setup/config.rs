@@ -34,7 +34,8 @@ pub struct StreamConfig {
     #[serde(default, deserialize_with = "text")]
     pub capacity: Option<Extent>,
 
-    /// Largest datagram; up to 16MiB [default: 64KiB]
+    /// Largest datagram; up to 16MiB [default: 64KiB; with packet: 65554, a frame around a whole IP
+    /// packet]
     #[arg(long, value_name = "SIZE")]
     #[serde(default, deserialize_with = "text")]
     pub max_datagram: Option<Bytes>,

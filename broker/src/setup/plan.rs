@@ -5,12 +5,12 @@
 //! all units. By default a ring fits into the last-level cache.
 
 use super::config::StreamConfig;
+use crate::source::kinds;
 use ringweir_cli::quantity::{Bytes, Count, Extent, Rate, Span};
 use ringweir_proto::layout::{DATAGRAM_MAX, DEPTH_MAX, Geometry, PAGE, align8};
 use ringweir_proto::os::backing::HUGE_PAGE;
 use std::time::Duration;
 
-const DEFAULT_MAX_DATAGRAM: u64 = 64 << 10;
 const DEFAULT_DATAGRAM: u64 = 1 << 10;
 const DEFAULT_CAPACITY: u64 = 8 << 20;
 const DEFAULT_DEPTH: u64 = 16 << 10;
@@ -27,7 +27,8 @@ pub struct Plan {
 impl Plan {
     /// The ring for `config`. `source_rate` is the rate of the source, if it knows one.
     pub fn new(config: &StreamConfig, source_rate: Option<Rate>) -> anyhow::Result<Self> {
-        let max_datagram = config.max_datagram.map_or(DEFAULT_MAX_DATAGRAM, |b| b.0);
+        let usual = || kinds::usual_longest(&config.source);
+        let max_datagram = config.max_datagram.map_or_else(usual, |b| b.0);
         anyhow::ensure!(
             (1..=DATAGRAM_MAX).contains(&max_datagram),
             "--max-datagram {}: must be 1 to {}",

@@ -28,3 +28,11 @@ pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
     (kind.open)(argument, stream)
         .map_err(|e| SourceError(format!("source {spec:?}: {e} (usage: {})", kind.usage)))
 }
+
+/// The largest datagram that the ring of this source takes, unless another size is configured.
+pub fn usual_longest(spec: &str) -> u64 {
+    match spec.split_once(':') {
+        Some((name, _)) if name == packet::KIND.name => packet::LONGEST,
+        _ => 64 << 10,
+    }
+}

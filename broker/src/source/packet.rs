@@ -10,7 +10,7 @@
 //! waited for, so that every frame the kernel took is published or counted.
 //!
 //! Frames for which the ring had no room are counted exactly as a loss in the layer `kernel`,
-//! reported before the first frame of the next block. The source time is the kernel's,
+//! reported before the first frame that the kernel took after them. The source time is the kernel's,
 //! CLOCK_REALTIME. With `hwtstamp` it is the clock of the network card, which is set up for it
 //! (this needs CAP_NET_ADMIN, and is not undone). If the interface goes down or disappears, that is
 //! a fault and not the end: capture continues when it, or another interface of the same name, is
@@ -23,6 +23,7 @@
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::socket::{get_words, interface, set_option};
 use crate::intake::for_sources::{Arrival, Intake};
+use attach::{CAN, Link, attach, bind, refused, set_promiscuous, stamp_in_hardware};
 use blocks::{Blocks, Damaged, Packet};
 use memmap2::MmapOptions;
 use ringweir_cli::quantity::Bytes;
@@ -30,11 +31,11 @@ use ringweir_proto::os::links::{LinkNews, LinkWatch};
 use ringweir_proto::ring::Layer;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use spec::Spec;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
+mod attach;
 mod blocks;
 mod spec;
 #[cfg(test)]
@@ -47,14 +48,15 @@ pub const KIND: SourceKind = SourceKind {
     open,
 };
 
+/// The longest frame that the kernel passes on without being told to join longer ones: an IP packet
+/// of 64 KiB, as on loopback, behind an Ethernet header with a VLAN tag.
+pub const LONGEST: u64 = (64 << 10) + 18;
 /// Upper bound of a frame's header in a block, with link-layer address and alignment.
 const HEADROOM: u64 = 256;
 /// How often attaching to an interface that is back is tried again.
 const RETRY_NS: u64 = 1_000_000_000;
 /// Shortest time between two checks of the socket for an error, and of the interface.
 const LOOK_NS: u64 = 1_000_000;
-/// Link type of SocketCAN.
-const CAN: u16 = 227;
 /// How much later than asked for the kernel's timer may hand a block over.
 const TIMER: Duration = Duration::from_millis(40);
 /// Bytes of an Ethernet header before a VLAN tag.
@@ -75,6 +77,9 @@ struct PacketSource {
     /// A block has come since the kernel was last asked for drops. Without a new block there are
     /// none: the kernel drops only when all blocks are ours.
     fresh: bool,
+    /// For each block: the drops that come before what the kernel fills into it next. While the
+    /// kernel drops, all blocks are ours, and it goes on with the first that it gets back.
+    dropped: Box<[u64]>,
     /// When to check the socket for an error next, CLOCK_MONOTONIC ns: a pump that spins must not
     /// check in every round.
     look: u64,
@@ -85,62 +90,8 @@ struct PacketSource {
     shown_link_type: Option<u16>,
 }
 
-/// The kind of interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Link {
-    ethernet: bool,
-    loopback: bool,
-    /// Link type in a capture.
-    link_type: u16,
-}
-
-impl Link {
-    /// From the kernel's type of the interface (`ARPHRD_…`).
-    fn of(hardware: u16) -> Self {
-        const RAW_IP: u16 = 519;
-        const IEEE80211: u16 = 801;
-        const RADIOTAP: u16 = 803;
-        const VSOCKMON: u16 = 826;
-        let loopback = hardware == libc::ARPHRD_LOOPBACK;
-        let ethernet = loopback || hardware == libc::ARPHRD_ETHER;
-        let link_type = match hardware {
-            _ if ethernet => 1,
-            // Nothing before the IP header.
-            libc::ARPHRD_NONE | RAW_IP | libc::ARPHRD_SIT => 101,
-            libc::ARPHRD_TUNNEL | libc::ARPHRD_TUNNEL6 => 101,
-            libc::ARPHRD_CAN => CAN,
-            IEEE80211 => 105,
-            RADIOTAP => 127,
-            VSOCKMON => 271,
-            // For own use: it claims nothing.
-            _ => 147,
-        };
-        Self { ethernet, loopback, link_type }
-    }
-}
-
 fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
     Ok(Box::new(PacketSource::open(argument.parse()?, stream)?))
-}
-
-/// The error of step `step`, with what to do about it.
-fn refused(step: &str, e: impl Into<io::Error>) -> SourceError {
-    let e = e.into();
-    match (step, e.raw_os_error()) {
-        ("socket", Some(libc::EPERM | libc::EACCES)) => {
-            SourceError::new("needs CAP_NET_RAW: run with sudo, or setcap cap_net_raw+ep ringd")
-        }
-        ("ring", Some(libc::ENOMEM)) => SourceError::new(
-            "no memory for the ring of blocks: give fewer or smaller ones with blocks= and block=",
-        ),
-        ("hwtstamp", Some(libc::EOPNOTSUPP | libc::ENOTTY)) => SourceError::new(
-            "hwtstamp: this interface has no hardware receive timestamps (see `ethtool -T`)",
-        ),
-        ("hwtstamp", Some(libc::EPERM)) => {
-            SourceError::new("hwtstamp: setting up the network card needs CAP_NET_ADMIN")
-        }
-        _ => SourceError(format!("{step}: {e}")),
-    }
 }
 
 impl PacketSource {
@@ -226,6 +177,7 @@ impl PacketSource {
             down: false,
             retry: None,
             fresh: false,
+            dropped: vec![0; count].into(),
             look: 0,
             cut: cut as usize,
             link,
@@ -235,11 +187,15 @@ impl PacketSource {
 
     /// Reads how many frames the kernel has dropped for lack of room. Reading resets the kernel's
     /// count.
-    fn take_drops(&self, intake: &mut Intake) {
+    fn take_drops(&mut self, intake: &mut Intake) {
         let counts = get_words::<3>(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS);
         match counts {
-            Ok([_, drops, _]) if drops > 0 => intake.lost(Layer::Kernel, u64::from(drops), true),
-            Ok(_) => {}
+            Ok([_, 0, _]) => {}
+            // They come after everything that is in the blocks.
+            Ok([_, drops, _]) if self.blocks.are_all_ours() => {
+                self.dropped[self.blocks.current()] += u64::from(drops);
+            }
+            Ok([_, drops, _]) => intake.lost(Layer::Kernel, u64::from(drops), true),
             Err(e) => intake.fault(format_args!(
                 "packet: {}: reading its drop count: {e}",
                 self.spec.interface
@@ -247,9 +203,28 @@ impl PacketSource {
         }
     }
 
+    /// Reports the drops that come before the current block.
+    fn tell_dropped(&mut self, intake: &mut Intake) {
+        let dropped = std::mem::take(&mut self.dropped[self.blocks.current()]);
+        if dropped > 0 {
+            intake.lost(Layer::Kernel, dropped, true);
+        }
+    }
+
+    /// Gives the open block back to the kernel.
+    fn release(&mut self, intake: &mut Intake) {
+        // While all blocks are ours the kernel drops. It must be asked now: later it may have
+        // filled this block, and dropped again.
+        if self.blocks.are_all_ours() {
+            self.take_drops(intake);
+        }
+        self.blocks.release();
+    }
+
     /// No block is ready: counts drops that no later block has reported, and checks the interface.
     fn idle(&mut self, intake: &mut Intake) {
         if std::mem::take(&mut self.fresh) {
+            self.tell_dropped(intake);
             self.take_drops(intake);
         }
         if intake.now() < self.look {
@@ -314,79 +289,12 @@ impl PacketSource {
         let fd = self.socket.as_fd();
         if self.spec.promisc {
             // The interface that was captured may still exist, under another name.
-            let request = libc::packet_mreq {
-                mr_ifindex: self.index as i32,
-                mr_type: libc::PACKET_MR_PROMISC as u16,
-                mr_alen: 0,
-                mr_address: [0; 8],
-            };
-            let _gone = set_option(fd, libc::SOL_PACKET, libc::PACKET_DROP_MEMBERSHIP, &request);
+            let _gone = set_promiscuous(fd, self.index, libc::PACKET_DROP_MEMBERSHIP);
         }
         self.link = attach(fd, index, self.spec.promisc)?;
         self.index = index;
         Ok(())
     }
-}
-
-/// Binds the socket to an interface and a protocol; 0: to none.
-fn bind(fd: BorrowedFd<'_>, index: u32, protocol: u16) -> Result<libc::sockaddr_ll, SourceError> {
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: protocol.to_be(),
-        sll_ifindex: index as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: `address` is a live local of `len` bytes, which the kernel only reads.
-    if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } != 0 {
-        return Err(refused("bind", io::Error::last_os_error()));
-    }
-    Ok(address)
-}
-
-/// Binds the socket to an interface, and looks what it is.
-fn attach(fd: BorrowedFd<'_>, index: u32, promisc: bool) -> Result<Link, SourceError> {
-    let mut address = bind(fd, index, libc::ETH_P_ALL as u16)?;
-    let mut len = size_of_val(&address) as libc::socklen_t;
-    if promisc {
-        let request = libc::packet_mreq {
-            mr_ifindex: index as i32,
-            mr_type: libc::PACKET_MR_PROMISC as u16,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
-            .map_err(|e| refused("promisc", e))?;
-    }
-    // SAFETY: `address` and `len` are live locals, and `len` is the size of `address`. The kernel
-    // writes at most that many bytes into `address`, and the length into `len`. Any bits are a
-    // valid address.
-    if unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) } != 0 {
-        return Err(refused("getsockname", io::Error::last_os_error()));
-    }
-    Ok(Link::of(address.sll_hatype))
-}
-
-/// Makes the network card put its own time on every frame that it receives.
-fn stamp_in_hardware(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let mut config =
-        libc::hwtstamp_config { flags: 0, tx_type: 0, rx_filter: libc::HWTSTAMP_FILTER_ALL as i32 };
-    let mut request = libc::ifreq {
-        ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut config).cast() },
-    };
-    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    // SAFETY: `request` is the `ifreq` that the call expects: its name ends with a zero byte,
-    // because one byte less than its length is copied, and its pointer leads to the
-    // `hwtstamp_config` that this request takes. Both are live locals, and the kernel accesses them
-    // only during the call.
-    let outcome = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSHWTSTAMP, &raw mut request) };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Publishes one frame, cut to at most `cut` bytes.
@@ -443,9 +351,14 @@ impl Source for PacketSource {
         while intake.has_room() {
             if !self.blocks.is_open() {
                 match self.blocks.open() {
-                    // Frames were dropped before this block, and they are not counted yet.
-                    Some(status) if status & libc::TP_STATUS_LOSING != 0 => self.take_drops(intake),
-                    Some(_) => {}
+                    Some(status) => {
+                        self.tell_dropped(intake);
+                        // More were dropped before this block, just before an earlier one was
+                        // given back. If the kernel drops again now, `release` asks.
+                        if status & libc::TP_STATUS_LOSING != 0 && !self.blocks.are_all_ours() {
+                            self.take_drops(intake);
+                        }
+                    }
                     None => {
                         self.idle(intake);
                         return Ok(Fill::Idle);
@@ -455,7 +368,7 @@ impl Source for PacketSource {
             }
             match self.blocks.next() {
                 Ok(Some(packet)) => publish(intake, &packet, self.link, self.cut)?,
-                Ok(None) => self.blocks.release(),
+                Ok(None) => self.release(intake),
                 Err(Damaged { left }) => {
                     intake.lost(Layer::Broker, u64::from(left), false);
                     let name = &self.spec.interface;
@@ -472,6 +385,8 @@ impl Source for PacketSource {
         // The socket of no interface and no protocol gets nothing. The kernel hands its open block
         // over at the next look of its timer.
         self.fresh = true;
+        // And is not attached again.
+        self.look = u64::MAX;
         bind(self.socket.as_fd(), 0, 0).ok()?;
         Some(Duration::from_millis(u64::from(self.spec.timeout_ms) * 2) + TIMER)
     }
@@ -485,10 +400,17 @@ impl Source for PacketSource {
     }
 
     fn describe(&self) -> String {
-        let Spec { interface, block, blocks, timeout_ms, promisc, hwtstamp, .. } = &self.spec;
+        let Spec { interface, snaplen, block, blocks, timeout_ms, promisc, hwtstamp, .. } =
+            &self.spec;
+        let cut = self.cut as u64;
+        let cuts = if cut < LONGEST.min(*snaplen) {
+            format!(", frames longer than --max-datagram ({}) are cut", Bytes(cut))
+        } else {
+            String::new()
+        };
         format!(
             "{interface}{}, frames wait up to {timeout_ms} ms in {blocks} blocks of {}, {} \
-            timestamps",
+            timestamps{cuts}",
             if *promisc { " promiscuous" } else { "" },
             Bytes(*block),
             if *hwtstamp { "hardware" } else { "kernel" },

@@ -75,7 +75,7 @@ impl Namespace {
     }
 
     /// A path that `ip` accepts as its name while this process runs.
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 

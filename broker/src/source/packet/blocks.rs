@@ -85,10 +85,15 @@ impl Blocks {
 
     /// The status word of the current block.
     fn status(&self) -> &AtomicU32 {
-        // SAFETY: `current < count` always, and the status lies within the first LEAST bytes of a
-        // block, which is at least that long (`new` checks it). So the address is inside the
-        // memory.
-        let at = unsafe { self.base.add(self.current * self.block + STATUS) };
+        self.status_of(self.current)
+    }
+
+    /// The status word of a block.
+    fn status_of(&self, number: usize) -> &AtomicU32 {
+        assert!(number < self.count, "there is no block {number}");
+        // SAFETY: `number < count`, and the status lies within the first LEAST bytes of a block,
+        // which is at least that long (`new` checks it). So the address is inside the memory.
+        let at = unsafe { self.base.add(number * self.block + STATUS) };
         // SAFETY: the address is inside the memory, which is valid while `self` lives. It is
         // aligned to 4: `base` and `block` are multiples of 8, and STATUS is one of 4. This process
         // and the kernel access the word atomically. `bytes` reads it too, but only while neither
@@ -110,6 +115,19 @@ impl Blocks {
     /// Whether a block is open.
     pub(super) fn is_open(&self) -> bool {
         self.open.get().is_some()
+    }
+
+    /// Number of the current block, which is the one that the kernel fills next if all are ours.
+    pub(super) fn current(&self) -> usize {
+        self.current
+    }
+
+    /// Whether all blocks are ours. The kernel fills them in turn, so it is enough to look at the
+    /// one that it would have filled last.
+    pub(super) fn are_all_ours(&self) -> bool {
+        let last = self.current.checked_sub(1).unwrap_or(self.count - 1);
+        // Acquire: as in `open`.
+        self.status_of(last).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
     }
 
     /// Opens the next block if the kernel has handed it over. Returns its status bits.
@@ -244,6 +262,7 @@ mod tests {
                 );
             }
             assert_eq!(blocks.next(), Ok(None));
+            assert_eq!(blocks.are_all_ours(), blocks.current() == 0);
             blocks.release();
         }
         // All three blocks belong to the kernel again.

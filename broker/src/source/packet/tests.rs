@@ -64,7 +64,7 @@ fn specs_parse_and_refuse_by_name() {
     assert!(refused("lo,blocks=1").contains("2 to 65536 blocks"));
     assert!(refused("lo,timeout=0").contains("from 1ms to 1s"));
     assert!(refused("lo,timeout=soon").contains("duration \"soon\""));
-    let text = super::refused("socket", io::Error::from_raw_os_error(libc::EPERM)).to_string();
+    let text = super::refused("socket", std::io::Error::from_raw_os_error(libc::EPERM)).to_string();
     assert_eq!(text, "needs CAP_NET_RAW: run with sudo, or setcap cap_net_raw+ep ringd");
 }
 
@@ -75,7 +75,8 @@ fn every_frame_of_a_wire_arrives_whole_and_in_order() {
         let mut source = capture("vb,block=64KiB,blocks=64,timeout=2", 2048);
         assert_eq!(
             source.describe(),
-            "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps"
+            "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps, frames longer than \
+             --max-datagram (2 KiB) are cut"
         );
         let sender = FrameSender::on("va");
         let clock = || {
@@ -135,6 +136,43 @@ fn frames_without_room_are_counted_and_reported_in_order() {
     });
 }
 
+/// The pump falls behind for long: the kernel drops, gets a block or two back, fills them and drops
+/// again. Each loss is reported where it was, between the blocks.
+#[test]
+fn losses_between_blocks_are_reported_between_them() {
+    in_namespace(WIRE, || {
+        let mut bench = Bench::new(8 << 20, 2048);
+        let mut source = capture("vb,block=16KiB,blocks=4,timeout=2", 2048);
+        let sender = FrameSender::on("va");
+        let (mut sent, mut next, mut losses) = (0_u32, 0, 0);
+        let mut check = |got: Vec<Got>| {
+            for datagram in got {
+                let told: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
+                let number =
+                    u64::from(u32::from_le_bytes(*datagram.bytes[14..].first_chunk().unwrap()));
+                assert_eq!(number, next + told, "{:?}", datagram.lost_before);
+                (next, losses) = (number + 1, losses + u32::from(told > 0));
+            }
+            next
+        };
+        for _ in 0..30 {
+            for _ in 0..300 {
+                sender.send(&frame(sent, 500));
+                sent += 1;
+            }
+            // The kernel hands over the block that is not full after 2 ms.
+            std::thread::sleep(std::time::Duration::from_millis(6));
+            // One round takes at most 64 frames, of more than two blocks.
+            bench.round(&mut source);
+            check(bench.read());
+        }
+        let next = check(collect(&mut bench, &mut source));
+        let account = bench.count(PumpCounter::Published) + bench.count(PumpCounter::KernelLost);
+        assert_eq!(account, u64::from(sent));
+        assert!(next <= account && losses > 20, "{losses}");
+    });
+}
+
 #[test]
 fn long_frames_are_cut_with_their_length() {
     in_namespace(WIRE, || {
@@ -177,6 +215,38 @@ fn vlan_tags_are_restored() {
                 );
                 assert_eq!((got[0].original_len, got[1].original_len), (84, 80));
             }
+        }
+    });
+}
+
+/// With the size that a ring has unless another one is configured, full segments over loopback are
+/// whole, and the start message says nothing of cutting. Control: 64 KiB, the size with other
+/// sources, cuts them, and the start message says so.
+#[test]
+fn full_segments_over_loopback_are_whole() {
+    in_namespace("ip link set lo up", || {
+        for (max, whole) in [(LONGEST as usize, true), (64 << 10, false)] {
+            let mut bench = Bench::new(16 << 20, max as u64);
+            let mut source = capture("lo", max);
+            assert_eq!(source.describe().contains("--max-datagram (64 KiB)"), !whole);
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let sender = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut peer, _) = listener.accept().unwrap();
+                    std::io::copy(&mut peer, &mut std::io::sink()).unwrap()
+                });
+                let mut sender = std::net::TcpStream::connect(address).unwrap();
+                std::io::Write::write_all(&mut sender, &vec![0; 2_000_000]).unwrap();
+                sender.shutdown(std::net::Shutdown::Write).unwrap();
+                sender
+            });
+            let got = collect(&mut bench, &mut source);
+            drop(sender);
+            let longest = got.iter().map(|got| got.original_len).max().unwrap();
+            assert!(longest > 65_536, "control: {longest}");
+            let cut = got.iter().filter(|got| got.bytes.len() < got.original_len).count();
+            assert_eq!(cut == 0, whole, "{cut} of {} cut, longest {longest}", got.len());
         }
     });
 }
