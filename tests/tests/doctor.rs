@@ -120,7 +120,7 @@ fn each_planted_fault_gives_its_finding_and_no_other() {
             t.put("proc/self/status", &ALL.replace("ffffffffff\n", "ffff7fffff\n"));
             t.limits("unlimited", "0", "1048576");
         }),
-        ("open-files", "warn", "prlimit --pid $$ --nofile=992:992", |t| {
+        ("open-files", "warn", "prlimit --pid $$ --nofile=1632:1632", |t| {
             t.limits("unlimited", "99", "128")
         }),
         ("packet-capture", "warn", "setcap cap_net_raw+ep", |t| t.put("proc/self/status", NONE)),

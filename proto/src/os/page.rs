@@ -70,11 +70,10 @@ impl ReaderPage {
     /// The broker, before it gives the page to another reader, with this index: as if it were new.
     pub fn clear(&mut self, index: u32) {
         let words = self.map.as_ptr().cast::<AtomicU64>();
-        for at in 0..READER_OBJECT / 8 {
-            // SAFETY: page-aligned, and mapped writable as long as `self` lives, from a file that is
-            // sealed against shrinking; `at` is below its length in words, which are atomics.
-            unsafe { &*words.add(at) }.store(0, Ordering::Relaxed);
-        }
+        // SAFETY: page-aligned, `READER_OBJECT` bytes long, and mapped writable as long as `self`
+        // lives, from a file that is sealed against shrinking. The words are atomics.
+        let words = unsafe { std::slice::from_raw_parts(words, READER_OBJECT / 8) };
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         self.offset = reader_block_offset(index);
     }
 
