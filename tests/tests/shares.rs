@@ -122,6 +122,40 @@ fn the_uids_of_one_person_leave_half_to_others() {
     }
 }
 
+/// Each client of a socket server takes a reader of the stream, so a user has a share. Control: the
+/// limit does not apply to root.
+#[test]
+fn clients_of_a_socket_server_get_a_share() {
+    if !needs_root() {
+        return;
+    }
+    let env = Environment::new(LIMIT);
+    let broker = env.broker("share-clients", "gen:rate=10/s,size=64", &["--readers-max", "200"]);
+    let path = env.path("out.s");
+    let mut command = env.command("ringcat");
+    let place = format!("seqpacket,mode=0666:{}", path.display());
+    command.args(["share-clients", "--unix", &place]);
+    let mut cat = env.start(command);
+    wait_for(LIMIT, || path.exists().then_some(())).expect("it listens");
+    let connect = || {
+        (0..40)
+            .map(|_| wait_for(LIMIT, || socket::connect(&path).ok()).expect("it listens"))
+            .collect::<Vec<_>>()
+    };
+    let served = |clients: &[OwnedFd]| {
+        clients.iter().filter(|c| socket::receive(c).is_ok_and(|p| !p.bytes.is_empty())).count()
+    };
+    let theirs = becoming(HOSTILE, connect);
+    assert_eq!(served(&theirs), 32, "{}", cat.stderr());
+    assert!(cat.stderr().contains("uid 4711"), "{}", cat.stderr());
+    let roots = connect();
+    assert_eq!(served(&roots), 40, "control: {}", cat.stderr());
+    drop((theirs, roots));
+    cat.signal(Signal::TERM);
+    assert!(cat.wait().success(), "{}", cat.stderr());
+    broker.end();
+}
+
 /// A reader that comes and goes gets the same page and events again, so it does not matter that it
 /// keeps them; and they are empty. Controls: another user gets others, and two readers at a time
 /// have two.
@@ -180,7 +214,7 @@ fn unread_answers_are_counted() {
     let kept = becoming(HOSTILE, || (0..400).map(|_| refusal()).collect::<Vec<_>>());
     let answered = kept.iter().filter(|c| socket::receive(c).is_ok_and(|p| !p.bytes.is_empty()));
     let answered = answered.count();
-    assert!((64..120).contains(&answered), "{answered} answers of 400");
+    assert!((192..220).contains(&answered), "{answered} answers of 400");
     let other = becoming(OTHER, refusal);
     assert!(!socket::receive(&other).unwrap().bytes.is_empty(), "control");
     let log = || broker.process.stderr().contains("left too many answers unread");

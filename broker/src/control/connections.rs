@@ -3,11 +3,11 @@
 //! Contract: their number is bounded, in all and per user, by [`super::limits`].
 
 use super::limits::{
-    HANDSHAKING_MOST, HANDSHAKING_PER_USER, VIEWERS_MORE, VIEWERS_MORE_PER_USER, VIEWERS_MOST,
-    VIEWERS_PER_USER, share_of_person,
+    ANSWERED_MOST, ANSWERED_PER_USER, HANDSHAKE, HANDSHAKING_MOST, HANDSHAKING_PER_USER,
+    VIEWERS_MORE, VIEWERS_MORE_PER_USER, VIEWERS_MOST, VIEWERS_PER_USER, share_of_person,
 };
 use crate::stream::log::Refused;
-use ringweir_proto::os::users;
+use ringweir_proto::os::{socket, users};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -21,6 +21,13 @@ pub(super) struct Connection {
     pub(super) role: Role,
 }
 
+impl Connection {
+    /// One that was answered when it was accepted.
+    pub(super) fn answered(fd: OwnedFd, stream: usize, peer: Refused, now: Instant) -> Self {
+        Self { fd, stream, peer, role: Role::Answered(now + HANDSHAKE) }
+    }
+}
+
 /// The role of a connection.
 pub(super) enum Role {
     /// It has not sent its request yet. If none comes, it is closed at this moment.
@@ -29,13 +36,13 @@ pub(super) enum Role {
     Reader(u32),
     /// It views statistics.
     Viewer,
-    /// It was answered for the last time, and is closed once its peer has closed it, or at this
-    /// moment: so the answers that are not read are counted.
+    /// It was answered for the last time, and is closed once its peer has closed it, or has read
+    /// that by this moment: so the answers that are not read are counted.
     Answered(Instant),
 }
 
 impl Role {
-    /// When it is closed at the latest, unless its peer does something.
+    /// When to look at it, unless its peer does something.
     fn until(&self) -> Option<Instant> {
         match self {
             Self::Handshaking(until) | Self::Answered(until) => Some(*until),
@@ -104,24 +111,42 @@ impl Connections {
     }
 
     /// Whether one more connection of user `uid` may start a handshake. If the user has many, its
-    /// oldest one is closed instead: a working client has sent its request by now, and has read its
-    /// answer.
+    /// oldest one is closed instead: a working client has sent its request by now.
     pub(super) fn room_for(&self, uid: u32) -> Room {
-        let passing = || self.all.iter().filter(|(_, c)| c.role.until().is_some());
+        let is_of_role = |role: &Role| matches!(role, Role::Handshaking(_));
+        self.room(uid, [HANDSHAKING_PER_USER, HANDSHAKING_MOST], is_of_role, |_| false)
+    }
+
+    /// Whether one more connection of user `uid` that was answered may wait until that is read. If
+    /// the user has many, one that was read is closed instead, else its oldest one.
+    pub(super) fn room_for_answered(&self, uid: u32) -> Room {
+        let is_of_role = |role: &Role| matches!(role, Role::Answered(_));
+        let rank = |c: &Connection| socket::has_unread(&c.fd);
+        self.room(uid, [ANSWERED_PER_USER, ANSWERED_MOST], is_of_role, rank)
+    }
+
+    /// Room among those of a role; of the user's, the one with the lowest rank goes first.
+    fn room(
+        &self,
+        uid: u32,
+        [per_user, most]: [usize; 2],
+        is_of_role: fn(&Role) -> bool,
+        rank: fn(&Connection) -> bool,
+    ) -> Room {
+        let of_role = || self.all.iter().filter(|(_, c)| is_of_role(&c.role));
         // An account of its own first, so that a user is not made room for by another.
         for (belongs, most) in [
-            ((|a, b| a == b) as fn(u32, u32) -> bool, HANDSHAKING_PER_USER),
-            (users::may_be_one_person, share_of_person(HANDSHAKING_MOST)),
+            ((|a, b| a == b) as fn(u32, u32) -> bool, per_user),
+            (users::may_be_one_person, share_of_person(most)),
         ] {
-            let theirs = passing().filter(|(_, c)| belongs(c.peer.uid, uid));
-            let is_answered = |c: &Connection| matches!(c.role, Role::Answered(_));
-            if theirs.clone().count() >= most
-                && let Some((oldest, _)) = theirs.min_by_key(|(n, c)| (!is_answered(c), **n))
+            let theirs = || of_role().filter(|(_, c)| belongs(c.peer.uid, uid));
+            if theirs().count() >= most
+                && let Some((oldest, _)) = theirs().min_by_key(|(n, c)| (rank(c), **n))
             {
                 return Room::Instead(*oldest);
             }
         }
-        if passing().count() < HANDSHAKING_MOST { Room::Free } else { Room::None }
+        if of_role().count() < most { Room::Free } else { Room::None }
     }
 
     /// Whether one more connection of user `uid` may view statistics of a broker of so many streams.

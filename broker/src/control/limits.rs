@@ -15,13 +15,17 @@ pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// one is closed.
 pub const HANDSHAKING_MOST: usize = 256;
 pub const HANDSHAKING_PER_USER: usize = 32;
+/// Most connections that wait until their answer is read, in all and per user. Beyond that, one of
+/// the user's is closed.
+pub const ANSWERED_MOST: usize = 512;
+pub const ANSWERED_PER_USER: usize = 128;
 /// Most connections of viewers, in all and per user.
 pub const VIEWERS_MOST: usize = 512;
 pub const VIEWERS_PER_USER: usize = 64;
 /// Connections of one user in a row, and per second after that.
 const BURST: f64 = 1000.0;
 const PER_SECOND: f64 = 200.0;
-/// Answers that one user may leave unread in a row, and per second after that.
+/// Answers that one user may leave unread in closed connections in a row, and per second after that.
 const UNREAD: f64 = 64.0;
 const UNREAD_PER_SECOND: f64 = 1.0 / 60.0;
 /// As many times more for a range of uids together.
@@ -40,7 +44,8 @@ const MORE_PER_SECOND: f64 = 2.0;
 
 /// Most descriptors of connections that are not readers, for so many streams.
 pub fn descriptors(streams: usize) -> u64 {
-    (HANDSHAKING_MOST + VIEWERS_MOST + VIEWERS_MORE * streams.saturating_sub(1)) as u64
+    let viewers = VIEWERS_MOST + VIEWERS_MORE * streams.saturating_sub(1);
+    (HANDSHAKING_MOST + ANSWERED_MOST + viewers) as u64
 }
 
 /// Limits how often users do something: each so many times in a row, and so many per second after
@@ -102,13 +107,11 @@ impl Rates {
 
     /// Forgets users who have not done it for a while.
     fn tidy(&mut self, now: Instant) {
-        let mut buckets = std::mem::take(&mut self.buckets);
-        self.buckets = HashMap::new();
-        buckets.retain(|who, bucket| {
+        let (burst, per_second) = (self.burst, self.per_second);
+        self.buckets.retain(|who, bucket| {
             let since = now.saturating_duration_since(bucket.at).as_secs_f64();
-            bucket.left + since * self.per_second * who.times() < self.burst * who.times()
+            bucket.left + since * per_second * who.times() < burst * who.times()
         });
-        self.buckets = buckets;
     }
 }
 

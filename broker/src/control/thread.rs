@@ -180,8 +180,17 @@ impl Control {
             stream.log().log_refusals(now);
         }
         for n in self.connections.late(now) {
-            if self.connections.get(n).is_some_and(|c| matches!(c.role, Role::Handshaking(_))) {
-                self.log_misuse(n, "it connected and sent no request");
+            match self.connections.get_mut(n) {
+                Some(Connection { fd, role: Role::Answered(until), .. })
+                    if socket::has_unread(&*fd) =>
+                {
+                    *until = now + HANDSHAKE;
+                    continue;
+                }
+                Some(Connection { role: Role::Handshaking(_), .. }) => {
+                    self.log_misuse(n, "it connected and sent no request");
+                }
+                _ => {}
             }
             self.disconnect(n);
         }
@@ -273,48 +282,61 @@ impl Control {
             return stream.log().refused(refused, UNREAD.into());
         }
         // At once, so that a peer without rights takes no more than its answer.
-        let (served, role) = if admit(stream, &fd, Right::View).is_none() {
-            (false, Role::Answered(now + HANDSHAKE))
-        } else if is_limited && let Err(text) = self.rates.admit(uid, now) {
+        if admit(stream, &fd, Right::View).is_none() {
+            return self.wait_until_read(Connection::answered(fd, i, refused, now));
+        }
+        if is_limited && let Err(text) = self.rates.admit(uid, now) {
             refuse_logged(stream, &fd, Reason::Resources, refused, text);
-            (false, Role::Answered(now + HANDSHAKE))
-        } else {
-            (true, Role::Handshaking(now + HANDSHAKE))
-        };
+            return self.wait_until_read(Connection::answered(fd, i, refused, now));
+        }
         match self.connections.room_for(uid) {
             Room::Free => {}
             Room::Instead(oldest) => {
+                // Its request may be there, with the event still to come.
+                self.receive(oldest);
                 let is_silent = |c: &Connection| matches!(c.role, Role::Handshaking(_));
                 if self.connections.get(oldest).is_some_and(is_silent) {
-                    // Its request may be there, with the event still to come.
-                    self.receive(oldest);
-                    if self.connections.get(oldest).is_some_and(is_silent) {
-                        self.log_misuse(oldest, "it connected many times and sent no request");
-                        self.disconnect(oldest);
-                    }
-                } else {
+                    self.log_misuse(oldest, "it connected many times and sent no request");
                     self.disconnect(oldest);
                 }
             }
-            Room::None if served => {
+            Room::None => {
                 refuse(&fd, Reason::Resources, "too many connections: try again");
-                return self.count_unread(&fd, uid);
+                return self.wait_until_read(Connection::answered(fd, i, refused, now));
             }
-            Room::None => return self.count_unread(&fd, uid),
         }
         let n = self.connections.next_number();
-        let what = if served { EventFlags::IN } else { EventFlags::empty() };
-        if epoll::add(&self.epoll, &fd, Key::Connection(n).pack(), what).is_err() {
-            if served {
-                refuse(&fd, Reason::Resources, "the broker cannot watch another connection");
-            }
+        if epoll::add(&self.epoll, &fd, Key::Connection(n).pack(), EventFlags::IN).is_err() {
+            refuse(&fd, Reason::Resources, "the broker cannot watch another connection");
             return self.count_unread(&fd, uid);
         }
+        let role = Role::Handshaking(now + HANDSHAKE);
         self.connections.add(Connection { fd, stream: i, peer: refused, role });
         // A client sends its request at once. Taking it now keeps the number of handshakes small
         // while a tool asks many streams.
-        if served {
-            self.receive(n);
+        self.receive(n);
+    }
+
+    /// Keeps a new connection, which was answered for the last time, until that is read.
+    fn wait_until_read(&mut self, connection: Connection) {
+        let uid = connection.peer.uid;
+        let key = Key::Connection(self.connections.next_number());
+        if self.make_room_for_answered(uid)
+            && epoll::add(&self.epoll, &connection.fd, key.pack(), EventFlags::empty()).is_ok()
+        {
+            return self.connections.add(connection);
+        }
+        self.count_unread(&connection.fd, uid);
+    }
+
+    fn make_room_for_answered(&mut self, uid: u32) -> bool {
+        match self.connections.room_for_answered(uid) {
+            Room::Free => true,
+            Room::Instead(oldest) => {
+                self.disconnect(oldest);
+                true
+            }
+            Room::None => false,
         }
     }
 
@@ -335,16 +357,18 @@ impl Control {
 
     /// Connection `n` was answered for the last time. It stays until its peer has read that.
     fn finish(&mut self, n: u64) {
-        let Some(connection) = self.connections.get_mut(n) else { return };
-        let uid = connection.peer.uid;
-        let stream = self.streams.get(connection.stream);
-        let data = Key::Connection(n).pack();
-        if stream.is_none_or(|s| s.access().is_unlimited(uid))
-            || epoll::modify(&self.epoll, &connection.fd, data, EventFlags::empty()).is_err()
+        let Some(Connection { peer, stream, .. }) = self.connections.get(n) else { return };
+        let (uid, stream) = (peer.uid, self.streams.get(*stream));
+        if stream.is_some_and(|s| !s.access().is_unlimited(uid))
+            && self.make_room_for_answered(uid)
+            && let Some(Connection { fd, role, .. }) = self.connections.get_mut(n)
+            && epoll::modify(&self.epoll, fd, Key::Connection(n).pack(), EventFlags::empty())
+                .is_ok()
         {
-            return self.disconnect(n);
+            *role = Role::Answered(Instant::now() + HANDSHAKE);
+            return;
         }
-        connection.role = Role::Answered(Instant::now() + HANDSHAKE);
+        self.disconnect(n);
     }
 
     fn disconnect(&mut self, n: u64) {

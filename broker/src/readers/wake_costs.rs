@@ -85,7 +85,7 @@ mod tests {
             assert_eq!(costs.charge(7, 20 * MS, now), woken == 0, "new once");
             woken += 1;
         }
-        assert_eq!(woken, 100_000 / (20 * 100), "20 ms each, of 100 s");
+        assert_eq!(woken, 1 + 100_000 / (20 * 100), "the first, and 20 ms each of 100 s");
         assert_eq!(costs.not_before(8), now + 19 * 20 * MS, "another user: the share of all");
         assert!(costs.is_known(7, now) && !costs.is_known(8, now));
         assert!(!costs.is_known(7, now + 99 * 20 * MS + REMEMBERED_NS));

@@ -71,10 +71,10 @@ pub(super) fn real_time(m: &Machine) -> Vec<Found> {
 }
 
 pub(super) fn open_files(m: &Machine) -> Vec<Found> {
-    // For each reader a socket, a wake event and a sleep request; the descriptors of broker and
-    // stream; the connections of viewers and handshaking clients. ringd raises its soft limit to
-    // the hard one.
-    let need = m.readers * 3 + 32 + 768;
+    // For each reader its socket, page, and three events; the descriptors of broker and stream; the
+    // connections of viewers, of handshaking clients, and of those that have not read their answer.
+    // ringd raises its soft limit to the hard one.
+    let need = m.readers * 5 + 32 + 1280;
     match m.limit("Max open files") {
         Some((_, hard)) if hard >= need => {
             vec![ok(format!("may open {hard} files; {} readers take {need}", m.readers))]

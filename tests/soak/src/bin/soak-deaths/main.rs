@@ -191,7 +191,9 @@ fn run(
     readers.end_others()?;
     let now = settled(&broker)?;
     ensure!(
-        now == its_fds,
+        // What the hostile reader was given is kept for the next one of its user: four each, for as
+        // many as there may be readers of both streams.
+        now.checked_sub(its_fds).is_some_and(|more| more % 4 == 0 && more <= 8 * 128),
         "ringd had {its_fds} fds for the permanent readers at first, and has {now} now: {}",
         broker.stderr()
     );
