@@ -39,7 +39,7 @@ fn hostile(env: &Environment, name: &str, manner: Manner) -> Arc<AtomicUsize> {
     let asked = Arc::new(AtomicUsize::new(0));
     let (listener, counter) =
         (socket::listen(&paths::socket_path(&env.run_dir(), name), 0o666, None), asked.clone());
-    let listener = listener.expect("its socket");
+    let (listener, _file) = listener.expect("its socket");
     rustix::io::ioctl_fionbio(&listener, false).expect("blocking");
     let (area, area_fd) = area();
     std::thread::spawn(move || {
