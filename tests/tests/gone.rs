@@ -15,8 +15,7 @@ fn sockets(pid: u32) -> Vec<OwnedFd> {
     let process = pidfd_open(process, PidfdFlags::empty()).expect("pidfd");
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
     let is_socket = |entry: &std::fs::DirEntry| {
-        std::fs::read_link(entry.path())
-            .is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+        std::fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
     };
     open.filter(is_socket)
         .map(|entry| entry.file_name().to_string_lossy().parse().expect("a number"))

@@ -8,7 +8,7 @@
 //!
 //! This is the only file of broker and tools that writes to standard error.
 
-use crate::printable::printable_lines;
+use ringweir_proto::printable::printable_lines;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::fmt;
