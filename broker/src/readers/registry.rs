@@ -30,6 +30,7 @@ pub struct Readers {
     gate: Arc<WakeGate>,
     state: Mutex<State>,
     epoll: OwnedFd,
+    waker_event: Arc<Event>,
     most: u32,
 }
 
@@ -155,7 +156,7 @@ impl Readers {
         gate: Arc<WakeGate>,
         most: u32,
         commands: CommandSender,
-        waker_event: &Event,
+        waker_event: Arc<Event>,
     ) -> Result<Self, OsError> {
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(OsError::at("epoll_create"))?;
@@ -174,7 +175,7 @@ impl Readers {
             woken: 0,
             lost_by_gone: 0,
         };
-        Ok(Self { memory, gate, state: Mutex::new(state), epoll, most })
+        Ok(Self { memory, gate, state: Mutex::new(state), epoll, waker_event, most })
     }
 
     /// How many readers there may be.
@@ -272,6 +273,10 @@ impl Readers {
         // this one open.
         let _gone = epoll::delete(&self.epoll, entry.kit.sleep_request.fd());
         self.with_wakes(&mut state, |sleepers, gate, wake| sleepers.remove(gate, index, wake));
+        if !state.postponed.is_empty() {
+            // Only the waker sees to these, and it may be asleep.
+            self.waker_event.signal();
+        }
         // The counts of an implausible reader are not used.
         if entry.observed.implausible() == 0 {
             let lost =
@@ -409,9 +414,9 @@ mod tests {
         let ring = WritableRing::on_heap(Geometry::new(64, 1 << 16, 1024).unwrap());
         let memory = ring.memory().clone();
         let (commands, receiver) = commands::queue(most, Arc::new(Event::new().unwrap()));
-        let event = Event::new().unwrap();
+        let event = Arc::new(Event::new().unwrap());
         let gate = Arc::new(WakeGate::default());
-        (Readers::new(memory, gate, most, commands, &event).unwrap(), receiver)
+        (Readers::new(memory, gate, most, commands, event).unwrap(), receiver)
     }
 
     fn attach(readers: &Readers) -> Option<Arc<ReaderEntry>> {
@@ -449,6 +454,33 @@ mod tests {
         assert!(attach(&readers).is_none());
         while queue.pop().is_ok() {}
         assert!(attach(&readers).is_some());
+    }
+
+    /// A slow reader's wake is not lost, whoever postpones it: the waker is told, and wakes it when
+    /// its user may have it. Control: another reader is woken at once.
+    #[test]
+    fn a_postponed_wake_comes() {
+        let (readers, _queue) = registry(3);
+        let [quick, slow, leaves] = [(); 3].map(|()| attach(&readers).unwrap());
+        slow.mark_slow_to_wake();
+        for entry in [&quick, &slow, &leaves] {
+            entry.set_known_to_pump();
+            readers.sleep_request(entry.index);
+        }
+        let woken = |entry: &ReaderEntry| event::take(&entry.kit.watch).unwrap();
+        assert!(![&quick, &slow, &leaves].map(|entry| woken(entry)).contains(&true));
+        // The pump publishes, and before the waker settles that, the control thread does.
+        assert_eq!(readers.gate.after_commit(), ringweir_proto::ring::Wake::Several);
+        readers.detach(leaves.index);
+        assert_eq!((woken(&quick), woken(&slow)), (true, false));
+        let told = [rustix::event::PollFd::from_borrowed_fd(
+            readers.waker_event.fd(),
+            rustix::event::PollFlags::IN,
+        )];
+        let at_once = event::timespec(Duration::ZERO);
+        assert_eq!(rustix::event::poll(&mut { told }, Some(&at_once)), Ok(1), "the waker is told");
+        assert_eq!(readers.wake_postponed(), None);
+        assert!(woken(&slow));
     }
 
     /// File status flags belong to the open file, not to the descriptor. So a reader can make its

@@ -121,7 +121,7 @@ impl StreamBuilder<'_, '_> {
         let (commands, command_receiver) = commands::queue(config.readers_max, pump_event.clone());
         let memory = ring.object.memory().clone();
         let readers =
-            Readers::new(memory, gate.clone(), config.readers_max, commands, &waker_event)?;
+            Readers::new(memory, gate.clone(), config.readers_max, commands, waker_event.clone())?;
         let readers = Arc::new(readers);
         let path = paths::socket_path(&host.run_dir, name);
         let listener = match host.passed.claim(name, &path) {
