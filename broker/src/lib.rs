@@ -7,6 +7,9 @@
 //!
 //! The framings are public for the fuzzers.
 
+// Both fail if nobody can be written to; see `ringweir_cli::stderr` and `stdout`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod check;
 mod control;
 mod intake;

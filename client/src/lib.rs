@@ -86,6 +86,9 @@
 //! [`admin`] is for administrators: it detaches readers and makes a broker reload its
 //! configuration.
 
+// A library prints nothing.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admin;
 mod connect;
 mod datagram;

@@ -5,6 +5,9 @@
 //! `os` (shared memory, fd passing, eventfd). `ring` and `control` never import `os`: a datagram's path has no system call, clock,
 //! allocation or log. The design is in `DESIGN.md`.
 
+// A library prints nothing.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod control;
 pub mod latency;
 pub mod layout;

@@ -4,6 +4,9 @@
 //! use each other, except for `ctl`, which shows a stream as `stat` does. There is no import
 //! circle.
 
+// Both fail if nobody can be written to; see `ringweir_cli::stderr` and `stdout`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod account;
 mod arguments;
 mod broker_query;

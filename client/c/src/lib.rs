@@ -7,6 +7,8 @@
 //! unwind through this library. The comments of the entries become the header, so they are written
 //! for C programmers.
 
+// A library prints nothing.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(
     non_camel_case_types,
     reason = "the names are those of the header, so that one search finds both"

@@ -9,6 +9,9 @@
 //! [`shim`] and [`ivshmem`] are two ways to access a device: the calls of `ringshim.ko`, and the
 //! protocol of QEMU's ivshmem server.
 
+// A library prints nothing.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod drain;
 mod feed;
 mod handshake;

@@ -71,9 +71,11 @@ impl ReaderPage {
     pub fn clear(&mut self, index: u32) {
         let words = self.map.as_ptr().cast::<AtomicU64>();
         for at in 0..READER_OBJECT / 8 {
+            // SAFETY: `at` is below the length of the mapping in words.
+            let word = unsafe { words.add(at) };
             // SAFETY: page-aligned, and mapped writable as long as `self` lives, from a file that is
-            // sealed against shrinking; `at` is below its length in words, which are atomics.
-            unsafe { &*words.add(at) }.store(0, Ordering::Relaxed);
+            // sealed against shrinking; the words are atomics.
+            unsafe { &*word }.store(0, Ordering::Relaxed);
         }
         self.offset = reader_block_offset(index);
     }

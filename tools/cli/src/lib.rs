@@ -5,6 +5,9 @@
 //! wait or fail, [`stdout`] writes results, [`printable`] makes foreign text safe to show, and
 //! [`run`] is what every `main` is made of. Nothing here knows the ring.
 
+// Both fail if nobody can be written to; see `ringweir_cli::stderr` and `stdout`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod arguments;
 pub mod log;
 pub mod manual;

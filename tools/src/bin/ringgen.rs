@@ -4,6 +4,9 @@
 //! nothing any more. If the reader of the output goes away, ringgen ends quietly. All datagrams that are due are made in one buffer
 //! and written at once; before every pause everything is written.
 
+// Both fail if nobody can be written to; see `ringweir_cli::stderr` and `stdout`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 use ringweir_cli::quantity::{Count, Span};
