@@ -29,12 +29,14 @@ pub unsafe extern "C" fn rw_gap_text(gap: *const rw_gap, text: *mut c_char, size
         let words = words(unsafe { &*gap })?;
         debug_assert!(words.len() < RW_GAP_TEXT, "{words}");
         let cut = words.len().min(size - 1);
+        let out = text.cast::<u8>();
         // SAFETY: header, Pointers: `text` has `size` bytes, which no other thread uses during the
         // call; `cut` is less than `size`, and `words` is memory of this function.
-        unsafe {
-            std::ptr::copy_nonoverlapping(words.as_ptr(), text.cast::<u8>(), cut);
-            text.add(cut).write(0);
-        }
+        unsafe { std::ptr::copy_nonoverlapping(words.as_ptr(), out, cut) };
+        // SAFETY: as above, `cut` is less than `size`.
+        let end = unsafe { out.add(cut) };
+        // SAFETY: as above; the caller's buffer is writable.
+        unsafe { end.write(0) };
         Ok(if cut < words.len() { rw_code::RW_TOO_SMALL } else { rw_code::RW_OK })
     })
 }
