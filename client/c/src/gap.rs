@@ -82,12 +82,8 @@ mod tests {
         let mut buffer = vec![b'x' as c_char; size.max(1)];
         // SAFETY: both pointers are to live objects, and `buffer` has at least `size` bytes.
         let code = unsafe { rw_gap_text(gap, buffer.as_mut_ptr(), size) };
-        // SAFETY: rw_gap_text wrote a NUL, except for size 0, which is not looked at.
-        let words = if size == 0 {
-            ""
-        } else {
-            unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_str().unwrap()
-        };
+        let bytes: Vec<u8> = buffer.iter().map(|c| *c as u8).collect();
+        let words = CStr::from_bytes_until_nul(&bytes).map_or("", |text| text.to_str().unwrap());
         (code, words.to_owned())
     }
 
