@@ -2,7 +2,7 @@
 //!
 //! Contract: modules depend on each other in one direction only. From the bottom: `wake`,
 //! `process`, `setup` and `intake` need none of the others; `source` and `readers` stand on them,
-//! then `pump`, `stream`, `control`, and `program`, which is the command line. Only `program`
+//! then `pump`, `stream`, `control`, `check`, and `program`, which is the command line. Only `program`
 //! touches what belongs to the whole process: arguments, signals, exit status.
 //!
 //! The framings are public for the fuzzers.
@@ -10,6 +10,7 @@
 // Both fail if nobody can be written to; see `ringweir_cli::stderr` and `stdout`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod check;
 mod control;
 mod intake;
 mod process;

@@ -1,5 +1,6 @@
 //! The program `ringd`: command line, start, and end.
 
+use crate::check;
 use crate::control::reload::Reload;
 use crate::control::{limits, thread::Control};
 use crate::process::fd_store::FdStore;
@@ -17,7 +18,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use ringweir_cli::{arguments, log, manual, stderr, stdout};
 use ringweir_proto::os::paths;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Brings datagrams into shared-memory rings that any number of processes read in place.
@@ -27,6 +28,10 @@ struct Cli {
     /// Serve the streams of a TOML file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Check a TOML file without serving it, and exit: 0 if nothing wrong is found
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    check: Option<PathBuf>,
 
     /// Directory of the control sockets [default: $RINGWEIR_DIR, $XDG_RUNTIME_DIR/ringweir or
     /// /run/ringweir]
@@ -62,6 +67,7 @@ Examples:
   --rate 350MB/s
   ringd run --name daq0 --source chardev:size=4KiB:/dev/daq0 --memory memfd --hugepages
   ringd --config /etc/ringweir.toml
+  ringd --check /etc/ringweir.toml
 
 Readers attach with ringcat or the client library; ringstat shows statistics. SIGTERM and SIGINT \
 stop ringd.
@@ -83,7 +89,27 @@ pub fn main() -> ExitCode {
     manual::answer(Cli::command);
     let cli: Cli = arguments::parse();
     log::start("ringd", cli.quiet);
+    if let Some(file) = &cli.check {
+        return check(file);
+    }
     match run(cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `--check`.
+fn check(file: &Path) -> ExitCode {
+    let shown = check::check(file).and_then(|check::Checked { text, faults }| {
+        stdout::put(&text)?;
+        faults.iter().for_each(|fault| tracing::error!("{}: {fault}", file.display()));
+        Ok(faults.is_empty())
+    });
+    match shown {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
@@ -140,7 +166,7 @@ impl Job {
         // For each reader its socket, page, and three events; for each stream and for the process a few;
         // and the connections of viewers and of peers that are still handshaking.
         let streams = self.streams.iter().map(|c| u64::from(c.readers_max) * 5 + 32);
-        let needed = streams.sum::<u64>() + limits::DESCRIPTORS;
+        let needed = streams.sum::<u64>() + limits::descriptors(self.streams.len());
         if open_files < needed {
             tracing::warn!(
                 "{open_files} open files are allowed, but up to {needed} may be needed: raise \

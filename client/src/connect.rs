@@ -7,6 +7,7 @@ use crate::view::streams;
 use ringweir_proto::control::{Reply, Request};
 use ringweir_proto::os::socket::Packet;
 use ringweir_proto::os::{paths, socket};
+use ringweir_proto::printable::printable;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
@@ -90,7 +91,7 @@ impl Connection {
             Reply::Refused(refusal) => Err(Error::Refused {
                 name: self.name.clone(),
                 reason: refusal.reason.into(),
-                text: refusal.text,
+                text: printable(&refusal.text),
             }),
             _ if received.len() != fds => Err(Error::Unexpected {
                 name: self.name.clone(),

@@ -49,7 +49,7 @@ pub enum Error {
         name: String,
         /// For programs.
         reason: Reason,
-        /// For people.
+        /// For people. Characters that could take over a terminal are replaced.
         text: String,
     },
     /// The broker did not answer in time: it accepted the connection, or still has it in its queue.
@@ -207,6 +207,28 @@ impl From<BadName> for Error {
     }
 }
 
+/// Names in the message about a stream that does not exist.
+const NAMES_SHOWN: usize = 20;
+
 fn shown(running: &[String]) -> String {
-    if running.is_empty() { "none".into() } else { running.join(", ") }
+    let first = &running[..running.len().min(NAMES_SHOWN)];
+    match running.len() - first.len() {
+        0 if first.is_empty() => "none".into(),
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_streams_that_are_there_and_not_hundreds() {
+        let running = |n: usize| (0..n).map(|i| format!("s{i}")).collect::<Vec<_>>();
+        assert_eq!(shown(&running(0)), "none");
+        assert_eq!(shown(&running(2)), "s0, s1");
+        assert!(shown(&running(20)).ends_with("s18, s19"));
+        assert!(shown(&running(300)).ends_with("s18, s19 and 280 more"));
+    }
 }

@@ -7,6 +7,7 @@
 //! reader. This module only encodes and decodes; it makes no system call. The golden vectors in the
 //! tests are the format.
 
+use crate::printable::printable;
 use crate::ring::Start;
 use bincode::{Decode, Encode};
 
@@ -101,7 +102,8 @@ pub enum Reply {
 /// What reading the stream file again has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Reloaded {
-    /// One entry per stream. A stream that is not listed runs on as before.
+    /// One entry per stream; those that are not in effect come first. A stream that is not listed,
+    /// nor left out, runs on as before.
     pub changes: Vec<StreamChange>,
     /// Number of changes that did not fit into the message.
     pub left_out: u32,
@@ -131,9 +133,17 @@ pub enum Outcome {
     Failed,
 }
 
+impl Outcome {
+    /// Whether the stream is now as the file has it.
+    pub const fn is_in_effect(self) -> bool {
+        matches!(self, Self::Ended | Self::Begun)
+    }
+}
+
 impl Reloaded {
-    /// Holds as many of `changes` as fit into a message.
-    pub fn of(changes: Vec<StreamChange>) -> Self {
+    /// Holds as many of `changes` as fit into a message; those that are not in effect come first.
+    pub fn of(mut changes: Vec<StreamChange>) -> Self {
+        changes.sort_by_key(|change| change.outcome.is_in_effect());
         let mut fit = Self::default();
         for change in changes {
             if fit.left_out == 0 {
@@ -312,18 +322,11 @@ impl Reply {
     }
 }
 
-/// Control characters, and characters that reorder or hide their neighbours.
-fn unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
 impl AttachRequest {
     /// The label in a form that is safe to show: printable, at most [`LABEL_MAX`] bytes, never
     /// empty.
     pub fn clean_label(&self) -> String {
-        let mut clean: String =
-            self.label.chars().map(|c| if unprintable(c) { '?' } else { c }).collect();
+        let mut clean = printable(&self.label);
         clean.truncate(clean.floor_char_boundary(LABEL_MAX.min(clean.len())));
         if clean.is_empty() { "reader".into() } else { clean }
     }
@@ -435,6 +438,12 @@ mod tests {
             many.left_out
         );
         assert!(Reply::decode(&Reply::Reloaded(many).encode()).is_ok());
+        // One that failed is not left out, though it came last.
+        let begun = |i: usize| StreamChange { outcome: Outcome::Begun, ..change(i) };
+        let mixed = Reloaded::of((0..300).map(begun).chain([change(300)]).collect());
+        let outcomes: Vec<_> = mixed.changes.iter().map(|c| c.outcome).collect();
+        assert_eq!(outcomes[..2], [Outcome::Failed, Outcome::Begun]);
+        assert!(mixed.left_out > 0);
         let all = Reloaded { changes: (0..1000).map(change).collect(), left_out: 0 };
         assert!(Reply::decode(&Reply::Reloaded(all).encode()).is_err(), "the control");
     }

@@ -24,6 +24,8 @@ pub const NAME_MAX: usize = 64;
 pub const METADATA_MAX: usize = 2048 - 8;
 /// Largest datagram any ring may be configured for: 16 MiB.
 pub const DATAGRAM_MAX: u64 = 16 << 20;
+/// Most readers of a stream.
+pub const READERS_MAX: u32 = 4096;
 /// Largest number of slots: 2^26.
 pub const DEPTH_MAX: u64 = 1 << 26;
 

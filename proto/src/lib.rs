@@ -1,8 +1,8 @@
 //! What the processes of ringweir share, and the algorithm that works on it.
 //!
 //! `layout` defines the bytes, `ring` the operations on them, and `sync` the atomics that both use.
-//! Beside them are `control` (messages), `stats` (counters) and `os` (shared memory, fd passing,
-//! eventfd). `ring` and `control` never import `os`: a datagram's path has no system call, clock,
+//! Beside them are `control` (messages), `stats` (counters), `printable` (text from elsewhere) and
+//! `os` (shared memory, fd passing, eventfd). `ring` and `control` never import `os`: a datagram's path has no system call, clock,
 //! allocation or log. The design is in `DESIGN.md`.
 
 // A library prints nothing.
@@ -14,6 +14,7 @@ pub mod layout;
 // Loom has no mappings: its atomics cannot be cast from bytes.
 #[cfg(not(ringweir_loom))]
 pub mod os;
+pub mod printable;
 pub mod ring;
 pub mod seq;
 pub mod stats;

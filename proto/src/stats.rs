@@ -8,6 +8,8 @@
 //! says how old the figures are. There are two copies, written in turn: if the writer stops in the
 //! middle of one, the other stays readable.
 
+use crate::layout::READERS_MAX;
+use crate::printable::printable;
 use crate::sync::{AtomicU64, Ordering, load_acquire};
 
 /// How to interpret a figure.
@@ -352,7 +354,9 @@ impl<'a> StatsView<'a> {
             return Err(AreaError::Magic);
         }
         let most = words[MOST_AT].load(Ordering::Relaxed);
-        let fits = u32::try_from(most).is_ok_and(|m| words.len() * 8 >= area_bytes(m));
+        // An area of terabytes costs its maker nothing, but its viewers would fill their memory.
+        let plausible = u32::try_from(most).ok().filter(|most| *most <= READERS_MAX);
+        let fits = plausible.is_some_and(|most| words.len() * 8 >= area_bytes(most));
         if !fits {
             return Err(AreaError::Size(words.len()));
         }
@@ -389,7 +393,8 @@ impl<'a> StatsView<'a> {
         let text = |take: &mut dyn FnMut() -> u64| {
             let bytes: Vec<u8> = (0..TEXT_WORDS).flat_map(|_| take().to_le_bytes()).collect();
             let end = bytes.iter().position(|b| *b == 0).unwrap_or(TEXT);
-            String::from_utf8_lossy(&bytes[..end]).into_owned()
+            // The area is another process's, which may write anything.
+            printable(&String::from_utf8_lossy(&bytes[..end]))
         };
         snapshot.name = text(&mut take);
         snapshot.source = text(&mut take);
@@ -450,6 +455,29 @@ mod tests {
         let seen = StatsView::new(&words).unwrap().read().unwrap();
         assert_eq!((seen.readers.len(), seen.get(StreamFact::Readers)), (1, 1));
         assert_eq!(seen.readers[0].label, "ü".repeat(32));
+    }
+
+    /// Control: the largest that a broker makes is taken.
+    #[test]
+    fn an_area_for_more_readers_than_a_stream_may_have_is_refused() {
+        for (readers, taken) in [(READERS_MAX, true), (READERS_MAX + 1, false)] {
+            let words = area(readers);
+            StatsWriter::new(&words, readers);
+            assert_eq!(StatsView::new(&words).is_ok(), taken, "{readers}");
+        }
+    }
+
+    /// The area of a hostile broker may hold any bytes.
+    #[test]
+    fn texts_are_printable() {
+        let words = area(1);
+        let mut hostile = Snapshot::new("a\x1b[2J", "b\u{202e}");
+        hostile.note = "c\n".into();
+        hostile.readers.push(ReaderFigures::new("d\u{9b}"));
+        StatsWriter::new(&words, 1).publish(&hostile);
+        let seen = StatsView::new(&words).unwrap().read().unwrap();
+        let texts = [&seen.name, &seen.source, &seen.note, &seen.readers[0].label];
+        assert_eq!(texts, ["a?[2J", "b?", "c?", "d?"]);
     }
 
     /// A viewer never mixes two snapshots, however fast they come.

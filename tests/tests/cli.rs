@@ -192,7 +192,7 @@ fn verify_passes_only_correct_streams() {
         "ringcat: proof: lost ",
         "[seq 0..",
         "reader was lapped",
-        "20000 published = ",
+        "since seq 0: 20000 published = ",
         "in 1 gaps",
         "; verified: ",
         " 0 wrong",

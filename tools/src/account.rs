@@ -7,7 +7,7 @@ use crate::messages::Messages;
 use crate::proof::Proof;
 use crate::seq_window::SeqWindow;
 use crate::sink::About;
-use ringweir::{Cause, Demoted, Gap, Layer, Reader, Restart};
+use ringweir::{Cause, Demoted, Gap, Reader, Restart};
 use ringweir_cli::quantity::{Bytes, Span};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -19,9 +19,14 @@ pub const DETACHED: u8 = 3;
 pub(crate) struct ReaderAccount {
     pub(crate) messages: Messages,
     window: SeqWindow,
-    /// The sum of all generations before this one.
+    /// The sum of all rings before this one, and how many there were.
     earlier: SeqWindow,
+    earlier_rings: u64,
+    /// Seq at which it began, in the first ring.
+    since: u64,
     proof: Option<Proof>,
+    /// Datagrams among those delivered that were not wanted.
+    pub(crate) left_out: u64,
 }
 
 impl ReaderAccount {
@@ -32,7 +37,10 @@ impl ReaderAccount {
             messages: Messages::new(who, quiet),
             window: SeqWindow::starting_at(reader.account().start),
             earlier: SeqWindow::default(),
+            earlier_rings: 0,
+            since: reader.account().start,
             proof: verify.then(Proof::new),
+            left_out: 0,
         }
     }
 
@@ -70,10 +78,11 @@ impl ReaderAccount {
             self.window.upstream += restart.lost;
         } else {
             self.earlier = self.all();
+            self.earlier_rings += 1;
             self.window = SeqWindow::starting_at(restart.first);
         }
         if let Some(proof) = &mut self.proof {
-            proof.restarted();
+            proof.restarted(&restart);
         }
     }
 
@@ -123,8 +132,14 @@ impl ReaderAccount {
         let agrees = self.window.agrees(reader.account(), reader.read_cursor());
         let proved = self.proof.as_ref().is_none_or(Proof::holds);
         if (wanted || self.has_losses() || all.gone > 0) && !self.messages.quiet {
+            let rings = match self.earlier_rings {
+                0 => String::new(),
+                earlier => format!(", in {} rings", earlier + 1),
+            };
+            // Readers that began at different moments have different sums.
             let mut text = format!(
-                "{} published = {} delivered ({}) + {} lost in {} gaps",
+                "since seq {}{rings}: {} published = {} delivered ({}) + {} lost in {} gaps",
+                self.since,
                 all.delivered + all.lost,
                 all.delivered,
                 Bytes(all.bytes),
@@ -141,6 +156,9 @@ impl ReaderAccount {
                 n => {
                     let _infallible = write!(text, "; the source's device went away {n} times");
                 }
+            }
+            if self.left_out > 0 {
+                let _infallible = write!(text, "; {} of other channels", self.left_out);
             }
             if let Some(proof) = &self.proof {
                 let _infallible = write!(text, "; {proof}");
@@ -171,37 +189,18 @@ fn restart_words(restart: &Restart) -> String {
     format!("the broker was restarted: generation {generation}, from seq {first}{cost}")
 }
 
-/// A loss with its count, position and cause.
+/// A loss with its count, position and cause, and with its bytes where they are known.
 fn gap_words(gap: &Gap) -> String {
-    let Gap { first, count, .. } = *gap;
-    match gap.cause {
-        Cause::Lapped => {
-            let bytes = gap.bytes.map(|b| format!(" ({})", Bytes(b))).unwrap_or_default();
-            format!(
-                "lost {count} datagrams [seq {first}..{}]{bytes}, reader was lapped",
-                first + count - 1
-            )
-        }
-        Cause::Upstream { layer, exact } => {
-            let least = if exact { "" } else { "at least " };
-            let place = match layer {
-                Layer::Device => "in the device",
-                Layer::Kernel => "in the kernel",
-                Layer::Broker => "in the broker",
-            };
-            format!("lost {least}{count} datagrams before seq {first}, {place}")
-        }
-        Cause::SourceGone => {
-            format!(
-                "the source's device went away; datagrams from seq {first} on are from after its return"
-            )
-        }
+    match gap.bytes {
+        Some(bytes) => format!("{gap} ({})", Bytes(bytes)),
+        None => gap.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringweir::Layer;
 
     fn lapped(count: u64) -> Gap {
         Gap { first: 0, count, bytes: None, time: 0, cause: Cause::Lapped }
@@ -212,9 +211,10 @@ mod tests {
         let gap = Gap { first: 100, bytes: Some(64 << 10), ..lapped(4005) };
         assert_eq!(
             gap_words(&gap),
-            "lost 4005 datagrams [seq 100..4104] (64 KiB), reader was lapped"
+            "lost 4005 datagrams [seq 100..4104], reader was lapped (64 KiB)"
         );
-        let gap = Gap { cause: Cause::Upstream { layer: Layer::Device, exact: false }, ..gap };
+        let cause = Cause::Upstream { layer: Layer::Device, exact: false };
+        let gap = Gap { cause, bytes: None, ..gap };
         assert_eq!(gap_words(&gap), "lost at least 4005 datagrams before seq 100, in the device");
         let restart = Restart { generation: 2, first: 7, adopted: true, lost: 3, exact: true };
         let said = "the broker was restarted: generation 2, from seq 7, ";

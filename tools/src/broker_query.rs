@@ -2,19 +2,66 @@
 //! broker cannot be reached.
 //!
 //! Contract: every query runs on a separate thread, so a stopped broker costs the caller at most
-//! [`PATIENCE`]; the error then names its process and state. This module stays with the tools and
-//! is not shared with the broker: it needs the client library, on which the broker must not depend.
+//! [`PATIENCE`]; the error then names its process and state. At most [`YOUNG_MOST`] queries that
+//! are not older than [`YOUNG`] run at a time: a broker of many streams limits how many connections
+//! of one user it serves at once. This module stays with the tools and is not shared with the
+//! broker: it needs the client library, on which the broker must not depend.
 
 use crate::process::Process;
 use anyhow::anyhow;
 use ringweir_proto::os::{paths, socket};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a broker may take for an answer. A healthy one takes less than a millisecond.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Queries that may be answered at any moment. Well below what a broker allows each user
+/// (`HANDSHAKING_PER_USER`), so that several tools can run at once.
+const YOUNG_MOST: usize = 12;
+
+/// A query that takes longer is to a broker that is stopped or busy, and holds up no other.
+const YOUNG: Duration = Duration::from_millis(50);
+
+/// When the queries under way began.
+static BEGAN: Mutex<Vec<Instant>> = Mutex::new(Vec::new());
+static ENDED: Condvar = Condvar::new();
+
+/// One query among those under way.
+struct Turn(Instant);
+
+impl Turn {
+    /// Waits while too many young queries are under way.
+    fn take() -> Self {
+        let mut began = BEGAN.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let now = Instant::now();
+            let young = || began.iter().filter(|at| now.duration_since(**at) < YOUNG);
+            let Some(oldest) = young().min().filter(|_| young().count() >= YOUNG_MOST) else {
+                began.push(now);
+                return Self(now);
+            };
+            let left = YOUNG.saturating_sub(now.duration_since(*oldest));
+            let woken = ENDED.wait_timeout(began, left);
+            began = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut began = BEGAN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = began.iter().position(|at| *at == self.0) {
+            began.swap_remove(at);
+        }
+        drop(began);
+        ENDED.notify_one();
+    }
+}
 
 /// A query under way.
 #[derive(Debug)]
@@ -25,16 +72,21 @@ pub struct Pending<T> {
 }
 
 impl<T: Send + 'static> Pending<T> {
-    /// Runs `question` for the broker of `name`.
+    /// Runs `question` for the broker of `name`. Waits its turn first, for [`YOUNG`] at most unless
+    /// very many queries are not answered.
     pub fn ask(
         name: &str,
         question: impl FnOnce(&str) -> Result<T, ringweir::Error> + Send + 'static,
     ) -> Self {
         let (answered, answer) = channel();
         let asked = name.to_owned();
-        std::thread::spawn(move || {
+        let turn = Turn::take();
+        // Without a thread the channel has no sender, and the answer is an error.
+        let _none = std::thread::Builder::new().spawn(move || {
+            let found = question(&asked);
+            drop(turn);
             // Fails if the caller has given up, which does not matter.
-            let _given_up = answered.send(question(&asked));
+            let _given_up = answered.send(found);
         });
         Self { name: name.into(), answer, asked: Instant::now() }
     }
@@ -44,10 +96,25 @@ impl<T: Send + 'static> Pending<T> {
         match self.answer.try_recv() {
             Ok(answer) => Some(answer.map_err(Into::into)),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => {
-                Some(Err(anyhow!("stream {:?}: the query failed", self.name)))
-            }
+            Err(TryRecvError::Disconnected) => Some(Err(self.failed())),
         }
+    }
+
+    /// The same, after waiting for the answer until `moment`.
+    pub fn poll_until(&self, moment: Instant) -> Option<anyhow::Result<T>> {
+        let left = moment.saturating_duration_since(Instant::now());
+        match self.answer.recv_timeout(left) {
+            Ok(answer) => Some(answer.map_err(Into::into)),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Err(self.failed())),
+        }
+    }
+
+    fn failed(&self) -> anyhow::Error {
+        anyhow!(
+            "stream {:?}: the query failed, or this process may start no more threads",
+            self.name
+        )
     }
 
     /// Waits for the answer. An error if the time is over.
@@ -55,12 +122,20 @@ impl<T: Send + 'static> Pending<T> {
         let left = PATIENCE.saturating_sub(self.asked.elapsed());
         match self.answer.recv_timeout(left) {
             Ok(answer) => Ok(answer?),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(anyhow!("stream {:?}: the query failed", self.name))
-            }
+            Err(RecvTimeoutError::Disconnected) => Err(self.failed()),
             Err(RecvTimeoutError::Timeout) => Err(silence(&self.name)),
         }
     }
+}
+
+/// The process that listens at the socket `path`, if the kernel tells at once. It accepts a
+/// connection even for a stopped process, unless that one has very many waiting.
+pub fn pid_behind(path: &Path) -> Option<u32> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).ok()?;
+    rustix::net::connect(&fd, &SocketAddrUnix::new(path).ok()?).ok()?;
+    socket::peer(fd).ok().map(|peer| peer.pid)
 }
 
 /// Why the broker of `name` does not answer, and what to do.
@@ -71,9 +146,7 @@ pub fn silence(name: &str) -> anyhow::Error {
             ringweir::view::streams().into_iter().find(|(n, _)| n == name).map(|(_, path)| path)
         }
     };
-    // The kernel accepts a connection even for a stopped process, and knows whose socket it is.
-    let peer = path.and_then(|p| socket::connect(&p).ok()).and_then(|fd| socket::peer(fd).ok());
-    let Some(pid) = peer.map(|p| p.pid) else {
+    let Some(pid) = path.and_then(|path| pid_behind(&path)) else {
         return anyhow!("stream {name:?}: its broker does not answer; start ringd again");
     };
     match Process::look(pid.into()) {
@@ -137,10 +210,45 @@ pub fn with_unreadable(error: anyhow::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn an_answer_is_returned() {
         assert_eq!(Pending::ask("demo", |name| Ok(name.len())).wait().unwrap(), 4);
+    }
+
+    /// Queries that are not answered hold up the others for a moment only. Control: among young
+    /// ones, no more run at once than a broker takes.
+    #[test]
+    fn many_queries_take_turns_and_silent_ones_hold_up_none() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let brief = |name: &str| {
+            let (running, most) = (running.clone(), most.clone());
+            Pending::ask(name, move |_| {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            })
+        };
+        let many: Vec<_> = (0..300).map(|n| brief(&n.to_string())).collect();
+        many.into_iter().for_each(|pending| pending.wait().unwrap());
+        assert!(most.load(Ordering::SeqCst) <= YOUNG_MOST + 1, "{most:?}");
+
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
+        let held = Arc::new(Mutex::new(held));
+        let silent: Vec<_> = (0..3 * YOUNG_MOST)
+            .map(|n| {
+                let held = held.clone();
+                Pending::ask(&n.to_string(), move |_| {
+                    let _released = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    Ok(())
+                })
+            })
+            .collect();
+        brief("honest").wait().unwrap();
+        assert!(silent[0].poll().is_none(), "the control: they are still held");
+        drop(release);
     }
 
     #[test]

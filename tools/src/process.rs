@@ -5,6 +5,7 @@
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
+use std::path::PathBuf;
 
 /// State of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +47,28 @@ impl Process {
             .reduce(u64::saturating_add)
     }
 
+    /// The directory in /proc of the pump of stream `name` in process `pid`; `None` if it is not
+    /// visible.
+    fn pump(pid: u64, name: &str) -> Option<PathBuf> {
+        // Thread names have 15 bytes.
+        let thread: String = format!("pump:{name}").chars().take(15).collect();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        tasks.map(|task| task.path()).find(|task| {
+            std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == thread)
+        })
+    }
+
+    /// Whether process `pid` is seen to be the broker of stream `name`. Then the pids that this
+    /// broker tells are of the same pid namespace as ours.
+    pub fn is_broker(pid: u64, name: &str) -> bool {
+        Self::pump(pid, name).is_some()
+    }
+
     /// Whether the pump of stream `name` in process `pid` is of a real-time class; `None` if it is
     /// not visible.
     pub fn pump_is_realtime(pid: u64, name: &str) -> Option<bool> {
-        // Thread names have 15 bytes.
-        let thread: String = format!("pump:{name}").chars().take(15).collect();
-        let pump = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().find(|task| {
-            std::fs::read_to_string(task.path().join("comm"))
-                .is_ok_and(|comm| comm.trim_end() == thread)
-        })?;
-        let stat = std::fs::read_to_string(pump.path().join("stat")).ok()?;
+        let pump = Self::pump(pid, name)?;
+        let stat = std::fs::read_to_string(pump.join("stat")).ok()?;
         let policy = Self::field(&stat, 41)?;
         Some(policy == libc::SCHED_FIFO as u64 || policy == libc::SCHED_RR as u64)
     }
@@ -69,8 +82,11 @@ impl Process {
     /// parentheses.
     fn parse(stat: &[u8]) -> Self {
         let behind = stat.iter().rposition(|b| *b == b')').map_or(&[][..], |at| &stat[at + 1..]);
+        let threads = Self::field(&String::from_utf8_lossy(stat), 20);
         match behind.trim_ascii_start().first() {
             Some(b @ (b'T' | b't')) => Self::Stopped(char::from(*b)),
+            // The first thread of a process may end before the others.
+            Some(b'Z') if threads.is_some_and(|n| n > 1) => Self::Runs('Z'),
             Some(b'Z' | b'X' | b'x') => Self::Gone,
             Some(b) => Self::Runs(char::from(*b)),
             None => Self::Unseen,
@@ -89,6 +105,9 @@ mod tests {
         assert_eq!(Process::parse(b"12 (gdb'd) t 1"), Process::Stopped('t'));
         assert_eq!(Process::parse(b"12 (dead) Z 1"), Process::Gone);
         assert_eq!(Process::parse(b""), Process::Unseen);
+        let threads = |n| format!("12 (main) Z{} {n} 0", " 0".repeat(16)).into_bytes();
+        assert_eq!(Process::parse(&threads(1)), Process::Gone);
+        assert_eq!(Process::parse(&threads(2)), Process::Runs('Z'), "its other threads run");
     }
 
     #[test]

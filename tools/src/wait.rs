@@ -85,6 +85,14 @@ impl WaitOption {
         self.until(&format!("stream {name:?}"), false, || query(name, figures))
     }
 
+    /// The same for all of `names`, or for any stream if there are none. The time is for each.
+    pub(crate) fn until_all_figures(self, names: &[String]) -> anyhow::Result<()> {
+        if names.is_empty() {
+            return self.until_figures(None);
+        }
+        names.iter().try_for_each(|name| self.until_figures(Some(name)))
+    }
+
     /// Repeats `attempt` while what it looks for is absent and there is time left.
     fn until(
         self,

@@ -4,7 +4,7 @@
 
 use super::limits::{
     ANSWERED_MOST, ANSWERED_PER_USER, HANDSHAKE, HANDSHAKING_MOST, HANDSHAKING_PER_USER,
-    VIEWERS_MOST, VIEWERS_PER_USER, share_of_person,
+    VIEWERS_MORE, VIEWERS_MORE_PER_USER, VIEWERS_MOST, VIEWERS_PER_USER, share_of_person,
 };
 use crate::stream::log::Refused;
 use ringweir_proto::os::{socket, users};
@@ -149,14 +149,22 @@ impl Connections {
         if of_role().count() < most { Room::Free } else { Room::None }
     }
 
-    /// Whether one more connection of user `uid` may view statistics. The error is the text for the
-    /// peer.
-    pub(super) fn check_viewers(&self, uid: u32, is_unlimited: bool) -> Result<(), String> {
+    /// Whether one more connection of user `uid` may view statistics of a broker of so many streams.
+    /// The error is the text for the peer.
+    pub(super) fn check_viewers(
+        &self,
+        uid: u32,
+        is_unlimited: bool,
+        streams: usize,
+    ) -> Result<(), String> {
         let viewers = || self.all.values().filter(|c| matches!(c.role, Role::Viewer));
         let (all, theirs) = (viewers().count(), viewers().filter(|c| c.peer.uid == uid).count());
         let near = viewers().filter(|c| users::may_be_one_person(c.peer.uid, uid)).count();
-        let is_over = theirs >= VIEWERS_PER_USER || near >= share_of_person(VIEWERS_MOST);
-        if all >= VIEWERS_MOST || !is_unlimited && is_over {
+        let more = streams.saturating_sub(1);
+        let most = VIEWERS_MOST + VIEWERS_MORE * more;
+        let most_of_one = VIEWERS_PER_USER + VIEWERS_MORE_PER_USER * more;
+        let is_over = theirs >= most_of_one || near >= share_of_person(most);
+        if all >= most || !is_unlimited && is_over {
             return Err(format!(
                 "{all} connections view statistics already, {theirs} of them of uid {uid}, {near} of \
                 uids around it: end some"

@@ -36,8 +36,17 @@ pub const fn share_of_person(all: usize) -> usize {
     all / 2
 }
 
-/// Most descriptors of connections that are not readers.
-pub const DESCRIPTORS: u64 = (HANDSHAKING_MOST + ANSWERED_MOST + VIEWERS_MOST) as u64;
+/// How much more a broker of many streams allows, for each stream but the first: a tool that shows
+/// all of them connects to each.
+pub const VIEWERS_MORE: usize = 8;
+pub const VIEWERS_MORE_PER_USER: usize = 2;
+const MORE_PER_SECOND: f64 = 2.0;
+
+/// Most descriptors of connections that are not readers, for so many streams.
+pub fn descriptors(streams: usize) -> u64 {
+    let viewers = VIEWERS_MOST + VIEWERS_MORE * streams.saturating_sub(1);
+    (HANDSHAKING_MOST + ANSWERED_MOST + viewers) as u64
+}
 
 /// Limits how often users do something: each so many times in a row, and so many per second after
 /// that; ranges of uids as many times more together.
@@ -116,13 +125,19 @@ impl Default for ConnectRates {
 }
 
 impl ConnectRates {
+    /// The broker has so many streams.
+    pub fn set_streams(&mut self, streams: usize) {
+        self.0.per_second = PER_SECOND + MORE_PER_SECOND * streams.saturating_sub(1) as f64;
+        self.0.burst = self.0.per_second * (BURST / PER_SECOND);
+    }
+
     /// Counts a connection of `uid`. The error is the text for a peer that may not be served.
     pub fn admit(&mut self, uid: u32, now: Instant) -> Result<(), String> {
         self.0.check(uid, now).map_err(|who| {
             let whose = if matches!(who, Who::User(_)) { "" } else { "the range of uids around " };
             format!(
                 "{whose}uid {uid} connects more than {} times per second: wait a moment",
-                PER_SECOND * who.times()
+                self.0.per_second * who.times()
             )
         })?;
         self.0.count(uid, now);
@@ -185,6 +200,24 @@ mod tests {
         assert!(rates.0.buckets.is_empty());
         assert_eq!(served(&mut rates, 7, Duration::from_secs(60), 2000), 1000);
     }
+
+    /// One tool after the other that shows all of 300 streams, every second. Control: a broker of
+    /// one stream does not allow as much.
+    #[test]
+    fn a_user_may_show_all_streams_of_a_large_broker() {
+        let start = Instant::now();
+        let refused = |streams: usize| {
+            let mut rates = ConnectRates::default();
+            rates.set_streams(streams);
+            (0..60)
+                .flat_map(|second| [Duration::from_secs(second); 300])
+                .filter(|at| rates.admit(7, start + *at).is_err())
+                .count()
+        };
+        assert_eq!(refused(300), 0);
+        assert!(refused(1) > 0);
+    }
+
     /// Control: accounts have no limit together.
     #[test]
     fn a_range_of_uids_has_a_limit_together() {

@@ -66,7 +66,13 @@ impl Reload {
     /// What the control thread needs in order to start streams later.
     pub fn needs(&mut self, streams: &[StreamConfig], later: &[String]) -> anyhow::Result<Needs> {
         let mut needs = Needs {
-            read: [directory_of(&self.file), "/etc/group".into(), "/proc".into()].into(),
+            read: [
+                directory_of(&self.file),
+                "/etc/group".into(),
+                "/etc/passwd".into(),
+                "/proc".into(),
+            ]
+            .into(),
             make: vec![self.host.run_dir().into(), "/dev/shm".into()],
             families: vec![libc::AF_UNIX],
             // To lock rings in memory, and to give sockets to groups.

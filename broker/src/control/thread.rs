@@ -117,6 +117,7 @@ impl Control {
             reserve: reserve(),
             failed: false,
         };
+        control.rates.set_streams(streams.len());
         for stream in streams {
             control.add(stream)?;
         }
@@ -291,21 +292,29 @@ impl Control {
         match self.connections.room_for(uid) {
             Room::Free => {}
             Room::Instead(oldest) => {
-                self.log_misuse(oldest, "it connected many times and sent no request");
-                self.disconnect(oldest);
+                // Its request may be there, with the event still to come.
+                self.receive(oldest);
+                let is_silent = |c: &Connection| matches!(c.role, Role::Handshaking(_));
+                if self.connections.get(oldest).is_some_and(is_silent) {
+                    self.log_misuse(oldest, "it connected many times and sent no request");
+                    self.disconnect(oldest);
+                }
             }
             Room::None => {
                 refuse(&fd, Reason::Resources, "too many connections: try again");
                 return self.wait_until_read(Connection::answered(fd, i, refused, now));
             }
         }
-        let key = Key::Connection(self.connections.next_number());
-        if epoll::add(&self.epoll, &fd, key.pack(), EventFlags::IN).is_err() {
+        let n = self.connections.next_number();
+        if epoll::add(&self.epoll, &fd, Key::Connection(n).pack(), EventFlags::IN).is_err() {
             refuse(&fd, Reason::Resources, "the broker cannot watch another connection");
             return self.count_unread(&fd, uid);
         }
         let role = Role::Handshaking(now + HANDSHAKE);
         self.connections.add(Connection { fd, stream: i, peer: refused, role });
+        // A client sends its request at once. Taking it now keeps the number of handshakes small
+        // while a tool asks many streams.
+        self.receive(n);
     }
 
     /// Keeps a new connection, which was answered for the last time, until that is read.
@@ -416,10 +425,11 @@ impl Control {
 
     fn answer(&mut self, n: u64, request: Result<Request, ringweir_proto::control::DecodeError>) {
         let Some(Connection { fd, stream, peer, .. }) = self.connections.get(n) else { return };
+        let streams = self.streams.iter().count();
         let Some(stream) = self.streams.get_mut(*stream) else { return };
         let is_unlimited = stream.access().is_unlimited(peer.uid);
         if request == Ok(Request::View)
-            && let Err(text) = self.connections.check_viewers(peer.uid, is_unlimited)
+            && let Err(text) = self.connections.check_viewers(peer.uid, is_unlimited, streams)
         {
             refuse(fd, Reason::Resources, &text);
             return self.finish(n);
@@ -493,6 +503,7 @@ impl Control {
                 Reply::refuse(Reason::File, shorten(&text))
             }
         };
+        self.rates.set_streams(self.streams.iter().count());
         self.manager.notify_ready(&self.streams.status());
         for waiter in self.reload_waiters.drain(..) {
             reply(&waiter, &answer, &[]);

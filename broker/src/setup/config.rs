@@ -5,8 +5,10 @@
 
 use super::access::{Access, List};
 use super::lossless_budget::LosslessBudget;
+use super::names;
 use clap::Args;
 use ringweir_cli::quantity::{Bytes, Extent, Rate, Span};
+use ringweir_proto::layout::READERS_MAX;
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::users;
 use serde::{Deserialize, Deserializer};
@@ -66,34 +68,34 @@ pub struct StreamConfig {
     #[serde(default)]
     pub group: Option<String>,
 
-    /// Additional users that may attach (number, repeatable)
-    #[arg(long, value_name = "UID")]
-    #[serde(default)]
+    /// Additional users that may attach (number or name, repeatable)
+    #[arg(long, value_name = "UID", value_parser = names::user)]
+    #[serde(default, deserialize_with = "names::users")]
     pub allow_uid: Vec<u32>,
 
-    /// Additional groups whose members may attach (number, repeatable)
-    #[arg(long, value_name = "GID")]
-    #[serde(default)]
+    /// Additional groups whose members may attach (number or name, repeatable)
+    #[arg(long, value_name = "GID", value_parser = names::group)]
+    #[serde(default, deserialize_with = "names::groups")]
     pub allow_gid: Vec<u32>,
 
-    /// Users that may view statistics, but not attach (number, repeatable)
-    #[arg(long, value_name = "UID")]
-    #[serde(default)]
+    /// Users that may view statistics, but not attach (number or name, repeatable)
+    #[arg(long, value_name = "UID", value_parser = names::user)]
+    #[serde(default, deserialize_with = "names::users")]
     pub watch_uid: Vec<u32>,
 
-    /// Groups whose members may view statistics, but not attach (number, repeatable)
-    #[arg(long, value_name = "GID")]
-    #[serde(default)]
+    /// Groups whose members may view statistics, but not attach (number or name, repeatable)
+    #[arg(long, value_name = "GID", value_parser = names::group)]
+    #[serde(default, deserialize_with = "names::groups")]
     pub watch_gid: Vec<u32>,
 
-    /// Users that may detach readers, like root and the broker's user (number, repeatable)
-    #[arg(long, value_name = "UID")]
-    #[serde(default)]
+    /// Users that may detach readers, like root and the broker's user (number or name, repeatable)
+    #[arg(long, value_name = "UID", value_parser = names::user)]
+    #[serde(default, deserialize_with = "names::users")]
     pub admin_uid: Vec<u32>,
 
-    /// Groups whose members may detach readers (number, repeatable)
-    #[arg(long, value_name = "GID")]
-    #[serde(default)]
+    /// Groups whose members may detach readers (number or name, repeatable)
+    #[arg(long, value_name = "GID", value_parser = names::group)]
+    #[serde(default, deserialize_with = "names::groups")]
     pub admin_gid: Vec<u32>,
 
     /// Most readers of one user at the same time; no limit for root and the broker's user [default:
@@ -200,8 +202,8 @@ impl StreamConfig {
     pub fn check(&self) -> anyhow::Result<()> {
         ringweir_proto::os::paths::check_name(&self.name)?;
         anyhow::ensure!(
-            (1..=4096).contains(&self.readers_max),
-            "--readers-max {}: must be 1 to 4096",
+            (1..=READERS_MAX).contains(&self.readers_max),
+            "--readers-max {}: must be 1 to {READERS_MAX}",
             self.readers_max
         );
         anyhow::ensure!(
@@ -271,19 +273,8 @@ impl StreamConfig {
     /// The socket's group as a number.
     pub fn gid(&self) -> anyhow::Result<Option<u32>> {
         let Some(group) = &self.group else { return Ok(None) };
-        if let Ok(gid) = group.parse() {
-            return Ok(Some(gid));
-        }
-        let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-        let found = groups.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
-        });
-        found.map(Some).ok_or_else(|| {
-            anyhow::anyhow!(
-                "--group {group:?}: no such group in /etc/group; create it (groupadd {group}) or \
-                give a number"
-            )
-        })
+        names::group(group)
+            .map(Some)
+            .map_err(|e| anyhow::anyhow!("--group {group:?}: {e}; or create it (groupadd {group})"))
     }
 }

@@ -32,7 +32,13 @@ impl FileConfig {
     }
 
     fn parse(content: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(content)?;
+        let config: Self = toml::from_str(content).map_err(|e| match single_table(content) {
+            Some(line) => anyhow::anyhow!(
+                "line {line}: [stream] is one table; write [[stream]], with two brackets, at the \
+                beginning of each stream"
+            ),
+            None => e.into(),
+        })?;
         anyhow::ensure!(!config.streams.is_empty(), "it has no [[stream]]: nothing to serve");
         for (i, stream) in config.streams.iter().enumerate() {
             let twice = config.streams[..i].iter().any(|s| s.name == stream.name);
@@ -58,6 +64,17 @@ fn read(path: &Path) -> std::io::Result<String> {
         return Err(Error::new(ErrorKind::InvalidInput, text));
     }
     Ok(content)
+}
+
+/// The line with `[stream]`, which is meant to be `[[stream]]`. The parser only says that a list was
+/// expected, or that the second one is there twice.
+fn single_table(content: &str) -> Option<usize> {
+    let is_single = |line: &str| {
+        let text = line.split('#').next().unwrap_or_default().trim();
+        let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        inner.is_some_and(|inner| inner.trim() == "stream")
+    };
+    content.lines().position(is_single).map(|at| at + 1)
 }
 
 #[cfg(test)]
@@ -94,6 +111,9 @@ mod tests {
             (GOOD.replace("'b'", "'a'"), vec!["\"a\" appears twice"]),
             ("".into(), vec!["no [[stream]]"]),
             (GOOD.replace("1500", "true"), vec!["boolean"]),
+            (GOOD.replace("[[stream]]", "[stream]"), vec!["line 2", "write [[stream]]"]),
+            ("[ stream ] # one\nname = 'a'\nsource = 'gen:'".into(), vec!["line 1", "[[stream]]"]),
+            (GOOD.replace("depth", "allow-uid = ['nosuchuser']\ndepth"), vec!["line 5", "id -u"]),
         ] {
             let error = format!("{:#}", FileConfig::parse(&bad).unwrap_err());
             assert!(says.iter().all(|s| error.contains(s)), "{error}");

@@ -18,6 +18,16 @@ pub const SOURCES: &[SourceKind] = &[
     file::KIND,
 ];
 
+/// Whether opening a source of this kind reaches nothing outside of this process.
+pub fn opens_nothing(kind: &str) -> bool {
+    kind == r#gen::KIND.name
+}
+
+/// Whether a source of this kind may know its rate once it is open: a device says it.
+pub fn may_know_rate(kind: &str) -> bool {
+    [device::SHIM, device::UIO, device::FIFO].iter().any(|k| k.name == kind)
+}
+
 /// Opens `spec`, `NAME[:ARGUMENT]`.
 pub fn open(spec: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
     let (name, argument) = spec.split_once(':').unwrap_or((spec, ""));

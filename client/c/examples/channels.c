@@ -67,8 +67,10 @@ static void count(void *user, const uint8_t *data, size_t len, unsigned long lon
 }
 
 static void tell(void *user, const rw_gap *gap) {
+    char text[RW_GAP_TEXT];
     *(unsigned long long *)user += gap->count;
-    fprintf(stderr, "lost %llu, %llu..%llu\n", gap->count, gap->first, gap->last);
+    rw_gap_text(gap, text, sizeof text);
+    fprintf(stderr, "%s\n", text);
 }
 
 int main(int argc, char **argv) {

@@ -38,8 +38,9 @@ static int drain(rw_reader *r, uint8_t **buffer, size_t *size) {
             *buffer = larger;
             *size = d.len;
         } else if (rc == RW_GAP) {
-            fprintf(stderr, "%s: lost %llu, %llu..%llu\n", rw_reader_name(r), g.count, g.first,
-                    g.last);
+            char text[RW_GAP_TEXT];
+            rw_gap_text(&g, text, sizeof text);
+            fprintf(stderr, "%s: %s\n", rw_reader_name(r), text);
         } else if (rc != RW_DATAGRAM && rc != RW_RESTARTED) {
             return rc;
         }

@@ -30,6 +30,7 @@ int main(int argc, char **argv) {
     rw_reader *r;
     rw_datagram d;
     rw_gap g;
+    char text[RW_GAP_TEXT];
     rw_options options;
     rw_account a;
     unsigned long long h, lines = 0, most;
@@ -64,8 +65,8 @@ int main(int argc, char **argv) {
             lines++;
             break;
         case RW_GAP:
-            fprintf(stderr, "lost %s%llu, %llu..%llu\n", g.exact ? "" : "at least ", g.count,
-                    g.first, g.last);
+            rw_gap_text(&g, text, sizeof text);
+            fprintf(stderr, "%s\n", text);
             break;
         case RW_EMPTY:
             fflush(stdout);
@@ -76,8 +77,8 @@ int main(int argc, char **argv) {
             rw_wait(r, 1000);
             break;
         case RW_RESTARTED:
-            fprintf(stderr, "generation %llu from %llu on, lost %llu by the restart\n",
-                    rw_reader_generation(r), g.first, g.count);
+            rw_gap_text(&g, text, sizeof text);
+            fprintf(stderr, "generation %llu: %s\n", rw_reader_generation(r), text);
             break;
         case RW_ENDED:
             stop = 1;

@@ -5,14 +5,14 @@
  *
  *     #include <ringweir.h>
  *     int main(void) {
- *         rw_reader *r; rw_datagram d; rw_gap g;
+ *         rw_reader *r; rw_datagram d; rw_gap g; char text[RW_GAP_TEXT];
  *         int rc = rw_attach("fpga0", &(rw_options){ .label = "demo", .start = RW_LATEST }, &r);
  *         if (rc) { fprintf(stderr, "%s\n", rw_strerror(rc)); return 1; }
  *         for (;;) switch (rw_next(r, &d, &g)) {                 // never blocks
  *             case RW_DATAGRAM: use(d.data, d.len, d.seq);
  *                               if (rw_release(r) == RW_TORN) undo(d.seq); break;
- *             case RW_GAP:      fprintf(stderr, "lost %llu [%llu..%llu]\n",
- *                                       g.count, g.first, g.last); break;
+ *             case RW_GAP:      rw_gap_text(&g, text, sizeof text);  // count, place, cause
+ *                               fprintf(stderr, "%s\n", text); break;
  *             case RW_EMPTY:    rw_wait(r, -1); break;           // sleeps
  *             case RW_RESTARTED: break;                          // a new generation begins
  *             default:          rw_detach(r); return 0;          // end of the stream, or an error
@@ -52,7 +52,7 @@
  number of additions since then. Compare it with rw_abi_version() if the program may run with
  another library than it was compiled with.
  */
-#define RW_ABI_VERSION 5
+#define RW_ABI_VERSION 6
 
 /*
  rw_options.start: with what is published from now on.
@@ -157,6 +157,11 @@
  rw_gap.bytes: the number is not known.
  */
 #define RW_UNKNOWN UINT64_MAX
+
+/*
+ A buffer of this size is never too small for rw_gap_text().
+ */
+#define RW_GAP_TEXT 160
 
 /*
  In place of a reader's number: the stream itself.
@@ -713,9 +718,7 @@ int rw_detach(struct rw_reader *reader);
  RW_FORKED; RW_CORRUPT, and those of rw_attach() if attaching to a restarted broker fails for a
  permanent reason.
  */
-int rw_next(struct rw_reader *reader,
-            struct rw_datagram *datagram,
-            struct rw_gap *gap);
+int rw_next(struct rw_reader *reader, struct rw_datagram *datagram, struct rw_gap *gap);
 
 /*
  Releases the datagram of rw_next(). RW_OK: it was not overwritten, what you read is valid, and
@@ -765,6 +768,13 @@ int rw_fd(struct rw_reader *reader);
  Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
  */
 int rw_arm(struct rw_reader *reader);
+
+/*
+ Writes what *gap says to text, as one line without a line end and with a NUL, for example "lost
+ 65 datagrams [seq 100..164], reader was lapped" or "lost at least 14 datagrams before seq 10158,
+ in the kernel". RW_TOO_SMALL: it was cut to size bytes. Errors: RW_INVALID.
+ */
+int rw_gap_text(const struct rw_gap *gap, char *text, size_t size);
 
 /*
  Name by which it was attached. Valid until rw_detach(). NULL if reader is NULL or in use by

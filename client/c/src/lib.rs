@@ -17,6 +17,7 @@
 mod border;
 mod codes;
 mod detach;
+mod gap;
 mod latencies;
 mod options;
 mod pairs;
@@ -31,7 +32,7 @@ use codes::rw_code;
 /// Version of this header. Upper 16 bits: the number in the library's SONAME. Lower 16 bits: the
 /// number of additions since then. Compare it with rw_abi_version() if the program may run with
 /// another library than it was compiled with.
-pub const RW_ABI_VERSION: u32 = 5;
+pub const RW_ABI_VERSION: u32 = 6;
 
 /// RW_ABI_VERSION of the library that is loaded. It fits the program if its upper 16 bits equal
 /// those of RW_ABI_VERSION and its lower 16 bits are not smaller.

@@ -6,13 +6,14 @@
 use std::path::PathBuf;
 
 /// In the order of the header.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "lib.rs",
     "codes.rs",
     "border.rs",
     "options.rs",
     "types.rs",
     "reader.rs",
+    "gap.rs",
     "properties.rs",
     "pairs.rs",
     "detach.rs",

@@ -5,6 +5,7 @@
 
 use crate::layout::flags;
 use crate::stats::PumpCounter;
+use core::fmt;
 
 /// A layer that can lose datagrams before they are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,33 @@ pub struct Gap {
     pub time: u64,
     /// Why.
     pub cause: Cause,
+}
+
+/// Count, position and cause, for people. Only a lap has a range of seqs.
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, count, .. } = *self;
+        match self.cause {
+            Cause::Lapped => {
+                let last = first.saturating_add(count.saturating_sub(1));
+                write!(f, "lost {count} datagrams [seq {first}..{last}], reader was lapped")
+            }
+            Cause::Upstream { layer, exact } => {
+                let least = if exact { "" } else { "at least " };
+                let place = match layer {
+                    Layer::Device => "in the device",
+                    Layer::Kernel => "in the kernel",
+                    Layer::Broker => "in the broker",
+                };
+                write!(f, "lost {least}{count} datagrams before seq {first}, {place}")
+            }
+            Cause::SourceGone => write!(
+                f,
+                "the source's device went away; datagrams from seq {first} on are from after its \
+                return"
+            ),
+        }
+    }
 }
 
 /// A new broker adopted the ring of one that died. A reader gets this after everything before

@@ -8,6 +8,7 @@ pub mod inject;
 pub mod netns;
 pub mod proc;
 pub mod programs;
+pub mod terminal;
 pub mod user;
 
 pub use environment::{Daemon, Environment, Process, wait_for};

@@ -11,12 +11,12 @@
 pub mod arguments;
 pub mod log;
 pub mod manual;
-pub mod printable;
 pub mod quantity;
 pub mod signals;
 pub mod stderr;
 pub mod stdout;
 
+pub use ringweir_proto::printable;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -8,6 +8,7 @@
 //!
 //! This is the only file of broker and tools that writes to standard error.
 
+use ringweir_proto::printable::printable_lines;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::fmt;
@@ -49,9 +50,10 @@ pub fn start(program: &'static str, prepare: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Writes a line: `PROGRAM: text`.
+/// Writes a line: `PROGRAM: text`. Whatever is in `text`, it cannot take over a terminal.
 pub fn line(text: impl fmt::Display) {
     let program = QUEUE.get().map_or("ringweir", |queue| queue.program);
+    let text = printable_lines(&text.to_string());
     put(format!("{program}: {text}\n").into_bytes());
 }
 

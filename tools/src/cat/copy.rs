@@ -135,6 +135,15 @@ impl<'a> Cat<'a> {
                         }
                         Err(e) => return Err(e.into()),
                     }
+                    if self.cli.leaves_out(about.channel) {
+                        self.account.datagram(&self.out[start..], &about);
+                        self.account.left_out += 1;
+                        self.out.truncate(begin);
+                        if self.cli.timeout.is_some_and(|t| began.elapsed() >= t.0) {
+                            return Ok(Why::Timeout);
+                        }
+                        continue;
+                    }
                     taken += 1;
                     self.account.datagram(&self.out[start..], &about);
                     self.sink.after(&mut self.out, start, &about);

@@ -22,6 +22,9 @@ pub(super) struct Cli {
     /// End after N datagrams
     #[arg(short = 'n', long = "count", value_name = "N")]
     pub(super) count: Option<u64>,
+    /// Write only datagrams of this channel (repeatable); those of others are checked and counted
+    #[arg(long, value_name = "N", conflicts_with = "unix")]
+    channel: Vec<u16>,
     /// Where to begin: oldest (the oldest datagram in the ring), latest (the next one published) or
     /// a seq
     #[arg(long, value_name = "WHERE", default_value = "latest")]
@@ -88,6 +91,8 @@ Examples:
     ringcat fpga0 -n 2
   Verify a test stream, byte by byte, from the oldest datagram in the ring:
     ringcat demo --from oldest -n 100000 --verify
+  Only channels 2 and 5:
+    ringcat daq0 --channel 2 --channel 5
   Capture for Wireshark:
     ringcat tap0 -w tap0.pcap      or      ringcat tap0 --format pcap | wireshark -k \
     -i -
@@ -130,6 +135,11 @@ impl FromStr for LinkType {
 }
 
 impl Cli {
+    /// Whether datagrams of `channel` are not to be written.
+    pub(super) fn leaves_out(&self, channel: u16) -> bool {
+        !self.channel.is_empty() && !self.channel.contains(&channel)
+    }
+
     /// The file to write. `None`: standard output.
     pub(super) fn file(&self) -> Option<&Path> {
         self.write.as_deref().filter(|path| *path != Path::new("-"))
@@ -288,6 +298,14 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(bad.split_whitespace()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn channels_are_chosen() {
+        let leaves_out = |line: &str| [0, 2, 5].map(|channel| cli(line).leaves_out(channel));
+        assert_eq!(leaves_out("ringcat x --channel 2 --channel 5"), [true, false, false]);
+        assert_eq!(leaves_out("ringcat x"), [false; 3], "the control");
+        assert!(Cli::try_parse_from(["ringcat", "x", "--channel", "65536"]).is_err());
     }
 
     #[test]

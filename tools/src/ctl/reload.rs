@@ -26,10 +26,10 @@ pub(super) struct Options {
 pub(super) const EXAMPLES: &str = "\
 Examples:
   $ sudo ringctl reload daq0
-  ended   daq1
-  begun   daq2
   stays   daq0: its changes need a restart
   failed  tap0: source \"packet:eth7\": no such interface
+  ended   daq1
+  begun   daq2
 
 For root and the broker's own user, for a broker that was started with --config. SIGHUP does
 the same without a reply.
@@ -63,8 +63,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
         words(&reloaded)
     };
     ringweir_cli::stdout::put(&text)?;
-    let differs = |outcome| matches!(outcome, Outcome::Stays | Outcome::Failed);
-    Ok(reloaded.left_out == 0 && !reloaded.changes.iter().any(|change| differs(change.outcome)))
+    // What is not in effect comes first, so if any was left out, some is listed.
+    Ok(reloaded.changes.iter().all(|change| change.outcome.is_in_effect()))
 }
 
 fn word(outcome: Outcome) -> &'static str {

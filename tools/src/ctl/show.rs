@@ -54,7 +54,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let description = Pending::ask(&options.name, ringweir::view::describe)
         .wait()
         .map_err(broker_query::with_unreadable)?;
-    let mut fleet = Fleet::attach(Some(&options.name))?;
+    let mut fleet = Fleet::attach(std::slice::from_ref(&options.name))?;
     fleet.measure(Duration::from_millis(300));
     let streams = fleet.look();
     let stream = streams.first().context("the stream ended meanwhile")?;

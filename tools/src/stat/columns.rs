@@ -120,7 +120,8 @@ pub const COLUMNS: &[Column] = &[
         head: "STATE",
         help: "running; waiting: asleep until the next datagram; LAPPED: see LAG; stopped (T): its \
             process is stopped by a signal (t: by a debugger); gone: its process has died and the \
-            broker has not noticed; implausible: its reader page holds impossible values, so none \
+            broker has not noticed, because it is stopped or because a process that the reader \
+            forked holds its connection; implausible: its reader page holds impossible values, so none \
             of its figures can be trusted; lossless: the stream waits for it; demoted: the stream \
             waited for it until its budget was used up",
         right: false,

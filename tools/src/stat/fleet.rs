@@ -10,19 +10,25 @@ use crate::process::Process;
 use anyhow::anyhow;
 use ringweir::view::Viewer;
 use ringweir_proto::os::clock;
-use ringweir_proto::stats::{Snapshot, StreamFact};
-use std::collections::{BTreeMap, HashMap};
+use ringweir_proto::stats::{ReaderFact, ReaderFigures, Snapshot, StreamFact};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How often to look for streams that ended or started.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
+/// How long newer figures are waited for: three periods of the broker's sampler.
+const NEXT_FIGURES: Duration = Duration::from_millis(300);
+
 struct Viewed {
     viewer: Viewer,
     newest: Snapshot,
     /// The previous snapshot, for rates.
     before: Option<Snapshot>,
+    /// Readers that were found dead: process, and when it attached.
+    dead: HashSet<(u64, u64)>,
 }
 
 impl Viewed {
@@ -30,17 +36,45 @@ impl Viewed {
         let newest = viewer
             .snapshot()
             .ok_or_else(|| anyhow!("stream {name:?}: its broker shows no figures yet"))?;
-        Ok(Self { viewer, newest, before: None })
+        Ok(Self { viewer, newest: addressed(name, newest), before: None, dead: HashSet::new() })
     }
 
-    fn look(&mut self) -> Stream {
-        // Checked before the figures are read, so that the last figures of a broker that hung up
-        // are seen.
-        let hung_up = self.viewer.hung_up();
-        if let Some(seen) = self.viewer.snapshot()
+    /// Takes a newer snapshot, if there is one.
+    fn update(&mut self, name: &str) {
+        if let Some(seen) = self.viewer.snapshot().map(|seen| addressed(name, seen))
             && seen.get(StreamFact::SampledAt) != self.newest.get(StreamFact::SampledAt)
         {
             self.before = Some(std::mem::replace(&mut self.newest, seen));
+        }
+    }
+
+    /// Whether a reader is dead that was not before.
+    fn has_newly_dead(&mut self) -> bool {
+        let who = |r: &ReaderFigures| (r.get(ReaderFact::Pid), r.get(ReaderFact::AttachedRealtime));
+        let readers: Vec<_> = self.newest.readers.iter().map(who).collect();
+        self.dead.retain(|reader| readers.contains(reader));
+        let mut newly = false;
+        for reader in readers.into_iter().filter(|(pid, _)| Process::look(*pid) == Process::Gone) {
+            newly |= self.dead.insert(reader);
+        }
+        newly
+    }
+
+    fn look(&mut self, name: &str) -> Stream {
+        // Checked before the figures are read, so that the last figures of a broker that hung up
+        // are seen.
+        let hung_up = self.viewer.hung_up();
+        self.update(name);
+        if !hung_up && self.has_newly_dead() {
+            // Perhaps the figures are only older than its death: a broker removes a reader that has
+            // disconnected at once.
+            let (died, began) = (clock::monotonic_ns(), Instant::now());
+            let before = self.before.clone();
+            while self.newest.get(StreamFact::SampledAt) <= died && began.elapsed() < NEXT_FIGURES {
+                std::thread::sleep(Duration::from_millis(10));
+                self.update(name);
+            }
+            self.before = before;
         }
         let now = clock::monotonic_ns();
         let old =
@@ -50,19 +84,33 @@ impl Viewed {
         } else {
             Process::Unseen
         };
-        Stream::new(
-            &self.newest,
-            self.before.as_ref(),
-            &Outside { now, hung_up, broker },
-            Process::look,
-        )
+        // A pid that does not exist here may be one of another pid namespace.
+        let broker_pid = self.newest.get(StreamFact::BrokerPid);
+        let same_pids =
+            LazyCell::new(|| old || hung_up || Process::is_broker(broker_pid, &self.newest.name));
+        let process = |pid| match Process::look(pid) {
+            Process::Gone if !*same_pids => Process::Unseen,
+            seen => seen,
+        };
+        let outside = Outside { now, hung_up, broker };
+        Stream::new(&self.newest, self.before.as_ref(), &outside, process)
     }
+}
+
+/// The snapshot under the name that the stream has in the run directory. What its broker calls it is
+/// only believed where a path was given: otherwise one broker could show its figures under the name
+/// of another.
+fn addressed(name: &str, mut snapshot: Snapshot) -> Snapshot {
+    if !name.contains('/') {
+        snapshot.name = name.into();
+    }
+    snapshot
 }
 
 /// The streams that are viewed.
 pub struct Fleet {
-    /// The stream that was named; `None`: all streams.
-    only: Option<String>,
+    /// The streams that were named; empty: all streams.
+    only: Vec<String>,
     viewed: Vec<(String, Viewed)>,
     asked: HashMap<String, Pending<Viewer>>,
     /// Streams that exist and could not be attached to, with the reason.
@@ -71,11 +119,12 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Attaches to `only`, or to all streams that answer; [`Fleet::problems`] lists the others.
+    /// Attaches to the streams named in `only`, or, if it is empty, to all streams that answer;
+    /// [`Fleet::problems`] lists the others.
     ///
     /// # Errors
     /// If there is no stream to view.
-    pub fn attach(only: Option<&str>) -> anyhow::Result<Self> {
+    pub fn attach(only: &[String]) -> anyhow::Result<Self> {
         let fleet = Self::open(only);
         match (fleet.viewed.is_empty(), fleet.silent.is_empty()) {
             (false, _) => Ok(fleet),
@@ -85,11 +134,11 @@ impl Fleet {
     }
 
     /// The same, but it is no error if there is no stream: streams may start later.
-    pub fn open(only: Option<&str>) -> Self {
+    pub fn open(only: &[String]) -> Self {
         let names = names(only);
         let asked: Vec<_> = names.iter().map(|name| Pending::ask(name, Viewer::attach)).collect();
         let mut fleet = Self {
-            only: only.map(Into::into),
+            only: only.to_vec(),
             viewed: Vec::new(),
             asked: HashMap::new(),
             silent: BTreeMap::new(),
@@ -149,11 +198,21 @@ impl Fleet {
             self.look_for_more();
         }
         self.take_answers();
-        self.viewed.iter_mut().map(|(_, w)| w.look()).collect()
+        let mut streams: Vec<Stream> =
+            self.viewed.iter_mut().map(|(name, w)| w.look(name)).collect();
+        // Two streams of different directories may have one name: then their paths are shown.
+        let mut times: HashMap<String, u32> = HashMap::new();
+        streams.iter().for_each(|s| *times.entry(s.snapshot.name.clone()).or_default() += 1);
+        for (stream, (name, _)) in streams.iter_mut().zip(&self.viewed) {
+            if times[&stream.snapshot.name] > 1 {
+                stream.snapshot.name.clone_from(name);
+            }
+        }
+        streams
     }
 
     fn look_for_more(&mut self) {
-        for name in names(self.only.as_deref()) {
+        for name in names(&self.only) {
             let connected = self.viewed.iter().any(|(n, w)| *n == name && !w.viewer.hung_up());
             if !connected && !self.asked.contains_key(&name) {
                 self.asked.insert(name.clone(), Pending::ask(&name, Viewer::attach));
@@ -191,10 +250,16 @@ impl Fleet {
     }
 }
 
-/// The stream that was named, or all streams.
-fn names(only: Option<&str>) -> Vec<String> {
-    match only {
-        Some(name) => vec![name.into()],
-        None => ringweir::view::streams().into_iter().map(|(name, _)| name).collect(),
+/// The streams that were named, each once, or all streams.
+fn names(only: &[String]) -> Vec<String> {
+    if only.is_empty() {
+        return ringweir::view::streams().into_iter().map(|(name, _)| name).collect();
     }
+    let mut names: Vec<String> = Vec::new();
+    for name in only {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
 }

@@ -15,7 +15,8 @@ use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::Span;
 use ringweir_proto::stats::{PumpCounter, ReaderFact, StreamFact};
 use serde::Serialize;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 /// How it is measured, for help and exposition.
 pub const METHOD: &str = "time from publishing (when the broker starts the batch) to reading, including the \
@@ -46,6 +47,58 @@ pub struct Measured {
     pub drain_gaps: Option<Histogram>,
 }
 
+/// Asks for the latencies of all readers of a stream, attached as `name`, and for the drain gaps of
+/// its source. `None`: there is nothing to ask for.
+fn ask(stream: &Stream, name: &str) -> Option<Pending<Measured>> {
+    let drains =
+        stream.get(StreamFact::DrainSlack) > 0 || stream.snapshot.pump(PumpCounter::Drains) > 0;
+    let nothing = stream.readers.is_empty() && !drains;
+    let indices: Vec<u32> =
+        stream.readers.iter().map(|r| r.get(ReaderFact::Index) as u32).collect();
+    (stream.health != Health::BrokerGone && !nothing).then(|| {
+        Pending::ask(name, move |name| {
+            let readers = ringweir::view::latencies(name, &indices)?;
+            let drain_gaps = if drains { ringweir::view::drain_gaps(name)? } else { None };
+            Ok(Measured { readers, drain_gaps })
+        })
+    })
+}
+
+/// Latencies for a program that asks again and again. A broker that does not answer has one query
+/// at a time, and is waited for once.
+#[derive(Default)]
+pub struct Latencies {
+    unanswered: HashMap<String, Pending<Measured>>,
+}
+
+impl Latencies {
+    /// The latencies of all streams that tell them within `limit`; empty for the others. `streams`
+    /// as returned by [`Fleet::look`].
+    pub fn of(&mut self, fleet: &Fleet, streams: &[Stream], limit: Duration) -> Vec<Measured> {
+        self.unanswered.retain(|_, pending| pending.poll().is_none());
+        let asked: Vec<_> = streams
+            .iter()
+            .zip(fleet.names())
+            .map(|(stream, name)| {
+                let waits = self.unanswered.contains_key(name);
+                (name, if waits { None } else { ask(stream, name) })
+            })
+            .collect();
+        let until = Instant::now() + limit;
+        let mut answers = Vec::new();
+        for (name, pending) in asked {
+            let answer = pending.as_ref().and_then(|pending| pending.poll_until(until));
+            if answer.is_none()
+                && let Some(pending) = pending
+            {
+                self.unanswered.insert(name.into(), pending);
+            }
+            answers.push(answer.and_then(Result::ok).unwrap_or_default());
+        }
+        answers
+    }
+}
+
 /// Queries under way, one per stream.
 pub struct Asked(Vec<Option<Pending<Measured>>>);
 
@@ -53,20 +106,7 @@ impl Asked {
     /// Asks for the latencies of all readers of all streams, at the same time; `streams` as
     /// returned by [`Fleet::look`].
     pub fn of(fleet: &Fleet, streams: &[Stream]) -> Self {
-        let ask = |(stream, name): (&Stream, &str)| {
-            let drains = stream.get(StreamFact::DrainSlack) > 0
-                || stream.snapshot.pump(PumpCounter::Drains) > 0;
-            let nothing = stream.readers.is_empty() && !drains;
-            let indices: Vec<u32> =
-                stream.readers.iter().map(|r| r.get(ReaderFact::Index) as u32).collect();
-            (stream.health != Health::BrokerGone && !nothing).then(|| {
-                Pending::ask(name, move |name| {
-                    let readers = ringweir::view::latencies(name, &indices)?;
-                    let drain_gaps = if drains { ringweir::view::drain_gaps(name)? } else { None };
-                    Ok(Measured { readers, drain_gaps })
-                })
-            })
-        };
+        let ask = |(stream, name): (&Stream, &str)| ask(stream, name);
         Self(streams.iter().zip(fleet.names()).map(ask).collect())
     }
 

@@ -2,7 +2,9 @@
 //!
 //! Contract: the screen is a list of lines made from the model alone ([`Screen::lines`]), cut and
 //! scrolled to the terminal. Colour only repeats what the text says. However the program ends, the
-//! terminal is restored.
+//! terminal is restored. It never outlives its terminal, and a signal always ends it ([`keeper`]).
+
+mod keeper;
 
 use super::columns::{COLUMNS, Moment};
 use super::fleet::Fleet;
@@ -20,6 +22,7 @@ use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::Rate;
 use ringweir_proto::os::clock;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -325,8 +328,9 @@ pub fn run(
     fleet: &mut Fleet,
     interval: Duration,
     count: Option<u64>,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<bool> {
+    keeper::start(stop.clone()).context("cannot start a thread")?;
     let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let mut screen = Screen::new(colour);
     let restore = Restore;

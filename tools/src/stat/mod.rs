@@ -27,7 +27,7 @@ use columns::Moment;
 use fleet::Fleet;
 use model::{Layer, Stream};
 use ringweir_cli::quantity::Span;
-use ringweir_cli::stderr;
+use ringweir_cli::{signals, stderr};
 use ringweir_proto::os::clock;
 use ringweir_proto::stats::{ReaderFact, StreamFact};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -38,6 +38,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Signals that end a program that goes on by itself, unless it was started with them ignored.
+const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
+
 /// Time between the two samples that make a rate: three periods of the broker's sampler.
 const RATE_WINDOW: Duration = Duration::from_millis(300);
 
@@ -47,8 +50,9 @@ const RATE_WINDOW: Duration = Duration::from_millis(300);
 #[derive(Debug, Parser)]
 #[command(name = "ringstat", version)]
 struct Options {
-    /// Name of a stream, or the path of its control socket; without it, all streams
-    name: Option<String>,
+    /// Names of streams, or paths of their control sockets; without any, all streams
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// Repeat every SECS seconds (0.5, 1, 500ms …): a live screen on a terminal, else one table
     /// after the other
     #[arg(short, long, value_name = "SECS", value_parser = interval)]
@@ -141,13 +145,13 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         return Ok(false);
     }
     if !options.listen.is_empty() {
-        let fleet = Fleet::open(options.name.as_deref());
+        let fleet = Fleet::open(&options.names);
         fleet.problems().iter().for_each(stderr::line);
         serve::run(fleet, &options.listen)?;
         return Ok(false);
     }
-    options.wait.until_figures(options.name.as_deref())?;
-    let mut fleet = Fleet::attach(options.name.as_deref())?;
+    options.wait.until_all_figures(&options.names)?;
+    let mut fleet = Fleet::attach(&options.names)?;
     let terminal =
         std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
     let live = options.watch.is_some() && !options.json && !options.latency && terminal;
@@ -157,8 +161,10 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         }
     }
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP].iter().filter(|_| options.watch.is_some()) {
-        signal_hook::flag::register(*signal, stop.clone())?;
+    if options.watch.is_some() {
+        for signal in ENDING.into_iter().filter(|signal| !signals::is_ignored(*signal)) {
+            signal_hook::flag::register(signal, stop.clone())?;
+        }
     }
     if options.prom {
         let streams = fleet.look();

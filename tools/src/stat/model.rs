@@ -147,7 +147,8 @@ pub enum ReaderState {
     Implausible,
     /// Its process is stopped: the letter of /proc/PID/stat.
     Stopped(char),
-    /// Its process is gone, and the broker has not noticed.
+    /// Its process is gone, and the broker has not noticed: the broker is stopped, or a process that
+    /// the reader forked holds its connection.
     Gone,
 }
 
@@ -194,7 +195,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    fn new(figures: &ReaderFigures, snapshot: &Snapshot, old: bool, process: Process) -> Self {
+    fn new(figures: &ReaderFigures, snapshot: &Snapshot, process: Process) -> Self {
         let figure = |fact| figures.get(fact);
         let lapped = figure(ReaderFact::Lapped) == 1;
         let depth = snapshot.get(StreamFact::Depth);
@@ -208,9 +209,7 @@ impl Reader {
         let slots = share(figure(ReaderFact::Lag), depth);
         let bytes = share(figure(ReaderFact::LagBytes), snapshot.get(StreamFact::Capacity));
         let state = match process {
-            // A healthy broker removes a reader as soon as it disconnects, so in current figures
-            // every reader exists.
-            Process::Gone if old => ReaderState::Gone,
+            Process::Gone => ReaderState::Gone,
             Process::Stopped(letter) => ReaderState::Stopped(letter),
             _ if figure(ReaderFact::Implausible) != 0 => ReaderState::Implausible,
             _ if lapped => ReaderState::Lapped,
@@ -285,7 +284,7 @@ impl Stream {
             .iter()
             .map(|figures| {
                 let mut reader =
-                    Reader::new(figures, snapshot, old, process(figures.get(ReaderFact::Pid)));
+                    Reader::new(figures, snapshot, process(figures.get(ReaderFact::Pid)));
                 let earlier =
                     before.and_then(|b| b.readers.iter().find(|r| same_reader(r, figures)));
                 reader.rates = earlier.and_then(|b| {

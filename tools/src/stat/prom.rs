@@ -3,7 +3,8 @@
 //!
 //! Contract: the name of a figure follows from its key and kind alone ([`Name::of`]), so a new
 //! figure needs no line here: `ringweir_` or `ringweir_reader_`, base units at the end, `_total`
-//! after counters. One series per stream and generation, and one per reader.
+//! after counters. One series per stream and generation, and one per reader. No series is there
+//! twice, whatever a broker says of its readers: Prometheus would reject the whole exposition.
 
 use super::latency::Measured;
 use super::model::{Health, Layer, Reader, Stream};
@@ -14,6 +15,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use ringweir::view::Histogram;
 use ringweir_proto::stats::{Kind, PumpCounter, ReaderFact, StreamFact};
+use std::collections::HashSet;
 use std::fmt;
 
 /// The content type of [`exposition`].
@@ -162,7 +164,9 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
     let mut families = Vec::new();
     let streams = || scraped.iter().map(|s| &s.stream);
     let readers = || streams().flat_map(|s| s.readers.iter().map(move |r| (s, r)));
-    let mut family = |name: Name, help: &str, series: Vec<(Labels, Value)>| {
+    let mut family = |name: Name, help: &str, mut series: Vec<(Labels, Value)>| {
+        let mut there = HashSet::new();
+        series.retain(|(labels, _)| there.insert(labels.clone()));
         families.push(Family { name, help: format!("{}.", help.trim_end_matches('.')), series });
     };
 
@@ -410,6 +414,24 @@ mod tests {
             buckets(&hostile).iter().map(|b| u128::from(b.1)).sum::<u128>(),
             u128::from(u64::MAX)
         );
+    }
+
+    /// A hostile broker may list a reader twice. Control: readers of different indices stay.
+    #[test]
+    fn no_series_is_there_twice() {
+        let readers = [("ids", 10, 0, false), ("ids", 20, 0, false)];
+        let series = |same: bool| {
+            let mut s = snapshot(11 * SECOND, 5000, &readers);
+            s.readers.iter_mut().for_each(|r| r.set(ReaderFact::Pid, 7));
+            for (index, reader) in s.readers.iter_mut().enumerate() {
+                reader.set(ReaderFact::Index, if same { 0 } else { index as u64 });
+            }
+            let stream = Stream::new(&s, None, &outside(11 * SECOND), runs);
+            let text = exposition(&[Scraped { stream, measured: Measured::default() }]);
+            let names = text.lines().filter_map(|l| Some(l.rsplit_once(' ')?.0.to_owned()));
+            names.filter(|n| n.starts_with("ringweir_reader_lag{")).collect::<Vec<_>>()
+        };
+        assert_eq!((series(true).len(), series(false).len()), (1, 2));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! `curl`.
 //!
 //! Contract: one request per connection, answered on a separate thread, with a limit on everything:
-//! size of the request, time for the whole request, time for the answer, number of connections. If
-//! there are too many connections, the oldest one is closed, so a silent or slow client never keeps
-//! others out. SIGINT, SIGTERM and SIGHUP end the program, which then removes the unix sockets it
+//! size of the request, time for the whole request, time for the answer, number of connections and
+//! of threads. If there are too many connections, the oldest one is closed, so a silent or slow
+//! client never keeps others out. Nor does a silent broker: its streams are served without
+//! latencies. SIGINT, SIGTERM and SIGHUP end the program, which then removes the unix sockets it
 //! made.
 
 use super::fleet::Fleet;
@@ -12,25 +13,29 @@ use super::latency;
 use super::model::Stream;
 use super::prom::{self, Scraped};
 use anyhow::Context;
-use ringweir_cli::stderr;
+use ringweir_cli::{signals, stderr};
 use ringweir_proto::os::socket_file::SocketFile;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, poll};
 use rustix::net::{SocketFlags, SocketType};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Longest request, line and headers together.
 const REQUEST_MOST: usize = 8 << 10;
 /// Time for a request, and the same again for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections at the same time.
+/// Connections at the same time, each with a thread. Others wait in the kernel's queue.
 const CONNECTIONS_MOST: usize = 32;
+/// How long a scrape waits for brokers to tell latencies. A healthy one takes less than a
+/// millisecond.
+const LATENCIES_WITHIN: Duration = Duration::from_millis(500);
+/// How long a client is waited for in any case, although others wait for its place.
+const GRACE: Duration = Duration::from_millis(100);
 /// Stack of a connection's thread.
 const STACK: usize = 256 << 10;
 
@@ -120,27 +125,42 @@ fn remedy(at: SocketAddr) -> &'static str {
 /// Serves until a signal comes.
 pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
     let (signals, tell) = UnixStream::pair()?;
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    for signal in super::ENDING.into_iter().filter(|signal| !signals::is_ignored(*signal)) {
         signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
     }
     let listeners = addresses.iter().map(Listener::open).collect::<anyhow::Result<Vec<_>>>()?;
     for listener in &listeners {
         stderr::line(format_args!("serving {}", listener.url));
     }
-    let scraper = Arc::new(Scraper { fleet: Mutex::new(fleet) });
-    let connections = Connections::default();
+    let scraper = Arc::new(Scraper::new(fleet));
+    let connections = Connections::new()?;
+    // A connection has to end before another is accepted.
+    let mut full = false;
     loop {
-        let mut fds = vec![PollFd::new(&signals, PollFlags::IN)];
-        fds.extend(listeners.iter().map(|l| PollFd::new(&l.fd, PollFlags::IN)));
-        match poll(&mut fds, None) {
+        let heard = if full { &[] } else { &listeners[..] };
+        let mut fds = vec![
+            PollFd::new(&signals, PollFlags::IN),
+            PollFd::new(&connections.ended, PollFlags::IN),
+        ];
+        fds.extend(heard.iter().map(|l| PollFd::new(&l.fd, PollFlags::IN)));
+        // While it is full, some client may become late.
+        let limit = full.then(|| ringweir_proto::os::event::timespec(GRACE / 4));
+        match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).context("cannot wait for connections"),
         }
         if !fds[0].revents().is_empty() {
             return Ok(());
         }
-        let ready: Vec<bool> = fds[1..].iter().map(|f| !f.revents().is_empty()).collect();
-        for (listener, _) in listeners.iter().zip(ready).filter(|(_, ready)| *ready) {
+        let ready: Vec<bool> = fds[2..].iter().map(|f| !f.revents().is_empty()).collect();
+        connections.forget_ended();
+        full = false;
+        for (listener, _) in heard.iter().zip(ready).filter(|(_, ready)| *ready) {
+            if connections.count() >= CONNECTIONS_MOST {
+                connections.dismiss_oldest();
+                full = true;
+                break;
+            }
             match rustix::net::accept_with(&listener.fd, ACCEPTED) {
                 Ok(fd) => connections.admit(fd, &scraper),
                 Err(
@@ -157,37 +177,97 @@ pub fn run(fleet: Fleet, addresses: &[Address]) -> anyhow::Result<()> {
     }
 }
 
-/// Open connections.
-#[derive(Default)]
+/// What the thread of a connection is doing.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// It reads the request, since then.
+    Reads(Instant),
+    /// It makes the answer, which takes no longer than [`LATENCIES_WITHIN`] and a moment.
+    Answers,
+    /// It sends the answer, since then.
+    Sends(Instant),
+}
+
+/// One client.
+struct Connection {
+    fd: OwnedFd,
+    phase: Mutex<Phase>,
+}
+
+impl Connection {
+    /// Whether its client is waited for, and has been for [`GRACE`].
+    fn is_late(&self) -> bool {
+        match *lock(&self.phase) {
+            Phase::Answers => false,
+            // A thread that has not run yet will find its request.
+            Phase::Reads(since) => {
+                since.elapsed() >= GRACE
+                    && wait_for(&self.fd, PollFlags::IN, Instant::now()).is_err()
+            }
+            Phase::Sends(since) => since.elapsed() >= GRACE,
+        }
+    }
+}
+
+/// Open connections: one for each thread.
 struct Connections {
-    there: Arc<Mutex<Vec<Arc<OwnedFd>>>>,
+    there: Arc<Mutex<Vec<Arc<Connection>>>>,
+    /// Counts connections that ended.
+    ended: Arc<OwnedFd>,
+}
+
+/// Removes a connection when its thread ends, however it ends.
+struct Ends {
+    connection: Arc<Connection>,
+    there: Arc<Mutex<Vec<Arc<Connection>>>>,
+    ended: Arc<OwnedFd>,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        lock(&self.there).retain(|c| !Arc::ptr_eq(c, &self.connection));
+        // It fails only if it has counted 2^64 already.
+        let _counted = rustix::io::write(&self.ended, &1u64.to_ne_bytes());
+    }
 }
 
 impl Connections {
-    /// Serves `fd` on a separate thread; closes the oldest connection if there are too many.
-    fn admit(&self, fd: OwnedFd, scraper: &Arc<Scraper>) {
-        if lock(&self.there).len() >= CONNECTIONS_MOST {
-            self.dismiss_oldest();
-        }
-        let connection = Arc::new(fd);
-        lock(&self.there).push(connection.clone());
-        let (there, scraper, served) = (self.there.clone(), scraper.clone(), connection.clone());
-        let thread =
-            std::thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(move || {
-                // It is no error if a client disconnects or is dismissed.
-                let _gone = serve(&served, &scraper);
-                lock(&there).retain(|g| !Arc::ptr_eq(g, &served));
-            });
-        if thread.is_err() {
-            lock(&self.there).retain(|g| !Arc::ptr_eq(g, &connection));
-        }
+    fn new() -> anyhow::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let ended = rustix::event::eventfd(0, flags).context("eventfd")?;
+        Ok(Self { there: Arc::default(), ended: Arc::new(ended) })
     }
 
-    /// Closes the oldest connection: its thread finds the socket shut down.
+    fn count(&self) -> usize {
+        lock(&self.there).len()
+    }
+
+    fn forget_ended(&self) {
+        // It fails if none has ended.
+        let _none = rustix::io::read(&self.ended, &mut [0; 8]);
+    }
+
+    /// Serves `fd` on a separate thread.
+    fn admit(&self, fd: OwnedFd, scraper: &Arc<Scraper>) {
+        let connection =
+            Arc::new(Connection { fd, phase: Mutex::new(Phase::Reads(Instant::now())) });
+        lock(&self.there).push(connection.clone());
+        let (there, ended) = (self.there.clone(), self.ended.clone());
+        let (ends, scraper) = (Ends { connection, there, ended }, scraper.clone());
+        // Without a thread the connection ends here.
+        let _none =
+            std::thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(move || {
+                // It is no error if a client disconnects or is dismissed.
+                let _gone = serve(&ends.connection, &scraper);
+            });
+    }
+
+    /// Closes the oldest connection whose client is late: its thread finds the socket shut down and
+    /// ends. Those that are being answered end by themselves.
     fn dismiss_oldest(&self) {
-        let mut there = lock(&self.there);
-        if !there.is_empty() {
-            let _gone = rustix::net::shutdown(there.remove(0).as_fd(), rustix::net::Shutdown::Both);
+        let there = lock(&self.there);
+        if let Some(oldest) = there.iter().find(|c| c.is_late()) {
+            let _gone = rustix::net::shutdown(&oldest.fd, rustix::net::Shutdown::Both);
         }
     }
 }
@@ -196,22 +276,64 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes expositions.
+/// Makes expositions, one at a time: whoever asks meanwhile gets the same.
 struct Scraper {
-    fleet: Mutex<Fleet>,
+    sources: Mutex<Sources>,
+    newest: Mutex<Newest>,
+    made: Condvar,
+}
+
+struct Sources {
+    fleet: Fleet,
+    latencies: latency::Latencies,
+}
+
+#[derive(Default)]
+struct Newest {
+    is_made: bool,
+    text: Arc<str>,
+}
+
+/// Ends the making of an exposition, however it ends.
+struct Making<'a>(&'a Scraper);
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.newest).is_made = false;
+        self.0.made.notify_all();
+    }
 }
 
 impl Scraper {
-    fn exposition(&self) -> String {
-        // Queried outside of the lock, so that a silent broker keeps no other client waiting.
-        let (streams, asked) = {
-            let mut fleet = lock(&self.fleet);
-            fleet.forget_gone();
-            let streams = fleet.look();
-            let asked = latency::Asked::of(&fleet, &streams);
-            (streams, asked)
-        };
-        prom::exposition(&scraped(streams, asked))
+    fn new(fleet: Fleet) -> Self {
+        let sources = Mutex::new(Sources { fleet, latencies: latency::Latencies::default() });
+        Self { sources, newest: Mutex::default(), made: Condvar::new() }
+    }
+
+    fn exposition(&self) -> Arc<str> {
+        let mut newest = lock(&self.newest);
+        if newest.is_made {
+            let done = self.made.wait_while(newest, |newest| newest.is_made);
+            return done.unwrap_or_else(PoisonError::into_inner).text.clone();
+        }
+        newest.is_made = true;
+        drop(newest);
+        let _making = Making(self);
+        let text: Arc<str> = lock(&self.sources).exposition().into();
+        lock(&self.newest).text = text.clone();
+        text
+    }
+}
+
+impl Sources {
+    fn exposition(&mut self) -> String {
+        self.fleet.forget_gone();
+        let streams = self.fleet.look();
+        let measured = self.latencies.of(&self.fleet, &streams, LATENCIES_WITHIN);
+        let scraped = streams.into_iter().zip(measured);
+        let scraped: Vec<_> =
+            scraped.map(|(stream, measured)| Scraped { stream, measured }).collect();
+        prom::exposition(&scraped)
     }
 }
 
@@ -235,13 +357,18 @@ fn wait_for(fd: &OwnedFd, what: PollFlags, until: Instant) -> std::io::Result<()
     }
 }
 
-fn serve(fd: &OwnedFd, scraper: &Scraper) -> std::io::Result<()> {
+fn serve(connection: &Connection, scraper: &Scraper) -> std::io::Result<()> {
+    let fd = &connection.fd;
     let answer = match request(fd)? {
-        Ok(asked) => asked.answer(scraper),
+        Ok(asked) => {
+            *lock(&connection.phase) = Phase::Answers;
+            asked.answer(scraper)
+        }
         Err((status, words)) => {
             response(status, "text/plain; charset=utf-8", &format!("{words}\n"), true)
         }
     };
+    *lock(&connection.phase) = Phase::Sends(Instant::now());
     send(fd, answer.as_bytes())?;
     // The rest of the request must be read, or closing the socket would destroy the answer.
     rustix::net::shutdown(fd, rustix::net::Shutdown::Write)?;

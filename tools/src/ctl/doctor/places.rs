@@ -2,13 +2,13 @@
 //! attach, and whether dead brokers left anything.
 
 use super::finding::{Found, State, fail, ok, warn};
-use crate::broker_query::Pending;
+use crate::broker_query::{self, Pending};
 use crate::ctl::gc::{Action, Sweep};
 use crate::machine::Machine;
 use crate::process::Process;
 use ringweir::Error;
 use ringweir::Reason;
-use ringweir_proto::os::{paths, socket};
+use ringweir_proto::os::paths;
 use rustix::fs::Access;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -112,8 +112,7 @@ fn let_in(m: &Machine, path: &Path) -> String {
 }
 
 fn silent(name: &str, path: &Path, text: String) -> Found {
-    let peer = socket::connect(path).ok().and_then(|fd| socket::peer(fd).ok());
-    let fix = match peer.map(|p| (p.pid, Process::look(p.pid.into()))) {
+    let fix = match broker_query::pid_behind(path).map(|pid| (pid, Process::look(pid.into()))) {
         Some((pid, Process::Stopped(_))) => format!("kill -CONT {pid}"),
         Some((pid, _)) => format!("kill {pid}; ringctl gc   # then start {name} again"),
         None => "ringctl gc".into(),

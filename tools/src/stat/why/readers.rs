@@ -76,7 +76,9 @@ pub(super) fn limiting(
         ReaderState::Gone => (
             "gone",
             format!("{who} is gone: {prospect}{losing}"),
-            "its index becomes free when the broker runs again".into(),
+            "its index becomes free when the broker runs again and no process that it forked holds \
+                its connection; ringctl detach frees it now"
+                .into(),
         ),
         _ => {
             let (does, advice) = cause(seen.load(pid));
