@@ -93,8 +93,12 @@ impl Reload {
                     needs.make.push(path.into());
                     continue;
                 }
-                "udp" => (&[libc::AF_INET, libc::AF_INET6], CapabilitySet::NET_BIND_SERVICE),
-                "packet" => (&[libc::AF_PACKET], CapabilitySet::NET_RAW),
+                // Both follow their interface with messages of the kernel.
+                "udp" => (
+                    &[libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK],
+                    CapabilitySet::NET_BIND_SERVICE,
+                ),
+                "packet" => (&[libc::AF_PACKET, libc::AF_NETLINK], CapabilitySet::NET_RAW),
                 "netlink" => (&[libc::AF_NETLINK], CapabilitySet::empty()),
                 kind if SOURCES.iter().any(|k| k.name == kind) => continue,
                 _ => anyhow::bail!(

@@ -136,8 +136,9 @@ fn requests() -> Vec<u64> {
     let terminal = [libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF, libc::TIOCGWINSZ];
     let terminal_2 = [libc::TCGETS2, libc::TCSETS2, libc::TCSETSW2, libc::TCSETSF2];
     let file = [libc::FS_IOC_GETFLAGS, libc::FS_IOC_SETFLAGS];
-    let socket = [libc::FIONBIO, libc::FIONREAD, libc::SIOCGIFINDEX as libc::Ioctl];
-    let all = terminal.iter().chain(&terminal_2).chain(&file).chain(&socket);
+    let link = [libc::SIOCGIFINDEX as libc::Ioctl, libc::SIOCGIFNAME as libc::Ioctl];
+    let socket = [libc::FIONBIO, libc::FIONREAD];
+    let all = terminal.iter().chain(&terminal_2).chain(&file).chain(&socket).chain(&link);
     // The kernel compares 32 bits.
     all.map(|request| u64::from(*request as u32)).chain([info.into(), doorbell.into()]).collect()
 }
