@@ -296,8 +296,7 @@ fn a_reader_whose_wakes_are_slow_waits_for_its_share() {
 fn take(reader: &mut Reader) -> usize {
     reader.wait(Some(LIMIT)).unwrap();
     let mut count = 0;
-    while let ringweir::Item::Datagram(datagram) = reader.next().unwrap() {
-        drop(datagram);
+    while matches!(reader.next().unwrap(), ringweir::Item::Datagram(_)) {
         count += 1;
     }
     count
