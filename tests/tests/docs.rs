@@ -205,6 +205,7 @@ pages! {
     feed: "docs/feed.md",
     fpga: "docs/fpga.md",
     glossary: "docs/glossary.md",
+    limits: "docs/limits.md",
     operations: "docs/operations.md",
     rust_and_c: "docs/rust-and-c.md",
 }
