@@ -168,7 +168,10 @@ mod tests {
         assert!(!plain.capabilities.contains(CapabilitySet::NET_RAW));
         let later = ["packet".into(), "udp".into(), "file".into(), "/dev".into()];
         let more = reload.needs(&streams, &later).unwrap();
-        assert_eq!(more.families, [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_PACKET]);
+        assert_eq!(
+            more.families,
+            [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET]
+        );
         assert!(
             more.capabilities.contains(CapabilitySet::NET_RAW)
                 && more.make.contains(&"/dev".into())

@@ -185,21 +185,28 @@ impl PacketSource {
         })
     }
 
-    /// Reads how many frames the kernel has dropped for lack of room. Reading resets the kernel's
-    /// count.
-    fn take_drops(&mut self, intake: &mut Intake) {
-        let counts = get_words::<3>(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS);
-        match counts {
-            Ok([_, 0, _]) => {}
-            // They come after everything that is in the blocks.
-            Ok([_, drops, _]) if self.blocks.are_all_ours() => {
-                self.dropped[self.blocks.current()] += u64::from(drops);
+    /// How many frames the kernel has dropped for lack of room since this was last asked.
+    fn ask_drops(&self, intake: &mut Intake) -> Option<u64> {
+        match get_words::<3>(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS) {
+            Ok([_, drops, _]) => Some(u64::from(drops)).filter(|drops| *drops > 0),
+            Err(e) => {
+                intake.fault(format_args!(
+                    "packet: {}: reading its drop count: {e}",
+                    self.spec.interface
+                ));
+                None
             }
-            Ok([_, drops, _]) => intake.lost(Layer::Kernel, u64::from(drops), true),
-            Err(e) => intake.fault(format_args!(
-                "packet: {}: reading its drop count: {e}",
-                self.spec.interface
-            )),
+        }
+    }
+
+    /// Asks the kernel for drops, and reports them where they are.
+    fn take_drops(&mut self, intake: &mut Intake) {
+        let Some(drops) = self.ask_drops(intake) else { return };
+        if self.blocks.are_all_ours() {
+            // They come after everything that is in the blocks.
+            self.dropped[self.blocks.current()] += drops;
+        } else {
+            intake.lost(Layer::Kernel, drops, true);
         }
     }
 
@@ -215,10 +222,17 @@ impl PacketSource {
     fn release(&mut self, intake: &mut Intake) {
         // While all blocks are ours the kernel drops. It must be asked now: later it may have
         // filled this block, and dropped again.
-        if self.blocks.are_all_ours() {
+        let dropping = self.blocks.are_all_ours();
+        if dropping {
             self.take_drops(intake);
         }
+        let given_back = self.blocks.current();
         self.blocks.release();
+        // A frame may have been dropped between the answer and the release. It too comes before
+        // what the kernel fills into this block.
+        if dropping && let Some(drops) = self.ask_drops(intake) {
+            self.dropped[given_back] += drops;
+        }
     }
 
     /// No block is ready: counts drops that no later block has reported, and checks the interface.
