@@ -231,6 +231,10 @@ impl<'p> Client<'p> {
             match socket::send(&connection, &message, &fds) {
                 // The broker has hung up already.
                 Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+                // The broker has asked the kernel to let no descriptors through.
+                Err(Errno::PERM) if brings > 0 => {
+                    return Ok("descriptors refused by the kernel".into());
+                }
                 Err(e) => bail!("sending {} bytes: {e}", message.len()),
             }
         }
