@@ -268,7 +268,7 @@ fn spec() -> RingSpec<'static> {
 fn a_ring_as_it_was_left_is_adopted() {
     let corpse = Corpse::new();
     assert!(corpse.adopted(&corpse.bytes));
-    assert!(!corpse.path.exists(), "whoever gives it up removes it");
+    assert!(!corpse.path.exists(), "the broker that gives it up removes it");
 }
 
 /// Found by fuzzing: a sum that the adopter adds to must not be near its wrap.

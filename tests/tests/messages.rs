@@ -62,22 +62,18 @@ fn shell(env: &Environment, stderr: Stderr) -> (Command, Pipe) {
     let redirect = match stderr {
         Stderr::FullDisk => "2>/dev/full".into(),
         Stderr::Closed => "2>&-".into(),
-        // Opened for both, so that the shell itself is not kept waiting.
-        _ => format!("2<>{}", path.display()),
+        // For writing only: the test has the one descriptor that could be read from.
+        _ => format!("2>{}", path.display()),
     };
     let mut command = env.command_at("bash".as_ref());
-    // What is non-blocking is the open file, so that a process that shares it makes it so for all.
+    // The open file is non-blocking, so a process that shares it makes it so for all.
     let nonblocking = "import fcntl, os\n\
         fcntl.fcntl(2, fcntl.F_SETFL, fcntl.fcntl(2, fcntl.F_GETFL) | os.O_NONBLOCK)";
-    let before = match stderr {
-        Stderr::NonBlockingAndFull => format!("python3 -c '{nonblocking}' {redirect}\n"),
-        _ => String::new(),
-    };
     let script = match stderr {
         Stderr::NonBlockingAndFull => {
             format!("exec {redirect}\npython3 -c '{nonblocking}'\nexec \"$@\"")
         }
-        _ => format!("{before}exec \"$@\" {redirect}"),
+        _ => format!("exec \"$@\" {redirect}"),
     };
     command.args(["-c", &script, "-"]);
     (command, pipe)
@@ -87,8 +83,8 @@ fn ends(process: &mut Process, within: Duration) -> Option<std::process::ExitSta
     wait_for(within, || process.ended())
 }
 
-/// A broker whose standard error nobody reads serves readers, and ends in good order; so it does
-/// while it logs thousands of lines.
+/// A broker whose standard error cannot be written serves readers and ends in good order, though it
+/// logs when it starts and ends. Control: with a standard error that is read.
 #[test]
 fn a_broker_needs_nobody_who_reads_its_log() {
     for stderr in ALL {
@@ -109,8 +105,7 @@ fn a_broker_needs_nobody_who_reads_its_log() {
         if stderr == Stderr::ReaderGone {
             pipe.reader = None;
         }
-        // Each is a line in the log: more than a pipe and the queue hold.
-        for _ in 0..50 {
+        for _ in 0..5 {
             let read = env.run("ringcat", &["log", "-n", "20", "--from", "latest", "--verify"]);
             assert!(read.status.success(), "{stderr:?}: {read:?}");
         }
@@ -129,7 +124,7 @@ fn tools_end_with_their_status_whatever_stderr_is() {
         ("ringcat", &["absent"], 1),
         ("ringstat", &["absent"], 1),
         ("ringctl", &["show", "absent"], 1),
-        ("ringsend", &["udp:no-address"], 1),
+        ("ringsend", &["udp:no-address"], 2),
         ("ringgen", &["--rate", "1MB/s", "--size", "1", "--channels", "99999"], 2),
         ("ringd", &["--config", "/absent"], 1),
     ];
@@ -140,8 +135,7 @@ fn tools_end_with_their_status_whatever_stderr_is() {
             let mut process = env.start(command);
             let status = ends(&mut process, SOON);
             let code = status.and_then(|s| s.code());
-            let right = code == Some(expected) || code == Some(2);
-            assert!(right, "{program} with {stderr:?}: {status:?}, expected {expected}");
+            assert_eq!(code, Some(expected), "{program} with {stderr:?}: {status:?}");
         }
     }
 }

@@ -109,7 +109,7 @@ fn the_manager_is_notified_of_every_state() {
         receive(&manager, "STOPPING=1");
         assert!(broker.wait().success(), "{}", broker.stderr());
     }
-    // Inherited from a service that has ended: nobody is notified, and that is all.
+    // Inherited from a service that has ended: the broker warns, and serves without a manager.
     let mut command = serve(&env, &file);
     command.env("NOTIFY_SOCKET", env.path("nobody"));
     let mut broker = env.start(command);
@@ -327,7 +327,7 @@ fn a_passed_socket_is_served_and_stays() {
     let log = broker.process.stderr();
     assert!(log.contains("other.sock: passed by the service manager"), "{log}");
     broker.end();
-    assert!(path.exists(), "it belongs to whoever made it");
+    assert!(path.exists(), "it belongs to the process that made it");
     std::fs::remove_file(&path).unwrap();
 }
 

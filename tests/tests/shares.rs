@@ -51,9 +51,9 @@ fn is_served(uid: u32, gid: u32, path: &str) -> bool {
     })
 }
 
-/// Whoever connects, and whatever for, cannot hand over descriptors, so nothing is ever closed for
-/// anybody: not by the broker, its `unix:` source or a socket server. Control: a socket that was not
-/// told to refuse them gets one.
+/// No peer can hand over descriptors, whatever it connects for, so nothing is ever closed for it:
+/// not by the broker, its `unix:` source or a socket server. Control: a socket that was not told to
+/// refuse them gets one.
 #[test]
 fn descriptors_are_refused_to_whoever_sends_them() {
     let (probe, _other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -223,8 +223,8 @@ fn unread_answers_are_counted() {
     broker.end();
 }
 
-/// A reader whose wakes are made to walk tens of thousands of entries is woken last and only now and
-/// then, and the others are woken as before. Control: before that it is woken as often as they.
+/// A reader whose wakes are made to walk tens of thousands of entries is woken last and only now
+/// and then, and the others are woken as before. Control: before that it is woken as often as they.
 #[test]
 fn a_reader_whose_wakes_are_slow_waits_for_its_share() {
     const ENTRIES: usize = 100_000;

@@ -78,11 +78,7 @@ impl Pump {
                 self.pause(pause);
                 continue;
             }
-            let filled = self.source.fill(self.intake.for_source());
-            if self.intake.flush() {
-                self.wake();
-            }
-            match filled? {
+            match self.fill()? {
                 Fill::Took => {}
                 Fill::Ended => return Ok(()),
                 Fill::Idle if self.spin => std::hint::spin_loop(),
@@ -114,11 +110,7 @@ impl Pump {
                 self.pause(pause);
                 continue;
             }
-            let filled = self.source.fill(self.intake.for_source());
-            if self.intake.flush() {
-                self.wake();
-            }
-            match filled? {
+            match self.fill()? {
                 Fill::Ended => return Ok(()),
                 Fill::Idle if now >= until => return Ok(()),
                 Fill::Took if now >= until + DRAIN_NS => return Ok(()),
@@ -134,6 +126,16 @@ impl Pump {
                 }
             }
         }
+    }
+
+    /// Publishes what the source has now, also in front of its failure, and wakes readers.
+    #[inline(always)]
+    fn fill(&mut self) -> Result<Fill, SourceError> {
+        let filled = self.source.fill(self.intake.for_source());
+        if self.intake.flush() {
+            self.wake();
+        }
+        filled
     }
 
     #[inline]

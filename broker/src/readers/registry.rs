@@ -324,8 +324,8 @@ impl Readers {
         self.lock().entries.iter().flatten().count()
     }
 
-    /// The waker: waits for its event or for sleep requests, at most for `limit`, and puts what came
-    /// into `found`.
+    /// The waker: waits for its event or for sleep requests, at most for `limit`, and puts what
+    /// came into `found`.
     pub(super) fn wait(
         &self,
         events: &mut Vec<epoll::Event>,
@@ -351,8 +351,8 @@ impl Readers {
         self.with_wakes(&mut self.lock(), |sleepers, gate, wake| sleepers.settle(gate, wake));
     }
 
-    /// The waker, when nothing else is to do: wakes one slow reader if its user may have a slow wake
-    /// now. Returns when to call this again; `None`: no slow reader waits for its wake.
+    /// The waker, when nothing else is to do: wakes one slow reader if its user may have a slow
+    /// wake now. Returns when to call this again; `None`: no slow reader waits for its wake.
     pub(super) fn wake_postponed(&self) -> Option<Duration> {
         let mut state = self.lock();
         let State { entries, costs, postponed, .. } = &mut *state;
@@ -456,8 +456,8 @@ mod tests {
         assert!(attach(&readers).is_some());
     }
 
-    /// A slow reader's wake is not lost, whoever postpones it: the waker is told, and wakes it when
-    /// its user may have it. Control: another reader is woken at once.
+    /// A slow reader's wake is not lost, whichever thread postpones it: the waker is told, and
+    /// wakes it when its user may have it. Control: another reader is woken at once.
     #[test]
     fn a_postponed_wake_comes() {
         let (readers, _queue) = registry(3);

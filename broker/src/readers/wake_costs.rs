@@ -1,10 +1,10 @@
 //! What wakes may cost. A reader can make each of its wakes walk hundreds of thousands of entries,
-//! by polling its wake descriptor that often, and whoever wakes it pays for the walk.
+//! by polling its wake descriptor that often, and the thread that wakes it pays for the walk.
 //!
 //! Contract: only wakes of [`SLOW_WAKE_NS`] or more are charged. The slow wakes of one user take at
 //! most one part in [`SHARE_OF_USER`] of a processor, and all together one in [`SHARE_OF_ALL`]; a
-//! wake that is not due yet waits, and no other reader waits for it. A user stays known for a while,
-//! so that attaching again gains nothing. Memory is bounded.
+//! wake that is not due yet waits, and no other reader waits for it. A user stays known for a
+//! while, so that attaching again gains nothing. Memory is bounded.
 
 use crate::wake::slow_wake::SLOW_WAKE_NS;
 use ringweir_proto::os::users;

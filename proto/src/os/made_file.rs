@@ -1,6 +1,6 @@
 //! The file that `bind` made for a unix socket.
 //!
-//! Contract: whoever owns the directory can put another file in its place at any moment, even while
+//! Contract: the owner of the directory can put another file in its place at any moment, even while
 //! it is made. So everything is done through a descriptor of it that was checked: it is a socket of
 //! this process's user and has one name. Such a socket that was moved here from elsewhere would
 //! pass; nobody but this user and those who own its directory can do that, and the worst is that

@@ -54,7 +54,7 @@ fn socket() -> Result<OwnedFd, OsError> {
 /// Listens at `path`, which must not exist, with `mode` and, if given, group `gid`. Returns the
 /// socket and its file.
 ///
-/// Whoever owns the directory can replace the file at any moment, so after `bind` nothing goes by
+/// The owner of the directory can replace the file at any moment, so after `bind` nothing goes by
 /// path: see [`MadeFile`].
 pub fn listen(path: &Path, mode: u32, gid: Option<u32>) -> Result<(OwnedFd, MadeFile), OsError> {
     let shown = path.display();
@@ -89,8 +89,8 @@ const SO_PASSRIGHTS: i32 = 83;
 
 /// Makes the kernel refuse descriptors to those who send them to this socket, and to every
 /// connection that it accepts. Returns whether it does: kernels before Linux 6.16 do not. There,
-/// what is not received is closed by whoever receives the packet or closes the socket, and a close
-/// can take as long as the sender likes (a TCP socket with SO_LINGER).
+/// what is not received is closed by the thread that receives the packet or closes the socket, and
+/// a close can take as long as the sender likes (a TCP socket with SO_LINGER).
 pub fn refuse_descriptors(fd: impl AsFd) -> bool {
     let (off, bytes) = (0_i32, size_of::<i32>() as libc::socklen_t);
     let (raw, value) = (fd.as_fd().as_raw_fd(), (&raw const off).cast());
@@ -183,8 +183,8 @@ pub fn receive_bytes(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Whether the peer has not read yet, or closed unread, all that was sent. What it has not read stays
-/// in memory of the sender's after a close too.
+/// Whether the peer has not read yet, or closed unread, all that was sent. What it has not read
+/// stays in memory of the sender's after a close too.
 pub fn has_unread(fd: impl AsFd) -> bool {
     // SK_MEMINFO_WMEM_ALLOC is the third word.
     let mut info = [0_u32; 16];

@@ -31,8 +31,8 @@ const LAST_MESSAGES: Duration = Duration::from_secs(1);
 pub fn run(main: impl FnOnce() -> ExitCode) -> ExitCode {
     // A handler that does nothing, other than ignoring the signal, is not inherited by programs
     // that this one starts.
-    let nobody = Arc::new(AtomicBool::new(false));
-    if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, nobody) {
+    let unused = Arc::new(AtomicBool::new(false));
+    if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, unused) {
         stderr::line(format_args!("cannot catch SIGXFSZ: {e}"));
     }
     let status = main();

@@ -163,7 +163,7 @@ impl<'a> Cat<'a> {
                 Item::Ended(End::Detached(by)) => return Ok(Why::Detached(by)),
                 Item::Ended(_) => return Ok(Why::StreamEnded),
                 Item::Empty => {
-                    // Whoever reads the output sees its beginning before the first datagram.
+                    // The reader of the output sees its beginning before the first datagram.
                     if !self.begin(reader.link_type(), false) {
                         return Ok(Why::Failed);
                     }

@@ -276,7 +276,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes expositions, one at a time: whoever asks meanwhile gets the same.
+/// Makes expositions, one at a time: scrapes that come meanwhile get the same.
 struct Scraper {
     sources: Mutex<Sources>,
     newest: Mutex<Newest>,
