@@ -77,8 +77,8 @@ struct PacketSource {
     /// A block has come since the kernel was last asked for drops. Without a new block there are
     /// none: the kernel drops only when all blocks are ours.
     fresh: bool,
-    /// For each block: the drops that come before what the kernel fills into it next. While the
-    /// kernel drops, all blocks are ours, and it goes on with the first that it gets back.
+    /// For each block: the drops that come before what the kernel has filled into it. If it is
+    /// open, or the kernel's: before what the kernel fills into it next.
     dropped: Box<[u64]>,
     /// When to check the socket for an error next, CLOCK_MONOTONIC ns: a pump that spins must not
     /// check in every round.
@@ -199,19 +199,16 @@ impl PacketSource {
         }
     }
 
-    /// Asks the kernel for drops, and reports them where they are.
+    /// Asks the kernel for drops, and remembers which block they come before.
     fn take_drops(&mut self, intake: &mut Intake) {
-        let Some(drops) = self.ask_drops(intake) else { return };
-        if self.blocks.are_all_ours() {
-            // They come after everything that is in the blocks.
-            self.dropped[self.blocks.current()] += drops;
-        } else {
-            intake.lost(Layer::Kernel, drops, true);
+        let before = self.blocks.drops_are_before();
+        if let Some(drops) = self.ask_drops(intake) {
+            self.dropped[before] += drops;
         }
     }
 
     /// Reports the drops that come before the current block.
-    fn tell_dropped(&mut self, intake: &mut Intake) {
+    fn report_dropped(&mut self, intake: &mut Intake) {
         let dropped = std::mem::take(&mut self.dropped[self.blocks.current()]);
         if dropped > 0 {
             intake.lost(Layer::Kernel, dropped, true);
@@ -221,25 +218,19 @@ impl PacketSource {
     /// Gives the open block back to the kernel.
     fn release(&mut self, intake: &mut Intake) {
         // While all blocks are ours the kernel drops. It must be asked now: later it may have
-        // filled this block, and dropped again.
-        let dropping = self.blocks.are_all_ours();
-        if dropping {
+        // filled this block, and dropped again. A drop between the question and the release is
+        // marked in this block when the kernel hands it over.
+        if self.blocks.are_all_ours() {
             self.take_drops(intake);
         }
-        let given_back = self.blocks.current();
         self.blocks.release();
-        // A frame may have been dropped between the answer and the release. It too comes before
-        // what the kernel fills into this block.
-        if dropping && let Some(drops) = self.ask_drops(intake) {
-            self.dropped[given_back] += drops;
-        }
     }
 
     /// No block is ready: counts drops that no later block has reported, and checks the interface.
     fn idle(&mut self, intake: &mut Intake) {
         if std::mem::take(&mut self.fresh) {
-            self.tell_dropped(intake);
             self.take_drops(intake);
+            self.report_dropped(intake);
         }
         if intake.now() < self.look {
             return;
@@ -364,20 +355,14 @@ impl Source for PacketSource {
         }
         while intake.has_room() {
             if !self.blocks.is_open() {
-                match self.blocks.open() {
-                    Some(status) => {
-                        self.tell_dropped(intake);
-                        // More were dropped before this block, just before an earlier one was
-                        // given back. If the kernel drops again now, `release` asks.
-                        if status & libc::TP_STATUS_LOSING != 0 && !self.blocks.are_all_ours() {
-                            self.take_drops(intake);
-                        }
-                    }
-                    None => {
-                        self.idle(intake);
-                        return Ok(Fill::Idle);
-                    }
+                if !self.blocks.open() {
+                    self.idle(intake);
+                    return Ok(Fill::Idle);
                 }
+                if self.blocks.is_losing() {
+                    self.take_drops(intake);
+                }
+                self.report_dropped(intake);
                 (self.down, self.fresh) = (false, true);
             }
             match self.blocks.next() {

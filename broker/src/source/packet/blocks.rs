@@ -57,6 +57,8 @@ pub(super) struct Blocks {
     block: usize,
     count: usize,
     current: usize,
+    /// Blocks from the current one on that are known to be ours, and were looked at for losses.
+    seen: usize,
     open: Cell<Option<Open>>,
     // Invariant: only dropping the owner unmaps `base`.
     _owner: Box<dyn Any + Send>,
@@ -80,7 +82,7 @@ impl Blocks {
         owner: Box<dyn Any + Send>,
     ) -> Self {
         assert!(block >= LEAST && block.is_multiple_of(8) && count > 0, "blocks of {block} bytes");
-        Self { base, block, count, current: 0, open: Cell::new(None), _owner: owner }
+        Self { base, block, count, current: 0, seen: 0, open: Cell::new(None), _owner: owner }
     }
 
     /// The status word of the current block.
@@ -117,9 +119,42 @@ impl Blocks {
         self.open.get().is_some()
     }
 
-    /// Number of the current block, which is the one that the kernel fills next if all are ours.
+    /// Number of the current block.
     pub(super) fn current(&self) -> usize {
         self.current
+    }
+
+    /// The number of the block that the drops come before which the kernel has counted by now, and
+    /// was not asked for before.
+    ///
+    /// The kernel drops only while all blocks are ours, and sets `TP_STATUS_LOSING` in each block
+    /// that it hands over while it has counted drops that nobody has asked for. So they come before
+    /// the first block that has it and was not looked at here before. Without such a block they
+    /// come before what the kernel is filling, or fills next. Call it right before the question: a
+    /// drop that is counted in between is reported early, and never late.
+    pub(super) fn drops_are_before(&mut self) -> usize {
+        let mut losing = None;
+        loop {
+            let number = (self.current + self.seen) % self.count;
+            if self.seen == self.count {
+                return losing.unwrap_or(number);
+            }
+            // Relaxed: only these bits are used, nothing else of the block.
+            let status = self.status_of(number).load(Ordering::Relaxed);
+            if status & libc::TP_STATUS_USER == 0 {
+                return losing.unwrap_or(number);
+            }
+            if status & libc::TP_STATUS_LOSING != 0 {
+                losing = losing.or(Some(number));
+            }
+            self.seen += 1;
+        }
+    }
+
+    /// Whether the open block was handed over with drops that nobody has asked for since.
+    pub(super) fn is_losing(&self) -> bool {
+        // Relaxed: the block is ours, and its status does not change until it is given back.
+        self.seen == 0 && self.status().load(Ordering::Relaxed) & libc::TP_STATUS_LOSING != 0
     }
 
     /// Whether all blocks are ours. The kernel fills them in turn, so it is enough to look at the
@@ -130,19 +165,19 @@ impl Blocks {
         self.status_of(last).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
     }
 
-    /// Opens the next block if the kernel has handed it over. Returns its status bits.
-    pub(super) fn open(&self) -> Option<u32> {
+    /// Opens the next block. False: the kernel has not handed it over.
+    pub(super) fn open(&self) -> bool {
         // Acquire: what the kernel wrote to the block before is visible. Partner: the kernel's
         // barrier before it sets the status.
         let status = self.status().load(Ordering::Acquire);
         if status & libc::TP_STATUS_USER == 0 {
-            return None;
+            return false;
         }
         let bytes = self.bytes();
         // Both lie in the first LEAST bytes, which every block has.
-        let (left, at) = (u32_at(bytes, PACKETS)?, u32_at(bytes, FIRST)? as usize);
-        self.open.set(Some(Open { left, at }));
-        Some(status)
+        let open = u32_at(bytes, PACKETS).zip(u32_at(bytes, FIRST));
+        self.open.set(open.map(|(left, at)| Open { left, at: at as usize }));
+        true
     }
 
     /// The next packet of the open block. `None`: there are no more.
@@ -167,7 +202,8 @@ impl Blocks {
             // Release: all our reads of the block come before. Partner: the kernel checks the
             // status before it writes to the block.
             self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
-            self.current = if self.current + 1 == self.count { 0 } else { self.current + 1 };
+            self.current = (self.current + 1) % self.count;
+            self.seen = self.seen.saturating_sub(1);
         }
     }
 }
@@ -253,7 +289,7 @@ mod tests {
     fn packets_come_in_order_and_the_block_goes_back() {
         let mut blocks = ring([block(&[1, 60, 0, 1500]), block(&[7]), block(&[])].concat(), SIZE);
         for lengths in [vec![1, 60, 0, 1500], vec![7], vec![]] {
-            assert_eq!(blocks.open(), Some(libc::TP_STATUS_USER | libc::TP_STATUS_BLK_TMO));
+            assert!(blocks.open());
             for (i, len) in lengths.into_iter().enumerate() {
                 let packet = blocks.next().unwrap().unwrap();
                 assert_eq!(
@@ -266,7 +302,44 @@ mod tests {
             blocks.release();
         }
         // All three blocks belong to the kernel again.
-        assert_eq!((blocks.open(), blocks.current, blocks.is_open()), (None, 0, false));
+        assert_eq!((blocks.open(), blocks.current, blocks.is_open()), (false, 0, false));
+    }
+
+    #[test]
+    fn drops_come_before_the_first_block_that_was_handed_over_with_them() {
+        let empty = || block(&[]);
+        let mut blocks = ring([empty(), empty(), empty(), empty()].concat(), SIZE);
+        let fill = |blocks: &Blocks, number: usize, losing: bool| {
+            let losing = if losing { libc::TP_STATUS_LOSING } else { 0 };
+            blocks.status_of(number).store(libc::TP_STATUS_USER | losing, Ordering::Relaxed);
+        };
+        let give_back = |blocks: &mut Blocks| {
+            assert!(blocks.open());
+            let losing = blocks.is_losing();
+            blocks.release();
+            losing
+        };
+        // All are ours, and none has the mark: they come before what is filled next, which is 0.
+        assert_eq!(blocks.drops_are_before(), 0);
+        assert!(!give_back(&mut blocks));
+        // The kernel is filling 0.
+        assert_eq!((blocks.drops_are_before(), blocks.current()), (0, 1));
+        // A drop of before was counted late. It is found although all are ours again.
+        fill(&blocks, 0, true);
+        assert!(blocks.are_all_ours());
+        assert_eq!(blocks.drops_are_before(), 0);
+        // Asked once. What is dropped from now on comes before 1.
+        assert_eq!(blocks.drops_are_before(), 1);
+        assert!(!give_back(&mut blocks) && !give_back(&mut blocks));
+        // Both have the mark: the first one counts. An open block that was looked at has no more.
+        (fill(&blocks, 1, true), fill(&blocks, 2, true));
+        assert!(!give_back(&mut blocks));
+        fill(&blocks, 3, true);
+        assert_eq!((blocks.current(), blocks.drops_are_before()), (0, 1));
+        assert!((0..4).all(|_| !give_back(&mut blocks)));
+        // Nobody asked: the first one that is opened says so.
+        (fill(&blocks, 0, false), fill(&blocks, 1, true), fill(&blocks, 2, true));
+        assert_eq!([(); 3].map(|()| give_back(&mut blocks)), [false, true, true]);
     }
 
     #[test]
@@ -283,7 +356,7 @@ mod tests {
                     bad.as_chunks::<8>().0.iter().map(|w| u64::from_ne_bytes(*w)).collect(),
                     SIZE,
                 );
-                if blocks.open().is_none() {
+                if !blocks.open() {
                     continue;
                 }
                 for _ in 0..1000 {
@@ -310,7 +383,7 @@ mod tests {
         block[at] |= 0xFFFF_FFFF;
         block[at] |= 0xFFFF_FFFF << 32;
         let blocks = ring(block, SIZE);
-        blocks.open().unwrap();
+        assert!(blocks.open());
         assert_eq!(blocks.next(), Err(Damaged { left: 2 }));
         assert_eq!(blocks.next(), Ok(None));
     }
