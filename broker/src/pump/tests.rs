@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use super::core::PumpCore;
 use super::handle::PumpHandle;
 use super::run::Pump;
 use crate::intake::for_pump::PumpIntake;
@@ -59,7 +60,8 @@ fn pump(source: Box<dyn Source>, ring: WritableRing) -> Pump {
     let (_commands, receiver) = commands::queue(8, pump_event.clone());
     let intake = PumpIntake::new(Publisher::new(ring), notice::queue().0);
     let readers = PumpReaders::new(Arc::new(WakeGate::default()), receiver, 8, event());
-    Pump::new(source, intake, readers, Arc::new(PumpHandle::new(pump_event, false)))
+    let handle = Arc::new(PumpHandle::new(pump_event, false));
+    Pump::new(PumpCore::new(intake, readers, handle), source)
 }
 
 /// Pumps `source` to its end in this thread. Returns datagrams published and allocations made.

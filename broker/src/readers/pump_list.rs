@@ -25,7 +25,7 @@ pub struct PumpReaders {
 /// What the pump did after a flush.
 pub enum Woken<'r> {
     /// No reader slept.
-    Nobody,
+    NoReader,
     /// The one reader that slept.
     One,
     /// The same, and this reader was found to be slow to wake: the waker does it from now on.
@@ -84,10 +84,10 @@ impl PumpReaders {
     #[inline]
     pub fn wake(&mut self) -> Woken<'_> {
         if self.sleepers_most == 0 {
-            return Woken::Nobody;
+            return Woken::NoReader;
         }
         match self.gate.after_commit() {
-            Wake::Nobody => Woken::Nobody,
+            Wake::Nobody => Woken::NoReader,
             Wake::One(index) => self.wake_one(index),
             Wake::Several => {
                 self.waker_event.signal();

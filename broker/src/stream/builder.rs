@@ -15,6 +15,7 @@ use crate::process::passed_sockets::PassedSockets;
 use crate::process::privilege;
 use crate::process::sandbox::{Needs, Sandbox};
 use crate::process::sched::{self, Class};
+use crate::pump::core::PumpCore;
 use crate::pump::handle::PumpHandle;
 use crate::pump::run::Pump;
 use crate::readers::commands;
@@ -137,10 +138,11 @@ impl StreamBuilder<'_, '_> {
         let pump_readers =
             PumpReaders::new(gate, command_receiver, config.readers_max, waker_event.clone());
         let handle = Arc::new(PumpHandle::new(pump_event, config.wait_readers > 0));
-        let mut pump = Pump::new(source, intake, pump_readers, handle.clone()).spin(config.spin);
+        let mut core = PumpCore::new(intake, pump_readers, handle.clone());
         if let Some(budget) = config.lossless {
-            pump = pump.lossless(budget.0, config.readers_max);
+            core = core.lossless(budget.0, config.readers_max);
         }
+        let pump = Pump::new(core, source).spin(config.spin);
 
         let sandbox = host.sandbox.clone();
         let waker = Waker::start(thread_name("wake", name), &readers, waker_event, move || {
