@@ -2,9 +2,9 @@
 //! before it is used.
 
 use crate::Error;
-use crate::fork::Socket;
 use crate::view::streams;
 use ringweir_proto::control::{Reply, Request};
+use ringweir_proto::os::fork::Socket;
 use ringweir_proto::os::socket::Packet;
 use ringweir_proto::os::{paths, socket};
 use ringweir_proto::printable::printable;

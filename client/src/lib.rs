@@ -93,7 +93,6 @@ pub mod admin;
 mod connect;
 mod datagram;
 mod error;
-mod fork;
 mod reader;
 pub mod view;
 

@@ -4,7 +4,8 @@
 //!
 //! The test runs a chain of brokers over one ring. Each one has a point and a fault armed. Three
 //! readers outlive all brokers: one keeps up, one reads in place, and one is slow and, if it is
-//! lossy, is lapped all the time. There is a chain for each [`Kind`] of readers;
+//! lossy, is lapped all the time. There is a chain for each [`Kind`] of readers, and one of programs
+//! that publish by themselves;
 //! `RINGWEIR_ROUNDS=N` runs each N times (1 in CI). Control:
 //! `an_adopter_that_publishes_half_a_datagram_is_found`.
 
@@ -67,7 +68,16 @@ fn points() -> impl Iterator<Item = Point> {
     Point::PUBLISH.into_iter().filter(|p| *p != Point::K10)
 }
 
+/// What publishes in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Ringd,
+    /// A program with the library.
+    Program,
+}
+
 struct Stage {
+    by: By,
     env: Environment,
     mailbox: Mailbox,
     /// Readers that each broker waits for before it publishes: all that are attached. A reader that
@@ -76,9 +86,10 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(stayers: usize, limit: Duration) -> Self {
+    fn new(by: By, stayers: usize, limit: Duration) -> Self {
         programs::crashing();
         Self {
+            by,
             env: Environment::new(limit),
             mailbox: Mailbox::create(stayers + 1),
             readers: stayers.into(),
@@ -89,30 +100,22 @@ impl Stage {
     /// by itself has a count.
     fn start(&self, armed: Option<&str>, mutant: bool, count: Option<u64>) -> Process {
         let count = count.map_or(String::new(), |n| format!(",count={n}"));
-        let source = format!("gen:rate=20000/s,size=24..500,channels=3{count}");
+        let spec = format!("rate=20000/s,size=24..500,channels=3{count}");
+        let readers = self.readers.get().to_string();
         let mut command = self.env.command_at(programs::crashing());
-        command.arg("--run-dir").arg(self.env.run_dir());
-        command.args([
-            "run",
-            "--name",
-            NAME,
-            "--source",
-            &source,
-            "--wait-readers",
-            &self.readers.get().to_string(),
-        ]);
         // A budget without end: no reader is demoted, and each lossless reader must receive
-        // everything.
-        command.args([
-            "--depth",
-            "240",
-            "--capacity",
-            "64KiB",
-            "--max-datagram",
-            "512",
-            "--lossless",
-            "forever",
-        ]);
+        // everything. The program has the same.
+        match self.by {
+            By::Program => {
+                command.arg("publish").arg(self.env.run_dir()).args([NAME, &spec, &readers])
+            }
+            By::Ringd => command
+                .arg("--run-dir")
+                .arg(self.env.run_dir())
+                .args(["run", "--name", NAME, "--source", &format!("gen:{spec}")])
+                .args(["--wait-readers", &readers, "--depth", "240", "--capacity", "64KiB"])
+                .args(["--max-datagram", "512", "--lossless", "forever"]),
+        };
         if let Some(armed) = armed {
             command.env("RINGWEIR_CRASH", armed);
         }
@@ -178,23 +181,28 @@ fn nth(turn: u64) -> u64 {
 
 #[test]
 fn every_fault_at_every_point_with_lossy_readers() {
-    every_place_and_every_misfortune(Kind::Lossy);
+    every_fault_at_every_point(By::Ringd, Kind::Lossy);
 }
 
 #[test]
 fn every_fault_at_every_point_with_lossless_readers() {
-    every_place_and_every_misfortune(Kind::Lossless);
+    every_fault_at_every_point(By::Ringd, Kind::Lossless);
 }
 
 #[test]
 fn every_fault_at_every_point_with_both_kinds() {
-    every_place_and_every_misfortune(Kind::Both);
+    every_fault_at_every_point(By::Ringd, Kind::Both);
 }
 
-fn every_place_and_every_misfortune(kind: Kind) {
+#[test]
+fn every_fault_at_every_point_of_a_program_that_publishes() {
+    every_fault_at_every_point(By::Program, Kind::Both);
+}
+
+fn every_fault_at_every_point(by: By, kind: Kind) {
     let rounds: u64 =
         std::env::var("RINGWEIR_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let stage = Stage::new(STAYERS, Duration::from_secs(600 + rounds * 300));
+    let stage = Stage::new(by, STAYERS, Duration::from_secs(600 + rounds * 300));
     let mut generations = Vec::new();
     for _ in 0..rounds {
         generations.extend(ALL.into_iter().flat_map(|m| points().map(move |p| (p, m))));
@@ -311,7 +319,7 @@ fn every_place_and_every_misfortune(kind: Kind) {
     back.sort();
     let (median, most) = (back[back.len() / 2], back[back.len() - 1]);
     eprintln!(
-        "{kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, max \
+        "{by:?}, {kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, max \
         {most:.1?}"
     );
 }
@@ -321,7 +329,7 @@ fn every_place_and_every_misfortune(kind: Kind) {
 #[test]
 fn an_adopter_that_publishes_half_a_datagram_is_found() {
     for point in [Point::K5, Point::K6] {
-        let stage = Stage::new(1, Duration::from_secs(300));
+        let stage = Stage::new(By::Ringd, 1, Duration::from_secs(300));
         let mut broker = stage.start(Some(&format!("{point:?}:300:kill")), false, None);
         says(&mut broker, &format!("{NAME} gen 1"));
         let mut reader = stage.reader(0, &[]);

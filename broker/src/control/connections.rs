@@ -7,6 +7,7 @@ use super::limits::{
     VIEWERS_MORE, VIEWERS_MORE_PER_USER, VIEWERS_MOST, VIEWERS_PER_USER, share_of_person,
 };
 use crate::stream::log::Refused;
+use ringweir_proto::os::fork::ClosedInChild;
 use ringweir_proto::os::{socket, users};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -14,6 +15,8 @@ use std::time::Instant;
 
 /// One connection.
 pub(super) struct Connection {
+    /// A child would keep it open, and its reader would not notice this process's death.
+    _in_child: ClosedInChild,
     pub(super) fd: OwnedFd,
     /// Index of its stream.
     pub(super) stream: usize,
@@ -22,9 +25,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// A connection to the stream with this index.
+    pub(super) fn new(fd: OwnedFd, stream: usize, peer: Refused, role: Role) -> Self {
+        Self { _in_child: ClosedInChild::new(&fd), fd, stream, peer, role }
+    }
+
     /// One that was answered when it was accepted.
     pub(super) fn answered(fd: OwnedFd, stream: usize, peer: Refused, now: Instant) -> Self {
-        Self { fd, stream, peer, role: Role::Answered(now + HANDSHAKE) }
+        Self::new(fd, stream, peer, Role::Answered(now + HANDSHAKE))
     }
 }
 

@@ -175,6 +175,7 @@ impl Control {
     fn tick(&mut self) {
         let now = Instant::now();
         for stream in self.streams.iter_mut() {
+            stream.see_to_readers();
             sampler::sample(stream);
             stream.log().log_notices(now);
             stream.log().log_refusals(now);
@@ -311,7 +312,7 @@ impl Control {
             return self.count_unread(&fd, uid);
         }
         let role = Role::Handshaking(now + HANDSHAKE);
-        self.connections.add(Connection { fd, stream: i, peer: refused, role });
+        self.connections.add(Connection::new(fd, i, refused, role));
         // A client sends its request at once. Taking it now keeps the number of handshakes small
         // while a tool asks many streams.
         self.receive(n);

@@ -201,7 +201,7 @@ impl Intake {
     }
 
     /// Adds to a counter.
-    pub fn count(&mut self, counter: PumpCounter, n: u64) {
+    pub(crate) fn count(&mut self, counter: PumpCounter, n: u64) {
         self.publisher.add(counter, n);
     }
 

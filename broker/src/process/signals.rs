@@ -47,6 +47,15 @@ impl Signals {
         Ok(Self { stop: signals, reload })
     }
 
+    /// No signals at all: the broker is to stop once the second part is dropped.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn none() -> std::io::Result<(Self, UnixStream)> {
+        let (stop, write) = UnixStream::pair()?;
+        Ok((Self { stop, reload: None }, write))
+    }
+
     /// Readable once the broker is to stop.
     pub fn stop_fd(&self) -> BorrowedFd<'_> {
         self.stop.as_fd()

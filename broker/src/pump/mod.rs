@@ -4,5 +4,6 @@ pub mod back_pressure;
 pub mod core;
 pub mod handle;
 pub mod run;
+pub mod shared;
 #[cfg(test)]
 mod tests;

@@ -198,6 +198,39 @@ fn text_or_default<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>
 }
 
 impl StreamConfig {
+    /// A stream with this name, and everything else as it is by default.
+    pub fn named(name: &str, source: &str) -> Self {
+        let [allow_uid, allow_gid, watch_uid, watch_gid, admin_uid, admin_gid] =
+            [const { Vec::new() }; 6];
+        Self {
+            name: name.into(),
+            source: source.into(),
+            depth: None,
+            capacity: None,
+            max_datagram: None,
+            rate: None,
+            datagram_size: None,
+            readers_max: default_readers(),
+            socket_mode: None,
+            group: None,
+            allow_uid,
+            allow_gid,
+            watch_uid,
+            watch_gid,
+            admin_uid,
+            admin_gid,
+            readers_per_user: None,
+            lossless: None,
+            meta: Vec::new(),
+            memory: Memory::default(),
+            hugepages: false,
+            spin: false,
+            cpu: None,
+            wait_readers: 0,
+            linger: Linger::No,
+        }
+    }
+
     /// Checks what the types do not: name, numbers, lists.
     pub fn check(&self) -> anyhow::Result<()> {
         ringweir_proto::os::paths::check_name(&self.name)?;

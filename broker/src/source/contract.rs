@@ -79,6 +79,7 @@ pub trait Source: Send {
 
     /// What it still needs of the system beside its open descriptors: to find a device again, to
     /// remove files.
+    #[doc(hidden)]
     fn needs(&self) -> Needs {
         Needs::default()
     }

@@ -5,12 +5,12 @@
 
 use super::listener::Listener;
 use super::log::StreamLog;
-use super::pump_thread::PumpThread;
+use super::pump_thread::{PumpThread, SignalEnd};
 use super::ring::Ring;
 use super::running::Stream;
 use crate::intake::for_pump::PumpIntake;
-use crate::intake::notice;
-use crate::process::fd_store::FdStore;
+use crate::intake::notice::{self, NoticeReceiver};
+use crate::process::fd_store::{FdStore, StoredRing};
 use crate::process::passed_sockets::PassedSockets;
 use crate::process::privilege;
 use crate::process::sandbox::{Needs, Sandbox};
@@ -18,10 +18,12 @@ use crate::process::sched::{self, Class};
 use crate::pump::core::PumpCore;
 use crate::pump::handle::PumpHandle;
 use crate::pump::run::Pump;
+use crate::pump::shared::SharedCore;
 use crate::readers::commands;
 use crate::readers::pump_list::PumpReaders;
 use crate::readers::registry::Readers;
 use crate::readers::waker::Waker;
+use crate::setup::access::Access;
 use crate::setup::config::StreamConfig;
 use crate::setup::plan::Plan;
 use crate::source::contract::{OpenFor, Source};
@@ -29,14 +31,17 @@ use crate::source::kinds;
 use crate::wake::event::Event;
 use anyhow::Context;
 use ringweir_cli::quantity::Rate;
+use ringweir_proto::layout::LatencyBlock;
 use ringweir_proto::os::backing::Memory;
 use ringweir_proto::os::lock::StreamLock;
-use ringweir_proto::os::object::RingSpec;
+use ringweir_proto::os::object::{RingObject, RingSpec};
 use ringweir_proto::os::page::StatsArea;
 use ringweir_proto::os::{clock, paths};
 use ringweir_proto::ring::WakeGate;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What all streams of this process share when they start.
 pub struct Host {
@@ -45,6 +50,7 @@ pub struct Host {
     passed: PassedSockets,
     store: FdStore,
     class: Class,
+    protects_process: bool,
 }
 
 impl Host {
@@ -52,7 +58,13 @@ impl Host {
     /// the class of the calling thread.
     pub fn new(run_dir: PathBuf, sandbox: Sandbox) -> Self {
         let (passed, store) = <(PassedSockets, FdStore)>::default();
-        Self { run_dir, sandbox, passed, store, class: Class::current() }
+        let class = Class::current();
+        Self { run_dir, sandbox, passed, store, class, protects_process: true }
+    }
+
+    /// The same in somebody else's program: nothing is changed that concerns the whole process.
+    pub fn in_program(run_dir: PathBuf) -> Self {
+        Self { protects_process: false, ..Self::new(run_dir, Sandbox::Off) }
     }
 
     /// The same with sockets and a store of the service manager.
@@ -105,87 +117,188 @@ impl Stream {
     }
 }
 
+/// What a stream must know of its source before it starts.
+#[derive(Default)]
+struct SourceFacts {
+    rate: Option<Rate>,
+    position: Option<u32>,
+    slack: Option<Duration>,
+    described: String,
+}
+
+impl SourceFacts {
+    fn of(source: &dyn Source) -> Self {
+        let (rate, position) = (source.rate(), source.position());
+        Self { rate, position, slack: source.slack(), described: source.describe() }
+    }
+}
+
+/// A stream without its pump.
+struct Prepared {
+    summary: Summary,
+    nominal_rate: u64,
+    access: Access,
+    readers: Arc<Readers>,
+    notices: NoticeReceiver,
+    slack: Option<Duration>,
+    drain_gaps: Arc<LatencyBlock>,
+    stats: StatsArea,
+    stats_fd: OwnedFd,
+    waker: Waker,
+    object: RingObject,
+    stored: Option<StoredRing>,
+    listener: Listener,
+    lock: StreamLock,
+}
+
 impl StreamBuilder<'_, '_> {
-    /// Starts the stream. Its threads confine themselves.
+    /// Starts the stream with the source that its configuration names. Its threads confine
+    /// themselves.
     pub fn start(self) -> anyhow::Result<Stream> {
+        self.config.check()?;
+        let lock = StreamLock::take(&self.host.run_dir, &self.config.name)?;
+        let source = open_source(self.config)?;
+        self.start_locked(lock, source)
+    }
+
+    /// Starts the stream with this source. Its threads confine themselves.
+    pub fn start_with(self, source: Box<dyn Source>) -> anyhow::Result<Stream> {
+        self.config.check()?;
+        let lock = StreamLock::take(&self.host.run_dir, &self.config.name)?;
+        self.start_locked(lock, source)
+    }
+
+    fn start_locked(self, lock: StreamLock, source: Box<dyn Source>) -> anyhow::Result<Stream> {
         let Self { config, host } = self;
-        config.check()?;
-        let (name, gid) = (&config.name, config.gid()?);
-        let lock = StreamLock::take(&host.run_dir, name)?;
-        let source = open_source(config)?;
-        let plan = Plan::new(config, source.rate())?;
-        let ring = open_ring(config, &plan, &*source, &lock, host)?;
-        let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
-
-        let (gate, waker_event) = (Arc::new(WakeGate::default()), Arc::new(Event::new()?));
-        let pump_event = Arc::new(Event::new()?);
-        let (commands, command_receiver) = commands::queue(config.readers_max, pump_event.clone());
-        let memory = ring.object.memory().clone();
-        let readers =
-            Readers::new(memory, gate.clone(), config.readers_max, commands, waker_event.clone())?;
-        let readers = Arc::new(readers);
-        let path = paths::socket_path(&host.run_dir, name);
-        let listener = match host.passed.claim(name, &path) {
-            Some(fd) => Listener::passed(fd, path),
-            None => Listener::create(path, config.mode()?, gid)?,
-        };
-
-        let summary = Summary::begin(config, &plan, &ring, &*source, &listener);
-        let (slack, needs) = (source.slack(), source.needs());
-        let (notice_sender, notices) = notice::queue();
-        let intake = PumpIntake::new(ring.publisher, notice_sender);
-        let drain_gaps = intake.drain_gaps().clone();
-        let pump_readers =
-            PumpReaders::new(gate, command_receiver, config.readers_max, waker_event.clone());
-        let handle = Arc::new(PumpHandle::new(pump_event, config.wait_readers > 0));
-        let mut core = PumpCore::new(intake, pump_readers, handle.clone());
-        if let Some(budget) = config.lossless {
-            core = core.lossless(budget.0, config.readers_max);
-        }
-        let pump = Pump::new(core, source).spin(config.spin);
-
-        let sandbox = host.sandbox.clone();
-        let waker = Waker::start(thread_name("wake", name), &readers, waker_event, move || {
-            sched::become_ordinary();
-            sandbox.enter(&Needs::default());
-        })
-        .context("cannot start the waker thread")?;
+        let (prepared, core) = prepare(config, host, lock, SourceFacts::of(&*source))?;
+        let (needs, handle) = (source.needs(), core.handle.clone());
         let (sandbox, class) = (host.sandbox.clone(), host.class);
         let confine = move || {
             class.take();
             (Class::current(), sandbox.enter(&needs))
         };
-        let (pump, class, confined) =
-            PumpThread::start(thread_name("pump", name), pump, handle, config.cpu, confine)?;
-        for declined in ring.object.declined() {
-            tracing::warn!("{name}: --hugepages: {declined}");
-        }
+        let pump = Pump::new(core, source).spin(config.spin);
+        let name = thread_name("pump", &config.name);
+        let (pump, class, confined) = PumpThread::start(name, pump, handle, config.cpu, confine)?;
         if config.spin
             && let Some(warning) = sched::spin_warning(class)
         {
-            tracing::warn!("{name}: {warning}");
+            tracing::warn!("{}: {warning}", config.name);
         }
-        Ok(Stream {
+        Ok(prepared.stream(config, pump, None, class, &confined.to_string()))
+    }
+
+    /// Starts the stream without a source: the caller does the pump's work with the second part,
+    /// and then drops the third one.
+    pub fn start_pushed(self) -> anyhow::Result<(Stream, Arc<SharedCore>, SignalEnd)> {
+        let Self { config, host } = self;
+        config.check()?;
+        let lock = StreamLock::take(&host.run_dir, &config.name)?;
+        let (prepared, core) = prepare(config, host, lock, SourceFacts::default())?;
+        let (pump, signal_end) = PumpThread::elsewhere(core.handle.clone())?;
+        let core = Arc::new(SharedCore::new(core));
+        let pushed = Some(core.clone());
+        let stream = prepared.stream(config, pump, pushed, Class::current(), "published in place");
+        Ok((stream, core, signal_end))
+    }
+}
+
+/// Everything that can fail.
+fn prepare(
+    config: &StreamConfig,
+    host: &mut Host,
+    lock: StreamLock,
+    facts: SourceFacts,
+) -> anyhow::Result<(Prepared, PumpCore)> {
+    let (name, gid) = (&config.name, config.gid()?);
+    let plan = Plan::new(config, facts.rate)?;
+    let ring = open_ring(config, &plan, facts.position, &lock, host)?;
+    let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
+
+    let (gate, waker_event) = (Arc::new(WakeGate::default()), Arc::new(Event::new()?));
+    let pump_event = Arc::new(Event::new()?);
+    let (commands, command_receiver) = commands::queue(config.readers_max, pump_event.clone());
+    let memory = ring.object.memory().clone();
+    let readers =
+        Readers::new(memory, gate.clone(), config.readers_max, commands, waker_event.clone())?;
+    let readers = Arc::new(readers);
+    let path = paths::socket_path(&host.run_dir, name);
+    let listener = match host.passed.claim(name, &path) {
+        Some(fd) => Listener::passed(fd, path),
+        None => Listener::create(path, config.mode()?, gid)?,
+    };
+
+    let summary = Summary::begin(config, &plan, &ring, &facts.described, &listener);
+    let (notice_sender, notices) = notice::queue();
+    let intake = PumpIntake::new(ring.publisher, notice_sender);
+    let drain_gaps = intake.drain_gaps().clone();
+    let pump_readers =
+        PumpReaders::new(gate, command_receiver, config.readers_max, waker_event.clone());
+    let handle = Arc::new(PumpHandle::new(pump_event, config.wait_readers > 0));
+    let mut core = PumpCore::new(intake, pump_readers, handle);
+    if let Some(budget) = config.lossless {
+        core = core.lossless(budget.0, config.readers_max);
+    }
+
+    let sandbox = host.sandbox.clone();
+    let waker = Waker::start(thread_name("wake", name), &readers, waker_event, move || {
+        sched::become_ordinary();
+        sandbox.enter(&Needs::default());
+    })
+    .context("cannot start the waker thread")?;
+    for declined in ring.object.declined() {
+        tracing::warn!("{name}: --hugepages: {declined}");
+    }
+    let prepared = Prepared {
+        summary,
+        nominal_rate: plan.nominal_rate(),
+        access: config.access(gid),
+        readers,
+        notices,
+        slack: facts.slack,
+        drain_gaps,
+        stats,
+        stats_fd,
+        waker,
+        object: ring.object,
+        stored: ring.stored,
+        listener,
+        lock,
+    };
+    Ok((prepared, core))
+}
+
+impl Prepared {
+    fn stream(
+        self,
+        config: &StreamConfig,
+        pump: PumpThread,
+        pushed: Option<Arc<SharedCore>>,
+        class: Class,
+        confinement: &str,
+    ) -> Stream {
+        Stream {
             config: config.clone(),
-            summary: summary.end(class, &confined.to_string()),
-            nominal_rate: plan.nominal_rate(),
-            access: config.access(gid),
-            readers,
-            log: StreamLog::new(name.clone(), notices),
+            summary: self.summary.end(class, confinement),
+            nominal_rate: self.nominal_rate,
+            access: self.access,
+            readers: self.readers,
+            log: StreamLog::new(config.name.clone(), self.notices),
             started: clock::realtime_ns(),
             started_at: clock::monotonic_ns(),
             failure: None,
-            slack,
-            drain_gaps,
-            stats,
-            stats_fd,
+            slack: self.slack,
+            drain_gaps: self.drain_gaps,
+            stats: self.stats,
+            stats_fd: self.stats_fd,
             pump,
-            _waker: waker,
-            object: ring.object,
-            _stored: ring.stored,
-            listener,
-            _lock: lock,
-        })
+            pushed,
+            _waker: self.waker,
+            object: self.object,
+            _stored: self.stored,
+            listener: self.listener,
+            _lock: self.lock,
+        }
     }
 }
 
@@ -199,11 +312,11 @@ fn open_source(config: &StreamConfig) -> anyhow::Result<Box<dyn Source>> {
 fn open_ring(
     config: &StreamConfig,
     plan: &Plan,
-    source: &dyn Source,
+    position: Option<u32>,
     lock: &StreamLock,
     host: &mut Host,
 ) -> anyhow::Result<Ring> {
-    if config.memory == Memory::Memfd {
+    if config.memory == Memory::Memfd && host.protects_process {
         privilege::forbid_inspection()?;
     }
     let stored = config.memory == Memory::Memfd && host.store.is_open();
@@ -217,7 +330,7 @@ fn open_ring(
         huge_pages: config.hugepages,
     };
     let object_name = paths::object_name(&host.run_dir, &config.name);
-    Ring::adopt_or_create(&object_name, spec, source.position(), lock, &mut host.store)
+    Ring::adopt_or_create(&object_name, spec, position, lock, &mut host.store)
 }
 
 /// The start message. Class and confinement are added last.
@@ -232,10 +345,9 @@ impl Summary {
         config: &StreamConfig,
         plan: &Plan,
         ring: &Ring,
-        source: &dyn Source,
+        described: &str,
         listener: &Listener,
     ) -> Self {
-        let described = source.describe();
         let separator = if described.is_empty() { "" } else { "; " };
         let waits = config.lossless.map_or(String::new(), |budget| {
             format!("; the stream waits for each lossless reader {budget}")

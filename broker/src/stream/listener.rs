@@ -1,5 +1,6 @@
 //! The control socket of a stream.
 
+use ringweir_proto::os::fork::ClosedInChild;
 use ringweir_proto::os::made_file::MadeFile;
 use ringweir_proto::os::{OsError, socket, socket_file};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The control socket. Removed when dropped, if this process made it.
 pub(super) struct Listener {
+    /// A child would keep the socket open, and clients would wait for an answer.
+    _in_child: ClosedInChild,
     fd: OwnedFd,
     path: PathBuf,
     made: Option<MadeFile>,
@@ -15,7 +18,7 @@ pub(super) struct Listener {
 impl Listener {
     /// A socket that the service manager opened: it stays when the stream ends.
     pub(super) fn passed(fd: OwnedFd, path: PathBuf) -> Self {
-        Self { fd, path, made: None }
+        Self { _in_child: ClosedInChild::new(&fd), fd, path, made: None }
     }
 
     /// Makes the socket. The caller holds the stream's lock, so a socket that is still there was
@@ -45,7 +48,7 @@ impl Listener {
             Err(_) => {}
         }
         let (fd, made) = socket::listen(&path, mode, gid)?;
-        Ok(Self { fd, path, made: Some(made) })
+        Ok(Self { _in_child: ClosedInChild::new(&fd), fd, path, made: Some(made) })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

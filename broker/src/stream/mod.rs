@@ -3,6 +3,6 @@
 pub mod builder;
 mod listener;
 pub mod log;
-mod pump_thread;
+pub mod pump_thread;
 mod ring;
 pub mod running;

@@ -1,7 +1,7 @@
-//! The thread of a pump.
+//! The thread of a pump, or the program that does a pump's work itself.
 //!
-//! Contract: its end is signalled however it ends, also by a panic. Dropping this stops the pump
-//! and waits for it.
+//! Contract: its end is signalled however it ends, also by a panic. Dropping this stops a pump that
+//! has a thread, and waits for it.
 
 use crate::process::sandbox::Confined;
 use crate::process::sched::{self, Class};
@@ -18,11 +18,21 @@ use std::thread::JoinHandle;
 pub(super) struct PumpThread {
     handle: Arc<PumpHandle>,
     ended: Arc<Event>,
-    thread: Option<JoinHandle<Result<(), SourceError>>>,
+    runs: Runs,
 }
 
-/// Signals the end also if the pump panics, so that the control thread always sees it.
-struct SignalEnd(Arc<Event>);
+enum Runs {
+    /// On this thread.
+    Here(JoinHandle<Result<(), SourceError>>),
+    /// In the hands of whoever has the [`SignalEnd`].
+    Elsewhere,
+    /// It has ended, and was waited for.
+    Joined,
+}
+
+/// Signals the end of a pump when dropped, also by a panic, so that the control thread always sees
+/// it.
+pub struct SignalEnd(Arc<Event>);
 
 impl Drop for SignalEnd {
     fn drop(&mut self) {
@@ -55,7 +65,14 @@ impl PumpThread {
             })
             .context("cannot start the pump thread")?;
         let (class, confined) = receive.recv().context("the pump thread died at its start")??;
-        Ok((Self { handle, ended, thread: Some(thread) }, class, confined))
+        Ok((Self { handle, ended, runs: Runs::Here(thread) }, class, confined))
+    }
+
+    /// A pump that the caller runs. It has ended once the second part is dropped.
+    pub(super) fn elsewhere(handle: Arc<PumpHandle>) -> anyhow::Result<(Self, SignalEnd)> {
+        let ended = Arc::new(Event::new()?);
+        let signal_end = SignalEnd(ended.clone());
+        Ok((Self { handle, ended, runs: Runs::Elsewhere }, signal_end))
     }
 
     pub(super) fn handle(&self) -> &PumpHandle {
@@ -70,7 +87,10 @@ impl PumpThread {
     /// Waits for the pump, which has ended or was stopped. Returns why its source failed, if it
     /// did.
     pub(super) fn join(&mut self) -> Option<String> {
-        match self.thread.take()?.join() {
+        let Runs::Here(thread) = std::mem::replace(&mut self.runs, Runs::Joined) else {
+            return None;
+        };
+        match thread.join() {
             Ok(Ok(())) => None,
             Ok(Err(e)) => Some(e.to_string()),
             Err(_panic) => Some("the pump thread panicked: this is a bug in ringd".into()),
@@ -79,7 +99,7 @@ impl PumpThread {
 
     /// Whether the pump has been waited for.
     pub(super) fn is_joined(&self) -> bool {
-        self.thread.is_none()
+        matches!(self.runs, Runs::Joined)
     }
 }
 

@@ -8,6 +8,7 @@ use super::log::StreamLog;
 use super::pump_thread::PumpThread;
 use crate::process::fd_store::StoredRing;
 use crate::pump::handle::PumpHandle;
+use crate::pump::shared::SharedCore;
 use crate::readers::registry::Readers;
 use crate::readers::waker::Waker;
 use crate::setup::access::Access;
@@ -40,6 +41,7 @@ pub struct Stream {
     // Dropped in this order: the threads stop, then the ring is removed, then the socket, then the
     // lock, so that another broker may start.
     pub(super) pump: PumpThread,
+    pub(super) pushed: Option<Arc<SharedCore>>,
     pub(super) _waker: Waker,
     pub(super) object: RingObject,
     pub(super) _stored: Option<StoredRing>,
@@ -74,7 +76,7 @@ impl Stream {
     }
 
     /// Its readers.
-    pub fn readers(&self) -> &Readers {
+    pub fn readers(&self) -> &Arc<Readers> {
         &self.readers
     }
 
@@ -136,6 +138,13 @@ impl Stream {
     /// The pump, to stop it or to let it begin.
     pub fn pump(&self) -> &PumpHandle {
         self.pump.handle()
+    }
+
+    /// Does what a pump does between rounds, for a program that publishes itself and is silent.
+    pub fn see_to_readers(&self) {
+        if let Some(core) = &self.pushed {
+            core.take_commands_if_silent();
+        }
     }
 
     /// Readable once the pump has ended.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// A reader's link to its broker.
 pub(super) struct Link {
-    /// Dropped before `page`: its registry entry holds the address of the page (`crate::fork`).
+    /// Dropped before `page`: its registry entry holds the address of the page (`os::fork`).
     pub connection: Connection,
     pub page: ReaderPage,
     pub wake: OwnedFd,

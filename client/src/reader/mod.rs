@@ -200,7 +200,7 @@ impl Reader {
     #[cold]
     fn detached(&mut self, by: u64) -> Result<Item<'static>, Error> {
         // A child of the process that attached gets here too, through its private page:
-        // `crate::fork`.
+        // `ringweir_proto::os::fork`.
         self.link.connection.same_process()?;
         if let Some(gap) = self.release()? {
             return Ok(Item::Gap(gap));

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use super::fork::ClosedInChild;
 use super::{OsError, paths};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -49,6 +50,8 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct StreamLock {
     path: PathBuf,
+    /// A child would hold the lock after this process's death.
+    _in_child: ClosedInChild,
     file: std::fs::File,
     last_generation: u64,
 }
@@ -145,7 +148,7 @@ impl StreamLock {
                 before.lines().nth(1).and_then(|g| g.trim().parse().ok()).unwrap_or(0);
             write(&file, word, last_generation)
                 .map_err(OsError::io(format_args!("cannot write {shown}")))?;
-            return Ok(Self { path, file, last_generation });
+            return Ok(Self { path, _in_child: ClosedInChild::new(&file), file, last_generation });
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod backing;
 pub mod clock;
 pub mod event;
 mod fd_store;
+pub mod fork;
 pub mod links;
 pub mod lock;
 pub mod made_file;

@@ -15,7 +15,7 @@ use crate::layout::{
 };
 use crate::ring::{Access, Parts, RingMemory, WritableRing};
 use crate::sync::AtomicU64;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
@@ -144,6 +144,9 @@ impl RingObject {
     /// the stream's lock, so no other writing end of it exists.
     fn of(backing: Backing, spec: &RingSpec<'_>) -> (Self, WritableRing) {
         let Backing { map, read_only, pages, declined, locked, name, stored, immutable } = backing;
+        // A child that only forked must not write it, nor hold its lock after this process's death.
+        // An error means that the kernel is older than this advice.
+        let _not_in_children = map.advise(Advice::DontFork);
         let memory = Arc::new(over(map, spec.geometry, Access::Publisher));
         // SAFETY: this mapping is new, so no other code writes through it. The stream's lock, which
         // the caller holds, ensures that no other process or mapping writes the object.

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringweir_broker::framing::{Decoder, Framing, Step};
+use ringweir_broker::source::framing::{Decoder, Framing, Step};
 
 const MAX: usize = 300;
 const FRAMINGS: [Framing; 7] = [

@@ -3,9 +3,12 @@
 //!
 //! Contract: `RINGWEIR_CRASH` is `POINT:N:kill` or `POINT:N:stop`. The thread that passes POINT for
 //! the Nth time sends the signal to itself, before its next instruction. With `RINGWEIR_ADOPT=half`
-//! the broker publishes what a dead broker had begun. Without these variables it is `ringd`.
+//! the broker publishes what a dead broker had begun. Without these variables it is `ringd`; with
+//! the argument `publish` it is a program that publishes by itself.
 
 #![allow(unsafe_code)]
+
+mod publish;
 
 use ringweir_proto::ring::crash::{Point, adopt_half, arm};
 
@@ -25,6 +28,9 @@ fn main() -> std::process::ExitCode {
     }
     if std::env::var_os("RINGWEIR_ADOPT").is_some_and(|how| how == "half") {
         adopt_half();
+    }
+    if std::env::args().nth(1).is_some_and(|first| first == "publish") {
+        return publish::main();
     }
     ringweir_cli::run(ringweir_broker::program::main)
 }

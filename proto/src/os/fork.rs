@@ -1,25 +1,26 @@
-//! Control sockets and reader pages do not survive `fork()`: a reader stays with the process that
-//! attached it.
+//! Control sockets, locks and reader pages do not survive `fork()`: a reader stays with the process
+//! that attached it, and a stream with the process that publishes it.
 //!
-//! Otherwise a child that does not exec would keep the socket open, so the death of its parent
-//! would not free the reader index, and both processes would move the same read cursor. So a
-//! handler runs in the child before the C library's `fork()` returns there. The handler:
+//! Otherwise a child that does not exec would keep the sockets and locks open, so the death of its
+//! parent would free nothing; and both processes would move the same read cursor. So a handler runs
+//! in the child before the C library's `fork()` returns there. The handler:
 //!
-//! - closes the child's copy of each control socket: the broker sees the parent hang up when the
-//!   parent dies;
+//! - closes the child's copy of each registered socket and lock: the other side sees the parent
+//!   hang up when the parent dies;
 //! - replaces each reader page by private memory in which `detached_by` is set: the child's writes
-//!   stay private, and its next [`crate::Reader::next`] returns [`crate::Error::Forked`]. This
-//!   costs the parent's reader nothing, because it loads that word anyway.
+//!   stay private, and its next call to the reader returns an error. This costs the parent's reader
+//!   nothing, because it loads that word anyway;
+//! - counts the fork, so that a publisher knows that it is in a child ([`count`]).
 //!
-//! Contract: a registry entry names an open socket and a mapped page of this process. The code that
-//! closes or unmaps them removes the entry first, under the lock, which `fork()` holds too. A child
-//! made without the C library's fork handlers (`clone`, `_Fork`) is not noticed.
+//! Contract: a registry entry names an open descriptor and a mapped page of this process. The code
+//! that closes or unmaps them removes the entry first, under the lock, which `fork()` holds too. A
+//! child made without the C library's fork handlers (`clone`, `_Fork`) is not noticed.
 
 #![allow(unsafe_code)]
 
-use ringweir_proto::layout::{PAGE, READER_OBJECT};
-use ringweir_proto::os::page::ReaderPage;
-use ringweir_proto::sync::AtomicU64;
+use super::page::ReaderPage;
+use crate::layout::{PAGE, READER_OBJECT};
+use crate::sync::AtomicU64;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use std::cell::UnsafeCell;
@@ -30,7 +31,7 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// What a child must not inherit.
 struct Entry {
-    socket: RawFd,
+    fd: RawFd,
     /// Address of `detached_by` in the reader page that came over this socket.
     page: Option<usize>,
 }
@@ -71,10 +72,11 @@ extern "C" fn in_child() {
     // SAFETY: the thread that forked stored the guard in `before`, and it is the only thread of the
     // child, so no other thread accesses the cell.
     let Some(mut entries) = (unsafe { (*HELD.0.get()).take() }) else { return };
-    for Entry { socket, page } in entries.drain(..) {
-        // SAFETY: an entry names an open socket, and its owner does not close it again: `Drop`
-        // checks `parent()`.
-        unsafe { rustix::io::close(socket) };
+    for Entry { fd, page } in entries.drain(..) {
+        // SAFETY: an entry names an open descriptor, and its owner does not close it again in this
+        // process: `Socket::drop` checks `parent()`, and a child never drops what belongs to a
+        // [`ClosedInChild`], as its contract says.
+        unsafe { rustix::io::close(fd) };
         let Some(word) = page else { continue };
         let base = (word & !(PAGE - 1)) as *mut _;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
@@ -103,9 +105,49 @@ fn install() {
     });
 }
 
-/// A control socket, which a child of this process does not inherit.
+/// Removes an entry. Removing the last one frees the memory: a program that has detached holds none.
+fn forget(entries: &mut Vec<Entry>, fd: RawFd) {
+    entries.retain(|e| e.fd != fd);
+    if entries.is_empty() {
+        *entries = Vec::new();
+    }
+}
+
+/// How often this process and its ancestors were made by `fork()`, as far as that was noticed. If
+/// it is another number than before, this process is a child.
+pub fn count() -> u32 {
+    install();
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Keeps a child of this process from inheriting a descriptor, while this exists.
+///
+/// Contract: it is dropped before the descriptor is closed. In a child neither is dropped: the
+/// threads and values that own them exist only in the parent, or are leaked.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct ClosedInChild {
+    fd: RawFd,
+}
+
+impl ClosedInChild {
+    /// For this descriptor.
+    pub fn new(fd: impl AsFd) -> Self {
+        install();
+        let fd = fd.as_fd().as_raw_fd();
+        registry().push(Entry { fd, page: None });
+        Self { fd }
+    }
+}
+
+impl Drop for ClosedInChild {
+    fn drop(&mut self) {
+        forget(&mut registry(), self.fd);
+    }
+}
+
+/// A control socket of a reader, which a child of this process does not inherit.
+#[derive(Debug)]
+pub struct Socket {
     fd: ManuallyDrop<OwnedFd>,
     forks: u32,
     process: u32,
@@ -117,7 +159,7 @@ impl Socket {
         install();
         let mut entries = registry();
         let fd = make()?;
-        entries.push(Entry { socket: fd.as_raw_fd(), page: None });
+        entries.push(Entry { fd: fd.as_raw_fd(), page: None });
         let forks = FORKS.load(Ordering::Relaxed);
         Ok(Self { fd: ManuallyDrop::new(fd), forks, process: std::process::id() })
     }
@@ -131,7 +173,7 @@ impl Socket {
     }
 
     fn entry<'e>(&self, entries: &'e mut [Entry]) -> Option<&'e mut Entry> {
-        entries.iter_mut().find(|e| e.socket == self.fd.as_raw_fd())
+        entries.iter_mut().find(|e| e.fd == self.fd.as_raw_fd())
     }
 
     /// The process that created the socket, if it is not this one.
@@ -157,11 +199,7 @@ impl Drop for Socket {
             let _not_ours = fd.into_raw_fd();
             return;
         }
-        entries.retain(|e| e.socket != fd.as_raw_fd());
-        // Removing the last entry frees the memory: a program that has detached holds none.
-        if entries.is_empty() {
-            *entries = Vec::new();
-        }
+        forget(&mut entries, fd.as_raw_fd());
         drop(fd);
     }
 }
