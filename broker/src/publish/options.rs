@@ -106,6 +106,13 @@ impl StreamOptions {
         self
     }
 
+    /// For a stream with a source: reads nothing from the source until this many readers are
+    /// attached.
+    pub fn wait_readers(mut self, count: u32) -> Self {
+        self.config.wait_readers = count;
+        self
+    }
+
     /// Lets members of this group attach (name or number).
     pub fn group(mut self, group: &str) -> Self {
         self.config.group = Some(group.into());

@@ -41,7 +41,7 @@ pub fn build() -> &'static PathBuf {
             .expect("a target directory");
         let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
         cargo
-            .args(["build", "--workspace", "--bins", "--quiet"])
+            .args(["build", "--workspace", "--bins", "--examples", "--quiet"])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
         cargo.arg("--target-dir").arg(dir.parent().expect("a profile lies in a target directory"));
         if dir.file_name().is_some_and(|n| n == "release") {
@@ -84,6 +84,11 @@ pub fn crashing() -> &'static PathBuf {
         assert!(cargo.status().expect("cargo").success(), "ringd-crash does not build");
         built
     })
+}
+
+/// Path of an example of the documentation.
+pub fn example(name: &str) -> PathBuf {
+    build().join("examples").join(name)
 }
 
 /// Path of one program.
