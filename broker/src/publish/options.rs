@@ -17,8 +17,8 @@ use std::time::Duration;
 /// readers, and access for the same user and root only.
 ///
 /// Two streams of the same name in one run directory cannot be served at the same time. If the
-/// program died, its next start with the same options adopts the ring: readers read on, and are
-/// told exactly what the restart has cost.
+/// program died, its next start with the same options adopts the ring: readers read on, and get one
+/// notice of the restart.
 #[derive(Clone, Debug)]
 pub struct StreamOptions {
     pub(super) config: StreamConfig,

@@ -57,8 +57,8 @@ use std::sync::Arc;
 /// nothing, within 200 ms.
 ///
 /// Dropping the publisher ends the stream: readers read what is there, then see the end. If the
-/// process dies, its next start adopts the ring and continues, and readers are told exactly what
-/// was lost.
+/// process dies, its next start adopts the ring and continues, and readers get one notice of the
+/// restart. What it would have published meanwhile is not known: report it with [`Self::lost`].
 ///
 /// One thread uses a publisher at a time (`&mut self`); it can be moved to another. For several
 /// threads, make one publisher and stream for each, or put one into a `Mutex`. After `fork()` the
