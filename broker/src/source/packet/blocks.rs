@@ -332,13 +332,16 @@ mod tests {
         assert_eq!(blocks.drops_are_before(), 1);
         assert!(!give_back(&mut blocks) && !give_back(&mut blocks));
         // Both have the mark: the first one counts. An open block that was looked at has no more.
-        (fill(&blocks, 1, true), fill(&blocks, 2, true));
+        fill(&blocks, 1, true);
+        fill(&blocks, 2, true);
         assert!(!give_back(&mut blocks));
         fill(&blocks, 3, true);
         assert_eq!((blocks.current(), blocks.drops_are_before()), (0, 1));
         assert!((0..4).all(|_| !give_back(&mut blocks)));
         // Nobody asked: the first one that is opened says so.
-        (fill(&blocks, 0, false), fill(&blocks, 1, true), fill(&blocks, 2, true));
+        fill(&blocks, 0, false);
+        fill(&blocks, 1, true);
+        fill(&blocks, 2, true);
         assert_eq!([(); 3].map(|()| give_back(&mut blocks)), [false, true, true]);
     }
 
