@@ -7,7 +7,8 @@ use ringweir::{Cause, Item, Options, Start};
 use ringweir_harness::{Daemon, Environment, proc, wait_for};
 use ringweir_needs::{needs, needs_root};
 use ringweir_proto::os::socket;
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Stdio;
 use std::time::Duration;
@@ -195,23 +196,14 @@ fn netlink() -> OwnedFd {
 
 /// A socket without its own address does not receive what is sent to pid 0.
 fn bind(fd: &OwnedFd) {
-    // SAFETY: all-zero is a valid address: one of the kernel's choice.
-    let mut any: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    any.nl_family = libc::AF_NETLINK as u16;
-    let (len, any) = (size_of_val(&any) as libc::socklen_t, (&raw const any).cast());
-    // SAFETY: the pointer is valid for `len` bytes, which the kernel only reads.
-    let rc = unsafe { libc::bind(fd.as_raw_fd(), any, len) };
-    assert_eq!(rc, 0);
+    // An address of the kernel's choice.
+    rustix::net::bind(fd, &SocketAddrNetlink::new(0, 0)).unwrap();
 }
 
 fn send_to_group(fd: &OwnedFd, bytes: &[u8], group: u32) {
-    // SAFETY: all-zero is a valid address.
-    let mut to: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    (to.nl_family, to.nl_groups) = (libc::AF_NETLINK as u16, 1 << (group - 1));
-    let (len, to) = (size_of_val(&to) as libc::socklen_t, (&raw const to).cast());
-    // SAFETY: both pointers are valid for their lengths, which the kernel only reads. (Sending to
-    // pid 0 is refused after the group got the message.)
-    unsafe { libc::sendto(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0, to, len) };
+    // Sending to pid 0 is refused after the group got the message.
+    let to = SocketAddrNetlink::new(0, 1 << (group - 1));
+    let _refused = rustix::net::sendto(fd, bytes, SendFlags::empty(), &to);
 }
 
 /// A9, side by side: a netlink listener that does not read gets ENOBUFS and no number; a reader of

@@ -9,6 +9,7 @@
 
 use ringweir_proto::os::OsError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::num::NonZeroU64;
 
 /// A thread's scheduling class and priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +69,7 @@ fn set_scheduler(policy: libc::c_int, priority: libc::c_int) {
 /// Ties the calling thread to one processor, and makes its timers fire on time.
 pub fn prepare_pump_thread(cpu: Option<usize>) -> Result<(), OsError> {
     // 1 ns instead of 50 µs: the pump sleeps until a datagram is due.
-    // SAFETY: PR_SET_TIMERSLACK takes one number and follows no pointer.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1u64) };
+    let _best_effort = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     if let Some(cpu) = cpu {
         let mut set = rustix::thread::CpuSet::new();
         if cpu >= rustix::thread::CpuSet::MAX_CPU {

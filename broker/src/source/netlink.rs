@@ -13,8 +13,6 @@
 //! or 1. It is reported before the batch that may contain the first message after it: no reader
 //! sees a message after a loss that was not reported.
 
-#![allow(unsafe_code)]
-
 use super::batch::{Batch, BatchError};
 use super::contract::{Fill, OpenFor, Source, SourceError, SourceKind, WaitFor};
 use super::socket::{get_words, receive_buffer, set_option};
@@ -22,10 +20,11 @@ use crate::intake::for_sources::{Arrival, Intake};
 use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 #[cfg(test)]
 mod tests;
@@ -250,13 +249,8 @@ impl Netlink {
 
 /// Gives the socket an address of the kernel's choice.
 fn bind(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: `sockaddr_nl` consists of integers, so all zeros are a valid value: no pid, no group.
-    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    address.nl_family = libc::AF_NETLINK as u16;
-    let len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: `address` is a live local of `len` bytes, which the kernel only reads.
-    let outcome = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    // No pid, no group.
+    Ok(rustix::net::bind(fd, &SocketAddrNetlink::new(0, 0))?)
 }
 
 impl Source for Netlink {

@@ -1,6 +1,6 @@
 //! The one table of return codes, and what each one means.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "an exported symbol")]
 
 use crate::border::quietly;
 use std::ffi::{CStr, c_char, c_int};
@@ -134,21 +134,21 @@ impl rw_code {
                     without RW_NO_REATTACH"
             }
             RW_TORN => {
-                c"overwritten while it was being read: undo what came of it; the next call \
-                tells the gap"
+                c"overwritten while it was being read: undo what you did with it; the next call \
+                returns the gap"
             }
             RW_READY => c"there is something to read already: do not sleep, call rw_next()",
-            RW_TIMEOUT => c"the time is over: look again, or wait again",
-            RW_INTERRUPTED => c"a signal came: look at what it asks for, then wait again",
+            RW_TIMEOUT => c"the time has passed: look again, or wait again",
+            RW_INTERRUPTED => c"a signal arrived: look at what it asks for, then wait again",
             RW_DETACHED => {
-                c"somebody took this reader's place back (ringctl detach): detach; \
-                attach again only if that is wanted"
+                c"an administrator detached this reader (ringctl detach): call rw_detach(); attach \
+                again only if that is wanted"
             }
             RW_DEMOTED => {
                 c"the stream waited for this reader for as long as its budget allowed, \
                 and does not any more: read on, faster"
             }
-            RW_INVALID => c"impossible argument: rw_error_message() names it",
+            RW_INVALID => c"an argument is invalid: rw_error_message() names it",
             RW_TOO_SMALL => {
                 c"the buffer is too small; the datagram stays unread: call again with \
                 room for the length in the rw_datagram"
@@ -170,7 +170,7 @@ impl rw_code {
                 for --socket-mode, --group or --allow-uid on ringd"
             }
             RW_FULL => {
-                c"all places for readers are taken: detach one, or start ringd with a larger \
+                c"all reader indices are taken: detach a reader, or start ringd with a larger \
                     --readers-max"
             }
             RW_NO_ANSWER => {
@@ -199,7 +199,7 @@ impl rw_code {
                 rw_error_message() says of what"
             }
             RW_SYSTEM => c"a call to the kernel failed: rw_error_message() says which",
-            RW_PANIC => c"a defect of this library: detach, and report what stands on stderr",
+            RW_PANIC => c"a defect of this library: detach, and report the message on stderr",
             RW_FORKED => {
                 c"this reader belongs to the process that forked this one: detach it here, which \
                 the parent does not notice, and attach anew"

@@ -1,10 +1,11 @@
 //! Detaching: another reader by this program, and this reader by another program.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "exported symbols")]
 
+use crate::args::{In, Out, Text};
 use crate::reader::{Reading, rw_reader};
-use crate::{border, rw_code, text, write};
-use std::ffi::{c_char, c_int, c_ulonglong};
+use crate::{border, rw_code};
+use std::ffi::{c_int, c_ulonglong};
 
 /// Who detached a reader.
 #[repr(C)]
@@ -23,14 +24,13 @@ pub struct rw_detached_by {
 /// RW_NOT_FOUND: no such stream, or the reader is not attached any more. Errors: those of
 /// rw_attach().
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_detach_reader(
-    name: *const c_char,
+pub extern "C" fn rw_detach_reader(
+    name: Text<'_>,
     index: u32,
     attached_realtime: c_ulonglong,
 ) -> c_int {
     border(|| {
-        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
-        ringweir::admin::detach(unsafe { text(name, "name") }?, index, attached_realtime)?;
+        ringweir::admin::detach(name.read("name")?, index, attached_realtime)?;
         Ok(rw_code::RW_OK)
     })
 }
@@ -38,17 +38,15 @@ pub unsafe extern "C" fn rw_detach_reader(
 /// After RW_DETACHED: who detached this reader. RW_EMPTY: it has not got RW_DETACHED, and *by is
 /// untouched. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_reader_detached_by(
-    reader: *const rw_reader,
-    by: *mut rw_detached_by,
+pub extern "C" fn rw_reader_detached_by(
+    reader: In<'_, rw_reader>,
+    by: Out<'_, rw_detached_by>,
 ) -> c_int {
     let act = |reading: &mut Reading| {
         let Some(found) = reading.detached_by else { return Ok(rw_code::RW_EMPTY) };
-        let told = rw_detached_by { pid: found.pid, uid: found.uid, reserved: [0; 3] };
-        // SAFETY: header, Pointers: `by` is NULL or room for one, which `write` checks.
-        unsafe { write(by, "by", told) }?;
+        let who = rw_detached_by { pid: found.pid, uid: found.uid, reserved: [0; 3] };
+        by.write("by", who)?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
-    unsafe { rw_reader::enter(reader, act) }
+    rw_reader::enter(reader, act)
 }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::args::In;
 use crate::types::{
     RW_LAPPED, RW_LAYER_DEVICE, RW_LAYER_KERNEL, RW_RESTART, RW_SOURCE_GONE, RW_UPSTREAM, rw_gap,
 };
@@ -16,27 +17,20 @@ pub const RW_GAP_TEXT: usize = 160;
 /// 65 datagrams [seq 100..164], reader was lapped" or "lost at least 14 datagrams before seq 10158,
 /// in the kernel". RW_TOO_SMALL: it was cut to size bytes. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_gap_text(gap: *const rw_gap, text: *mut c_char, size: usize) -> c_int {
+pub unsafe extern "C" fn rw_gap_text(gap: In<'_, rw_gap>, text: *mut c_char, size: usize) -> c_int {
     border(|| {
-        if gap.is_null() || !gap.is_aligned() {
-            return Err(Fault::invalid("gap is NULL or not aligned"));
-        }
+        let gap = gap.get().ok_or_else(|| Fault::invalid("gap is NULL or misaligned"))?;
         if text.is_null() || size == 0 {
             return Err(Fault::invalid("text is NULL, or size is 0"));
         }
-        // SAFETY: neither NULL nor misaligned; header, Pointers: the struct has its full size, and
-        // no other thread uses it during the call. Any bytes are valid numbers.
-        let words = words(unsafe { &*gap })?;
+        let words = words(gap)?;
         debug_assert!(words.len() < RW_GAP_TEXT, "{words}");
         let cut = words.len().min(size - 1);
-        let out = text.cast::<u8>();
         // SAFETY: header, Pointers: `text` has `size` bytes, which no other thread uses during the
-        // call; `cut` is less than `size`, and `words` is memory of this function.
-        unsafe { std::ptr::copy_nonoverlapping(words.as_ptr(), out, cut) };
-        // SAFETY: as above, `cut` is less than `size`.
-        let end = unsafe { out.add(cut) };
-        // SAFETY: as above; the caller's buffer is writable.
-        unsafe { end.write(0) };
+        // call; it is not NULL (checked above), and `cut + 1` is at most `size`.
+        let out = unsafe { std::slice::from_raw_parts_mut(text.cast::<u8>(), cut + 1) };
+        out[..cut].copy_from_slice(&words.as_bytes()[..cut]);
+        out[cut] = 0;
         Ok(if cut < words.len() { rw_code::RW_TOO_SMALL } else { rw_code::RW_OK })
     })
 }
@@ -81,7 +75,7 @@ mod tests {
     fn text(gap: &rw_gap, size: usize) -> (c_int, String) {
         let mut buffer = vec![b'x' as c_char; size.max(1)];
         // SAFETY: both pointers are to live objects, and `buffer` has at least `size` bytes.
-        let code = unsafe { rw_gap_text(gap, buffer.as_mut_ptr(), size) };
+        let code = unsafe { rw_gap_text(In::from(gap), buffer.as_mut_ptr(), size) };
         let bytes: Vec<u8> = buffer.iter().map(|c| *c as u8).collect();
         let words = CStr::from_bytes_until_nul(&bytes).map_or("", |text| text.to_str().unwrap());
         (code, words.to_owned())

@@ -1,11 +1,12 @@
 //! Latencies from publish to read, as C sees them: a histogram with its percentiles and buckets.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "exported symbols")]
 
-use crate::border::{live, quietly};
-use crate::{Fault, border, rw_code, text, write};
+use crate::args::{Back, In, Out, Text};
+use crate::border::quietly;
+use crate::{Fault, border, rw_code};
 use ringweir::view::{Histogram, Latency, buckets};
-use std::ffi::{c_char, c_int, c_ulonglong};
+use std::ffi::{c_int, c_ulonglong};
 
 /// Latencies of one reader from publish to read. The reader samples at most one datagram per
 /// millisecond. Constant, so any number of threads may use it.
@@ -42,56 +43,30 @@ pub struct rw_bucket {
 }
 
 /// Runs one entry on a histogram.
-///
-/// # Safety
-/// `latency` is NULL, or handed out by this library and not freed.
-unsafe fn look(
-    latency: *const rw_latency,
+fn look(
+    latency: In<'_, rw_latency>,
     act: impl FnOnce(&Latency) -> Result<rw_code, Fault>,
 ) -> c_int {
-    border(|| {
-        // SAFETY: by the caller's promise `latency` is NULL, or handed out by this library and not
-        // freed.
-        let seen = unsafe { live(latency) }.ok_or_else(|| Fault::invalid("latency is NULL"))?;
-        act(&seen.0)
-    })
-}
-
-/// Makes a histogram for the caller, who frees it.
-///
-/// # Safety
-/// `out` is NULL or room for a pointer.
-unsafe fn lend(out: *mut *mut rw_latency, make: impl FnOnce() -> Result<Latency, Fault>) -> c_int {
-    border(|| {
-        // SAFETY: by the caller's promise `out` is NULL or room for a pointer.
-        unsafe { write(out, "latency", std::ptr::null_mut()) }?;
-        let made = Box::into_raw(Box::new(rw_latency(make()?)));
-        // SAFETY: the first `write` succeeded, so `out` is not NULL, aligned, and room for a
-        // pointer.
-        unsafe { write(out, "latency", made) }?;
-        Ok(rw_code::RW_OK)
-    })
+    border(|| act(&latency.get().ok_or_else(|| Fault::invalid("latency is NULL"))?.0))
 }
 
 /// Asks the broker of the stream name for the latencies of the reader whose figure "index"
 /// (rw_watch_get()) is index. On RW_OK free *latency with rw_latency_free(), otherwise it is NULL.
 /// RW_NOT_FOUND: no such stream, or no reader with that index. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_ask(
-    name: *const c_char,
+pub extern "C" fn rw_latency_ask(
+    name: Text<'_>,
     index: u32,
-    latency: *mut *mut rw_latency,
+    latency: Out<'_, *mut rw_latency>,
 ) -> c_int {
     let make = || {
-        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
-        let name = unsafe { text(name, "name") }?;
-        ringweir::view::latencies(name, &[index])?.pop().ok_or_else(|| Fault {
+        let name = name.read("name")?;
+        ringweir::view::latencies(name, &[index])?.pop().map(rw_latency).ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
-            text: format!("stream {name:?} has no reader in place {index}"),
+            text: format!("no reader of stream {name:?} has index {index}"),
         })
     };
-    // SAFETY: header, Pointers: `latency` is NULL or room for a pointer.
-    unsafe { lend(latency, make) }
+    latency.lend("latency", make)
 }
 
 /// Asks the broker of the stream name for its drain gaps since the stream began: how long the
@@ -99,125 +74,103 @@ pub unsafe extern "C" fn rw_latency_ask(
 /// rw_latency_free(), otherwise it is NULL. RW_NOT_FOUND: no such stream, or its source has no
 /// FIFO. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_drain_gaps_ask(
-    name: *const c_char,
-    latency: *mut *mut rw_latency,
-) -> c_int {
+pub extern "C" fn rw_drain_gaps_ask(name: Text<'_>, latency: Out<'_, *mut rw_latency>) -> c_int {
     let make = || {
-        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
-        let name = unsafe { text(name, "name") }?;
+        let name = name.read("name")?;
         let histogram = ringweir::view::drain_gaps(name)?.ok_or_else(|| Fault {
             code: rw_code::RW_NOT_FOUND,
             text: format!("the source of stream {name:?} has no FIFO"),
         })?;
         // No reader has this index.
-        Ok(Latency { index: u32::MAX, attached: 0, histogram })
+        Ok(rw_latency(Latency { index: u32::MAX, attached: 0, histogram }))
     };
-    // SAFETY: header, Pointers: `latency` is NULL or room for a pointer.
-    unsafe { lend(latency, make) }
+    latency.lend("latency", make)
 }
 
 /// Makes a histogram of the samples that latency has and before does not have; both must be of the
 /// same reader. Its longest sample is only as exact as its bucket. On RW_OK free *since with
 /// rw_latency_free(), otherwise it is NULL. Errors: RW_INVALID (also: of two readers).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_since(
-    latency: *const rw_latency,
-    before: *const rw_latency,
-    since: *mut *mut rw_latency,
+pub extern "C" fn rw_latency_since(
+    latency: In<'_, rw_latency>,
+    before: In<'_, rw_latency>,
+    since: Out<'_, *mut rw_latency>,
 ) -> c_int {
     let make = || {
-        // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
-        let now = unsafe { live(latency) };
-        // SAFETY: header, Pointers: `before` is NULL, or handed out by this library and not freed.
-        let then = unsafe { live(before) };
-        let (Some(rw_latency(now)), Some(rw_latency(then))) = (now, then) else {
+        let (Some(rw_latency(now)), Some(rw_latency(then))) = (latency.get(), before.get()) else {
             return Err(Fault::invalid("latency or before is NULL"));
         };
         if (now.index, now.attached) != (then.index, then.attached) {
             return Err(Fault::invalid("latency and before are of two readers"));
         }
-        Ok(Latency { histogram: now.histogram.since(&then.histogram), ..*now })
+        Ok(rw_latency(Latency { histogram: now.histogram.since(&then.histogram), ..*now }))
     };
-    // SAFETY: header, Pointers: `since` is NULL or room for a pointer.
-    unsafe { lend(since, make) }
+    since.lend("since", make)
 }
 
 /// Number of samples, their sum, and the longest one. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_all(
-    latency: *const rw_latency,
-    total: *mut rw_latency_total,
+pub extern "C" fn rw_latency_all(
+    latency: In<'_, rw_latency>,
+    total: Out<'_, rw_latency_total>,
 ) -> c_int {
     let act = |seen: &Latency| {
         let Histogram { sum_ns, max_ns, .. } = seen.histogram;
         let (attached_realtime, samples) = (seen.attached, seen.histogram.samples());
-        let told =
+        let sums =
             rw_latency_total { attached_realtime, samples, sum_ns, max_ns, reserved: [0; 4] };
-        // SAFETY: header, Pointers: `total` is NULL or room for one, which `write` checks.
-        unsafe { write(total, "total", told) }?;
+        total.write("total", sums)?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
-    unsafe { look(latency, act) }
+    look(latency, act)
 }
 
 /// The time in ns that a share (0 to 1) of the samples does not exceed; share 0.99 gives the 99th
 /// percentile. *ns is at most 12.5 % too high, never too low, and never above the longest sample.
 /// RW_EMPTY: there are no samples, and *ns is untouched. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_quantile(
-    latency: *const rw_latency,
+pub extern "C" fn rw_latency_quantile(
+    latency: In<'_, rw_latency>,
     share: f64,
-    ns: *mut c_ulonglong,
+    ns: Out<'_, c_ulonglong>,
 ) -> c_int {
     let act = |seen: &Latency| {
         if !(0.0..=1.0).contains(&share) {
             return Err(Fault::invalid(format!("share {share}: use 0 to 1")));
         }
         let Some(found) = seen.histogram.quantile(share) else { return Ok(rw_code::RW_EMPTY) };
-        // SAFETY: header, Pointers: `ns` is NULL or room for one, which `write` checks.
-        unsafe { write(ns, "ns", found) }?;
+        ns.write("ns", found)?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
-    unsafe { look(latency, act) }
+    look(latency, act)
 }
 
 /// Bucket i (from 0) of the buckets that are not empty, in rising order. RW_EMPTY: i is past the
 /// last one, and *bucket is untouched. Errors: RW_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_bucket(
-    latency: *const rw_latency,
+pub extern "C" fn rw_latency_bucket(
+    latency: In<'_, rw_latency>,
     i: usize,
-    bucket: *mut rw_bucket,
+    bucket: Out<'_, rw_bucket>,
 ) -> c_int {
     let act = |seen: &Latency| {
         let Some(found) = buckets(&seen.histogram).nth(i) else {
             return Ok(rw_code::RW_EMPTY);
         };
-        let told = rw_bucket {
+        let one = rw_bucket {
             from_ns: found.from_ns,
             to_ns: found.to_ns,
             count: found.count,
             reserved: 0,
         };
-        // SAFETY: header, Pointers: `bucket` is NULL or room for one, which `write` checks.
-        unsafe { write(bucket, "bucket", told) }?;
+        bucket.write("bucket", one)?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, Pointers: `latency` is NULL, or handed out by this library and not freed.
-    unsafe { look(latency, act) }
+    look(latency, act)
 }
 
 /// Frees a histogram. NULL is fine.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_latency_free(latency: *mut rw_latency) {
-    quietly((), || {
-        if !latency.is_null() && latency.is_aligned() {
-            // SAFETY: header, Pointers: not NULL, so handed out by this library (`lend` made it
-            // with Box::into_raw), and not used again.
-            drop(unsafe { Box::from_raw(latency) });
-        }
-    });
+pub extern "C" fn rw_latency_free(latency: Back<rw_latency>) {
+    quietly((), || drop(latency.take(|_| Ok(()))));
 }

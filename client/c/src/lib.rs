@@ -14,10 +14,12 @@
     reason = "the names are those of the header, so that one search finds both"
 )]
 
+mod args;
 mod border;
 mod codes;
 mod detach;
 mod gap;
+mod handle;
 mod latencies;
 mod options;
 mod pairs;
@@ -26,7 +28,7 @@ mod reader;
 mod types;
 mod viewer;
 
-use border::{Fault, border, text, write};
+use border::{Fault, border};
 use codes::rw_code;
 
 /// Version of this header. Upper 16 bits: the number in the library's SONAME. Lower 16 bits: the
@@ -36,7 +38,7 @@ pub const RW_ABI_VERSION: u32 = 6;
 
 /// RW_ABI_VERSION of the library that is loaded. It fits the program if its upper 16 bits equal
 /// those of RW_ABI_VERSION and its lower 16 bits are not smaller.
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "an exported symbol")]
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_abi_version() -> u32 {
     RW_ABI_VERSION

@@ -1,10 +1,9 @@
 //! How a C program attaches: [`rw_options`], read once and checked field by field.
 
-#![allow(unsafe_code)]
-
-use crate::{Fault, text};
+use crate::Fault;
+use crate::args::{In, Text};
 use ringweir::{Options, Resume, Start};
-use std::ffi::{c_char, c_ulonglong};
+use std::ffi::c_ulonglong;
 use std::time::Duration;
 
 /// rw_options.start: with what is published from now on.
@@ -39,10 +38,10 @@ pub const RW_LOSSLESS: u32 = 16;
 /// How to attach. All zero is a good choice; fields you do not know must be zero, so set it to zero
 /// first, or use a designated initialiser.
 #[repr(C)]
-pub struct rw_options {
+pub struct rw_options<'a> {
     /// What ringstat calls this reader, UTF-8, at most 32 bytes are kept; NULL: the name of the
     /// program.
-    pub label: *const c_char,
+    pub label: Text<'a>,
     /// Where to begin: RW_LATEST, RW_OLDEST or RW_SEQ.
     pub start: u32,
     /// Where to continue after a lap: RW_RESUME_OLDEST or RW_RESUME_NEWEST.
@@ -61,25 +60,15 @@ pub struct rw_options {
 }
 
 /// Reads and checks `options`; NULL means the defaults.
-///
-/// # Safety
-/// `options` is NULL, or may be read, and its label is NULL or ends with a NUL.
-pub(crate) unsafe fn read(options: *const rw_options) -> Result<Options, Fault> {
+pub(crate) fn read(options: In<'_, rw_options<'_>>) -> Result<Options, Fault> {
     if options.is_null() {
         return Ok(Options::new(&program()));
     }
-    if !options.is_aligned() {
-        return Err(Fault::invalid("options are misaligned"));
-    }
-    // SAFETY: not NULL and aligned (checked above), and readable by the caller's promise; the
-    // fields are plain words, valid for any bits.
-    let given = unsafe { options.read() };
+    let given = options.get().ok_or_else(|| Fault::invalid("options are misaligned"))?;
     let mut chosen = if given.label.is_null() {
         Options::new(&program())
     } else {
-        // SAFETY: the label is not NULL (checked above), so by the caller's promise it ends with a
-        // NUL.
-        Options::new(unsafe { text(given.label, "label") }?)
+        Options::new(given.label.read("label")?)
     };
     chosen = chosen.start(match (given.start, given.start_seq) {
         (RW_SEQ, seq) => Start::Seq(seq),

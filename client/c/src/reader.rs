@@ -6,12 +6,13 @@
 
 #![allow(unsafe_code)]
 
-use crate::border::{Handle, live};
+use crate::args::{Back, In, InMut, Out, Text};
+use crate::handle::Handle;
 use crate::pairs::rw_pairs;
 use crate::types::{rw_datagram, rw_gap};
-use crate::{Fault, border, options, rw_code, text, write};
+use crate::{Fault, options, rw_code};
 use ringweir::{CopyError, Datagram, DetachedBy, End, Item, Reader, Waited};
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -35,18 +36,12 @@ pub(crate) struct Reading {
 
 impl rw_reader {
     /// Runs one call on a reader.
-    ///
-    /// # Safety
-    /// `reader` is NULL, or from rw_attach() and not detached, and used by one thread at a time.
     #[inline]
-    pub(crate) unsafe fn enter(
-        reader: *const rw_reader,
+    pub(crate) fn enter(
+        reader: In<'_, rw_reader>,
         act: impl FnOnce(&mut Reading) -> Result<rw_code, Fault>,
     ) -> c_int {
-        // SAFETY: by the caller's promise `reader` is NULL, or from rw_attach() and not detached.
-        let handle = unsafe { live(reader) }.map(|reader| &reader.0);
-        // SAFETY: by the caller's promise one thread at a time uses the reader.
-        unsafe { Handle::enter(handle, act) }
+        Handle::enter(reader.get().map(|reader| &reader.0), act)
     }
 }
 
@@ -109,21 +104,16 @@ impl Reading {
 }
 
 /// Writes what was found to the caller's `gap`, and gives the code.
-///
-/// # Safety
-/// `gap` is NULL or room for one.
 #[inline(always)]
-unsafe fn hand_out(found: Found, gap: *mut rw_gap) -> Result<rw_code, Fault> {
+fn hand_out(found: Found, gap: &Out<'_, rw_gap>) -> Result<rw_code, Fault> {
     match found {
         Found::Code(code) => Ok(code),
-        Found::Gap(told) => {
-            // SAFETY: by the caller's promise `gap` is NULL or room for one.
-            unsafe { write(gap, "gap", told) }?;
+        Found::Gap(lost) => {
+            gap.write("gap", lost)?;
             Ok(rw_code::RW_GAP)
         }
-        Found::Restarted(told) => {
-            // SAFETY: by the caller's promise `gap` is NULL or room for one.
-            unsafe { write(gap, "gap", told) }?;
+        Found::Restarted(restart) => {
+            gap.write("gap", restart)?;
             Ok(rw_code::RW_RESTARTED)
         }
     }
@@ -131,8 +121,8 @@ unsafe fn hand_out(found: Found, gap: *mut rw_gap) -> Result<rw_code, Fault> {
 
 /// Checks both outputs before anything is read, so that nothing is read and then lost.
 #[inline(always)]
-fn have_room(datagram: *mut rw_datagram, gap: *mut rw_gap) -> Result<(), Fault> {
-    if datagram.is_null() || !datagram.is_aligned() || gap.is_null() || !gap.is_aligned() {
+fn have_room(datagram: &Out<'_, rw_datagram>, gap: &Out<'_, rw_gap>) -> Result<(), Fault> {
+    if !datagram.has_room() || !gap.has_room() {
         return Err(Fault::invalid(
             "datagram or gap is NULL or misaligned: a call that reads needs room for either",
         ));
@@ -146,37 +136,24 @@ fn have_room(datagram: *mut rw_datagram, gap: *mut rw_gap) -> Result<(), Fault> 
 /// RW_NO_ACCESS, RW_FULL, RW_NO_ANSWER, RW_HUNG_UP, RW_VERSION, RW_PROTOCOL, RW_BAD_NAME,
 /// RW_RESOURCES, RW_SYSTEM, RW_PANIC.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_attach(
-    name: *const c_char,
-    options: *const options::rw_options,
-    reader: *mut *mut rw_reader,
+pub extern "C" fn rw_attach(
+    name: Text<'_>,
+    options: In<'_, options::rw_options<'_>>,
+    reader: Out<'_, *mut rw_reader>,
 ) -> c_int {
-    border(|| {
-        // SAFETY: header, Pointers: `reader` is NULL or room for one, which `write` checks.
-        unsafe { write(reader, "reader", std::ptr::null_mut()) }?;
-        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
-        let name = unsafe { text(name, "name") }?;
-        // SAFETY: header, Pointers: `options` is NULL or a struct, whose label is NULL or ends with
-        // a NUL.
-        let options = unsafe { options::read(options) }?;
-        let attached = options.attach(name)?;
+    reader.lend("reader", || {
+        let name = name.read("name")?;
+        let attached = options::read(options)?.attach(name)?;
         let name = CString::new(name).expect("it came as a C string");
-        let reading = Reading::new(attached, name);
-        let handle = Box::into_raw(Box::new(rw_reader(Handle::new(reading))));
-        // SAFETY: the first `write` succeeded, so `reader` is not NULL, aligned, and room for a
-        // pointer.
-        unsafe { write(reader, "reader", handle) }?;
-        Ok(rw_code::RW_OK)
+        Ok(rw_reader(Handle::new(Reading::new(attached, name))))
     })
 }
 
 /// Ends a reader: frees its reader index and everything it handed out. NULL is fine. RW_BUSY:
 /// another call is using it, and nothing was done.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_detach(reader: *mut rw_reader) -> c_int {
-    // SAFETY: header, Pointers: `reader` is NULL, or from rw_attach() and not used again once it is
-    // detached.
-    unsafe { Handle::discard(reader, |reader| &reader.0) }
+pub extern "C" fn rw_detach(reader: Back<rw_reader>) -> c_int {
+    Handle::discard(reader, |reader| &reader.0)
 }
 
 /// Reads the next item. Never blocks, and makes no system call while datagrams come. After a
@@ -190,25 +167,22 @@ pub unsafe extern "C" fn rw_detach(reader: *mut rw_reader) -> c_int {
 /// RW_FORKED; RW_CORRUPT, and those of rw_attach() if attaching to a restarted broker fails for a
 /// permanent reason.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_next(
-    reader: *mut rw_reader,
-    datagram: *mut rw_datagram,
-    gap: *mut rw_gap,
+pub extern "C" fn rw_next(
+    reader: InMut<'_, rw_reader>,
+    datagram: Out<'_, rw_datagram>,
+    gap: Out<'_, rw_gap>,
 ) -> c_int {
     let act = |reading: &mut Reading| {
-        have_room(datagram, gap)?;
+        have_room(&datagram, &gap)?;
         let found = reading.next(|found| {
             let shown = rw_datagram::of(found, found.as_ptr());
-            // SAFETY: header, Pointers: `datagram` is NULL or room for one, which `write` checks.
-            unsafe { write(datagram, "datagram", shown) }?;
+            datagram.write("datagram", shown)?;
             Ok(Some(rw_code::RW_DATAGRAM))
         })?;
         reading.in_hand = matches!(found, Found::Code(rw_code::RW_DATAGRAM));
-        // SAFETY: header, Pointers: `gap` is NULL or room for one.
-        unsafe { hand_out(found, gap) }
+        hand_out(found, &gap)
     };
-    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
-    unsafe { rw_reader::enter(reader, act) }
+    rw_reader::enter(reader, act)
 }
 
 /// Releases the datagram of rw_next(). RW_OK: it was not overwritten, what you read is valid, and
@@ -216,15 +190,14 @@ pub unsafe extern "C" fn rw_next(
 /// meanwhile; undo what you did with it. The next call returns the gap that begins with it. Errors:
 /// RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_release(reader: *mut rw_reader) -> c_int {
+pub extern "C" fn rw_release(reader: InMut<'_, rw_reader>) -> c_int {
     let act = |reading: &mut Reading| {
         if std::mem::take(&mut reading.in_hand) && reading.reader.settle().is_err() {
             return Ok(rw_code::RW_TORN);
         }
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
-    unsafe { rw_reader::enter(reader, act) }
+    rw_reader::enter(reader, act)
 }
 
 /// As rw_next(), but copies the datagram into the size bytes at buffer and validates the copy. It
@@ -236,14 +209,14 @@ pub unsafe extern "C" fn rw_release(reader: *mut rw_reader) -> c_int {
 /// the gap that begins with it. buffer may be NULL if size is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_read(
-    reader: *mut rw_reader,
+    reader: InMut<'_, rw_reader>,
     buffer: *mut c_void,
     size: usize,
-    datagram: *mut rw_datagram,
-    gap: *mut rw_gap,
+    datagram: Out<'_, rw_datagram>,
+    gap: Out<'_, rw_gap>,
 ) -> c_int {
     let act = |reading: &mut Reading| {
-        have_room(datagram, gap)?;
+        have_room(&datagram, &gap)?;
         if buffer.is_null() && size != 0 {
             return Err(Fault::invalid(format!("buffer is NULL, its size {size}")));
         }
@@ -261,8 +234,7 @@ pub unsafe extern "C" fn rw_read(
                 Err(CopyError::Torn(_)) => return Ok(None),
             };
             let shown = rw_datagram::of(found, data);
-            // SAFETY: header, Pointers: `datagram` is NULL or room for one, which `write` checks.
-            unsafe { write(datagram, "datagram", shown) }?;
+            datagram.write("datagram", shown)?;
             Ok(Some(code))
         })?;
         if let Found::Code(rw_code::RW_TOO_SMALL) = found {
@@ -273,11 +245,9 @@ pub unsafe extern "C" fn rw_read(
             // The copy was validated: it cannot be torn any more.
             let _whole = reading.reader.settle();
         }
-        // SAFETY: header, Pointers: `gap` is NULL or room for one.
-        unsafe { hand_out(found, gap) }
+        hand_out(found, &gap)
     };
-    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
-    unsafe { rw_reader::enter(reader, act) }
+    rw_reader::enter(reader, act)
 }
 
 /// Sleeps until there is something to read, a signal arrives, or timeout_ms milliseconds have
@@ -287,7 +257,7 @@ pub unsafe extern "C" fn rw_read(
 /// the signal and use rw_arm(), rw_fd() and ppoll(), which also takes finer timeouts. Errors:
 /// RW_INVALID, RW_BUSY, RW_SYSTEM.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_wait(reader: *mut rw_reader, timeout_ms: c_int) -> c_int {
+pub extern "C" fn rw_wait(reader: InMut<'_, rw_reader>, timeout_ms: c_int) -> c_int {
     let act = |reading: &mut Reading| {
         let timeout = match timeout_ms {
             -1 => None,
@@ -304,8 +274,7 @@ pub unsafe extern "C" fn rw_wait(reader: *mut rw_reader, timeout_ms: c_int) -> c
             Waited::Interrupted => rw_code::RW_INTERRUPTED,
         })
     };
-    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
-    unsafe { rw_reader::enter(reader, act) }
+    rw_reader::enter(reader, act)
 }
 
 /// A file descriptor for poll(), select() or epoll: readable when a reader that was armed with
@@ -313,14 +282,13 @@ pub unsafe extern "C" fn rw_wait(reader: *mut rw_reader, timeout_ms: c_int) -> c
 /// restarts, and belongs to the reader: never read from it or close it. Errors, below zero:
 /// RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_fd(reader: *mut rw_reader) -> c_int {
+pub extern "C" fn rw_fd(reader: InMut<'_, rw_reader>) -> c_int {
     let mut fd = 0;
     let act = |reading: &mut Reading| {
         fd = reading.reader.as_fd().as_raw_fd();
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
-    match unsafe { rw_reader::enter(reader, act) } {
+    match rw_reader::enter(reader, act) {
         0 => fd,
         error => error,
     }
@@ -331,12 +299,11 @@ pub unsafe extern "C" fn rw_fd(reader: *mut rw_reader) -> c_int {
 /// is no broker: when the next attempt to attach is due). RW_READY: do not sleep, call rw_next().
 /// Errors: RW_INVALID, RW_BUSY, RW_RESOURCES, RW_SYSTEM.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_arm(reader: *mut rw_reader) -> c_int {
+pub extern "C" fn rw_arm(reader: InMut<'_, rw_reader>) -> c_int {
     let act = |reading: &mut Reading| {
         Ok(if reading.reader.arm()? { rw_code::RW_OK } else { rw_code::RW_READY })
     };
-    // SAFETY: header, rw_reader: NULL or from rw_attach(), not detached, used by one thread.
-    unsafe { rw_reader::enter(reader, act) }
+    rw_reader::enter(reader, act)
 }
 
 #[cfg(test)]
@@ -353,16 +320,16 @@ mod tests {
     #[test]
     fn metadata_stays_until_detach() {
         let stream = Stream::with_metadata("pairs", &[("life", "1")]);
-        let mut reader = std::ptr::null_mut();
-        // SAFETY: the name is a C string, the options are NULL, and `reader` is room for a pointer.
-        assert_eq!(unsafe { rw_attach(c"pairs".as_ptr(), std::ptr::null(), &raw mut reader) }, 0);
-        // SAFETY: `reader` came from rw_attach(), is detached only at the end, and only this thread
-        // uses it.
-        let list = || unsafe { rw_reader_metadata(reader) };
-        let life = |list| {
-            // SAFETY: the list belongs to the reader, which is not detached, and the key is a C
-            // string.
-            let found = unsafe { rw_pairs_find(list, c"life".as_ptr()) };
+        let mut owner = std::ptr::null_mut();
+        let name = Text::from(c"pairs");
+        assert_eq!(rw_attach(name, In::from(None), Out::from(&mut owner)), 0);
+        // SAFETY: rw_attach() made it with Box::into_raw. It is detached only at the end, and used
+        // by this thread only.
+        let reader = In::from(unsafe { owner.as_ref() });
+        // SAFETY: the reader, to which the list belongs, is not detached.
+        let list = || unsafe { rw_reader_metadata(reader).as_ref() }.expect("metadata");
+        let life = |list: &rw_pairs| {
+            let found = rw_pairs_find(In::from(list), Text::from(c"life"));
             // SAFETY: the list has the key, so this is the value of a pair: a C string, valid until
             // the reader is detached.
             unsafe { CStr::from_ptr(found) }
@@ -377,28 +344,22 @@ mod tests {
             let mut datagram = std::mem::MaybeUninit::<rw_datagram>::uninit();
             let mut gap = rw_gap::default();
             loop {
-                // SAFETY: `reader` is attached, and both structs have room.
-                match unsafe { rw_next(reader, datagram.as_mut_ptr(), &raw mut gap) } {
+                match rw_next(reader, Out::from(&mut datagram), Out::from(&mut gap)) {
                     code if code == rw_code::RW_RESTARTED as c_int => break,
                     code => assert_eq!(code, rw_code::RW_EMPTY as c_int),
                 }
                 assert!(began.elapsed() < Duration::from_secs(60), "never attached again");
-                // SAFETY: `reader` came from rw_attach(), is detached only at the end, and only
-                // this thread uses it.
-                unsafe { rw_wait(reader, 100) };
+                rw_wait(reader, 100);
             }
-            assert_ne!(list(), held, "the old list was overwritten");
+            assert!(!std::ptr::eq(list(), held), "the old list was overwritten");
             assert_eq!(life(held), &*before);
             assert_eq!(life(list()).to_str(), Ok(&*value));
         }
         assert_eq!(life(first), c"1");
         // A pointer that this library cannot have handed out is refused.
-        // SAFETY: the pointer is misaligned, so it is refused and never dereferenced.
-        assert_eq!(unsafe { rw_pairs_count(first.wrapping_byte_add(1)) }, 0);
-        // SAFETY: the pointer is misaligned, so it is refused and never dereferenced.
-        let refused = unsafe { rw_wait(reader.wrapping_byte_add(1), 0) };
-        assert_eq!(refused, rw_code::RW_INVALID as c_int);
-        // SAFETY: `reader` came from rw_attach() and is not used again.
-        assert_eq!(unsafe { rw_detach(reader) }, 0);
+        assert_eq!(rw_pairs_count(In::from(first).misaligned()), 0);
+        assert_eq!(rw_wait(reader.misaligned(), 0), rw_code::RW_INVALID as c_int);
+        // SAFETY: `owner` came from rw_attach() and is not used again.
+        assert_eq!(rw_detach(unsafe { Back::new(owner) }), 0);
     }
 }

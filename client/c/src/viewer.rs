@@ -1,9 +1,10 @@
 //! A stream's statistics as C sees them: figures by number or by name, from one snapshot at a time.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "exported symbols")]
 
-use crate::border::{Handle, live};
-use crate::{Fault, border, rw_code, text, write};
+use crate::args::{Back, InMut, Out, Text};
+use crate::handle::Handle;
+use crate::{Fault, rw_code};
 use ringweir::view::Viewer;
 use ringweir::view::stats::{Kind, PumpCounter, ReaderFact, Snapshot, StreamFact};
 use std::ffi::{CString, c_char, c_int, c_ulonglong};
@@ -149,50 +150,35 @@ impl Watching {
 }
 
 /// Runs one call on a watch.
-///
-/// # Safety
-/// `watch` is NULL, or from rw_watch_attach() and not detached, and used by one thread at a time.
-unsafe fn enter(
-    watch: *const rw_watch,
+fn enter(
+    watch: InMut<'_, rw_watch>,
     act: impl FnOnce(&mut Watching) -> Result<rw_code, Fault>,
 ) -> c_int {
-    // SAFETY: by the caller's promise `watch` is NULL, or from rw_watch_attach() and not detached.
-    let handle = unsafe { live(watch) }.map(|watch| &watch.0);
-    // SAFETY: by the caller's promise one thread at a time uses the watch.
-    unsafe { Handle::enter(handle, act) }
+    Handle::enter(watch.get().map(|watch| &watch.0), act)
 }
 
 /// Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with
 /// rw_watch_detach(), otherwise it is NULL. Errors: those of rw_attach().
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_attach(name: *const c_char, watch: *mut *mut rw_watch) -> c_int {
-    border(|| {
-        // SAFETY: header, Pointers: `watch` is NULL or room for one, which `write` checks.
-        unsafe { write(watch, "watch", std::ptr::null_mut()) }?;
-        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
-        let watching = Watching::new(Viewer::attach(unsafe { text(name, "name") }?)?);
-        let handle = Box::into_raw(Box::new(rw_watch(Handle::new(watching))));
-        // SAFETY: the first `write` succeeded, so `watch` is not NULL, aligned, and room for a
-        // pointer.
-        unsafe { write(watch, "watch", handle) }?;
-        Ok(rw_code::RW_OK)
+pub extern "C" fn rw_watch_attach(name: Text<'_>, watch: Out<'_, *mut rw_watch>) -> c_int {
+    watch.lend("watch", || {
+        let viewer = Viewer::attach(name.read("name")?)?;
+        Ok(rw_watch(Handle::new(Watching::new(viewer))))
     })
 }
 
 /// Ends a watch and frees everything it handed out. NULL is fine. RW_BUSY: another call is using
 /// it, and nothing was done.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_detach(watch: *mut rw_watch) -> c_int {
-    // SAFETY: header, Pointers: `watch` is NULL, or from rw_watch_attach() and not used again once
-    // it is detached.
-    unsafe { Handle::discard(watch, |watch| &watch.0) }
+pub extern "C" fn rw_watch_detach(watch: Back<rw_watch>) -> c_int {
+    Handle::discard(watch, |watch| &watch.0)
 }
 
 /// Takes the newest snapshot, which all calls below then use. The broker makes several per second;
 /// the figure sampled_at says when. Makes no system call. RW_EMPTY: there is no new one yet, and
 /// the last one stays. Errors: RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_refresh(watch: *mut rw_watch) -> c_int {
+pub extern "C" fn rw_watch_refresh(watch: InMut<'_, rw_watch>) -> c_int {
     let act = |watching: &mut Watching| {
         let Some(snapshot) = watching.watch.snapshot() else { return Ok(rw_code::RW_EMPTY) };
         watching.texts = [c(&snapshot.name), c(&snapshot.source), c(&snapshot.note)];
@@ -200,21 +186,19 @@ pub unsafe extern "C" fn rw_watch_refresh(watch: *mut rw_watch) -> c_int {
         watching.snapshot = Some(snapshot);
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
-    unsafe { enter(watch, act) }
+    enter(watch, act)
 }
 
 /// 1: the broker ended or died, and the figures will not change any more. 0: it did not. Errors:
 /// RW_INVALID, RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_hung_up(watch: *mut rw_watch) -> c_int {
+pub extern "C" fn rw_watch_hung_up(watch: InMut<'_, rw_watch>) -> c_int {
     let mut gone = false;
     let act = |watching: &mut Watching| {
         gone = watching.watch.hung_up();
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
-    match unsafe { enter(watch, act) } {
+    match enter(watch, act) {
         0 => gone.into(),
         error => error,
     }
@@ -222,14 +206,13 @@ pub unsafe extern "C" fn rw_watch_hung_up(watch: *mut rw_watch) -> c_int {
 
 /// Number of readers in the snapshot. Errors: RW_INVALID (also: no snapshot yet), RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_readers(watch: *mut rw_watch) -> c_int {
+pub extern "C" fn rw_watch_readers(watch: InMut<'_, rw_watch>) -> c_int {
     let mut count = 0;
     let act = |watching: &mut Watching| {
         count = c_int::try_from(watching.snapshot()?.readers.len()).unwrap_or(c_int::MAX);
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
-    match unsafe { enter(watch, act) } {
+    match enter(watch, act) {
         0 => count,
         error => error,
     }
@@ -239,51 +222,46 @@ pub unsafe extern "C" fn rw_watch_readers(watch: *mut rw_watch) -> c_int {
 /// *figure is untouched. The set of figures does not change within a release. Errors: RW_INVALID
 /// (also: no such reader, no snapshot yet), RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_figure(
-    watch: *mut rw_watch,
+pub extern "C" fn rw_watch_figure(
+    watch: InMut<'_, rw_watch>,
     reader: c_int,
     i: usize,
-    figure: *mut rw_figure,
+    figure: Out<'_, rw_figure>,
 ) -> c_int {
     let act = |watching: &mut Watching| {
         let Some(found) = watching.figure(reader, i)? else { return Ok(rw_code::RW_EMPTY) };
-        // SAFETY: header, Pointers: `figure` is NULL or room for one, which `write` checks.
-        unsafe { write(figure, "figure", found) }?;
+        figure.write("figure", found)?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
-    unsafe { enter(watch, act) }
+    enter(watch, act)
 }
 
 /// The value of the figure called name of a reader (from 0) or of RW_STREAM. Errors: RW_INVALID
 /// (also: no such figure or reader, no snapshot yet), RW_BUSY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_get(
-    watch: *mut rw_watch,
+pub extern "C" fn rw_watch_get(
+    watch: InMut<'_, rw_watch>,
     reader: c_int,
-    name: *const c_char,
-    value: *mut c_ulonglong,
+    name: Text<'_>,
+    value: Out<'_, c_ulonglong>,
 ) -> c_int {
     let act = |watching: &mut Watching| {
-        // SAFETY: header, Pointers: `name` is NULL or a string that ends with a NUL.
-        let name = unsafe { text(name, "name") }?;
+        let name = name.read("name")?;
         let found = watching
             .place(reader, name)
             .and_then(|i| watching.figure(reader, i).transpose())
             .transpose()?;
         let found = found.ok_or_else(|| Fault::invalid(format!("no figure is called {name:?}")))?;
-        // SAFETY: header, Pointers: `value` is NULL or room for one, which `write` checks.
-        unsafe { write(value, "value", found.value) }?;
+        value.write("value", found.value)?;
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
-    unsafe { enter(watch, act) }
+    enter(watch, act)
 }
 
 /// A text about the stream: which is RW_TEXT_NAME, RW_TEXT_SOURCE or RW_TEXT_NOTE. Valid until the
 /// next rw_watch_refresh(). NULL if there is no such text, or no snapshot yet.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_text(watch: *mut rw_watch, which: c_int) -> *const c_char {
+pub extern "C" fn rw_watch_text(watch: InMut<'_, rw_watch>, which: c_int) -> *const c_char {
     let mut found = null();
     let act = |watching: &mut Watching| {
         watching.snapshot()?;
@@ -296,15 +274,14 @@ pub unsafe extern "C" fn rw_watch_text(watch: *mut rw_watch, which: c_int) -> *c
         };
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
-    unsafe { enter(watch, act) };
+    enter(watch, act);
     found
 }
 
 /// The label of a reader (from 0). Valid until the next rw_watch_refresh(). NULL if there is no
 /// such reader.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rw_watch_label(watch: *mut rw_watch, reader: c_int) -> *const c_char {
+pub extern "C" fn rw_watch_label(watch: InMut<'_, rw_watch>, reader: c_int) -> *const c_char {
     let mut found = null();
     let act = |watching: &mut Watching| {
         found = usize::try_from(reader)
@@ -313,7 +290,6 @@ pub unsafe extern "C" fn rw_watch_label(watch: *mut rw_watch, reader: c_int) -> 
             .map_or(null(), |t| t.as_ptr());
         Ok(rw_code::RW_OK)
     };
-    // SAFETY: header, rw_watch: NULL or from rw_watch_attach(), not detached, used by one thread.
-    unsafe { enter(watch, act) };
+    enter(watch, act);
     found
 }

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-/// In the order of the header.
+/// In the order of the header. `args.rs` is not among them: its types are plain pointers to C.
 const SOURCES: [&str; 11] = [
     "lib.rs",
     "codes.rs",
@@ -25,6 +25,28 @@ fn here(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// The types of `args.rs` as the header shows them, which has no use for their invariants.
+const POINTERS: [(&str, &str); 4] =
+    [("In<'_, ", "*const "), ("InMut<'_, ", "*mut "), ("Out<'_, ", "*mut "), ("Back<", "*mut ")];
+
+/// A source in which arguments are declared with raw pointers.
+fn with_raw_pointers(source: &str) -> String {
+    let mut done = source.replace("Text<'_>", "*const c_char").replace("Text<'a>", "*const c_char");
+    for (typed, raw) in POINTERS {
+        while let Some(at) = done.find(&format!(": {typed}")).map(|at| at + ": ".len()) {
+            let mut open = 0;
+            let end = done[at..].char_indices().find(|(_, c)| {
+                open += i32::from(*c == '<') - i32::from(*c == '>');
+                *c == '>' && open == 0
+            });
+            let end = at + end.expect("the end of the type").0;
+            let pointee = done[at + typed.len()..end].to_owned();
+            done.replace_range(at..=end, &format!("{raw}{pointee}"));
+        }
+    }
+    done
+}
+
 /// The header generated from the sources, after `edit` has changed the last one.
 fn header(edit: impl Fn(String) -> String) -> String {
     let config = cbindgen::Config::from_file(here("cbindgen.toml")).expect("cbindgen.toml");
@@ -36,7 +58,7 @@ fn header(edit: impl Fn(String) -> String) -> String {
         std::fs::create_dir(&alone).expect("a directory");
         let text = std::fs::read_to_string(here("src").join(source)).expect("a source");
         let text = if *source == LAST { edit(text) } else { text };
-        std::fs::write(alone.join(source), text).expect("a source");
+        std::fs::write(alone.join(source), with_raw_pointers(&text)).expect("a source");
         builder = builder.with_src(alone.join(source));
     }
     let mut made = Vec::new();

@@ -12,7 +12,7 @@ pub const ABI: u32 = 1;
 
 /// The module's description of a device.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Info {
     /// [`ABI`].
     pub abi: u32,

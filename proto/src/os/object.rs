@@ -245,11 +245,8 @@ pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError
 /// Casts shared bytes to the layout's structs; the only such cast.
 fn over(map: MmapRaw, geometry: Geometry, access: Access) -> RingMemory {
     assert!(map.len() as u64 >= geometry.footprint(), "checked by the callers");
-    let base = NonNull::new(map.as_mut_ptr()).expect("a mapping is never at 0");
     let at = |offset: usize| {
-        // SAFETY: every offset passed below lies inside the footprint, which is mapped (asserted
-        // above).
-        unsafe { base.add(offset) }
+        NonNull::new(map.as_mut_ptr().wrapping_add(offset)).expect("a mapping is never at 0")
     };
     let slots = NonNull::slice_from_raw_parts(
         at(geometry.slots_offset() as usize).cast::<Slot>(),
@@ -317,17 +314,13 @@ fn write_header(map: &MmapRaw, spec: &RingSpec<'_>) -> Result<(), ObjectError> {
             packed.len()
         )));
     }
-    // SAFETY: the header page is mapped writable and page-aligned, and no other process can see the
-    // object's content yet.
-    unsafe { map.as_mut_ptr().cast::<Identity>().write(identity) };
-    // SAFETY: offset of a field inside the header page.
-    let len_at = unsafe { map.as_mut_ptr().add(offset_of!(Header, metadata_len)) }.cast::<u64>();
-    // SAFETY: aligned to 8 by the layout's assertions, mapped writable.
-    unsafe { len_at.write(packed.len() as u64) };
-    // SAFETY: offset of a field inside the header page.
-    let at = unsafe { map.as_mut_ptr().add(offset_of!(Header, metadata)) };
-    // SAFETY: METADATA_MAX bytes of room, checked above; the source is a private Vec.
-    unsafe { at.copy_from_nonoverlapping(packed.as_ptr(), packed.len()) };
+    assert!(map.len() >= PAGE, "a ring has a header page");
+    // SAFETY: a whole page is mapped, writable and page-aligned, and no other process and no other
+    // code of this one uses it yet. A `Header` consists of integers, for which any bits are valid.
+    let header = unsafe { &mut *map.as_mut_ptr().cast::<Header>() };
+    header.identity = identity;
+    header.metadata_len = packed.len() as u64;
+    header.metadata[..packed.len()].copy_from_slice(&packed);
     Ok(())
 }
 
@@ -341,17 +334,17 @@ fn read_identity(map: &MmapRaw) -> Identity {
 }
 
 fn read_metadata(map: &MmapRaw) -> Vec<(String, String)> {
-    let header = map.as_ptr().cast::<Header>();
-    // SAFETY: a field of the header page, which is mapped: the address is formed, nothing is read.
-    let len_at = unsafe { &raw const (*header).metadata_len };
-    // SAFETY: mapped and aligned to 8 by the layout's assertions. Volatile, so that it is loaded
-    // once and the clamped length is the one that is used.
-    let len = unsafe { len_at.read_volatile() }.min(METADATA_MAX as u64) as usize;
-    // SAFETY: a field of the header page, which is mapped: the address is formed, nothing is read.
-    let text_at = unsafe { &raw const (*header).metadata }.cast::<u8>();
-    // SAFETY: `at` is below `len`, which is clamped to the field's size.
-    let byte = |at: usize| unsafe { text_at.wrapping_add(at).read_volatile() };
-    let packed: Vec<u8> = (0..len).map(byte).collect();
+    assert!(map.len() >= PAGE, "checked by the callers");
+    let at = |offset: usize| map.as_ptr().wrapping_add(offset);
+    let len = at(offset_of!(Header, metadata_len)).cast::<u64>();
+    // SAFETY: a field of the header page, which is mapped, aligned to 8 by the layout's assertions.
+    // Volatile, so that it is loaded once and the clamped length is the one that is used.
+    let len = unsafe { len.read_volatile() }.min(METADATA_MAX as u64) as usize;
+    let text = at(offset_of!(Header, metadata)).cast::<[u8; METADATA_MAX]>();
+    // SAFETY: a field of the header page, which is mapped; bytes have no alignment. Volatile, so
+    // that each is loaded once.
+    let text = unsafe { text.read_volatile() };
+    let packed = &text[..len];
     let mut texts = packed.split(|b| *b == 0).map(|t| String::from_utf8_lossy(t).into_owned());
     let mut pairs = Vec::new();
     while let (Some(key), Some(value)) = (texts.next(), texts.next()) {

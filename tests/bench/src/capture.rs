@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)]
 
-use super::contenders::sockets::{self, Address};
+use super::contenders::sockets;
 use super::job::{Job, Report, ready};
 use super::tally::{Losses, Tally};
 use anyhow::{Context, ensure};
@@ -58,12 +58,7 @@ fn traffic(job: &Job) -> anyhow::Result<Report> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sockets::grow(&socket, 4 << 20);
     let near: std::net::Ipv4Addr = Wire::NEAR.parse()?;
-    // SAFETY: all-zero is a valid sockaddr_in.
-    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
-    address.sin_family = libc::AF_INET as libc::sa_family_t;
-    address.sin_port = PORT.to_be();
-    address.sin_addr.s_addr = u32::from_ne_bytes(near.octets());
-    let to = [Address::of(address)];
+    let to = [std::net::SocketAddrV4::new(near, PORT).into()];
     let go = ready()?;
     let (mut made, mut room) = (0u64, vec![0; 256 * job.size]);
     loop {
@@ -169,29 +164,36 @@ impl Mapped {
         let base = unsafe {
             rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &socket, 0)
         }?;
-        // SAFETY: all-zero is a valid sockaddr_ll.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_IP as u16).to_be();
-        address.sll_ifindex = rustix::net::netdevice::name_to_index(&socket, "vb")? as i32;
-        sockets::bind(&socket, &Address::of(address))?;
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+            sll_ifindex: rustix::net::netdevice::name_to_index(&socket, "vb")? as i32,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        };
+        let (at, len) = ((&raw const address).cast(), size_of_val(&address) as libc::socklen_t);
+        // SAFETY: an address of the stated length.
+        let rc = unsafe { libc::bind(socket.as_raw_fd(), at, len) };
+        ensure!(rc == 0, "bind: {}", std::io::Error::last_os_error());
         Ok(Self { socket, base: base.cast() })
     }
 
     fn status(&self, block: usize) -> &AtomicU32 {
         assert!(block < BLOCKS);
-        // SAFETY: inside the mapping.
-        let at = unsafe { self.base.add(block * BLOCK + STATUS) };
-        // SAFETY: aligned to 4, valid as long as the process, written atomically by both sides.
+        let at = self.base.wrapping_add(block * BLOCK + STATUS);
+        // SAFETY: inside the mapping, which has BLOCKS blocks and stays as long as the process;
+        // aligned to 4, and written atomically by both sides.
         unsafe { &*at.cast::<AtomicU32>() }
     }
 
     /// A block that the kernel has handed over, until its status is given back.
     fn block(&self, block: usize) -> &[u8] {
         assert!(block < BLOCKS);
-        // SAFETY: inside the mapping.
-        let at = unsafe { self.base.add(block * BLOCK) };
-        // SAFETY: valid for BLOCK bytes; the kernel does not write a block it has handed over.
+        let at = self.base.wrapping_add(block * BLOCK);
+        // SAFETY: BLOCK bytes inside the mapping, which has BLOCKS blocks and stays as long as the
+        // process; the kernel does not write a block it has handed over.
         unsafe { std::slice::from_raw_parts(at, BLOCK) }
     }
 

@@ -75,7 +75,7 @@ static void latencies(const char *name, rw_reader *r, unsigned index, unsigned l
     CHECK(rw_drain_gaps_ask(NULL, &since) == RW_INVALID && since == NULL);
     CHECK(rw_drain_gaps_ask(name, &since) == RW_NOT_FOUND && since == NULL);
     CHECK(rw_latency_ask(name, 4000000000u, &since) == RW_NOT_FOUND && since == NULL);
-    CHECK(strstr(rw_error_message(), "no reader in place 4000000000"));
+    CHECK(strstr(rw_error_message(), "has index 4000000000"));
     CHECK(rw_latency_since(NULL, first, &since) == RW_INVALID && rw_latency_since(first, NULL, &since) == RW_INVALID);
     CHECK(since == NULL && rw_latency_since(second, first, NULL) == RW_INVALID);
     CHECK(rw_latency_all(NULL, &t) == RW_INVALID && rw_latency_all(first, NULL) == RW_INVALID);

@@ -1,10 +1,9 @@
 //! NETLINK_USERSOCK between sockets of one process, and messages of the kernel itself. Needs root.
 
-#![allow(unsafe_code)]
-
 use super::super::test_bench::{Bench, bytes_of, in_namespace, shell};
 use super::*;
 use ringweir_proto::stats::PumpCounter;
+use rustix::net::SendFlags;
 
 const STREAM: OpenFor = OpenFor { max_datagram: 1024 };
 
@@ -48,40 +47,20 @@ impl Sender {
     }
 
     fn send(&self, bytes: &[u8], group: u32, pid: u32) -> io::Result<usize> {
-        // SAFETY: `sockaddr_nl` consists of integers, so all zeros are a valid value.
-        let mut to: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        to.nl_family = libc::AF_NETLINK as u16;
-        (to.nl_pid, to.nl_groups) = (pid, if group == 0 { 0 } else { 1 << (group - 1) });
-        let len = size_of_val(&to) as libc::socklen_t;
-        let (fd, to) = (self.0.as_raw_fd(), (&raw const to).cast());
-        // SAFETY: `bytes` and `to` are live and have the given lengths, and the kernel only reads
-        // them.
-        let sent = unsafe { libc::sendto(fd, bytes.as_ptr().cast(), bytes.len(), 0, to, len) };
-        match usize::try_from(sent) {
-            Ok(sent) => Ok(sent),
+        let groups = if group == 0 { 0 } else { 1 << (group - 1) };
+        let to = SocketAddrNetlink::new(pid, groups);
+        match rustix::net::sendto(&self.0, bytes, SendFlags::empty(), &to) {
             // After the group the message goes to pid 0, the kernel, which does not use this
             // protocol.
-            Err(_)
-                if group > 0
-                    && io::Error::last_os_error().raw_os_error() == Some(libc::ECONNREFUSED) =>
-            {
-                Ok(bytes.len())
-            }
-            Err(_) => Err(io::Error::last_os_error()),
+            Err(Errno::CONNREFUSED) if group > 0 => Ok(bytes.len()),
+            sent => Ok(sent?),
         }
     }
 }
 
 fn pid_of(socket: &OwnedFd) -> u32 {
-    // SAFETY: `sockaddr_nl` consists of integers, so all zeros are a valid value.
-    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    let mut len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: `address` and `len` are live locals, and `len` is the size of `address`. The kernel
-    // writes at most that many bytes into `address`, and the length into `len`.
-    let rc =
-        unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
-    assert_eq!(rc, 0);
-    address.nl_pid
+    let address = rustix::net::getsockname(socket).unwrap();
+    SocketAddrNetlink::try_from(address).unwrap().pid()
 }
 
 /// Messages to the group arrive as they were sent, with the group as channel. Control: messages to

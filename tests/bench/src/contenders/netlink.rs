@@ -1,12 +1,12 @@
 //! NETLINK_USERSOCK multicast: the kernel's own publish and subscribe. It loses silently, too.
 
-#![allow(unsafe_code)]
-
-use super::sockets::{self, Address, Receiver, send_all};
+use super::sockets::{self, Receiver, send_all};
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::tally::{Losses, Tally};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use anyhow::Context;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use std::os::fd::OwnedFd;
 
 pub const CONTENDER: Contender = Contender {
@@ -35,23 +35,18 @@ fn open() -> anyhow::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn address(groups: u32) -> Address {
-    // SAFETY: all-zero is a valid sockaddr_nl.
-    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-    address.nl_groups = groups;
-    Address::of(address)
-}
+/// The group's address.
+const ADDRESS: SocketAddrNetlink = SocketAddrNetlink::new(0, 1 << (GROUP - 1));
 
 /// Joining a group of NETLINK_USERSOCK is a privilege.
 fn unavailable() -> Option<String> {
-    let joined = open().and_then(|socket| sockets::bind(&socket, &address(1 << (GROUP - 1))));
+    let joined = open().and_then(|socket| bind(&socket, &ADDRESS).context("bind"));
     joined.err().map(|e| format!("joining a netlink group needs root (CAP_NET_ADMIN): {e:#}"))
 }
 
 fn publish(job: &Job) -> anyhow::Result<Report> {
     let socket = open()?;
-    let to = [address(1 << (GROUP - 1))];
+    let to = [ADDRESS.into()];
     publish_batches(job, |batch| {
         let refused = send_all(&socket, batch.datagrams(), &to)?;
         anyhow::ensure!(refused == 0, "{refused} datagrams were refused");
@@ -61,7 +56,7 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
 
 fn read(job: &Job) -> anyhow::Result<Report> {
     let socket = open()?;
-    sockets::bind(&socket, &address(1 << (GROUP - 1)))?;
+    bind(&socket, &ADDRESS).context("bind")?;
     sockets::give_up_soon(&socket)?;
     let mut tally = Tally::new(job, ready()?, Losses::Silent)?;
     let mut receiver = Receiver::new(job.size, job.batch());

@@ -7,57 +7,27 @@
 #![allow(unsafe_code)]
 
 use anyhow::Context;
+use rustix::net::SocketAddrAny;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::null_mut;
 
 /// Most datagrams per call.
 const MOST: usize = 64;
 
-/// A socket address as bytes.
-#[derive(Clone, Copy)]
-pub struct Address {
-    storage: libc::sockaddr_storage,
-    len: libc::socklen_t,
-}
-
-impl Address {
-    /// The bytes of any kernel address structure.
-    pub fn of<T: Copy>(address: T) -> Self {
-        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
-        // SAFETY: all-zero is a valid sockaddr_storage.
-        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-        let to = (&raw mut storage).cast::<T>();
-        // SAFETY: the storage is large enough and at least as aligned as every sockaddr.
-        unsafe { to.write_unaligned(address) };
-        Self { storage, len: size_of::<T>() as libc::socklen_t }
-    }
-
-    /// The address of a unix socket's path.
-    pub fn unix(path: &std::path::Path) -> anyhow::Result<Self> {
-        let bytes = path.as_os_str().as_encoded_bytes();
-        // SAFETY: all-zero is a valid sockaddr_un.
-        let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-        anyhow::ensure!(
-            bytes.len() < address.sun_path.len(),
-            "path too long for a socket: {}",
-            path.display()
-        );
-        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        for (to, byte) in address.sun_path.iter_mut().zip(bytes) {
-            *to = *byte as libc::c_char;
-        }
-        Ok(Self::of(address))
-    }
-}
-
-/// Binds.
-pub fn bind(socket: &OwnedFd, address: &Address) -> anyhow::Result<()> {
-    let at = (&raw const address.storage).cast();
-    // SAFETY: a valid address of the stated length.
-    let rc = unsafe { libc::bind(socket.as_raw_fd(), at, address.len) };
-    anyhow::ensure!(rc == 0, "bind: {}", io::Error::last_os_error());
-    Ok(())
-}
+const NO_PIECE: libc::iovec = libc::iovec { iov_base: null_mut(), iov_len: 0 };
+const NO_HEADER: libc::mmsghdr = libc::mmsghdr {
+    msg_hdr: libc::msghdr {
+        msg_name: null_mut(),
+        msg_namelen: 0,
+        msg_iov: null_mut(),
+        msg_iovlen: 0,
+        msg_control: null_mut(),
+        msg_controllen: 0,
+        msg_flags: 0,
+    },
+    msg_len: 0,
+};
 
 /// Sets an integer option.
 pub fn set(socket: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<()> {
@@ -96,15 +66,12 @@ pub fn give_up_soon(socket: &OwnedFd) -> anyhow::Result<()> {
 pub fn send_all<'d>(
     socket: &OwnedFd,
     datagrams: impl Iterator<Item = &'d [u8]> + Clone,
-    to: &[Address],
+    to: &[SocketAddrAny],
 ) -> anyhow::Result<u64> {
     let mut pairs = datagrams.flat_map(|d| to.iter().map(move |address| (d, address)));
     let mut refused = 0;
     loop {
-        // SAFETY: all-zero is a valid iovec.
-        let mut pieces: [libc::iovec; MOST] = unsafe { std::mem::zeroed() };
-        // SAFETY: all-zero is a valid mmsghdr.
-        let mut headers: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
+        let (mut pieces, mut headers) = ([NO_PIECE; MOST], [NO_HEADER; MOST]);
         let mut count = 0;
         for ((piece, header), (datagram, address)) in
             pieces.iter_mut().zip(&mut headers).zip(pairs.by_ref().take(MOST))
@@ -113,8 +80,8 @@ pub fn send_all<'d>(
                 iov_base: datagram.as_ptr().cast_mut().cast(),
                 iov_len: datagram.len(),
             };
-            header.msg_hdr.msg_name = (&raw const address.storage).cast_mut().cast();
-            header.msg_hdr.msg_namelen = address.len;
+            header.msg_hdr.msg_name = address.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = address.addr_len();
             header.msg_hdr.msg_iov = piece;
             header.msg_hdr.msg_iovlen = 1;
             count += 1;
@@ -168,10 +135,7 @@ impl Receiver {
         socket: &OwnedFd,
         mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<bool> {
-        // SAFETY: all-zero is a valid iovec.
-        let mut pieces: [libc::iovec; MOST] = unsafe { std::mem::zeroed() };
-        // SAFETY: all-zero is a valid mmsghdr.
-        let mut headers: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
+        let (mut pieces, mut headers) = ([NO_PIECE; MOST], [NO_HEADER; MOST]);
         for ((piece, header), room) in pieces.iter_mut().zip(&mut headers).zip(&mut self.rooms) {
             *piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
             header.msg_hdr.msg_iov = piece;

@@ -1,15 +1,13 @@
 //! UDP multicast on loopback. It loses silently; the socket's own drop counter must account for
 //! every missing datagram.
 
-#![allow(unsafe_code)]
-
-use super::sockets::{self, Address, Receiver, send_all};
+use super::sockets::{self, Receiver, send_all};
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::job::{Job, Report, ready};
 use crate::tally::{Losses, Tally};
 use anyhow::Context;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
-use std::net::Ipv4Addr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
 pub const CONTENDER: Contender = Contender {
@@ -26,9 +24,10 @@ pub const CONTENDER: Contender = Contender {
 
 /// Group and port, derived from the run's directory, so that runs do not receive each other's
 /// datagrams.
-fn group(job: &Job) -> (Ipv4Addr, u16) {
+fn group(job: &Job) -> SocketAddrV4 {
     let tag = crc32fast::hash(job.dir.as_os_str().as_encoded_bytes()).to_le_bytes();
-    (Ipv4Addr::new(239, 77, tag[0], tag[1]), 20_000 + u16::from_le_bytes([tag[2], tag[3]]) % 20_000)
+    let port = 20_000 + u16::from_le_bytes([tag[2], tag[3]]) % 20_000;
+    SocketAddrV4::new(Ipv4Addr::new(239, 77, tag[0], tag[1]), port)
 }
 
 fn open() -> anyhow::Result<OwnedFd> {
@@ -37,21 +36,12 @@ fn open() -> anyhow::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn address((group, port): (Ipv4Addr, u16)) -> Address {
-    // SAFETY: all-zero is a valid sockaddr_in.
-    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
-    address.sin_family = libc::AF_INET as libc::sa_family_t;
-    address.sin_port = port.to_be();
-    address.sin_addr.s_addr = u32::from_ne_bytes(group.octets());
-    Address::of(address)
-}
-
 fn publish(job: &Job) -> anyhow::Result<Report> {
     let socket = open()?;
     let here = u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets());
     sockets::set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, here as i32)
         .context("IP_MULTICAST_IF")?;
-    let to = [address(group(job))];
+    let to = [group(job).into()];
     // A datagram for which the kernel has no buffer is an error: it was not published, and its
     // number would be missing.
     publish_batches(job, |batch| {
@@ -64,9 +54,9 @@ fn publish(job: &Job) -> anyhow::Result<Report> {
 fn read(job: &Job) -> anyhow::Result<Report> {
     let socket = open()?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    let (group, port) = group(job);
-    sockets::bind(&socket, &address((group, port)))?;
-    sockopt::set_ip_add_membership(&socket, &group, &Ipv4Addr::LOCALHOST)
+    let group = group(job);
+    bind(&socket, &group).context("bind")?;
+    sockopt::set_ip_add_membership(&socket, group.ip(), &Ipv4Addr::LOCALHOST)
         .context("join the group")?;
     sockets::give_up_soon(&socket)?;
     let mut tally = Tally::new(job, ready()?, Losses::Silent)?;

@@ -4,15 +4,17 @@
 //! The device is a memfd: its `read` gives one datagram, costs one system call and one copy, and
 //! never waits, so nothing but relay and sockets is measured; a real device could only be slower.
 
-use super::sockets::{self, Address, Receiver, send_all};
+use super::sockets::{self, Receiver, send_all};
 use crate::contender::{Contender, Publisher, publish_batches};
 use crate::feed::Feed;
 use crate::job::{Job, Report, ready};
 use crate::tally::{Losses, Tally};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use ringweir_pattern::sum;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use std::path::PathBuf;
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with,
+};
+use std::path::{Path, PathBuf};
 
 const LIMIT: Option<(usize, &str)> = Some((2 << 20, "the socket's send buffer"));
 
@@ -44,11 +46,16 @@ fn path(job: &Job, reader: usize) -> PathBuf {
     job.dir.join(format!("u{reader}"))
 }
 
-fn sender(job: &Job) -> anyhow::Result<(std::os::fd::OwnedFd, Vec<Address>)> {
+fn address(path: &Path) -> anyhow::Result<SocketAddrUnix> {
+    SocketAddrUnix::new(path).with_context(|| format!("as a socket: {}", path.display()))
+}
+
+fn sender(job: &Job) -> anyhow::Result<(std::os::fd::OwnedFd, Vec<SocketAddrAny>)> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sockets::grow(&socket, 4 << 20);
-    let to: Vec<_> =
-        (0..job.readers).map(|n| Address::unix(&path(job, n))).collect::<Result<_, _>>()?;
+    let to: Vec<_> = (0..job.readers)
+        .map(|n| address(&path(job, n)).map(Into::into))
+        .collect::<Result<_, _>>()?;
     Ok((socket, to))
 }
 
@@ -94,7 +101,7 @@ fn relay(job: &Job) -> anyhow::Result<Report> {
 fn read(job: &Job) -> anyhow::Result<Report> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sockets::grow(&socket, 4 << 20);
-    sockets::bind(&socket, &Address::unix(&path(job, job.reader.unwrap_or(0)))?)?;
+    bind(&socket, &address(&path(job, job.reader.unwrap_or(0)))?).context("bind")?;
     let mut tally = Tally::new(job, ready()?, Losses::None)?;
     let mut receiver = Receiver::new(job.size, job.batch());
     let mut ended = false;

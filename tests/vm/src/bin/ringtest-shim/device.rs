@@ -4,9 +4,11 @@
 #![allow(unsafe_code)]
 
 use ringweir_device::shim::Info;
-use std::ffi::CString;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -49,14 +51,8 @@ impl AsFd for Device {
 impl Device {
     /// Opens the node at `path` with `flags`.
     pub fn open(path: &Path, flags: i32) -> Got<Device> {
-        let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| libc::EINVAL)?;
-        // SAFETY: `name` is a C string that outlives the call.
-        let fd = unsafe { libc::open(name.as_ptr(), flags | libc::O_CLOEXEC) };
-        if fd < 0 {
-            return Err(errno());
-        }
-        // SAFETY: `fd` was just opened, and has no other owner.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let flags = OFlags::from_bits_retain(flags as u32) | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(Errno::raw_os_error)?;
         Ok(Device { fd, path: path.to_owned() })
     }
 
@@ -90,8 +86,7 @@ impl Device {
     }
 
     pub fn info(&self) -> Result<Info> {
-        // SAFETY: integers only, for which all zeroes are valid.
-        let mut info: Info = unsafe { std::mem::zeroed() };
+        let mut info = Info::default();
         self.ioctl(INFO, (&raw mut info) as usize)
             .map_err(std::io::Error::from_raw_os_error)
             .context("INFO")?;
@@ -118,15 +113,16 @@ impl Device {
 
     /// Waits up to `wait` for events; 0 if there are none.
     pub fn poll(&self, wait: Duration) -> i16 {
-        let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd, which outlives the call.
-        unsafe { libc::poll(&raw mut poll, 1, wait.as_millis() as i32) };
-        poll.revents
+        let mut poll = [PollFd::new(&self.fd, PollFlags::IN)];
+        let limit = ringweir_proto::os::event::timespec(wait);
+        // After an error, such as a signal, there are no events.
+        let _found = rustix::event::poll(&mut poll, Some(&limit));
+        poll[0].revents().bits() as i16
     }
 
     pub fn nonblocking(&self, on: bool) {
-        // SAFETY: sets one flag of a file descriptor of ours.
-        unsafe { libc::fcntl(self.raw(), libc::F_SETFL, if on { libc::O_NONBLOCK } else { 0 }) };
+        let flags = if on { OFlags::NONBLOCK } else { OFlags::empty() };
+        rustix::fs::fcntl_setfl(&self.fd, flags).expect("F_SETFL");
     }
 
     pub fn map(

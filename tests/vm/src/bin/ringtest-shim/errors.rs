@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use std::os::fd::{AsFd, IntoRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -41,12 +42,10 @@ fn opening(node: &Path, device: &Device) -> Result<()> {
             flags,
         )?;
     }
-    // SAFETY: a seek of a file descriptor of ours.
-    let sought = unsafe { libc::lseek(device.raw(), 0, libc::SEEK_SET) };
-    check("no seeking", sought == -1, sought)?;
-    // SAFETY: one byte of a literal.
-    let wrote = unsafe { libc::write(device.raw(), b"x".as_ptr().cast(), 1) };
-    check("no writing", wrote == -1, wrote)
+    let sought = rustix::fs::seek(device, rustix::fs::SeekFrom::Start(0));
+    check("no seeking", sought.is_err(), sought)?;
+    let wrote = rustix::io::write(device, b"x");
+    check("no writing", wrote.is_err(), wrote)
 }
 
 fn asking(device: &Device) -> Result<()> {
@@ -172,12 +171,10 @@ fn signals(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<
         let got = std::thread::scope(|scope| {
             // This thread blocks the signal, so that the reader gets it.
             let starter = restart.then(|| {
-                let raw = device.raw();
-                scope.spawn(move || {
+                scope.spawn(|| {
                     blocked();
                     std::thread::sleep(Duration::from_secs(2));
-                    // SAFETY: START takes no argument.
-                    unsafe { libc::ioctl(raw, START as _, 0) }
+                    device.ioctl(START, 0)
                 })
             });
             let got = device.read(buffer);
@@ -252,8 +249,7 @@ fn garbage(device: &Device, window: &DeviceMemory, buffer: &mut [u8]) -> Result<
 pub fn boundaries(node: &Path, through_stdio: bool) -> Result<()> {
     let device = Device::wait_open(node)?;
     let mut buffer = vec![0u8; 4 * device.info()?.max_datagram as usize];
-    // SAFETY: no pointers.
-    let duplicate = unsafe { libc::dup(device.raw()) };
+    let duplicate = device.as_fd().try_clone_to_owned()?.into_raw_fd();
     // SAFETY: nothing else uses the duplicate, and the mode is a literal.
     let stream = unsafe { libc::fdopen(duplicate, c"r".as_ptr()) };
     ensure!(!stream.is_null(), "fdopen");

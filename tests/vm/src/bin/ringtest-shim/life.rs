@@ -3,10 +3,8 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -173,17 +171,12 @@ fn blocked(node: &Path) -> Result<Child> {
 
 fn load(module: &Path) -> Result<()> {
     let file = fs::File::open(module)?;
-    // SAFETY: an open file, and a literal; the kernel checks the rest.
-    let got = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    ensure!(got == 0, "finit_module: {}", std::io::Error::last_os_error());
-    Ok(())
+    rustix::system::finit_module(&file, c"", 0).context("finit_module")
 }
 
 fn unload() -> i32 {
-    let name = CString::from(c"ringshim");
-    // SAFETY: a C string that outlives the call.
-    let got = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
-    if got == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) }
+    let got = rustix::system::delete_module(c"ringshim", libc::O_NONBLOCK);
+    got.map_or_else(|error| error.raw_os_error(), |()| 0)
 }
 
 /// Unreclaimable slab memory, KiB.

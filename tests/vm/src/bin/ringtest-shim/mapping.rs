@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -86,10 +87,10 @@ pub fn run(node: &Path) -> Result<()> {
 
 /// Dies of SIGBUS: the control that `revoke` would notice one.
 pub fn sigbus() -> Result<()> {
-    // SAFETY: the name is a literal.
-    let memory = unsafe { libc::memfd_create(c"empty".as_ptr(), 0) };
+    let memory = rustix::fs::memfd_create("empty", rustix::fs::MemfdFlags::empty())?;
+    let (anywhere, fd) = (std::ptr::null_mut(), memory.as_raw_fd());
     // SAFETY: at an address of the kernel's choice.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, PROT_READ, MAP_SHARED, memory, 0) };
+    let at = unsafe { libc::mmap(anywhere, PAGE, PROT_READ, MAP_SHARED, fd, 0) };
     ensure!(at != libc::MAP_FAILED, "mmap");
     // SAFETY: within the mapping. The SIGBUS is the purpose.
     let word = unsafe { at.cast::<u32>().read_volatile() };

@@ -124,9 +124,9 @@ pub fn run(node: &Path, datagrams: u64, edge: bool) -> Result<()> {
     let counters = || -> Result<[u64; 3]> {
         Ok([device.counter("interrupts")?, device.counter("spurious")?, device.counter("wakeups")?])
     };
-    let (before, slept, began) = (counters()?, sleeps(), Instant::now());
+    let (before, slept, began) = (counters()?, sleeps()?, Instant::now());
     let mut met = take(&window, &bed, datagrams)?;
-    (met.seconds, met.asleep) = (began.elapsed().as_secs_f64(), sleeps() - slept);
+    (met.seconds, met.asleep) = (began.elapsed().as_secs_f64(), sleeps()? - slept);
     let after = counters()?;
     [met.interrupts, met.spurious, met.wakeups] = std::array::from_fn(|n| after[n] - before[n]);
     // When this is run by hand, there is no host to print it.
@@ -178,10 +178,8 @@ fn take(window: &ringweir_device::DeviceMemory, bed: &Bed<'_>, datagrams: u64) -
 }
 
 /// How often this thread has given up the processor by itself.
-fn sleeps() -> u64 {
-    // SAFETY: integers only, for which all zeroes are valid.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: it fills in `usage`, which outlives the call.
-    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
-    usage.ru_nvcsw as u64
+fn sleeps() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/thread-self/status")?;
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    Ok(count.context("no voluntary_ctxt_switches")?.trim().parse()?)
 }
