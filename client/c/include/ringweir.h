@@ -52,7 +52,7 @@
  number of additions since then. Compare it with rw_abi_version() if the program may run with
  another library than it was compiled with.
  */
-#define RW_ABI_VERSION 6
+#define RW_ABI_VERSION 7
 
 /*
  rw_options.start: with what is published from now on.
@@ -164,6 +164,23 @@
 #define RW_GAP_TEXT 160
 
 /*
+ rw_publisher_options.flags: the ring is a sealed memfd, without a name in /dev/shm. It cannot be
+ adopted after the program's death.
+ */
+#define RW_MEMFD 1
+
+/*
+ rw_publisher_options.flags: use huge pages as far as the kernel has some.
+ */
+#define RW_HUGE_PAGES 2
+
+/*
+ rw_publisher_options.flags: the stream waits for lossless readers without limit. Without it, and
+ with a lossless_ns of 0, no reader may attach lossless.
+ */
+#define RW_WAIT_FOREVER 4
+
+/*
  In place of a reader's number: the stream itself.
  */
 #define RW_STREAM -1
@@ -269,6 +286,11 @@ typedef enum rw_code {
    */
   RW_DEMOTED = 12,
   /*
+   rw_try_publish(): a lossless reader has not read yet what would be overwritten. Nothing was
+   published.
+   */
+  RW_WOULD_WAIT = 13,
+  /*
    An argument is invalid: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
    */
   RW_INVALID = -1,
@@ -338,6 +360,11 @@ typedef enum rw_code {
    parent. Call rw_detach() here, which the parent does not notice, and attach again.
    */
   RW_FORKED = -17,
+  /*
+   A stream cannot be served: the name is served already, a value is out of range, or there is
+   no room.
+   */
+  RW_NOT_STARTED = -18,
 } rw_code;
 
 /*
@@ -350,6 +377,14 @@ typedef struct rw_latency rw_latency;
  A list of keys and values, all C strings. Constant, so any number of threads may use it.
  */
 typedef struct rw_pairs rw_pairs;
+
+/*
+ The writing end of a stream. Made by rw_publisher_create(), ended by rw_publisher_destroy(). Used
+ by one thread at a time, which need not be the one that made it: several threads need a lock
+ around its calls, or a publisher and stream each, which is faster. It stays with the process that
+ made it: in a child of fork() calls return RW_FORKED.
+ */
+typedef struct rw_publisher rw_publisher;
 
 /*
  The reading end of a stream. Made by rw_attach(), ended by rw_detach(). Used by one thread at a
@@ -640,6 +675,115 @@ typedef struct rw_bucket {
 } rw_bucket;
 
 /*
+ How a stream is served. All zero is a good choice; fields you do not know must be zero.
+ */
+typedef struct rw_publisher_options {
+  /*
+   Directory of the control socket; NULL: where readers look by default.
+   */
+  const char *run_dir;
+  /*
+   Group whose members may attach, by name or number; NULL: only root and this user.
+   */
+  const char *group;
+  /*
+   Metadata for readers, lines of KEY=VALUE; NULL: none.
+   */
+  const char *metadata;
+  /*
+   Room for payload, in bytes; 0: 8 MiB, or what depth implies.
+   */
+  unsigned long long capacity;
+  /*
+   How many datagrams the ring remembers, at least; 0: 16384, or what capacity implies.
+   */
+  unsigned long long depth;
+  /*
+   The largest datagram, in bytes, up to 16 MiB; 0: 64 KiB.
+   */
+  unsigned long long max_datagram;
+  /*
+   The usual size of a datagram, in bytes: converts capacity into depth and back; 0: 1024.
+   */
+  unsigned long long usual_datagram;
+  /*
+   How long the stream waits for a lossless reader in all, in ns; 0: no reader may attach
+   lossless (but see RW_WAIT_FOREVER).
+   */
+  unsigned long long lossless_ns;
+  /*
+   How many bytes a lossless reader may be behind before the stream waits for it; 0: the whole
+   ring.
+   */
+  unsigned long long lossless_bytes;
+  /*
+   Most readers at the same time, up to 4096; 0: 64.
+   */
+  uint32_t readers_max;
+  /*
+   Any of RW_MEMFD, RW_HUGE_PAGES, RW_WAIT_FOREVER, or'ed.
+   */
+  uint32_t flags;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[6];
+} rw_publisher_options;
+
+/*
+ What the source knows of a datagram beside its bytes.
+ */
+typedef struct rw_arrival {
+  /*
+   When the source saw it: ns since 1970; 0: not known.
+   */
+  unsigned long long source_time;
+  /*
+   Its length in bytes before it was cut; 0: it was not cut.
+   */
+  uint32_t original_len;
+  /*
+   Channel, 0 to 65535.
+   */
+  uint32_t channel;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[2];
+} rw_arrival;
+
+/*
+ The figures of a publisher.
+ */
+typedef struct rw_published {
+  /*
+   Seq of the next datagram. It is not 0 at the start if the ring of an earlier run of the
+   program was adopted.
+   */
+  unsigned long long next_seq;
+  /*
+   Readers that are attached now.
+   */
+  unsigned long long readers;
+  /*
+   How often the stream has waited for lossless readers.
+   */
+  unsigned long long waits;
+  /*
+   For how long in all, in ns.
+   */
+  unsigned long long waited_ns;
+  /*
+   The largest datagram, in bytes.
+   */
+  unsigned long long max_datagram;
+  /*
+   Zero.
+   */
+  unsigned long long reserved[3];
+} rw_published;
+
+/*
  One figure.
  */
 typedef struct rw_figure {
@@ -919,6 +1063,79 @@ int rw_latency_bucket(const struct rw_latency *latency, size_t i, struct rw_buck
  Frees a histogram. NULL is fine.
  */
 void rw_latency_free(struct rw_latency *latency);
+
+/*
+ Serves the stream name, which this program publishes. options may be NULL. On RW_OK end
+ *publisher with rw_publisher_destroy(), otherwise it is NULL. If an earlier run of the program
+ died, its ring is adopted: readers read on and get RW_RESTARTED. The library starts two threads
+ for each publisher; they sleep unless readers attach, sleep or leave. Errors: RW_INVALID,
+ RW_NOT_STARTED (the name is served already, a value is out of range, no room: the message says
+ it), RW_PANIC.
+ */
+int rw_publisher_create(const char *name,
+                        const struct rw_publisher_options *options,
+                        struct rw_publisher **publisher);
+
+/*
+ Ends the stream: readers read what is there, then get RW_ENDED. NULL is fine. RW_BUSY: another
+ call is using it, and nothing was done. In a child of fork() it frees the child's memory only.
+ */
+int rw_publisher_destroy(struct rw_publisher *publisher);
+
+/*
+ Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may be
+ NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for lossless
+ ones as long as their budget allows. An open claim is given up. Errors: RW_INVALID (longer than
+ the largest datagram), RW_BUSY, RW_FORKED, RW_PANIC.
+ */
+int rw_publish(struct rw_publisher *publisher,
+               const void *data,
+               size_t size,
+               const struct rw_arrival *arrival);
+
+/*
+ As rw_publish(), but returns RW_WOULD_WAIT instead of waiting for a lossless reader; nothing was
+ published then.
+ */
+int rw_try_publish(struct rw_publisher *publisher,
+                   const void *data,
+                   size_t size,
+                   const struct rw_arrival *arrival);
+
+/*
+ Claims size bytes of the ring itself, so that nothing is copied: *memory is 8-aligned, and valid
+ for writing until rw_publisher_commit() or another call on this publisher that publishes or
+ claims. Claiming the same size again gives the same memory with what was filled in. Its old
+ content is lost to readers from now on. Waits as rw_publish() does. Errors: those of
+ rw_publish(); *memory is NULL then.
+ */
+int rw_publisher_claim(struct rw_publisher *publisher, size_t size, void **memory);
+
+/*
+ Commits the first size bytes of the open claim as the next datagram; rw_publisher_flush() shows
+ it. arrival may be NULL. Errors: RW_INVALID (no claim is open, or size is larger than it),
+ RW_BUSY, RW_FORKED, RW_PANIC.
+ */
+int rw_publisher_commit(struct rw_publisher *publisher, size_t size, const struct rw_arrival *arrival);
+
+/*
+ Shows all commits to readers, and wakes those that sleep. What nobody flushes is shown after 64
+ commits, or when the program has been silent for 200 ms. Errors: RW_INVALID, RW_BUSY, RW_FORKED,
+ RW_PANIC.
+ */
+int rw_publisher_flush(struct rw_publisher *publisher);
+
+/*
+ Reports that count datagrams were lost before the next one, in a layer (RW_LAYER_DEVICE,
+ RW_LAYER_KERNEL or RW_LAYER_BROKER); exact 0: at least so many. Readers get a gap of cause
+ RW_UPSTREAM before the next datagram. Errors: RW_INVALID, RW_BUSY, RW_FORKED, RW_PANIC.
+ */
+int rw_publisher_lost(struct rw_publisher *publisher, uint32_t layer, unsigned long long count, int exact);
+
+/*
+ The publisher's figures. Errors: RW_INVALID, RW_BUSY, RW_PANIC.
+ */
+int rw_publisher_stats(struct rw_publisher *publisher, struct rw_published *figures);
 
 /*
  Asks the broker of the stream name for its statistics, once. On RW_OK end *watch with

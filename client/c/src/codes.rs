@@ -44,6 +44,9 @@ pub enum rw_code {
     /// wait for it any more, and what it misses from now on is reported as gaps. Reported once,
     /// before the first of them.
     RW_DEMOTED = 12,
+    /// rw_try_publish(): a lossless reader has not read yet what would be overwritten. Nothing was
+    /// published.
+    RW_WOULD_WAIT = 13,
     /// An argument is invalid: NULL, not UTF-8, an unknown flag, a reserved field that is not zero.
     RW_INVALID = -1,
     /// rw_read(): the buffer is too small; the datagram stays unread and its length is in the
@@ -80,12 +83,15 @@ pub enum rw_code {
     /// This process is a child of the one that attached; after fork() the reader stays with the
     /// parent. Call rw_detach() here, which the parent does not notice, and attach again.
     RW_FORKED = -17,
+    /// A stream cannot be served: the name is served already, a value is out of range, or there is
+    /// no room.
+    RW_NOT_STARTED = -18,
 }
 
 use rw_code::*;
 
 impl rw_code {
-    const ALL: [rw_code; 30] = [
+    const ALL: [rw_code; 32] = [
         RW_OK,
         RW_DATAGRAM,
         RW_GAP,
@@ -99,6 +105,7 @@ impl rw_code {
         RW_INTERRUPTED,
         RW_DETACHED,
         RW_DEMOTED,
+        RW_WOULD_WAIT,
         RW_INVALID,
         RW_TOO_SMALL,
         RW_BUSY,
@@ -116,6 +123,7 @@ impl rw_code {
         RW_SYSTEM,
         RW_PANIC,
         RW_FORKED,
+        RW_NOT_STARTED,
     ];
 
     fn says(self) -> &'static CStr {
@@ -147,6 +155,10 @@ impl rw_code {
             RW_DEMOTED => {
                 c"the stream waited for this reader for as long as its budget allowed, \
                 and does not any more: read on, faster"
+            }
+            RW_WOULD_WAIT => {
+                c"a lossless reader is not ready for more, and nothing was published: try again, \
+                or call rw_publish(), which waits"
             }
             RW_INVALID => c"an argument is invalid: rw_error_message() names it",
             RW_TOO_SMALL => {
@@ -201,9 +213,10 @@ impl rw_code {
             RW_SYSTEM => c"a call to the kernel failed: rw_error_message() says which",
             RW_PANIC => c"a defect of this library: detach, and report the message on stderr",
             RW_FORKED => {
-                c"this reader belongs to the process that forked this one: detach it here, which \
-                the parent does not notice, and attach anew"
+                c"this reader or publisher belongs to the process that forked this one: end it \
+                here, which the parent does not notice, and make another"
             }
+            RW_NOT_STARTED => c"the stream cannot be served: rw_error_message() says why",
         }
     }
 }

@@ -42,7 +42,9 @@ impl<T: Send> Handle<T> {
         act: impl FnOnce(&mut T) -> Result<rw_code, Fault>,
     ) -> c_int {
         let Some(handle) = handle else {
-            return border(|| Err(Fault::invalid("the reader or watch is NULL or misaligned")));
+            return border(|| {
+                Err(Fault::invalid("the reader, watch or publisher is NULL or misaligned"))
+            });
         };
         let state = handle.state.load(Ordering::Relaxed);
         if state != IDLE {
@@ -79,7 +81,7 @@ impl<T: Send> Handle<T> {
         if state == IN_USE {
             Fault {
                 code: rw_code::RW_BUSY,
-                text: "another call is using this reader or watch".into(),
+                text: "another call is using this reader, watch or publisher".into(),
             }
         } else {
             Fault {

@@ -24,6 +24,7 @@ mod latencies;
 mod options;
 mod pairs;
 mod properties;
+mod publisher;
 mod reader;
 mod types;
 mod viewer;
@@ -34,7 +35,7 @@ use codes::rw_code;
 /// Version of this header. Upper 16 bits: the number in the library's SONAME. Lower 16 bits: the
 /// number of additions since then. Compare it with rw_abi_version() if the program may run with
 /// another library than it was compiled with.
-pub const RW_ABI_VERSION: u32 = 6;
+pub const RW_ABI_VERSION: u32 = 7;
 
 /// RW_ABI_VERSION of the library that is loaded. It fits the program if its upper 16 bits equal
 /// those of RW_ABI_VERSION and its lower 16 bits are not smaller.

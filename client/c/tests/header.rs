@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 /// In the order of the header. `args.rs` is not among them: its types are plain pointers to C.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "lib.rs",
     "codes.rs",
     "border.rs",
@@ -18,6 +18,7 @@ const SOURCES: [&str; 11] = [
     "pairs.rs",
     "detach.rs",
     "latencies.rs",
+    "publisher.rs",
 ];
 const LAST: &str = "viewer.rs";
 
