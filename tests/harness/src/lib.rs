@@ -5,6 +5,7 @@
 pub mod environment;
 #[cfg(target_arch = "x86_64")]
 pub mod inject;
+pub mod log_pipe;
 pub mod netns;
 pub mod proc;
 pub mod programs;
