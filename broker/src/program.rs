@@ -192,7 +192,8 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     // leave nothing behind.
     let signals = Signals::catch(job.file.is_some())?;
     let mut host = Host::new(run_dir, sandbox.clone()).with_service_manager(passed, store);
-    let streams = start(&job.streams, &mut host, &signals)?;
+    let mut streams = Started::default();
+    streams.start(&job.streams, &mut host, &signals)?;
     // The pumps have inherited the scheduling class of this process; everything else is ordinary
     // work.
     sched::become_ordinary();
@@ -219,25 +220,42 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     if let Some(reload) = &mut reload {
         reload.host().set_sandbox(Sandbox::Inherited(confined));
     }
-    Control::new(streams, signals, manager, reload)?.run()
+    Control::new(streams.take(), signals, manager, reload)?.run()
 }
 
-/// Starts the streams, as long as no signal says to stop.
-fn start(
-    configs: &[StreamConfig],
-    host: &mut Host,
-    signals: &Signals,
-) -> anyhow::Result<Vec<Stream>> {
-    let mut streams = Vec::new();
-    for config in configs {
-        let stream = Stream::builder(config, host)
-            .start()
-            .with_context(|| format!("stream {:?}", config.name))?;
-        tracing::info!("{}", stream.summary());
-        streams.push(stream);
-        if signals.stop_requested() {
-            break;
+/// Streams that have started but are not served yet. If the start fails after all, those whose ring
+/// was adopted are abandoned, and so not ended.
+#[derive(Default)]
+struct Started(Vec<Stream>);
+
+impl Started {
+    /// Starts the streams, as long as no signal says to stop.
+    fn start(
+        &mut self,
+        configs: &[StreamConfig],
+        host: &mut Host,
+        signals: &Signals,
+    ) -> anyhow::Result<()> {
+        for config in configs {
+            let stream = Stream::builder(config, host)
+                .start()
+                .with_context(|| format!("stream {:?}", config.name))?;
+            tracing::info!("{}", stream.summary());
+            self.0.push(stream);
+            if signals.stop_requested() {
+                break;
+            }
         }
+        Ok(())
     }
-    Ok(streams)
+
+    fn take(mut self) -> Vec<Stream> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Stream::abandon);
+    }
 }

@@ -31,6 +31,7 @@ pub struct Pump {
     readers: PumpReaders,
     handle: Arc<PumpHandle>,
     spin: bool,
+    has_run: bool,
 }
 
 impl Pump {
@@ -43,7 +44,7 @@ impl Pump {
         handle: Arc<PumpHandle>,
     ) -> Self {
         let back_pressure = BackPressure::default();
-        Self { intake, source, back_pressure, readers, handle, spin: false }
+        Self { intake, source, back_pressure, readers, handle, spin: false, has_run: false }
     }
 
     /// Waits for up to `most` lossless readers, for as long as their `budget` allows.
@@ -61,6 +62,7 @@ impl Pump {
     /// Pumps until the source ends, fails, or the stream is stopped. Then it marks the ring as
     /// ended and wakes all readers.
     pub fn run(mut self) -> Result<(), SourceError> {
+        self.has_run = true;
         self.pump()
     }
 
@@ -211,9 +213,12 @@ fn sleep(
 
 impl Drop for Pump {
     /// Runs however the pump ends, even by a panic: no reader may sleep for datagrams that never
-    /// come.
+    /// come. A pump that never ran ends nothing: its stream did not start, and an adopted ring may
+    /// still have readers, who wait for the next broker.
     fn drop(&mut self) {
-        self.intake.end();
-        self.wake();
+        if self.has_run {
+            self.intake.end();
+            self.wake();
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Starts a stream: lock, ring, socket, source, readers, threads.
 //!
 //! Contract: everything that can fail fails in [`StreamBuilder::start`], before any reader can
-//! attach, and leaves nothing behind.
+//! attach, and leaves nothing behind but the ring of an earlier broker: that may still have readers,
+//! and the next broker adopts it.
 
 use super::listener::Listener;
 use super::log::StreamLog;
@@ -113,7 +114,9 @@ impl StreamBuilder<'_, '_> {
         let lock = StreamLock::take(&host.run_dir, name)?;
         let source = open_source(config)?;
         let plan = Plan::new(config, source.rate())?;
-        let ring = open_ring(config, &plan, &*source, &lock, host)?;
+        let mut ring = open_ring(config, &plan, &*source, &lock, host)?;
+        let is_adopted = ring.is_adopted();
+        ring.object.stay(is_adopted);
         let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
 
         let (gate, waker_event) = (Arc::new(WakeGate::default()), Arc::new(Event::new()?));
@@ -163,6 +166,7 @@ impl StreamBuilder<'_, '_> {
         {
             tracing::warn!("{name}: {warning}");
         }
+        ring.object.stay(false);
         Ok(Stream {
             config: config.clone(),
             summary: summary.end(class, &confined.to_string()),
@@ -181,6 +185,7 @@ impl StreamBuilder<'_, '_> {
             _waker: waker,
             object: ring.object,
             _stored: ring.stored,
+            is_adopted,
             listener,
             _lock: lock,
         })

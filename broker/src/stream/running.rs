@@ -43,6 +43,8 @@ pub struct Stream {
     pub(super) _waker: Waker,
     pub(super) object: RingObject,
     pub(super) _stored: Option<StoredRing>,
+    /// Whether the ring is that of an earlier broker.
+    pub(super) is_adopted: bool,
     pub(super) listener: Listener,
     pub(super) _lock: StreamLock,
 }
@@ -141,6 +143,15 @@ impl Stream {
     /// Readable once the pump has ended.
     pub fn pump_ended(&self) -> BorrowedFd<'_> {
         self.pump.ended()
+    }
+
+    /// Lets go of it because the process ends before it serves anybody. An adopted ring stays as a
+    /// broker that is killed leaves it, with its lock and socket, and its pump runs until the
+    /// process ends: readers that still have the ring wait for the next broker.
+    pub fn abandon(self) {
+        if self.is_adopted {
+            std::mem::forget(self);
+        }
     }
 
     /// Waits for the pump, which has ended or was stopped.
