@@ -1,8 +1,8 @@
 //! Starts a stream: lock, ring, socket, source, readers, threads.
 //!
 //! Contract: everything that can fail fails in [`StreamBuilder::start`], before any reader can
-//! attach, and leaves nothing behind but the ring of an earlier broker: that may still have readers,
-//! and the next broker adopts it.
+//! attach, and leaves nothing behind but the ring of an earlier broker: that may still have
+//! readers, and the next broker adopts it.
 
 use super::listener::Listener;
 use super::log::StreamLog;

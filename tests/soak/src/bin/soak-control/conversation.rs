@@ -16,6 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// How many conversations had each outcome.
 pub type Outcomes = BTreeMap<String, u64>;
 
+/// "attached 3, refused 5".
+pub fn list(counts: &Outcomes) -> String {
+    let words: Vec<_> = counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
+    words.join(", ")
+}
+
 /// A client that makes one conversation after the other.
 pub struct Client<'p> {
     path: &'p Path,

@@ -12,22 +12,23 @@
 mod checker;
 mod conversation;
 mod strangers;
+mod stream;
 mod surroundings;
 
 use anyhow::{Context, bail, ensure};
 use checker::Progress;
 use clap::{Parser, ValueEnum};
-use conversation::{Client, Outcomes};
+use conversation::{Client, Outcomes, list};
 use ringweir::view::{Viewer, buckets, latencies, stats::ReaderFact};
 use ringweir::{Options, Start};
 use ringweir_cli::quantity::{Count, Span};
 use ringweir_harness::{Daemon, Environment, proc, wait_for};
 use rustix::process::Signal;
-use std::fmt::Display;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use strangers::{Attack, Strangers};
+use stream::{LIMIT, READERS_MAX};
 use surroundings::Surroundings;
 
 /// Fuzzes the control socket of a live broker.
@@ -60,8 +61,8 @@ struct Cli {
     /// Negative control: stop the broker halfway; the verdict must be FAIL
     #[arg(long)]
     starve: bool,
-    /// Negative control: the attacks come from root, for whom there is no limit; the verdict must be
-    /// FAIL
+    /// Negative control: the attacks come from root, for whom there is no limit; the verdict must
+    /// be FAIL
     #[arg(long)]
     no_limit: bool,
 }
@@ -70,8 +71,6 @@ struct Cli {
 const CLIENTS: u64 = 2;
 /// Most memory in bytes that the broker may grow by.
 const MEMORY: u64 = 16 << 20;
-/// How long something may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let env = Environment::new(Duration::from_secs(24 * 3600));
@@ -129,7 +128,7 @@ fn soak(cli: &Cli, env: &Environment) -> anyhow::Result<()> {
     // may be readers.
     let kept = |fds: usize| {
         let more = fds.saturating_sub(before.0);
-        more.is_multiple_of(4) && more <= 4 * surroundings::READERS_MAX
+        more.is_multiple_of(4) && more <= 4 * READERS_MAX
     };
     let fds = wait_for(LIMIT, || kept(proc::open_fds(pid)).then_some(()));
     ensure!(
@@ -148,8 +147,8 @@ fn soak(cli: &Cli, env: &Environment) -> anyhow::Result<()> {
         "{published} published, {delivered} delivered + {lost} lost"
     );
     println!(
-        "soak-control: PASS: {} conversations in {} ({}/s): {}; attacks of other users: {}; {}; the \
-        broker's descriptors {} before and {after} after, its memory {} KiB more; its reader: \
+        "soak-control: PASS: {} conversations in {} ({}/s): {}; attacks of other users: {}; {}; \
+        the broker's descriptors {} before and {after} after, its memory {} KiB more; its reader: \
         {published} published = {delivered} delivered + {lost} lost, {waits}, never without for \
         longer than {}",
         cli.conversations,
@@ -255,12 +254,6 @@ fn rush(
         surroundings.counts.insert("of them with such names".into(), with_names);
         Ok(all)
     })
-}
-
-/// "attached 3, refused 5".
-fn list<'a, K: Display + 'a>(counts: impl IntoIterator<Item = (&'a K, &'a u64)>) -> String {
-    let words: Vec<_> = counts.into_iter().map(|(what, count)| format!("{what} {count}")).collect();
-    words.join(", ")
 }
 
 /// How late the reader read datagrams after they were published: "p50 20 us, p99 1 ms".

@@ -4,10 +4,11 @@
 //! made for those who attached are counted too: they are as many as readers that there may be, not
 //! as readers that there were. Without root there is no other user, and nothing is attacked.
 
-use crate::conversation::{Client, Outcomes};
-use crate::surroundings::READERS_MAX;
+use crate::conversation::{Client, Outcomes, list};
+use crate::stream::{ALLOWED, GROUP, READERS_MAX, UNREADING};
 use anyhow::ensure;
 use fastrand::Rng;
+use ringweir_harness::hostile;
 use ringweir_harness::user::becoming_of;
 use ringweir_proto::control::{AttachRequest, Mode, Reply, Request};
 use ringweir_proto::os::page::ReaderPage;
@@ -16,38 +17,22 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::{BTreeSet, VecDeque};
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A user who may attach.
-pub const ALLOWED: u32 = 4711;
-/// One who may attach, and reads no answer.
-pub const UNREADING: u32 = 4712;
 /// One who may not.
 const STRANGER: u32 = 4713;
 /// The number that stands for all who are not mapped in a user namespace.
 const OVERFLOW: u32 = 65534;
 /// The first of one person's further uids, which may attach by their group.
 const FURTHER: u32 = 100_000;
-pub const GROUP: u32 = 4710;
 const NO_GROUP: u32 = 4719;
 
-/// Takes over a terminal, begins a line of its own; C1, bidi, tags. Each has [`SHOWN`] in it.
-const WORDS: [&str; 4] = [
-    "\x1b[2J\x1b]0;owned\x07",
-    "owned\nringd: all is well",
-    "\u{9b}31m\u{202e}owned",
-    "\u{e0041}owned\u{200b}\r",
-];
-/// What may be shown of them.
-pub const SHOWN: &str = "owned";
-
 /// Descriptors and connections that stay open: pages of former readers, unread answers, silent
-/// connections, readers with the names below.
+/// connections, readers with bad names.
 const KEPT: usize = 1000;
 const UNREAD: usize = 300;
 const SILENT: usize = 40;
@@ -185,7 +170,7 @@ impl<'p> Strangers<'p> {
             }
             Attack::SlowWakes => self.slow_wakes()?,
             Attack::Escapes => {
-                let words = WORDS[self.random.usize(..WORDS.len())];
+                let words = hostile::NAMES[self.random.usize(..hostile::NAMES.len())];
                 let held = self.attach(words)?;
                 let outcome = if held.is_some() { "attached" } else { "refused" };
                 self.count("escapes in names", outcome);
@@ -217,13 +202,7 @@ impl<'p> Strangers<'p> {
 
     /// A TCP socket with unsent data and SO_LINGER: its last close takes as long.
     fn lingering(&mut self) -> anyhow::Result<()> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let mut lingers = TcpStream::connect(listener.local_addr()?)?;
-        let (other, _) = listener.accept()?;
-        rustix::net::sockopt::set_socket_send_buffer_size(&lingers, 4096)?;
-        rustix::net::sockopt::set_socket_linger(&lingers, Some(Duration::from_secs(10)))?;
-        lingers.set_nonblocking(true)?;
-        while lingers.write(&[0; 65536]).is_ok() {}
+        let (lingers, other) = hostile::lingering()?;
         let connection = socket::connect(self.path)?;
         let sent = socket::send(&connection, &Request::View.encode(), &[lingers.as_fd()]);
         let outcome = match sent {
@@ -234,7 +213,7 @@ impl<'p> Strangers<'p> {
         ensure!(outcome != "taken", "the broker's socket takes descriptors");
         self.count("lingering descriptors", outcome);
         // It must not take our own time, nor end while another could still have it.
-        rustix::net::sockopt::set_socket_linger(&lingers, None)?;
+        hostile::linger_no_more(&lingers)?;
         keep(&mut self.others, other, 4);
         Ok(())
     }
@@ -334,7 +313,7 @@ impl<'p> Strangers<'p> {
         }
         format!(
             "{}; {} pages for {} readers of theirs",
-            crate::list(&self.outcomes),
+            list(&self.outcomes),
             self.pages.len(),
             self.attached
         )

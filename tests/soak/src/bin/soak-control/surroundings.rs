@@ -4,10 +4,10 @@
 //! Contract: a reload takes effect within [`LIMIT`], whatever else the broker is asked; what is
 //! shown or logged has no character that a terminal would obey, though readers have such names.
 
-use crate::LIMIT;
-use crate::strangers::{ALLOWED, GROUP, SHOWN, UNREADING};
+use crate::stream::{ALLOWED, GROUP, LIMIT, READERS_MAX, STREAM, UNREADING};
 use anyhow::{Context, ensure};
 use fastrand::Rng;
+use ringweir_harness::hostile::{SHOWN, hidden};
 use ringweir_harness::log_pipe::{LogPipe, LogReader};
 use ringweir_harness::{Daemon, Environment};
 use ringweir_proto::os::paths;
@@ -16,11 +16,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// The stream that is attacked.
-pub const STREAM: &str = "soak-control";
 /// The stream that comes and goes.
 const GUEST: &str = "soak-guest";
-pub const READERS_MAX: usize = 16;
 
 pub struct Surroundings<'e> {
     pub env: &'e Environment,
@@ -176,8 +173,7 @@ pub fn show(env: &Environment, seed: u64, is_over: impl Fn() -> bool) -> anyhow:
 
 /// No character that a terminal would obey, or not show.
 fn is_printable(text: &str) -> anyhow::Result<()> {
-    let hidden = |c: &char| (*c != '\n' && c.is_control()) || "\u{202e}\u{e0041}".contains(*c);
-    let found = text.chars().find(hidden);
+    let found = hidden(text);
     ensure!(found.is_none(), "{found:?} is shown: {text:?}");
     Ok(())
 }
