@@ -85,8 +85,9 @@ const WATCHERS: usize = 480;
 const ENTRIES: usize = 20_000;
 /// Descriptors of former attachments that are kept.
 const HOARDED: usize = 300;
-/// Most pages that one broker may make for this user: about as many as it has readers at a time.
-const PAGES: usize = 64;
+/// Most pages that one broker may make for this user: as many as there are readers at a time. While
+/// the pump is busy it still holds those that have just gone, so up to all that there may be.
+const PAGES: usize = 128;
 /// Unread answers that are kept: not so many that this user gets none any more.
 const UNREAD: usize = 30;
 /// Readers with bad names.

@@ -170,8 +170,13 @@ impl<'s> Readers<'s> {
         Ok(())
     }
 
-    fn leave(&mut self, member: Member) -> anyhow::Result<()> {
+    fn leave(&mut self, mut member: Member) -> anyhow::Result<()> {
         member.process.signal(Signal::CONT);
+        // Before it is attached the signal may kill it.
+        let attached = |account| std::fs::metadata(account).is_ok_and(|m| m.len() > 0);
+        wait_for(PATIENCE, || {
+            (attached(&member.account) || member.process.ended().is_some()).then_some(())
+        });
         member.process.signal(Signal::TERM);
         self.finish(member)?;
         self.counts.left += 1;
