@@ -13,7 +13,7 @@ use crate::setup::config::StreamConfig;
 use crate::setup::config_file::FileConfig;
 use crate::source::kinds;
 use crate::stream::builder::Host;
-use crate::stream::running::Stream;
+use crate::stream::running::{Started, Stream};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use ringweir_cli::{arguments, log, manual, stderr, stdout};
@@ -192,7 +192,8 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     // leave nothing behind.
     let signals = Signals::catch(job.file.is_some())?;
     let mut host = Host::new(run_dir, sandbox.clone()).with_service_manager(passed, store);
-    let streams = start(&job.streams, &mut host, &signals)?;
+    let mut streams = Started::default();
+    start(&mut streams, &job.streams, &mut host, &signals)?;
     // The pumps have inherited the scheduling class of this process; everything else is ordinary
     // work.
     sched::become_ordinary();
@@ -219,16 +220,16 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     if let Some(reload) = &mut reload {
         reload.host().set_sandbox(Sandbox::Inherited(confined));
     }
-    Control::new(streams, signals, manager, reload)?.run()
+    Control::new(streams.take(), signals, manager, reload)?.run()
 }
 
 /// Starts the streams, as long as no signal says to stop.
 fn start(
+    streams: &mut Started,
     configs: &[StreamConfig],
     host: &mut Host,
     signals: &Signals,
-) -> anyhow::Result<Vec<Stream>> {
-    let mut streams = Vec::new();
+) -> anyhow::Result<()> {
     for config in configs {
         let stream = Stream::builder(config, host)
             .start()
@@ -239,5 +240,5 @@ fn start(
             break;
         }
     }
-    Ok(streams)
+    Ok(())
 }

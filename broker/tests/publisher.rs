@@ -101,16 +101,14 @@ fn mistakes_are_errors_and_nothing_is_published() {
     assert_eq!(publisher.publish(&[0; 4097]), Err(too_long));
     assert_eq!(publisher.claim(4097).err(), Some(too_long));
     assert!(too_long.to_string().contains("max_datagram"), "{too_long}");
-    let mut claim = publisher.claim(100).unwrap();
-    claim.bytes().fill(0xee);
-    drop(claim);
+    publisher.claim(100).unwrap().bytes().fill(0xee);
     let claim = publisher.claim(100).unwrap();
     let past = PublishError::PastTheClaim { asked: 101, claimed: 100 };
     assert_eq!(claim.commit(101), Err(past));
     // The first of a batch is published, the second is refused.
     let batch = [&b"good"[..], &[1; 5000], b"never seen"];
     assert!(matches!(publisher.publish_batch(batch), Err(PublishError::TooLong { .. })));
-    std::mem::forget(publisher.claim(8).unwrap());
+    assert!(publisher.claim(8).is_ok());
     publisher.publish(b"last").unwrap();
     assert_eq!(now(&mut reader), (vec![b"good".to_vec(), b"last".to_vec()], vec![]));
     closes(reader.account(), publisher.next_seq());

@@ -86,7 +86,7 @@ fn a_publisher_stays_with_its_process() {
         let _child = in_child(|| {
             // Until the test ends, at the latest after a minute.
             let mut byte = [0];
-            let _ends = (&tell).set_read_timeout(Some(Duration::from_secs(60)));
+            let _ends = tell.set_read_timeout(Some(Duration::from_secs(60)));
             let _over = (&tell).read(&mut byte);
             0
         });

@@ -32,7 +32,7 @@ enum Named {
 
 /// The message on a machine that is fast enough to reach this limit first.
 const FAST: &str = "times per second";
-const ATTACKS: [(&str, Named); 13] = [
+const ATTACKS: [(&str, Named); 19] = [
     ("cursors", Named::Implausible),
     ("future", Named::Implausible),
     ("scribble", Named::Implausible),
@@ -46,6 +46,12 @@ const ATTACKS: [(&str, Named); 13] = [
     ("fds", Named::Log(&["without file descriptors", FAST])),
     ("flood", Named::Log(&["control message", FAST])),
     ("talk", Named::Log(&["it sent data after its request", FAST])),
+    ("linger", Named::NotNeeded),
+    ("poll", Named::NotNeeded),
+    ("hoard", Named::NotNeeded),
+    ("unread", Named::NotNeeded),
+    ("names", Named::NotNeeded),
+    ("fork", Named::NotNeeded),
 ];
 
 struct Siege {

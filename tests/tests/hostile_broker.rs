@@ -2,124 +2,28 @@
 //! and what it does with its statistics area or its silence ends no tool and keeps no other stream
 //! from being shown.
 
+use ringweir_harness::hostile::{self, SHOWN};
+use ringweir_harness::hostile_broker::{HostileBroker, Manner};
 use ringweir_harness::{Environment, Process, wait_for};
-use ringweir_proto::control::{Description, Reason, Reply, Request};
-use ringweir_proto::os::page::StatsArea;
-use ringweir_proto::os::{paths, socket};
-use ringweir_proto::stats::{ReaderFact, ReaderFigures, Snapshot, StatsWriter, StreamFact};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Output;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(180);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Clears the screen, sets the title of the window, begins a line of its own; C1, bidi, tags.
-const WORDS: &str = "x\x1b[2J\x1b]0;owned\x07\nringstat: all is well\u{9b}31m\u{202e}\u{e0041}";
-
-/// What a broker answers to everything.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    /// It refuses, with [`WORDS`].
-    Refuses,
-    /// It shows figures full of [`WORDS`], under the name of another stream.
-    Shows,
-    /// It shows figures, and is silent about everything else.
-    ShowsOnly,
-    /// Its area can be cut off, which it does.
-    CutsOff,
-}
-
-/// Listens as stream `name` until the test process ends. Counts what it was asked.
-fn hostile(env: &Environment, name: &str, manner: Manner) -> Arc<AtomicUsize> {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (listener, counter) =
-        (socket::listen(&paths::socket_path(&env.run_dir(), name), 0o666, None), asked.clone());
-    let (listener, _file) = listener.expect("its socket");
-    rustix::io::ioctl_fionbio(&listener, false).expect("blocking");
-    let (area, area_fd) = area();
-    std::thread::spawn(move || {
-        let _mapped = area;
-        let mut held = Vec::new();
-        loop {
-            let fd = rustix::net::accept(&listener).expect("accept");
-            let request = socket::receive(&fd).expect("a packet").bytes;
-            counter.fetch_add(1, Ordering::SeqCst);
-            if let Ok(request) = Request::decode(&request) {
-                answer(&fd, &request, manner, &area_fd);
-            }
-            held.push(fd);
-        }
-    });
-    asked
-}
-
-fn answer(fd: &OwnedFd, request: &Request, manner: Manner, area: &OwnedFd) {
-    // The other end may be gone.
-    let send = |reply: &Reply, fds: &[BorrowedFd<'_>]| {
-        let _gone = socket::send(fd, &reply.encode(), fds);
-    };
-    let say = |reply: &Reply| send(reply, &[]);
-    match (manner, request) {
-        (Manner::Refuses, _) => say(&Reply::refuse(Reason::Resources, WORDS)),
-        (Manner::CutsOff, Request::View) => {
-            let file = rustix::fs::memfd_create("area", rustix::fs::MemfdFlags::CLOEXEC);
-            let file = file.expect("memfd");
-            let mut bytes = vec![0; 1 << 20];
-            let got = rustix::io::pread(area, &mut bytes, 0).expect("read");
-            rustix::io::write(&file, &bytes[..got]).expect("write");
-            send(&Reply::Viewing, &[file.as_fd()]);
-            rustix::fs::ftruncate(&file, 0).expect("cut");
-        }
-        (_, Request::View) => send(&Reply::Viewing, &[area.as_fd()]),
-        (Manner::Shows, Request::Describe) => say(&Reply::Described(Description {
-            name: WORDS.into(),
-            source: WORDS.into(),
-            summary: WORDS.into(),
-            broker_version: WORDS.into(),
-            metadata: vec![(WORDS.into(), WORDS.into())],
-        })),
-        (Manner::Shows, _) => say(&Reply::refuse(Reason::NoSuchReader, WORDS)),
-        (Manner::ShowsOnly | Manner::CutsOff, _) => {}
-    }
-}
-
-/// Figures of a stream that calls itself "honest", with two readers of one index.
-fn area() -> (StatsArea, OwnedFd) {
-    let (area, fd) = StatsArea::create(4).expect("an area");
-    let mut snapshot = Snapshot::new("honest", WORDS);
-    snapshot.note = WORDS.into();
-    snapshot.set(StreamFact::Generation, 1);
-    snapshot.set(StreamFact::Readers, 2);
-    for _ in 0..2 {
-        let mut reader = ReaderFigures::new(WORDS);
-        reader.set(ReaderFact::Pid, std::process::id().into());
-        snapshot.readers.push(reader);
-    }
-    StatsWriter::new(area.words(), 4).publish(&snapshot);
-    (area, fd)
-}
-
-/// Characters that a terminal would obey, or not show.
-fn hidden(output: &Output) -> String {
+/// A character that a terminal would obey, or not show.
+fn hidden(output: &Output) -> Option<char> {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
-    let of = |c: char| (c != '\n' && c.is_control()) || "\u{202e}\u{e0041}".contains(c);
-    let found: String = text.chars().filter(|c| of(*c)).collect();
-    let forged = text.lines().filter(|line| line.starts_with("ringstat: all is well")).count();
+    let forged = text.lines().filter(|line| line.starts_with("ringd: all is well")).count();
     assert_eq!(forged, 0, "{text:?}");
-    found
+    hostile::hidden(&text)
 }
 
-/// The harness wants an empty run directory.
-fn tidy(env: &Environment, names: &[&str]) {
-    for name in names {
-        std::fs::remove_file(paths::socket_path(&env.run_dir(), name)).expect("its socket");
-    }
+fn hostile(env: &Environment, name: &str, manner: Manner) -> HostileBroker {
+    HostileBroker::start(&env.run_dir(), name, &[manner])
 }
 
 /// All programs that ask a broker, in each of their forms. Control: the words are in what is shown,
@@ -127,9 +31,8 @@ fn tidy(env: &Environment, names: &[&str]) {
 #[test]
 fn what_a_broker_says_takes_over_no_terminal() {
     let env = Environment::new(LIMIT);
-    for (name, manner) in [("refuses", Manner::Refuses), ("shows", Manner::Shows)] {
-        hostile(&env, name, manner);
-    }
+    let _both = [("refuses", Manner::Refuses), ("shows", Manner::Shows)]
+        .map(|(name, manner)| hostile(&env, name, manner));
     let mut words = 0;
     for stream in ["refuses", "shows"] {
         let runs: &[&[&str]] = &[
@@ -156,14 +59,13 @@ fn what_a_broker_says_takes_over_no_terminal() {
         ];
         for run in runs {
             let output = env.run(run[0], &run[1..]);
-            assert_eq!(hidden(&output), "", "{run:?}: {output:?}");
+            assert_eq!(hidden(&output), None, "{run:?}: {output:?}");
             assert_ne!(output.status.code(), Some(101), "{run:?}: {output:?}");
             let text = [output.stdout, output.stderr].concat();
-            words += usize::from(String::from_utf8_lossy(&text).contains("owned"));
+            words += usize::from(String::from_utf8_lossy(&text).contains(SHOWN));
         }
     }
     assert!(words > 25, "the control: {words} showed the words");
-    tidy(&env, &["refuses", "shows"]);
 }
 
 fn series(text: &str) -> Vec<String> {
@@ -176,7 +78,7 @@ fn series(text: &str) -> Vec<String> {
 fn a_broker_cannot_show_its_figures_under_the_name_of_another() {
     let env = Environment::new(LIMIT);
     let broker = env.broker("honest", "gen:rate=1000/s,size=64", &[]);
-    hostile(&env, "evil", Manner::Shows);
+    let _evil = hostile(&env, "evil", Manner::Shows);
     let text = env.run("ringstat", &["--prom"]).stdout;
     let text = String::from_utf8(text).unwrap();
     let mut all = series(&text);
@@ -197,7 +99,6 @@ fn a_broker_cannot_show_its_figures_under_the_name_of_another() {
         .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["stream"].clone())
         .collect();
     assert_eq!(names, ["evil", "honest"]);
-    tidy(&env, &["evil"]);
     broker.end();
 }
 
@@ -237,7 +138,7 @@ fn an_area_that_can_be_cut_off_ends_no_tool() {
     let asked = hostile(&env, "cuts", Manner::CutsOff);
     let seen = wait_for(PATIENCE, || {
         assert!(scrape(port).contains("stream=\"honest\""), "{}", exporter.stderr());
-        (asked.load(Ordering::SeqCst) > 0).then_some(())
+        (asked.asked() > 0).then_some(())
     });
     assert!(seen.is_some(), "it is asked");
     assert!(scrape(port).contains("stream=\"honest\""));
@@ -245,7 +146,6 @@ fn an_area_that_can_be_cut_off_ends_no_tool() {
     let output = env.run("ringstat", &["cuts"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains("its seals"), "{said}");
-    tidy(&env, &["cuts"]);
     broker.end();
 }
 
@@ -280,7 +180,7 @@ fn a_silent_broker_keeps_no_scrape_from_being_served() {
     }
     assert!(most < 60, "{most} threads");
     // Each scrape asked nothing again that is not answered yet.
-    let sums: usize = asked.iter().map(|n| n.load(Ordering::SeqCst)).sum();
+    let sums: usize = asked.iter().map(HostileBroker::asked).sum();
     assert!(sums < 60, "asked {sums} times");
     let measured = |text: &str, name: &str| {
         text.lines().any(|l| {
@@ -290,7 +190,6 @@ fn a_silent_broker_keeps_no_scrape_from_being_served() {
     };
     let text = wait_for(PATIENCE, || Some(scrape(port)).filter(|text| measured(text, "honest")));
     assert!(!measured(&text.expect("latencies of the honest stream"), "silent-a"));
-    tidy(&env, &["silent-a", "silent-b"]);
     drop(reader);
     broker.end();
 }

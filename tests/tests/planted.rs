@@ -1,8 +1,8 @@
 //! Somebody put something where a broker makes its files, or took away what it made: a start says
 //! what is in its way, at once, and a broker that runs keeps what it has.
 
-use ringweir::Options;
 use ringweir::view::describe;
+use ringweir::{Item, Options};
 use ringweir_harness::environment::{Environment, NOBODY, Process, wait_for};
 use ringweir_needs::needs_root;
 use ringweir_proto::os::paths;
@@ -138,5 +138,77 @@ fn a_broker_whose_lock_was_removed_keeps_its_socket_and_its_ring() {
         let (status, said) =
             outcome(ringd(&env, &env.run_dir(), env.command("ringd"), &["--memory", memory]));
         assert_eq!(status, Some(0), "control, {memory}: {said}");
+    }
+}
+
+/// Something is in the way of one stream while its broker restarts: that start fails, and no reader
+/// of any stream notices more than a broker that was killed. Control: the end of the last broker is
+/// the end of the stream.
+#[test]
+fn a_start_that_fails_ends_no_stream_that_was_adopted() {
+    for place in ["planted-b.lock", "planted-b.sock", "planted-a.sock"] {
+        let env = Environment::new(LIMIT);
+        let config = env.path("ringd.toml");
+        let stream = |name: &str| {
+            format!(
+                "[[stream]]\nname = '{name}'\nsource = 'gen:rate=1000/s,size=64'\ndepth = \
+                8192\ncapacity = '1MiB'\nmax-datagram = 1024\n"
+            )
+        };
+        std::fs::write(&config, stream("planted-a") + &stream("planted-b")).unwrap();
+        let start = || {
+            let mut command = env.command("ringd");
+            command.arg("--run-dir").arg(env.run_dir()).arg("--config").arg(&config);
+            env.start(command)
+        };
+        let mut first = env.is_up("planted-b", start());
+        let socket = env.run_dir().join("planted-a.sock");
+        let mut reader = Options::new("r").attach(socket.to_str().unwrap()).unwrap();
+        first.process.kill();
+        let path = env.run_dir().join(place);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let (status, said) = outcome(start());
+        assert!(status == Some(1) && said.contains(place), "{place}: {said}");
+        std::fs::remove_dir(&path).unwrap();
+        let last = env.is_up("planted-b", start());
+        let said = last.process.stderr();
+        assert_eq!(said.matches("(adopted").count(), 2, "{place}: {said}");
+
+        let mut next = reader.account().start;
+        let until = |reader: &mut ringweir::Reader,
+                     next: &mut u64,
+                     done: &dyn Fn(&Item) -> bool| {
+            let deadline = std::time::Instant::now() + Duration::from_secs(60);
+            loop {
+                assert!(std::time::Instant::now() < deadline, "{place}: at {next}");
+                let item = reader.next().unwrap();
+                let is_done = done(&item);
+                match item {
+                    Item::Datagram(datagram) => {
+                        assert_eq!(datagram.seq(), *next, "{place}");
+                        *next += 1;
+                    }
+                    Item::Gap(gap) => *next += gap.count,
+                    Item::Restarted(restart) => assert!(restart.adopted, "{place}: {restart:?}"),
+                    Item::Empty => _ = reader.wait(Some(Duration::from_millis(50))).unwrap(),
+                    Item::Ended(end) => assert!(is_done, "{place}: {end:?}"),
+                    Item::Demoted(demoted) => panic!("{demoted:?}"),
+                }
+                if is_done {
+                    return;
+                }
+            }
+        };
+        let generation: u64 = said.split("planted-a gen ").nth(1).unwrap()[..1].parse().unwrap();
+        until(
+            &mut reader,
+            &mut next,
+            &|item| matches!(item, Item::Restarted(restart) if restart.generation == generation),
+        );
+        until(&mut reader, &mut next, &|item| matches!(item, Item::Datagram(_)));
+        last.process.signal(rustix::process::Signal::TERM);
+        until(&mut reader, &mut next, &|item| matches!(item, Item::Ended(ringweir::End::Stream)));
+        assert!(last.published() >= 1);
     }
 }

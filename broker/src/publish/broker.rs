@@ -5,7 +5,7 @@ use super::options::StreamOptions;
 use super::service::Service;
 use crate::source::contract::Source;
 use crate::stream::builder::Host;
-use crate::stream::running::Stream;
+use crate::stream::running::{Started, Stream};
 
 /// Serves streams whose datagrams the program's own [`Source`]s bring, as `ringd` serves those of
 /// its own: each stream has a pump thread, which calls its source.
@@ -85,7 +85,7 @@ impl BrokerBuilder {
     /// # Errors
     /// If one of them cannot be started; none is left then.
     pub fn start(self) -> Result<Broker, StartError> {
-        let (mut streams, mut summaries) = (Vec::new(), Vec::new());
+        let (mut streams, mut summaries) = (Started::default(), Vec::new());
         let mut last = String::from("(none)");
         for (options, source) in self.streams {
             let mut host = Host::in_program(options.make_run_dir()?);
@@ -97,7 +97,7 @@ impl BrokerBuilder {
             streams.push(stream);
             last = options.config.name;
         }
-        let service = Service::start(streams).map_err(|e| StartError::new(&last, &e))?;
+        let service = Service::start(streams.take()).map_err(|e| StartError::new(&last, &e))?;
         Ok(Broker { service, summaries })
     }
 }

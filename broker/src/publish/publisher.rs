@@ -112,17 +112,22 @@ impl Publisher {
             let (stream, core, signal_end) =
                 Stream::builder(&options.config, &mut host).start_pushed()?;
             let (ring, summary) = (stream.memory().clone(), stream.summary().to_owned());
+            let readers = stream.readers().clone();
             tracing::info!("{summary}");
+            let service = Service::start(vec![stream])?;
+            if let Some(core) = &mut *core.lock() {
+                core.start();
+            }
             Ok(Self {
                 core,
-                readers: stream.readers().clone(),
+                readers,
                 max_datagram: ring.geometry().max_datagram() as usize,
                 ring,
                 in_round: false,
                 forks: fork::count(),
                 summary,
                 signal_end: Some(signal_end),
-                service: Service::start(vec![stream])?,
+                service,
             })
         };
         start().map_err(|e| StartError::new(&options.config.name, &e))

@@ -3,7 +3,9 @@
 //!
 //! Contract: used by one thread at a time: the pump's, or that of a program that publishes itself
 //! (`crate::publish`). Nothing here allocates, takes a lock or logs, and nothing blocks but
-//! [`PumpCore::pause`]. Dropping it marks the ring as ended and wakes all readers.
+//! [`PumpCore::pause`]. Dropping it marks the ring as ended and wakes all readers, unless it never
+//! started or its stream was abandoned: an adopted ring may still have readers then, who wait for
+//! the next broker.
 
 use super::back_pressure::BackPressure;
 use super::handle::PumpHandle;
@@ -24,6 +26,7 @@ pub struct PumpCore {
     pub intake: PumpIntake,
     back_pressure: BackPressure,
     readers: PumpReaders,
+    has_started: bool,
     /// How other threads control the pump.
     pub handle: Arc<PumpHandle>,
 }
@@ -31,13 +34,19 @@ pub struct PumpCore {
 impl PumpCore {
     /// A pump into `intake`'s ring, which lets no reader attach lossless.
     pub fn new(intake: PumpIntake, readers: PumpReaders, handle: Arc<PumpHandle>) -> Self {
-        Self { intake, back_pressure: BackPressure::default(), readers, handle }
+        let back_pressure = BackPressure::default();
+        Self { intake, back_pressure, readers, has_started: false, handle }
     }
 
     /// Waits for up to `most` lossless readers, for as long as their `budget` allows.
     pub fn lossless(mut self, budget: Budget, most: u32) -> Self {
         self.back_pressure = BackPressure::new(budget, most);
         self
+    }
+
+    /// From now on dropping it ends the ring.
+    pub fn start(&mut self) {
+        self.has_started = true;
     }
 
     /// Begins a round at `now`, CLOCK_MONOTONIC ns. `Some`: nothing may be claimed now, because a
@@ -102,7 +111,9 @@ impl Drop for PumpCore {
     /// Runs however the pump ends, even by a panic: no reader may sleep for datagrams that never
     /// come.
     fn drop(&mut self) {
-        self.intake.end();
-        self.wake();
+        if self.has_started && !self.handle.is_abandoned() {
+            self.intake.end();
+            self.wake();
+        }
     }
 }

@@ -38,6 +38,7 @@ impl Pump {
     /// Pumps until the source ends, fails, or the stream is stopped. Then it marks the ring as
     /// ended and wakes all readers.
     pub fn run(mut self) -> Result<(), SourceError> {
+        self.core.start();
         while self.core.handle.is_waiting() && !self.core.handle.is_stopped() {
             self.core.take_commands();
             sleep(&mut self.core, WaitFor::default(), None);

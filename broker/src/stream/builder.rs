@@ -1,7 +1,8 @@
 //! Starts a stream: lock, ring, socket, source, readers, threads.
 //!
 //! Contract: everything that can fail fails in [`StreamBuilder::start`], before any reader can
-//! attach, and leaves nothing behind.
+//! attach, and leaves nothing behind but the ring of an earlier broker: that may still have
+//! readers, and the next broker adopts it.
 
 use super::listener::Listener;
 use super::log::StreamLog;
@@ -147,6 +148,7 @@ struct Prepared {
     waker: Waker,
     object: RingObject,
     stored: Option<StoredRing>,
+    is_adopted: bool,
     listener: Listener,
     lock: StreamLock,
 }
@@ -212,7 +214,9 @@ fn prepare(
 ) -> anyhow::Result<(Prepared, PumpCore)> {
     let (name, gid) = (&config.name, config.gid()?);
     let plan = Plan::new(config, facts.rate)?;
-    let ring = open_ring(config, &plan, facts.position, &lock, host)?;
+    let mut ring = open_ring(config, &plan, facts.position, &lock, host)?;
+    let is_adopted = ring.is_adopted();
+    ring.object.stay(is_adopted);
     let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
 
     let (gate, waker_event) = (Arc::new(WakeGate::default()), Arc::new(Event::new()?));
@@ -262,6 +266,7 @@ fn prepare(
         waker,
         object: ring.object,
         stored: ring.stored,
+        is_adopted,
         listener,
         lock,
     };
@@ -270,13 +275,14 @@ fn prepare(
 
 impl Prepared {
     fn stream(
-        self,
+        mut self,
         config: &StreamConfig,
         pump: PumpThread,
         pushed: Option<Arc<SharedCore>>,
         class: Class,
         confinement: &str,
     ) -> Stream {
+        self.object.stay(false);
         Stream {
             config: config.clone(),
             summary: self.summary.end(class, confinement),
@@ -296,8 +302,9 @@ impl Prepared {
             _waker: self.waker,
             object: self.object,
             _stored: self.stored,
+            is_adopted: self.is_adopted,
             listener: self.listener,
-            _lock: self.lock,
+            lock: self.lock,
         }
     }
 }

@@ -51,6 +51,13 @@ impl Listener {
         Ok(Self { _in_child: ClosedInChild::new(&fd), fd, path, made: Some(made) })
     }
 
+    /// Leaves the socket's file when dropped.
+    pub(super) fn stay(&mut self) {
+        if let Some(made) = self.made.take() {
+            std::mem::forget(made);
+        }
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -45,6 +45,11 @@ impl Ring {
         Ok(ring)
     }
 
+    /// Whether it is the ring of an earlier broker.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.adopted.is_some()
+    }
+
     /// For the start message, after the generation.
     pub(super) fn describe_adoption(&self) -> String {
         let Some(Restarted { first, lost, exact, .. }) = self.adopted else { return String::new() };

@@ -45,8 +45,10 @@ pub struct Stream {
     pub(super) _waker: Waker,
     pub(super) object: RingObject,
     pub(super) _stored: Option<StoredRing>,
+    /// Whether the ring is that of an earlier broker.
+    pub(super) is_adopted: bool,
     pub(super) listener: Listener,
-    pub(super) _lock: StreamLock,
+    pub(super) lock: StreamLock,
 }
 
 impl Stream {
@@ -152,6 +154,19 @@ impl Stream {
         self.pump.ended()
     }
 
+    /// Lets go of it before it has served anybody. An adopted ring stays as a broker that is killed
+    /// leaves it, with its lock file and socket: readers that still have the ring wait for the next
+    /// broker.
+    pub fn abandon(mut self) {
+        if self.is_adopted {
+            self.pump.handle().abandon();
+            self.join_pump();
+            self.object.stay(true);
+            self.listener.stay();
+            self.lock.stay();
+        }
+    }
+
     /// Waits for the pump, which has ended or was stopped.
     pub fn join_pump(&mut self) {
         if let Some(failure) = self.pump.join() {
@@ -167,5 +182,28 @@ impl Stream {
     /// Why its source failed, if it did.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
+    }
+}
+
+/// Streams that have started but are not served yet. If the start fails after all, they are
+/// abandoned: those whose ring was adopted do not end.
+#[derive(Default)]
+pub struct Started(Vec<Stream>);
+
+impl Started {
+    /// Adds one.
+    pub fn push(&mut self, stream: Stream) {
+        self.0.push(stream);
+    }
+
+    /// They are served from now on.
+    pub fn take(mut self) -> Vec<Stream> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Stream::abandon);
     }
 }

@@ -407,12 +407,14 @@ pub(super) struct Named {
     name: String,
     /// Device and inode of the file.
     id: (u64, u64),
+    /// Whether it stays when this is dropped.
+    pub(super) stays: bool,
 }
 
 impl Named {
     fn of(name: &str, fd: &OwnedFd) -> Result<Self, Errno> {
         let stat = rustix::fs::fstat(fd)?;
-        Ok(Self { name: name.into(), id: (stat.st_dev, stat.st_ino) })
+        Ok(Self { name: name.into(), id: (stat.st_dev, stat.st_ino), stays: false })
     }
 }
 
@@ -421,7 +423,9 @@ impl Drop for Named {
         // It does not matter if the name was removed already. If it leads to another file now, that
         // is the next broker's ring.
         let path = format!("/dev/shm{}", self.name);
-        if rustix::fs::lstat(&path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id) {
+        if !self.stays
+            && rustix::fs::lstat(&path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id)
+        {
             let _gone = shm::unlink(self.name.as_str());
         }
     }

@@ -54,6 +54,7 @@ pub struct StreamLock {
     _in_child: ClosedInChild,
     file: std::fs::File,
     last_generation: u64,
+    stays: bool,
 }
 
 impl StreamLock {
@@ -69,6 +70,11 @@ impl StreamLock {
     pub fn remember(&self, generation: u64) -> Result<(), OsError> {
         write(&self.file, &std::process::id().to_string(), generation)
             .map_err(OsError::io(format_args!("cannot write {}", self.path.display())))
+    }
+
+    /// Leaves the file when dropped, as a broker that is killed does.
+    pub fn stay(&mut self) {
+        self.stays = true;
     }
 
     /// Takes the lock for a broker. It waits a moment for `ringctl gc` and for a broker that is
@@ -148,7 +154,13 @@ impl StreamLock {
                 before.lines().nth(1).and_then(|g| g.trim().parse().ok()).unwrap_or(0);
             write(&file, word, last_generation)
                 .map_err(OsError::io(format_args!("cannot write {shown}")))?;
-            return Ok(Self { path, _in_child: ClosedInChild::new(&file), file, last_generation });
+            return Ok(Self {
+                path,
+                _in_child: ClosedInChild::new(&file),
+                file,
+                last_generation,
+                stays: false,
+            });
         }
     }
 }
@@ -158,7 +170,7 @@ impl Drop for StreamLock {
         // Removed while the lock is still held, so that no other process can lock the removed file
         // and take that for the stream's lock. If our file was removed, the one that is there now
         // is not ours.
-        if is_at(&self.file, &self.path) {
+        if !self.stays && is_at(&self.file, &self.path) {
             let _gone = rustix::fs::unlink(&self.path);
         }
     }

@@ -66,7 +66,8 @@ pub struct RingSpec<'a> {
     pub huge_pages: bool,
 }
 
-/// A ring object that this process created or adopted. Dropping it unlinks it.
+/// A ring object that this process created or adopted. Dropping it unlinks it, unless it is to
+/// stay.
 pub struct RingObject {
     memory: Arc<RingMemory>,
     read_only: OwnedFd,
@@ -75,7 +76,7 @@ pub struct RingObject {
     locked: Result<(), rustix::io::Errno>,
     stored: Option<OwnedFd>,
     immutable: Result<(), rustix::io::Errno>,
-    _name: Option<Named>,
+    name: Option<Named>,
 }
 
 /// The generation in the header of a leftover object of this name; 0 if there is no readable one of
@@ -151,7 +152,15 @@ impl RingObject {
         // SAFETY: this mapping is new, so no other code writes through it. The stream's lock, which
         // the caller holds, ensures that no other process or mapping writes the object.
         let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
-        (Self { memory, read_only, pages, declined, locked, stored, immutable, _name: name }, ring)
+        (Self { memory, read_only, pages, declined, locked, stored, immutable, name }, ring)
+    }
+
+    /// Whether the object stays under its name when this is dropped, as the ring of a broker that was
+    /// killed does.
+    pub fn stay(&mut self, stays: bool) {
+        if let Some(name) = &mut self.name {
+            name.stays = stays;
+        }
     }
 
     /// Takes the fd for the service manager to store. There is one only for a new ring of

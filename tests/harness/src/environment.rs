@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::log_pipe::LogPipe;
 use crate::programs;
 use ringweir_proto::os::paths;
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -123,7 +124,18 @@ impl Environment {
     }
 
     /// Starts a process that ends with this environment. Its stderr goes to a file.
-    pub fn start(&self, mut command: Command) -> Process {
+    pub fn start(&self, command: Command) -> Process {
+        let err = self.path(&format!("err{}", self.count.fetch_add(1, Ordering::Relaxed)));
+        let to = File::create(&err).expect("a file for stderr");
+        self.start_to(command, to.into(), err)
+    }
+
+    /// The same, with `log` as its stderr.
+    pub fn start_with_log(&self, command: Command, log: &LogPipe) -> Process {
+        self.start_to(command, log.stderr(), log.copy())
+    }
+
+    fn start_to(&self, mut command: Command, stderr: Stdio, err: PathBuf) -> Process {
         let parent = std::process::id();
         // SAFETY: two async-signal-safe system calls between fork and exec.
         unsafe {
@@ -138,9 +150,7 @@ impl Environment {
                 Ok(())
             });
         }
-        let err = self.path(&format!("err{}", self.count.fetch_add(1, Ordering::Relaxed)));
-        let to = File::create(&err).expect("a file for stderr");
-        let child = command.stderr(to).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let child = command.stderr(stderr).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let pid = Pid::from_child(&child);
         let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("pidfd_open");
         let copy = handle.try_clone().expect("dup");
@@ -168,7 +178,11 @@ impl Environment {
 
     /// The same with the caller's command.
     pub fn broker_of(&self, name: &str, command: Command) -> Daemon {
-        let mut process = self.start(command);
+        self.is_up(name, self.start(command))
+    }
+
+    /// Waits until stream `name` of a broker that was started is up.
+    pub fn is_up(&self, name: &str, mut process: Process) -> Daemon {
         let socket = paths::socket_path(&self.run_dir(), name);
         let answers = wait_for(Duration::from_secs(20), || {
             if let Some(status) = process.ended() {
@@ -340,7 +354,7 @@ impl Daemon {
         let said = self.process.stderr();
         assert!(status.success(), "{status}: {said}");
         let number = said
-            .split(" ended: ")
+            .split(&format!("{} ended: ", self.name))
             .nth(1)
             .and_then(|s| s.split(' ').next())
             .and_then(|n| n.parse().ok());

@@ -3,8 +3,11 @@
 //! nothing behind, and cannot hang.
 
 pub mod environment;
+pub mod hostile;
+pub mod hostile_broker;
 #[cfg(target_arch = "x86_64")]
 pub mod inject;
+pub mod log_pipe;
 pub mod netns;
 pub mod proc;
 pub mod programs;

@@ -2,22 +2,26 @@
 //! the control socket allow, and attempts at what they do not.
 //!
 //! Contract: each returns its number of attempts. It is an error only if the kernel allowed what it
-//! must refuse.
+//! must refuse, or if the broker gave this user more than its share.
 
 use crate::attachment::{Attachment, ask};
+use crate::child;
 use clap::ValueEnum;
+use ringweir_harness::hostile;
 use ringweir_helpers::pry;
 use ringweir_proto::control::{AttachRequest, Mode, Request};
 use ringweir_proto::layout::{PAGE, READER_OBJECT};
 use ringweir_proto::os::{event, socket};
 use ringweir_proto::sync::Ordering;
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use std::collections::VecDeque;
+use rustix::process::{Resource, getrlimit};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -55,6 +59,18 @@ pub enum Attack {
     Flood,
     /// Send messages on the connection of an attached reader
     Talk,
+    /// Send sockets whose close takes 10 s
+    Linger,
+    /// Poll the wake fd with thousands of entries, and go to sleep
+    Poll,
+    /// Attach, keep page and events, and go
+    Hoard,
+    /// Leave answers unread
+    Unread,
+    /// Attach with names that take over a terminal
+    Names,
+    /// Fork, and leave the attachment to the child
+    Fork,
 }
 
 /// Silent connections that stay open.
@@ -65,6 +81,19 @@ const LOCKED: usize = 4;
 const FDS: usize = 253;
 /// Sets that watch one fd.
 const WATCHERS: usize = 480;
+/// Entries of a poll; fewer if fewer files may be open.
+const ENTRIES: usize = 20_000;
+/// Descriptors of former attachments that are kept.
+const HOARDED: usize = 300;
+/// Most pages that one broker may make for this user: as many as there are readers at a time. While
+/// the pump is busy it still holds those that have just gone, so up to all that there may be.
+const PAGES: usize = 128;
+/// Unread answers that are kept: not so many that this user gets none any more.
+const UNREAD: usize = 30;
+/// Readers with bad names.
+const NAMED: usize = 3;
+/// Children at a time.
+const CHILDREN: usize = 8;
 
 pub struct Attacker<'a> {
     pub path: &'a Path,
@@ -74,6 +103,28 @@ pub struct Attacker<'a> {
     pub silent: VecDeque<OwnedFd>,
     /// Rings whose locks are held.
     pub locked: Vec<OwnedFd>,
+    pub kept: Kept,
+}
+
+/// What else stays open, or is counted, between attacks.
+#[derive(Default)]
+pub struct Kept {
+    hoarded: VecDeque<OwnedFd>,
+    /// The pages that one broker made, by inode; and the inode and generation of its ring.
+    pages: ((u64, u64), BTreeSet<u64>),
+    unread: VecDeque<OwnedFd>,
+    named: VecDeque<Attachment>,
+    /// The other ends of sockets that linger.
+    ends: VecDeque<TcpStream>,
+    children: usize,
+}
+
+/// Keeps it, and lets go of the oldest if there are too many.
+fn keep<T>(all: &mut VecDeque<T>, one: T, most: usize) {
+    all.push_back(one);
+    if all.len() > most {
+        all.pop_front();
+    }
 }
 
 impl Attacker<'_> {
@@ -85,7 +136,7 @@ impl Attacker<'_> {
     ) -> anyhow::Result<u64> {
         let until = Instant::now() + slice;
         let mut count = 0;
-        if matches!(what, Attack::SleepRequest | Attack::Watchers) {
+        if matches!(what, Attack::SleepRequest | Attack::Watchers | Attack::Poll) {
             attachment.drain_event();
         }
         let sets = if what == Attack::Watchers { watchers(attachment) } else { Vec::new() };
@@ -193,6 +244,18 @@ impl Attacker<'_> {
                 let bytes = self.request();
                 let _hung_up = socket::send(&attachment.connection, &bytes, &[]);
             }
+            Attack::Linger => self.linger(attachment),
+            Attack::Poll => poll_wake(attachment),
+            Attack::Hoard => self.hoard()?,
+            Attack::Unread => self.unread(),
+            Attack::Names => {
+                let name = hostile::NAMES[self.random.usize(..hostile::NAMES.len())];
+                match Attachment::new(self.path, name) {
+                    Ok(named) => keep(&mut self.kept.named, named, NAMED),
+                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                }
+            }
+            Attack::Fork => self.fork(),
         }
         Ok(())
     }
@@ -297,6 +360,71 @@ impl Attacker<'_> {
         }
     }
 
+    /// Sends a socket that lingers, over a new connection or that of its attachment.
+    fn linger(&mut self, attachment: &Attachment) {
+        let (fresh, sockets) = (socket::connect(self.path), hostile::lingering());
+        let (Ok(fresh), Ok((lingers, end))) = (&fresh, sockets) else {
+            return std::thread::sleep(Duration::from_millis(5));
+        };
+        let to = if self.random.bool() { fresh } else { &attachment.connection };
+        let sent = socket::send(to, &Request::View.encode(), &[lingers.as_fd()]);
+        if sent.is_err() {
+            // Nobody else has it, and our own close must be quick.
+            let _quick = hostile::linger_no_more(&lingers);
+        }
+        keep(&mut self.kept.ends, end, 4);
+    }
+
+    /// Attaches, keeps what it was given, and goes.
+    fn hoard(&mut self) -> anyhow::Result<()> {
+        let Ok(given) = Attachment::new(self.path, "hoard") else {
+            std::thread::sleep(Duration::from_millis(5));
+            return Ok(());
+        };
+        let generation = (rustix::fs::fstat(&given.ring)?.st_ino, given.seen.memory.generation());
+        if self.kept.pages.0 != generation {
+            self.kept.pages = (generation, BTreeSet::new());
+        }
+        let pages = &mut self.kept.pages.1;
+        pages.insert(rustix::fs::fstat(&given.page_fd)?.st_ino);
+        anyhow::ensure!(
+            !self.judges || pages.len() <= PAGES,
+            "the broker made {} pages for the readers of one user, a few at a time",
+            pages.len()
+        );
+        for fd in [given.page_fd, given.wake, given.sleep_request] {
+            keep(&mut self.kept.hoarded, fd, HOARDED);
+        }
+        // The pump still knows it for a moment.
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    }
+
+    /// Asks what is answered or refused, and reads nothing.
+    fn unread(&mut self) {
+        let Ok(connection) = socket::connect(self.path) else {
+            return std::thread::sleep(Duration::from_millis(5));
+        };
+        let requests = [Request::Describe, Request::Latency { index: 1 << 20 }, Request::Reload];
+        let request = &requests[self.random.usize(..requests.len())];
+        let _hung_up = socket::send(&connection, &request.encode(), &[]);
+        keep(&mut self.kept.unread, connection, UNREAD);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+
+    /// Attaches and leaves that to a child.
+    fn fork(&mut self) {
+        self.kept.children -= child::reap().min(self.kept.children);
+        if self.kept.children < CHILDREN
+            && let Ok(given) = Attachment::new(self.path, "fork")
+        {
+            let moments = self.random.u64(..200);
+            self.kept.children += usize::from(child::fork(&given, moments));
+        } else {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Sends requests, and reads a reply now and then.
     fn flood(&mut self) {
         let Ok(connection) = socket::connect(self.path) else {
@@ -308,6 +436,18 @@ impl Attacker<'_> {
             let _answer = socket::receive(&connection);
         }
     }
+}
+
+/// Goes to sleep with a poll of thousands of entries, so that a wake walks all of them.
+fn poll_wake(attachment: &Attachment) {
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) as usize;
+    let mut entries = vec![PollFd::new(&attachment.wake, PollFlags::IN); ENTRIES.min(most)];
+    let block = attachment.page.block();
+    block.seen_seq.store(attachment.written(), Ordering::Relaxed);
+    block.seen_source.store(attachment.seen.memory.source_word(), Ordering::Relaxed);
+    let _full = event::ring(&attachment.sleep_request);
+    let _rung = poll(&mut entries, Some(&event::timespec(Duration::from_millis(20))));
+    let _taken = event::take(&attachment.wake);
 }
 
 fn watchers(attachment: &Attachment) -> Vec<OwnedFd> {

@@ -3,16 +3,18 @@
 //!
 //! Contract: at its end it prints one line for each attack with the number of attempts. It
 //! continues when a broker dies. It fails only if the kernel allowed what only the broker's own
-//! user may do.
+//! user may do, or if the broker gave this user more than its share.
 
 mod attachment;
 mod attacks;
+mod child;
 mod measure;
 
 use attachment::Attachment;
 use attacks::{Attack, Attacker};
 use clap::{Parser, Subcommand, ValueEnum};
 use ringweir_cli::quantity::Span;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -89,7 +91,12 @@ fn attack(run: &Run) -> anyhow::Result<()> {
         judges: run.judge,
         silent: Default::default(),
         locked: Vec::new(),
+        kept: Default::default(),
     };
+    let limit = getrlimit(Resource::Nofile);
+    // As many poll entries as this user may have.
+    let _raised =
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let mut counts = vec![0u64; Attack::value_variants().len()];
     let (mut held, mut slices) = (None::<Attachment>, 0);
     while !stop.load(Ordering::Relaxed) && run.slices.is_none_or(|most| slices < most) {
@@ -107,6 +114,7 @@ fn attack(run: &Run) -> anyhow::Result<()> {
         slices += 1;
         held = Some(attachment);
     }
+    child::all_ended();
     for (what, count) in Attack::value_variants().iter().zip(counts) {
         println!("{} {count}", what.to_possible_value().expect("none is skipped").get_name());
     }

@@ -23,8 +23,10 @@ pub enum Line {
     Closed { generation: u64, began: u64, delivered: u64, lost: u64, ended: u64 },
     /// The stream no longer waits for this reader.
     Demoted { held_ns: u64 },
-    /// Ended normally.
-    Left { torn: u64 },
+    /// A child that it forked could not read.
+    Forked,
+    /// Ended normally; the longest time that it received nothing without a restart, ns.
+    Left { torn: u64, longest: u64 },
 }
 
 impl Line {
@@ -52,9 +54,12 @@ pub struct SoakAccount {
     pub restarts: u64,
     /// Lossless readers that used up their budget.
     pub demoted: u64,
+    /// Children of readers.
+    pub forked: u64,
 }
 
 /// How far one reader came.
+#[derive(Default)]
 pub struct Progress {
     /// It ended normally.
     pub left: bool,
@@ -62,6 +67,8 @@ pub struct Progress {
     pub cursor: u64,
     /// Restarts that it received.
     pub restarts: u64,
+    /// The longest time that it received nothing without a restart.
+    pub longest: Duration,
 }
 
 impl SoakAccount {
@@ -69,7 +76,7 @@ impl SoakAccount {
     /// `timed`: it was never stopped and does not pause, so its times count.
     pub fn add(&mut self, file: &Path, killed: bool, timed: bool) -> anyhow::Result<Progress> {
         let text = std::fs::read_to_string(file)?;
-        let mut progress = Progress { left: false, cursor: 0, restarts: 0 };
+        let mut progress = Progress::default();
         let mut lines = text.split_inclusive('\n').peekable();
         while let Some(line) = lines.next() {
             if killed && lines.peek().is_none() && !line.ends_with('\n') {
@@ -117,8 +124,10 @@ impl SoakAccount {
                 );
                 self.demoted += 1;
             }
-            Line::Left { torn } => {
+            Line::Forked => self.forked += 1,
+            Line::Left { torn, longest } => {
                 self.torn += torn;
+                progress.longest = Duration::from_nanos(longest);
                 progress.left = true;
             }
         }
@@ -155,7 +164,7 @@ mod tests {
             Line::Closed { generation: 1, began: 5, delivered: 4, lost: 1, ended: 10 },
             Line::Restarted { generation: 2, first: 10 },
             Line::Closed { generation: 2, began: 10, delivered: 7, lost: 0, ended: 17 },
-            Line::Left { torn: 0 },
+            Line::Left { torn: 0, longest: 0 },
         ];
         let progress = add(&mut account, &good, "", false).unwrap();
         assert_eq!(

@@ -1,6 +1,7 @@
 //! The broker of both streams, which is killed and started again, and the sender of its UDP stream.
 
 use crate::account::BUDGET_NS;
+use crate::plant::{Place, Plant};
 use anyhow::{Context, ensure};
 use ringweir_cli::quantity::Rate;
 use ringweir_harness::{Environment, Process, wait_for};
@@ -21,7 +22,8 @@ pub struct Broker {
     process: Process,
     config: PathBuf,
     sockets: [PathBuf; 2],
-    pub generation: u64,
+    /// Of each stream. A start that fails may have begun one.
+    pub generations: [u64; 2],
 }
 
 impl Broker {
@@ -48,7 +50,7 @@ impl Broker {
         std::fs::write(&config, text)?;
         let process = Self::spawn(env, &config);
         let sockets = STREAMS.map(|name| paths::socket_path(&env.run_dir(), name));
-        let mut broker = Self { process, config, sockets, generation: 1 };
+        let mut broker = Self { process, config, sockets, generations: [1; 2] };
         broker.is_up()?;
         Ok(broker)
     }
@@ -60,34 +62,70 @@ impl Broker {
     }
 
     fn is_up(&mut self) -> anyhow::Result<()> {
-        let generation = self.generation;
+        let generations = self.generations;
         let up = wait_for(PATIENCE, || {
             let said = self.process.stderr();
-            let all = STREAMS.iter().all(|name| said.contains(&format!("{name} gen {generation}")));
+            let is_up = |(name, generation)| said.contains(&format!("{name} gen {generation}"));
+            let all = STREAMS.iter().zip(generations).all(is_up);
             (all || self.process.ended().is_some()).then_some(())
         });
         let said = self.process.stderr();
         ensure!(
             up.is_some() && self.process.ended().is_none(),
-            "ringd of generation {generation} is not up: {said}"
+            "ringd of generations {generations:?} is not up: {said}"
         );
         ensure!(
-            generation == 1 || said.matches("(adopted").count() == 2,
+            generations == [1; 2] || said.matches("(adopted").count() == 2,
             "a ring was not adopted: {said}"
         );
         Ok(())
     }
 
-    /// Kills it and starts the next one with the same names. Returns when it was killed
-    /// (CLOCK_MONOTONIC, ns).
-    pub fn kill(&mut self, env: &Environment) -> anyhow::Result<u64> {
+    /// Kills it and starts the next one with the same names. If something is to be `planted`, a
+    /// start that finds it comes before, which fails and may end no reader. Returns when it was
+    /// killed (CLOCK_MONOTONIC, ns), and what was planted.
+    pub fn kill(
+        &mut self,
+        env: &Environment,
+        planted: Option<&mut fastrand::Rng>,
+    ) -> anyhow::Result<(u64, Option<String>)> {
         ensure!(self.process.ended().is_none(), "ringd ended by itself: {}", self.process.stderr());
         let at = clock::monotonic_ns();
         self.process.kill();
+        let mut what = None;
+        if let Some(random) = planted {
+            // Behind the first stream, which that start adopts before it fails. It finds the lock
+            // before it adopts the second one, and the socket after that.
+            let place = if random.bool() { Place::Lock } else { Place::Socket };
+            let plant = Plant::at(env, place, STREAMS[1], random)?;
+            let mut fails = Self::spawn(env, &self.config);
+            let status = wait_for(PATIENCE, || fails.ended());
+            let said = fails.stderr();
+            ensure!(
+                status.and_then(|status| status.code()) == Some(1)
+                    && said.contains(&plant.path().display().to_string()),
+                "a start with {}: {status:?}: {said}",
+                plant.describe()
+            );
+            self.generations[0] += 1;
+            self.generations[1] += u64::from(place == Place::Socket);
+            what = Some(plant.describe());
+            plant.remove()?;
+        }
         self.process = Self::spawn(env, &self.config);
-        self.generation += 1;
+        self.generations.iter_mut().for_each(|generation| *generation += 1);
         self.is_up()?;
-        Ok(at)
+        Ok((at, what))
+    }
+
+    /// Makes it read its configuration again.
+    pub fn reload(&self) {
+        self.process.signal(Signal::HUP);
+    }
+
+    /// Stops or continues it.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     pub fn socket(&self, stream: usize) -> &str {

@@ -5,14 +5,16 @@
 //! or at SIGTERM.
 
 use crate::account::Line;
+use crate::children::Children;
 use anyhow::{Context, bail, ensure};
 use ringweir::{Cause, End, Item, Options, Reader, Restart, Start};
+use ringweir_cli::quantity::Span;
 use ringweir_pattern::datagram::Header;
 use ringweir_pattern::verify;
 use ringweir_proto::os::clock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a reader reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,10 +27,13 @@ pub enum Kind {
     Pausing,
     /// As `Prompt`, but the stream waits for it.
     Lossless,
+    /// As `Prompt`, but it forks now and then. The child may not read.
+    Forking,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Prompt, Kind::Lossless, Kind::InPlace, Kind::Pausing];
+    pub const ALL: [Kind; 5] =
+        [Kind::Prompt, Kind::Lossless, Kind::InPlace, Kind::Pausing, Kind::Forking];
 
     /// How a reader of this kind attaches: with the newest datagram, because older ones may be of
     /// generations whose start it did not see.
@@ -38,6 +43,7 @@ impl Kind {
             Kind::InPlace => "in-place",
             Kind::Pausing => "pausing",
             Kind::Lossless => "lossless",
+            Kind::Forking => "forking",
         };
         let options = Options::new(label).start(Start::Latest);
         if self == Kind::Lossless { options.lossless() } else { options }
@@ -60,6 +66,9 @@ pub struct Args {
     kind: Kind,
     #[arg(long, value_enum)]
     numbers: Numbers,
+    /// Longest time without anything
+    #[arg(long)]
+    patience: Span,
     /// Forget a gap
     #[arg(long)]
     miscount: bool,
@@ -120,11 +129,16 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
     };
     Line::Attached { generation: reader.generation(), seq: start }.print();
     let mut count = 0u64;
+    let (mut empty_since, mut longest) = (None, Duration::ZERO);
+    let mut children = Children::default();
     while !leave.load(Ordering::Relaxed) {
         match reader.next()? {
             Item::Datagram(mut datagram) => {
                 let (seq, len) = (datagram.seq(), datagram.len());
                 count += 1;
+                if let Some(since) = empty_since.take() {
+                    longest = longest.max(Instant::elapsed(&since));
+                }
                 if args.kind == Kind::Pausing && count.is_multiple_of(1000) {
                     // The datagram may be overwritten during this pause.
                     std::thread::sleep(Duration::from_millis(1000));
@@ -133,7 +147,7 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
                     Kind::InPlace => {
                         datagram.view(|payload| payload.copy_to(0, &mut buffer[..len])).is_ok()
                     }
-                    Kind::Prompt | Kind::Pausing | Kind::Lossless => {
+                    Kind::Prompt | Kind::Pausing | Kind::Lossless | Kind::Forking => {
                         datagram.copy_to(&mut buffer).is_ok()
                     }
                 };
@@ -143,15 +157,26 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
                     continue;
                 }
                 checker.datagram(seq, &buffer[..len])?;
+                if args.kind == Kind::Forking && count.is_multiple_of(1000) {
+                    children.fork(|| {
+                        let read = reader.next();
+                        matches!(read, Err(ringweir::Error::Forked { .. }))
+                    })?;
+                }
             }
             Item::Gap(gap) => checker.gap(&gap)?,
-            Item::Restarted(restart) => checker.restarted(&restart, &reader)?,
+            Item::Restarted(restart) => {
+                empty_since = None;
+                checker.restarted(&restart, &reader)?;
+            }
             Item::Demoted(demoted) => {
                 ensure!(args.kind == Kind::Lossless, "a lossy reader received {demoted:?}");
                 Line::Demoted { held_ns: demoted.held_ns }.print();
             }
             Item::Empty => {
-                reader.wait(Some(Duration::from_secs(1)))?;
+                let since = empty_since.get_or_insert_with(Instant::now).elapsed();
+                ensure!(since < args.patience.0, "it has received nothing for {since:?}");
+                reader.wait(Some(Duration::from_secs(1).min(args.patience.0)))?;
             }
             Item::Ended(End::Stream) => break,
             Item::Ended(other) => bail!("ended by {other:?}"),
@@ -161,7 +186,8 @@ pub fn read(args: &Args) -> anyhow::Result<()> {
         checker.gap(&gap)?;
     }
     checker.close(&reader)?;
-    Line::Left { torn: checker.torn }.print();
+    children.all_ended()?;
+    Line::Left { torn: checker.torn, longest: longest.as_nanos() as u64 }.print();
     Ok(())
 }
 

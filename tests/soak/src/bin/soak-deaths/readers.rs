@@ -4,6 +4,7 @@ use crate::account::{Progress, SoakAccount};
 use crate::broker::{Broker, PATIENCE, STREAMS};
 use crate::reader::Kind;
 use anyhow::{Context, ensure};
+use ringweir_cli::quantity::Span;
 use ringweir_harness::{Environment, Process, wait_for};
 use rustix::process::Signal;
 use std::fs::File;
@@ -38,17 +39,22 @@ pub struct Readers<'s> {
     members: Vec<Member>,
     pub account: [SoakAccount; 2],
     pub counts: Counts,
+    /// The longest time that a permanent reader that does not pause received nothing.
+    pub longest: Duration,
+    patience: Span,
     /// The permanent reader of the first stream that pauses forgets a gap.
     miscount: bool,
 }
 
 impl<'s> Readers<'s> {
-    pub fn new(env: &'s Environment, miscount: bool) -> Self {
+    pub fn new(env: &'s Environment, patience: Span, miscount: bool) -> Self {
         Self {
             env,
             members: Vec::new(),
             account: Default::default(),
             counts: Counts::default(),
+            longest: Duration::ZERO,
+            patience,
             miscount,
         }
     }
@@ -74,6 +80,7 @@ impl<'s> Readers<'s> {
             Kind::InPlace => "in-place",
             Kind::Pausing => "pausing",
             Kind::Lossless => "lossless",
+            Kind::Forking => "forking",
         };
         let numbers = ["generation", "sender"][stream];
         command.args([
@@ -83,6 +90,8 @@ impl<'s> Readers<'s> {
             kind_word,
             "--numbers",
             numbers,
+            "--patience",
+            &self.patience.to_string(),
         ]);
         if self.miscount && place == 2 {
             command.arg("--miscount");
@@ -161,8 +170,13 @@ impl<'s> Readers<'s> {
         Ok(())
     }
 
-    fn leave(&mut self, member: Member) -> anyhow::Result<()> {
+    fn leave(&mut self, mut member: Member) -> anyhow::Result<()> {
         member.process.signal(Signal::CONT);
+        // Before it is attached the signal may kill it.
+        let attached = |account| std::fs::metadata(account).is_ok_and(|m| m.len() > 0);
+        wait_for(PATIENCE, || {
+            (attached(&member.account) || member.process.ended().is_some()).then_some(())
+        });
         member.process.signal(Signal::TERM);
         self.finish(member)?;
         self.counts.left += 1;
@@ -190,9 +204,10 @@ impl<'s> Readers<'s> {
 
     /// After the end of the streams: each permanent reader received every restart and read to the
     /// end.
-    pub fn close(&mut self, published: [u64; 2], restarts: u64) -> anyhow::Result<()> {
+    pub fn close(&mut self, published: [u64; 2], restarts: [u64; 2]) -> anyhow::Result<()> {
         for member in std::mem::take(&mut self.members) {
             let (name, published) = (STREAMS[member.stream], published[member.stream]);
+            let (restarts, pauses) = (restarts[member.stream], member.kind == Kind::Pausing);
             let progress = self.finish(member)?;
             ensure!(
                 progress.left && progress.cursor == published,
@@ -204,6 +219,9 @@ impl<'s> Readers<'s> {
                 "{name}: {restarts} restarts, but a permanent reader received {}",
                 progress.restarts
             );
+            if !pauses {
+                self.longest = self.longest.max(progress.longest);
+            }
         }
         Ok(())
     }
