@@ -2,8 +2,8 @@
 //!
 //! Contract: modules depend on each other in one direction only. From the bottom: `wake`,
 //! `process`, `setup` and `intake` need none of the others; `source` and `readers` stand on them,
-//! then `pump`, `stream`, `control`, `check`, and `program`, which is the command line. Only `program`
-//! touches what belongs to the whole process: arguments, signals, exit status.
+//! then `pump`, `stream`, `control`, `check`, `file_page`, and `program`, which is the command line.
+//! Only `program` touches what belongs to the whole process: arguments, signals, exit status.
 //!
 //! The framings are public for the fuzzers.
 
@@ -12,6 +12,7 @@
 
 mod check;
 mod control;
+mod file_page;
 mod intake;
 mod process;
 pub mod program;
