@@ -12,9 +12,9 @@
 //!
 //! Contract: modules depend on each other in one direction only. From the bottom: `wake`,
 //! `process`, `setup` and `intake` need none of the others; `source` and `readers` stand on them,
-//! then `pump`, `stream`, `control`; on these `publish`, which is the library, and `check` and
-//! `program`, which is the command line. Only `program`
-//! touches what belongs to the whole process: arguments, signals, exit status.
+//! then `pump`, `stream`, `control`; on these `publish`, which is the library, and `check`,
+//! `file_page` and `program`, which is the command line. Only `program` touches what belongs to the
+//! whole process: arguments, signals, exit status.
 //!
 //! The framings are public for the fuzzers.
 
@@ -23,6 +23,7 @@
 
 mod check;
 mod control;
+mod file_page;
 mod intake;
 mod process;
 pub mod program;

@@ -3,6 +3,7 @@
 use crate::check;
 use crate::control::reload::Reload;
 use crate::control::{limits, thread::Control};
+use crate::file_page;
 use crate::process::fd_store::FdStore;
 use crate::process::passed_sockets::PassedSockets;
 use crate::process::sandbox::{Needs, Sandbox};
@@ -86,7 +87,7 @@ pub fn main() -> ExitCode {
         // the control thread, which reports it.
         let _reported_there = sandbox.enter(&Needs::default());
     });
-    manual::answer(Cli::command);
+    manual::answer(Cli::command, &[("ringd.toml", file_page::write)]);
     let cli: Cli = arguments::parse();
     log::start("ringd", cli.quiet);
     if let Some(file) = &cli.check {

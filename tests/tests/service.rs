@@ -331,11 +331,12 @@ fn a_passed_socket_is_served_and_stays() {
     std::fs::remove_file(&path).unwrap();
 }
 
-/// Units are installed in the right places, systemd's own checker accepts them, and its exposure
-/// figure is low. Control: a unit with a fault is noticed.
+/// Programs are installed without symbols, with their pages, completions and units in the right
+/// places; systemd's own checker accepts the units, and its exposure figure is low. Controls: the
+/// program that was built has symbols; a unit with a fault is noticed; `uninstall` leaves no file.
 #[test]
 fn units_are_installed_and_valid() {
-    if !needs("make") {
+    if !needs("make") || !needs("strip") {
         return;
     }
     let env = Environment::new(LIMIT);
@@ -355,11 +356,23 @@ fn units_are_installed_and_valid() {
     for file in [
         "usr/bin/ringd",
         "usr/bin/ringcat",
+        "usr/share/man/man1/ringcat.1",
+        "usr/share/man/man5/ringd.toml.5",
+        "usr/share/bash-completion/completions/ringctl",
+        "usr/share/zsh/site-functions/_ringctl",
+        "usr/share/fish/vendor_completions.d/ringctl.fish",
         "usr/lib/sysusers.d/ringweir.conf",
         "usr/lib/tmpfiles.d/ringweir.conf",
     ] {
         assert!(root.join(file).exists(), "{file}");
     }
+    let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+    let (built, installed) = (size(&programs::path("ringd")), size(&root.join("usr/bin/ringd")));
+    assert!(installed * 2 < built, "{installed} of {built} bytes");
+    let mut ringd = env.command_at(&root.join("usr/bin/ringd"));
+    ringd.arg("--version");
+    let ringd = env.start(ringd).output();
+    assert!(ringd.status.success(), "{}", said(&ringd));
     if Part("systemd-analyze").needs("systemd-analyze") {
         // An instance of it, with the present path of the program.
         let dir = env.path("units");
@@ -408,7 +421,29 @@ fn units_are_installed_and_valid() {
         assert!(root.join("run/ringweir").is_dir());
     }
     install("uninstall");
-    assert!(
-        !root.join("usr/bin/ringd").exists() && std::fs::read_dir(&units).unwrap().next().is_none()
-    );
+    for dir in ["usr/bin", "usr/share", "usr/lib"] {
+        let find = Command::new("find").arg(root.join(dir)).args(["!", "-type", "d"]).output();
+        assert_eq!(String::from_utf8(find.expect("find").stdout).unwrap(), "", "{dir}");
+    }
+}
+
+/// `make install` in the root of the project installs programs and library. Control: the same in
+/// `broker/` installs no library.
+#[test]
+fn everything_is_installed_by_one_command() {
+    if !needs("make") {
+        return;
+    }
+    for (dir, library) in [("/..", true), ("/../broker", false)] {
+        let dir = env!("CARGO_MANIFEST_DIR").to_owned() + dir;
+        // Only says what it would do.
+        let mut make = Command::new("make");
+        make.args(["-n", "-C", &dir, "install", "PREFIX=/opt/x", "DESTDIR=/stage"]);
+        let done = make.env_remove("MAKEFLAGS").output().expect("make");
+        assert!(done.status.success(), "{}", said(&done));
+        let text = String::from_utf8(done.stdout).unwrap();
+        assert!(text.contains("/stage/opt/x/bin") && text.contains("man --dir"), "{text}");
+        assert_eq!(text.contains("/stage/opt/x/lib/pkgconfig/ringweir.pc"), library, "{text}");
+        assert_eq!(text.contains("/stage/opt/x/include/ringweir.h"), library, "{text}");
+    }
 }

@@ -11,6 +11,7 @@ mod account;
 mod arguments;
 mod broker_query;
 pub mod cat;
+mod completion;
 pub mod ctl;
 mod date;
 mod json_line;

@@ -21,7 +21,7 @@ use ringweir_cli::quantity::Bytes;
 use ringweir_proto::ring::Layer;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 mod interface;
@@ -131,6 +131,20 @@ impl Udp {
             // Link-local addresses, unicast and multicast, mean nothing without their interface.
             v6.set_scope_id(index);
         }
+        if let SocketAddr::V6(v6) = &address
+            && v6.scope_id() == 0
+            && is_of_one_link(v6.ip())
+        {
+            return Err(group.map_or_else(
+                || {
+                    SourceError(format!(
+                        "{} is an address of one interface; name it with @INTERFACE",
+                        v6.ip()
+                    ))
+                },
+                no_route,
+            ));
+        }
         match (group, index) {
             (Some(_), _) => {
                 sockopt::set_socket_reuseaddr(fd, true).map_err(at("SO_REUSEADDR"))?;
@@ -163,9 +177,7 @@ impl Udp {
             }
             let index = interface.as_ref().map_or(0, Interface::index);
             join(fd, group, index).map_err(|e| match e {
-                Errno::NODEV => SourceError(format!(
-                    "joining {group}: no route for multicast; name one with @INTERFACE"
-                )),
+                Errno::NODEV => no_route(group),
                 e => SourceError(format!("joining {group}: {e}")),
             })?;
             interface.iter_mut().for_each(|interface| interface.joined(group));
@@ -221,6 +233,16 @@ impl Udp {
         }
         !self.fresh
     }
+}
+
+/// There is no interface on which `group` could be joined.
+fn no_route(group: IpAddr) -> SourceError {
+    SourceError(format!("joining {group}: no route for multicast; name one with @INTERFACE"))
+}
+
+/// Whether an address says nothing without an interface: `fe80::…`, `ff01::…`, `ff02::…`.
+fn is_of_one_link(address: &Ipv6Addr) -> bool {
+    address.is_unicast_link_local() || matches!(address.segments()[0] & 0xFF0F, 0xFF01 | 0xFF02)
 }
 
 /// The name of the interface in an IPv6 address with a scope (`[fe80::1%2]:5000`).

@@ -1,14 +1,16 @@
 //! What the command lines of `ringd` and of the tools share.
 //!
-//! Contract: [`arguments`] parses a command line, [`quantity`] parses and prints sizes, rates and times; [`manual`] makes man pages and
-//! completions from a command line; [`log`] and [`stderr`] write lines that never make a program
-//! wait or fail, [`stdout`] writes results, [`printable`] makes foreign text safe to show, and
-//! [`run`] is what every `main` is made of. Nothing here knows the ring.
+//! Contract: [`arguments`] parses a command line, [`quantity`] parses and prints sizes, rates and
+//! times; [`manual`] makes man pages and [`completion`] answers shells from a command line; [`log`]
+//! and [`stderr`] write lines that never make a program wait or fail, [`stdout`] writes results,
+//! [`printable`] makes foreign text safe to show, and [`run`] is what every `main` is made of.
+//! Nothing here knows the ring.
 
 // Both fail if nobody can be written to; see `ringweir_cli::stderr` and `stdout`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod arguments;
+pub mod completion;
 pub mod log;
 pub mod manual;
 pub mod quantity;

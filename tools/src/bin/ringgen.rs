@@ -272,7 +272,7 @@ fn main() -> ExitCode {
 
 fn program() -> ExitCode {
     stderr::start("ringgen", || ());
-    ringweir_cli::manual::answer(<Options as clap::CommandFactory>::command);
+    ringweir_cli::manual::answer(<Options as clap::CommandFactory>::command, &[]);
     run(&ringweir_cli::arguments::parse()).unwrap_or_else(|error| {
         stderr::line(format_args!("{error:#}"));
         ExitCode::from(2)

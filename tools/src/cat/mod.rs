@@ -28,7 +28,7 @@ use std::time::Instant;
 /// The program.
 pub fn main() -> ExitCode {
     stderr::start("ringcat", || ());
-    ringweir_cli::manual::answer(Cli::command);
+    ringweir_cli::manual::answer(Cli::command, &[]);
     let cli: Cli = ringweir_cli::arguments::parse();
     match run(&cli) {
         Ok(status) => status,

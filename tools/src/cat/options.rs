@@ -3,6 +3,7 @@
 //! Contract: a wrong argument is refused here, by name; nothing is opened or attached.
 
 use crate::arguments::{From, Time};
+use crate::completion;
 use crate::sink;
 use crate::usage::Usage;
 use crate::wait::WaitOption;
@@ -17,7 +18,7 @@ use std::str::FromStr;
 #[command(name = "ringcat", version, after_help = EXAMPLES)]
 pub(super) struct Cli {
     /// Name of the stream, or the path of its control socket
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = completion::stream())]
     pub(super) stream: String,
     /// End after N datagrams
     #[arg(short = 'n', long = "count", value_name = "N")]

@@ -19,6 +19,7 @@ use serde::Serialize;
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Name of the stream, or the path of its socket
+    #[arg(add = crate::completion::stream())]
     stream: String,
     /// Label, pid or index of the reader, as ringstat and ringctl show print them; label:X, pid:N
     /// and index:N are unambiguous

@@ -81,7 +81,7 @@ RINGWEIR_DIR sets the run directory.";
 /// The program.
 pub fn main() -> ExitCode {
     stderr::start("ringctl", || ());
-    manual::answer(<Options as clap::CommandFactory>::command);
+    manual::answer(<Options as clap::CommandFactory>::command, &[]);
     let well = |done: anyhow::Result<()>| done.map(|()| true);
     let done = match ringweir_cli::arguments::parse::<Options>().command {
         Command::Ls(options) => well(ls::run(&options)),

@@ -1,14 +1,14 @@
 //! `ringctl completions` and `ringctl man`: the completions and pages of every program.
 //!
-//! Contract: each program writes its own ([`ringweir_cli::manual`]). The program beside this
+//! Contract: each program writes its own page ([`ringweir_cli::manual`]). The program beside this
 //! ringctl is preferred to one on the search path, so that options and page are of the same
-//! release.
+//! release. Completions are asked of the program that the shell would run.
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use ringweir_cli::manual::PROGRAMS;
-use ringweir_cli::manual::Shell;
+use ringweir_cli::completion::{self, Shell};
+use ringweir_cli::manual::{OTHER_PAGES, PROGRAMS};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -30,43 +30,60 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(super) struct Pages {
-    /// Program whose page to write to standard output
-    #[arg(value_parser = PossibleValuesParser::new(PROGRAMS), default_value = "ringctl")]
-    program: String,
-    /// Write the pages of all programs into this directory instead
-    #[arg(long, value_name = "DIR", conflicts_with = "program")]
+    /// Page to write to standard output: that of a program, or ringd.toml
+    #[arg(value_parser = PossibleValuesParser::new(names()), default_value = "ringctl")]
+    page: String,
+    /// Write all pages below this directory instead, in man1 and man5
+    #[arg(long, value_name = "DIR", conflicts_with = "page")]
     dir: Option<PathBuf>,
 }
 
 pub(super) const PAGES_EXAMPLES: &str = "\
 Examples:
   ringctl man ringcat | man -l -
-  sudo ringctl man --dir /usr/local/share/man/man1";
+  ringctl man ringd.toml | man -l -
+  sudo ringctl man --dir /usr/local/share/man";
+
+/// Every page, with its section.
+fn all() -> impl Iterator<Item = (&'static str, u8)> {
+    let programs = PROGRAMS.iter().map(|program| (*program, 1));
+    programs.chain(OTHER_PAGES.iter().map(|(name, section, _program)| (*name, *section)))
+}
+
+fn names() -> Vec<&'static str> {
+    all().map(|(name, _section)| name).collect()
+}
 
 pub(super) fn completions(options: &Completions) -> anyhow::Result<()> {
-    let shell = options.shell.to_string();
     let programs = options.program.as_deref().map_or_else(|| PROGRAMS.to_vec(), |p| vec![p]);
-    let texts: Vec<String> = programs
-        .iter()
-        .map(|program| ask(program, &["--completions", &shell]))
-        .collect::<anyhow::Result<_>>()?;
-    ringweir_cli::stdout::put(&texts.join("\n"))?;
+    let scripts: String =
+        programs.into_iter().map(|p| completion::registration(options.shell, p)).collect();
+    ringweir_cli::stdout::put(&scripts)?;
     Ok(())
 }
 
 pub(super) fn pages(options: &Pages) -> anyhow::Result<()> {
     let Some(dir) = &options.dir else {
-        ringweir_cli::stdout::put(&ask(&options.program, &["--man"])?)?;
+        ringweir_cli::stdout::put(&text(&options.page)?)?;
         return Ok(());
     };
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    for program in PROGRAMS {
-        let path = dir.join(format!("{program}.1"));
-        std::fs::write(&path, ask(program, &["--man"])?)
+    for (name, section) in all() {
+        let dir = dir.join(format!("man{section}"));
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let path = dir.join(format!("{name}.{section}"));
+        std::fs::write(&path, text(name)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
         ringweir_cli::stdout::put(&format!("{}\n", path.display()))?;
     }
     Ok(())
+}
+
+/// The text of a page, which its program writes.
+fn text(page: &str) -> anyhow::Result<String> {
+    match OTHER_PAGES.iter().find(|(name, ..)| *name == page) {
+        Some((name, _section, program)) => ask(program, &["--man", name]),
+        None => ask(page, &["--man"]),
+    }
 }
 
 fn ask(program: &str, args: &[&str]) -> anyhow::Result<String> {

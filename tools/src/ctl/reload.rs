@@ -15,6 +15,7 @@ use serde::Serialize;
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Any stream of that broker, or the path of its socket
+    #[arg(add = crate::completion::stream())]
     stream: String,
     #[command(flatten)]
     wait: WaitOption,

@@ -21,6 +21,7 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Name of the stream, or the path of its socket
+    #[arg(add = crate::completion::stream())]
     name: String,
     #[command(flatten)]
     wait: WaitOption,

@@ -31,7 +31,7 @@ use target::Outlet;
 /// The program.
 pub fn main() -> ExitCode {
     stderr::start("ringsend", || ());
-    ringweir_cli::manual::answer(Cli::command);
+    ringweir_cli::manual::answer(Cli::command, &[]);
     let cli: Cli = ringweir_cli::arguments::parse();
     match run(&cli) {
         Ok(status) => status,

@@ -4,6 +4,7 @@
 
 use super::target::Target;
 use crate::arguments::{From, Time};
+use crate::completion;
 use crate::wait::WaitOption;
 use clap::{Parser, ValueEnum};
 use ringweir_cli::quantity::Rate;
@@ -16,7 +17,7 @@ use ringweir_cli::quantity::Rate;
 #[command(name = "ringsend", version, after_help = EXAMPLES)]
 pub(super) struct Cli {
     /// Name of the stream, or the path of its control socket
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = completion::stream())]
     pub(super) stream: String,
     /// udp:ADDRESS:PORT[@INTERFACE][,ttl=HOPS][,loop=on|off][,df][,sndbuf=SIZE]; df: never
     /// fragment; a datagram that the path does not carry is too long

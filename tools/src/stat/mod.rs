@@ -51,7 +51,7 @@ const RATE_WINDOW: Duration = Duration::from_millis(300);
 #[command(name = "ringstat", version)]
 struct Options {
     /// Names of streams, or paths of their control sockets; without any, all streams
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = crate::completion::stream())]
     names: Vec<String>,
     /// Repeat every SECS seconds (0.5, 1, 500ms …): a live screen on a terminal, else one table
     /// after the other
@@ -125,7 +125,7 @@ fn help() -> String {
 /// The program.
 pub fn main() -> ExitCode {
     stderr::start("ringstat", || ());
-    ringweir_cli::manual::answer(|| Options::command().after_help(help()));
+    ringweir_cli::manual::answer(|| Options::command().after_help(help()), &[]);
     let options: Options = ringweir_cli::arguments::parse_as(Options::command().after_help(help()));
     match run(&options) {
         Ok(true) if options.fail_on_loss || options.why => ExitCode::FAILURE,

@@ -65,6 +65,13 @@ fn specs_parse_and_refuse_by_name() {
     };
     assert_eq!(refused("198.51.100.7:5000"), "198.51.100.7 is no address of this machine");
     assert!(refused("239.1.2.3:5000@nosuch0").starts_with("no interface \"nosuch0\"; there are: "));
+    // The kernel has no word for what is wrong with these.
+    for group in ["ff02::7", "ff32::8000:1", "ff01::7"] {
+        let expected = format!("joining {group}: no route for multicast; name one with @INTERFACE");
+        assert_eq!(refused(&format!("[{group}]:5000")), expected);
+    }
+    assert!(refused("[fe80::7]:5000").contains("fe80::7 is an address of one interface"));
+    assert!(!refused("[2001:db8::7]:5000").contains("@INTERFACE"), "the control");
     let other = UdpSocket::bind("127.0.0.1:0").unwrap();
     let taken = refused(&other.local_addr().unwrap().to_string());
     assert!(taken.contains("in use by another process"), "{taken}");

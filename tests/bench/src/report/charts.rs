@@ -31,6 +31,11 @@ fn series(
         .collect()
 }
 
+/// A number of things that are counted: 1024, not "1.02 k".
+fn plain(number: f64) -> String {
+    number.to_string()
+}
+
 pub(super) fn charts(records: &Records) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     let asked = |question: &str| records.runs(question).next().is_some();
@@ -57,7 +62,7 @@ pub(super) fn charts(records: &Records) -> Vec<(&'static str, String)> {
             marks,
         });
         let about = "64 bytes, one reader; from the moment a datagram was due until its reader had \
-            proved it: p50, p99, p99.9, most";
+            proved it";
         all.push((
             "latency",
             chart::ranges("Latency at a fixed rate", about, time, &rows.collect::<Vec<_>>()),
@@ -78,7 +83,7 @@ pub(super) fn charts(records: &Records) -> Vec<(&'static str, String)> {
         ));
     }
     if asked("publish") {
-        let axes = Axes { x: "readers attached", y: "a publish", x_text: count, y_text: time };
+        let axes = Axes { x: "readers attached", y: "a publish", x_text: plain, y_text: time };
         let lines = series(records, "publish", "readers", "ns_per_publish", |r| {
             Some(format!("ring: {}", text(r, "wait")))
         });
@@ -92,7 +97,7 @@ pub(super) fn charts(records: &Records) -> Vec<(&'static str, String)> {
         ));
     }
     if asked("packets") {
-        let axes = Axes { x: "readers", y: "s/Gbit", x_text: count, y_text: |v| format!("{v}") };
+        let axes = Axes { x: "readers", y: "s/Gbit", x_text: plain, y_text: plain };
         let lines = series(records, "packets", "readers", "cpu_s_per_gbit", |r| {
             Some(text(r, "contender").into())
         });

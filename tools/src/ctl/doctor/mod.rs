@@ -30,6 +30,7 @@ use stream::Seen;
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Also check this running stream: its pump, its memory, its readers
+    #[arg(add = crate::completion::stream())]
     stream: Option<String>,
     /// Memory that all rings of one broker will take [default: that of one ring of default size]
     #[arg(long, value_name = "SIZE")]

@@ -1,17 +1,26 @@
-//! Man pages and shell completions of a program, made from its own command line.
+//! Man pages of a program, made from its own command line.
 //!
-//! Contract: `PROGRAM --man` and `PROGRAM --completions SHELL` write to standard output and end. No
-//! help text and no page mentions these two options. `ringctl man` and `ringctl completions` run
-//! every program with them, because only the program itself knows its options.
+//! Contract: `PROGRAM --man` writes its page to standard output and ends; `PROGRAM --man PAGE`
+//! writes another page that it has. No help text and no page mentions this option. `ringctl man`
+//! runs every program with it, because only the program itself knows its options.
 
-use crate::{LAST_MESSAGES, stderr, stdout};
-use clap::{Command, ValueEnum};
-pub use clap_complete::Shell;
+pub mod roff;
+mod synopsis;
+
+use crate::{LAST_MESSAGES, completion, stderr, stdout};
+use clap::Command;
 use clap_mangen::Man;
+use roff::{escape, examples, paragraphs, tidy, verbatim};
 use std::io::{self, Write};
 
-/// Every program that has a page.
+/// Every program. Each has a page in section 1.
 pub const PROGRAMS: &[&str] = &["ringd", "ringcat", "ringstat", "ringctl", "ringgen", "ringsend"];
+
+/// Every other page: its name, its section, and the program that writes it.
+pub const OTHER_PAGES: &[(&str, u8, &str)] = &[("ringd.toml", 5, "ringd")];
+
+/// A page beside that of the program: its name, and what writes it.
+pub type OtherPage = (&'static str, fn(&mut dyn Write) -> io::Result<()>);
 
 const FILES: &[(&str, &str)] = &[
     ("$RINGWEIR_DIR", "Run directory: if set, brokers and clients use no other."),
@@ -29,26 +38,26 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// If the program was started for its page or its completions, writes them and ends the program.
-pub fn answer(command: impl FnOnce() -> Command) {
-    // Arguments that are not UTF-8 are none of these.
-    let args: Vec<String> =
-        std::env::args_os().skip(1).take(3).filter_map(|a| a.into_string().ok()).collect();
-    let mut out = Vec::new();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--man"] => {
-            page(command(), &mut out).expect("writing to a Vec cannot fail");
-            out = tidy(&String::from_utf8_lossy(&out)).into_bytes();
-        }
-        ["--completions", shell] => {
-            let Ok(shell) = Shell::from_str(shell, false) else { return };
-            let mut command = command();
-            let name = command.get_name().to_owned();
-            clap_complete::generate(shell, &mut command, name, &mut out);
-        }
-        _ => return,
+/// If the program was started for one of its pages or by a shell that completes its command line,
+/// writes what was asked for and ends the program.
+pub fn answer(command: impl Fn() -> Command, others: &[OtherPage]) {
+    completion::answer(&command);
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|arg| arg != "--man") {
+        return;
     }
-    let status = match stdout::put(&String::from_utf8_lossy(&out)) {
+    let mut out = Vec::new();
+    let written = match (args.next(), args.next()) {
+        (None, _) => page(command(), &mut out),
+        (Some(name), None) => match others.iter().find(|(other, _)| name == *other) {
+            Some((_, write)) => write(&mut out),
+            None => return,
+        },
+        _ => return,
+    };
+    written.expect("writing to a Vec cannot fail");
+    let out = tidy(&String::from_utf8_lossy(&out));
+    let status = match stdout::put(&out) {
         Ok(_) => 0,
         Err(e) => {
             stderr::line(e);
@@ -67,13 +76,16 @@ fn page(command: Command, out: &mut dyn Write) -> io::Result<()> {
     // Written here, because clap_mangen omits the quotes around an empty date.
     let version = command.get_version().unwrap_or_default();
     writeln!(out, ".TH {name} 1 \"\" \"ringweir {version}\" ringweir")?;
-    man.render_name_section(out)?;
-    man.render_synopsis_section(out)?;
+    // The first sentence: it is also what `whatis` shows.
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let first = about.split(". ").next().unwrap_or_default().trim_end_matches('.');
+    writeln!(out, ".SH NAME\n{name} \\- {}", escape(first))?;
+    let mut built = command.disable_help_subcommand(true);
+    built.build();
+    write!(out, ".SH SYNOPSIS\n{}", synopsis::synopsis(&built))?;
     man.render_description_section(out)?;
     paragraphs(&notes.rest, out)?;
     man.render_options_section(out)?;
-    let mut built = command.disable_help_subcommand(true);
-    built.build();
     if built.get_subcommands().next().is_some() {
         writeln!(out, ".SH COMMANDS")?;
     }
@@ -103,8 +115,20 @@ fn page(command: Command, out: &mut dyn Write) -> io::Result<()> {
     for (path, what) in FILES {
         writeln!(out, ".TP\n.B {}\n{}", escape(path), escape(what))?;
     }
-    let others: Vec<_> =
-        PROGRAMS.iter().filter(|p| **p != name).map(|p| format!(".BR {p} (1)")).collect();
+    see_also(&name, out)
+}
+
+/// The last section of the page `name`.
+///
+/// # Errors
+/// Those of `out`.
+pub fn see_also(name: &str, out: &mut dyn Write) -> io::Result<()> {
+    let programs = PROGRAMS.iter().map(|p| (*p, 1));
+    let all = programs.chain(OTHER_PAGES.iter().map(|(page, section, _)| (*page, *section)));
+    let others: Vec<_> = all
+        .filter(|(p, _)| *p != name)
+        .map(|(p, section)| format!(".BR {p} ({section})"))
+        .collect();
     writeln!(out, ".SH \"SEE ALSO\"\n{}", others.join(" ,\n"))
 }
 
@@ -140,48 +164,4 @@ impl Notes {
         }
         notes
     }
-}
-
-/// A block of lines whose breaks are kept.
-fn examples(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
-    if lines.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, ".PP")?;
-    verbatim(lines, out)
-}
-
-fn verbatim(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, ".nf")?;
-    lines.iter().try_for_each(|line| writeln!(out, "{}", escape(line)))?;
-    writeln!(out, ".fi")
-}
-
-/// Prose. Indented lines keep their breaks.
-fn paragraphs(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
-    for paragraph in lines.split(String::is_empty).filter(|p| !p.is_empty()) {
-        writeln!(out, ".PP")?;
-        for line in paragraph {
-            if line.starts_with(' ') {
-                writeln!(out, ".br")?;
-            }
-            writeln!(out, "{}", escape(line.trim()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Only ASCII, which every roff can read, and a visible gap between paragraphs.
-fn tidy(page: &str) -> String {
-    let page = page.replace(".br\n\n.br\n", ".sp\n");
-    let ascii =
-        |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
-    page.chars().map(ascii).collect()
-}
-
-/// `text` with everything escaped that roff would take for a request.
-fn escape(text: &str) -> String {
-    let plain =
-        text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq").replace('`', "\\(ga");
-    if plain.starts_with('.') { format!("\\&{plain}") } else { plain }
 }
