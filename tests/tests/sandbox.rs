@@ -80,6 +80,7 @@ fn every_thread_gives_up_rights_it_does_not_need() {
         ("netlink:route:link", &[]),
         (&unix, &[]),
         (&seqpacket, &[]),
+        ("exec:lines:sleep 1000", &[]),
     ]
     .into_iter()
     .enumerate()

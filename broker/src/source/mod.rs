@@ -5,6 +5,7 @@ mod bytes;
 mod chardev;
 pub mod contract;
 mod device;
+mod exec;
 mod file;
 pub mod framing;
 mod r#gen;

@@ -65,6 +65,11 @@ impl Host {
         self.sandbox = sandbox;
     }
 
+    /// Whether streams that start now can start programs.
+    pub fn may_start_programs(&self) -> bool {
+        !matches!(&self.sandbox, Sandbox::Inherited(confined) if confined.is_asked())
+    }
+
     /// Where the control sockets are.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
