@@ -81,6 +81,7 @@ fn every_thread_gives_up_rights_it_does_not_need() {
         (&unix, &[]),
         (&seqpacket, &[]),
         ("exec:lines:sleep 1000", &[]),
+        ("ring:service-none", &[]),
     ]
     .into_iter()
     .enumerate()

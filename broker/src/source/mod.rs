@@ -14,6 +14,7 @@ mod netlink;
 mod options;
 mod packet;
 mod ready;
+mod ring;
 mod socket;
 mod stdin;
 #[cfg(test)]

@@ -116,7 +116,8 @@ impl StreamBuilder<'_, '_> {
         config.check()?;
         let (name, gid) = (&config.name, config.gid()?);
         let lock = StreamLock::take(&host.run_dir, name)?;
-        let source = open_source(config)?;
+        let mut source = open_source(config)?;
+        source.set_socket(&paths::socket_path(&host.run_dir, name))?;
         let plan = Plan::new(config, source.rate())?;
         let ring = open_ring(config, &plan, &*source, &lock, host)?;
         let (stats, stats_fd) = StatsArea::create(config.readers_max)?;
