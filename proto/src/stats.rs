@@ -86,6 +86,8 @@ figures! {
             source gives none, 65537 if there are several";
         SourceDue "source_due" Monotonic "when the next datagram of a recording is due that is \
             played with its pauses, 0 if none is waited for";
+        Skipped "skipped" Counter "datagrams of the other stream that a ring: source left out on \
+            purpose: of other channels, or by every= or rate=";
     }
 }
 

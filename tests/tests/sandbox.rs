@@ -80,6 +80,8 @@ fn every_thread_gives_up_rights_it_does_not_need() {
         ("netlink:route:link", &[]),
         (&unix, &[]),
         (&seqpacket, &[]),
+        ("exec:lines:sleep 1000", &[]),
+        ("ring:service-none", &[]),
     ]
     .into_iter()
     .enumerate()

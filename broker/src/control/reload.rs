@@ -50,6 +50,12 @@ impl Reload {
     pub fn permits(&self, stream: &StreamConfig) -> anyhow::Result<()> {
         let kind = kind_of(&stream.source);
         anyhow::ensure!(
+            kind != STARTS_PROGRAMS || self.host.may_start_programs(),
+            "source {:?}: ringd starts programs only before it gives up its rights: restart it to \
+            add this stream",
+            stream.source
+        );
+        anyhow::ensure!(
             !RESTRICTED.contains(&kind) || self.kinds.iter().any(|k| k == kind),
             "source {:?}: no stream of the file was of the kind {kind:?} when ringd started, so it \
             gave up what that needs: add later = [{kind:?}] to the file and restart ringd",
@@ -117,6 +123,9 @@ impl Reload {
 
 /// Kinds of source that need rights which are given up after the start.
 const RESTRICTED: [&str; 3] = ["udp", "packet", "netlink"];
+
+/// The kind of source that no confined process can open.
+const STARTS_PROGRAMS: &str = "exec";
 
 fn kind_of(source: &str) -> &str {
     source.split(':').next().unwrap_or_default()

@@ -209,6 +209,11 @@ impl Intake {
     /// and the log is rate limited.
     pub fn fault(&mut self, text: impl Display) {
         self.publisher.add(PumpCounter::SourceFaults, 1);
+        self.log(text);
+    }
+
+    /// Queues a text for the log that is no fault of the source.
+    pub fn log(&mut self, text: impl Display) {
         self.notices.push(Notice::new(text));
     }
 }

@@ -1,7 +1,6 @@
 //! The options of a stream that a program serves.
 
 use super::error::StartError;
-use super::publisher::Publisher;
 use crate::setup::config::StreamConfig;
 use crate::setup::lossless_budget::LosslessBudget;
 use ringweir_cli::quantity::{Bytes, Extent};
@@ -130,14 +129,6 @@ impl StreamOptions {
     pub fn run_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.run_dir = Some(directory.into());
         self
-    }
-
-    /// Starts the stream. The calling program publishes it.
-    ///
-    /// # Errors
-    /// If a value is out of range, the name is served already, or the ring cannot be made.
-    pub fn build(self) -> Result<Publisher, StartError> {
-        Publisher::start(&self)
     }
 
     /// The run directory, made if it is not there.

@@ -85,6 +85,16 @@ const _: fn() = || {
     is_send::<Publisher>();
 };
 
+impl StreamOptions {
+    /// Starts the stream. The calling program publishes it.
+    ///
+    /// # Errors
+    /// If a value is out of range, the name is served already, or the ring cannot be made.
+    pub fn build(self) -> Result<Publisher, StartError> {
+        Publisher::start(&self)
+    }
+}
+
 /// Memory of the ring, to be filled and committed. Dropping it without a commit publishes nothing;
 /// claiming the same length again then gives the same memory, with what was filled in so far.
 pub struct Claim<'p> {
@@ -106,7 +116,7 @@ impl Publisher {
         StreamOptions::new(name)
     }
 
-    pub(super) fn start(options: &StreamOptions) -> Result<Self, StartError> {
+    fn start(options: &StreamOptions) -> Result<Self, StartError> {
         let mut host = Host::in_program(options.make_run_dir()?);
         let mut start = || -> anyhow::Result<Self> {
             let (stream, core, signal_end) =

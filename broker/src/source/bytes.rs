@@ -90,6 +90,8 @@ pub(super) struct ByteStream {
     max_datagram: usize,
     is_device: bool,
     reopen: Option<Reopen>,
+    /// Without `reopen`: an input before this one has ended, and nothing of this one has come yet.
+    away: bool,
     /// Why the input could not be read to its end.
     failure: Option<String>,
 }
@@ -146,6 +148,7 @@ impl ByteStream {
             max_datagram,
             is_device: kind == FileType::CharacterDevice,
             reopen: None,
+            away: false,
             failure: None,
         })
     }
@@ -190,8 +193,12 @@ impl ByteStream {
                 Read::End
             }
             Ok(n) => {
-                if let Some(reopen) = &mut self.reopen {
-                    reopen.came_back(intake, &self.name);
+                match &mut self.reopen {
+                    Some(reopen) => reopen.came_back(intake, &self.name),
+                    None if std::mem::take(&mut self.away) => {
+                        intake.device_back(format_args!("{} is back", self.name));
+                    }
+                    None => {}
                 }
                 Read::Some(n)
             }
@@ -310,11 +317,27 @@ impl ByteStream {
     fn begin_again(&mut self, intake: &mut Intake) -> Result<bool, SourceError> {
         let Some(reopen) = &mut self.reopen else { return Ok(false) };
         let Some(fd) = reopen.open(intake.now()) else { return Ok(false) };
+        self.read_on(fd)?;
+        Ok(true)
+    }
+
+    /// After its end: reads `fd` from its beginning. The device behind it, which was reported as
+    /// gone, is back with the first bytes.
+    pub(super) fn read_on(&mut self, fd: OwnedFd) -> Result<(), SourceError> {
         self.fd = fd;
         self.decoder = Decoder::new(self.framing, self.max_datagram).map_err(SourceError::new)?;
         (self.start, self.end, self.ahead) = (0, 0, self.buffer.len());
         (self.finished, self.state) = (false, State::Between);
-        Ok(true)
+        self.away = true;
+        Ok(())
+    }
+
+    /// Nothing more comes, although the other end is open: the next read finds the end.
+    pub(super) fn hang_up(&mut self) -> Result<(), SourceError> {
+        let (end, _closed) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| SourceError(format!("{}: {e}", self.name)))?;
+        self.fd = end;
+        Ok(())
     }
 
     fn lose(&self, intake: &mut Intake, fault: &Fault, what: &str, exact: bool) {

@@ -10,6 +10,7 @@ use crate::intake::for_sources::Intake;
 use crate::process::sandbox::needs::Needs;
 use ringweir_cli::quantity::Rate;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
 /// Result of one round of [`Source::fill`].
@@ -64,6 +65,15 @@ pub trait Source: Send {
     /// until everything that was taken before is here; `None`: nothing is under way.
     fn stop_taking(&mut self) -> Option<Duration> {
         None
+    }
+
+    /// Called once, after it was opened: where the control socket of its stream will be.
+    ///
+    /// # Errors
+    /// If the source cannot serve that stream.
+    #[doc(hidden)]
+    fn set_socket(&mut self, _socket: &Path) -> Result<(), SourceError> {
+        Ok(())
     }
 
     /// Its expected rate, if it knows one: converts `--depth 3s` into bytes.

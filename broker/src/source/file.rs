@@ -10,7 +10,7 @@
 use super::bytes::{ByteStream, LONGEST_PAUSE, Pace, Reopen, open_nonblocking};
 use super::contract::{OpenFor, Source, SourceError, SourceKind};
 use super::framing::Framing;
-use ringweir_cli::quantity::Span;
+use super::options::{framing_and_rest, span};
 
 pub const KIND: SourceKind = SourceKind {
     name: "file",
@@ -30,21 +30,13 @@ struct Spec<'a> {
 
 /// Splits `FRAMING[,OPTION...]:PATH`.
 fn parse(argument: &str) -> Result<Spec<'_>, SourceError> {
-    // The only framing that contains a colon.
-    let own = if argument.starts_with("fixed:") { "fixed:".len() } else { 0 };
-    let end = argument[own..].find(':').map(|at| own + at);
-    let (head, path) = end.map_or((argument, ""), |end| (&argument[..end], &argument[end + 1..]));
-    let mut parts = head.split(',');
-    let framing = parts.next().unwrap_or_default().parse().map_err(SourceError::new)?;
+    let (framing, options, path) = framing_and_rest(argument)?;
     let (mut original, mut longest, mut reopen) = (false, None, false);
-    for option in parts {
+    for option in options {
         match option.split_once('=').unwrap_or((option, "")) {
             ("pace", "original") => original = true,
             ("pace", "max") => original = false,
-            ("max-pause", time) => {
-                let span = time.parse::<Span>();
-                longest = Some(span.map_err(|e| SourceError(format!("{option:?}: {e}")))?.0);
-            }
+            ("max-pause", time) => longest = Some(span(option, time)?),
             ("reopen", "") => reopen = true,
             _ => {
                 return Err(SourceError(format!(
@@ -53,9 +45,6 @@ fn parse(argument: &str) -> Result<Spec<'_>, SourceError> {
                 )));
             }
         }
-    }
-    if path.is_empty() {
-        return Err(SourceError(format!("no path behind {head:?}")));
     }
     let pace = match (original, longest) {
         (true, longest) => Pace::Original(longest.unwrap_or(LONGEST_PAUSE)),
@@ -102,8 +91,8 @@ mod tests {
         assert_eq!(spec("pcap,pace=original,max-pause=5s:x").1, brief);
         assert!(refused("pcap,max-pause=5s:x").contains("max-pause= is for pace=original"));
         assert!(refused("pcap,pace=original,max-pause=long:x").contains("max-pause=long"));
-        assert!(refused("lines").contains("no path behind \"lines\""));
-        assert!(refused("fixed:8").contains("no path"));
+        assert!(refused("lines").contains("nothing behind \"lines\""));
+        assert!(refused("fixed:8").contains("nothing behind"));
         assert!(refused("/a.pcap:pcap").contains("unknown framing \"/a.pcap\""));
         assert!(refused("pcap,speed=2:/a").contains("\"speed=2\"; there are pace=original"));
         assert!(

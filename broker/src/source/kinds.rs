@@ -1,7 +1,7 @@
 //! All kinds of source, and opening one by its name.
 
 use super::contract::{OpenFor, Source, SourceError, SourceKind};
-use super::{chardev, device, file, r#gen, netlink, packet, stdin, udp, unix};
+use super::{chardev, device, exec, file, r#gen, netlink, packet, ring, stdin, udp, unix};
 
 /// All kinds of source.
 pub const SOURCES: &[SourceKind] = &[
@@ -16,6 +16,8 @@ pub const SOURCES: &[SourceKind] = &[
     device::FIFO,
     stdin::KIND,
     file::KIND,
+    exec::KIND,
+    ring::KIND,
 ];
 
 /// Whether opening a source of this kind reaches nothing outside of this process.

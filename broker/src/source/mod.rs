@@ -7,6 +7,7 @@ mod bytes;
 mod chardev;
 pub(crate) mod contract;
 mod device;
+mod exec;
 mod file;
 pub mod framing;
 mod r#gen;
@@ -15,6 +16,7 @@ mod netlink;
 mod options;
 mod packet;
 mod ready;
+mod ring;
 mod socket;
 mod stdin;
 #[cfg(test)]

@@ -79,6 +79,11 @@ impl Host {
         self.sandbox = sandbox;
     }
 
+    /// Whether streams that start now can start programs.
+    pub fn may_start_programs(&self) -> bool {
+        !matches!(&self.sandbox, Sandbox::Inherited(confined) if confined.is_asked())
+    }
+
     /// Where the control sockets are.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
@@ -170,8 +175,9 @@ impl StreamBuilder<'_, '_> {
         self.start_locked(lock, source)
     }
 
-    fn start_locked(self, lock: StreamLock, source: Box<dyn Source>) -> anyhow::Result<Stream> {
+    fn start_locked(self, lock: StreamLock, mut source: Box<dyn Source>) -> anyhow::Result<Stream> {
         let Self { config, host } = self;
+        source.set_socket(&paths::socket_path(&host.run_dir, &config.name))?;
         let (prepared, core) = prepare(config, host, lock, SourceFacts::of(&*source))?;
         let (needs, handle) = (source.needs(), core.handle.clone());
         let (sandbox, class) = (host.sandbox.clone(), host.class);

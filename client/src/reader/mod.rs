@@ -226,6 +226,17 @@ impl Reader {
         self.ring.generation()
     }
 
+    /// Whether its broker is gone, and it is not attached to the next one yet. [`Reader::wait`] and
+    /// [`Reader::arm`] notice it.
+    pub fn is_without_broker(&self) -> bool {
+        self.broker_gone
+    }
+
+    /// Whether `other` reads the very same ring: then their seqs mean the same datagrams.
+    pub fn reads_ring_of(&self, other: &Reader) -> bool {
+        self.link.ring == other.link.ring
+    }
+
     /// Key/value metadata of the stream.
     pub fn metadata(&self) -> &[(String, String)] {
         &self.metadata

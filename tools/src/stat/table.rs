@@ -23,11 +23,16 @@ pub fn facts(stream: &Stream) -> String {
     )
 }
 
-/// "LOST device 0  kernel 0  broker 0  reader 0", and how near a device's FIFO came to an overflow.
+/// "LOST device 0  kernel 0  broker 0  reader 0", what was left out on purpose, and how near a
+/// device's FIFO came to an overflow.
 pub fn losses(stream: &Stream) -> String {
-    let lost = Layer::ALL
+    let mut lost = Layer::ALL
         .iter()
         .fold("LOST".into(), |text, l| format!("{text}  {} {}", l.key(), stream.loss.get(*l)));
+    let skipped = stream.snapshot.pump(PumpCounter::Skipped);
+    if skipped > 0 {
+        lost += &format!("   skipped on purpose {skipped}");
+    }
     let span = |ns| Span(Duration::from_nanos(ns));
     let gap = stream.snapshot.pump(PumpCounter::DrainGapMax);
     match stream.get(StreamFact::DrainSlack) {

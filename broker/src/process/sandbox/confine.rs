@@ -95,6 +95,11 @@ impl Default for Confined {
 }
 
 impl Confined {
+    /// Whether confinement was requested.
+    pub fn is_asked(&self) -> bool {
+        self.asked
+    }
+
     /// The parts that were requested and failed, in one line. `None`: nothing failed.
     pub fn missing(&self) -> Option<String> {
         let Self { no_new_privileges, capabilities, seccomp, landlock, .. } = self;

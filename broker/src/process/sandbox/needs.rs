@@ -19,6 +19,8 @@ pub struct Needs {
     pub families: Vec<i32>,
     /// It connects or disconnects sockets that are open.
     pub connect: bool,
+    /// It waits for a process that was started before.
+    pub wait: bool,
     /// Capabilities it uses.
     pub capabilities: CapabilitySet,
     /// Files it must be able to open with its own user's rights. If that user cannot, the thread
@@ -37,6 +39,7 @@ impl Default for Needs {
             remove,
             families: Vec::new(),
             connect: false,
+            wait: false,
             capabilities: CapabilitySet::empty(),
             opens,
         }
@@ -57,7 +60,7 @@ impl Needs {
 
     /// Both together.
     pub fn and(mut self, more: Self) -> Self {
-        let Self { read, write, make, remove, families, connect, capabilities, opens } = more;
+        let Self { read, write, make, remove, families, connect, wait, capabilities, opens } = more;
         for (to, from) in [
             (&mut self.read, read),
             (&mut self.write, write),
@@ -69,6 +72,7 @@ impl Needs {
         }
         self.families.extend(families);
         self.connect |= connect;
+        self.wait |= wait;
         self.capabilities |= capabilities;
         self
     }

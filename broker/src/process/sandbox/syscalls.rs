@@ -181,6 +181,9 @@ fn program(needs: &Needs, arch: TargetArch) -> Result<BpfProgram, BackendError> 
     if needs.connect || !needs.families.is_empty() {
         rules.insert(libc::SYS_connect, Vec::new());
     }
+    if needs.wait {
+        rules.insert(libc::SYS_wait4, Vec::new());
+    }
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![when(2, Dword, MaskedEq(libc::PROT_EXEC as u64), 0)?]);
     }

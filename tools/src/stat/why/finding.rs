@@ -11,6 +11,9 @@ pub(super) const IMPLAUSIBLE: &str = "implausible";
 /// Kind of the finding that a recording pauses.
 pub(super) const PAUSE: &str = "pause";
 
+/// Kind of the finding that datagrams are left out on purpose.
+pub(super) const SKIPPED: &str = "skipped";
+
 /// What was seen of processes between the two samples.
 pub trait Seen {
     /// Share of one processor that a process used, if it can be seen.
@@ -25,7 +28,7 @@ pub struct Finding {
     /// Layer it belongs to.
     pub(super) layer: &'static str,
     /// For programs: broker_stopped, broker_busy, broker_gone, losing, stopped, gone, lapped, slow,
-    /// holding, implausible, pause.
+    /// holding, implausible, pause, skipped.
     pub(super) kind: &'static str,
     /// The reader, if it is about one.
     pub(super) label: Option<String>,

@@ -1,6 +1,6 @@
 //! Findings about the broker, and about the layers before the ring.
 
-use super::finding::{Between, Finding, PAUSE, Seen, finding};
+use super::finding::{Between, Finding, PAUSE, SKIPPED, Seen, finding};
 use crate::process::Process;
 use crate::stat::model::{Health, Layer, Stream};
 use ringweir_cli::quantity::{Bytes, Rate, Span};
@@ -51,6 +51,16 @@ pub(super) fn pausing(now: &Stream) -> Option<Finding> {
     Some(finding(Layer::Broker, PAUSE, 0, 0.0, what, advice))
 }
 
+/// A stream of another stream that takes only a part of it.
+pub(super) fn skipping(now: &Stream) -> Option<Finding> {
+    let skipped = now.snapshot.pump(PumpCounter::Skipped);
+    let what = format!(
+        "{skipped} datagrams of the other stream were left out on purpose; they are no losses"
+    );
+    let advice = "channel=, every= and rate= in --source say which are taken".into();
+    (skipped > 0).then(|| finding(Layer::Broker, SKIPPED, 0, 0.0, what, advice))
+}
+
 /// A layer before the ring that loses datagrams now, for all readers.
 pub(super) fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> Option<Finding> {
     let per_second = between.lost(layer);
@@ -70,6 +80,11 @@ pub(super) fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> O
         (Layer::Device, _) => "the buffer of the device fills up before the pump drains it".into(),
         (_, "udp") => {
             "enlarge the socket buffer: rcvbuf=SIZE in --source (and sysctl net.core.rmem_max)"
+                .into()
+        }
+        (_, "ring") => {
+            "the other stream is faster than this copy: take less of it (channel=, every=, rate= \
+            in --source), or enlarge its --depth"
                 .into()
         }
         (_, "packet") => "enlarge the packet ring: block=SIZE, blocks=N in --source".into(),

@@ -13,7 +13,7 @@ mod readers;
 use super::model::{Health, Layer, Loss, Stream};
 use super::table;
 pub use finding::Seen;
-use finding::{Between, Finding, IMPLAUSIBLE, PAUSE};
+use finding::{Between, Finding, IMPLAUSIBLE, PAUSE, SKIPPED};
 use ringweir_cli::printable::printable;
 use ringweir_cli::quantity::Span;
 use ringweir_proto::stats::{ReaderFact, StreamFact};
@@ -65,7 +65,7 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
     (
         "findings[].kind",
         "broker_stopped, broker_busy, broker_gone, losing; of a reader: stopped, gone, lapped, \
-        slow, holding; pause (of a recording) and implausible limit nothing",
+        slow, holding; pause (of a recording), skipped (on purpose) and implausible limit nothing",
     ),
     ("findings[].lost", "lost so far; lost_per_second: lost now"),
     (
@@ -106,6 +106,7 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
         findings.extend(limiting);
     }
     findings.extend(layers::pausing(now));
+    findings.extend(layers::skipping(now));
     findings.extend(now.readers.iter().filter_map(|r| readers::implausible(&now.snapshot.name, r)));
     let ring = match now.get(StreamFact::History) {
         0 => String::new(),
@@ -114,7 +115,7 @@ pub fn judge(before: Option<&Stream>, now: &Stream, seen: &impl Seen) -> Verdict
     Verdict {
         stream: now.snapshot.name.clone(),
         generation: now.get(StreamFact::Generation),
-        limited: findings.iter().any(|f| ![IMPLAUSIBLE, PAUSE].contains(&f.kind)),
+        limited: findings.iter().any(|f| ![IMPLAUSIBLE, PAUSE, SKIPPED].contains(&f.kind)),
         window_ns,
         furthest: furthest(now),
         head: table::name(now),
