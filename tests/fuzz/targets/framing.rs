@@ -80,7 +80,7 @@ fn decode(framing: Framing, input: &[u8], most: usize) -> Vec<Said> {
     }
 }
 
-fn datagram(bytes: &[u8], p: &ringweir_broker::framing::Payload) -> Said {
+fn datagram(bytes: &[u8], p: &ringweir_broker::source::framing::Payload) -> Said {
     Said::Datagram(bytes[..p.len].to_vec(), p.original_len, p.source_time_ns, p.channel)
 }
 
