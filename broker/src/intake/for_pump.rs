@@ -35,6 +35,12 @@ impl PumpIntake {
         self.intake.batch_bytes = 0;
     }
 
+    /// Sets the publish time of the datagrams that follow in this round, CLOCK_MONOTONIC ns.
+    #[inline(always)]
+    pub fn set_now(&mut self, now: u64) {
+        self.intake.now = now;
+    }
+
     /// The moment this round began, CLOCK_MONOTONIC ns.
     pub fn now(&self) -> u64 {
         self.intake.now

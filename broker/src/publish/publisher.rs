@@ -217,7 +217,11 @@ impl Publisher {
         flush: bool,
     ) -> Result<(), PublishError> {
         self.check(bytes.len())?;
-        self.with_room(waits, |core| {
+        self.with_room(waits, |core, is_new| {
+            // All of a batch that go together have one time, but not that of an earlier claim.
+            if is_new || flush {
+                core.intake.set_now(clock::monotonic_ns());
+            }
             if let Ok(mut claim) = core.intake.for_source().claim(bytes.len()) {
                 claim.write(0, bytes);
                 core.intake.for_source().commit(0, bytes.len(), arrival);
@@ -252,7 +256,7 @@ impl Publisher {
     fn claim_for(&mut self, len: usize, waits: Waits) -> Result<Claim<'_>, PublishError> {
         self.check(len)?;
         let mut start = NonNull::dangling();
-        self.with_room(waits, |core| {
+        self.with_room(waits, |core, _| {
             if let Ok(mut claim) = core.intake.for_source().claim(len) {
                 start = NonNull::from(&mut *claim.bytes()).cast();
             }
@@ -356,30 +360,33 @@ impl Publisher {
         fork::count() != self.forks
     }
 
-    /// Calls `act` once the ring has room for one more datagram. It returns whether the round goes
-    /// on.
+    /// Calls `act` once the ring has room for one more datagram, with whether a round begins with
+    /// it. It returns whether the round goes on, and sets the time of what it commits.
     #[inline]
     fn with_room(
         &mut self,
         waits: Waits,
-        act: impl FnOnce(&mut PumpCore) -> bool,
+        act: impl FnOnce(&mut PumpCore, bool) -> bool,
     ) -> Result<(), PublishError> {
         let mut core = self.core.lock();
         // It is there: only dropping the publisher takes it.
         let Some(core) = &mut *core else { return Ok(()) };
+        let mut is_new = false;
         while !(self.in_round && core.intake.for_source().has_room()) {
             if std::mem::take(&mut self.in_round) {
                 core.flush();
             }
             core.take_commands();
             self.core.count_round();
-            match core.begin(clock::monotonic_ns()) {
-                None => self.in_round = true,
+            // Only waiting takes time.
+            let now = if core.intake.is_gated() { clock::monotonic_ns() } else { 0 };
+            match core.begin(now) {
+                None => (self.in_round, is_new) = (true, true),
                 Some(_) if waits == Waits::No => return Err(PublishError::WouldWait),
                 Some(pause) => core.pause(pause),
             }
         }
-        self.in_round = act(core);
+        self.in_round = act(core, is_new);
         Ok(())
     }
 }
@@ -414,7 +421,11 @@ impl Claim<'_> {
         if len > self.len {
             return Err(PublishError::PastTheClaim { asked: len, claimed: self.len });
         }
-        self.publisher.with_core(|core| core.intake.for_source().commit(0, len, arrival))
+        self.publisher.with_core(|core| {
+            // A claim may have been open for a long time.
+            core.intake.set_now(clock::monotonic_ns());
+            core.intake.for_source().commit(0, len, arrival);
+        })
     }
 }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 const DEFAULT_DATAGRAM: u64 = 1 << 10;
 const DEFAULT_CAPACITY: u64 = 8 << 20;
 const DEFAULT_DEPTH: u64 = 16 << 10;
+/// Slots of a ring that take more than this are worth a word, if their number is a guess.
+const MANY_SLOTS: u64 = 32 << 20;
 
 /// The sizes of a ring.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +24,8 @@ pub struct Plan {
     pub geometry: Geometry,
     rate: Option<Rate>,
     datagram: u64,
+    /// The usual size of a datagram is a guess, though much larger ones are expected.
+    is_guess: bool,
 }
 
 impl Plan {
@@ -75,7 +79,24 @@ impl Plan {
             geometry =
                 Geometry::new(depth, capacity + (whole - geometry.footprint()), max_datagram)?;
         }
-        Ok(Self { geometry, rate, datagram })
+        let is_guess = config.datagram_size.is_none()
+            && config.max_datagram.is_some_and(|most| most.0 >= 16 * datagram);
+        Ok(Self { geometry, rate, datagram, is_guess })
+    }
+
+    /// What to say if many more slots than are needed may have been made.
+    pub fn advice(&self) -> Option<String> {
+        let slots = self.geometry.footprint() - self.geometry.capacity();
+        (self.is_guess && slots >= MANY_SLOTS).then(|| {
+            format!(
+                "{} slots take {}, because datagrams are taken to have {}: if they are larger (up \
+                to {} are allowed), give --datagram-size",
+                Count(self.geometry.depth()),
+                Bytes(slots),
+                Bytes(self.datagram),
+                Bytes(self.geometry.max_datagram()),
+            )
+        })
     }
 
     /// Bytes per second it is sized for, 0 if no rate is known.
@@ -185,6 +206,19 @@ mod tests {
         assert!(huge.footprint().is_multiple_of(2 << 20) && huge.capacity() >= 1093632, "{huge:?}");
         // The largest datagram always fits.
         assert_eq!(sizes("--capacity 4KiB --max-datagram 16MiB").1, 64 << 20);
+    }
+
+    /// Controls: with the size given, with small datagrams, and in a small ring there is nothing to
+    /// say.
+    #[test]
+    fn many_slots_for_large_datagrams_are_pointed_out() {
+        let advice = |args: &str| plan(args).unwrap().advice();
+        let large = "--depth 3s --rate 350MB/s --max-datagram 256KiB";
+        let said = advice(large).unwrap();
+        assert!(said.contains("1 KiB") && said.ends_with("give --datagram-size"), "{said}");
+        assert_eq!(advice(&format!("{large} --datagram-size 256KiB")), None);
+        assert_eq!(advice("--depth 3s --rate 350MB/s"), None);
+        assert_eq!(advice("--depth 1MiB --max-datagram 256KiB"), None);
     }
 
     #[test]

@@ -220,6 +220,9 @@ fn prepare(
 ) -> anyhow::Result<(Prepared, PumpCore)> {
     let (name, gid) = (&config.name, config.gid()?);
     let plan = Plan::new(config, facts.rate)?;
+    if let Some(advice) = plan.advice() {
+        tracing::warn!("{name}: {advice}");
+    }
     let mut ring = open_ring(config, &plan, facts.position, &lock, host)?;
     let is_adopted = ring.is_adopted();
     ring.object.stay(is_adopted);

@@ -1,5 +1,5 @@
 /*
- * libringweir: reading a ringweir stream, in place, from any process.
+ * libringweir: reading a ringweir stream, in place, from any process, and publishing one.
  *
  *     cc r.c $(pkg-config --cflags --libs ringweir)
  *
@@ -23,9 +23,13 @@
  * waits for it. What it misses is reported exactly and in order, as gaps. For each reader and
  * generation start + delivered + lost = read_cursor (rw_reader_account()).
  *
+ * A program that publishes a stream of its own calls rw_publisher_create(), rw_publish() for each
+ * datagram (or rw_publisher_claim() and rw_publisher_commit() to fill the ring itself), and
+ * rw_publisher_destroy().
+ *
  * Calls return an int: 0 is done, above 0 an outcome, below 0 an error (see rw_code). Nothing here
  * throws, exits, logs, or installs a signal handler. Any number of readers of any streams may exist
- * in one process; each reader and each watch is used by one thread at a time. Strings are UTF-8.
+ * in one process; each reader, watch and publisher is used by one thread at a time. Strings are UTF-8.
  * Numbers of 64 bits are unsigned long long on every machine: print them with %llu. Times are ns:
  * publish times of CLOCK_MONOTONIC (of the machine's first time namespace), dates since 1970.
  *
