@@ -195,15 +195,82 @@ fn a_silent_publisher_keeps_no_reader_waiting() {
     assert!(woken.load(Ordering::Relaxed));
 }
 
-/// A commit without a flush is shown all the same, soon.
+/// A commit without a flush is shown all the same, soon. The publish time is that of the commit,
+/// however long the claim was open and however long ago the last flush was.
 #[test]
-fn a_commit_that_nobody_flushes_is_shown() {
+fn a_commit_that_nobody_flushes_is_shown_with_its_own_time() {
     let streams = Streams::new();
     let mut publisher = streams.options("unflushed").build().unwrap();
     let mut reader = streams.attach("unflushed", from_oldest());
-    publisher.claim(3).unwrap().commit(3).unwrap();
+    let mut last = 0;
+    for published in 1..=4 {
+        let claim = publisher.claim(3).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let before = ringweir_proto::os::clock::monotonic_ns();
+        claim.commit(3).unwrap();
+        if published == 4 {
+            publisher.publish(b"").unwrap();
+        }
+        until("it is shown", || {
+            if let Item::Datagram(datagram) = reader.next().unwrap() {
+                last = datagram.publish_time();
+                return true;
+            }
+            false
+        });
+        assert!(last >= before, "published {} ns before its commit", before - last);
+    }
+}
+
+/// A panic in what a caller's text does leaves a publisher that can be used on, with readers that
+/// are seen to.
+#[test]
+fn a_panic_inside_a_call_leaves_the_stream_served() {
+    struct Panics;
+    impl std::fmt::Display for Panics {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("on purpose")
+        }
+    }
+    let streams = Streams::new();
+    let options = streams.options("poisoned").lossless(None, None);
+    let mut publisher = options.build().unwrap();
+    let unwind = std::panic::AssertUnwindSafe(|| publisher.fault(Panics));
+    assert!(std::panic::catch_unwind(unwind).is_err());
+    publisher.claim(2).unwrap().commit(2).unwrap();
+    // Only the control thread can grant this and show that.
+    let mut reader = streams.attach("poisoned", from_oldest().lossless());
     until("it is shown", || now(&mut reader).0.len() == 1);
-    closes(reader.account(), publisher.next_seq());
+    publisher.publish(b"on").unwrap();
+    assert_eq!(now(&mut reader).0, [b"on"]);
+}
+
+/// A lossless reader that attaches while a claim is open is granted the oldest datagrams, and gets
+/// all of them: the commit waits for it if it must. Controls: it does wait, and a lossy reader loses.
+#[test]
+fn a_commit_does_not_overwrite_what_a_reader_was_granted_meanwhile() {
+    let streams = Streams::new();
+    let options = streams.options("granted").depth(100).capacity(1 << 20).lossless(None, None);
+    let mut publisher = options.build().unwrap();
+    for round in 0..40_u64 {
+        // The depth binds: a full ring, and one more each round, so that each place of a claim is met.
+        for n in 0..300 + round {
+            publisher.publish(&n.to_le_bytes()).unwrap();
+        }
+        let claim = publisher.claim(8).unwrap();
+        let mut reader = streams.attach("granted", from_oldest().lossless());
+        std::thread::scope(|scope| {
+            let reads = scope.spawn(|| {
+                until("what was granted", || {
+                    assert!(now(&mut reader).1.is_empty());
+                    reader.account().delivered > 50
+                });
+            });
+            claim.commit(8).unwrap();
+            reads.join().unwrap();
+        });
+        assert_eq!(reader.account().lost, 0, "round {round}: {:?}", reader.account());
+    }
 }
 
 /// The stream waits for a lossless reader, or says that it would wait; once its budget is used up

@@ -6,7 +6,8 @@
 #![allow(unsafe_code)]
 
 use ringweir::{End, Item, Options, Start};
-use ringweir_broker::{PublishError, Publisher};
+use ringweir_broker::source::{Fill, Intake, Source, SourceError, WaitFor};
+use ringweir_broker::{Broker, PublishError, Publisher, StreamOptions};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -37,6 +38,19 @@ fn status(pid: i32) -> i32 {
     status
 }
 
+/// A source that never has anything.
+struct Silent;
+
+impl Source for Silent {
+    fn fill(&mut self, _: &mut Intake) -> Result<Fill, SourceError> {
+        Ok(Fill::Idle)
+    }
+
+    fn wait_for(&self) -> WaitFor<'_> {
+        WaitFor::default()
+    }
+}
+
 fn publisher(directory: &Path) -> Publisher {
     Publisher::builder("forked").run_dir(directory).build().expect("the stream starts")
 }
@@ -62,6 +76,7 @@ fn a_publisher_stays_with_its_process() {
             publisher.flush() == forked,
             publisher.claim(8).err() == Some(PublishError::Forked),
             publisher.publish_batch([&b"child"[..]]).is_err(),
+            (publisher.next_seq(), publisher.readers(), publisher.waited().0) == (0, 0, 0),
         ];
         drop(publisher);
         all.iter().filter(|right| !**right).count() as u8
@@ -76,6 +91,23 @@ fn a_publisher_stays_with_its_process() {
     assert_eq!(got, [b"one", b"two"]);
     drop(held);
     assert!(matches!(reader.next().unwrap(), Item::Ended(End::Stream)));
+
+    // A broker with a source ends while a child of its process lives, and the child ends nothing.
+    let broker = Broker::builder()
+        .stream(StreamOptions::new("pulled").run_dir(directory.path()), Silent)
+        .start()
+        .unwrap();
+    let mut held = Some(broker);
+    let (mut over, until_over) = UnixStream::pair().unwrap();
+    let child = in_child(|| {
+        drop(held.take());
+        let _until_the_parent_is_done = (&until_over).read(&mut [0]);
+        0
+    });
+    assert!(!held.as_ref().unwrap().has_ended());
+    held.take().unwrap().stop().unwrap();
+    std::io::Write::write_all(&mut over, b"x").unwrap();
+    assert_eq!(status(child), 0);
 
     // A program forks, and is killed. Its child lives on and holds nothing: readers see the death
     // at once, and the name is free.

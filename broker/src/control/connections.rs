@@ -13,6 +13,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+/// An accepted connection.
+pub(super) type Accepted = (OwnedFd, ClosedInChild);
+
 /// One connection.
 pub(super) struct Connection {
     /// A child would keep it open, and its reader would not notice this process's death.
@@ -26,13 +29,14 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection to the stream with this index.
-    pub(super) fn new(fd: OwnedFd, stream: usize, peer: Refused, role: Role) -> Self {
-        Self { _in_child: ClosedInChild::new(&fd), fd, stream, peer, role }
+    pub(super) fn new(accepted: Accepted, stream: usize, peer: Refused, role: Role) -> Self {
+        let (fd, in_child) = accepted;
+        Self { _in_child: in_child, fd, stream, peer, role }
     }
 
     /// One that was answered when it was accepted.
-    pub(super) fn answered(fd: OwnedFd, stream: usize, peer: Refused, now: Instant) -> Self {
-        Self::new(fd, stream, peer, Role::Answered(now + HANDSHAKE))
+    pub(super) fn answered(accepted: Accepted, stream: usize, peer: Refused, now: Instant) -> Self {
+        Self::new(accepted, stream, peer, Role::Answered(now + HANDSHAKE))
     }
 }
 

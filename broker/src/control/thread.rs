@@ -22,6 +22,7 @@ use ringweir_proto::control::{
     DetachRequest, Outcome, Reason, Reloaded, Reply, Request, StreamChange,
 };
 use ringweir_proto::layout::DetachedBy;
+use ringweir_proto::os::fork::ClosedInChild;
 use ringweir_proto::os::{OsError, event, socket};
 use ringweir_proto::ring::Layer;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -252,8 +253,9 @@ impl Control {
 
     fn accept(&mut self, i: usize) {
         let Some(stream) = self.streams.get_mut(i) else { return };
-        let fd = match socket::accept(stream.listener()) {
-            Ok(fd) => fd,
+        let accepted = ClosedInChild::make(|| socket::accept(stream.listener()));
+        let (fd, in_child) = match accepted {
+            Ok(accepted) => accepted,
             Err(Errno::MFILE | Errno::NFILE) => {
                 // If the connection stayed in the queue, this loop would wake up forever.
                 self.reserve = None;
@@ -284,11 +286,11 @@ impl Control {
         }
         // At once, so that a peer without rights takes no more than its answer.
         if admit(stream, &fd, Right::View).is_none() {
-            return self.wait_until_read(Connection::answered(fd, i, refused, now));
+            return self.wait_until_read(Connection::answered((fd, in_child), i, refused, now));
         }
         if is_limited && let Err(text) = self.rates.admit(uid, now) {
             refuse_logged(stream, &fd, Reason::Resources, refused, text);
-            return self.wait_until_read(Connection::answered(fd, i, refused, now));
+            return self.wait_until_read(Connection::answered((fd, in_child), i, refused, now));
         }
         match self.connections.room_for(uid) {
             Room::Free => {}
@@ -303,7 +305,7 @@ impl Control {
             }
             Room::None => {
                 refuse(&fd, Reason::Resources, "too many connections: try again");
-                return self.wait_until_read(Connection::answered(fd, i, refused, now));
+                return self.wait_until_read(Connection::answered((fd, in_child), i, refused, now));
             }
         }
         let n = self.connections.next_number();
@@ -312,7 +314,7 @@ impl Control {
             return self.count_unread(&fd, uid);
         }
         let role = Role::Handshaking(now + HANDSHAKE);
-        self.connections.add(Connection::new(fd, i, refused, role));
+        self.connections.add(Connection::new((fd, in_child), i, refused, role));
         // A client sends its request at once. Taking it now keeps the number of handshakes small
         // while a tool asks many streams.
         self.receive(n);

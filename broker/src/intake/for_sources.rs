@@ -165,8 +165,11 @@ impl Intake {
     }
 
     /// Reports that `count` datagrams were lost in `layer` before the next commit. With `exact`
-    /// false the count is a lower bound.
+    /// false the count is a lower bound. Readers count modulo 2^32: more at once is reported as at
+    /// least 2^32 - 1.
     pub fn lost(&mut self, layer: Layer, count: u64, exact: bool) {
+        let most = u64::from(u32::MAX);
+        let (count, exact) = (count.min(most), exact && count <= most);
         self.publisher.lost_upstream(layer, count, exact);
     }
 

@@ -10,4 +10,5 @@ pub mod privilege;
 pub mod sandbox;
 pub mod sched;
 pub mod service_manager;
+pub mod signal_mask;
 pub mod signals;

@@ -3,6 +3,7 @@
 use super::error::StartError;
 use super::options::StreamOptions;
 use super::service::Service;
+use crate::process::signal_mask::AllBlocked;
 use crate::source::contract::Source;
 use crate::stream::builder::Host;
 use crate::stream::running::{Started, Stream};
@@ -85,6 +86,7 @@ impl BrokerBuilder {
     /// # Errors
     /// If one of them cannot be started; none is left then.
     pub fn start(self) -> Result<Broker, StartError> {
+        let _for_its_threads = AllBlocked::here();
         let (mut streams, mut summaries) = (Started::default(), Vec::new());
         let mut last = String::from("(none)");
         for (options, source) in self.streams {

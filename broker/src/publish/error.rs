@@ -1,5 +1,7 @@
 //! What can go wrong.
 
+use ringweir_proto::ring::SpanTooLong;
+
 /// A stream cannot be started. The text says what was wrong, with which value, and what to do; the
 /// options that it names are those of `ringd`.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +17,7 @@ impl StartError {
     }
 }
 
-/// Something cannot be published. Nothing was published, and the publisher can be used on.
+/// Something cannot be published. It was not, and the publisher can be used on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -42,10 +44,19 @@ pub enum PublishError {
     /// this; the others wait, for as long as the reader's budget allows.
     #[error("a lossless reader is not ready for more: try again later, or use a call that waits")]
     WouldWait,
+    /// The control thread has ended, so that no reader can attach any more. The log says why.
+    #[error("this stream is not served any more; the log says why: end it and start it again")]
+    NotServed,
     /// This process is a child of the one that made the publisher, which alone may use it.
     #[error(
         "this publisher belongs to the process that forked this one: publish there, or start a \
         stream of another name here"
     )]
     Forked,
+}
+
+impl From<SpanTooLong> for PublishError {
+    fn from(SpanTooLong { asked, most }: SpanTooLong) -> Self {
+        Self::TooLong { asked, most }
+    }
 }

@@ -6,13 +6,14 @@ use super::error::{PublishError, StartError};
 use super::options::StreamOptions;
 use super::service::Service;
 use crate::intake::for_sources::Arrival;
+use crate::process::signal_mask::AllBlocked;
 use crate::pump::core::PumpCore;
-use crate::pump::shared::SharedCore;
+use crate::pump::shared::{Shared, SharedCore};
 use crate::readers::registry::Readers;
 use crate::stream::builder::Host;
 use crate::stream::pump_thread::SignalEnd;
 use crate::stream::running::Stream;
-use ringweir_proto::os::{clock, fork};
+use ringweir_proto::os::clock;
 use ringweir_proto::ring::{Layer, RingMemory};
 use ringweir_proto::stats::PumpCounter;
 use std::fmt::Display;
@@ -46,7 +47,7 @@ use std::sync::Arc;
 ///
 /// Readers see a datagram after the flush that follows its commit: [`Self::publish`] and
 /// [`Self::publish_batch`] flush, [`Claim::commit`] does not. A commit without a flush is shown
-/// after 64 commits, or when the program has been silent for 200 ms. A flush costs more than a
+/// after about 64 commits, or when the program has been silent for 200 ms. A flush costs more than a
 /// commit; flush once for all that came together.
 ///
 /// No call waits for a lossy reader. Where readers may attach lossless
@@ -68,10 +69,6 @@ pub struct Publisher {
     readers: Arc<Readers>,
     /// Keeps the memory of claims mapped.
     ring: Arc<RingMemory>,
-    /// Datagrams may be claimed without looking at lossless readers again.
-    in_round: bool,
-    /// `fork::count()` in the process that made this.
-    forks: u32,
     max_datagram: usize,
     summary: String,
     // Dropped in this order: the ring ends, then the control thread sees it and removes the stream.
@@ -118,6 +115,7 @@ impl Publisher {
 
     fn start(options: &StreamOptions) -> Result<Self, StartError> {
         let mut host = Host::in_program(options.make_run_dir()?);
+        let _for_its_threads = AllBlocked::here();
         let mut start = || -> anyhow::Result<Self> {
             let (stream, core, signal_end) =
                 Stream::builder(&options.config, &mut host).start_pushed()?;
@@ -125,16 +123,14 @@ impl Publisher {
             let readers = stream.readers().clone();
             tracing::info!("{summary}");
             let service = Service::start(vec![stream])?;
-            if let Some(core) = &mut *core.lock() {
-                core.start();
+            if let Some(shared) = &mut *core.lock() {
+                shared.core.start();
             }
             Ok(Self {
                 core,
                 readers,
                 max_datagram: ring.geometry().max_datagram() as usize,
                 ring,
-                in_round: false,
-                forks: fork::count(),
                 summary,
                 signal_end: Some(signal_end),
                 service,
@@ -154,15 +150,25 @@ impl Publisher {
         self.max_datagram
     }
 
-    /// The sequence number of the next datagram. It is not 0 if the ring was adopted.
+    /// The sequence number of the next datagram. It is not 0 at the start if the ring was adopted. In
+    /// a child of `fork()` it is 0.
     pub fn next_seq(&self) -> u64 {
-        self.core.lock().as_mut().map_or(0, |core| core.intake.publisher().next_seq())
+        if self.is_in_child() {
+            return 0;
+        }
+        self.core.lock().as_mut().map_or(0, |shared| shared.core.intake.publisher().next_seq())
+    }
+
+    /// Whether this process is a child of the one that made the publisher, which alone may use it.
+    #[inline]
+    pub fn is_in_child(&self) -> bool {
+        self.service.is_in_child()
     }
 
     /// Publishes one datagram.
     ///
     /// # Errors
-    /// [`PublishError::TooLong`], [`PublishError::Forked`].
+    /// [`PublishError::TooLong`], [`PublishError::Forked`], [`PublishError::NotServed`].
     #[inline]
     pub fn publish(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
         self.publish_as(bytes, Arrival::default())
@@ -190,7 +196,8 @@ impl Publisher {
     /// Publishes several datagrams and shows them together. Returns how many.
     ///
     /// # Errors
-    /// As [`Self::publish`]. Those before the one that failed are published.
+    /// As [`Self::publish`]. Those before the one that failed are published; [`Self::next_seq`] tells
+    /// how many.
     pub fn publish_batch<'b>(
         &mut self,
         datagrams: impl IntoIterator<Item = &'b [u8]>,
@@ -222,14 +229,12 @@ impl Publisher {
             if is_new || flush {
                 core.intake.set_now(clock::monotonic_ns());
             }
-            if let Ok(mut claim) = core.intake.for_source().claim(bytes.len()) {
-                claim.write(0, bytes);
-                core.intake.for_source().commit(0, bytes.len(), arrival);
-            }
+            core.intake.for_source().claim(bytes.len())?.write(0, bytes);
+            core.intake.for_source().commit(0, bytes.len(), arrival);
             if flush {
                 core.flush();
             }
-            !flush
+            Ok(!flush)
         })
     }
 
@@ -257,10 +262,8 @@ impl Publisher {
         self.check(len)?;
         let mut start = NonNull::dangling();
         self.with_room(waits, |core, _| {
-            if let Ok(mut claim) = core.intake.for_source().claim(len) {
-                start = NonNull::from(&mut *claim.bytes()).cast();
-            }
-            true
+            start = NonNull::from(&mut *core.intake.for_source().claim(len)?.bytes()).cast();
+            Ok(true)
         })?;
         Ok(Claim { publisher: self, start, len })
     }
@@ -272,10 +275,10 @@ impl Publisher {
     #[inline]
     pub fn flush(&mut self) -> Result<(), PublishError> {
         self.check(0)?;
-        if let Some(core) = &mut *self.core.lock() {
-            core.flush();
+        if let Some(shared) = &mut *self.core.lock() {
+            shared.core.flush();
+            shared.in_round = false;
         }
-        self.in_round = false;
         Ok(())
     }
 
@@ -324,13 +327,17 @@ impl Publisher {
         self.with_core(|core| core.intake.for_source().set_link_type(number))
     }
 
-    /// How many readers are attached.
+    /// How many readers are attached. In a child of `fork()` it is 0.
     pub fn readers(&self) -> usize {
-        self.readers.count()
+        if self.is_in_child() { 0 } else { self.readers.count() }
     }
 
-    /// How often and for how long the stream has waited for lossless readers.
+    /// How often and for how long the stream has waited for lossless readers. In a child of `fork()`
+    /// both are 0.
     pub fn waited(&self) -> (u64, std::time::Duration) {
+        if self.is_in_child() {
+            return Default::default();
+        }
         let counter = |counter| self.ring.counter(counter);
         let time = std::time::Duration::from_nanos(counter(PumpCounter::HeldTime));
         (counter(PumpCounter::Holds), time)
@@ -338,15 +345,15 @@ impl Publisher {
 
     fn with_core(&mut self, act: impl FnOnce(&mut PumpCore)) -> Result<(), PublishError> {
         self.check(0)?;
-        if let Some(core) = &mut *self.core.lock() {
-            act(core);
+        if let Some(shared) = &mut *self.core.lock() {
+            act(&mut shared.core);
         }
         Ok(())
     }
 
     #[inline]
     fn check(&self, len: usize) -> Result<(), PublishError> {
-        if self.is_child() {
+        if self.is_in_child() {
             return Err(PublishError::Forked);
         }
         if len > self.max_datagram {
@@ -355,38 +362,38 @@ impl Publisher {
         Ok(())
     }
 
-    #[inline]
-    fn is_child(&self) -> bool {
-        fork::count() != self.forks
-    }
-
     /// Calls `act` once the ring has room for one more datagram, with whether a round begins with
     /// it. It returns whether the round goes on, and sets the time of what it commits.
     #[inline]
     fn with_room(
         &mut self,
         waits: Waits,
-        act: impl FnOnce(&mut PumpCore, bool) -> bool,
+        act: impl FnOnce(&mut PumpCore, bool) -> Result<bool, PublishError>,
     ) -> Result<(), PublishError> {
-        let mut core = self.core.lock();
+        let mut shared = self.core.lock();
         // It is there: only dropping the publisher takes it.
-        let Some(core) = &mut *core else { return Ok(()) };
+        let Some(Shared { core, in_round }) = &mut *shared else {
+            return Err(PublishError::NotServed);
+        };
         let mut is_new = false;
-        while !(self.in_round && core.intake.for_source().has_room()) {
-            if std::mem::take(&mut self.in_round) {
-                core.flush();
+        while !(*in_round && core.intake.for_source().has_room()) {
+            *in_round = false;
+            if core.handle.is_stopped() {
+                return Err(PublishError::NotServed);
             }
+            // Commands are taken when everything is flushed.
+            core.flush();
             core.take_commands();
             self.core.count_round();
             // Only waiting takes time.
             let now = if core.intake.is_gated() { clock::monotonic_ns() } else { 0 };
             match core.begin(now) {
-                None => (self.in_round, is_new) = (true, true),
+                None => (*in_round, is_new) = (true, true),
                 Some(_) if waits == Waits::No => return Err(PublishError::WouldWait),
                 Some(pause) => core.pause(pause),
             }
         }
-        self.in_round = act(core, is_new);
+        *in_round = act(core, is_new)?;
         Ok(())
     }
 }
@@ -395,7 +402,11 @@ impl Claim<'_> {
     /// The memory. What is in it is what was published there a lap before.
     #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: `start` and `len` are those of a claim, whose range the ring has checked. The
+        if self.publisher.is_in_child() {
+            // The ring is not mapped there.
+            return &mut [];
+        }
+        // SAFETY: this is the process that made the claim. `start` and `len` are those of a claim, whose range the ring has checked. The
         // memory stays mapped while the publisher has the ring. Until the next claim, which needs
         // the publisher that `self` borrows exclusively, nothing else in this process accesses the
         // range: the control thread only counts readers, and no reader of this process uses this
@@ -403,10 +414,11 @@ impl Claim<'_> {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
-    /// Commits the first `len` bytes as the next datagram. [`Publisher::flush`] shows it.
+    /// Commits the first `len` bytes as the next datagram. [`Publisher::flush`] shows it. If a
+    /// lossless reader has attached since the claim, this may wait for it.
     ///
     /// # Errors
-    /// [`PublishError::PastTheClaim`], [`PublishError::Forked`].
+    /// [`PublishError::PastTheClaim`], [`PublishError::Forked`], [`PublishError::NotServed`].
     #[inline]
     pub fn commit(self, len: usize) -> Result<(), PublishError> {
         self.commit_as(len, Arrival::default())
@@ -421,24 +433,28 @@ impl Claim<'_> {
         if len > self.len {
             return Err(PublishError::PastTheClaim { asked: len, claimed: self.len });
         }
-        self.publisher.with_core(|core| {
+        self.publisher.check(0)?;
+        // The claim has announced its bytes and not its slot, which a lossless reader that came
+        // meanwhile may still need.
+        self.publisher.with_room(Waits::Yes, |core, _| {
             // A claim may have been open for a long time.
             core.intake.set_now(clock::monotonic_ns());
             core.intake.for_source().commit(0, len, arrival);
+            Ok(true)
         })
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        if self.is_child() {
+        if self.is_in_child() {
             // The ring, the socket and the threads are the parent's.
             std::mem::forget(self.signal_end.take());
-            return self.service.forget();
+            return;
         }
         // Ends the ring and wakes all readers.
-        if let Some(mut core) = self.core.lock().take() {
-            core.flush();
+        if let Some(mut shared) = self.core.lock().take() {
+            shared.core.flush();
         }
         self.signal_end = None;
         if let Err(e) = self.service.wait() {

@@ -6,12 +6,17 @@ use crate::process::service_manager::ServiceManager;
 use crate::process::signals::Signals;
 use crate::stream::running::Stream;
 use anyhow::Context;
+use ringweir_proto::os::fork;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-/// The control thread. Dropping this stops all streams and waits until what they made is removed.
+/// The control thread. Dropping this stops all streams and waits until what they made is removed. In
+/// a child of the process that started it there is no thread, and nothing is stopped.
 #[derive(Debug)]
 pub(super) struct Service {
+    /// `fork::count()` in the process that started it.
+    forks: u32,
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<anyhow::Result<bool>>>,
 }
@@ -29,7 +34,7 @@ impl Service {
                 control.run()
             })
             .context("cannot start the control thread")?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { forks: fork::count(), stop: Some(stop), thread: Some(thread) })
     }
 
     /// Whether all streams have ended.
@@ -37,8 +42,18 @@ impl Service {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
+    /// Whether this is a child of the process that started it.
+    #[inline]
+    pub(super) fn is_in_child(&self) -> bool {
+        fork::count() != self.forks
+    }
+
     /// Waits until all streams have ended. Returns whether no source has failed.
     pub(super) fn wait(&mut self) -> anyhow::Result<bool> {
+        if self.is_in_child() {
+            std::mem::forget(self.thread.take());
+            return Ok(true);
+        }
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(true),
             Some(Ok(result)) => result,
@@ -48,12 +63,12 @@ impl Service {
 
     /// Stops all streams.
     pub(super) fn stop(&mut self) {
-        self.stop = None;
-    }
-
-    /// In a child of the process that started it: there is no thread, and nothing to stop.
-    pub(super) fn forget(&mut self) {
-        std::mem::forget(self.thread.take());
+        // A child may have a copy of the socket, so closing it would not be enough.
+        if !self.is_in_child()
+            && let Some(stop) = self.stop.take()
+        {
+            let _ended_already = stop.shutdown(Shutdown::Both);
+        }
     }
 }
 

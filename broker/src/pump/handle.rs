@@ -51,8 +51,8 @@ impl PumpHandle {
         self.event.signal();
     }
 
-    /// The pump: whether it was stopped.
-    pub(super) fn is_stopped(&self) -> bool {
+    /// Whether it was stopped.
+    pub fn is_stopped(&self) -> bool {
         // Acquire: partner: the Release stores in `stop` and `abandon`.
         self.stop.load(Ordering::Acquire) != RUN
     }

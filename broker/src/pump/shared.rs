@@ -5,15 +5,24 @@
 //! a program that publishes all the time never waits for it, and one that is silent keeps no reader
 //! waiting for longer than two of the control thread's periods. Each side holds the lock for some
 //! microseconds, except that a publisher holds it while it waits for lossless readers and then sees
-//! to readers itself.
+//! to readers itself. The lock has no priority inheritance: the first call of a real-time program
+//! after a silence may wait for the control thread, at most until that has woken a reader.
 
 use super::core::PumpCore;
 use ringweir_proto::sync::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+/// What is under the lock.
+pub struct Shared {
+    /// The pump without its source.
+    pub core: PumpCore,
+    /// Datagrams may be claimed without looking at lossless readers again.
+    pub in_round: bool,
+}
 
 /// The core of a pump, until the publisher ends.
 pub struct SharedCore {
-    core: Mutex<Option<PumpCore>>,
+    shared: Mutex<Option<Shared>>,
     /// Rounds so far; counted by the publisher.
     rounds: AtomicU64,
     /// The same when the control thread last looked.
@@ -24,14 +33,15 @@ impl SharedCore {
     /// Shares a core.
     pub fn new(core: PumpCore) -> Self {
         let [rounds, seen] = [const { AtomicU64::new(0) }; 2];
-        Self { core: Mutex::new(Some(core)), rounds, seen }
+        let shared = Mutex::new(Some(Shared { core, in_round: false }));
+        Self { shared, rounds, seen }
     }
 
     /// The publisher: its core; `None` once it was taken.
     #[inline]
-    pub fn lock(&self) -> MutexGuard<'_, Option<PumpCore>> {
+    pub fn lock(&self) -> MutexGuard<'_, Option<Shared>> {
         // Whatever panicked under the lock, the core is consistent between its calls.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The publisher: counts a round, under the lock.
@@ -41,18 +51,24 @@ impl SharedCore {
         self.rounds.store(self.rounds.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// The control thread: learns of readers that have come and gone, if the publisher is silent.
+    /// The control thread: if the publisher is silent, shows what it has committed, and learns of
+    /// readers that have come and gone.
     pub fn take_commands_if_silent(&self) {
         let rounds = self.rounds.load(Ordering::Relaxed);
         if self.seen.swap(rounds, Ordering::Relaxed) != rounds {
             return;
         }
-        let Ok(mut core) = self.core.try_lock() else { return };
-        // Commands are taken when everything is flushed. A round that is open may stay open for as
-        // long as its publisher likes, but what it has committed may be shown.
-        if let Some(core) = &mut *core {
+        let mut shared = match self.shared.try_lock() {
+            Ok(shared) => shared,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if let Some(Shared { core, in_round }) = &mut *shared {
+            // Commands are taken when everything is flushed, and between rounds. An open claim may
+            // stay open for as long as its publisher likes.
             core.flush();
             core.take_commands();
+            *in_round = false;
         }
     }
 }

@@ -3,6 +3,7 @@
 use ringweir_proto::os::fork::ClosedInChild;
 use ringweir_proto::os::made_file::MadeFile;
 use ringweir_proto::os::{OsError, socket, socket_file};
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,8 @@ pub(super) struct Listener {
 impl Listener {
     /// A socket that the service manager opened: it stays when the stream ends.
     pub(super) fn passed(fd: OwnedFd, path: PathBuf) -> Self {
-        Self { _in_child: ClosedInChild::new(&fd), fd, path, made: None }
+        let Ok((fd, in_child)) = ClosedInChild::make(|| Ok::<_, Infallible>(fd));
+        Self { _in_child: in_child, fd, path, made: None }
     }
 
     /// Makes the socket. The caller holds the stream's lock, so a socket that is still there was
@@ -47,8 +49,13 @@ impl Listener {
             }
             Err(_) => {}
         }
-        let (fd, made) = socket::listen(&path, mode, gid)?;
-        Ok(Self { _in_child: ClosedInChild::new(&fd), fd, path, made: Some(made) })
+        let mut made = None;
+        let (fd, in_child) = ClosedInChild::make(|| {
+            let (fd, file) = socket::listen(&path, mode, gid)?;
+            made = Some(file);
+            Ok::<_, OsError>(fd)
+        })?;
+        Ok(Self { _in_child: in_child, fd, path, made })
     }
 
     /// Leaves the socket's file when dropped.

@@ -93,7 +93,9 @@ impl PumpThread {
         match thread.join() {
             Ok(Ok(())) => None,
             Ok(Err(e)) => Some(e.to_string()),
-            Err(_panic) => Some("the pump thread panicked: this is a bug in ringd".into()),
+            Err(_panic) => {
+                Some("the pump thread panicked: this is a bug, in its source or in ringweir".into())
+            }
         }
     }
 

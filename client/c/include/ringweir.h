@@ -1072,7 +1072,7 @@ void rw_latency_free(struct rw_latency *latency);
  Serves the stream name, which this program publishes. options may be NULL. On RW_OK end
  *publisher with rw_publisher_destroy(), otherwise it is NULL. If an earlier run of the program
  died, its ring is adopted: readers read on and get RW_RESTARTED. The library starts two threads
- for each publisher; they sleep unless readers attach, sleep or leave. Errors: RW_INVALID,
+ for each publisher; they sleep unless readers attach, sleep or leave, and look after them ten times a second. Errors: RW_INVALID,
  RW_NOT_STARTED (the name is served already, a value is out of range, no room: the message says
  it), RW_PANIC.
  */
@@ -1089,8 +1089,9 @@ int rw_publisher_destroy(struct rw_publisher *publisher);
 /*
  Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may be
  NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for lossless
- ones as long as their budget allows. An open claim is given up. Errors: RW_INVALID (longer than
- the largest datagram), RW_BUSY, RW_FORKED, RW_PANIC.
+ ones as long as their budget allows. An open claim is given up, and data must not be its memory.
+ Errors: RW_INVALID (longer than the largest datagram), RW_BUSY, RW_FORKED, RW_NOT_RUNNING (the
+ library's control thread has ended), RW_PANIC.
  */
 int rw_publish(struct rw_publisher *publisher,
                const void *data,
@@ -1109,16 +1110,19 @@ int rw_try_publish(struct rw_publisher *publisher,
 /*
  Claims size bytes of the ring itself, so that nothing is copied: *memory is 8-aligned, and valid
  for writing until rw_publisher_commit() or another call on this publisher that publishes or
- claims. Claiming the same size again gives the same memory with what was filled in. Its old
+ claims; in a child of fork() never. Claiming the same size again gives the same memory with what was filled in. Its old
  content is lost to readers from now on. Waits as rw_publish() does. Errors: those of
  rw_publish(); *memory is NULL then.
  */
-int rw_publisher_claim(struct rw_publisher *publisher, size_t size, void **memory);
+int rw_publisher_claim(struct rw_publisher *publisher,
+                       size_t size,
+                       void **memory);
 
 /*
  Commits the first size bytes of the open claim as the next datagram; rw_publisher_flush() shows
- it. arrival may be NULL. Errors: RW_INVALID (no claim is open, or size is larger than it),
- RW_BUSY, RW_FORKED, RW_PANIC.
+ it. arrival may be NULL. If a lossless reader has attached since the claim, this may wait for it.
+ Errors: RW_INVALID (no claim is open, or size is larger than it), RW_BUSY, RW_FORKED,
+ RW_NOT_RUNNING, RW_PANIC.
  */
 int rw_publisher_commit(struct rw_publisher *publisher, size_t size, const struct rw_arrival *arrival);
 
@@ -1137,7 +1141,7 @@ int rw_publisher_flush(struct rw_publisher *publisher);
 int rw_publisher_lost(struct rw_publisher *publisher, uint32_t layer, unsigned long long count, int exact);
 
 /*
- The publisher's figures. Errors: RW_INVALID, RW_BUSY, RW_PANIC.
+ The publisher's figures. Errors: RW_INVALID, RW_BUSY, RW_FORKED, RW_PANIC.
  */
 int rw_publisher_stats(struct rw_publisher *publisher, struct rw_published *figures);
 

@@ -118,6 +118,7 @@ impl From<PublishError> for Fault {
         let code = match error {
             PublishError::Forked => rw_code::RW_FORKED,
             PublishError::WouldWait => rw_code::RW_WOULD_WAIT,
+            PublishError::NotServed => rw_code::RW_NOT_RUNNING,
             _ => rw_code::RW_INVALID,
         };
         Self { code, text: error.to_string() }
@@ -207,7 +208,7 @@ fn arrival(given: In<'_, rw_arrival>) -> Result<Arrival, Fault> {
 /// Serves the stream name, which this program publishes. options may be NULL. On RW_OK end
 /// *publisher with rw_publisher_destroy(), otherwise it is NULL. If an earlier run of the program
 /// died, its ring is adopted: readers read on and get RW_RESTARTED. The library starts two threads
-/// for each publisher; they sleep unless readers attach, sleep or leave. Errors: RW_INVALID,
+/// for each publisher; they sleep unless readers attach, sleep or leave, and look after them ten times a second. Errors: RW_INVALID,
 /// RW_NOT_STARTED (the name is served already, a value is out of range, no room: the message says
 /// it), RW_PANIC.
 #[unsafe(no_mangle)]
@@ -231,8 +232,9 @@ pub extern "C" fn rw_publisher_destroy(publisher: Back<rw_publisher>) -> c_int {
 
 /// Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may be
 /// NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for lossless
-/// ones as long as their budget allows. An open claim is given up. Errors: RW_INVALID (longer than
-/// the largest datagram), RW_BUSY, RW_FORKED, RW_PANIC.
+/// ones as long as their budget allows. An open claim is given up, and data must not be its memory.
+/// Errors: RW_INVALID (longer than the largest datagram), RW_BUSY, RW_FORKED, RW_NOT_RUNNING (the
+/// library's control thread has ended), RW_PANIC.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_publish(
     publisher: InMut<'_, rw_publisher>,
@@ -289,7 +291,7 @@ unsafe fn given<'a>(data: *const c_void, size: usize) -> Result<&'a [u8], Fault>
 
 /// Claims size bytes of the ring itself, so that nothing is copied: *memory is 8-aligned, and valid
 /// for writing until rw_publisher_commit() or another call on this publisher that publishes or
-/// claims. Claiming the same size again gives the same memory with what was filled in. Its old
+/// claims; in a child of fork() never. Claiming the same size again gives the same memory with what was filled in. Its old
 /// content is lost to readers from now on. Waits as rw_publish() does. Errors: those of
 /// rw_publish(); *memory is NULL then.
 #[unsafe(no_mangle)]
@@ -309,8 +311,9 @@ pub extern "C" fn rw_publisher_claim(
 }
 
 /// Commits the first size bytes of the open claim as the next datagram; rw_publisher_flush() shows
-/// it. arrival may be NULL. Errors: RW_INVALID (no claim is open, or size is larger than it),
-/// RW_BUSY, RW_FORKED, RW_PANIC.
+/// it. arrival may be NULL. If a lossless reader has attached since the claim, this may wait for it.
+/// Errors: RW_INVALID (no claim is open, or size is larger than it), RW_BUSY, RW_FORKED,
+/// RW_NOT_RUNNING, RW_PANIC.
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_publisher_commit(
     publisher: InMut<'_, rw_publisher>,
@@ -369,13 +372,16 @@ pub extern "C" fn rw_publisher_lost(
     })
 }
 
-/// The publisher's figures. Errors: RW_INVALID, RW_BUSY, RW_PANIC.
+/// The publisher's figures. Errors: RW_INVALID, RW_BUSY, RW_FORKED, RW_PANIC.
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_publisher_stats(
     publisher: InMut<'_, rw_publisher>,
     figures: Out<'_, rw_published>,
 ) -> c_int {
     rw_publisher::enter(publisher, |publishing| {
+        if publishing.publisher.is_in_child() {
+            return Err(PublishError::Forked.into());
+        }
         let (waits, waited) = publishing.publisher.waited();
         let now = rw_published {
             next_seq: publishing.publisher.next_seq(),

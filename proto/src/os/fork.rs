@@ -14,7 +14,8 @@
 //!
 //! Contract: a registry entry names an open descriptor and a mapped page of this process. The code
 //! that closes or unmaps them removes the entry first, under the lock, which `fork()` holds too. A
-//! child made without the C library's fork handlers (`clone`, `_Fork`) is not noticed.
+//! child made without the C library's fork handlers (`clone`, `_Fork`) is not noticed, and a signal
+//! handler must not call `fork()`.
 
 #![allow(unsafe_code)]
 
@@ -130,12 +131,15 @@ pub struct ClosedInChild {
 }
 
 impl ClosedInChild {
-    /// For this descriptor.
-    pub fn new(fd: impl AsFd) -> Self {
+    /// For the descriptor that `make` creates. It must not block: no thread can fork meanwhile.
+    /// Bound in the order of the result, the two are dropped in the right one.
+    pub fn make<F: AsFd, E>(make: impl FnOnce() -> Result<F, E>) -> Result<(F, Self), E> {
         install();
-        let fd = fd.as_fd().as_raw_fd();
-        registry().push(Entry { fd, page: None });
-        Self { fd }
+        let mut entries = registry();
+        let made = make()?;
+        let fd = made.as_fd().as_raw_fd();
+        entries.push(Entry { fd, page: None });
+        Ok((made, Self { fd }))
     }
 }
 

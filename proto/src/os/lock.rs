@@ -116,7 +116,7 @@ impl StreamLock {
         let path = paths::lock_path(run_dir, name);
         let shown = path.display();
         loop {
-            let fd = open_lock(&path, run_dir)?;
+            let (fd, in_child) = ClosedInChild::make(|| open_lock(&path, run_dir))?;
             if !lock(&fd).map_err(OsError::at(format_args!("cannot lock {shown}")))? {
                 let content = content(&fd);
                 let holder = content.lines().next().map_or("", str::trim);
@@ -154,13 +154,7 @@ impl StreamLock {
                 before.lines().nth(1).and_then(|g| g.trim().parse().ok()).unwrap_or(0);
             write(&file, word, last_generation)
                 .map_err(OsError::io(format_args!("cannot write {shown}")))?;
-            return Ok(Self {
-                path,
-                _in_child: ClosedInChild::new(&file),
-                file,
-                last_generation,
-                stays: false,
-            });
+            return Ok(Self { path, _in_child: in_child, file, last_generation, stays: false });
         }
     }
 }

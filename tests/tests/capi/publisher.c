@@ -112,6 +112,7 @@ int main(int argc, char **argv) {
         child = fork();
         if (child == 0) {
             int right = rw_publish(p, "child", 5, NULL) == RW_FORKED;
+            right = right && rw_publisher_stats(p, &f) == RW_FORKED;
             right = right && rw_publisher_destroy(p) == RW_OK;
             _exit(right ? 0 : 1);
         }
