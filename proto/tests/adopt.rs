@@ -128,9 +128,11 @@ fn loss_of_other_sources_is_a_lower_bound() {
     publish(&mut publisher, 1);
     let (datagrams, told) = drain(&mut reader);
     let upstream = Cause::Upstream { layer: Layer::Kernel, exact: true };
-    assert!(
-        matches!(told[..], [Step::Gap(Gap { count: 2, cause, .. }), Step::Restarted(r)] if cause == upstream && r == restarted)
-    );
+    assert!(matches!(
+        told[..],
+        [Step::Gap(Gap { count: 2, cause, .. }), Step::Restarted(r)]
+            if cause == upstream && r == restarted
+    ));
     assert_eq!(
         (datagrams, reader.account().upstream_lost, reader.account().restart_lost),
         (2, 2, 6)
@@ -331,7 +333,10 @@ proptest! {
     /// a panic and without access outside the memory.
     #[test]
     fn no_damage_makes_an_adopter_panic(
-        damage in prop::collection::vec((prop_oneof![3 => 64usize..2048 / 8, 1 => 512usize..1536], any::<u64>(), 0u32..64), 1..4)
+        damage in prop::collection::vec(
+            (prop_oneof![3 => 64usize..2048 / 8, 1 => 512usize..1536], any::<u64>(), 0u32..64),
+            1..4,
+        )
     ) {
         let corpse = Corpse::new();
         let mut bytes = corpse.bytes.clone();

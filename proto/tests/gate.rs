@@ -122,9 +122,11 @@ proptest! {
                     }
                 }
                 Act::Publish(lengths) => {
-                    let lengths: Vec<usize> = lengths.iter().map(|n| usize::from(*n) % (max as usize + 1)).collect();
-                    if bench.fits(max as usize) {
-                        bench.batch(&lengths, (max as usize / 3).next_multiple_of(8).max(8), max as usize);
+                    let max = max as usize;
+                    let lengths: Vec<usize> =
+                        lengths.iter().map(|n| usize::from(*n) % (max + 1)).collect();
+                    if bench.fits(max) {
+                        bench.batch(&lengths, (max / 3).next_multiple_of(8).max(8), max);
                     }
                 }
             }

@@ -1,5 +1,5 @@
-//! `ringd --check FILE`: every fault of a file is told, and nothing is made. And what is often typed
-//! wrong is answered with what was meant.
+//! `ringd --check FILE`: every fault of a file is told, and nothing is made. And what is often
+//! typed wrong is answered with what was meant.
 
 use ringweir_harness::Environment;
 use std::time::Duration;

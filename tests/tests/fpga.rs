@@ -115,7 +115,12 @@ fn each_fault_is_named_and_its_cost_is_exact() {
             0,
             // After the jump there is no room: the two are lost, the three are discarded.
             3,
-            |g| matches!(g, [Garbage::Producer { producer, consumer: 0, .. }] if producer.is_multiple_of(8)),
+            |g| {
+                matches!(
+                    g,
+                    [Garbage::Producer { producer, consumer: 0, .. }] if producer.is_multiple_of(8)
+                )
+            },
         ),
         (
             |b| assert_eq!(b.upset(true), 3),

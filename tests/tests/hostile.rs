@@ -242,8 +242,8 @@ fn a_hostile_reader_harms_no_other_and_is_named() {
         now.pump(PumpCounter::WakesInline) + now.pump(PumpCounter::WakeEvents),
     );
     assert!(wakes <= batches, "{wakes} wake-ups for {batches} batches");
-    // What it was given is kept for the next reader of its user: four each, for as many as there may
-    // be readers.
+    // What it was given is kept for the next reader of its user: four each, for as many as there
+    // may be readers.
     let is_back = || {
         let more = proc::open_fds(pid).checked_sub(fds);
         siege.snapshot().get(StreamFact::Readers) == 2

@@ -1,8 +1,8 @@
 //! Programs that publish their own data: the examples of the documentation, each with two readers
 //! in processes of their own, killed in the middle and started again.
 //!
-//! Contract: the oracle is the account that `ringcat` closes: published = delivered + lost. It fails
-//! if that is not so, and prints it if something was lost.
+//! Contract: the oracle is the account that `ringcat` closes: published = delivered + lost. It
+//! fails if that is not so, and prints it if something was lost.
 
 use ringweir_harness::{Environment, Process, programs, wait_for};
 use std::path::Path;

@@ -161,8 +161,8 @@ fn a_second_link_type_ends_a_capture() {
     drop(broker);
 }
 
-/// The log and `ringstat --why` say that a replay pauses, and a limit ends it. Control: with a short
-/// limit everything has come.
+/// The log and `ringstat --why` say that a replay pauses, and a limit ends it. Control: with a
+/// short limit everything has come.
 #[test]
 fn a_jump_of_the_clock_does_not_stop_a_replay_for_years() {
     let env = Environment::new(LIMIT);

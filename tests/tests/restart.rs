@@ -4,9 +4,8 @@
 //!
 //! The test runs a chain of brokers over one ring. Each one has a point and a fault armed. Three
 //! readers outlive all brokers: one keeps up, one reads in place, and one is slow and, if it is
-//! lossy, is lapped all the time. There is a chain for each [`Kind`] of readers, and one of programs
-//! that publish by themselves;
-//! `RINGWEIR_ROUNDS=N` runs each N times (1 in CI). Control:
+//! lossy, is lapped all the time. There is a chain for each [`Kind`] of readers, and one of
+//! programs that publish by themselves; `RINGWEIR_ROUNDS=N` runs each N times (1 in CI). Control:
 //! `an_adopter_that_publishes_half_a_datagram_is_found`.
 
 use ringweir_harness::{Daemon, Environment, Process, proc, programs, wait_for};
@@ -319,8 +318,8 @@ fn every_fault_at_every_point(by: By, kind: Kind) {
     back.sort();
     let (median, most) = (back[back.len() / 2], back[back.len() - 1]);
     eprintln!(
-        "{by:?}, {kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, max \
-        {most:.1?}"
+        "{by:?}, {kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, \
+        max {most:.1?}"
     );
 }
 

@@ -101,7 +101,8 @@ impl Proof {
         self.unexplained += difference;
         (difference > 0).then(|| {
             format!(
-                "seq {}: {missing} numbers are missing after number {last}, {reported} were reported as lost",
+                "seq {}: {missing} numbers are missing after number {last}, {reported} were \
+                reported as lost",
                 about.seq
             )
         })
@@ -127,7 +128,8 @@ impl std::fmt::Display for Proof {
         let Self { ok, bad, explained, unexplained, repeated, .. } = self;
         write!(
             f,
-            "{word}: {ok} right, {bad} wrong, {explained} missing as reported, {unexplained} unexplained, {repeated} repeated"
+            "{word}: {ok} right, {bad} wrong, {explained} missing as reported, {unexplained} \
+            unexplained, {repeated} repeated"
         )?;
         if self.compared > 0 {
             write!(f, ", compared across {} restarts", self.compared)?;

@@ -44,7 +44,8 @@ impl StreamOptions {
         self
     }
 
-    /// The usual size of a datagram, bytes; 1 KiB by default. Converts capacity into depth and back.
+    /// The usual size of a datagram, bytes; 1 KiB by default. Converts capacity into depth and
+    /// back.
     pub fn usual_datagram(mut self, bytes: u64) -> Self {
         self.config.datagram_size = Some(Bytes(bytes));
         self

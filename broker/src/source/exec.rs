@@ -38,7 +38,8 @@ mod tests;
 
 pub const KIND: SourceKind = SourceKind {
     name: "exec",
-    usage: "exec:len32le|len16be|fixed:N|lines|pcap|pcapng[,restart=never|always|failure][,min-backoff=TIME][,max-backoff=TIME][,kill-after=TIME]:PROGRAM [ARGUMENT…]",
+    usage: "exec:len32le|len16be|fixed:N|lines|pcap|pcapng[,restart=never|always|failure]\
+        [,min-backoff=TIME][,max-backoff=TIME][,kill-after=TIME]:PROGRAM [ARGUMENT…]",
     about: "datagrams that a program writes to its standard output, cut by the given framing",
     open,
 };

@@ -10,11 +10,12 @@
 //! waited for, so that every frame the kernel took is published or counted.
 //!
 //! Frames for which the ring had no room are counted exactly as a loss in the layer `kernel`,
-//! reported before the first frame that the kernel took after them. The source time is the kernel's,
-//! CLOCK_REALTIME. With `hwtstamp` it is the clock of the network card, which is set up for it
-//! (this needs CAP_NET_ADMIN, and is not undone). If the interface goes down or disappears, that is
-//! a fault and not the end: capture continues when it, or another interface of the same name, is
-//! back. An interface that gets another name is captured until another one has its old name.
+//! reported before the first frame that the kernel took after them. The source time is the
+//! kernel's, CLOCK_REALTIME. With `hwtstamp` it is the clock of the network card, which is set up
+//! for it (this needs CAP_NET_ADMIN, and is not undone). If the interface goes down or disappears,
+//! that is a fault and not the end: capture continues when it, or another interface of the same
+//! name, is back. An interface that gets another name is captured until another one has its old
+//! name.
 //!
 //! Needs CAP_NET_RAW: `setcap cap_net_raw+ep ringd`.
 
@@ -43,7 +44,8 @@ mod tests;
 
 pub const KIND: SourceKind = SourceKind {
     name: "packet",
-    usage: "packet:INTERFACE[,snaplen=SIZE][,block=SIZE][,blocks=N][,timeout=DURATION][,promisc][,hwtstamp]",
+    usage: "packet:INTERFACE[,snaplen=SIZE][,block=SIZE][,blocks=N][,timeout=DURATION]\
+        [,promisc][,hwtstamp]",
     about: "the frames of a network interface, which goes on working (needs CAP_NET_RAW)",
     open,
 };

@@ -85,10 +85,10 @@ pub struct rw_published {
     pub reserved: [c_ulonglong; 3],
 }
 
-/// The writing end of a stream. Made by rw_publisher_create(), ended by rw_publisher_destroy(). Used
-/// by one thread at a time, which need not be the one that made it: several threads need a lock
-/// around its calls, or a publisher and stream each, which is faster. It stays with the process that
-/// made it: in a child of fork() calls return RW_FORKED.
+/// The writing end of a stream. Made by rw_publisher_create(), ended by rw_publisher_destroy().
+/// Used by one thread at a time, which need not be the one that made it: several threads need a
+/// lock around its calls, or a publisher and stream each, which is faster. It stays with the
+/// process that made it: in a child of fork() calls return RW_FORKED.
 pub struct rw_publisher(Handle<Publishing>);
 
 struct Publishing {
@@ -229,10 +229,10 @@ pub extern "C" fn rw_publisher_destroy(publisher: Back<rw_publisher>) -> c_int {
     Handle::discard(publisher, |publisher| &publisher.0)
 }
 
-/// Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may be
-/// NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for lossless
-/// ones as long as their budget allows. An open claim is given up. Errors: RW_INVALID (longer than
-/// the largest datagram), RW_BUSY, RW_FORKED, RW_PANIC.
+/// Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may
+/// be NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for
+/// lossless ones as long as their budget allows. An open claim is given up. Errors: RW_INVALID
+/// (longer than the largest datagram), RW_BUSY, RW_FORKED, RW_PANIC.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_publish(
     publisher: InMut<'_, rw_publisher>,

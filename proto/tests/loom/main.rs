@@ -514,7 +514,8 @@ models! {
     killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7
     killed_at_k8 adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4
     adopter_killed_at_a5 restarted_in_silence ended_after_a_restart waits_for_the_lossless
-    waits_for_its_bytes lossy_beside_lossless granted_is_kept demotion_is_reported detaching_releases_the_stream
+    waits_for_its_bytes lossy_beside_lossless granted_is_kept
+    demotion_is_reported detaching_releases_the_stream
 }
 
 /// The models that must fail when `site` is weakened.

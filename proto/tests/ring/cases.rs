@@ -31,9 +31,10 @@ fn impossible_geometries_are_refused() {
     }
     // Found by a fuzzer: numbers of a hostile header must be bounded before they are used in sums.
     let most = !7;
-    assert!(
-        matches!(Geometry::with_claims(16, most, 64, 8, most), Err(E::Capacity { capacity, .. }) if capacity == most)
-    );
+    assert!(matches!(
+        Geometry::with_claims(16, most, 64, 8, most),
+        Err(E::Capacity { capacity, .. }) if capacity == most
+    ));
     assert_eq!(least(Geometry::with_claims(16, 1004, 64, 1, 8)), 3 * 64 + 8, "not a multiple of 8");
     assert_eq!(least(Geometry::with_claims(16, 192, 64, 1, 8)), 200, "three largest and a claim");
     assert_eq!(

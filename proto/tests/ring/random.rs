@@ -272,10 +272,16 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 3000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn ring_behaves_like_the_reference(geometry in geometry(), ops in prop::collection::vec(op(), 1..120)) {
+    fn ring_behaves_like_the_reference(
+        geometry in geometry(), ops in prop::collection::vec(op(), 1..120)
+    ) {
         let mut run = Run::new(geometry);
         ops.iter().for_each(|op| run.apply(op));
         run.close();
@@ -291,8 +297,10 @@ proptest! {
         let memory = ring.memory().clone();
         let mut publisher = Publisher::new(ring);
         for (mille, span) in lengths {
-            let seq = publisher.publish(&fill(0, (geometry.max_datagram() * mille / 1000) as usize), Meta::default()).unwrap();
-            publisher.claim((geometry.max_span() * span / 1000) as usize).unwrap().bytes().fill(0xff);
+            let datagram = fill(0, (geometry.max_datagram() * mille / 1000) as usize);
+            let seq = publisher.publish(&datagram, Meta::default()).unwrap();
+            let claimed = (geometry.max_span() * span / 1000) as usize;
+            publisher.claim(claimed).unwrap().bytes().fill(0xff);
             let mut reader = RingReader::new(memory.clone(), Start::Seq(seq), Resume::Oldest);
             prop_assert!(matches!(reader.step(), Ok(Step::Datagram(d)) if d.seq == seq));
             prop_assert_eq!(reader.validate(), Ok(()));

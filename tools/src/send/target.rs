@@ -227,7 +227,8 @@ impl Target {
             }
             rustix::io::Errno::ACCESS => {
                 anyhow!(
-                    "{} is a broadcast address; ringsend sends to unicast and multicast addresses only",
+                    "{} is a broadcast address; ringsend sends to unicast and multicast addresses \
+                    only",
                     self.address.ip()
                 )
             }

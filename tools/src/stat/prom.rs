@@ -170,8 +170,8 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         families.push(Family { name, help: format!("{}.", help.trim_end_matches('.')), series });
     };
 
-    let up = "1 if the broker updates its figures; 0 if it is busy, stopped or gone, or has ended the \
-        stream: then the figures are the last ones";
+    let up = "1 if the broker updates its figures; 0 if it is busy, stopped or gone, or has ended \
+        the stream: then the figures are the last ones";
     let up_now = |s: &Stream| Value::Exact((s.health == Health::Fresh).into());
     family(Name::gauge("up", None), up, streams().map(|s| (of_stream(s), up_now(s))).collect());
     let age = |s: &Stream| Value::Measured(s.age.as_secs_f64());
@@ -231,7 +231,8 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         "always 1; what the reader is doing: running, waiting, lapped, stopped or gone";
     family(Name::gauge("reader_state", None), state_help, readers().map(state).collect());
     let pending = readers().map(|(s, r)| (of_reader(s, r), Value::Exact(r.pending))).collect();
-    let pending_help = "datagrams certainly lost, of which the reader has not been notified yet; not included in lost";
+    let pending_help = "datagrams certainly lost, of which the reader has not been notified yet; \
+        not included in lost";
     family(Name::gauge("reader_lost_pending", None), pending_help, pending);
 
     let latencies = scraped.iter().flat_map(|s| {

@@ -1,8 +1,8 @@
 //! The drain loop with a device in the same process: the account closes whatever the device does.
 //!
-//! Negative control: `unplugged_device_publishes_nothing` shows that a blank page would be published
-//! if the magic number were not checked. For each misbehaviour a test first shows that nothing is
-//! reported without it.
+//! Negative control: `unplugged_device_publishes_nothing` shows that a blank page would be
+//! published if the magic number were not checked. For each misbehaviour a test first shows that
+//! nothing is reported without it.
 
 use super::hotplug::{Device, DeviceKind};
 use super::location::Location;

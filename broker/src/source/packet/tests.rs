@@ -1,6 +1,6 @@
 //! Capture in separate network namespaces: over a veth pair, and over loopback, where the kernel
-//! shows each frame twice. Every test checks the account: sent = published + lost. Without root these tests
-//! are reported as skipped.
+//! shows each frame twice. Every test checks the account: sent = published + lost. Without root
+//! these tests are reported as skipped.
 
 use super::super::test_bench::{Bench, Got, bytes_of, in_namespace, shell, wait};
 use super::super::test_links::{Elsewhere, FrameSender, INDEX, changes, make};
@@ -75,8 +75,8 @@ fn every_frame_of_a_wire_arrives_whole_and_in_order() {
         let mut source = capture("vb,block=64KiB,blocks=64,timeout=2", 2048);
         assert_eq!(
             source.describe(),
-            "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps, frames longer than \
-             --max-datagram (2 KiB) are cut"
+            "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps, frames longer \
+            than --max-datagram (2 KiB) are cut"
         );
         let sender = FrameSender::on("va");
         let clock = || {

@@ -177,14 +177,19 @@ impl Play {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_account_closes_whatever_happens(below in 1..2000u32, events in events()) {
         let mut play = Play::new(below);
         events.iter().for_each(|event| play.happens(*event));
         let [produced, delivered, device, broker] = play.end();
-        prop_assert_eq!(produced, delivered + device + broker, "device {} broker {}", device, broker);
+        let all = delivered + device + broker;
+        prop_assert_eq!(produced, all, "device {} broker {}", device, broker);
     }
 }
 

@@ -277,8 +277,8 @@ fn run<'s, 'e>(
         readers: start + {} delivered + {} lost = end for each; published {} from gen, {} from udp \
         ({} sent); {} torn datagrams reported as lost, 0 wrong; {} lossless readers demoted; a \
         reader reads again {} after the kill, {} after the next broker is up; longest without \
-        anything, restarts apart, {}; {} forked children could not read; {} hostile readers, attacks: {}; \
-        planted before the next start: {}; {reloads} reloads; {others}",
+        anything, restarts apart, {}; {} forked children could not read; {} hostile readers, \
+        attacks: {}; planted before the next start: {}; {reloads} reloads; {others}",
         Span(Duration::from_secs(took.as_secs())),
         sum(|b| b.restarts),
         counts.started,
