@@ -224,11 +224,11 @@ fn lossless_readers_are_waited_for_within_their_budget() {
     }
     assert!(matches!(publisher.try_claim(4096).err(), Some(PublishError::WouldWait)));
     assert!(sent > 100, "{sent}");
-    // The reader reads, and the stream goes on.
+    // The reader reads, and the stream continues.
     assert_eq!(now(&mut reader).0.len() as u64, sent);
     publisher.publish(&datagram).unwrap();
     sent += 1;
-    // It reads no more: the budget is used up, and the stream goes on without it.
+    // It reads no more: the budget is used up, and the stream continues without it.
     let began = Instant::now();
     for _ in 0..2 * sent {
         publisher.publish(&datagram).unwrap();

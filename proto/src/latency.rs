@@ -176,8 +176,8 @@ mod tests {
         for (share, exact) in
             [(0.5, 500_000), (0.9, 900_000), (0.99, 990_000), (0.001, 1000), (0.0, 1000)]
         {
-            let told = h.quantile(share).unwrap();
-            assert!((exact..=exact + exact / 8).contains(&told), "{share}: {told}");
+            let reported = h.quantile(share).unwrap();
+            assert!((exact..=exact + exact / 8).contains(&reported), "{share}: {reported}");
         }
         assert_eq!(h.quantile(1.0), Some(1_000_000), "never over the longest");
         assert_eq!(h.below(1 << 17), 131, "131.072 us ends a bucket");

@@ -51,7 +51,7 @@ fn end(env: &Environment, process: &mut Process) {
 }
 
 #[test]
-fn the_publishing_example_is_killed_and_goes_on() {
+fn the_publishing_example_is_killed_and_continues() {
     let env = Environment::new(2 * PATIENCE);
     let mut first = example(&env, "publish", &["load"]);
     let readers = [30, 35].map(|count| reader(&env, "load", count));

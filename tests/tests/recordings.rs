@@ -235,7 +235,7 @@ fn a_device_that_is_hung_up_is_a_failure() {
 /// A named pipe and a terminal with `reopen`, in the sandbox: readers get what comes before and
 /// after, and learn that the device was away.
 #[test]
-fn an_input_that_comes_back_goes_on() {
+fn an_input_that_comes_back_continues() {
     use ringweir::{Cause, Item, Options};
     let env = Environment::new(LIMIT);
     let (pipe, tty) = (env.path("pipe"), env.path("tty"));

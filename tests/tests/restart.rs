@@ -150,7 +150,7 @@ impl Stage {
     }
 
     /// Waits until the reader has received `more` datagrams from now on.
-    fn goes_on(&self, slot: usize, more: u64) {
+    fn continues(&self, slot: usize, more: u64) {
         self.until(slot, Live::Delivered, self.delivered(slot) + more);
     }
 }
@@ -266,10 +266,10 @@ fn every_fault_at_every_point(by: By, kind: Kind) {
             readers[1].signal(Signal::CONT);
         }
         // More than the ring holds.
-        stage.goes_on(0, 400);
+        stage.continues(0, 400);
         if stops {
             readers[1].signal(Signal::CONT);
-            stage.goes_on(1, 1);
+            stage.continues(1, 1);
         }
         if victim.is_none() {
             stage.mailbox.slot(VICTIM).show(Live::Attached, 0);

@@ -188,8 +188,8 @@ impl Drop for MemoryGroup {
     }
 }
 
-/// A configuration file that has become a pipe or very large changes nothing, and the broker goes
-/// on serving. A kind of source for which no right was kept is refused with what to do.
+/// A configuration file that has become a pipe or very large changes nothing, and the broker
+/// continues to serve. A kind of source for which no right was kept is refused with what to do.
 #[test]
 fn reloads_that_cannot_work_are_refused_by_name() {
     if !needs_root() {

@@ -37,7 +37,7 @@ struct Seam {
 
 impl Seam {
     /// Whether a source that counts from 0 since the restart gives this number to the datagram
-    /// `seq`. The numbers of one that goes on are compared, as far as can be told.
+    /// `seq`. The numbers of one that continues are compared, as far as possible.
     fn is_anew(self, number: u64, seq: u64, last: u64) -> bool {
         let published = seq.saturating_sub(self.base);
         match self.upstream {
@@ -108,7 +108,7 @@ impl Proof {
         })
     }
 
-    /// The broker was restarted: its source goes on in its numbers, or counts anew. What a fresh
+    /// The broker was restarted: its source continues in its numbers, or counts anew. What a fresh
     /// ring cost is not known.
     pub(crate) fn restarted(&mut self, restart: &Restart) {
         let Restart { first, adopted, lost, exact, .. } = *restart;

@@ -280,7 +280,7 @@ impl Publisher {
     }
 
     /// Reports that `count` datagrams were lost before the next one, in `layer`. With `exact` false
-    /// the count is a lower bound. Readers are told before the next datagram.
+    /// the count is a lower bound. Readers learn of it before the next datagram.
     ///
     /// # Errors
     /// [`PublishError::Forked`].
@@ -361,7 +361,7 @@ impl Publisher {
     }
 
     /// Calls `act` once the ring has room for one more datagram, with whether a round begins with
-    /// it. It returns whether the round goes on, and sets the time of what it commits.
+    /// it. It returns whether the round continues, and sets the time of what it commits.
     #[inline]
     fn with_room(
         &mut self,

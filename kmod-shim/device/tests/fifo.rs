@@ -316,7 +316,7 @@ fn each_kind_of_garbage_has_its_name() {
     for len in [513, 65, u32::MAX] {
         let garbage = spoiled(&|f| f.words[0].store(long(len), set));
         assert!(
-            matches!(garbage, Garbage::Length { at: 0, len: told, .. } if told == len),
+            matches!(garbage, Garbage::Length { at: 0, len: reported, .. } if reported == len),
             "{garbage:?}"
         );
     }
@@ -324,7 +324,7 @@ fn each_kind_of_garbage_has_its_name() {
 
 /// A new consumer continues where the previous one stopped, and counts nothing twice.
 #[test]
-fn a_new_consumer_goes_on() {
+fn a_new_consumer_continues() {
     let device = DeviceMemory::on_heap(&SHAPE).unwrap();
     let fifo = device.fifo(1);
     let (mut feed, mut drain, mut taken) =

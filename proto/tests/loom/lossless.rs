@@ -175,7 +175,7 @@ pub fn demotion_is_reported() {
             let step = reader.watch.reader.step().unwrap();
             let lapped = matches!(step, Step::Gap(gap) if gap.cause == Cause::Lapped);
             if lapped {
-                assert!(demoted(&reader.block).is_some(), "lapped, and not told why");
+                assert!(demoted(&reader.block).is_some(), "lapped, and the reason is not reported");
             }
         });
         if !gated.fits(0) {

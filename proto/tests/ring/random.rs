@@ -204,15 +204,15 @@ impl Run {
 
     fn step(&mut self, index: usize) {
         let (reader, expected, held) = &mut self.readers[index];
-        let told = expected.step(&self.reference);
+        let reported = expected.step(&self.reference);
         *held = None;
         match reader.step().expect("not corrupt") {
-            Step::Empty => assert_eq!(told, ExpectedStep::Empty),
-            Step::Gap(gap) => assert_eq!(ExpectedStep::Gap(gap), told),
+            Step::Empty => assert_eq!(reported, ExpectedStep::Empty),
+            Step::Gap(gap) => assert_eq!(ExpectedStep::Gap(gap), reported),
             Step::Restarted(_) => panic!("nobody restarted"),
             Step::Ended => panic!("nobody ended it"),
             Step::Datagram(d) => {
-                assert_eq!(told, ExpectedStep::Datagram { seq: d.seq });
+                assert_eq!(reported, ExpectedStep::Datagram { seq: d.seq });
                 let e = expected.held.as_ref().unwrap();
                 let original = e.bytes.len().max(e.meta.original_len as usize);
                 assert_eq!(

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Signals that end a program that goes on by itself, unless it was started with them ignored.
+/// Signals that end a program that continues by itself, unless it was started with them ignored.
 const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 
 /// Time between the two samples that make a rate: three periods of the broker's sampler.

@@ -316,16 +316,18 @@ mod tests {
             let unit = name.unit.as_ref().map_or(String::new(), |u| format!("_{}", u.as_str()));
             let total = if kind == Kind::Counter { "_total" } else { "" };
             let start = format!("ringweir_{}{unit}{total}{{", name.text);
-            let told = samples
+            let reported = samples
                 .iter()
                 .find(|(s, _)| s.starts_with(&start) && s.contains(label))
                 .map(|(_, v)| *v);
             let scale = if matches!(name.unit, Some(Unit::Seconds)) { 1e9 } else { 1.0 };
-            let same = |told: f64| {
-                value.as_u64().is_some_and(|v| (told * scale - v as f64).abs() <= 1e-9 * v as f64)
+            let same = |reported: f64| {
+                value
+                    .as_u64()
+                    .is_some_and(|v| (reported * scale - v as f64).abs() <= 1e-9 * v as f64)
             };
-            if !told.is_some_and(same) {
-                missing.push(format!("{start} {told:?} {value}"));
+            if !reported.is_some_and(same) {
+                missing.push(format!("{start} {reported:?} {value}"));
             }
         };
         PumpCounter::ALL

@@ -149,7 +149,7 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the test; returns the verdict line. `start` starts what goes on beside.
+/// Runs the test; returns the verdict line. `start` starts what runs beside.
 fn run<'s, 'e>(
     cli: &Cli,
     seed: u64,
@@ -322,7 +322,7 @@ fn settled(broker: &Broker) -> anyhow::Result<usize> {
     count.context("the broker's number of fds does not settle")
 }
 
-/// Everything that goes on beside, each on a thread.
+/// Everything that runs beside, each on a thread.
 struct Others<'s, 'e> {
     guests: Option<ScopedJoinHandle<'s, anyhow::Result<Guests<'e>>>>,
     viewers: Option<ScopedJoinHandle<'s, anyhow::Result<viewers::Counts>>>,
