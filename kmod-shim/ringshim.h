@@ -41,7 +41,7 @@ struct ringshim_identity {
 /* Written by the device. */
 struct ringshim_status {
 	__le32 status;			/* 0x040 RINGSHIM_IS_* */
-	__le32 interrupt_status;	/* 0x044 RINGSHIM_IRQ_*: cause of the interrupt, also on INTx */
+	__le32 interrupt_status;	/* 0x044 RINGSHIM_IRQ_*: interrupt cause, also on INTx */
 	/* Bit n: look at channel n. May be set for an empty channel, never clear for any other. */
 	__le32 ready;			/* 0x048 */
 	__le32 time_low;		/* 0x04c device time, ns; reading it latches time_high */

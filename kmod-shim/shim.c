@@ -274,7 +274,8 @@ static int shim_next(struct shim *shim, struct found *found)
 			continue;
 		*found = (struct found) { n, consumer + shim_head(shim), 0,
 					  shim_get(shim, SHIM_CHANNEL(n, next_sequence)),
-					  shim_get(shim, SHIM_CHANNEL(n, lost_reported)), producer };
+					  shim_get(shim, SHIM_CHANNEL(n, lost_reported)),
+					  producer };
 		if (level > shim_is(shim, fifo_bytes) || (level | consumer) & 7)
 			return -EBADMSG;
 		found->length = shim_peek(shim, n, consumer + 4);
@@ -528,7 +529,8 @@ static int shim_identify(struct shim *shim)
 	    PAGE_ALIGN(shim->info.window_bytes) <= room)
 		return 0;
 	dev_err(&shim->pdev->dev,
-		"not ours: magic %#x, version %#x, %u FIFOs of %u bytes from %#x, datagrams of %u, in %llu bytes\n",
+		"not ours: magic %#x, version %#x, %u FIFOs of %u bytes from %#x, "
+		"datagrams of %u, in %llu bytes\n",
 		shim_is(shim, magic), shim_is(shim, version), channels, size, offset,
 		shim_is(shim, max_datagram), room);
 	return -ENODEV;

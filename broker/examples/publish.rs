@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     loop {
         publisher.publish(std::fs::read_to_string("/proc/loadavg")?.as_bytes())?;
         due += period;
-        // What was not measured in time is lost, and readers are told how much.
+        // What was not measured in time is lost, and readers learn how much.
         let missed = Instant::now().saturating_duration_since(due).as_millis() / 100;
         if missed > 0 {
             publisher.lost(Layer::Device, missed as u64, true)?;

@@ -16,8 +16,8 @@ const ABOUT: &str = "A TOML file with the streams that one ringd serves: a table
     each, with the options of `ringd run` as keys. An unknown key or a wrong value is refused, \
     with its name and line. `ringd --check FILE` says what is wrong without serving anything.\n\
     After SIGHUP or `ringctl reload` the file is read again: new streams begin, streams that are \
-    no longer there end, and the others go on undisturbed. A stream whose keys have changed goes \
-    on as it was until ringd is started again.";
+    no longer there end, and the others continue undisturbed. A stream whose keys have changed \
+    continues as it was until ringd is started again.";
 
 const FILE_KEYS: &[(&str, &str)] = &[
     ("run-dir = TEXT", "Directory of the control sockets; --run-dir overrides it."),

@@ -1,6 +1,6 @@
-//! The broker of ringweir: it brings datagrams into shared-memory rings that any number of processes
-//! read in place. This crate is the program `ringd`, and the library for programs that publish
-//! datagrams of their own.
+//! The broker of ringweir: it brings datagrams into shared-memory rings that any number of
+//! processes read in place. This crate is the program `ringd`, and the library for programs that
+//! publish datagrams of their own.
 //!
 //! - [`Publisher`]: your program calls it with each datagram. One copy into the ring, or none.
 //! - [`Broker`]: your program implements [`source::Source`], and the broker calls it.

@@ -164,8 +164,8 @@ impl Job {
 
     fn warn_of_few_descriptors(&self) {
         let open_files = sched::raise_open_files();
-        // For each reader its socket, page, and three events; for each stream and for the process a few;
-        // and the connections of viewers and of peers that are still handshaking.
+        // For each reader its socket, page, and three events; for each stream and for the process a
+        // few; and the connections of viewers and of peers that are still handshaking.
         let streams = self.streams.iter().map(|c| u64::from(c.readers_max) * 5 + 32);
         let needed = streams.sum::<u64>() + limits::descriptors(self.streams.len());
         if open_files < needed {

@@ -246,14 +246,16 @@ fn a_panic_inside_a_call_leaves_the_stream_served() {
 }
 
 /// A lossless reader that attaches while a claim is open is granted the oldest datagrams, and gets
-/// all of them: the commit waits for it if it must. Controls: it does wait, and a lossy reader loses.
+/// all of them: the commit waits for it if it must. Controls: it does wait, and a lossy reader
+/// loses.
 #[test]
 fn a_commit_does_not_overwrite_what_a_reader_was_granted_meanwhile() {
     let streams = Streams::new();
     let options = streams.options("granted").depth(100).capacity(1 << 20).lossless(None, None);
     let mut publisher = options.build().unwrap();
     for round in 0..40_u64 {
-        // The depth binds: a full ring, and one more each round, so that each place of a claim is met.
+        // The depth binds: a full ring, and one more each round, so that each place of a claim is
+        // met.
         for n in 0..300 + round {
             publisher.publish(&n.to_le_bytes()).unwrap();
         }
@@ -291,11 +293,11 @@ fn lossless_readers_are_waited_for_within_their_budget() {
     }
     assert!(matches!(publisher.try_claim(4096).err(), Some(PublishError::WouldWait)));
     assert!(sent > 100, "{sent}");
-    // The reader reads, and the stream goes on.
+    // The reader reads, and the stream continues.
     assert_eq!(now(&mut reader).0.len() as u64, sent);
     publisher.publish(&datagram).unwrap();
     sent += 1;
-    // It reads no more: the budget is used up, and the stream goes on without it.
+    // It reads no more: the budget is used up, and the stream continues without it.
     let began = Instant::now();
     for _ in 0..2 * sent {
         publisher.publish(&datagram).unwrap();

@@ -111,7 +111,7 @@ fn a_publisher_stays_with_its_process() {
 
     // A program forks, and is killed. Its child lives on and holds nothing: readers see the death
     // at once, and the name is free.
-    let (mut told, tell) = UnixStream::pair().unwrap();
+    let (mut reported, tell) = UnixStream::pair().unwrap();
     let program = in_child(|| {
         let mut publisher = publisher(directory.path());
         publisher.publish(b"three").expect("published");
@@ -122,12 +122,12 @@ fn a_publisher_stays_with_its_process() {
             let _over = (&tell).read(&mut byte);
             0
         });
-        std::io::Write::write_all(&mut &tell, b"x").expect("told");
+        std::io::Write::write_all(&mut &tell, b"x").expect("sent");
         std::thread::sleep(Duration::from_secs(60));
         1
     });
     let mut byte = [0];
-    told.read_exact(&mut byte).unwrap();
+    reported.read_exact(&mut byte).unwrap();
     let mut reader = attach().unwrap();
     // SAFETY: `kill` takes numbers and follows no pointer.
     assert_eq!(unsafe { libc::kill(program, libc::SIGKILL) }, 0);
@@ -146,5 +146,5 @@ fn a_publisher_stays_with_its_process() {
     assert!(next.summary().contains("gen 2 (adopted, from seq 1"), "{}", next.summary());
     next.publish(b"four").unwrap();
     assert_eq!(next.next_seq(), 2);
-    drop(told);
+    drop(reported);
 }

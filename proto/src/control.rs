@@ -495,8 +495,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), ours in any::<bool>()) {
-            let bytes = if ours { [&[b'R', b'W', PROTOCOL_VERSION as u8, 0], &bytes[..]].concat() } else { bytes };
+        fn no_bytes_make_it_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            ours in any::<bool>(),
+        ) {
+            let start = [b'R', b'W', PROTOCOL_VERSION as u8, 0];
+            let bytes = if ours { [&start, &bytes[..]].concat() } else { bytes };
             if let Ok(request) = Request::decode(&bytes) {
                 prop_assert_eq!(request.encode(), bytes.clone());
             }

@@ -176,8 +176,8 @@ mod tests {
         for (share, exact) in
             [(0.5, 500_000), (0.9, 900_000), (0.99, 990_000), (0.001, 1000), (0.0, 1000)]
         {
-            let told = h.quantile(share).unwrap();
-            assert!((exact..=exact + exact / 8).contains(&told), "{share}: {told}");
+            let reported = h.quantile(share).unwrap();
+            assert!((exact..=exact + exact / 8).contains(&reported), "{share}: {reported}");
         }
         assert_eq!(h.quantile(1.0), Some(1_000_000), "never over the longest");
         assert_eq!(h.below(1 << 17), 131, "131.072 us ends a bucket");
@@ -199,16 +199,21 @@ mod tests {
     proptest! {
         /// A reader may write anything into its block.
         #[test]
-        fn garbage_does_no_harm(words in prop::collection::vec(any::<u64>(), 8), places in prop::collection::vec(any::<u16>(), 8)) {
+        fn garbage_does_no_harm(
+            words in prop::collection::vec(any::<u64>(), 8),
+            indexes in prop::collection::vec(any::<u16>(), 8),
+        ) {
             let block = block();
-            for (place, word) in places.iter().zip(&words) {
-                block.buckets[usize::from(*place) % LATENCY_BUCKETS].store(*word, Ordering::Relaxed);
+            for (index, word) in indexes.iter().zip(&words) {
+                let bucket = &block.buckets[usize::from(*index) % LATENCY_BUCKETS];
+                bucket.store(*word, Ordering::Relaxed);
             }
             block.max_ns.store(words[0], Ordering::Relaxed);
             block.sum_ns.store(words[1], Ordering::Relaxed);
             block.count(words[2]);
             let h = Histogram::of(&block);
-            let again = Histogram::from_occupied(places.into_iter().zip(words.iter().copied()), words[3], words[4]);
+            let occupied = indexes.into_iter().zip(words.iter().copied());
+            let again = Histogram::from_occupied(occupied, words[3], words[4]);
             for h in [&h, &again, &h.since(&again), &again.since(&h)] {
                 for share in [0.0, 0.5, 0.999, 1.0] {
                     let _any = h.quantile(share);

@@ -2,8 +2,8 @@
 //!
 //! `layout` defines the bytes, `ring` the operations on them, and `sync` the atomics that both use.
 //! Beside them are `control` (messages), `stats` (counters), `printable` (text from elsewhere) and
-//! `os` (shared memory, fd passing, eventfd). `ring` and `control` never import `os`: a datagram's path has no system call, clock,
-//! allocation or log. The design is in `DESIGN.md`.
+//! `os` (shared memory, fd passing, eventfd). `ring` and `control` never import `os`: a datagram's
+//! path has no system call, clock, allocation or log. The design is in `DESIGN.md`.
 
 // A library prints nothing.
 #![deny(clippy::print_stdout, clippy::print_stderr)]

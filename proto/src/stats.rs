@@ -26,7 +26,9 @@ pub enum Kind {
 }
 
 macro_rules! figures {
-    ($(#[$meta:meta])* $name:ident, most $most:literal { $($variant:ident $key:literal $kind:ident $help:literal;)* }) => {
+    ($(#[$meta:meta])* $name:ident, most $most:literal {
+        $($variant:ident $key:literal $kind:ident $help:literal;)*
+    }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
@@ -109,8 +111,8 @@ figures! {
         Readers "readers" Gauge "readers attached";
         ReadersMost "readers_max" Gauge "readers that may attach";
         ReadersEver "readers_ever" Counter "readers that ever attached";
-        LostByGone "lost_by_gone_readers" Counter "datagrams that readers no longer attached had been \
-            lapped over";
+        LostByGone "lost_by_gone_readers" Counter "datagrams that readers no longer attached had \
+            been lapped over";
         Refused "refused" Counter "attaches refused";
         WakesByWaker "wakes_by_waker" Counter "readers woken by the waker";
         NominalRate "nominal_rate" Gauge "bytes per second the stream was sized for, 0 if not \

@@ -49,12 +49,12 @@ fn begin(publisher: &mut Publisher) {
 
 /// Reads everything: the number of datagrams, and all other steps in order.
 fn drain(reader: &mut RingReader) -> (u64, Vec<Step>) {
-    let (mut datagrams, mut told) = (0, Vec::new());
+    let (mut datagrams, mut reported) = (0, Vec::new());
     loop {
         match reader.step().unwrap() {
             Step::Datagram(_) => datagrams += 1,
-            Step::Empty | Step::Ended => return (datagrams, told),
-            other => told.push(other),
+            Step::Empty | Step::Ended => return (datagrams, reported),
+            other => reported.push(other),
         }
     }
 }
@@ -91,12 +91,12 @@ fn loss_of_a_numbered_source_is_exact() {
     publish(&mut publisher, 1);
     publisher.lost_upstream(Layer::Device, 2, true);
     publish(&mut publisher, 1);
-    let (datagrams, told) = drain(&mut reader);
+    let (datagrams, reported) = drain(&mut reader);
     assert_eq!(datagrams, 12);
-    assert_eq!((told[1], told[2]), (Step::Restarted(first), Step::Restarted(second)));
+    assert_eq!((reported[1], reported[2]), (Step::Restarted(first), Step::Restarted(second)));
     assert_eq!(reader.account().upstream_lost, 7 + 2);
     assert_eq!((reader.account().restarts, reader.account().restart_lost), (2, 10));
-    // The layers' counters match what readers were told, and count nothing twice.
+    // The layers' counters match what was reported to readers, and count nothing twice.
     assert_eq!(
         (memory.counter(PumpCounter::DeviceLost), memory.counter(PumpCounter::RestartLost)),
         (9, 10)
@@ -126,11 +126,13 @@ fn loss_of_other_sources_is_a_lower_bound() {
     let (mut publisher, restarted) = adopt(&memory, None).unwrap();
     assert_eq!(restarted, Restarted { generation: 2, first: 1, lost: 6, exact: false });
     publish(&mut publisher, 1);
-    let (datagrams, told) = drain(&mut reader);
+    let (datagrams, reported) = drain(&mut reader);
     let upstream = Cause::Upstream { layer: Layer::Kernel, exact: true };
-    assert!(
-        matches!(told[..], [Step::Gap(Gap { count: 2, cause, .. }), Step::Restarted(r)] if cause == upstream && r == restarted)
-    );
+    assert!(matches!(
+        reported[..],
+        [Step::Gap(Gap { count: 2, cause, .. }), Step::Restarted(r)]
+            if cause == upstream && r == restarted
+    ));
     assert_eq!(
         (datagrams, reader.account().upstream_lost, reader.account().restart_lost),
         (2, 2, 6)
@@ -156,15 +158,15 @@ fn more_restarts_than_are_recorded_are_reported_as_one() {
             begin(&mut publisher);
             publisher = adopt(&memory, None).unwrap().0;
         }
-        let (datagrams, told) = drain(&mut reader);
-        let told: Vec<_> = told
+        let (datagrams, reported) = drain(&mut reader);
+        let reported: Vec<_> = reported
             .iter()
             .map(|t| if let Step::Restarted(r) = t { *r } else { panic!("{t:?}") })
             .collect();
         let remembered = restarts.min(RESTARTS as u64 - 1);
-        assert_eq!((datagrams, told.len() as u64), (restarts, remembered));
+        assert_eq!((datagrams, reported.len() as u64), (restarts, remembered));
         assert_eq!(
-            told[0],
+            reported[0],
             Restarted {
                 generation: restarts + 2 - remembered,
                 first: restarts + 1 - remembered,
@@ -172,14 +174,14 @@ fn more_restarts_than_are_recorded_are_reported_as_one() {
                 exact: false
             }
         );
-        assert_eq!(told.iter().map(|r| r.lost).sum::<u64>(), restarts);
+        assert_eq!(reported.iter().map(|r| r.lost).sum::<u64>(), restarts);
         assert_eq!((reader.generation(), reader.read_cursor()), (restarts + 1, restarts));
         // A reader that attaches now begins in the generation of its first datagram, and gets the
         // later restarts in the same way.
         let mut late = RingReader::new(memory.clone(), Start::Oldest, Resume::Oldest);
-        let (datagrams, told) = drain(&mut late);
+        let (datagrams, reported) = drain(&mut late);
         assert_eq!((datagrams, late.generation()), (restarts, restarts + 1));
-        assert!(!told.is_empty() && told.len() as u64 <= remembered, "{told:?}");
+        assert!(!reported.is_empty() && reported.len() as u64 <= remembered, "{reported:?}");
         let mut latest = RingReader::new(memory, Start::Latest, Resume::Oldest);
         assert_eq!((drain(&mut latest), latest.generation()), ((0, Vec::new()), restarts + 1));
     }
@@ -331,7 +333,10 @@ proptest! {
     /// a panic and without access outside the memory.
     #[test]
     fn no_damage_makes_an_adopter_panic(
-        damage in prop::collection::vec((prop_oneof![3 => 64usize..2048 / 8, 1 => 512usize..1536], any::<u64>(), 0u32..64), 1..4)
+        damage in prop::collection::vec(
+            (prop_oneof![3 => 64usize..2048 / 8, 1 => 512usize..1536], any::<u64>(), 0u32..64),
+            1..4,
+        )
     ) {
         let corpse = Corpse::new();
         let mut bytes = corpse.bytes.clone();

@@ -122,9 +122,11 @@ proptest! {
                     }
                 }
                 Act::Publish(lengths) => {
-                    let lengths: Vec<usize> = lengths.iter().map(|n| usize::from(*n) % (max as usize + 1)).collect();
-                    if bench.fits(max as usize) {
-                        bench.batch(&lengths, (max as usize / 3).next_multiple_of(8).max(8), max as usize);
+                    let max = max as usize;
+                    let lengths: Vec<usize> =
+                        lengths.iter().map(|n| usize::from(*n) % (max + 1)).collect();
+                    if bench.fits(max) {
+                        bench.batch(&lengths, (max / 3).next_multiple_of(8).max(8), max);
                     }
                 }
             }
@@ -154,7 +156,7 @@ fn fill(bench: &mut Bench) -> u64 {
 }
 
 #[test]
-fn a_budget_is_used_up_and_then_the_stream_goes_on() {
+fn a_budget_is_used_up_and_then_the_stream_continues() {
     let mut bench = small();
     bench.attach(Start::Latest);
     assert_eq!(fill(&mut bench), 8, "a ring full");
@@ -162,9 +164,9 @@ fn a_budget_is_used_up_and_then_the_stream_goes_on() {
     assert_eq!(bench.gate.left_ns(&bench.publisher, 64), 1);
     assert_eq!(bench.gate.charge(&bench.publisher, 64, 1), Some(0));
     assert_eq!(demoted(&bench.readers[0].block), None);
-    let told = bench.gate.demote(&mut bench.publisher, 0, &bench.readers[0].block);
-    assert_eq!(told.held_ns, SECOND);
-    assert_eq!(demoted(&bench.readers[0].block), Some(told));
+    let reported = bench.gate.demote(&mut bench.publisher, 0, &bench.readers[0].block);
+    assert_eq!(reported.held_ns, SECOND);
+    assert_eq!(demoted(&bench.readers[0].block), Some(reported));
     assert!(bench.gate.is_empty() && bench.publisher.fits(64));
     for _ in 0..8 {
         bench.publisher.publish(&[8; 64], Meta::default()).unwrap();
@@ -218,7 +220,7 @@ fn a_cursor_that_lies_holds_nothing_and_frees_nothing_of_others() {
 }
 
 #[test]
-fn the_oldest_that_is_granted_leaves_room_to_go_on() {
+fn the_oldest_that_is_granted_leaves_room_to_continue() {
     // The smallest possible window: 64 + 2 * 1024 bytes, half of which is 16 datagrams.
     let mut bench =
         Bench::new(Geometry::new(64, 4096, 64).unwrap(), Budget { bytes: 0, time_ns: SECOND });

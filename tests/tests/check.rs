@@ -1,5 +1,5 @@
-//! `ringd --check FILE`: every fault of a file is told, and nothing is made. And what is often typed
-//! wrong is answered with what was meant.
+//! `ringd --check FILE`: every fault of a file is reported, and nothing is made. And what is often
+//! typed wrong is answered with what was meant.
 
 use ringweir_harness::Environment;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn check(env: &Environment, how: &str, text: &str) -> (Option<i32>, String, Stri
 
 /// Control: the same file without its faults passes.
 #[test]
-fn all_faults_of_a_file_are_told_and_nothing_is_made() {
+fn all_faults_of_a_file_are_reported_and_nothing_is_made() {
     let env = Environment::new(LIMIT);
     let good = "[[stream]]\nname = 'a'\nsource = 'gen:rate=1MB/s'\ndepth = '3s'\n\
                 allow-uid = ['root', 7]\n\

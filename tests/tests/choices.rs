@@ -60,15 +60,15 @@ fn ringcat_writes_the_channels_that_are_named() {
     broker.end();
 }
 
-/// A source that goes on in its numbers, through a broker that is killed: the numbers are compared
-/// across the restart. Control: those of `gen:` begin anew, which is told.
+/// A source that continues in its numbers, through a broker that is killed: the numbers are
+/// compared across the restart. Control: those of `gen:` begin anew, which is reported.
 #[test]
 fn numbers_are_compared_across_a_restart_of_the_broker() {
     let env = Environment::new(LIMIT);
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     for (name, source, says) in [
-        ("goes-on", format!("udp:127.0.0.1:{port}"), "compared across 1 restarts"),
+        ("continues", format!("udp:127.0.0.1:{port}"), "compared across 1 restarts"),
         ("anew", "gen:rate=2000/s,size=64".into(), "numbers from 0 again after 1 restarts"),
     ] {
         let mut number = 0;

@@ -124,7 +124,7 @@ fn detached_readers_notice_while_waiting_spinning_or_lagging() {
     let silent = env.broker("det-silent", "gen:rate=1/s,size=64", &[]);
     let me = rustix::process::geteuid().as_raw();
     let check = |reader: &mut Reader, how: &str| {
-        let Some(End::Detached(by)) = end_of(reader) else { panic!("{how}: not told") };
+        let Some(End::Detached(by)) = end_of(reader) else { panic!("{how}: not notified") };
         assert_eq!(by.uid, me, "{how}");
         assert!(matches!(reader.next(), Ok(Item::Ended(End::Detached(_)))), "{how}: it stays so");
         let account = *reader.account();

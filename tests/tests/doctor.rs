@@ -492,7 +492,7 @@ fn faults_of_a_running_stream_are_found_and_fixed() {
 
 /// Sockets that keep this user out: by mode, by group, by the broker's list.
 #[test]
-fn a_user_who_may_not_attach_is_told_the_fix() {
+fn a_user_who_may_not_attach_gets_the_fix() {
     if !needs_root() {
         return;
     }

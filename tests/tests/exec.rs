@@ -151,7 +151,7 @@ fn a_program_gets_nothing_of_the_broker() {
 }
 
 /// However the broker ends, the program ends too, even one that ignores SIGTERM and has children.
-/// A stop takes no longer than told. Control: all of them live while the broker does.
+/// A stop takes no longer than asked. Control: all of them live while the broker does.
 #[test]
 fn no_program_outlives_its_broker() {
     let mut env = Environment::new(LIMIT);
@@ -242,7 +242,7 @@ fn a_program_that_cannot_start_refuses_the_start() {
     assert_eq!(broker.published(), 1, "control");
 }
 
-/// A reload cannot start a program, says so, and goes on. It can end one. Control: a stream of
+/// A reload cannot start a program, says so, and continues. It can end one. Control: a stream of
 /// another kind is added by the same reload.
 #[test]
 fn a_reload_starts_no_program() {

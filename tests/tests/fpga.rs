@@ -115,7 +115,12 @@ fn each_fault_is_named_and_its_cost_is_exact() {
             0,
             // After the jump there is no room: the two are lost, the three are discarded.
             3,
-            |g| matches!(g, [Garbage::Producer { producer, consumer: 0, .. }] if producer.is_multiple_of(8)),
+            |g| {
+                matches!(
+                    g,
+                    [Garbage::Producer { producer, consumer: 0, .. }] if producer.is_multiple_of(8)
+                )
+            },
         ),
         (
             |b| assert_eq!(b.upset(true), 3),
@@ -446,7 +451,10 @@ fn a_consumer_survives_all_faults_and_its_account_closes() {
     consumer.drain();
     let said = device.process.stderr();
     let device_account = device.stop();
-    assert!(said.contains("\"no such thing\" is none of: books, producer-out-of-range"), "{said}");
+    assert!(
+        said.contains("\"no such thing\" is none of: account, producer-out-of-range"),
+        "{said}"
+    );
     let account = &consumer.accounts[0];
     account.check(&device_account.channels[0]).unwrap();
     assert!(account.discarded >= 3, "{device_account:?}");
@@ -492,7 +500,7 @@ fn storms_ignore_the_mask_and_withheld_interrupts_do_not_wake() {
     let slept = wait_for(LIMIT, || (!wakes(&mut consumer, 300)).then_some(()));
     assert!(slept.is_some(), "every interrupt came");
     assert!(wakes(&mut consumer, 10_000) && (0..20).all(|_| wakes(&mut consumer, 10_000)));
-    device.say("books");
+    device.say("account");
     let device_account = device.device_account();
     assert!(
         device_account.interrupts_stormed > 10 && device_account.interrupts_withheld > 0,
@@ -520,10 +528,10 @@ fn the_next_consumer_continues_where_the_last_one_stopped() {
     let so_far = whole.lost;
     drop(first);
     let overflows = wait_for(LIMIT, || {
-        device.say("books");
+        device.say("account");
         (device.device_account().lost > so_far + 50).then_some(())
     });
-    assert!(overflows.is_some(), "it does not go on while nobody is there");
+    assert!(overflows.is_some(), "it does not continue while nobody is there");
     let mut second = device.connect();
     assert_eq!(second.status(), IS_RUNNING);
     std::mem::swap(&mut second.accounts[0], &mut whole);
@@ -572,7 +580,7 @@ fn a_device_that_disappears_comes_back_empty() {
         second.command(0, 0);
         second.drain();
         let device_account = device.stop();
-        assert_eq!(second.accounts[0].verifier.first, Some(0), "numbers go on");
+        assert_eq!(second.accounts[0].verifier.first, Some(0), "numbers continue");
         let sum = |of: fn(&Account) -> u64| of(&first.accounts[0]) + of(&second.accounts[0]);
         // The consumer has drained from its mapping what was in the FIFO when the device
         // disappeared.
@@ -594,19 +602,19 @@ fn a_polled_device_in_a_file_may_stall() {
         Device::start(&env, "--file", "--rate 1000/s --size 100 --fifo 64KiB --autostart");
     let mut consumer = Consumer::open(&device.at);
     device.say("stall=3s");
-    device.say("books");
+    device.say("account");
     let before = device.device_account();
     std::thread::sleep(Duration::from_millis(300));
-    device.say("books");
+    device.say("account");
     let during = device.device_account();
     assert!(during.produced - before.produced <= 1, "{before:?} {during:?}");
-    let went_on = wait_for(LIMIT, || {
-        device.say("books");
+    let continued = wait_for(LIMIT, || {
+        device.say("account");
         let device_account = device.device_account();
         consumer.drain();
         (device_account.produced > during.produced + 100).then_some(device_account)
     });
-    let device_account = went_on.expect("it goes on");
+    let device_account = continued.expect("it continues");
     assert!(
         device_account.running_s > 3.0
             && device_account.produced < (device_account.running_s * 1000.0) as u64 - 2000,

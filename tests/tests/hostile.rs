@@ -90,7 +90,7 @@ impl Siege {
             command.args(["--label", "honest", kind]);
             siege.honest.push(siege.env.start(command));
         }
-        (0..2).for_each(|slot| siege.goes_on(slot));
+        (0..2).for_each(|slot| siege.continues(slot));
         siege
     }
 
@@ -102,7 +102,7 @@ impl Siege {
     }
 
     /// Reader `slot` receives more than it has now.
-    fn goes_on(&self, slot: usize) {
+    fn continues(&self, slot: usize) {
         let delivered = || self.mailbox.slot(slot).live(Live::Delivered);
         let before = delivered();
         let more = wait_for(LIMIT, || (delivered() > before).then_some(()));
@@ -111,7 +111,7 @@ impl Siege {
 
     /// The stream flows, the broker answers requests, and a new reader can attach.
     fn all_is_well(&self, during: &str) {
-        (0..2).for_each(|slot| self.goes_on(slot));
+        (0..2).for_each(|slot| self.continues(slot));
         describe(self.broker.path()).unwrap_or_else(|e| panic!("{during}: {e}"));
         let shown = self.env.run("ringstat", &[&self.broker.name, "--json"]);
         assert!(shown.status.success(), "{during}: {}", String::from_utf8_lossy(&shown.stderr));
@@ -242,8 +242,8 @@ fn a_hostile_reader_harms_no_other_and_is_named() {
         now.pump(PumpCounter::WakesInline) + now.pump(PumpCounter::WakeEvents),
     );
     assert!(wakes <= batches, "{wakes} wake-ups for {batches} batches");
-    // What it was given is kept for the next reader of its user: four each, for as many as there may
-    // be readers.
+    // What it was given is kept for the next reader of its user: four each, for as many as there
+    // may be readers.
     let is_back = || {
         let more = proc::open_fds(pid).checked_sub(fds);
         siege.snapshot().get(StreamFact::Readers) == 2

@@ -50,7 +50,7 @@ fn receives(wire: &Wire, to: SocketAddr) -> bool {
 /// and if the address of this end is another one afterwards. Control: a socket that keeps the index
 /// of the first interface is refused.
 #[test]
-fn ringsend_goes_on_through_an_interface_that_comes_back() {
+fn ringsend_continues_through_an_interface_that_comes_back() {
     if !needs_network_namespaces() {
         return;
     }

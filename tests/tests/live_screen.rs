@@ -20,7 +20,7 @@ fn ends(process: &mut Process) -> Option<i32> {
     wait_for(PATIENCE, || process.ended())?.code()
 }
 
-/// Control: as long as the terminal is there and is read, it goes on.
+/// Control: as long as the terminal is there and is read, it continues.
 #[test]
 fn the_live_screen_ends_with_its_terminal() {
     let env = Environment::new(LIMIT);

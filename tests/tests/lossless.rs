@@ -125,12 +125,12 @@ fn a_stopped_reader_delays_the_stream_for_its_budget() {
     assert_eq!(it.get(ReaderFact::Pid), u64::from(stopped.pid()));
     let held = it.get(ReaderFact::Held);
     assert!(held >= BUDGET_NS, "{held} ns");
-    eprintln!("held back for {:.1} of 300 ms", held as f64 / 1e6);
+    eprintln!("waited for {:.1} of 300 ms", held as f64 / 1e6);
     // More than a ring: the stream does not wait for it any more, and never waited for another.
     stage.until_delivered(0, stage.delivered(0) + 1000);
     let held_then = look(&broker).pump(PumpCounter::HeldTime);
     stage.until_delivered(0, stage.delivered(0) + 1000);
-    assert_eq!(look(&broker).pump(PumpCounter::HeldTime), held_then, "nothing is held back now");
+    assert_eq!(look(&broker).pump(PumpCounter::HeldTime), held_then, "nothing waits now");
     let log = broker.process.stderr();
     assert!(
         log.contains(&format!("pid {}", stopped.pid())) && log.contains("was demoted to lossy"),
@@ -406,7 +406,7 @@ fn back_pressure_stops_sources_that_take_batches() {
             (figures.pump(PumpCounter::Published), figures.pump(PumpCounter::KernelLost)),
             (delivered, lost)
         );
-        assert!(figures.pump(PumpCounter::Holds) > 0, "never held back");
+        assert!(figures.pump(PumpCounter::Holds) > 0, "never waited");
         drop(reader);
         broker.end();
     }

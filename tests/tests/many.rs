@@ -31,7 +31,7 @@ fn lines(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// What was refused, or not shown, is told on stderr.
+/// What was refused, or not shown, is reported on stderr.
 fn quiet(output: &Output) -> bool {
     !String::from_utf8_lossy(&output.stderr).contains("many")
 }

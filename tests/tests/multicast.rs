@@ -23,24 +23,25 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// a datagram says END.
 const RECEIVER: &str = r#"
 import json, socket, struct, sys
-group, port, interface = sys.argv[1], 26400, "vb"
+group, port, index = sys.argv[1], 26400, socket.if_nametoindex("vb")
 v6 = ":" in group
 s = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE
 s.settimeout(60)
-s.bind((group, port, 0, socket.if_nametoindex(interface)) if v6 else (group, port))
+s.bind((group, port, 0, index) if v6 else (group, port))
 if v6:
     s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP,
-                 socket.inet_pton(socket.AF_INET6, group) + struct.pack("@I", socket.if_nametoindex(interface)))
+                 socket.inet_pton(socket.AF_INET6, group) + struct.pack("@I", index))
 else:
     s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP,
-                 struct.pack("@4s4si", socket.inet_aton(group), b"\0" * 4, socket.if_nametoindex(interface)))
+                 struct.pack("@4s4si", socket.inet_aton(group), b"\0" * 4, index))
 print("ready", file=sys.stderr, flush=True)
 seen = []
 while (d := s.recv(1 << 16)) != b"END":
     magic, kind, detail, generation, channel, seq = struct.unpack_from("<2sBBHHQ", d)
     assert magic == b"RS" and generation == 1, d[:16]
-    seen.append([kind, detail, seq, len(d) - 16 if kind == 1 else struct.unpack_from("<Q", d, 16)[0]])
+    count = len(d) - 16 if kind == 1 else struct.unpack_from("<Q", d, 16)[0]
+    seen.append([kind, detail, seq, count])
 print(json.dumps(seen))
 "#;
 
@@ -61,7 +62,8 @@ while len(seen) < int(sys.argv[1]):
     if len(seen) <= 5:
         ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 28 + len(d), 1, 0x4000, 64, 17, 0,
                          socket.inet_aton(host), socket.inet_aton("10.77.0.2"))
-        body = struct.pack(">BBHHH", 3, 4, 0, 0, 600) + ip + struct.pack(">HHHH", port, 26401, 8 + len(d), 0)
+        udp = struct.pack(">HHHH", port, 26401, 8 + len(d), 0)
+        body = struct.pack(">BBHHH", 3, 4, 0, 0, 600) + ip + udp
         words = sum(struct.unpack(">%dH" % (len(body) // 2), body))
         words = (words & 0xffff) + (words >> 16)
         words = (words & 0xffff) + (words >> 16)

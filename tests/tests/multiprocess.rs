@@ -61,7 +61,7 @@ impl Stage {
 /// N readers in processes that were there from the start: `delivered + lost = published`, and every
 /// byte is right. Half of them read payloads in place, half copy them. Control:
 /// `false_accounts_and_damaged_bytes_are_found`.
-fn every_reader_gets_or_is_told(readers: usize, count: u64) {
+fn every_reader_gets_or_loses(readers: usize, count: u64) {
     let stage = Stage::new(readers);
     let source = format!("gen:rate=max,size=24..4096,channels=3,count={count},seed={readers}");
     let wait = readers.to_string();
@@ -89,22 +89,22 @@ fn every_reader_gets_or_is_told(readers: usize, count: u64) {
 
 #[test]
 fn one_reader_accounts_for_everything() {
-    every_reader_gets_or_is_told(1, 40_000);
+    every_reader_gets_or_loses(1, 40_000);
 }
 
 #[test]
 fn two_readers_account_for_everything() {
-    every_reader_gets_or_is_told(2, 40_000);
+    every_reader_gets_or_loses(2, 40_000);
 }
 
 #[test]
 fn eight_readers_account_for_everything() {
-    every_reader_gets_or_is_told(8, 30_000);
+    every_reader_gets_or_loses(8, 30_000);
 }
 
 #[test]
 fn thirty_two_readers_account_for_everything() {
-    every_reader_gets_or_is_told(32, 20_000);
+    every_reader_gets_or_loses(32, 20_000);
 }
 
 /// The control of everything that calls `Report::check`: a reader that is wrong in one bit, one
@@ -511,7 +511,7 @@ fn readers_outlive_their_broker() {
     let broker = stage.env.broker("phoenix", source, &more);
     assert!(broker.process.stderr().contains("phoenix gen 2"), "{}", broker.process.stderr());
     let published = broker.published();
-    assert_eq!(published, alone.cursor + 20_000, "seqs go on");
+    assert_eq!(published, alone.cursor + 20_000, "seqs continue");
     for (i, process) in readers.into_iter().enumerate() {
         let report = stage.report(i, process);
         report.check(published).unwrap();

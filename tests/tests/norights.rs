@@ -202,7 +202,7 @@ fn a_clock_jump_changes_only_dates() {
         wait_for(LIMIT, jumped).expect("the control: its clock has jumped");
         let before = std::mem::replace(&mut published, at());
         wait_for(LIMIT, || (at() > before.max(published) || at() == 3000).then_some(()))
-            .expect("it goes on");
+            .expect("it continues");
     }
     let read = reader.output();
     let text = said(&read);

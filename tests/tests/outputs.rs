@@ -1,5 +1,5 @@
-//! Where `ringcat` and `ringgen` write: outputs that take nothing, that are full, that somebody made
-//! non-blocking, and names of files.
+//! Where `ringcat` and `ringgen` write: outputs that take nothing, that are full, that somebody
+//! made non-blocking, and names of files.
 
 use ringweir_harness::{Daemon, Environment, wait_for};
 use rustix::fs::{Mode, OFlags};

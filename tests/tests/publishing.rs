@@ -1,8 +1,8 @@
 //! Programs that publish their own data: the examples of the documentation, each with two readers
 //! in processes of their own, killed in the middle and started again.
 //!
-//! Contract: the oracle is the account that `ringcat` closes: published = delivered + lost. It fails
-//! if that is not so, and prints it if something was lost.
+//! Contract: the oracle is the account that `ringcat` closes: published = delivered + lost. It
+//! fails if that is not so, and prints it if something was lost.
 
 use ringweir_harness::{Environment, Process, programs, wait_for};
 use std::path::Path;
@@ -51,7 +51,7 @@ fn end(env: &Environment, process: &mut Process) {
 }
 
 #[test]
-fn the_publishing_example_is_killed_and_goes_on() {
+fn the_publishing_example_is_killed_and_continues() {
     let env = Environment::new(2 * PATIENCE);
     let mut first = example(&env, "publish", &["load"]);
     let readers = [30, 35].map(|count| reader(&env, "load", count));

@@ -138,7 +138,7 @@ fn at_real_time_stopped_and_dying_readers_cost_others_nothing() {
     );
     assert!(killed > 20, "{killed} killed");
     eprintln!(
-        "published {published}, {killed} readers killed, the stopped one was told of {} lost",
+        "published {published}, {killed} readers killed, the stopped one learned of {} lost",
         report.lost
     );
     // Dropping the environment checks that /dev/shm and the run directory are empty.

@@ -161,8 +161,8 @@ fn a_second_link_type_ends_a_capture() {
     drop(broker);
 }
 
-/// The log and `ringstat --why` say that a replay pauses, and a limit ends it. Control: with a short
-/// limit everything has come.
+/// The log and `ringstat --why` say that a replay pauses, and a limit ends it. Control: with a
+/// short limit everything has come.
 #[test]
 fn a_jump_of_the_clock_does_not_stop_a_replay_for_years() {
     let env = Environment::new(LIMIT);
@@ -235,7 +235,7 @@ fn a_device_that_is_hung_up_is_a_failure() {
 /// A named pipe and a terminal with `reopen`, in the sandbox: readers get what comes before and
 /// after, and learn that the device was away.
 #[test]
-fn an_input_that_comes_back_goes_on() {
+fn an_input_that_comes_back_continues() {
     use ringweir::{Cause, Item, Options};
     let env = Environment::new(LIMIT);
     let (pipe, tty) = (env.path("pipe"), env.path("tty"));

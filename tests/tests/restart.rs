@@ -4,9 +4,8 @@
 //!
 //! The test runs a chain of brokers over one ring. Each one has a point and a fault armed. Three
 //! readers outlive all brokers: one keeps up, one reads in place, and one is slow and, if it is
-//! lossy, is lapped all the time. There is a chain for each [`Kind`] of readers, and one of programs
-//! that publish by themselves;
-//! `RINGWEIR_ROUNDS=N` runs each N times (1 in CI). Control:
+//! lossy, is lapped all the time. There is a chain for each [`Kind`] of readers, and one of
+//! programs that publish by themselves; `RINGWEIR_ROUNDS=N` runs each N times (1 in CI). Control:
 //! `an_adopter_that_publishes_half_a_datagram_is_found`.
 
 use ringweir_harness::{Daemon, Environment, Process, proc, programs, wait_for};
@@ -151,7 +150,7 @@ impl Stage {
     }
 
     /// Waits until the reader has received `more` datagrams from now on.
-    fn goes_on(&self, slot: usize, more: u64) {
+    fn continues(&self, slot: usize, more: u64) {
         self.until(slot, Live::Delivered, self.delivered(slot) + more);
     }
 }
@@ -267,10 +266,10 @@ fn every_fault_at_every_point(by: By, kind: Kind) {
             readers[1].signal(Signal::CONT);
         }
         // More than the ring holds.
-        stage.goes_on(0, 400);
+        stage.continues(0, 400);
         if stops {
             readers[1].signal(Signal::CONT);
-            stage.goes_on(1, 1);
+            stage.continues(1, 1);
         }
         if victim.is_none() {
             stage.mailbox.slot(VICTIM).show(Live::Attached, 0);
@@ -319,8 +318,8 @@ fn every_fault_at_every_point(by: By, kind: Kind) {
     back.sort();
     let (median, most) = (back[back.len() / 2], back[back.len() - 1]);
     eprintln!(
-        "{by:?}, {kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, max \
-        {most:.1?}"
+        "{by:?}, {kind:?}: {generation} generations; attached again and reading: p50 {median:.1?}, \
+        max {most:.1?}"
     );
 }
 

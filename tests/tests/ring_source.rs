@@ -124,7 +124,7 @@ fn a_lapped_copy_counts_its_losses() {
     slow.process.stop();
     let published = || figures(&there).pump(PumpCounter::Published);
     let before = published();
-    wait_for(PATIENCE, || (published() > before + 40_000).then_some(())).expect("it goes on");
+    wait_for(PATIENCE, || (published() > before + 40_000).then_some(())).expect("it continues");
     slow.process.signal(Signal::CONT);
     wait_for(PATIENCE, || (account(&slow)[2] > 0).then_some(())).expect("it is lapped");
     let last = published_at_end(there);
@@ -198,9 +198,9 @@ fn a_killed_broker_costs_no_datagram() {
         .expect("its readers learn that it is gone");
     let there = broker("20000/s");
     let before = account(&here)[0];
-    wait_for(PATIENCE, || (account(&here)[0] > before + 2000).then_some(())).expect("it goes on");
+    wait_for(PATIENCE, || (account(&here)[0] > before + 2000).then_some(())).expect("it continues");
     let said = here.process.stderr();
-    assert!(said.contains("its broker was restarted, its ring goes on"), "{said}");
+    assert!(said.contains("its broker was restarted, its ring continues"), "{said}");
     // Both have the same number in the end.
     let last = published_at_end(there);
     assert_eq!(settles(&here, last), [last, 0, 0]);

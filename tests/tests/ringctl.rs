@@ -206,7 +206,7 @@ fn every_shell_has_a_script_that_names_every_program() {
 /// The options at the beginning of the lines of a help text, as in `-n, --count <N>`, with the
 /// names of their values.
 fn options(help: &str) -> Vec<(String, Option<String>)> {
-    // What goes on in the next line has more in front.
+    // What continues in the next line has more in front.
     let lines = help.lines().skip_while(|line| *line != "Options:");
     let lines = lines.take_while(|line| *line != "Examples:");
     let lines = lines.filter(|line| line.len() - line.trim_start().len() <= 6);
@@ -230,7 +230,7 @@ fn options(help: &str) -> Vec<(String, Option<String>)> {
 fn commands(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let lines = lines.take_while(|line| !line.is_empty());
-    // What goes on in the next line has more in front.
+    // What continues in the next line has more in front.
     let first = lines.filter_map(|line| line.strip_prefix("  "));
     let names = first.filter(|line| !line.starts_with(' '));
     names.filter_map(|line| line.split(' ').next()).map(String::from).collect()

@@ -236,7 +236,7 @@ fn curl_scrapes_over_tcp_and_a_unix_socket() {
     drop(reader);
     broker.end();
     let gone = || (stdout(&curl(&[&url])) == "# EOF\n").then_some(());
-    wait_for(PATIENCE, gone).expect("a stream that ended is no longer told of");
+    wait_for(PATIENCE, gone).expect("a stream that ended is no longer listed");
     assert!(socket.exists());
     exporter.process.signal(Signal::TERM);
     assert_eq!(exporter.process.wait().code(), Some(0), "{}", exporter.process.stderr());
@@ -567,16 +567,12 @@ fn a_stopped_broker_does_not_hang_ringstat() {
     assert_eq!(up(&stdout(&curl(&[&url]))), Some(true));
     broker.process.stop();
     let halted = || (up(&stdout(&curl(&[&url]))) == Some(false)).then_some(());
-    wait_for(PATIENCE, halted).expect("its last figures are told, as such");
+    wait_for(PATIENCE, halted).expect("its last figures are shown, as such");
     let output = env.run("ringstat", &["stat-halt", "--latency"]);
-    assert!(
-        said(&output).contains("is stopped (T)"),
-        "a new viewer is told why: {}",
-        said(&output)
-    );
+    assert!(said(&output).contains("is stopped (T)"), "a new viewer learns why: {}", said(&output));
     broker.process.signal(Signal::CONT);
     let again = || (up(&stdout(&curl(&[&url]))) == Some(true)).then_some(());
-    wait_for(PATIENCE, again).expect("it goes on");
+    wait_for(PATIENCE, again).expect("it continues");
     broker.end();
 }
 

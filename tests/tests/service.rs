@@ -159,7 +159,7 @@ fn reload_adds_and_ends_streams_without_affecting_others() {
     until("one comes", &broker, || socket("service-comes").exists().then_some(()));
     until("one goes", &broker, || (!socket("service-goes").exists()).then_some(()));
     follow(100);
-    let _end = until("its reader is told", &broker, || match goes.next().unwrap() {
+    let _end = until("its reader is notified", &broker, || match goes.next().unwrap() {
         Item::Ended(end) => Some(end),
         Item::Restarted(_) | Item::Demoted(_) | Item::Empty | Item::Datagram(_) | Item::Gap(_) => {
             None
@@ -192,7 +192,7 @@ fn reload_adds_and_ends_streams_without_affecting_others() {
     }
     std::fs::write(&file, "[[stream]]\nnmae = 'x'\n").unwrap();
     broker.signal(Signal::HUP);
-    until("told", &broker, || broker.stderr().contains("nothing was changed").then_some(()));
+    until("reported", &broker, || broker.stderr().contains("nothing was changed").then_some(()));
     follow(100);
     broker.signal(Signal::TERM);
     assert!(broker.wait().success(), "{}", broker.stderr());

@@ -52,10 +52,10 @@ fn is_served(uid: u32, gid: u32, path: &str) -> bool {
 }
 
 /// No peer can hand over descriptors, whatever it connects for, so nothing is ever closed for it:
-/// not by the broker, its `unix:` source or a socket server. Control: a socket that was not told to
-/// refuse them gets one.
+/// not by the broker, its `unix:` source or a socket server. Control: a socket that was not asked
+/// to refuse them gets one.
 #[test]
-fn descriptors_are_refused_to_whoever_sends_them() {
+fn descriptors_are_refused() {
     let (probe, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     if !socket::refuse_descriptors(&probe) {
         return skip("needs Linux 6.16, which can refuse descriptors");

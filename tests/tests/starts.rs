@@ -28,8 +28,8 @@ fn is_up(env: &Environment, name: &str, process: &Process) {
     assert!(there.is_some(), "{}", process.stderr());
 }
 
-/// Under `nohup` a broker survives its terminal. Control: without it the same signal ends it in good
-/// order.
+/// Under `nohup` a broker survives its terminal. Control: without it the same signal ends it in
+/// good order.
 #[test]
 fn nohup_is_respected() {
     let env = Environment::new(LIMIT);
@@ -188,8 +188,8 @@ impl Drop for MemoryGroup {
     }
 }
 
-/// A configuration file that has become a pipe or very large changes nothing, and the broker goes on
-/// serving. A kind of source for which no right was kept is refused with what to do.
+/// A configuration file that has become a pipe or very large changes nothing, and the broker
+/// continues to serve. A kind of source for which no right was kept is refused with what to do.
 #[test]
 fn reloads_that_cannot_work_are_refused_by_name() {
     if !needs_root() {

@@ -173,8 +173,12 @@ fn a_ring_without_a_name_outlives_its_broker() {
         }
         // More than the ring holds, in each generation.
         let before = delivered(0);
-        let goes_on = wait_for(LIMIT, || (delivered(0) >= before + 400).then_some(()));
-        assert!(goes_on.is_some(), "nobody reads in generation {generation}: {}", broker.stderr());
+        let continues = wait_for(LIMIT, || (delivered(0) >= before + 400).then_some(()));
+        assert!(
+            continues.is_some(),
+            "nobody reads in generation {generation}: {}",
+            broker.stderr()
+        );
         broker.kill();
     }
     let last = start(Some(manager.descriptor("ring-store-chain")), ",count=5000");
@@ -212,7 +216,7 @@ fn restarted(reader: &mut Reader) -> u64 {
             Item::Ended(end) => panic!("{end:?}"),
         }
     }
-    panic!("it is not told of the restart");
+    panic!("it is not notified of the restart");
 }
 
 /// A memfd with these bytes, sealed like a stored ring, except for `unsealed`.

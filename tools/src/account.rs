@@ -168,7 +168,8 @@ impl ReaderAccount {
         }
         if !agrees {
             self.messages.print(format_args!(
-                "the account does not add up, which is a bug: counted {:?}, the library {:?}, at seq {}",
+                "the account does not add up, which is a bug: counted {:?}, the library {:?}, at \
+                seq {}",
                 self.window,
                 reader.account(),
                 reader.read_cursor()

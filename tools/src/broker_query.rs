@@ -152,7 +152,8 @@ pub fn silence(name: &str) -> anyhow::Error {
     match Process::look(pid.into()) {
         Process::Stopped(c) => {
             anyhow!(
-                "stream {name:?}: its broker (pid {pid}) is stopped ({c}); `kill -CONT {pid}` resumes it"
+                "stream {name:?}: its broker (pid {pid}) is stopped ({c}); `kill -CONT {pid}` \
+                resumes it"
             )
         }
         Process::Gone => {

@@ -1,4 +1,5 @@
-//! Where `ringcat` and `ringgen` write datagrams: standard output, a file, a named pipe or a device.
+//! Where `ringcat` and `ringgen` write datagrams: standard output, a file, a named pipe or a
+//! device.
 //!
 //! Contract: a write waits for an output that takes nothing, but not for ever: a signal and the end
 //! of the time end the wait, [`GRACE`] later if the output takes nothing in that time. The caller

@@ -37,7 +37,7 @@ struct Seam {
 
 impl Seam {
     /// Whether a source that counts from 0 since the restart gives this number to the datagram
-    /// `seq`. The numbers of one that goes on are compared, as far as can be told.
+    /// `seq`. The numbers of one that continues are compared, as far as possible.
     fn is_anew(self, number: u64, seq: u64, last: u64) -> bool {
         let published = seq.saturating_sub(self.base);
         match self.upstream {
@@ -101,13 +101,14 @@ impl Proof {
         self.unexplained += difference;
         (difference > 0).then(|| {
             format!(
-                "seq {}: {missing} numbers are missing after number {last}, {reported} were reported as lost",
+                "seq {}: {missing} numbers are missing after number {last}, {reported} were \
+                reported as lost",
                 about.seq
             )
         })
     }
 
-    /// The broker was restarted: its source goes on in its numbers, or counts anew. What a fresh
+    /// The broker was restarted: its source continues in its numbers, or counts anew. What a fresh
     /// ring cost is not known.
     pub(crate) fn restarted(&mut self, restart: &Restart) {
         let Restart { first, adopted, lost, exact, .. } = *restart;
@@ -127,7 +128,8 @@ impl std::fmt::Display for Proof {
         let Self { ok, bad, explained, unexplained, repeated, .. } = self;
         write!(
             f,
-            "{word}: {ok} right, {bad} wrong, {explained} missing as reported, {unexplained} unexplained, {repeated} repeated"
+            "{word}: {ok} right, {bad} wrong, {explained} missing as reported, {unexplained} \
+            unexplained, {repeated} repeated"
         )?;
         if self.compared > 0 {
             write!(f, ", compared across {} restarts", self.compared)?;

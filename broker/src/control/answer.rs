@@ -158,7 +158,8 @@ fn attach(
         Ok(entry) => entry,
         Err(AttachError::Full) => {
             let text = format!(
-                "all {} readers that may attach are attached: start ringd with a larger --readers-max",
+                "all {} readers that may attach are attached: start ringd with a larger \
+                --readers-max",
                 readers.most()
             );
             refuse_logged(stream, fd, Reason::Full, refused, text);

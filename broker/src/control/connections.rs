@@ -161,8 +161,8 @@ impl Connections {
         if of_role().count() < most { Room::Free } else { Room::None }
     }
 
-    /// Whether one more connection of user `uid` may view statistics of a broker of so many streams.
-    /// The error is the text for the peer.
+    /// Whether one more connection of user `uid` may view statistics of a broker of so many
+    /// streams. The error is the text for the peer.
     pub(super) fn check_viewers(
         &self,
         uid: u32,
@@ -178,8 +178,8 @@ impl Connections {
         let is_over = theirs >= most_of_one || near >= share_of_person(most);
         if all >= most || !is_unlimited && is_over {
             return Err(format!(
-                "{all} connections view statistics already, {theirs} of them of uid {uid}, {near} of \
-                uids around it: end some"
+                "{all} connections view statistics already, {theirs} of them of uid {uid}, {near} \
+                of uids around it: end some"
             ));
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! How much one user may use of the control thread, of descriptors and of memory.
 //!
-//! Contract: limits are per uid, because a user can start any number of processes. A person can also
-//! be any number of users (`os/users.rs`), so uids that may be one person share a larger limit: half
-//! of what there is. For root and the broker's own user only the overall limits apply: they could
-//! stop the broker anyway. A peer over a limit gets a refusal, which costs an accept and a send.
+//! Contract: limits are per uid, because a user can start any number of processes. A person can
+//! also be any number of users (`os/users.rs`), so uids that may be one person share a larger
+//! limit: half of what there is. For root and the broker's own user only the overall limits apply:
+//! they could stop the broker anyway. A peer over a limit gets a refusal, which costs an accept and
+//! a send.
 
 use ringweir_proto::os::users;
 use std::collections::HashMap;
@@ -25,7 +26,8 @@ pub const VIEWERS_PER_USER: usize = 64;
 /// Connections of one user in a row, and per second after that.
 const BURST: f64 = 1000.0;
 const PER_SECOND: f64 = 200.0;
-/// Answers that one user may leave unread in closed connections in a row, and per second after that.
+/// Answers that one user may leave unread in closed connections in a row, and per second after
+/// that.
 const UNREAD: f64 = 64.0;
 const UNREAD_PER_SECOND: f64 = 1.0 / 60.0;
 /// As many times more for a range of uids together.

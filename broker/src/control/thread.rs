@@ -534,7 +534,9 @@ impl Control {
                 Ok(()) => (config.name, Outcome::Begun, String::new()),
                 Err(e) => {
                     let (name, text) = (&config.name, format!("{e:#}"));
-                    tracing::error!("stream {name:?}: {text}; the other streams go on ({LATER})");
+                    tracing::error!(
+                        "stream {name:?}: {text}; the other streams continue ({LATER})"
+                    );
                     (config.name, Outcome::Failed, text)
                 }
             },

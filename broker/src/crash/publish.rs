@@ -1,8 +1,8 @@
 //! A program that publishes by itself, for tests: `ringd-crash publish RUN_DIR NAME GEN READERS`.
 //!
 //! Contract: it publishes the datagrams of a `gen:` source (GEN is its argument) through
-//! [`Publisher`], once READERS readers are attached: in turn by copy, in place, and several at once.
-//! It writes to stderr what `ringd` writes at the start and at the end.
+//! [`Publisher`], once READERS readers are attached: in turn by copy, in place, and several at
+//! once. It writes to stderr what `ringd` writes at the start and at the end.
 
 use ringweir_broker::source::Arrival;
 use ringweir_broker::{PublishError, Publisher};

@@ -2,7 +2,8 @@
 //!
 //! Contract: memory that a group does not allow kills the process when it is touched, without a
 //! word. So the groups are asked before a ring is made. Where there are none, or they say nothing,
-//! everything fits. Version 2 and version 1 of the groups are known, where distributions mount them.
+//! everything fits. Version 2 and version 1 of the groups are known, where distributions mount
+//! them.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Threads that a library starts in somebody else's program take none of the program's signals.
 //!
-//! Contract: a thread inherits the mask of the one that starts it. So all signals are blocked in the
-//! calling thread while it starts others, and come to it afterwards.
+//! Contract: a thread inherits the mask of the one that starts it. So all signals are blocked in
+//! the calling thread while it starts others, and come to it afterwards.
 
 #![allow(unsafe_code)]
 
@@ -30,8 +30,8 @@ impl AllBlocked {
 
 impl Drop for AllBlocked {
     fn drop(&mut self) {
-        // SAFETY: `before` is a set that the kernel filled in; a null pointer means that the old mask
-        // is not wanted.
+        // SAFETY: `before` is a set that the kernel filled in; a null pointer means that the old
+        // mask is not wanted.
         unsafe {
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut())
         };

@@ -1,8 +1,8 @@
 //! Signals as descriptors that can be polled.
 //!
 //! Contract: SIGTERM and SIGINT stop the broker; a second one ends the process at once, unless it
-//! comes so soon that it is the same request. SIGHUP reloads the configuration file if there is one;
-//! else it stops the broker, as when its terminal closes, unless it was ignored at the start
+//! comes so soon that it is the same request. SIGHUP reloads the configuration file if there is
+//! one; else it stops the broker, as when its terminal closes, unless it was ignored at the start
 //! (`nohup`).
 
 use ringweir_cli::signals::{end_at_once_if_repeated, is_ignored};

@@ -12,7 +12,8 @@ use crate::stream::running::{Started, Stream};
 /// its own: each stream has a pump thread, which calls its source.
 ///
 /// A pump thread gets the scheduling class of the thread that calls [`BrokerBuilder::start`]. Set
-/// SCHED_FIFO before, for sources that cannot wait; the other threads go back to the ordinary class.
+/// SCHED_FIFO before, for sources that cannot wait; the other threads go back to the ordinary
+/// class.
 ///
 /// Dropping the broker stops its streams: what their sources have taken is published, then readers
 /// see the end. After `fork()` only the parent may use it.

@@ -44,7 +44,8 @@ impl StreamOptions {
         self
     }
 
-    /// The usual size of a datagram, bytes; 1 KiB by default. Converts capacity into depth and back.
+    /// The usual size of a datagram, bytes; 1 KiB by default. Converts capacity into depth and
+    /// back.
     pub fn usual_datagram(mut self, bytes: u64) -> Self {
         self.config.datagram_size = Some(Bytes(bytes));
         self
@@ -64,7 +65,7 @@ impl StreamOptions {
 
     /// Lets readers attach lossless. The stream waits for a lossless reader that is more than
     /// `bytes` behind (`None`: that has filled the ring), for `time` in all (`None`: for ever), and
-    /// then goes on without it. By default the stream waits for no reader.
+    /// then continues without it. By default the stream waits for no reader.
     pub fn lossless(mut self, bytes: Option<u64>, time: Option<Duration>) -> Self {
         let time_ns = time.map_or(u64::MAX, |time| time.as_nanos().try_into().unwrap_or(u64::MAX));
         let bytes = bytes.unwrap_or(u64::MAX);

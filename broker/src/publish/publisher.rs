@@ -47,8 +47,8 @@ use std::sync::Arc;
 ///
 /// Readers see a datagram after the flush that follows its commit: [`Self::publish`] and
 /// [`Self::publish_batch`] flush, [`Claim::commit`] does not. A commit without a flush is shown
-/// after about 64 commits, or when the program has been silent for 200 ms. A flush costs more than a
-/// commit; flush once for all that came together.
+/// after about 64 commits, or when the program has been silent for 200 ms. A flush costs more than
+/// a commit; flush once for all that came together.
 ///
 /// No call waits for a lossy reader. Where readers may attach lossless
 /// ([`StreamOptions::lossless`]), a call waits as long as their budget allows; the `try_` calls
@@ -150,8 +150,8 @@ impl Publisher {
         self.max_datagram
     }
 
-    /// The sequence number of the next datagram. It is not 0 at the start if the ring was adopted. In
-    /// a child of `fork()` it is 0.
+    /// The sequence number of the next datagram. It is not 0 at the start if the ring was adopted.
+    /// In a child of `fork()` it is 0.
     pub fn next_seq(&self) -> u64 {
         if self.is_in_child() {
             return 0;
@@ -196,8 +196,8 @@ impl Publisher {
     /// Publishes several datagrams and shows them together. Returns how many.
     ///
     /// # Errors
-    /// As [`Self::publish`]. Those before the one that failed are published; [`Self::next_seq`] tells
-    /// how many.
+    /// As [`Self::publish`]. Those before the one that failed are published; [`Self::next_seq`]
+    /// tells how many.
     pub fn publish_batch<'b>(
         &mut self,
         datagrams: impl IntoIterator<Item = &'b [u8]>,
@@ -283,7 +283,7 @@ impl Publisher {
     }
 
     /// Reports that `count` datagrams were lost before the next one, in `layer`. With `exact` false
-    /// the count is a lower bound. Readers are told before the next datagram.
+    /// the count is a lower bound. Readers learn of it before the next datagram.
     ///
     /// # Errors
     /// [`PublishError::Forked`].
@@ -332,8 +332,8 @@ impl Publisher {
         if self.is_in_child() { 0 } else { self.readers.count() }
     }
 
-    /// How often and for how long the stream has waited for lossless readers. In a child of `fork()`
-    /// both are 0.
+    /// How often and for how long the stream has waited for lossless readers. In a child of
+    /// `fork()` both are 0.
     pub fn waited(&self) -> (u64, std::time::Duration) {
         if self.is_in_child() {
             return Default::default();
@@ -363,7 +363,7 @@ impl Publisher {
     }
 
     /// Calls `act` once the ring has room for one more datagram, with whether a round begins with
-    /// it. It returns whether the round goes on, and sets the time of what it commits.
+    /// it. It returns whether the round continues, and sets the time of what it commits.
     #[inline]
     fn with_room(
         &mut self,
@@ -406,11 +406,12 @@ impl Claim<'_> {
             // The ring is not mapped there.
             return &mut [];
         }
-        // SAFETY: this is the process that made the claim. `start` and `len` are those of a claim, whose range the ring has checked. The
-        // memory stays mapped while the publisher has the ring. Until the next claim, which needs
-        // the publisher that `self` borrows exclusively, nothing else in this process accesses the
-        // range: the control thread only counts readers, and no reader of this process uses this
-        // mapping. Other processes read it through their own mappings and discard what they read.
+        // SAFETY: this is the process that made the claim. `start` and `len` are those of a claim,
+        // whose range the ring has checked. The memory stays mapped while the publisher has the
+        // ring. Until the next claim, which needs the publisher that `self` borrows exclusively,
+        // nothing else in this process accesses the range: the control thread only counts readers,
+        // and no reader of this process uses this mapping. Other processes read it through their
+        // own mappings and discard what they read.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 

@@ -11,8 +11,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-/// The control thread. Dropping this stops all streams and waits until what they made is removed. In
-/// a child of the process that started it there is no thread, and nothing is stopped.
+/// The control thread. Dropping this stops all streams and waits until what they made is removed.
+/// In a child of the process that started it there is no thread, and nothing is stopped.
 #[derive(Debug)]
 pub(super) struct Service {
     /// `fork::count()` in the process that started it.

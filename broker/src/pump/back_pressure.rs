@@ -78,7 +78,7 @@ impl BackPressure {
     }
 
     /// Charges the time since the last check to all readers in the way, and demotes those whose
-    /// budget is used up. Returns whether the stream can go on without them.
+    /// budget is used up. Returns whether the stream can continue without them.
     fn charge(&mut self, now: u64, intake: &mut PumpIntake, readers: &PumpReaders) -> bool {
         let bytes = intake.longest();
         if self.held_at.is_none() {

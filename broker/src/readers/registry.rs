@@ -260,7 +260,7 @@ impl Readers {
     pub fn mark_detached(&self, index: u32, by: DetachedBy) {
         if let Some(Some(entry)) = self.lock().entries.get(index as usize) {
             entry.page().block().detached_by.store(by.pack(), Ordering::Relaxed);
-            // The reader may go on writing its page until it notices.
+            // The reader may continue writing its page until it notices.
             entry.keeps_kit.store(0, Ordering::Relaxed);
         }
     }
@@ -456,7 +456,7 @@ mod tests {
         assert!(attach(&readers).is_some());
     }
 
-    /// A slow reader's wake is not lost, whichever thread postpones it: the waker is told, and
+    /// A slow reader's wake is not lost, whichever thread postpones it: the waker is notified, and
     /// wakes it when its user may have it. Control: another reader is woken at once.
     #[test]
     fn a_postponed_wake_comes() {
@@ -473,12 +473,16 @@ mod tests {
         assert_eq!(readers.gate.after_commit(), ringweir_proto::ring::Wake::Several);
         readers.detach(leaves.index);
         assert_eq!((woken(&quick), woken(&slow)), (true, false));
-        let told = [rustix::event::PollFd::from_borrowed_fd(
+        let event = [rustix::event::PollFd::from_borrowed_fd(
             readers.waker_event.fd(),
             rustix::event::PollFlags::IN,
         )];
         let at_once = event::timespec(Duration::ZERO);
-        assert_eq!(rustix::event::poll(&mut { told }, Some(&at_once)), Ok(1), "the waker is told");
+        assert_eq!(
+            rustix::event::poll(&mut { event }, Some(&at_once)),
+            Ok(1),
+            "the waker is notified"
+        );
         assert_eq!(readers.wake_postponed(), None);
         assert!(woken(&slow));
     }

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_whoever_comes() {
+    fn memory_is_bounded() {
         let mut costs = WakeCosts::default();
         (0..10_000).for_each(|uid| assert!(costs.charge(uid, MS, u64::from(uid))));
         assert!(costs.charge(70_000, MS, 0) && costs.is_known(70_001, 0), "of one range");

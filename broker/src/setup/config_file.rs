@@ -66,8 +66,8 @@ fn read(path: &Path) -> std::io::Result<String> {
     Ok(content)
 }
 
-/// The line with `[stream]`, which is meant to be `[[stream]]`. The parser only says that a list was
-/// expected, or that the second one is there twice.
+/// The line with `[stream]`, which is meant to be `[[stream]]`. The parser only says that a list
+/// was expected, or that the second one is there twice.
 fn single_table(content: &str) -> Option<usize> {
     let is_single = |line: &str| {
         let text = line.split('#').next().unwrap_or_default().trim();

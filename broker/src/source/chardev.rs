@@ -136,7 +136,7 @@ struct Chardev {
     complained: bool,
     /// When to read again a driver that reports "readable" and has nothing.
     look: Option<u64>,
-    told: bool,
+    reported: bool,
     reopen: Option<Reopen>,
     /// It is gone and looked for.
     away: bool,
@@ -202,7 +202,7 @@ impl Chardev {
             most,
             complained: false,
             look: None,
-            told: false,
+            reported: false,
             reopen: spec.reopen.then(|| Reopen::new(path)),
             away: false,
             beside: Vec::new(),
@@ -212,7 +212,7 @@ impl Chardev {
     /// The driver had nothing. `announced`: it had reported "readable".
     fn nothing(&mut self, intake: &mut Intake, announced: bool) -> Fill {
         self.look = announced.then(|| intake.now() + LOOK_NS);
-        if announced && !std::mem::replace(&mut self.told, true) {
+        if announced && !std::mem::replace(&mut self.reported, true) {
             intake.fault(format_args!(
                 "chardev: {} cannot be polled: looked at every millisecond",
                 self.path

@@ -34,7 +34,7 @@ pub struct WaitFor<'s> {
     pub until: Option<u64>,
 }
 
-/// A source that cannot be opened or cannot go on. The text is for the person who configured it.
+/// A source that cannot be opened or cannot continue. The text is for the person who configured it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SourceError(pub String);
@@ -61,8 +61,8 @@ pub trait Source: Send {
         None
     }
 
-    /// The stream is about to end: takes nothing new from now on. Returns how long to go on filling
-    /// until everything that was taken before is here; `None`: nothing is under way.
+    /// The stream is about to end: takes nothing new from now on. Returns how long to continue
+    /// filling until everything that was taken before is here; `None`: nothing is under way.
     fn stop_taking(&mut self) -> Option<Duration> {
         None
     }

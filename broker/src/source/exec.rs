@@ -7,7 +7,7 @@
 //! its standard error are logged behind its name, a limited number of them.
 //!
 //! A run is over when the program has ended and everything it has written is read, or when its
-//! output cannot be read on: then it is ended. So is a program that closes its output and goes on
+//! output cannot be read on: then it is ended. So is a program that closes its output and continues
 //! for `kill-after`. With `restart`, readers learn that the source is gone, the program is started
 //! again after a pause, and with the first bytes the source is back. The pause doubles with each
 //! run, up to `max-backoff`; after a run of that length it is `min-backoff` again. Runs are never
@@ -38,7 +38,8 @@ mod tests;
 
 pub const KIND: SourceKind = SourceKind {
     name: "exec",
-    usage: "exec:len32le|len16be|fixed:N|lines|pcap|pcapng[,restart=never|always|failure][,min-backoff=TIME][,max-backoff=TIME][,kill-after=TIME]:PROGRAM [ARGUMENT…]",
+    usage: "exec:len32le|len16be|fixed:N|lines|pcap|pcapng[,restart=never|always|failure]\
+        [,min-backoff=TIME][,max-backoff=TIME][,kill-after=TIME]:PROGRAM [ARGUMENT…]",
     about: "datagrams that a program writes to its standard output, cut by the given framing",
     open,
 };
@@ -179,7 +180,7 @@ impl Exec {
         let why = match (self.failure.take(), std::mem::take(&mut self.lived_on)) {
             (Some(failure), _) => failure,
             (None, true) => {
-                format!("{}: it closed its standard output and went on; {exit}", self.name)
+                format!("{}: it closed its standard output and continued; {exit}", self.name)
             }
             (None, false) => format!("{}: {exit}", self.name),
         };

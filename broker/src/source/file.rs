@@ -14,7 +14,8 @@ use super::options::{framing_and_rest, span};
 
 pub const KIND: SourceKind = SourceKind {
     name: "file",
-    usage: "file:len32le|len16be|fixed:N|lines|pcap|pcapng[,pace=original|max][,max-pause=TIME][,reopen]:PATH",
+    usage: "file:len32le|len16be|fixed:N|lines|pcap|pcapng[,pace=original|max]\
+        [,max-pause=TIME][,reopen]:PATH",
     about: "datagrams from a file, named pipe or character device, cut by the given framing",
     open,
 };

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 pub const KIND: SourceKind = SourceKind {
     name: "gen",
-    usage: "gen:[rate=RATE|max][,size=N|A..B][,burst=N][,channels=N][,count=N][,seed=N][,check=crc|sum]",
+    usage: "gen:[rate=RATE|max][,size=N|A..B][,burst=N][,channels=N][,count=N]\
+        [,seed=N][,check=crc|sum]",
     about: "numbered, checksummed test datagrams made by the broker itself",
     open,
 };

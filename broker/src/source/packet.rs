@@ -1,4 +1,4 @@
-//! `packet:` — the frames of a network interface, which the kernel goes on using itself, out of a
+//! `packet:` — the frames of a network interface, which the kernel keeps using itself, out of a
 //! mapped TPACKET_V3 ring.
 //!
 //! Contract: each frame is one datagram, as it was on the wire and as tcpdump writes it. A VLAN tag
@@ -10,11 +10,12 @@
 //! waited for, so that every frame the kernel took is published or counted.
 //!
 //! Frames for which the ring had no room are counted exactly as a loss in the layer `kernel`,
-//! reported before the first frame that the kernel took after them. The source time is the kernel's,
-//! CLOCK_REALTIME. With `hwtstamp` it is the clock of the network card, which is set up for it
-//! (this needs CAP_NET_ADMIN, and is not undone). If the interface goes down or disappears, that is
-//! a fault and not the end: capture continues when it, or another interface of the same name, is
-//! back. An interface that gets another name is captured until another one has its old name.
+//! reported before the first frame that the kernel took after them. The source time is the
+//! kernel's, CLOCK_REALTIME. With `hwtstamp` it is the clock of the network card, which is set up
+//! for it (this needs CAP_NET_ADMIN, and is not undone). If the interface goes down or disappears,
+//! that is a fault and not the end: capture continues when it, or another interface of the same
+//! name, is back. An interface that gets another name is captured until another one has its old
+//! name.
 //!
 //! Needs CAP_NET_RAW: `setcap cap_net_raw+ep ringd`.
 
@@ -43,13 +44,14 @@ mod tests;
 
 pub const KIND: SourceKind = SourceKind {
     name: "packet",
-    usage: "packet:INTERFACE[,snaplen=SIZE][,block=SIZE][,blocks=N][,timeout=DURATION][,promisc][,hwtstamp]",
-    about: "the frames of a network interface, which goes on working (needs CAP_NET_RAW)",
+    usage: "packet:INTERFACE[,snaplen=SIZE][,block=SIZE][,blocks=N][,timeout=DURATION]\
+        [,promisc][,hwtstamp]",
+    about: "the frames of a network interface, which keeps working (needs CAP_NET_RAW)",
     open,
 };
 
-/// The longest frame that the kernel passes on without being told to join longer ones: an IP packet
-/// of 64 KiB, as on loopback, behind an Ethernet header with a VLAN tag.
+/// The longest frame that the kernel passes on without being asked to join longer ones: an IP
+/// packet of 64 KiB, as on loopback, behind an Ethernet header with a VLAN tag.
 pub const LONGEST: u64 = (64 << 10) + 18;
 /// Upper bound of a frame's header in a block, with link-layer address and alignment.
 const HEADROOM: u64 = 256;
@@ -241,7 +243,7 @@ impl PacketSource {
             Ok(Err(rustix::io::Errno::NETDOWN)) => {
                 if !std::mem::replace(&mut self.down, true) {
                     intake.fault(format_args!(
-                        "packet: interface {name} is down; capture goes on when it is up"
+                        "packet: interface {name} is down; capture continues when it is up"
                     ));
                 }
             }
@@ -253,11 +255,11 @@ impl PacketSource {
             LinkNews::Gone => {
                 (self.down, self.retry) = (true, None);
                 intake.fault(format_args!(
-                    "packet: interface {name} is gone; capture goes on when it is back"
+                    "packet: interface {name} is gone; capture continues when it is back"
                 ));
             }
             LinkNews::Renamed(new) => intake.fault(format_args!(
-                "packet: interface {name} is called {new} now; capture goes on with it until \
+                "packet: interface {name} is called {new} now; capture continues with it until \
                 another one is called {name}"
             )),
             LinkNews::Another(_) => self.retry = Some(0),
@@ -272,7 +274,8 @@ impl PacketSource {
             let name = &self.spec.interface;
             match attached {
                 Ok(()) => {
-                    intake.fault(format_args!("packet: interface {name} is back, capture goes on"));
+                    intake
+                        .fault(format_args!("packet: interface {name} is back, capture continues"));
                     self.down = false;
                     if self.spec.hwtstamp
                         && let Err(e) = stamp_in_hardware(self.socket.as_fd(), name)

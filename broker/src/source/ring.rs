@@ -178,7 +178,8 @@ impl Ring {
                     if restart.lost > 0 {
                         intake.lost(Layer::Broker, restart.lost, restart.exact);
                     }
-                    let how = if restart.adopted { "its ring goes on" } else { "with a new ring" };
+                    let how =
+                        if restart.adopted { "its ring continues" } else { "with a new ring" };
                     let why = format!("stream {:?}: its broker was restarted, {how}", self.name);
                     self.gone(intake, &why);
                 }

@@ -204,10 +204,10 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let fd = std::os::fd::AsFd::as_fd(&socket);
         assert!(interface(fd, "lo").unwrap() > 0);
-        let told = interface(fd, "nosuchif0").unwrap_err().to_string();
+        let error = interface(fd, "nosuchif0").unwrap_err().to_string();
         assert!(
-            told.starts_with("no interface \"nosuchif0\"; there are: ") && told.contains("lo"),
-            "{told}"
+            error.starts_with("no interface \"nosuchif0\"; there are: ") && error.contains("lo"),
+            "{error}"
         );
     }
 }

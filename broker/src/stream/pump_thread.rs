@@ -24,7 +24,7 @@ pub(super) struct PumpThread {
 enum Runs {
     /// On this thread.
     Here(JoinHandle<Result<(), SourceError>>),
-    /// In the hands of whoever has the [`SignalEnd`].
+    /// Owned by the holder of the [`SignalEnd`].
     Elsewhere,
     /// It has ended, and was waited for.
     Joined,

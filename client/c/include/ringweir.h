@@ -29,9 +29,10 @@
  *
  * Calls return an int: 0 is done, above 0 an outcome, below 0 an error (see rw_code). Nothing here
  * throws, exits, logs, or installs a signal handler. Any number of readers of any streams may exist
- * in one process; each reader, watch and publisher is used by one thread at a time. Strings are UTF-8.
- * Numbers of 64 bits are unsigned long long on every machine: print them with %llu. Times are ns:
- * publish times of CLOCK_MONOTONIC (of the machine's first time namespace), dates since 1970.
+ * in one process; each reader, watch and publisher is used by one thread at a time. Strings are
+ * UTF-8. Numbers of 64 bits are unsigned long long on every machine: print them with %llu. Times
+ * are ns: publish times of CLOCK_MONOTONIC (of the machine's first time namespace), dates since
+ * 1970.
  *
  * Pointers: a call checks its pointers for NULL and alignment and relies on the program for the
  * rest. A string ends with a NUL. A struct or buffer to be read or filled in has its full size, and
@@ -383,10 +384,10 @@ typedef struct rw_latency rw_latency;
 typedef struct rw_pairs rw_pairs;
 
 /*
- The writing end of a stream. Made by rw_publisher_create(), ended by rw_publisher_destroy(). Used
- by one thread at a time, which need not be the one that made it: several threads need a lock
- around its calls, or a publisher and stream each, which is faster. It stays with the process that
- made it: in a child of fork() calls return RW_FORKED.
+ The writing end of a stream. Made by rw_publisher_create(), ended by rw_publisher_destroy().
+ Used by one thread at a time, which need not be the one that made it: several threads need a
+ lock around its calls, or a publisher and stream each, which is faster. It stays with the
+ process that made it: in a child of fork() calls return RW_FORKED.
  */
 typedef struct rw_publisher rw_publisher;
 
@@ -1124,7 +1125,9 @@ int rw_publisher_claim(struct rw_publisher *publisher,
  Errors: RW_INVALID (no claim is open, or size is larger than it), RW_BUSY, RW_FORKED,
  RW_NOT_RUNNING, RW_PANIC.
  */
-int rw_publisher_commit(struct rw_publisher *publisher, size_t size, const struct rw_arrival *arrival);
+int rw_publisher_commit(struct rw_publisher *publisher,
+                        size_t size,
+                        const struct rw_arrival *arrival);
 
 /*
  Shows all commits to readers, and wakes those that sleep. What nobody flushes is shown after 64
@@ -1138,7 +1141,10 @@ int rw_publisher_flush(struct rw_publisher *publisher);
  RW_LAYER_KERNEL or RW_LAYER_BROKER); exact 0: at least so many. Readers get a gap of cause
  RW_UPSTREAM before the next datagram. Errors: RW_INVALID, RW_BUSY, RW_FORKED, RW_PANIC.
  */
-int rw_publisher_lost(struct rw_publisher *publisher, uint32_t layer, unsigned long long count, int exact);
+int rw_publisher_lost(struct rw_publisher *publisher,
+                      uint32_t layer,
+                      unsigned long long count,
+                      int exact);
 
 /*
  The publisher's figures. Errors: RW_INVALID, RW_BUSY, RW_FORKED, RW_PANIC.

@@ -85,10 +85,10 @@ pub struct rw_published {
     pub reserved: [c_ulonglong; 3],
 }
 
-/// The writing end of a stream. Made by rw_publisher_create(), ended by rw_publisher_destroy(). Used
-/// by one thread at a time, which need not be the one that made it: several threads need a lock
-/// around its calls, or a publisher and stream each, which is faster. It stays with the process that
-/// made it: in a child of fork() calls return RW_FORKED.
+/// The writing end of a stream. Made by rw_publisher_create(), ended by rw_publisher_destroy().
+/// Used by one thread at a time, which need not be the one that made it: several threads need a
+/// lock around its calls, or a publisher and stream each, which is faster. It stays with the
+/// process that made it: in a child of fork() calls return RW_FORKED.
 pub struct rw_publisher(Handle<Publishing>);
 
 struct Publishing {
@@ -208,9 +208,9 @@ fn arrival(given: In<'_, rw_arrival>) -> Result<Arrival, Fault> {
 /// Serves the stream name, which this program publishes. options may be NULL. On RW_OK end
 /// *publisher with rw_publisher_destroy(), otherwise it is NULL. If an earlier run of the program
 /// died, its ring is adopted: readers read on and get RW_RESTARTED. The library starts two threads
-/// for each publisher; they sleep unless readers attach, sleep or leave, and look after them ten times a second. Errors: RW_INVALID,
-/// RW_NOT_STARTED (the name is served already, a value is out of range, no room: the message says
-/// it), RW_PANIC.
+/// for each publisher; they sleep unless readers attach, sleep or leave, and look after them ten
+/// times a second. Errors: RW_INVALID, RW_NOT_STARTED (the name is served already, a value is out
+/// of range, no room: the message says it), RW_PANIC.
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_publisher_create(
     name: Text<'_>,
@@ -230,11 +230,11 @@ pub extern "C" fn rw_publisher_destroy(publisher: Back<rw_publisher>) -> c_int {
     Handle::discard(publisher, |publisher| &publisher.0)
 }
 
-/// Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may be
-/// NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for lossless
-/// ones as long as their budget allows. An open claim is given up, and data must not be its memory.
-/// Errors: RW_INVALID (longer than the largest datagram), RW_BUSY, RW_FORKED, RW_NOT_RUNNING (the
-/// library's control thread has ended), RW_PANIC.
+/// Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may
+/// be NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for
+/// lossless ones as long as their budget allows. An open claim is given up, and data must not be
+/// its memory. Errors: RW_INVALID (longer than the largest datagram), RW_BUSY, RW_FORKED,
+/// RW_NOT_RUNNING (the library's control thread has ended), RW_PANIC.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rw_publish(
     publisher: InMut<'_, rw_publisher>,
@@ -291,9 +291,9 @@ unsafe fn given<'a>(data: *const c_void, size: usize) -> Result<&'a [u8], Fault>
 
 /// Claims size bytes of the ring itself, so that nothing is copied: *memory is 8-aligned, and valid
 /// for writing until rw_publisher_commit() or another call on this publisher that publishes or
-/// claims; in a child of fork() never. Claiming the same size again gives the same memory with what was filled in. Its old
-/// content is lost to readers from now on. Waits as rw_publish() does. Errors: those of
-/// rw_publish(); *memory is NULL then.
+/// claims; in a child of fork() never. Claiming the same size again gives the same memory with what
+/// was filled in. Its old content is lost to readers from now on. Waits as rw_publish() does.
+/// Errors: those of rw_publish(); *memory is NULL then.
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_publisher_claim(
     publisher: InMut<'_, rw_publisher>,
@@ -311,8 +311,8 @@ pub extern "C" fn rw_publisher_claim(
 }
 
 /// Commits the first size bytes of the open claim as the next datagram; rw_publisher_flush() shows
-/// it. arrival may be NULL. If a lossless reader has attached since the claim, this may wait for it.
-/// Errors: RW_INVALID (no claim is open, or size is larger than it), RW_BUSY, RW_FORKED,
+/// it. arrival may be NULL. If a lossless reader has attached since the claim, this may wait for
+/// it. Errors: RW_INVALID (no claim is open, or size is larger than it), RW_BUSY, RW_FORKED,
 /// RW_NOT_RUNNING, RW_PANIC.
 #[unsafe(no_mangle)]
 pub extern "C" fn rw_publisher_commit(

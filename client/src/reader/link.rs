@@ -157,7 +157,7 @@ impl Reader {
         let Some(outcome) = self.attempt() else { return Ok(Item::Empty) };
         match outcome {
             Ok((link, _same)) if link.ring == self.link.ring => {
-                self.tie(link)?;
+                self.replace_link(link)?;
                 Ok(Item::Empty)
             }
             Ok((link, ring)) => {
@@ -167,7 +167,7 @@ impl Reader {
                     RingReader::new(seen.memory.clone(), Start::Oldest, self.options.resume);
                 self.metadata = seen.metadata;
                 self.sample_from = 0;
-                self.tie(link)?;
+                self.replace_link(link)?;
                 let (generation, first) = (self.ring.generation(), self.ring.read_cursor());
                 Ok(Item::Restarted(Restart {
                     generation,
@@ -232,7 +232,7 @@ impl Reader {
     }
 
     /// Replaces the link to the dead broker by the link to the next one.
-    fn tie(&mut self, link: Link) -> Result<(), Error> {
+    fn replace_link(&mut self, link: Link) -> Result<(), Error> {
         self.demotion = self.demoted();
         self.link = link;
         self.report();
@@ -255,9 +255,9 @@ impl Reader {
         }
         let Some(outcome) = self.attempt() else { return };
         match outcome {
-            // An error of `tie` is ignored here: the fds that it could not watch fail when they are
-            // waited for.
-            Ok((link, _same)) if link.ring == self.link.ring => drop(self.tie(link)),
+            // An error of `replace_link` is ignored here: the fds that it could not watch fail when
+            // they are waited for.
+            Ok((link, _same)) if link.ring == self.link.ring => drop(self.replace_link(link)),
             _ => self.retry.failed(),
         }
     }

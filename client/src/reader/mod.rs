@@ -134,7 +134,7 @@ impl Reader {
             self.report_progress();
             return Ok(self.datagram());
         }
-        self.other()
+        self.next_slow()
     }
 
     #[inline(always)]
@@ -147,7 +147,7 @@ impl Reader {
     }
 
     #[cold]
-    fn other(&mut self) -> Result<Item<'_>, Error> {
+    fn next_slow(&mut self) -> Result<Item<'_>, Error> {
         if let Some(demoted) = self.demoted() {
             return Ok(Item::Demoted(demoted));
         }
@@ -188,9 +188,9 @@ impl Reader {
     /// Returns the demotion, once.
     fn demoted(&mut self) -> Option<Demoted> {
         if self.lossless {
-            let told = gate::demoted(self.link.page.block())?;
+            let demoted = gate::demoted(self.link.page.block())?;
             self.lossless = false;
-            return Some(told);
+            return Some(demoted);
         }
         self.demotion.take()
     }

@@ -225,7 +225,7 @@ impl Joining {
     ///
     /// # Errors
     /// The text names the path.
-    pub fn go_on(mut self) -> Result<ControlFlow<Client, Self>, JoinError> {
+    pub fn advance(mut self) -> Result<ControlFlow<Client, Self>, JoinError> {
         if !self.connected {
             match rustix::net::connect(&self.socket, &self.address) {
                 Ok(()) => self.connected = true,
@@ -255,7 +255,7 @@ impl Joining {
     fn within(mut self, patience: Duration) -> Result<Client, JoinError> {
         let since = Instant::now();
         loop {
-            self = match self.go_on()? {
+            self = match self.advance()? {
                 ControlFlow::Break(peer) => return Ok(peer),
                 ControlFlow::Continue(joining) if since.elapsed() < patience => joining,
                 ControlFlow::Continue(joining) => return Err(JoinError::Silent(joining.path)),
@@ -277,7 +277,7 @@ impl Joining {
         let Some(fd) = fd else {
             return match self.memory {
                 None => wrong("no memory where it has its place".into()),
-                Some(_) => wrong(format!("peer {value} is gone before we were told of all")),
+                Some(_) => wrong(format!("peer {value} is gone before all peers were announced")),
             };
         };
         match &self.memory {
@@ -408,39 +408,39 @@ mod tests {
         let say = |values: &'static [i64]| {
             move |to: &UnixStream| values.iter().for_each(|value| send(to, *value, None).unwrap())
         };
-        let told = |error: Result<Client, JoinError>| error.unwrap_err().to_string();
-        assert!(told(hear(say(&[1]))).contains("it says version 1"));
-        assert!(told(hear(say(&[0, 0]))).contains("it calls us 0"));
-        assert!(told(hear(say(&[0, 70_000]))).contains("it calls us 70000"));
-        assert!(told(hear(say(&[0, 1, -1]))).contains("no memory"));
-        assert!(told(hear(say(&[0, 1]))).contains("nobody answers"));
-        assert!(told(hear(|_| ())).contains("nobody answers"));
+        let text = |error: Result<Client, JoinError>| error.unwrap_err().to_string();
+        assert!(text(hear(say(&[1]))).contains("it says version 1"));
+        assert!(text(hear(say(&[0, 0]))).contains("it calls us 0"));
+        assert!(text(hear(say(&[0, 70_000]))).contains("it calls us 70000"));
+        assert!(text(hear(say(&[0, 1, -1]))).contains("no memory"));
+        assert!(text(hear(say(&[0, 1]))).contains("nobody answers"));
+        assert!(text(hear(|_| ())).contains("nobody answers"));
         let (server, client) = UnixStream::pair().unwrap();
         drop(server);
-        assert!(told(connected(client).within(Duration::ZERO)).contains("one consumer at a time"));
+        assert!(text(connected(client).within(Duration::ZERO)).contains("one consumer at a time"));
         let events = vectors(1).unwrap();
         assert!(
-            told(hear(|to| welcome(to, 1, &open, &events, &events).unwrap()))
+            text(hear(|to| welcome(to, 1, &open, &events, &events).unwrap()))
                 .contains("F_SEAL_SHRINK")
         );
         // Control: the same with sealed memory.
         assert!(hear(|to| welcome(to, 1, &fd, &events, &events).unwrap()).is_ok());
         let short =
             |to: &UnixStream| assert_eq!(std::io::Write::write(&mut &*to, &[0; 5]).unwrap(), 5);
-        assert!(told(hear(short)).contains("receive from it"));
+        assert!(text(hear(short)).contains("receive from it"));
     }
 
     /// The server sends piece by piece, over a socket with a path, and the client never blocks.
     #[test]
     fn client_continues_up_to_its_answer() {
-        let not_yet = |joining: Joining| match joining.go_on().unwrap() {
+        let not_yet = |joining: Joining| match joining.advance().unwrap() {
             ControlFlow::Continue(joining) => joining,
             ControlFlow::Break(peer) => panic!("not all was said: {peer:?}"),
         };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("it");
-        let told = Joining::new(&path).unwrap().go_on().unwrap_err().to_string();
-        assert!(told.contains("connect") && told.contains("No such file"), "{told}");
+        let text = Joining::new(&path).unwrap().advance().unwrap_err().to_string();
+        assert!(text.contains("connect") && text.contains("No such file"), "{text}");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let mut joining = not_yet(Joining::new(&path).unwrap());
         let (server, _) = listener.accept().unwrap();
@@ -454,7 +454,7 @@ mod tests {
             joining = not_yet(joining);
         }
         send(&server, 9, Some(theirs.as_fd())).unwrap();
-        assert!(matches!(joining.go_on().unwrap(), ControlFlow::Break(Client { id: 9, .. })));
+        assert!(matches!(joining.advance().unwrap(), ControlFlow::Break(Client { id: 9, .. })));
     }
 
     /// Blocking eventfds, as a server without O_NONBLOCK creates them, do not block the client.

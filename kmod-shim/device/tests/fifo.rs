@@ -196,7 +196,10 @@ proptest! {
     /// order, and produced = taken + lost.
     #[test]
     fn every_loss_is_reported(
-        rounds in prop::collection::vec((prop::collection::vec(0usize..=512, 0..8), 0usize..8), 1..60),
+        rounds in prop::collection::vec(
+            (prop::collection::vec(0usize..=512, 0..8), 0usize..8),
+            1..60,
+        ),
         timed: bool,
     ) {
         let features = if timed { HAS_TIME } else { 0 };
@@ -227,11 +230,15 @@ proptest! {
     /// exactly.
     #[test]
     fn garbage_loses_only_what_it_covers(
-        word in 0usize..128, value: u64, producer in prop::option::of(any::<u32>()), lengths in prop::collection::vec(0usize..200, 1..6),
+        word in 0usize..128,
+        value: u64,
+        producer in prop::option::of(any::<u32>()),
+        lengths in prop::collection::vec(0usize..200, 1..6),
     ) {
         let device = DeviceMemory::on_heap(&SHAPE).unwrap();
         let fifo = device.fifo(0);
-        let (mut feed, mut drain, mut taken) = (Feed::new(&SHAPE), Drain::new(&SHAPE, fifo), Taken::default());
+        let (mut feed, mut drain) = (Feed::new(&SHAPE), Drain::new(&SHAPE, fifo));
+        let mut taken = Taken::default();
         for len in &lengths {
             feed.store(fifo, &payload(0, *len), 0);
         }
@@ -251,7 +258,8 @@ proptest! {
         let mut after = Taken::default();
         take(&mut drain, fifo, 1000, &mut after);
         if producer.is_none() && taken.renumbered == 0 && after.renumbered == 0 {
-            prop_assert_eq!(before as u64 + after.discarded, lengths.len() as u64, "{:?} {:?}", taken, after);
+            let known = before as u64 + after.discarded;
+            prop_assert_eq!(known, lengths.len() as u64, "{:?} {:?}", taken, after);
             prop_assert_eq!(after.datagrams.len(), 1);
         }
     }
@@ -308,7 +316,7 @@ fn each_kind_of_garbage_has_its_name() {
     for len in [513, 65, u32::MAX] {
         let garbage = spoiled(&|f| f.words[0].store(long(len), set));
         assert!(
-            matches!(garbage, Garbage::Length { at: 0, len: told, .. } if told == len),
+            matches!(garbage, Garbage::Length { at: 0, len: reported, .. } if reported == len),
             "{garbage:?}"
         );
     }
@@ -316,7 +324,7 @@ fn each_kind_of_garbage_has_its_name() {
 
 /// A new consumer continues where the previous one stopped, and counts nothing twice.
 #[test]
-fn a_new_consumer_goes_on() {
+fn a_new_consumer_continues() {
     let device = DeviceMemory::on_heap(&SHAPE).unwrap();
     let fifo = device.fifo(1);
     let (mut feed, mut drain, mut taken) =

@@ -1,8 +1,8 @@
 //! The clocks, in nanoseconds (u64): monotonic for ages and lag, realtime for dates, and the
 //! processor time of a thread.
 //!
-//! Contract: all processes of one boot that exchange times read the same clocks, also from different
-//! time namespaces (a container with `--time-offset`, `unshare -T`).
+//! Contract: all processes of one boot that exchange times read the same clocks, also from
+//! different time namespaces (a container with `--time-offset`, `unshare -T`).
 
 #![allow(unsafe_code)]
 

@@ -106,7 +106,8 @@ fn install() {
     });
 }
 
-/// Removes an entry. Removing the last one frees the memory: a program that has detached holds none.
+/// Removes an entry. Removing the last one frees the memory: a program that has detached holds
+/// none.
 fn forget(entries: &mut Vec<Entry>, fd: RawFd) {
     entries.retain(|e| e.fd != fd);
     if entries.is_empty() {

@@ -245,7 +245,10 @@ pub fn is_lock_content(content: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let lines: Vec<&str> = content.lines().map(str::trim_end).collect();
     content.len() <= WORDS
-        && matches!(lines[..], [word, generation] if (word == GC_HOLDER || number(word)) && number(generation))
+        && matches!(
+            lines[..],
+            [word, generation] if (word == GC_HOLDER || number(word)) && number(generation)
+        )
 }
 
 /// Whether a lock file may be overwritten: it is one of ours, or empty, as a process leaves it that
@@ -322,9 +325,8 @@ mod tests {
         let held = StreamLock::take(dir.path(), "a").unwrap();
         assert!(is_served(dir.path(), "a"));
         let refused = StreamLock::take_for_gc(dir.path(), "a", 0).unwrap_err();
-        assert!(
-            matches!(&refused, LockError::Held { holder, .. } if *holder == std::process::id().to_string())
-        );
+        let us = std::process::id().to_string();
+        assert!(matches!(&refused, LockError::Held { holder, .. } if *holder == us));
         let second = StreamLock::take(dir.path(), "a").unwrap_err().to_string();
         assert!(second.contains("already served by ringd with pid"), "{second}");
         drop(held);

@@ -155,8 +155,8 @@ impl RingObject {
         (Self { memory, read_only, pages, declined, locked, stored, immutable, name }, ring)
     }
 
-    /// Whether the object stays under its name when this is dropped, as the ring of a broker that was
-    /// killed does.
+    /// Whether the object stays under its name when this is dropped, as the ring of a broker that
+    /// was killed does.
     pub fn stay(&mut self, stays: bool) {
         if let Some(name) = &mut self.name {
             name.stays = stays;

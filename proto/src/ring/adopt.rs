@@ -73,11 +73,11 @@ impl Publisher {
         crash::at(Point::A1);
 
         let known = memory.position().zip(position).map(|(base, position)| {
-            let told = base
+            let reported = base
                 .wrapping_add(next as u32)
                 .wrapping_add(left.upstream)
                 .wrapping_add(left.lost as u32);
-            position.wrapping_sub(told)
+            position.wrapping_sub(reported)
         });
         let exact = known.filter(|lost| *lost < 1 << 31).map(u64::from);
         let pending = pending(&memory, left.upstream);
@@ -244,11 +244,11 @@ impl Left {
 const LAYERS: [Layer; 3] = [Layer::Device, Layer::Kernel, Layer::Broker];
 
 /// Losses before the ring that were counted but that no datagram reports.
-fn pending(memory: &RingMemory, told: u32) -> u64 {
+fn pending(memory: &RingMemory, reported: u32) -> u64 {
     let counted = LAYERS
         .iter()
         .fold(0, |sum: u32, layer| sum.wrapping_add(memory.counter(layer.counter()) as u32));
-    let pending = counted.wrapping_sub(told);
+    let pending = counted.wrapping_sub(reported);
     // The counters may be behind; then there is nothing to report.
     if pending < 1 << 31 { pending.into() } else { 0 }
 }

@@ -74,8 +74,8 @@ impl<'m> Payload<'m> {
     #[inline]
     pub(super) fn copy_in(&self, offset: usize, src: &[u8]) {
         #[cfg(all(not(ringweir_loom), any(ringweir_tsan, target_arch = "x86_64")))]
-        // SAFETY: `at` checked that the range lies in the payload, which is valid for `'m`; `src` is
-        // a private slice of this length, so the two do not overlap.
+        // SAFETY: `at` checked that the range lies in the payload, which is valid for `'m`; `src`
+        // is a private slice of this length, so the two do not overlap.
         unsafe {
             raw::copy(self.at(offset, src.len()), src.as_ptr(), src.len())
         };
@@ -88,8 +88,8 @@ impl<'m> Payload<'m> {
     #[inline]
     pub(super) fn copy_out(&self, offset: usize, dst: &mut [u8]) {
         #[cfg(all(not(ringweir_loom), any(ringweir_tsan, target_arch = "x86_64")))]
-        // SAFETY: `at` checked that the range lies in the payload, which is valid for `'m`; `dst` is
-        // a private slice of this length, so the two do not overlap.
+        // SAFETY: `at` checked that the range lies in the payload, which is valid for `'m`; `dst`
+        // is a private slice of this length, so the two do not overlap.
         unsafe {
             raw::copy(dst.as_mut_ptr(), self.at(offset, dst.len()), dst.len())
         };
@@ -207,8 +207,8 @@ mod moves {
             2..4 => two!("x", 2),
             // SAFETY: len is 1, and both ranges are valid for one byte.
             _ => unsafe {
-                asm!("mov {a}, [{src}]", "mov [{dst}], {a}", a = out(reg_byte) _, src = in(reg) src, dst = in(reg) dst,
-                    options(nostack, preserves_flags))
+                asm!("mov {a}, [{src}]", "mov [{dst}], {a}", a = out(reg_byte) _,
+                    src = in(reg) src, dst = in(reg) dst, options(nostack, preserves_flags))
             },
         }
     }
@@ -298,8 +298,9 @@ mod moves {
                 a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, d = out(ymm_reg) _,
                 src = in(reg) src, dst = in(reg) dst, len = in(reg) len,
                 // vzeroupper changes the upper half of every vector register.
-                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _,
-                out("ymm6") _, out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+                out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
+                out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
                 options(nostack)
             )
         }

@@ -280,8 +280,10 @@ impl Publisher {
     /// knows exactly what was taken from the source and never published. `None`: it is no longer
     /// known.
     pub fn set_position(&mut self, position: Option<u32>) {
-        let told = (self.next as u32).wrapping_add(self.upstream).wrapping_add(self.restart_lost);
-        let word = position.map_or(0, |position| 1 << 63 | u64::from(position.wrapping_sub(told)));
+        let reported =
+            (self.next as u32).wrapping_add(self.upstream).wrapping_add(self.restart_lost);
+        let word =
+            position.map_or(0, |position| 1 << 63 | u64::from(position.wrapping_sub(reported)));
         self.memory.state_line().position.store(word, Ordering::Relaxed);
     }
 

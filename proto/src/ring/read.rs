@@ -315,8 +315,8 @@ impl RingReader {
             self.held = Held::Torn;
             return false;
         };
-        let told = self.upstream == Some(found.upstream) && self.gone == Some(found.gone());
-        if !told || self.upstream_stale || !self.is_inside(&found) {
+        let reported = self.upstream == Some(found.upstream) && self.gone == Some(found.gone());
+        if !reported || self.upstream_stale || !self.is_inside(&found) {
             return false;
         }
         self.current = found;
@@ -410,8 +410,8 @@ impl RingReader {
     /// The gap that reports that the source's device went away before seq `first`, unless it was
     /// reported already.
     fn gone_gap(&mut self, gone: u16, first: u64, time: u64) -> Option<Gap> {
-        let told = self.gone.replace(gone).unwrap_or(gone);
-        (told != gone).then_some(Gap {
+        let reported = self.gone.replace(gone).unwrap_or(gone);
+        (reported != gone).then_some(Gap {
             first,
             count: 0,
             bytes: Some(0),

@@ -259,12 +259,12 @@ mod tests {
     #[test]
     fn slow_reader_is_left_to_the_waker() {
         let (gate, mut sleepers) = (WakeGate::default(), Sleepers::new(128));
-        for (slow_to_wake, told) in
+        for (slow_to_wake, reported) in
             [(false, Wake::One(70)), (true, Wake::Several), (false, Wake::One(70))]
         {
             sleepers.set_slow_to_wake(70, slow_to_wake);
             sleepers.enter(&gate, 70, || false, |_| panic!("no news"));
-            assert_eq!(gate.after_commit(), told);
+            assert_eq!(gate.after_commit(), reported);
             let here: &[u32] = if slow_to_wake { &[70] } else { &[] };
             assert_eq!(woken(&mut sleepers, |s, wake| s.settle(&gate, wake)), here);
             assert!(sleepers.is_empty());

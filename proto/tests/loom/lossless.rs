@@ -172,9 +172,10 @@ pub fn demotion_is_reported() {
     check(2, move || {
         let (mut gated, mut reader) = lossless(plan, 2);
         let reader = thread::spawn(move || {
-            let lapped = matches!(reader.watch.reader.step().unwrap(), Step::Gap(gap) if gap.cause == Cause::Lapped);
+            let step = reader.watch.reader.step().unwrap();
+            let lapped = matches!(step, Step::Gap(gap) if gap.cause == Cause::Lapped);
             if lapped {
-                assert!(demoted(&reader.block).is_some(), "lapped, and not told why");
+                assert!(demoted(&reader.block).is_some(), "lapped, and the reason is not reported");
             }
         });
         if !gated.fits(0) {

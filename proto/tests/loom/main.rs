@@ -118,7 +118,7 @@ impl CheckedReader {
         a
     }
 
-    fn told(&mut self, gap: &Gap) {
+    fn reported(&mut self, gap: &Gap) {
         let geometry = (self.plan.geometry)();
         if let Cause::Upstream { .. } | Cause::SourceGone = gap.cause {
             assert_eq!(
@@ -138,7 +138,7 @@ impl CheckedReader {
         let claimed = self.reader.memory().claimed_now();
         let there = claimed.slot_is_valid(&geometry, gap.first)
             && claimed.payload_is_valid(&geometry, self.plan.pos(gap.first));
-        assert!(!there, "told as lost while it is still there: {gap:?} {claimed:?}");
+        assert!(!there, "reported as lost while it is still there: {gap:?} {claimed:?}");
         self.next = end;
     }
 
@@ -160,14 +160,14 @@ impl CheckedReader {
         let step = self.reader.step().expect("not corrupt");
         self.balanced();
         match step {
-            Step::Gap(gap) => self.told(&gap),
+            Step::Gap(gap) => self.reported(&gap),
             Step::Restarted(restarted) => {
                 assert_eq!(restarted.first, self.next, "a restart out of order");
-                let told = self
+                let reported = self
                     .restarts
                     .last()
                     .is_some_and(|last| last.generation >= restarted.generation);
-                assert!(!told, "a restart told twice");
+                assert!(!reported, "a restart reported twice");
                 assert_eq!(
                     self.reader.read_cursor(),
                     restarted.first,
@@ -180,7 +180,7 @@ impl CheckedReader {
                 assert_eq!(
                     self.next,
                     self.plan.lengths.len() as u64,
-                    "told of the end before everything else"
+                    "the end is reported before everything else"
                 )
             }
             Step::Datagram(d) => {
@@ -203,7 +203,7 @@ impl CheckedReader {
                     let gap = gap.expect("a torn datagram is a gap");
                     assert_eq!(gap.first, d.seq, "the gap begins with the torn datagram");
                     assert_eq!(after.delivered, held.delivered, "a torn datagram is not delivered");
-                    self.told(&gap);
+                    self.reported(&gap);
                 }
             }
         }
@@ -514,7 +514,8 @@ models! {
     killed_at_k1 killed_at_k2 killed_at_k3 killed_at_k4 killed_at_k5 killed_at_k6 killed_at_k7
     killed_at_k8 adopter_killed_at_a1 adopter_killed_at_a2 adopter_killed_at_a3 adopter_killed_at_a4
     adopter_killed_at_a5 restarted_in_silence ended_after_a_restart waits_for_the_lossless
-    waits_for_its_bytes lossy_beside_lossless granted_is_kept demotion_is_reported detaching_releases_the_stream
+    waits_for_its_bytes lossy_beside_lossless granted_is_kept
+    demotion_is_reported detaching_releases_the_stream
 }
 
 /// The models that must fail when `site` is weakened.

@@ -90,7 +90,7 @@ impl CheckedReader {
                 break;
             }
         }
-        assert_eq!(self.restarts, restarts, "restarts told");
+        assert_eq!(self.restarts, restarts, "restarts reported");
         assert_eq!(self.balanced().restarts, restarts.len() as u64);
         self.finish();
     }

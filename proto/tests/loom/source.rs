@@ -12,25 +12,25 @@ pub fn source_gone() {
         let (memory, mut publisher) = PLAN.ring();
         let mut watch = CheckedReader::new(PLAN, memory, Start::Oldest, Resume::Oldest);
         let reader = thread::spawn(move || {
-            let mut told = Vec::new();
+            let mut reported = Vec::new();
             for _ in 0..3 {
-                told.extend(gone_at(watch.step()));
+                reported.extend(gone_at(watch.step()));
             }
-            (watch, told)
+            (watch, reported)
         });
         PLAN.publish(&mut publisher, 0..1);
         publisher.source_gone();
         publisher.source_back();
         PLAN.publish(&mut publisher, 1..2);
         publisher.end();
-        let (mut watch, mut told) = reader.join().unwrap();
-        while told.len() < 2 {
+        let (mut watch, mut reported) = reader.join().unwrap();
+        while reported.len() < 2 {
             match watch.step() {
                 Step::Ended => break,
-                step => told.extend(gone_at(step)),
+                step => reported.extend(gone_at(step)),
             }
         }
-        assert_eq!(told, [1], "told of its going away where it went away");
+        assert_eq!(reported, [1], "reported where it went away");
         watch.finish();
     });
 }

@@ -31,9 +31,10 @@ fn impossible_geometries_are_refused() {
     }
     // Found by a fuzzer: numbers of a hostile header must be bounded before they are used in sums.
     let most = !7;
-    assert!(
-        matches!(Geometry::with_claims(16, most, 64, 8, most), Err(E::Capacity { capacity, .. }) if capacity == most)
-    );
+    assert!(matches!(
+        Geometry::with_claims(16, most, 64, 8, most),
+        Err(E::Capacity { capacity, .. }) if capacity == most
+    ));
     assert_eq!(least(Geometry::with_claims(16, 1004, 64, 1, 8)), 3 * 64 + 8, "not a multiple of 8");
     assert_eq!(least(Geometry::with_claims(16, 192, 64, 1, 8)), 200, "three largest and a claim");
     assert_eq!(
@@ -166,10 +167,10 @@ fn losses_after_the_last_datagram_are_reported_with_the_end() {
     publisher.publish(b"one", Meta::default()).unwrap();
     publisher.lost_upstream(Layer::Broker, 3, false);
     publisher.end();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     loop {
         match reader.step().unwrap() {
-            Step::Gap(gap) => told.push((gap.first, gap.count, gap.cause)),
+            Step::Gap(gap) => reported.push((gap.first, gap.count, gap.cause)),
             Step::Datagram(_) => {}
             Step::Restarted(_) => panic!("nobody restarted"),
             Step::Ended => break,
@@ -178,10 +179,10 @@ fn losses_after_the_last_datagram_are_reported_with_the_end() {
     }
     let upstream = |layer, exact| Cause::Upstream { layer, exact };
     assert_eq!(
-        told,
+        reported,
         [(0, 2, upstream(Layer::Kernel, true)), (1, 3, upstream(Layer::Broker, false))]
     );
-    assert_eq!(reader.step().unwrap(), Step::Ended, "told once");
+    assert_eq!(reader.step().unwrap(), Step::Ended, "reported once");
 }
 
 /// That a device went away is reported at the right seq and once to every reader, even over laps. A
@@ -204,8 +205,12 @@ fn device_that_goes_away_is_reported_once_and_in_order() {
     publisher.source_gone();
     publisher.source_gone();
     assert_eq!(gone_at(&mut prompt), Some(1));
-    assert_eq!(prompt.step().unwrap(), Step::Empty, "told once");
-    assert_eq!(gone_at(&mut reader(Start::Latest)), Some(1), "who comes while it is away is told");
+    assert_eq!(prompt.step().unwrap(), Step::Empty, "reported once");
+    assert_eq!(
+        gone_at(&mut reader(Start::Latest)),
+        Some(1),
+        "a reader that comes while it is away"
+    );
     publisher.source_back();
     assert_eq!(reader(Start::Latest).step().unwrap(), Step::Empty, "who comes afterwards is not");
     publisher.publish(b"two", Meta::default()).unwrap();

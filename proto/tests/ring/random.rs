@@ -204,15 +204,15 @@ impl Run {
 
     fn step(&mut self, index: usize) {
         let (reader, expected, held) = &mut self.readers[index];
-        let told = expected.step(&self.reference);
+        let reported = expected.step(&self.reference);
         *held = None;
         match reader.step().expect("not corrupt") {
-            Step::Empty => assert_eq!(told, ExpectedStep::Empty),
-            Step::Gap(gap) => assert_eq!(ExpectedStep::Gap(gap), told),
+            Step::Empty => assert_eq!(reported, ExpectedStep::Empty),
+            Step::Gap(gap) => assert_eq!(ExpectedStep::Gap(gap), reported),
             Step::Restarted(_) => panic!("nobody restarted"),
             Step::Ended => panic!("nobody ended it"),
             Step::Datagram(d) => {
-                assert_eq!(told, ExpectedStep::Datagram { seq: d.seq });
+                assert_eq!(reported, ExpectedStep::Datagram { seq: d.seq });
                 let e = expected.held.as_ref().unwrap();
                 let original = e.bytes.len().max(e.meta.original_len as usize);
                 assert_eq!(
@@ -272,10 +272,16 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 3000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn ring_behaves_like_the_reference(geometry in geometry(), ops in prop::collection::vec(op(), 1..120)) {
+    fn ring_behaves_like_the_reference(
+        geometry in geometry(), ops in prop::collection::vec(op(), 1..120)
+    ) {
         let mut run = Run::new(geometry);
         ops.iter().for_each(|op| run.apply(op));
         run.close();
@@ -291,8 +297,10 @@ proptest! {
         let memory = ring.memory().clone();
         let mut publisher = Publisher::new(ring);
         for (mille, span) in lengths {
-            let seq = publisher.publish(&fill(0, (geometry.max_datagram() * mille / 1000) as usize), Meta::default()).unwrap();
-            publisher.claim((geometry.max_span() * span / 1000) as usize).unwrap().bytes().fill(0xff);
+            let datagram = fill(0, (geometry.max_datagram() * mille / 1000) as usize);
+            let seq = publisher.publish(&datagram, Meta::default()).unwrap();
+            let claimed = (geometry.max_span() * span / 1000) as usize;
+            publisher.claim(claimed).unwrap().bytes().fill(0xff);
             let mut reader = RingReader::new(memory.clone(), Start::Seq(seq), Resume::Oldest);
             prop_assert!(matches!(reader.step(), Ok(Step::Datagram(d)) if d.seq == seq));
             prop_assert_eq!(reader.validate(), Ok(()));

@@ -146,9 +146,9 @@ fn word(tokens: &[Token], at: &mut usize, depth: usize, here: &mut Module) {
     while let Some(Token::Word(w)) = tokens.get(*at) {
         path.push(w.clone());
         *at += 1;
-        let goes_on = tokens.get(*at) == Some(&Token::PathSep)
+        let continues = tokens.get(*at) == Some(&Token::PathSep)
             && matches!(tokens.get(*at + 1), Some(Token::Word(_)));
-        if !goes_on {
+        if !continues {
             break;
         }
         *at += 1;

@@ -86,7 +86,7 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// More than the width of `text`, which depends on the font of whoever looks at it.
+/// More than the width of `text`, which depends on the font of the program that shows it.
 fn room(text: &str, strong: bool) -> f64 {
     text.chars().count() as f64 * if strong { 8.6 } else { 7.8 }
 }

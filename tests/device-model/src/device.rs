@@ -358,9 +358,9 @@ impl Device<'_> {
             let text = String::from_utf8_lossy(&std::mem::take(&mut line)).trim().to_string();
             match (&text[..], text.parse::<Fault>()) {
                 ("", _) => {}
-                ("books", _) => say(out, &self.device_account()),
+                ("account", _) => say(out, &self.device_account()),
                 (_, Ok(what)) => self.misbehave(what, clock::monotonic_ns())?,
-                (_, Err(_)) => eprintln!("ringfpga: {text:?} is none of: books, {WORDS}"),
+                (_, Err(_)) => eprintln!("ringfpga: {text:?} is none of: account, {WORDS}"),
             }
         }
         self.input = Some(line);

@@ -20,7 +20,7 @@ pub struct Schedule {
     /// Not before this, whatever the schedule says.
     earliest: u64,
     /// When the current burst began, and how many of its datagrams are still to be made.
-    going_on: Option<(u64, u32)>,
+    current_burst: Option<(u64, u32)>,
     late_max: u64,
     late_last: u64,
     late_often: u64,
@@ -64,7 +64,7 @@ impl Schedule {
             strict,
             limiter,
             earliest: 0,
-            going_on: None,
+            current_burst: None,
             late_max: 0,
             late_last: 0,
             late_often: 0,
@@ -75,7 +75,7 @@ impl Schedule {
     /// Whether a datagram is due at `now` (ns, monotonic). Each one that is made must be accounted
     /// for with [`spend`](Self::spend).
     pub fn due(&mut self, now: u64) -> bool {
-        if self.going_on.is_some() {
+        if self.current_burst.is_some() {
             return true;
         }
         if now < self.earliest || !self.limiter.due(now) {
@@ -88,7 +88,7 @@ impl Schedule {
             self.late_often += u64::from(late > self.late_last + LATE);
             self.late_last = late;
         }
-        self.going_on = Some((now, self.burst));
+        self.current_burst = Some((now, self.burst));
         true
     }
 
@@ -96,10 +96,10 @@ impl Schedule {
     pub fn spend(&mut self, len: usize) {
         let before = self.limiter.ready_at();
         self.limiter.spend(len);
-        match self.going_on {
-            Some((began, left)) if left > 1 => self.going_on = Some((began, left - 1)),
+        match self.current_burst {
+            Some((began, left)) if left > 1 => self.current_burst = Some((began, left - 1)),
             Some((began, _)) => {
-                self.going_on = None;
+                self.current_burst = None;
                 let pause = self.limiter.ready_at() - before;
                 if !self.strict {
                     self.earliest = began.saturating_add(pause - pause / 10);
@@ -111,7 +111,7 @@ impl Schedule {
 
     /// When the next datagram is due.
     pub fn ready_at(&self) -> u64 {
-        if self.going_on.is_some() { 0 } else { self.limiter.ready_at().max(self.earliest) }
+        if self.current_burst.is_some() { 0 } else { self.limiter.ready_at().max(self.earliest) }
     }
 
     /// Starts the schedule again at the next look: it does not make up for datagrams that were not
@@ -119,7 +119,7 @@ impl Schedule {
     pub fn restart(&mut self) {
         self.forgiven += self.limiter.forgiven_ns();
         self.limiter = RateLimiter::new(self.rate, self.burst);
-        (self.earliest, self.going_on, self.late_last) = (0, None, 0);
+        (self.earliest, self.current_burst, self.late_last) = (0, None, 0);
     }
 
     /// The latest that a burst was made behind its time, in ns.

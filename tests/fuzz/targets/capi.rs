@@ -10,7 +10,7 @@ mod broker;
 #[path = "capi/calls.rs"]
 mod calls;
 
-use broker::{Broker, Mood, STREAM};
+use broker::{Answer, Broker, STREAM};
 use calls::{Input, Session};
 use libfuzzer_sys::fuzz_target;
 use std::sync::OnceLock;
@@ -46,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
             24..=25 => session.latencies(&mut input),
             26 => session.send_away(&mut input),
             27..=29 => broker.publish(input.byte().unwrap_or(1).into(), input.byte().unwrap_or(0)),
-            30 => broker.mood(Mood::from(input.byte().unwrap_or(0))),
+            30 => broker.answer_next(Answer::from(input.byte().unwrap_or(0))),
             _ => match input.byte().unwrap_or(0) % 3 {
                 0 => broker.end(),
                 1 => broker.hang_up(),

@@ -22,21 +22,21 @@ const STEP: u64 = 300;
 /// Reader indices: first the dishonest readers, then the honest one.
 const LIARS: u32 = 3;
 const HONEST: u32 = 3;
-const PLACES: u32 = 4;
+const READERS: u32 = 4;
 const VALUES: [u64; 10] =
     [0, 1, SLOTS, 1 << 32, (1 << 62) - 1, 1 << 62, (1 << 62) + 1, 1 << 63, u64::MAX - 1, u64::MAX];
 
 struct Stage {
     publisher: Publisher,
     gate: LosslessGate,
-    blocks: [ReaderBlock; PLACES as usize],
+    blocks: [ReaderBlock; READERS as usize],
     event: WakeGate,
     sleepers: Sleepers,
     /// Whether the honest reader sleeps, and whether it has been woken since.
     asleep: bool,
     woken: bool,
     /// For each reader: whether the stream waits for it now.
-    lossless: [bool; PLACES as usize],
+    lossless: [bool; READERS as usize],
     faithful: RingReader,
     casual: RingReader,
     published: u64,
@@ -64,13 +64,13 @@ impl Stage {
         let memory = ring.memory().clone();
         let mut stage = Self {
             publisher: Publisher::new(ring),
-            gate: LosslessGate::new(Budget { bytes, time_ns: BUDGET }, PLACES),
+            gate: LosslessGate::new(Budget { bytes, time_ns: BUDGET }, READERS),
             blocks: Default::default(),
             event: WakeGate::default(),
-            sleepers: Sleepers::new(PLACES),
+            sleepers: Sleepers::new(READERS),
             asleep: false,
             woken: false,
-            lossless: [false; PLACES as usize],
+            lossless: [false; READERS as usize],
             faithful: RingReader::new(memory.clone(), Start::Latest, Resume::Oldest),
             casual: RingReader::new(memory, Start::Oldest, Resume::Newest),
             published: 0,
@@ -103,16 +103,15 @@ impl Stage {
             let mut ns = STEP;
             waited += STEP;
             assert!(
-                waited <= u64::from(PLACES) * (BUDGET + STEP),
-                "held back for longer than all \
-                budgets together"
+                waited <= u64::from(READERS) * (BUDGET + STEP),
+                "waited for longer than all budgets together"
             );
             while let Some(index) =
                 self.gate.charge(&self.publisher, LONGEST, std::mem::take(&mut ns))
             {
-                let told =
+                let reported =
                     self.gate.demote(&mut self.publisher, index, &self.blocks[index as usize]);
-                assert_eq!(demoted(&self.blocks[index as usize]), Some(told));
+                assert_eq!(demoted(&self.blocks[index as usize]), Some(reported));
                 self.lossless[index as usize] = false;
             }
         }
@@ -162,14 +161,14 @@ impl Stage {
     }
 
     fn read_faithfully(&mut self) -> bool {
-        let went_on = Self::read(&mut self.faithful);
+        let continued = Self::read(&mut self.faithful);
         release(&self.blocks[HONEST as usize], self.faithful.read_cursor());
         let lost = self.faithful.account().lost;
         assert!(
             lost == 0 || !self.lossless[HONEST as usize],
             "lost {lost} though it is waited for"
         );
-        went_on
+        continued
     }
 
     fn act(&mut self, how: u8, who: u32, value: u64) {

@@ -65,7 +65,7 @@ impl HostileBroker {
                     return;
                 }
                 to_cut.drain(..).for_each(cut);
-                // Whoever connects may hang up at once.
+                // A client may hang up at once.
                 let Ok(request) = socket::receive(&fd) else { continue };
                 let manner = manners[counter.fetch_add(1, Ordering::SeqCst) % manners.len()];
                 if let Ok(request) = Request::decode(&request.bytes) {

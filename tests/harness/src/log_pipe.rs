@@ -1,6 +1,6 @@
 //! The standard error of a broker as a FIFO whose other end is not always there.
 //!
-//! Contract: a thread has the reading end, and copies what it reads into a file. It can be told to
+//! Contract: a thread has the reading end, and copies what it reads into a file. It can be made to
 //! read nothing more while the FIFO is full, or to close its end. What the broker writes meanwhile
 //! may be lost; what it writes while the end is read is not.
 
@@ -150,7 +150,7 @@ mod tests {
     /// What is written while the end is stuck comes later, and what is written while it is gone is
     /// refused. Control: what is written while it reads comes at once.
     #[test]
-    fn the_reading_end_does_what_it_is_told() {
+    fn the_reading_end_obeys() {
         let dir = tempfile::tempdir().unwrap();
         let (path, copy) = (dir.path().join("fifo"), dir.path().join("copy"));
         let log = LogPipe::new(&path, &copy);

@@ -1,7 +1,7 @@
 //! A terminal for a program under test: what it shows is read, and the terminal can go away.
 //!
-//! Contract: it is nobody's controlling terminal, so no signal comes from it; a program has to
-//! notice by itself that it is gone.
+//! Contract: it is not the controlling terminal of a process, so no signal comes from it; a program
+//! has to notice by itself that it is gone.
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;

@@ -5,12 +5,13 @@
 #include <string.h>
 #include <time.h>
 
-#define CHECK(what)                                                                                  \
-    do {                                                                                             \
-        if (!(what)) {                                                                               \
-            fprintf(stderr, "%s:%d: %s (last error: %s)\n", __FILE__, __LINE__, #what, rw_error_message()); \
-            exit(1);                                                                                 \
-        }                                                                                            \
+#define CHECK(what)                                                                                \
+    do {                                                                                           \
+        if (!(what)) {                                                                             \
+            fprintf(stderr, "%s:%d: %s (last error: %s)\n", __FILE__, __LINE__, #what,             \
+                    rw_error_message());                                                           \
+            exit(1);                                                                               \
+        }                                                                                          \
     } while (0)
 
 static inline rw_options from(unsigned start) {

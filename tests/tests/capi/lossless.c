@@ -33,7 +33,8 @@ int main(int argc, char **argv) {
 
     /* Over its budget: one notice, before the first gap. */
     r = attach(argv[2], &o);
-    while ((rc = rw_next(r, &d, &g)) != RW_DATAGRAM) CHECK(rc == RW_EMPTY && rw_wait(r, 10000) >= 0);
+    while ((rc = rw_next(r, &d, &g)) != RW_DATAGRAM)
+        CHECK(rc == RW_EMPTY && rw_wait(r, 10000) >= 0);
     until_lapped(argv[2], d.seq);
     while (!gaps) {
         rc = rw_next(r, &d, &g);

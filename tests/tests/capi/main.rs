@@ -320,8 +320,8 @@ fn wrong_arguments_are_refused_and_every_code_has_a_text() {
     broker.end();
 }
 
-/// The latencies of another reader add up. A permitted process can detach that reader, which is
-/// told by whom, and no other reader is affected.
+/// The latencies of another reader add up. A permitted process can detach that reader, which
+/// learns by whom, and no other reader is affected.
 #[test]
 fn latency_and_detaching_of_other_readers() {
     if !can_build() {

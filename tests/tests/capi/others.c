@@ -49,7 +49,8 @@ static void latencies(const char *name, rw_reader *r, unsigned index, unsigned l
     int rc;
     take(r, 200);
     CHECK(rw_latency_ask(name, index, &first) == RW_OK && rw_latency_all(first, &t) == RW_OK);
-    CHECK(t.attached_realtime == attached && t.samples > 10 && t.sum_ns >= t.max_ns && t.max_ns > 0);
+    CHECK(t.attached_realtime == attached && t.samples > 10 && t.sum_ns >= t.max_ns &&
+          t.max_ns > 0);
     for (i = 0; (rc = rw_latency_bucket(first, i, &b)) == RW_OK; i++) {
         CHECK(b.from_ns >= below && b.from_ns < b.to_ns && b.count > 0 && b.reserved == 0);
         below = b.to_ns;
@@ -60,28 +61,35 @@ static void latencies(const char *name, rw_reader *r, unsigned index, unsigned l
     CHECK(rw_latency_quantile(first, 0.5, &ns) == RW_OK && ns > 0 && ns <= longest);
 
     take(r, 200);
-    CHECK(rw_latency_ask(name, index, &second) == RW_OK && rw_latency_since(second, first, &since) == RW_OK);
+    CHECK(rw_latency_ask(name, index, &second) == RW_OK &&
+          rw_latency_since(second, first, &since) == RW_OK);
     CHECK(samples(second) > samples(first) && samples(since) == samples(second) - samples(first));
     /* Control: nothing lies between a histogram and itself. */
     CHECK(rw_latency_since(second, second, &empty) == RW_OK && samples(empty) == 0);
     ns = 7;
-    CHECK(rw_latency_quantile(empty, 0.5, &ns) == RW_EMPTY && ns == 7 && rw_latency_bucket(empty, 0, &b) == RW_EMPTY);
+    CHECK(rw_latency_quantile(empty, 0.5, &ns) == RW_EMPTY && ns == 7 &&
+          rw_latency_bucket(empty, 0, &b) == RW_EMPTY);
     rw_latency_free(empty);
     rw_latency_free(since);
 
     /* Wrong arguments. */
     CHECK(rw_latency_ask(NULL, index, &since) == RW_INVALID && since == NULL);
-    CHECK(rw_latency_ask(name, index, NULL) == RW_INVALID && rw_latency_ask("capi-none", 0, &since) == RW_NOT_FOUND);
+    CHECK(rw_latency_ask(name, index, NULL) == RW_INVALID &&
+          rw_latency_ask("capi-none", 0, &since) == RW_NOT_FOUND);
     CHECK(rw_drain_gaps_ask(NULL, &since) == RW_INVALID && since == NULL);
     CHECK(rw_drain_gaps_ask(name, &since) == RW_NOT_FOUND && since == NULL);
     CHECK(rw_latency_ask(name, 4000000000u, &since) == RW_NOT_FOUND && since == NULL);
     CHECK(strstr(rw_error_message(), "has index 4000000000"));
-    CHECK(rw_latency_since(NULL, first, &since) == RW_INVALID && rw_latency_since(first, NULL, &since) == RW_INVALID);
+    CHECK(rw_latency_since(NULL, first, &since) == RW_INVALID &&
+          rw_latency_since(first, NULL, &since) == RW_INVALID);
     CHECK(since == NULL && rw_latency_since(second, first, NULL) == RW_INVALID);
     CHECK(rw_latency_all(NULL, &t) == RW_INVALID && rw_latency_all(first, NULL) == RW_INVALID);
-    CHECK(rw_latency_quantile(first, 1.01, &ns) == RW_INVALID && rw_latency_quantile(first, -0.1, &ns) == RW_INVALID);
-    CHECK(rw_latency_quantile(first, 0.5, NULL) == RW_INVALID && rw_latency_quantile(NULL, 0.5, &ns) == RW_INVALID);
-    CHECK(rw_latency_bucket(first, 0, NULL) == RW_INVALID && rw_latency_bucket(NULL, 0, &b) == RW_INVALID);
+    CHECK(rw_latency_quantile(first, 1.01, &ns) == RW_INVALID &&
+          rw_latency_quantile(first, -0.1, &ns) == RW_INVALID);
+    CHECK(rw_latency_quantile(first, 0.5, NULL) == RW_INVALID &&
+          rw_latency_quantile(NULL, 0.5, &ns) == RW_INVALID);
+    CHECK(rw_latency_bucket(first, 0, NULL) == RW_INVALID &&
+          rw_latency_bucket(NULL, 0, &b) == RW_INVALID);
     CHECK(rw_latency_bucket(first, (size_t)-1, &b) == RW_EMPTY);
     rw_latency_free(first);
     rw_latency_free(second);
@@ -109,7 +117,8 @@ int main(int argc, char **argv) {
     latencies(argv[1], r, (unsigned)index, attached);
     CHECK(rw_latency_ask(argv[1], (unsigned)index, &mine) == RW_OK);
     CHECK(rw_latency_ask(argv[1], (unsigned)other, &theirs) == RW_OK);
-    CHECK(rw_latency_since(mine, theirs, &none) == RW_INVALID && strstr(rw_error_message(), "two readers"));
+    CHECK(rw_latency_since(mine, theirs, &none) == RW_INVALID &&
+          strstr(rw_error_message(), "two readers"));
     rw_latency_free(mine);
     rw_latency_free(theirs);
 
@@ -124,8 +133,10 @@ int main(int argc, char **argv) {
 
     CHECK(rw_detach_reader(argv[1], (unsigned)index, attached) == RW_OK);
     while ((rc = rw_next(r, &d, &g)) == RW_DATAGRAM || rc == RW_GAP) {}
-    CHECK(rc == RW_DETACHED && rw_next(r, &d, &g) == RW_DETACHED && rw_wait(r, -1) == RW_OK && rw_arm(r) == RW_READY);
-    CHECK(rw_reader_detached_by(r, NULL) == RW_INVALID && rw_reader_detached_by(NULL, &by) == RW_INVALID);
+    CHECK(rc == RW_DETACHED && rw_next(r, &d, &g) == RW_DETACHED && rw_wait(r, -1) == RW_OK &&
+          rw_arm(r) == RW_READY);
+    CHECK(rw_reader_detached_by(r, NULL) == RW_INVALID &&
+          rw_reader_detached_by(NULL, &by) == RW_INVALID);
     CHECK(rw_reader_detached_by(r, &by) == RW_OK && by.reserved[2] == 0);
     CHECK(rw_reader_account(r, &a) == RW_OK && a.start + a.delivered + a.lost == a.read_cursor);
     CHECK(rw_latency_ask(argv[1], (unsigned)index, &none) == RW_NOT_FOUND);

@@ -14,7 +14,7 @@ int main(int argc, char **argv) {
     CHECK(argc == 3);
     r = attach(argv[1], &o);
     CHECK(rw_read(r, NULL, 0, &d, &g) == RW_TOO_SMALL);
-    /* The library is told that there is more room than there is. */
+    /* The library gets a size larger than the room that there is. */
     buffer = (uint8_t *)malloc(d.len - (strcmp(argv[2], "library") == 0));
     CHECK(rw_read(r, buffer, d.len, &d, &g) == RW_DATAGRAM);
     sum = buffer[strcmp(argv[2], "program") == 0 ? d.len : d.len - 1];

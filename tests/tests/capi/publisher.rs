@@ -59,7 +59,7 @@ fn text(reader: Process) -> String {
 
 /// The sample is killed in the middle and started again. Both readers get each line once.
 #[test]
-fn the_sample_is_killed_and_goes_on() {
+fn the_sample_is_killed_and_continues() {
     if !can_build() {
         return;
     }

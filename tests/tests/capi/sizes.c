@@ -40,21 +40,27 @@ static void kept(const char *name) {
         CHECK(e.seq == seq && e.data == expected);
         memset(buffer, 0xaa, sizeof buffer);
         memset(&d, 0, sizeof d);
-        CHECK(rw_read(r, NULL, 0, &d, &g) == RW_TOO_SMALL && d.len == len && d.seq == seq && d.data == NULL);
-        CHECK(rw_read(r, buffer, len - 1, &d, &g) == RW_TOO_SMALL && d.len == len && d.channel == e.channel);
+        CHECK(rw_read(r, NULL, 0, &d, &g) == RW_TOO_SMALL && d.len == len && d.seq == seq &&
+              d.data == NULL);
+        CHECK(rw_read(r, buffer, len - 1, &d, &g) == RW_TOO_SMALL && d.len == len &&
+              d.channel == e.channel);
         CHECK(strstr(rw_error_message(), "too small"));
         for (i = 0; i < sizeof buffer; i++) CHECK(buffer[i] == 0xaa);
         CHECK(rw_release(r) == RW_OK && delivered(r) == seq);
         switch (seq % 3) {
         case 0:
-            CHECK(rw_next(r, &d, &g) == RW_DATAGRAM && d.len == len && d.seq == seq && d.data != NULL);
-            CHECK(memcmp(d.data, expected, len) == 0 && delivered(r) == seq && rw_release(r) == RW_OK);
+            CHECK(rw_next(r, &d, &g) == RW_DATAGRAM && d.len == len && d.seq == seq &&
+                  d.data != NULL);
+            CHECK(memcmp(d.data, expected, len) == 0 && delivered(r) == seq &&
+                  rw_release(r) == RW_OK);
             break;
         case 1:
-            CHECK(rw_read(r, buffer, len, &d, &g) == RW_DATAGRAM && d.len == len && d.seq == seq && d.data == buffer);
+            CHECK(rw_read(r, buffer, len, &d, &g) == RW_DATAGRAM && d.len == len && d.seq == seq &&
+                  d.data == buffer);
             break;
         default:
-            CHECK(rw_read(r, buffer, len + 1, &d, &g) == RW_DATAGRAM && d.len == len && d.seq == seq);
+            CHECK(rw_read(r, buffer, len + 1, &d, &g) == RW_DATAGRAM && d.len == len &&
+                  d.seq == seq);
         }
         if (seq % 3) {
             CHECK(memcmp(buffer, expected, len) == 0);
@@ -62,7 +68,8 @@ static void kept(const char *name) {
         }
         CHECK(delivered(r) == seq + 1 && rw_release(r) == RW_OK && delivered(r) == seq + 1);
     }
-    CHECK(rc == RW_ENDED && seq > 100 && rw_next(r, &d, &g) == RW_ENDED && rw_read(r, buffer, ROOM, &d, &g) == RW_ENDED);
+    CHECK(rc == RW_ENDED && seq > 100 && rw_next(r, &d, &g) == RW_ENDED &&
+          rw_read(r, buffer, ROOM, &d, &g) == RW_ENDED);
     CHECK(rw_detach(r) == RW_OK && rw_detach(other) == RW_OK);
 }
 
@@ -90,7 +97,8 @@ static void lapped(const char *name, int small, int copied, int released) {
     CHECK(g.cause == RW_LAPPED && g.layer == RW_LAYER_READER && delivered(r) == had);
     CHECK(rw_reader_last_gap(r, &last) == RW_OK && last.first == g.first && last.count == g.count);
     rc = next(r, copied, ROOM, &d, &g);
-    CHECK((rc == RW_DATAGRAM || rc == RW_GAP) && (rc == RW_DATAGRAM ? d.seq : g.first) == last.last + 1);
+    CHECK((rc == RW_DATAGRAM || rc == RW_GAP) &&
+          (rc == RW_DATAGRAM ? d.seq : g.first) == last.last + 1);
     CHECK(rw_detach(r) == RW_OK);
 }
 

@@ -63,20 +63,23 @@ int main(int argc, char **argv) {
             if (strcmp(argv[3], "poll") == 0 && rw_arm(r) == RW_OK) CHECK(poll(&p, 1, -1) == 1);
             else CHECK(rw_wait(r, -1) == RW_OK);
         } else if (rc == RW_RESTARTED) {
-            CHECK(g.cause == RW_RESTART && rw_reader_account(r, &a) == RW_OK && g.first == a.read_cursor);
+            CHECK(g.cause == RW_RESTART && rw_reader_account(r, &a) == RW_OK &&
+                  g.first == a.read_cursor);
             kept = g.adopted ? kept + got : 0;
             kept_lost = g.adopted ? kept_lost + lost : 0;
             if (g.adopted) CHECK(g.first == expected && a.delivered == kept && a.lost == kept_lost);
             else CHECK(a.delivered == 0 && a.read_cursor == a.start);
             print_account("earlier");
             expected = g.first;
-            fprintf(stderr, "generation %llu start %llu adopted %u\n", rw_reader_generation(r), g.first, g.adopted);
+            fprintf(stderr, "generation %llu start %llu adopted %u\n",
+                    rw_reader_generation(r), g.first, g.adopted);
         } else {
             break;
         }
     }
     CHECK(rc == RW_ENDED && rw_reader_account(r, &a) == RW_OK);
-    CHECK(a.start + a.delivered + a.lost == a.read_cursor && a.delivered == kept + got && a.lost == kept_lost + lost && a.read_cursor == expected);
+    CHECK(a.start + a.delivered + a.lost == a.read_cursor && a.delivered == kept + got &&
+          a.lost == kept_lost + lost && a.read_cursor == expected);
     print_account("last");
     CHECK(fflush(stdout) == 0 && rw_detach(r) == RW_OK);
     return 0;

@@ -91,7 +91,8 @@ int main(int argc, char **argv) {
     r = attach(argv[2], &o);
     p.fd = rw_fd(r);
     p.events = POLLIN;
-    /* A wake-up may come late, for what has been read already: datagrams are counted, not wake-ups. */
+    /* A wake-up may come late, for what has been read already: datagrams are counted, not
+     * wake-ups. */
     while (read < 50) {
         read += drain(r);
         if (rw_arm(r) == RW_READY) continue;

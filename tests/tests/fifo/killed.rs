@@ -49,7 +49,7 @@ fn losses_of_a_killed_broker_are_reported_by_the_next() {
     // be in both accounts.
     stage.device.say("stall=60s");
     let is_drained = || {
-        stage.device.say("books");
+        stage.device.say("account");
         stage.device.device_account().channels.iter().all(|channel| channel.left == 0).then_some(())
     };
     assert!(wait_for(SOON, is_drained).is_some(), "not drained: {}", stage.broker.process.stderr());

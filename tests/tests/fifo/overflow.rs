@@ -11,7 +11,7 @@ fn plan<'a>(name: &'a str, device: &'a str, broker_front: &'a str) -> Plan<'a> {
     Plan { name, device, broker_front, readers: 2, ..Plan::default() }
 }
 
-fn all_told(outcome: &Outcome) {
+fn all_reported(outcome: &Outcome) {
     outcome.check().unwrap_or_else(|e| panic!("{e}\n{}", outcome.said));
     for story in &outcome.stories {
         assert_eq!(
@@ -48,7 +48,7 @@ fn a_stopped_broker_overflows_the_device_and_every_loss_is_reported() {
             std::thread::sleep(Duration::from_millis(200));
         }
         let outcome = stage.end();
-        all_told(&outcome);
+        all_reported(&outcome);
         assert!(outcome.device_account.lost > 100, "no overflow: {:?}", outcome.device_account);
         let (gap, slack) = outcome.gap_and_slack();
         assert!(gap > slack, "{gap} ms of {slack} ms, and it overflowed");
@@ -84,12 +84,12 @@ fn a_broker_without_priority_behind_cpu_hogs_still_accounts_for_everything() {
     std::thread::sleep(Duration::from_secs(3));
     drop(hogs);
     let outcome = stage.end();
-    all_told(&outcome);
+    all_reported(&outcome);
     let (gap, slack) = outcome.gap_and_slack();
     report(format_args!(
         "control, 2Mbit/s, 2 KiB, SCHED_OTHER, nice 19, four hogs on its processor for 3 s: {} \
         made, {} lost by the device, \
-         all of them told; worst drain gap {gap:.2} ms of {slack:.2} ms slack",
+         all of them reported; worst drain gap {gap:.2} ms of {slack:.2} ms slack",
         outcome.device_account.produced, outcome.device_account.lost
     ));
 }

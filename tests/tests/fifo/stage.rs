@@ -270,12 +270,12 @@ impl Outcome {
                     s.channels.iter().all(|c| c.wrong + c.repeated == 0),
                 ),
                 (
-                    "produced = delivered + told + forgotten",
+                    "produced = delivered + reported + forgotten",
                     self.device_account.produced
                         == s.delivered + s.device + s.broker + s.restart + forgotten,
                 ),
                 (
-                    "the device's losses were told as such",
+                    "the device's losses were reported as such",
                     s.broker + s.restart > 0 || self.device_account.lost == s.device,
                 ),
                 // A broker that took over knows only its own time.

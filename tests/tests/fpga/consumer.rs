@@ -68,7 +68,7 @@ impl Account {
             ));
         }
         if self.lost != device.lost {
-            return Err(format!("{} told as lost: {device:?}", self.lost));
+            return Err(format!("{} reported as lost: {device:?}", self.lost));
         }
         if self.discarded == 0 && self.digest.hex() != device.crc32 {
             return Err(format!(

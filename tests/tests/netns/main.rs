@@ -691,8 +691,8 @@ fn missing_rights_and_interfaces_are_reported() {
     come(2);
     near.shell("ip link delete vb");
     let logged = |words: &str| wait_until(words, || tap.process.stderr().contains(words));
-    logged("packet: interface vb is down; capture goes on when it is up");
-    logged("packet: interface vb is gone; capture goes on when it is back");
+    logged("packet: interface vb is down; capture continues when it is up");
+    logged("packet: interface vb is gone; capture continues when it is back");
     let sleeps = || shown(&watch).pump(PumpCounter::Sleeps);
     let (cpu, slept, began) = (cpu_ns(tap.process.pid()), sleeps(), Instant::now());
     wait_until("two seconds", || began.elapsed() >= Duration::from_secs(2));
@@ -702,11 +702,11 @@ fn missing_rights_and_interfaces_are_reported() {
         (sleeps() - slept) as f64 / seconds,
     );
     assert!(cpu < 0.1 && slept < 20.0, "busy: {cpu} of a processor, {slept} sleeps a second");
-    assert!(!tap.process.stderr().contains("capture goes on\n"), "{}", tap.process.stderr());
+    assert!(!tap.process.stderr().contains("capture continues\n"), "{}", tap.process.stderr());
     come(2);
 
     wire.plug();
-    logged("packet: interface vb is back, capture goes on");
+    logged("packet: interface vb is back, capture continues");
     ping();
     come(4);
     // An interface that is found again before it is up is reported as down once more.

@@ -67,7 +67,7 @@ fn brokers(vm: &'static Prepared, flavour: Flavour) -> Result<()> {
     }
     let mut guest = guest.device("edu", "edu").boot()?;
     let mut device_account = |what: &str| {
-        let Some(name) = what.strip_prefix("books ") else { bail!("{what}?") };
+        let Some(name) = what.strip_prefix("account ") else { bail!("{what}?") };
         let ended = models.remove(name).with_context(|| format!("no model {name}"))?.output();
         anyhow::ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
         Ok(String::from_utf8(ended.stdout)?.trim().to_string())

@@ -1,8 +1,8 @@
 //! Completions: the shell asks the program, which knows its options and what runs at the moment.
 //!
 //! Contract: [`registration`] is what a shell sources once. It makes the shell run `PROGRAM -- WORD
-//! …` with `RINGWEIR_COMPLETE` in the environment, and [`answer`] writes what can follow and ends the
-//! program. Without that variable, or without `--` in front, a program is an ordinary one.
+//! …` with `RINGWEIR_COMPLETE` in the environment, and [`answer`] writes what can follow and ends
+//! the program. Without that variable, or without `--` in front, a program is an ordinary one.
 
 use crate::{LAST_MESSAGES, stderr, stdout};
 use clap::Command;

@@ -1,7 +1,7 @@
 //! Log lines on stderr: `PROGRAM: message`, `PROGRAM: warning: message`, `PROGRAM: error: message`.
 //!
-//! Contract: without times and colours, so a terminal and a journal show the same line. A line never makes the
-//! thread that logs it wait: see [`stderr`].
+//! Contract: without times and colours, so a terminal and a journal show the same line. A line
+//! never makes the thread that logs it wait: see [`stderr`].
 
 use crate::stderr;
 use std::fmt;

@@ -322,12 +322,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_are_never_accepted(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_are_never_accepted(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             prop_assert!(check(&bytes).is_err());
         }
 
         #[test]
-        fn any_other_byte_is_found(len in 24usize..40_000, number: u64, at: prop::sample::Index, flip in 1u8..) {
+        fn any_other_byte_is_found(
+            len in 24usize..40_000,
+            number: u64,
+            at: prop::sample::Index,
+            flip in 1u8..,
+        ) {
             let mut datagram = make(len, number, 0);
             datagram[at.index(len)] ^= flip;
             prop_assert!(check(&datagram).is_err());

@@ -149,8 +149,8 @@ pub enum SpecError {
     NoValue(String),
     /// There is no such key.
     #[error(
-        "unknown generator option {key}={value}; there are rate, size, burst, channels, count, seed \
-        and check"
+        "unknown generator option {key}={value}; there are rate, size, burst, channels, count, \
+        seed and check"
     )]
     UnknownKey {
         /// The unknown key.

@@ -17,8 +17,8 @@
 //! | 16 | 8 | number, counted up by one per datagram over all channels |
 //! | 24 | – | body: pieces of 16 KiB, each a window into a fixed table of random words |
 //!
-//! Number and piece determine the window. The table is small enough to stay in the cache. Its running sums are known, so the sum of a body
-//! costs the writer one subtraction per piece.
+//! Number and piece determine the window. The table is small enough to stay in the cache. Its
+//! running sums are known, so the sum of a body costs the writer one subtraction per piece.
 
 use crate::datagram::{Fault, Header, MAX_LEN, MIN_LEN};
 

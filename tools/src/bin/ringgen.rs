@@ -1,8 +1,9 @@
 //! `ringgen`: writes test datagrams to standard output at a given rate.
 //!
 //! Contract: the output is whole datagrams only, even if it is interrupted once, unless it takes
-//! nothing any more. If the reader of the output goes away, ringgen ends quietly. All datagrams that are due are made in one buffer
-//! and written at once; before every pause everything is written.
+//! nothing any more. If the reader of the output goes away, ringgen ends quietly. All datagrams
+//! that are due are made in one buffer and written at once; before every pause everything is
+//! written.
 
 // Both fail if nobody can be written to; see `ringweir_cli::stderr` and `stdout`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]

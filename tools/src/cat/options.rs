@@ -32,7 +32,12 @@ pub(super) struct Cli {
     pub(super) from: From,
     /// How to write datagrams [default: pcap into a FILE.pcap, hex on a terminal, none with
     /// --verify, else raw]
-    #[arg(short, long, value_name = "FORMAT", value_parser = clap::builder::PossibleValuesParser::new(formats()))]
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_parser = clap::builder::PossibleValuesParser::new(formats())
+    )]
     format: Option<String>,
     /// Short for --format len32le
     #[arg(long, conflicts_with = "format")]
@@ -47,7 +52,11 @@ pub(super) struct Cli {
     /// Serve a socket instead: seqpacket[,mode=0600]:PATH. Each client is a reader of its own and
     /// gets one datagram per read; --count and --from apply to each client, and a slow client slows
     /// no other
-    #[arg(long, value_name = "PLACE", conflicts_with_all = ["write", "format", "len_prefix", "link_type", "until_idle", "force"])]
+    #[arg(
+        long,
+        value_name = "PLACE",
+        conflicts_with_all = ["write", "format", "len_prefix", "link_type", "until_idle", "force"]
+    )]
     pub(super) unix: Option<SocketPath>,
     /// With --unix: end when the last client has disconnected
     #[arg(long, requires = "unix")]

@@ -5,9 +5,9 @@
 //! client is lapped, gets the ring's exact account of its loss, and slows down neither other
 //! clients nor the stream. A datagram is sent whole or not at all: if it is longer than a packet of
 //! this socket can be, it is left out and counted. For each client `published = delivered + lost`
-//! and `delivered = sent + too long + unsent when it left`. Each client takes a reader of the stream
-//! and a thread, so users other than root and this process's own get [`PER_USER`] each, and uids
-//! that may be one person [`PER_PERSON`] together.
+//! and `delivered = sent + too long + unsent when it left`. Each client takes a reader of the
+//! stream and a thread, so users other than root and this process's own get [`PER_USER`] each, and
+//! uids that may be one person [`PER_PERSON`] together.
 
 use super::options::{Cli, SocketPath};
 use crate::account::ReaderAccount;

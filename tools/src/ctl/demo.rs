@@ -21,7 +21,12 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// How long to run, in seconds
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(5..=3600))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u64).range(5..=3600)
+    )]
     seconds: u64,
     /// Rate of the generated stream
     #[arg(long, default_value = "20MB/s")]

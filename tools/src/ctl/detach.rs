@@ -40,7 +40,8 @@ Examples:
 For root and the broker's own user. The reader is notified: the library returns End::Detached,
 ringcat ends with status 3. A reader that is stopped or does not react loses its index and its
 wake-ups. It may keep a mapping of the ring, which it can read but not write.
-Exit status: 0 detached; 1 no such stream or reader, or not allowed; 2 wrong usage, or several readers match.";
+Exit status: 0 detached; 1 no such stream or reader, or not allowed; 2 wrong usage, or
+several readers match.";
 
 #[derive(Serialize)]
 struct Gone<'a> {

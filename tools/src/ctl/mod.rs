@@ -47,7 +47,7 @@ enum Command {
     /// Detach a reader from a stream; the reader is notified
     #[command(after_help = detach::EXAMPLES)]
     Detach(detach::Options),
-    /// Make a broker read its --config again: it starts and ends streams, the others go on
+    /// Make a broker read its --config again: it starts and ends streams, the others continue
     /// undisturbed
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Options),

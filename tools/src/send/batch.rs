@@ -7,7 +7,7 @@
 //! the rest of the batch then counts as failed.
 
 use super::header::{self, LEN, Why};
-use super::target::Outlet;
+use super::target::Connection;
 use crate::messages::Messages;
 use crate::sink::About;
 use crate::stop::Stop;
@@ -67,7 +67,7 @@ struct Part {
 
 /// A socket and the batch that will be sent through it.
 pub(super) struct Batch {
-    outlet: Outlet,
+    connection: Connection,
     headers: bool,
     generation: u16,
     buffer: Vec<u8>,
@@ -78,10 +78,10 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(outlet: Outlet, headers: bool, generation: u64) -> Self {
+    pub(super) fn new(connection: Connection, headers: bool, generation: u64) -> Self {
         let room = || Vec::with_capacity(BYTES + UDP_MOST + LEN);
         Self {
-            outlet,
+            connection,
             headers,
             generation: generation as u16,
             buffer: room(),
@@ -151,7 +151,7 @@ impl Batch {
     pub(super) fn flush(&mut self, stop: &Stop, messages: &mut Messages) -> anyhow::Result<()> {
         // Records of datagrams that fail, and the datagrams after them, go into the other buffer
         // and are sent next.
-        if self.outlet.look() {
+        if self.connection.look() {
             messages
                 .print_limited(|| "the interface is another one now; sending through it".into());
         }
@@ -187,7 +187,7 @@ impl Batch {
         let mut doubted = None;
         while at < parts.len() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            match rustix::net::sendmmsg(self.outlet.socket(), &mut headers[at..], flags) {
+            match rustix::net::sendmmsg(self.connection.socket(), &mut headers[at..], flags) {
                 Ok(count) => {
                     for part in &parts[at..at + count] {
                         match part.datagram {
@@ -208,7 +208,7 @@ impl Batch {
                     return Ok(());
                 }
                 Err(Errno::AGAIN) => {
-                    stop.wait_to_write(self.outlet.socket(), Some(Duration::from_millis(100)))?
+                    stop.wait_to_write(self.connection.socket(), Some(Duration::from_millis(100)))?
                 }
                 Err(Errno::NOBUFS | Errno::NOMEM) => stop.pause(Duration::from_millis(1))?,
                 // An ICMP answer to an earlier datagram. The call has cleared it, and this datagram
@@ -235,7 +235,7 @@ impl Batch {
                     if doubted.replace(at) != Some(at) {
                         continue;
                     }
-                    if e == Errno::MSGSIZE || !self.outlet.refused() {
+                    if e == Errno::MSGSIZE || !self.connection.refused() {
                         let recorded = self.refuse(&parts[at], e, messages);
                         at += 1;
                         if recorded {

@@ -11,9 +11,9 @@
 //! | 6 | 2 | channel (kind 1), else 0 |
 //! | 8 | 8 | seq (kind 1), else the first seq that will not arrive or that follows the loss |
 //!
-//! Kind 1 is a datagram, 2 are seqs that will never arrive, 3 are losses before the ring, and 4 means
-//! that the source's device went away. For the reasons see [`Why`]. If the generation changes, the
-//! broker was restarted, and seqs continue or start again.
+//! Kind 1 is a datagram, 2 are seqs that will never arrive, 3 are losses before the ring, and 4
+//! means that the source's device went away. For the reasons see [`Why`]. If the generation
+//! changes, the broker was restarted, and seqs continue or start again.
 //!
 //! After the header comes the payload (kind 1), or a count of 8 bytes (the other kinds; 0 for kind
 //! 4). A receiver that expects seq `n` and gets `m > n`, without a record of kind 2 for the seqs

@@ -26,7 +26,7 @@ use ringweir_pattern::rate_limiter::RateLimiter;
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use target::Outlet;
+use target::Connection;
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -71,10 +71,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         options = options.always_spin();
     }
     let mut reader = options.attach(&cli.stream)?;
-    let outlet = Outlet::open(&cli.to).with_context(|| format!("--to {}", cli.to))?;
+    let connection = Connection::open(&cli.to).with_context(|| format!("--to {}", cli.to))?;
     let account =
         ReaderAccount::new(format!("ringsend: {}", cli.stream), cli.quiet, false, &reader);
-    let batch = Batch::new(outlet, cli.header == Header::Seq, reader.generation());
+    let batch = Batch::new(connection, cli.header == Header::Seq, reader.generation());
     let mut sending = Sending {
         cli,
         stop: &stop,

@@ -3,7 +3,7 @@
 //! Contract: the socket is connected, so that the kernel looks up the route once and reports ICMP
 //! errors. A multicast datagram leaves through the given interface, or else by the route. Options
 //! that are not given keep the kernel's default. An interface that comes back is another one, and
-//! a connected socket keeps the interface and the source address that it began with: [`Outlet`]
+//! a connected socket keeps the interface and the source address that it began with: [`Connection`]
 //! then opens another socket.
 
 #![allow(unsafe_code)]
@@ -103,7 +103,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// A socket that sends to a target, and is opened again when the interface behind it is another
 /// one.
-pub(super) struct Outlet {
+pub(super) struct Connection {
     target: Target,
     socket: OwnedFd,
     watch: Option<LinkWatch>,
@@ -111,7 +111,7 @@ pub(super) struct Outlet {
     opened: Instant,
 }
 
-impl Outlet {
+impl Connection {
     pub(super) fn open(target: &Target) -> anyhow::Result<Self> {
         let mut target = target.clone();
         if target.interface.is_none()
@@ -227,7 +227,8 @@ impl Target {
             }
             rustix::io::Errno::ACCESS => {
                 anyhow!(
-                    "{} is a broadcast address; ringsend sends to unicast and multicast addresses only",
+                    "{} is a broadcast address; ringsend sends to unicast and multicast addresses \
+                    only",
                     self.address.ip()
                 )
             }
@@ -276,16 +277,16 @@ mod tests {
             ("udp:1.2.3.4:5,loop=on", "loop= is for multicast"),
             ("udp:1.2.3.4:5,rcvbuf=1", "\"rcvbuf=1\"; there are ttl="),
         ] {
-            let told = text.parse::<Target>().unwrap_err();
-            assert!(told.contains(says), "{text}: {told}");
+            let error = text.parse::<Target>().unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
         }
     }
 
     #[test]
     fn a_missing_interface_is_named() {
-        let told =
+        let error =
             "udp:127.0.0.1:5@nosuch0".parse::<Target>().unwrap().open().unwrap_err().to_string();
-        assert!(told.contains("no interface \"nosuch0\""), "{told}");
+        assert!(error.contains("no interface \"nosuch0\""), "{error}");
         assert!("udp:127.0.0.1:5@lo,ttl=3,df".parse::<Target>().unwrap().open().is_ok());
         assert!("udp:239.1.2.3:5@lo,ttl=3,loop=on".parse::<Target>().unwrap().open().is_ok());
     }

@@ -60,9 +60,9 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         head: "LAG",
-        help: "datagrams between the reader and the newest one, and the age of the next one it would \
-            read; LAPPED: that one is already overwritten and the reader has not noticed yet, so \
-            its next read is a gap; ?: its figures are impossible",
+        help: "datagrams between the reader and the newest one, and the age of the next one it \
+            would read; LAPPED: that one is already overwritten and the reader has not noticed \
+            yet, so its next read is a gap; ?: its figures are impossible",
         right: true,
         leaves: 0,
         cell: |r, _| match r.get(ReaderFact::Lag) {
@@ -81,8 +81,8 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         head: "HIWATER",
-        help: "largest lag since the reader attached, in datagrams, and the largest age of a datagram \
-            that it read or had to read next",
+        help: "largest lag since the reader attached, in datagrams, and the largest age of a \
+            datagram that it read or had to read next",
         right: true,
         leaves: 4,
         cell: |r, _| match r.get(ReaderFact::LagMax) {
@@ -121,9 +121,9 @@ pub const COLUMNS: &[Column] = &[
         help: "running; waiting: asleep until the next datagram; LAPPED: see LAG; stopped (T): its \
             process is stopped by a signal (t: by a debugger); gone: its process has died and the \
             broker has not noticed, because it is stopped or because a process that the reader \
-            forked holds its connection; implausible: its reader page holds impossible values, so none \
-            of its figures can be trusted; lossless: the stream waits for it; demoted: the stream \
-            waited for it until its budget was used up",
+            forked holds its connection; implausible: its reader page holds impossible values, so \
+            none of its figures can be trusted; lossless: the stream waits for it; demoted: the \
+            stream waited for it until its budget was used up",
         right: false,
         leaves: 0,
         cell: |r, at| match (r.get(ReaderFact::Lossless), r.get(ReaderFact::DemotedRealtime)) {
@@ -163,12 +163,13 @@ pub const JSON_WORDS: &[(&str, &str)] = &[
     ("readers[].state", "running, waiting, lapped, stopped, gone or implausible"),
     (
         "readers[].lost_pending",
-        "datagrams certainly lost, of which the reader has not been notified yet; not included in lost",
+        "datagrams certainly lost, of which the reader has not been notified yet; not included in \
+        lost",
     ),
     (
         "readers[].lag_pct",
-        "share of the ring between the reader and the newest datagram, in slots or bytes, whichever \
-        is more",
+        "share of the ring between the reader and the newest datagram, in slots or bytes, \
+        whichever is more",
     ),
     ("readers[].hiwater_pct", "largest lag as a share of the ring's depth"),
     ("readers[].rates", "what was delivered to the reader, as for the stream"),

@@ -97,9 +97,9 @@ impl Viewed {
     }
 }
 
-/// The snapshot under the name that the stream has in the run directory. What its broker calls it is
-/// only believed where a path was given: otherwise one broker could show its figures under the name
-/// of another.
+/// The snapshot under the name that the stream has in the run directory. What its broker calls it
+/// is only believed where a path was given: otherwise one broker could show its figures under the
+/// name of another.
 fn addressed(name: &str, mut snapshot: Snapshot) -> Snapshot {
     if !name.contains('/') {
         snapshot.name = name.into();

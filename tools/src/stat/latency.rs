@@ -19,11 +19,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// How it is measured, for help and exposition.
-pub const METHOD: &str = "time from publishing (when the broker starts the batch) to reading, including the \
-    wake-up, by the same clock (CLOCK_MONOTONIC). A reader samples the first datagram that was \
-    published at least a millisecond after the one it sampled last, so a reader that falls behind \
-    samples all that it was late for. A lost datagram has no latency. A quantile is the upper end \
-    of its bucket: at most 12.5 % too high";
+pub const METHOD: &str = "time from publishing (when the broker starts the batch) to reading, \
+    including the wake-up, by the same clock (CLOCK_MONOTONIC). A reader samples the first \
+    datagram that was published at least a millisecond after the one it sampled last, so a reader \
+    that falls behind samples all that it was late for. A lost datagram has no latency. A quantile \
+    is the upper end of its bucket: at most 12.5 % too high";
 
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
 
@@ -34,9 +34,10 @@ pub fn is_of(latency: &Latency, reader: &Reader) -> bool {
 }
 
 /// How drain gaps are measured, for help and exposition.
-pub const DRAIN_METHOD: &str = "how long the FIFO of a device had been filling when the broker drained it: \
-    the time since the last drain, or since it was last seen empty; or, if that is shorter, the \
-    time that the configured rate takes to fill it with what was found and what was lost";
+pub const DRAIN_METHOD: &str = "how long the FIFO of a device had been filling when the broker \
+    drained it: the time since the last drain, or since it was last seen empty; or, if that is \
+    shorter, the time that the configured rate takes to fill it with what was found and what was \
+    lost";
 
 /// What a broker reported about one stream.
 #[derive(Clone, Debug, Default)]

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Signals that end a program that goes on by itself, unless it was started with them ignored.
+/// Signals that end a program that continues by itself, unless it was started with them ignored.
 const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 
 /// Time between the two samples that make a rate: three periods of the broker's sampler.
@@ -58,7 +58,12 @@ struct Options {
     #[arg(short, long, value_name = "SECS", value_parser = interval)]
     watch: Option<Duration>,
     /// End after N samples
-    #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "watch",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     count: Option<u64>,
     /// Print one JSON object per stream and sample, each on a line
     #[arg(long)]
@@ -77,7 +82,11 @@ struct Options {
     #[arg(long, conflicts_with_all = ["watch", "json", "fail_on_loss", "listen"])]
     prom: bool,
     /// Serve the figures for Prometheus over HTTP on ADDRESS:PORT or unix:PATH; may be repeated
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["watch", "json", "fail_on_loss", "wait"])]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        conflicts_with_all = ["watch", "json", "fail_on_loss", "wait"]
+    )]
     listen: Vec<serve::Address>,
     #[command(flatten)]
     wait: WaitOption,

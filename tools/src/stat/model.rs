@@ -49,8 +49,8 @@ impl Layer {
             Layer::Kernel => PumpCounter::KernelLost.help(),
             Layer::Broker => PumpCounter::BrokerLost.help(),
             Layer::Reader => {
-                "published datagrams that a reader lost because it was lapped, reported to it as gaps or \
-                certain to be; the sum over all readers, including those that have left"
+                "published datagrams that a reader lost because it was lapped, reported to it as \
+                gaps or certain to be; the sum over all readers, including those that have left"
             }
         }
     }
@@ -147,8 +147,8 @@ pub enum ReaderState {
     Implausible,
     /// Its process is stopped: the letter of /proc/PID/stat.
     Stopped(char),
-    /// Its process is gone, and the broker has not noticed: the broker is stopped, or a process that
-    /// the reader forked holds its connection.
+    /// Its process is gone, and the broker has not noticed: the broker is stopped, or a process
+    /// that the reader forked holds its connection.
     Gone,
 }
 

@@ -170,8 +170,8 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         families.push(Family { name, help: format!("{}.", help.trim_end_matches('.')), series });
     };
 
-    let up = "1 if the broker updates its figures; 0 if it is busy, stopped or gone, or has ended the \
-        stream: then the figures are the last ones";
+    let up = "1 if the broker updates its figures; 0 if it is busy, stopped or gone, or has ended \
+        the stream: then the figures are the last ones";
     let up_now = |s: &Stream| Value::Exact((s.health == Health::Fresh).into());
     family(Name::gauge("up", None), up, streams().map(|s| (of_stream(s), up_now(s))).collect());
     let age = |s: &Stream| Value::Measured(s.age.as_secs_f64());
@@ -231,7 +231,8 @@ fn families(scraped: &[Scraped]) -> Vec<Family> {
         "always 1; what the reader is doing: running, waiting, lapped, stopped or gone";
     family(Name::gauge("reader_state", None), state_help, readers().map(state).collect());
     let pending = readers().map(|(s, r)| (of_reader(s, r), Value::Exact(r.pending))).collect();
-    let pending_help = "datagrams certainly lost, of which the reader has not been notified yet; not included in lost";
+    let pending_help = "datagrams certainly lost, of which the reader has not been notified yet; \
+        not included in lost";
     family(Name::gauge("reader_lost_pending", None), pending_help, pending);
 
     let latencies = scraped.iter().flat_map(|s| {
@@ -315,16 +316,18 @@ mod tests {
             let unit = name.unit.as_ref().map_or(String::new(), |u| format!("_{}", u.as_str()));
             let total = if kind == Kind::Counter { "_total" } else { "" };
             let start = format!("ringweir_{}{unit}{total}{{", name.text);
-            let told = samples
+            let reported = samples
                 .iter()
                 .find(|(s, _)| s.starts_with(&start) && s.contains(label))
                 .map(|(_, v)| *v);
             let scale = if matches!(name.unit, Some(Unit::Seconds)) { 1e9 } else { 1.0 };
-            let same = |told: f64| {
-                value.as_u64().is_some_and(|v| (told * scale - v as f64).abs() <= 1e-9 * v as f64)
+            let same = |reported: f64| {
+                value
+                    .as_u64()
+                    .is_some_and(|v| (reported * scale - v as f64).abs() <= 1e-9 * v as f64)
             };
-            if !told.is_some_and(same) {
-                missing.push(format!("{start} {told:?} {value}"));
+            if !reported.is_some_and(same) {
+                missing.push(format!("{start} {reported:?} {value}"));
             }
         };
         PumpCounter::ALL

@@ -2,8 +2,8 @@
 //!
 //! Contract: the pauses are those between the recorded timestamps. A delay is made up for, because
 //! each time is counted from the ones before. If the timestamps jump, because the clock was set
-//! while the recording was made, the replay goes on: a pause is never longer than the limit, and a
-//! step back in time is none.
+//! while the recording was made, the replay continues: a pause is never longer than the limit, and
+//! a step back in time is none.
 
 use ringweir_cli::quantity::Span;
 use std::fmt;

@@ -105,8 +105,8 @@ fn too_long_datagrams_are_left_out_and_reported_with_their_offset() {
         let mut bench = Bench::new(1 << 16, 64);
         let got = feed(&mut bench, Framing::Len32Le, 64, &len32(&sent), chunk);
         assert_eq!(bytes_of(&got), [&sent[0], &sent[2], &sent[4]]);
-        let told: Vec<_> = got.iter().map(|g| g.lost_before.clone()).collect();
-        assert_eq!(told, [vec![], vec![(Layer::Broker, 1, true)], vec![(Layer::Broker, 1, true)]]);
+        let lost: Vec<_> = got.iter().map(|g| g.lost_before.clone()).collect();
+        assert_eq!(lost, [vec![], vec![(Layer::Broker, 1, true)], vec![(Layer::Broker, 1, true)]]);
         let account = (bench.count(PumpCounter::Published), bench.count(PumpCounter::BrokerLost));
         assert_eq!(account, (3, 2));
         let notices = bench.notices();
@@ -128,11 +128,11 @@ fn end_within_a_datagram_loses_it_and_is_reported_with_its_offset() {
                 (1, 1),
                 "{cut}"
             );
-            let told = bench.failure.unwrap();
+            let error = bench.failure.unwrap();
             let says = format!(
                 "pipe: input ends at offset {offset}, {missing} bytes before the end of a "
             );
-            assert!(told.starts_with(&says), "{told:?}");
+            assert!(error.starts_with(&says), "{error:?}");
         }
     }
 }
@@ -154,9 +154,9 @@ fn boundaries_lost_are_the_end() {
     let got = feed(&mut bench, Framing::Len32Le, 64, &input, 5);
     assert_eq!(bytes_of(&got), [make(10)]);
     assert_eq!(bench.count(PumpCounter::BrokerLost), 1);
-    let told = "pipe: length field says 4294967295 at offset 14, maximum is 64; the stream cannot \
+    let error = "pipe: length field says 4294967295 at offset 14, maximum is 64; the stream cannot \
         be read on";
-    assert_eq!(bench.failure.as_deref(), Some(told));
+    assert_eq!(bench.failure.as_deref(), Some(error));
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn short_read_is_reported() {
 }
 
 #[test]
-fn the_end_and_a_hang_up_are_told_apart_from_nothing() {
+fn the_end_and_a_hang_up_differ_from_nothing() {
     let mut bench = Bench::new(4096, 64);
     let mut source = open("/dev/null", &STREAM).unwrap();
     assert_eq!(bench.run(&mut *source), (vec![], Fill::Ended));
@@ -151,7 +151,7 @@ fn unplugged_device_ends_the_source() {
         most: 64,
         complained: false,
         look: None,
-        told: false,
+        reported: false,
         reopen: None,
         away: false,
         beside: Vec::new(),
@@ -160,8 +160,8 @@ fn unplugged_device_ends_the_source() {
     assert_eq!(bench.run(&mut source).1, Fill::Idle);
     drop(held);
     bench.intake.begin(2);
-    let told = source.fill(bench.intake.for_source()).unwrap_err().to_string();
-    assert!(told.contains("it is gone: ") && told.contains("unplugged"), "{told}");
+    let error = source.fill(bench.intake.for_source()).unwrap_err().to_string();
+    assert!(error.contains("it is gone: ") && error.contains("unplugged"), "{error}");
 }
 
 /// Datagrams of a fixed size from a device without end fill whole rounds.

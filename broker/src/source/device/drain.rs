@@ -273,7 +273,7 @@ impl Link {
         if !self.transport.is_intact() {
             return Err(why);
         }
-        // A disconnected device may go on storing forever, so set a limit.
+        // A disconnected device may continue storing forever, so set a limit.
         self.going.get_or_insert((why, now + GOING_NS));
         Ok(())
     }
@@ -459,7 +459,7 @@ impl Channel {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // The device goes on running, and counts what it loses until a broker drains it again.
+        // The device continues running, and counts what it loses until a broker drains it again.
         disable_interrupts(self.transport.window());
     }
 }

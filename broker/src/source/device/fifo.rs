@@ -65,7 +65,7 @@ impl Joining {
 impl transport::Joining for Joining {
     fn advance(self: Box<Self>) -> Result<Opening, SourceError> {
         let Self { path, peer } = *self;
-        match peer.go_on().map_err(SourceError::new)? {
+        match peer.advance().map_err(SourceError::new)? {
             ControlFlow::Break(peer) => Ok(Opening::now(Peer::new(&path, peer)?)),
             ControlFlow::Continue(peer) => Ok(Opening::Waiting(Box::new(Self { path, peer }))),
         }

@@ -33,8 +33,8 @@ pub(super) fn only_ours(path: &str, stat: &Stat) -> Result<(), SourceError> {
     let us = rustix::process::geteuid().as_raw();
     if (stat.st_uid != us && stat.st_uid != 0) || stat.st_mode & 0o022 != 0 {
         return Err(SourceError(format!(
-            "{path} can be truncated by other users while it is mapped: it must belong to this user \
-            or root, with mode 0600"
+            "{path} can be truncated by other users while it is mapped: it must belong to this \
+            user or root, with mode 0600"
         )));
     }
     Ok(())

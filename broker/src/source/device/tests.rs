@@ -1,8 +1,8 @@
 //! The drain loop with a device in the same process: the account closes whatever the device does.
 //!
-//! Negative control: `unplugged_device_publishes_nothing` shows that a blank page would be published
-//! if the magic number were not checked. For each misbehaviour a test first shows that nothing is
-//! reported without it.
+//! Negative control: `unplugged_device_publishes_nothing` shows that a blank page would be
+//! published if the magic number were not checked. For each misbehaviour a test first shows that
+//! nothing is reported without it.
 
 use super::hotplug::{Device, DeviceKind};
 use super::location::Location;
@@ -220,7 +220,7 @@ impl Rig {
         self.store(0, 8);
         self.run();
         let produced: u64 = self.feeds.iter().map(|f| u64::from(f.produced())).sum();
-        let told = |layer| {
+        let reported = |layer| {
             self.got
                 .iter()
                 .flat_map(|g| &g.lost_before)
@@ -228,7 +228,7 @@ impl Rig {
                 .map(|l| l.1)
                 .sum::<u64>()
         };
-        let (device, broker) = (told(Layer::Device), told(Layer::Broker));
+        let (device, broker) = (reported(Layer::Device), reported(Layer::Broker));
         assert_eq!(
             self.got.len() as u64 + device + broker,
             produced,
@@ -313,10 +313,10 @@ fn garbage_is_named_and_its_loss_is_exact() {
         rig.model.fifo(0).registers.producer.store(right, Ordering::Release);
         rig.run();
         assert!(rig.bench.count(PumpCounter::SourceFaults) > 0, "{name}");
-        let told = rig.bench.notices();
+        let reported = rig.bench.notices();
         assert!(
-            told.iter().any(|t| t.contains(name) && t.contains("channel 0")),
-            "{name}: {told:?}"
+            reported.iter().any(|t| t.contains(name) && t.contains("channel 0")),
+            "{name}: {reported:?}"
         );
         rig.closes();
     }
@@ -417,7 +417,7 @@ fn a_storm_of_interrupts_is_not_listened_to() {
     rig.store(0, 8);
     rig.bench.now += 10_000_000;
     let (got, _) = rig.bench.run(&mut rig.device);
-    assert_eq!(got.len(), 1, "and data goes on");
+    assert_eq!(got.len(), 1, "and data continues");
     rig.bench.now += 200_000_000;
     rig.run();
     assert!(rig.device.wait_for().readable.is_some(), "the storm is over");
@@ -433,7 +433,7 @@ fn unplugging_and_return_are_reported() {
         SLOT.set(None);
         rig.model.tear_out();
         rig.run();
-        assert_eq!(rig.bench.gone.len(), times, "told once");
+        assert_eq!(rig.bench.gone.len(), times, "reported once");
         let taken = rig.got.len();
         rig.model = DeviceModel::new(&SHAPE);
         rig.feeds = vec![Feed::new(&SHAPE)];
@@ -530,13 +530,13 @@ fn a_drain_gap_is_what_the_fifo_had_been_filling_for() {
 
 #[test]
 fn arguments_are_parsed_and_wrong_ones_named() {
-    let told = |argument| Location::parse(argument, &["map", "memory"]).unwrap_err().to_string();
-    assert!(told("rate=5dg/s:/dev/x").contains("fills by bytes"));
-    assert!(told("rate=fast:/dev/x").contains("fast"));
-    assert!(told("map=9:/dev/x").contains("0 to 4"));
-    assert!(told("memory=x:/dev/x").contains("not a path such as"));
-    assert!(told("depth=3:/dev/x").contains("there are rate=, map=, memory="));
-    assert!(told("ringshim0").contains("no path"));
+    let error = |argument| Location::parse(argument, &["map", "memory"]).unwrap_err().to_string();
+    assert!(error("rate=5dg/s:/dev/x").contains("fills by bytes"));
+    assert!(error("rate=fast:/dev/x").contains("fast"));
+    assert!(error("map=9:/dev/x").contains("0 to 4"));
+    assert!(error("memory=x:/dev/x").contains("not a path such as"));
+    assert!(error("depth=3:/dev/x").contains("there are rate=, map=, memory="));
+    assert!(error("ringshim0").contains("no path"));
     assert!(Location::parse("map=1:/dev/x", &[]).is_err(), "an option of another kind");
     // The path contains a PCI address, which has colons.
     let memory = "/sys/bus/pci/devices/0000:03:00.0/resource2";

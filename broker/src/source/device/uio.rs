@@ -263,19 +263,22 @@ mod tests {
     #[test]
     fn interrupts_are_enabled_the_way_the_driver_asks() {
         let (ours, driver) = node();
-        let told = || {
+        let reported = || {
             let mut word = [0; 4];
             rustix::io::read(&driver, &mut word).map(|_| u32::from_ne_bytes(word))
         };
         let enable = Enable::of(&ours, Path::new("/nowhere")).unwrap();
         assert_eq!(
-            (told(), told()),
+            (reported(), reported()),
             (Ok(1), Err(Errno::AGAIN)),
             "at once: an earlier user may have left it off"
         );
         let uio = uio(ours, enable, 0);
         assert_eq!(mask(&uio), 0);
-        assert!(uio.arm(&|| mask(&uio) == IRQ_DATA && told() == Ok(1)), "both, before the look");
+        assert!(
+            uio.arm(&|| mask(&uio) == IRQ_DATA && reported() == Ok(1)),
+            "both, before the look"
+        );
         assert_eq!(uio.take().unwrap(), Interrupts::default());
         assert_eq!(mask(&uio), 0, "and forbidden when it is awake");
         assert!(!uio.arm(&|| false), "there is data after all");

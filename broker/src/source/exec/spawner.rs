@@ -1,10 +1,10 @@
 //! The spawner: a small process that starts one program for a broker which may not start any more.
 //!
 //! Contract: it is a copy of the broker from before the broker gave up its rights. What it can run
-//! is fixed when it is made, so whoever takes over the broker can only start and end that program.
-//! It holds no descriptor of the broker but its end of a socket, ignores signals, and belongs to
-//! no terminal. When the socket is closed (the broker has dropped the source, or was killed) it
-//! ends the program and then itself.
+//! is fixed when it is made, so an attacker who takes over the broker can only start and end that
+//! program. It holds no descriptor of the broker but its end of a socket, ignores signals, and
+//! belongs to no terminal. When the socket is closed (the broker has dropped the source, or was
+//! killed) it ends the program and then itself.
 //!
 //! The program gets nothing of the broker's but its user: no descriptor, no ambient capability, no
 //! real-time class, no blocked or ignored signal. It leads a session and process group of its own.

@@ -134,7 +134,7 @@ fn garbage_ends_the_run() {
     assert!(notices[0].contains("length field says 4294967295"), "{notices:?}");
 }
 
-/// Neither a child that outlives the program nor a program that closes its output and goes on
+/// Neither a child that outlives the program nor a program that closes its output and continues
 /// keeps the stream. Control: nothing is lost of what was written.
 #[test]
 fn an_output_that_stays_open_or_closes_early_ends_the_run() {
@@ -147,14 +147,14 @@ fn an_output_that_stays_open_or_closes_early_ends_the_run() {
     assert_eq!(
         bench.failure.as_deref(),
         Some(
-            "sh: it closed its standard output and went on; it was killed by signal: 15 (SIGTERM)"
+            "sh: it closed its standard output and continued; it was killed by signal: 15 (SIGTERM)"
         )
     );
 }
 
 /// What a program writes when it is asked to end is published; one that ignores this is killed.
 #[test]
-fn a_stop_takes_the_last_words_and_no_longer_than_told() {
+fn a_stop_takes_the_last_words_and_no_longer_than_asked() {
     let (mut bench, mut source) = (
         bench(),
         start(

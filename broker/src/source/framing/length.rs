@@ -108,9 +108,10 @@ mod tests {
     fn the_skip_limit_itself_is_skipped() {
         let mut decoder = Decoder::new(Framing::Len32Le, 64).unwrap();
         let limit = (SKIP_LIMIT as u32).to_le_bytes();
-        assert!(
-            matches!(decoder.next(&limit), Step::Skip { bytes, fault: Some(_) } if bytes == SKIP_LIMIT + 4)
-        );
+        assert!(matches!(
+            decoder.next(&limit),
+            Step::Skip { bytes, fault: Some(_) } if bytes == SKIP_LIMIT + 4
+        ));
         let beyond = (SKIP_LIMIT as u32 + 1).to_le_bytes();
         assert!(matches!(decoder.next(&beyond), Step::Broken(_)));
     }

@@ -253,7 +253,14 @@ pub(super) mod tests {
             big: bool,
             nanoseconds: bool,
             packets in prop::collection::vec(
-                (any::<u32>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..50), any::<u32>()), 0..8),
+                (
+                    any::<u32>(),
+                    any::<u32>(),
+                    prop::collection::vec(any::<u8>(), 0..50),
+                    any::<u32>(),
+                ),
+                0..8,
+            ),
             chunk in 1usize..100,
         ) {
             let file = file(big, nanoseconds, &packets);

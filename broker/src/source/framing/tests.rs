@@ -161,7 +161,10 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
     ]);
     // Small values make small lengths; 10 is the newline.
     let byte = prop_oneof![
-        4 => Just(0u8), 3 => 0u8..16, 1 => prop::sample::select(vec![10u8, 16, 20, 28, 32, 36, 40]), 1 => any::<u8>(),
+        4 => Just(0u8),
+        3 => 0u8..16,
+        1 => prop::sample::select(vec![10u8, 16, 20, 28, 32, 36, 40]),
+        1 => any::<u8>(),
     ];
     (heads, prop::collection::vec(byte, 0..300)).prop_map(|(head, body)| [head, body].concat())
 }

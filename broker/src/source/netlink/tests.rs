@@ -22,11 +22,11 @@ fn protocols_and_groups_have_names_and_numbers() {
         ("usersock:0", "no group \"0\" of usersock; say a number from 1 to 65535"),
         ("usersock:1,ttl=2", "\"ttl=2\"; there is rcvbuf=SIZE"),
     ] {
-        let told = text.parse::<Spec>().unwrap_err().to_string();
-        assert!(told.contains(says), "{text}: {told}");
+        let error = text.parse::<Spec>().unwrap_err().to_string();
+        assert!(error.contains(says), "{text}: {error}");
     }
-    let told = Netlink::open(&spec("31:1"), &STREAM).err().unwrap().to_string();
-    assert!(told.contains("no netlink protocol 31"), "{told}");
+    let error = Netlink::open(&spec("31:1"), &STREAM).err().unwrap().to_string();
+    assert!(error.contains("no netlink protocol 31"), "{error}");
 }
 
 /// A socket that sends to a group of NETLINK_USERSOCK, or to one other socket.
@@ -83,8 +83,11 @@ fn messages_of_the_group_arrive_and_no_others() {
         );
         assert!(got.iter().enumerate().all(|(i, g)| g.channel == if i % 2 == 0 { 5 } else { 9 }));
         assert!(got.iter().zip(&sent).all(|(g, m)| g.original_len == m.len()));
-        let told = bench.notices();
-        assert!(told.len() == 1 && told[0].contains("to this socket alone"), "{told:?}");
+        let reported = bench.notices();
+        assert!(
+            reported.len() == 1 && reported[0].contains("to this socket alone"),
+            "{reported:?}"
+        );
         assert_eq!(bench.count(PumpCounter::KernelLost), 0);
     });
 }
@@ -98,7 +101,7 @@ fn an_overflow_is_a_loss_of_unknown_size() {
         let mut source =
             Netlink::open(&"usersock:5,rcvbuf=4KiB".parse().unwrap(), &STREAM).unwrap();
         let (mut bench, sender) = (Bench::new(1 << 20, 1024), Sender::new());
-        let (mut number, mut taken, mut told) = (0_u32, 0_u64, 0);
+        let (mut number, mut taken, mut reported) = (0_u32, 0_u64, 0);
         for _ in 0..20 {
             let before = number;
             for _ in 0..100 {
@@ -116,13 +119,16 @@ fn an_overflow_is_a_loss_of_unknown_size() {
                 .sum();
             assert!(
                 !got.is_empty() && !got[0].lost_before.is_empty(),
-                "told ahead of what came with it"
+                "reported ahead of what came with it"
             );
             assert_eq!(got[0].bytes, before.to_le_bytes());
-            (taken, told) = (taken + got.len() as u64, told + lost);
+            (taken, reported) = (taken + got.len() as u64, reported + lost);
         }
         assert!(taken > 20);
-        assert_eq!((taken + told, bench.count(PumpCounter::KernelLost)), (number.into(), told));
+        assert_eq!(
+            (taken + reported, bench.count(PumpCounter::KernelLost)),
+            (number.into(), reported)
+        );
     });
 }
 

@@ -1,6 +1,6 @@
 //! Capture in separate network namespaces: over a veth pair, and over loopback, where the kernel
-//! shows each frame twice. Every test checks the account: sent = published + lost. Without root these tests
-//! are reported as skipped.
+//! shows each frame twice. Every test checks the account: sent = published + lost. Without root
+//! these tests are reported as skipped.
 
 use super::super::test_bench::{Bench, Got, bytes_of, in_namespace, shell, wait};
 use super::super::test_links::{Elsewhere, FrameSender, INDEX, changes, make};
@@ -75,8 +75,8 @@ fn every_frame_of_a_wire_arrives_whole_and_in_order() {
         let mut source = capture("vb,block=64KiB,blocks=64,timeout=2", 2048);
         assert_eq!(
             source.describe(),
-            "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps, frames longer than \
-             --max-datagram (2 KiB) are cut"
+            "vb, frames wait up to 2 ms in 64 blocks of 64 KiB, kernel timestamps, frames longer \
+            than --max-datagram (2 KiB) are cut"
         );
         let sender = FrameSender::on("va");
         let clock = || {
@@ -115,7 +115,7 @@ fn frames_without_room_are_counted_and_reported_in_order() {
                 sent += 1;
             }
             for datagram in collect(&mut bench, &mut source) {
-                let told: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
+                let reported: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
                 assert!(
                     datagram
                         .lost_before
@@ -124,9 +124,9 @@ fn frames_without_room_are_counted_and_reported_in_order() {
                 );
                 let number =
                     u64::from(u32::from_le_bytes(*datagram.bytes[14..].first_chunk().unwrap()));
-                assert_eq!(number, next + told, "round {round}");
+                assert_eq!(number, next + reported, "round {round}");
                 next = number + 1;
-                lost += told;
+                lost += reported;
             }
             let account =
                 bench.count(PumpCounter::Published) + bench.count(PumpCounter::KernelLost);
@@ -147,11 +147,11 @@ fn losses_between_blocks_are_reported_between_them() {
         let (mut sent, mut next, mut losses) = (0_u32, 0, 0);
         let mut check = |got: Vec<Got>| {
             for datagram in got {
-                let told: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
+                let reported: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
                 let number =
                     u64::from(u32::from_le_bytes(*datagram.bytes[14..].first_chunk().unwrap()));
-                assert_eq!(number, next + told, "{:?}", datagram.lost_before);
-                (next, losses) = (number + 1, losses + u32::from(told > 0));
+                assert_eq!(number, next + reported, "{:?}", datagram.lost_before);
+                (next, losses) = (number + 1, losses + u32::from(reported > 0));
             }
             next
         };
@@ -288,14 +288,16 @@ fn an_interface_that_comes_back_is_captured_again() {
                     bench.now += SECOND;
                     ours(&mut bench, &mut source);
                 }
-                let told = bench.notices();
-                assert_eq!(source.wait_for().until, None, "{when}: {told:?}");
+                let reported = bench.notices();
+                assert_eq!(source.wait_for().until, None, "{when}: {reported:?}");
                 number += 1;
                 FrameSender::on("mcb").send(&frame(number, 60));
                 let got = ours(&mut bench, &mut source);
-                assert_eq!(got, [frame(number, 60)], "{when}: {told:?}");
-                let back = told.iter().any(|told| told.ends_with("is back, capture goes on"));
-                assert_eq!(back, !change.same, "{when}: {told:?}");
+                assert_eq!(got, [frame(number, 60)], "{when}: {reported:?}");
+                let back = reported
+                    .iter()
+                    .any(|reported| reported.ends_with("is back, capture continues"));
+                assert_eq!(back, !change.same, "{when}: {reported:?}");
                 let details =
                     std::process::Command::new("ip").args(["-d", "link", "show", "mca"]).output();
                 let details = String::from_utf8(details.unwrap().stdout).unwrap();

@@ -1,8 +1,8 @@
 //! Attaching to the other stream, on a thread of its own.
 //!
 //! Contract: the pump never waits for it. The thread tries until it has attached or this is
-//! dropped; it reports why it could not, each reason once. It begins where it is told if the stream
-//! is there at the first attempt, and with the oldest datagram if it comes later.
+//! dropped; it reports why it could not, each reason once. It begins where the source says if the
+//! stream is there at the first attempt, and with the oldest datagram if it comes later.
 
 use crate::process::sched;
 use crate::source::contract::SourceError;

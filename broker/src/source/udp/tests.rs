@@ -195,16 +195,16 @@ fn overflow_is_counted_and_reported_in_order() {
             (0..1 + round * 4).map(|i| make(sent + i as u32, 100 + 10 * (i % 70))).collect();
         sent += burst.len() as u32;
         for datagram in pass(&mut bench, &mut source, &sender, &burst) {
-            let told: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
+            let reported: u64 = datagram.lost_before.iter().map(|l| l.1).sum();
             assert!(
                 datagram
                     .lost_before
                     .iter()
                     .all(|&(layer, _, exact)| layer == Layer::Kernel && exact)
             );
-            assert_eq!(u64::from(number(&datagram)), next + told);
+            assert_eq!(u64::from(number(&datagram)), next + reported);
             next = u64::from(number(&datagram)) + 1;
-            lost += told;
+            lost += reported;
         }
         // No datagram has come after the last drop, but the drop is known.
         let account = bench.count(PumpCounter::Published) + bench.count(PumpCounter::KernelLost);

@@ -96,13 +96,13 @@ impl RingReader {
             return corrupt("a restart that contradicts those before it");
         }
         let (lost_now, exact) = (lost - self.restart_lost, inexact == self.restart_inexact);
-        let told = Restarted { generation, first, lost: lost_now, exact };
+        let reported = Restarted { generation, first, lost: lost_now, exact };
         if !weakened(site::RESTART_TWICE) {
             (self.generation, self.restart_lost, self.restart_inexact) =
                 (generation, lost, inexact);
         }
         self.account.restarts += 1;
-        self.account.restart_lost = self.account.restart_lost.saturating_add(told.lost);
-        Ok(Some(told))
+        self.account.restart_lost = self.account.restart_lost.saturating_add(reported.lost);
+        Ok(Some(reported))
     }
 }

@@ -82,7 +82,8 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
             let line = [before, line::one_way_ns()];
             let moved = bench.moved(line);
             bench.records.add(json!({
-                "kind": "run", "question": QUESTION.name, "round": round, "contender": "ring", "size": size,
+                "kind": "run", "question": QUESTION.name, "round": round,
+                "contender": "ring", "size": size,
                 "floor_bytes_per_s": floor, "bytes_per_s": pump, "ratio": pump / floor,
                 "line_ns": line, "moved": moved,
             }))?;

@@ -64,9 +64,10 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
                 let line = [before, line::one_way_ns()];
                 let moved = bench.moved(line);
                 bench.records.add(json!({
-                    "kind": "run", "question": QUESTION.name, "round": round, "contender": name, "readers": readers,
-                    "rate": rate, "published": done.published,
-                    "cpu_s": done.cpu, "cpu_alone_s": alone.cpu, "cpu_s_per_gbit": (done.cpu - alone.cpu) / gbit,
+                    "kind": "run", "question": QUESTION.name, "round": round,
+                    "contender": name, "readers": readers, "rate": rate,
+                    "published": done.published, "cpu_s": done.cpu, "cpu_alone_s": alone.cpu,
+                    "cpu_s_per_gbit": (done.cpu - alone.cpu) / gbit,
                     "lost_share": done.lost as f64 / (done.published * readers as u64) as f64,
                     "line_ns": line, "moved": moved,
                 }))?;

@@ -54,8 +54,9 @@ fn run(bench: &mut Bench) -> anyhow::Result<()> {
                 let line = [before, line::one_way_ns()];
                 let moved = bench.moved(line);
                 bench.records.add(json!({
-                    "kind": "run", "question": QUESTION.name, "round": round, "contender": "ring", "size": 64,
-                    "readers": readers, "wait": state, "published": published, "pump_ns": pump_ns,
+                    "kind": "run", "question": QUESTION.name, "round": round,
+                    "contender": "ring", "size": 64, "readers": readers, "wait": state,
+                    "published": published, "pump_ns": pump_ns,
                     "ns_per_publish": pump_ns as f64 / published as f64,
                     "line_ns": line, "moved": moved,
                 }))?;

@@ -141,13 +141,15 @@ mod tests {
             let slow = 1.0 + f64::from(round);
             for (readers, factor) in [(1, 1.0), (1024, asleep)] {
                 records
-                    .add(json!({ "kind": "run", "question": "publish", "contender": "ring", "wait": "asleep", "round": round,
-                        "readers": readers, "ns_per_publish": 1000.0 * slow * factor }))
+                    .add(json!({ "kind": "run", "question": "publish", "contender": "ring",
+                        "wait": "asleep", "round": round, "readers": readers,
+                        "ns_per_publish": 1000.0 * slow * factor }))
                     .unwrap();
             }
             records
-                .add(json!({ "kind": "run", "question": "latency", "contender": "ring", "wait": "spin", "round": round,
-                    "rate": 1e5, "readers": 1, "p50": 150, "p99": 200, "p999": 300, "max": 4000 }))
+                .add(json!({ "kind": "run", "question": "latency", "contender": "ring",
+                    "wait": "spin", "round": round, "rate": 1e5, "readers": 1,
+                    "p50": 150, "p99": 200, "p999": 300, "max": 4000 }))
                 .unwrap();
         }
         records

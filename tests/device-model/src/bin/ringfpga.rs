@@ -101,7 +101,7 @@ Examples:
     ringfpga --socket /tmp/fpga.sock --misbehave disappear@2s --misbehave reappear@3s
 
 Faults: {WORDS}.
-A line with one of these words on standard input injects it at once; `books` there, or SIGUSR1,
+A line with one of these words on standard input injects it at once; `account` there, or SIGUSR1,
 prints the account.
 
 Exit status: 0 the account closes; 1 it does not; 2 wrong usage, or the device failed."

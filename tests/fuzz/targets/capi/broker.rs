@@ -21,8 +21,8 @@ const READERS: u32 = 4;
 
 /// How it answers the next request. It answers later ones correctly again.
 #[derive(Clone, Copy)]
-pub enum Mood {
-    Well,
+pub enum Answer {
+    Right,
     Refuses(u8),
     HangsUp,
     Garbled,
@@ -30,39 +30,39 @@ pub enum Mood {
     OffTopic,
 }
 
-impl From<u8> for Mood {
+impl From<u8> for Answer {
     fn from(byte: u8) -> Self {
         match byte % 16 {
-            0..=3 => Mood::Well,
-            4..=9 => Mood::Refuses(byte % 16 - 4),
-            10 | 11 => Mood::HangsUp,
-            12 | 13 => Mood::Garbled,
-            14 => Mood::NoFds,
-            _ => Mood::OffTopic,
+            0..=3 => Answer::Right,
+            4..=9 => Answer::Refuses(byte % 16 - 4),
+            10 | 11 => Answer::HangsUp,
+            12 | 13 => Answer::Garbled,
+            14 => Answer::NoFds,
+            _ => Answer::OffTopic,
         }
     }
 }
 
-struct Place {
+struct Attachment {
     page: ReaderPage,
     _connection: OwnedFd,
     attached: u64,
     _events: [OwnedFd; 3],
 }
 
-struct House {
+struct State {
     ring: RingObject,
     publisher: Publisher,
-    places: [Option<Place>; READERS as usize],
+    readers: [Option<Attachment>; READERS as usize],
     watchers: Vec<OwnedFd>,
-    mood: Mood,
+    answer: Answer,
     generation: u64,
     attached: u64,
     ended: bool,
 }
 
 pub struct Broker {
-    house: Arc<Mutex<House>>,
+    state: Arc<Mutex<State>>,
     pub socket: PathBuf,
 }
 
@@ -99,17 +99,17 @@ fn ring(generation: u64) -> (RingObject, WritableRing) {
     RingObject::create(&format!("/ringweir-fuzz.{}", std::process::id()), &spec).expect("a ring")
 }
 
-impl House {
+impl State {
     fn restarted(generation: u64) -> Self {
         let (ring, writable) = ring(generation);
         let publisher = Publisher::new(writable);
-        let places = Default::default();
+        let readers = Default::default();
         Self {
             ring,
             publisher,
-            places,
+            readers,
             watchers: Vec::new(),
-            mood: Mood::Well,
+            answer: Answer::Right,
             generation,
             attached: 0,
             ended: false,
@@ -124,30 +124,31 @@ impl House {
         let say = |reply: &Reply, fds: &[_]| {
             let _gone = socket::send(&connection, &reply.encode(), fds);
         };
-        match std::mem::replace(&mut self.mood, Mood::Well) {
-            Mood::Well => {}
-            Mood::Refuses(n) => {
+        match std::mem::replace(&mut self.answer, Answer::Right) {
+            Answer::Right => {}
+            Answer::Refuses(n) => {
                 use Reason::*;
                 let reason = [NotAllowed, Full, Malformed, Version, Resources, NoSuchReader]
                     [usize::from(n) % 6];
                 return say(&Reply::refuse(reason, "as asked \0 and \u{fffd}"), &[]);
             }
-            Mood::HangsUp => return,
-            Mood::Garbled => {
+            Answer::HangsUp => return,
+            Answer::Garbled => {
                 let _gone = socket::send(&connection, b"RW\x02\0garbled", &[]);
                 return;
             }
-            Mood::NoFds => return say(&Reply::Viewing, &[]),
-            Mood::OffTopic => return say(&Reply::Detached, &[]),
+            Answer::NoFds => return say(&Reply::Viewing, &[]),
+            Answer::OffTopic => return say(&Reply::Detached, &[]),
         }
         match request {
             Request::Attach(_) => {
-                let Some(index) = self.places.iter().position(Option::is_none) else {
-                    return say(&Reply::refuse(Reason::Full, "all places are taken"), &[]);
+                let Some(index) = self.readers.iter().position(Option::is_none) else {
+                    return say(&Reply::refuse(Reason::Full, "all indexes are taken"), &[]);
                 };
                 let (page, page_fd) = ReaderPage::create(index as u32).expect("a page");
-                let event =
-                    || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("a bell");
+                let event = || {
+                    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an event")
+                };
                 let (wake, sleep_request) = (event(), event());
                 let events = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
                 let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -162,8 +163,12 @@ impl House {
                 );
                 self.attached += 1;
                 let _events = [wake, sleep_request, events];
-                self.places[index] =
-                    Some(Place { page, _connection: connection, attached: self.attached, _events });
+                self.readers[index] = Some(Attachment {
+                    page,
+                    _connection: connection,
+                    attached: self.attached,
+                    _events,
+                });
             }
             Request::View => {
                 let (area, fd) = StatsArea::create(READERS).expect("an area");
@@ -181,24 +186,24 @@ impl House {
             Request::DrainGaps => say(&Reply::Latency(None), &[]),
             Request::Reload => say(&Reply::refuse(Reason::File, "there is no file"), &[]),
             Request::Latency { index } => {
-                let place = self.places.get(index as usize).and_then(Option::as_ref);
-                let report = place.map(|place| {
+                let reader = self.readers.get(index as usize).and_then(Option::as_ref);
+                let report = reader.map(|reader| {
                     let Histogram { sum_ns, max_ns, .. } = Histogram::default();
                     let (places, counts) = ((index as u16..index as u16 * 90 + 5).step_by(3))
                         .map(|p| (p, u64::MAX >> (p % 64)))
                         .unzip();
-                    LatencyReport { attached: place.attached, sum_ns, max_ns, places, counts }
+                    LatencyReport { attached: reader.attached, sum_ns, max_ns, places, counts }
                 });
                 say(&Reply::Latency(report), &[]);
             }
             Request::Detach(which) => {
-                let place = self.places.get_mut(which.index as usize);
-                let Some(place) = place
+                let reader = self.readers.get_mut(which.index as usize);
+                let Some(reader) = reader
                     .filter(|p| p.as_ref().is_some_and(|p| p.attached == which.attached_realtime))
                 else {
                     return say(&Reply::refuse(Reason::NoSuchReader, "no such reader"), &[]);
                 };
-                let gone = place.take().expect("it is there");
+                let gone = reader.take().expect("it is there");
                 gone.page
                     .block()
                     .detached_by
@@ -212,11 +217,11 @@ impl House {
         let mut snapshot = Snapshot::new(STREAM, "gen:");
         snapshot.set(StreamFact::Depth, 16);
         snapshot.take_pump(self.ring.memory());
-        for (index, place) in self.places.iter().enumerate() {
-            let Some(place) = place else { continue };
+        for (index, reader) in self.readers.iter().enumerate() {
+            let Some(reader) = reader else { continue };
             let mut figures = ReaderFigures::new("a reader");
             figures.set(ReaderFact::Index, index as u64);
-            figures.set(ReaderFact::AttachedRealtime, place.attached);
+            figures.set(ReaderFact::AttachedRealtime, reader.attached);
             snapshot.readers.push(figures);
         }
         snapshot
@@ -229,34 +234,34 @@ impl Broker {
         unsafe { std::env::set_var(paths::RUN_DIR_ENV, run_dir()) };
         let socket = paths::socket_path(run_dir(), STREAM);
         let (listener, _file) = socket::listen(&socket, 0o600, None).expect("a socket");
-        let house = Arc::new(Mutex::new(House::restarted(1)));
-        let served = house.clone();
+        let state = Arc::new(Mutex::new(State::restarted(1)));
+        let served = state.clone();
         std::thread::spawn(move || {
             loop {
                 let _ready = poll(&mut [PollFd::new(&listener, PollFlags::IN)], None);
-                let mut house = served.lock().expect("house");
+                let mut state = served.lock().expect("state");
                 if let Ok(connection) = socket::accept(&listener) {
-                    house.serve(connection);
+                    state.serve(connection);
                 }
             }
         });
-        Self { house, socket }
+        Self { state, socket }
     }
 
-    fn house(&self) -> MutexGuard<'_, House> {
-        self.house.lock().expect("house")
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("state")
     }
 
     /// Publishes `count` datagrams of all lengths, which may be more than a lap.
     pub fn publish(&self, count: u64, seed: u8) {
-        let mut house = self.house();
-        if house.ended {
+        let mut state = self.state();
+        if state.ended {
             return;
         }
         for n in 0..count {
             let len = (n as usize * 37 + usize::from(seed)) % 257;
             if n == 3 && seed.is_multiple_of(8) {
-                house.publisher.lost_upstream(Layer::Kernel, seed.into(), seed & 16 == 0);
+                state.publisher.lost_upstream(Layer::Kernel, seed.into(), seed & 16 == 0);
             }
             let meta = Meta {
                 original_len: 300 * u32::from(seed & 1),
@@ -264,47 +269,47 @@ impl Broker {
                 source_time: n,
                 publish_time: n,
             };
-            house.publisher.publish(&[seed; 256][..len], meta).expect("fits");
+            state.publisher.publish(&[seed; 256][..len], meta).expect("fits");
         }
     }
 
-    pub fn mood(&self, mood: Mood) {
-        self.house().mood = mood;
+    pub fn answer_next(&self, answer: Answer) {
+        self.state().answer = answer;
     }
 
     pub fn end(&self) {
-        let mut house = self.house();
-        if !std::mem::replace(&mut house.ended, true) {
-            house.publisher.end();
+        let mut state = self.state();
+        if !std::mem::replace(&mut state.ended, true) {
+            state.publisher.end();
         }
     }
 
     /// Hangs up on its readers and viewers, as if it had died, and is back at once with the same
     /// ring.
     pub fn hang_up(&self) {
-        let mut house = self.house();
-        house.places = Default::default();
-        house.watchers.clear();
+        let mut state = self.state();
+        state.readers = Default::default();
+        state.watchers.clear();
     }
 
     /// Dies, and comes back with the next generation.
     pub fn restart(&self) {
-        let mut house = self.house();
-        *house = House::restarted(house.generation + 1);
+        let mut state = self.state();
+        *state = State::restarted(state.generation + 1);
     }
 
     /// Restores the state of the start.
     pub fn clean(&self) {
         // Once this request is answered, no earlier one is left in the socket's queue.
-        self.mood(Mood::Well);
+        self.answer_next(Answer::Right);
         let _answer = ringweir::view::describe(STREAM).expect("a description");
-        *self.house() = House::restarted(1);
+        *self.state() = State::restarted(1);
     }
 
     /// Index and attach time of some reader.
     pub fn some_reader(&self, n: u8) -> Option<(u32, u64)> {
-        let house = self.house();
-        let index = usize::from(n) % house.places.len();
-        house.places[index].as_ref().map(|place| (index as u32, place.attached))
+        let state = self.state();
+        let index = usize::from(n) % state.readers.len();
+        state.readers[index].as_ref().map(|reader| (index as u32, reader.attached))
     }
 }

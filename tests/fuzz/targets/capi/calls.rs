@@ -186,7 +186,7 @@ impl<const WORDS: usize> Room<WORDS> {
     }
 
     /// A call that failed, or had nothing to report, must leave it untouched.
-    fn told(self, rc: c_int) -> Option<[u64; WORDS]> {
+    fn filled(self, rc: c_int) -> Option<[u64; WORDS]> {
         let words = self.checked();
         if rc == OK {
             return Some(words);
@@ -353,7 +353,7 @@ impl<'b> Session<'b> {
         let mut account = Room::<ACCOUNT_WORDS>::new();
         // SAFETY: `reader` is NULL or live; `account` is room.
         let rc = known(unsafe { rw_reader_account(reader, account.at(Wrong::Not)) });
-        if let Some([start, delivered, lost, cursor, ..]) = account.told(rc) {
+        if let Some([start, delivered, lost, cursor, ..]) = account.filled(rc) {
             assert_eq!(start + delivered + lost, cursor);
         }
     }
@@ -401,11 +401,11 @@ impl<'b> Session<'b> {
             std::hint::black_box((rw_reader_generation(reader), rw_reader_date(reader, time)));
             self.look_through(rw_reader_metadata(reader), time as usize);
             let rc = known(rw_reader_geometry(reader, geometry.at(wrong)));
-            geometry.told(rc);
+            geometry.filled(rc);
             let rc = known(rw_reader_last_gap(reader, gap.at(wrong)));
-            gap.told(rc);
+            gap.filled(rc);
             let rc = known(rw_reader_detached_by(reader, by.at(wrong)));
-            by.told(rc);
+            by.filled(rc);
         }
     }
 
@@ -444,14 +444,14 @@ impl<'b> Session<'b> {
                 5 => {
                     let mut figure = Room::<6>::new();
                     let rc = known(rw_watch_figure(watch, row, i, figure.at(wrong)));
-                    if let Some([name, help, ..]) = figure.told(rc) {
+                    if let Some([name, help, ..]) = figure.filled(rc) {
                         assert!(read(name as *const c_char) > 0 && read(help as *const c_char) > 0);
                     }
                 }
                 6 => {
                     let mut value = Room::<1>::new();
                     let rc = known(rw_watch_get(watch, row, pointer(&name), value.at(wrong)));
-                    value.told(rc);
+                    value.filled(rc);
                 }
                 _ => drop((read(rw_watch_text(watch, row)), read(rw_watch_label(watch, row)))),
             }
@@ -520,7 +520,7 @@ impl<'b> Session<'b> {
                 3 => {
                     let mut total = Room::<8>::new();
                     let rc = known(rw_latency_all(latency, total.at(wrong)));
-                    total.told(rc);
+                    total.filled(rc);
                 }
                 4 => {
                     let share = if input.one_in(4) {
@@ -530,12 +530,12 @@ impl<'b> Session<'b> {
                     };
                     let mut ns = Room::<1>::new();
                     let rc = known(rw_latency_quantile(latency, share, ns.at(wrong)));
-                    ns.told(rc);
+                    ns.filled(rc);
                 }
                 _ => {
                     let mut bucket = Room::<4>::new();
                     let rc = known(rw_latency_bucket(latency, n as usize, bucket.at(wrong)));
-                    if let Some([from, to, count, _]) = bucket.told(rc) {
+                    if let Some([from, to, count, _]) = bucket.filled(rc) {
                         assert!(from < to && count > 0);
                     }
                 }

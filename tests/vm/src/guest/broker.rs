@@ -1,7 +1,7 @@
 //! Brokers in the guest on devices of `ringshim.ko`, and readers that hash what they receive.
 //!
 //! The devices are models on the host. A model reports its account when it ends; a scenario asks
-//! the host for it (`books NAME`). So every account is closed against the device's own:
+//! the host for it (`account NAME`). So every account is closed against the device's own:
 //! produced = lost in the device + delivered, and the hash of what each reader received is the hash
 //! of what the device stored.
 
@@ -96,7 +96,7 @@ impl Stream {
             let notified = said.contains(&format!("the source's device went away {often}"));
             ensure!(
                 ended.status.success() && notified,
-                "not told of {times} goings: {} {said}",
+                "not notified that it went away {often}: {} {said}",
                 ended.status
             );
         }
@@ -121,13 +121,14 @@ impl Stream {
         wait_for(SOON, all)
             .with_context(|| format!("not all of {device_account:?} came: {seen}"))?;
         let lost = || (self.counter(env, "device_lost").ok()? == device_account.lost).then_some(());
-        wait_for(SOON, lost)
-            .with_context(|| format!("told as lost is not what {device_account:?} says: {seen}"))?;
+        wait_for(SOON, lost).with_context(|| {
+            format!("reported as lost is not what {device_account:?} says: {seen}")
+        })?;
         let seen = self.figures(env)?;
         let count = |name: &str| seen["counters"][name].as_u64().unwrap_or(u64::MAX);
         ensure!(
             device_account.produced == device_account.lost + device_account.stored,
-            "the device's own books: {device_account:?}"
+            "the device's own account: {device_account:?}"
         );
         ensure!(count("broker_lost") == 0 && count("kernel_lost") == 0, "{seen}");
         let (name, readers) = (self.daemon.name.clone(), self.readers.len());
@@ -166,7 +167,7 @@ impl Stream {
 
 /// Asks the host for the account of model `name`, when it has ended.
 fn device_account(name: &str) -> Result<DeviceAccount> {
-    let line = ask(format!("books {name}"))?;
+    let line = ask(format!("account {name}"))?;
     serde_json::from_str(&line).with_context(|| line.clone())
 }
 
@@ -244,7 +245,7 @@ fn three_devices(seconds: u64) -> Result<()> {
     driver(MODULE, "bind", &place)?;
     let back = || (third.counter(&env, "published").ok()? > before + 10).then_some(());
     wait_for(SOON, back)
-        .with_context(|| format!("it does not go on: {}", third.daemon.process.stderr()))?;
+        .with_context(|| format!("it does not continue: {}", third.daemon.process.stderr()))?;
     let (slow_account, fast_account) = (device_account("slow")?, device_account("fast")?);
     drop(load);
     let jitter = String::from_utf8_lossy(&jitter.output().stdout).trim().to_string();

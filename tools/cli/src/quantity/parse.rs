@@ -175,8 +175,8 @@ impl FromStr for Rate {
             })
         };
         let counted = unit.strip_suffix("/s").ok_or_else(unknown)?.trim_end();
-        // The order is "bit", "B", nothing: a later form would take an earlier one for a part of the
-        // prefix.
+        // The order is "bit", "B", nothing: a later form would take an earlier one for a part of
+        // the prefix.
         let (rest, make): (&str, fn(f64) -> Rate) = if let Some(rest) = counted.strip_suffix("bit")
         {
             (rest, |x| Rate::Bytes(x / 8.0))

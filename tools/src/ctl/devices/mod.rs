@@ -43,8 +43,8 @@ Examples:
 SOURCE is the value for ringd run --source. The list has the devices of ringshim.ko and of UIO
 drivers, and the PCI devices that ringshim could drive (1af4:1110, 1234:11e8), with the command that
 binds them to it. No device is touched, except by --probe, which maps the first page of each
-read-only. ringshim does not start a device for that; but another kind of device behind UIO may react
-to being read, and uio_pci_generic disables its DMA afterwards.
+read-only. ringshim does not start a device for that; but another kind of device behind UIO may
+react to being read, and uio_pci_generic disables its DMA afterwards.
 Exit status: 0 listed, ready or not; 1 there is none, or an error; 2 wrong usage.";
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {

@@ -88,8 +88,8 @@ pub(super) fn memory_limit(m: &Machine) -> Vec<Found> {
             let fix = if v2 { m.write_line("max", &path) } else { m.write_line("-1", &path) };
             vec![fail(
                 format!(
-                    "{path} allows {}, of which {} are free, but the rings take {}: the kernel would kill \
-                    the broker",
+                    "{path} allows {}, of which {} are free, but the rings take {}: the kernel \
+                    would kill the broker",
                     Bytes(most),
                     Bytes(free),
                     Bytes(m.ring)

@@ -37,8 +37,8 @@ pub(super) fn throttling(m: &Machine) -> Vec<Found> {
             return vec![ok("real-time threads are not throttled (the fair servers are off)")];
         }
         return vec![warn(
-            "starving ordinary threads get 50 ms of each second (fair server): ringd --spin at real \
-            time may stall that long; without --spin it does not matter",
+            "starving ordinary threads get 50 ms of each second (fair server): ringd --spin at \
+            real time may stall that long; without --spin it does not matter",
             format!("{}sh -c 'for f in {server}/cpu*/runtime; do echo 0 > $f; done'", m.sudo()),
         )];
     }
@@ -87,8 +87,8 @@ pub(super) fn cpu_limit(m: &Machine) -> Vec<Found> {
             continue;
         }
         let text = format!(
-            "{} allows {:.2} processors: when that is used up, ordinary threads are stopped for the \
-            rest of each {:.0} ms",
+            "{} allows {:.2} processors: when that is used up, ordinary threads are stopped for \
+            the rest of each {:.0} ms",
             limit.path,
             quota / period,
             period / 1e3

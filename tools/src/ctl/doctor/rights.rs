@@ -81,7 +81,8 @@ pub(super) fn open_files(m: &Machine) -> Vec<Found> {
         }
         Some((_, hard)) => vec![warn(
             format!(
-                "may open only {hard} files, but {} readers take {need}: the last readers are refused",
+                "may open only {hard} files, but {} readers take {need}: the last readers are \
+                refused",
                 m.readers
             ),
             format!("{}prlimit --pid $$ --nofile={need}:{need}", m.sudo()),
@@ -128,8 +129,8 @@ pub(super) fn receive_buffers(m: &Machine) -> Vec<Found> {
         }
         Some(most) => vec![warn(
             format!(
-                "sources of kind udp: ask for a receive buffer of {1} and get {0}: the kernel drops \
-                bursts (and counts them)",
+                "sources of kind udp: ask for a receive buffer of {1} and get {0}: the kernel \
+                drops bursts (and counts them)",
                 Bytes(most),
                 Bytes(RECEIVE_BUFFER)
             ),

@@ -87,7 +87,8 @@ fn judge(threads: &[Thread], summary: &str, pid: u64) -> Found {
         let text = format!("the broker (pid {pid}) is not fully sandboxed: {}", open.join("; "));
         return warn(
             text,
-            "uname -r   # needs Linux 5.13 or later, with landlock in lsm= of the kernel command line",
+            "uname -r   # needs Linux 5.13 or later, with landlock in lsm= of the kernel command \
+            line",
         );
     }
     let kept = if kept == 0 {

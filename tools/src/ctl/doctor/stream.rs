@@ -106,7 +106,8 @@ impl Seen {
         let pid = self.snapshot.get(StreamFact::BrokerPid);
         warn(
             format!(
-                "the pump is not visible here (broker pid {pid} belongs to another user or container)"
+                "the pump is not visible here (broker pid {pid} belongs to another user or \
+                container)"
             ),
             format!("sudo ringctl doctor {}", self.name),
         )
@@ -136,15 +137,16 @@ pub(super) fn faults(seen: &Seen, m: &Machine) -> Vec<Found> {
         return vec![ok(format!("no page faults of the pump in {seconds:.1} s"))];
     }
     let text = format!(
-        "the pump has {:.1} minor and {:.1} major page faults per second, but should have none: its \
-        memory is not locked, or is being swapped out",
+        "the pump has {:.1} minor and {:.1} major page faults per second, but should have none: \
+        its memory is not locked, or is being swapped out",
         minor as f64 / seconds,
         major as f64 / seconds
     );
     vec![warn(
         text,
         format!(
-            "{}swapoff -a   # and restart ringd from a shell that may lock memory: ulimit -l unlimited",
+            "{}swapoff -a   # and restart ringd from a shell that may lock memory: ulimit -l \
+            unlimited",
             m.sudo()
         ),
     )]
@@ -243,7 +245,8 @@ pub(super) fn readers(seen: &Seen, _: &Machine) -> Vec<Found> {
         let what = if lapped { "is lapped" } else { "is slow" };
         let index = reader.get(ReaderFact::Index);
         let text = format!(
-            "reader {} (pid {pid}) {what}: {} datagrams behind, of {} in the ring; it has lost {} so far",
+            "reader {} (pid {pid}) {what}: {} datagrams behind, of {} in the ring; it has lost {} \
+            so far",
             reader.label,
             Count(lag),
             Count(depth),

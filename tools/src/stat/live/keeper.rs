@@ -27,7 +27,7 @@ pub(super) fn start(stop: Arc<AtomicBool>) -> std::io::Result<()> {
     let watch = move || {
         let terminal = std::io::stdout();
         while !stop.load(Ordering::Relaxed) {
-            // A hang-up is always told, whatever is asked for.
+            // A hang-up is always reported, whatever is asked for.
             let mut fds = [PollFd::new(&terminal, PollFlags::empty())];
             if poll(&mut fds, Some(&timespec(LOOK))).is_ok() && !fds[0].revents().is_empty() {
                 stop.store(true, Ordering::Relaxed);

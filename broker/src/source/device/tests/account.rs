@@ -43,7 +43,7 @@ struct Play {
     device: Option<Device>,
     bench: Bench,
     delivered: u64,
-    told: u64,
+    reported: u64,
     next: [u32; CHANNELS as usize],
 }
 
@@ -83,7 +83,7 @@ impl Play {
             device: Some(take_over()),
             bench: Bench::new(1 << 20, 512),
             delivered: 0,
-            told: 0,
+            reported: 0,
             next: [begun.produced; CHANNELS as usize],
             model,
         }
@@ -106,7 +106,7 @@ impl Play {
             self.bench.now += 100_000_000;
             for got in got {
                 self.delivered += 1;
-                self.told += got.lost_before.iter().map(|l| l.1).sum::<u64>();
+                self.reported += got.lost_before.iter().map(|l| l.1).sum::<u64>();
                 assert!(
                     got.lost_before.iter().all(|l| l.2),
                     "every loss is exact: {:?}",
@@ -169,22 +169,27 @@ impl Play {
         assert_eq!(
             sum(|c| c.lost, self.begun.lost),
             device,
-            "the device's losses are told as such"
+            "the device's losses are reported as such"
         );
-        assert_eq!(self.told, device + broker, "what is counted is told");
+        assert_eq!(self.reported, device + broker, "what is counted is reported");
         [sum(|c| c.produced, self.begun.produced), self.delivered, device, broker]
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_account_closes_whatever_happens(below in 1..2000u32, events in events()) {
         let mut play = Play::new(below);
         events.iter().for_each(|event| play.happens(*event));
         let [produced, delivered, device, broker] = play.end();
-        prop_assert_eq!(produced, delivered + device + broker, "device {} broker {}", device, broker);
+        let all = delivered + device + broker;
+        prop_assert_eq!(produced, all, "device {} broker {}", device, broker);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A device that disconnects leaves what it had stored in its memory, which stays mapped. With and
-/// without interrupts, and even if it goes on storing forever. (A device that is unplugged leaves
+/// without interrupts, and even if it continues storing forever. (A device that is unplugged leaves
 /// nothing, as tested above.)
 #[test]
 fn data_stored_before_a_hang_up_is_not_lost() {
@@ -28,7 +28,7 @@ fn data_stored_before_a_hang_up_is_not_lost() {
         assert_eq!(
             rig.bench.count(PumpCounter::DeviceLost),
             u64::from(lost),
-            "and what it lost is told"
+            "and what it lost is reported"
         );
         assert!(rig.bench.notices().iter().any(|t| t.contains("disconnected")));
     }
@@ -62,10 +62,10 @@ fn device_that_never_runs_is_reported() {
         rig.run();
     }
     assert_eq!(rig.bench.count(PumpCounter::SourceGone), 1);
-    let told = rig.bench.notices();
+    let reported = rig.bench.notices();
     assert!(
-        told.len() == 1 && told[0].contains("does not start within a second (status 0x0)"),
-        "{told:?}"
+        reported.len() == 1 && reported[0].contains("does not start within a second (status 0x0)"),
+        "{reported:?}"
     );
     rig.model.stuck.store(false, Ordering::Relaxed);
     rig.run();

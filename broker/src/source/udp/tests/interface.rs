@@ -108,13 +108,17 @@ fn an_interface_that_comes_back_is_received_from_again() {
                 for (argument, to, source, bench) in &mut sources {
                     bench.now += SECOND;
                     bench.run(source);
-                    let told = bench.notices();
-                    assert_eq!(source.wait_for().until, None, "{argument}: {when}: {told:?}");
+                    let reported = bench.notices();
+                    assert_eq!(source.wait_for().until, None, "{argument}: {when}: {reported:?}");
                     send(*to, when.as_bytes());
                     let got = bench.run(source).0;
-                    assert_eq!(bytes_of(&got), [when.as_bytes()], "{argument}: {when}: {told:?}");
+                    assert_eq!(
+                        bytes_of(&got),
+                        [when.as_bytes()],
+                        "{argument}: {when}: {reported:?}"
+                    );
                     let same = change.same && !(looks && change.what.contains("renamed"));
-                    assert_eq!(told.is_empty(), same, "{argument}: {when}: {told:?}");
+                    assert_eq!(reported.is_empty(), same, "{argument}: {when}: {reported:?}");
                 }
                 other_index |= !change.same;
                 assert_eq!(hears(), !other_index, "control: {when}");

@@ -1,6 +1,6 @@
 //! Children of a hostile reader, which inherit its attachment.
 //!
-//! Contract: a child goes on with the attachment for a moment and ends by itself. The process has
+//! Contract: a child continues with the attachment for a moment and ends by itself. The process has
 //! one thread, so a child may do everything that its parent may.
 
 #![allow(unsafe_code)]
@@ -10,8 +10,8 @@ use ringweir_proto::os::event;
 use ringweir_proto::sync::Ordering;
 use std::time::Duration;
 
-/// Forks. The child goes on as the reader of this attachment, and so keeps it when the parent drops
-/// it. Returns whether there is a child.
+/// Forks. The child continues as the reader of this attachment, and so keeps it when the parent
+/// drops it. Returns whether there is a child.
 pub fn fork(attachment: &Attachment, moments: u64) -> bool {
     // SAFETY: this process has one thread, so no lock is held in the child.
     match unsafe { libc::fork() } {

@@ -24,10 +24,9 @@ use std::time::Duration;
 /// Attacks a broker in every way that a reader can.
 #[derive(Parser)]
 #[command(
-    after_help = "Examples:\n  ringtest-hostile run /run/ringweir/demo.sock --only sleep-request --only \
-        fill\n  \
-                        ringtest-hostile measure --seconds 2\n\nExit status: 0 done; 1 an \
-                        attack succeeded that must not."
+    after_help = "Examples:\n  ringtest-hostile run /run/ringweir/demo.sock --only sleep-request \
+        --only fill\n  ringtest-hostile measure --seconds 2\n\nExit status: 0 done; 1 an attack \
+        succeeded that must not."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -96,7 +96,8 @@ impl SoakAccount {
                 let known = *self.firsts.entry(generation).or_insert(first);
                 ensure!(
                     known == first,
-                    "generation {generation} begins at {known} for one reader, at {first} for another"
+                    "generation {generation} begins at {known} for one reader, at {first} for \
+                    another"
                 );
                 self.restarts += 1;
                 progress.restarts += 1;

@@ -149,7 +149,7 @@ fn soak(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the test; returns the verdict line. `start` starts what goes on beside.
+/// Runs the test; returns the verdict line. `start` starts what runs beside.
 fn run<'s, 'e>(
     cli: &Cli,
     seed: u64,
@@ -277,8 +277,8 @@ fn run<'s, 'e>(
         readers: start + {} delivered + {} lost = end for each; published {} from gen, {} from udp \
         ({} sent); {} torn datagrams reported as lost, 0 wrong; {} lossless readers demoted; a \
         reader reads again {} after the kill, {} after the next broker is up; longest without \
-        anything, restarts apart, {}; {} forked children could not read; {} hostile readers, attacks: {}; \
-        planted before the next start: {}; {reloads} reloads; {others}",
+        anything, restarts apart, {}; {} forked children could not read; {} hostile readers, \
+        attacks: {}; planted before the next start: {}; {reloads} reloads; {others}",
         Span(Duration::from_secs(took.as_secs())),
         sum(|b| b.restarts),
         counts.started,
@@ -322,7 +322,7 @@ fn settled(broker: &Broker) -> anyhow::Result<usize> {
     count.context("the broker's number of fds does not settle")
 }
 
-/// Everything that goes on beside, each on a thread.
+/// Everything that runs beside, each on a thread.
 struct Others<'s, 'e> {
     guests: Option<ScopedJoinHandle<'s, anyhow::Result<Guests<'e>>>>,
     viewers: Option<ScopedJoinHandle<'s, anyhow::Result<viewers::Counts>>>,
