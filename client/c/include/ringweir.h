@@ -1073,9 +1073,9 @@ void rw_latency_free(struct rw_latency *latency);
  Serves the stream name, which this program publishes. options may be NULL. On RW_OK end
  *publisher with rw_publisher_destroy(), otherwise it is NULL. If an earlier run of the program
  died, its ring is adopted: readers read on and get RW_RESTARTED. The library starts two threads
- for each publisher; they sleep unless readers attach, sleep or leave, and look after them ten times a second. Errors: RW_INVALID,
- RW_NOT_STARTED (the name is served already, a value is out of range, no room: the message says
- it), RW_PANIC.
+ for each publisher; they sleep unless readers attach, sleep or leave, and look after them ten
+ times a second. Errors: RW_INVALID, RW_NOT_STARTED (the name is served already, a value is out
+ of range, no room: the message says it), RW_PANIC.
  */
 int rw_publisher_create(const char *name,
                         const struct rw_publisher_options *options,
@@ -1088,11 +1088,11 @@ int rw_publisher_create(const char *name,
 int rw_publisher_destroy(struct rw_publisher *publisher);
 
 /*
- Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may be
- NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for lossless
- ones as long as their budget allows. An open claim is given up, and data must not be its memory.
- Errors: RW_INVALID (longer than the largest datagram), RW_BUSY, RW_FORKED, RW_NOT_RUNNING (the
- library's control thread has ended), RW_PANIC.
+ Publishes the size bytes at data as one datagram, and shows it to readers at once. arrival may
+ be NULL. Made for call-backs: it needs no other call. It waits for no lossy reader, and for
+ lossless ones as long as their budget allows. An open claim is given up, and data must not be
+ its memory. Errors: RW_INVALID (longer than the largest datagram), RW_BUSY, RW_FORKED,
+ RW_NOT_RUNNING (the library's control thread has ended), RW_PANIC.
  */
 int rw_publish(struct rw_publisher *publisher,
                const void *data,
@@ -1111,18 +1111,16 @@ int rw_try_publish(struct rw_publisher *publisher,
 /*
  Claims size bytes of the ring itself, so that nothing is copied: *memory is 8-aligned, and valid
  for writing until rw_publisher_commit() or another call on this publisher that publishes or
- claims; in a child of fork() never. Claiming the same size again gives the same memory with what was filled in. Its old
- content is lost to readers from now on. Waits as rw_publish() does. Errors: those of
- rw_publish(); *memory is NULL then.
+ claims; in a child of fork() never. Claiming the same size again gives the same memory with what
+ was filled in. Its old content is lost to readers from now on. Waits as rw_publish() does.
+ Errors: those of rw_publish(); *memory is NULL then.
  */
-int rw_publisher_claim(struct rw_publisher *publisher,
-                       size_t size,
-                       void **memory);
+int rw_publisher_claim(struct rw_publisher *publisher, size_t size, void **memory);
 
 /*
  Commits the first size bytes of the open claim as the next datagram; rw_publisher_flush() shows
- it. arrival may be NULL. If a lossless reader has attached since the claim, this may wait for it.
- Errors: RW_INVALID (no claim is open, or size is larger than it), RW_BUSY, RW_FORKED,
+ it. arrival may be NULL. If a lossless reader has attached since the claim, this may wait for
+ it. Errors: RW_INVALID (no claim is open, or size is larger than it), RW_BUSY, RW_FORKED,
  RW_NOT_RUNNING, RW_PANIC.
  */
 int rw_publisher_commit(struct rw_publisher *publisher,
