@@ -221,7 +221,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     if let Some(reload) = &mut reload {
         reload.host().set_sandbox(Sandbox::Inherited(confined));
     }
-    Control::new(streams.take(), signals, manager, reload)?.run()
+    Control::new(streams, signals, manager, reload)?.run()
 }
 
 /// Starts the streams, as long as no signal says to stop.

@@ -266,8 +266,134 @@ fn a_reload_starts_no_program() {
     let said = String::from_utf8_lossy(&reloaded.stdout).into_owned()
         + &String::from_utf8_lossy(&reloaded.stderr);
     assert!(said.contains("starts programs only before it gives up its rights"), "{said}");
-    assert!(gone(pid) && children(broker.process.pid()).is_empty(), "ended with its stream");
+    let none_left = || children(broker.process.pid()).is_empty().then_some(());
+    assert!(gone(pid) && wait_for(PATIENCE, none_left).is_some(), "ended with its stream");
     let read = env.run("ringcat", &["exec-gen2", "--wait", "20s", "-n", "1", "-f", "none"]);
     assert!(read.status.success(), "control");
     broker.end();
+}
+
+/// A reload does not wait for a program that takes long to end: other streams are served meanwhile,
+/// and the name is free once it has ended. Control: it lives after the reload.
+#[test]
+fn a_reload_does_not_wait_for_a_stubborn_program() {
+    let env = Environment::new(LIMIT);
+    let file = env.path("streams.toml");
+    let stream = |name: &str, source: &str| {
+        format!("[[stream]]\nname = '{name}'\nsource = '''{source}'''\ncapacity = '1MiB'\n")
+    };
+    let generator = |name| stream(name, "gen:rate=10/s,size=64");
+    let program = "exec:lines,kill-after=30s:sh -c 'trap \"\" TERM; echo $$; \
+        while :; do sleep 1; done'";
+    std::fs::write(&file, stream("exec-stub", program) + &generator("exec-other")).unwrap();
+    let mut command = env.command("ringd");
+    command.arg("--config").arg(&file);
+    let broker = env.broker_of("exec-stub", command);
+    let pid = pid_of(&read(&broker, 1).0[0]);
+    let reload = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let reloaded = env.run("ringctl", &["reload", "exec-other"]);
+        String::from_utf8_lossy(&reloaded.stdout).into_owned()
+            + &String::from_utf8_lossy(&reloaded.stderr)
+    };
+    let said = reload(&generator("exec-other"));
+    assert!(said.contains("ended   exec-stub: once its source has ended"), "{said}");
+    assert_eq!(test_kill_process(pid), Ok(()), "control");
+    let again = generator("exec-other") + &generator("exec-stub");
+    let said = reload(&again);
+    assert!(said.contains("failed  exec-stub: the stream of this name"), "{said}");
+    assert_eq!(test_kill_process(pid), Ok(()), "control");
+    kill_process(pid, Signal::KILL).unwrap();
+    let begun = wait_for(PATIENCE, || reload(&again).contains("begun   exec-stub").then_some(()));
+    begun.unwrap_or_else(|| panic!("{}", broker.process.stderr()));
+    let read = env.run("ringcat", &["exec-stub", "--wait", "20s", "-n", "1", "-f", "none"]);
+    assert!(read.status.success());
+    assert!(children(broker.process.pid()).is_empty());
+    broker.end();
+}
+
+/// At the end of the stream a process that the program has left behind does not keep its output
+/// open until `kill-after`. Control: it lives on.
+#[test]
+fn a_stop_does_not_wait_for_what_a_program_left_behind() {
+    let env = Environment::new(LIMIT);
+    let source = "exec:lines,kill-after=30s:sh -c 'setsid sleep 1000 & echo $!; exec sleep 1000'";
+    let broker = env.broker("exec-left", source, &[]);
+    let left = pid_of(&read(&broker, 1).0[0]);
+    let begun = Instant::now();
+    broker.end();
+    let took = begun.elapsed();
+    assert_eq!(test_kill_process(left), Ok(()), "control");
+    kill_process(left, Signal::KILL).unwrap();
+    assert!(took < Duration::from_secs(25), "{took:?}");
+}
+
+/// A broker that was started with SIGCHLD ignored still sees how the program ends. Control: another
+/// status.
+#[test]
+fn an_ignored_sigchld_hides_no_failure() {
+    let env = Environment::new(LIMIT);
+    for status in [3, 0] {
+        let mut command = env.command("ringd");
+        let source = format!("exec:lines:sh -c 'echo one; exit {status}'");
+        command.args(["run", "--name", "exec-chld", "--source", &source]);
+        let ignore = || {
+            // SAFETY: the call takes two numbers.
+            match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
+                libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        };
+        // SAFETY: one async-signal-safe system call between fork and exec.
+        unsafe { command.pre_exec(ignore) };
+        let mut broker = env.broker_of("exec-chld", command);
+        assert_eq!(broker.process.wait().code(), Some(i32::from(status != 0)));
+        let said = broker.process.stderr();
+        assert_eq!(said.contains("exited with status 3"), status != 0, "{said}");
+    }
+}
+
+/// A spawner holds no ring, neither one of its broker nor one that its broker reads. Control: the
+/// broker has both.
+#[test]
+fn a_spawner_holds_no_ring() {
+    let env = Environment::new(LIMIT);
+    let file = env.path("streams.toml");
+    let stream = |name: &str, source: &str| {
+        format!("[[stream]]\nname = '{name}'\nsource = '{source}'\ncapacity = '1MiB'\n")
+    };
+    let before =
+        stream("exec-there", "gen:rate=100/s,size=64") + &stream("exec-copy", "ring:exec-there");
+    std::fs::write(&file, &before).unwrap();
+    let mut command = env.command("ringd");
+    // So that a reload may start a program, once the ring is attached.
+    command.arg("--no-sandbox").arg("--config").arg(&file);
+    let broker = env.broker_of("exec-copy", command);
+    read_any(&broker, 10);
+    std::fs::write(&file, before + &stream("exec-late", "exec:lines:sleep 1000")).unwrap();
+    let reloaded = env.run("ringctl", &["reload", "exec-there"]);
+    assert!(reloaded.status.success(), "{}", broker.process.stderr());
+    let [spawner] = children(broker.process.pid())[..] else { panic!("one spawner") };
+    let rings = |pid: i32| {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let rings = maps.lines().filter(|line| line.contains("/dev/shm/"));
+        ["rw-s", "r--s"].map(|kind| rings.clone().filter(|line| line.contains(kind)).count())
+    };
+    assert_eq!(rings(spawner.as_raw_nonzero().get()), [0, 0]);
+    let [own, read] = rings(broker.process.pid() as i32);
+    assert!(own >= 3 && read >= 1, "control: {own} {read}");
+    broker.end();
+}
+
+/// Reads this many datagrams of any kind.
+fn read_any(broker: &Daemon, enough: usize) {
+    let mut reader = Options::new("test").start(Start::Oldest).attach(broker.path()).unwrap();
+    let mut got = 0;
+    while got < enough {
+        match reader.next().unwrap() {
+            Item::Datagram(_) => got += 1,
+            Item::Empty => assert!(reader.wait(Some(PATIENCE)).unwrap() != Waited::TimedOut),
+            _ => {}
+        }
+    }
 }

@@ -169,6 +169,10 @@ fn the_other_stream_comes_back() {
     drop(there);
     let there = life(500);
     assert_eq!(settles(&here, 1500), [1500, 0, 0]);
+    // It has ended too, and its broker keeps the socket: that is seen once, not again and again.
+    wait_for(PATIENCE, || (ends(&here) >= 2).then_some(())).expect("it ends twice");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(ends(&here) <= 4, "{}", here.process.stderr());
     there.end();
     // A new ring.
     let there = life(700);
@@ -177,6 +181,39 @@ fn the_other_stream_comes_back() {
     assert!(got.gone > gone, "{} {}", got.gone, here.process.stderr());
     there.end();
     drop(reader);
+    here.end();
+}
+
+fn ends(here: &Daemon) -> usize {
+    here.process.stderr().matches("has ended").count()
+}
+
+/// A broker that comes back and has no room for the copy does not end it. Control: the refusal is
+/// reported; once there is room, the copy goes on.
+#[test]
+fn a_copy_that_is_refused_tries_again() {
+    let env = Environment::new(LIMIT);
+    let broker = |most: &str| {
+        let args = ["--readers-max", most, "--depth", "16384"];
+        env.broker("rs-full", "gen:rate=100/s,size=64", &args)
+    };
+    let mut there = broker("1");
+    let here = env.broker("rs-patient", "ring:rs-full,from=oldest", &["--linger", "forever"]);
+    wait_for(PATIENCE, || (account(&here)[0] > 10).then_some(())).expect("it begins");
+    here.process.stop();
+    there.process.kill();
+    drop(there);
+    let there = broker("1");
+    let in_the_way = oldest(&there);
+    here.process.signal(Signal::CONT);
+    wait_for(PATIENCE, || here.process.stderr().contains("refused: ").then_some(()))
+        .unwrap_or_else(|| panic!("control: {}", here.process.stderr()));
+    let before = account(&here)[0];
+    drop(in_the_way);
+    wait_for(PATIENCE, || (account(&here)[0] > before + 10).then_some(()))
+        .unwrap_or_else(|| panic!("{}", here.process.stderr()));
+    let last = published_at_end(there);
+    assert_eq!(settles(&here, last).iter().sum::<u64>(), last);
     here.end();
 }
 

@@ -9,6 +9,8 @@ use std::time::Instant;
 struct Entry {
     stream: Stream,
     remove_at: Option<Instant>,
+    /// It is removed as soon as its pump has ended.
+    leaves: bool,
 }
 
 /// All streams.
@@ -27,7 +29,7 @@ impl Streams {
         if index == self.0.len() {
             self.0.push(None);
         }
-        self.0[index] = Some(Entry { stream, remove_at: None });
+        self.0[index] = Some(Entry { stream, remove_at: None, leaves: false });
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&Stream> {
@@ -41,6 +43,28 @@ impl Streams {
     /// The index of the stream with this name.
     pub(super) fn index_of(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|e| e.as_ref().is_some_and(|e| e.stream.name() == name))
+    }
+
+    /// The stream with this name.
+    pub(super) fn named(&self, name: &str) -> Option<&Stream> {
+        self.get(self.index_of(name)?)
+    }
+
+    /// Sets that a stream is removed as soon as its pump has ended.
+    pub(super) fn leave(&mut self, index: usize) {
+        if let Some(Some(entry)) = self.0.get_mut(index) {
+            entry.leaves = true;
+        }
+    }
+
+    /// Whether a stream is removed as soon as its pump has ended.
+    pub(super) fn is_leaving(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(|entry| entry.as_ref().is_some_and(|e| e.leaves))
+    }
+
+    /// All streams but those that are leaving.
+    pub(super) fn staying(&self) -> impl Iterator<Item = &Stream> {
+        self.0.iter().flatten().filter(|e| !e.leaves).map(|e| &e.stream)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
@@ -79,7 +103,7 @@ impl Streams {
 
     /// For the service manager: how many streams there are, and the names of the first.
     pub(super) fn status(&self) -> String {
-        let names: Vec<_> = self.iter().map(Stream::name).collect();
+        let names: Vec<_> = self.staying().map(Stream::name).collect();
         let shown = names[..names.len().min(8)].join(" ");
         format!("{} streams: {shown}{}", names.len(), if names.len() > 8 { " …" } else { "" })
     }

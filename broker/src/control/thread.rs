@@ -16,7 +16,7 @@ use crate::process::signals::Signals;
 use crate::setup::access::Right;
 use crate::setup::config::{Linger, StreamConfig};
 use crate::stream::log::Refused;
-use crate::stream::running::Stream;
+use crate::stream::running::{Started, Stream};
 use anyhow::Context;
 use ringweir_proto::control::{
     DetachRequest, Outcome, Reason, Reloaded, Reply, Request, StreamChange,
@@ -28,11 +28,15 @@ use ringweir_proto::ring::Layer;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What to do if a stream that comes later needs a directory that was given up.
 const LATER: &str = "if it needs a directory that was not in the file at the start, add it as \
     later = [\"/dev\"] and restart ringd";
+
+/// How long a reload waits for the streams that it ends. What takes longer, such as a program that
+/// is asked to end, ends later.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a peer is closed without an answer.
 const UNREAD: &str = "its user left too many answers unread";
@@ -91,9 +95,9 @@ pub struct Control {
 }
 
 impl Control {
-    /// Takes over running streams.
+    /// Takes over running streams, once nothing can fail any more.
     pub fn new(
-        streams: Vec<Stream>,
+        streams: Started,
         signals: Signals,
         manager: ServiceManager,
         reload: Option<Reload>,
@@ -118,20 +122,18 @@ impl Control {
             reserve: reserve(),
             failed: false,
         };
-        control.rates.set_streams(streams.len());
-        for stream in streams {
-            control.add(stream)?;
+        control.rates.set_streams(streams.iter().len());
+        for (index, stream) in streams.iter().enumerate() {
+            control.watch_stream(index, stream)?;
         }
+        streams.take().into_iter().for_each(|stream| control.streams.add(stream));
         Ok(control)
     }
 
-    /// Takes over one more stream.
-    fn add(&mut self, stream: Stream) -> Result<(), OsError> {
-        let index = self.streams.next_index();
+    /// Watches the stream that gets this index.
+    fn watch_stream(&self, index: usize, stream: &Stream) -> Result<(), OsError> {
         watch(&self.epoll, stream.listener(), Key::Listener(index))?;
-        watch(&self.epoll, stream.pump_ended(), Key::PumpEnded(index))?;
-        self.streams.add(stream);
-        Ok(())
+        watch(&self.epoll, stream.pump_ended(), Key::PumpEnded(index))
     }
 
     /// Runs until a stop signal comes or every stream has ended. Returns true if no source failed.
@@ -239,7 +241,9 @@ impl Control {
         );
         // The event stays signalled: without this the loop would spin while the stream lingers.
         let _gone = epoll::delete(&self.epoll, stream.pump_ended());
-        match stream.config().linger {
+        let linger = stream.config().linger;
+        match linger {
+            _ if self.streams.is_leaving(i) => self.remove(i),
             Linger::No => self.remove(i),
             Linger::For(span) => self.streams.remove_at(i, Some(Instant::now() + span.0)),
             Linger::Forever => {}
@@ -497,9 +501,20 @@ impl Control {
         self.signals.clear_reload();
         self.manager.notify_reloading();
         let answer = match self.changes() {
-            Ok(changes) => Reply::Reloaded(Reloaded::of(
-                changes.into_iter().map(|change| self.apply(change)).collect(),
-            )),
+            Ok(changes) => {
+                // All pumps first, so that streams end together.
+                for change in &changes {
+                    if let Change::End(name) = change
+                        && let Some(stream) = self.streams.named(name)
+                    {
+                        stream.pump().stop();
+                    }
+                }
+                let until = Instant::now() + END_WITHIN;
+                Reply::Reloaded(Reloaded::of(
+                    changes.into_iter().map(|change| self.apply(change, until)).collect(),
+                ))
+            }
             Err(e) => {
                 let text = format!("{e:#}; nothing was changed");
                 tracing::error!("{text}");
@@ -514,21 +529,18 @@ impl Control {
     }
 
     fn changes(&self) -> anyhow::Result<Vec<Change>> {
-        let running: Vec<_> = self.streams.iter().map(Stream::config).collect();
+        let running: Vec<_> = self.streams.staying().map(Stream::config).collect();
         self.reload.as_ref().map_or(Ok(Vec::new()), |reload| reload.changes(&running))
     }
 
-    /// Makes one change.
-    fn apply(&mut self, change: Change) -> StreamChange {
+    /// Makes one change. `until`: how long to wait for streams that were stopped.
+    fn apply(&mut self, change: Change, until: Instant) -> StreamChange {
         let (stream, outcome, text) = match change {
             Change::End(name) => {
                 tracing::info!("{name}: ends, because it is no longer in the file");
-                if let Some(i) = self.streams.index_of(&name) {
-                    self.streams.get(i).iter().for_each(|s| s.pump().stop());
-                    self.pump_ended(i);
-                    self.remove(i);
-                }
-                (name, Outcome::Ended, String::new())
+                let has_ended = self.end(&name, until);
+                let text = if has_ended { "" } else { "once its source has ended" };
+                (name, Outcome::Ended, text.into())
             }
             Change::Begin(config) => match self.begin(&config) {
                 Ok(()) => (config.name, Outcome::Begun, String::new()),
@@ -549,12 +561,32 @@ impl Control {
         StreamChange { stream, outcome, text: shorten(&text) }
     }
 
+    /// Removes a stopped stream, now or once its pump has ended. Returns whether it is removed.
+    fn end(&mut self, name: &str, until: Instant) -> bool {
+        let Some(i) = self.streams.index_of(name) else { return true };
+        let has_ended = self.streams.get(i).is_none_or(|s| s.has_ended() || s.ends_until(until));
+        if has_ended {
+            self.pump_ended(i);
+            self.remove(i);
+        } else {
+            self.streams.leave(i);
+        }
+        has_ended
+    }
+
     fn begin(&mut self, config: &StreamConfig) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.streams.index_of(&config.name).is_none(),
+            "the stream of this name that an earlier reload ended is still there, because its \
+            source takes time to end: reload again in a moment"
+        );
         let reload = self.reload.as_mut().context("there is no file")?;
         reload.permits(config)?;
         let stream = Stream::builder(config, reload.host()).start()?;
         tracing::info!("{}", stream.summary());
-        Ok(self.add(stream)?)
+        self.watch_stream(self.streams.next_index(), &stream)?;
+        self.streams.add(stream);
+        Ok(())
     }
 }
 

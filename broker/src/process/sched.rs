@@ -10,6 +10,7 @@
 use ringweir_proto::os::OsError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::num::NonZeroU64;
+use std::sync::OnceLock;
 
 /// A thread's scheduling class and priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +83,18 @@ pub fn prepare_pump_thread(cpu: Option<usize>) -> Result<(), OsError> {
     Ok(())
 }
 
+/// The limit of open files before it was raised.
+static EARLIER_OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
+
+/// The limit of open files that this process was started with, if it was raised.
+pub fn earlier_open_files() -> Option<Rlimit> {
+    EARLIER_OPEN_FILES.get().copied()
+}
+
 /// Raises the soft limit of open files to the hard limit, and returns what it is then.
 pub fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
+    EARLIER_OPEN_FILES.get_or_init(|| limit);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum.unwrap_or(u64::MAX),

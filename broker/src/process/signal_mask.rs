@@ -17,13 +17,14 @@ impl AllBlocked {
     /// Blocks all signals in the calling thread.
     pub fn here() -> Self {
         let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-        // SAFETY: both point to room for a set; the first call fills `all`, the second reads it and
-        // fills `before`. It cannot fail: SIG_BLOCK is valid.
-        let before = unsafe {
-            libc::sigfillset(all.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
-            before.assume_init()
-        };
+        // SAFETY: it points to room for a set, which the call fills.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        // SAFETY: `all` is filled, and `before` has room for a set, which the call fills.
+        let failed =
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr()) };
+        assert_eq!(failed, 0, "SIG_BLOCK is valid");
+        // SAFETY: filled by the call above, which has not failed.
+        let before = unsafe { before.assume_init() };
         Self { before, _not_send: std::marker::PhantomData }
     }
 }

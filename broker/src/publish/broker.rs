@@ -100,7 +100,7 @@ impl BrokerBuilder {
             streams.push(stream);
             last = options.config.name;
         }
-        let service = Service::start(streams.take()).map_err(|e| StartError::new(&last, &e))?;
+        let service = Service::start(streams).map_err(|e| StartError::new(&last, &e))?;
         Ok(Broker { service, summaries })
     }
 }

@@ -4,11 +4,12 @@ use crate::control::thread::Control;
 use crate::process::sched;
 use crate::process::service_manager::ServiceManager;
 use crate::process::signals::Signals;
-use crate::stream::running::Stream;
+use crate::stream::running::Started;
 use anyhow::Context;
 use ringweir_proto::os::fork;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
 /// The control thread. Dropping this stops all streams and waits until what they made is removed.
@@ -22,18 +23,22 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Serves these streams.
-    pub(super) fn start(streams: Vec<Stream>) -> anyhow::Result<Self> {
+    /// Serves these streams, once nothing can fail any more.
+    pub(super) fn start(streams: impl Into<Started>) -> anyhow::Result<Self> {
+        let streams = streams.into();
         let (signals, stop) = Signals::none().context("cannot make a socket pair")?;
-        let control = Control::new(streams, signals, ServiceManager::default(), None)?;
+        let (sender, receiver) = sync_channel::<Control>(1);
         let thread = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || {
                 // The program may have a real-time class.
                 sched::become_ordinary();
-                control.run()
+                // An error: the start has failed.
+                receiver.recv().map_or(Ok(true), Control::run)
             })
             .context("cannot start the control thread")?;
+        let control = Control::new(streams, signals, ServiceManager::default(), None)?;
+        let _received = sender.send(control);
         Ok(Self { forks: fork::count(), stop: Some(stop), thread: Some(thread) })
     }
 

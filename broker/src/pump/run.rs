@@ -81,12 +81,14 @@ impl Pump {
                 Fill::Took if now >= until + DRAIN_NS => return Ok(()),
                 Fill::Took => {}
                 Fill::Idle => {
-                    let source = self.source.wait_for().readable;
-                    let mut fds: Vec<_> = source
-                        .iter()
-                        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+                    let WaitFor { readable, until: next } = self.source.wait_for();
+                    let mut fds: Vec<_> = readable
+                        .into_iter()
+                        .chain(self.source.watch())
+                        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
                         .collect();
-                    let limit = event::timespec(Duration::from_nanos(until - now));
+                    let left = next.map_or(until, |next| next.min(until)).saturating_sub(now);
+                    let limit = event::timespec(Duration::from_nanos(left));
                     let _woken = poll(&mut fds, Some(&limit));
                 }
             }

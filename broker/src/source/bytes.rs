@@ -1,4 +1,4 @@
-//! What `stdin:` and `file:` share: datagrams read from a byte stream, divided by one of the
+//! What `stdin:`, `file:` and `exec:` share: datagrams read from a byte stream, divided by one of the
 //! [framings](super::framing).
 //!
 //! Contract: the part of a payload that is in the refill buffer is copied into the ring. The rest

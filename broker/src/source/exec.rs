@@ -76,8 +76,11 @@ struct Exec {
     first_pause: u64,
     longest_pause: u64,
     state: State,
-    /// When to look for news next.
+    /// When to look for news and error output next.
     look_at: u64,
+    /// This round has looked, and found no error output: so that there is some wakes the pump. It
+    /// must not do so while nobody takes it.
+    is_quiet: bool,
     started_at: Option<u64>,
     /// How the program ended, and when that was seen.
     exit: Option<(Exit, u64)>,
@@ -107,6 +110,7 @@ fn open(argument: &str, stream: &OpenFor) -> Result<Box<dyn Source>, SourceError
         longest_pause,
         state: State::Reading,
         look_at: 0,
+        is_quiet: false,
         started_at: None,
         exit: None,
         failure: None,
@@ -133,7 +137,7 @@ impl Exec {
                 }
             }
         }
-        self.errors.log(intake, &self.name);
+        self.is_quiet = !self.errors.log(intake, &self.name);
         Ok(())
     }
 
@@ -221,6 +225,7 @@ impl Source for Exec {
     fn fill(&mut self, intake: &mut Intake) -> Result<Fill, SourceError> {
         let now = intake.now();
         self.started_at.get_or_insert(now);
+        self.is_quiet = false;
         if now >= self.look_at {
             self.look(intake)?;
         }
@@ -247,20 +252,19 @@ impl Source for Exec {
     }
 
     fn wait_for(&self) -> WaitFor<'_> {
-        let until = |at| WaitFor { readable: None, until: Some(at) };
-        match self.state {
-            State::Reading => WaitFor {
-                until: self.exit.map(|(_, since)| since + LEFT_OPEN_NS),
-                ..self.stream.wait_for()
-            },
-            State::Ending { ask_at: u64::MAX } | State::Ended => WaitFor::default(),
-            State::Ending { ask_at } => until(ask_at),
-            State::Pausing { until: at } => until(at),
-        }
+        let (readable, until) = match self.state {
+            State::Reading => {
+                (self.stream.wait_for().readable, self.exit.map(|(_, since)| since + LEFT_OPEN_NS))
+            }
+            State::Ending { ask_at: u64::MAX } | State::Ended => (None, None),
+            State::Ending { ask_at: until } | State::Pausing { until } => (None, Some(until)),
+        };
+        let look_at = (!self.is_quiet).then_some(self.look_at);
+        WaitFor { readable, until: until.into_iter().chain(look_at).min() }
     }
 
     fn watch(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.program.events())
+        self.is_quiet.then(|| self.program.events())
     }
 
     fn stop_taking(&mut self) -> Option<Duration> {

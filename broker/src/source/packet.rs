@@ -26,7 +26,7 @@ use super::socket::{get_words, interface, set_option};
 use crate::intake::for_sources::{Arrival, Intake};
 use attach::{CAN, Link, attach, bind, refused, set_promiscuous, stamp_in_hardware};
 use blocks::{Blocks, Damaged, Packet};
-use memmap2::MmapOptions;
+use memmap2::{Advice, MmapOptions};
 use ringweir_cli::quantity::Bytes;
 use ringweir_proto::os::links::{LinkNews, LinkWatch};
 use ringweir_proto::ring::Layer;
@@ -155,6 +155,8 @@ impl PacketSource {
             .len(block * count)
             .map_raw(&socket)
             .map_err(|e| refused("ring", e))?;
+        // A program's spawner must not hold the socket. An error: the kernel is too old.
+        let _in_children = map.advise(Advice::DontFork);
         let base =
             NonNull::new(map.as_mut_ptr()).ok_or_else(|| SourceError::new("ring: mapped at 0"))?;
         // SAFETY: `map` has `block * count` bytes, begins at a page boundary, and stays mapped

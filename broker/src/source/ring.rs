@@ -21,7 +21,7 @@ use crate::intake::for_sources::{Arrival, Intake};
 use crate::process::sandbox::needs::Needs;
 use attach::{Attach, Found};
 use choice::Choice;
-use ringweir::{Cause, End, Item, Reader, Start};
+use ringweir::{Cause, End, Error, Item, Reader, Start};
 use ringweir_proto::ring::{Layer, LinkType};
 use ringweir_proto::stats::PumpCounter;
 use rustix::thread::CpuSet;
@@ -32,6 +32,8 @@ use std::path::Path;
 mod attach;
 mod choice;
 mod spec;
+#[cfg(test)]
+mod tests;
 
 pub const KIND: SourceKind = SourceKind {
     name: "ring",
@@ -46,12 +48,16 @@ const STEPS: u32 = 1024;
 /// How often to look whether a stream that has ended is gone.
 const LOOK_NS: u64 = 50_000_000;
 
+/// A reader of the same ring that is attached to the broker which now serves it.
+type Attached = Option<Box<Reader>>;
+
 enum State {
     /// Waiting for the other stream; with the reader of the one that has ended.
     Attaching(Attach, Option<Box<Reader>>),
     Reading(Box<Reader>),
-    /// The other stream has ended. Its socket may still be there, with the same ring.
-    Ended(Box<Reader>, u64),
+    /// The other stream has ended, and this reader has read all of it. Its socket may still be
+    /// there, with the same ring: until when to leave it alone, and how to see that it is gone.
+    Ended(Box<Reader>, Attached, u64),
 }
 
 struct Ring {
@@ -70,7 +76,16 @@ struct Ring {
     away: bool,
     /// The reader will make its descriptor readable.
     armed: bool,
+    /// If the ring that is read has ended, and not with the broker that this reader knows.
+    attached: Attached,
     link_type: LinkType,
+}
+
+/// Counts the first `datagrams` of a new ring, which were overwritten before it was read.
+fn lapped(intake: &mut Intake, datagrams: u64) {
+    if datagrams > 0 {
+        intake.lost(Layer::Kernel, datagrams, true);
+    }
 }
 
 fn open(argument: &str, _stream: &OpenFor) -> Result<Box<dyn Source>, SourceError> {
@@ -86,22 +101,37 @@ fn open(argument: &str, _stream: &OpenFor) -> Result<Box<dyn Source>, SourceErro
         processors: rustix::thread::sched_getaffinity(None).ok(),
         away: false,
         armed: false,
+        attached: None,
         link_type: LinkType::Unknown,
     }))
 }
 
 impl Ring {
     fn attach(&mut self, from: Start, ended: Option<Box<Reader>>) -> Result<(), SourceError> {
+        self.attached = None;
         let attach = Attach::start(&self.target, &self.label, from, self.processors)?;
         self.state = Some(State::Attaching(attach, ended));
         Ok(())
     }
 
     /// Reads on with `reader`, unless it reads the same ring as the one that has `ended`: the next
-    /// broker has taken it over, and its datagrams up to there are copied.
-    fn attached(&mut self, reader: Box<Reader>, ended: Option<Box<Reader>>) {
-        self.armed = false;
-        let reader = ended.filter(|ended| ended.reads_ring_of(&reader)).unwrap_or(reader);
+    /// broker has taken it over, and its datagrams up to there are copied. A new ring is copied
+    /// from its beginning, and what it does not hold any more is lost.
+    fn attached(&mut self, reader: Box<Reader>, ended: Option<Box<Reader>>, intake: &mut Intake) {
+        (self.armed, self.attached) = (false, None);
+        let reader = match ended {
+            Some(ended) if ended.reads_ring_of(&reader) => {
+                // That one attaches by itself, but not if there is nothing to wait for.
+                self.attached = reader.stream_has_ended().then_some(reader);
+                ended
+            }
+            Some(_) => {
+                lapped(intake, reader.read_cursor());
+                reader
+            }
+            // What was published before this source began is no loss, and a ring may be older.
+            None => reader,
+        };
         self.state = Some(State::Reading(reader));
     }
 
@@ -125,19 +155,29 @@ impl Ring {
             }
             // Whatever comes, and each step of attaching again, needs a new promise.
             let armed = std::mem::take(&mut self.armed) && !reader.is_without_broker();
-            match reader.next().map_err(SourceError::new)? {
+            let item = match reader.next() {
+                Ok(item) => item,
+                Err(e) => {
+                    if !reader.is_without_broker() || matches!(e, Error::Corrupt(_)) {
+                        return Err(SourceError::new(e));
+                    }
+                    // Such as no room for more readers: that may pass.
+                    self.gone(intake, &e);
+                    self.attach(Start::Oldest, Some(reader))?;
+                    return Ok(Fill::Idle);
+                }
+            };
+            match item {
                 Item::Datagram(mut datagram) => {
                     self.back(intake);
                     let (len, channel) = (datagram.len(), datagram.channel());
-                    let fits = len <= intake.max_datagram();
-                    if !fits || !self.choice.takes(channel, datagram.publish_time()) {
+                    let takes = self.choice.takes(channel, datagram.publish_time());
+                    if !takes || len > intake.max_datagram() {
                         // If it was overwritten meanwhile, it is part of a gap.
                         if datagram.view(|_| ()).is_err() {
                             continue;
                         }
-                        if fits {
-                            intake.count(PumpCounter::Skipped, 1);
-                        } else {
+                        if takes {
                             intake.lost(Layer::Broker, 1, true);
                             intake.fault(format_args!(
                                 "stream {:?}: a datagram of {len} bytes is longer than the \
@@ -145,6 +185,8 @@ impl Ring {
                                 self.name,
                                 intake.max_datagram()
                             ));
+                        } else {
+                            intake.count(PumpCounter::Skipped, 1);
                         }
                         continue;
                     }
@@ -178,6 +220,9 @@ impl Ring {
                     if restart.lost > 0 {
                         intake.lost(Layer::Broker, restart.lost, restart.exact);
                     }
+                    if !restart.adopted {
+                        lapped(intake, restart.first);
+                    }
                     let how =
                         if restart.adopted { "its ring continues" } else { "with a new ring" };
                     let why = format!("stream {:?}: its broker was restarted, {how}", self.name);
@@ -206,7 +251,9 @@ impl Ring {
                 Item::Ended(_) => {
                     let why = format!("stream {:?} has ended", self.name);
                     self.gone(intake, &why);
-                    self.state = Some(State::Ended(reader, intake.now() + LOOK_NS));
+                    let attached = self.attached.take();
+                    let look = intake.now() + LOOK_NS;
+                    self.state = Some(State::Ended(reader, attached, look));
                     return Ok(Fill::Took);
                 }
             }
@@ -227,28 +274,34 @@ impl Source for Ring {
                 match attach.found() {
                     Some(Found::Reader(reader)) => {
                         self.back(intake);
-                        self.attached(reader, ended);
-                        return Ok(Fill::Took);
+                        self.attached(reader, ended, intake);
+                        Ok(Fill::Took)
                     }
-                    Some(Found::Nothing(why)) if !self.away => self.gone(intake, &why),
-                    Some(Found::Nothing(why)) => intake.log(why),
-                    None => {}
+                    found => {
+                        self.state = Some(State::Attaching(attach, ended));
+                        let Some(Found::Nothing(why)) = found else { return Ok(Fill::Idle) };
+                        if self.away {
+                            intake.log(why);
+                        } else {
+                            self.gone(intake, &why);
+                        }
+                        // The event is cleared, and more may have been found before.
+                        Ok(Fill::Took)
+                    }
                 }
-                self.state = Some(State::Attaching(attach, ended));
-                Ok(Fill::Idle)
             }
             Some(State::Reading(reader)) => self.copy(reader, intake),
-            Some(State::Ended(mut reader, look)) => {
-                if intake.now() < look {
-                    self.state = Some(State::Ended(reader, look));
-                    return Ok(Fill::Idle);
+            Some(State::Ended(mut reader, mut attached, mut look)) => {
+                if intake.now() >= look {
+                    let newest = attached.as_mut().unwrap_or(&mut reader);
+                    newest.arm().map_err(SourceError::new)?;
+                    if newest.is_without_broker() {
+                        self.attach(Start::Oldest, Some(reader))?;
+                        return Ok(Fill::Idle);
+                    }
+                    look = intake.now() + LOOK_NS;
                 }
-                reader.arm().map_err(SourceError::new)?;
-                if reader.is_without_broker() {
-                    self.attach(Start::Oldest, Some(reader))?;
-                } else {
-                    self.state = Some(State::Ended(reader, intake.now() + LOOK_NS));
-                }
+                self.state = Some(State::Ended(reader, attached, look));
                 Ok(Fill::Idle)
             }
         }
@@ -261,7 +314,7 @@ impl Source for Ring {
                 WaitFor { readable: Some(attach.event()), until: None }
             }
             Some(State::Reading(reader)) => WaitFor { readable: Some(reader.as_fd()), until: None },
-            Some(State::Ended(_, look)) => WaitFor { readable: None, until: Some(*look) },
+            Some(State::Ended(.., look)) => WaitFor { readable: None, until: Some(*look) },
         }
     }
 

@@ -14,14 +14,17 @@ use crate::readers::waker::Waker;
 use crate::setup::access::Access;
 use crate::setup::config::StreamConfig;
 use ringweir_proto::layout::LatencyBlock;
+use ringweir_proto::os::event;
 use ringweir_proto::os::lock::StreamLock;
 use ringweir_proto::os::object::RingObject;
 use ringweir_proto::os::page::StatsArea;
 use ringweir_proto::ring::RingMemory;
 use ringweir_proto::stats::{Snapshot, StatsWriter};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A running stream.
 pub struct Stream {
@@ -154,16 +157,36 @@ impl Stream {
         self.pump.ended()
     }
 
+    /// Waits until the pump has ended, until this moment at the latest. Returns whether it has.
+    pub fn ends_until(&self, until: Instant) -> bool {
+        loop {
+            let left = event::timespec(until.saturating_duration_since(Instant::now()));
+            match poll(&mut [PollFd::new(&self.pump_ended(), PollFlags::IN)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                polled => return polled == Ok(1),
+            }
+        }
+    }
+
     /// Lets go of it before it has served anybody. An adopted ring stays as a broker that is killed
     /// leaves it, with its lock file and socket: readers that still have the ring wait for the next
     /// broker.
     pub fn abandon(mut self) {
+        self.stop_abandoned();
         if self.is_adopted {
-            self.pump.handle().abandon();
             self.join_pump();
             self.object.stay(true);
             self.listener.stay();
             self.lock.stay();
+        }
+    }
+
+    /// Stops its pump, as far as [`Self::abandon`] does.
+    fn stop_abandoned(&self) {
+        if self.is_adopted {
+            self.pump.handle().abandon();
+        } else {
+            self.pump.handle().stop();
         }
     }
 
@@ -196,6 +219,11 @@ impl Started {
         self.0.push(stream);
     }
 
+    /// Those that have started.
+    pub fn iter(&self) -> std::slice::Iter<'_, Stream> {
+        self.0.iter()
+    }
+
     /// They are served from now on.
     pub fn take(mut self) -> Vec<Stream> {
         std::mem::take(&mut self.0)
@@ -204,6 +232,14 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
+        // All pumps first, so that they end together.
+        self.0.iter().for_each(Stream::stop_abandoned);
         self.0.drain(..).for_each(Stream::abandon);
+    }
+}
+
+impl From<Vec<Stream>> for Started {
+    fn from(streams: Vec<Stream>) -> Self {
+        Self(streams)
     }
 }

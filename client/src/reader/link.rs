@@ -64,8 +64,7 @@ impl Link {
         let connection = Connection::open(name, Waits::Yes)?;
         let (reply, fds) = connection.ask(&Self::request(options, mode), FDS)?;
         let (link, ring) = Self::of(connection, &reply, fds)?;
-        let seen =
-            object::attach(&ring, options.prefault).map_err(|e| Error::unreadable(name, e))?;
+        let seen = Self::map(name, &ring, options)?;
         let start = if options.lossless {
             link.granted(name, &seen.memory)?.map_or(start, Start::Seq)
         } else {
@@ -73,6 +72,15 @@ impl Link {
         };
         let reader = RingReader::new(seen.memory.clone(), start, options.resume);
         Ok((link, reader, seen))
+    }
+
+    fn map(name: &str, ring: &OwnedFd, options: &Options) -> Result<AttachedRing, Error> {
+        let seen =
+            object::attach(ring, options.prefault).map_err(|e| Error::unreadable(name, e))?;
+        if !options.in_children {
+            seen.leave_out_of_children();
+        }
+        Ok(seen)
     }
 
     /// Waits until the pump, at its next look, grants the seq at which a lossless reader begins.
@@ -161,8 +169,7 @@ impl Reader {
                 Ok(Item::Empty)
             }
             Ok((link, ring)) => {
-                let seen = object::attach(&ring, self.options.prefault)
-                    .map_err(|e| Error::unreadable(&self.name, e))?;
+                let seen = Link::map(&self.name, &ring, &self.options)?;
                 self.ring =
                     RingReader::new(seen.memory.clone(), Start::Oldest, self.options.resume);
                 self.metadata = seen.metadata;

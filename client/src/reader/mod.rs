@@ -237,6 +237,12 @@ impl Reader {
         self.link.ring == other.link.ring
     }
 
+    /// Whether the stream has ended: nothing more is published, unless the next broker takes the
+    /// ring over. There may still be something to read.
+    pub fn stream_has_ended(&self) -> bool {
+        self.ring.memory().has_ended()
+    }
+
     /// Key/value metadata of the stream.
     pub fn metadata(&self) -> &[(String, String)] {
         &self.metadata

@@ -16,6 +16,7 @@ pub struct Options {
     pub(super) resume: Resume,
     pub(super) parks: bool,
     pub(super) prefault: bool,
+    pub(super) in_children: bool,
     pub(super) reattach: bool,
     pub(super) lossless: bool,
     pub(super) spin: Duration,
@@ -32,6 +33,7 @@ impl Options {
             resume: Resume::Oldest,
             parks: true,
             prefault: true,
+            in_children: true,
             reattach: true,
             lossless: false,
             spin: Duration::from_micros(5),
@@ -68,6 +70,13 @@ impl Options {
     /// (default), or not, so that attaching to a large ring is quick.
     pub fn prefault(mut self, prefault: bool) -> Self {
         self.prefault = prefault;
+        self
+    }
+
+    /// Leaves the ring out of children of this process, which would hold its memory for as long as
+    /// they live. A child that reads a datagram of this reader is killed.
+    pub fn not_in_children(mut self) -> Self {
+        self.in_children = false;
         self
     }
 

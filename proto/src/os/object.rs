@@ -148,7 +148,7 @@ impl RingObject {
         // A child that only forked must not write it, nor hold its lock after this process's death.
         // An error means that the kernel is older than this advice.
         let _not_in_children = map.advise(Advice::DontFork);
-        let memory = Arc::new(over(map, spec.geometry, Access::Publisher));
+        let memory = Arc::new(over(Arc::new(map), spec.geometry, Access::Publisher));
         // SAFETY: this mapping is new, so no other code writes through it. The stream's lock, which
         // the caller holds, ensures that no other process or mapping writes the object.
         let ring = unsafe { WritableRing::assume_unique(memory.clone()) };
@@ -225,6 +225,16 @@ pub struct AttachedRing {
     pub identity: Identity,
     /// Its key/value metadata.
     pub metadata: Vec<(String, String)>,
+    map: Arc<MmapRaw>,
+}
+
+impl AttachedRing {
+    /// Leaves the mapping out of children of this process: a child that goes on for long would hold
+    /// the memory of a ring that has ended. A child that reads the ring is killed then.
+    pub fn leave_out_of_children(&self) {
+        // An error means that the kernel is older than this advice.
+        let _in_children = self.map.advise(Advice::DontFork);
+    }
 }
 
 /// Checks a received ring and maps it. `prefault` fills this process's page tables now, so that
@@ -247,12 +257,13 @@ pub fn attach(fd: impl AsFd, prefault: bool) -> Result<AttachedRing, ObjectError
     let identity = read_identity(&map);
     let geometry = identity.validate(bytes)?;
     let metadata = read_metadata(&map);
-    let memory = Arc::new(over(map, geometry, Access::ReadOnly));
-    Ok(AttachedRing { memory, identity, metadata })
+    let map = Arc::new(map);
+    let memory = Arc::new(over(map.clone(), geometry, Access::ReadOnly));
+    Ok(AttachedRing { memory, identity, metadata, map })
 }
 
 /// Casts shared bytes to the layout's structs; the only such cast.
-fn over(map: MmapRaw, geometry: Geometry, access: Access) -> RingMemory {
+fn over(map: Arc<MmapRaw>, geometry: Geometry, access: Access) -> RingMemory {
     assert!(map.len() as u64 >= geometry.footprint(), "checked by the callers");
     let at = |offset: usize| {
         NonNull::new(map.as_mut_ptr().wrapping_add(offset)).expect("a mapping is never at 0")

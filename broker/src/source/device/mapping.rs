@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::source::contract::SourceError;
-use memmap2::MmapOptions;
+use memmap2::{Advice, MmapOptions};
 use ringweir_device::DeviceMemory;
 use rustix::fs::{FlockOperation, Stat};
 use rustix::io::Errno;
@@ -20,6 +20,8 @@ pub(super) fn map(
     let raw = std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd());
     let mapped = MmapOptions::new().offset(offset).len(len).populate().map_raw(raw);
     let mapped = mapped.map_err(|e| SourceError(format!("{path}: mapping {len} bytes: {e}")))?;
+    // A program's spawner must not hold the device. An error: the kernel is too old.
+    let _in_children = mapped.advise(Advice::DontFork);
     let start = NonNull::new(mapped.as_mut_ptr()).expect("a mapping is not at 0");
     // SAFETY: `start` is a page boundary, where `len` bytes are mapped for reading and writing. The
     // mapping moves into the `DeviceMemory` as its backing and lasts as long. Nothing else here

@@ -13,8 +13,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// Most bytes of a line that are shown.
 const LINE: usize = 160;
-/// Most reads of one call.
+/// Most reads of one call while the program runs, and at its end: as much as a pipe holds.
 const READS: u32 = 4;
+const LAST_READS: u32 = 16;
 /// Lines in a row, and the time in which one more may be shown: half of what a stream may log.
 const BURST: u64 = 25;
 const ONE_MORE_NS: u64 = 400_000_000;
@@ -48,22 +49,29 @@ impl Errors {
         self.fd = Some(fd);
     }
 
-    /// Logs the lines that are there.
-    pub(super) fn log(&mut self, intake: &mut Intake, name: &str) {
+    /// Logs the lines that are there. Returns whether there was anything.
+    pub(super) fn log(&mut self, intake: &mut Intake, name: &str) -> bool {
+        self.read(READS, intake, name)
+    }
+
+    fn read(&mut self, reads: u32, intake: &mut Intake, name: &str) -> bool {
         let mut buffer = [0; 4096];
-        for _ in 0..READS {
-            let Some(fd) = self.fd.as_ref().filter(|fd| readable(fd.as_fd())) else { return };
+        for n in 0..reads {
+            let Some(fd) = self.fd.as_ref().filter(|fd| readable(fd.as_fd())) else {
+                return n > 0;
+            };
             match rustix::io::read(fd, &mut buffer) {
                 Ok(n @ 1..) => buffer[..n].iter().for_each(|byte| self.take(*byte, intake, name)),
                 Err(rustix::io::Errno::INTR) => {}
                 _ => self.fd = None,
             }
         }
+        true
     }
 
     /// The program has ended: logs what is there, also a line without an end.
     pub(super) fn finish(&mut self, intake: &mut Intake, name: &str) {
-        self.log(intake, name);
+        self.read(LAST_READS, intake, name);
         if self.len > 0 {
             self.show(intake, name);
         }

@@ -10,6 +10,8 @@ use std::process::ExitStatus;
 pub(super) enum Exit {
     /// With this status, as `waitpid` gives it.
     Ended(i32),
+    /// The kernel does not say how.
+    Unknown(Errno),
     /// It could not be started.
     NotStarted(Errno),
 }
@@ -24,6 +26,7 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unknown(errno) => write!(f, "it ended, and its status is not known: {errno}"),
             Self::NotStarted(errno) => {
                 write!(f, "it cannot be started: {errno}")?;
                 f.write_str(match *errno {

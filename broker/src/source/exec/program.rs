@@ -64,8 +64,8 @@ impl Program {
         epoll::add(&this.events, &this.spawner, EventData::new_u64(0), EventFlags::IN)
             .map_err(|e| refused("epoll_ctl", e))?;
         let pipes = this.start().map_err(|e| refused("cannot start a program", e))?;
-        let limit = event::timespec(START);
-        let _woken = poll(&mut [PollFd::new(&this.spawner, PollFlags::IN)], Some(&limit));
+        let until = clock::monotonic_ns() + START.as_nanos() as u64;
+        while this.poll_spawner(until) == Err(Errno::INTR) {}
         match this.next() {
             Some(News::Started(pid)) => Ok((this, pipes, pid)),
             Some(News::Ended(exit)) => Err(SourceError(format!("{}: {exit}", command.name()))),
@@ -78,6 +78,13 @@ impl Program {
                 START.as_secs()
             ))),
         }
+    }
+
+    /// Waits for news, until this moment at the latest, CLOCK_MONOTONIC ns.
+    fn poll_spawner(&self, until: u64) -> Result<usize, Errno> {
+        let left = until.saturating_sub(clock::monotonic_ns());
+        let limit = event::timespec(Duration::from_nanos(left));
+        poll(&mut [PollFd::new(&self.spawner, PollFlags::IN)], Some(&limit))
     }
 
     /// Starts it; [`Self::next`] says how that went. It is not running.
@@ -101,6 +108,9 @@ impl Program {
             Ok((Report::BYTES, _)) => Some(match Report::decode(bytes) {
                 Report::Started(pid) => News::Started(pid),
                 Report::Ended(status) => News::Ended(Exit::Ended(status)),
+                Report::StatusUnknown(errno) => {
+                    News::Ended(Exit::Unknown(Errno::from_raw_os_error(errno)))
+                }
                 Report::NotStarted(errno) | Report::Unusable(errno) => {
                     News::Ended(Exit::NotStarted(Errno::from_raw_os_error(errno)))
                 }
@@ -132,8 +142,7 @@ impl Drop for Program {
         let until = clock::monotonic_ns() + (self.kill_after + END).as_nanos() as u64;
         loop {
             let left = until.saturating_sub(clock::monotonic_ns());
-            let limit = event::timespec(Duration::from_nanos(left));
-            let _woken = poll(&mut [PollFd::new(&self.spawner, PollFlags::IN)], Some(&limit));
+            let _woken = self.poll_spawner(until);
             let gone = left > 0 && self.next() == Some(News::SpawnerGone);
             if gone || left == 0 {
                 let patience = if gone { WaitOptions::empty() } else { WaitOptions::NOHANG };

@@ -7,9 +7,11 @@
 //! killed) it ends the program and then itself.
 //!
 //! The program gets nothing of the broker's but its user: no descriptor, no ambient capability, no
-//! real-time class, no blocked or ignored signal. It leads a session and process group of its own.
-//! Ended means SIGTERM to the group, and SIGKILL after [`Program::kill_after`]. When it has ended,
-//! what is left of its group is killed. If the spawner is killed, the kernel kills the program.
+//! real-time class, no raised limit of open files, no blocked or ignored signal. It leads a session
+//! and process group of its own. Ended means SIGTERM to the group, and SIGKILL after
+//! [`Program::kill_after`]. When it has ended, what is left of its group is killed. If the spawner
+//! is killed, the kernel kills the program; not one that runs with more rights than its caller
+//! (set-user-ID, file capabilities), for which the kernel drops that order.
 //!
 //! It is the child of a broker that may have threads, so it makes only system calls: no allocation,
 //! no lock, no panic. The broker waits for it, so neither leaves a zombie.
@@ -24,7 +26,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
     SocketType,
 };
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions};
 use std::ffi::CString;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -45,6 +47,8 @@ pub(super) enum Report {
     NotStarted(i32),
     /// The program has ended, with this status as `waitpid` gives it.
     Ended(i32),
+    /// The program has ended, and the kernel does not give its status: errno.
+    StatusUnknown(i32),
     /// The spawner cannot work: errno.
     Unusable(i32),
 }
@@ -58,7 +62,8 @@ impl Report {
             Self::Started(pid) => (0, pid),
             Self::NotStarted(errno) => (1, errno),
             Self::Ended(status) => (2, status),
-            Self::Unusable(errno) => (3, errno),
+            Self::StatusUnknown(errno) => (3, errno),
+            Self::Unusable(errno) => (4, errno),
         };
         let [a, b, c, d] = number.to_le_bytes();
         [kind, a, b, c, d]
@@ -71,6 +76,7 @@ impl Report {
             0 => Self::Started(number),
             1 => Self::NotStarted(number),
             2 => Self::Ended(number),
+            3 => Self::StatusUnknown(number),
             _ => Self::Unusable(number),
         }
     }
@@ -86,6 +92,9 @@ pub(super) struct Program {
     envp: Vec<*const libc::c_char>,
     /// The name of the spawner in lists of processes.
     spawner_name: CString,
+    /// The limit of open files that the broker was started with: a program that uses `select` may
+    /// depend on a low one.
+    open_files: Option<Rlimit>,
     /// From SIGTERM to SIGKILL.
     pub(super) kill_after: Duration,
 }
@@ -112,6 +121,7 @@ impl Program {
             _environment: environment,
             envp,
             spawner_name,
+            open_files: sched::earlier_open_files(),
             kill_after,
         }
     }
@@ -170,12 +180,16 @@ impl Program {
             let _woken = poll(watched, limit.as_ref());
             let [command, death] = fds.map(|fd| !fd.revents().is_empty());
             if death && let Some(dead) = running.take_if(|r| r.is_dead()) {
-                report(socket, Report::Ended(dead.bury()));
+                report(socket, dead.bury());
             }
             if command && !left {
                 match receive(socket) {
                     (Some(START), [Some(out), Some(err)]) if running.is_none() => {
                         running = self.start(socket, null, &out, &err);
+                    }
+                    (Some(START), _) if running.is_none() => {
+                        // The kernel leaves out descriptors that this process may not have.
+                        report(socket, Report::NotStarted(Errno::MFILE.raw_os_error()));
                     }
                     (Some(END), _) => end(running.as_mut(), self.kill_after),
                     (Some(_), _) => {}
@@ -201,6 +215,8 @@ impl Program {
         let hidden = rustix::process::DumpableBehavior::NotDumpable;
         rustix::process::set_dumpable_behavior(hidden)?;
         sched::become_ordinary();
+        // If the broker was started with SIGCHLD ignored, there would be no status of a program.
+        restore_default_action(libc::SIGCHLD);
         // An error means that the kernel has no ambient capabilities.
         let _none = rustix::thread::clear_ambient_capability_set();
         for number in 0..3 {
@@ -276,20 +292,16 @@ impl Program {
             }
             put_at(null, 0)?;
             put_at(out, 1)?;
-            put_at(err, 2)
+            put_at(err, 2)?;
+            match self.open_files {
+                Some(limit) => rustix::process::setrlimit(Resource::Nofile, limit),
+                None => Ok(()),
+            }
         };
         if let Err(e) = prepared() {
             return e;
         }
-        // The kernel's structure: default action, no flags, no restorer, empty mask. The C library
-        // would refuse the signals that it uses itself.
-        let default = [0_u64; 4];
-        for signal in 1..=64 {
-            let (new, old) = (default.as_ptr(), std::ptr::null_mut::<u64>());
-            // SAFETY: the kernel reads one structure, which `default` is, and writes nothing. The
-            // default action installs no function; SIGKILL and SIGSTOP are refused.
-            unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, 8_usize) };
-        }
+        (1..=64).for_each(restore_default_action);
         set_signal_mask(&no_signal());
         let (path, argv, envp) = (self.path.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
         // SAFETY: all three end with a null, and `self` owns what they point to.
@@ -325,12 +337,16 @@ impl Running {
 
     /// Kills what is left of its group, and returns its status. Until the status is taken, nothing
     /// else can have the number of the group.
-    fn bury(self) -> i32 {
+    fn bury(self) -> Report {
         let _none_left = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let status = rustix::io::retry_on_intr(|| {
             rustix::process::waitpid(Some(self.pid), WaitOptions::empty())
         });
-        status.ok().flatten().map_or(0, |(_, status)| status.as_raw())
+        match status {
+            Ok(Some((_, status))) => Report::Ended(status.as_raw()),
+            Ok(None) => Report::StatusUnknown(Errno::CHILD.raw_os_error()),
+            Err(e) => Report::StatusUnknown(e.raw_os_error()),
+        }
     }
 }
 
@@ -392,6 +408,17 @@ fn close_all(first: u32, last: u32) -> Result<(), Errno> {
 
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// The default action for a signal. SIGKILL and SIGSTOP have it anyway.
+fn restore_default_action(signal: i32) {
+    // The kernel's structure: default action, no flags, no restorer, empty mask. The C library
+    // would refuse the signals that it uses itself.
+    let default = [0_u64; 4];
+    let (new, old) = (default.as_ptr(), std::ptr::null_mut::<u64>());
+    // SAFETY: the kernel reads one structure, which `default` is, and writes nothing. The default
+    // action installs no function; SIGKILL and SIGSTOP are refused.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, 8_usize) };
 }
 
 fn every_signal() -> libc::sigset_t {

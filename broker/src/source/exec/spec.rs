@@ -15,10 +15,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 /// Variables that are meant for one process only.
-const OWN: [&str; 8] = [
+const OWN: [&str; 14] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "SYSTEMD_EXEC_PID",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+    "CREDENTIALS_DIRECTORY",
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
@@ -26,7 +32,7 @@ const OWN: [&str; 8] = [
     "FDSTORE",
 ];
 /// The longest `kill-after`: for so long a stop of the broker may take.
-const LONGEST_END: Duration = Duration::from_secs(60);
+const LONGEST_END: Duration = Duration::from_secs(30);
 
 /// When to start a program that has ended again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +208,7 @@ mod tests {
         assert!(refused("lines,restart=always,min-backoff=0s:tool").contains("more than 0"));
         let shorter = "lines,restart=always,min-backoff=2s,max-backoff=1s:tool";
         assert!(refused(shorter).contains("not longer than max-backoff="));
-        assert!(refused("lines,kill-after=2min:tool").contains("at most 60 s"));
+        assert!(refused("lines,kill-after=2min:tool").contains("at most 30 s"));
         let missing = parse("lines:no-such-program-anywhere").unwrap().command.program();
         let missing = missing.err().unwrap().to_string();
         assert!(missing.contains("no-such-program-anywhere: there is no such program in $PATH"));

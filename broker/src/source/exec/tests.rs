@@ -11,13 +11,15 @@ fn start(argument: &str) -> Box<dyn Source> {
     open(argument, &OpenFor { max_datagram: MAX }).unwrap()
 }
 
-/// One sleep as the pump makes it, of at most 20 ms.
+/// One sleep as the pump makes it.
 fn sleep(source: &dyn Source) {
     let wait = source.wait_for();
-    let events = source.watch().unwrap();
-    let mut fds = [events, wait.readable.unwrap_or(events)]
-        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    let _woken = poll(&mut fds, Some(&event::timespec(Duration::from_millis(20))));
+    let mut fds: Vec<_> = (wait.readable.into_iter().chain(source.watch()))
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    let until = |at: u64| Duration::from_nanos(at.saturating_sub(clock::monotonic_ns()));
+    let limit = event::timespec(wait.until.map_or(Duration::from_secs(30), until));
+    let _woken = poll(&mut fds, Some(&limit));
 }
 
 /// Runs rounds as the pump does until `done`, or the end of the stream.
@@ -34,6 +36,7 @@ fn run_until(
         all.extend(got);
         match fill {
             Fill::Ended => break,
+            Fill::Idle if done(&all) => break,
             Fill::Idle => sleep(source),
             Fill::Took => {}
         }
@@ -193,6 +196,31 @@ fn standard_error_goes_to_the_log() {
     assert_eq!(bench.count(PumpCounter::SourceFaults), 0);
     let (_, mut bench) = run("lines:sh -c 'printf \"no end\" >&2'");
     assert_eq!(bench.notices(), ["sh: no end"]);
+}
+
+/// Error output wakes the pump no more often than it is looked at, and the last of it is read.
+/// Control: there was a lot of it.
+#[test]
+fn error_output_does_not_keep_the_pump_awake() {
+    // The second writes a line at a time, a moment after the one before was taken.
+    for script in
+        ["yes >&2 & sleep 1; kill $!", "timeout 1 sh -c \"while :; do echo x; done\" >&2; exit 0"]
+    {
+        let (mut bench, mut source) = (bench(), start(&format!("lines:sh -c '{script}'")));
+        let (begun, mut rounds) = (Instant::now(), 0);
+        loop {
+            bench.now = clock::monotonic_ns();
+            let (_, fill) = bench.run(&mut *source);
+            rounds += 1;
+            match fill {
+                Fill::Ended => break,
+                _ => sleep(&*source),
+            }
+        }
+        let most = begun.elapsed().as_millis() + 100;
+        assert!(rounds < most * 2, "{rounds} rounds in {most} ms: {script}");
+        assert!(bench.notices().len() > 20, "control: {script}");
+    }
 }
 
 /// A full pipe makes the program wait, and nothing is lost.

@@ -40,6 +40,20 @@ fn collect(bench: &mut Bench, source: &mut PacketSource) -> Vec<Got> {
     }
 }
 
+/// A child of this process, such as a program's spawner, does not hold the socket by its mapping.
+/// Control: this process has mapped it.
+#[test]
+fn children_do_not_map_the_socket() {
+    in_namespace("ip link set lo up", || {
+        let source = capture("lo", 2048);
+        let name = format!("socket:[{}]", rustix::fs::fstat(&source.socket).unwrap().st_ino);
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (_, mapping) = smaps.split_once(&name).expect("control");
+        let flags = mapping.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+        assert!(flags.split(' ').any(|flag| flag == "dc"), "{flags}");
+    });
+}
+
 #[test]
 fn specs_parse_and_refuse_by_name() {
     let spec: Spec =

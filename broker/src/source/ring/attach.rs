@@ -94,7 +94,7 @@ fn attach(
     let mut said = String::new();
     while !is_stopped() {
         // Filling page tables would only delay the first datagram.
-        let options = Options::new(label).start(from).prefault(false);
+        let options = Options::new(label).start(from).prefault(false).not_in_children();
         match options.attach(target) {
             Ok(reader) => {
                 let _dropped = sender.send(Found::Reader(Box::new(reader)));

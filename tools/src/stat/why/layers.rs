@@ -99,9 +99,12 @@ pub(super) fn losing(between: &Between<'_>, layer: Layer, seen: &impl Seen) -> O
         }
     };
     let lost = stream.loss.get(layer);
+    let who = match (layer, source) {
+        (Layer::Kernel, "ring") => "this copy of another stream is lapped there, and".into(),
+        _ => format!("the {}", layer.key()),
+    };
     let what = format!(
-        "the {} loses {} ({lost} so far), before the ring, so for all readers",
-        layer.key(),
+        "{who} loses {} ({lost} so far), before the ring, so for all readers",
         Rate::Datagrams(per_second),
     );
     Some(finding(layer, "losing", lost, per_second, what, advice))
