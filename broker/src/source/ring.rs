@@ -274,7 +274,7 @@ impl Source for Ring {
                     Some(Found::Reader(reader)) => {
                         self.back(intake);
                         self.attached(reader, ended, intake);
-                        return Ok(Fill::Took);
+                        Ok(Fill::Took)
                     }
                     found => {
                         self.state = Some(State::Attaching(attach, ended));
