@@ -390,7 +390,7 @@ impl Source for PacketSource {
         // over at the next look of its timer.
         self.fresh = true;
         // And is not attached again.
-        self.look = u64::MAX;
+        (self.look, self.retry) = (u64::MAX, None);
         bind(self.socket.as_fd(), 0, 0).ok()?;
         Some(Duration::from_millis(u64::from(self.spec.timeout_ms) * 2) + TIMER)
     }
@@ -400,7 +400,8 @@ impl Source for PacketSource {
     }
 
     fn watch(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.watch.as_fd())
+        // Its news is not taken any more once the stream was stopped.
+        (self.look < u64::MAX).then(|| self.watch.as_fd())
     }
 
     fn describe(&self) -> String {
