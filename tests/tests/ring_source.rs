@@ -189,7 +189,7 @@ fn ends(here: &Daemon) -> usize {
 }
 
 /// A broker that comes back and has no room for the copy does not end it. Control: the refusal is
-/// reported; once there is room, the copy goes on.
+/// reported; once there is room, the copy continues.
 #[test]
 fn a_copy_that_is_refused_tries_again() {
     let env = Environment::new(LIMIT);

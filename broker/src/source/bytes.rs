@@ -1,5 +1,5 @@
-//! What `stdin:`, `file:` and `exec:` share: datagrams read from a byte stream, divided by one of the
-//! [framings](super::framing).
+//! What `stdin:`, `file:` and `exec:` share: datagrams read from a byte stream, divided by one of
+//! the [framings](super::framing).
 //!
 //! Contract: the part of a payload that is in the refill buffer is copied into the ring. The rest
 //! is read straight into the ring, in the same call as the header that follows: while datagrams are

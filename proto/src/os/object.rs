@@ -229,7 +229,7 @@ pub struct AttachedRing {
 }
 
 impl AttachedRing {
-    /// Leaves the mapping out of children of this process: a child that goes on for long would hold
+    /// Leaves the mapping out of children of this process: a child that lives long would hold
     /// the memory of a ring that has ended. A child that reads the ring is killed then.
     pub fn leave_out_of_children(&self) {
         // An error means that the kernel is older than this advice.

@@ -87,8 +87,8 @@ fn a_long_datagram_that_is_not_wanted_is_skipped() {
     assert_eq!(bench.count(PumpCounter::Skipped), 1);
 }
 
-/// What a new ring does not hold any more when it is found is lost. Control: of the first ring, what
-/// was published before is not.
+/// What a new ring does not hold any more when it is found is lost. Control: of the first ring,
+/// what was published before is not.
 #[test]
 fn what_a_new_ring_has_overwritten_is_lost() {
     const COUNT: u64 = 10_000;
