@@ -19,9 +19,9 @@ impl AllBlocked {
         let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         // SAFETY: it points to room for a set, which the call fills.
         unsafe { libc::sigfillset(all.as_mut_ptr()) };
-        // SAFETY: `all` is filled, and `before` has room for a set, which the call fills.
-        let failed =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr()) };
+        let (all, old) = (all.as_ptr(), before.as_mut_ptr());
+        // SAFETY: `all` is filled, and `old` has room for a set, which the call fills.
+        let failed = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all, old) };
         assert_eq!(failed, 0, "SIG_BLOCK is valid");
         // SAFETY: filled by the call above, which has not failed.
         let before = unsafe { before.assume_init() };

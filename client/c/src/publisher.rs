@@ -117,7 +117,6 @@ impl From<PublishError> for Fault {
     fn from(error: PublishError) -> Self {
         let code = match error {
             PublishError::Forked => rw_code::RW_FORKED,
-            PublishError::WouldWait => rw_code::RW_WOULD_WAIT,
             PublishError::NotServed => rw_code::RW_NOT_RUNNING,
             _ => rw_code::RW_INVALID,
         };
@@ -242,15 +241,9 @@ pub unsafe extern "C" fn rw_publish(
     size: usize,
     arrival: In<'_, rw_arrival>,
 ) -> c_int {
-    rw_publisher::enter(publisher, |publishing| {
-        let arrival = self::arrival(arrival)?;
-        // SAFETY: header, Pointers: `data` has `size` bytes, which no other thread changes during
-        // the call.
-        let bytes = unsafe { given(data, size)? };
-        publishing.claimed = None;
-        publishing.publisher.publish_as(bytes, arrival)?;
-        Ok(rw_code::RW_OK)
-    })
+    // SAFETY: header, Pointers: `data` has `size` bytes, which no other thread changes during the
+    // call.
+    unsafe { put(publisher, data, size, arrival, Publisher::publish_as) }
 }
 
 /// As rw_publish(), but returns RW_WOULD_WAIT instead of waiting for a lossless reader; nothing was
@@ -262,13 +255,29 @@ pub unsafe extern "C" fn rw_try_publish(
     size: usize,
     arrival: In<'_, rw_arrival>,
 ) -> c_int {
+    // SAFETY: header, Pointers: `data` has `size` bytes, which no other thread changes during the
+    // call.
+    unsafe { put(publisher, data, size, arrival, Publisher::try_publish) }
+}
+
+/// Publishes in one of the two ways.
+///
+/// # Safety
+/// `data` has `size` bytes that do not change during the call.
+#[inline]
+unsafe fn put(
+    publisher: InMut<'_, rw_publisher>,
+    data: *const c_void,
+    size: usize,
+    arrival: In<'_, rw_arrival>,
+    how: fn(&mut Publisher, &[u8], Arrival) -> Result<(), PublishError>,
+) -> c_int {
     rw_publisher::enter(publisher, |publishing| {
         let arrival = self::arrival(arrival)?;
-        // SAFETY: header, Pointers: `data` has `size` bytes, which no other thread changes during
-        // the call.
+        // SAFETY: the caller's promise.
         let bytes = unsafe { given(data, size)? };
         publishing.claimed = None;
-        match publishing.publisher.try_publish(bytes, arrival) {
+        match how(&mut publishing.publisher, bytes, arrival) {
             Err(PublishError::WouldWait) => Ok(rw_code::RW_WOULD_WAIT),
             done => done.map(|()| rw_code::RW_OK).map_err(Fault::from),
         }
